@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
     Name, SharedClock,
-    port::{DEFAULT_IN_HAND_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
+    port::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
 };
 use uuid::Uuid;
 
@@ -43,7 +43,7 @@ pub struct FileQueueConfig {
     pub group_expiration: Duration,
     /// How long a missing id below an existing one is waited for. Its publisher may be slow; if it is slower, it
     /// publishes under another id. Default 2 s.
-    pub gap_patience: Duration,
+    pub gap_timeout: Duration,
     /// How often the folder is looked at, at the least, by those who wait. Default 250 ms.
     pub poll_interval: Duration,
     /// Payloads of so many bytes or more are compressed, into a file each: `zcat` shows them. Default: none.
@@ -59,9 +59,9 @@ pub struct FileQueueConfig {
     pub concurrency: usize,
     /// How many deliveries a group has in hand at most, not counting those that wait for a retry or are parked behind one
     /// that does: of these it keeps the ids of up to 10,000. Default 1,000.
-    pub max_in_hand: usize,
+    pub max_in_flight: usize,
     /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
-    pub max_in_hand_bytes: usize,
+    pub max_in_flight_bytes: usize,
     /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
     /// delivered what it skipped and the folder still holds. What is older is delivered if the handler says `start =
     /// "oldest"`, and not if it says `start = "now"`. Default 24 h.
@@ -79,15 +79,15 @@ impl Default for FileQueueConfig {
             worker_id: None,
             claim_expiration: Duration::from_secs(300),
             group_expiration: Duration::from_secs(10),
-            gap_patience: Duration::from_secs(2),
+            gap_timeout: Duration::from_secs(2),
             poll_interval: Duration::from_millis(250),
             compress_from: None,
             sync: true,
             default_group: Name::from_static("default"),
             retry: RetryPolicy::default(),
             concurrency: 1,
-            max_in_hand: 1_000,
-            max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
+            max_in_flight: 1_000,
+            max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
             deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
             clock: SharedClock::SYSTEM,
         }
@@ -106,7 +106,7 @@ impl FileQueueConfig {
             Some(name) => name.clone(),
             None => self.name_of_folder(),
         };
-        let invalid = |error: eventbus::InvalidName| mistake("queue_name", error.to_string());
+        let invalid = |error: eventbus::InvalidName| invalid_config("queue_name", error.to_string());
         Name::new("queue name", name).map_err(invalid)
     }
 
@@ -119,10 +119,10 @@ impl FileQueueConfig {
 
     /// What this worker is called.
     pub(crate) fn worker(&self) -> Result<String> {
-        let invalid = |error: eventbus::InvalidName| mistake("worker_id", error.to_string());
+        let invalid = |error: eventbus::InvalidName| invalid_config("worker_id", error.to_string());
         match &self.worker_id {
             Some(id) => Name::new("worker id", id).map(|name| name.to_string()).map_err(invalid),
-            None => Ok(format!("worker-{}-{}", std::process::id(), unique())),
+            None => Ok(format!("worker-{}-{}", std::process::id(), unique_suffix())),
         }
     }
 
@@ -134,11 +134,11 @@ impl FileQueueConfig {
             ("poll_interval", self.poll_interval),
         ];
         check_times(&times)?;
-        if self.max_in_hand_bytes == 0 {
-            return Err(mistake("max_in_hand_bytes", "must be 1 at least".into()));
+        if self.max_in_flight_bytes == 0 {
+            return Err(invalid_config("max_in_flight_bytes", "must be 1 at least".into()));
         }
-        match self.max_in_hand {
-            0 => Err(mistake("max_in_hand", "must be 1 at least".into())),
+        match self.max_in_flight {
+            0 => Err(invalid_config("max_in_flight", "must be 1 at least".into())),
             _ => Ok(()),
         }
     }
@@ -146,24 +146,24 @@ impl FileQueueConfig {
 
 /// Names the first time that is too short, or that no clock can tell.
 pub(crate) fn check_times(times: &[(&'static str, Duration)]) -> Result<()> {
-    let is_wrong = |time: &Duration| *time < Duration::from_millis(1) || *time > LONGEST;
+    let is_wrong = |time: &Duration| *time < Duration::from_millis(1) || *time > DURATION_MAX;
     match times.iter().find(|(_, time)| is_wrong(time)) {
         Some((setting, _)) => {
-            Err(mistake(setting, "must be a millisecond at least, and a hundred years at most".into()))
+            Err(invalid_config(setting, "must be a millisecond at least, and a hundred years at most".into()))
         }
         None => Ok(()),
     }
 }
 
 /// A hundred years.
-const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 /// Some letters and digits that nobody else has.
-fn unique() -> String {
+fn unique_suffix() -> String {
     let id = Uuid::now_v7().simple().to_string();
     id[id.len() - 12..].to_owned()
 }
 
-pub(crate) fn mistake(setting: &'static str, reason: String) -> FileQueueError {
+pub(crate) fn invalid_config(setting: &'static str, reason: String) -> FileQueueError {
     FileQueueError::InvalidConfig { setting, reason }
 }

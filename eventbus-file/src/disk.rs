@@ -25,17 +25,17 @@ use crate::{
 };
 
 /// So many bytes a file has at most; larger ones are neither written nor read.
-pub(crate) const MOST_BYTES: u64 = 128 << 20;
+pub(crate) const FILE_BYTES_MAX: u64 = 128 << 20;
 
 /// The folder of files that have no name of their own yet.
-pub(crate) const TMP: &str = "tmp";
+pub(crate) const TMP_FOLDER: &str = "tmp";
 /// The end of the names in it.
-pub(crate) const TMP_END: &str = ".tmp";
+pub(crate) const TMP_SUFFIX: &str = ".tmp";
 /// What lies there so long was left by a process that died.
-const FORGOTTEN: Duration = Duration::from_secs(3_600);
+const TMP_FILE_AGE_MAX: Duration = Duration::from_secs(3_600);
 
 /// How many files are synced at once: the file system then commits them together.
-const AT_ONCE: usize = 16;
+const SYNC_THREADS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -46,7 +46,7 @@ pub(crate) struct Disk {
 
 /// Which queue the folder holds: one that was removed and made anew is another.
 #[derive(Debug, Serialize, Deserialize)]
-struct Identity {
+struct QueueIdentity {
     queue_id: Uuid,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -54,18 +54,18 @@ struct Identity {
 
 /// Content on disk that has no name of its own yet, or only just got it; dropping it forgets it.
 #[derive(Debug)]
-pub(crate) struct Staged {
+pub(crate) struct StagedFile {
     pub(crate) path: PathBuf,
 }
 
-impl Staged {
+impl StagedFile {
     /// Whether it surely never got a name of its own.
-    pub(crate) fn is_nameless(&self) -> bool {
+    pub(crate) fn has_no_name(&self) -> bool {
         content(&self.path).is_some_and(|(_, names)| names == 1)
     }
 }
 
-impl Drop for Staged {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         // what is left behind is swept when a queue is opened
         let _ = fs::remove_file(&self.path);
@@ -86,31 +86,31 @@ impl Disk {
         disk.make_folders()?;
         // who has no right to write is told so now
         drop(disk.stage(&[])?);
-        disk.identity()?;
-        disk.sweep();
+        disk.load_queue_id()?;
+        disk.remove_stale_tmp_files();
         Ok(disk)
     }
 
     fn make_folders(&self) -> Result<()> {
-        for folder in self.folders.iter().chain(&[TMP]) {
+        for folder in self.folders.iter().chain(&[TMP_FOLDER]) {
             self.make_folder(&self.root.join(folder))?;
         }
         self.sync_folder(&self.root)
     }
 
     /// Which queue the folder holds. One that was removed and is there again, empty, becomes a queue again.
-    pub(crate) fn identity(&self) -> Result<Uuid> {
-        let path = self.root.join(names::QUEUE);
+    pub(crate) fn load_queue_id(&self) -> Result<Uuid> {
+        let path = self.root.join(names::QUEUE_FILE);
         loop {
             if let Some(content) = read(&path)? {
-                let identity: Result<Identity, _> = from_json(&content);
+                let identity: Result<QueueIdentity, _> = from_json(&content);
                 return Ok(identity.map_err(|error| FileQueueError::torn("queue", &path, error))?.queue_id);
             }
             // never the folder itself: it may be on a disk that is not there now
             fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
             self.make_folders()?;
-            let identity = Identity { queue_id: Uuid::now_v7(), created_at: event::now() };
-            self.create(&path, &event::pretty("the queue", &identity)?)?;
+            let identity = QueueIdentity { queue_id: Uuid::now_v7(), created_at: event::now() };
+            self.create(&path, &event::to_pretty_json("the queue", &identity)?)?;
         }
     }
 
@@ -119,25 +119,25 @@ impl Disk {
     }
 
     /// Removes what dead processes left in `tmp/`.
-    pub(crate) fn sweep(&self) {
-        let Ok(entries) = fs::read_dir(self.root.join(TMP)) else {
+    pub(crate) fn remove_stale_tmp_files(&self) {
+        let Ok(entries) = fs::read_dir(self.root.join(TMP_FOLDER)) else {
             return;
         };
         for entry in entries.flatten() {
-            let is_ours = entry.file_name().to_string_lossy().ends_with(TMP_END);
+            let is_ours = entry.file_name().to_string_lossy().ends_with(TMP_SUFFIX);
             let age = entry.metadata().and_then(|metadata| metadata.modified());
             let age = age.ok().and_then(|modified| SystemTime::now().duration_since(modified).ok());
-            if is_ours && age.is_some_and(|age| age > FORGOTTEN) {
+            if is_ours && age.is_some_and(|age| age > TMP_FILE_AGE_MAX) {
                 let _ = fs::remove_file(entry.path());
             }
         }
     }
 
     /// Writes content to disk without giving it a name.
-    pub(crate) fn stage(&self, content: &[u8]) -> Result<Staged> {
+    pub(crate) fn stage(&self, content: &[u8]) -> Result<StagedFile> {
         check_size(content.len() as u64, None)?;
-        let folder = self.root.join(TMP);
-        let staged = Staged { path: folder.join(format!("{}{TMP_END}", Uuid::now_v7())) };
+        let folder = self.root.join(TMP_FOLDER);
+        let staged = StagedFile { path: folder.join(format!("{}{TMP_SUFFIX}", Uuid::now_v7())) };
         let mut created = modes::create(&staged.path, &self.root);
         if created.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound) && self.root.is_dir() {
             self.make_folders()?;
@@ -152,8 +152,8 @@ impl Disk {
     }
 
     /// Writes several contents to disk, in order, synced at once.
-    pub(crate) fn stage_all(&self, contents: &[Vec<u8>]) -> Result<Vec<Staged>> {
-        let each = contents.len().div_ceil(AT_ONCE).max(1);
+    pub(crate) fn stage_all(&self, contents: &[Vec<u8>]) -> Result<Vec<StagedFile>> {
+        let each = contents.len().div_ceil(SYNC_THREADS).max(1);
         let parts = std::thread::scope(|scope| {
             let stage = |part: &[Vec<u8>]| part.iter().map(|content| self.stage(content)).collect::<Result<Vec<_>>>();
             let mut parts = contents.chunks(each);
@@ -169,8 +169,8 @@ impl Disk {
     /// Gives staged content a name. `false`: the name is taken.
     ///
     /// The folder is made if it is missing; it is not synced.
-    pub(crate) fn link(&self, staged: &Staged, path: &Path) -> Result<bool> {
-        self.check_folder_of(path)?;
+    pub(crate) fn link(&self, staged: &StagedFile, path: &Path) -> Result<bool> {
+        self.refuse_symlink_parent(path)?;
         let mut linked = fs::hard_link(&staged.path, path);
         if let Err(error) = &linked
             && error.kind() == ErrorKind::NotFound
@@ -197,12 +197,12 @@ impl Disk {
             Ok(()) => folder.parent().map_or(Ok(()), |parent| self.sync_folder(parent)),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => match is_symlink(folder) {
                 false => Ok(()),
-                true => Err(failed(io::Error::other(SYMLINK))),
+                true => Err(failed(io::Error::other(SYMLINK_REFUSED))),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => match folder.parent() {
                 Some(parent) if parent != self.root && parent.starts_with(&self.root) => {
                     self.make_folder(parent)?;
-                    modes::create_folder(folder, &self.root).or_else(found_already).map_err(failed)
+                    modes::create_folder(folder, &self.root).or_else(ok_if_exists).map_err(failed)
                 }
                 _ => Err(failed(error)),
             },
@@ -211,9 +211,9 @@ impl Disk {
     }
 
     /// Refuses to give names in a folder that a symbolic link leads to; the queue's own may be one.
-    fn check_folder_of(&self, path: &Path) -> Result<()> {
+    fn refuse_symlink_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
-            Some(folder) if folder != self.root => check_folder(folder),
+            Some(folder) if folder != self.root => refuse_symlink(folder),
             _ => Ok(()),
         }
     }
@@ -240,8 +240,8 @@ impl Disk {
             return Ok(false);
         };
         // the other name may as well be in somebody's copy of the folder
-        let staged = self.root.join(TMP);
-        Ok(names(&staged)?.iter().any(|name| content_id(&staged.join(name)) == Some(id)))
+        let staged = self.root.join(TMP_FOLDER);
+        Ok(list_names(&staged)?.iter().any(|name| content_id(&staged.join(name)) == Some(id)))
     }
 
     /// Makes the names in a folder outlast a power failure.
@@ -255,60 +255,60 @@ impl Disk {
 
     /// Removes a file. `false`: it is not there.
     pub(crate) fn remove(&self, path: &Path) -> Result<bool> {
-        found(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
+        default_if_missing(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
     }
 
     /// Moves a file to a name that nobody else uses. `false`: it is not there.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
-        found(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
+        default_if_missing(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
     }
 }
 
 /// What is said of a symbolic link where a file or folder of the queue should be.
-const SYMLINK: &str = "it is a symbolic link, which is not followed";
+const SYMLINK_REFUSED: &str = "it is a symbolic link, which is not followed";
 
-/// What a file holds; `None` if it is not there. What has its name and is no regular file of at most [`MOST_BYTES`]
+/// What a file holds; `None` if it is not there. What has its name and is no regular file of at most [`FILE_BYTES_MAX`]
 /// holds nothing; it is not waited for, and no link is followed.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let torn = |reason: String| Err(FileQueueError::torn("file", path, reason));
     let failed = |error| FileQueueError::io("read", path)(error);
     // the folder of the queue itself may be a link
-    if path.file_name().is_none_or(|name| name != names::QUEUE)
+    if path.file_name().is_none_or(|name| name != names::QUEUE_FILE)
         && let Some(folder) = path.parent()
     {
-        check_folder(folder)?;
+        refuse_symlink(folder)?;
     }
     let file = match modes::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => {
             return match fs::symlink_metadata(path) {
-                Ok(metadata) if !metadata.is_file() => torn(what_it_is(&metadata)),
+                Ok(metadata) if !metadata.is_file() => torn(describe_file_type(&metadata)),
                 _ => Err(failed(error)),
             };
         }
     };
     let metadata = file.metadata().map_err(failed)?;
     if !metadata.is_file() {
-        return torn(what_it_is(&metadata));
+        return torn(describe_file_type(&metadata));
     }
-    let too_large = |bytes| torn(format!("it has {bytes} bytes, at most {MOST_BYTES} are read"));
-    if metadata.len() > MOST_BYTES {
+    let too_large = |bytes| torn(format!("it has {bytes} bytes, at most {FILE_BYTES_MAX} are read"));
+    if metadata.len() > FILE_BYTES_MAX {
         return too_large(metadata.len());
     }
     let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
-    file.take(MOST_BYTES + 1).read_to_end(&mut content).map_err(failed)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut content).map_err(failed)?;
     match content.len() as u64 {
-        bytes if bytes > MOST_BYTES => too_large(bytes),
+        bytes if bytes > FILE_BYTES_MAX => too_large(bytes),
         _ => Ok(Some(content)),
     }
 }
 
 /// What is in the place of a regular file.
-fn what_it_is(metadata: &Metadata) -> String {
+fn describe_file_type(metadata: &Metadata) -> String {
     let what = match metadata {
         folder if folder.is_dir() => "it is a folder",
-        link if link.is_symlink() => SYMLINK,
+        link if link.is_symlink() => SYMLINK_REFUSED,
         _ => "it is no regular file",
     };
     what.into()
@@ -319,47 +319,47 @@ fn is_symlink(path: &Path) -> bool {
 }
 
 /// Refuses a folder that a symbolic link leads to. It says nothing about the files that should be there.
-fn check_folder(folder: &Path) -> Result<()> {
+fn refuse_symlink(folder: &Path) -> Result<()> {
     match is_symlink(folder) {
         false => Ok(()),
-        true => Err(FileQueueError::io("use folder", folder)(io::Error::other(SYMLINK))),
+        true => Err(FileQueueError::io("use folder", folder)(io::Error::other(SYMLINK_REFUSED))),
     }
 }
 
-fn found_already(error: io::Error) -> io::Result<()> {
+fn ok_if_exists(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
 /// Refuses a payload whose file would be too large for every reader.
 pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Result<()> {
-    match bytes > MOST_BYTES {
+    match bytes > FILE_BYTES_MAX {
         false => Ok(()),
-        true => Err(FileQueueError::TooLarge { event_id, bytes, most: MOST_BYTES }),
+        true => Err(FileQueueError::TooLarge { event_id, bytes, most: FILE_BYTES_MAX }),
     }
 }
 
 /// Whether something has the name of a file.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
-    found(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("look for", path))
+    default_if_missing(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("look for", path))
 }
 
 /// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
-pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
-    Ok(all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+pub(crate) fn list_names(folder: &Path) -> Result<Vec<String>> {
+    Ok(list_all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
 /// The names in a folder, unsorted; none if it is not there, or is a file.
-pub(crate) fn all_names(folder: &Path) -> Result<Vec<OsString>> {
+pub(crate) fn list_all_names(folder: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Vec::new()),
-        entries => found(entries.map(Some)).map_err(FileQueueError::io("list", folder))?,
+        entries => default_if_missing(entries.map(Some)).map_err(FileQueueError::io("list", folder))?,
     };
     let names = entries.into_iter().flatten().map(|entry| entry.map(|entry| entry.file_name()));
     names.collect::<io::Result<_>>().map_err(FileQueueError::io("list", folder))
 }
 
 /// Takes what is not there for nothing.
-fn found<T: Default>(result: io::Result<T>) -> io::Result<T> {
+fn default_if_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(T::default()),
         other => other,
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"one"[..]));
         disk.replace(&path, b"three").unwrap();
         assert_eq!(read(&path).unwrap().as_deref(), Some(&b"three"[..]));
-        assert!(names(&root.path().join(TMP)).unwrap().is_empty());
+        assert!(list_names(&root.path().join(TMP_FOLDER)).unwrap().is_empty());
     }
 
     #[cfg(target_os = "linux")]
@@ -480,7 +480,7 @@ mod tests {
         let queue = root.path().join("queue");
         std::os::unix::fs::symlink("/proc/self/fdinfo", &queue).unwrap();
         let refused = Disk::open(queue, true, &[]).unwrap_err();
-        assert!(matches!(&refused, FileQueueError::Io { path, .. } if path.ends_with(TMP)), "{refused:?}");
+        assert!(matches!(&refused, FileQueueError::Io { path, .. } if path.ends_with(TMP_FOLDER)), "{refused:?}");
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub enum FileQueueError {
     },
     /// A file would be larger than any that is read; it was not made. Large data has a place of its own, and its name goes
     /// into the event.
-    #[error("{} would have {bytes} bytes as a file, at most {most} are written", what_is_too_large(.event_id))]
+    #[error("{} would have {bytes} bytes as a file, at most {most} are written", too_large_subject(.event_id))]
     TooLarge {
         /// The event; `None` if it is a claim, a result or the like.
         event_id: Option<EventId>,
@@ -107,7 +107,7 @@ pub enum FileQueueError {
 /// What is tried in vain while the folder of the queue is not there.
 pub(crate) const FIND_FOLDER: &str = "find folder";
 
-fn what_is_too_large(event_id: &Option<EventId>) -> String {
+fn too_large_subject(event_id: &Option<EventId>) -> String {
     event_id.map_or_else(|| "what was to be written".into(), |id| format!("event {id}"))
 }
 

@@ -14,9 +14,9 @@ use uuid::Uuid;
 use crate::error::{FileQueueError, Result};
 
 /// What an event is that was published as nothing but a payload.
-const MESSAGE: Name = Name::from_static("message");
+const MESSAGE_EVENT_TYPE: Name = Name::from_static("message");
 /// The aggregate type of such an event; each is an aggregate of its own, so that none waits for another.
-const QUEUE: Name = Name::from_static("queue");
+const QUEUE_AGGREGATE_TYPE: Name = Name::from_static("queue");
 
 /// An event of a queue.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,10 +77,10 @@ pub(crate) fn message_id(id: u64) -> MessageId {
 }
 
 /// A payload as an event of its own.
-pub(crate) fn message<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
+pub(crate) fn record_of_payload<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
     let json = to_json(payload).map_err(FileQueueError::Payload)?;
-    let event = NewEvent::new(MESSAGE, 1, json);
-    let stream = StreamId::new(QUEUE, event.event_id().as_uuid().into());
+    let event = NewEvent::new(MESSAGE_EVENT_TYPE, 1, json);
+    let stream = StreamId::new(QUEUE_AGGREGATE_TYPE, event.event_id().as_uuid().into());
     Ok(event.recorded_as(stream, Version::FIRST, None))
 }
 
@@ -98,14 +98,14 @@ pub(crate) struct EventFile {
     pub(crate) gap: Option<String>,
     /// The relay of the store publishes again after this gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) again: Option<Again>,
+    pub(crate) again: Option<RepublishFrom>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<WrittenRecord>,
 }
 
 /// From where on a relay publishes again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Again {
+pub(crate) struct RepublishFrom {
     /// What is after this position of the store.
     pub(crate) after: u64,
     /// The epoch of the relay that said so.
@@ -114,7 +114,7 @@ pub(crate) struct Again {
 
 impl EventFile {
     /// The word that there is no event.
-    pub(crate) fn gap(worker: &str, why: &str) -> Self {
+    pub(crate) fn for_gap(worker: &str, why: &str) -> Self {
         let (created_at, worker_id, gap) = (now(), worker.into(), Some(why.into()));
         Self { created_at, worker_id, store: None, gap, again: None, event: None }
     }
@@ -180,7 +180,7 @@ impl WrittenRecord {
     }
 
     /// Which event it is, and its place in its store.
-    pub(crate) fn place(&self) -> Option<(u64, EventId)> {
+    pub(crate) fn position_and_event_id(&self) -> Option<(u64, EventId)> {
         Some((self.position?, self.event_id))
     }
 
@@ -206,12 +206,12 @@ impl WrittenRecord {
 }
 
 /// A value as JSON in memory: no number of it is lost.
-pub(crate) fn value<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<Value> {
+pub(crate) fn to_value<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<Value> {
     to_json(value).and_then(from_json).map_err(FileQueueError::json(what))
 }
 
 /// A value as a person reads it, with a line end.
-pub(crate) fn pretty<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>> {
+pub(crate) fn to_pretty_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(FileQueueError::json(what))?;
     json.push(b'\n');
     Ok(json)

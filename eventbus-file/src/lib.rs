@@ -2,21 +2,22 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod bus;
-mod check;
-mod claiming;
-mod claims;
+mod claim_store;
+mod claimed_event;
 mod config;
+mod coordinated_claims;
 mod coordination;
 mod disk;
-mod done;
 mod error;
 mod event;
-mod ids;
+mod finished_events;
+mod folder_check;
+mod id_shards;
 mod log;
 mod metrics;
 mod names;
-mod patience;
 mod payload;
+mod poll_backoff;
 mod publish;
 mod queue;
 mod relay;
@@ -25,10 +26,9 @@ mod results;
 mod search;
 #[cfg(test)]
 mod statuses;
-mod work;
 
-pub use check::Problem;
-pub use claims::Claim;
+pub use claim_store::Claim;
+pub use claimed_event::ClaimedEvent;
 pub use config::FileQueueConfig;
 pub use coordination::CoordinationStatus;
 #[cfg(feature = "redis")]
@@ -36,9 +36,9 @@ pub use coordination::CoordinationStatus;
 pub use coordination::redis::RedisCoordination;
 pub use error::FileQueueError;
 pub use event::QueueEvent;
+pub use folder_check::FolderProblem;
 pub use metrics::FileQueueMetrics;
 pub use queue::FileQueue;
-pub use removal::{DoneWhen, Removed};
+pub use removal::{RemovalCondition, RemovalReport};
 pub use results::EventResult;
-pub use search::{Page, PageToken, Search};
-pub use work::Work;
+pub use search::{PageToken, Search, SearchPage};

@@ -17,56 +17,56 @@ pub(crate) const REPLAYS: &str = "replays";
 pub(crate) const RELAYS: &str = "relays";
 
 /// The file that says which queue the folder holds.
-pub(crate) const QUEUE: &str = "queue.json";
+pub(crate) const QUEUE_FILE: &str = "queue.json";
 
 /// All folders of a queue but the one of temporary files.
 pub(crate) const FOLDERS: [&str; 9] =
     [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS, RELAYS];
 
 /// How many ids share a folder.
-const PER_FOLDER: u64 = 1_000;
+const IDS_PER_FOLDER: u64 = 1_000;
 /// How far ids may jump. What lies further ahead was not put there by a publisher: no crash leaves so many unused.
-pub(crate) const FAR: u64 = 100 * PER_FOLDER;
+pub(crate) const ID_JUMP_MAX: u64 = 100 * IDS_PER_FOLDER;
 /// No number that counts something comes so far; those after it can be told, too.
-const HIGHEST: u64 = u64::MAX / 2;
+const NUMBER_MAX: u64 = u64::MAX / 2;
 /// What a file system takes, less what we put behind it.
-const LONGEST: usize = 200;
+const ENCODED_NAME_BYTES_MAX: usize = 200;
 
 /// `000000000012.json`.
-pub(crate) fn numbered(id: u64) -> String {
+pub(crate) fn file_name(id: u64) -> String {
     format!("{id:012}.json")
 }
 
 /// The number of a file that is named by one.
-pub(crate) fn number(name: &str) -> Option<u64> {
+pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let number: u64 = digits.parse().ok()?;
-    (numbered(number) == name && (1..=HIGHEST).contains(&number)).then_some(number)
+    (file_name(number) == name && (1..=NUMBER_MAX).contains(&number)).then_some(number)
 }
 
 /// Which folder of a thousand ids an id is in.
 pub(crate) const fn shard_index(id: u64) -> u64 {
-    id / PER_FOLDER
+    id / IDS_PER_FOLDER
 }
 
 /// `000000000`: the name of a folder of a thousand ids.
-pub(crate) fn shard_of(index: u64) -> String {
+pub(crate) fn shard_name(index: u64) -> String {
     format!("{index:09}")
 }
 
 /// The number of a folder of a thousand ids.
-pub(crate) fn shard_number(name: &str) -> Option<u64> {
+pub(crate) fn parse_shard_name(name: &str) -> Option<u64> {
     let index: u64 = name.parse().ok()?;
-    (shard_of(index) == name).then_some(index)
+    (shard_name(index) == name).then_some(index)
 }
 
 /// The path of a file that is named by an id.
-pub(crate) fn path_of(folder: &Path, id: u64) -> PathBuf {
-    folder.join(shard_of(shard_index(id))).join(numbered(id))
+pub(crate) fn id_path(folder: &Path, id: u64) -> PathBuf {
+    folder.join(shard_name(shard_index(id))).join(file_name(id))
 }
 
 /// A name that any file system takes: letters, digits, `_`, `-` and inner dots stay, the rest becomes `%` and hex.
-pub(crate) fn encoded(what: &'static str, name: &str) -> Result<String> {
+pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
     let invalid = |reason| FileQueueError::InvalidName { what, value: name.chars().take(40).collect(), reason };
     if name.is_empty() {
         return Err(invalid("it is empty"));
@@ -79,14 +79,14 @@ pub(crate) fn encoded(what: &'static str, name: &str) -> Result<String> {
             other => encoded.push_str(&format!("%{other:02X}")),
         }
     }
-    match encoded.len() > LONGEST {
+    match encoded.len() > ENCODED_NAME_BYTES_MAX {
         true => Err(invalid("it is too long for the name of a file")),
         false => Ok(encoded),
     }
 }
 
 /// The name that was [`encoded`] so; `None` if none was.
-pub(crate) fn decoded(name: &str) -> Option<String> {
+pub(crate) fn decode(name: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.bytes();
     while let Some(byte) = rest.next() {
@@ -98,7 +98,7 @@ pub(crate) fn decoded(name: &str) -> Option<String> {
         bytes.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
     }
     let text = String::from_utf8(bytes).ok()?;
-    (encoded("name", &text).ok()? == name).then_some(text)
+    (encode("name", &text).ok()? == name).then_some(text)
 }
 
 #[cfg(test)]
@@ -107,25 +107,28 @@ mod tests {
 
     #[test]
     fn an_id_has_one_spelling() {
-        assert_eq!(number(&numbered(12)), Some(12));
-        assert_eq!((number(&numbered(HIGHEST)), number(&numbered(HIGHEST + 1))), (Some(HIGHEST), None));
+        assert_eq!(parse_file_name(&file_name(12)), Some(12));
+        assert_eq!(
+            (parse_file_name(&file_name(NUMBER_MAX)), parse_file_name(&file_name(NUMBER_MAX + 1))),
+            (Some(NUMBER_MAX), None)
+        );
         for foreign in ["12.json", "000000000012", "000000000000.json", "+00000000012.json", "000000000012.json.bak"] {
-            assert_eq!(number(foreign), None, "{foreign}");
+            assert_eq!(parse_file_name(foreign), None, "{foreign}");
         }
-        assert_eq!(path_of(Path::new("e"), 12_345), Path::new("e/000000012/000000012345.json"));
-        assert_eq!((shard_number("000000012"), shard_number("12")), (Some(12), None));
+        assert_eq!(id_path(Path::new("e"), 12_345), Path::new("e/000000012/000000012345.json"));
+        assert_eq!((parse_shard_name("000000012"), parse_shard_name("12")), (Some(12), None));
     }
 
     #[test]
     fn every_name_comes_back() {
         for name in ["task_1", "../etc/passwd", ".", "a b", "é", "100%", "a/b", "con.trol"] {
-            let file = encoded("name", name).unwrap();
+            let file = encode("name", name).unwrap();
             assert!(!file.contains('/') && !file.starts_with('.'), "{file}");
-            assert_eq!(decoded(&file).as_deref(), Some(name));
+            assert_eq!(decode(&file).as_deref(), Some(name));
         }
-        assert_eq!(encoded("name", "task_1").unwrap(), "task_1");
-        assert!(encoded("name", "").is_err());
-        assert!(encoded("name", &"x".repeat(300)).is_err());
-        assert_eq!((decoded("%zz"), decoded("%61"), decoded("a b")), (None, None, None));
+        assert_eq!(encode("name", "task_1").unwrap(), "task_1");
+        assert!(encode("name", "").is_err());
+        assert!(encode("name", &"x".repeat(300)).is_err());
+        assert_eq!((decode("%zz"), decode("%61"), decode("a b")), (None, None, None));
     }
 }

@@ -17,37 +17,37 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use crate::{
-    disk::{self, Disk, MOST_BYTES},
+    disk::{self, Disk, FILE_BYTES_MAX},
     error::{FileQueueError, Result},
     names,
 };
 
 /// How the names of these files end.
-const END: &str = ".json.gz";
+const PAYLOAD_SUFFIX: &str = ".json.gz";
 
 #[derive(Debug, Clone)]
-pub(crate) struct Payloads {
+pub(crate) struct PayloadFiles {
     disk: Arc<Disk>,
     folder: PathBuf,
     /// From how many bytes on payloads are compressed.
-    from: Option<usize>,
+    compress_from: Option<usize>,
 }
 
-impl Payloads {
-    pub(crate) fn new(disk: Arc<Disk>, from: Option<usize>) -> Self {
+impl PayloadFiles {
+    pub(crate) fn new(disk: Arc<Disk>, compress_from: Option<usize>) -> Self {
         let folder = disk.root().join(names::PAYLOADS);
-        Self { disk, folder, from }
+        Self { disk, folder, compress_from }
     }
 
     /// Writes the payload of an event into a file of its own if it is large; returns the name of that.
     pub(crate) fn write(&self, record: &RecordedEvent) -> Result<Option<String>> {
         let length = record.payload().len();
-        if self.from.is_none_or(|from| length < from) {
+        if self.compress_from.is_none_or(|from| length < from) {
             return Ok(None);
         }
         let event_id = record.metadata().event_id();
-        check(record.payload()).map_err(|source| FileQueueError::Unwritable { event_id, source })?;
-        let name = format!("{}{END}", Uuid::now_v7());
+        check_json(record.payload()).map_err(|source| FileQueueError::Unwritable { event_id, source })?;
+        let name = format!("{}{PAYLOAD_SUFFIX}", Uuid::now_v7());
         let path = self.folder.join(&name);
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         let compressed = encoder.write_all(record.payload().as_bytes()).and_then(|()| encoder.finish());
@@ -61,12 +61,12 @@ impl Payloads {
         let torn = |source: BoxError| FileQueueError::torn("compressed payload", &path, source);
         let content = disk::read(&path)?.ok_or_else(|| torn("it is not there".into()))?;
         let mut payload = String::new();
-        let mut decoder = GzDecoder::new(&content[..]).take(MOST_BYTES + 1);
+        let mut decoder = GzDecoder::new(&content[..]).take(FILE_BYTES_MAX + 1);
         decoder.read_to_string(&mut payload).map_err(|error| torn(error.into()))?;
-        if payload.len() as u64 > MOST_BYTES {
+        if payload.len() as u64 > FILE_BYTES_MAX {
             return Err(torn("it is larger than any that is written".into()));
         }
-        check(&payload).map_err(|error| torn(error.into()))?;
+        check_json(&payload).map_err(|error| torn(error.into()))?;
         Ok(payload)
     }
 
@@ -76,7 +76,7 @@ impl Payloads {
 
     /// The path of a payload: an event may have been written by anybody, and names no other files.
     fn path(&self, name: &str) -> Result<PathBuf> {
-        is_name(name).then(|| self.folder.join(name)).ok_or_else(|| FileQueueError::InvalidName {
+        is_payload_name(name).then(|| self.folder.join(name)).ok_or_else(|| FileQueueError::InvalidName {
             what: "name of a payload",
             value: name.chars().take(40).collect(),
             reason: "it is no id with the end of such files",
@@ -85,11 +85,11 @@ impl Payloads {
 }
 
 /// Whether a payload may be called so.
-pub(crate) fn is_name(name: &str) -> bool {
-    name.strip_suffix(END).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
+pub(crate) fn is_payload_name(name: &str) -> bool {
+    name.strip_suffix(PAYLOAD_SUFFIX).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
 }
 
 /// Whether a text is JSON.
-fn check(payload: &str) -> Result<(), FieldError> {
+fn check_json(payload: &str) -> Result<(), FieldError> {
     from_json::<IgnoredAny>(payload).map(drop)
 }

@@ -15,17 +15,17 @@ use uuid::Uuid;
 
 use crate::{
     FileQueue,
-    coordination::{Drawn, about, kind},
-    disk::{self, Staged},
+    coordination::{IdReservation, message_data, message_kind},
+    disk::{self, StagedFile},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
-    log::{self, Linked},
+    log::{self, LinkOutcome},
     names,
-    queue::Shared,
+    queue::QueueInner,
 };
 
 /// How many events are written at once.
-const TOGETHER: usize = 500;
+const PUBLISH_BATCH_MAX: usize = 500;
 
 impl FileQueue {
     /// Publishes a payload. When this returns it is on disk, and every worker will see it.
@@ -33,8 +33,8 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
     pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<QueueEvent> {
-        let record = event::message(payload)?;
-        let mut published = self.shared.publish(vec![record]).await.map_err(|stopped| stopped.error)?;
+        let record = event::record_of_payload(payload)?;
+        let mut published = self.inner.publish(vec![record]).await.map_err(|stopped| stopped.error)?;
         published.pop().ok_or(FileQueueError::RuntimeEnded)
     }
 
@@ -43,116 +43,122 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
     pub async fn publish_all<T: Serialize>(&self, payloads: &[T]) -> Result<Vec<QueueEvent>> {
-        let records = payloads.iter().map(event::message).collect::<Result<Vec<_>>>()?;
-        self.shared.publish(records).await.map_err(|stopped| stopped.error)
+        let records = payloads.iter().map(event::record_of_payload).collect::<Result<Vec<_>>>()?;
+        self.inner.publish(records).await.map_err(|stopped| stopped.error)
     }
 }
 
 /// Publishing that ended early.
 #[derive(Debug)]
-pub(crate) struct Stopped {
+pub(crate) struct PublishFailure {
     /// Whether some events were, or may have been, published before.
-    pub(crate) in_part: bool,
+    pub(crate) is_partial: bool,
     pub(crate) error: FileQueueError,
 }
 
-impl From<FileQueueError> for Stopped {
+impl From<FileQueueError> for PublishFailure {
     /// Of an error that came before anything was published.
     fn from(error: FileQueueError) -> Self {
-        Self { in_part: false, error }
+        Self { is_partial: false, error }
     }
 }
 
-impl Shared {
+impl QueueInner {
     /// Publishes events, in order; also if nobody waits for it any more, as ids that were drawn are to be used.
-    pub(crate) async fn publish(self: &Arc<Self>, records: Vec<RecordedEvent>) -> Result<Vec<QueueEvent>, Stopped> {
-        let shared = Arc::clone(self);
-        let publishing = tokio::spawn(async move { shared.publish_parts(&records).await });
+    pub(crate) async fn publish(
+        self: &Arc<Self>,
+        records: Vec<RecordedEvent>,
+    ) -> Result<Vec<QueueEvent>, PublishFailure> {
+        let queue = Arc::clone(self);
+        let publishing = tokio::spawn(async move { queue.publish_batches(&records).await });
         match publishing.await {
             Ok(published) => published,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(Stopped { in_part: true, error: FileQueueError::RuntimeEnded }),
+            Err(_) => Err(PublishFailure { is_partial: true, error: FileQueueError::RuntimeEnded }),
         }
     }
 
-    async fn publish_parts(self: &Arc<Self>, records: &[RecordedEvent]) -> Result<Vec<QueueEvent>, Stopped> {
+    async fn publish_batches(self: &Arc<Self>, records: &[RecordedEvent]) -> Result<Vec<QueueEvent>, PublishFailure> {
         let mut published = Vec::with_capacity(records.len());
-        for part in records.chunks(TOGETHER) {
+        for part in records.chunks(PUBLISH_BATCH_MAX) {
             let before = published.len();
-            let result = self.publish_part(part, &mut published).await;
+            let result = self.publish_batch(part, &mut published).await;
             let ids: Vec<u64> = published[before..].iter().map(QueueEvent::id).collect();
-            self.tell_published(&ids).await;
-            result.map_err(|stopped| Stopped { in_part: stopped.in_part || !published.is_empty(), ..stopped })?;
+            self.notify_published(&ids).await;
+            result.map_err(|stopped| PublishFailure {
+                is_partial: stopped.is_partial || !published.is_empty(),
+                ..stopped
+            })?;
         }
         Ok(published)
     }
 
-    async fn publish_part(
+    async fn publish_batch(
         self: &Arc<Self>,
         records: &[RecordedEvent],
         published: &mut Vec<QueueEvent>,
-    ) -> Result<(), Stopped> {
+    ) -> Result<(), PublishFailure> {
         if self.consuming.is_closed() {
             return Err(FileQueueError::ShutDown.into());
         }
         let (created_at, owned) = (event::now(), records.to_vec());
-        let mut staged = self.blocking(move |shared| shared.stage(&owned, created_at, None)).await?;
-        let mut left = records.iter();
+        let mut staged = self.blocking(move |queue| queue.stage(&owned, created_at, None)).await?;
+        let mut remaining = records.iter();
         let mut floor = None;
         while !staged.is_empty() {
-            let drawn = self.draw(staged.len(), floor).await?;
-            let is_drawn = drawn.is_some();
+            let reserved = self.reserve_ids(staged.len(), floor).await?;
+            let is_reserved = reserved.is_some();
             let (linked, rest) = self
-                .blocking(move |shared| {
-                    let linked = shared.log.link(&mut staged, drawn)?;
+                .blocking(move |queue| {
+                    let linked = queue.log.link(&mut staged, reserved)?;
                     Ok((linked, staged))
                 })
                 .await?;
             staged = rest;
-            let Linked { ids, collisions, error } = linked;
+            let LinkOutcome { ids, collisions, error } = linked;
             self.metrics.id_collisions.add(collisions);
             let event = |(id, record): (u64, &RecordedEvent)| {
-                QueueEvent::new(id, created_at, self.worker.clone(), record.clone())
+                QueueEvent::new(id, created_at, self.worker_id.clone(), record.clone())
             };
-            published.extend(ids.into_iter().zip(left.by_ref()).map(event));
+            published.extend(ids.into_iter().zip(remaining.by_ref()).map(event));
             if let Some(error) = error {
-                return Err(Stopped { in_part: true, error });
+                return Err(PublishFailure { is_partial: true, error });
             }
-            if is_drawn && !staged.is_empty() {
+            if is_reserved && !staged.is_empty() {
                 // somebody took ids without drawing them
-                floor = Some(self.blocking(|shared| shared.log.head()).await?);
+                floor = Some(self.blocking(|queue| queue.log.head()).await?);
             }
         }
         Ok(())
     }
 
     /// Ids from whoever coordinates, above what the files tell if it does not know.
-    async fn draw(self: &Arc<Self>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
+    async fn reserve_ids(self: &Arc<Self>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
         let count = count as u64;
-        let mut drawn = self.coordination.draw(count, floor).await;
-        if drawn == Drawn::Unknown {
+        let mut reserved = self.coordination.reserve_ids(count, floor).await;
+        if reserved == IdReservation::CounterMissing {
             let head = self.blocking(|shared| shared.log.head()).await?;
-            drawn = self.coordination.draw(count, Some(head)).await;
+            reserved = self.coordination.reserve_ids(count, Some(head)).await;
         }
-        match drawn {
-            Drawn::Ids(ids) => self.near(ids).await,
-            Drawn::Unknown | Drawn::Away => Ok(None),
+        match reserved {
+            IdReservation::Reserved(ids) => self.accept_if_plausible(ids).await,
+            IdReservation::CounterMissing | IdReservation::Away => Ok(None),
         }
     }
 
     /// Drawn ids, unless they are so far ahead that the counter must be wrong: then it is put right, and the files decide.
-    async fn near(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
-        let is_near = |newest: u64| ids.start <= newest + names::FAR;
-        if is_near(self.newest.load(Ordering::Relaxed)) {
+    async fn accept_if_plausible(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
+        let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
+        if is_near(self.newest_id.load(Ordering::Relaxed)) {
             return Ok(Some(ids));
         }
         let head = self.blocking(|shared| shared.log.head()).await?;
-        self.newest.fetch_max(head, Ordering::Relaxed);
+        self.newest_id.fetch_max(head, Ordering::Relaxed);
         if is_near(head) {
             return Ok(Some(ids));
         }
         tracing::error!(drawn = ids.start, newest = head, "the counter is wrong, and is lowered");
-        self.coordination.lower(ids.end, head + 1).await;
+        self.coordination.lower_counter(ids.end, head + 1).await;
         Ok(None)
     }
 
@@ -162,7 +168,7 @@ impl Shared {
         records: &[RecordedEvent],
         created_at: OffsetDateTime,
         store: Option<Uuid>,
-    ) -> Result<VecDeque<Staged>> {
+    ) -> Result<VecDeque<StagedFile>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
             // also of one that is compressed: a small file may stand for more than there is memory
@@ -170,9 +176,9 @@ impl Shared {
             let payload_file = self.payloads.write(record)?;
             payload_files.extend(payload_file.clone());
             let event = Some(WrittenRecord::new(record, payload_file)?);
-            let worker_id = self.worker.clone();
+            let worker_id = self.worker_id.clone();
             let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
-            let content = event::pretty("the event", &file)?;
+            let content = event::to_pretty_json("the event", &file)?;
             disk::check_size(content.len() as u64, Some(record.metadata().event_id()))?;
             Ok(content)
         };
@@ -194,9 +200,9 @@ impl Shared {
     }
 
     /// Forgets what was staged and got no id, with the payloads of their own.
-    pub(crate) fn unstage(&self, staged: &mut VecDeque<Staged>) {
-        for staged in staged.drain(..).filter(Staged::is_nameless) {
-            if let Ok(Some(name)) = log::payload_file_at(&staged.path) {
+    pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
+        for staged in staged.drain(..).filter(StagedFile::has_no_name) {
+            if let Ok(Some(name)) = log::find_payload_file_at(&staged.path) {
                 // one that stays is told as unused
                 let _ = self.payloads.remove(&name);
             }
@@ -204,14 +210,14 @@ impl Shared {
     }
 
     /// Tells everybody of events that are there.
-    pub(crate) async fn tell_published(&self, ids: &[u64]) {
+    pub(crate) async fn notify_published(&self, ids: &[u64]) {
         let Some(newest) = ids.last() else {
             return;
         };
         self.metrics.events_published.add(ids.len() as u64);
-        self.newest.fetch_max(*newest, Ordering::Relaxed);
-        self.news.send_replace(());
-        let messages = ids.iter().map(|id| about("event_id", *id)).collect();
-        self.coordination.tell(kind::ADD_EVENT, messages).await;
+        self.newest_id.fetch_max(*newest, Ordering::Relaxed);
+        self.change_signal.send_replace(());
+        let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
+        self.coordination.broadcast(message_kind::ADD_EVENT, messages).await;
     }
 }

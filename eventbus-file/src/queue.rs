@@ -18,21 +18,21 @@ use uuid::Uuid;
 
 use crate::{
     FileQueueConfig, FileQueueMetrics,
-    claims::Claims,
-    coordination::{Alone, Coordinate, CoordinationStatus},
+    claim_store::ClaimStore,
+    coordination::{CoordinationStatus, Coordinator, FilesOnly},
     disk::Disk,
-    done::Done,
     error::{FileQueueError, Result},
+    finished_events::FinishedEvents,
     log::EventLog,
     metrics::Metrics,
     names,
-    payload::Payloads,
-    relay::Relayed,
+    payload::PayloadFiles,
+    relay::RelayState,
 };
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
 ///
-/// As a work queue: [`publish`](Self::publish), [`next_work`](Self::next_work), [`Work::succeed`](crate::Work::succeed).
+/// As a work queue: [`publish`](Self::publish), [`claim_next`](Self::claim_next), [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed).
 /// As a bus it is given to an `App`, or subscribed to by `eventbus::EventBusExt`. Every process that opens the folder is
 /// a worker of the queue; the crate's page says what is promised.
 ///
@@ -46,44 +46,44 @@ use crate::{
 /// let queue = FileQueue::open(FileQueueConfig::at(my_queue)).await?;
 /// let event = queue.publish(&serde_json::json!({"message": "Hello World"})).await?;
 /// assert_eq!(event.id(), 1);
-/// let work = queue.try_next_work().await?.expect("there is an event without a result");
+/// let work = queue.try_claim_next().await?.expect("there is an event without a result");
 /// work.succeed(&"done").await?;
 /// assert_eq!(queue.result(1).await?.expect("it has its result").details, "done");
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct FileQueue {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<QueueInner>,
     /// Ends what runs in the background with the last clone.
     _background: Arc<DropGuard>,
 }
 
 /// What every part of a queue shares.
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct QueueInner {
     pub(crate) config: FileQueueConfig,
     pub(crate) name: Name,
-    pub(crate) worker: String,
+    pub(crate) worker_id: String,
     pub(crate) disk: Arc<Disk>,
     pub(crate) log: EventLog,
-    pub(crate) payloads: Payloads,
-    pub(crate) claims: Claims,
+    pub(crate) payloads: PayloadFiles,
+    pub(crate) claims: ClaimStore,
     /// The groups: who consumes for each, and how far it has come.
-    pub(crate) groups: Claims,
-    pub(crate) coordination: Arc<dyn Coordinate>,
+    pub(crate) groups: ClaimStore,
+    pub(crate) coordination: Arc<dyn Coordinator>,
     pub(crate) metrics: Arc<Metrics>,
     /// Tells those who wait that there may be something new.
-    pub(crate) news: watch::Sender<()>,
+    pub(crate) change_signal: watch::Sender<()>,
     /// The newest event that this worker knows of.
-    pub(crate) newest: AtomicU64,
+    pub(crate) newest_id: AtomicU64,
     /// The events that have their result, as far as this worker knows.
-    done: Mutex<Done>,
+    finished_events: Mutex<FinishedEvents>,
     /// Which queue the folder holds, as far as this worker knows; what it remembers is about that one.
     queue_id: Mutex<Uuid>,
     /// Shared by those who use the folder; alone with it is who forgets what was about another queue.
-    using: RwLock<()>,
+    folder_lock: RwLock<()>,
     /// How far stores are published, as far as it was looked at.
-    relays: Mutex<HashMap<Uuid, Relayed>>,
+    relay_states: Mutex<HashMap<Uuid, RelayState>>,
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) consuming: Consuming,
@@ -98,89 +98,89 @@ impl FileQueue {
     /// [`FileQueueError::InvalidConfig`]; [`FileQueueError::Io`] if the folder cannot be used.
     pub async fn open(config: FileQueueConfig) -> Result<Self> {
         let background = CancellationToken::new();
-        let shared = Shared::open(config, Arc::default(), Arc::new(Alone)).await?;
-        Ok(Self::new(Arc::new(shared), background))
+        let queue = QueueInner::open(config, Arc::default(), Arc::new(FilesOnly)).await?;
+        Ok(Self::new(Arc::new(queue), background))
     }
 
-    pub(crate) fn new(shared: Arc<Shared>, background: CancellationToken) -> Self {
-        tokio::spawn(crate::bus::announce(Arc::clone(&shared), background.clone()));
-        Self { shared, _background: Arc::new(background.drop_guard()) }
+    pub(crate) fn new(queue: Arc<QueueInner>, background: CancellationToken) -> Self {
+        tokio::spawn(crate::bus::broadcast_subscribers(Arc::clone(&queue), background.clone()));
+        Self { inner: queue, _background: Arc::new(background.drop_guard()) }
     }
 
     /// What the queue is called.
     #[must_use]
     pub fn name(&self) -> &Name {
-        &self.shared.name
+        &self.inner.name
     }
 
     /// What this worker is called.
     #[must_use]
     pub fn worker_id(&self) -> &str {
-        &self.shared.worker
+        &self.inner.worker_id
     }
 
     /// How it works.
     #[must_use]
     pub fn config(&self) -> &FileQueueConfig {
-        &self.shared.config
+        &self.inner.config
     }
 
     /// What it counted since it was opened.
     #[must_use]
     pub fn metrics(&self) -> FileQueueMetrics {
-        self.shared.metrics.snapshot()
+        self.inner.metrics.snapshot()
     }
 
     /// Whether the workers reach each other beside the files.
     #[must_use]
     pub fn coordination(&self) -> CoordinationStatus {
-        self.shared.coordination.status()
+        self.inner.coordination.status()
     }
 }
 
-impl Shared {
+impl QueueInner {
     pub(crate) async fn open(
         config: FileQueueConfig,
         metrics: Arc<Metrics>,
-        coordination: Arc<dyn Coordinate>,
+        coordination: Arc<dyn Coordinator>,
     ) -> Result<Self> {
         config.check()?;
-        let (worker, root, sync) = (config.worker()?, config.root_dir.clone(), config.sync);
+        let (worker_id, root, sync) = (config.worker()?, config.root_dir.clone(), config.sync);
         let disk = tokio::task::spawn_blocking(move || {
             let disk = Disk::open(root, sync, &names::FOLDERS)?;
-            let queue_id = disk.identity()?;
+            let queue_id = disk.load_queue_id()?;
             Ok((disk, queue_id))
         });
         let (disk, queue_id) = disk.await.map_err(|_| FileQueueError::RuntimeEnded)??;
         let disk = Arc::new(disk);
-        let payloads = Payloads::new(Arc::clone(&disk), config.compress_from);
-        let claims = |folder, lasting| Claims::new(Arc::clone(&disk), folder, worker.clone(), lasting);
+        let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
+        let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
         Ok(Self {
             name: config.name()?,
-            log: EventLog::new(Arc::clone(&disk), payloads.clone(), config.gap_patience, Arc::clone(&metrics)),
+            log: EventLog::new(Arc::clone(&disk), payloads.clone(), config.gap_timeout, Arc::clone(&metrics)),
             claims: claims(names::CLAIMS, config.claim_expiration),
             groups: claims(names::SUBSCRIPTIONS, config.group_expiration),
             payloads,
             coordination,
             metrics,
-            news: watch::Sender::new(()),
-            newest: AtomicU64::default(),
-            done: Mutex::default(),
+            change_signal: watch::Sender::new(()),
+            newest_id: AtomicU64::default(),
+            finished_events: Mutex::default(),
             queue_id: Mutex::new(queue_id),
-            using: RwLock::default(),
-            relays: Mutex::default(),
+            folder_lock: RwLock::default(),
+            relay_states: Mutex::default(),
             subscribers: Subscribers::default(),
             counters: Arc::default(),
-            consuming: Consuming::by(config.clock.clone()),
+            consuming: Consuming::with_clock(config.clock.clone()),
             run_lock: RunLock::default(),
             disk,
-            worker,
+            worker_id,
             config,
         })
     }
 
-    pub(crate) fn relays(&self) -> MutexGuard<'_, HashMap<Uuid, Relayed>> {
-        self.relays.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn relay_states(&self) -> MutexGuard<'_, HashMap<Uuid, RelayState>> {
+        self.relay_states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Which queue the folder holds, as far as this worker knows.
@@ -189,31 +189,31 @@ impl Shared {
     }
 
     /// Makes sure that what is remembered is about the queue that the folder holds, for as long as the guard lives.
-    fn use_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
+    fn lock_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
         loop {
-            let found = self.disk.identity()?;
-            let using = self.using.read().unwrap_or_else(PoisonError::into_inner);
+            let found = self.disk.load_queue_id()?;
+            let using = self.folder_lock.read().unwrap_or_else(PoisonError::into_inner);
             if self.queue_id() == found {
                 return Ok(using);
             }
             drop(using);
-            let alone = self.using.write().unwrap_or_else(PoisonError::into_inner);
+            let alone = self.folder_lock.write().unwrap_or_else(PoisonError::into_inner);
             let known = std::mem::replace(&mut *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner), found);
             if known != found {
                 let root = self.disk.root().display();
                 tracing::warn!(folder = %root, "the folder was removed and made anew, the queue begins with what it has now");
-                *self.done() = Done::default();
-                self.relays().clear();
-                self.newest.store(0, Ordering::Relaxed);
-                self.log.forget();
+                *self.finished_events() = FinishedEvents::default();
+                self.relay_states().clear();
+                self.newest_id.store(0, Ordering::Relaxed);
+                self.log.forget_missing();
             }
             drop(alone);
         }
     }
 
     /// The events that have their result, as far as this worker knows.
-    pub(crate) fn done(&self) -> MutexGuard<'_, Done> {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn finished_events(&self) -> MutexGuard<'_, FinishedEvents> {
+        self.finished_events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks the file system, on a thread that may wait for it.
@@ -221,17 +221,17 @@ impl Shared {
         self: &Arc<Self>,
         ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let shared = Arc::clone(self);
+        let queue = Arc::clone(self);
         let asking = tokio::task::spawn_blocking(move || {
-            let _using = shared.use_folder()?;
-            ask(&shared)
+            let _using = queue.lock_folder()?;
+            ask(&queue)
         });
-        joined(asking).await
+        join_task(asking).await
     }
 }
 
 /// What comes of a task, which goes on to its end though nobody may wait for it any more.
-pub(crate) async fn joined<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
+pub(crate) async fn join_task<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
     match task.await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

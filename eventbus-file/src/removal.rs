@@ -5,17 +5,17 @@
 
 use crate::{
     FileQueue,
+    claimed_event::event_claim_id,
     error::Result,
     event::{self, now},
-    log::Slot,
+    log::LogEntry,
     names,
-    queue::Shared,
-    work::claim_id,
+    queue::QueueInner,
 };
 
 /// When an event may go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DoneWhen {
+pub enum RemovalCondition {
     /// Every consumer group that ever consumed is done with it.
     Groups,
     /// It has its result.
@@ -27,7 +27,7 @@ pub enum DoneWhen {
 /// What was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Removed {
+pub struct RemovalReport {
     /// How many events.
     pub events: u64,
     /// Up to this id there are none any more; lower than what was asked for if something is not done with.
@@ -35,68 +35,68 @@ pub struct Removed {
 }
 
 #[derive(serde::Serialize)]
-struct Mark<'a> {
+struct RemovalMark<'a> {
     removed_through: u64,
     #[serde(with = "time::serde::rfc3339")]
     removed_at: time::OffsetDateTime,
     worker_id: &'a str,
 }
 
-impl Shared {
-    fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
-        self.disk.sweep();
-        let through = self.removable(id, when)?;
+impl QueueInner {
+    fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
+        self.disk.remove_stale_tmp_files();
+        let through = self.removable_through(id, when)?;
         let folder = self.disk.root().join(names::REMOVED);
         if through > self.log.removed_through()? {
-            self.note_relayed()?;
-            let mark = Mark { removed_through: through, removed_at: now(), worker_id: &self.worker };
+            self.write_all_records()?;
+            let mark = RemovalMark { removed_through: through, removed_at: now(), worker_id: &self.worker_id };
             // another worker may have written the same mark
-            self.disk.create(&folder.join(names::numbered(through)), &event::pretty("the mark", &mark)?)?;
+            self.disk.create(&folder.join(names::file_name(through)), &event::to_pretty_json("the mark", &mark)?)?;
         }
         let through = self.log.removed_through()?;
-        let mut removed = Removed { events: 0, through };
-        for id in self.log.files_through(through)? {
-            if let Some(name) = self.log.payload_file(id)? {
+        let mut removed = RemovalReport { events: 0, through };
+        for id in self.log.list_files_through(through)? {
+            if let Some(name) = self.log.find_payload_file(id)? {
                 self.payloads.remove(&name)?;
             }
-            self.claims.remove(&claim_id(id))?;
+            self.claims.remove_all_epochs(&event_claim_id(id))?;
             removed.events += u64::from(self.disk.remove(&self.log.path(id))?);
         }
         self.log.remove_empty_folders(through)?;
         // the one before stays: whoever lists the folder just now sees one of them
-        let mut marks = self.log.marks()?;
+        let mut marks = self.log.list_removal_marks()?;
         marks.sort_unstable_by(|one, other| other.cmp(one));
         for older in marks.into_iter().skip(2) {
-            self.disk.remove(&folder.join(names::numbered(older)))?;
+            self.disk.remove(&folder.join(names::file_name(older)))?;
         }
         Ok(removed)
     }
 
     /// Up to which id, at most, everything may go.
-    fn removable(&self, id: u64, when: DoneWhen) -> Result<u64> {
+    fn removable_through(&self, id: u64, when: RemovalCondition) -> Result<u64> {
         let mut limit = id.min(self.log.head()?);
-        if when != DoneWhen::Result {
-            for group in self.known_groups()? {
-                let (_, progress) = self.group(&group)?;
+        if when != RemovalCondition::Result {
+            for group in self.list_groups()? {
+                let (_, progress) = self.load_group(&group)?;
                 limit = limit.min(progress.finished_through());
             }
         }
         let mut through = self.log.removed_through()?;
-        while through < limit && self.may_go(through + 1, when)? {
+        while through < limit && self.is_removable(through + 1, when)? {
             through += 1;
         }
         Ok(through)
     }
 
-    fn may_go(&self, id: u64, when: DoneWhen) -> Result<bool> {
+    fn is_removable(&self, id: u64, when: RemovalCondition) -> Result<bool> {
         Ok(match self.log.read(id)? {
-            Slot::Missing => false,
-            Slot::Gap | Slot::Removed(_) => true,
+            LogEntry::Missing => false,
+            LogEntry::Gap | LogEntry::Removed(_) => true,
             // it is left alone, but nothing waits for it
-            Slot::Torn(_) => true,
+            LogEntry::Torn(_) => true,
             // its publisher still has to see that it had the id first
-            Slot::Event(_) if self.log.is_staged(id)? => false,
-            Slot::Event(_) => when == DoneWhen::Groups || self.has_result(id)?,
+            LogEntry::Event(_) if self.log.is_staged(id)? => false,
+            LogEntry::Event(_) => when == RemovalCondition::Groups || self.has_result(id)?,
         })
     }
 }
@@ -114,16 +114,16 @@ impl FileQueue {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let folder = tempfile::tempdir()?;
     /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
-    /// use eventbus_file::DoneWhen;
+    /// use eventbus_file::RemovalCondition;
     ///
     /// queue.publish(&"one").await?;
-    /// queue.next_work().await?.succeed(&"done").await?;
+    /// queue.claim_next().await?.succeed(&"done").await?;
     /// queue.publish(&"two").await?;
-    /// assert_eq!(queue.remove_through(100, DoneWhen::Result).await?.through, 1);
+    /// assert_eq!(queue.remove_through(100, RemovalCondition::Result).await?.through, 1);
     /// # Ok(()) }
     /// ```
-    pub async fn remove_through(&self, id: u64, when: DoneWhen) -> Result<Removed> {
-        self.shared.blocking(move |shared| shared.remove_through(id, when)).await
+    pub async fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
+        self.inner.blocking(move |queue| queue.remove_through(id, when)).await
     }
 }
 
@@ -136,14 +136,14 @@ mod tests {
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
         let root = tempfile::tempdir().unwrap();
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        let mut staged = queue.shared.stage(&[event::message("one").unwrap()], now(), None).unwrap();
+        let mut staged = queue.inner.stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
         let staged = staged.pop_front().unwrap();
-        let path = queue.shared.log.path(1);
-        queue.shared.disk.link(&staged, &path).unwrap();
-        queue.next_work().await.unwrap().succeed(&()).await.unwrap();
-        assert_eq!(queue.remove_through(1, DoneWhen::Result).await.unwrap().through, 0);
+        let path = queue.inner.log.path(1);
+        queue.inner.disk.link(&staged, &path).unwrap();
+        queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
+        assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 0);
         drop(staged);
         std::fs::hard_link(path, root.path().join("somebody's copy")).unwrap();
-        assert_eq!(queue.remove_through(1, DoneWhen::Result).await.unwrap().through, 1);
+        assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 1);
     }
 }

@@ -9,13 +9,13 @@ use time::OffsetDateTime;
 
 use crate::{
     FileQueue,
-    claims::Claim,
-    coordination::kind,
+    claim_store::Claim,
+    coordination::message_kind,
     disk,
     error::{FileQueueError, Result},
     event::{self, now},
     names,
-    queue::Shared,
+    queue::QueueInner,
 };
 
 /// What came of an event; there is one result per event, for ever.
@@ -49,16 +49,16 @@ impl EventResult {
     }
 }
 
-impl Shared {
+impl QueueInner {
     pub(crate) fn result_path(&self, event_id: u64) -> PathBuf {
-        names::path_of(&self.disk.root().join(names::RESULTS), event_id)
+        names::id_path(&self.disk.root().join(names::RESULTS), event_id)
     }
 
     pub(crate) fn has_result(&self, event_id: u64) -> Result<bool> {
         disk::exists(&self.result_path(event_id))
     }
 
-    pub(crate) fn read_result(&self, event_id: u64) -> Result<Option<EventResult>> {
+    pub(crate) fn load_result(&self, event_id: u64) -> Result<Option<EventResult>> {
         let path = self.result_path(event_id);
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
@@ -79,11 +79,11 @@ impl Shared {
         success: bool,
         details: Value,
     ) -> Result<EventResult> {
-        let (worker_id, epoch) = (self.worker.clone(), claim.epoch);
+        let (worker_id, epoch) = (self.worker_id.clone(), claim.epoch);
         let result = EventResult { event_id, success, worker_id, epoch, created_at: now(), details };
-        let content = event::pretty("the result", &result)?;
+        let content = event::to_pretty_json("the result", &result)?;
         let claim_id = claim.claim_id.clone();
-        let written = self.blocking(move |shared| shared.create_result(event_id, &claim, &content)).await;
+        let written = self.blocking(move |queue| queue.create_result_file(event_id, &claim, &content)).await;
         match &written {
             Ok(()) => self.metrics.results_written.add(1),
             Err(FileQueueError::ClaimLost { .. } | FileQueueError::HasResult { .. }) => {
@@ -97,13 +97,13 @@ impl Shared {
             ("result_id".to_owned(), event_id.into()),
             ("event_id".to_owned(), event_id.into()),
         ]);
-        self.coordination.tell(kind::ADD_RESULT, vec![about]).await;
-        self.news.send_replace(());
+        self.coordination.broadcast(message_kind::ADD_RESULT, vec![about]).await;
+        self.change_signal.send_replace(());
         Ok(result)
     }
 
-    fn create_result(&self, event_id: u64, claim: &Claim, content: &[u8]) -> Result<()> {
-        self.claims.check(claim)?;
+    fn create_result_file(&self, event_id: u64, claim: &Claim, content: &[u8]) -> Result<()> {
+        self.claims.check_owned(claim)?;
         if !self.disk.create(&self.result_path(event_id), content)? {
             return Err(FileQueueError::HasResult { event_id });
         }
@@ -121,7 +121,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`], [`FileQueueError::Torn`].
     pub async fn result(&self, event_id: u64) -> Result<Option<EventResult>> {
-        self.shared.blocking(move |shared| shared.read_result(event_id)).await
+        self.inner.blocking(move |queue| queue.load_result(event_id)).await
     }
 }
 
@@ -136,7 +136,7 @@ mod tests {
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
         queue.publish(&"task").await.unwrap();
         let claim = queue.try_claim("event-1", &()).await.unwrap().unwrap();
-        let write = async |text: &str| queue.shared.write_result(1, claim.clone(), true, text.into()).await;
+        let write = async |text: &str| queue.inner.write_result(1, claim.clone(), true, text.into()).await;
         write("first").await.unwrap();
         assert!(matches!(write("second").await, Err(FileQueueError::HasResult { event_id: 1 })));
         assert_eq!(queue.result(1).await.unwrap().unwrap().details::<String>().unwrap(), "first");

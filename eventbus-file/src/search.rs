@@ -6,13 +6,13 @@ use time::OffsetDateTime;
 
 use crate::{
     FileQueue,
-    claims::Claim,
+    claim_store::Claim,
     error::{FileQueueError, Result},
     event::QueueEvent,
-    ids,
-    log::Slot,
+    id_shards,
+    log::LogEntry,
     names,
-    queue::Shared,
+    queue::QueueInner,
     results::EventResult,
 };
 
@@ -39,7 +39,7 @@ pub struct Search {
     pub from: Option<OffsetDateTime>,
     /// Created before this time.
     pub before: Option<OffsetDateTime>,
-    /// Where to go on: the [`next`](Page::next) of the page before.
+    /// Where to go on: the [`next`](SearchPage::next) of the page before.
     pub page: Option<PageToken>,
     /// How many are on a page at most; at least one.
     pub limit: usize,
@@ -60,7 +60,7 @@ impl Search {
 /// Some of what was looked for, in order, and where to go on.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
-pub struct Page<T> {
+pub struct SearchPage<T> {
     /// What was found.
     pub items: Vec<T>,
     /// Where the next page begins; `None` if this is the last.
@@ -98,23 +98,23 @@ impl PageToken {
 }
 
 /// Puts a page together from what is found one after the other, each with the token of what comes after it.
-fn page_of<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: usize) -> Result<Page<T>> {
+fn collect_page<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: usize) -> Result<SearchPage<T>> {
     let (mut items, mut last) = (Vec::new(), None);
     for one in found {
         let Some((item, token)) = one? else {
             continue;
         };
         if items.len() == limit.max(1) {
-            return Ok(Page { items, next: last.map(PageToken) });
+            return Ok(SearchPage { items, next: last.map(PageToken) });
         }
         items.push(item);
         last = Some(token);
     }
-    Ok(Page { items, next: None })
+    Ok(SearchPage { items, next: None })
 }
 
 /// A file that holds nothing is told of and passed over.
-fn passing_over<T>(read: Result<Option<T>>) -> Result<Option<T>> {
+fn skip_torn<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(error @ FileQueueError::Torn { .. }) => {
             tracing::warn!(error = error.log(), "passed over");
@@ -124,48 +124,48 @@ fn passing_over<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-impl Shared {
-    pub(crate) fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
+impl QueueInner {
+    pub(crate) fn load_event(&self, id: u64) -> Result<Option<QueueEvent>> {
         match self.log.read(id)? {
-            Slot::Event(event) => Ok(Some(event)),
-            Slot::Torn(error) => Err(error),
-            Slot::Gap | Slot::Missing | Slot::Removed(_) => Ok(None),
+            LogEntry::Event(event) => Ok(Some(event)),
+            LogEntry::Torn(error) => Err(error),
+            LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => Ok(None),
         }
     }
 
     fn find_events(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>>> {
         let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
-        let matching = |id| Ok(passing_over(self.event(id?))?.filter(|event| search.matches(event.created_at())));
+        let matching = |id| Ok(skip_torn(self.load_event(id?))?.filter(|event| search.matches(event.created_at())));
         Ok(ids.map(matching))
     }
 
     fn find_results(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<EventResult>>>> {
         let after = PageToken::after_id(search.page.as_ref())?;
         let ids = self.result_ids(after.saturating_add(1))?;
-        let matching = |id| Ok(passing_over(self.read_result(id?))?.filter(|result| search.matches(result.created_at)));
+        let matching = |id| Ok(skip_torn(self.load_result(id?))?.filter(|result| search.matches(result.created_at)));
         Ok(ids.map(matching))
     }
 
     /// The events that have results, from one on.
     pub(crate) fn result_ids(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let folder = self.disk.root().join(names::RESULTS);
-        let shards = ids::shards(&folder)?;
-        Ok(ids::from(folder, shards, from))
+        let shards = id_shards::list_shards(&folder)?;
+        Ok(id_shards::ids_from(folder, shards, from))
     }
 
     fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {
-        let mut ids = self.claims.ids()?;
+        let mut ids = self.claims.list_ids()?;
         if let Some(after) = &search.page {
             ids.retain(|id| *id > after.0);
         }
         let matching = move |id: String| {
-            Ok(passing_over(self.claims.newest(&id))?.filter(|claim| search.matches(claim.created_at)))
+            Ok(skip_torn(self.claims.load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
         };
         Ok(ids.into_iter().map(matching))
     }
 }
 
-fn with<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result<Option<(T, String)>> {
+fn with_token<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result<Option<(T, String)>> {
     move |found| {
         Ok(found?.map(|item| {
             let token = token(&item);
@@ -174,7 +174,7 @@ fn with<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result
     }
 }
 
-fn count<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<u64> {
+fn count_found<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<u64> {
     found.try_fold(0, |count, one| Ok(count + u64::from(one?.is_some())))
 }
 
@@ -182,10 +182,10 @@ impl FileQueue {
     async fn find<T: Send + 'static>(
         &self,
         search: &Search,
-        find: impl FnOnce(&Shared, &Search) -> Result<T> + Send + 'static,
+        find: impl FnOnce(&QueueInner, &Search) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let search = search.clone();
-        Arc::clone(&self.shared).blocking(move |shared| find(shared, &search)).await
+        Arc::clone(&self.inner).blocking(move |queue| find(queue, &search)).await
     }
 
     /// An event by its id; `None` if there is none, or no longer.
@@ -193,7 +193,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
     pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
-        self.shared.blocking(move |shared| shared.event(id)).await
+        self.inner.blocking(move |queue| queue.load_event(id)).await
     }
 
     /// Events by their ids, in the order asked for.
@@ -202,17 +202,19 @@ impl FileQueue {
     /// As [`event`](Self::event).
     pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
         let ids = ids.to_vec();
-        self.shared.blocking(move |shared| ids.into_iter().map(|id| shared.event(id)).collect()).await
+        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.load_event(id)).collect()).await
     }
 
     /// A page of events, by id. Files that hold none are told to the log and passed over.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
-    pub async fn events(&self, search: &Search) -> Result<Page<QueueEvent>> {
+    pub async fn events(&self, search: &Search) -> Result<SearchPage<QueueEvent>> {
         let token = |event: &QueueEvent| event.id().to_string();
-        self.find(search, move |shared, search| page_of(shared.find_events(search)?.map(with(token)), search.limit))
-            .await
+        self.find(search, move |queue, search| {
+            collect_page(queue.find_events(search)?.map(with_token(token)), search.limit)
+        })
+        .await
     }
 
     /// How many events there are from the page on.
@@ -220,17 +222,19 @@ impl FileQueue {
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn count_events(&self, search: &Search) -> Result<u64> {
-        self.find(search, |shared, search| count(shared.find_events(search)?)).await
+        self.find(search, |queue, search| count_found(queue.find_events(search)?)).await
     }
 
     /// A page of results, by the ids of their events.
     ///
     /// # Errors
     /// As [`events`](Self::events).
-    pub async fn results(&self, search: &Search) -> Result<Page<EventResult>> {
+    pub async fn results(&self, search: &Search) -> Result<SearchPage<EventResult>> {
         let token = |result: &EventResult| result.event_id.to_string();
-        self.find(search, move |shared, search| page_of(shared.find_results(search)?.map(with(token)), search.limit))
-            .await
+        self.find(search, move |queue, search| {
+            collect_page(queue.find_results(search)?.map(with_token(token)), search.limit)
+        })
+        .await
     }
 
     /// How many results there are from the page on.
@@ -238,17 +242,19 @@ impl FileQueue {
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn count_results(&self, search: &Search) -> Result<u64> {
-        self.find(search, |shared, search| count(shared.find_results(search)?)).await
+        self.find(search, |queue, search| count_found(queue.find_results(search)?)).await
     }
 
     /// A page of claims, live or not, the newest of each name, by name.
     ///
     /// # Errors
     /// [`FileQueueError::Io`].
-    pub async fn claims(&self, search: &Search) -> Result<Page<Claim>> {
+    pub async fn claims(&self, search: &Search) -> Result<SearchPage<Claim>> {
         let token = |claim: &Claim| claim.claim_id.clone();
-        self.find(search, move |shared, search| page_of(shared.find_claims(search)?.map(with(token)), search.limit))
-            .await
+        self.find(search, move |queue, search| {
+            collect_page(queue.find_claims(search)?.map(with_token(token)), search.limit)
+        })
+        .await
     }
 
     /// How many claims there are from the page on.
@@ -256,6 +262,6 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`].
     pub async fn count_claims(&self, search: &Search) -> Result<u64> {
-        self.find(search, |shared, search| count(shared.find_claims(search)?)).await
+        self.find(search, |queue, search| count_found(queue.find_claims(search)?)).await
     }
 }

@@ -7,7 +7,7 @@ use std::borrow::Borrow;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{CoordinationStatus, FileQueueError, FileQueueMetrics, Problem, Removed};
+use crate::{CoordinationStatus, FileQueueError, FileQueueMetrics, FolderProblem, RemovalReport};
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
     assert_eq!(serde_json::to_value(status).unwrap(), *expected.borrow(), "{}", std::any::type_name::<T>());
@@ -15,7 +15,7 @@ fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
 
 #[test]
 fn every_status() {
-    is(&Removed { events: 3, through: 7 }, json!({ "events": 3, "through": 7 }));
+    is(&RemovalReport { events: 3, through: 7 }, json!({ "events": 3, "through": 7 }));
     is(&CoordinationStatus::Alone, json!({ "state": "alone" }));
     is(&CoordinationStatus::Connected, json!({ "state": "connected" }));
     is(&CoordinationStatus::Away { error: "no".into() }, json!({ "state": "away", "error": "no" }));
@@ -31,15 +31,15 @@ fn every_status() {
 
 #[test]
 fn what_does_not_belong_in_the_folder() {
-    is(&Problem::Foreign { path: "a".into() }, json!({ "problem": "foreign", "path": "a" }));
-    is(&Problem::UnusedPayload { path: "a".into() }, json!({ "problem": "unused_payload", "path": "a" }));
+    is(&FolderProblem::Foreign { path: "a".into() }, json!({ "problem": "foreign", "path": "a" }));
+    is(&FolderProblem::UnusedPayload { path: "a".into() }, json!({ "problem": "unused_payload", "path": "a" }));
     let error = FileQueueError::torn("event", "a", "it is cut off");
     let torn = json!({ "problem": "torn", "path": "a", "error": "`a` holds no event: it is cut off" });
-    is(&Problem::Torn { path: "a".into(), error }, torn);
+    is(&FolderProblem::Torn { path: "a".into(), error }, torn);
     #[cfg(unix)]
     {
         use std::os::unix::ffi::OsStringExt as _;
         let path = std::ffi::OsString::from_vec(vec![b'a', 0xff]).into();
-        is(&Problem::Foreign { path }, json!({ "problem": "foreign", "path": "a\u{fffd}" }));
+        is(&FolderProblem::Foreign { path }, json!({ "problem": "foreign", "path": "a\u{fffd}" }));
     }
 }

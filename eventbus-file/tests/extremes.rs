@@ -34,14 +34,14 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
         sync: _,          // both
         claim_expiration: _,
         group_expiration: _,
-        gap_patience: _,
+        gap_timeout: _,
         poll_interval: _,
         deliver_skipped_within: _,
         compress_from: _,
         retry: _,
         concurrency: _,
-        max_in_hand: _,
-        max_in_hand_bytes: _,
+        max_in_flight: _,
+        max_in_flight_bytes: _,
     } = config("queue");
     let config = || config(folder());
     let mut all = Vec::new();
@@ -54,7 +54,7 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     for time in [NONE, LEAST, Duration::MAX] {
         let skips = FileQueueConfig { deliver_skipped_within: time, ..config() };
         all.push(("deliver_skipped_within", skips, true));
-        all.push(("gap_patience", FileQueueConfig { gap_patience: time, ..config() }, true));
+        all.push(("gap_timeout", FileQueueConfig { gap_timeout: time, ..config() }, true));
         let most = Some(u32::MAX);
         let retry =
             RetryPolicy { retry_for: Duration::MAX, max_retries: most, first_delay: time.min(LEAST), max_delay: time };
@@ -63,8 +63,8 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     for number in [0, 1, usize::MAX] {
         all.push(("compress_from", FileQueueConfig { compress_from: Some(number), ..config() }, true));
         all.push(("concurrency", FileQueueConfig { concurrency: number, ..config() }, true));
-        all.push(("max_in_hand", FileQueueConfig { max_in_hand: number, ..config() }, number > 0));
-        all.push(("max_in_hand_bytes", FileQueueConfig { max_in_hand_bytes: number, ..config() }, number > 0));
+        all.push(("max_in_flight", FileQueueConfig { max_in_flight: number, ..config() }, number > 0));
+        all.push(("max_in_flight_bytes", FileQueueConfig { max_in_flight_bytes: number, ..config() }, number > 0));
     }
     all
 }

@@ -18,7 +18,7 @@ use eventbus::{
     EventFilter, Name,
     port::{EventBus, Subscriber},
 };
-use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, Problem, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, Search};
 use serde_json::json;
 
 fn event_path(root: &Path, id: u64) -> PathBuf {
@@ -77,7 +77,7 @@ async fn a_pipe_in_the_place_of_any_file_makes_nobody_wait() {
     let told = soon(queue.check()).await.unwrap();
     // an event is named for its payload
     for pipe in pipes[1..].iter().chain([&event_path(&root, 1)]) {
-        let is_torn = |problem: &Problem| matches!(problem, Problem::Torn { path, .. } if path == pipe);
+        let is_torn = |problem: &FolderProblem| matches!(problem, FolderProblem::Torn { path, .. } if path == pipe);
         assert!(told.iter().any(is_torn), "{} is not told: {told:#?}", pipe.display());
     }
     let seen = watch(&queue, "all");
@@ -225,7 +225,7 @@ async fn a_folder_that_was_removed_and_comes_back_is_used_again_without_a_restar
     assert!(matches!(refused, FileQueueError::Io { .. }) && refused.is_retryable(), "{refused:?}");
     assert!(!root.exists(), "nobody makes a folder that was there before: it may be on a disk that is away");
     let waiting = queue.clone();
-    let waiting = tokio::spawn(async move { waiting.next_work().await.unwrap().event().id() });
+    let waiting = tokio::spawn(async move { waiting.claim_next().await.unwrap().event().id() });
     fs::rename(&away, &root).unwrap();
     assert_eq!(queue.publish(&"d").await.unwrap().id(), 4);
     assert_eq!(soon(waiting).await.unwrap(), 4, "who waited for work went on waiting");

@@ -96,7 +96,7 @@ fn event_path(queue: &FileQueue, id: u64) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_waits_for_a_missing_id_and_sees_all_in_order() {
-    let queue = FileQueue::open(FileQueueConfig { gap_patience: Duration::from_secs(3_600), ..config(folder()) }).await;
+    let queue = FileQueue::open(FileQueueConfig { gap_timeout: Duration::from_secs(3_600), ..config(folder()) }).await;
     let queue = queue.unwrap();
     EventBus::publish(&queue, &[deposited("a", 1), deposited("b", 2), deposited("c", 3)]).await.unwrap();
     let slow = queue.config().root_dir.join("slow");
@@ -113,7 +113,7 @@ async fn a_reader_waits_for_a_missing_id_and_sees_all_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_missing_ids_are_waited_for_once() {
     let patience = Duration::from_millis(400);
-    let queue = FileQueue::open(FileQueueConfig { gap_patience: patience, ..config(folder()) }).await.unwrap();
+    let queue = FileQueue::open(FileQueueConfig { gap_timeout: patience, ..config(folder()) }).await.unwrap();
     let events: Vec<_> = (1..=102).map(|number| deposited("a", number)).collect();
     EventBus::publish(&queue, &events).await.unwrap();
     (2..=101).for_each(|id| fs::remove_file(event_path(&queue, id)).unwrap()); // their publisher died
@@ -190,7 +190,7 @@ async fn events_are_removed_when_every_group_is_done_with_them() {
     queue.stop_consuming().await;
     consuming.await.unwrap();
     EventBus::publish(&queue, &[deposited("a", 3)]).await.unwrap();
-    let removed = queue.remove_through(3, eventbus_file::DoneWhen::Groups).await.unwrap();
+    let removed = queue.remove_through(3, eventbus_file::RemovalCondition::Groups).await.unwrap();
     assert_eq!((removed.events, removed.through), (2, 2), "the third is unread");
     consume(&queue);
     settled(&queue).await;
@@ -216,7 +216,7 @@ async fn a_payload_that_is_no_json_is_refused_whatever_its_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replays_are_taken_as_far_as_there_is_room() {
-    let two_at_once = FileQueueConfig { max_in_hand: 2, concurrency: 10, ..config(folder()) };
+    let two_at_once = FileQueueConfig { max_in_flight: 2, concurrency: 10, ..config(folder()) };
     let queue = FileQueue::open(two_at_once).await.unwrap();
     let (gate, started) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
     let is_well = Arc::new(AtomicBool::new(false));

@@ -24,7 +24,7 @@ use eventbus::{
     EventFilter, Name, NewEvent, RecordedEvent, SharedClock, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
-use eventbus_file::{FileQueue, FileQueueConfig, Problem, RedisCoordination, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FolderProblem, RedisCoordination, Search};
 use fast_clock::FastClock;
 use test_servers::Actor;
 
@@ -38,7 +38,7 @@ fn config(root: &Path) -> FileQueueConfig {
         queue_name: Some(root.file_name().unwrap().to_string_lossy().into_owned()),
         claim_expiration: Duration::from_millis(1_000),
         group_expiration: Duration::from_millis(500),
-        gap_patience: Duration::from_millis(300),
+        gap_timeout: Duration::from_millis(300),
         poll_interval: Duration::from_millis(20),
         sync: env::var_os("FILE_QUEUE_SYNC").is_some(), // a kill loses nothing that was written
         ..FileQueueConfig::at(root)
@@ -84,7 +84,7 @@ async fn the_worker_that_dies() {
     tokio::spawn(async move { consumer.start_consuming().await });
     let log = open();
     loop {
-        let work = queue.next_work().await.unwrap();
+        let work = queue.claim_next().await.unwrap();
         let (id, nonce) = (work.event().id(), test_servers::unique_name("nonce"));
         tokio::time::sleep(Duration::from_millis(fastrand::u64(..20))).await;
         match work.succeed(&nonce).await {
@@ -205,7 +205,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
     while !is_done().await {
         // what somebody had claimed who died comes when the claim has run out
         common::next_work(&queue).await.succeed(&"the end").await.unwrap();
-        while let Some(work) = queue.try_next_work().await.unwrap() {
+        while let Some(work) = queue.try_claim_next().await.unwrap() {
             work.succeed(&"the end").await.unwrap();
         }
     }
@@ -244,7 +244,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
     let delivered: BTreeSet<u64> = of("delivered").map(|(id, _)| id).chain(watched).collect();
     assert!(there.keys().all(|id| delivered.contains(id)), "the group got every event");
     let problems = queue.check().await.unwrap();
-    assert!(problems.iter().all(|problem| matches!(problem, Problem::UnusedPayload { .. })), "{problems:?}");
+    assert!(problems.iter().all(|problem| matches!(problem, FolderProblem::UnusedPayload { .. })), "{problems:?}");
     eprintln!(
         "{kills} kills, {pauses} pauses: {} events, {} gaps, {} results told, {} refused, {} deliveries",
         there.len(),

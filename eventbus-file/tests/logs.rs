@@ -181,7 +181,7 @@ async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it
 
     fs::rename(&root, &away).unwrap();
     let waiting = waits.clone();
-    let waiting = tokio::spawn(async move { waiting.next_work().await.unwrap() });
+    let waiting = tokio::spawn(async move { waiting.claim_next().await.unwrap() });
     consume(&waits, "begins-late");
     let path = &*format!("folder=\"{}\"", root.to_str().unwrap());
     told(&["the folder of the queue is gone", path]).await;
@@ -192,7 +192,7 @@ async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it
     told_of_group("reads-on", CONSUMES_AGAIN).await;
     told_of_group("begins-late", CONSUMES_AGAIN).await;
     told(&["claim is renewed again", "claim=\"event-77\""]).await;
-    work.give_back().await.unwrap();
+    work.release().await.unwrap();
     waiting.await.unwrap().succeed(&()).await.unwrap();
     assert_told_once(path, "the folder of the queue is gone", "the folder of the queue is there again");
     assert_group_told_once("reads-on");

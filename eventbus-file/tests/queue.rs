@@ -6,7 +6,7 @@ mod common;
 use std::{fs, time::Duration};
 
 use common::{another, config, folder, fresh, next_work, until};
-use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, FileQueueError, Problem, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, RemovalCondition, Search};
 use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -90,7 +90,7 @@ async fn workers_share_the_work_and_each_event_has_one_result() {
         let queue = another(&queue).await;
         working.spawn(async move {
             let mut done = Vec::new();
-            while let Some(work) = queue.try_next_work().await.unwrap() {
+            while let Some(work) = queue.try_claim_next().await.unwrap() {
                 done.push(work.event().id());
                 work.succeed(&"done").await.unwrap();
             }
@@ -101,7 +101,7 @@ async fn workers_share_the_work_and_each_event_has_one_result() {
     done.sort_unstable();
     assert_eq!(done, (1..=40).collect::<Vec<_>>(), "each event was worked on once");
     assert_eq!(queue.count_results(&Search::default()).await.unwrap(), 40);
-    assert!(queue.try_next_work().await.unwrap().is_none());
+    assert!(queue.try_claim_next().await.unwrap().is_none());
 }
 
 fn short(root_dir: impl Into<std::path::PathBuf>, claim_expiration: Duration) -> FileQueueConfig {
@@ -115,7 +115,7 @@ async fn a_claim_that_ran_out_is_taken_over_and_its_owner_writes_no_result() {
     let quick = FileQueue::open(short(&root, Duration::from_secs(60))).await.unwrap();
     stalled.publish(&"task").await.unwrap();
     let claim = stalled.try_claim("event-1", &()).await.unwrap().unwrap(); // as a worker that dies right now
-    assert!(quick.try_next_work().await.unwrap().is_none(), "it is claimed");
+    assert!(quick.try_claim_next().await.unwrap().is_none(), "it is claimed");
     let work = next_work(&quick).await;
     assert_eq!((work.event().id(), work.claim().epoch), (1, 2));
     assert!(matches!(stalled.renew_claim(&claim).await, Err(FileQueueError::ClaimLost { epoch: 1, .. })));
@@ -149,11 +149,11 @@ async fn a_claim_is_renewed_while_its_owner_works() {
     let work = next_work(&one).await;
     let first = work.claim().expires_at;
     until("it has been renewed well beyond its first time", async || {
-        assert!(two.try_next_work().await.unwrap().is_none(), "it is claimed all the time");
+        assert!(two.try_claim_next().await.unwrap().is_none(), "it is claimed all the time");
         work.claim().expires_at > first + Duration::from_secs(1)
     })
     .await;
-    assert!(one.metrics().claims_renewed >= 4 && !work.is_lost());
+    assert!(one.metrics().claims_renewed >= 4 && !work.is_claim_lost());
     work.succeed(&()).await.unwrap();
 }
 
@@ -165,18 +165,18 @@ async fn work_that_is_dropped_or_given_back_comes_again() {
     drop(next_work(&queue).await);
     let work = next_work(&queue).await;
     assert_eq!(work.claim().epoch, 2, "the claim ran out");
-    work.give_back().await.unwrap();
-    let work = queue.try_next_work().await.unwrap().expect("it was given back");
+    work.release().await.unwrap();
+    let work = queue.try_claim_next().await.unwrap().expect("it was given back");
     assert_eq!(work.claim().epoch, 3);
     let result = work.fail(&json!({"error": "no such address"})).await.unwrap();
     assert!(!result.success);
-    assert!(queue.try_next_work().await.unwrap().is_none(), "a failure is a result too");
+    assert!(queue.try_claim_next().await.unwrap().is_none(), "a failure is a result too");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_id_is_waited_for_and_then_filled_and_its_slow_publisher_takes_another() {
     let root = folder();
-    let patient = FileQueueConfig { gap_patience: Duration::from_millis(300), ..config(&root) };
+    let patient = FileQueueConfig { gap_timeout: Duration::from_millis(300), ..config(&root) };
     let queue = FileQueue::open(patient).await.unwrap();
     queue.publish_all(&["one", "two", "three"]).await.unwrap();
     let late = fs::read(event_path(&queue, 2)).unwrap();
@@ -189,7 +189,7 @@ async fn a_missing_id_is_waited_for_and_then_filled_and_its_slow_publisher_takes
     }
     assert_eq!(ids, [1, 3], "work needs no order");
     until("the gap is filled", async || {
-        event_path(&queue, 2).exists() || queue.try_next_work().await.unwrap().is_some()
+        event_path(&queue, 2).exists() || queue.try_claim_next().await.unwrap().is_some()
     })
     .await;
     assert!(json_of(&event_path(&queue, 2))["gap"].is_string());
@@ -219,7 +219,7 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
     fs::create_dir(&far).unwrap();
     fs::copy(event_path(&queue, 1), far.join("999999999999.json")).unwrap(); // as if it were an event of the far future
     let problems = queue.check().await.unwrap();
-    let named = |is_meant: fn(&Problem) -> bool| {
+    let named = |is_meant: fn(&FolderProblem) -> bool| {
         let meant = problems.iter().filter(|problem| is_meant(problem));
         let mut named: Vec<_> = meant.map(|problem| problem.path().strip_prefix(root).unwrap().to_owned()).collect();
         named.sort();
@@ -230,9 +230,9 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
         paths.sort();
         paths
     };
-    assert_eq!(named(|problem| matches!(problem, Problem::Torn { .. })), sorted(&torn));
+    assert_eq!(named(|problem| matches!(problem, FolderProblem::Torn { .. })), sorted(&torn));
     assert_eq!(
-        named(|problem| matches!(problem, Problem::Foreign { .. })),
+        named(|problem| matches!(problem, FolderProblem::Foreign { .. })),
         sorted(&[&foreign[..], &["events/999999999"]].concat())
     );
     assert!(matches!(queue.event(3).await, Err(FileQueueError::Torn { .. })));
@@ -317,7 +317,7 @@ async fn large_payloads_are_compressed_into_files_of_their_own() {
     assert!(matches!(queue.event(2).await, Err(FileQueueError::Torn { .. })));
     fs::write(file.with_file_name("01900000-0000-7000-8000-000000000000.json.gz"), "").unwrap();
     let problems = queue.check().await.unwrap();
-    assert!(matches!(&problems[..], [Problem::Torn { .. }, Problem::UnusedPayload { .. }]), "{problems:?}");
+    assert!(matches!(&problems[..], [FolderProblem::Torn { .. }, FolderProblem::UnusedPayload { .. }]), "{problems:?}");
 }
 
 #[tokio::test]
@@ -329,9 +329,13 @@ async fn ids_of_removed_events_are_not_used_again() {
     for _ in 0..2 {
         next_work(&queue).await.succeed(&()).await.unwrap();
     }
-    assert_eq!(queue.remove_through(100, DoneWhen::Result).await.unwrap().through, 2, "the third has no result");
+    assert_eq!(
+        queue.remove_through(100, RemovalCondition::Result).await.unwrap().through,
+        2,
+        "the third has no result"
+    );
     next_work(&queue).await.succeed(&()).await.unwrap();
-    let removed = queue.remove_through(100, DoneWhen::Result).await.unwrap();
+    let removed = queue.remove_through(100, RemovalCondition::Result).await.unwrap();
     assert_eq!((removed.events, removed.through), (1, 3));
     assert_eq!(sleeper.publish(&"the fourth").await.unwrap().id(), 4);
     assert_eq!(another(&queue).await.publish(&"the fifth").await.unwrap().id(), 5);
@@ -349,8 +353,8 @@ async fn mistakes_in_the_configuration_are_named() {
     for (config, setting) in [
         (FileQueueConfig { claim_expiration: Duration::ZERO, ..config(folder()) }, "claim_expiration"),
         (FileQueueConfig { group_expiration: Duration::MAX, ..config(folder()) }, "group_expiration"),
-        (FileQueueConfig { max_in_hand: 0, ..config(folder()) }, "max_in_hand"),
-        (FileQueueConfig { max_in_hand_bytes: 0, ..config(folder()) }, "max_in_hand_bytes"),
+        (FileQueueConfig { max_in_flight: 0, ..config(folder()) }, "max_in_flight"),
+        (FileQueueConfig { max_in_flight_bytes: 0, ..config(folder()) }, "max_in_flight_bytes"),
         (FileQueueConfig { worker_id: Some(String::new()), ..config(folder()) }, "worker_id"),
         (FileQueueConfig { queue_name: Some("a\nb".into()), ..config(folder()) }, "queue_name"),
     ] {
@@ -389,7 +393,7 @@ async fn what_is_removed_while_it_is_published_is_not_published_twice() {
     });
     let removing = tokio::spawn(async move {
         loop {
-            janitor.remove_through(u64::MAX, DoneWhen::Result).await.unwrap();
+            janitor.remove_through(u64::MAX, RemovalCondition::Result).await.unwrap();
         }
     });
     let payloads: Vec<u64> = (1..=300).collect();
@@ -410,7 +414,7 @@ async fn a_payload_that_cannot_be_read_now_is_not_taken_for_torn() {
     fs::rename(folder, &away).unwrap();
     std::os::unix::fs::symlink(folder, folder).unwrap(); // reading it fails, as on a broken disk
     assert!(matches!(queue.event(1).await, Err(FileQueueError::Io { .. })));
-    assert!(matches!(queue.try_next_work().await, Err(FileQueueError::Io { .. })));
+    assert!(matches!(queue.try_claim_next().await, Err(FileQueueError::Io { .. })));
     fs::remove_file(folder).unwrap();
     fs::rename(&away, folder).unwrap();
     assert_eq!(next_work(&queue).await.event().id(), 1, "it was not passed over");
@@ -421,8 +425,8 @@ async fn work_that_nobody_waits_for_any_more_stays_with_nobody() {
     let queue = fresh().await;
     queue.publish(&1).await.unwrap();
     for micros in (0..150).map(|number| number * 20) {
-        if let Ok(work) = tokio::time::timeout(Duration::from_micros(micros), queue.next_work()).await {
-            work.unwrap().give_back().await.unwrap();
+        if let Ok(work) = tokio::time::timeout(Duration::from_micros(micros), queue.claim_next()).await {
+            work.unwrap().release().await.unwrap();
         }
     }
     // claims last for minutes
@@ -457,7 +461,7 @@ async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
         assert_eq!(work.event().id(), id);
         work.succeed(&()).await.unwrap();
     }
-    assert!(queue.try_next_work().await.unwrap().is_none());
+    assert!(queue.try_claim_next().await.unwrap().is_none());
 }
 
 /// However many events were done since, while the oldest takes long.
@@ -469,7 +473,7 @@ async fn what_is_done_is_not_looked_at_again() {
     next_work(&queue).await.succeed(&()).await.unwrap();
     let third = next_work(&queue).await;
     assert_eq!(third.event().id(), 3);
-    third.give_back().await.unwrap();
+    third.release().await.unwrap();
     fs::remove_file(queue.config().root_dir.join("results/000000000/000000000002.json")).unwrap();
     assert_eq!(next_work(&queue).await.event().id(), 3);
     takes_long.succeed(&()).await.unwrap();

@@ -9,12 +9,12 @@ use common::{another, config, folder, fresh, until};
 use eventbus::{
     EventFilter, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{
-        Adopted, Adoption, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget as _,
-        SeenFloor, SeenFloors, Subscriber,
+        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        RelayTarget as _, ResyncOutcome, ResyncRequest, Subscriber,
     },
     prelude::*,
 };
-use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, Search};
+use eventbus_file::{FileQueue, FileQueueConfig, RemovalCondition, Search};
 use test_servers::Actor;
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -54,24 +54,24 @@ async fn publish(queue: &FileQueue, epoch: u64, after: u64, through: u64) -> Str
     }
 }
 
-async fn adopt(queue: &FileQueue, epoch: u64, floor: u64) -> Adopted {
-    let adoption = Adoption { floor: floor.into(), groups: &[GROUP], fresh: &[], shared: false };
-    queue.adopt(publisher(epoch), adoption).await.unwrap()
+async fn adopt(queue: &FileQueue, epoch: u64, floor: u64) -> ResyncOutcome {
+    let adoption = ResyncRequest { floor: floor.into(), groups: &[GROUP], new_groups: &[], is_shared: false };
+    queue.resync(publisher(epoch), adoption).await.unwrap()
 }
 
-async fn rewind(queue: &FileQueue, epoch: u64, to: u64) -> Adopted {
+async fn rewind(queue: &FileQueue, epoch: u64, to: u64) -> ResyncOutcome {
     queue.rewind(publisher(epoch), to.into()).await.unwrap()
 }
 
 async fn adopted() -> FileQueue {
     let queue = fresh().await;
-    assert_eq!(adopt(&queue, 5, 0).await, Adopted::At(Position::START));
+    assert_eq!(adopt(&queue, 5, 0).await, ResyncOutcome::At(Position::START));
     queue
 }
 
-async fn floor(queue: &FileQueue) -> SeenFloor {
+async fn floor(queue: &FileQueue) -> GroupFloor {
     match queue.group_floors(publisher(0), &[GROUP]).await.unwrap() {
-        SeenFloors::Groups(groups) => groups.into_iter().find(|(group, _)| *group == GROUP).unwrap().1,
+        GroupFloors::Groups(groups) => groups.into_iter().find(|(group, _)| *group == GROUP).unwrap().1,
         other => panic!("{other:?}"),
     }
 }
@@ -87,8 +87,8 @@ async fn positions(queue: &FileQueue) -> Vec<u64> {
 async fn a_range_follows_the_one_before_and_no_other() {
     let queue = fresh().await;
     assert_eq!(publish(&queue, 5, 0, 3).await, "lost", "nobody has begun");
-    assert_eq!(queue.group_floors(publisher(0), &[]).await.unwrap(), SeenFloors::Lost);
-    assert_eq!(adopt(&queue, 5, 0).await, Adopted::At(Position::START));
+    assert_eq!(queue.group_floors(publisher(0), &[]).await.unwrap(), GroupFloors::Lost);
+    assert_eq!(adopt(&queue, 5, 0).await, ResyncOutcome::At(Position::START));
     assert_eq!(publish(&queue, 5, 0, 3).await, "published");
     assert_eq!(publish(&queue, 5, 0, 3).await, "moved to 3", "sent again");
     assert_eq!(publish(&another(&queue).await, 5, 0, 3).await, "moved to 3", "by another worker");
@@ -98,11 +98,11 @@ async fn a_range_follows_the_one_before_and_no_other() {
     queue.publish(&"of somebody else").await.unwrap();
     assert_eq!(publish(&queue, 5, 3, 4).await, "published");
     assert_eq!(positions(&queue).await, [1, 2, 3, 4]);
-    assert_eq!(adopt(&queue, 5, 0).await, Adopted::Moved(4.into()));
+    assert_eq!(adopt(&queue, 5, 0).await, ResyncOutcome::Moved(4.into()));
     assert_eq!(queue.stats().events_published, 4);
-    let mark = Mark { position: 4.into(), event_id: Some(event(4).metadata().event_id()) };
-    assert_eq!(queue.marks(publisher(5)).await.unwrap(), [mark]);
-    assert_eq!(queue.marks(Publisher { store: Uuid::from_u128(8), epoch: 5 }).await.unwrap(), []);
+    let mark = PublishedPosition { position: 4.into(), event_id: Some(event(4).metadata().event_id()) };
+    assert_eq!(queue.published_positions(publisher(5)).await.unwrap(), [mark]);
+    assert_eq!(queue.published_positions(Publisher { store: Uuid::from_u128(8), epoch: 5 }).await.unwrap(), []);
     assert!(queue.check().await.unwrap().is_empty());
 }
 
@@ -114,7 +114,10 @@ async fn a_lower_epoch_is_fenced_and_a_higher_one_takes_over() {
     for epoch in [0, 5, 8] {
         assert_eq!(publish(&queue, epoch, 3, 4).await, "fenced", "{epoch}");
         assert_eq!(publish(&queue, epoch, 3, 3).await, "fenced", "{epoch}");
-        assert_eq!((rewind(&queue, epoch, 1).await, adopt(&queue, epoch, 0).await), (Adopted::Fenced, Adopted::Fenced));
+        assert_eq!(
+            (rewind(&queue, epoch, 1).await, adopt(&queue, epoch, 0).await),
+            (ResyncOutcome::Fenced, ResyncOutcome::Fenced)
+        );
     }
     assert_eq!(publish(&queue, u64::MAX, 3, 5).await, "published");
     assert_eq!(publish(&another(&queue).await, u64::MAX - 1, 5, 6).await, "fenced");
@@ -131,13 +134,13 @@ async fn a_range_ends_behind_its_last_event_where_others_are_skipped() {
         assert!(matches!(&outcome, RangeOutcome::Published(ids) if ids.len() == events.len()), "{outcome:?}");
         let again = another(&queue).await.publish_range(publisher(5), range).await.unwrap();
         assert!(matches!(again, RangeOutcome::Moved(at) if at == through), "{again:?}");
-        let mark = Mark { position: through.into(), event_id: None };
-        assert_eq!(another(&queue).await.marks(publisher(5)).await.unwrap(), [mark]);
+        let mark = PublishedPosition { position: through.into(), event_id: None };
+        assert_eq!(another(&queue).await.published_positions(publisher(5)).await.unwrap(), [mark]);
     }
     assert_eq!(publish(&queue, 5, 5, 7).await, "published");
     assert_eq!(positions(&queue).await, [1, 6, 7]);
-    let mark = Mark { position: 7.into(), event_id: Some(event(7).metadata().event_id()) };
-    assert_eq!(another(&queue).await.marks(publisher(5)).await.unwrap(), [mark]);
+    let mark = PublishedPosition { position: 7.into(), event_id: Some(event(7).metadata().event_id()) };
+    assert_eq!(another(&queue).await.published_positions(publisher(5)).await.unwrap(), [mark]);
     assert!(queue.check().await.unwrap().is_empty());
 }
 
@@ -164,13 +167,13 @@ async fn what_cannot_be_published_is_refused_by_name_and_nothing_is_written() {
 async fn the_position_goes_back_and_never_forward_and_nobody_publishes_on_from_before() {
     let queue = adopted().await;
     assert_eq!(publish(&queue, 5, 0, 6).await, "published");
-    assert_eq!(rewind(&queue, 7, 8).await, Adopted::Moved(6.into()));
-    assert_eq!(rewind(&queue, 7, 4).await, Adopted::At(4.into()));
-    let mark = Mark { position: 4.into(), event_id: None };
+    assert_eq!(rewind(&queue, 7, 8).await, ResyncOutcome::Moved(6.into()));
+    assert_eq!(rewind(&queue, 7, 4).await, ResyncOutcome::At(4.into()));
+    let mark = PublishedPosition { position: 4.into(), event_id: None };
     for queue in [&queue, &another(&queue).await] {
         assert_eq!(publish(queue, 5, 6, 7).await, "fenced");
         assert_eq!(publish(queue, 7, 6, 7).await, "moved to 4");
-        assert_eq!(queue.marks(publisher(7)).await.unwrap(), [mark]);
+        assert_eq!(queue.published_positions(publisher(7)).await.unwrap(), [mark]);
     }
     assert_eq!(publish(&queue, 7, 4, 7).await, "published");
     assert_eq!(positions(&queue).await, [1, 2, 3, 4, 5, 6, 5, 6, 7]);
@@ -180,10 +183,11 @@ async fn the_position_goes_back_and_never_forward_and_nobody_publishes_on_from_b
 async fn a_queue_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     let queue = adopted().await;
     let other = Publisher { store: Uuid::from_u128(8), epoch: 1 };
-    let adopt =
-        async |shared| queue.adopt(other, Adoption { floor: 0.into(), groups: &[], fresh: &[], shared }).await.unwrap();
-    assert_eq!(adopt(false).await, Adopted::OtherStore(STORE));
-    assert_eq!(adopt(true).await, Adopted::At(Position::START));
+    let adopt = async |is_shared| {
+        queue.resync(other, ResyncRequest { floor: 0.into(), groups: &[], new_groups: &[], is_shared }).await.unwrap()
+    };
+    assert_eq!(adopt(false).await, ResyncOutcome::OtherStore(STORE));
+    assert_eq!(adopt(true).await, ResyncOutcome::At(Position::START));
     let range = PublishRange { after: 0.into(), through: 1.into(), events: &[event(1)] };
     assert!(matches!(queue.publish_range(other, range).await.unwrap(), RangeOutcome::Published(_)));
     assert_eq!(publish(&queue, 5, 0, 1).await, "published", "the stores do not disturb each other");
@@ -208,7 +212,7 @@ async fn handle(queue: &FileQueue, count: usize, finished: u64) {
     for _ in 0..count {
         tokio::time::timeout(Duration::from_secs(20), handles.recv()).await.unwrap();
     }
-    until("that is written down", async || floor(queue).await == SeenFloor::At(finished.into())).await;
+    until("that is written down", async || floor(queue).await == GroupFloor::At(finished.into())).await;
     // the next event waits at the gate, and is given back
     drop(worker.shutdown(Duration::from_millis(200)).await);
     tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap().unwrap();
@@ -217,22 +221,22 @@ async fn handle(queue: &FileQueue, count: usize, finished: u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn floors_tell_what_a_group_has_finished() {
     let queue = fresh().await;
-    assert_eq!(adopt(&queue, 5, 0).await, Adopted::At(Position::START));
-    assert_eq!(floor(&queue).await, SeenFloor::At(0.into()), "the known group was made");
+    assert_eq!(adopt(&queue, 5, 0).await, ResyncOutcome::At(Position::START));
+    assert_eq!(floor(&queue).await, GroupFloor::At(0.into()), "the known group was made");
     let unheard_of = Name::from_static("unheard-of");
-    let SeenFloors::Groups(seen) = queue.group_floors(publisher(0), std::slice::from_ref(&unheard_of)).await.unwrap()
+    let GroupFloors::Groups(seen) = queue.group_floors(publisher(0), std::slice::from_ref(&unheard_of)).await.unwrap()
     else {
         panic!("it is not lost");
     };
-    assert!(seen.contains(&(unheard_of, SeenFloor::Missing)), "{seen:?}");
+    assert!(seen.contains(&(unheard_of, GroupFloor::Missing)), "{seen:?}");
     queue.publish_all(&["of somebody else"; 3]).await.unwrap();
     assert_eq!(publish(&queue, 5, 0, 5).await, "published");
     handle(&queue, 5, 2).await;
     // what the group has to do yet begins again at 1
-    assert_eq!(rewind(&queue, 5, 1).await, Adopted::At(1.into()));
-    assert_eq!(floor(&queue).await, SeenFloor::At(1.into()));
+    assert_eq!(rewind(&queue, 5, 1).await, ResyncOutcome::At(1.into()));
+    assert_eq!(floor(&queue).await, GroupFloor::At(1.into()));
     assert_eq!(publish(&queue, 5, 1, 6).await, "published");
-    assert_eq!(floor(&queue).await, SeenFloor::At(1.into()));
+    assert_eq!(floor(&queue).await, GroupFloor::At(1.into()));
     handle(&queue, 8, 6).await;
 }
 
@@ -243,10 +247,10 @@ async fn what_was_published_is_known_after_the_events_were_removed() {
     assert_eq!(publish(&queue, 5, 0, 3).await, "published");
     assert_eq!(publish(&stale, 5, 3, 4).await, "published");
     assert_eq!(publish(&queue, 5, 4, 6).await, "published");
-    while let Some(work) = queue.try_next_work().await.unwrap() {
+    while let Some(work) = queue.try_claim_next().await.unwrap() {
         work.succeed(&()).await.unwrap();
     }
-    assert_eq!(queue.remove_through(100, DoneWhen::Result).await.unwrap().events, 6);
+    assert_eq!(queue.remove_through(100, RemovalCondition::Result).await.unwrap().events, 6);
     for queue in [&stale, &another(&queue).await] {
         assert_eq!(publish(queue, 5, 4, 5).await, "moved to 6");
     }
@@ -377,12 +381,12 @@ async fn relays_that_are_killed_repeat_nothing() {
     let mut last = 0;
     for _ in 0..8 {
         last += 1_000;
-        let before = queue.marks(publisher(0)).await.unwrap()[0].position;
+        let before = queue.published_positions(publisher(0)).await.unwrap()[0].position;
         let variables = [(ROOT, root.to_str().unwrap()), (LAST, &last.to_string())];
         let relay = Actor::play("the_relay_that_dies", &variables);
         let some = fastrand::u64(1..150);
         until("it has published some", async || {
-            queue.marks(publisher(0)).await.unwrap()[0].position.get() >= before.get() + some
+            queue.published_positions(publisher(0)).await.unwrap()[0].position.get() >= before.get() + some
         })
         .await;
         relay.kill();

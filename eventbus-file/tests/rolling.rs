@@ -16,7 +16,7 @@ use eventbus::{
     EventDescriptor, EventFilter, HandlerError, HandlerStart, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters as _, EventBus, HandlerOptions, Subscriber},
 };
-use eventbus_file::{DoneWhen, FileQueue, FileQueueConfig, FileQueueError};
+use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RemovalCondition};
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
@@ -111,9 +111,9 @@ async fn what_was_announced_before_waits_for_a_worker_that_handles_it_and_is_not
     publish(&queue, "OrderShipped", 1, 3).await;
     publish(&queue, "OrderCreated", 1, 1).await;
     assert_eq!(Release::start(&queue, CREATED, None, true).await.end(3).await, [5]);
-    assert_eq!(queue.remove_through(5, DoneWhen::Groups).await.unwrap().through, 1);
+    assert_eq!(queue.remove_through(5, RemovalCondition::Groups).await.unwrap().through, 1);
     assert_eq!(Release::start(&queue, BOTH, None, true).await.end_after(3, 0).await, [2, 3, 4]);
-    assert_eq!(queue.remove_through(5, DoneWhen::Groups).await.unwrap().through, 5);
+    assert_eq!(queue.remove_through(5, RemovalCondition::Groups).await.unwrap().through, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]

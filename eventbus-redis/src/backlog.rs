@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use eventbus::{
     Name, Position, RecordedEvent,
     port::{
-        Announced, Backlogs, ConsumeError, Fill, Filled, GroupProgress, HandlerStart, PublishError, SkippedBefore,
-        StopSignal,
+        Announced, BacklogFill, Backlogs, ConsumeError, FillOutcome, GroupProgress, HandlerStart, PublishError,
+        SkippedBefore, StopSignal,
     },
 };
 use redis::ScriptInvocation;
@@ -22,33 +22,33 @@ use uuid::Uuid;
 
 use crate::{
     RedisEventBus,
-    bus::Shared,
+    bus::BusInner,
     connection::{CommandError, boxed},
     keys::{self, field},
     partition::partition_of,
-    relay::BEHIND_THE_SEVEN,
+    relay::STORE_FIELD_INDEX,
     script,
-    trace::Carrier,
+    trace::TraceCarrier,
 };
 
 /// How many entries of the stream are looked at in one step: the server does nothing else meanwhile.
-const TOGETHER: usize = 200;
+const BACKLOG_COPY_BATCH: usize = 200;
 
 /// What there is to know about the backlog of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Backlog {
+pub(crate) enum BacklogState {
     /// There is none.
     None,
     /// It is being filled, or not everything in it is finished.
-    More {
+    Unfinished {
         /// Whether the group is new, so that nothing else comes before what it has to do there.
         is_first: bool,
         /// The stores of which events are missing while no process with them shows life, separated by spaces.
-        forsaken: String,
+        missing_stores: String,
         /// How many entries of it are left, without those that are not filled in yet.
-        left: u64,
+        remaining: u64,
         /// What is to be copied into it: the number of a stream, and an event type.
-        copies: Vec<(usize, String)>,
+        pending_copies: Vec<(usize, String)>,
     },
     /// It is finished, and was removed.
     Finished,
@@ -56,37 +56,46 @@ pub(crate) enum Backlog {
 
 #[async_trait]
 impl Backlogs for RedisEventBus {
-    async fn fills(&self, store: Uuid) -> Result<Vec<Fill>, PublishError> {
-        self.shared.ensure_publishing()?;
+    async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError> {
+        self.inner.ensure_publishing()?;
         let mut all = Vec::new();
-        for (number, part) in self.shared.parts().into_iter().enumerate() {
+        for (number, part) in self.inner.partitions_or_self().into_iter().enumerate() {
             let mut list = script::LIST_FILLS.key(keys::fills(&part.stream));
-            let found: Vec<(String, String, String, String)> =
-                self.shared.link.rerun(list.arg(store.to_string())).await.map_err(|error| part.not_published(error))?;
-            all.extend(found.into_iter().filter_map(|found| read_fill(store, number, found)));
+            let found: Vec<(String, String, String, String)> = self
+                .inner
+                .connection
+                .run_idempotent(list.arg(store.to_string()))
+                .await
+                .map_err(|error| part.publish_error(error))?;
+            all.extend(found.into_iter().filter_map(|found| parse_fill(store, number, found)));
         }
         Ok(all)
     }
 
-    async fn fill(&self, fill: &Fill, through: Position, events: &[RecordedEvent]) -> Result<Filled, PublishError> {
-        self.shared.ensure_publishing()?;
-        let parts = self.shared.parts();
+    async fn fill(
+        &self,
+        fill: &BacklogFill,
+        through: Position,
+        events: &[RecordedEvent],
+    ) -> Result<FillOutcome, PublishError> {
+        self.inner.ensure_publishing()?;
+        let parts = self.inner.partitions_or_self();
         let Some(part) = parts.get(fill.part) else {
-            return Ok(Filled::Moved); // the number of partitions was changed
+            return Ok(FillOutcome::Moved); // the number of partitions was changed
         };
         let is_here = |event: &&RecordedEvent| {
             parts.len() == 1 || {
                 let id = event.metadata().aggregate_id().as_str();
-                partition_of(id, self.shared.config.partitions) as usize == fill.part
+                partition_of(id, self.inner.config.partitions) as usize == fill.part
             }
         };
         let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
         let store = fill.store.to_string();
-        let mut add = script::FILL.key(keys::fills(&part.stream));
-        add.key(keys::backlog(&self.shared.home, &fill.group));
+        let mut add = script::FILL_BACKLOG.key(keys::fills(&part.stream));
+        add.key(keys::backlog(&self.inner.base_stream, &fill.group));
         add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
         add.arg(fill.after.get()).arg(through.get());
-        let carrier = Carrier::of(part, &Span::none());
+        let carrier = TraceCarrier::for_span(part, &Span::none());
         for event in events.iter().filter(is_here) {
             let refused = |source| PublishError::Refused {
                 destination: part.destination.clone(),
@@ -94,46 +103,46 @@ impl Backlogs for RedisEventBus {
                 source,
             };
             let mut fields = part.encode(event, &carrier).map_err(refused)?;
-            fields.insert(BEHIND_THE_SEVEN, (field::STORE, store.as_bytes().into()));
+            fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
             add.arg(fields.len() * 2);
             for (name, value) in &fields {
                 add.arg(*name).arg(&**value);
             }
         }
-        let said: String = self.shared.link.run(&add).await.map_err(|error| part.not_published(error))?;
+        let said: String = self.inner.connection.run(&add).await.map_err(|error| part.publish_error(error))?;
         Ok(match said.as_str() {
-            "filled" => Filled::Done,
-            "full" => Filled::Full,
-            _ => Filled::Moved,
+            "filled" => FillOutcome::Done,
+            "full" => FillOutcome::Full,
+            _ => FillOutcome::Moved,
         })
     }
 }
 
-fn read_fill(
+fn parse_fill(
     store: Uuid,
     part: usize,
     (group, event_type, at, through): (String, String, String, String),
-) -> Option<Fill> {
+) -> Option<BacklogFill> {
     let position = |text: &str| text.parse().ok().map(Position::new);
     let event_type = match event_type.as_str() {
         "" => None,
         name => Some(Name::new("event type", name).ok()?),
     };
     let (after, through) = (position(&at)?, position(&through)?);
-    Some(Fill { store, group: Name::new("group", group).ok()?, event_type, after, through, part })
+    Some(BacklogFill { store, group: Name::new("group", group).ok()?, event_type, after, through, part })
 }
 
-impl Shared {
+impl BusInner {
     /// The same bus, reading the backlog of a group. With partitions one consumer has all of it at a time, so that its
     /// order holds; else the consumers of the group share it.
-    pub(crate) fn backlog_of(&self, group: &Name) -> Self {
-        let stream = keys::backlog(&self.home, group);
+    pub(crate) fn for_backlog(&self, group: &Name) -> Self {
+        let stream = keys::backlog(&self.base_stream, group);
         let mut backlog = Self {
-            root: self.home.clone(),
-            home: stream.clone(),
+            bus_stream: self.base_stream.clone(),
+            base_stream: stream.clone(),
             stream,
             partitions: Vec::new(),
-            generation: Arc::default(),
+            layout_generation: Arc::default(),
             ..self.clone()
         };
         (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);
@@ -145,33 +154,33 @@ impl Shared {
 
     /// Whether this is the backlog of a group.
     pub(crate) fn is_backlog(&self) -> bool {
-        self.home != self.root
+        self.base_stream != self.bus_stream
     }
 
     /// Looks how the backlog of a group is.
-    pub(crate) async fn look_at_backlog(&self, group: &Name) -> Result<Backlog, CommandError> {
-        self.look_at_backlog_as(group, None).await
+    pub(crate) async fn inspect_backlog(&self, group: &Name) -> Result<BacklogState, CommandError> {
+        self.inspect_backlog_as(group, None).await
     }
 
     /// The same as a consumer of the backlog, of which so many entries in hand are tried again, or parked behind such.
-    pub(crate) async fn look_at_backlog_as(
+    pub(crate) async fn inspect_backlog_as(
         &self,
         group: &Name,
         consumer: Option<(&str, usize)>,
-    ) -> Result<Backlog, CommandError> {
-        let backlog = keys::backlog(&self.home, group);
-        let mut look = script::LOOK_AT_BACKLOG.key(&backlog);
+    ) -> Result<BacklogState, CommandError> {
+        let backlog = keys::backlog(&self.base_stream, group);
+        let mut look = script::INSPECT_BACKLOG.key(&backlog);
         look.key(keys::retry(&backlog, &self.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
         look.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
         look.key(keys::retried(&backlog));
-        for part in self.parts() {
+        for part in self.partitions_or_self() {
             look.key(keys::fills(&part.stream));
         }
         look.arg(group.as_str());
         if let Some((name, retried)) = consumer {
             look.arg(name).arg(retried);
         }
-        let mut said: Vec<String> = self.link.rerun(&look).await?;
+        let mut said: Vec<String> = self.connection.run_idempotent(&look).await?;
         let copies = said.split_off(4.min(said.len()));
         let copy = |text: String| {
             let (number, event_type) = text.split_once(' ')?;
@@ -182,16 +191,20 @@ impl Shared {
         let forsaken = said.get(2).cloned().unwrap_or_default();
         let left = said.get(3).and_then(|left| left.parse().ok()).unwrap_or_default();
         Ok(match said.first().map(String::as_str) {
-            Some("more") => Backlog::More { is_first, forsaken, left, copies },
-            Some("finished") => Backlog::Finished,
-            _ => Backlog::None,
+            Some("more") => {
+                BacklogState::Unfinished { is_first, missing_stores: forsaken, remaining: left, pending_copies: copies }
+            }
+            Some("finished") => BacklogState::Finished,
+            _ => BacklogState::None,
         })
     }
 
     /// Whether a group has a backlog that comes before everything else.
     pub(crate) async fn is_backlog_first(&self, group: &Name) -> Result<bool, CommandError> {
-        let backlog = self.look_at_backlog(group).await?;
-        Ok(matches!(backlog, Backlog::More { is_first: true, forsaken, .. } if forsaken.is_empty()))
+        let backlog = self.inspect_backlog(group).await?;
+        Ok(
+            matches!(backlog, BacklogState::Unfinished { is_first: true, missing_stores, .. } if missing_stores.is_empty()),
+        )
     }
 
     /// Copies what a group skipped of a type from a stream into its backlog.
@@ -201,15 +214,15 @@ impl Shared {
         (number, event_type): &(usize, String),
         stop: &StopSignal,
     ) -> Result<(), CommandError> {
-        let parts = self.parts();
+        let parts = self.partitions_or_self();
         let Some(part) = parts.get(*number) else {
             return Ok(());
         };
         loop {
-            let mut copy = script::COPY.key(&part.stream);
-            copy.key(keys::fills(&part.stream)).key(keys::backlog(&self.home, group));
-            copy.arg(group.as_str()).arg(event_type).arg(TOGETHER);
-            if !self.link.run::<bool>(&copy).await? || stop.is_stopped() {
+            let mut copy = script::COPY_TO_BACKLOG.key(&part.stream);
+            copy.key(keys::fills(&part.stream)).key(keys::backlog(&self.base_stream, group));
+            copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
+            if !self.connection.run::<bool>(&copy).await? || stop.is_stopped() {
                 return Ok(());
             }
         }
@@ -223,7 +236,8 @@ impl Shared {
         groups.dedup();
         for group in groups {
             let of_group = announced.iter().filter(|announced| announced.group == *group);
-            let undecided: Vec<(String, u64, u64)> = self.link.rerun(&self.announcing(group, of_group)).await?;
+            let undecided: Vec<(String, u64, u64)> =
+                self.connection.run_idempotent(&self.announce_script(group, of_group)).await?;
             older.extend(undecided.into_iter().map(|(event_type, count, age)| SkippedBefore {
                 group: group.clone(),
                 event_type,
@@ -234,13 +248,13 @@ impl Shared {
         Ok(older)
     }
 
-    fn announcing<'a>(
+    fn announce_script<'a>(
         &self,
         group: &Name,
         announced: impl Iterator<Item = &'a Announced>,
     ) -> ScriptInvocation<'static> {
-        let mut announce = script::ANNOUNCE.key(keys::known_types(&self.home, group));
-        for part in self.parts() {
+        let mut announce = script::ANNOUNCE.key(keys::known_types(&self.base_stream, group));
+        for part in self.partitions_or_self() {
             let stream = &part.stream;
             announce.key(stream).key(keys::relay(stream)).key(keys::skipped(stream, group)).key(keys::fills(stream));
         }
@@ -258,23 +272,27 @@ impl Shared {
     }
 
     /// Whether the server still has what it noted of the types that a group announced.
-    pub(crate) async fn has_noted(&self, group: &Name, noted: &[String]) -> Result<bool, CommandError> {
-        if noted.is_empty() {
+    pub(crate) async fn has_recorded_types(
+        &self,
+        group: &Name,
+        recorded_types: &[String],
+    ) -> Result<bool, CommandError> {
+        if recorded_types.is_empty() {
             return Ok(true);
         }
         let mut look = redis::cmd("HMGET");
-        look.arg(keys::known_types(&self.home, group)).arg(noted);
-        let found: Vec<Option<String>> = self.link.query(&look).await?;
+        look.arg(keys::known_types(&self.base_stream, group)).arg(recorded_types);
+        let found: Vec<Option<String>> = self.connection.query(&look).await?;
         Ok(found.iter().all(Option::is_some))
     }
 
     /// What a group has yet to do of its backlog.
     pub(crate) async fn backlog_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
-        match self.look_at_backlog(group).await? {
-            Backlog::None | Backlog::Finished => Ok(GroupProgress::default()),
-            Backlog::More { .. } => {
-                let backlog = self.backlog_of(group);
-                let mut progress = backlog.ask_progress(group).await?;
+        match self.inspect_backlog(group).await? {
+            BacklogState::None | BacklogState::Finished => Ok(GroupProgress::default()),
+            BacklogState::Unfinished { .. } => {
+                let backlog = self.for_backlog(group);
+                let mut progress = backlog.load_progress(group).await?;
                 // it may not be filled yet
                 progress.unread = progress.unread.max(u64::from(progress.pending == 0));
                 Ok(progress)
@@ -284,7 +302,7 @@ impl Shared {
 }
 
 /// What the server notes of an announcement: not the types of which it is undecided whether older events are delivered.
-pub(crate) fn noted(announced: &[Announced], undecided: &[SkippedBefore]) -> Vec<String> {
+pub(crate) fn types_to_record(announced: &[Announced], undecided: &[SkippedBefore]) -> Vec<String> {
     let is_noted = |announced: &&Announced| match &announced.event_type {
         Some(name) => undecided.iter().all(|skipped| skipped.event_type != name.as_str()),
         None => undecided.is_empty(),
@@ -296,6 +314,6 @@ pub(crate) fn noted(announced: &[Announced], undecided: &[SkippedBefore]) -> Vec
     announced.iter().filter(is_noted).map(field).collect()
 }
 
-pub(crate) fn consume_error(shared: &Shared, error: CommandError) -> ConsumeError {
-    ConsumeError::Unavailable { destination: shared.destination.clone(), source: boxed(error) }
+pub(crate) fn consume_error(bus: &BusInner, error: CommandError) -> ConsumeError {
+    ConsumeError::Unavailable { destination: bus.destination.clone(), source: boxed(error) }
 }

@@ -23,11 +23,11 @@ use crate::{
     backlog::consume_error,
     command,
     config::consumer_name,
-    connection::{Link, boxed},
+    connection::{SharedConnection, boxed},
     consumer::{self, Recovery, RecoveryStats},
     dead_letter_copies,
     error::{ConfigMistake, InvalidConfig},
-    group::Joining,
+    group::GroupCreation,
     keys,
 };
 
@@ -68,44 +68,44 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisEventBus {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) inner: Arc<BusInner>,
 }
 
 /// What the clones of a bus, and its consumers, share. Each partition has its own, which differs by the stream.
 #[derive(Clone)]
-pub(crate) struct Shared {
+pub(crate) struct BusInner {
     pub(crate) config: RedisEventBusConfig,
     pub(crate) destination: Name,
     pub(crate) default_group: Name,
-    pub(crate) consumer: String,
+    pub(crate) consumer_name: String,
     /// Tells this bus object from another one of its name.
     pub(crate) instance: String,
     /// Whether the next start has another consumer name, so that nobody would look for what this one leaves.
-    pub(crate) is_passing: bool,
+    pub(crate) has_temporary_name: bool,
     /// The stream with the events: of a partition, if this is one's.
     pub(crate) stream: String,
     /// What the keys are named after that partitions have in common: the stream itself, where there are none.
-    pub(crate) home: String,
+    pub(crate) base_stream: String,
     /// The same, of the bus itself, where this is the backlog of a group.
-    pub(crate) root: String,
+    pub(crate) bus_stream: String,
     /// Those of the partitions, by number; none, where there is one stream.
     pub(crate) partitions: Vec<Arc<Self>>,
     /// That of the layout of the partitions, a decimal.
-    pub(crate) generation: Arc<OnceLock<String>>,
+    pub(crate) layout_generation: Arc<OnceLock<String>>,
     /// Whether the layout was joined; held by the one who joins it.
-    pub(crate) joined: Arc<Mutex<bool>>,
-    pub(crate) link: Arc<Link>,
+    pub(crate) is_joined: Arc<Mutex<bool>>,
+    pub(crate) connection: Arc<SharedConnection>,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Arc<Consuming>,
     /// Which deliveries run at once.
     pub(crate) run_lock: RunLock,
     /// Held by those who write a dead letter, until it is counted.
-    pub(crate) burying: Arc<RwLock<()>>,
+    pub(crate) dead_letter_lock: Arc<RwLock<()>>,
     /// Signals a new dead letter to the one who copies them.
-    pub(crate) buried: Arc<Notify>,
+    pub(crate) dead_letter_signal: Arc<Notify>,
     /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
-    pub(crate) recovering: Arc<Mutex<()>>,
+    pub(crate) recovery_lock: Arc<Mutex<()>>,
 }
 
 impl RedisEventBus {
@@ -127,7 +127,7 @@ impl RedisEventBus {
     /// ```
     pub async fn connect(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
         let bus = Self::lazy(config)?;
-        bus.shared.join().await?;
+        bus.inner.join().await?;
         Ok(bus)
     }
 
@@ -154,52 +154,52 @@ impl RedisEventBus {
     pub fn lazy(mut config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
         let counters = Arc::new(BusCounters::default());
         config.validate()?;
-        let link = Link::new(config.server(), Arc::clone(&counters))
-            .map_err(|mistake| InvalidConfig::of_bus(vec![mistake]))?;
+        let link = SharedConnection::new(config.server(), Arc::clone(&counters))
+            .map_err(|mistake| InvalidConfig::for_bus(vec![mistake]))?;
         let is_passing = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
         config.consumer_name = Some(consumer.clone());
         let stream = config.stream_name();
-        let destination = name("stream_prefix", &format!("redis:{stream}"))?;
-        let default_group = name("consumer_group", &config.consumer_group)?;
+        let destination = parse_name("stream_prefix", &format!("redis:{stream}"))?;
+        let default_group = parse_name("consumer_group", &config.consumer_group)?;
         let clock = config.clock.clone();
-        let mut shared = Shared {
+        let mut bus = BusInner {
             config,
             destination,
             default_group,
-            consumer,
+            consumer_name: consumer,
             instance: clock.new_id().simple().to_string(),
-            is_passing,
-            root: stream.clone(),
-            home: stream.clone(),
+            has_temporary_name: is_passing,
+            bus_stream: stream.clone(),
+            base_stream: stream.clone(),
             stream,
             partitions: Vec::new(),
-            generation: Arc::default(),
-            joined: Arc::default(),
-            link: Arc::new(link),
+            layout_generation: Arc::default(),
+            is_joined: Arc::default(),
+            connection: Arc::new(link),
             counters,
             subscribers: Subscribers::default(),
-            consuming: Arc::new(Consuming::by(clock)),
+            consuming: Arc::new(Consuming::with_clock(clock)),
             run_lock: RunLock::default(),
-            burying: Arc::default(),
-            buried: Arc::default(),
-            recovering: Arc::default(),
+            dead_letter_lock: Arc::default(),
+            dead_letter_signal: Arc::default(),
+            recovery_lock: Arc::default(),
         };
-        shared.link.bar("it is not connected yet");
-        shared.part();
-        Ok(Self { shared: Arc::new(shared) })
+        bus.connection.block_commands("it is not connected yet");
+        bus.create_partitions();
+        Ok(Self { inner: Arc::new(bus) })
     }
 
     /// The configuration, with the name that this consumer has.
     #[must_use]
     pub fn config(&self) -> &RedisEventBusConfig {
-        &self.shared.config
+        &self.inner.config
     }
 
     /// Whether the bus is connected as far as it knows; a lost connection is noticed with the next command.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        !self.shared.consuming.is_closed() && self.shared.link.is_up()
+        !self.inner.consuming.is_closed() && self.inner.connection.is_up()
     }
 
     /// Takes over entries of the bus's own group that have been pending without a sign of life, whoever had them, and
@@ -223,13 +223,13 @@ impl RedisEventBus {
     /// # }
     /// ```
     pub async fn recover_pending_messages(&self, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
-        self.shared.recover(recovery).await
+        self.inner.recover(recovery).await
     }
 
     /// Reads the stream by hand, from the oldest entry on: see [`History`].
     #[must_use]
     pub fn history(&self) -> History {
-        History::new(Arc::clone(&self.shared))
+        History::new(Arc::clone(&self.inner))
     }
 
     /// Asks the server for a sign of life.
@@ -238,75 +238,78 @@ impl RedisEventBus {
     /// What the transport said.
     pub async fn ping(&self) -> Result<(), BoxError> {
         let ping = command::ping();
-        let reply = self.shared.link.query::<redis::Value>(&ping).await;
+        let reply = self.inner.connection.query::<redis::Value>(&ping).await;
         reply.map(drop).map_err(boxed)
     }
 
     /// Stops consuming after the deliveries in hand, and lets the connections go. The bus cannot be used any more.
     pub async fn disconnect(&self) {
-        self.shared.consuming.close();
-        self.shared.consuming.stop().await;
-        self.shared.link.close();
+        self.inner.consuming.close();
+        self.inner.consuming.stop().await;
+        self.inner.connection.close();
     }
 }
 
-impl Shared {
+impl BusInner {
     /// Makes what each partition has of its own.
-    fn part(&mut self) {
+    fn create_partitions(&mut self) {
         if self.config.partitions > 1 {
-            let part = |number| Self { stream: keys::partition(&self.home, number), ..self.clone() };
+            let part = |number| Self { stream: keys::partition(&self.base_stream, number), ..self.clone() };
             self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
         }
     }
 
     /// That of the layout of the partitions, a decimal; `0` before it is known.
-    pub(crate) fn generation(&self) -> &str {
-        self.generation.get().map_or("0", |generation| generation)
+    pub(crate) fn layout_generation(&self) -> &str {
+        self.layout_generation.get().map_or("0", |generation| generation)
     }
 
     /// Connects, joins the layout of the stream, and makes the default group; once.
     async fn join(&self) -> Result<(), RedisConnectError> {
-        let mut joined = self.joined.lock().await;
+        let mut joined = self.is_joined.lock().await;
         if *joined {
             return Ok(());
         }
-        let result = self.try_to_join().await;
+        let result = self.try_join().await;
         match &result {
             Ok(()) => *joined = true,
             Err(error) => {
                 let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
-                self.link.bar(&format!("{error}{why}"));
+                self.connection.block_commands(&format!("{error}{why}"));
             }
         }
         result
     }
 
-    async fn try_to_join(&self) -> Result<(), RedisConnectError> {
-        let (recorded, generation): (u32, String) = self.link.connect(&self.join_layout()).await?;
+    async fn try_join(&self) -> Result<(), RedisConnectError> {
+        let (recorded, generation): (u32, String) = self.connection.connect(&self.join_layout_script()).await?;
         if recorded != self.config.partitions {
-            return Err(self.other_layout(recorded).into());
+            return Err(self.partition_count_mismatch(recorded).into());
         }
-        let _ = self.generation.set(generation);
-        self.link.unbar();
-        for part in self.parts() {
+        let _ = self.layout_generation.set(generation);
+        self.connection.allow_commands();
+        for part in self.partitions_or_self() {
             // it holds no trimming until somebody joins it
-            let create = part.creating(&self.default_group, "0-0", Joining::Connected);
-            self.link.rerun::<redis::Value>(&create).await.map_err(|error| self.link.not_made(error))?;
+            let create = part.create_group_script(&self.default_group, "0-0", GroupCreation::Unjoined);
+            self.connection
+                .run_idempotent::<redis::Value>(&create)
+                .await
+                .map_err(|error| self.connection.setup_error(error))?;
         }
         Ok(())
     }
 }
 
 /// Makes a name that the validation of the configuration has let through.
-fn name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
+fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
     Name::new(field, value)
-        .map_err(|error| InvalidConfig::of_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
+        .map_err(|error| InvalidConfig::for_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
 }
 
 impl fmt::Debug for RedisEventBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisEventBus")
-            .field("config", &self.shared.config)
+            .field("config", &self.inner.config)
             .field("is_connected", &self.is_connected())
             .field("is_consuming", &self.is_consuming())
             .finish_non_exhaustive()
@@ -316,20 +319,20 @@ impl fmt::Debug for RedisEventBus {
 #[async_trait]
 impl EventBus for RedisEventBus {
     fn destination(&self) -> &Name {
-        &self.shared.destination
+        &self.inner.destination
     }
 
     fn describe(&self) -> String {
-        let shared = &self.shared;
-        format!("RedisEventBus {} stream {}", shared.config.server().address(), shared.config.stream_name())
+        let bus = &self.inner;
+        format!("RedisEventBus {} stream {}", bus.config.server().address(), bus.config.stream_name())
     }
 
     fn default_group(&self) -> &Name {
-        &self.shared.default_group
+        &self.inner.default_group
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.shared.publish(events).await
+        self.inner.publish(events).await
     }
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
@@ -345,67 +348,67 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.shared.announce(announced).await.map_err(|error| consume_error(&self.shared, error))
+        self.inner.announce(announced).await.map_err(|error| consume_error(&self.inner, error))
     }
 
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
-        if self.shared.config.enable_dlq && store.notes().is_some() {
-            dead_letter_copies::keep(Arc::clone(&self.shared), store).await;
+        if self.inner.config.enable_dlq && store.notes().is_some() {
+            dead_letter_copies::run_copier(Arc::clone(&self.inner), store).await;
         }
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
-        let destination = || self.shared.destination.clone();
-        self.shared.join().await.map_err(|error| match error.is_retryable() {
+        let destination = || self.inner.destination.clone();
+        self.inner.join().await.map_err(|error| match error.is_retryable() {
             true => ConnectError::Unavailable { destination: destination(), source: error.into() },
             false => ConnectError::Refused { destination: destination(), source: error.into() },
         })
     }
 
     fn subscribers(&self) -> &Subscribers {
-        &self.shared.subscribers
+        &self.inner.subscribers
     }
 
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        let shared = &self.shared;
+        let bus = &self.inner;
         let unavailable = |error: RedisConnectError| ConsumeError::Unavailable {
-            destination: shared.destination.clone(),
+            destination: bus.destination.clone(),
             source: error.into(),
         };
-        shared.join().await.map_err(unavailable)?;
-        let consume = |group, stop| consumer::consume_all(Arc::clone(shared), group, stop);
-        shared.consuming.run(&shared.destination, &shared.subscribers, consume).await
+        bus.join().await.map_err(unavailable)?;
+        let consume = |group, stop| consumer::consume_all(Arc::clone(bus), group, stop);
+        bus.consuming.run(&bus.destination, &bus.subscribers, consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.shared.consuming.stop().await;
+        self.inner.consuming.stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.shared.consuming.is_running()
+        self.inner.consuming.is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        let what = &self.shared.destination;
-        let ended = self.shared.consuming.shutdown(what, timeout).await;
-        self.shared.link.close();
+        let what = &self.inner.destination;
+        let ended = self.inner.consuming.shutdown(what, timeout).await;
+        self.inner.connection.close();
         ended
     }
 
     fn stats(&self) -> BusStats {
-        self.shared.counters.snapshot()
+        self.inner.counters.snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        self.shared.stream_info().await
+        self.inner.stream_info().await
     }
 
     async fn health(&self) -> Health {
-        self.shared.health().await
+        self.inner.health().await
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.shared.progress(group).await
+        self.inner.progress(group).await
     }
 }

@@ -1,7 +1,7 @@
 //! Every command that goes to Redis, and how its reply is read; nothing else builds one.
 
-pub(crate) mod history;
-pub(crate) mod operate;
+pub(crate) mod admin;
+pub(crate) mod pages;
 pub(crate) mod store;
 pub(crate) mod streams;
 
@@ -13,10 +13,10 @@ use redis::{
     from_redis_value,
 };
 
-use crate::{connection::CommandError, script, wire::Fields};
+use crate::{connection::CommandError, script, wire::EntryFields};
 
 /// How many entries a script is given at once: the server does nothing else meanwhile.
-pub(crate) const TOGETHER: usize = 500;
+pub(crate) const SCRIPT_BATCH_MAX: usize = 500;
 
 /// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
 #[derive(Debug)]
@@ -37,16 +37,16 @@ impl Entry {
 
 /// Where a consumer reads.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reader<'a> {
+pub(crate) struct GroupRead<'a> {
     pub(crate) stream: &'a str,
     pub(crate) group: &'a str,
     pub(crate) consumer: &'a str,
     pub(crate) count: usize,
 }
 
-impl Reader<'_> {
+impl GroupRead<'_> {
     /// Reads entries that are new to the group, without waiting: at most `count`, up to the entry that reaches the bytes in
-    /// the last argument, which the caller adds. Replies with [a list](range_entries).
+    /// the last argument, which the caller adds. Replies with [a list](parse_range_entries).
     pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
         let mut script = script::READ_NEW.key(self.stream);
         script.arg(self.group).arg(self.consumer).arg(self.count);
@@ -69,14 +69,14 @@ impl Reader<'_> {
 }
 
 /// Waits until one of some streams has an entry after an id.
-pub(crate) fn wait_for_any(places: &[(String, String)], block: Duration) -> Cmd {
+pub(crate) fn wait_for_any(positions: &[(String, String)], block: Duration) -> Cmd {
     let mut command = cmd("XREAD");
     let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
     command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
-    for (stream, _) in places {
+    for (stream, _) in positions {
         command.arg(stream);
     }
-    for (_, after) in places {
+    for (_, after) in positions {
         command.arg(after);
     }
     command
@@ -111,8 +111,8 @@ pub(crate) fn is_cluster_node(info: &str) -> bool {
 }
 
 /// Whether the group, or its stream, is gone.
-pub(crate) fn is_no_group(error: &CommandError) -> bool {
-    matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || no_such_key(error))
+pub(crate) fn is_group_missing(error: &CommandError) -> bool {
+    matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || is_key_missing(error))
 }
 
 /// Whether a read that waited ended because the stream is gone.
@@ -129,22 +129,22 @@ pub(crate) fn is_fenced(error: &CommandError) -> bool {
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
-        || is_sealed(error)
+        || is_stream_closed(error)
 }
 
 /// Whether the stream takes no entries any more, as it was given partitions.
-pub(crate) fn is_sealed(error: &RedisError) -> bool {
+pub(crate) fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
 /// Whether the server cannot serve this configuration: it has no such database, or another node has the key.
-pub(crate) fn is_elsewhere(error: &RedisError) -> bool {
+pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || error.to_string().contains("refused to switch database")
 }
 
 /// Whether a key is missing.
-fn no_such_key(error: &RedisError) -> bool {
+fn is_key_missing(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
 
@@ -158,15 +158,15 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
 }
 
 /// The ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
-pub(crate) fn pending_on(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
+pub(crate) fn pending_of_consumer(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
     let mut command = cmd("XPENDING");
     command.arg(stream).arg(group).arg(from).arg("+").arg(count).arg(consumer);
     command
 }
 
-/// Reads the ids in the reply of [`pending_on`].
-pub(crate) fn ids(reply: Value) -> RedisResult<Vec<String>> {
-    let pending: Vec<(String, Value, Value, Value)> = read(reply)?;
+/// Reads the ids in the reply of [`pending_of_consumer`].
+pub(crate) fn parse_pending_ids(reply: Value) -> RedisResult<Vec<String>> {
+    let pending: Vec<(String, Value, Value, Value)> = parse_value(reply)?;
     Ok(pending.into_iter().map(|(id, ..)| id).collect())
 }
 
@@ -178,13 +178,13 @@ pub(crate) fn count_pending(stream: &str, group: &str) -> Cmd {
 }
 
 /// Reads the number in the reply of [`count_pending`].
-pub(crate) fn pending_count(reply: Value) -> RedisResult<u64> {
-    let (count, ..): (u64, Value, Value, Value) = read(reply)?;
+pub(crate) fn parse_pending_count(reply: Value) -> RedisResult<u64> {
+    let (count, ..): (u64, Value, Value, Value) = parse_value(reply)?;
     Ok(count)
 }
 
 /// Reads a value of a reply.
-pub(crate) fn read<T: FromRedisValue>(value: Value) -> RedisResult<T> {
+pub(crate) fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
@@ -205,7 +205,7 @@ pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length
 
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
 /// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
-pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
+pub(crate) fn add_all(stream: &str, entries: &[EntryFields<'_>]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(entries.len());
     pipeline.atomic().ignore_errors();
     for fields in entries {
@@ -215,7 +215,7 @@ pub(crate) fn add_all(stream: &str, entries: &[Fields<'_>]) -> Pipeline {
 }
 
 /// Whether the server itself says that nothing was done.
-pub(crate) fn nothing_done(error: &RedisError) -> bool {
+pub(crate) fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
@@ -240,16 +240,16 @@ pub(crate) fn inspect_groups(stream: &str) -> Pipeline {
 
 /// Counts up to a thousand entries after an id, on the server; replies with the count and the last id counted.
 pub(crate) fn count_after(stream: &str, after: &str) -> Cmd {
-    const COUNT: &str = "local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1000) \
+    const COUNT_AFTER_LUA: &str = "local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1000) \
                          return {#found, #found > 0 and found[#found][1] or ARGV[1]}";
     let mut command = cmd("EVAL");
-    command.arg(COUNT).arg(1).arg(stream).arg(after);
+    command.arg(COUNT_AFTER_LUA).arg(1).arg(stream).arg(after);
     command
 }
 
 /// What there is to know about a stream.
 #[derive(Debug, Default)]
-pub(crate) struct Stream {
+pub(crate) struct StreamState {
     pub(crate) length: u64,
     pub(crate) first_id: Option<String>,
     pub(crate) last_id: Option<String>,
@@ -257,7 +257,7 @@ pub(crate) struct Stream {
 
 /// What there is to know about a group.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub(crate) struct GroupState {
     pub(crate) name: String,
     pub(crate) consumers: u64,
     pub(crate) pending: u64,
@@ -267,9 +267,9 @@ pub(crate) struct Group {
 }
 
 /// Reads the reply of `XINFO STREAM`; a stream that is missing is empty.
-pub(crate) fn stream(reply: RedisResult<Value>) -> RedisResult<Stream> {
+pub(crate) fn parse_stream(reply: RedisResult<Value>) -> RedisResult<StreamState> {
     let reply = match reply {
-        Err(error) if no_such_key(&error) => return Ok(Stream::default()),
+        Err(error) if is_key_missing(&error) => return Ok(StreamState::default()),
         reply => reply?,
     };
     let mut map: HashMap<String, Value> = from_redis_value(reply)?;
@@ -278,34 +278,34 @@ pub(crate) fn stream(reply: RedisResult<Value>) -> RedisResult<Stream> {
         _ => Ok(None),
     };
     let (first_id, last_id) = (entry("first-entry")?, entry("last-entry")?);
-    Ok(Stream { length: take(&mut map, "length")?, first_id, last_id })
+    Ok(StreamState { length: take_field(&mut map, "length")?, first_id, last_id })
 }
 
 /// Reads the reply of `XINFO GROUPS`; a stream that is missing has none.
-pub(crate) fn groups(reply: RedisResult<Value>) -> RedisResult<Vec<Group>> {
+pub(crate) fn parse_groups(reply: RedisResult<Value>) -> RedisResult<Vec<GroupState>> {
     let reply = match reply {
-        Err(error) if no_such_key(&error) => return Ok(Vec::new()),
+        Err(error) if is_key_missing(&error) => return Ok(Vec::new()),
         reply => reply?,
     };
     let groups: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
     let read = |mut map: HashMap<String, Value>| {
-        Ok(Group {
-            name: take(&mut map, "name")?,
-            consumers: take(&mut map, "consumers")?,
-            pending: take(&mut map, "pending")?,
-            last_delivered: take(&mut map, "last-delivered-id")?,
-            lag: take(&mut map, "lag")?,
+        Ok(GroupState {
+            name: take_field(&mut map, "name")?,
+            consumers: take_field(&mut map, "consumers")?,
+            pending: take_field(&mut map, "pending")?,
+            last_delivered: take_field(&mut map, "last-delivered-id")?,
+            lag: take_field(&mut map, "lag")?,
         })
     };
     groups.into_iter().map(read).collect()
 }
 
-fn take<T: FromRedisValue>(map: &mut HashMap<String, Value>, key: &str) -> RedisResult<T> {
+fn take_field<T: FromRedisValue>(map: &mut HashMap<String, Value>, key: &str) -> RedisResult<T> {
     Ok(from_redis_value(map.remove(key).unwrap_or(Value::Nil))?)
 }
 
 /// Reads the reply of `XREADGROUP` on one stream; no entries are nil.
-pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
+pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     let stream = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Array(streams) => match streams.into_iter().next() {
@@ -316,32 +316,32 @@ pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
         other => Some(other),
     };
     match stream {
-        Some(Value::Array(entries)) => entries.into_iter().map(entry).collect(),
+        Some(Value::Array(entries)) => entries.into_iter().map(parse_entry).collect(),
         Some(Value::Nil) | None => Ok(Vec::new()),
         Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
     }
 }
 
 /// Reads the reply of `XRANGE` and `XREVRANGE`.
-pub(crate) fn range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    read::<Vec<Value>>(reply)?.into_iter().map(entry).collect()
+pub(crate) fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
 }
 
 /// The last id of each stream in the reply of `XREAD`.
-pub(crate) fn last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
+pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
     let streams: Vec<(String, Vec<Value>)> = match reply {
         Value::Nil => return Ok(Vec::new()),
-        Value::Map(streams) => read(Value::Array(
+        Value::Map(streams) => parse_value(Value::Array(
             streams.into_iter().map(|(stream, entries)| Value::Array(vec![stream, entries])).collect(),
         ))?,
-        reply => read(reply)?,
+        reply => parse_value(reply)?,
     };
     let last = |(stream, entries): (String, Vec<Value>)| Some((stream, entries.into_iter().next_back()?));
-    streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, entry(last)?.id))).collect()
+    streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, parse_entry(last)?.id))).collect()
 }
 
 /// Reads one entry of a stream.
-pub(crate) fn entry(value: Value) -> RedisResult<Entry> {
+pub(crate) fn parse_entry(value: Value) -> RedisResult<Entry> {
     let mut parts = match value {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),
@@ -350,18 +350,18 @@ pub(crate) fn entry(value: Value) -> RedisResult<Entry> {
         return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
     };
     let fields = match parts.next() {
-        Some(Value::Array(flat)) => Some(pairs(flat)),
+        Some(Value::Array(flat)) => Some(parse_fields(flat)),
         Some(Value::Nil) | None => None,
         Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
     };
     Ok(Entry { id: from_redis_value(id)?, fields })
 }
 
-fn pairs(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
+fn parse_fields(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
     let mut pairs = Vec::with_capacity(flat.len() / 2);
     let mut flat = flat.into_iter();
     while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        pairs.push((text(name), bytes(value)));
+        pairs.push((parse_text(name), bytes(value)));
     }
     pairs
 }
@@ -375,6 +375,6 @@ fn bytes(value: Value) -> Vec<u8> {
 }
 
 /// A field's name; one that is no UTF-8 is none that is looked for.
-fn text(value: Value) -> String {
+fn parse_text(value: Value) -> String {
     String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

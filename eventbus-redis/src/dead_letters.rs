@@ -12,18 +12,18 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     RedisCommandError, RedisEventBus,
-    bus::Shared,
-    command::{self, Entry, history, operate},
+    bus::BusInner,
+    command::{self, Entry, admin, pages},
     entry_id::EntryId,
     keys::field,
     script, wire,
 };
 
 /// How many dead letters are read, replayed or discarded at once; fewer if they have [`PAGE_BYTES`].
-const TOGETHER: usize = 100;
+const DEAD_LETTER_PAGE_MAX: usize = 100;
 
 /// What is about a dead letter, where nothing marks the place from which on it is.
-const ABOUT: [&str; 10] = [
+const FAILURE_FIELDS: [&str; 10] = [
     field::ORIGINAL_MESSAGE_ID,
     field::RETRY_COUNT,
     field::DLQ_TIMESTAMP,
@@ -46,127 +46,128 @@ impl DeadLetters for RedisEventBus {
     ) -> Result<DeadLetterPage, DeadLetterError> {
         let limit = limit.max(1);
         let mut after = match after {
-            Some(id) => self.shared.dead_letter_id(id)?,
+            Some(id) => self.inner.parse_dead_letter_id(id)?,
             None => EntryId::ZERO,
         };
-        let (mut letters, mut bytes) = (Vec::new(), 0_usize);
+        let (mut dead_letters, mut bytes) = (Vec::new(), 0_usize);
         loop {
             // without a filter all that is read is shown, and one more tells whether there is a next page
             let count = match *filter == DeadLetterFilter::default() {
-                true => (limit - letters.len()).saturating_add(1).min(TOGETHER),
-                false => TOGETHER,
+                true => (limit - dead_letters.len()).saturating_add(1).min(DEAD_LETTER_PAGE_MAX),
+                false => DEAD_LETTER_PAGE_MAX,
             };
-            let (page, has_more) = self.shared.dead_letters_after(after, None, count).await?;
-            for letter in page {
-                let id = self.shared.dead_letter_id(&letter.id)?;
-                if filter.matches(&letter) {
-                    if letters.len() == limit || bytes >= PAGE_BYTES {
-                        return Ok(DeadLetterPage::new(letters, Some(MessageId::new(after.to_string()))));
+            let (page, has_more) = self.inner.load_dead_letter_page(after, None, count).await?;
+            for dead_letter in page {
+                let id = self.inner.parse_dead_letter_id(&dead_letter.id)?;
+                if filter.matches(&dead_letter) {
+                    if dead_letters.len() == limit || bytes >= PAGE_BYTES {
+                        return Ok(DeadLetterPage::new(dead_letters, Some(MessageId::new(after.to_string()))));
                     }
-                    bytes = bytes.saturating_add(letter.bytes());
-                    letters.push(letter);
+                    bytes = bytes.saturating_add(dead_letter.bytes());
+                    dead_letters.push(dead_letter);
                 }
                 after = id;
             }
             if !has_more {
-                return Ok(DeadLetterPage::new(letters, None));
+                return Ok(DeadLetterPage::new(dead_letters, None));
             }
         }
     }
 
     async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let id = self.shared.dead_letter_id(id)?.to_string();
-        let range = operate::range(&self.shared.config.dlq_stream_name(), &id, &id, 1);
-        Ok(self.shared.read_dead_letters(&range).await?.pop())
+        let id = self.inner.parse_dead_letter_id(id)?.to_string();
+        let range = admin::range(&self.inner.config.dlq_stream_name(), &id, &id, 1);
+        Ok(self.inner.read_dead_letters(&range).await?.pop())
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let text = self.shared.dead_letter_id(id)?.to_string();
-        match self.shared.replay(&[text]).await?.first() {
+        let text = self.inner.parse_dead_letter_id(id)?.to_string();
+        match self.inner.replay(&[text]).await?.first() {
             Some(1) => Ok(true),
-            Some(-1) => Err(DeadLetterError::Empty { destination: self.shared.destination.clone(), id: id.clone() }),
+            Some(-1) => Err(DeadLetterError::Empty { destination: self.inner.destination.clone(), id: id.clone() }),
             _ => Ok(false),
         }
     }
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let mut replayed = 0;
-        let mut pages = self.shared.dead_letters_now().await?;
-        while let Some(ids) = self.shared.next_ids(&mut pages, filter).await? {
-            let replies = self.shared.replay(&ids).await?;
+        let mut pages = self.inner.open_dead_letter_cursor().await?;
+        while let Some(ids) = self.inner.next_matching_ids(&mut pages, filter).await? {
+            let replies = self.inner.replay(&ids).await?;
             replayed += replies.iter().filter(|reply| **reply == 1).count() as u64;
         }
         Ok(replayed)
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let id = self.shared.dead_letter_id(id)?.to_string();
-        Ok(self.shared.discard(&[id]).await? > 0)
+        let id = self.inner.parse_dead_letter_id(id)?.to_string();
+        Ok(self.inner.discard(&[id]).await? > 0)
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let mut discarded = 0;
-        let mut pages = self.shared.dead_letters_now().await?;
-        while let Some(ids) = self.shared.next_ids(&mut pages, filter).await? {
-            discarded += self.shared.discard(&ids).await?;
+        let mut pages = self.inner.open_dead_letter_cursor().await?;
+        while let Some(ids) = self.inner.next_matching_ids(&mut pages, filter).await? {
+            discarded += self.inner.discard(&ids).await?;
         }
         Ok(discarded)
     }
 }
 
 /// A way through the dead letters that were there at some time.
-struct Pages {
+struct DeadLetterCursor {
     after: EntryId,
     /// The newest one; `None` if there is nothing left.
     last: Option<EntryId>,
 }
 
-impl Shared {
-    async fn dead_letters_now(&self) -> Result<Pages, DeadLetterError> {
-        let newest = operate::newest(&self.config.dlq_stream_name());
+impl BusInner {
+    async fn open_dead_letter_cursor(&self) -> Result<DeadLetterCursor, DeadLetterError> {
+        let newest = admin::newest(&self.config.dlq_stream_name());
         let newest = self.read_dead_letters(&newest).await?.pop();
-        let last = newest.map(|letter| self.dead_letter_id(&letter.id)).transpose()?;
-        Ok(Pages { after: EntryId::ZERO, last })
+        let last = newest.map(|dead_letter| self.parse_dead_letter_id(&dead_letter.id)).transpose()?;
+        Ok(DeadLetterCursor { after: EntryId::ZERO, last })
     }
 
     /// The ids on the next page that match, which may be none; no page is left at the end.
-    async fn next_ids(
+    async fn next_matching_ids(
         &self,
-        pages: &mut Pages,
+        pages: &mut DeadLetterCursor,
         filter: &DeadLetterFilter,
     ) -> Result<Option<Vec<String>>, DeadLetterError> {
         let Some(last) = pages.last else {
             return Ok(None);
         };
-        let (letters, has_more) = self.dead_letters_after(pages.after, Some(last), TOGETHER).await?;
-        match letters.last() {
-            Some(newest) if has_more => pages.after = self.dead_letter_id(&newest.id)?,
+        let (dead_letters, has_more) =
+            self.load_dead_letter_page(pages.after, Some(last), DEAD_LETTER_PAGE_MAX).await?;
+        match dead_letters.last() {
+            Some(newest) if has_more => pages.after = self.parse_dead_letter_id(&newest.id)?,
             _ => pages.last = None,
         }
-        let matching = letters.iter().filter(|letter| filter.matches(letter));
-        Ok(Some(matching.map(|letter| letter.id.to_string()).collect()))
+        let matching = dead_letters.iter().filter(|dead_letter| filter.matches(dead_letter));
+        Ok(Some(matching.map(|found| found.id.to_string()).collect()))
     }
 
     /// A page of the dead letters after one, up to one, and whether there are more.
-    async fn dead_letters_after(
+    async fn load_dead_letter_page(
         &self,
         after: EntryId,
         to: Option<EntryId>,
         count: usize,
     ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
         let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
-        let page = history::page(&[self.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
-        let reply = self.rerun(&page).await.map_err(|error| self.dead_letter_error(error))?;
-        let page = history::Page::read(reply).map_err(|error| self.not_done(error.into()));
+        let page = pages::page(&[self.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
+        let reply = self.run_idempotent(&page).await.map_err(|error| self.dead_letter_error(error))?;
+        let page = pages::EntryPage::parse(reply).map_err(|error| self.command_error(error.into()));
         let page = page.map_err(|error| self.dead_letter_error(error))?;
-        Ok((page.entries.into_iter().map(letter).collect(), page.has_more))
+        Ok((page.entries.into_iter().map(parse_dead_letter).collect(), page.has_more))
     }
 
     async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        let reply: Value = self.tell(range).await.map_err(|error| self.dead_letter_error(error))?;
-        let entries = command::range_entries(reply).map_err(|error| self.not_done(error.into()));
+        let reply: Value = self.query(range).await.map_err(|error| self.dead_letter_error(error))?;
+        let entries = command::parse_range_entries(reply).map_err(|error| self.command_error(error.into()));
         let entries = entries.map_err(|error| self.dead_letter_error(error))?;
-        Ok(entries.into_iter().map(letter).collect())
+        Ok(entries.into_iter().map(parse_dead_letter).collect())
     }
 
     async fn replay(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
@@ -185,17 +186,17 @@ impl Shared {
     async fn replay_to_partitions(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
         let mut replies = Vec::with_capacity(ids.len());
         for id in ids {
-            let range = operate::range(&self.config.dlq_stream_name(), id, id, 1);
-            let Some(letter) = self.read_dead_letters(&range).await?.pop() else {
+            let range = admin::range(&self.config.dlq_stream_name(), id, id, 1);
+            let Some(dead_letter) = self.read_dead_letters(&range).await?.pop() else {
                 replies.push(0);
                 continue;
             };
-            let part = self.partition_for(letter.aggregate_id.as_deref().unwrap_or_default());
+            let part = self.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
             let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
             replay.key(&part.stream).key(self.config.dlq_stream_name()).arg(id);
-            self.relying_on_layout(&mut replay);
+            self.add_layout_arguments(&mut replay);
             let reply: Result<Vec<i64>, _> = self.add_to_partitions(&replay).await;
-            replies.extend(reply.map_err(|error| self.dead_letter_error(self.not_done(error)))?);
+            replies.extend(reply.map_err(|error| self.dead_letter_error(self.command_error(error)))?);
         }
         Ok(replies)
     }
@@ -204,11 +205,11 @@ impl Shared {
         if ids.is_empty() {
             return Ok(0);
         }
-        let delete = operate::delete(&self.config.dlq_stream_name(), ids);
-        self.tell_once(&delete).await.map_err(|error| self.dead_letter_error(error))
+        let delete = admin::delete(&self.config.dlq_stream_name(), ids);
+        self.query_once(&delete).await.map_err(|error| self.dead_letter_error(error))
     }
 
-    fn dead_letter_id(&self, id: &MessageId) -> Result<EntryId, DeadLetterError> {
+    fn parse_dead_letter_id(&self, id: &MessageId) -> Result<EntryId, DeadLetterError> {
         let parsed = id.as_str().parse();
         parsed.map_err(|_| DeadLetterError::InvalidId { destination: self.destination.clone(), id: id.clone() })
     }
@@ -225,50 +226,50 @@ impl Shared {
 }
 
 /// The fields of an entry.
-pub(crate) type Fields = Vec<(String, Vec<u8>)>;
+pub(crate) type DeadLetterFields = Vec<(String, Vec<u8>)>;
 
 /// What was delivered, and what is about the dead letter: the same rule as in the script that replays.
-pub(crate) fn split(mut fields: Fields) -> (Fields, Fields) {
+pub(crate) fn split_fields(mut fields: DeadLetterFields) -> (DeadLetterFields, DeadLetterFields) {
     match fields.iter().rposition(|(name, _)| name == field::ORIGINAL_MESSAGE_ID) {
         Some(first) => {
             let about = fields.split_off(first);
             (fields, about)
         }
-        None => fields.into_iter().partition(|(name, _)| !ABOUT.contains(&name.as_str())),
+        None => fields.into_iter().partition(|(name, _)| !FAILURE_FIELDS.contains(&name.as_str())),
     }
 }
 
-fn letter(entry: Entry) -> DeadLetter {
-    let (delivered, about) = split(entry.fields.unwrap_or_default());
-    let said = |name| text(&about, name);
+fn parse_dead_letter(entry: Entry) -> DeadLetter {
+    let (delivered, about) = split_fields(entry.fields.unwrap_or_default());
+    let said = |name| field_text(&about, name);
     let time = |name| OffsetDateTime::parse(&said(name)?, &Rfc3339).ok();
     let number = |name| said(name)?.parse().ok();
 
-    let mut letter = DeadLetter::new(MessageId::new(entry.id.as_str()));
-    letter.original_message_id = said(field::ORIGINAL_MESSAGE_ID).map(MessageId::new);
-    letter.error = said(field::ERROR);
-    letter.handler = said(field::HANDLER);
-    letter.group = said(field::GROUP);
-    letter.attempts = number(field::ATTEMPTS);
-    letter.retry_count = number(field::RETRY_COUNT);
-    letter.first_failed_at = time(field::FIRST_FAILED_AT);
-    letter.last_failed_at = time(field::LAST_FAILED_AT);
-    letter.dead_lettered_at = time(field::DLQ_TIMESTAMP).or_else(|| added_at(&entry.id));
+    let mut dead_letter = DeadLetter::new(MessageId::new(entry.id.as_str()));
+    dead_letter.original_message_id = said(field::ORIGINAL_MESSAGE_ID).map(MessageId::new);
+    dead_letter.error = said(field::ERROR);
+    dead_letter.handler = said(field::HANDLER);
+    dead_letter.group = said(field::GROUP);
+    dead_letter.attempts = number(field::ATTEMPTS);
+    dead_letter.retry_count = number(field::RETRY_COUNT);
+    dead_letter.first_failed_at = time(field::FIRST_FAILED_AT);
+    dead_letter.last_failed_at = time(field::LAST_FAILED_AT);
+    dead_letter.dead_lettered_at = time(field::DLQ_TIMESTAMP).or_else(|| added_at(&entry.id));
     let done = said(field::DONE_HANDLERS).and_then(|json| serde_json::from_str(&json).ok());
-    letter.done_handlers = done.unwrap_or_default();
+    dead_letter.done_handlers = done.unwrap_or_default();
 
-    letter.record = wire::decode(&delivered).ok();
-    letter.event_type = text(&delivered, field::EVENT_TYPE);
-    letter.aggregate_id = text(&delivered, field::AGGREGATE_ID);
-    if let Some(record) = &letter.record {
-        letter.event_type = Some(record.event_type().to_string());
-        letter.aggregate_id = Some(record.metadata().aggregate_id().to_string());
+    dead_letter.record = wire::decode(&delivered).ok();
+    dead_letter.event_type = field_text(&delivered, field::EVENT_TYPE);
+    dead_letter.aggregate_id = field_text(&delivered, field::AGGREGATE_ID);
+    if let Some(record) = &dead_letter.record {
+        dead_letter.event_type = Some(record.event_type().to_string());
+        dead_letter.aggregate_id = Some(record.metadata().aggregate_id().to_string());
     }
-    letter.fields = delivered.into_iter().map(|(name, value)| (name, lossy(&value))).collect();
-    letter
+    dead_letter.fields = delivered.into_iter().map(|(name, value)| (name, lossy(&value))).collect();
+    dead_letter
 }
 
-pub(crate) fn text(fields: &[(String, Vec<u8>)], name: &str) -> Option<String> {
+pub(crate) fn field_text(fields: &[(String, Vec<u8>)], name: &str) -> Option<String> {
     fields.iter().find(|(field, _)| field == name).map(|(_, value)| lossy(value))
 }
 

@@ -16,12 +16,12 @@ impl EntryId {
     pub(crate) const ZERO: Self = Self { ms: 0, number: 0 };
 
     /// Reads an id, or a time alone, which is the first id of it.
-    pub(crate) fn of_place(text: &str) -> Option<Self> {
+    pub(crate) fn parse_id_or_time(text: &str) -> Option<Self> {
         text.parse().or_else(|_| format!("{text}-0").parse()).ok()
     }
 
     /// The highest id before this one.
-    pub(crate) const fn before(self) -> Self {
+    pub(crate) const fn previous(self) -> Self {
         match self {
             Self { ms: 0, number: 0 } => Self::ZERO,
             Self { ms, number: 0 } => Self { ms: ms - 1, number: u64::MAX },
@@ -66,17 +66,17 @@ mod tests {
 
     #[test]
     fn a_place_may_be_a_time_alone() {
-        assert_eq!(EntryId::of_place("17"), "17-0".parse().ok());
-        assert_eq!(EntryId::of_place("17-3"), "17-3".parse().ok());
+        assert_eq!(EntryId::parse_id_or_time("17"), "17-0".parse().ok());
+        assert_eq!(EntryId::parse_id_or_time("17-3"), "17-3".parse().ok());
         for text in ["", "-", "$", "+17", "18446744073709551616"] {
-            assert_eq!(EntryId::of_place(text), None, "{text}");
+            assert_eq!(EntryId::parse_id_or_time(text), None, "{text}");
         }
     }
 
     #[test]
     fn the_id_before_is_the_next_lower_one() {
         for (id, before) in [("1-1", "1-0"), ("1-0", "0-18446744073709551615"), ("0-1", "0-0"), ("0-0", "0-0")] {
-            assert_eq!(id.parse::<EntryId>().unwrap().before().to_string(), before);
+            assert_eq!(id.parse::<EntryId>().unwrap().previous().to_string(), before);
         }
     }
 }

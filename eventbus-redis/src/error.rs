@@ -8,7 +8,7 @@ use redis::RedisError;
 use crate::{
     command,
     connection::{CommandError, boxed},
-    partition::OtherLayout,
+    partition::PartitionCountMismatch,
     server::asks_for_tls,
 };
 
@@ -24,15 +24,15 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    pub(crate) const fn of_bus(mistakes: Vec<ConfigMistake>) -> Self {
+    pub(crate) const fn for_bus(mistakes: Vec<ConfigMistake>) -> Self {
         Self { of: "bus", mistakes }
     }
 
-    pub(crate) const fn of_streams(mistakes: Vec<ConfigMistake>) -> Self {
+    pub(crate) const fn for_streams(mistakes: Vec<ConfigMistake>) -> Self {
         Self { of: "streams", mistakes }
     }
 
-    pub(crate) const fn of_store(mistakes: Vec<ConfigMistake>) -> Self {
+    pub(crate) const fn for_store(mistakes: Vec<ConfigMistake>) -> Self {
         Self { of: "event store", mistakes }
     }
 }
@@ -134,7 +134,7 @@ pub enum RedisConnectError {
     },
     /// The stream has another number of partitions; nothing was written.
     #[error(transparent)]
-    OtherLayout(#[from] OtherLayout),
+    PartitionCountMismatch(#[from] PartitionCountMismatch),
     /// The server answers and refuses: a wrong password, missing rights, a database that it has not, a key of another
     /// kind, or one that another node of its cluster has.
     #[error("Redis at {address} refuses")]
@@ -191,11 +191,11 @@ pub enum RedisCommandError {
 }
 
 impl RedisCommandError {
-    pub(crate) fn of(stream: &str, error: CommandError) -> Self {
+    pub(crate) fn from_command_error(stream: &str, error: CommandError) -> Self {
         let stream = stream.to_owned();
         match error {
             CommandError::Sent(error) if is_refused(&error) => Self::Refused { stream, source: error.into() },
-            CommandError::Sent(error) if !command::nothing_done(&error) => {
+            CommandError::Sent(error) if !command::is_not_executed(&error) => {
                 Self::OutcomeUnknown { stream, source: error.into() }
             }
             nothing_done => Self::Unavailable { stream, source: boxed(nothing_done) },
@@ -211,5 +211,5 @@ impl RedisCommandError {
 
 /// Whether the server refuses for good, until somebody changes something.
 fn is_refused(error: &RedisError) -> bool {
-    command::is_refusal(error) || command::is_elsewhere(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
+    command::is_refusal(error) || command::is_wrong_server(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
 }

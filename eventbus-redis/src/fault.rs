@@ -6,62 +6,64 @@ use eventbus::port::{ServerFault, source_chain};
 use redis::RedisError;
 
 use crate::{
-    connection::{CommandError, is_lost},
+    connection::{CommandError, is_connection_lost},
     store::RedisTransactionError,
 };
 
 /// What the server says when it can do nothing now, whatever it is told: its memory or disk is full, it loads its data, is
 /// a replica, waits for replicas or a script, or its cluster is not whole.
-const CODES: [&str; 9] =
+const SERVER_FAULT_CODES: [&str; 9] =
     ["OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
 
 /// The fault of the server that an error or one of its sources reports, a broken connection included.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<RedisError>() {
-            return of_reply(error);
+            return fault_of_reply(error);
         }
         if let Some(error) = error.downcast_ref::<CommandError>() {
-            return of_command(error);
+            return fault_of_command(error);
         }
         match error.downcast_ref::<RedisTransactionError>()? {
             // somebody else was first, as in a conflict of transactions
             RedisTransactionError::Changed { .. } => Some(ServerFault::new("changed by another transaction")),
-            RedisTransactionError::OutcomeUnknown(_) => Some(broken()),
+            RedisTransactionError::OutcomeUnknown(_) => Some(connection_fault()),
             RedisTransactionError::Unavailable(source) if !has_reply(&**source) => {
-                Some(of_text(&source.to_string()).unwrap_or_else(broken))
+                Some(fault_of_text(&source.to_string()).unwrap_or_else(connection_fault))
             }
             _ => None,
         }
     })
 }
 
-fn of_command(error: &CommandError) -> Option<ServerFault> {
+fn fault_of_command(error: &CommandError) -> Option<ServerFault> {
     match error {
-        CommandError::NotSent(_) => Some(broken()),
-        CommandError::Sent(error) => of_reply(error),
+        CommandError::NotSent(_) => Some(connection_fault()),
+        CommandError::Sent(error) => fault_of_reply(error),
     }
 }
 
 /// The fault that a reply is, or that there was none.
-pub(crate) fn of_reply(error: &RedisError) -> Option<ServerFault> {
+pub(crate) fn fault_of_reply(error: &RedisError) -> Option<ServerFault> {
     match error.code() {
-        Some(code) => of_code(code),
-        None if is_lost(error) || error.is_timeout() || error.is_connection_refusal() => Some(broken()),
+        Some(code) => fault_of_code(code),
+        None if is_connection_lost(error) || error.is_timeout() || error.is_connection_refusal() => {
+            Some(connection_fault())
+        }
         None => None,
     }
 }
 
 /// The fault that the text of a reply begins with, as scripts pass it on.
-pub(crate) fn of_text(reply: &str) -> Option<ServerFault> {
-    of_code(reply.trim_start_matches('-').split_whitespace().next()?)
+pub(crate) fn fault_of_text(reply: &str) -> Option<ServerFault> {
+    fault_of_code(reply.trim_start_matches('-').split_whitespace().next()?)
 }
 
-fn of_code(code: &str) -> Option<ServerFault> {
-    CODES.into_iter().find(|known| *known == code).map(ServerFault::new)
+fn fault_of_code(code: &str) -> Option<ServerFault> {
+    SERVER_FAULT_CODES.into_iter().find(|known| *known == code).map(ServerFault::new)
 }
 
-fn broken() -> ServerFault {
+fn connection_fault() -> ServerFault {
     ServerFault::new("connection broken")
 }
 
@@ -80,10 +82,10 @@ mod tests {
     #[test]
     fn faults_of_the_server_are_told_from_refusals() {
         for reply in ["OOM command not allowed", "-READONLY You can't write", "LOADING Redis is loading"] {
-            assert!(of_text(reply).is_some(), "{reply}");
+            assert!(fault_of_text(reply).is_some(), "{reply}");
         }
         for reply in ["WRONGTYPE Operation against a key", "ERR value is not an integer", "NOPERM", ""] {
-            assert_eq!(of_text(reply), None, "{reply}");
+            assert_eq!(fault_of_text(reply), None, "{reply}");
         }
         let not_sent = RedisTransactionError::Unavailable("cannot connect".into());
         let io = RedisError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));

@@ -5,10 +5,10 @@ use redis::ScriptInvocation;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{RedisCommandError, RedisEventBus, bus::Shared, entry_id::EntryId, keys, script};
+use crate::{RedisCommandError, RedisEventBus, bus::BusInner, entry_id::EntryId, keys, script};
 
 /// How many entries are looked at at once in search of a position.
-const TOGETHER: usize = 500;
+const POSITION_SEARCH_PAGE: usize = 500;
 
 /// Where a consumer group begins.
 ///
@@ -112,16 +112,16 @@ impl RedisEventBus {
     /// # }
     /// ```
     pub async fn create_group(&self, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
-        let shared = &self.shared;
+        let bus = &self.inner;
         let start = match start {
             GroupStart::Beginning => EntryId::ZERO.to_string(),
             GroupStart::Now => "$".into(),
-            GroupStart::After(id) => shared.entry_id(id)?.to_string(),
-            GroupStart::AtTime(at) => just_before(at).to_string(),
+            GroupStart::After(id) => bus.parse_entry_id(id)?.to_string(),
+            GroupStart::AtTime(at) => id_before_time(at).to_string(),
             GroupStart::Position(position) => return self.create_group_at(group, position).await,
         };
         let mut is_new = false;
-        for part in shared.parts() {
+        for part in bus.partitions_or_self() {
             is_new |= part.create_group(group, &start).await?;
         }
         Ok(is_new)
@@ -129,8 +129,8 @@ impl RedisEventBus {
 
     async fn create_group_at(&self, group: &Name, position: Position) -> Result<bool, GroupError> {
         let mut is_new = false;
-        for part in self.shared.parts() {
-            let start = part.just_before_position(position).await?;
+        for part in self.inner.partitions_or_self() {
+            let start = part.id_before_position(position).await?;
             is_new |= part.create_group(group, &start).await?;
         }
         Ok(is_new)
@@ -154,11 +154,11 @@ impl RedisEventBus {
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
         let mut was_known = false;
-        let backlog = keys::backlog(&self.shared.home, group);
-        for part in self.shared.parts() {
-            was_known |= self.shared.forget_event_type(group, event_type, &part.stream).await?;
+        let backlog = keys::backlog(&self.inner.base_stream, group);
+        for part in self.inner.partitions_or_self() {
+            was_known |= self.inner.forget_event_type(group, event_type, &part.stream).await?;
         }
-        was_known |= self.shared.forget_event_type(group, event_type, &backlog).await?;
+        was_known |= self.inner.forget_event_type(group, event_type, &backlog).await?;
         Ok(was_known)
     }
 
@@ -170,7 +170,7 @@ impl RedisEventBus {
     /// [`GroupError::NotFound`]; [`GroupError::InUse`] while consumers of the group show life; [`GroupError::Command`].
     pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
         let mut all = None;
-        for part in self.shared.parts() {
+        for part in self.inner.partitions_or_self() {
             match part.retire_group(group).await {
                 Ok(part) => {
                     let all = all.get_or_insert(RetiredGroup { pending: 0, unread: 0 });
@@ -181,7 +181,7 @@ impl RedisEventBus {
                 Err(error) => return Err(error),
             }
         }
-        all.ok_or_else(|| GroupError::NotFound { stream: self.shared.stream.clone(), group: group.clone() })
+        all.ok_or_else(|| GroupError::NotFound { stream: self.inner.stream.clone(), group: group.clone() })
     }
 
     /// Forgets a store that is gone for good and published here, and returns whether it was known: new groups do not wait
@@ -200,46 +200,53 @@ impl RedisEventBus {
     /// ```
     pub async fn retire_store(&self, store: Uuid) -> Result<bool, RetireStoreError> {
         let mut was_known = false;
-        for part in self.shared.parts() {
+        for part in self.inner.partitions_or_self() {
             let mut retire = script::RETIRE_STORE.key(keys::relay(&part.stream));
             retire.key(keys::fills(&part.stream)).arg(store.to_string());
-            let said: String = self.shared.rerun(&retire).await?;
+            let said: String = self.inner.run_idempotent(&retire).await?;
             if said == "live" {
                 return Err(RetireStoreError::InUse { stream: part.stream.clone(), store });
             }
             was_known |= said == "known";
         }
         let mut forget = redis::cmd("HDEL");
-        forget.arg(keys::copies(&self.shared.config.dlq_stream_name())).arg(store.to_string());
-        was_known |= self.shared.tell::<u64>(&forget).await? > 0;
+        forget.arg(keys::dead_letter_copies(&self.inner.config.dlq_stream_name())).arg(store.to_string());
+        was_known |= self.inner.query::<u64>(&forget).await? > 0;
         Ok(was_known)
     }
 }
 
 /// Who makes a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Joining {
+pub(crate) enum GroupCreation {
     /// A bus that connects: the group counts for nothing until somebody joins it.
-    Connected = 0,
+    Unjoined = 0,
     /// Somebody who says where it begins.
     Listed = 1,
     /// A consumer, which wants all that its stores hold.
-    Consuming = 2,
+    WithBacklog = 2,
 }
 
-impl Shared {
+impl BusInner {
     /// What makes a group for those who consume: with the oldest event, or with the next if all its handlers say so, and
     /// listed in the floors.
-    pub(crate) fn create_listed_group(&self, group: &Name) -> ScriptInvocation<'static> {
+    pub(crate) fn create_joined_group_script(&self, group: &Name) -> ScriptInvocation<'static> {
         match self.is_backlog() {
-            true => self.creating(group, "0-0", Joining::Listed),
-            false if self.subscribers.begin_now(group) => self.creating(group, "$", Joining::Consuming),
-            false => self.creating(group, "0-0", Joining::Consuming),
+            true => self.create_group_script(group, "0-0", GroupCreation::Listed),
+            false if self.subscribers.start_now(group) => {
+                self.create_group_script(group, "$", GroupCreation::WithBacklog)
+            }
+            false => self.create_group_script(group, "0-0", GroupCreation::WithBacklog),
         }
     }
 
     /// What makes a group, unless it is there.
-    pub(crate) fn creating(&self, group: &Name, start: &str, joining: Joining) -> ScriptInvocation<'static> {
+    pub(crate) fn create_group_script(
+        &self,
+        group: &Name,
+        start: &str,
+        joining: GroupCreation,
+    ) -> ScriptInvocation<'static> {
         let mut create = script::CREATE_GROUP.key(&self.stream);
         create.key(keys::floors(&self.stream)).key(keys::relay(&self.stream));
         create.arg(group.as_str()).arg(start).arg(joining as u8);
@@ -247,17 +254,17 @@ impl Shared {
     }
 
     async fn create_group(&self, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
-        self.run(&self.creating(group, start, Joining::Listed)).await
+        self.run(&self.create_group_script(group, start, GroupCreation::Listed)).await
     }
 
     async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
         let (stream, prefix) = (&self.stream, &self.config.retry_key_prefix);
         let mut retire = script::RETIRE_GROUP.prepare_invoke();
         retire.key(stream).key(keys::floors(stream));
-        retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.home, group));
+        retire.key(keys::retry(stream, prefix, group)).key(keys::members(&self.base_stream, group));
         retire.key(keys::lease(stream, group));
-        retire.key(keys::known_types(&self.home, group)).key(keys::skipped(stream, group));
-        let backlog = keys::backlog(&self.home, group);
+        retire.key(keys::known_types(&self.base_stream, group)).key(keys::skipped(stream, group));
+        let backlog = keys::backlog(&self.base_stream, group);
         retire.key(&backlog).key(keys::members(&backlog, group)).key(keys::retry(&backlog, prefix, group));
         retire.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
         retire.key(keys::retried(&backlog));
@@ -266,34 +273,34 @@ impl Shared {
         let (stream, group) = (stream.clone(), group.clone());
         match what.as_str() {
             "retired" => {}
-            "live" => return Err(GroupError::InUse { stream: self.home.clone(), group, consumers: count }),
+            "live" => return Err(GroupError::InUse { stream: self.base_stream.clone(), group, consumers: count }),
             _ => return Err(GroupError::NotFound { stream, group }),
         }
         let unread = match u64::try_from(unread) {
             Ok(unread) => unread,
             // the server does not know
-            Err(_) => self.count_after(&last).await.map_err(|error| self.not_done(error))?,
+            Err(_) => self.count_after(&last).await.map_err(|error| self.command_error(error))?,
         };
         Ok(RetiredGroup { pending: count, unread })
     }
 
     async fn forget_event_type(&self, group: &Name, event_type: &str, stream: &str) -> Result<bool, RedisCommandError> {
         let mut forget = script::FORGET_TYPE.prepare_invoke();
-        forget.key(keys::known_types(&self.home, group)).key(stream).arg(group.as_str()).arg(event_type);
+        forget.key(keys::known_types(&self.base_stream, group)).key(stream).arg(group.as_str()).arg(event_type);
         self.run(&forget).await
     }
 
-    fn entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {
+    fn parse_entry_id(&self, id: MessageId) -> Result<EntryId, GroupError> {
         let parsed = id.as_str().parse();
         parsed.map_err(|_| GroupError::InvalidStart { stream: self.stream.clone(), id })
     }
 
     /// The id after which the first entry with a higher position comes, or the end of the stream.
-    async fn just_before_position(&self, position: Position) -> Result<String, RedisCommandError> {
+    async fn id_before_position(&self, position: Position) -> Result<String, RedisCommandError> {
         let mut after = EntryId::ZERO.to_string();
         loop {
             let mut find = script::FIND_POSITION.prepare_invoke();
-            find.key(&self.stream).arg(after).arg(position.get()).arg(TOGETHER);
+            find.key(&self.stream).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE);
             let (goes_on, id): (bool, String) = self.run(&find).await?;
             if !goes_on {
                 return Ok(id);
@@ -304,8 +311,8 @@ impl Shared {
 }
 
 /// The highest id that an entry of an earlier time can have.
-fn just_before(at: OffsetDateTime) -> EntryId {
+fn id_before_time(at: OffsetDateTime) -> EntryId {
     let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
     // an entry is as old as its millisecond: one of the millisecond that has begun counts as later
-    EntryId { ms: u64::try_from(ms).unwrap_or_default(), number: 0 }.before()
+    EntryId { ms: u64::try_from(ms).unwrap_or_default(), number: 0 }.previous()
 }

@@ -2,7 +2,7 @@
 
 /// What the server calls the consumer on which entries are pending that were left: the first member takes them that
 /// handles them, and none may be there.
-pub(crate) const ABSENT: &str = "absent";
+pub(crate) const ABSENT_CONSUMER: &str = "absent";
 
 /// The stream of all events.
 pub(crate) fn stream(prefix: &str) -> String {
@@ -15,8 +15,8 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
 }
 
 /// What is known of the copies that stores have of dead letters, a hash by store.
-pub(crate) fn copies(dead_letters: &str) -> String {
-    beside(dead_letters, "copies")
+pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
+    same_slot_key(dead_letters, "copies")
 }
 
 /// The stream of one partition.
@@ -31,73 +31,73 @@ pub(crate) fn layout(stream: &str) -> String {
 
 /// Who reads a partition for a group, which is a hash.
 pub(crate) fn lease(partition: &str, group: &str) -> String {
-    beside(partition, &format!("lease:{group}"))
+    same_slot_key(partition, &format!("lease:{group}"))
 }
 
 /// The attempts of a group, which are a hash.
 pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
-    beside(stream, &format!("{prefix}:{group}"))
+    same_slot_key(stream, &format!("{prefix}:{group}"))
 }
 
 /// The members of a group and what they handle.
 pub(crate) fn members(stream: &str, group: &str) -> String {
-    beside(stream, &format!("members:{group}"))
+    same_slot_key(stream, &format!("members:{group}"))
 }
 
 /// Every type that a group ever announced, as `type@version`, a hash.
 pub(crate) fn known_types(stream: &str, group: &str) -> String {
-    beside(stream, &format!("types:{group}"))
+    same_slot_key(stream, &format!("types:{group}"))
 }
 
 /// What a group skipped, by event type, a hash.
 pub(crate) fn skipped(stream: &str, group: &str) -> String {
-    beside(stream, &format!("skipped:{group}"))
+    same_slot_key(stream, &format!("skipped:{group}"))
 }
 
 /// What is to be put into the backlogs of groups, a hash.
 pub(crate) fn fills(stream: &str) -> String {
-    beside(stream, "fills")
+    same_slot_key(stream, "fills")
 }
 
 /// The stream that a group has for itself.
 pub(crate) fn backlog(stream: &str, group: &str) -> String {
-    beside(stream, &format!("backlog:{group}"))
+    same_slot_key(stream, &format!("backlog:{group}"))
 }
 
 /// How much of a backlog its consumers try again, a hash.
 pub(crate) fn retried(backlog: &str) -> String {
-    beside(backlog, "retried")
+    same_slot_key(backlog, "retried")
 }
 
 /// The entries that each group begins with; what is below all of them is done with.
 pub(crate) fn floors(stream: &str) -> String {
-    beside(stream, "floors")
+    same_slot_key(stream, "floors")
 }
 
 /// How far the relays of stores have published, and what they keep beside.
 pub(crate) fn relay(stream: &str) -> String {
-    beside(stream, "relay")
+    same_slot_key(stream, "relay")
 }
 
 /// How far the projections of a stream have come, a hash.
 pub(crate) fn projections(stream: &str) -> String {
-    beside(stream, "projections")
+    same_slot_key(stream, "projections")
 }
 
 /// Something of a projection over a stream, in the slot of a prefix that has a hash tag. Other prefixes, streams and
 /// names have other keys.
-pub(crate) fn of_projection(prefix: &str, stream: &str, name: &str, what: &str) -> String {
-    format!("projection:{}:{}:{}:{what}", part(prefix), part(stream), part(name))
+pub(crate) fn projection_key(prefix: &str, stream: &str, name: &str, what: &str) -> String {
+    format!("projection:{}:{}:{}:{what}", escape_part(prefix), escape_part(stream), escape_part(name))
 }
 
 /// What a projection is called among those of its stream; what follows it there begins with a colon.
 pub(crate) fn projection_field(prefix: &str, name: &str) -> String {
-    format!("{}:{}", part(prefix), part(name))
+    format!("{}:{}", escape_part(prefix), escape_part(name))
 }
 
 /// A part of a key that others follow: without colons and braces but those of its hash tag, and another text for each
 /// text.
-fn part(text: &str) -> String {
+fn escape_part(text: &str) -> String {
     let escaped = |text: &str| text.replace('%', "%25").replace(':', "%3A").replace('{', "%7B").replace('}', "%7D");
     match text.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
         Some((before, (tag, after))) if !tag.is_empty() => format!("{}{{{tag}}}{}", escaped(before), escaped(after)),
@@ -106,7 +106,7 @@ fn part(text: &str) -> String {
 }
 
 /// A key in the slot of the stream, as scripts need it on a cluster.
-fn beside(stream: &str, name: &str) -> String {
+fn same_slot_key(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
 }
 
@@ -190,9 +190,9 @@ mod tests {
     /// Red if a part of the key is not escaped.
     #[test]
     fn each_projection_has_keys_of_its_own_in_the_slot_of_its_prefix() {
-        let key = of_projection("events", "events:orders", "order-stats", "checkpoint");
+        let key = projection_key("events", "events:orders", "order-stats", "checkpoint");
         assert_eq!(key, "projection:events:events%3Aorders:order-stats:checkpoint");
-        let tagged = of_projection("{a:b}:x", "{a:b}:orders", "n", "checkpoint");
+        let tagged = projection_key("{a:b}:x", "{a:b}:orders", "n", "checkpoint");
         assert_eq!((hash_tag(&tagged), tagged.as_str()), ("a:b", "projection:{a:b}%3Ax:{a:b}%3Aorders:n:checkpoint"));
         let texts =
             ["a", "b", "a:b", "%3A", "a%3Ab", ":", "{", "}", "{}", "{a", "b}", "{a}", "{a}:b", "{a:b}", "{{}", "copy"];
@@ -200,7 +200,7 @@ mod tests {
         let pairs = || texts.iter().flat_map(|one| texts.map(|other| (*one, other)));
         for ((prefix, stream), name) in pairs().flat_map(|pair| texts.map(|name| (pair, name))) {
             for what in ["checkpoint", "copy:a:checkpoint", "copy:b:a:checkpoint", "copy:{a}:b:checkpoint"] {
-                assert!(all.insert(of_projection(prefix, stream, name, what)), "{prefix} {stream} {name} {what}");
+                assert!(all.insert(projection_key(prefix, stream, name, what)), "{prefix} {stream} {name} {what}");
             }
         }
         assert_ne!(projection_field("a", "b:c"), projection_field("a:b", "c"));

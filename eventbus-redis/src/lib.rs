@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod backlog;
+mod blocking_read;
 mod bus;
 mod command;
 mod config;
@@ -37,7 +38,6 @@ mod tls;
 mod tls;
 mod trace;
 mod trim;
-mod waiting;
 mod wire;
 
 pub use bus::RedisEventBus;
@@ -46,7 +46,7 @@ pub use consumer::{Recovery, RecoveryStats};
 pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetireStoreError, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
-pub use partition::{OtherLayout, RepartitionError, Unfinished};
+pub use partition::{PartitionCountMismatch, RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use store::{
@@ -57,5 +57,5 @@ pub use streams::{
     EventPublishError, EventPublisher, GroupHealth, ProjectionProgress, RedisStreams, RedisStreamsConfig, StreamEntry,
     StreamHealth, StreamProjectionError, StreamReader,
 };
-pub use trim::{HeldBy, HeldReason, Trim, Trimmed};
+pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};
 pub use wire::{Unencodable, wire_payload};

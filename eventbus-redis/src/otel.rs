@@ -12,10 +12,10 @@ use opentelemetry::{
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::{bus::Shared, trace::TraceContext};
+use crate::{bus::BusInner, trace::TraceContext};
 
 /// Around one call of publish.
-pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
+pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     let span = tracing::info_span!("publish", otel.kind = "producer", otel.status_code = Empty, error.type = Empty);
     if span.is_disabled() {
         return span;
@@ -25,7 +25,7 @@ pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
         [event] => conversation(&span, event),
         _ => set(&span, "messaging.batch.message_count", i64::try_from(events.len()).unwrap_or(i64::MAX)),
     }
-    named(&span, bus, "publish");
+    set_span_name(&span, bus, "publish");
     span
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn published(span: &Span, id: &str) {
 }
 
 /// Around one run of a handler; it goes on with the trace of the event.
-pub(crate) fn handle(bus: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
     // the fields of `port::handler_span` first
     let span = tracing::error_span!(
@@ -57,23 +57,23 @@ pub(crate) fn handle(bus: &Shared, delivery: &Delivery, handler: &Name) -> Span 
         set(&span, "messaging.message.id", id.to_string());
     }
     conversation(&span, delivery.record());
-    if let Some(context) = TraceContext::of(delivery.record()) {
-        go_on(&span, &context);
+    if let Some(context) = TraceContext::from_event(delivery.record()) {
+        continue_trace(&span, &context);
     }
-    named(&span, bus, "process");
+    set_span_name(&span, bus, "process");
     span
 }
 
-fn describe(span: &Span, bus: &Shared, operation: &'static str, kind: &'static str) {
+fn describe(span: &Span, bus: &BusInner, operation: &'static str, kind: &'static str) {
     set(span, "messaging.system", "redis");
     set(span, "messaging.operation.name", operation);
     set(span, "messaging.operation.type", kind);
     set(span, "messaging.destination.name", bus.stream.clone());
-    set(span, "messaging.client.id", bus.consumer.clone());
-    if let Some(host) = bus.link.host() {
+    set(span, "messaging.client.id", bus.consumer_name.clone());
+    if let Some(host) = bus.connection.host() {
         set(span, "server.address", host.to_owned());
     }
-    if let Some(port) = bus.link.port() {
+    if let Some(port) = bus.connection.port() {
         set(span, "server.port", i64::from(port));
     }
 }
@@ -87,7 +87,7 @@ fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
 }
 
 /// Names it as traces show it. It has begun then: its parent cannot change any more.
-fn named(span: &Span, bus: &Shared, operation: &str) {
+fn set_span_name(span: &Span, bus: &BusInner, operation: &str) {
     span.context().span().update_name(format!("{operation} {}", bus.stream));
 }
 
@@ -105,15 +105,15 @@ pub(crate) fn context(span: &Span) -> Option<TraceContext> {
 }
 
 /// Has a span go on with the trace of an event.
-fn go_on(span: &Span, context: &TraceContext) {
-    if let Some(parent) = parse(context)
+fn continue_trace(span: &Span, context: &TraceContext) {
+    if let Some(parent) = parse_context(context)
         && let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent))
     {
         tracing::debug!(%error, "a span does not go on with the trace of its event");
     }
 }
 
-fn parse(TraceContext { parent, state }: &TraceContext) -> Option<SpanContext> {
+fn parse_context(TraceContext { parent, state }: &TraceContext) -> Option<SpanContext> {
     let mut parts = parent.split('-').skip(1);
     let trace = TraceId::from_hex(parts.next()?).ok()?;
     let span = SpanId::from_hex(parts.next()?).ok()?;

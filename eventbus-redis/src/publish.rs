@@ -12,35 +12,35 @@ use redis::{RedisError, RedisResult, ScriptInvocation};
 use tracing::{Instrument, Span};
 
 use crate::{
-    bus::Shared,
+    bus::BusInner,
     command,
     connection::{CommandError, boxed},
     otel, script,
-    trace::{self, Carrier},
+    trace::{self, TraceCarrier},
     wire,
 };
 
 /// How many entries are added at once: the server does nothing else meanwhile.
-const TOGETHER: usize = 10_000;
+const PUBLISH_BATCH_MAX: usize = 10_000;
 
-impl Shared {
+impl BusInner {
     pub(crate) async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         self.ensure_publishing()?;
-        let span = trace::publish(self, events);
-        let published = self.publish_within(&span, events).instrument(span.clone()).await;
+        let span = trace::publish_span(self, events);
+        let published = self.publish_in_span(&span, events).instrument(span.clone()).await;
         match &published {
             Ok(ids) if ids.len() == 1 => otel::published(&span, ids[0].as_str()),
             Ok(_) => {}
-            Err(error) => trace::failed(&span, error_type(error)),
+            Err(error) => trace::record_error(&span, error_type(error)),
         }
         published
     }
 
-    async fn publish_within(&self, span: &Span, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        let carrier = Carrier::of(self, span);
+    async fn publish_in_span(&self, span: &Span, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        let carrier = TraceCarrier::for_span(self, span);
         let refused = |event: &RecordedEvent, source| {
             let event_id = Some(event.metadata().event_id());
             PublishError::Refused { destination: self.destination.clone(), event_id, source }
@@ -48,10 +48,10 @@ impl Shared {
         let entries = events.iter().map(|event| self.encode(event, &carrier).map_err(|source| refused(event, source)));
         let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
         let added = match self.partitions.is_empty() {
-            true => self.add(&entries).await,
+            true => self.add_entries(&entries).await,
             false => self.add_by_partition(events, &entries).await,
         };
-        added.map_err(|error| self.not_published(error))
+        added.map_err(|error| self.publish_error(error))
     }
 
     pub(crate) fn ensure_publishing(&self) -> Result<(), PublishError> {
@@ -62,61 +62,65 @@ impl Shared {
     }
 
     /// The fields of an event's entry, if it may be published.
-    pub(crate) fn encode<'a>(&self, event: &'a RecordedEvent, carrier: &Carrier) -> Result<wire::Fields<'a>, BoxError> {
+    pub(crate) fn encode<'a>(
+        &self,
+        event: &'a RecordedEvent,
+        carrier: &TraceCarrier,
+    ) -> Result<wire::EntryFields<'a>, BoxError> {
         if self.config.readable_by_python {
             wire::require_readable_by_python(event)?;
         }
         let mut fields = wire::encode(event)?;
-        carrier.load(event, &mut fields);
+        carrier.inject(event, &mut fields);
         Ok(fields)
     }
 
-    async fn add(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<MessageId>, CommandError> {
+    async fn add_entries(&self, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
         let mut ids = Vec::with_capacity(entries.len());
-        for together in entries.chunks(TOGETHER) {
-            let replies = self.add_together(together).await;
+        for together in entries.chunks(PUBLISH_BATCH_MAX) {
+            let replies = self.add_batch(together).await;
             let refused = match replies {
-                Ok(replies) => self.take_ids(replies, &mut ids).err().map(CommandError::Sent),
+                Ok(replies) => self.collect_ids(replies, &mut ids).err().map(CommandError::Sent),
                 Err(error) => Some(error),
             };
             match refused {
                 None => {}
                 Some(error) if ids.is_empty() => return Err(error),
-                Some(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
+                Some(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
             }
         }
         Ok(ids)
     }
 
-    async fn add_together(&self, entries: &[wire::Fields<'_>]) -> Result<Vec<RedisResult<String>>, CommandError> {
+    async fn add_batch(&self, entries: &[wire::EntryFields<'_>]) -> Result<Vec<RedisResult<String>>, CommandError> {
         if let [entry] = entries {
-            let id = self.link.query_once(&command::add(&self.stream, entry, None)).await?;
+            let id = self.connection.query_once(&command::add(&self.stream, entry, None)).await?;
             return Ok(vec![Ok(id)]);
         }
-        self.link.query_all(&command::add_all(&self.stream, entries)).await
+        self.connection.query_all(&command::add_all(&self.stream, entries)).await
     }
 
     /// Adds each entry to the partition of its aggregate.
     async fn add_by_partition(
         &self,
         events: &[RecordedEvent],
-        entries: &[wire::Fields<'_>],
+        entries: &[wire::EntryFields<'_>],
     ) -> Result<Vec<MessageId>, CommandError> {
         let mut ids = Vec::with_capacity(entries.len());
-        for (events, entries) in events.chunks(TOGETHER).zip(entries.chunks(TOGETHER)) {
-            match self.add_to_partitions::<Vec<String>>(&self.adding(events, entries)).await {
+        for (events, entries) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
+            match self.add_to_partitions::<Vec<String>>(&self.publish_script(events, entries)).await {
                 Ok(added) => {
                     self.counters.events_published(added.len() as u64);
                     ids.extend(added.into_iter().map(MessageId::new));
                 }
                 Err(error) if ids.is_empty() => return Err(error),
-                Err(error) => return Err(CommandError::Sent(partly(ids.len(), &error))),
+                Err(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
             }
         }
         Ok(ids)
     }
 
-    fn adding(&self, events: &[RecordedEvent], entries: &[wire::Fields<'_>]) -> ScriptInvocation<'static> {
+    fn publish_script(&self, events: &[RecordedEvent], entries: &[wire::EntryFields<'_>]) -> ScriptInvocation<'static> {
         let mut adding = script::PUBLISH.prepare_invoke();
         let mut numbers = HashMap::new();
         for (event, fields) in events.iter().zip(entries) {
@@ -131,12 +135,12 @@ impl Shared {
                 adding.arg(*name).arg(&**value);
             }
         }
-        self.relying_on_layout(&mut adding);
+        self.add_layout_arguments(&mut adding);
         adding
     }
 
     /// Takes the ids of what was added; the error of the first entry that was not.
-    fn take_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
+    fn collect_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
         let before = ids.len();
         let mut refusal = None;
         for reply in replies {
@@ -149,15 +153,15 @@ impl Shared {
         refusal.map_or(Ok(()), Err)
     }
 
-    pub(crate) fn not_published(&self, error: CommandError) -> PublishError {
+    pub(crate) fn publish_error(&self, error: CommandError) -> PublishError {
         let destination = self.destination.clone();
         let CommandError::Sent(error) = error else {
             return PublishError::Unavailable { destination, source: boxed(error) };
         };
-        if let Some(layout) = self.refused_layout(&error) {
+        if let Some(layout) = self.find_partition_count_mismatch(&error) {
             return PublishError::Refused { destination, event_id: None, source: layout.into() };
         }
-        let (is_refusal, nothing_done) = (command::is_refusal(&error), command::nothing_done(&error));
+        let (is_refusal, nothing_done) = (command::is_refusal(&error), command::is_not_executed(&error));
         let source = error.into();
         if is_refusal {
             PublishError::Refused { destination, event_id: None, source }
@@ -180,6 +184,6 @@ pub(crate) const fn error_type(error: &PublishError) -> &'static str {
 }
 
 /// Some events were published, the ones after them were not.
-fn partly(published: usize, error: &CommandError) -> RedisError {
+fn partial_publish_error(published: usize, error: &CommandError) -> RedisError {
     std::io::Error::other(format!("{published} events were published, then: {error}")).into()
 }

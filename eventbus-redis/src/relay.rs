@@ -9,23 +9,23 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position,
     port::{
-        Adopted, Adoption, Mark, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        SeenFloor, SeenFloors,
+        GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
 use redis::ScriptInvocation;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use self::partitions::together;
+use self::partitions::merge_outcomes;
 use crate::{
     RedisEventBus,
-    bus::Shared,
+    bus::BusInner,
     keys::{self, field},
     otel,
     publish::error_type,
     script,
-    trace::{self, Carrier},
+    trace::{self, TraceCarrier},
     wire,
 };
 
@@ -54,82 +54,82 @@ impl Unpublishable {
 }
 
 /// Where the field with the store goes: behind those of the shared wire format.
-pub(crate) const BEHIND_THE_SEVEN: usize = 7;
+pub(crate) const STORE_FIELD_INDEX: usize = 7;
 
 #[async_trait]
 impl RelayTarget for RedisEventBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        match self.shared.partitions.is_empty() {
-            true => self.shared.publish_range(publisher, range, last_of(range)).await,
-            false => self.shared.publish_by_partition(publisher, range).await,
+        match self.inner.partitions.is_empty() {
+            true => self.inner.publish_range(publisher, range, last_event_id(range)).await,
+            false => self.inner.publish_by_partition(publisher, range).await,
         }
     }
 
-    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
         let mut all = None;
-        for part in self.shared.parts() {
-            all = Some(together(all, part.adopt(publisher, adoption).await?));
+        for part in self.inner.partitions_or_self() {
+            all = Some(merge_outcomes(all, part.resync(publisher, request).await?));
         }
-        Ok(all.unwrap_or(Adopted::Moved(adoption.floor)))
+        Ok(all.unwrap_or(ResyncOutcome::Moved(request.floor)))
     }
 
-    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
-        let mut marks = Vec::new();
-        for part in self.shared.parts() {
-            marks.extend(part.mark(publisher).await?);
+    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
+        let mut published_positions = Vec::new();
+        for part in self.inner.partitions_or_self() {
+            published_positions.extend(part.published_position(publisher).await?);
         }
-        Ok(marks)
+        Ok(published_positions)
     }
 
     /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
     /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
-        match self.shared.partitions.is_empty() {
-            true => self.shared.group_floors(publisher, known).await,
-            false => self.shared.group_floors_by_partition(publisher, known).await,
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
+        match self.inner.partitions.is_empty() {
+            true => self.inner.group_floors(publisher, known).await,
+            false => self.inner.group_floors_by_partition(publisher, known).await,
         }
     }
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
         let mut all = None;
-        for part in self.shared.parts() {
-            all = Some(together(all, part.rewind(publisher, to).await?));
+        for part in self.inner.partitions_or_self() {
+            all = Some(merge_outcomes(all, part.rewind(publisher, to).await?));
         }
-        Ok(all.unwrap_or(Adopted::Moved(to)))
+        Ok(all.unwrap_or(ResyncOutcome::Moved(to)))
     }
 }
 
 /// A script with the keys and the first argument that all have.
-fn step(script: &'static redis::Script, shared: &Shared, publisher: Publisher) -> ScriptInvocation<'static> {
-    let mut step = script.key(&shared.stream);
-    step.key(keys::relay(&shared.stream)).arg(publisher.store.to_string());
+fn relay_script(script: &'static redis::Script, bus: &BusInner, publisher: Publisher) -> ScriptInvocation<'static> {
+    let mut step = script.key(&bus.stream);
+    step.key(keys::relay(&bus.stream)).arg(publisher.store.to_string());
     step
 }
 
 /// Reads what is told of a group.
-fn seen(told: &[Vec<u8>]) -> Option<(Name, SeenFloor)> {
-    let group = Name::new("group", str::from_utf8(&told[0]).ok()?).ok()?;
-    let floor = match (told[1].as_slice(), position(&told[2])) {
-        (b"at", Some(position)) => SeenFloor::At(position),
-        (b"missing", _) => SeenFloor::Missing,
-        (b"hole", _) => SeenFloor::Hole,
-        _ => SeenFloor::Unknown,
+fn parse_group_floor(reply: &[Vec<u8>]) -> Option<(Name, GroupFloor)> {
+    let group = Name::new("group", str::from_utf8(&reply[0]).ok()?).ok()?;
+    let floor = match (reply[1].as_slice(), parse_position(&reply[2])) {
+        (b"at", Some(position)) => GroupFloor::At(position),
+        (b"missing", _) => GroupFloor::Missing,
+        (b"hole", _) => GroupFloor::Gap,
+        _ => GroupFloor::Unknown,
     };
     Some((group, floor))
 }
 
-fn position(text: &[u8]) -> Option<Position> {
+fn parse_position(text: &[u8]) -> Option<Position> {
     str::from_utf8(text).ok()?.parse().ok().map(Position::new)
 }
 
 /// The event at the end of a range.
-fn last_of(range: PublishRange<'_>) -> Option<EventId> {
+fn last_event_id(range: PublishRange<'_>) -> Option<EventId> {
     let last = range.events.last()?;
     (last.position() == Some(range.through)).then(|| last.metadata().event_id())
 }
 
 /// What the script takes for granted.
-fn check(range: PublishRange<'_>) -> Result<(), Unpublishable> {
+fn check_range(range: PublishRange<'_>) -> Result<(), Unpublishable> {
     let PublishRange { mut after, through, events } = range;
     if through < after {
         return Err(Unpublishable::Backwards { after, through });
@@ -145,49 +145,50 @@ fn check(range: PublishRange<'_>) -> Result<(), Unpublishable> {
     Ok(())
 }
 
-impl Shared {
-    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
-        let mut adopt = step(&script::ADOPT, self, publisher);
+impl BusInner {
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
+        let mut adopt = relay_script(&script::RESYNC, self, publisher);
         adopt.key(keys::floors(&self.stream));
-        adopt.arg(publisher.epoch).arg(adoption.floor.get()).arg(u8::from(adoption.shared));
-        for group in adoption.groups {
-            adopt.arg(group.as_str()).arg(u8::from(adoption.fresh.contains(group)));
+        adopt.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
+        for group in request.groups {
+            adopt.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
         }
-        self.adopted(&self.step(&adopt).await?)
+        self.parse_resync_reply(&self.run_relay_script(&adopt).await?)
     }
 
-    async fn mark(&self, publisher: Publisher) -> Result<Option<Mark>, PublishError> {
-        let told = self.step(&step(&script::MARK, self, publisher)).await?;
-        match words(&told) {
-            ("at", [at, id]) => match position(at.as_bytes()) {
-                Some(position) => Ok(Some(Mark { position, event_id: EventId::parse(id).ok() })),
-                None => Err(self.not_understood(told)),
+    async fn published_position(&self, publisher: Publisher) -> Result<Option<PublishedPosition>, PublishError> {
+        let reply = self.run_relay_script(&relay_script(&script::PUBLISHED_POSITION, self, publisher)).await?;
+        match split_reply(&reply) {
+            ("at", [at, id]) => match parse_position(at.as_bytes()) {
+                Some(position) => Ok(Some(PublishedPosition { position, event_id: EventId::parse(id).ok() })),
+                None => Err(self.unexpected_reply(reply)),
             },
             _ => Ok(None),
         }
     }
 
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
-        let mut ask = step(&script::GROUP_FLOORS, self, publisher);
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
+        let mut ask = relay_script(&script::GROUP_FLOORS, self, publisher);
         ask.key(keys::floors(&self.stream)).arg(publisher.epoch);
         for group in known {
             ask.arg(group.as_str());
         }
         self.ensure_publishing()?;
-        let told: Vec<Vec<u8>> = self.link.rerun(&ask).await.map_err(|error| self.not_published(error))?;
-        match told.split_first() {
+        let reply: Vec<Vec<u8>> =
+            self.connection.run_idempotent(&ask).await.map_err(|error| self.publish_error(error))?;
+        match reply.split_first() {
             Some((word, told)) if word == b"groups" => {
-                Ok(SeenFloors::Groups(told.chunks_exact(3).filter_map(seen).collect()))
+                Ok(GroupFloors::Groups(told.chunks_exact(3).filter_map(parse_group_floor).collect()))
             }
-            Some((word, _)) if word == b"lost" => Ok(SeenFloors::Lost),
-            _ => Err(self.not_understood(&told)),
+            Some((word, _)) if word == b"lost" => Ok(GroupFloors::Lost),
+            _ => Err(self.unexpected_reply(&reply)),
         }
     }
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
-        let mut rewind = step(&script::REWIND, self, publisher);
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+        let mut rewind = relay_script(&script::REWIND, self, publisher);
         rewind.arg(publisher.epoch).arg(to.get());
-        self.adopted(&self.step(&rewind).await?)
+        self.parse_resync_reply(&self.run_relay_script(&rewind).await?)
     }
 
     /// Publishes a range, or what this partition has of one, at whose end `last` is.
@@ -198,8 +199,8 @@ impl Shared {
         last: Option<EventId>,
     ) -> Result<RangeOutcome, PublishError> {
         self.ensure_publishing()?;
-        let span = if range.events.is_empty() { Span::none() } else { trace::publish(self, range.events) };
-        let outcome = self.publish_range_within(&span, publisher, range, last).instrument(span.clone()).await;
+        let span = if range.events.is_empty() { Span::none() } else { trace::publish_span(self, range.events) };
+        let outcome = self.publish_range_in_span(&span, publisher, range, last).instrument(span.clone()).await;
         match &outcome {
             Ok(RangeOutcome::Published(ids)) => {
                 self.counters.events_published(ids.len() as u64);
@@ -208,12 +209,12 @@ impl Shared {
                 }
             }
             Ok(_) => {}
-            Err(error) => trace::failed(&span, error_type(error)),
+            Err(error) => trace::record_error(&span, error_type(error)),
         }
         outcome
     }
 
-    async fn publish_range_within(
+    async fn publish_range_in_span(
         &self,
         span: &Span,
         publisher: Publisher,
@@ -222,10 +223,10 @@ impl Shared {
     ) -> Result<RangeOutcome, PublishError> {
         let refused =
             |event_id, source| PublishError::Refused { destination: self.destination.clone(), event_id, source };
-        check(range).map_err(|error| refused(error.event_id(), error.into()))?;
-        let carrier = Carrier::of(self, span);
+        check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
+        let carrier = TraceCarrier::for_span(self, span);
         let script = if self.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
-        let mut publish = step(script, self, publisher);
+        let mut publish = relay_script(script, self, publisher);
         publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
         publish.arg(last.map_or_else(|| "-".into(), |id| id.to_string()));
         let store = publisher.store.to_string();
@@ -233,56 +234,56 @@ impl Shared {
             let (event_id, position) = (event.metadata().event_id(), event.position().unwrap_or_default());
             let refuse = |source| refused(Some(event_id), Unpublishable::Event { event_id, position, source }.into());
             let mut fields = self.encode(event, &carrier).map_err(refuse)?;
-            fields.insert(BEHIND_THE_SEVEN, (field::STORE, store.as_bytes().into()));
+            fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
             publish.arg(position.get());
             add_fields(&mut publish, &fields);
         }
-        let told = match self.is_partition() {
+        let reply = match self.is_partition() {
             true => {
-                self.relying_on_layout(&mut publish);
+                self.add_layout_arguments(&mut publish);
                 self.add_to_partitions::<Vec<String>>(&publish).await
             }
-            false => self.link.run::<Vec<String>>(&publish).await,
+            false => self.connection.run::<Vec<String>>(&publish).await,
         };
-        let told = told.map_err(|error| self.not_published(error))?;
-        match words(&told) {
+        let reply = reply.map_err(|error| self.publish_error(error))?;
+        match split_reply(&reply) {
             ("published", ids) => Ok(RangeOutcome::Published(ids.iter().map(|id| MessageId::new(&**id)).collect())),
-            ("moved", [at]) if let Some(at) = position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),
+            ("moved", [at]) if let Some(at) = parse_position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),
             ("fenced", _) => Ok(RangeOutcome::Fenced),
             ("lost", _) => Ok(RangeOutcome::Lost),
-            _ => Err(self.not_understood(told)),
+            _ => Err(self.unexpected_reply(reply)),
         }
     }
 
     /// Runs a script that may run twice, and replies with words.
-    async fn step(&self, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
+    async fn run_relay_script(&self, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
         self.ensure_publishing()?;
-        self.link.rerun(step).await.map_err(|error| self.not_published(error))
+        self.connection.run_idempotent(step).await.map_err(|error| self.publish_error(error))
     }
 
-    fn adopted(&self, told: &[String]) -> Result<Adopted, PublishError> {
-        let adopted = match words(told) {
-            ("at", [at]) => position(at.as_bytes()).map(Adopted::At),
-            ("moved", [at]) => position(at.as_bytes()).map(Adopted::Moved),
-            ("other", [store]) => Uuid::try_parse(store).ok().map(Adopted::OtherStore),
-            ("fenced", _) => Some(Adopted::Fenced),
+    fn parse_resync_reply(&self, reply: &[String]) -> Result<ResyncOutcome, PublishError> {
+        let outcome = match split_reply(reply) {
+            ("at", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::At),
+            ("moved", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::Moved),
+            ("other", [store]) => Uuid::try_parse(store).ok().map(ResyncOutcome::OtherStore),
+            ("fenced", _) => Some(ResyncOutcome::Fenced),
             _ => None,
         };
-        adopted.ok_or_else(|| self.not_understood(told))
+        outcome.ok_or_else(|| self.unexpected_reply(reply))
     }
 
-    fn not_understood(&self, told: impl std::fmt::Debug) -> PublishError {
+    fn unexpected_reply(&self, told: impl std::fmt::Debug) -> PublishError {
         let source = format!("the server told {told:?}").into();
         PublishError::OutcomeUnknown { destination: self.destination.clone(), source }
     }
 }
 
 /// The first word of a reply, and the others.
-fn words(told: &[String]) -> (&str, &[String]) {
-    told.split_first().map_or(("", &[]), |(word, others)| (word, others))
+fn split_reply(reply: &[String]) -> (&str, &[String]) {
+    reply.split_first().map_or(("", &[]), |(word, others)| (word, others))
 }
 
-fn add_fields(script: &mut ScriptInvocation<'_>, fields: &wire::Fields<'_>) {
+fn add_fields(script: &mut ScriptInvocation<'_>, fields: &wire::EntryFields<'_>) {
     script.arg(fields.len() * 2);
     for (name, value) in fields {
         script.arg(*name).arg(&**value);

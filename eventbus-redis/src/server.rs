@@ -13,7 +13,8 @@ use redis::{Client, IntoConnectionInfo};
 use crate::{ConfigMistake, tls};
 
 /// What does not parse may hold a password anywhere, so it is not shown.
-const NO_URL: &str = "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
+const INVALID_URL_PROBLEM: &str =
+    "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
 const TCP_PARAMETERS: [&str; 1] = ["protocol"];
 const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 
@@ -78,9 +79,9 @@ impl Server<'_> {
     }
 
     /// Warns, once for each server, if what is sent to it can be read on the way.
-    pub(crate) fn warn_of_plaintext(&self) {
+    pub(crate) fn warn_plaintext(&self) {
         static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-        if is_readable_on_the_way(self.url) {
+        if is_plaintext_remote(self.url) {
             let address = self.address();
             // a set is as good after a panic as before
             if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone()) {
@@ -97,7 +98,7 @@ impl Server<'_> {
 /// What is wrong with a URL.
 pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
     let Some(parsed) = redis::parse_redis_url(url) else {
-        return Some(NO_URL.into());
+        return Some(INVALID_URL_PROBLEM.into());
     };
     if asks_for_tls(url) && !has_tls {
         return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
@@ -111,14 +112,14 @@ pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
     let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
     let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
     if parsed.into_connection_info().is_err() {
-        return Some(NO_URL.into());
+        return Some(INVALID_URL_PROBLEM.into());
     }
     // an unknown one may be a part of a password
     unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
 }
 
 /// Whether a URL names another machine, without TLS.
-fn is_readable_on_the_way(url: &str) -> bool {
+fn is_plaintext_remote(url: &str) -> bool {
     let parsed = redis::parse_redis_url(url);
     parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
         && !asks_for_tls(url)
@@ -138,10 +139,10 @@ mod tests {
         for here in
             ["redis://localhost:6379", "redis://:pass@127.0.0.1", "redis://[::1]:7000/2", "redis+unix:///run/redis"]
         {
-            assert!(!is_readable_on_the_way(here), "{here}");
+            assert!(!is_plaintext_remote(here), "{here}");
         }
-        assert!(is_readable_on_the_way("redis://:secret@db.example:6379/1"));
-        assert!(!is_readable_on_the_way("rediss://:secret@db.example:6379/1"));
+        assert!(is_plaintext_remote("redis://:secret@db.example:6379/1"));
+        assert!(!is_plaintext_remote("rediss://:secret@db.example:6379/1"));
     }
 
     #[test]

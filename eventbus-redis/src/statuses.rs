@@ -9,8 +9,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Applied, Durability, DurabilityWarning, GroupHealth, HeldBy, HeldReason, ProjectionProgress, RecoveryStats,
-    RetiredGroup, StreamHealth, Trimmed, Unfinished, command::Entry,
+    Applied, Durability, DurabilityWarning, GroupHealth, ProjectionProgress, RecoveryStats, RetiredGroup, StreamHealth,
+    TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup, command::Entry,
 };
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
@@ -19,24 +19,24 @@ fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
 
 #[test]
 fn trimming_and_groups() {
-    let held = |reason| HeldBy {
+    let held = |reason| TrimBlocker {
         group: "billing".into(),
         reason,
         oldest: MessageId::new("1-0"),
         age: Duration::from_millis(1_500),
     };
-    let trimmed = Trimmed { removed: 3, held_by: Some(held(HeldReason::Unread)) };
+    let trimmed = Trimmed { removed: 3, held_by: Some(held(TrimBlockReason::Unread)) };
     let expected = json!({
         "removed": 3, "held_by": { "group": "billing", "reason": "unread", "oldest": "1-0", "age": 1.5 },
     });
     is(&trimmed, expected);
     is(&Trimmed::default(), json!({ "removed": 0, "held_by": null }));
     is(
-        &[HeldReason::Pending, HeldReason::Missing, HeldReason::Projection],
+        &[TrimBlockReason::Pending, TrimBlockReason::Missing, TrimBlockReason::Projection],
         json!(["pending", "missing", "projection"]),
     );
     is(&RetiredGroup { pending: 1, unread: 2 }, json!({ "pending": 1, "unread": 2 }));
-    let unfinished = Unfinished { stream: "s".into(), group: "billing".into(), unread: None, pending: 4 };
+    let unfinished = UnfinishedGroup { stream: "s".into(), group: "billing".into(), unread: None, pending: 4 };
     is(&unfinished, json!({ "stream": "s", "group": "billing", "unread": null, "pending": 4 }));
     let recovery = RecoveryStats { checked: 5, claimed: 4, reprocessed: 3, dlq: 2, failed: 1 };
     is(&recovery, json!({ "checked": 5, "claimed": 4, "reprocessed": 3, "dlq": 2, "failed": 1 }));

@@ -9,23 +9,23 @@ use eventbus::{
 };
 use tracing::Span;
 
-use crate::{bus::Shared, keys::field, otel, wire};
+use crate::{bus::BusInner, keys::field, otel, wire};
 
 /// Longer states may be cut by whoever passes them on, says the W3C.
 const MAX_STATE_BYTES: usize = 512;
 
 /// Around one call of publish.
-pub(crate) fn publish(bus: &Shared, events: &[RecordedEvent]) -> Span {
+pub(crate) fn publish_span(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     if bus.config.enable_tracing { otel::publish(bus, events) } else { Span::none() }
 }
 
 /// Around one run of a handler; it goes on with the trace of the event.
-pub(crate) fn handle(bus: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+pub(crate) fn delivery_span(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     if bus.config.enable_tracing { otel::handle(bus, delivery, handler) } else { handler_span(delivery, handler) }
 }
 
 /// Says in a span that it ended badly.
-pub(crate) fn failed(span: &Span, error_type: &str) {
+pub(crate) fn record_error(span: &Span, error_type: &str) {
     span.record("otel.status_code", "ERROR").record("error.type", error_type);
 }
 
@@ -38,34 +38,34 @@ pub(crate) struct TraceContext {
 
 impl TraceContext {
     /// The context that the application attached to an event.
-    pub(crate) fn of(event: &RecordedEvent) -> Option<Self> {
+    pub(crate) fn from_event(event: &RecordedEvent) -> Option<Self> {
         let attributes = event.metadata().attributes();
         if !attributes.as_json().contains(field::TRACEPARENT) {
             return None;
         }
         let map = attributes.to_map();
         let text = |name| map.get(name).and_then(serde_json::Value::as_str);
-        Self::read(text(field::TRACEPARENT), text(field::TRACESTATE))
+        Self::parse(text(field::TRACEPARENT), text(field::TRACESTATE))
     }
 
     /// The context beside the payload of an entry.
-    fn beside(fields: &[(String, Vec<u8>)]) -> Option<Self> {
-        Self::read(wire::flat(fields, field::TRACEPARENT), wire::flat(fields, field::TRACESTATE))
+    fn from_fields(fields: &[(String, Vec<u8>)]) -> Option<Self> {
+        Self::parse(wire::flat_field(fields, field::TRACEPARENT), wire::flat_field(fields, field::TRACESTATE))
     }
 
-    fn read(parent: Option<&str>, state: Option<&str>) -> Option<Self> {
+    fn parse(parent: Option<&str>, state: Option<&str>) -> Option<Self> {
         let parent = parent.filter(|parent| is_parent(parent))?;
         Some(Self { parent: parent.into(), state: state.filter(|state| is_state(state)).map(Into::into) })
     }
 
     /// Puts the context beside the payload.
-    fn write(self, fields: &mut wire::Fields<'_>) {
+    fn append_to_fields(self, fields: &mut wire::EntryFields<'_>) {
         fields.push((field::TRACEPARENT, self.parent.into_bytes().into()));
         fields.extend(self.state.map(|state| (field::TRACESTATE, state.into_bytes().into())));
     }
 
     /// The attributes with the context behind them.
-    fn behind(self, attributes: &Attributes) -> Option<Attributes> {
+    fn append_to_attributes(self, attributes: &Attributes) -> Option<Attributes> {
         let before = attributes.as_json().trim_end().strip_suffix('}')?;
         let comma = if attributes.is_empty() { "" } else { "," };
         let own = [(field::TRACEPARENT, Some(self.parent)), (field::TRACESTATE, self.state)];
@@ -76,35 +76,35 @@ impl TraceContext {
 }
 
 /// What the entries of one call of publish carry.
-pub(crate) struct Carrier {
+pub(crate) struct TraceCarrier {
     /// Nothing, if nothing is to be carried.
     current: Option<Option<TraceContext>>,
 }
 
-impl Carrier {
-    pub(crate) fn of(bus: &Shared, span: &Span) -> Self {
+impl TraceCarrier {
+    pub(crate) fn for_span(bus: &BusInner, span: &Span) -> Self {
         Self { current: bus.config.enable_tracing.then(|| otel::context(span)) }
     }
 
     /// Has the entry of an event carry the context attached to the event, else that of the span.
-    pub(crate) fn load(&self, event: &RecordedEvent, fields: &mut wire::Fields<'_>) {
+    pub(crate) fn inject(&self, event: &RecordedEvent, fields: &mut wire::EntryFields<'_>) {
         if let Some(current) = &self.current
-            && let Some(context) = TraceContext::of(event).or_else(|| current.clone())
+            && let Some(context) = TraceContext::from_event(event).or_else(|| current.clone())
         {
-            context.write(fields);
+            context.append_to_fields(fields);
         }
     }
 }
 
 /// The event as handlers get it: the context that its entry carried is attached to it, unless it has one.
-pub(crate) fn attach(bus: &Shared, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
+pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
     if !bus.config.enable_tracing {
         return event;
     }
-    let Some(context) = TraceContext::beside(fields).filter(|_| TraceContext::of(&event).is_none()) else {
+    let Some(context) = TraceContext::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none()) else {
         return event;
     };
-    match context.behind(event.metadata().attributes()) {
+    match context.append_to_attributes(event.metadata().attributes()) {
         Some(attributes) => RecordedEvent::new(event.metadata().clone().with_attributes(attributes), event.payload()),
         None => event,
     }
@@ -164,7 +164,7 @@ mod tests {
         let context = TraceContext { parent: PARENT.into(), state: Some("a=\"1\"".into()) };
         for attributes in ["{}", r#"{"n":12345678901234567890.5}"#, r#"{"traceparent":"none"}"#] {
             let attributes = Attributes::parse(attributes).unwrap();
-            let attached = context.clone().behind(&attributes).unwrap();
+            let attached = context.clone().append_to_attributes(&attributes).unwrap();
             assert_eq!(attached.get("traceparent"), Some(PARENT.into()));
             assert_eq!(attached.get("tracestate"), Some("a=\"1\"".into()));
             assert!(attached.as_json().starts_with(attributes.as_json().trim_end_matches('}')));

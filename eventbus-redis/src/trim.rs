@@ -8,10 +8,10 @@ use eventbus::port::MessageId;
 use redis::ScriptInvocation;
 use serde::{Serialize, Serializer};
 
-use crate::{RedisCommandError, RedisEventBus, bus::Shared, command::operate, entry_id::EntryId, keys, script};
+use crate::{RedisCommandError, RedisEventBus, bus::BusInner, command::admin, entry_id::EntryId, keys, script};
 
 /// How many entries are removed at once: the server does nothing else meanwhile (about a millisecond).
-const TOGETHER: u64 = 200;
+const TRIM_BATCH_MAX: u64 = 200;
 
 /// From when on entries may be removed from the stream: those beyond either limit. Without limits none are.
 ///
@@ -39,17 +39,17 @@ pub struct Trimmed {
     /// How many entries were removed.
     pub removed: u64,
     /// The group, or the projection, because of which entries beyond the limits are still there.
-    pub held_by: Option<HeldBy>,
+    pub held_by: Option<TrimBlocker>,
 }
 
 /// A group, or a projection over the stream, that has yet to handle entries beyond the limits of a [`Trim`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
-pub struct HeldBy {
+pub struct TrimBlocker {
     /// The group, or the projection; of several the one that is furthest behind.
     pub group: String,
     /// Why it holds entries.
-    pub reason: HeldReason,
+    pub reason: TrimBlockReason,
     /// The id of its oldest unfinished entry.
     pub oldest: MessageId,
     /// How long ago that entry was published.
@@ -61,7 +61,7 @@ pub struct HeldBy {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum HeldReason {
+pub enum TrimBlockReason {
     /// It has not read them.
     Unread,
     /// It has read them and not acknowledged them.
@@ -103,10 +103,10 @@ impl RedisEventBus {
     /// ```
     pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
         let mut all = Trimmed::default();
-        for part in self.shared.parts() {
+        for part in self.inner.partitions_or_self() {
             let part = part.trim(limits).await?;
             all.removed += part.removed;
-            all.held_by = older(all.held_by, part.held_by);
+            all.held_by = older_blocker(all.held_by, part.held_by);
         }
         Ok(all)
     }
@@ -118,92 +118,92 @@ impl RedisEventBus {
     /// [`RedisCommandError`].
     pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
         let mut removed = 0;
-        for part in self.shared.parts() {
-            let keep = part.share_of(max_length);
-            removed += part.tell::<u64>(&operate::trim(&part.stream, keep)).await?;
+        for part in self.inner.partitions_or_self() {
+            let keep = part.even_share(max_length);
+            removed += part.query::<u64>(&admin::trim(&part.stream, keep)).await?;
         }
         Ok(removed)
     }
 }
 
 /// Who holds the older entry.
-pub(crate) fn older(one: Option<HeldBy>, other: Option<HeldBy>) -> Option<HeldBy> {
+pub(crate) fn older_blocker(one: Option<TrimBlocker>, other: Option<TrimBlocker>) -> Option<TrimBlocker> {
     one.into_iter().chain(other).max_by_key(|held_by| held_by.age)
 }
 
 /// What one run of the script did.
-pub(crate) struct Step {
+pub(crate) struct TrimStep {
     removed: u64,
     pub(crate) has_more: bool,
     length: u64,
-    pub(crate) held_by: Option<HeldBy>,
+    pub(crate) held_by: Option<TrimBlocker>,
 }
 
 /// The steps of a trimming.
 #[derive(Default)]
-pub(crate) struct Steps {
+pub(crate) struct TrimProgress {
     /// How many entries there were at first.
     length: Option<u64>,
-    pub(crate) all: Trimmed,
+    pub(crate) total: Trimmed,
 }
 
-impl Steps {
+impl TrimProgress {
     /// Adds what a step did, and says whether there is to be another one.
-    pub(crate) fn go_on(&mut self, step: Step) -> bool {
-        self.all.removed += step.removed;
-        self.all.held_by = step.held_by;
+    pub(crate) fn add_step(&mut self, step: TrimStep) -> bool {
+        self.total.removed += step.removed;
+        self.total.held_by = step.held_by;
         // what is published meanwhile is for the next time
-        step.has_more && self.all.removed < *self.length.get_or_insert(step.length)
+        step.has_more && self.total.removed < *self.length.get_or_insert(step.length)
     }
 }
 
 /// What removes some of the oldest entries that are beyond the limits and that nobody needs; with `is_forced` also those
 /// that somebody needs.
-pub(crate) fn trimming(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
+pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
     let text = |limit: Option<u128>| limit.map(|limit| limit.to_string()).unwrap_or_default();
     let mut trim = script::TRIM.prepare_invoke();
     trim.key(stream).key(keys::floors(stream)).key(keys::relay(stream)).key(keys::projections(stream));
     trim.arg(text(limits.max_length.map(u128::from))).arg(text(limits.max_age.map(|age| age.as_millis())));
-    trim.arg(TOGETHER).arg(u8::from(is_forced));
+    trim.arg(TRIM_BATCH_MAX).arg(u8::from(is_forced));
     trim
 }
 
 /// What the script replies.
-pub(crate) type Reply = (u64, bool, u64, u64, String, String, String);
+pub(crate) type TrimReply = (u64, bool, u64, u64, String, String, String);
 
-impl From<Reply> for Step {
-    fn from((removed, has_more, length, now, why, group, oldest): Reply) -> Self {
+impl From<TrimReply> for TrimStep {
+    fn from((removed, has_more, length, now, why, group, oldest): TrimReply) -> Self {
         let reason = match why.as_str() {
-            "missing" => Some(HeldReason::Missing),
-            "unread" => Some(HeldReason::Unread),
-            "pending" => Some(HeldReason::Pending),
-            "projection" => Some(HeldReason::Projection),
+            "missing" => Some(TrimBlockReason::Missing),
+            "unread" => Some(TrimBlockReason::Unread),
+            "pending" => Some(TrimBlockReason::Pending),
+            "projection" => Some(TrimBlockReason::Projection),
             _ => None,
         };
         let held_by = reason.map(|reason| {
             let published = oldest.parse::<EntryId>().map_or(now, |id| id.ms);
             let age = Duration::from_millis(now.saturating_sub(published));
-            HeldBy { group, reason, oldest: MessageId::new(oldest), age }
+            TrimBlocker { group, reason, oldest: MessageId::new(oldest), age }
         });
         Self { removed, has_more, length, held_by }
     }
 }
 
-impl Shared {
+impl BusInner {
     async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        let mut steps = Steps::default();
-        while steps.go_on(self.trim_step(limits).await?) {}
-        Ok(steps.all)
+        let mut steps = TrimProgress::default();
+        while steps.add_step(self.trim_step(limits).await?) {}
+        Ok(steps.total)
     }
 
     /// How many of so many entries one stream may keep.
-    fn share_of(&self, length: u64) -> u64 {
+    fn even_share(&self, length: u64) -> u64 {
         length.div_ceil(self.config.partitions.max(1).into())
     }
 
     /// Removes some of the oldest entries that are beyond the limits and that every group is done with.
-    pub(crate) async fn trim_step(&self, limits: Trim) -> Result<Step, RedisCommandError> {
-        let limits = Trim { max_length: limits.max_length.map(|length| self.share_of(length)), ..limits };
-        self.run::<Reply>(&trimming(&self.stream, limits, false)).await.map(Step::from)
+    pub(crate) async fn trim_step(&self, limits: Trim) -> Result<TrimStep, RedisCommandError> {
+        let limits = Trim { max_length: limits.max_length.map(|length| self.even_share(length)), ..limits };
+        self.run::<TrimReply>(&trim_script(&self.stream, limits, false)).await.map(TrimStep::from)
     }
 }

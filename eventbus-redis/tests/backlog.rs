@@ -20,7 +20,7 @@ use common::{
 };
 use eventbus::{
     App, HandlerStart, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Announced, EventBus, FeedFilter, Fill, Filled, HandlerOptions, ReadFeed},
+    port::{Announced, BacklogFill, EventBus, FeedFilter, FillOutcome, HandlerOptions, ReadFeed},
     prelude::*,
 };
 use eventbus_redis::{GroupError, RedisEventBus, RedisEventBusConfig, Trim};
@@ -860,19 +860,19 @@ async fn what_another_process_has_filled_in_is_not_filled_in_again() {
         store.read_feed(Position::START, fills[0].through, &FeedFilter::all()).try_collect().await.unwrap();
     let (some, others) = events.split_at(3);
     let (first, at) = (fills.remove(0), some[2].position().unwrap());
-    let next = Fill { after: at, ..first.clone() };
+    let next = BacklogFill { after: at, ..first.clone() };
     let (key, filler) = (format!("{{{}}}:fills", late.config().stream_name()), format!("filler {id}"));
     for (fill, through, events, filled) in [
-        (&first, first.after, &[][..], Filled::Done),
-        (&first, at, some, Filled::Done),
-        (&first, at, some, Filled::Moved),
-        (&next, first.through, others, Filled::Done),
-        (&next, first.through, others, Filled::Moved),
+        (&first, first.after, &[][..], FillOutcome::Done),
+        (&first, at, some, FillOutcome::Done),
+        (&first, at, some, FillOutcome::Moved),
+        (&next, first.through, others, FillOutcome::Done),
+        (&next, first.through, others, FillOutcome::Moved),
     ] {
         let _: u64 = command(&late, "HDEL", &[&key, &filler]).await;
         assert_eq!(backlogs.fill(fill, through, events).await.unwrap(), filled);
         let is_here: bool = command(&late, "HEXISTS", &[&key, &filler]).await;
-        assert_eq!(is_here, filled == Filled::Done, "a process that fills has the store");
+        assert_eq!(is_here, filled == FillOutcome::Done, "a process that fills has the store");
     }
     until_finished(&late).await;
     assert_eq!(actor.done().len(), 9);

@@ -36,7 +36,7 @@ fn the_defaults_are_those_of_the_tutorial() {
     assert_eq!(config.retry_key_expiry_seconds, 86_400);
     assert!(!config.single_connection_client);
     assert_eq!(config.concurrency, 1);
-    assert_eq!((config.max_in_hand, config.max_in_hand_bytes), (None, 16 * 1024 * 1024));
+    assert_eq!((config.max_in_flight, config.max_in_flight_bytes), (None, 16 * 1024 * 1024));
     assert_eq!(config.retry_delay_ms, 100);
     assert_eq!(config.retry_max_delay_ms, 300_000);
     assert_eq!(config.slow_handler_ms, 1_000);
@@ -52,7 +52,7 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
     assert_eq!(read("{}").unwrap(), RedisEventBusConfig::default());
     let config = read(
         r#"{"stream_prefix":"orders","consumer_name":"w1","socket_timeout":1.5,"socket_connect_timeout":2,
-                 "concurrency":4,"max_in_hand":50,"trim_max_length":9,"readable_by_python":true}"#,
+                 "concurrency":4,"max_in_flight":50,"trim_max_length":9,"readable_by_python":true}"#,
     );
     let expected = RedisEventBusConfig {
         stream_prefix: "orders".into(),
@@ -60,7 +60,7 @@ fn it_deserializes_with_defaults_and_refuses_what_it_does_not_know() {
         socket_timeout: Duration::from_millis(1_500),
         socket_connect_timeout: Duration::from_secs(2),
         concurrency: 4,
-        max_in_hand: Some(50),
+        max_in_flight: Some(50),
         trim_max_length: Some(9),
         readable_by_python: true,
         ..RedisEventBusConfig::default()
@@ -88,9 +88,9 @@ fn all_mistakes_are_named_at_once() {
         retry_key_prefix: "x".repeat(201),
         retry_key_expiry_seconds: 0,
         concurrency: 0,
-        max_in_hand: Some(0),
+        max_in_flight: Some(0),
         max_waiting: 0,
-        max_in_hand_bytes: 0,
+        max_in_flight_bytes: 0,
         retry_delay_ms: 0,
         retry_max_delay_ms: 0,
         slow_handler_ms: 0,
@@ -116,9 +116,9 @@ fn all_mistakes_are_named_at_once() {
             "`retry_key_prefix` has 201 bytes, at most 200 are allowed",
             "`retry_key_expiry_seconds` is 0",
             "`concurrency` is 0",
-            "`max_in_hand` is 0",
+            "`max_in_flight` is 0",
             "`max_waiting` is 0",
-            "`max_in_hand_bytes` is 0",
+            "`max_in_flight_bytes` is 0",
             "`retry_delay_ms` is 0",
             "`retry_max_delay_ms` is 0",
             "`slow_handler_ms` is 0",
@@ -140,7 +140,7 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
         retry_key_prefix: "members".into(),
         retry_key_expiry_seconds: u64::MAX,
         concurrency: 8,
-        max_in_hand: Some(7),
+        max_in_flight: Some(7),
         retry_delay_ms: 50,
         retry_max_delay_ms: 49,
         slow_handler_ms: u64::MAX,
@@ -158,13 +158,13 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
             "`dlq_stream_suffix` begins with `:floors`, as other keys of the bus do".into(),
             "`retry_key_prefix` begins with `members`, as other keys of the bus do".into(),
             format!("`retry_key_expiry_seconds` is {max}, at most 3162240000 is allowed"),
-            "`concurrency` is 8, but a consumer holds at most 7 entries (`max_in_hand`)".into(),
+            "`concurrency` is 8, but a consumer holds at most 7 entries (`max_in_flight`)".into(),
             "`retry_max_delay_ms` is 49, less than `retry_delay_ms` (50)".into(),
             format!("`trim_max_age_seconds` is {max}, at most 3162240000 is allowed"),
         ]
     );
     let of_batch = RedisEventBusConfig { batch_size: 1, concurrency: 11, ..RedisEventBusConfig::default() };
-    assert_eq!(mistakes(&of_batch), ["`concurrency` is 11, but a consumer holds at most 10 entries (`max_in_hand`)"]);
+    assert_eq!(mistakes(&of_batch), ["`concurrency` is 11, but a consumer holds at most 10 entries (`max_in_flight`)"]);
     let suffix = RedisEventBusConfig { dlq_stream_suffix: ":retry:x".into(), ..RedisEventBusConfig::default() };
     assert_eq!(mistakes(&suffix), ["`dlq_stream_suffix` begins with `:retry`, as other keys of the bus do"]);
     for suffix in [":dlq", "_floors", "floors"] {
@@ -176,7 +176,7 @@ fn numbers_that_no_server_takes_and_names_of_other_keys_are_mistakes() {
 #[test]
 fn every_field_is_shown() {
     let shown = format!("{:?}", RedisEventBusConfig::default());
-    for field in ["concurrency: 1", "max_in_hand: None", "trim_max_age_seconds", "readable_by_python: false"] {
+    for field in ["concurrency: 1", "max_in_flight: None", "trim_max_age_seconds", "readable_by_python: false"] {
         assert!(shown.contains(field), "{field} in {shown}");
     }
 }

@@ -17,7 +17,7 @@ const NAMES: [&str; 3] = ["worker-0", "worker-1", "worker-2"];
 /// Three, each with room for one event; what one leaves is the others' after a minute only.
 fn three() -> RedisEventBusConfig {
     let name = Some("worker".into());
-    RedisEventBusConfig { consumer_name: name, consumers: 3, batch_size: 1, max_in_hand: Some(1), ..config() }
+    RedisEventBusConfig { consumer_name: name, consumers: 3, batch_size: 1, max_in_flight: Some(1), ..config() }
 }
 
 /// On whom events are pending, sorted.

@@ -37,7 +37,7 @@ async fn what_no_machine_can_do_is_refused() {
     for (field, config) in [
         ("socket_timeout", RedisEventBusConfig { socket_timeout: Duration::MAX, ..config() }),
         ("socket_connect_timeout", RedisEventBusConfig { socket_connect_timeout: Duration::MAX, ..config() }),
-        ("concurrency", RedisEventBusConfig { concurrency: usize::MAX, max_in_hand: Some(usize::MAX), ..config() }),
+        ("concurrency", RedisEventBusConfig { concurrency: usize::MAX, max_in_flight: Some(usize::MAX), ..config() }),
     ] {
         let error = RedisEventBus::connect(config).await.unwrap_err().to_string();
         assert!(error.contains(&format!("`{field}`")), "{error}");
@@ -75,9 +75,9 @@ fn ends(is_most: bool) -> Fields {
         socket_connect_timeout: _,
         retry_key_expiry_seconds: _,
         concurrency: _,
-        max_in_hand: _,
+        max_in_flight: _,
         max_waiting: _,
-        max_in_hand_bytes: _,
+        max_in_flight_bytes: _,
         retry_delay_ms: _,
         retry_max_delay_ms: _,
         deliver_skipped_within: _,
@@ -103,9 +103,9 @@ fn ends(is_most: bool) -> Fields {
         ("socket_connect_timeout", RedisEventBusConfig { socket_connect_timeout: time, ..config() }),
         ("retry_key_expiry_seconds", RedisEventBusConfig { retry_key_expiry_seconds: number, ..config() }),
         ("concurrency", RedisEventBusConfig { concurrency: size, ..config() }),
-        ("max_in_hand", RedisEventBusConfig { max_in_hand: Some(size), ..config() }),
+        ("max_in_flight", RedisEventBusConfig { max_in_flight: Some(size), ..config() }),
         ("max_waiting", RedisEventBusConfig { max_waiting: size, ..config() }),
-        ("max_in_hand_bytes", RedisEventBusConfig { max_in_hand_bytes: size, ..config() }),
+        ("max_in_flight_bytes", RedisEventBusConfig { max_in_flight_bytes: size, ..config() }),
         ("retry_delay_ms", RedisEventBusConfig { retry_delay_ms: number, ..config() }),
         ("retry_max_delay_ms", RedisEventBusConfig { retry_max_delay_ms: number, ..config() }),
         ("deliver_skipped_within", RedisEventBusConfig { deliver_skipped_within: time, ..config() }),
@@ -152,10 +152,10 @@ async fn everything_arrives_once_whatever_the_settings() {
     let least = || RedisEventBusConfig { retry_delay_ms: 1, retry_max_delay_ms: 1, slow_handler_ms: 1, ..config() };
     let all: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
     for config in [
-        RedisEventBusConfig { batch_size: 1, block_ms: 1, max_in_hand: Some(1), ..least() },
-        RedisEventBusConfig { batch_size: 1_000_000, max_in_hand: Some(1), ..least() },
+        RedisEventBusConfig { batch_size: 1, block_ms: 1, max_in_flight: Some(1), ..least() },
+        RedisEventBusConfig { batch_size: 1_000_000, max_in_flight: Some(1), ..least() },
         RedisEventBusConfig { pending_idle_ms: 1, ..least() },
-        RedisEventBusConfig { concurrency: 10_000, max_in_hand: Some(10_000), ..least() },
+        RedisEventBusConfig { concurrency: 10_000, max_in_flight: Some(10_000), ..least() },
         RedisEventBusConfig {
             retry_delay_ms: 1,
             retry_max_delay_ms: 3_000_000_000,
@@ -167,8 +167,8 @@ async fn everything_arrives_once_whatever_the_settings() {
         RedisEventBusConfig {
             retry_for_seconds: 3_000_000_000,
             max_retries: Some(u32::MAX),
-            max_in_hand: Some(usize::MAX),
-            max_in_hand_bytes: usize::MAX,
+            max_in_flight: Some(usize::MAX),
+            max_in_flight_bytes: usize::MAX,
             concurrency: 10_000,
             slow_handler_ms: u64::MAX,
             trim_max_length: Some(u64::MAX),

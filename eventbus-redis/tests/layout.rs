@@ -10,15 +10,15 @@ use common::{
     seen::{command, event},
 };
 use eventbus::port::{EventBus, MessageId, PublishError};
-use eventbus_redis::{OtherLayout, RedisConnectError, RedisEventBus, RedisEventBusConfig};
+use eventbus_redis::{PartitionCountMismatch, RedisConnectError, RedisEventBus, RedisEventBusConfig};
 
 fn partitioned(partitions: u32) -> RedisEventBusConfig {
     RedisEventBusConfig { partitions, ..config() }
 }
 
-async fn refused(config: RedisEventBusConfig) -> OtherLayout {
+async fn refused(config: RedisEventBusConfig) -> PartitionCountMismatch {
     match RedisEventBus::connect(config).await {
-        Err(RedisConnectError::OtherLayout(layout)) => layout,
+        Err(RedisConnectError::PartitionCountMismatch(layout)) => layout,
         other => panic!("{other:?}"),
     }
 }

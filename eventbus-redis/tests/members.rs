@@ -260,7 +260,7 @@ async fn what_one_has_no_room_for_waits_without_being_handed_around() {
     let config = RedisEventBusConfig { pending_idle_ms: 150, batch_size: 10, ..quick() };
     let bus = connect(&config).await;
     let config =
-        RedisEventBusConfig { max_in_hand: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
+        RedisEventBusConfig { max_in_flight: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
     let full = connect(&config).await;
     let (created, shipped) = (Actor::willing(), Actor::waiting());
     handles(&created, &bus, ONLY_CREATED);
@@ -303,7 +303,7 @@ async fn what_failed_at_a_dead_member_is_left_to_another_one_that_handles_it() {
     // the one that handles it has no room, so that another one gets it first
     let bus = connect(&RedisEventBusConfig { pending_idle_ms: 150, ..quick() }).await;
     let config =
-        RedisEventBusConfig { max_in_hand: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
+        RedisEventBusConfig { max_in_flight: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
     let full = connect(&config).await;
     let (created, shipped) = (Actor::willing(), Actor::waiting());
     handles(&created, &bus, ONLY_CREATED);

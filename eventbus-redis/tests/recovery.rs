@@ -61,7 +61,7 @@ const AT_ONCE: Recovery = Recovery { min_idle_time_ms: Some(0), max_retries: Non
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_under_the_same_name_begins_with_what_it_had_in_order_before_anything_new() {
-    let config = RedisEventBusConfig { batch_size: 20, max_in_hand: Some(50), pending_idle_ms: 60_000, ..quick() };
+    let config = RedisEventBusConfig { batch_size: 20, max_in_flight: Some(50), pending_idle_ms: 60_000, ..quick() };
     let (bus, actor, _) = left_by("stable", 130, &config).await;
     has_left(&bus, "stable").await;
     let new: Vec<_> = (200..250).map(|number| format!("{number:05}")).collect();
@@ -76,7 +76,8 @@ async fn a_restart_under_the_same_name_begins_with_what_it_had_in_order_before_a
 async fn a_restart_after_a_long_time_keeps_the_order_too() {
     for _ in 0..10 {
         // all of them are so old that the consumer would take them over from itself
-        let config = RedisEventBusConfig { batch_size: 50, max_in_hand: Some(1_000), pending_idle_ms: 130, ..quick() };
+        let config =
+            RedisEventBusConfig { batch_size: 50, max_in_flight: Some(1_000), pending_idle_ms: 130, ..quick() };
         let (bus, actor, _) = left_by("stable", 400, &config).await;
         has_left(&bus, "stable").await;
         let idle = Instant::now() + Duration::from_millis(150);
@@ -90,7 +91,7 @@ async fn a_restart_after_a_long_time_keeps_the_order_too() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_taken_over_before_everything_of_its_own_is_in_hand() {
-    let config = RedisEventBusConfig { batch_size: 20, max_in_hand: Some(100), pending_idle_ms: 120, ..quick() };
+    let config = RedisEventBusConfig { batch_size: 20, max_in_flight: Some(100), pending_idle_ms: 120, ..quick() };
     let bus = connect(&config).await;
     publish_numbered(&bus, 70).await;
     read_as(&bus, "dead", 10).await;
@@ -111,7 +112,7 @@ async fn nothing_is_taken_over_before_everything_of_its_own_is_in_hand() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_dead_consumer_had_is_taken_over_page_by_page() {
-    let config = RedisEventBusConfig { batch_size: 7, max_in_hand: Some(10), pending_idle_ms: 300, ..quick() };
+    let config = RedisEventBusConfig { batch_size: 7, max_in_flight: Some(10), pending_idle_ms: 300, ..quick() };
     let bus = connect(&config).await;
     publish_numbered(&bus, 40).await;
     read_as(&bus, "dead", 40).await;
@@ -131,7 +132,7 @@ async fn what_a_dead_consumer_had_is_taken_over_page_by_page() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_cursor_walks_past_what_is_alive() {
-    let config = RedisEventBusConfig { batch_size: 20, max_in_hand: Some(20), pending_idle_ms: 300, ..quick() };
+    let config = RedisEventBusConfig { batch_size: 20, max_in_flight: Some(20), pending_idle_ms: 300, ..quick() };
     let keeper =
         connect(&RedisEventBusConfig { consumer_name: Some("keeper".into()), concurrency: 20, ..config.clone() }).await;
     publish_numbered(&keeper, 50).await;
@@ -141,7 +142,7 @@ async fn the_cursor_walks_past_what_is_alive() {
     until("the keeper holds the oldest", async || pending(&keeper).await.len() == 20).await;
     read_as(&keeper, "dead", 30).await;
     // with so small a batch the server looks at ten entries at a time
-    let bus = connect(&RedisEventBusConfig { batch_size: 1, max_in_hand: Some(5), ..config }).await;
+    let bus = connect(&RedisEventBusConfig { batch_size: 1, max_in_flight: Some(5), ..config }).await;
     let actor = Actor::willing();
     actor.join(&bus);
     start(&bus).await;
@@ -179,7 +180,7 @@ async fn deleted_entries_are_counted_once_and_never_looped_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_handler_keeps_its_claim_while_another_consumer_is_looking() {
     // a full hand claims nothing, not even from itself
-    let config = RedisEventBusConfig { max_in_hand: Some(2), pending_idle_ms: 300, ..quick() };
+    let config = RedisEventBusConfig { max_in_flight: Some(2), pending_idle_ms: 300, ..quick() };
     let (bus, slow) = (connect(&config).await, Actor::waiting());
     slow.join(&bus);
     publish_all(&bus, &["slow", "behind"]).await;
@@ -653,7 +654,7 @@ async fn what_a_killed_consumer_had_is_taken_over_by_the_others() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
     let server = test_servers::private_redis();
-    let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_hand_bytes: 1 << 20, ..quick() };
+    let config = RedisEventBusConfig { redis_url: server.url().into(), max_in_flight_bytes: 1 << 20, ..quick() };
     let bus = connect(&config).await;
     let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(1 << 18));
     for id in numbered(60) {

@@ -24,7 +24,7 @@ use eventbus::{
     DomainEvent, EventBusExt, EventFilter, HandlerError, Name, NewEvent, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
 };
-use eventbus_redis::{HeldReason, RedisEventBus, RedisEventBusConfig, Trim};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 use serde::{Deserialize, Serialize};
 
 type Fields = Vec<(Vec<u8>, Vec<u8>)>;
@@ -227,7 +227,7 @@ async fn order_holds_over_a_retry_and_a_restart() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
-    let config = RedisEventBusConfig { max_in_hand: Some(12), batch_size: 5, concurrency: 12, ..quick() };
+    let config = RedisEventBusConfig { max_in_flight: Some(12), batch_size: 5, concurrency: 12, ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::waiting();
     actor.join(&bus);
@@ -244,7 +244,7 @@ async fn a_full_hand_stops_the_reading_and_it_goes_on_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_retry_takes_no_place_in_a_full_hand() {
     for partitions in [1, 4] {
-        let config = RedisEventBusConfig { max_in_hand: Some(2), batch_size: 2, partitions, ..quick() };
+        let config = RedisEventBusConfig { max_in_flight: Some(2), batch_size: 2, partitions, ..quick() };
         let bus = connect(&config).await;
         let is_well = Arc::new(AtomicBool::new(false));
         let well = Arc::clone(&is_well);
@@ -507,7 +507,10 @@ async fn without_dead_letters_an_entry_stays_pending_and_is_left_alone() {
         assert_eq!((progress.pending, progress.exhausted), (3, 3));
         assert_eq!(next.stats().messages_exhausted, 0, "counted once");
         let held = next.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap().held_by.unwrap();
-        assert_eq!((held.group.as_str(), held.reason, held.oldest.as_str()), ("default", HeldReason::Pending, &*bad));
+        assert_eq!(
+            (held.group.as_str(), held.reason, held.oldest.as_str()),
+            ("default", TrimBlockReason::Pending, &*bad)
+        );
         next.stop_consuming().await;
     }
 

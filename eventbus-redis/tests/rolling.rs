@@ -18,7 +18,7 @@ use eventbus::{
     EventDescriptor, EventFilter, HandlerError, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
     port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
 };
-use eventbus_redis::{GroupStart, HeldReason, RedisEventBus, RedisEventBusConfig, Trim};
+use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 
 const SHIPPED_2: EventFilter =
     EventFilter::Only(&[EventDescriptor::new(SHIPPED, "Order", 2, SHIPPED, Source::new(file!(), line!()))]);
@@ -200,7 +200,7 @@ async fn a_group_that_never_read_holds_trimming_until_it_is_retired() {
     let all = Trim { max_length: Some(0), max_age: None };
     let trimmed = bus.trim(all).await.unwrap();
     let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "python", HeldReason::Unread));
+    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "python", TrimBlockReason::Unread));
     assert_eq!(held.oldest, ids[0]);
     bus.retire_group(&Name::from_static("python")).await.unwrap();
     let trimmed = bus.trim(all).await.unwrap();

@@ -78,7 +78,7 @@ async fn a_consumer_that_comes_later_gets_its_share_of_what_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_held_than_the_configuration_says() {
-    let config = eventbus_redis::RedisEventBusConfig { max_in_hand_bytes: 1 << 20, ..common::config() };
+    let config = eventbus_redis::RedisEventBusConfig { max_in_flight_bytes: 1 << 20, ..common::config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let stream_of = |number: u64| eventbus::StreamId::parse("Order", &number.to_string()).unwrap();
     let large = |number: u64| {

@@ -13,7 +13,7 @@ use eventbus::{
     Name,
     port::{EventBus, MessageId},
 };
-use eventbus_redis::{GroupStart, HeldReason, RedisCommandError, RedisEventBus, RedisEventBusConfig, Trim};
+use eventbus_redis::{GroupStart, RedisCommandError, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 
 const NOTHING_STAYS: Trim = Trim { max_length: Some(0), max_age: None };
 
@@ -102,12 +102,12 @@ async fn what_a_group_has_not_read_or_acknowledged_stays() {
     assert_eq!(left(&bus).await, ["9-0", "10-0", "11-0"]);
     assert_eq!(trimmed.removed, 2);
     let held = trimmed.held_by.unwrap();
-    assert_eq!((held.group.as_str(), held.oldest.as_str(), held.reason), ("python", "9-0", HeldReason::Pending));
+    assert_eq!((held.group.as_str(), held.oldest.as_str(), held.reason), ("python", "9-0", TrimBlockReason::Pending));
     assert!(held.age > Duration::from_secs(1_000_000_000), "since 1970: {:?}", held.age);
 
     acknowledge(&bus, "python", "9-0").await;
     let held = bus.trim(NOTHING_STAYS).await.unwrap().held_by.unwrap();
-    assert_eq!((held.oldest.as_str(), held.reason), ("11-0", HeldReason::Unread));
+    assert_eq!((held.oldest.as_str(), held.reason), ("11-0", TrimBlockReason::Unread));
     assert_eq!(left(&bus).await, ["11-0"]);
     // of several the one furthest behind is named
     make(&bus, "behind").await;
@@ -142,7 +142,7 @@ async fn the_own_group_holds_nothing_before_somebody_joins_it() {
     let _: i64 = command(&bus, "XGROUP", &["CREATECONSUMER", &bus.config().stream_name(), "idle", "one"]).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), HeldReason::Unread));
+    assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), TrimBlockReason::Unread));
     assert!(held.age < Duration::from_secs(600), "{:?}", held.age);
     // its consumer goes, but it has read something
     read(&bus, "idle", "1").await;
@@ -162,7 +162,7 @@ async fn a_known_group_that_is_missing_stops_trimming_until_it_is_retired() {
     list(&bus, "also lost", "10-0").await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "lost", HeldReason::Missing));
+    assert_eq!((trimmed.removed, held.group.as_str(), held.reason), (0, "lost", TrimBlockReason::Missing));
     assert_eq!(held.oldest, ids[0], "the oldest one that is there");
     assert_eq!(floor(&bus, "lost").await.as_deref(), Some("9-0"), "where it was");
     for group in ["lost", "also lost"] {
@@ -206,7 +206,7 @@ async fn what_others_removed_breaks_nothing() {
     let stream = bus.config().stream_name();
     let _: i64 = command(&bus, "XTRIM", &[&stream, "MAXLEN", "=", "5"]).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
-    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().reason), (0, HeldReason::Unread));
+    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().reason), (0, TrimBlockReason::Unread));
     read(&bus, "python", "5").await;
     let ids = left(&bus).await;
     for id in &ids[..2] {
@@ -216,7 +216,7 @@ async fn what_others_removed_breaks_nothing() {
     let _: i64 = command(&bus, "XDEL", &[&stream, &ids[3], &ids[0]]).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     let held = trimmed.held_by.unwrap();
-    assert_eq!((trimmed.removed, held.oldest.as_str(), held.reason), (1, ids[2].as_str(), HeldReason::Pending));
+    assert_eq!((trimmed.removed, held.oldest.as_str(), held.reason), (1, ids[2].as_str(), TrimBlockReason::Pending));
     for id in [&ids[2], &ids[4]] {
         acknowledge(&bus, "python", id).await;
     }
@@ -264,7 +264,7 @@ async fn a_server_without_memory_is_trimmed_all_the_same() {
     let _: String = command(&bus, "CONFIG", &["SET", "maxmemory", "1"]).await;
     assert!(bus.publish(&[event("one more")]).await.is_err(), "there is no room");
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
-    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().reason), (200, HeldReason::Unread));
+    assert_eq!((trimmed.removed, trimmed.held_by.unwrap().reason), (200, TrimBlockReason::Unread));
 }
 
 #[tokio::test]

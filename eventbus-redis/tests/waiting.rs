@@ -183,7 +183,7 @@ async fn in_process(concurrency: usize, given: Given) -> Measured {
 #[tokio::test(flavor = "multi_thread")]
 async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() {
     for (partitions, time) in [(1, Clockwork::Stands), (4, Clockwork::Goes), (1, Clockwork::Races)] {
-        let config = RedisEventBusConfig { max_in_hand: Some(50), batch_size: 50, partitions, ..config() };
+        let config = RedisEventBusConfig { max_in_flight: Some(50), batch_size: 50, partitions, ..config() };
         let given = Given { events: 2_000, load: Load::AndATenthFails, time, takes: Duration::ZERO };
         on_redis(config, given).await;
     }

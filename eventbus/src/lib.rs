@@ -36,7 +36,7 @@
 //! # Where to look
 //! - Events and aggregates: [`DomainEvent`], [`Aggregate`], [`Apply`], [`AggregateRoot`].
 //! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
-//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`Projected`].
+//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventbus-redis` and `eventbus-file`; to write one,
@@ -101,12 +101,12 @@ pub use runtime::{
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
     follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{
-        Projected, ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
+        ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
         RebuildOwner, RebuildProgress, Rebuilt,
     },
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},
-    repository::{AggregateRepository, Deciding, LoadError, Publication, SaveError, Saved, UpdateError},
+    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError, UpdateFuture},
     skip::{SkipError, SkippedEvent},
     start::{StartError, StartMistake},
     subscription::{EventBusExt, EventHandler},
@@ -140,7 +140,7 @@ pub mod __private {
                 AggregateRegistration, EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
             },
             extract::decoded,
-            projection::{ProjectionRegistration, ProjectionSlot},
+            projection::{AnyProjection, ProjectionRegistration},
         },
     };
 

@@ -15,16 +15,16 @@ use crate::{
     RelayStatus, Saved, SkippedEvent, StreamId, Version,
     port::{
         BusStats, CrowdedGroup, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus,
-        InFlight, MessageId, OldestUnfinished, PublishError, SilentConsumer, SkippedBefore, StoredEventType,
+        MessageId, OldestUnfinished, PublishError, RunningHandler, SilentConsumer, SkippedBefore, StoredEventType,
         StreamInfo, StreamSummary, UnfilledGroup, UnreadableEvents, WaitingForServer,
     },
 };
 
-const AT: OffsetDateTime = datetime!(2026-11-21 09:30:00.5 UTC);
+const TIMESTAMP: OffsetDateTime = datetime!(2026-11-21 09:30:00.5 UTC);
 const SECOND: Duration = Duration::from_millis(1_500);
 const BILLING: Name = Name::from_static("billing");
 
-fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
+fn assert_json<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
     assert_eq!(serde_json::to_value(status).unwrap(), *expected.borrow(), "{}", std::any::type_name::<T>());
 }
 
@@ -32,10 +32,10 @@ fn record() -> RecordedEvent {
     let id = Uuid::from_u128(7);
     let event = NewEvent::new(Name::from_static("Deposited"), 2, r#"{"cents": 12345678901234567890}"#)
         .with_event_id(EventId::from(id))
-        .with_occurred_at(AT)
+        .with_occurred_at(TIMESTAMP)
         .with_context(EventContext::default().with_correlation(id).with_actor("clerk"));
     let stream = StreamId::new(Name::from_static("Account"), "4711".parse().unwrap());
-    event.recorded_as(stream, Version::FIRST, Some(Position::new(3))).with_recorded_at(Some(AT))
+    event.recorded_as(stream, Version::FIRST, Some(Position::new(3))).with_recorded_at(Some(TIMESTAMP))
 }
 
 fn record_json() -> Value {
@@ -50,7 +50,7 @@ fn record_json() -> Value {
 
 #[test]
 fn an_event_is_shown_whole() {
-    is(&record(), record_json());
+    assert_json(&record(), record_json());
     let text = serde_json::to_string(&record()).unwrap();
     assert!(text.ends_with(r#""payload":{"cents": 12345678901234567890}}"#), "as it is stored: {text}");
     let damaged = RecordedEvent::new(record().metadata().clone(), "{\"cents\":");
@@ -59,7 +59,7 @@ fn an_event_is_shown_whole() {
 
 #[test]
 fn dead_letters() {
-    let letter = DeadLetter {
+    let dead_letter = DeadLetter {
         id: MessageId::new("9-0"),
         original_message_id: Some(MessageId::new("3-0")),
         record: Some(record()),
@@ -71,8 +71,8 @@ fn dead_letters() {
         group: Some("billing".into()),
         attempts: Some(4),
         retry_count: Some(3),
-        first_failed_at: Some(AT),
-        last_failed_at: Some(AT),
+        first_failed_at: Some(TIMESTAMP),
+        last_failed_at: Some(TIMESTAMP),
         dead_lettered_at: None,
         done_handlers: vec!["mail".into()],
     };
@@ -85,11 +85,11 @@ fn dead_letters() {
         }],
         "next": "9-0",
     });
-    is(&DeadLetterPage { letters: vec![letter], next: Some(MessageId::new("9-0")) }, expected);
+    assert_json(&DeadLetterPage { letters: vec![dead_letter], next: Some(MessageId::new("9-0")) }, expected);
 }
 
-fn in_flight() -> InFlight {
-    InFlight {
+fn in_flight() -> RunningHandler {
+    RunningHandler {
         consumer: Some("host-1".into()),
         name: "book".into(),
         group: "billing".into(),
@@ -139,12 +139,12 @@ fn health_of_an_app() {
         since: "2026-11-21T09:30:00Z".into(),
     };
     let health = Health::disconnected(false, "cannot connect")
-        .with_store_trouble("no connection".into())
-        .with_relay_trouble("no connection".into())
+        .with_store_problem("no connection".into())
+        .with_relay_problem("no connection".into())
         .with_lags(BTreeMap::from([("relay".into(), 40)]))
         .with_stopped_projections(vec!["stopped".into()])
-        .with_in_flight(vec![in_flight()])
-        .with_silent(vec![silent()])
+        .with_running_handlers(vec![in_flight()])
+        .with_silent_consumers(vec![silent()])
         .with_unreadable(vec![unreadable()])
         .with_unfilled(vec![unfilled])
         .with_waiting(vec![waiting])
@@ -164,8 +164,8 @@ fn health_of_an_app() {
         "lag_seconds": { "relay": 40 },
         "crowded": [{ "group": "billing", "waiting": 100_000, "since": "2026-11-21T09:30:00Z" }],
     });
-    is(&health, expected);
-    is(&HealthStatus::Healthy, json!("healthy"));
+    assert_json(&health, expected);
+    assert_json(&HealthStatus::Healthy, json!("healthy"));
 }
 
 fn in_flight_json() -> Value {
@@ -225,23 +225,23 @@ fn what_a_bus_counts_and_knows() {
         }],
         "pending_messages": 3, "dlq_messages": 1, "active_consumers": 1, "stats": stats,
     });
-    is(&info, expected);
+    assert_json(&info, expected);
     let progress = GroupProgress { unread: 1, pending: 2, exhausted: 3 };
-    is(&progress, json!({ "unread": 1, "pending": 2, "exhausted": 3 }));
-    is(&Floor { group: BILLING, position: Position::new(5) }, json!({ "group": "billing", "position": 5 }));
+    assert_json(&progress, json!({ "unread": 1, "pending": 2, "exhausted": 3 }));
+    assert_json(&Floor { group: BILLING, position: Position::new(5) }, json!({ "group": "billing", "position": 5 }));
     let skipped = SkippedBefore { group: BILLING, event_type: "Deposited".into(), count: 4, age: SECOND };
-    is(&skipped, json!({ "group": "billing", "event_type": "Deposited", "count": 4, "age": 1.5 }));
+    assert_json(&skipped, json!({ "group": "billing", "event_type": "Deposited", "count": 4, "age": 1.5 }));
     let stored = StoredEventType {
         event_type: Name::from_static("Deposited"),
         schema_version: 2,
         first_position: Position::new(5),
     };
-    is(&stored, json!({ "event_type": "Deposited", "schema_version": 2, "first_position": 5 }));
+    assert_json(&stored, json!({ "event_type": "Deposited", "schema_version": 2, "first_position": 5 }));
 }
 
 #[test]
 fn relay_and_followers() {
-    let stopped = RelayError::StoreWentBack {
+    let stopped = RelayError::StoreBehindBus {
         destination: Name::from_static("bus"),
         published: Position::new(9),
         newest: Position::new(5),
@@ -254,18 +254,18 @@ fn relay_and_followers() {
         lag: Some(SECOND),
         trouble: Some("no connection".into()),
         stopped: Some(stopped),
-        since: Some(AT),
+        since: Some(TIMESTAMP),
         skipped: Some(1),
     };
     let expected = json!({
         "position": 3, "head": 5, "is_owner": true, "lag": 1.5, "trouble": "no connection", "stopped": text,
         "since": "2026-11-21T09:30:00.5Z", "skipped": 1,
     });
-    is(&relay, expected);
+    assert_json(&relay, expected);
     let follow = FollowStatus { position: Position::new(3), is_live: true, trouble: None };
-    is(&follow, json!({ "position": 3, "is_live": true, "trouble": null }));
+    assert_json(&follow, json!({ "position": 3, "is_live": true, "trouble": null }));
     let published = Published { position: Position::new(3), message_id: Some(MessageId::new("3-0")) };
-    is(&published, json!({ "position": 3, "message_id": "3-0" }));
+    assert_json(&published, json!({ "position": 3, "message_id": "3-0" }));
 }
 
 #[test]
@@ -279,19 +279,19 @@ fn projections() {
         position: Position::new(3),
         lag: 2,
         owner: ProjectionOwner::Stopped,
-        rebuilding: Some(RebuildOwner { owner, since: Some(AT) }),
+        rebuilding: Some(RebuildOwner { owner, since: Some(TIMESTAMP) }),
         skipped: 1,
         stopped: Some(stopped),
         trouble: None,
         trouble_since: None,
-        stopped_since: Some(AT),
+        stopped_since: Some(TIMESTAMP),
     };
     let expected = json!({
         "name": "balances", "kind": "transactional", "position": 3, "lag": 2, "owner": "stopped",
         "rebuilding": { "owner": "host:1:abc", "since": "2026-11-21T09:30:00.5Z" }, "skipped": 1, "stopped": text,
         "trouble": null, "trouble_since": null, "stopped_since": "2026-11-21T09:30:00.5Z",
     });
-    is(&status, expected);
+    assert_json(&status, expected);
     let progress = RebuildProgress {
         name: "balances",
         events: 5,
@@ -301,21 +301,24 @@ fn projections() {
         took: SECOND,
         resumed: 2,
     };
-    is(&progress, json!({ "name": "balances", "events": 5, "of": 10, "position": 6, "target": 12, "took": 1.5 }));
+    assert_json(
+        &progress,
+        json!({ "name": "balances", "events": 5, "of": 10, "position": 6, "target": 12, "took": 1.5 }),
+    );
     let rebuilt = Rebuilt { events: 10, skipped: 1, position: Position::new(12), took: SECOND };
-    is(&rebuilt, json!({ "events": 10, "skipped": 1, "position": 12, "took": 1.5 }));
+    assert_json(&rebuilt, json!({ "events": 10, "skipped": 1, "position": 12, "took": 1.5 }));
     let skipped = SkippedEvent {
         reader: Name::from_static("projection:balances"),
         position: Position::new(4),
         reason: "full".into(),
         by: "host:1:abc".into(),
-        at: AT,
+        at: TIMESTAMP,
     };
     let expected = json!({
         "reader": "projection:balances", "position": 4, "reason": "full", "by": "host:1:abc",
         "at": "2026-11-21T09:30:00.5Z",
     });
-    is(&skipped, expected);
+    assert_json(&skipped, expected);
 }
 
 #[test]
@@ -330,10 +333,10 @@ fn saves() {
         |publication| json!({ "version": 1, "position": 3, "events": [record_json()], "publication": publication });
     let refused = PublishError::ShutDown { destination: Name::from_static("bus") };
     let text = refused.to_string();
-    is(&saved(Publication::None), expected(json!("none")));
-    is(&saved(Publication::ByRelay), expected(json!("by_relay")));
-    is(&saved(Publication::Published(vec![MessageId::new("3-0")])), expected(json!({ "published": ["3-0"] })));
-    is(&saved(Publication::Failed(refused)), expected(json!({ "failed": text })));
+    assert_json(&saved(Publication::None), expected(json!("none")));
+    assert_json(&saved(Publication::ByRelay), expected(json!("by_relay")));
+    assert_json(&saved(Publication::Published(vec![MessageId::new("3-0")])), expected(json!({ "published": ["3-0"] })));
+    assert_json(&saved(Publication::Failed(refused)), expected(json!({ "failed": text })));
 }
 
 /// How the names of statuses end; a name that only looks so is listed below, with what it is.
@@ -350,12 +353,12 @@ const ENDINGS: &[&str] = &[
     "LetterPage",
     "Warning",
     "Durability",
-    "HeldBy",
-    "HeldReason",
-    "Unfinished",
+    "TrimBlocker",
+    "TrimBlockReason",
+    "UnfinishedGroup",
     "Problem",
     "Trimmed",
-    "Removed",
+    "RemovalReport",
     "Applied",
     "RetiredGroup",
 ];

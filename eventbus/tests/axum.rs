@@ -87,7 +87,7 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
         Problem::from(eventbus::SaveError::from(AppendError::Unavailable("secret".into()))),
         Problem::from(eventbus::SaveError::from(AppendError::OutcomeUnknown("secret".into()))),
         Problem::from(ProjectionError::Busy { name: "secret", timeout }),
-        Problem::from(PublishedError::TimedOut { position, wanted, timeout, trouble: "secret".into() }),
+        Problem::from(PublishedError::TimedOut { position, wanted, timeout, problem: "secret".into() }),
     ] {
         let response = problem.into_response();
         assert_eq!(response.headers()["retry-after"], "1");
@@ -144,9 +144,9 @@ async fn each_outcome_of_a_repository_has_its_status() {
     assert_eq!(ask(&app, "GET", "/accounts/1", "").await.0, 404);
     assert_eq!(open("\"a").await.0, 400);
     assert_eq!(open("5").await.0, 422);
-    store.appends.next(Fault::Unavailable, 1);
+    store.appends.fail_next(Fault::Unavailable, 1);
     assert_eq!(open("\"Ada\"").await.0, 503);
-    store.appends.next(Fault::LostReply, 1);
+    store.appends.fail_next(Fault::LostReply, 1);
     assert_eq!(open("\"Ada\"").await.0, 201, "what was lost on the way back is asked for again");
     let (status, body) = open("\"Grace\"").await;
     assert_eq!((status, &body["detail"]), (409, &json!("the account has an owner")));

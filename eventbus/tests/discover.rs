@@ -170,7 +170,7 @@ async fn a_bus_without_an_app_does_the_same() {
     let subscriptions = bus.subscribe_discovered(&StateMap::new().with(log.clone())).unwrap();
     let groups: Vec<_> = subscriptions.iter().map(|subscription| subscription.group().to_string()).collect();
     assert_eq!(groups, ["audit", "default"]);
-    let record = RecordedEvent::of(&Opened {}, AggregateId::new(), Version::FIRST).unwrap();
+    let record = RecordedEvent::from_event(&Opened {}, AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(&[record]).await.unwrap();
     assert_eq!(bus.subscribe_discovered(&StateMap::new()).unwrap_err().mistakes().len(), 2);
 }

@@ -6,8 +6,8 @@ use eventbus::{
     Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
     Name, NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
     port::{
-        AppendSignal, Delivery, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber, Tries, dispatch,
-        handler_span,
+        AppendSignal, Delivery, DeliveryAttempts, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber,
+        dispatch, handler_span,
     },
     prelude::*,
 };
@@ -152,12 +152,12 @@ struct Noted {
 #[test]
 fn fields_that_would_hide_the_envelope_are_refused_when_encoding() {
     let noted = |key: &str| Noted { anything: HashMap::from([(key.into(), 1)]) };
-    assert_eq!(NewEvent::of(&noted("colour")).unwrap().payload(), r#"{"colour":1}"#);
+    assert_eq!(NewEvent::from_event(&noted("colour")).unwrap().payload(), r#"{"colour":1}"#);
     for reserved in eventbus::RESERVED_FIELDS {
-        let error = NewEvent::of(&noted(reserved)).unwrap_err();
+        let error = NewEvent::from_event(&noted(reserved)).unwrap_err();
         assert!(error.reason == EncodeFault::Invalid(EventFault::ReservedField(reserved)), "{error:?}");
     }
-    let report = format!("{:?}", Error::from(NewEvent::of(&noted("metadata")).unwrap_err()));
+    let report = format!("{:?}", Error::from(NewEvent::from_event(&noted("metadata")).unwrap_err()));
     assert!(report.starts_with("event `Noted` cannot be encoded: its field `metadata` is named like"), "{report}");
     assert!(!report.contains("caused by"), "said twice: {report}");
 }
@@ -195,7 +195,7 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
         let Outcome::Failed { failures, .. } = dispatch(
             &[early, late],
             &delivery,
-            &Tries::default(),
+            &DeliveryAttempts::default(),
             &Limits::default(),
             &eventbus::SharedClock::SYSTEM,
             &handler_span,

@@ -4,13 +4,13 @@
 //! Keep: nothing is told the caller as certain that is not. Once a statement went out without an answer, its backend
 //! may still be running; only what no late commit can change is final then.
 
-mod aside;
-mod effort;
+mod blocked_streams;
 mod entry;
-mod group;
+mod executor;
+mod group_commit;
+mod in_transaction;
 mod plan;
-mod settle;
-mod within;
+mod retry_budget;
 
 use async_trait::async_trait;
 use eventbus::{
@@ -18,8 +18,8 @@ use eventbus::{
     port::{Append, AppendError, AppendEvents, check_events, check_ids},
 };
 
-pub(crate) use self::group::Group;
-pub use self::within::PgAppendInError;
+pub(crate) use self::group_commit::GroupCommit;
+pub use self::in_transaction::PgAppendInError;
 use crate::store::PgEventStore;
 
 /// What becomes of an append.
@@ -40,26 +40,26 @@ impl AppendEvents for PgEventStore {
 
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results: Vec<AppendResult> = Vec::with_capacity(appends.len());
-        let mut call = self.group.call();
+        let mut request = self.group_commit.new_request();
         for append in appends {
             let number = results.len();
-            results.push(check(&append).map(|()| Vec::new()));
+            results.push(check_append(&append).map(|()| Vec::new()));
             if append.events.is_empty() || results[number].is_err() {
                 continue;
             }
-            if !call.has_room_for(&append) {
+            if !request.has_room_for(&append) {
                 // before the next ones, which may be for the same streams
-                self.group.append(call.take(), &mut results).await;
+                self.group_commit.append(request.take(), &mut results).await;
             }
-            call.push(number, append);
+            request.push(number, append);
         }
-        self.group.append(call.take(), &mut results).await;
+        self.group_commit.append(request.take(), &mut results).await;
         results
     }
 }
 
 /// Finds what is refused without asking the server, which would refuse all that it is sent together with.
-fn check(append: &Append) -> Result<(), AppendError> {
+fn check_append(append: &Append) -> Result<(), AppendError> {
     check_ids(&append.stream, &append.events)?;
     check_events(&append.stream, &append.events)
 }

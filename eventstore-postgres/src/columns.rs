@@ -15,7 +15,7 @@ pub(crate) struct StreamColumns<'e> {
     /// How many events each stream gets; from 1, since a stream is not claimed for nothing.
     events: Vec<i64>,
     stream_of_event: Vec<i64>,
-    place_of_event: Vec<i64>,
+    ordinal_in_stream: Vec<i64>,
 }
 
 impl<'e> StreamColumns<'e> {
@@ -37,7 +37,7 @@ impl<'e> StreamColumns<'e> {
         for _ in 0..events {
             self.events[stream] += 1;
             self.stream_of_event.push(stream as i64 + 1);
-            self.place_of_event.push(self.events[stream]);
+            self.ordinal_in_stream.push(self.events[stream]);
         }
     }
 
@@ -49,7 +49,7 @@ impl<'e> StreamColumns<'e> {
             .bind(self.expected)
             .bind(self.events)
             .bind(self.stream_of_event)
-            .bind(self.place_of_event)
+            .bind(self.ordinal_in_stream)
     }
 }
 

@@ -64,7 +64,7 @@ pub struct PgEventStoreConfig {
 }
 
 /// The most connections that a server can have; room for so many is made at once.
-const MOST: u32 = 262_143;
+const CONNECTIONS_MAX: u32 = 262_143;
 
 impl Default for PgEventStoreConfig {
     fn default() -> Self {
@@ -135,7 +135,7 @@ impl PgEventStoreConfig {
             if number == 0 {
                 return invalid(field, "at least 1 is needed");
             }
-            if number > MOST {
+            if number > CONNECTIONS_MAX {
                 return invalid(field, "at most 262,143 are allowed, as many as a server can have connections");
             }
         }

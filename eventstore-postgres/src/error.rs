@@ -180,7 +180,7 @@ impl PgPrecondition {
 pub enum PgTransactionError {
     /// It took too long; it is undone, unless it was being committed.
     #[error("the transaction took longer than {limit:?}")]
-    TooLong {
+    TimedOut {
         /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout).
         limit: Duration,
     },

@@ -15,14 +15,14 @@ impl EventTypes for PgEventStore {
         let query = sqlx::query(self.statements.event_types.clone());
         let rows =
             self.connections.fetch_all(query).await.map_err(|fault| ReadError::Unavailable(fault.into_source()))?;
-        let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
+        let types: Result<Vec<_>, BoxError> = rows.iter().map(decode_event_type).collect();
         let types = types.map_err(|source| ReadError::corrupt("the table of event types", source))?;
-        types.iter().for_each(|stored| self.listed.add(&stored.event_type, stored.schema_version));
+        types.iter().for_each(|stored| self.listed_types.add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
 }
 
-fn stored(row: &PgRow) -> Result<StoredEventType, BoxError> {
+fn decode_event_type(row: &PgRow) -> Result<StoredEventType, BoxError> {
     Ok(StoredEventType {
         event_type: Name::new("event type", row.try_get::<&str, _>(0)?)?,
         schema_version: u32::try_from(row.try_get::<i32, _>(1)?)?,

@@ -16,17 +16,17 @@ use uuid::Uuid;
 
 use crate::{
     pool::Query,
-    record::{PAGE, decode_page, time_of},
+    record::{PAGE_EVENTS_MAX, decode_page, decode_time},
     store::PgEventStore,
 };
 
 /// The most positions that one statement looks at for a filter, which may let none of them through.
-const WINDOW: i64 = 100_000;
+const FILTER_WINDOW_POSITIONS: i64 = 100_000;
 
 #[async_trait]
 impl ReadFeed for PgEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
-        let wanted = Wanted::of(filter);
+        let wanted = FilterParameters::new(filter);
         paged(after.as_i64(), move |after| {
             let wanted = wanted.clone();
             async move { self.feed_page(after, through.as_i64(), &wanted).await }
@@ -34,16 +34,16 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let head = self.number(sqlx::query(self.statements.head.clone())).await?;
+        let head = self.fetch_number(sqlx::query(self.statements.head.clone())).await?;
         Ok(head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0))))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        let wanted = Wanted::of(filter);
+        let wanted = FilterParameters::new(filter);
         let (mut after, mut count) = (after.as_i64(), 0);
-        while let Some(reach) = self.reach(after, through.as_i64()).await? {
+        while let Some(reach) = self.find_window_end(after, through.as_i64()).await? {
             let query = wanted.bind_to(&self.statements.count_events, after, reach);
-            let found: i64 = self.number(query).await?.unwrap_or(0);
+            let found: i64 = self.fetch_number(query).await?.unwrap_or(0);
             count += u64::try_from(found).unwrap_or(0);
             after = reach;
         }
@@ -56,7 +56,7 @@ impl ReadFeed for PgEventStore {
         let Some(row) = rows.first() else {
             return Ok(None);
         };
-        let recorded_at = time_of(row.try_get_unchecked(0).map_err(unreadable)?);
+        let recorded_at = decode_time(row.try_get_unchecked(0).map_err(unreadable_answer)?);
         let corrupt = |error| ReadError::corrupt(format!("the first event after position {after}"), error);
         recorded_at.map(Some).map_err(corrupt)
     }
@@ -64,31 +64,34 @@ impl ReadFeed for PgEventStore {
     async fn store_id(&self) -> Result<Uuid, ReadError> {
         let rows = self.connections.fetch_all(sqlx::query(self.statements.store_id.clone())).await?;
         let row = rows.first().ok_or_else(|| ReadError::Unavailable("the store has no id".into()))?;
-        row.try_get(0).map_err(unreadable)
+        row.try_get(0).map_err(unreadable_answer)
     }
 
     fn appended(&self) -> &AppendSignal {
-        &self.appended.signal
+        &self.append_notifier.signal
     }
 }
 
 impl PgEventStore {
     /// The last event of the window that begins after `after` and does not go beyond `end`.
-    async fn reach(&self, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
-        self.number(sqlx::query(self.statements.reach.clone()).bind(after).bind(end).bind(WINDOW)).await
+    async fn find_window_end(&self, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
+        self.fetch_number(
+            sqlx::query(self.statements.window_end.clone()).bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS),
+        )
+        .await
     }
 
-    async fn number(&self, query: Query<'_>) -> Result<Option<i64>, ReadError> {
+    async fn fetch_number(&self, query: Query<'_>) -> Result<Option<i64>, ReadError> {
         let rows = self.connections.fetch_all(query).await?;
         let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-        row.try_get(0).map_err(unreadable)
+        row.try_get(0).map_err(unreadable_answer)
     }
 
-    async fn feed_page(&self, after: i64, end: i64, wanted: &Wanted) -> Result<Page<i64>, ReadError> {
+    async fn feed_page(&self, after: i64, end: i64, filter: &FilterParameters) -> Result<Page<i64>, ReadError> {
         if after >= end {
             return Ok((Vec::new(), None));
         }
-        let (rows, reach) = self.feed_rows(after, end, wanted).await?;
+        let (rows, reach) = self.feed_rows(after, end, filter).await?;
         let (events, is_last) = decode_page(&rows)?;
         let next = match events.last().and_then(RecordedEvent::position) {
             Some(last) if !is_last => Some(last.as_i64()),
@@ -98,31 +101,31 @@ impl PgEventStore {
     }
 
     /// The next events asked for, and the event up to which they were looked for.
-    async fn feed_rows(&self, after: i64, end: i64, wanted: &Wanted) -> Result<(Vec<PgRow>, i64), ReadError> {
-        if wanted.is_all {
-            let query = sqlx::query(self.statements.read_page.clone()).bind(after).bind(end).bind(PAGE);
+    async fn feed_rows(&self, after: i64, end: i64, filter: &FilterParameters) -> Result<(Vec<PgRow>, i64), ReadError> {
+        if filter.is_all {
+            let query = sqlx::query(self.statements.read_page.clone()).bind(after).bind(end).bind(PAGE_EVENTS_MAX);
             return Ok((self.connections.fetch_all(query).await?, end));
         }
         let reach = match end - after {
-            ..=WINDOW => end,
-            _ => self.reach(after, end).await?.unwrap_or(end),
+            ..=FILTER_WINDOW_POSITIONS => end,
+            _ => self.find_window_end(after, end).await?.unwrap_or(end),
         };
-        let query = wanted.bind_to(&self.statements.read_filtered, after, reach).bind(PAGE);
+        let query = filter.bind_to(&self.statements.read_filtered, after, reach).bind(PAGE_EVENTS_MAX);
         Ok((self.connections.fetch_all(query).await?, reach))
     }
 }
 
 /// A filter as `wanted.sql` has it.
 #[derive(Debug, Clone)]
-struct Wanted {
+struct FilterParameters {
     is_all: bool,
     aggregate_types: Option<Vec<String>>,
     event_types: Option<Vec<String>>,
     tenant: Option<Uuid>,
 }
 
-impl Wanted {
-    fn of(filter: &FeedFilter) -> Self {
+impl FilterParameters {
+    fn new(filter: &FeedFilter) -> Self {
         let texts =
             |names: &std::collections::BTreeSet<eventbus::Name>| names.iter().map(ToString::to_string).collect();
         Self {
@@ -144,7 +147,7 @@ impl Wanted {
     }
 }
 
-fn unreadable(error: sqlx::Error) -> ReadError {
+fn unreadable_answer(error: sqlx::Error) -> ReadError {
     ReadError::Unavailable(error.into())
 }
 
@@ -191,7 +194,7 @@ mod tests {
         let filter = FeedFilter::all().event_types([DEPOSITED]);
         let (mut of_feed, mut of_stream) = (Vec::new(), Vec::new());
         for filter in [FeedFilter::all(), filter] {
-            let (wanted, mut from, mut sizes) = (Wanted::of(&filter), Some(0), Vec::new());
+            let (wanted, mut from, mut sizes) = (FilterParameters::new(&filter), Some(0), Vec::new());
             while let Some(after) = from {
                 let (events, next) = store.feed_page(after, 18, &wanted).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
@@ -223,7 +226,7 @@ mod tests {
 
     /// Ends what `connection` has begun, too.
     async fn drop_schema(store: &PgEventStore, mut connection: PgConnection) {
-        let drop = store.statements.schema.fill("ROLLBACK; DROP SCHEMA {schema} CASCADE");
+        let drop = store.statements.schema.fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
     }
 
@@ -256,7 +259,7 @@ mod tests {
         let (store, mut late) = store_with_events(10).await;
         let told = store.head().await.unwrap();
         let lock = "BEGIN; SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | 3)";
-        let lock = store.statements.schema.fill(lock);
+        let lock = store.statements.schema.fill_placeholders(lock);
         late.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await.unwrap();
         assert_eq!((told.get(), store.head().await.unwrap().get()), (10, 3));
         for filter in [FeedFilter::all(), FeedFilter::all().event_types([DEPOSITED])] {

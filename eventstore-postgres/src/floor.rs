@@ -15,8 +15,8 @@ use crate::{pool::Query, store::PgEventStore};
 impl Floors for PgEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
         let query = sqlx::query(self.statements.load_floors.clone()).bind(destination.as_str());
-        let rows = self.floor_rows(destination, query).await?;
-        rows.iter().map(|row| floor(destination, row)).collect()
+        let rows = self.fetch_floor_rows(destination, query).await?;
+        rows.iter().map(|row| decode_floor(destination, row)).collect()
     }
 
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
@@ -29,22 +29,22 @@ impl Floors for PgEventStore {
             .bind(destination.as_str())
             .bind(floors.keys().copied().collect::<Vec<_>>())
             .bind(floors.values().map(|position| position.as_i64()).collect::<Vec<_>>());
-        self.floor_rows(destination, query).await.map(drop)
+        self.fetch_floor_rows(destination, query).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         let query = sqlx::query(self.statements.forget_floor.clone()).bind(destination.as_str()).bind(group.as_str());
-        self.floor_rows(destination, query).await.map(drop)
+        self.fetch_floor_rows(destination, query).await.map(drop)
     }
 }
 
 impl PgEventStore {
-    async fn floor_rows(&self, destination: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
-        self.connections.fetch_all(query).await.map_err(|fault| fault.of_checkpoint(destination))
+    async fn fetch_floor_rows(&self, destination: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
+        self.connections.fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(destination))
     }
 }
 
-fn floor(destination: &Name, row: &PgRow) -> Result<Floor, CheckpointError> {
+fn decode_floor(destination: &Name, row: &PgRow) -> Result<Floor, CheckpointError> {
     let unreadable = |error: sqlx::Error| CheckpointError::new(destination, error);
     let group: &str = row.try_get(0).map_err(unreadable)?;
     let position: i64 = row.try_get(1).map_err(unreadable)?;

@@ -12,17 +12,17 @@ use sqlx::{Row, SqlStr, postgres::PgRow};
 use crate::{pool::Query, store::PgEventStore};
 
 /// A thousand years: as good as for ever, and within the server's range.
-const LONGEST_MICROSECONDS: i64 = 1_000 * 365 * 24 * 3_600 * 1_000_000;
+const LEASE_MICROSECONDS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000_000;
 
 #[async_trait]
 impl Leases for PgEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.take_lease(&self.statements.acquire_lease, role, owner, ttl).await
+        self.query_lease(&self.statements.acquire_lease, role, owner, ttl).await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let taken = self.take_lease(&self.statements.seize_lease, role, owner, ttl).await?;
-        taken.ok_or_else(|| LeaseError::new(role, "no answer"))
+        let lease = self.query_lease(&self.statements.seize_lease, role, owner, ttl).await?;
+        lease.ok_or_else(|| LeaseError::new(role, "no answer"))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
@@ -38,18 +38,18 @@ impl Leases for PgEventStore {
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        let query = sqlx::query(self.statements.lease_of.clone()).bind(role.as_str());
+        let query = sqlx::query(self.statements.load_lease.clone()).bind(role.as_str());
         let Some(row) = self.lease_row(role, query).await? else {
             return Ok(None);
         };
         let owner: String = row.try_get(0).map_err(|error| LeaseError::new(role, error))?;
         let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
-        Ok(Some(Lease { role: role.clone(), owner, epoch: epoch_of(&row, 1, role)? }))
+        Ok(Some(Lease { role: role.clone(), owner, epoch: decode_epoch(&row, 1, role)? }))
     }
 }
 
 impl PgEventStore {
-    async fn take_lease(
+    async fn query_lease(
         &self,
         sql: &SqlStr,
         role: &Name,
@@ -60,7 +60,7 @@ impl PgEventStore {
         let Some(row) = self.lease_row(role, query).await? else {
             return Ok(None);
         };
-        let epoch = epoch_of(&row, 0, role)?;
+        let epoch = decode_epoch(&row, 0, role)?;
         Ok(Some(Lease { role: role.clone(), owner: owner.clone(), epoch }))
     }
 
@@ -70,12 +70,12 @@ impl PgEventStore {
     }
 }
 
-fn epoch_of(row: &PgRow, column: usize, role: &Name) -> Result<u64, LeaseError> {
+fn decode_epoch(row: &PgRow, column: usize, role: &Name) -> Result<u64, LeaseError> {
     let epoch: i64 = row.try_get(column).map_err(|error| LeaseError::new(role, error))?;
     u64::try_from(epoch).map_err(|error| LeaseError::new(role, error))
 }
 
 /// A time from or until now, as the server can reckon with it.
 pub(crate) fn microseconds(time: Duration) -> i64 {
-    i64::try_from(time.as_micros()).map_or(LONGEST_MICROSECONDS, |time| time.min(LONGEST_MICROSECONDS))
+    i64::try_from(time.as_micros()).map_or(LEASE_MICROSECONDS_MAX, |time| time.min(LEASE_MICROSECONDS_MAX))
 }

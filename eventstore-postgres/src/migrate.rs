@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-use crate::{error::PgConnectError, schema::Schema, session::Session};
+use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession};
 
 struct Migration {
     version: u32,
@@ -28,15 +28,15 @@ const MIGRATIONS: &[Migration] = &[
 ];
 
 /// The migration that this release needs.
-const NEWEST: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+const NEWEST_VERSION: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
 /// The two-number form of advisory locks is apart from the one-number form that the feed uses.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(1702260324, {namespace})";
+const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1702260324, {namespace})";
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");
 
 impl Migration {
-    fn record(&self) -> String {
+    fn record_sql(&self) -> String {
         format!(
             "INSERT INTO {{schema}}.migrations (version, name) VALUES ({}, '{}') ON CONFLICT DO NOTHING",
             self.version, self.name
@@ -46,70 +46,70 @@ impl Migration {
 
 /// Everything [`run`] does, as one text that can be run again.
 pub(crate) fn script(schema: &Schema) -> String {
-    let mut script = format!("BEGIN;\n\n{LOCK};\n{CREATE_SCHEMA};\n{};\n", CREATE_TABLE.trim());
+    let mut script = format!("BEGIN;\n\n{MIGRATION_LOCK};\n{CREATE_SCHEMA};\n{};\n", CREATE_TABLE.trim());
     for migration in MIGRATIONS {
         let Migration { version, name, sql } = migration;
         // writing to a string cannot fail
-        let _ = write!(script, "\n-- Migration {version}: {name}\n\n{sql}\n{};\n", migration.record());
+        let _ = write!(script, "\n-- Migration {version}: {name}\n\n{sql}\n{};\n", migration.record_sql());
     }
     script.push_str("\nCOMMIT;\n");
-    schema.fill(&script)
+    schema.fill_placeholders(&script)
 }
 
 /// Runs the migrations that the database has not seen.
-pub(crate) async fn run(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
-    if found(session, schema).await? == NEWEST {
+pub(crate) async fn run(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
+    if find_applied_version(session, schema).await? == NEWEST_VERSION {
         return Ok(()); // the usual case takes no lock and needs no right to create
     }
     let statement = |sql: &str| schema.statement(sql);
     session.run(statement("BEGIN")).await?;
-    session.run(statement(LOCK)).await?;
+    session.run(statement(MIGRATION_LOCK)).await?;
     // a role that may only create within the schema cannot even ask for a schema that is there
-    if !present(session, schema).await?.schema {
+    if !find_existing(session, schema).await?.schema {
         session.run(statement(CREATE_SCHEMA)).await?;
     }
     session.run(statement(CREATE_TABLE)).await?;
-    let found = found(session, schema).await?;
+    let found = find_applied_version(session, schema).await?;
     for migration in MIGRATIONS.iter().filter(|migration| migration.version > found) {
         session.run(statement(migration.sql)).await?;
-        session.run(statement(&migration.record())).await?;
+        session.run(statement(&migration.record_sql())).await?;
         tracing::info!(schema = schema.name(), migration = migration.name, "migrated");
     }
     session.run(statement("COMMIT")).await
 }
 
 /// Checks that the tables are those of this release.
-pub(crate) async fn check(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
-    let found = found(session, schema).await?;
-    if found < NEWEST {
-        return Err(PgConnectError::NotMigrated { schema: schema.name().into(), found, needed: NEWEST });
+pub(crate) async fn check(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
+    let found = find_applied_version(session, schema).await?;
+    if found < NEWEST_VERSION {
+        return Err(PgConnectError::NotMigrated { schema: schema.name().into(), found, needed: NEWEST_VERSION });
     }
     Ok(())
 }
 
-struct Present {
+struct ExistingObjects {
     schema: bool,
     migrations: bool,
 }
 
-async fn present(session: &mut Session, schema: &Schema) -> Result<Present, PgConnectError> {
+async fn find_existing(session: &mut SetupSession, schema: &Schema) -> Result<ExistingObjects, PgConnectError> {
     let query = sqlx::query(include_str!("sql/tables_present.sql")).bind(schema.name());
     let row = session.fetch_one(query).await?;
-    let flag = |name| sqlx::Row::try_get(&row, name).map_err(|error| session.unreadable(error));
-    Ok(Present { schema: flag("schema_exists")?, migrations: flag("migrations_exist")? })
+    let flag = |name| sqlx::Row::try_get(&row, name).map_err(|error| session.unreadable_answer(error));
+    Ok(ExistingObjects { schema: flag("schema_exists")?, migrations: flag("migrations_exist")? })
 }
 
 /// The newest migration that the database has seen; 0 is none.
-async fn found(session: &mut Session, schema: &Schema) -> Result<u32, PgConnectError> {
-    if !present(session, schema).await?.migrations {
+async fn find_applied_version(session: &mut SetupSession, schema: &Schema) -> Result<u32, PgConnectError> {
+    if !find_existing(session, schema).await?.migrations {
         return Ok(0);
     }
     let query = sqlx::query(schema.statement(include_str!("sql/migrated.sql")));
     let row = session.fetch_one(query).await?;
-    let version: Option<i32> = sqlx::Row::try_get(&row, 0).map_err(|error| session.unreadable(error))?;
-    let found = u32::try_from(version.unwrap_or(0)).map_err(|error| session.unreadable(error))?;
-    if found > NEWEST {
-        return Err(PgConnectError::SchemaTooNew { schema: schema.name().into(), found, known: NEWEST });
+    let version: Option<i32> = sqlx::Row::try_get(&row, 0).map_err(|error| session.unreadable_answer(error))?;
+    let found = u32::try_from(version.unwrap_or(0)).map_err(|error| session.unreadable_answer(error))?;
+    if found > NEWEST_VERSION {
+        return Err(PgConnectError::SchemaTooNew { schema: schema.name().into(), found, known: NEWEST_VERSION });
     }
     Ok(found)
 }

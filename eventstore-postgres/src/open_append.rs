@@ -5,10 +5,10 @@ use std::time::Duration;
 use eventbus::port::ReadError;
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{error::PgConnectError, schema::Schema, session::Session, store::PgEventStore};
+use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store::PgEventStore};
 
 /// An append that is open for so long has been forgotten, or its transaction does too much.
-const LONG: Duration = Duration::from_secs(30);
+const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
 
 /// An append whose transaction is still open.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,13 +32,13 @@ impl PgEventStore {
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     pub async fn oldest_append(&self) -> Result<Option<PgOpenAppend>, ReadError> {
         let rows = self.connections.fetch_all(sqlx::query(self.statements.open_append.clone())).await?;
-        let open = rows.first().map(PgOpenAppend::read).transpose();
+        let open = rows.first().map(PgOpenAppend::decode).transpose();
         open.map_err(|error| ReadError::Unavailable(error.into()))
     }
 }
 
 impl PgOpenAppend {
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+    fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
         let seconds: Option<f64> = row.try_get("seconds")?;
         Ok(Self {
             age: Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default(),
@@ -47,19 +47,19 @@ impl PgOpenAppend {
         })
     }
 
-    fn is_long(&self) -> bool {
-        self.age > LONG
+    fn is_overdue(&self) -> bool {
+        self.age > OPEN_APPEND_WARN_AGE
     }
 }
 
 /// Warns of one that has been open for long.
-pub(crate) async fn warn(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
+pub(crate) async fn warn_of_oldest(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/open_append.sql")));
     let Some(row) = session.fetch_optional(query).await? else {
         return Ok(());
     };
-    let open = PgOpenAppend::read(&row).map_err(|error| session.unreadable(error))?;
-    if open.is_long() {
+    let open = PgOpenAppend::decode(&row).map_err(|error| session.unreadable_answer(error))?;
+    if open.is_overdue() {
         tracing::warn!(
             pid = open.pid,
             application_name = open.application_name,
@@ -78,7 +78,7 @@ mod tests {
     fn an_append_is_open_for_long_after_half_a_minute() {
         let open =
             |seconds| PgOpenAppend { age: Duration::from_secs(seconds), pid: None, application_name: String::new() };
-        assert!(!open(30).is_long());
-        assert!(open(31).is_long());
+        assert!(!open(30).is_overdue());
+        assert!(open(31).is_overdue());
     }
 }

@@ -9,36 +9,36 @@ use sqlx::{
 use crate::{
     error::{PgConnectError, PgPrecondition},
     schema::Schema,
-    session::Session,
+    setup_session::SetupSession,
 };
 
-const OLDEST_VERSION: i32 = 130_000;
+const SERVER_VERSION_MIN: i32 = 130_000;
 
 /// Checks the server, before anything is made in the database.
-pub(crate) async fn check_server(session: &mut Session, options: &PgConnectOptions) -> Result<(), PgConnectError> {
+pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnectOptions) -> Result<(), PgConnectError> {
     let query = sqlx::query(include_str!("sql/preflight_server.sql"));
     let row = session.fetch_one(query).await?;
-    let server = Server::read(&row).map_err(|error| session.unreadable(error))?;
+    let server = ServerSettings::decode(&row).map_err(|error| session.unreadable_answer(error))?;
     server.warn();
-    if server.is_readable_on_the_way(options) {
+    if server.is_unencrypted_remote(options) {
         warn_of_plaintext(session.server());
     }
-    server.judge().map_err(|fault| refused(session, fault))
+    server.check().map_err(|fault| precondition_error(session, fault))
 }
 
 /// Checks the sequence of positions, once the tables are there.
-pub(crate) async fn check_sequence(session: &mut Session, schema: &Schema) -> Result<(), PgConnectError> {
+pub(crate) async fn check_sequence(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
     let row = session.fetch_one(query).await?;
-    let sequence = Sequence::read(&row, schema).map_err(|error| session.unreadable(error))?;
-    sequence.judge().map_err(|fault| refused(session, fault))
+    let sequence = SequenceState::decode(&row, schema).map_err(|error| session.unreadable_answer(error))?;
+    sequence.check().map_err(|fault| precondition_error(session, fault))
 }
 
-fn refused(session: &Session, fault: PgPrecondition) -> PgConnectError {
+fn precondition_error(session: &SetupSession, fault: PgPrecondition) -> PgConnectError {
     PgConnectError::Precondition { server: session.server().into(), fault }
 }
 
-struct Server {
+struct ServerSettings {
     version_number: i32,
     standby: bool,
     read_only: bool,
@@ -50,8 +50,8 @@ struct Server {
     prepared_transactions: i64,
 }
 
-impl Server {
-    fn read(row: &PgRow) -> Result<Self, sqlx::Error> {
+impl ServerSettings {
+    fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
             version_number: row.try_get("version_number")?,
             standby: row.try_get("standby")?,
@@ -65,8 +65,8 @@ impl Server {
         })
     }
 
-    fn judge(self) -> Result<(), PgPrecondition> {
-        if self.version_number < OLDEST_VERSION {
+    fn check(self) -> Result<(), PgPrecondition> {
+        if self.version_number < SERVER_VERSION_MIN {
             return Err(PgPrecondition::ServerVersion { number: self.version_number });
         }
         // before `read_only`, which a standby is too
@@ -89,19 +89,19 @@ impl Server {
     ///
     /// No promise rests on the level: a statement is a transaction of its own, and the transactions of handlers and
     /// projections name theirs. Connections ask for this one, but a pooler may not pass it on.
-    fn is_isolated_too_much(&self) -> bool {
+    fn has_stricter_isolation(&self) -> bool {
         self.isolation != "read committed"
     }
 
     /// Whether events and password go over a network as they are.
-    fn is_readable_on_the_way(&self, options: &PgConnectOptions) -> bool {
+    fn is_unencrypted_remote(&self, options: &PgConnectOptions) -> bool {
         let host = options.get_host();
         let is_here = options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
         !self.encrypted && !is_here
     }
 
     fn warn(&self) {
-        if self.is_isolated_too_much() {
+        if self.has_stricter_isolation() {
             tracing::warn!(
                 isolation = self.isolation,
                 "`default_transaction_isolation` is not `read committed`: appends to one stream at once are made again more \
@@ -128,7 +128,7 @@ fn warn_of_plaintext(server: &str) {
     );
 }
 
-struct Sequence {
+struct SequenceState {
     name: String,
     cache: i64,
     increment: i64,
@@ -137,10 +137,10 @@ struct Sequence {
     stored: i64,
 }
 
-impl Sequence {
-    fn read(row: &PgRow, schema: &Schema) -> Result<Self, sqlx::Error> {
+impl SequenceState {
+    fn decode(row: &PgRow, schema: &Schema) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            name: schema.fill("{schema}.events_position_seq"),
+            name: schema.fill_placeholders("{schema}.events_position_seq"),
             cache: row.try_get("cache")?,
             increment: row.try_get("increment")?,
             cycle: row.try_get("cycle")?,
@@ -149,7 +149,7 @@ impl Sequence {
         })
     }
 
-    fn judge(self) -> Result<(), PgPrecondition> {
+    fn check(self) -> Result<(), PgPrecondition> {
         if (self.cache, self.increment, self.cycle) != (1, 1, false) {
             return Err(PgPrecondition::SequenceSettings {
                 sequence: self.name,
@@ -169,8 +169,8 @@ impl Sequence {
 mod tests {
     use super::*;
 
-    fn good() -> Server {
-        Server {
+    fn good() -> ServerSettings {
+        ServerSettings {
             version_number: 150_018,
             standby: false,
             read_only: false,
@@ -185,38 +185,38 @@ mod tests {
 
     #[test]
     fn an_old_server_and_a_standby_are_refused() {
-        assert_eq!(good().judge(), Ok(()));
-        let old = Server { version_number: 120_022, ..good() };
-        let fault = old.judge().unwrap_err();
+        assert_eq!(good().check(), Ok(()));
+        let old = ServerSettings { version_number: 120_022, ..good() };
+        let fault = old.check().unwrap_err();
         assert_eq!(fault.to_string(), "the server is version 12.22, at least 13 is needed");
-        let standby = Server { standby: true, read_only: true, ..good() };
-        assert_eq!(standby.judge(), Err(PgPrecondition::Standby));
+        let standby = ServerSettings { standby: true, read_only: true, ..good() };
+        assert_eq!(standby.check(), Err(PgPrecondition::Standby));
     }
 
     #[test]
     fn another_isolation_is_allowed_with_a_warning() {
-        assert!(!good().is_isolated_too_much());
-        let serializable = Server { isolation: "serializable".into(), ..good() };
-        assert!(serializable.is_isolated_too_much());
-        assert_eq!(serializable.judge(), Ok(()));
+        assert!(!good().has_stricter_isolation());
+        let serializable = ServerSettings { isolation: "serializable".into(), ..good() };
+        assert!(serializable.has_stricter_isolation());
+        assert_eq!(serializable.check(), Ok(()));
     }
 
     #[test]
     fn a_connection_to_another_machine_without_tls_is_warned_of() {
-        let warns = |server: Server, url: &str| server.is_readable_on_the_way(&url.parse().unwrap());
+        let warns = |server: ServerSettings, url: &str| server.is_unencrypted_remote(&url.parse().unwrap());
         for here in ["postgres://localhost/a", "postgres://[::1]/a", "postgres:///a?host=/run/postgresql"] {
             assert!(!warns(good(), here), "{here}");
         }
         assert!(warns(good(), "postgres://app:secret@db.example/orders"));
-        let encrypted = Server { encrypted: true, ..good() };
+        let encrypted = ServerSettings { encrypted: true, ..good() };
         assert!(!warns(encrypted, "postgres://app:secret@db.example/orders"));
     }
 
     #[test]
     fn a_commit_that_waits_for_this_disk_is_enough() {
         for setting in ["on", "local", "remote_write", "remote_apply"] {
-            let server = Server { synchronous_commit: setting.into(), ..good() };
-            assert_eq!(server.judge(), Ok(()), "{setting}");
+            let server = ServerSettings { synchronous_commit: setting.into(), ..good() };
+            assert_eq!(server.check(), Ok(()), "{setting}");
         }
     }
 }

@@ -8,7 +8,7 @@ use eventbus::{
 use sqlx::Row;
 
 use crate::{
-    record::{PAGE, decode_page},
+    record::{PAGE_EVENTS_MAX, decode_page},
     store::PgEventStore,
 };
 
@@ -50,7 +50,7 @@ impl PgEventStore {
             .bind(stream.aggregate_id().as_str())
             .bind(stream.aggregate_type().as_str())
             .bind(from.as_i64())
-            .bind(PAGE);
+            .bind(PAGE_EVENTS_MAX);
         let rows = self.connections.fetch_all(query).await?;
         let (events, is_last) = decode_page(&rows)?;
         let next = match events.last().map(RecordedEvent::version) {

@@ -11,21 +11,21 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// The most events read at once; fewer if their payloads have more than [`PAGE_BYTES`].
-pub(crate) const PAGE: i64 = 1_000;
+pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
 
 /// The position in a row whose columns from `first` on are those of `record.sql`; `None` if there is no event.
-pub(crate) fn position(row: &PgRow, first: usize) -> Result<Option<i64>, sqlx::Error> {
+pub(crate) fn read_position(row: &PgRow, first: usize) -> Result<Option<i64>, sqlx::Error> {
     row.try_get(first)
 }
 
 /// Reads the event in the columns of `record.sql`, the first of which is column `first`.
-pub(crate) fn decode(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
-    let mut columns = Columns { row, next: first };
+pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
+    let mut columns = RowColumns { row, next: first };
     columns.event().map_err(|source| {
-        let position = position(row, first).ok().flatten();
+        let position = read_position(row, first).ok().flatten();
         ReadError::Corrupt {
             place: position.map_or_else(|| "an unknown position".into(), |position| format!("position {position}")),
             position: position.and_then(|position| u64::try_from(position).ok()).map(Position::new),
@@ -40,23 +40,23 @@ pub(crate) fn decode(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadErr
 pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
     let mut events = Vec::with_capacity(rows.len());
     for row in rows {
-        match decode(row, 0) {
+        match decode_event(row, 0) {
             Ok(event) => events.push(event),
             Err(error) if events.is_empty() => return Err(error),
             Err(_) => return Ok((events, false)),
         }
     }
     let bytes: usize = events.iter().map(|event| event.payload().len()).sum();
-    Ok((events, rows.len() < PAGE as usize && bytes < PAGE_BYTES))
+    Ok((events, rows.len() < PAGE_EVENTS_MAX as usize && bytes < PAGE_BYTES))
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
-struct Columns<'r> {
+struct RowColumns<'r> {
     row: &'r PgRow,
     next: usize,
 }
 
-impl<'r> Columns<'r> {
+impl<'r> RowColumns<'r> {
     fn take<T: Decode<'r, Postgres> + Type<Postgres>>(&mut self) -> Result<T, sqlx::Error> {
         self.next += 1;
         self.row.try_get(self.next - 1)
@@ -69,13 +69,13 @@ impl<'r> Columns<'r> {
     }
 
     fn event(&mut self) -> Result<RecordedEvent, BoxError> {
-        let position = Position::new(count("position", self.take()?)?);
-        let version = Version::new(count("version", self.take()?)?);
-        let occurred_at = time_of(self.take_raw()?)?;
+        let position = Position::new(positive_number("position", self.take()?)?);
+        let version = Version::new(positive_number("version", self.take()?)?);
+        let occurred_at = decode_time(self.take_raw()?)?;
         let event_id = EventId::from(self.take::<Uuid>()?);
         let correlation_id = self.take()?;
         let schema_version = self.take::<i32>()?;
-        let schema_version = u32::try_from(count("schema version", schema_version.into())?)?;
+        let schema_version = u32::try_from(positive_number("schema version", schema_version.into())?)?;
         let (aggregate_id, aggregate_type) = (self.take::<&str>()?, self.take::<&str>()?);
         let stream = StreamId::parse(aggregate_type, aggregate_id)?;
         let event_type = Name::new("event type", self.take::<&str>()?)?;
@@ -90,7 +90,7 @@ impl<'r> Columns<'r> {
             Some(json) => Attributes::parse(json)?,
             None => Attributes::EMPTY,
         };
-        let recorded_at = time_of(self.take_raw()?)?;
+        let recorded_at = decode_time(self.take_raw()?)?;
         let metadata = Metadata::new(event_id, event_type, stream, version, occurred_at)
             .with_recorded_at(Some(recorded_at))
             .with_schema_version(schema_version)
@@ -110,7 +110,7 @@ fn is_object(json: &str) -> bool {
 }
 
 /// A number that counts from 1.
-fn count(what: &str, number: i64) -> Result<u64, String> {
+fn positive_number(what: &str, number: i64) -> Result<u64, String> {
     match u64::try_from(number) {
         Ok(number) if number > 0 => Ok(number),
         _ => Err(format!("its {what} is {number}")),
@@ -118,6 +118,6 @@ fn count(what: &str, number: i64) -> Result<u64, String> {
 }
 
 /// The server's range of times is larger than ours, and it has an infinity.
-pub(crate) fn time_of(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
+pub(crate) fn decode_time(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos((SERVER_EPOCH + i128::from(microseconds)) * 1_000)
 }

@@ -10,22 +10,22 @@ use crate::{pool::Query, record};
 
 /// What the store holds of an append, in one snapshot.
 #[derive(Debug)]
-pub(crate) struct Known {
+pub(crate) struct StoredState {
     /// Where the stream is.
     actual: Version,
     /// The events that are stored under one of the append's ids.
-    found: Vec<RecordedEvent>,
+    stored_events: Vec<RecordedEvent>,
 }
 
 /// What follows from it.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Verdict {
+pub(crate) enum AppendResolution {
     /// The same append was stored before: this is its result.
     Stored(Vec<RecordedEvent>),
     /// The stream is elsewhere.
     Conflict(Version),
     /// Nothing speaks against it any more, or yet.
-    TryAgain,
+    Retry,
 }
 
 /// Asks about the appends; the rows are for [`read`].
@@ -45,15 +45,15 @@ pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) 
 ///
 /// # Errors
 /// The answer makes no sense.
-pub(crate) fn read<'a>(
+pub(crate) fn decode_states<'a>(
     mut rows: &[PgRow],
     appends: impl Iterator<Item = &'a Append>,
-) -> Result<Vec<Result<Known, ReadError>>, BoxError> {
+) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
     let mut all = Vec::new();
     for append in appends {
         let (own, rest) = rows.split_at_checked(append.events.len()).ok_or("fewer rows than asked for")?;
         rows = rest;
-        all.push(match Known::read(own) {
+        all.push(match StoredState::decode(own) {
             Err(ReadError::Unavailable(source)) => return Err(source),
             known => known,
         });
@@ -61,27 +61,27 @@ pub(crate) fn read<'a>(
     Ok(all)
 }
 
-impl Known {
-    fn read(rows: &[PgRow]) -> Result<Self, ReadError> {
+impl StoredState {
+    fn decode(rows: &[PgRow]) -> Result<Self, ReadError> {
         let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
-        let mut known = Self { actual: Version::NONE, found: Vec::new() };
+        let mut known = Self { actual: Version::NONE, stored_events: Vec::new() };
         for row in rows {
             let actual: i64 = row.try_get(0).map_err(unreadable)?;
             known.actual = Version::new(u64::try_from(actual).unwrap_or(0));
-            if record::position(row, 1).map_err(unreadable)?.is_some() {
-                known.found.push(record::decode(row, 1)?);
+            if record::read_position(row, 1).map_err(unreadable)?.is_some() {
+                known.stored_events.push(record::decode_event(row, 1)?);
             }
         }
         Ok(known)
     }
 
     /// Decides; the ids first, because a repeated append usually finds its stream elsewhere too.
-    pub(crate) fn judge(self, append: &Append) -> Result<Verdict, AppendError> {
+    pub(crate) fn resolve(self, append: &Append) -> Result<AppendResolution, AppendError> {
         let ids: Vec<EventId> = append.events.iter().map(NewEvent::event_id).collect();
-        Ok(match first_result(&append.stream, &ids, self.found)? {
-            Some(records) => Verdict::Stored(records),
-            None if append.expected.matches(self.actual) => Verdict::TryAgain,
-            None => Verdict::Conflict(self.actual),
+        Ok(match first_result(&append.stream, &ids, self.stored_events)? {
+            Some(records) => AppendResolution::Stored(records),
+            None if append.expected.matches(self.actual) => AppendResolution::Retry,
+            None => AppendResolution::Conflict(self.actual),
         })
     }
 }
@@ -91,33 +91,34 @@ mod tests {
     use super::*;
     use eventbus::{ExpectedVersion, Name, Position, StreamId};
 
-    fn judge(expected: ExpectedVersion, actual: u64, is_stored: bool) -> Verdict {
+    fn judge(expected: ExpectedVersion, actual: u64, is_stored: bool) -> AppendResolution {
         let stream = StreamId::parse("Order", "a").unwrap();
         let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
         let stored = event.clone().recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
-        let known = Known { actual: actual.into(), found: is_stored.then_some(stored).into_iter().collect() };
-        known.judge(&Append { stream, expected, events: vec![event] }).unwrap()
+        let known =
+            StoredState { actual: actual.into(), stored_events: is_stored.then_some(stored).into_iter().collect() };
+        known.resolve(&Append { stream, expected, events: vec![event] }).unwrap()
     }
 
     #[test]
     fn what_is_stored_is_no_conflict_whatever_is_expected() {
         for expected in [ExpectedVersion::Any, ExpectedVersion::NoStream] {
-            assert!(matches!(judge(expected, 9, true), Verdict::Stored(_)), "{expected}");
+            assert!(matches!(judge(expected, 9, true), AppendResolution::Stored(_)), "{expected}");
         }
     }
 
     #[test]
     fn an_expectation_that_holds_is_no_conflict() {
-        let conflict = |actual: u64| Verdict::Conflict(actual.into());
+        let conflict = |actual: u64| AppendResolution::Conflict(actual.into());
         let exact = |version: u64| ExpectedVersion::Exact(version.into());
         for (expected, actual, verdict) in [
-            (ExpectedVersion::Any, 7, Verdict::TryAgain),
-            (exact(7), 7, Verdict::TryAgain),
+            (ExpectedVersion::Any, 7, AppendResolution::Retry),
+            (exact(7), 7, AppendResolution::Retry),
             (exact(6), 7, conflict(7)),
             (ExpectedVersion::NoStream, 7, conflict(7)),
-            (ExpectedVersion::NoStream, 0, Verdict::TryAgain),
+            (ExpectedVersion::NoStream, 0, AppendResolution::Retry),
             (ExpectedVersion::StreamExists, 0, conflict(0)),
-            (ExpectedVersion::StreamExists, 1, Verdict::TryAgain),
+            (ExpectedVersion::StreamExists, 1, AppendResolution::Retry),
         ] {
             assert_eq!(judge(expected, actual, false), verdict, "{expected}");
         }

@@ -12,7 +12,7 @@ pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 /// Keep: the function is asked, the sequence is never read as a table. Who draws the first number of a block leaves the
 /// block's last number there for a moment, while it goes to the log, and reading a table does not wait for that. An append
 /// that sees this number locks a bound above its own positions, and readers skip them.
-const DRAWN: &str = "coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0)";
+const LAST_POSITION_SQL: &str = "coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0)";
 
 /// The name of a schema, checked: it can stand in a statement as it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,24 +48,24 @@ impl Schema {
     /// Locks are per database, and it may hold several schemas. Together with 44 bits of a position it makes a
     /// positive `bigint`; it is never 0, where small numbers chosen by hand are.
     pub(crate) fn lock_namespace(&self) -> u64 {
-        hash(&self.0) % ((1 << 19) - 1) + 1
+        fnv1a(&self.0) % ((1 << 19) - 1) + 1
     }
 
     /// The schema of a shadow of this store: readable, and different for each name of each store.
-    pub(crate) fn shadow(&self, name: &str) -> String {
+    pub(crate) fn shadow_name(&self, name: &str) -> String {
         let readable = name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
-        let hash = hash(&format!("{}.{name}", self.0));
+        let hash = fnv1a(&format!("{}.{name}", self.0));
         format!("{:.16}_shadow_{readable:.22}_{hash:016x}", self.0)
     }
 
     /// The channel on which stores of this schema tell each other of appends.
     pub(crate) fn channel(&self) -> String {
-        format!("{:.37}_appended_{:016x}", self.0, hash(&self.0))
+        format!("{:.37}_appended_{:016x}", self.0, fnv1a(&self.0))
     }
 
     /// Replaces the placeholders `{drawn}`, `{schema}` and `{namespace}` of a text of ours.
-    pub(crate) fn fill(&self, sql: &str) -> String {
-        sql.replace("{drawn}", DRAWN)
+    pub(crate) fn fill_placeholders(&self, sql: &str) -> String {
+        sql.replace("{drawn}", LAST_POSITION_SQL)
             .replace("{schema}", &format!("\"{}\"", self.0))
             .replace("{namespace}", &self.lock_namespace().to_string())
     }
@@ -73,12 +73,12 @@ impl Schema {
     /// A statement of ours for this schema.
     pub(crate) fn statement(&self, sql: &str) -> SqlStr {
         // the only text that is not ours is the name of the schema, which `new` checked
-        AssertSqlSafe(self.fill(sql)).into_sql_str()
+        AssertSqlSafe(self.fill_placeholders(sql)).into_sql_str()
     }
 }
 
 /// FNV-1a: never changes.
-fn hash(text: &str) -> u64 {
+fn fnv1a(text: &str) -> u64 {
     let step = |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, step)
 }
@@ -103,7 +103,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         let store = PgEventStore::connect_with(config).await.unwrap();
-        let draw = schema.fill(
+        let draw = schema.fill_placeholders(
             "DO $$
              DECLARE
                  drawn bigint;
@@ -121,7 +121,7 @@ mod tests {
         let sessions: JoinSet<_> = (0..4).map(|_| run(draw.clone())).collect();
         sessions.join_all().await;
         drop(store);
-        run(schema.fill("DROP SCHEMA {schema} CASCADE")).await;
+        run(schema.fill_placeholders("DROP SCHEMA {schema} CASCADE")).await;
     }
 
     #[test]
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn shadows_have_schemas_of_their_own() {
-        let of = |schema: &str, name| Schema::new(schema).unwrap().shadow(name);
+        let of = |schema: &str, name| Schema::new(schema).unwrap().shadow_name(name);
         assert_eq!(of("eventbus", "Orders:v2"), "eventbus_shadow_orders_v2_3e11f12100c2e2d8");
         assert_ne!(of("eventbus", "orders:v2"), of("eventbus", "orders_v2"));
         assert_ne!(of("eventbus", "orders"), of("eventbus2", "orders"));

@@ -10,10 +10,10 @@ use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 use crate::{error::PgTransactionError, identifier::Identifier, transaction::PgTransaction};
 
 /// How long the rows of the live tables may take to be replaced: all of them are written.
-const REPLACE_WITHIN: Duration = Duration::from_secs(3_600);
+const REPLACE_ROWS_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// A live table and its copy, as statements have them.
-struct Pair {
+struct TablePair {
     live: String,
     copy: String,
 }
@@ -22,30 +22,30 @@ impl PgTransaction {
     /// Makes the copies that are not there; how far they are filled.
     pub(crate) async fn make_shadow(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         let schema = self.shadow_schema(shadow);
-        self.take_turns(shadow).await?;
+        self.lock_shadow(shadow).await?;
         let mut pairs = Vec::new();
         let mut is_there = true;
-        for table in tables(shadow)? {
-            let pair = Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") };
-            is_there = is_there && self.have_same_shape(&pair).await?;
+        for table in table_identifiers(shadow)? {
+            let pair = TablePair { live: self.find_live_table(&table).await?, copy: format!("{schema}.{table}") };
+            is_there = is_there && self.has_same_shape(&pair).await?;
             pairs.push(pair);
         }
         // copies that nobody filled, or that have served, are made anew: the latter have rows
-        if let (true, Some(position)) = (is_there, self.filled(shadow).await?) {
+        if let (true, Some(position)) = (is_there, self.load_filled_position(shadow).await?) {
             return Ok(position);
         }
         self.drop_copies(shadow).await?;
         self.run(format!("CREATE SCHEMA {schema}")).await?;
-        for Pair { live, copy } in pairs {
+        for TablePair { live, copy } in pairs {
             self.run(format!("CREATE TABLE {copy} (LIKE {live} INCLUDING ALL)")).await?;
         }
         Ok(Position::START)
     }
 
     /// Lets the names of the tables mean the copies, up to the end of the transaction.
-    pub(crate) async fn enter(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    pub(crate) async fn switch_to_copies(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
         let schema = self.shadow_schema(shadow);
-        for table in tables(shadow)? {
+        for table in table_identifiers(shadow)? {
             self.run(format!("LOCK TABLE {schema}.{table} IN ROW EXCLUSIVE MODE")).await?;
         }
         let sql = "SELECT set_config('search_path', concat_ws(', ', $1::text, \
@@ -56,44 +56,44 @@ impl PgTransaction {
     }
 
     pub(crate) async fn drop_shadow(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
-        self.take_turns(shadow).await?;
+        self.lock_shadow(shadow).await?;
         self.drop_copies(shadow).await
     }
 
     /// Replaces the rows and nothing else, so that rights, views and foreign keys of the live tables stay.
-    pub(crate) async fn replace_rows_by(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+    pub(crate) async fn replace_live_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         if self.is_in_shadow {
             return Err(PgTransactionError::InShadow.into());
         }
         let schema = self.shadow_schema(shadow);
         let mut pairs = Vec::new();
-        for table in tables(shadow)? {
-            pairs.push(Pair { live: self.live(&table).await?, copy: format!("{schema}.{table}") });
+        for table in table_identifiers(shadow)? {
+            pairs.push(TablePair { live: self.find_live_table(&table).await?, copy: format!("{schema}.{table}") });
         }
-        self.refuse_referred(&pairs).await?;
-        self.extend(REPLACE_WITHIN);
-        self.run(format!("SET LOCAL statement_timeout = {}", REPLACE_WITHIN.as_millis())).await?;
-        for Pair { live, .. } in &pairs {
+        self.check_references(&pairs).await?;
+        self.extend_deadline(REPLACE_ROWS_TIMEOUT);
+        self.run(format!("SET LOCAL statement_timeout = {}", REPLACE_ROWS_TIMEOUT.as_millis())).await?;
+        for TablePair { live, .. } in &pairs {
             self.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
-        let filled = self.end_filling(shadow).await?.unwrap_or(Position::START);
+        let filled = self.take_filled_position(shadow).await?.unwrap_or(Position::START);
         // tables that refer to others come after them in the list
-        for Pair { live, .. } in pairs.iter().rev() {
+        for TablePair { live, .. } in pairs.iter().rev() {
             self.run(format!("DELETE FROM {live}")).await?;
         }
         for pair in &pairs {
             self.copy_rows(pair).await?;
         }
-        self.extend(Duration::ZERO);
+        self.extend_deadline(Duration::ZERO);
         Ok(filled)
     }
 
     /// How far the copies are filled. Nobody fills them further, and if the transaction commits, nobody knows it any more.
-    async fn end_filling(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
-        self.filled_by(self.statements().take_checkpoint.clone(), shadow).await
+    async fn take_filled_position(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
+        self.query_filled_position(self.statements().delete_checkpoint.clone(), shadow).await
     }
 
-    async fn refuse_referred(&mut self, pairs: &[Pair]) -> Result<(), BoxError> {
+    async fn check_references(&mut self, pairs: &[TablePair]) -> Result<(), BoxError> {
         let live: Vec<&str> = pairs.iter().map(|pair| &*pair.live).collect();
         match self.fetch_all(sqlx::query(include_str!("sql/referring_table.sql")).bind(live)).await?.first() {
             Some(row) => Err(PgTransactionError::Referred { table: row.try_get(0)?, by: row.try_get(1)? }.into()),
@@ -101,7 +101,7 @@ impl PgTransaction {
         }
     }
 
-    async fn copy_rows(&mut self, Pair { live, copy }: &Pair) -> Result<(), BoxError> {
+    async fn copy_rows(&mut self, TablePair { live, copy }: &TablePair) -> Result<(), BoxError> {
         let sql = include_str!("sql/columns.sql");
         let rows = self.fetch_all(sqlx::query(sql).bind(live)).await?;
         let columns = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
@@ -122,7 +122,7 @@ impl PgTransaction {
         self.fetch_all(query).await.map(drop)
     }
 
-    pub(crate) async fn column_type(
+    pub(crate) async fn find_column_type(
         &mut self,
         table: &Identifier,
         column: &Identifier,
@@ -132,28 +132,28 @@ impl PgTransaction {
     }
 
     /// The table that a statement would mean, with its schema.
-    pub(crate) async fn find(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
+    pub(crate) async fn find_table(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
         let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
         Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// The live table, with its schema.
-    async fn live(&mut self, table: &Identifier) -> Result<String, BoxError> {
-        let found = self.find(table).await?;
+    async fn find_live_table(&mut self, table: &Identifier) -> Result<String, BoxError> {
+        let found = self.find_table(table).await?;
         Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)
     }
 
-    async fn have_same_shape(&mut self, Pair { live, copy }: &Pair) -> Result<bool, BoxError> {
+    async fn has_same_shape(&mut self, TablePair { live, copy }: &TablePair) -> Result<bool, BoxError> {
         let query = sqlx::query(include_str!("sql/same_shape.sql")).bind(live).bind(copy);
         let rows = self.fetch_all(query).await?;
         Ok(rows.first().ok_or("no answer")?.try_get(0)?)
     }
 
-    async fn filled(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
-        self.filled_by(self.statements().load_checkpoint.clone(), shadow).await
+    async fn load_filled_position(&mut self, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
+        self.query_filled_position(self.statements().load_checkpoint.clone(), shadow).await
     }
 
-    async fn filled_by(&mut self, sql: SqlStr, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
+    async fn query_filled_position(&mut self, sql: SqlStr, shadow: &Shadow) -> Result<Option<Position>, BoxError> {
         let query = sqlx::query(sql).bind(shadow.name.as_str());
         match self.fetch_all(query).await?.first() {
             Some(row) => Ok(Some(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?))),
@@ -164,21 +164,21 @@ impl PgTransaction {
     async fn drop_copies(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
         let schema = self.shadow_schema(shadow);
         self.run(format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?;
-        self.end_filling(shadow).await.map(drop)
+        self.take_filled_position(shadow).await.map(drop)
     }
 
     /// Those who make and drop one shadow at once take turns.
-    async fn take_turns(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
+    async fn lock_shadow(&mut self, shadow: &Shadow) -> Result<(), BoxError> {
         let schema = self.shadow_schema(shadow);
         let query = sqlx::query("SELECT pg_advisory_xact_lock(1702260325, hashtext($1))").bind(schema);
         self.fetch_all(query).await.map(drop)
     }
 
     fn shadow_schema(&self, shadow: &Shadow) -> String {
-        format!("\"{}\"", self.statements().schema.shadow(&shadow.name))
+        format!("\"{}\"", self.statements().schema.shadow_name(&shadow.name))
     }
 }
 
-fn tables(shadow: &Shadow) -> Result<Vec<Identifier>, PgTransactionError> {
+fn table_identifiers(shadow: &Shadow) -> Result<Vec<Identifier>, PgTransactionError> {
     shadow.tables.iter().map(|table| Identifier::new(table)).collect()
 }

@@ -3,14 +3,14 @@
 use eventbus::{ExpectedVersion, port::PAGE_BYTES};
 use sqlx::SqlStr;
 
-use crate::{record::PAGE, schema::Schema};
+use crate::{record::PAGE_EVENTS_MAX, schema::Schema};
 
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) schema: Schema,
-    plain: AppendStatements,
+    append: AppendStatements,
     /// Those that list the types of their events too.
-    listing: AppendStatements,
+    append_listing_types: AppendStatements,
     pub(crate) resolve: SqlStr,
     pub(crate) read_forward: SqlStr,
     pub(crate) read_backward: SqlStr,
@@ -18,7 +18,7 @@ pub(crate) struct Statements {
     pub(crate) head: SqlStr,
     pub(crate) read_page: SqlStr,
     pub(crate) read_filtered: SqlStr,
-    pub(crate) reach: SqlStr,
+    pub(crate) window_end: SqlStr,
     pub(crate) count_events: SqlStr,
     pub(crate) first_recorded_after: SqlStr,
     pub(crate) store_id: SqlStr,
@@ -27,53 +27,53 @@ pub(crate) struct Statements {
     pub(crate) event_types: SqlStr,
     pub(crate) load_note: SqlStr,
     pub(crate) save_note: SqlStr,
-    pub(crate) forget_note: SqlStr,
-    pub(crate) note_names: SqlStr,
+    pub(crate) delete_note: SqlStr,
+    pub(crate) list_note_names: SqlStr,
     pub(crate) acquire_lease: SqlStr,
     pub(crate) seize_lease: SqlStr,
-    pub(crate) lease_of: SqlStr,
+    pub(crate) load_lease: SqlStr,
     pub(crate) renew_lease: SqlStr,
     pub(crate) load_floors: SqlStr,
     pub(crate) save_floors: SqlStr,
     pub(crate) forget_floor: SqlStr,
     pub(crate) save_progress: SqlStr,
-    pub(crate) load_waiting: SqlStr,
-    pub(crate) dead_positions: SqlStr,
-    pub(crate) load_dead: SqlStr,
-    pub(crate) load_dead_one: SqlStr,
-    pub(crate) count_dead: SqlStr,
-    pub(crate) revive_dead: SqlStr,
-    pub(crate) forget_dead: SqlStr,
+    pub(crate) load_waiting_deliveries: SqlStr,
+    pub(crate) load_dead_positions: SqlStr,
+    pub(crate) load_dead_deliveries: SqlStr,
+    pub(crate) load_dead_delivery: SqlStr,
+    pub(crate) count_dead_deliveries: SqlStr,
+    pub(crate) requeue_dead_delivery: SqlStr,
+    pub(crate) delete_dead_delivery: SqlStr,
     pub(crate) advance: SqlStr,
     pub(crate) advance_first: SqlStr,
-    pub(crate) keep_append: SqlStr,
-    pub(crate) ask_appended: SqlStr,
-    pub(crate) note_delivery: SqlStr,
+    pub(crate) release_append_savepoint: SqlStr,
+    pub(crate) has_appended: SqlStr,
+    pub(crate) record_delivery: SqlStr,
     pub(crate) forget_deliveries: SqlStr,
-    pub(crate) take_checkpoint: SqlStr,
+    pub(crate) delete_checkpoint: SqlStr,
     pub(crate) open_append: SqlStr,
 }
 
 impl Statements {
     pub(crate) fn new(schema: &Schema) -> Self {
         let statement = |sql: &str| {
-            let sql = uncommented(sql).replace("{record}", include_str!("sql/record.sql").trim());
+            let sql = without_comments(sql).replace("{record}", include_str!("sql/record.sql").trim());
             let sql = sql.replace("{wanted}", include_str!("sql/wanted.sql").trim());
-            schema.statement(&sql.replace("{appended_in}", &uncommented(include_str!("sql/appended_in.sql"))))
+            schema.statement(&sql.replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql"))))
         };
         let page = |rows: &str, order: &str| {
-            let page = uncommented(include_str!("sql/page.sql")).replace("{rows}", &uncommented(rows));
-            let stored_bytes = PAGE_BYTES + 4 * PAGE as usize;
+            let page = without_comments(include_str!("sql/page.sql")).replace("{rows}", &without_comments(rows));
+            let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
             let page = page.replace("{order}", order).replace("{page_bytes}", &PAGE_BYTES.to_string());
             statement(&page.replace("{stored_bytes}", &stored_bytes.to_string()))
         };
         Self {
             schema: schema.clone(),
-            plain: AppendStatements::new(schema, "", ""),
-            listing: AppendStatements::new(
+            append: AppendStatements::new(schema, "", ""),
+            append_listing_types: AppendStatements::new(
                 schema,
                 ",\nstored AS (",
-                &format!(", event_type, schema_version\n{}", uncommented(include_str!("sql/list_types.sql"))),
+                &format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql"))),
             ),
             resolve: statement(include_str!("sql/resolve.sql")),
             read_forward: page(include_str!("sql/read_forward.sql"), "version"),
@@ -82,7 +82,7 @@ impl Statements {
             head: statement(include_str!("sql/head.sql")),
             read_page: page(include_str!("sql/read_page.sql"), "position"),
             read_filtered: page(include_str!("sql/read_filtered.sql"), "position"),
-            reach: statement(include_str!("sql/reach.sql")),
+            window_end: statement(include_str!("sql/reach.sql")),
             count_events: statement(include_str!("sql/count_events.sql")),
             first_recorded_after: statement(include_str!("sql/first_recorded_after.sql")),
             store_id: statement(include_str!("sql/store_id.sql")),
@@ -91,37 +91,39 @@ impl Statements {
             event_types: statement(include_str!("sql/event_types.sql")),
             load_note: statement(include_str!("sql/load_note.sql")),
             save_note: statement(include_str!("sql/save_note.sql")),
-            forget_note: statement(include_str!("sql/forget_note.sql")),
-            note_names: statement(include_str!("sql/note_names.sql")),
+            delete_note: statement(include_str!("sql/forget_note.sql")),
+            list_note_names: statement(include_str!("sql/note_names.sql")),
             acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
             seize_lease: statement(include_str!("sql/seize_lease.sql")),
-            lease_of: statement(include_str!("sql/lease_of.sql")),
+            load_lease: statement(include_str!("sql/lease_of.sql")),
             renew_lease: statement(include_str!("sql/renew_lease.sql")),
             load_floors: statement(include_str!("sql/load_floors.sql")),
             save_floors: statement(include_str!("sql/save_floors.sql")),
             forget_floor: statement(include_str!("sql/forget_floor.sql")),
             save_progress: statement(include_str!("sql/save_progress.sql")),
-            load_waiting: statement(include_str!("sql/load_waiting.sql")),
-            dead_positions: statement(include_str!("sql/dead_positions.sql")),
-            load_dead: statement(include_str!("sql/load_dead.sql")),
-            load_dead_one: statement(include_str!("sql/load_dead_one.sql")),
-            count_dead: statement(include_str!("sql/count_dead.sql")),
-            revive_dead: statement(include_str!("sql/revive_dead.sql")),
-            forget_dead: statement(include_str!("sql/forget_dead.sql")),
+            load_waiting_deliveries: statement(include_str!("sql/load_waiting.sql")),
+            load_dead_positions: statement(include_str!("sql/dead_positions.sql")),
+            load_dead_deliveries: statement(include_str!("sql/load_dead.sql")),
+            load_dead_delivery: statement(include_str!("sql/load_dead_one.sql")),
+            count_dead_deliveries: statement(include_str!("sql/count_dead.sql")),
+            requeue_dead_delivery: statement(include_str!("sql/revive_dead.sql")),
+            delete_dead_delivery: statement(include_str!("sql/forget_dead.sql")),
             advance: statement(include_str!("sql/advance.sql")),
             advance_first: statement(include_str!("sql/advance_first.sql")),
-            keep_append: statement("RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on"),
-            ask_appended: statement("SELECT {appended_in}"),
-            note_delivery: statement(include_str!("sql/note_delivery.sql")),
+            release_append_savepoint: statement(
+                "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on",
+            ),
+            has_appended: statement("SELECT {appended_in}"),
+            record_delivery: statement(include_str!("sql/note_delivery.sql")),
             forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
-            take_checkpoint: statement(include_str!("sql/take_checkpoint.sql")),
+            delete_checkpoint: statement(include_str!("sql/take_checkpoint.sql")),
             open_append: statement(include_str!("sql/open_append.sql")),
         }
     }
 
     /// The statements that append; `lists` says whether they list the types of their events.
     pub(crate) const fn appends(&self, lists: bool) -> &AppendStatements {
-        if lists { &self.listing } else { &self.plain }
+        if lists { &self.append_listing_types } else { &self.append }
     }
 }
 
@@ -132,13 +134,13 @@ pub(crate) struct AppendStatements {
     exact: SqlStr,
     existing: SqlStr,
     any: SqlStr,
-    pub(crate) many: SqlStr,
+    pub(crate) multi_stream: SqlStr,
 }
 
 impl AppendStatements {
     fn new(schema: &Schema, stored: &str, listed: &str) -> Self {
         let append = |sql: &str, claim: &str| {
-            let sql = uncommented(sql).replace("{claim}", &uncommented(claim));
+            let sql = without_comments(sql).replace("{claim}", &without_comments(claim));
             schema.statement(&sql.replace("{stored}", stored).replace("{listed}", listed))
         };
         let one = |claim: &str| append(include_str!("sql/append.sql"), claim);
@@ -147,12 +149,12 @@ impl AppendStatements {
             exact: one(include_str!("sql/claim_exact.sql")),
             existing: one(include_str!("sql/claim_existing.sql")),
             any: one(include_str!("sql/claim_any.sql")),
-            many: append(include_str!("sql/append_many.sql"), ""),
+            multi_stream: append(include_str!("sql/append_many.sql"), ""),
         }
     }
 
     /// The append that claims the stream as `expected` demands.
-    pub(crate) fn one(&self, expected: ExpectedVersion) -> &SqlStr {
+    pub(crate) fn single_stream(&self, expected: ExpectedVersion) -> &SqlStr {
         match expected {
             ExpectedVersion::Any => &self.any,
             ExpectedVersion::StreamExists => &self.existing,
@@ -163,7 +165,7 @@ impl AppendStatements {
 }
 
 /// Leaves out the comments: the text is the key of the statement cache, and what the server shows as running.
-fn uncommented(sql: &str) -> String {
+fn without_comments(sql: &str) -> String {
     let lines: Vec<_> = sql.lines().filter(|line| !line.starts_with("--")).collect();
     lines.join("\n").trim().into()
 }
@@ -214,7 +216,7 @@ mod tests {
             event_columns.push(event);
         }
         let mut connection = connection(&name).await;
-        run(&mut connection, &schema.fill("SET search_path TO {schema}")).await;
+        run(&mut connection, &schema.fill_placeholders("SET search_path TO {schema}")).await;
         let query = event_columns.bind_to(stream_columns.bind_to(sqlx::query(sql)));
         Ok(query.fetch_all(&mut connection).await?.len())
     }
@@ -228,7 +230,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(&schema).plain.many;
+        let sql = Statements::new(&schema).append.multi_stream;
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str| {
@@ -238,7 +240,7 @@ mod tests {
 
         let (one, other) = (test_servers::unique_name("one"), test_servers::unique_name("other"));
         let mut gate = connection("gate").await;
-        let wait_at_the_gate = schema.fill(
+        let wait_at_the_gate = schema.fill_placeholders(
             "CREATE FUNCTION {schema}.wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                  IF current_setting('application_name') = 'NAME' THEN
                      PERFORM pg_advisory_xact_lock_shared({namespace});
@@ -256,16 +258,16 @@ mod tests {
         // the first one began before and does not see it
         run(
             &mut watcher,
-            &schema.fill(
+            &schema.fill_placeholders(
                 "INSERT INTO {schema}.streams (aggregate_id, aggregate_type, version) VALUES ('second', 'Account', 0)",
             ),
         )
         .await;
         let second = start(&other);
         until_blocked(&mut watcher, &other).await;
-        run(&mut gate, &schema.fill("SELECT pg_advisory_unlock({namespace})")).await;
+        run(&mut gate, &schema.fill_placeholders("SELECT pg_advisory_unlock({namespace})")).await;
         let said = [first.await.unwrap(), second.await.unwrap()];
-        run(&mut gate, &schema.fill("DROP SCHEMA {schema} CASCADE")).await;
+        run(&mut gate, &schema.fill_placeholders("DROP SCHEMA {schema} CASCADE")).await;
         said
     }
 

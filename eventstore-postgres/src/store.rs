@@ -5,16 +5,16 @@ use std::{fmt, sync::Arc};
 use eventbus::port::{EventStore, EventTypes, ListedEventTypes, Notes, Transactions};
 
 use crate::{
-    append::Group,
+    append::GroupCommit,
     config::PgEventStoreConfig,
     error::PgConnectError,
     migrate,
-    notify::{Appended, Wire},
+    notify::{AppendNotifier, NotifyTask},
     open_append,
-    pool::Connections,
+    pool::ConnectionPools,
     preflight,
     schema::Schema,
-    session::Session,
+    setup_session::SetupSession,
     statements::Statements,
     transactions::PgTransactions,
 };
@@ -25,11 +25,11 @@ use crate::{
 /// schema at once. Stores of different schemas share nothing but the server.
 #[derive(Clone)]
 pub struct PgEventStore {
-    pub(crate) connections: Connections,
+    pub(crate) connections: ConnectionPools,
     pub(crate) statements: Arc<Statements>,
-    pub(crate) appended: Arc<Appended>,
-    pub(crate) group: Arc<Group>,
-    pub(crate) listed: Arc<ListedEventTypes>,
+    pub(crate) append_notifier: Arc<AppendNotifier>,
+    pub(crate) group_commit: Arc<GroupCommit>,
+    pub(crate) listed_types: Arc<ListedEventTypes>,
     pub(crate) config: PgEventStoreConfig,
 }
 
@@ -59,7 +59,7 @@ impl PgEventStore {
     pub async fn connect_with(config: PgEventStoreConfig) -> Result<Self, PgConnectError> {
         let schema = Schema::new(&config.schema)?;
         let options = config.connect_options()?;
-        let mut session = Session::open(&config, &options).await?;
+        let mut session = SetupSession::open(&config, &options).await?;
         preflight::check_server(&mut session, &options).await?;
         if config.migrate {
             migrate::run(&mut session, &schema).await?;
@@ -67,23 +67,23 @@ impl PgEventStore {
             migrate::check(&mut session, &schema).await?;
         }
         preflight::check_sequence(&mut session, &schema).await?;
-        open_append::warn(&mut session, &schema).await?;
+        open_append::warn_of_oldest(&mut session, &schema).await?;
         session.close().await;
-        let appended = Arc::default();
+        let append_notifier = Arc::default();
         if config.notify {
-            Wire::new(&config, &options, &schema, &appended).spawn();
+            NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
         }
-        let connections = Connections::new(&config, options);
+        let connections = ConnectionPools::new(&config, options);
         let statements = Arc::new(Statements::new(&schema));
-        let listed = Arc::default();
-        let group = Group::new(
+        let listed_types = Arc::default();
+        let group_commit = GroupCommit::new(
             &config,
             connections.clone(),
             Arc::clone(&statements),
-            Arc::clone(&listed),
-            Arc::clone(&appended),
+            Arc::clone(&listed_types),
+            Arc::clone(&append_notifier),
         );
-        Ok(Self { connections, statements, appended, group, listed, config })
+        Ok(Self { connections, statements, append_notifier, group_commit, listed_types, config })
     }
 
     /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
@@ -93,7 +93,7 @@ impl PgEventStore {
     pub async fn migrate(config: &PgEventStoreConfig) -> Result<(), PgConnectError> {
         let schema = Schema::new(&config.schema)?;
         let options = config.connect_options()?;
-        let mut session = Session::open(config, &options).await?;
+        let mut session = SetupSession::open(config, &options).await?;
         preflight::check_server(&mut session, &options).await?;
         migrate::run(&mut session, &schema).await?;
         session.close().await;
@@ -123,8 +123,8 @@ impl PgEventStore {
     /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of one that is kept for longer is
     /// closed when its owner lets it go.
     pub async fn close(&self) {
-        self.appended.close().await;
-        self.group.close();
+        self.append_notifier.close().await;
+        self.group_commit.close();
         self.connections.close().await;
     }
 }

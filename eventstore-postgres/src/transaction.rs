@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSa
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    error::PgTransactionError, identifier::Identifier, notify::Appended, pool::Query, statements::Statements,
+    error::PgTransactionError, identifier::Identifier, notify::AppendNotifier, pool::Query, statements::Statements,
     store::PgEventStore,
 };
 
@@ -27,7 +27,7 @@ use crate::{
 pub struct PgTransaction {
     inner: sqlx::Transaction<'static, Postgres>,
     statements: Arc<Statements>,
-    appended: Arc<Appended>,
+    append_notifier: Arc<AppendNotifier>,
     limit: Duration,
     deadline: Instant,
     /// Whether events were appended in it; nothing if somebody else used the connection since that was asked.
@@ -43,7 +43,7 @@ impl PgTransaction {
         Self {
             inner,
             statements: Arc::clone(&store.statements),
-            appended: Arc::clone(&store.appended),
+            append_notifier: Arc::clone(&store.append_notifier),
             limit,
             deadline: Instant::now() + limit,
             has_appended: Some(false),
@@ -63,7 +63,7 @@ impl PgTransaction {
     /// projection takes is the store's to commit.
     ///
     /// # Errors
-    /// What the server says, then nothing is kept; where the connection broke, or [`PgTransactionError::TooLong`] came
+    /// What the server says, then nothing is kept; where the connection broke, or [`PgTransactionError::TimedOut`] came
     /// while committing, nobody knows.
     pub async fn commit(self) -> Result<(), BoxError> {
         Transaction::commit(Box::new(self)).await
@@ -74,13 +74,13 @@ impl PgTransaction {
     }
 
     /// Gives what is done now more time, and what comes after it the usual.
-    pub(crate) fn extend(&mut self, by: Duration) {
+    pub(crate) fn extend_deadline(&mut self, by: Duration) {
         self.deadline = Instant::now() + by + self.limit;
     }
 
     pub(crate) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, BoxError> {
         self.is_unchecked = true;
-        let rows = self.in_time(self.deadline, |connection| query.fetch_all(connection)).await?;
+        let rows = self.before_deadline(self.deadline, |connection| query.fetch_all(connection)).await?;
         self.is_unchecked = false;
         Ok(rows)
     }
@@ -90,18 +90,18 @@ impl PgTransaction {
         // made of our own text and of checked names
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
         self.is_unchecked = true;
-        self.in_time(self.deadline, |connection| connection.execute(sql)).await?;
+        self.before_deadline(self.deadline, |connection| connection.execute(sql)).await?;
         self.is_unchecked = false;
         Ok(())
     }
 
     /// Asks whether events were appended; fails in a transaction that has failed.
-    async fn ask_appended(&mut self) -> Result<bool, BoxError> {
-        let rows = self.fetch_all(sqlx::query(self.statements.ask_appended.clone())).await?;
+    async fn load_has_appended(&mut self) -> Result<bool, BoxError> {
+        let rows = self.fetch_all(sqlx::query(self.statements.has_appended.clone())).await?;
         rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
     }
 
-    async fn in_time<'t, T, F>(
+    async fn before_deadline<'t, T, F>(
         &'t mut self,
         deadline: Instant,
         statement: impl FnOnce(&'t mut PgConnection) -> F,
@@ -111,7 +111,7 @@ impl PgTransaction {
     {
         match timeout_at(deadline, statement(&mut self.inner)).await {
             Ok(answer) => Ok(answer?),
-            Err(_) => Err(PgTransactionError::TooLong { limit: self.limit }.into()),
+            Err(_) => Err(PgTransactionError::TimedOut { limit: self.limit }.into()),
         }
     }
 }
@@ -144,25 +144,25 @@ impl Transaction for PgTransaction {
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        let query = sqlx::query(self.statements.note_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
+        let query = sqlx::query(self.statements.record_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        self.replace_rows_by(shadow).await
+        self.replace_live_rows(shadow).await
     }
 
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
         let table = Identifier::new(table)?;
         match column {
-            Some(column) => Ok(self.column_type(&table, &Identifier::new(column)?).await?.is_some()),
-            None => Ok(self.find(&table).await?.is_some()),
+            Some(column) => Ok(self.find_column_type(&table, &Identifier::new(column)?).await?.is_some()),
+            None => Ok(self.find_table(&table).await?.is_some()),
         }
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         let (table, column) = (Identifier::new(table)?, Identifier::new(column)?);
-        let of_type = self.column_type(&table, &column).await?;
+        let of_type = self.find_column_type(&table, &column).await?;
         let of_type = of_type
             .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
         // the type as the catalogue calls it: so the column is compared as it is, along its index
@@ -173,20 +173,20 @@ impl Transaction for PgTransaction {
     async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
         let has_appended = match self.has_appended {
             Some(has_appended) if !self.is_unchecked => has_appended,
-            _ => self.ask_appended().await?,
+            _ => self.load_has_appended().await?,
         };
-        let Self { inner, appended, limit, deadline, .. } = *self;
+        let Self { inner, append_notifier, limit, deadline, .. } = *self;
         if Instant::now() >= deadline {
-            return Err(PgTransactionError::TooLong { limit }.into());
+            return Err(PgTransactionError::TimedOut { limit }.into());
         }
         let committed = timeout_at(deadline, inner.commit()).await;
         // also where nobody knows what became of it: who looks will see
         if has_appended {
-            appended.notify();
+            append_notifier.notify();
         }
         match committed {
             Ok(committed) => Ok(committed?),
-            Err(_) => Err(PgTransactionError::TooLong { limit }.into()),
+            Err(_) => Err(PgTransactionError::TimedOut { limit }.into()),
         }
     }
 }

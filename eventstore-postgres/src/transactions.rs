@@ -9,10 +9,12 @@ use eventbus::{
 };
 use sqlx::Row as _;
 
-use crate::{config::milliseconds, fault, lease::microseconds, store::PgEventStore, transaction::PgTransaction};
+use crate::{
+    config::milliseconds, lease::microseconds, statement_error, store::PgEventStore, transaction::PgTransaction,
+};
 
 /// The most deliveries that one statement forgets.
-const BATCH: i64 = 10_000;
+const FORGET_BATCH_MAX: i64 = 10_000;
 
 /// The transactions of a store.
 pub(crate) struct PgTransactions(pub(crate) PgEventStore);
@@ -24,7 +26,7 @@ impl Transactions for PgTransactions {
     }
 
     fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
-        fault::server_fault(error)
+        statement_error::server_fault(error)
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
@@ -40,7 +42,7 @@ impl Transactions for PgTransactions {
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
         let mut transaction = self.0.begin_transaction().await?;
-        transaction.enter(shadow).await?;
+        transaction.switch_to_copies(shadow).await?;
         Ok(Box::new(transaction))
     }
 
@@ -54,11 +56,12 @@ impl Transactions for PgTransactions {
         let microseconds = microseconds(older_than);
         let mut forgotten = 0;
         loop {
-            let query = sqlx::query(self.0.statements.forget_deliveries.clone()).bind(microseconds).bind(BATCH);
+            let query =
+                sqlx::query(self.0.statements.forget_deliveries.clone()).bind(microseconds).bind(FORGET_BATCH_MAX);
             let rows = self.0.connections.fetch_all(query).await.map_err(|fault| fault.into_source())?;
             let batch: i64 = rows.first().ok_or("no answer")?.try_get(0)?;
             forgotten += u64::try_from(batch)?;
-            if batch < BATCH {
+            if batch < FORGET_BATCH_MAX {
                 return Ok(forgotten);
             }
         }

@@ -3,14 +3,14 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{CheckpointError, DeadDelivery, ProgressUpdate, Tries, UnfinishedDeliveries, UnfinishedDelivery},
+    port::{CheckpointError, DeadDelivery, DeliveryAttempts, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
 };
 use sqlx::{Row, postgres::PgRow};
 
-use crate::{pool::Query, record::time_of, store::PgEventStore};
+use crate::{pool::Query, record::decode_time, store::PgEventStore};
 
 /// What errors about the dead letters of all groups are called after.
-static DEAD_LETTERS: Name = Name::from_static("dead letters");
+static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 
 #[async_trait]
 impl UnfinishedDeliveries for PgEventStore {
@@ -19,24 +19,24 @@ impl UnfinishedDeliveries for PgEventStore {
         let query = sqlx::query(self.statements.save_progress.clone())
             .bind(group.as_str())
             .bind(unfinished.iter().map(|row| row.position.as_i64()).collect::<Vec<_>>())
-            .bind(unfinished.iter().map(|row| row.tries.to_json()).collect::<Vec<_>>())
+            .bind(unfinished.iter().map(|row| row.attempts.to_json()).collect::<Vec<_>>())
             .bind(unfinished.iter().map(|row| row.dead_since).collect::<Vec<_>>())
             .bind(finished.iter().map(|position| position.as_i64()).collect::<Vec<_>>())
             .bind(checkpoint.as_ref().map(|(name, _)| name.as_str()))
             .bind(checkpoint.as_ref().map(|(_, position)| position.as_i64()));
-        self.unfinished_rows(group, query).await.map(drop)
+        self.fetch_unfinished_rows(group, query).await.map(drop)
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_waiting.clone()).bind(group.as_str());
-        let rows = self.unfinished_rows(group, query).await?;
-        rows.iter().map(|row| waiting(row).map_err(|error| CheckpointError::new(group, error))).collect()
+        let query = sqlx::query(self.statements.load_waiting_deliveries.clone()).bind(group.as_str());
+        let rows = self.fetch_unfinished_rows(group, query).await?;
+        rows.iter().map(|row| decode_waiting(row).map_err(|error| CheckpointError::new(group, error))).collect()
     }
 
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let query = sqlx::query(self.statements.dead_positions.clone()).bind(group.as_str()).bind(after.as_i64());
-        let rows = self.unfinished_rows(group, query).await?;
-        rows.iter().map(|row| position(row, 0).map_err(|error| CheckpointError::new(group, error))).collect()
+        let query = sqlx::query(self.statements.load_dead_positions.clone()).bind(group.as_str()).bind(after.as_i64());
+        let rows = self.fetch_unfinished_rows(group, query).await?;
+        rows.iter().map(|row| decode_position(row, 0).map_err(|error| CheckpointError::new(group, error))).collect()
     }
 
     async fn dead_deliveries(
@@ -44,24 +44,29 @@ impl UnfinishedDeliveries for PgEventStore {
         after: Option<&DeadDelivery>,
         limit: usize,
     ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_dead.clone())
+        let query = sqlx::query(self.statements.load_dead_deliveries.clone())
             .bind(after.map(|after| after.dead_since))
             .bind(after.map(|after| after.position.as_i64()))
             .bind(after.map(|after| after.group.as_str()))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows = self.unfinished_rows(&DEAD_LETTERS, query).await?;
-        rows.iter().map(|row| dead(row).map_err(|error| CheckpointError::new(&DEAD_LETTERS, error))).collect()
+        let rows = self.fetch_unfinished_rows(&DEAD_LETTERS_NAME, query).await?;
+        rows.iter()
+            .map(|row| decode_dead(row).map_err(|error| CheckpointError::new(&DEAD_LETTERS_NAME, error)))
+            .collect()
     }
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_dead_one.clone()).bind(group.as_str()).bind(position.as_i64());
-        let rows = self.unfinished_rows(group, query).await?;
-        rows.first().map(dead).transpose().map_err(|error| CheckpointError::new(group, error))
+        let query =
+            sqlx::query(self.statements.load_dead_delivery.clone()).bind(group.as_str()).bind(position.as_i64());
+        let rows = self.fetch_unfinished_rows(group, query).await?;
+        rows.first().map(decode_dead).transpose().map_err(|error| CheckpointError::new(group, error))
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        let rows = self.unfinished_rows(&DEAD_LETTERS, sqlx::query(self.statements.count_dead.clone())).await?;
-        let unreadable = |error: sqlx::Error| CheckpointError::new(&DEAD_LETTERS, error);
+        let rows = self
+            .fetch_unfinished_rows(&DEAD_LETTERS_NAME, sqlx::query(self.statements.count_dead_deliveries.clone()))
+            .await?;
+        let unreadable = |error: sqlx::Error| CheckpointError::new(&DEAD_LETTERS_NAME, error);
         let count = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(unreadable)?;
         Ok(count.unwrap_or(0).unsigned_abs())
     }
@@ -70,34 +75,43 @@ impl UnfinishedDeliveries for PgEventStore {
         &self,
         group: &Name,
         position: Position,
-        again: Option<&Tries>,
+        retry_with: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
-        let sql = if again.is_some() { &self.statements.revive_dead } else { &self.statements.forget_dead };
+        let sql = if retry_with.is_some() {
+            &self.statements.requeue_dead_delivery
+        } else {
+            &self.statements.delete_dead_delivery
+        };
         let mut query = sqlx::query(sql.clone()).bind(group.as_str()).bind(position.as_i64());
-        if let Some(tries) = again {
-            query = query.bind(tries.to_json());
+        if let Some(attempts) = retry_with {
+            query = query.bind(attempts.to_json());
         }
-        Ok(!self.unfinished_rows(group, query).await?.is_empty())
+        Ok(!self.fetch_unfinished_rows(group, query).await?.is_empty())
     }
 }
 
 impl PgEventStore {
-    async fn unfinished_rows(&self, name: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
-        self.connections.fetch_all(query).await.map_err(|fault| fault.of_checkpoint(name))
+    async fn fetch_unfinished_rows(&self, name: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
+        self.connections.fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(name))
     }
 }
 
-fn position(row: &PgRow, column: usize) -> Result<Position, BoxError> {
+fn decode_position(row: &PgRow, column: usize) -> Result<Position, BoxError> {
     Ok(Position::new(u64::try_from(row.try_get::<i64, _>(column)?)?))
 }
 
-fn waiting(row: &PgRow) -> Result<UnfinishedDelivery, BoxError> {
-    let tries = Tries::from_json(row.try_get(1)?)?;
-    Ok(UnfinishedDelivery { position: position(row, 0)?, tries, dead_since: None })
+fn decode_waiting(row: &PgRow) -> Result<UnfinishedDelivery, BoxError> {
+    let attempts = DeliveryAttempts::from_json(row.try_get(1)?)?;
+    Ok(UnfinishedDelivery { position: decode_position(row, 0)?, attempts, dead_since: None })
 }
 
-fn dead(row: &PgRow) -> Result<DeadDelivery, BoxError> {
+fn decode_dead(row: &PgRow) -> Result<DeadDelivery, BoxError> {
     let group = Name::new("consumer group", row.try_get::<&str, _>(0)?)?;
-    let tries = Tries::from_json(row.try_get(2)?)?;
-    Ok(DeadDelivery { group, position: position(row, 1)?, tries, dead_since: time_of(row.try_get_unchecked(3)?)? })
+    let attempts = DeliveryAttempts::from_json(row.try_get(2)?)?;
+    Ok(DeadDelivery {
+        group,
+        position: decode_position(row, 1)?,
+        attempts,
+        dead_since: decode_time(row.try_get_unchecked(3)?)?,
+    })
 }

@@ -6,7 +6,7 @@
 use crate::error::PgConnectError;
 
 /// What the driver knows, the usual spelling of each first.
-const KNOWN: [&[&str]; 12] = [
+const KNOWN_PARAMETERS: [&[&str]; 12] = [
     &["sslmode", "ssl-mode"],
     &["sslrootcert", "ssl-root-cert", "ssl-ca"],
     &["sslcert", "ssl-cert"],
@@ -22,10 +22,11 @@ const KNOWN: [&[&str]; 12] = [
 ];
 
 /// What PostgreSQL's own programs know and the configuration says in another way.
-const FIELDS: [(&str, &str); 2] = [("connect_timeout", "connect_timeout"), ("statement_timeout", "statement_timeout")];
+const CONFIG_FIELDS: [(&str, &str); 2] =
+    [("connect_timeout", "connect_timeout"), ("statement_timeout", "statement_timeout")];
 
 /// More letters than that are no slip.
-const SLIP: usize = 3;
+const TYPO_DISTANCE_MAX: usize = 3;
 
 /// Refuses parameters that the driver does not know.
 ///
@@ -52,22 +53,23 @@ pub(crate) fn check_parameters(url: &str) -> Result<(), PgConnectError> {
 
 fn is_known(name: &str) -> bool {
     let is_option = name == "options" || (name.starts_with("options[") && name.ends_with(']'));
-    is_option || KNOWN.iter().any(|spellings| spellings.contains(&name))
+    is_option || KNOWN_PARAMETERS.iter().any(|spellings| spellings.contains(&name))
 }
 
 /// What to write instead.
 fn hint(name: &str) -> String {
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
     let wanted = plain(name);
-    if let Some((_, field)) = FIELDS.iter().find(|(parameter, _)| plain(parameter) == wanted) {
+    if let Some((_, field)) = CONFIG_FIELDS.iter().find(|(parameter, _)| plain(parameter) == wanted) {
         return format!("set `PgEventStoreConfig::{field}`");
     }
-    let known = KNOWN.iter().flat_map(|spellings| spellings.iter().map(|spelling| (*spelling, spellings[0])));
+    let known =
+        KNOWN_PARAMETERS.iter().flat_map(|spellings| spellings.iter().map(|spelling| (*spelling, spellings[0])));
     let distance = |spelling: &str| strsim::damerau_levenshtein(&plain(spelling), &wanted);
     match known.min_by_key(|(spelling, _)| distance(spelling)) {
-        Some((spelling, usual)) if distance(spelling) <= SLIP => format!("write `{usual}`"),
+        Some((spelling, usual)) if distance(spelling) <= TYPO_DISTANCE_MAX => format!("write `{usual}`"),
         _ => {
-            let usual: Vec<_> = KNOWN.iter().map(|spellings| format!("`{}`", spellings[0])).collect();
+            let usual: Vec<_> = KNOWN_PARAMETERS.iter().map(|spellings| format!("`{}`", spellings[0])).collect();
             format!("known are {} and `options[…]`", usual.join(", "))
         }
     }

@@ -8,7 +8,7 @@ use common::{TestSchema, add, event, events, feed, open, read, run, stream, with
 use eventbus::{
     ExpectedVersion, Name, Position,
     port::{
-        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, Tries,
+        AppendEvents as _, Checkpoints as _, DeliveryAttempts, EventTypes as _, Leases as _, ProgressUpdate,
         UnfinishedDeliveries as _, UnfinishedDelivery,
     },
 };
@@ -50,7 +50,8 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     }
     let lease = within(store.acquire_lease(&reader, &owner, Duration::from_secs(60))).await.unwrap().unwrap();
     within(store.release_lease(&lease)).await.unwrap();
-    let waiting = UnfinishedDelivery { position: Position::new(1), tries: Tries::default(), dead_since: None };
+    let waiting =
+        UnfinishedDelivery { position: Position::new(1), attempts: DeliveryAttempts::default(), dead_since: None };
     for (unfinished, finished) in [(vec![waiting.clone()], vec![]), (vec![waiting.clone()], vec![waiting.position])] {
         let update = ProgressUpdate { checkpoint: None, unfinished, finished };
         within(store.save_progress(&reader, &update)).await.unwrap();

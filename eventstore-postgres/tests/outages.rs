@@ -99,7 +99,7 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     common::run(&mut admin, "CREATE TABLE rebuilt_rows (id serial)").await;
     // more than a short round, so that another one follows
     let stream = common::stream();
-    let counted = || NewEvent::of(&Counted {}).unwrap();
+    let counted = || NewEvent::from_event(&Counted {}).unwrap();
     let append = store.append(&stream, ExpectedVersion::NoStream, (0..300).map(|_| counted()).collect());
     within(append).await.unwrap();
     let app = App::builder().store(store).projection_lease(LONG).projection(Rebuilt).start().await.unwrap();

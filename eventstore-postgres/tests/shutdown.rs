@@ -45,7 +45,7 @@ impl Place {
         app.repository::<Counter>().upsert(&id, |_| Ok::<_, Never>(Counted {})).await.unwrap();
         within(app.settled()).await.unwrap();
         let waiting = (0..20).map(|_| common::stream());
-        let counted = || NewEvent::of(&Counted {}).unwrap();
+        let counted = || NewEvent::from_event(&Counted {}).unwrap();
         let appends = waiting.map(|stream| Append { stream, expected: ExpectedVersion::Any, events: vec![counted()] });
         assert!(store.append_many(appends.collect()).await.iter().all(Result::is_ok));
         Self { server, store, app }

@@ -165,7 +165,7 @@ async fn a_transaction_that_takes_too_long_is_not_committed() {
     };
     busy.await;
     let error = transaction.commit().await.unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(PgTransactionError::TooLong { .. })), "{error}");
+    assert!(matches!(error.downcast_ref(), Some(PgTransactionError::TimedOut { .. })), "{error}");
     place.begin().await;
     assert_eq!(place.rows().await, 0);
 }

@@ -13,7 +13,7 @@ use eventbus::{
 use rusqlite::{Connection, OptionalExtension as _};
 use time::OffsetDateTime;
 
-use crate::{error::is_refusal, event_types, row, store::SqliteEventStore};
+use crate::{error::is_caused_by_events, event_types, row, store::SqliteEventStore};
 
 #[async_trait]
 impl AppendEvents for SqliteEventStore {
@@ -45,36 +45,36 @@ impl AppendEvents for SqliteEventStore {
 
 impl SqliteEventStore {
     /// Nothing if there are no events.
-    pub(crate) fn check(&self, append: port::Append) -> Result<Option<Append>, AppendError> {
-        Append::check(append, self.writer().clock(), self.writer().listed())
+    pub(crate) fn check(&self, append: port::Append) -> Result<Option<CheckedAppend>, AppendError> {
+        CheckedAppend::check(append, self.writer().clock(), self.writer().listed_types())
     }
 }
 
 /// An append on its way to the connection.
 #[derive(Debug)]
-pub(crate) struct Append {
+pub(crate) struct CheckedAppend {
     stream: StreamId,
     expected: ExpectedVersion,
     events: Vec<NewEvent>,
     clock: SharedClock,
-    listed: Arc<ListedEventTypes>,
+    listed_types: Arc<ListedEventTypes>,
 }
 
 /// What became of an append, if its transaction commits.
 #[derive(Debug)]
-pub(crate) enum Placed {
+pub(crate) enum AppendOutcome {
     /// Its events follow that version, from that position on, and were recorded then; perhaps it lists event types.
-    New { after: Version, first: Position, recorded_at: OffsetDateTime, lists: bool },
+    Appended { previous_version: Version, first_position: Position, recorded_at: OffsetDateTime, has_new_types: bool },
     /// It was stored before.
-    Known(Vec<RecordedEvent>),
+    AlreadyStored(Vec<RecordedEvent>),
 }
 
-impl Append {
+impl CheckedAppend {
     /// Nothing if there are no events.
     pub(crate) fn check(
         append: port::Append,
         clock: &SharedClock,
-        listed: &Arc<ListedEventTypes>,
+        listed_types: &Arc<ListedEventTypes>,
     ) -> Result<Option<Self>, AppendError> {
         let port::Append { stream, expected, events } = append;
         if events.is_empty() {
@@ -82,8 +82,8 @@ impl Append {
         }
         check_ids(&stream, &events)?;
         check_events(&stream, &events)?;
-        let (clock, listed) = (clock.clone(), Arc::clone(listed));
-        Ok(Some(Self { stream, expected, events, clock, listed }))
+        let (clock, listed_types) = (clock.clone(), Arc::clone(listed_types));
+        Ok(Some(Self { stream, expected, events, clock, listed_types }))
     }
 
     /// How many events there are.
@@ -95,7 +95,7 @@ impl Append {
     ///
     /// # Errors
     /// The inner one is about this append alone. The outer one is about the transaction: it must be rolled back.
-    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<Placed, AppendError>> {
+    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
         let actual = stream_version(connection, &self.stream)?;
         if !self.expected.matches(actual) {
             return self.resolve(connection, || AppendError::Conflict {
@@ -105,18 +105,23 @@ impl Append {
             });
         }
         let recorded_at = self.clock.now();
-        let lists = !self.listed.has_all(&self.events);
-        match self.insert_or_undo(connection, actual, recorded_at, lists) {
-            Ok(first) => Ok(Ok(Placed::New { after: actual, first, recorded_at, lists })),
-            Err(error) if is_refusal(&error) && !connection.is_autocommit() => {
-                self.resolve(connection, || self.refused(error))
+        let lists = !self.listed_types.has_all(&self.events);
+        match self.insert_atomically(connection, actual, recorded_at, lists) {
+            Ok(first) => Ok(Ok(AppendOutcome::Appended {
+                previous_version: actual,
+                first_position: first,
+                recorded_at,
+                has_new_types: lists,
+            })),
+            Err(error) if is_caused_by_events(&error) && !connection.is_autocommit() => {
+                self.resolve(connection, || self.refused_error(error))
             }
             Err(error) => Err(error),
         }
     }
 
     /// A statement that fails leaves no trace by itself; several need a savepoint.
-    fn insert_or_undo(
+    fn insert_atomically(
         &self,
         connection: &Connection,
         after: Version,
@@ -124,10 +129,10 @@ impl Append {
         lists: bool,
     ) -> rusqlite::Result<Position> {
         if self.events.len() == 1 && !lists {
-            return self.insert(connection, after, recorded_at, lists);
+            return self.insert_events(connection, after, recorded_at, lists);
         }
         execute(connection, "SAVEPOINT append")?;
-        let inserted = self.insert(connection, after, recorded_at, lists);
+        let inserted = self.insert_events(connection, after, recorded_at, lists);
         if inserted.is_err() && !connection.is_autocommit() {
             execute(connection, "ROLLBACK TO append")?;
         }
@@ -138,7 +143,7 @@ impl Append {
     }
 
     /// Positions within one append follow each other: nobody else writes meanwhile.
-    fn insert(
+    fn insert_events(
         &self,
         connection: &Connection,
         after: Version,
@@ -147,10 +152,10 @@ impl Append {
     ) -> rusqlite::Result<Position> {
         let mut first = None;
         for (i, event) in self.events.iter().enumerate() {
-            let position = row::insert(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
+            let position = row::insert_event(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
             first.get_or_insert(position);
             if lists {
-                event_types::list(connection, event, position)?;
+                event_types::insert_type(connection, event, position)?;
             }
         }
         Ok(first.unwrap_or_default())
@@ -161,40 +166,42 @@ impl Append {
         &self,
         connection: &Connection,
         otherwise: impl FnOnce() -> AppendError,
-    ) -> rusqlite::Result<Result<Placed, AppendError>> {
+    ) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
         let ids: Vec<EventId> = self.events.iter().map(NewEvent::event_id).collect();
         let mut find = connection.prepare_cached(include_str!("sql/event_by_id.sql"))?;
         let mut found = Vec::new();
         for id in &ids {
             let mut rows = find.query([id.as_uuid().as_bytes()])?;
             if let Some(row) = rows.next()? {
-                match row::read(row) {
+                match row::read_event(row) {
                     Ok(event) => found.push(event),
-                    Err(corrupt) => return Ok(Err(self.refused(corrupt))),
+                    Err(corrupt) => return Ok(Err(self.refused_error(corrupt))),
                 }
             }
         }
         Ok(match first_result(&self.stream, &ids, found) {
-            Ok(Some(known)) => Ok(Placed::Known(known)),
+            Ok(Some(known)) => Ok(AppendOutcome::AlreadyStored(known)),
             Ok(None) => Err(otherwise()),
             Err(taken) => Err(taken),
         })
     }
 
-    pub(crate) fn refused(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
+    pub(crate) fn refused_error(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
         AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 
     /// Notes that the types of the events are listed, once the transaction has committed.
-    pub(crate) fn note_listed(&self) {
-        self.listed.add_all(&self.events);
+    pub(crate) fn mark_types_listed(&self) {
+        self.listed_types.add_all(&self.events);
     }
 
     /// The records, once the transaction has committed.
-    pub(crate) fn recorded(self, placed: Placed) -> Vec<RecordedEvent> {
-        let (after, first, recorded_at) = match placed {
-            Placed::Known(known) => return known,
-            Placed::New { after, first, recorded_at, .. } => (after, first, recorded_at),
+    pub(crate) fn into_records(self, outcome: AppendOutcome) -> Vec<RecordedEvent> {
+        let (after, first, recorded_at) = match outcome {
+            AppendOutcome::AlreadyStored(known) => return known,
+            AppendOutcome::Appended { previous_version: after, first_position: first, recorded_at, .. } => {
+                (after, first, recorded_at)
+            }
         };
         let place = |(i, event): (usize, NewEvent)| {
             let position = Position::new(first.get() + i as u64);

@@ -12,11 +12,11 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 
 use crate::{
-    append::{Placed, execute},
+    append::{AppendOutcome, execute},
+    commit_guard::roll_back,
     error::is_busy,
     files::OpenFiles,
-    job::{Answer, Job},
-    seal::roll_back,
+    job::{Job, JobOutcome},
 };
 
 /// Jobs that share a transaction.
@@ -24,18 +24,18 @@ pub(crate) struct Batch(Vec<Job>);
 
 /// What became of a batch, beside the answers to its jobs.
 #[derive(Default)]
-pub(crate) struct Report {
+pub(crate) struct BatchReport {
     /// Whether events were appended.
-    pub(crate) appended: bool,
+    pub(crate) has_appended: bool,
     /// How long the commit took, if there was anything to commit.
-    pub(crate) commit: Option<Duration>,
+    pub(crate) commit_time: Option<Duration>,
     /// The jobs that were not even begun, because another connection writes.
-    pub(crate) busy: Option<(Batch, rusqlite::Error)>,
+    pub(crate) not_begun: Option<(Batch, rusqlite::Error)>,
 }
 
 impl Batch {
     /// Takes jobs, but not those that nobody waits for any more; `None` if nothing is left.
-    pub(crate) fn of(mut jobs: Vec<Job>) -> Option<Self> {
+    pub(crate) fn from_jobs(mut jobs: Vec<Job>) -> Option<Self> {
         jobs.retain(|job| !job.is_abandoned());
         (!jobs.is_empty()).then_some(Self(jobs))
     }
@@ -45,52 +45,56 @@ impl Batch {
     }
 
     /// Runs all jobs in one transaction and answers them once it has committed.
-    pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles) -> Report {
+    pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles) -> BatchReport {
         roll_back(connection); // what a panic may have left open
         if let Err(lost) = files.check_if_lost() {
             self.fail_with(AppendError::Unavailable, lost);
-            return Report::default();
+            return BatchReport::default();
         }
         if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
             if is_busy(&error) {
-                return Report { busy: Some((self, error)), ..Report::default() };
+                return BatchReport { not_begun: Some((self, error)), ..BatchReport::default() };
             }
             self.fail(error);
-            return Report::default();
+            return BatchReport::default();
         }
         let answers: rusqlite::Result<Vec<_>> = self.0.iter_mut().map(|job| job.run(connection)).collect();
         match answers {
             Ok(answers) => self.commit(connection, files, answers),
             Err(error) => {
                 roll_back(connection);
-                self.run_alone(connection, files, error)
+                self.run_one_by_one(connection, files, error)
             }
         }
     }
 
-    fn commit(self, connection: &Connection, files: &OpenFiles, answers: Vec<Answer>) -> Report {
-        let mut report = Report::default();
+    fn commit(self, connection: &Connection, files: &OpenFiles, answers: Vec<JobOutcome>) -> BatchReport {
+        let mut report = BatchReport::default();
         let mut wrote = false;
         for answer in &answers {
-            report.appended |= matches!(answer, Answer::Append(Ok(Placed::New { .. })));
-            wrote |= report.appended || matches!(answer, Answer::Written);
+            report.has_appended |= matches!(answer, JobOutcome::Append(Ok(AppendOutcome::Appended { .. })));
+            wrote |= report.has_appended || matches!(answer, JobOutcome::Written);
         }
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT") {
             roll_back(connection);
             // the log may hold the transaction all the same, and a crash now would bring it back
             self.fail_with(AppendError::OutcomeUnknown, Arc::new(error));
-            return Report::default();
+            return BatchReport::default();
         }
         if let Err(lost) = files.check() {
             // nobody knows whether the file went before or after the commit
             self.fail_with(AppendError::OutcomeUnknown, lost);
-            return Report::default();
+            return BatchReport::default();
         }
-        report.commit = wrote.then(|| started.elapsed());
+        report.commit_time = wrote.then(|| started.elapsed());
         for (job, answer) in self.0.into_iter().zip(answers) {
-            if let (Job::Append { append, .. }, Answer::Append(Ok(Placed::New { lists: true, .. }))) = (&job, &answer) {
-                append.note_listed();
+            if let (
+                Job::Append { append, .. },
+                JobOutcome::Append(Ok(AppendOutcome::Appended { has_new_types: true, .. })),
+            ) = (&job, &answer)
+            {
+                append.mark_types_listed();
             }
             job.answer(answer);
         }
@@ -98,20 +102,20 @@ impl Batch {
     }
 
     /// After one job spoiled the transaction of all, as a full disk does: each gets one of its own.
-    fn run_alone(self, connection: &Connection, files: &OpenFiles, error: rusqlite::Error) -> Report {
+    fn run_one_by_one(self, connection: &Connection, files: &OpenFiles, error: rusqlite::Error) -> BatchReport {
         if self.0.len() == 1 {
             self.fail(error);
-            return Report::default();
+            return BatchReport::default();
         }
-        let mut all = Report::default();
+        let mut all = BatchReport::default();
         let mut jobs = self.0.into_iter();
         while let Some(job) = jobs.next() {
             let report = Self(vec![job]).run(connection, files);
-            all.appended |= report.appended;
-            all.commit = report.commit.or(all.commit);
-            if let Some((mut batch, error)) = report.busy {
+            all.has_appended |= report.has_appended;
+            all.commit_time = report.commit_time.or(all.commit_time);
+            if let Some((mut batch, error)) = report.not_begun {
                 batch.0.extend(jobs);
-                all.busy = Some((batch, error));
+                all.not_begun = Some((batch, error));
                 break;
             }
         }
@@ -139,12 +143,14 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::{append::Append, config::SqliteEventStoreConfig, connection::open_writer, place::Place};
+    use crate::{
+        append::CheckedAppend, config::SqliteEventStoreConfig, connection::open_writer, location::DatabaseLocation,
+    };
 
-    type Waiting = oneshot::Receiver<Result<(Append, Placed), AppendError>>;
+    type Waiting = oneshot::Receiver<Result<(CheckedAppend, AppendOutcome), AppendError>>;
 
     fn database() -> Connection {
-        open_writer(&Place::memory(), &SqliteEventStoreConfig::default()).unwrap()
+        open_writer(&DatabaseLocation::new_memory(), &SqliteEventStoreConfig::default()).unwrap()
     }
 
     fn append(id: &str, expected: ExpectedVersion, payload_bytes: usize) -> (Job, Waiting) {
@@ -154,9 +160,9 @@ mod tests {
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
         let append = port::Append { stream, expected, events: vec![event(), event()] };
-        let append = Append::check(append, &eventbus::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
+        let append = CheckedAppend::check(append, &eventbus::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
-        (Job::Append { append, done, _room: None }, waiting)
+        (Job::Append { append, result_sender: done, _queue_permit: None }, waiting)
     }
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
@@ -164,7 +170,7 @@ mod tests {
         let save = |connection: &Connection| {
             connection.execute("INSERT INTO eventbus_checkpoints VALUES ('reader', 7)", []).map(drop)
         };
-        (Job::write(save, done), waiting)
+        (Job::new_write(save, done), waiting)
     }
 
     fn stored(connection: &Connection) -> String {
@@ -181,8 +187,8 @@ mod tests {
         let (huge, mut huge_waits) = append("b", ExpectedVersion::NoStream, 1_000_000);
         let (two, mut two_waits) = append("c", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::of(vec![one, huge, two, saved]).unwrap().run(&connection, &OpenFiles::default());
-        assert!(report.appended && report.busy.is_none());
+        let report = Batch::from_jobs(vec![one, huge, two, saved]).unwrap().run(&connection, &OpenFiles::default());
+        assert!(report.has_appended && report.not_begun.is_none());
         assert!(one_waits.try_recv().unwrap().is_ok());
         let error = huge_waits.try_recv().unwrap().unwrap_err();
         assert!(matches!(error, AppendError::Unavailable(_)), "{error:?}");
@@ -203,8 +209,8 @@ mod tests {
         let (one, mut one_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (two, mut two_waits) = append("a", ExpectedVersion::NoStream, 10);
         let (saved, mut saved_waits) = checkpoint();
-        let report = Batch::of(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default());
-        assert!(!report.appended);
+        let report = Batch::from_jobs(vec![one, two, saved]).unwrap().run(&connection, &OpenFiles::default());
+        assert!(!report.has_appended);
         for waits in [&mut one_waits, &mut two_waits] {
             let error = waits.try_recv().unwrap().unwrap_err();
             assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
@@ -213,7 +219,7 @@ mod tests {
 
         connection.execute_batch("DROP TRIGGER broken").unwrap();
         let (three, mut three_waits) = append("b", ExpectedVersion::NoStream, 10);
-        Batch::of(vec![three]).unwrap().run(&connection, &OpenFiles::default());
+        Batch::from_jobs(vec![three]).unwrap().run(&connection, &OpenFiles::default());
         assert!(three_waits.try_recv().unwrap().is_ok());
         assert_eq!(stored(&connection), "b1 b2");
     }
@@ -224,7 +230,7 @@ mod tests {
         let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1)";
         connection.execute_batch(left).unwrap();
         let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
-        Batch::of(vec![job]).unwrap().run(&connection, &OpenFiles::default());
+        Batch::from_jobs(vec![job]).unwrap().run(&connection, &OpenFiles::default());
         assert!(waits.try_recv().unwrap().is_ok());
         let sql = "SELECT count(*) FROM eventbus_checkpoints";
         let left: i64 = connection.query_row(sql, [], |row| row.get(0)).unwrap();
@@ -235,6 +241,6 @@ mod tests {
     fn jobs_that_nobody_waits_for_are_left_out() {
         let (job, waits) = append("a", ExpectedVersion::NoStream, 10);
         drop(waits);
-        assert!(Batch::of(vec![job]).is_none());
+        assert!(Batch::from_jobs(vec![job]).is_none());
     }
 }

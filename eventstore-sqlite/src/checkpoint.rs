@@ -14,7 +14,7 @@ impl Checkpoints for SqliteEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
         let key = name.clone();
         self.readers()
-            .read(move |connection| load(connection, &key))
+            .read(move |connection| load_position(connection, &key))
             .await
             .map_err(|error| CheckpointError::new(name, error))
     }
@@ -49,7 +49,7 @@ impl Notes for SqliteEventStore {
         self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
     }
 
-    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
         let key = name.clone();
         let forget = move |connection: &Connection| {
             let mut forget = connection.prepare_cached(include_str!("sql/forget_note.sql"))?;
@@ -58,7 +58,7 @@ impl Notes for SqliteEventStore {
         self.writer().write(forget).await.map_err(|error| CheckpointError::new(name, error))
     }
 
-    async fn note_names(
+    async fn list_note_names(
         &self,
         prefix: &Name,
         after: Option<&Name>,
@@ -77,7 +77,7 @@ impl Notes for SqliteEventStore {
     }
 }
 
-fn load(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadError> {
+fn load_position(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadError> {
     let position: Option<i64> = connection
         .prepare_cached(include_str!("sql/load_checkpoint.sql"))
         .and_then(|mut statement| {

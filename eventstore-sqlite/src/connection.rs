@@ -9,12 +9,12 @@ use rusqlite::{Connection, OpenFlags};
 use crate::{
     config::SqliteEventStoreConfig,
     error::{SqliteConnectError, is_busy},
+    location::DatabaseLocation,
     migrate::migrate,
-    place::Place,
 };
 
 /// More than the statements there are, so that none is ever prepared twice.
-const CACHED_STATEMENTS: usize = 64;
+const STATEMENT_CACHE_CAPACITY: usize = 64;
 
 /// Memory is named by a URI, files by plain absolute paths.
 pub(crate) const READ_WRITE: OpenFlags =
@@ -23,44 +23,47 @@ pub(crate) const READ_WRITE: OpenFlags =
 /// Opens the connection that writes, and makes the tables or brings them up to date.
 ///
 /// Keep: nothing is changed in the file, not even its journal mode, before it is known to be ours.
-pub(crate) fn open_writer(place: &Place, config: &SqliteEventStoreConfig) -> Result<Connection, SqliteConnectError> {
+pub(crate) fn open_writer(
+    location: &DatabaseLocation,
+    config: &SqliteEventStoreConfig,
+) -> Result<Connection, SqliteConnectError> {
     config.check()?;
-    let fault = |error| SqliteConnectError::of(place.path(), error);
+    let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
     let mut flags = READ_WRITE;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing || place.is_memory());
-    let mut connection = Connection::open_with_flags(place.database(), flags).map_err(fault)?;
-    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, config.create_if_missing || location.is_memory());
+    let mut connection = Connection::open_with_flags(location.database(), flags).map_err(fault)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(config.busy_timeout).map_err(fault)?;
-    migrate(&mut connection, place.path(), config, |connection| prepare_journal(connection, place, config))?;
+    migrate(&mut connection, location.path(), config, |connection| prepare_journal(connection, location, config))?;
     Ok(connection)
 }
 
 fn prepare_journal(
     connection: &Connection,
-    place: &Place,
+    location: &DatabaseLocation,
     config: &SqliteEventStoreConfig,
 ) -> Result<(), SqliteConnectError> {
-    let fault = |error| SqliteConnectError::of(place.path(), error);
-    if place.is_memory() {
+    let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
+    if location.is_memory() {
         return Ok(());
     }
-    let mode: String = patiently(config.busy_timeout, || {
+    let mode: String = retry_while_busy(config.busy_timeout, || {
         connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
     })
     .map_err(fault)?;
     if mode != "wal" {
-        return Err(SqliteConnectError::NoWriteAheadLog { path: place.path().to_owned(), mode });
+        return Err(SqliteConnectError::NoWriteAheadLog { path: location.path().to_owned(), mode });
     }
     let synchronous = config.synchronous.pragma();
     connection.pragma_update(None, "synchronous", synchronous).map_err(fault)
 }
 
 /// Tries until it is not busy: SQLite does not wait by itself for others that make a write-ahead log too.
-fn patiently<T>(patience: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+fn retry_while_busy<T>(timeout: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let started = Instant::now();
     loop {
         match attempt() {
-            Err(error) if is_busy(&error) && started.elapsed() < patience => {
+            Err(error) if is_busy(&error) && started.elapsed() < timeout => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             result => return result,
@@ -72,7 +75,7 @@ fn patiently<T>(patience: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -
 pub(crate) fn open_reader(path: &std::path::Path, busy_timeout: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    connection.set_prepared_statement_cache_capacity(STATEMENT_CACHE_CAPACITY);
     connection.busy_timeout(busy_timeout)?;
     Ok(connection)
 }
@@ -87,7 +90,7 @@ mod tests {
         let directory = std::env::temp_dir().join(format!("eventstore-{}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         for (synchronous, wanted) in [(Synchronous::Full, 2), (Synchronous::Normal, 1)] {
-            let place = Place::file(&directory.join(format!("{wanted}.db"))).unwrap();
+            let place = DatabaseLocation::from_path(&directory.join(format!("{wanted}.db"))).unwrap();
             let config = SqliteEventStoreConfig { synchronous, ..Default::default() };
             // opened again it is as when it was made
             for _ in 0..2 {

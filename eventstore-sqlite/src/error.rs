@@ -102,7 +102,7 @@ pub enum SqliteTransactionError {
         "this task has a transaction of the store open, for which this would wait: use `append_in` with the transaction, \
          and write anything else after it"
     )]
-    Inside,
+    InsideTransaction,
     /// It was open for too long: all appends of the process wait for it.
     #[error("the transaction is rolled back: it was open for longer than {limit:?}, the `transaction_timeout`")]
     TimedOut {
@@ -159,7 +159,7 @@ pub enum SqliteTransactionError {
 
 impl SqliteConnectError {
     /// Sorts what SQLite said about the file at `path`.
-    pub(crate) fn of(path: &std::path::Path, error: rusqlite::Error) -> Self {
+    pub(crate) fn from_sqlite(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         let code = error.sqlite_error_code();
         let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
@@ -188,11 +188,11 @@ pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault>
             return Some(ServerFault::new("file removed or replaced"));
         }
         let shared = error.downcast_ref::<Arc<rusqlite::Error>>().map(|error| &**error);
-        of_code(error.downcast_ref::<rusqlite::Error>().or(shared)?.sqlite_error_code()?)
+        fault_of_code(error.downcast_ref::<rusqlite::Error>().or(shared)?.sqlite_error_code()?)
     })
 }
 
-fn of_code(code: ErrorCode) -> Option<ServerFault> {
+fn fault_of_code(code: ErrorCode) -> Option<ServerFault> {
     Some(ServerFault::new(match code {
         ErrorCode::DatabaseBusy => "SQLITE_BUSY",
         ErrorCode::DatabaseLocked => "SQLITE_LOCKED",
@@ -206,7 +206,7 @@ fn of_code(code: ErrorCode) -> Option<ServerFault> {
 }
 
 /// Whether the events are to blame, not the database: trying again would fail again.
-pub(crate) fn is_refusal(error: &rusqlite::Error) -> bool {
+pub(crate) fn is_caused_by_events(error: &rusqlite::Error) -> bool {
     server_fault(error).is_none()
         && matches!(
             error.sqlite_error_code(),

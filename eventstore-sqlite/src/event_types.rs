@@ -12,19 +12,19 @@ use crate::{checkpoint::to_position, error::read_error, store::SqliteEventStore}
 #[async_trait]
 impl EventTypes for SqliteEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
-        let types = self.readers().read(load).await?;
-        types.iter().for_each(|stored| self.writer().listed().add(&stored.event_type, stored.schema_version));
+        let types = self.readers().read(load_types).await?;
+        types.iter().for_each(|stored| self.writer().listed_types().add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
 }
 
 /// Lists the type of an event, in the transaction that stored it at `position`.
-pub(crate) fn list(connection: &Connection, event: &NewEvent, position: Position) -> rusqlite::Result<()> {
+pub(crate) fn insert_type(connection: &Connection, event: &NewEvent, position: Position) -> rusqlite::Result<()> {
     let row = (event.event_type().as_str(), event.schema_version(), position.as_i64());
     connection.prepare_cached(include_str!("sql/list_event_type.sql"))?.execute(row).map(drop)
 }
 
-fn load(connection: &Connection) -> Result<Vec<StoredEventType>, ReadError> {
+fn load_types(connection: &Connection) -> Result<Vec<StoredEventType>, ReadError> {
     let mut statement = connection.prepare_cached(include_str!("sql/event_types.sql")).map_err(read_error)?;
     let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?))).map_err(read_error)?;
     let stored = |row: rusqlite::Result<(String, i64, i64)>| {

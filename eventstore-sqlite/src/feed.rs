@@ -12,43 +12,45 @@ use uuid::Uuid;
 use crate::{
     checkpoint::to_position,
     error::read_error,
-    filter::Wanted,
-    readers::{PAGE_EVENTS, read_page},
-    row::time_of,
+    filter::FilterParameters,
+    readers::{PAGE_EVENTS_MAX, read_page},
+    row::from_micros,
     store::SqliteEventStore,
 };
 
 /// So many positions are searched for a page at most: what is rare must not keep a connection for long.
-const SEARCHED: i64 = 8_192;
+const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 #[async_trait]
 impl ReadFeed for SqliteEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         if filter.is_all() {
-            return paged(after, move |after| self.readers().read(move |connection| page(connection, after, through)));
+            return paged(after, move |after| {
+                self.readers().read(move |connection| load_page(connection, after, through))
+            });
         }
-        let wanted = Wanted::new(filter);
+        let wanted = FilterParameters::new(filter);
         paged(after, move |after| {
             let wanted = wanted.clone();
-            self.readers().read(move |connection| filtered_page(connection, after, through, &wanted))
+            self.readers().read(move |connection| load_filtered_page(connection, after, through, &wanted))
         })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        self.readers().read(head).await
+        self.readers().read(load_head).await
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        let wanted = Wanted::new(filter);
-        self.readers().read(move |connection| count(connection, after, through, &wanted)).await
+        let wanted = FilterParameters::new(filter);
+        self.readers().read(move |connection| count_matching(connection, after, through, &wanted)).await
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        self.readers().read(move |connection| first_recorded_after(connection, after)).await
+        self.readers().read(move |connection| load_first_recorded_after(connection, after)).await
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {
-        self.readers().read(store_id).await
+        self.readers().read(load_store_id).await
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -56,35 +58,35 @@ impl ReadFeed for SqliteEventStore {
     }
 }
 
-fn page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, ReadError> {
+fn load_page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, ReadError> {
     let sql = include_str!("sql/read_feed.sql");
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
-    let rows = statement.query((after.as_i64(), through.as_i64(), PAGE_EVENTS)).map_err(read_error)?;
+    let rows = statement.query((after.as_i64(), through.as_i64(), PAGE_EVENTS_MAX)).map_err(read_error)?;
     let (events, more) = read_page(rows)?;
     let last = events.last().and_then(RecordedEvent::position);
     Ok((events, last.filter(|_| more)))
 }
 
 /// The events asked for among the next positions up to `end`, and where to search on.
-fn filtered_page(
+fn load_filtered_page(
     connection: &Connection,
     after: Position,
     end: Position,
-    wanted: &Wanted,
+    filter: &FilterParameters,
 ) -> Result<Page<Position>, ReadError> {
     // nothing is to be searched for beyond the last event
-    let end = end.min(head(connection)?).as_i64();
-    let through = after.as_i64().saturating_add(SEARCHED).min(end);
+    let end = end.min(load_head(connection)?).as_i64();
+    let through = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(end);
     let sql = include_str!("sql/read_feed_filtered.sql");
     let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
     let rows = statement
         .query(params![
             after.as_i64(),
             through,
-            wanted.aggregate_types,
-            wanted.event_types,
-            wanted.tenant(),
-            PAGE_EVENTS
+            filter.aggregate_types,
+            filter.event_types,
+            filter.tenant(),
+            PAGE_EVENTS_MAX
         ])
         .map_err(read_error)?;
     let (events, more) = read_page(rows)?;
@@ -95,9 +97,14 @@ fn filtered_page(
     Ok((events, next))
 }
 
-fn count(connection: &Connection, after: Position, through: Position, wanted: &Wanted) -> Result<u64, ReadError> {
+fn count_matching(
+    connection: &Connection,
+    after: Position,
+    through: Position,
+    filter: &FilterParameters,
+) -> Result<u64, ReadError> {
     let parameters =
-        params![after.as_i64(), through.as_i64(), wanted.aggregate_types, wanted.event_types, wanted.tenant()];
+        params![after.as_i64(), through.as_i64(), filter.aggregate_types, filter.event_types, filter.tenant()];
     let count: i64 = connection
         .prepare_cached(include_str!("sql/count_events.sql"))
         .and_then(|mut statement| statement.query_row(parameters, |row| row.get(0)))
@@ -105,7 +112,7 @@ fn count(connection: &Connection, after: Position, through: Position, wanted: &W
     Ok(count.unsigned_abs())
 }
 
-fn head(connection: &Connection) -> Result<Position, ReadError> {
+fn load_head(connection: &Connection) -> Result<Position, ReadError> {
     let head: i64 = connection
         .prepare_cached(include_str!("sql/head.sql"))
         .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
@@ -113,7 +120,7 @@ fn head(connection: &Connection) -> Result<Position, ReadError> {
     to_position(head, || format!("position {head}"))
 }
 
-fn first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+fn load_first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
     let micros: Option<i64> = connection
         .prepare_cached(include_str!("sql/first_recorded_after.sql"))
         .and_then(|mut statement| statement.query_row([after.as_i64()], |row| row.get(0)).optional())
@@ -121,10 +128,10 @@ fn first_recorded_after(connection: &Connection, after: Position) -> Result<Opti
     let corrupt = |error: time::error::ComponentRange| {
         ReadError::corrupt(format!("the first event after position {after}"), error)
     };
-    micros.map(time_of).transpose().map_err(corrupt)
+    micros.map(from_micros).transpose().map_err(corrupt)
 }
 
-fn store_id(connection: &Connection) -> Result<Uuid, ReadError> {
+fn load_store_id(connection: &Connection) -> Result<Uuid, ReadError> {
     let id: Vec<u8> =
         connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
     let corrupt = |error: uuid::Error| ReadError::corrupt("the store's id", error);
@@ -136,13 +143,13 @@ mod tests {
     use eventbus::Name;
 
     use super::*;
-    use crate::{config::SqliteEventStoreConfig, connection::open_writer, place::Place};
+    use crate::{config::SqliteEventStoreConfig, connection::open_writer, location::DatabaseLocation};
 
     const RARE: Name = Name::from_static("Rare");
 
     /// Three rare events among very many others, and behind a hole.
     fn database() -> Connection {
-        let connection = open_writer(&Place::memory(), &SqliteEventStoreConfig::default()).unwrap();
+        let connection = open_writer(&DatabaseLocation::new_memory(), &SqliteEventStoreConfig::default()).unwrap();
         let events = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
             INSERT INTO eventbus_events SELECT CASE WHEN i > 25000 THEN i + 1000000 ELSE i END, 1, 0, randomblob(16), 1,
                 'Account', i, CASE WHEN i IN (20000, 24999, 30000) THEN 'Rare' ELSE 'Common' END, '{}', zeroblob(16),
@@ -154,10 +161,10 @@ mod tests {
 
     #[test]
     fn what_is_rare_is_found_in_many_short_searches() {
-        let (connection, wanted) = (database(), Wanted::new(&FeedFilter::all().event_types([RARE])));
+        let (connection, wanted) = (database(), FilterParameters::new(&FeedFilter::all().event_types([RARE])));
         let (mut found, mut pages, mut from) = (Vec::new(), 0, Some(Position::START));
         while let Some(after) = from {
-            let (events, next) = filtered_page(&connection, after, Position::new(u64::MAX), &wanted).unwrap();
+            let (events, next) = load_filtered_page(&connection, after, Position::new(u64::MAX), &wanted).unwrap();
             assert!(next.is_none_or(|next| next > after));
             found.extend(events.iter().filter_map(RecordedEvent::position).map(Position::get));
             (pages, from) = (pages + 1, next);
@@ -165,7 +172,7 @@ mod tests {
         assert_eq!(found, [20_000, 24_999, 1_030_000]);
         assert!(pages > 3, "{pages}");
         let through = Position::new(24_999);
-        assert_eq!(count(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
+        assert_eq!(count_matching(&connection, Position::new(20_000), through, &wanted).unwrap(), 1);
     }
 
     #[test]

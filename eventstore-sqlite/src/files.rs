@@ -59,7 +59,7 @@ impl OpenFiles {
     /// # Errors
     /// What the operating system said about the database. The log and its index may be missing: not every system keeps
     /// them as files.
-    pub(crate) fn of(database: &Path) -> io::Result<Self> {
+    pub(crate) fn from_database(database: &Path) -> io::Result<Self> {
         let mut files = vec![(database.to_owned(), FileId::of(database)?)];
         // SQLite follows symbolic links before it names the other two
         let real = fs::canonicalize(database)?;

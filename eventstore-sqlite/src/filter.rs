@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 /// What the statements are given; `None` asks for everything.
 #[derive(Debug, Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct FilterParameters {
     /// A JSON array.
     pub(crate) aggregate_types: Option<String>,
     /// A JSON array.
@@ -15,11 +15,11 @@ pub(crate) struct Wanted {
     tenant: Option<Uuid>,
 }
 
-impl Wanted {
+impl FilterParameters {
     pub(crate) fn new(filter: &FeedFilter) -> Self {
         Self {
-            aggregate_types: filter.wanted_aggregate_types().map(array),
-            event_types: filter.wanted_event_types().map(array),
+            aggregate_types: filter.wanted_aggregate_types().map(to_json_array),
+            event_types: filter.wanted_event_types().map(to_json_array),
             tenant: filter.wanted_tenant(),
         }
     }
@@ -29,7 +29,7 @@ impl Wanted {
     }
 }
 
-fn array(names: &BTreeSet<Name>) -> String {
+fn to_json_array(names: &BTreeSet<Name>) -> String {
     let names: serde_json::Value = names.iter().map(Name::as_str).collect();
     names.to_string()
 }

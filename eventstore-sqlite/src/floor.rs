@@ -13,7 +13,7 @@ use crate::{checkpoint::to_position, error::read_error, store::SqliteEventStore}
 impl Floors for SqliteEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
         let key = destination.clone();
-        let load = move |connection: &Connection| load(connection, &key);
+        let load = move |connection: &Connection| query_floors(connection, &key);
         self.readers().read(load).await.map_err(|error| CheckpointError::new(destination, error))
     }
 
@@ -39,7 +39,7 @@ impl Floors for SqliteEventStore {
     }
 }
 
-fn load(connection: &Connection, destination: &Name) -> Result<Vec<Floor>, ReadError> {
+fn query_floors(connection: &Connection, destination: &Name) -> Result<Vec<Floor>, ReadError> {
     let rows: Vec<(String, i64)> = connection
         .prepare_cached(include_str!("sql/load_floors.sql"))
         .and_then(|mut statement| {

@@ -4,28 +4,28 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::append::{Append, Placed};
+use crate::append::{AppendOutcome, CheckedAppend};
 
 /// Something to write, and who waits for it.
 pub(crate) enum Job {
     Append {
-        append: Append,
+        append: CheckedAppend,
         /// Takes the append back, so that its records are made by who waits and not by who writes.
-        done: oneshot::Sender<Result<(Append, Placed), AppendError>>,
+        result_sender: oneshot::Sender<Result<(CheckedAppend, AppendOutcome), AppendError>>,
         /// Its place among those that may be queued.
-        _room: Option<OwnedSemaphorePermit>,
+        _queue_permit: Option<OwnedSemaphorePermit>,
     },
-    Write(Box<dyn Write>),
+    Write(Box<dyn PendingWrite>),
 }
 
 /// What a job says, if the transaction commits.
-pub(crate) enum Answer {
-    Append(Result<Placed, AppendError>),
+pub(crate) enum JobOutcome {
+    Append(Result<AppendOutcome, AppendError>),
     Written,
 }
 
 /// A change, and who waits for what it says.
-pub(crate) trait Write: Send {
+pub(crate) trait PendingWrite: Send {
     fn is_abandoned(&self) -> bool;
     /// May run again, after the transaction of the former time was rolled back.
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
@@ -33,73 +33,73 @@ pub(crate) trait Write: Send {
     fn fail(self: Box<Self>, error: BoxError);
 }
 
-struct Change<T, F> {
+struct ClosureWrite<T, F> {
     change: F,
-    said: Option<T>,
-    done: oneshot::Sender<Result<T, BoxError>>,
+    output: Option<T>,
+    result_sender: oneshot::Sender<Result<T, BoxError>>,
 }
 
-impl<T, F> Write for Change<T, F>
+impl<T, F> PendingWrite for ClosureWrite<T, F>
 where
     T: Send,
     F: FnMut(&Connection) -> rusqlite::Result<T> + Send,
 {
     fn is_abandoned(&self) -> bool {
-        self.done.is_closed()
+        self.result_sender.is_closed()
     }
 
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.said = Some((self.change)(connection)?);
+        self.output = Some((self.change)(connection)?);
         Ok(())
     }
 
     fn answer(self: Box<Self>) {
-        if let Some(said) = self.said {
-            let _ = self.done.send(Ok(said));
+        if let Some(said) = self.output {
+            let _ = self.result_sender.send(Ok(said));
         }
     }
 
     fn fail(self: Box<Self>, error: BoxError) {
-        let _ = self.done.send(Err(error));
+        let _ = self.result_sender.send(Err(error));
     }
 }
 
 impl Job {
-    pub(crate) fn write<T: Send + 'static>(
+    pub(crate) fn new_write<T: Send + 'static>(
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
-        done: oneshot::Sender<Result<T, BoxError>>,
+        result_sender: oneshot::Sender<Result<T, BoxError>>,
     ) -> Self {
-        Self::Write(Box::new(Change { change, said: None, done }))
+        Self::Write(Box::new(ClosureWrite { change, output: None, result_sender }))
     }
 
     pub(crate) fn is_abandoned(&self) -> bool {
         match self {
-            Self::Append { done, .. } => done.is_closed(),
+            Self::Append { result_sender: done, .. } => done.is_closed(),
             Self::Write(write) => write.is_abandoned(),
         }
     }
 
-    pub(crate) fn run(&mut self, connection: &Connection) -> rusqlite::Result<Answer> {
+    pub(crate) fn run(&mut self, connection: &Connection) -> rusqlite::Result<JobOutcome> {
         match self {
-            Self::Append { append, .. } => append.run(connection).map(Answer::Append),
-            Self::Write(write) => write.run(connection).map(|()| Answer::Written),
+            Self::Append { append, .. } => append.run(connection).map(JobOutcome::Append),
+            Self::Write(write) => write.run(connection).map(|()| JobOutcome::Written),
         }
     }
 
     // whoever waited may be gone: then nobody wants the answer
-    pub(crate) fn answer(self, answer: Answer) {
+    pub(crate) fn answer(self, answer: JobOutcome) {
         match (self, answer) {
-            (Self::Append { append, done, .. }, Answer::Append(placed)) => {
+            (Self::Append { append, result_sender: done, .. }, JobOutcome::Append(placed)) => {
                 let _ = done.send(placed.map(|placed| (append, placed)));
             }
             (Self::Write(write), _) => write.answer(),
-            (Self::Append { .. }, Answer::Written) => {}
+            (Self::Append { .. }, JobOutcome::Written) => {}
         }
     }
 
     pub(crate) fn fail(self, append_error: impl FnOnce(BoxError) -> AppendError, source: BoxError) {
         match self {
-            Self::Append { done, .. } => {
+            Self::Append { result_sender: done, .. } => {
                 let _ = done.send(Err(append_error(source)));
             }
             Self::Write(write) => write.fail(source),

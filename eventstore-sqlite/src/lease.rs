@@ -16,16 +16,16 @@ use crate::{error::read_error, store::SqliteEventStore};
 #[async_trait]
 impl Leases for SqliteEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.take(role, owner, ttl, false).await
+        self.take_lease(role, owner, ttl, false).await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let seized = self.take(role, owner, ttl, true).await?;
+        let seized = self.take_lease(role, owner, ttl, true).await?;
         seized.ok_or_else(|| LeaseError::new(role, "the store keeps no epoch for it"))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        let (role, epoch, millis) = (lease.role.clone(), stored(lease.epoch), millis(ttl));
+        let (role, epoch, millis) = (lease.role.clone(), epoch_to_i64(lease.epoch), ttl_millis(ttl));
         let renew = move |connection: &Connection| {
             let mut renew = connection.prepare_cached(include_str!("sql/renew_lease.sql"))?;
             Ok(renew.execute((role.as_str(), epoch, millis))? == 1)
@@ -34,7 +34,7 @@ impl Leases for SqliteEventStore {
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        let (role, epoch) = (lease.role.clone(), stored(lease.epoch));
+        let (role, epoch) = (lease.role.clone(), epoch_to_i64(lease.epoch));
         let release = move |connection: &Connection| {
             let mut release = connection.prepare_cached(include_str!("sql/release_lease.sql"))?;
             release.execute((role.as_str(), epoch)).map(drop)
@@ -44,7 +44,7 @@ impl Leases for SqliteEventStore {
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
         let key = role.clone();
-        let found = self.readers().read(move |connection| load(connection, &key).map_err(read_error)).await;
+        let found = self.readers().read(move |connection| load_lease(connection, &key).map_err(read_error)).await;
         let Some((owner, epoch)) = found.map_err(|error| LeaseError::new(role, error))? else {
             return Ok(None);
         };
@@ -53,15 +53,21 @@ impl Leases for SqliteEventStore {
     }
 }
 
-fn load(connection: &Connection, role: &Name) -> rusqlite::Result<Option<(String, i64)>> {
+fn load_lease(connection: &Connection, role: &Name) -> rusqlite::Result<Option<(String, i64)>> {
     let mut load = connection.prepare_cached(include_str!("sql/lease_of.sql"))?;
     load.query_row([role.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 impl SqliteEventStore {
-    async fn take(&self, role: &Name, owner: &Name, ttl: Duration, seize: bool) -> Result<Option<Lease>, LeaseError> {
+    async fn take_lease(
+        &self,
+        role: &Name,
+        owner: &Name,
+        ttl: Duration,
+        seize: bool,
+    ) -> Result<Option<Lease>, LeaseError> {
         let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
-        let millis = millis(ttl);
+        let millis = ttl_millis(ttl);
         let take = move |connection: &Connection| {
             let mut take = connection.prepare_cached(include_str!("sql/take_lease.sql"))?;
             let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
@@ -73,11 +79,11 @@ impl SqliteEventStore {
 }
 
 /// The longest time that still fits behind the present one.
-pub(crate) fn millis(ttl: Duration) -> i64 {
+pub(crate) fn ttl_millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 
 /// An epoch as it is stored: one that does not fit was never handed out, and there is none below zero.
-pub(crate) fn stored(epoch: u64) -> i64 {
+pub(crate) fn epoch_to_i64(epoch: u64) -> i64 {
     i64::try_from(epoch).unwrap_or(-1)
 }

@@ -29,8 +29,8 @@ pub(crate) fn migrate(
     config: &SqliteEventStoreConfig,
     before_writing: impl FnOnce(&Connection) -> Result<(), SqliteConnectError>,
 ) -> Result<(), SqliteConnectError> {
-    let fault = |error| SqliteConnectError::of(path, error);
-    check_owner(connection, path, config)?;
+    let fault = |error| SqliteConnectError::from_sqlite(path, error);
+    refuse_foreign_tables(connection, path, config)?;
     let known = MIGRATIONS.len() as i64;
     let up_to_date = schema_version(connection, path)? == known;
     before_writing(connection)?;
@@ -43,7 +43,7 @@ pub(crate) fn migrate(
     let found = schema_version(&transaction, path)?;
     for (version, (name, sql)) in (1..).zip(MIGRATIONS) {
         if version > found {
-            apply(&transaction, version, name, sql).map_err(|error| SqliteConnectError::Migration {
+            apply_migration(&transaction, version, name, sql).map_err(|error| SqliteConnectError::Migration {
                 path: path.to_owned(),
                 migration: name,
                 source: error.into(),
@@ -55,14 +55,14 @@ pub(crate) fn migrate(
     Ok(())
 }
 
-fn apply(transaction: &Transaction<'_>, version: i64, name: &str, sql: &str) -> rusqlite::Result<()> {
+fn apply_migration(transaction: &Transaction<'_>, version: i64, name: &str, sql: &str) -> rusqlite::Result<()> {
     transaction.execute_batch(sql)?;
     let record = include_str!("sql/record_migration.sql");
     transaction.execute(record, (version, name))?;
     Ok(())
 }
 
-fn check_owner(
+fn refuse_foreign_tables(
     connection: &Connection,
     path: &Path,
     config: &SqliteEventStoreConfig,
@@ -70,7 +70,7 @@ fn check_owner(
     let foreign_table = connection
         .query_row(include_str!("sql/foreign_table.sql"), [], |row| row.get(0))
         .optional()
-        .map_err(|error| SqliteConnectError::of(path, error))?;
+        .map_err(|error| SqliteConnectError::from_sqlite(path, error))?;
     match foreign_table {
         Some(table) if !config.share_database => {
             Err(SqliteConnectError::ForeignDatabase { path: path.to_owned(), table })
@@ -82,7 +82,7 @@ fn check_owner(
 /// The version of the tables; 0 if there are none.
 fn schema_version(connection: &Connection, path: &Path) -> Result<i64, SqliteConnectError> {
     let ask = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
-    let fault = |error| SqliteConnectError::of(path, error);
+    let fault = |error| SqliteConnectError::from_sqlite(path, error);
     if ask(include_str!("sql/has_migrations.sql")).map_err(fault)? == 0 {
         return Ok(0);
     }

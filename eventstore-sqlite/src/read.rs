@@ -10,7 +10,7 @@ use rusqlite::Connection;
 use crate::{
     append,
     error::read_error,
-    readers::{PAGE_EVENTS, read_page},
+    readers::{PAGE_EVENTS_MAX, read_page},
     store::SqliteEventStore,
 };
 
@@ -18,10 +18,10 @@ use crate::{
 impl ReadStream for SqliteEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
-        let start = Cursor { from, continued: false };
+        let start = Cursor { from, is_continued: false };
         paged(start, move |cursor| {
             let stream = stream.clone();
-            self.readers().read(move |connection| cursor.page(connection, &stream, direction))
+            self.readers().read(move |connection| cursor.load_page(connection, &stream, direction))
         })
     }
 
@@ -37,32 +37,42 @@ impl ReadStream for SqliteEventStore {
 struct Cursor {
     from: Version,
     /// Whether a page was read before, so that an event with exactly this version must be there.
-    continued: bool,
+    is_continued: bool,
 }
 
 impl Cursor {
-    fn page(self, connection: &Connection, stream: &StreamId, direction: Direction) -> Result<Page<Self>, ReadError> {
+    fn load_page(
+        self,
+        connection: &Connection,
+        stream: &StreamId,
+        direction: Direction,
+    ) -> Result<Page<Self>, ReadError> {
         let sql = match direction {
             Direction::Forward => include_str!("sql/read_forward.sql"),
             Direction::Backward => include_str!("sql/read_backward.sql"),
         };
         let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
         let rows = statement
-            .query((stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), self.from.as_i64(), PAGE_EVENTS))
+            .query((
+                stream.aggregate_id().as_str(),
+                stream.aggregate_type().as_str(),
+                self.from.as_i64(),
+                PAGE_EVENTS_MAX,
+            ))
             .map_err(read_error)?;
         let (events, more) = read_page(rows)?;
-        let wanted = self.check(stream, &events, direction)?;
+        let wanted = self.check_versions(stream, &events, direction)?;
         let ended = match (direction, wanted) {
             (_, Some(Version::NONE)) => true,
-            (Direction::Backward, Some(wanted)) if !more => return Err(missing(stream, wanted)),
+            (Direction::Backward, Some(wanted)) if !more => return Err(missing_event_error(stream, wanted)),
             _ => !more,
         };
-        let next = wanted.filter(|_| !ended).map(|from| Self { from, continued: true });
+        let next = wanted.filter(|_| !ended).map(|from| Self { from, is_continued: true });
         Ok((events, next))
     }
 
     /// A hole would make an aggregate that never was: finds it, and returns the version that comes next.
-    fn check(
+    fn check_versions(
         self,
         stream: &StreamId,
         events: &[RecordedEvent],
@@ -70,11 +80,11 @@ impl Cursor {
     ) -> Result<Option<Version>, ReadError> {
         let mut wanted = match direction {
             Direction::Forward => Some(self.from.max(Version::FIRST)),
-            Direction::Backward => self.continued.then_some(self.from),
+            Direction::Backward => self.is_continued.then_some(self.from),
         };
         for event in events {
             match wanted {
-                Some(wanted) if wanted != event.version() => return Err(missing(stream, wanted)),
+                Some(wanted) if wanted != event.version() => return Err(missing_event_error(stream, wanted)),
                 _ => {}
             }
             wanted = Some(match direction {
@@ -86,6 +96,6 @@ impl Cursor {
     }
 }
 
-fn missing(stream: &StreamId, version: Version) -> ReadError {
+fn missing_event_error(stream: &StreamId, version: Version) -> ReadError {
     ReadError::corrupt(format!("stream `{stream}`, version {version}"), "the event is missing")
 }

@@ -16,32 +16,32 @@ use tokio::sync::Semaphore;
 use crate::{blocking::blocking, connection::open_reader, error::read_error, files::OpenFiles, row, writer::Writer};
 
 /// A page ends after so many events, or [`PAGE_BYTES`].
-pub(crate) const PAGE_EVENTS: i64 = 256;
+pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
 
 /// Where reads happen.
 pub(crate) enum Readers {
     /// On read-only connections of their own, opened when first needed.
-    Own(Arc<Pool>),
+    Pooled(Arc<ReaderPool>),
     /// On the connection that writes, between two transactions: a database in memory belongs to one connection.
-    Shared(Arc<Writer>),
+    OnWriter(Arc<Writer>),
 }
 
-pub(crate) struct Pool {
+pub(crate) struct ReaderPool {
     path: PathBuf,
     files: Arc<OpenFiles>,
     busy_timeout: Duration,
     idle: Mutex<Vec<Connection>>,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
-impl Pool {
+impl ReaderPool {
     pub(crate) fn new(path: PathBuf, files: Arc<OpenFiles>, busy_timeout: Duration, readers: usize) -> Self {
         Self {
             path,
             files,
             busy_timeout,
             idle: Mutex::default(),
-            turns: Arc::new(Semaphore::new(readers.min(Semaphore::MAX_PERMITS))),
+            permits: Arc::new(Semaphore::new(readers.min(Semaphore::MAX_PERMITS))),
         }
     }
 
@@ -76,16 +76,16 @@ impl Readers {
         f: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         match self {
-            Self::Shared(writer) => {
-                let result = writer.visit(f).await;
+            Self::OnWriter(writer) => {
+                let result = writer.run_on_connection(f).await;
                 result.map_err(|lost| ReadError::Unavailable(lost.into()))?
             }
-            Self::Own(pool) => {
+            Self::Pooled(pool) => {
                 let pool = Arc::clone(pool);
-                let turn = Arc::clone(&pool.turns).acquire_owned().await;
+                let permit = Arc::clone(&pool.permits).acquire_owned().await;
                 let result = blocking(move || {
                     let result = pool.with_connection(f);
-                    drop(turn);
+                    drop(permit);
                     result
                 });
                 let result = result.await;
@@ -101,7 +101,7 @@ pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool)
     let mut events = Vec::new();
     let mut bytes = 0;
     while let Some(row) = rows.next().map_err(read_error)? {
-        let event = match row::read(row) {
+        let event = match row::read_event(row) {
             Ok(event) => event,
             Err(_) if !events.is_empty() => return Ok((events, true)),
             Err(error) => return Err(error),
@@ -112,6 +112,6 @@ pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool)
             return Ok((events, true));
         }
     }
-    let full = events.len() as i64 == PAGE_EVENTS;
+    let full = events.len() as i64 == PAGE_EVENTS_MAX;
     Ok((events, full))
 }

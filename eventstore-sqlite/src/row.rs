@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 /// Inserts an event and returns its position.
-pub(crate) fn insert(
+pub(crate) fn insert_event(
     connection: &Connection,
     stream: &StreamId,
     version: Version,
@@ -20,7 +20,7 @@ pub(crate) fn insert(
     let attributes = &context.attributes;
     connection.prepare_cached(include_str!("sql/insert_event.sql"))?.execute((
         version.as_i64(),
-        micros(event.occurred_at()),
+        to_micros(event.occurred_at()),
         event.event_id().as_uuid().as_bytes(),
         event.schema_version(),
         stream.aggregate_type().as_str(),
@@ -32,24 +32,24 @@ pub(crate) fn insert(
         context.tenant_id.as_ref().map(Uuid::as_bytes),
         context.actor_id.as_deref(),
         (!attributes.is_empty()).then(|| attributes.as_json()),
-        micros(recorded_at),
+        to_micros(recorded_at),
     ))?;
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
 }
 
 /// A time as its column has it; the years -9999 to 9999 fit easily into 64 bits of microseconds.
-pub(crate) fn micros(time: OffsetDateTime) -> i64 {
+pub(crate) fn to_micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
 /// The time in a column.
-pub(crate) fn time_of(micros: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
+pub(crate) fn from_micros(micros: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
-pub(crate) fn read(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
+pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
     let position: i64 = row.get(0).map_err(crate::error::read_error)?;
     decode(row, position).map_err(|source| ReadError::Corrupt {
         place: format!("position {position}"),
@@ -59,30 +59,30 @@ pub(crate) fn read(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
-    let stream = StreamId::parse(&get::<String>(row, 5)?, &get::<String>(row, 6)?)?;
-    let version = Version::new(counter(row, 1)?);
+    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?;
+    let version = Version::new(get_counter(row, 1)?);
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
     }
     let metadata = Metadata::new(
-        EventId::from(uuid(row, 3)?.ok_or("the event id is null")?),
-        Name::new("event type", get::<String>(row, 7)?)?,
+        EventId::from(get_uuid(row, 3)?.ok_or("the event id is null")?),
+        Name::new("event type", get_column::<String>(row, 7)?)?,
         stream,
         version,
-        time_of(get(row, 2)?)?,
+        from_micros(get_column(row, 2)?)?,
     )
-    .with_schema_version(u32::try_from(get::<i64>(row, 4)?)?)
+    .with_schema_version(u32::try_from(get_column::<i64>(row, 4)?)?)
     .with_position(Some(Position::new(u64::try_from(position)?)))
-    .with_recorded_at(get::<Option<i64>>(row, 14)?.map(time_of).transpose()?)
-    .with_correlation_id(uuid(row, 9)?.ok_or("the correlation id is null")?)
-    .with_causation_id(uuid(row, 10)?)
-    .with_tenant_id(uuid(row, 11)?)
-    .with_actor_id(get::<Option<String>>(row, 12)?)
-    .with_attributes(match get::<Option<String>>(row, 13)? {
+    .with_recorded_at(get_column::<Option<i64>>(row, 14)?.map(from_micros).transpose()?)
+    .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
+    .with_causation_id(get_uuid(row, 10)?)
+    .with_tenant_id(get_uuid(row, 11)?)
+    .with_actor_id(get_column::<Option<String>>(row, 12)?)
+    .with_attributes(match get_column::<Option<String>>(row, 13)? {
         Some(json) => Attributes::parse(&json)?,
         None => Attributes::EMPTY,
     });
-    let payload: String = get(row, 8)?;
+    let payload: String = get_column(row, 8)?;
     if !is_object(&payload) {
         return Err("the payload is not a JSON object".into());
     }
@@ -95,20 +95,20 @@ fn is_object(text: &str) -> bool {
     text.starts_with('{') && text.ends_with('}')
 }
 
-fn get<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {
-    row.get(column).map_err(|error| named(row, column, error))
+fn get_column<T: FromSql>(row: &Row<'_>, column: usize) -> Result<T, BoxError> {
+    row.get(column).map_err(|error| column_error(row, column, error))
 }
 
-fn counter(row: &Row<'_>, column: usize) -> Result<u64, BoxError> {
-    u64::try_from(get::<i64>(row, column)?).map_err(|error| named(row, column, error))
+fn get_counter(row: &Row<'_>, column: usize) -> Result<u64, BoxError> {
+    u64::try_from(get_column::<i64>(row, column)?).map_err(|error| column_error(row, column, error))
 }
 
-fn uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, BoxError> {
-    let bytes = get::<Option<Vec<u8>>>(row, column)?;
-    bytes.map(|bytes| Uuid::from_slice(&bytes).map_err(|error| named(row, column, error))).transpose()
+fn get_uuid(row: &Row<'_>, column: usize) -> Result<Option<Uuid>, BoxError> {
+    let bytes = get_column::<Option<Vec<u8>>>(row, column)?;
+    bytes.map(|bytes| Uuid::from_slice(&bytes).map_err(|error| column_error(row, column, error))).transpose()
 }
 
-fn named(row: &Row<'_>, column: usize, error: impl Into<BoxError>) -> BoxError {
+fn column_error(row: &Row<'_>, column: usize, error: impl Into<BoxError>) -> BoxError {
     let name = row.as_ref().column_name(column).unwrap_or("?");
     format!("column `{name}`: {}", error.into()).into()
 }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, config::DbConfig};
 use crate::error::SqliteTransactionError;
 
 /// The longest name of a table or column.
-const LONGEST: usize = 128;
+const NAME_BYTES_MAX: usize = 128;
 
 /// Refuses what is not a plain name, or names a table of the store.
 pub(crate) fn check_table(name: &str) -> Result<(), SqliteTransactionError> {
@@ -20,22 +20,22 @@ pub(crate) fn check_table(name: &str) -> Result<(), SqliteTransactionError> {
 pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
     let is_plain = |name: &str| name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
     let fault =
-        |reason| Err(SqliteTransactionError::InvalidName { name: name.chars().take(LONGEST).collect(), reason });
+        |reason| Err(SqliteTransactionError::InvalidName { name: name.chars().take(NAME_BYTES_MAX).collect(), reason });
     match name.chars().next() {
         None => fault("it is empty"),
         Some(first) if first.is_ascii_digit() => fault("it begins with a digit"),
         _ if !is_plain(name) => fault("only ASCII letters, digits and `_` are taken, and no schema"),
-        _ if name.len() > LONGEST => fault("it is longer than 128 bytes"),
+        _ if name.len() > NAME_BYTES_MAX => fault("it is longer than 128 bytes"),
         _ => Ok(()),
     }
 }
 
 /// The statements that make tables with their indexes and triggers.
-pub(crate) struct Definition(Vec<String>);
+pub(crate) struct TableDefinitions(Vec<String>);
 
-impl Definition {
+impl TableDefinitions {
     /// The definition of live tables.
-    pub(crate) fn of(connection: &Connection, tables: &[String]) -> Result<Self, SqliteTransactionError> {
+    pub(crate) fn from_live_tables(connection: &Connection, tables: &[String]) -> Result<Self, SqliteTransactionError> {
         let mut statements = Vec::new();
         let mut parts = connection.prepare(include_str!("sql/table_parts.sql"))?;
         for table in tables {
@@ -53,7 +53,7 @@ impl Definition {
         self.0.join(";\n")
     }
 
-    pub(crate) fn make(&self, connection: &Connection) -> rusqlite::Result<()> {
+    pub(crate) fn create(&self, connection: &Connection) -> rusqlite::Result<()> {
         self.0.iter().try_for_each(|statement| connection.execute_batch(statement))
     }
 }
@@ -62,20 +62,21 @@ impl Definition {
 ///
 /// Neither triggers nor foreign keys take part: they did their work when the copies were filled.
 pub(crate) fn replace_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
-    const QUIET: [DbConfig; 2] = [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
+    const TRIGGERS_AND_FOREIGN_KEYS: [DbConfig; 2] =
+        [DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY];
     let mut former = Vec::new();
-    for option in QUIET {
+    for option in TRIGGERS_AND_FOREIGN_KEYS {
         former.push((option, connection.db_config(option)?));
         connection.set_db_config(option, false)?;
     }
-    let replaced = replace(connection, from, tables);
+    let replaced = copy_rows(connection, from, tables);
     for (option, was_on) in former {
         connection.set_db_config(option, was_on)?;
     }
     replaced
 }
 
-fn replace(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
+fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite::Result<()> {
     for table in tables {
         connection.execute(&format!("DELETE FROM main.\"{table}\""), [])?;
         let columns = columns(connection, table)?;

@@ -6,14 +6,14 @@ use eventbus::port::{EventStore, EventTypes, Notes, Transactions};
 
 use crate::{
     blocking::blocking,
+    commit_guard::GuardedConnection,
     config::SqliteEventStoreConfig,
     connection::open_writer,
-    copy::Copies,
     error::SqliteConnectError,
     files::OpenFiles,
-    place::Place,
-    readers::{Pool, Readers},
-    seal::Sealed,
+    location::DatabaseLocation,
+    readers::{ReaderPool, Readers},
+    shadow_databases::ShadowDatabases,
     writer::Writer,
 };
 
@@ -32,15 +32,15 @@ use crate::{
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
-pub struct SqliteEventStore(Arc<Parts>);
+pub struct SqliteEventStore(Arc<StoreInner>);
 
-struct Parts {
+struct StoreInner {
     // before the writer: the last connection that is closed tidies up, and readers cannot
     readers: Readers,
-    copies: Arc<Copies>,
+    shadow_databases: Arc<ShadowDatabases>,
     writer: Arc<Writer>,
     transaction_timeout: Duration,
-    place: Place,
+    location: DatabaseLocation,
 }
 
 impl SqliteEventStore {
@@ -57,7 +57,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`SqliteConnectError`] names the file or the field, and what is wrong with it.
     pub async fn open_with(path: impl AsRef<Path>, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        Self::at(Place::file(path.as_ref())?, config).await
+        Self::open_location(DatabaseLocation::from_path(path.as_ref())?, config).await
     }
 
     /// Makes an empty store that ends with its last clone.
@@ -67,7 +67,7 @@ impl SqliteEventStore {
     /// # Errors
     /// [`SqliteConnectError`] if there is no memory left for it.
     pub async fn in_memory() -> Result<Self, SqliteConnectError> {
-        Self::at(Place::memory(), SqliteEventStoreConfig::default()).await
+        Self::open_location(DatabaseLocation::new_memory(), SqliteEventStoreConfig::default()).await
     }
 
     /// Opens the store that a URL names: `sqlite:path/to/file`, `sqlite:///absolute/path` or `sqlite::memory:`.
@@ -83,32 +83,39 @@ impl SqliteEventStore {
     /// # Errors
     /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
     pub async fn connect_with(url: &str, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        Self::at(Place::parse(url)?, config).await
+        Self::open_location(DatabaseLocation::from_url(url)?, config).await
     }
 
-    async fn at(place: Place, config: SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        let ended = place.clone();
-        blocking(move || Self::open_at(place, &config)).await.unwrap_or_else(|error| {
+    async fn open_location(
+        location: DatabaseLocation,
+        config: SqliteEventStoreConfig,
+    ) -> Result<Self, SqliteConnectError> {
+        let ended = location.clone();
+        blocking(move || Self::open_location_blocking(location, &config)).await.unwrap_or_else(|error| {
             Err(SqliteConnectError::Unavailable { path: ended.path().to_owned(), source: error.into() })
         })
     }
 
-    fn open_at(place: Place, config: &SqliteEventStoreConfig) -> Result<Self, SqliteConnectError> {
-        let connection = open_writer(&place, config)?;
-        let fault = |error| SqliteConnectError::of(place.path(), error);
+    fn open_location_blocking(
+        location: DatabaseLocation,
+        config: &SqliteEventStoreConfig,
+    ) -> Result<Self, SqliteConnectError> {
+        let connection = open_writer(&location, config)?;
+        let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
         // a writer first tries in a caller's task, which must not wait
         connection.busy_timeout(Duration::ZERO).map_err(fault)?;
-        let files = Arc::new(open_files(&place)?);
-        let writer = Arc::new(Writer::new(Sealed::new(connection).map_err(fault)?, Arc::clone(&files), config));
-        let readers = match &place {
-            Place::Memory(_) => Readers::Shared(Arc::clone(&writer)),
-            Place::File(path) => {
-                Readers::Own(Arc::new(Pool::new(path.clone(), files, config.busy_timeout, config.readers)))
+        let files = Arc::new(open_files(&location)?);
+        let writer =
+            Arc::new(Writer::new(GuardedConnection::new(connection).map_err(fault)?, Arc::clone(&files), config));
+        let readers = match &location {
+            DatabaseLocation::Memory(_) => Readers::OnWriter(Arc::clone(&writer)),
+            DatabaseLocation::File(path) => {
+                Readers::Pooled(Arc::new(ReaderPool::new(path.clone(), files, config.busy_timeout, config.readers)))
             }
         };
-        let copies = Arc::new(Copies::new(place.clone(), config.busy_timeout));
+        let shadow_databases = Arc::new(ShadowDatabases::new(location.clone(), config.busy_timeout));
         let transaction_timeout = config.transaction_timeout;
-        Ok(Self(Arc::new(Parts { readers, copies, writer, transaction_timeout, place })))
+        Ok(Self(Arc::new(StoreInner { readers, shadow_databases, writer, transaction_timeout, location })))
     }
 
     pub(crate) fn writer(&self) -> &Arc<Writer> {
@@ -119,8 +126,8 @@ impl SqliteEventStore {
         &self.0.readers
     }
 
-    pub(crate) fn copies(&self) -> &Arc<Copies> {
-        &self.0.copies
+    pub(crate) fn shadow_databases(&self) -> &Arc<ShadowDatabases> {
+        &self.0.shadow_databases
     }
 
     pub(crate) fn transaction_timeout(&self) -> Duration {
@@ -128,15 +135,15 @@ impl SqliteEventStore {
     }
 
     pub(crate) fn is_in_memory(&self) -> bool {
-        self.0.place.is_memory()
+        self.0.location.is_memory()
     }
 }
 
 /// The files of a database that is open.
-fn open_files(place: &Place) -> Result<OpenFiles, SqliteConnectError> {
-    match place {
-        Place::Memory(_) => Ok(OpenFiles::default()),
-        Place::File(path) => OpenFiles::of(path)
+fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
+    match location {
+        DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),
+        DatabaseLocation::File(path) => OpenFiles::from_database(path)
             .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
     }
 }
@@ -147,7 +154,7 @@ impl EventStore for SqliteEventStore {
     }
 
     fn describe(&self) -> String {
-        format!("SqliteEventStore {}", self.0.place.path().display())
+        format!("SqliteEventStore {}", self.0.location.path().display())
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
@@ -161,6 +168,6 @@ impl EventStore for SqliteEventStore {
 
 impl fmt::Debug for SqliteEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SqliteEventStore").field(&self.0.place.path()).finish()
+        f.debug_tuple("SqliteEventStore").field(&self.0.location.path()).finish()
     }
 }

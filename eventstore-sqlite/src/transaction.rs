@@ -12,15 +12,15 @@ use eventbus::{
 use rusqlite::{Connection, OptionalExtension as _, Params};
 
 use crate::{
-    append::{Append, Placed},
+    append::{AppendOutcome, CheckedAppend},
     blocking::blocking,
+    checked_out::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection},
     error::SqliteTransactionError,
     lease,
-    lent::{End, Hold, Lent, Open},
     schema::{check_name, check_table, replace_rows},
-    shadow,
     store::SqliteEventStore,
-    writer::INLINE_EVENTS,
+    transactions,
+    writer::INLINE_EVENTS_MAX,
 };
 
 /// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`, or
@@ -57,18 +57,18 @@ use crate::{
 /// # fn main() {}
 /// ```
 pub struct SqliteTransaction {
-    lent: Arc<Lent>,
+    checked_out: Arc<CheckedOutConnection>,
     store: SqliteEventStore,
-    appended: bool,
+    has_appended: bool,
     /// The types that it lists, with their schema versions.
-    lists: Vec<(Name, u32)>,
+    new_event_types: Vec<(Name, u32)>,
 }
 
 /// The connection of a transaction, borrowed for some statements; not over an `await`.
 ///
 /// What outlives a transaction (pragmas, hooks, temporary tables, attached databases) is to be left alone: the store
 /// goes on with the same connection.
-pub struct SqliteTransactionConnection<'t>(Open<'t>);
+pub struct SqliteTransactionConnection<'t>(ConnectionGuard<'t>);
 
 impl Deref for SqliteTransactionConnection<'_> {
     type Target = Connection;
@@ -79,10 +79,10 @@ impl Deref for SqliteTransactionConnection<'_> {
 }
 
 impl SqliteTransaction {
-    pub(crate) fn new(store: SqliteEventStore, hold: Hold) -> Self {
-        let lent = Lent::new(hold, store.transaction_timeout());
-        store.writer().lend(&lent);
-        Self { lent, store, appended: false, lists: Vec::new() }
+    pub(crate) fn new(store: SqliteEventStore, held: HeldConnection) -> Self {
+        let checked_out = CheckedOutConnection::new(held, store.transaction_timeout());
+        store.writer().watch_transaction(&checked_out);
+        Self { checked_out, store, has_appended: false, new_event_types: Vec::new() }
     }
 
     /// The connection, for whatever [`execute`](Self::execute) is too small for.
@@ -90,8 +90,8 @@ impl SqliteTransaction {
     /// # Errors
     /// [`SqliteTransactionError`] if the transaction is over: its time was up, or it was rolled back.
     pub fn connection(&mut self) -> Result<SqliteTransactionConnection<'_>, SqliteTransactionError> {
-        self.lent.used();
-        self.lent.open().map(SqliteTransactionConnection)
+        self.checked_out.set_user();
+        self.checked_out.lock_connection().map(SqliteTransactionConnection)
     }
 
     /// Runs one statement, which is kept prepared, and returns how many rows it changed.
@@ -107,29 +107,29 @@ impl SqliteTransaction {
     /// # Errors
     /// Whatever SQLite says; nothing is kept then.
     pub async fn commit(self) -> Result<(), BoxError> {
-        let hold = self.lent.take()?;
-        let appended = self.appended;
-        let (listed, lists) = (Arc::clone(self.store.writer().listed()), self.lists.clone());
-        let commit = move |hold| {
-            commit(hold, appended)?;
+        let held = self.checked_out.take()?;
+        let appended = self.has_appended;
+        let (listed, lists) = (Arc::clone(self.store.writer().listed_types()), self.new_event_types.clone());
+        let commit = move |held| {
+            commit(held, appended)?;
             lists.iter().for_each(|(event_type, version)| listed.add(event_type, *version));
             Ok(())
         };
-        let at_once = matches!(&hold, Hold::Live(turn) if !turn.writer().is_slow());
-        if at_once { commit(hold) } else { blocking(move || commit(hold)).await? }
+        let at_once = matches!(&held, HeldConnection::Live(turn) if !turn.writer().has_slow_commits());
+        if at_once { commit(held) } else { blocking(move || commit(held)).await? }
     }
 
-    async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        self.lent.used();
-        let lent = Arc::clone(&self.lent);
-        let large = append.len() > INLINE_EVENTS;
+    async fn append(&mut self, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.checked_out.set_user();
+        let checked_out = Arc::clone(&self.checked_out);
+        let large = append.len() > INLINE_EVENTS_MAX;
         let run = move || {
-            let placed = place(&lent, &append)?;
-            let (is_new, lists) = match placed {
-                Placed::New { lists, .. } => (true, lists),
-                Placed::Known(_) => (false, false),
+            let outcome = run_append(&checked_out, &append)?;
+            let (is_new, lists) = match outcome {
+                AppendOutcome::Appended { has_new_types: lists, .. } => (true, lists),
+                AppendOutcome::AlreadyStored(_) => (false, false),
             };
-            Ok((append.recorded(placed), is_new, lists))
+            Ok((append.into_records(outcome), is_new, lists))
         };
         let ran = if large {
             blocking(run).await.unwrap_or_else(|ended| Err(AppendError::OutcomeUnknown(ended.into())))
@@ -137,29 +137,29 @@ impl SqliteTransaction {
             run()
         };
         let (recorded, is_new, lists) = ran?;
-        self.appended |= is_new;
+        self.has_appended |= is_new;
         if lists {
             let types = recorded.iter().map(RecordedEvent::metadata);
-            self.lists.extend(types.map(|event| (event.event_type().clone(), event.schema_version())));
+            self.new_event_types.extend(types.map(|event| (event.event_type().clone(), event.schema_version())));
         }
         Ok(recorded)
     }
 
-    fn is_of(&self, store: &SqliteEventStore) -> bool {
+    fn belongs_to(&self, store: &SqliteEventStore) -> bool {
         Arc::ptr_eq(self.store.writer(), store.writer())
     }
 }
 
 /// Appends, and ends the transaction if that spoiled it.
-fn place(lent: &Arc<Lent>, append: &Append) -> Result<Placed, AppendError> {
-    let open = lent.open().map_err(|over| append.refused(over))?;
-    if matches!(open.hold(), Hold::Shadow(_)) {
-        return Err(append.refused(SqliteTransactionError::InShadow { what: "append_in" }));
+fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -> Result<AppendOutcome, AppendError> {
+    let guard = checked_out.lock_connection().map_err(|over| append.refused_error(over))?;
+    if matches!(guard.held(), HeldConnection::Shadow(_)) {
+        return Err(append.refused_error(SqliteTransactionError::InShadow { what: "append_in" }));
     }
-    let ran = append.run(&open);
-    drop(open);
+    let ran = append.run(&guard);
+    drop(guard);
     ran.unwrap_or_else(|error| {
-        lent.end(End::RolledBack);
+        checked_out.end(EndReason::RolledBack);
         Err(AppendError::Unavailable(error.into()))
     })
 }
@@ -184,14 +184,14 @@ impl SqliteEventStore {
     /// let mut tx = store.begin_transaction().await?;
     /// tx.execute("CREATE TABLE closed (id TEXT)", [])?;
     /// tx.execute("INSERT INTO closed VALUES ('ada')", [])?;
-    /// let (ada, closed) = (StreamId::parse("Account", "ada")?, NewEvent::of(&Closed {})?);
+    /// let (ada, closed) = (StreamId::parse("Account", "ada")?, NewEvent::from_event(&Closed {})?);
     /// store.append_in(&mut tx, &ada, ExpectedVersion::Any, vec![closed]).await?;
     /// tx.commit().await?; // the row and the event, or neither
     /// # Ok(()) }
     /// ```
     pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
-        let turn = self.writer().claim().await?.begin().await?;
-        Ok(SqliteTransaction::new(self.clone(), Hold::Live(Box::new(turn))))
+        let permit = self.writer().acquire_permit().await?.begin().await?;
+        Ok(SqliteTransaction::new(self.clone(), HeldConnection::Live(Box::new(permit))))
     }
 
     /// Appends inside an open transaction of this store, that of a handler or one that
@@ -212,8 +212,8 @@ impl SqliteEventStore {
         let Some(append) = self.check(port::Append { stream: stream.clone(), expected, events })? else {
             return Ok(Vec::new());
         };
-        if !transaction.is_of(self) {
-            return Err(append.refused(SqliteTransactionError::OtherStore));
+        if !transaction.belongs_to(self) {
+            return Err(append.refused_error(SqliteTransactionError::OtherStore));
         }
         transaction.append(append).await
     }
@@ -222,27 +222,27 @@ impl SqliteEventStore {
 #[async_trait]
 impl Transaction for SqliteTransaction {
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
-        self.lent.used();
+        self.checked_out.set_user();
         self
     }
 
     fn is_late(&self) -> bool {
-        self.lent.expired().is_some()
+        self.checked_out.expired().is_some()
     }
 
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
         let connection = self.connection()?;
-        let sql = match connection.0.hold() {
-            Hold::Live(_) => include_str!("sql/advance.sql"),
-            Hold::Shadow(_) => include_str!("sql/advance_shadow.sql"),
+        let sql = match connection.0.held() {
+            HeldConnection::Live(_) => include_str!("sql/advance.sql"),
+            HeldConnection::Shadow(_) => include_str!("sql/advance_shadow.sql"),
         };
-        let parameters = (lease.role.as_str(), lease::stored(lease.epoch), from.as_i64(), to.as_i64());
+        let parameters = (lease.role.as_str(), lease::epoch_to_i64(lease.epoch), from.as_i64(), to.as_i64());
         Ok(connection.prepare_cached(sql)?.execute(parameters)? == 1)
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
         let connection = self.connection()?;
-        if matches!(connection.0.hold(), Hold::Shadow(_)) {
+        if matches!(connection.0.held(), HeldConnection::Shadow(_)) {
             return Err(SqliteTransactionError::InShadow { what: "is_first" }.into());
         }
         let mut note = connection.prepare_cached(include_str!("sql/note_delivery.sql"))?;
@@ -250,16 +250,16 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        shadow::check(shadow)?;
-        let (lent, store, shadow) = (Arc::clone(&self.lent), self.store.clone(), shadow.clone());
-        lent.used();
+        transactions::check_tables(shadow)?;
+        let (checked_out, store, shadow) = (Arc::clone(&self.checked_out), self.store.clone(), shadow.clone());
+        checked_out.set_user();
         // it may take long, and there is nothing its user could do about it
-        lent.stop_clock();
+        checked_out.stop_deadline();
         let replaced = blocking(move || {
-            let replaced = replace(&lent, &store, &shadow);
+            let replaced = replace_live_rows(&checked_out, &store, &shadow);
             // here, where it is done also if nobody waits for it any more
-            lent.restart_clock();
-            store.writer().lend(&lent);
+            checked_out.restart_deadline();
+            store.writer().watch_transaction(&checked_out);
             replaced
         });
         Ok(replaced.await??)
@@ -287,36 +287,41 @@ impl Transaction for SqliteTransaction {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the connection goes back when it is dropped here")]
-fn commit(hold: Hold, appended: bool) -> Result<(), BoxError> {
+fn commit(held: HeldConnection, has_appended: bool) -> Result<(), BoxError> {
     let started = Instant::now();
-    hold.connection().commit()?;
-    if let Hold::Live(turn) = &hold {
-        turn.writer().files().check()?;
-        turn.writer().note(appended, Some(started.elapsed()));
+    held.connection().commit()?;
+    if let HeldConnection::Live(permit) = &held {
+        permit.writer().files().check()?;
+        permit.writer().record_commit(has_appended, Some(started.elapsed()));
     }
     Ok(())
 }
 
-fn replace(lent: &Lent, store: &SqliteEventStore, shadow: &Shadow) -> Result<Position, SqliteTransactionError> {
-    let mut open = lent.open()?;
-    let found = shadow::find(&open, &shadow.name)?.filter(|found| store.copies().is_there(&found.file));
+fn replace_live_rows(
+    checked_out: &CheckedOutConnection,
+    store: &SqliteEventStore,
+    shadow: &Shadow,
+) -> Result<Position, SqliteTransactionError> {
+    let mut guard = checked_out.lock_connection()?;
+    let found =
+        transactions::find_row(&guard, &shadow.name)?.filter(|found| store.shadow_databases().has_file(&found.file));
     let file = found.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?.file;
-    let database = store.copies().database(&file)?;
-    let copies = match open.hold_mut() {
-        Hold::Live(turn) => turn.attach(&database.to_string_lossy())?,
-        Hold::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
+    let database = store.shadow_databases().database_path(&file)?;
+    let copies = match guard.held_mut() {
+        HeldConnection::Live(permit) => permit.attach(&database.to_string_lossy())?,
+        HeldConnection::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
-    replace_rows(&open, &copies, &shadow.tables)?;
-    open.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
+    replace_rows(&guard, &copies, &shadow.tables)?;
+    guard.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
     let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
-    let filled: Option<i64> = open.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
+    let filled: Option<i64> = guard.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
     // a negative position is damage: nobody is there
     Ok(filled.and_then(|filled| u64::try_from(filled).ok()).map_or(Position::START, Position::new))
 }
 
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
-        self.lent.end(End::RolledBack);
+        self.checked_out.end(EndReason::RolledBack);
     }
 }
 

@@ -26,61 +26,61 @@ use tokio::sync::Semaphore;
 
 use crate::{
     batch::Batch,
+    checked_out::CheckedOutConnection,
+    commit_guard::GuardedConnection,
     config::SqliteEventStoreConfig,
     files::OpenFiles,
-    lent::Lent,
-    offer::Offer,
-    queue::Queue,
-    seal::Sealed,
-    turn::{Context, Turn},
-    watch::Watch,
+    handoff::Handoff,
+    watchdog::Watchdog,
+    write_permit::{ExecutionContext, WritePermit},
+    writer_queue::WriterQueue,
 };
 
 mod submit;
 
 /// How long a caller's task may be kept busy for others before a thread that may block takes over.
-const INLINE: Duration = Duration::from_millis(1);
+const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
 /// More events than a caller's task may insert by itself.
-pub(crate) const INLINE_EVENTS: usize = 128;
+pub(crate) const INLINE_EVENTS_MAX: usize = 128;
 /// After so long without a pause other processes get a chance: SQLite's lock is not fair.
-const BURST: Duration = Duration::from_millis(50);
-const PAUSE: Duration = Duration::from_millis(1);
+const BURST_TIME_MAX: Duration = Duration::from_millis(50);
+const BURST_PAUSE: Duration = Duration::from_millis(1);
 
 /// The connection, and what is to be done with it.
 pub(crate) struct Writer {
-    queue: Mutex<Queue>,
+    queue: Mutex<WriterQueue>,
     /// Nothing while somebody has it.
-    connection: Mutex<Option<Sealed>>,
+    connection: Mutex<Option<GuardedConnection>>,
     files: Arc<OpenFiles>,
     /// The transaction that has the connection, if one has.
-    watch: Arc<Watch>,
+    watchdog: Arc<Watchdog>,
     /// As many permits as appends may still be queued.
-    room: Arc<Semaphore>,
-    queued_appends: usize,
+    queue_permits: Arc<Semaphore>,
+    queued_appends_max: usize,
     busy_timeout: Duration,
     transaction_timeout: Duration,
     /// How long a commit takes lately: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
-    listed: Arc<ListedEventTypes>,
+    listed_types: Arc<ListedEventTypes>,
     clock: SharedClock,
 }
 
 impl Writer {
-    pub(crate) fn new(connection: Sealed, files: Arc<OpenFiles>, config: &SqliteEventStoreConfig) -> Self {
+    pub(crate) fn new(connection: GuardedConnection, files: Arc<OpenFiles>, config: &SqliteEventStoreConfig) -> Self {
         let queued_appends = config.queued_appends.min(Semaphore::MAX_PERMITS);
         Self {
             queue: Mutex::default(),
             connection: Mutex::new(Some(connection)),
             files,
-            watch: Arc::default(),
-            room: Arc::new(Semaphore::new(queued_appends)),
-            queued_appends,
+            watchdog: Arc::default(),
+            queue_permits: Arc::new(Semaphore::new(queued_appends)),
+            queued_appends_max: queued_appends,
             busy_timeout: config.busy_timeout,
             transaction_timeout: config.transaction_timeout,
             commit_micros: AtomicU64::new(0),
             appended: AppendSignal::default(),
-            listed: Arc::default(),
+            listed_types: Arc::default(),
             clock: config.clock.clone(),
         }
     }
@@ -95,20 +95,20 @@ impl Writer {
     }
 
     /// The event types that are known to be listed.
-    pub(crate) const fn listed(&self) -> &Arc<ListedEventTypes> {
-        &self.listed
+    pub(crate) const fn listed_types(&self) -> &Arc<ListedEventTypes> {
+        &self.listed_types
     }
 
     /// Notes which transaction has the connection, and watches over it.
-    pub(crate) fn lend(&self, lent: &Arc<Lent>) {
-        if lent.is_waited_for() {
-            self.watch.begin(lent);
+    pub(crate) fn watch_transaction(&self, checked_out: &Arc<CheckedOutConnection>) {
+        if checked_out.is_blocking_appends() {
+            self.watchdog.watch_transaction(checked_out);
         }
     }
 
     /// The transaction that has the connection, if the calling task is the one that uses it.
-    fn inside(&self) -> Option<Arc<Lent>> {
-        self.watch.lent().filter(|lent| lent.is_used_here())
+    fn own_transaction(&self) -> Option<Arc<CheckedOutConnection>> {
+        self.watchdog.transaction().filter(|checked_out| checked_out.is_used_by_caller())
     }
 
     pub(crate) const fn clock(&self) -> &SharedClock {
@@ -124,31 +124,31 @@ impl Writer {
     }
 
     /// Whether commits take so long lately that no task should wait for one.
-    pub(crate) fn is_slow(&self) -> bool {
-        self.commit_micros.load(Ordering::Relaxed) > INLINE.as_micros() as u64
+    pub(crate) fn has_slow_commits(&self) -> bool {
+        self.commit_micros.load(Ordering::Relaxed) > INLINE_TIME_MAX.as_micros() as u64
     }
 
-    fn take_turn(self: &Arc<Self>) -> Option<Turn> {
+    fn take_permit(self: &Arc<Self>) -> Option<WritePermit> {
         let connection = lock(&self.connection).take()?;
-        Some(Turn::new(connection, Arc::clone(self)))
+        Some(WritePermit::new(connection, Arc::clone(self)))
     }
 
     /// For the end of a turn only.
-    pub(crate) fn put_back(&self, connection: Sealed) {
+    pub(crate) fn return_connection(&self, connection: GuardedConnection) {
         *lock(&self.connection) = Some(connection);
     }
 
     /// Sees to it that someone runs what was just queued. Nothing here waits: a caller that goes away afterwards
     /// takes nothing with it but its own answer.
-    pub(crate) fn start(self: &Arc<Self>, large: bool) {
-        if !(large || self.is_slow()) {
-            if self.drain(Context::Task) {
+    pub(crate) fn start_draining(self: &Arc<Self>, is_large: bool) {
+        if !(is_large || self.has_slow_commits()) {
+            if self.drain_queue(ExecutionContext::Task) {
                 return;
             }
         } else if lock(&self.connection).is_none() {
             return; // who has the connection will look at the queue once more
         }
-        let rest = Rest(Arc::clone(self));
+        let rest = BlockingDrain(Arc::clone(self));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn_blocking(move || drop(rest));
         }
@@ -156,77 +156,77 @@ impl Writer {
 
     /// Runs what is queued until nothing is left, unless someone else has the connection. False if a thread has to
     /// go on.
-    fn drain(self: &Arc<Self>, context: Context) -> bool {
+    fn drain_queue(self: &Arc<Self>, context: ExecutionContext) -> bool {
         let started = Instant::now();
         loop {
-            let Some(mut turn) = self.take_turn() else {
+            let Some(mut permit) = self.take_permit() else {
                 return true;
             };
-            turn.wait_when_busy(context);
+            permit.set_context(context);
             let mut burst = Instant::now();
-            while context == Context::Thread || started.elapsed() < INLINE {
-                let goes_on = self.run_next(turn.connection(), context);
-                turn = match self.hand_over(turn) {
-                    Some(turn) => turn,
+            while context == ExecutionContext::Thread || started.elapsed() < INLINE_TIME_MAX {
+                let goes_on = self.run_next(permit.connection(), context);
+                permit = match self.pass_to_waiter(permit) {
+                    Some(write_permit) => write_permit,
                     None => return true,
                 };
                 if !goes_on {
                     break;
                 }
-                if burst.elapsed() > BURST {
+                if burst.elapsed() > BURST_TIME_MAX {
                     // not before the pause is over may anyone of this process begin another transaction
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(BURST_PAUSE);
                     burst = Instant::now();
                 }
             }
-            turn.wait_when_busy(Context::Task);
-            drop(turn);
+            permit.set_context(ExecutionContext::Task);
+            drop(permit);
             if lock(&self.queue).is_empty() {
                 return true;
             }
-            if context == Context::Task {
+            if context == ExecutionContext::Task {
                 return false;
             }
         }
     }
 
     /// Gives the connection to the next one who claims it, and back if there is none.
-    fn hand_over(&self, mut turn: Turn) -> Option<Turn> {
+    fn pass_to_waiter(&self, mut permit: WritePermit) -> Option<WritePermit> {
         loop {
-            let claim = lock(&self.queue).claims.pop_front();
-            let Some(claim) = claim else {
-                return Some(turn);
+            let waiter = lock(&self.queue).waiters.pop_front();
+            let Some(waiter) = waiter else {
+                return Some(permit);
             };
-            let context = turn.context();
-            turn.wait_when_busy(Context::Task);
-            turn.set_claimed(true);
+            let context = permit.context();
+            permit.set_context(ExecutionContext::Task);
+            permit.set_handed_off(true);
             // it does not want it any more, and it did not take long to find out
-            turn = claim.send(self.offer(turn)).err()?.take()?;
-            turn.set_claimed(false);
-            turn.wait_when_busy(context);
+            permit = waiter.send(self.new_handoff(permit)).err()?.take()?;
+            permit.set_handed_off(false);
+            permit.set_context(context);
         }
     }
 
     /// Holds the connection out to somebody, for as long as a transaction may take.
-    pub(crate) fn offer(&self, turn: Turn) -> Arc<Offer> {
-        let offer = Offer::new(turn, self.transaction_timeout);
-        self.watch.offered(&offer);
-        offer
+    pub(crate) fn new_handoff(&self, permit: WritePermit) -> Arc<Handoff> {
+        let handoff = Handoff::new(permit, self.transaction_timeout);
+        self.watchdog.watch_handoff(&handoff);
+        handoff
     }
 
     /// Runs the visits and the next batch of jobs; false if there is nothing to run, or it has to wait.
-    fn run_next(&self, connection: &Connection, context: Context) -> bool {
-        let (visits, jobs) = lock(&self.queue).take();
-        let idle = visits.is_empty() && jobs.is_empty();
-        for visit in visits {
-            visit(connection);
+    fn run_next(&self, connection: &Connection, context: ExecutionContext) -> bool {
+        let (tasks, jobs) = lock(&self.queue).take_batch();
+        let idle = tasks.is_empty() && jobs.is_empty();
+        for task in tasks {
+            task(connection);
         }
-        if let Some(batch) = Batch::of(jobs) {
+        if let Some(batch) = Batch::from_jobs(jobs) {
             let report = batch.run(connection, &self.files);
-            self.note(report.appended, report.commit);
-            match report.busy {
-                Some((batch, _)) if context == Context::Task => {
-                    lock(&self.queue).put_back(batch);
+            self.record_commit(report.has_appended, report.commit_time);
+            match report.not_begun {
+                Some((batch, _)) if context == ExecutionContext::Task => {
+                    lock(&self.queue).requeue(batch);
                     return false;
                 }
                 Some((batch, error)) => batch.fail(error),
@@ -237,8 +237,8 @@ impl Writer {
     }
 
     /// Tells what was committed.
-    pub(crate) fn note(&self, appended: bool, commit: Option<Duration>) {
-        if appended {
+    pub(crate) fn record_commit(&self, has_appended: bool, commit: Option<Duration>) {
+        if has_appended {
             self.appended.notify();
         }
         if let Some(commit) = commit {
@@ -251,11 +251,11 @@ impl Writer {
 }
 
 /// What is left for a thread: it runs when dropped, so also if the runtime ends before the thread begins.
-struct Rest(Arc<Writer>);
+struct BlockingDrain(Arc<Writer>);
 
-impl Drop for Rest {
+impl Drop for BlockingDrain {
     fn drop(&mut self) {
-        self.0.drain(Context::Thread);
+        self.0.drain_queue(ExecutionContext::Thread);
     }
 }
 

@@ -282,7 +282,10 @@ impl Release {
 async fn skipped_and_damaged() -> std::path::PathBuf {
     let path = fresh_path();
     let store = open(path.clone()).await;
-    let (by, to) = (|| NewEvent::of(&Placed { by: "ada".into() }), || NewEvent::of(&Shipped { to: "paris".into() }));
+    let (by, to) = (
+        || NewEvent::from_event(&Placed { by: "ada".into() }),
+        || NewEvent::from_event(&Shipped { to: "paris".into() }),
+    );
     for (order, event) in [("1", by()), ("1", to()), ("2", to()), ("3", by()), ("3", to()), ("4", to()), ("4", by())] {
         let stream = StreamId::parse("Order", order).unwrap();
         store.append(&stream, ExpectedVersion::Any, vec![event.unwrap()]).await.unwrap();
@@ -301,7 +304,7 @@ async fn a_group_handles_all_but_the_damaged_rows_of_what_it_skipped_until_an_op
     let path = skipped_and_damaged().await;
     let new = Release::start(&path, true).await;
     let stream = StreamId::parse("Order", "4").unwrap();
-    let event = NewEvent::of(&Shipped { to: "rome".into() }).unwrap();
+    let event = NewEvent::from_event(&Shipped { to: "rome".into() }).unwrap();
     new.app.store().append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     new.until("the others are handled", async || new.got.0.lock().unwrap().len() == 3).await;
     new.until("they are noted", async || new.rows().await == [3, 5]).await;

@@ -206,15 +206,15 @@ async fn writing_beside_the_own_transaction_is_refused_at_once() {
         let error = within(store.append(&stream, ExpectedVersion::Any, events(1))).await.unwrap_err();
         let said = error.source().unwrap().to_string();
         assert!(said.contains("append_in"), "{said}");
-        assert!(matches!(refusal(error), SqliteTransactionError::Inside));
+        assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
         let appends = vec![Append { stream: stream.clone(), expected: ExpectedVersion::Any, events: events(1) }];
         let error = within(store.append_many(appends)).await.remove(0).unwrap_err();
-        assert!(matches!(refusal(error), SqliteTransactionError::Inside));
-        assert!(matches!(reason(within(store.begin()).await.unwrap_err()), SqliteTransactionError::Inside));
+        assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
+        assert!(matches!(reason(within(store.begin()).await.unwrap_err()), SqliteTransactionError::InsideTransaction));
         let error = within(store.save_checkpoint(&HANDLER, Position::START)).await.unwrap_err();
-        assert!(matches!(reason(error.source), SqliteTransactionError::Inside));
+        assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
         let error = within(store.acquire_lease(&HANDLER, &HANDLER, Duration::ZERO)).await.unwrap_err();
-        assert!(matches!(reason(error.source), SqliteTransactionError::Inside));
+        assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
         // reading is another thing, also where there is one connection only
         assert_eq!(within(store.stream_version(&stream)).await.unwrap(), Version::NONE);
         assert_eq!(within(store.head()).await.unwrap(), Position::START);
@@ -233,7 +233,7 @@ async fn a_transaction_may_go_to_another_task() {
         let user = tokio::spawn(async move {
             add(&mut *tx, "one");
             let error = within(inside.append(&fresh_stream(), ExpectedVersion::Any, events(1))).await.unwrap_err();
-            assert!(matches!(refusal(error), SqliteTransactionError::Inside));
+            assert!(matches!(refusal(error), SqliteTransactionError::InsideTransaction));
             tx.commit().await.unwrap();
         });
         user.await.unwrap();

@@ -93,7 +93,7 @@ impl PgRows {
 async fn fill(store: &dyn EventStore) {
     for cents in 1..=6 {
         let stream = StreamId::parse("Order", &format!("order-{}", cents % 2)).unwrap();
-        let event = NewEvent::of(&Paid { cents }).unwrap();
+        let event = NewEvent::from_event(&Paid { cents }).unwrap();
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     }
 }
@@ -194,7 +194,8 @@ async fn goes_on_behind_damage<P: eventbus::Projection>(
     assert!(skipped.iter().all(|event| event.reason == "damaged, see incident 5"), "{skipped:?}");
 
     // what comes later is delivered
-    let (stream, event) = (StreamId::parse("Order", "later").unwrap(), NewEvent::of(&Paid { cents: 7 }).unwrap());
+    let (stream, event) =
+        (StreamId::parse("Order", "later").unwrap(), NewEvent::from_event(&Paid { cents: 7 }).unwrap());
     app.store().append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
     app.settled().await.unwrap();
     assert_eq!(seen.sorted(), [1, 2, 4, 5, 7]);
@@ -272,7 +273,7 @@ async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behin
     let older = older.start().await.unwrap();
     for number in 1..=3 {
         let stream = StreamId::parse("Order", &format!("order-{number}")).unwrap();
-        let events = [NewEvent::of(&Refunded { cents: number }), NewEvent::of(&Sent { number })];
+        let events = [NewEvent::from_event(&Refunded { cents: number }), NewEvent::from_event(&Sent { number })];
         let events = events.map(Result::unwrap).to_vec();
         store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
     }

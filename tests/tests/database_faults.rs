@@ -61,7 +61,7 @@ async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn pay(app: &App, order: usize, count: usize) {
     let stream = StreamId::parse("Order", &format!("order-{order}")).unwrap();
-    let events = (0..count).map(|_| NewEvent::of(&Paid { cents: 120 }).unwrap()).collect();
+    let events = (0..count).map(|_| NewEvent::from_event(&Paid { cents: 120 }).unwrap()).collect();
     app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
 }
 
@@ -381,7 +381,7 @@ mod postgres {
     async fn a_statement_that_takes_too_long_is_the_events_own_failure() {
         let place = Place::new(TABLES, Duration::from_millis(200)).await;
         let stream = StreamId::parse("Order", "1").unwrap();
-        let events = vec![NewEvent::of(&Slept {}).unwrap()];
+        let events = vec![NewEvent::from_event(&Slept {}).unwrap()];
         place.app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
         wait_until("it is a dead letter", async || {
             let letters = place.app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();

@@ -121,7 +121,7 @@ impl Place {
         let what = format!("{count} dead letters have a copy");
         self.until(&what, async || {
             // a server that has just come back may still refuse
-            let names = store.notes().unwrap().note_names(&STEM, None, 1_000).await;
+            let names = store.notes().unwrap().list_note_names(&STEM, None, 1_000).await;
             names.is_ok_and(|names| names.len() == count) && self.is_compared(count).await
         })
         .await;
@@ -156,7 +156,7 @@ async fn save(store: &Arc<dyn EventStore>, count: usize) {
 }
 
 async fn copies(store: &Arc<dyn EventStore>) -> Vec<Name> {
-    store.notes().unwrap().note_names(&STEM, None, 1_000).await.unwrap()
+    store.notes().unwrap().list_note_names(&STEM, None, 1_000).await.unwrap()
 }
 
 /// What dead letters say, but for their ids, in their order.

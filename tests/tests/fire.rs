@@ -6,12 +6,11 @@
 use std::time::Duration;
 
 use workspace_tests::fire::{
-    cuts,
-    faults::{self, Lasting},
-    figures::Figures,
-    files,
-    kills::{self, Program, role::Settings},
-    race, rolling, stuck, unfinished,
+    faults::{self, FaultDurations},
+    kills::{self, Program, process_role::Settings},
+    network_faults, race, rolling,
+    run_summary::RunSummary,
+    sqlite_files, stuck_handlers, unfinished_deliveries,
 };
 
 fn seed() -> u64 {
@@ -19,8 +18,8 @@ fn seed() -> u64 {
 }
 
 #[track_caller]
-fn judge(figures: &Figures) {
-    println!("{}\n{figures}", Figures::head());
+fn judge(figures: &RunSummary) {
+    println!("{}\n{figures}", RunSummary::table_header());
     assert!(figures.is_good(), "{figures}");
 }
 
@@ -32,19 +31,19 @@ async fn the_feed_neither_skips_nor_repeats_nor_reorders_and_wrong_readers_are_c
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn appends_over_a_failing_network_are_made_once() {
-    judge(&cuts::run(40, seed()).await.unwrap());
+    judge(&network_faults::run(40, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
-    judge(&files::run(8, seed()).await.unwrap());
+    judge(&sqlite_files::run(8, seed()).await.unwrap());
 }
 
 /// What the processes play that die; does nothing in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
-    if !kills::role::play().await.unwrap() && !rolling::play().await.unwrap() {
-        unfinished::play().await.unwrap();
+    if !kills::process_role::run_as_child().await.unwrap() && !rolling::run_as_child().await.unwrap() {
+        unfinished_deliveries::run_as_child().await.unwrap();
     }
 }
 
@@ -84,23 +83,27 @@ async fn members_that_are_killed_while_releases_roll_over_each_other_cost_no_eve
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn faults_of_databases_cost_no_event_anything() {
-    judge(&faults::run(Lasting::SHORT, seed()).await.unwrap());
+    judge(&faults::run(FaultDurations::SHORT, seed()).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_nothing_that_was_finished() {
-    judge(&unfinished::run(&program(), unfinished::Kills::WhileEventsWait, 20, seed()).await.unwrap());
+    judge(
+        &unfinished_deliveries::run(&program(), unfinished_deliveries::Kills::WhileEventsWait, 20, seed())
+            .await
+            .unwrap(),
+    );
 }
 
 /// What the process plays whose handlers never return; does nothing in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_hangs() {
-    stuck::play().await.unwrap();
+    stuck_handlers::run_as_child().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate() {
-    judge(&stuck::run(&["--exact", "a_process_that_hangs", "--nocapture"], false).await.unwrap());
+    judge(&stuck_handlers::run(&["--exact", "a_process_that_hangs", "--nocapture"], false).await.unwrap());
 }
 
 mod model_test {

@@ -102,8 +102,15 @@ fn only_the_app_names_the_backends_in_memory() {
 
 #[test]
 fn backend_crates_use_values_and_ports_not_what_runs() {
-    let runtime =
-        ["App", "AggregateRepository", "Projected", "EventBusExt", "prelude", "InMemoryEventStore", "InMemoryEventBus"];
+    let runtime = [
+        "App",
+        "AggregateRepository",
+        "ProjectionHandle",
+        "EventBusExt",
+        "prelude",
+        "InMemoryEventStore",
+        "InMemoryEventBus",
+    ];
     for backend in ["eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
         for (path, text) in sources(&workspace().join(backend).join("src")) {
             let code = code(&text);

@@ -42,7 +42,7 @@ async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 async fn light(store: &dyn EventStore, lamp: &str) {
     let stream = StreamId::parse("Lamp", lamp).unwrap();
-    store.append(&stream, ExpectedVersion::Any, vec![NewEvent::of(&Lit {}).unwrap()]).await.unwrap();
+    store.append(&stream, ExpectedVersion::Any, vec![NewEvent::from_event(&Lit {}).unwrap()]).await.unwrap();
 }
 
 /// Never returns for the lamp that hangs.

@@ -125,8 +125,8 @@ async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn Ev
     for quarter in 1..=4 {
         until("it waits", async || {
             let rows = store.waiting_deliveries(&GROUP).await.unwrap();
-            let has_failed = rows.first().is_some_and(|row| row.tries.attempts as usize == quarter);
-            has_failed && rows[0].tries.next_at.is_some() && bus.progress(&GROUP).await.unwrap().pending == 2
+            let has_failed = rows.first().is_some_and(|row| row.attempts.attempts as usize == quarter);
+            has_failed && rows[0].attempts.next_at.is_some() && bus.progress(&GROUP).await.unwrap().pending == 2
         })
         .await;
         clock.advance(QUARTER * 2); // more than the delay with its jitter
@@ -381,9 +381,9 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
         ends += 1;
         assert!(in_flight.contains(&killer), "{printed:#?}");
         let rows = store.waiting_deliveries(&GROUP).await.unwrap();
-        let counted: Vec<_> = rows.iter().filter(|row| row.tries.ended_alone > 0).collect();
+        let counted: Vec<_> = rows.iter().filter(|row| row.attempts.ended_alone > 0).collect();
         assert!(counted.iter().all(|row| row.position.get() == killer), "others are blamed: {counted:?}");
-        let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.tries.ended_alone));
+        let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.attempts.ended_alone));
         // it does not wait for the others for ever
         assert!(alone == before || in_flight == [killer], "end {ends} counts, and it ran beside {in_flight:?}");
         assert!((before..=before + 1).contains(&alone), "{before} ends alone before end {ends}, {alone} after it");
@@ -392,7 +392,7 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
     assert_eq!(alone, 5);
     assert_eq!(dead().await, [Position::new(killer)]);
     let letter = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
-    assert!(letter.tries.errors().contains("the process ended 5 times while this event alone was handled"));
+    assert!(letter.attempts.errors().contains("the process ended 5 times while this event alone was handled"));
     assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all others are handled");
 }
 

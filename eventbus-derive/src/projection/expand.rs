@@ -24,7 +24,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
                     || {
                         #[allow(unused_imports)]
                         use #krate::__private::{WithDefault as _, WithoutDefault as _};
-                        #krate::__private::ProjectionSlot::with_default(
+                        #krate::__private::AnyProjection::with_default(
                             (&#krate::__private::Probe::<#self_ty>::new()).factory(),
                         )
                     },

@@ -3,11 +3,11 @@
 //! Keep: one worker at a time consumes for a group, so the order of an aggregate's events is kept over all workers. What
 //! a worker writes about a group after another one has taken it over counts for nothing.
 
-mod announce;
 mod consumer;
-mod letters;
-mod progress;
+mod dead_letters;
+mod group_progress;
 mod replays;
+mod subscriber_broadcast;
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,37 +20,37 @@ use eventbus::{
     },
 };
 
-use self::progress::Progress;
-pub(crate) use announce::announce;
-pub(crate) use letters::{check_letter, is_letter_name};
+use self::group_progress::Progress;
+pub(crate) use dead_letters::{check_dead_letter, is_dead_letter_name};
+pub(crate) use subscriber_broadcast::broadcast_subscribers;
 
 use crate::{
     FileQueue,
     error::{FileQueueError, Result},
     event::message_id,
-    publish::Stopped,
-    queue::Shared,
+    publish::PublishFailure,
+    queue::QueueInner,
 };
 
 #[async_trait]
 impl EventBus for FileQueue {
     fn destination(&self) -> &Name {
-        &self.shared.name
+        &self.inner.name
     }
 
     fn describe(&self) -> String {
-        format!("FileQueue {}", self.shared.config.root_dir.display())
+        format!("FileQueue {}", self.inner.config.root_dir.display())
     }
 
     fn default_group(&self) -> &Name {
-        &self.shared.config.default_group
+        &self.inner.config.default_group
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         check_records(self.destination(), events)?;
-        let published = self.shared.publish(events.to_vec()).await;
-        let published = published.map_err(|stopped| publish_error(&self.shared.name, stopped))?;
-        self.shared.counters.events_published(published.len() as u64);
+        let published = self.inner.publish(events.to_vec()).await;
+        let published = published.map_err(|stopped| publish_error(&self.inner.name, stopped))?;
+        self.inner.counters.events_published(published.len() as u64);
         Ok(published.iter().map(|event| message_id(event.id())).collect())
     }
 
@@ -65,13 +65,13 @@ impl EventBus for FileQueue {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let (within, clock) = (self.shared.config.deliver_skipped_within, &self.shared.config.clock);
+        let (within, clock) = (self.inner.config.deliver_skipped_within, &self.inner.config.clock);
         let mut older = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = of_group[0].group.clone();
             let asked = group.clone();
-            let found = self.shared.blocking(move |shared| shared.group(&asked)).await;
-            let destination = self.shared.name.clone();
+            let found = self.inner.blocking(move |queue| queue.load_group(&asked)).await;
+            let destination = self.inner.name.clone();
             let (_, mut progress) =
                 found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
             let undecided = progress.types.announce(of_group, within, clock.unix_millis());
@@ -81,47 +81,47 @@ impl EventBus for FileQueue {
     }
 
     fn subscribers(&self) -> &Subscribers {
-        &self.shared.subscribers
+        &self.inner.subscribers
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        let shared = &self.shared;
-        let consume = |group, stop| consumer::consume(Arc::clone(shared), group, stop);
-        shared.consuming.run(&shared.name, &shared.subscribers, consume).await
+        let queue = &self.inner;
+        let consume = |group, stop| consumer::consume(Arc::clone(queue), group, stop);
+        queue.consuming.run(&queue.name, &queue.subscribers, consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.shared.consuming.stop().await;
+        self.inner.consuming.stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.shared.consuming.is_running()
+        self.inner.consuming.is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.shared.consuming.close();
-        self.shared.news.send_replace(());
-        self.shared.consuming.shutdown("file queue", timeout).await
+        self.inner.consuming.close();
+        self.inner.change_signal.send_replace(());
+        self.inner.consuming.shutdown("file queue", timeout).await
     }
 
     fn stats(&self) -> BusStats {
-        self.shared.counters.snapshot()
+        self.inner.counters.snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        let mut info = match self.shared.consuming.is_closed() {
+        let mut info = match self.inner.consuming.is_closed() {
             true => StreamInfo::default(),
-            false => self.shared.blocking(Shared::describe).await.unwrap_or_default(),
+            false => self.inner.blocking(QueueInner::load_stream_info).await.unwrap_or_default(),
         };
         info.stats = self.stats();
-        info.stream.name = self.shared.name.to_string();
+        info.stream.name = self.inner.name.to_string();
         info
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
         let asked = group.clone();
-        let progress = self.shared.blocking(move |shared| shared.progress(&asked)).await;
-        let destination = self.shared.name.clone();
+        let progress = self.inner.blocking(move |queue| queue.load_progress(&asked)).await;
+        let destination = self.inner.name.clone();
         progress.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })
     }
 }
@@ -143,11 +143,14 @@ impl FileQueue {
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let (group, event_type) = (group.clone(), event_type.to_owned());
-        self.shared.blocking(move |shared| shared.forget_event_type(&group, &event_type)).await
+        self.inner.blocking(move |queue| queue.forget_event_type(&group, &event_type)).await
     }
 }
 
-pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) -> PublishError {
+pub(crate) fn publish_error(
+    name: &Name,
+    PublishFailure { is_partial: in_part, error }: PublishFailure,
+) -> PublishError {
     let destination = name.clone();
     match error {
         FileQueueError::ShutDown => PublishError::ShutDown { destination },
@@ -166,21 +169,21 @@ pub(crate) fn publish_error(name: &Name, Stopped { in_part, error }: Stopped) ->
     }
 }
 
-impl Shared {
-    fn progress(&self, group: &Name) -> Result<GroupProgress> {
-        let (_, progress) = self.group(group)?;
-        let unread = self.unread(&progress)?;
-        let pending = progress.pending() + self.replays_of(group)?.len() as u64;
+impl QueueInner {
+    fn load_progress(&self, group: &Name) -> Result<GroupProgress> {
+        let (_, progress) = self.load_group(group)?;
+        let unread = self.count_unread(&progress)?;
+        let pending = progress.count_pending() + self.list_replays(group)?.len() as u64;
         Ok(GroupProgress { unread, pending, exhausted: 0 })
     }
 
-    fn unread(&self, progress: &Progress) -> Result<u64> {
+    fn count_unread(&self, progress: &Progress) -> Result<u64> {
         // what was skipped and is to be delivered is read again
         let due = u64::from(progress.types.due().is_some());
         self.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
     }
 
-    fn describe(&self) -> Result<StreamInfo> {
+    fn load_stream_info(&self) -> Result<StreamInfo> {
         let (mut info, mut newest) = (StreamInfo::default(), None);
         info.connected = true;
         for id in self.log.ids_from(1)? {
@@ -190,18 +193,18 @@ impl Shared {
             newest = Some(id);
         }
         info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
-        info.dlq_messages = self.letter_names()?.len() as u64;
-        let mut groups = self.known_groups()?;
+        info.dlq_messages = self.list_dead_letter_stems()?.len() as u64;
+        let mut groups = self.list_groups()?;
         groups.push(self.config.default_group.clone());
         groups.sort();
         groups.dedup();
         for group in groups {
-            let (owner, progress) = self.group(&group)?;
+            let (owner, progress) = self.load_group(&group)?;
             let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-            let pending = progress.pending() + self.replays_of(&group)?.len() as u64;
+            let pending = progress.count_pending() + self.list_replays(&group)?.len() as u64;
             let mut described = GroupInfo::new(group.to_string(), consumers, pending);
             described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
-            described.lag = Some(self.unread(&progress)?);
+            described.lag = Some(self.count_unread(&progress)?);
             described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
             info.pending_messages += pending;
             info.active_consumers += consumers;

@@ -4,37 +4,37 @@ use std::path::PathBuf;
 
 use eventbus::{
     Name, RecordedEvent,
-    port::{Taken, Tries, from_json},
+    port::{DeliveryAttempts, InFlightEntry, from_json},
 };
 
-use super::letters::{LetterFile, parts, stem, stems};
+use super::dead_letters::{DeadLetterFile, file_stem, list_stems, parse_stem};
 use crate::{
     disk,
     error::{FileQueueError, Result},
     event::{self, message_id},
     names,
-    queue::Shared,
+    queue::QueueInner,
 };
 
-impl Shared {
+impl QueueInner {
     fn replay_path(&self, stem: &str) -> PathBuf {
         self.disk.root().join(names::REPLAYS).join(format!("{stem}.json"))
     }
 
     /// Hands a dead letter over to its group. `false`: it is not there any more.
-    pub(super) fn begin_replay(&self, stem: &str) -> Result<bool> {
-        self.disk.rename(&self.letter_path(stem), &self.replay_path(stem))
+    pub(super) fn start_replay(&self, stem: &str) -> Result<bool> {
+        self.disk.rename(&self.dead_letter_path(stem), &self.replay_path(stem))
     }
 
     /// The events that are replayed to a group.
-    pub(super) fn replays_of(&self, group: &Name) -> Result<Vec<u64>> {
-        let stems = stems(&self.disk.root().join(names::REPLAYS))?;
-        let of_group = stems.iter().filter_map(|stem| parts(stem).filter(|(_, of)| of == group));
+    pub(super) fn list_replays(&self, group: &Name) -> Result<Vec<u64>> {
+        let stems = list_stems(&self.disk.root().join(names::REPLAYS))?;
+        let of_group = stems.iter().filter_map(|stem| parse_stem(stem).filter(|(_, of)| of == group));
         Ok(of_group.map(|(id, _)| id).collect())
     }
 
-    fn read_replay(&self, id: u64, group: &Name) -> Result<Option<LetterFile>> {
-        let path = self.replay_path(&stem(id, group)?);
+    fn read_replay_file(&self, id: u64, group: &Name) -> Result<Option<DeadLetterFile>> {
+        let path = self.replay_path(&file_stem(id, group)?);
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
@@ -43,39 +43,41 @@ impl Shared {
     }
 
     /// What is to be handled again; `None` if there is nothing any more.
-    pub(super) fn take_replay(&self, id: u64, group: &Name) -> Result<Option<Taken>> {
-        let Some(mut file) = self.read_replay(id, group)? else {
+    pub(super) fn load_replay(&self, id: u64, group: &Name) -> Result<Option<InFlightEntry>> {
+        let Some(mut file) = self.read_replay_file(id, group)? else {
             return Ok(None);
         };
-        let tries = file.replay.take().unwrap_or_else(|| Tries::anew(std::mem::take(&mut file.tries.done)));
-        let path = self.replay_path(&stem(id, group)?);
+        let attempts =
+            file.replay.take().unwrap_or_else(|| DeliveryAttempts::replayed(std::mem::take(&mut file.tries.done)));
+        let path = self.replay_path(&file_stem(id, group)?);
         let record = file.record().map_err(|error| FileQueueError::torn("dead letter", path, error))?;
-        Ok(record.map(|record| Taken::new(message_id(id), record).with_tries(tries)))
+        Ok(record.map(|record| InFlightEntry::new(message_id(id), record).with_attempts(attempts)))
     }
 
     /// Writes down what came of a replay that goes on.
-    pub(super) fn keep_replay(&self, id: u64, group: &Name, tries: Tries) -> Result<()> {
-        if let Some(mut file) = self.read_replay(id, group)? {
-            file.replay = Some(tries);
-            self.disk.replace(&self.replay_path(&stem(id, group)?), &event::pretty("the replay", &file)?)?;
+    pub(super) fn save_replay_attempts(&self, id: u64, group: &Name, attempts: DeliveryAttempts) -> Result<()> {
+        if let Some(mut file) = self.read_replay_file(id, group)? {
+            file.replay = Some(attempts);
+            self.disk
+                .replace(&self.replay_path(&file_stem(id, group)?), &event::to_pretty_json("the replay", &file)?)?;
         }
         Ok(())
     }
 
     /// A replay is done with.
-    pub(super) fn end_replay(&self, id: u64, group: &Name) -> Result<()> {
-        self.disk.remove(&self.replay_path(&stem(id, group)?)).map(drop)
+    pub(super) fn remove_replay(&self, id: u64, group: &Name) -> Result<()> {
+        self.disk.remove(&self.replay_path(&file_stem(id, group)?)).map(drop)
     }
 
     /// A replay has failed for good: it is a dead letter again.
-    pub(super) fn bury_replay(
+    pub(super) fn return_to_dead_letters(
         &self,
         id: u64,
         group: &Name,
         record: Option<&RecordedEvent>,
-        tries: Tries,
+        attempts: DeliveryAttempts,
     ) -> Result<()> {
-        self.bury(id, group, record, tries)?;
-        self.end_replay(id, group)
+        self.write_dead_letter(id, group, record, attempts)?;
+        self.remove_replay(id, group)
     }
 }

@@ -56,7 +56,7 @@ pub(crate) struct Message {
 
 /// The kinds of messages.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "without Redis nobody is told"))]
-pub(crate) mod kind {
+pub(crate) mod message_kind {
     pub(crate) const ADD_EVENT: &str = "add_event";
     pub(crate) const ADD_CLAIM: &str = "add_claim";
     pub(crate) const ADD_RESULT: &str = "add_result";
@@ -70,38 +70,38 @@ pub(crate) mod kind {
 /// What came of drawing ids.
 #[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "without Redis nobody draws"))]
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Drawn {
+pub(crate) enum IdReservation {
     /// These are ours to try.
-    Ids(Range<u64>),
+    Reserved(Range<u64>),
     /// The counter is not there: say what the files tell.
-    Unknown,
+    CounterMissing,
     /// The files decide alone.
     Away,
 }
 
 /// What coordinates the workers of a queue.
 #[async_trait]
-pub(crate) trait Coordinate: Send + Sync + fmt::Debug {
+pub(crate) trait Coordinator: Send + Sync + fmt::Debug {
     /// Draws ids, all above `floor` if that is given.
-    async fn draw(&self, count: u64, floor: Option<u64>) -> Drawn {
+    async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let _ = (count, floor);
-        Drawn::Away
+        IdReservation::Away
     }
 
     /// Lowers the counter, if it is still what it was.
-    async fn lower(&self, from: u64, to: u64) {
+    async fn lower_counter(&self, from: u64, to: u64) {
         let _ = (from, to);
     }
 
     /// Takes a claim, if nobody has it. `None`: the files decide alone.
-    async fn claim(&self, claim_id: &str, data: &Value, lasting: Duration) -> Option<bool> {
-        let _ = (claim_id, data, lasting);
+    async fn claim(&self, claim_id: &str, data: &Value, ttl: Duration) -> Option<bool> {
+        let _ = (claim_id, data, ttl);
         None
     }
 
     /// Makes a claim of this worker last.
-    async fn renew(&self, claim_id: &str, data: &Value, lasting: Duration) {
-        let _ = (claim_id, data, lasting);
+    async fn renew(&self, claim_id: &str, data: &Value, ttl: Duration) {
+        let _ = (claim_id, data, ttl);
     }
 
     /// Gives a claim of this worker back.
@@ -110,7 +110,7 @@ pub(crate) trait Coordinate: Send + Sync + fmt::Debug {
     }
 
     /// Tells the other workers.
-    async fn tell(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
+    async fn broadcast(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
         let _ = (kind, data);
     }
 
@@ -122,11 +122,11 @@ pub(crate) trait Coordinate: Send + Sync + fmt::Debug {
 
 /// Nothing but the files.
 #[derive(Debug)]
-pub(crate) struct Alone;
+pub(crate) struct FilesOnly;
 
-impl Coordinate for Alone {}
+impl Coordinator for FilesOnly {}
 
 /// `{key: value}`.
-pub(crate) fn about(key: &str, value: impl Into<Value>) -> Map<String, Value> {
+pub(crate) fn message_data(key: &str, value: impl Into<Value>) -> Map<String, Value> {
     Map::from_iter([(key.to_owned(), value.into())])
 }

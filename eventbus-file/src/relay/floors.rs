@@ -4,60 +4,60 @@ use std::collections::BTreeSet;
 
 use eventbus::{
     Name,
-    port::{Publisher, SeenFloor, SeenFloors},
+    port::{GroupFloor, GroupFloors, Publisher},
 };
 
-use super::Relayed;
+use super::RelayState;
 use crate::{
     error::{FileQueueError, Result},
-    queue::Shared,
+    queue::QueueInner,
 };
 
 /// How many events are looked at to find one of a store.
-const MOST_READ: u64 = 500;
+const FLOOR_SCAN_MAX: u64 = 500;
 
-impl Shared {
-    pub(super) fn group_floors(&self, publisher: Publisher, known: Vec<Name>) -> Result<SeenFloors> {
-        let Some(relayed) = self.relayed(publisher.store)? else {
-            return Ok(SeenFloors::Lost);
+impl QueueInner {
+    pub(super) fn group_floors(&self, publisher: Publisher, known: Vec<Name>) -> Result<GroupFloors> {
+        let Some(relayed) = self.load_relay_state(publisher.store)? else {
+            return Ok(GroupFloors::Lost);
         };
-        let groups: BTreeSet<Name> = known.into_iter().chain(self.known_groups()?).collect();
-        let seen = |group| Ok((self.floor_of(&relayed, &group)?, group));
+        let groups: BTreeSet<Name> = known.into_iter().chain(self.list_groups()?).collect();
+        let seen = |group| Ok((self.load_group_floor(&relayed, &group)?, group));
         let seen = groups.into_iter().map(seen).map(|seen| seen.map(|(floor, group)| (group, floor)));
-        Ok(SeenFloors::Groups(seen.collect::<Result<_>>()?))
+        Ok(GroupFloors::Groups(seen.collect::<Result<_>>()?))
     }
 
-    fn floor_of(&self, relayed: &Relayed, group: &Name) -> Result<SeenFloor> {
-        let (owner, progress) = match self.group(group) {
+    fn load_group_floor(&self, relayed: &RelayState, group: &Name) -> Result<GroupFloor> {
+        let (owner, progress) = match self.load_group(group) {
             Err(error @ FileQueueError::Torn { .. }) => {
                 tracing::warn!(%group, error = error.log(), "how far the group has come cannot be told");
-                return Ok(SeenFloor::Unknown);
+                return Ok(GroupFloor::Unknown);
             }
             group => group?,
         };
         if owner.is_none() {
-            return Ok(SeenFloor::Missing);
+            return Ok(GroupFloor::Missing);
         }
-        let finished = self.finished(relayed, progress.finished_through())?;
-        Ok(finished.map_or(SeenFloor::Unknown, |position| SeenFloor::At(position.into())))
+        let finished = self.find_finished_position(relayed, progress.finished_through())?;
+        Ok(finished.map_or(GroupFloor::Unknown, |position| GroupFloor::At(position.into())))
     }
 
     /// The position up to which everything is published that a store has up to an id, at the latest; `None` if that would
     /// take long to tell.
-    fn finished(&self, relayed: &Relayed, through: u64) -> Result<Option<u64>> {
-        let record = &relayed.now;
+    fn find_finished_position(&self, relayed: &RelayState, through: u64) -> Result<Option<u64>> {
+        let record = &relayed.record;
         let begun_again = record.begun.iter().filter(|begun| begun.id > through).map(|begun| begun.after).min();
         let at_most = |position: u64| Some(begun_again.map_or(position, |after| after.min(position)));
-        for id in through + 1..=record.through.min(through + MOST_READ) {
-            let file = match self.log.file(id) {
+        for id in through + 1..=record.through.min(through + FLOOR_SCAN_MAX) {
+            let file = match self.log.read_file(id) {
                 Err(FileQueueError::Torn { .. }) => None,
                 file => file?,
             };
             let own = file.filter(|file| file.store == Some(record.store));
-            if let Some((position, _)) = own.and_then(|file| file.event?.place()) {
+            if let Some((position, _)) = own.and_then(|file| file.event?.position_and_event_id()) {
                 return Ok(at_most(position.saturating_sub(1)));
             }
         }
-        Ok(if record.through > through + MOST_READ { None } else { at_most(record.position) })
+        Ok(if record.through > through + FLOOR_SCAN_MAX { None } else { at_most(record.position) })
     }
 }

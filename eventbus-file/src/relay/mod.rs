@@ -13,22 +13,22 @@ use async_trait::async_trait;
 use eventbus::{
     EventId, Name, Position,
     port::{
-        Adopted, Adoption, EventBus as _, Mark, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        SeenFloors, check_records,
+        EventBus as _, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        RelayTarget, ResyncOutcome, ResyncRequest, check_records,
     },
 };
 
-pub(crate) use self::record::{Relayed, store_of};
+pub(crate) use self::record::{RelayState, parse_store_id};
 use crate::{
     FileQueue,
     bus::publish_error,
-    disk::Staged,
+    disk::StagedFile,
     error::Result,
-    event::{self, Again, EventFile, message_id},
-    log::Linked,
-    patience::Patience,
-    publish::Stopped,
-    queue::Shared,
+    event::{self, EventFile, RepublishFrom, message_id},
+    log::LinkOutcome,
+    poll_backoff::PollBackoff,
+    publish::PublishFailure,
+    queue::QueueInner,
 };
 
 /// A range that is none, or an event in it that cannot be published.
@@ -52,24 +52,24 @@ impl Unpublishable {
 }
 
 /// What came of one try.
-enum Try<T> {
+enum RelayStep<T> {
     Done(T),
     /// Somebody else wrote meanwhile: look again.
-    Again,
+    Retry,
     /// An id is missing: wait for its publisher.
-    Wait,
+    WaitForGap,
 }
 
 /// A range on its way.
-struct Sending {
+struct PendingRange {
     publisher: Publisher,
     /// How far the store is published if nobody else publishes it.
     position: u64,
     /// How far it is published with this range.
     through: u64,
     /// Where each event belongs that is not published yet.
-    left: VecDeque<(u64, EventId)>,
-    staged: VecDeque<Staged>,
+    unpublished: VecDeque<(u64, EventId)>,
+    staged: VecDeque<StagedFile>,
     /// The ids that were given.
     ids: Vec<u64>,
 }
@@ -77,55 +77,58 @@ struct Sending {
 #[async_trait]
 impl RelayTarget for FileQueue {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        let left = places(range).map_err(|error| {
+        let unpublished = range_positions(range).map_err(|error| {
             let (destination, event_id) = (self.destination().clone(), error.event_id());
             PublishError::Refused { destination, event_id, source: error.into() }
         })?;
         check_records(self.destination(), range.events)?;
         let (position, through) = (range.after.get(), range.through.get());
-        let mut sending = Sending { publisher, position, through, left, staged: VecDeque::new(), ids: Vec::new() };
+        let mut pending =
+            PendingRange { publisher, position, through, unpublished, staged: VecDeque::new(), ids: Vec::new() };
         if !range.events.is_empty() {
-            if let Some(refusal) = self.relaying(move |shared| shared.foreseen(publisher, position)).await? {
+            if let Some(refusal) =
+                self.blocking_for_relay(move |queue| queue.early_refusal(publisher, position)).await?
+            {
                 return Ok(refusal);
             }
             let (events, store) = (range.events.to_vec(), Some(publisher.store));
-            sending.staged = self.relaying(move |shared| shared.stage(&events, event::now(), store)).await?;
+            pending.staged = self.blocking_for_relay(move |queue| queue.stage(&events, event::now(), store)).await?;
         }
-        self.send(sending).await
+        self.publish_pending(pending).await
     }
 
-    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
-        let (floor, shared_too, groups) = (adoption.floor, adoption.shared, adoption.groups.to_vec());
-        self.relaying(move |shared| shared.adopt(publisher, floor, shared_too, &groups)).await
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
+        let (floor, shared_too, groups) = (request.floor, request.is_shared, request.groups.to_vec());
+        self.blocking_for_relay(move |queue| queue.resync_store(publisher, floor, shared_too, &groups)).await
     }
 
-    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
-        let relayed = self.relaying(move |shared| shared.relayed(publisher.store)).await?;
-        Ok(relayed.map(|relayed| relayed.now.mark()).into_iter().collect())
+    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
+        let relayed = self.blocking_for_relay(move |queue| queue.load_relay_state(publisher.store)).await?;
+        Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
     }
 
-    /// No group has a hole: what is removed before a group has handled it was to be removed, by [`DoneWhen::Result`].
+    /// No group has a hole: what is removed before a group has handled it was to be removed, by [`RemovalCondition::Result`].
     ///
-    /// [`DoneWhen::Result`]: crate::DoneWhen::Result
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
+    /// [`RemovalCondition::Result`]: crate::RemovalCondition::Result
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         let known = known.to_vec();
-        self.relaying(move |shared| shared.group_floors(publisher, known)).await
+        self.blocking_for_relay(move |queue| queue.group_floors(publisher, known)).await
     }
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
-        let mut patience = Patience::new(&self.shared);
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+        let mut poll_backoff = PollBackoff::new(&self.inner);
         loop {
-            match self.relaying(move |shared| shared.rewind(publisher, to.get())).await? {
-                Try::Done(adopted) => return Ok(adopted),
-                Try::Again => {}
-                Try::Wait => patience.wait().await,
+            match self.blocking_for_relay(move |queue| queue.rewind_store(publisher, to.get())).await? {
+                RelayStep::Done(outcome) => return Ok(outcome),
+                RelayStep::Retry => {}
+                RelayStep::WaitForGap => poll_backoff.wait().await,
             }
         }
     }
 }
 
 /// The places of the events of a range, which must be in order.
-fn places(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublishable> {
+fn range_positions(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublishable> {
     let PublishRange { mut after, through, events } = range;
     let mut places = VecDeque::with_capacity(events.len());
     for event in events {
@@ -145,148 +148,159 @@ fn places(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublish
 
 impl FileQueue {
     /// Asks the file system for a relay.
-    async fn relaying<T: Send + 'static>(
+    async fn blocking_for_relay<T: Send + 'static>(
         &self,
-        ask: impl FnOnce(&Shared) -> Result<T> + Send + 'static,
+        ask: impl FnOnce(&QueueInner) -> Result<T> + Send + 'static,
     ) -> Result<T, PublishError> {
-        if self.shared.consuming.is_closed() {
+        if self.inner.consuming.is_closed() {
             return Err(PublishError::ShutDown { destination: self.destination().clone() });
         }
-        self.shared.blocking(ask).await.map_err(|error| publish_error(self.destination(), error.into()))
+        self.inner.blocking(ask).await.map_err(|error| publish_error(self.destination(), error.into()))
     }
 
-    async fn send(&self, mut sending: Sending) -> Result<RangeOutcome, PublishError> {
-        let unknown = |error| publish_error(self.destination(), Stopped { in_part: true, error });
-        let (mut patience, mut told) = (Patience::new(&self.shared), 0);
+    async fn publish_pending(&self, mut pending: PendingRange) -> Result<RangeOutcome, PublishError> {
+        let unknown = |error| publish_error(self.destination(), PublishFailure { is_partial: true, error });
+        let (mut poll_backoff, mut notified) = (PollBackoff::new(&self.inner), 0);
         loop {
-            let send = move |shared: &Shared| {
-                let sent = shared.try_to_send(&mut sending);
-                if let Ok(Try::Done(_)) = &sent {
-                    shared.unstage(&mut sending.staged);
+            let send = move |queue: &QueueInner| {
+                let sent = queue.try_publish(&mut pending);
+                if let Ok(RelayStep::Done(_)) = &sent {
+                    queue.discard_staged(&mut pending.staged);
                 }
-                Ok((sent, sending))
+                Ok((sent, pending))
             };
-            let (sent, rest) = self.shared.blocking(send).await.map_err(unknown)?;
-            sending = rest;
+            let (sent, rest) = self.inner.blocking(send).await.map_err(unknown)?;
+            pending = rest;
             // what is there is told, whatever comes of the rest
-            self.shared.tell_published(&sending.ids[told..]).await;
-            self.shared.counters.events_published((sending.ids.len() - told) as u64);
-            told = sending.ids.len();
+            self.inner.notify_published(&pending.ids[notified..]).await;
+            self.inner.counters.events_published((pending.ids.len() - notified) as u64);
+            notified = pending.ids.len();
             match sent.map_err(unknown)? {
-                Try::Done(outcome) => return Ok(outcome),
-                Try::Again => {}
-                Try::Wait => patience.wait().await,
+                RelayStep::Done(outcome) => return Ok(outcome),
+                RelayStep::Retry => {}
+                RelayStep::WaitForGap => poll_backoff.wait().await,
             }
         }
     }
 }
 
-impl Shared {
+impl QueueInner {
     /// What keeps a relay from publishing after a position, as far as that is clear: then nothing need be staged.
-    fn foreseen(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
-        Ok(match self.relayed(publisher.store)? {
-            Some(relayed) if relayed.is_undecided => None,
+    fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
+        Ok(match self.load_relay_state(publisher.store)? {
+            Some(relayed) if relayed.has_missing_id => None,
             Some(relayed) => refusal(&relayed, publisher, position),
             None => Some(RangeOutcome::Lost),
         })
     }
 
-    fn try_to_send(&self, sending: &mut Sending) -> Result<Try<RangeOutcome>> {
-        let publisher = sending.publisher;
-        let Some(mut relayed) = self.relayed(publisher.store)? else {
-            return Ok(Try::Done(RangeOutcome::Lost));
+    fn try_publish(&self, pending: &mut PendingRange) -> Result<RelayStep<RangeOutcome>> {
+        let publisher = pending.publisher;
+        let Some(mut relayed) = self.load_relay_state(publisher.store)? else {
+            return Ok(RelayStep::Done(RangeOutcome::Lost));
         };
-        if relayed.is_undecided {
-            return self.await_missing(&relayed);
+        if relayed.has_missing_id {
+            return self.fill_missing_or_wait(&relayed);
         }
-        if let Some(refusal) = refusal(&relayed, publisher, sending.position) {
-            return Ok(Try::Done(refusal));
+        if let Some(refusal) = refusal(&relayed, publisher, pending.position) {
+            return Ok(RelayStep::Done(refusal));
         }
-        if sending.left.is_empty() {
-            if relayed.now.position < sending.through {
+        if pending.unpublished.is_empty() {
+            if relayed.record.position < pending.through {
                 // what comes behind the last event is skipped, and no file tells of it
-                let now = &mut relayed.now;
-                (now.epoch, now.position, now.event_id) = (publisher.epoch, sending.through, None);
+                let now = &mut relayed.record;
+                (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
                 if !self.write_record(&mut relayed)? {
-                    return Ok(Try::Again);
+                    return Ok(RelayStep::Retry);
                 }
             }
-            self.keep(&mut relayed)?;
-            let ids = sending.ids.iter().map(|id| message_id(*id)).collect();
-            return Ok(Try::Done(RangeOutcome::Published(ids)));
+            self.remember(&mut relayed)?;
+            let ids = pending.ids.iter().map(|id| message_id(*id)).collect();
+            return Ok(RelayStep::Done(RangeOutcome::Published(ids)));
         }
-        if publisher.epoch > relayed.now.epoch {
-            relayed.now.epoch = publisher.epoch;
+        if publisher.epoch > relayed.record.epoch {
+            relayed.record.epoch = publisher.epoch;
             if !self.write_record(&mut relayed)? {
-                return Ok(Try::Again);
+                return Ok(RelayStep::Retry);
             }
         }
-        let Linked { ids, collisions, error } = self.log.link_after(&mut sending.staged, relayed.now.through)?;
+        let LinkOutcome { ids, collisions, error } =
+            self.log.link_after(&mut pending.staged, relayed.record.through)?;
         self.metrics.id_collisions.add(collisions);
-        for (id, (position, event_id)) in ids.iter().zip(sending.left.drain(..ids.len())) {
-            relayed.now.published(*id, position, event_id);
-            sending.position = position;
+        for (id, (position, event_id)) in ids.iter().zip(pending.unpublished.drain(..ids.len())) {
+            relayed.record.set_published(*id, position, event_id);
+            pending.position = position;
         }
-        sending.ids.extend(ids);
+        pending.ids.extend(ids);
         if let Some(error) = error {
             return Err(error);
         }
-        self.keep(&mut relayed)?;
-        Ok(Try::Again)
+        self.remember(&mut relayed)?;
+        Ok(RelayStep::Retry)
     }
 
     /// The first missing id is filled when its publisher is overdue.
-    fn await_missing<T>(&self, relayed: &Relayed) -> Result<Try<T>> {
-        let is_filled = self.log.fill_overdue(relayed.now.through + 1, &self.worker)?;
-        Ok(if is_filled { Try::Again } else { Try::Wait })
+    fn fill_missing_or_wait<T>(&self, relayed: &RelayState) -> Result<RelayStep<T>> {
+        let is_filled = self.log.fill_overdue_gap(relayed.record.through + 1, &self.worker_id)?;
+        Ok(if is_filled { RelayStep::Retry } else { RelayStep::WaitForGap })
     }
 
-    fn adopt(&self, publisher: Publisher, floor: Position, is_shared: bool, groups: &[Name]) -> Result<Adopted> {
+    fn resync_store(
+        &self,
+        publisher: Publisher,
+        floor: Position,
+        is_shared: bool,
+        groups: &[Name],
+    ) -> Result<ResyncOutcome> {
         let Publisher { store, epoch } = publisher;
         loop {
-            if let Some(relayed) = self.relayed(store)? {
-                let is_fenced = epoch < relayed.now.epoch;
-                return Ok(if is_fenced { Adopted::Fenced } else { Adopted::Moved(relayed.now.position.into()) });
+            if let Some(relayed) = self.load_relay_state(store)? {
+                let is_fenced = epoch < relayed.record.epoch;
+                return Ok(if is_fenced {
+                    ResyncOutcome::Fenced
+                } else {
+                    ResyncOutcome::Moved(relayed.record.position.into())
+                });
             }
-            if !is_shared && let Some(other) = self.relayed_stores()?.into_iter().find(|other| *other != store) {
-                return Ok(Adopted::OtherStore(other));
+            if !is_shared && let Some(other) = self.list_relayed_stores()?.into_iter().find(|other| *other != store) {
+                return Ok(ResyncOutcome::OtherStore(other));
             }
             groups.iter().try_for_each(|group| self.make_group(group))?;
-            if self.begin_record(store, epoch, floor.get())? {
-                return Ok(Adopted::At(floor));
+            if self.create_first_record(store, epoch, floor.get())? {
+                return Ok(ResyncOutcome::At(floor));
             }
         }
     }
 
-    fn rewind(&self, publisher: Publisher, to: u64) -> Result<Try<Adopted>> {
+    fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
         let Publisher { store, epoch } = publisher;
-        let Some(relayed) = self.relayed(store)? else {
-            return Ok(Try::Done(Adopted::Moved(to.into()))); // the next range is told that it is lost
+        let Some(relayed) = self.load_relay_state(store)? else {
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is told that it is lost
         };
-        if epoch < relayed.now.epoch {
-            return Ok(Try::Done(Adopted::Fenced));
+        if epoch < relayed.record.epoch {
+            return Ok(RelayStep::Done(ResyncOutcome::Fenced));
         }
-        if to >= relayed.now.position {
-            return Ok(Try::Done(Adopted::Moved(relayed.now.position.into())));
+        if to >= relayed.record.position {
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(relayed.record.position.into())));
         }
-        if relayed.is_undecided {
-            return self.await_missing(&relayed);
+        if relayed.has_missing_id {
+            return self.fill_missing_or_wait(&relayed);
         }
-        let gap = EventFile::gap(&self.worker, "the relay of a store publishes again what it published before");
-        let gap = EventFile { store: Some(store), again: Some(Again { after: to, epoch }), ..gap };
-        let mut staged = VecDeque::from([self.disk.stage(&event::pretty("the gap", &gap)?)?]);
-        let Linked { ids, error, .. } = self.log.link_after(&mut staged, relayed.now.through)?;
+        let gap = EventFile::for_gap(&self.worker_id, "the relay of a store publishes again what it published before");
+        let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after: to, epoch }), ..gap };
+        let mut staged = VecDeque::from([self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?]);
+        let LinkOutcome { ids, error, .. } = self.log.link_after(&mut staged, relayed.record.through)?;
         match error {
             Some(error) => Err(error),
-            None if ids.is_empty() => Ok(Try::Again),
-            None => Ok(Try::Done(Adopted::At(to.into()))),
+            None if ids.is_empty() => Ok(RelayStep::Retry),
+            None => Ok(RelayStep::Done(ResyncOutcome::At(to.into()))),
         }
     }
 }
 
 /// What keeps a relay from publishing after a position.
-fn refusal(relayed: &Relayed, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
-    let record = &relayed.now;
+fn refusal(relayed: &RelayState, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
+    let record = &relayed.record;
     if publisher.epoch < record.epoch {
         return Some(RangeOutcome::Fenced);
     }

@@ -5,7 +5,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use eventbus::testkit::event_bus::SHORT_DELAYS;
-use eventbus_file::{FileQueue, FileQueueConfig, Work};
+use eventbus_file::{ClaimedEvent, FileQueue, FileQueueConfig};
 
 /// A folder that is removed when the test's runtime ends.
 pub(crate) fn folder() -> PathBuf {
@@ -39,8 +39,8 @@ pub(crate) async fn another(queue: &FileQueue) -> FileQueue {
 }
 
 /// The next work, which must come.
-pub(crate) async fn next_work(queue: &FileQueue) -> Work {
-    let next = tokio::time::timeout(Duration::from_secs(60), queue.next_work()).await;
+pub(crate) async fn next_work(queue: &FileQueue) -> ClaimedEvent {
+    let next = tokio::time::timeout(Duration::from_secs(60), queue.claim_next()).await;
     next.expect("there is work in time").unwrap()
 }
 

@@ -2,7 +2,7 @@
 
 use redis::{Cmd, RedisResult, Value, cmd};
 
-use super::{Entry, entry, read};
+use super::{Entry, parse_entry, parse_value};
 
 /// The entries of a stream with numbers from one to another, at most so many.
 pub(crate) fn range(key: &str, from: u64, through: u64, count: usize) -> Cmd {
@@ -19,8 +19,8 @@ pub(crate) fn last(key: &str) -> Cmd {
 }
 
 /// Reads a reply of entries.
-pub(crate) fn entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    read::<Vec<Value>>(reply)?.into_iter().map(entry).collect()
+pub(crate) fn parse_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+    parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
 }
 
 pub(crate) fn get(key: &str) -> Cmd {

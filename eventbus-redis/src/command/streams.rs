@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, cmd};
 
-use super::{Entry, Reader, TOGETHER, entry, read};
+use super::{Entry, GroupRead, SCRIPT_BATCH_MAX, parse_entry, parse_value};
 use crate::script;
 
 /// Takes over entries that are pending for long, of some that are pending: at most so many as the reader is given at once,
 /// and none after the one with which they have so many bytes.
-pub(crate) fn claim(reader: Reader<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
-    let Reader { stream, group, consumer, count } = reader;
+pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
+    let GroupRead { stream, group, consumer, count } = reader;
     let mut script = script::CLAIM_PAGE.key(stream);
     let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
-    script.arg(group).arg(consumer).arg(idle).arg(from).arg(TOGETHER).arg(count).arg(bytes);
+    script.arg(group).arg(consumer).arg(idle).arg(from).arg(SCRIPT_BATCH_MAX).arg(count).arg(bytes);
     script
 }
 
-/// What [`claim`] replies.
-pub(crate) struct ClaimedEntries {
+/// What [`claim_page`] replies.
+pub(crate) struct ClaimPageReply {
     /// Where to go on; `-` at the end.
     pub(crate) next: String,
     /// With how often each was delivered.
@@ -28,11 +28,11 @@ pub(crate) struct ClaimedEntries {
     pub(crate) bytes: usize,
 }
 
-/// Reads the reply of [`claim`].
-pub(crate) fn claimed(reply: Value) -> RedisResult<ClaimedEntries> {
-    let (next, entries, deliveries, deleted, bytes): (_, Vec<Value>, Vec<u64>, _, _) = read(reply)?;
-    let entries = entries.into_iter().zip(deliveries).map(|(value, deliveries)| Ok((entry(value)?, deliveries)));
-    Ok(ClaimedEntries { next, entries: entries.collect::<RedisResult<_>>()?, deleted, bytes })
+/// Reads the reply of [`claim_page`].
+pub(crate) fn parse_claim_page(reply: Value) -> RedisResult<ClaimPageReply> {
+    let (next, entries, deliveries, deleted, bytes): (_, Vec<Value>, Vec<u64>, _, _) = parse_value(reply)?;
+    let entries = entries.into_iter().zip(deliveries).map(|(value, deliveries)| Ok((parse_entry(value)?, deliveries)));
+    Ok(ClaimPageReply { next, entries: entries.collect::<RedisResult<_>>()?, deleted, bytes })
 }
 
 /// The length, first and last entry, groups of a stream, and its projections, in one instant.
@@ -73,7 +73,7 @@ pub(crate) fn members(key: &str) -> Cmd {
 }
 
 /// Removes fields of a hash.
-pub(crate) fn forget(key: &str, fields: &[&str]) -> Cmd {
+pub(crate) fn delete_fields(key: &str, fields: &[&str]) -> Cmd {
     let mut command = cmd("HDEL");
     command.arg(key).arg(fields);
     command

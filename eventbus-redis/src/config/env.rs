@@ -2,7 +2,7 @@
 
 use super::{
     RedisEventBusConfig,
-    vars::{NotText, Vars, of_process, warn_of_unknown},
+    env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
 };
 use crate::error::InvalidConfig;
 
@@ -25,19 +25,19 @@ impl RedisEventBusConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
-        warn_of_unknown();
-        Self::from_vars(of_process)
+        warn_unknown_variables();
+        Self::from_vars(process_variable)
     }
 
-    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
-        let mut vars = Vars::new(get);
+    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotUtf8>>) -> Result<Self, InvalidConfig> {
+        let mut vars = EnvVars::new(get);
         let config = Self::read(&mut vars);
         let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_bus(mistakes)) }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::for_bus(mistakes)) }
     }
 
     /// Reads every field.
-    pub(super) fn read<G: Fn(&str) -> Option<Result<String, NotText>>>(vars: &mut Vars<G>) -> Self {
+    pub(super) fn read<G: Fn(&str) -> Option<Result<String, NotUtf8>>>(vars: &mut EnvVars<G>) -> Self {
         let mut config = Self::default();
         vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
@@ -58,9 +58,9 @@ impl RedisEventBusConfig {
         vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
         vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
         vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
-        vars.number("EVENTBUS_MAX_IN_HAND", &mut config.max_in_hand);
+        vars.number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
         vars.parsed("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
-        vars.parsed("EVENTBUS_MAX_IN_HAND_BYTES", &mut config.max_in_hand_bytes);
+        vars.parsed("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
         vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
         vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
         vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
@@ -125,9 +125,9 @@ mod tests {
             ("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", "11"),
             ("EVENTBUS_SINGLE_CONNECTION_CLIENT", "true"),
             ("EVENTBUS_CONCURRENCY", "4"),
-            ("EVENTBUS_MAX_IN_HAND", "60"),
+            ("EVENTBUS_MAX_IN_FLIGHT", "60"),
             ("EVENTBUS_MAX_WAITING", "600"),
-            ("EVENTBUS_MAX_IN_HAND_BYTES", "6000"),
+            ("EVENTBUS_MAX_IN_FLIGHT_BYTES", "6000"),
             ("EVENTBUS_RETRY_DELAY_MS", "12"),
             ("EVENTBUS_RETRY_MAX_DELAY_MS", "13"),
             ("EVENTBUS_DELIVER_SKIPPED_WITHIN", "2.5"),
@@ -161,9 +161,9 @@ mod tests {
             retry_key_expiry_seconds: 11,
             single_connection_client: true,
             concurrency: 4,
-            max_in_hand: Some(60),
+            max_in_flight: Some(60),
             max_waiting: 600,
-            max_in_hand_bytes: 6_000,
+            max_in_flight_bytes: 6_000,
             retry_delay_ms: 12,
             retry_max_delay_ms: 13,
             deliver_skipped_within: Duration::from_millis(2_500),
@@ -200,7 +200,7 @@ mod tests {
             ("EVENTBUS_BATCH_SIZE", "many"),
             ("EVENTBUS_ENABLE_DLQ", "yes"),
             ("EVENTBUS_SOCKET_TIMEOUT", "-1"),
-            ("EVENTBUS_MAX_IN_HAND", "some"),
+            ("EVENTBUS_MAX_IN_FLIGHT", "some"),
             ("EVENTBUS_TRIM_MAX_LENGTH", "-1"),
         ])
         .unwrap_err();
@@ -211,7 +211,7 @@ mod tests {
                 "EVENTBUS_BATCH_SIZE",
                 "EVENTBUS_ENABLE_DLQ",
                 "EVENTBUS_SOCKET_TIMEOUT",
-                "EVENTBUS_MAX_IN_HAND",
+                "EVENTBUS_MAX_IN_FLIGHT",
                 "EVENTBUS_TRIM_MAX_LENGTH"
             ]
         );

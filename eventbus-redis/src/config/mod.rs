@@ -1,8 +1,8 @@
 //! What a Redis bus is told.
 
 mod env;
+pub(crate) mod env_vars;
 pub(crate) mod validate;
-pub(crate) mod vars;
 
 pub(crate) use validate::MAX_PARTITIONS;
 
@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::{
     SharedClock,
-    port::{DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, DELIVER_SKIPPED_WITHIN},
+    port::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
 use serde::{Deserialize, Deserializer, de};
 
@@ -102,20 +102,22 @@ pub struct RedisEventBusConfig {
     pub single_connection_client: bool,
     /// How many events a consumer handles at once; those of one aggregate always follow each other. One that awaits
     /// for 10 s lets another begin beside it, unless its handler has a `concurrency` of its own. At most
-    /// [`max_in_hand`](Self::max_in_hand), and 10,000. Default 1.
+    /// [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
     pub concurrency: usize,
     /// How many entries a consumer holds at most; then it reads no more. Those that wait for a retry, or are parked behind
     /// one that does, do not count, but are [bounded](Self::max_waiting) too. It reads ahead what its workers finish in about
     /// a tenth of a second, at the pace that it measures, so that the other consumers of the group get their share. Entries
     /// that it takes over meanwhile from a consumer that died may exceed that by one batch. Default: ten times
     /// [`batch_size`](Self::batch_size).
-    pub max_in_hand: Option<usize>,
+    #[serde(alias = "max_in_hand")]
+    pub max_in_flight: Option<usize>,
     /// How many entries of a consumer may wait for a retry, or be parked behind one that does: then it reads no more until
     /// a tenth of them is gone, and health has an alert. It keeps their ids. Default 100000.
     pub max_waiting: usize,
-    /// How many bytes of events a consumer holds at most, as for [`max_in_hand`](Self::max_in_hand); one event may be
+    /// How many bytes of events a consumer holds at most, as for [`max_in_flight`](Self::max_in_flight); one event may be
     /// larger. The size of what is read next is taken from what was read before. Default 16 MiB.
-    pub max_in_hand_bytes: usize,
+    #[serde(alias = "max_in_hand_bytes")]
+    pub max_in_flight_bytes: usize,
     /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
     /// random, by half at most. Default 100.
     pub retry_delay_ms: u64,
@@ -182,9 +184,9 @@ impl Default for RedisEventBusConfig {
             retry_key_expiry_seconds: 86_400,
             single_connection_client: false,
             concurrency: 1,
-            max_in_hand: None,
-            max_waiting: DEFAULT_WAITING,
-            max_in_hand_bytes: DEFAULT_IN_HAND_BYTES,
+            max_in_flight: None,
+            max_waiting: DEFAULT_MAX_WAITING,
+            max_in_flight_bytes: DEFAULT_IN_FLIGHT_BYTES,
             retry_delay_ms: 100,
             retry_max_delay_ms: 300_000,
             deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
@@ -234,8 +236,8 @@ impl RedisEventBusConfig {
     }
 
     /// How many entries a consumer holds at most.
-    pub(crate) fn in_hand(&self) -> usize {
-        self.max_in_hand.unwrap_or_else(|| self.batch_size.saturating_mul(10))
+    pub(crate) fn in_flight_limit(&self) -> usize {
+        self.max_in_flight.unwrap_or_else(|| self.batch_size.saturating_mul(10))
     }
 
     /// How the server is reached.
@@ -280,9 +282,9 @@ impl fmt::Debug for RedisEventBusConfig {
             .field("retry_key_expiry_seconds", &self.retry_key_expiry_seconds)
             .field("single_connection_client", &self.single_connection_client)
             .field("concurrency", &self.concurrency)
-            .field("max_in_hand", &self.max_in_hand)
+            .field("max_in_flight", &self.max_in_flight)
             .field("max_waiting", &self.max_waiting)
-            .field("max_in_hand_bytes", &self.max_in_hand_bytes)
+            .field("max_in_flight_bytes", &self.max_in_flight_bytes)
             .field("retry_delay_ms", &self.retry_delay_ms)
             .field("retry_max_delay_ms", &self.retry_max_delay_ms)
             .field("deliver_skipped_within", &self.deliver_skipped_within)

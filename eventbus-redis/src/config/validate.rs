@@ -21,7 +21,7 @@ const MAX_CONCURRENCY: usize = 10_001;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// What stands after the name of the stream in the names of other keys.
-const OWN_WORDS: [&str; 10] =
+const RESERVED_KEY_NAMES: [&str; 10] =
     ["members", "floors", "relay", "layout", "lease", "types", "skipped", "backlog", "fills", "unjoined"];
 /// More streams than any number of consumers needs; some scripts look at all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
@@ -44,7 +44,7 @@ impl RedisEventBusConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_bus(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_bus(mistakes)) }
     }
 
     pub(super) fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -70,9 +70,9 @@ impl RedisEventBusConfig {
         let expiry = self.retry_key_expiry_seconds;
         found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
         found_in("concurrency", self.concurrency_problem());
-        found_in("max_in_hand", is_zero(self.max_in_hand == Some(0)));
+        found_in("max_in_flight", is_zero(self.max_in_flight == Some(0)));
         found_in("max_waiting", is_zero(self.max_waiting == 0));
-        found_in("max_in_hand_bytes", is_zero(self.max_in_hand_bytes == 0));
+        found_in("max_in_flight_bytes", is_zero(self.max_in_flight_bytes == 0));
         found_in("retry_delay_ms", ms_problem(self.retry_delay_ms));
         found_in("retry_max_delay_ms", self.max_delay_problem());
         found_in("slow_handler_ms", is_zero(self.slow_handler_ms == 0));
@@ -88,13 +88,13 @@ impl RedisEventBusConfig {
     }
 
     fn concurrency_problem(&self) -> Option<String> {
-        let (concurrency, in_hand) = (self.concurrency, self.in_hand());
+        let (concurrency, in_hand) = (self.concurrency, self.in_flight_limit());
         match concurrency {
             0 => Some("is 0".into()),
             MAX_CONCURRENCY.. => Some(format!("is {concurrency}, at most {} is allowed", MAX_CONCURRENCY - 1)),
             // a limit of 0 is a mistake of its own
             _ if concurrency > in_hand && in_hand > 0 => {
-                Some(format!("is {concurrency}, but a consumer holds at most {in_hand} entries (`max_in_hand`)"))
+                Some(format!("is {concurrency}, but a consumer holds at most {in_hand} entries (`max_in_flight`)"))
             }
             _ => None,
         }
@@ -142,7 +142,7 @@ fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
     prefix_problem(suffix).or_else(|| {
         let word = suffix.strip_prefix(':')?.split(':').next()?;
         let is_partition = word.bytes().all(|byte| byte.is_ascii_digit());
-        let taken = is_partition || OWN_WORDS.contains(&word) || retry_prefix.split(':').next() == Some(word);
+        let taken = is_partition || RESERVED_KEY_NAMES.contains(&word) || retry_prefix.split(':').next() == Some(word);
         taken.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
     })
 }
@@ -151,7 +151,7 @@ fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
 fn retry_prefix_problem(prefix: &str) -> Option<String> {
     prefix_problem(prefix).or_else(|| {
         let word = prefix.split(':').next()?;
-        let taken = OWN_WORDS.contains(&word);
+        let taken = RESERVED_KEY_NAMES.contains(&word);
         taken.then(|| format!("begins with `{word}`, as other keys of the bus do"))
     })
 }

@@ -4,19 +4,19 @@
 //! Keep: an entry stays pending until all its handlers have succeeded or it is a dead letter; whoever it is pending on
 //! is the only one who works on it, and shows life often enough. Everything else may be lost at any time.
 
-mod backlog;
-mod held;
-mod intake;
-mod keep;
-mod leave;
-mod look;
-mod paper;
+mod ack_batch;
+mod acknowledger;
+mod blocked_streams;
+mod group_backlog;
+mod handoff;
+mod membership;
+mod multi_consumer;
+mod outage_log;
 mod partitioned;
 mod read;
+mod receive;
 mod recover;
-mod several;
 mod trim;
-mod trouble;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -29,60 +29,60 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Desk, Hand, Limits, MessageId, Places, RetryPolicy, StopSignal, Subscriber},
+    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, Subscriber, WorkerSlots},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use redis::{FromRedisValue, ScriptInvocation};
 
-use backlog::GroupBacklog;
-use held::Held;
+use blocked_streams::BlockedStreams;
+use group_backlog::GroupBacklog;
 
-use crate::{bus::Shared, connection::CommandError, keys, script::OfConsumer, trace};
+use crate::{bus::BusInner, connection::CommandError, keys, script::ConsumerScript, trace};
 
+pub(crate) use multi_consumer::consume as consume_all;
 pub use recover::{Recovery, RecoveryStats};
-pub(crate) use several::consume as consume_all;
 
 /// What the server calls the consumer of a partition, whoever that is.
-const OWNER: &str = "owner";
+const PARTITION_OWNER: &str = "owner";
 
 /// The consumer of one group.
 pub(crate) struct Consumer {
-    shared: Arc<Shared>,
+    bus: Arc<BusInner>,
     group: Name,
     /// What the server calls it.
     name: String,
-    hand: Arc<Hand>,
+    in_flight: Arc<InFlight>,
     /// Entries that used up their attempts and are to stay pending.
-    left: Mutex<HashSet<MessageId>>,
+    kept_pending: Mutex<HashSet<MessageId>>,
     /// Whether it has told of a time without a zone.
-    has_told_naive: AtomicBool,
+    has_logged_naive_time: AtomicBool,
     /// The types of which it was told that their events wait for absent members.
-    told_absent: Mutex<HashSet<String>>,
+    logged_absent_types: Mutex<HashSet<String>>,
     /// Entries that are none of this group's business.
-    not_ours: Mutex<Vec<MessageId>>,
+    discarded: Mutex<Vec<MessageId>>,
     /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
     /// that would mix up their order.
     has_caught_up: AtomicBool,
     /// Tells the keeper that this has happened.
-    joined: Notify,
+    caught_up_signal: Notify,
     /// What shows that it still owns its partition, if that is what it reads.
-    fence: Option<Fence>,
+    fencing_token: Option<FencingToken>,
     /// Whether the consumer before it of its name ended without leaving: then it may have ended of what is pending on it.
-    has_ended_before: AtomicBool,
+    predecessor_crashed: AtomicBool,
     /// Whether it has shown itself to the group.
     is_announced: AtomicBool,
     /// Whether it has read entries of this group since this was made, and no backlog came before them.
-    is_past_backlog: AtomicBool,
+    has_passed_backlog: AtomicBool,
     /// What waits for the group's backlog.
-    held: Mutex<Held>,
-    keys: Keys,
+    blocked_streams: Mutex<BlockedStreams>,
+    keys: GroupKeys,
 }
 
 /// The ownership of a partition.
-struct Fence {
-    lease: String,
+struct FencingToken {
+    lease_key: String,
     /// What tells the owner from others.
     owner: String,
     /// A decimal.
@@ -90,7 +90,7 @@ struct Fence {
 }
 
 /// The keys beside the stream that a group has.
-struct Keys {
+struct GroupKeys {
     retry: String,
     members: String,
     known_types: String,
@@ -100,122 +100,128 @@ struct Keys {
 }
 
 /// Hands the group its events until it is stopped: those of its backlog, and those of the stream.
-async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    let places = Places::default();
-    let hand = shared.hand(&places);
-    let mut backlog = GroupBacklog::new(&shared, &group, places);
-    let is_past = backlog.is_past().clone();
+async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
+    let worker_slots = WorkerSlots::default();
+    let hand = bus.new_in_flight(&worker_slots);
+    let mut backlog = GroupBacklog::new(&bus, &group, worker_slots);
+    let stream_ready = backlog.stream_ready().clone();
     let stream = async {
         tokio::select! {
-            () = is_past.cancelled() => consume_stream(shared, group, hand, stop.clone()).await,
+            () = stream_ready.cancelled() => consume_stream(bus, group, hand, stop.clone()).await,
             () = stop.stopped() => {}
         }
     };
     tokio::join!(stream, backlog.consume(&stop));
 }
 
-impl Shared {
+impl BusInner {
     /// What a consumer of it has in hand. It shares its places with others of the same consumer and group.
-    fn hand(&self, places: &Places) -> Arc<Hand> {
+    fn new_in_flight(&self, worker_slots: &WorkerSlots) -> Arc<InFlight> {
         let config = &self.config;
-        let hand = Hand::new(config.in_hand(), config.max_in_hand_bytes, config.clock.clone());
-        Arc::new(hand.with_waiting(config.max_waiting).sharing(places))
+        let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
+        Arc::new(in_flight.with_max_waiting(config.max_waiting).with_slots(worker_slots))
     }
 }
 
 /// Hands the group the events of a stream until it is stopped; connects anew as often as it must.
-async fn consume_stream(shared: Arc<Shared>, group: Name, hand: Arc<Hand>, stop: StopSignal) {
-    if !shared.partitions.is_empty() {
-        return partitioned::consume(shared, group, hand, stop).await;
+async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>, stop: StopSignal) {
+    if !bus.partitions.is_empty() {
+        return partitioned::consume(bus, group, in_flight, stop).await;
     }
-    let consumer = Consumer::new(shared, group, hand);
-    let desk = consumer.desk();
+    let consumer = Consumer::new(bus, group, in_flight);
+    let context = consumer.group_context();
     let ended = CancellationToken::new();
     let work = async {
         tokio::join!(
-            consumer.hand.work(&desk, &stop),
-            consumer.read(&stop),
-            consumer.release(&stop),
-            consumer.trim(&stop, || vec![Arc::clone(&consumer.shared)])
+            consumer.in_flight.work(&context, &stop),
+            consumer.run_reader(&stop),
+            consumer.unblock_streams(&stop),
+            consumer.trim(&stop, || vec![Arc::clone(&consumer.bus)])
         );
         ended.cancel();
     };
-    tokio::join!(work, consumer.keep(&ended));
+    tokio::join!(work, consumer.run_acknowledger(&ended));
 }
 
 impl Consumer {
     /// That of a whole stream, under the name of the bus.
-    fn new(shared: Arc<Shared>, group: Name, hand: Arc<Hand>) -> Self {
-        let name = shared.consumer.clone();
-        Self::with(shared, group, name, hand, None)
+    fn new(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>) -> Self {
+        let name = bus.consumer_name.clone();
+        Self::with_name(bus, group, name, in_flight, None)
     }
 
-    fn with(shared: Arc<Shared>, group: Name, name: String, hand: Arc<Hand>, fence: Option<Fence>) -> Self {
-        let config = &shared.config;
-        let keys = Keys {
-            retry: keys::retry(&shared.stream, &config.retry_key_prefix, &group),
-            members: keys::members(&shared.home, &group),
-            known_types: keys::known_types(&shared.root, &group),
-            floors: keys::floors(&shared.stream),
-            relay: keys::relay(&shared.stream),
+    fn with_name(
+        bus: Arc<BusInner>,
+        group: Name,
+        name: String,
+        in_flight: Arc<InFlight>,
+        fence: Option<FencingToken>,
+    ) -> Self {
+        let config = &bus.config;
+        let keys = GroupKeys {
+            retry: keys::retry(&bus.stream, &config.retry_key_prefix, &group),
+            members: keys::members(&bus.base_stream, &group),
+            known_types: keys::known_types(&bus.bus_stream, &group),
+            floors: keys::floors(&bus.stream),
+            relay: keys::relay(&bus.stream),
             dead_letters: config.dlq_stream_name(),
         };
         Self {
-            shared,
+            bus,
             group,
             name,
-            hand,
-            left: Mutex::default(),
-            has_told_naive: AtomicBool::new(false),
-            told_absent: Mutex::default(),
-            not_ours: Mutex::default(),
+            in_flight,
+            kept_pending: Mutex::default(),
+            has_logged_naive_time: AtomicBool::new(false),
+            logged_absent_types: Mutex::default(),
+            discarded: Mutex::default(),
             has_caught_up: AtomicBool::new(false),
-            joined: Notify::new(),
-            fence,
-            has_ended_before: AtomicBool::new(true),
+            caught_up_signal: Notify::new(),
+            fencing_token: fence,
+            predecessor_crashed: AtomicBool::new(true),
             is_announced: AtomicBool::new(false),
-            is_past_backlog: AtomicBool::new(false),
-            held: Mutex::default(),
+            has_passed_backlog: AtomicBool::new(false),
+            blocked_streams: Mutex::default(),
             keys,
         }
     }
 
     /// How the entries of the group are handled.
-    fn desk(&self) -> Desk {
-        let bus = Arc::clone(&self.shared);
-        Desk {
+    fn group_context(&self) -> GroupContext {
+        let bus = Arc::clone(&self.bus);
+        GroupContext {
             group: self.group.clone(),
             subscribers: bus.subscribers.clone(),
             counters: Arc::clone(&bus.counters),
-            retry: self.retry(),
+            retry: self.retry_policy(),
             limits: self.limits(),
             run_lock: bus.run_lock.clone(),
-            span: Arc::new(move |delivery, handler| trace::handle(&bus, delivery, handler)),
+            span: Arc::new(move |delivery, handler| trace::delivery_span(&bus, delivery, handler)),
         }
     }
 
     /// That of a partition which it owns. Its name there is that of all owners, so that the next one goes on with what
     /// this one leaves.
-    fn of_partition(part: &Arc<Shared>, group: &Name, hand: &Arc<Hand>, fence: Fence) -> Self {
-        Self::with(Arc::clone(part), group.clone(), OWNER.into(), Arc::clone(hand), Some(fence))
+    fn for_partition(part: &Arc<BusInner>, group: &Name, in_flight: &Arc<InFlight>, fence: FencingToken) -> Self {
+        Self::with_name(Arc::clone(part), group.clone(), PARTITION_OWNER.into(), Arc::clone(in_flight), Some(fence))
     }
 
     /// A script on its stream.
-    fn script(&self, script: &'static OfConsumer) -> ScriptInvocation<'static> {
-        script.text(self.fence.is_some()).key(&self.shared.stream)
+    fn script(&self, script: &'static ConsumerScript) -> ScriptInvocation<'static> {
+        script.select(self.fencing_token.is_some()).key(&self.bus.stream)
     }
 
     /// Runs a script that may run twice, unless its partition is somebody else's by now.
-    async fn rerun<T: FromRedisValue>(&self, mut script: ScriptInvocation<'_>) -> Result<T, CommandError> {
-        if let Some(Fence { lease, epoch, .. }) = &self.fence {
+    async fn run_idempotent<T: FromRedisValue>(&self, mut script: ScriptInvocation<'_>) -> Result<T, CommandError> {
+        if let Some(FencingToken { lease_key: lease, epoch, .. }) = &self.fencing_token {
             script.key(lease).arg(epoch);
         }
-        self.shared.link.rerun(&script).await
+        self.bus.connection.run_idempotent(&script).await
     }
 
     /// How often and when a failed delivery is tried again.
-    fn retry(&self) -> RetryPolicy {
-        let config = &self.shared.config;
+    fn retry_policy(&self) -> RetryPolicy {
+        let config = &self.bus.config;
         RetryPolicy {
             retry_for: Duration::from_secs(config.retry_for_seconds),
             max_retries: config.max_retries,
@@ -225,20 +231,20 @@ impl Consumer {
     }
 
     fn limits(&self) -> Limits {
-        let config = &self.shared.config;
+        let config = &self.bus.config;
         let slow = Duration::from_millis(config.slow_handler_ms);
         Limits { concurrency: config.concurrency, consumers: config.consumers, slow }
     }
 
     /// After which time without a sign of life others take its entries over.
     fn pending_idle(&self) -> Duration {
-        Duration::from_millis(self.shared.config.pending_idle_ms)
+        Duration::from_millis(self.bus.config.pending_idle_ms)
     }
 
     /// The types it handles, as others are told: a sorted list of `type@version`, or `"*"` for all; a list with `*` in it if
     /// some handlers want all, and some certain versions.
-    fn types(&self) -> String {
-        let subscribers = self.shared.subscribers.of_group(&self.group);
+    fn announced_types(&self) -> String {
+        let subscribers = self.bus.subscribers.of_group(&self.group);
         let wants_all = subscribers.iter().any(Subscriber::is_wildcard);
         let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
         let mut types: BTreeSet<_> =
@@ -251,8 +257,8 @@ impl Consumer {
     }
 
     /// What its handlers have been busy with for long, as others are told: JSON, or nothing.
-    fn busy(&self) -> String {
-        let run = self.shared.subscribers.long_run(&self.group);
+    fn long_run_json(&self) -> String {
+        let run = self.bus.subscribers.long_run(&self.group);
         run.and_then(|run| serde_json::to_string(&run).ok()).unwrap_or_default()
     }
 
@@ -260,15 +266,15 @@ impl Consumer {
         self.has_caught_up.load(Ordering::Acquire)
     }
 
-    fn left(&self) -> MutexGuard<'_, HashSet<MessageId>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    fn kept_pending(&self) -> MutexGuard<'_, HashSet<MessageId>> {
+        self.kept_pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told_absent(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.told_absent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn logged_absent_types(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.logged_absent_types.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn not_ours(&self) -> MutexGuard<'_, Vec<MessageId>> {
-        self.not_ours.lock().unwrap_or_else(PoisonError::into_inner)
+    fn discarded(&self) -> MutexGuard<'_, Vec<MessageId>> {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,46 +7,46 @@
 
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
-use eventbus::port::{DueAgain, MessageId, StopSignal};
+use eventbus::port::{DueEntry, MessageId, StopSignal};
 use redis::{Cmd, RedisError, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
-use super::{Consumer, intake::Retaken, trouble::Trouble};
+use super::{Consumer, outage_log::OutageLog, receive::ReclaimedEntries};
 use crate::{
-    command::{self, Reader},
-    connection::{CommandError, is_lost},
+    command::{self, GroupRead},
+    connection::{CommandError, is_connection_lost},
     script,
 };
 
 /// How long a read waits for entries at a time. It is what a stop takes where the server does not let us wake the read,
 /// and what it takes to notice that a connection is dead.
-pub(super) const SLICE: Duration = Duration::from_secs(1);
+pub(super) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
 /// What the server may take beyond that.
-const MARGIN: Duration = Duration::from_millis(500);
+const READ_REPLY_MARGIN: Duration = Duration::from_millis(500);
 /// How often is looked for entries on a connection where reads must not wait.
-pub(super) const POLL: Duration = Duration::from_millis(20);
+pub(super) const SINGLE_CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// What begins before the first entry.
-pub(super) const FIRST: &str = "-";
+pub(super) const RANGE_START: &str = "-";
 /// How long to leave an entry that waited to the reader of a group that was made anew.
-const UNREAD: Duration = Duration::from_secs(1);
+const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 /// After how long without a reply a read is taken to wait for what is published next.
-const SOON: Duration = Duration::from_millis(20);
+const READ_IDLE_AFTER: Duration = Duration::from_millis(20);
 /// How long to leave a waking command to do its work before it is sent again.
-const WAKE_AGAIN: Duration = Duration::from_millis(20);
+const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// What a reader knows beyond one connection.
-pub(super) struct Reading<'a> {
+pub(super) struct ReaderState<'a> {
     pub(super) stop: &'a StopSignal,
-    pub(super) trouble: Trouble,
+    pub(super) outage_log: OutageLog,
     /// Whether a connection of its own was lost.
-    has_lost: bool,
+    has_lost_connection: bool,
     /// Which of the shared connections it uses, if it has none of its own.
-    link_number: Option<u64>,
+    connection_number: Option<u64>,
     /// Whether it knows what became of the consumer that had the name before.
     knows_former: bool,
 }
 
 /// What went wrong, as the reader tells it.
-pub(super) fn sent(error: CommandError) -> RedisError {
+pub(super) fn to_redis_error(error: CommandError) -> RedisError {
     match error {
         CommandError::Sent(error) => error,
         CommandError::NotSent(text) => std::io::Error::other(text).into(),
@@ -54,120 +54,120 @@ pub(super) fn sent(error: CommandError) -> RedisError {
 }
 
 /// A connection, and what wakes it.
-pub(super) struct Connected {
+pub(super) struct ReaderConnection {
     pub(super) connection: MultiplexedConnection,
-    client: Option<i64>,
+    client_id: Option<i64>,
 }
 
 impl Consumer {
     /// Fetches entries while there is room for them, until it is to stop.
-    pub(super) async fn read(&self, stop: &StopSignal) {
-        let mut reading = self.reading(stop);
+    pub(super) async fn run_reader(&self, stop: &StopSignal) {
+        let mut state = self.new_reader_state(stop);
         while !stop.is_stopped() {
-            let ended = self.session(&mut reading).await;
-            self.hand.more_follows(false);
+            let ended = self.run_session(&mut state).await;
+            self.in_flight.set_has_more(false);
             if let Err(error) = ended {
-                self.interrupted(&mut reading, &error).await;
+                self.wait_after_error(&mut state, &error).await;
             }
         }
     }
 
-    pub(super) fn reading<'a>(&self, stop: &'a StopSignal) -> Reading<'a> {
-        let trouble = Trouble::new("reading", self.group.clone());
-        Reading { stop, trouble, has_lost: false, link_number: None, knows_former: false }
+    pub(super) fn new_reader_state<'a>(&self, stop: &'a StopSignal) -> ReaderState<'a> {
+        let outage_log = OutageLog::new("reading", self.group.clone());
+        ReaderState { stop, outage_log, has_lost_connection: false, connection_number: None, knows_former: false }
     }
 
     /// Leaves a connection that was lost, and waits until it is time to try again.
-    pub(super) async fn interrupted(&self, reading: &mut Reading<'_>, error: &RedisError) {
-        if let Some(number) = reading.link_number.take() {
-            self.shared.link.note(number, error);
+    pub(super) async fn wait_after_error(&self, state: &mut ReaderState<'_>, error: &RedisError) {
+        if let Some(number) = state.connection_number.take() {
+            self.bus.connection.drop_if_lost(number, error);
         } else {
-            reading.has_lost |= is_lost(error);
+            state.has_lost_connection |= is_connection_lost(error);
         }
-        let delay = reading.trouble.happened(error);
+        let delay = state.outage_log.record_failure(error);
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = reading.stop.stopped() => {}
+            () = state.stop.stopped() => {}
         }
     }
 
     /// Reads over one connection until it is to stop or to begin anew, or something goes wrong.
-    async fn session(&self, reading: &mut Reading<'_>) -> RedisResult<()> {
-        let stop = reading.stop;
+    async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
+        let stop = state.stop;
         let mut connected = tokio::select! {
-            connected = self.connect(reading) => connected?,
+            connected = self.connect(state) => connected?,
             () = stop.stopped() => return Ok(()),
         };
-        let is_new = self.create_group().invoke_async(&mut connected.connection).await?;
-        self.tell_created(is_new);
-        self.look_at_former(reading, &mut connected.connection).await?;
+        let is_new = self.create_group_script().invoke_async(&mut connected.connection).await?;
+        self.log_group_created(is_new);
+        self.check_predecessor(state, &mut connected.connection).await?;
         // before it reads anything: others leave to it what only it handles
-        let _: Value = self.looking(FIRST).invoke_async(&mut connected.connection).await?;
+        let _: Value = self.heartbeat_script(RANGE_START).invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
-        self.hold_back().await.map_err(sent)?;
-        self.take_pending(&mut connected.connection, stop).await?;
+        self.block_streams_in_backlog().await.map_err(to_redis_error)?;
+        self.reclaim_own_pending(&mut connected.connection, stop).await?;
         self.has_caught_up.store(true, Ordering::Release);
-        self.has_ended_before.store(false, Ordering::Release);
-        self.joined.notify_one();
+        self.predecessor_crashed.store(false, Ordering::Release);
+        self.caught_up_signal.notify_one();
         loop {
             let room = tokio::select! {
-                room = self.hand.room() => room,
+                room = self.in_flight.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            let mut asked = room.min(self.shared.config.batch_size);
+            let mut asked = room.min(self.bus.config.batch_size);
             let mut entries = self.read_new(&mut connected, asked, stop).await?;
-            reading.trouble.is_over();
-            if !entries.is_empty() && self.is_behind_backlog().await.map_err(sent)? {
+            state.outage_log.record_success();
+            if !entries.is_empty() && self.must_wait_for_backlog().await.map_err(to_redis_error)? {
                 // what was read is pending and taken again after the backlog; until then no consumer takes it in
                 self.has_caught_up.store(false, Ordering::Release);
-                self.wait_for_backlog(stop).await.map_err(sent)?;
+                self.wait_for_backlog(stop).await.map_err(to_redis_error)?;
                 return Ok(());
             }
             // where there was more to read, the next read is under way while this one is taken in
             while entries.len() >= asked && !stop.is_stopped() {
-                let room = self.hand.room_beside(entries.len());
+                let room = self.in_flight.room_beside(entries.len());
                 if room == 0 {
                     break;
                 }
-                self.hand.more_follows(true);
-                asked = room.min(self.shared.config.batch_size);
+                self.in_flight.set_has_more(true);
+                asked = room.min(self.bus.config.batch_size);
                 let take_in = async {
                     tokio::task::yield_now().await; // until the read is sent
-                    self.take_new(entries);
+                    self.receive_new(entries);
                 };
                 let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
                 entries = next?;
             }
-            self.hand.more_follows(entries.len() >= asked);
-            self.take_new(entries);
+            self.in_flight.set_has_more(entries.len() >= asked);
+            self.receive_new(entries);
         }
     }
 
-    pub(super) async fn connect(&self, reading: &mut Reading<'_>) -> RedisResult<Connected> {
-        let config = &self.shared.config;
-        let link = &self.shared.link;
+    pub(super) async fn connect(&self, state: &mut ReaderState<'_>) -> RedisResult<ReaderConnection> {
+        let config = &self.bus.config;
+        let link = &self.bus.connection;
         if config.single_connection_client {
-            let (connection, number) = link.impatient().await.map_err(std::io::Error::other)?;
-            reading.link_number = Some(number);
-            return Ok(Connected { connection, client: None });
+            let (connection, number) = link.get_with_short_timeout().await.map_err(std::io::Error::other)?;
+            state.connection_number = Some(number);
+            return Ok(ReaderConnection { connection, client_id: None });
         }
-        let timeout = SLICE + config.socket_timeout.min(MARGIN);
-        let mut connection = link.dedicated(timeout).await?;
+        let timeout = READ_BLOCK_MAX + config.socket_timeout.min(READ_REPLY_MARGIN);
+        let mut connection = link.open_dedicated(timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
-        let lost = std::mem::take(&mut reading.has_lost);
-        self.shared.counters.reconnections(u64::from(lost));
-        Ok(Connected {
+        let lost = std::mem::take(&mut state.has_lost_connection);
+        self.bus.counters.reconnections(u64::from(lost));
+        Ok(ReaderConnection {
             connection,
-            client: id.ok(), // some servers do not tell: then a stop takes as long as a slice
+            client_id: id.ok(), // some servers do not tell: then a stop takes as long as a slice
         })
     }
 
     /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. One that
     /// the group does not know any more counts as ended.
-    async fn look_at_former(
+    async fn check_predecessor(
         &self,
-        reading: &mut Reading<'_>,
+        reading: &mut ReaderState<'_>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
         if reading.knows_former {
@@ -176,108 +176,107 @@ impl Consumer {
         let former: Option<String> =
             redis::cmd("HGET").arg(&self.keys.members).arg(&self.name).query_async(connection).await?;
         let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
-        let has_left =
-            former.is_some_and(|former| former["left"] == true || former["instance"] == *self.shared.instance);
-        self.has_ended_before.store(!has_left, Ordering::Release);
+        let has_left = former.is_some_and(|former| former["left"] == true || former["instance"] == *self.bus.instance);
+        self.predecessor_crashed.store(!has_left, Ordering::Release);
         reading.knows_former = true;
         Ok(())
     }
 
     /// Creates the group if it is not there, and tells whether it did.
-    pub(super) fn create_group(&self) -> ScriptInvocation<'static> {
-        self.shared.create_listed_group(&self.group)
+    pub(super) fn create_group_script(&self) -> ScriptInvocation<'static> {
+        self.bus.create_joined_group_script(&self.group)
     }
 
-    pub(super) fn tell_created(&self, is_new: bool) {
+    pub(super) fn log_group_created(&self, is_new: bool) {
         if is_new {
-            tracing::info!(group = %self.group, stream = self.shared.stream, "group created");
+            tracing::info!(group = %self.group, stream = self.bus.stream, "group created");
         }
     }
 
     /// Takes some entries again that are pending on this consumer from an id on and not in hand; says from where to go on.
-    pub(super) async fn pending_again(
+    pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
         count: usize,
-    ) -> Result<(Option<String>, Retaken), CommandError> {
-        let list = command::pending_on(&self.shared.stream, &self.group, &self.name, from, count);
-        let ids = command::ids(self.shared.link.query(&list).await?)?;
+    ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
+        let list = command::pending_of_consumer(&self.bus.stream, &self.group, &self.name, from, count);
+        let ids = command::parse_pending_ids(self.bus.connection.query(&list).await?)?;
         let Some(last) = ids.last() else {
-            return Ok((None, Retaken::default()));
+            return Ok((None, ReclaimedEntries::default()));
         };
         let next = format!("({last}");
-        let Some(retake) = self.retake(&self.not_in_hand(ids)) else {
-            return Ok((Some(next), Retaken::default()));
+        let Some(retake) = self.reclaim_own_script(&self.filter_not_in_flight(ids)) else {
+            return Ok((Some(next), ReclaimedEntries::default()));
         };
-        let (entries, noted, deleted) = self.rerun(retake).await?;
-        Ok((Some(next), Retaken::read(entries, noted, deleted)?))
+        let (entries, noted, deleted) = self.run_idempotent(retake).await?;
+        Ok((Some(next), ReclaimedEntries::parse(entries, noted, deleted)?))
     }
 
     /// Takes in what is pending on this consumer and not in hand.
-    async fn take_pending(&self, connection: &mut MultiplexedConnection, stop: &StopSignal) -> RedisResult<()> {
+    async fn reclaim_own_pending(&self, connection: &mut MultiplexedConnection, stop: &StopSignal) -> RedisResult<()> {
         let mut from = "-".to_owned();
         loop {
             let room = tokio::select! {
-                room = self.hand.room() => room.min(self.shared.config.batch_size).min(command::TOGETHER),
+                room = self.in_flight.room() => room.min(self.bus.config.batch_size).min(command::SCRIPT_BATCH_MAX),
                 () = stop.stopped() => return Ok(()),
             };
-            let list = command::pending_on(&self.shared.stream, &self.group, &self.name, &from, room);
-            let ids = command::ids(list.query_async(connection).await?)?;
+            let list = command::pending_of_consumer(&self.bus.stream, &self.group, &self.name, &from, room);
+            let ids = command::parse_pending_ids(list.query_async(connection).await?)?;
             let Some(last) = ids.last() else {
                 return Ok(());
             };
             from = format!("({last}");
-            let missing = self.not_in_hand(ids);
-            if let Some(retake) = self.retake(&missing) {
+            let missing = self.filter_not_in_flight(ids);
+            if let Some(retake) = self.reclaim_own_script(&missing) {
                 let (entries, noted, deleted) = retake.invoke_async(connection).await?;
-                let has_ended = self.has_ended_before.load(Ordering::Acquire);
-                let retaken = Retaken::read(entries, noted, deleted)?;
-                self.take_again(retaken.of_processes(std::iter::repeat(has_ended)));
+                let has_ended = self.predecessor_crashed.load(Ordering::Acquire);
+                let retaken = ReclaimedEntries::parse(entries, noted, deleted)?;
+                self.receive_reclaimed(retaken.with_owner_ended(std::iter::repeat(has_ended)));
             }
         }
     }
 
     async fn read_new(
         &self,
-        connected: &mut Connected,
+        connected: &mut ReaderConnection,
         count: usize,
         stop: &StopSignal,
     ) -> RedisResult<Vec<command::Entry>> {
-        let config = &self.shared.config;
-        let reader = Reader { stream: &self.shared.stream, group: &self.group, consumer: &self.name, count };
+        let config = &self.bus.config;
+        let reader = GroupRead { stream: &self.bus.stream, group: &self.group, consumer: &self.name, count };
         let block = Duration::from_millis(config.block_ms);
         if config.single_connection_client {
             let reply = reader.new_entries(None).query_async(&mut connected.connection).await?;
-            let entries = command::entries(reply)?;
+            let entries = command::parse_group_entries(reply)?;
             if entries.is_empty() {
                 tokio::select! {
-                    () = tokio::time::sleep(POLL.min(block)) => {}
+                    () = tokio::time::sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block)) => {}
                     () = stop.stopped() => {}
                 }
             }
             return Ok(entries);
         }
-        let read = reader.new_entries(Some(block.min(SLICE)));
-        let mut reading = pin!(self.read_to_the_end(connected, &read, stop.stopped()));
+        let read = reader.new_entries(Some(block.min(READ_BLOCK_MAX)));
+        let mut reading = pin!(self.read_or_unblock(connected, &read, stop.stopped()));
         let reply = tokio::select! {
             biased;
             reply = &mut reading => reply,
-            () = tokio::time::sleep(SOON) => {
-                self.hand.more_follows(false);
+            () = tokio::time::sleep(READ_IDLE_AFTER) => {
+                self.in_flight.set_has_more(false);
                 reading.await
             }
         };
-        command::entries(reply?)
+        command::parse_group_entries(reply?)
     }
 
     /// Waits for a read; when it is to end, the server is asked to end the read, which loses no entry.
-    pub(super) async fn read_to_the_end(
+    pub(super) async fn read_or_unblock(
         &self,
-        connected: &mut Connected,
+        connected: &mut ReaderConnection,
         read: &Cmd,
         end: impl Future<Output = ()>,
     ) -> RedisResult<Value> {
-        let client = connected.client;
+        let client = connected.client_id;
         let mut reading = pin!(read.query_async(&mut connected.connection));
         tokio::select! {
             biased;
@@ -289,70 +288,71 @@ impl Consumer {
                 tokio::select! {
                     biased;
                     reply = &mut reading => return reply,
-                    () = self.wake(client) => {}
+                    () = self.unblock_read(client) => {}
                 }
             }
         };
         // a server that does not answer at all is left; what it may have handed out is found again at the next start
-        let ended = tokio::time::timeout(SLICE + MARGIN, ending).await;
+        let ended = tokio::time::timeout(READ_BLOCK_MAX + READ_REPLY_MARGIN, ending).await;
         ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
 
-    async fn wake(&self, client: Option<i64>) {
+    async fn unblock_read(&self, client: Option<i64>) {
         if let Some(client) = client {
             let wake = command::unblock(client);
-            if let Err(error) = self.shared.link.query::<Value>(&wake).await {
+            if let Err(error) = self.bus.connection.query::<Value>(&wake).await {
                 tracing::debug!(%error, "a waiting read cannot be woken, it ends by itself");
             }
         }
-        tokio::time::sleep(WAKE_AGAIN).await;
+        tokio::time::sleep(UNBLOCK_RETRY_DELAY).await;
     }
 
     /// Those of some entries that are neither in hand nor left pending on purpose.
-    pub(super) fn not_in_hand(&self, ids: Vec<String>) -> Vec<String> {
-        let left = self.left();
+    pub(super) fn filter_not_in_flight(&self, ids: Vec<String>) -> Vec<String> {
+        let left = self.kept_pending();
         let is_missing = |id: &String| {
             let id = eventbus::port::MessageId::new(id.as_str());
-            !self.hand.contains(&id) && !left.contains(&id)
+            !self.in_flight.contains(&id) && !left.contains(&id)
         };
         ids.into_iter().filter(is_missing).collect()
     }
 
     /// Reads entries again whose turn has come.
-    pub(super) async fn read_again(&self, due: Vec<DueAgain>) -> Result<(), CommandError> {
-        for (number, chunk) in due.chunks(command::TOGETHER).enumerate() {
-            if let Err(error) = self.read_some_again(chunk).await {
-                self.hand.not_read(due[number * command::TOGETHER..].iter().map(|due| &due.id));
+    pub(super) async fn read_due(&self, due: Vec<DueEntry>) -> Result<(), CommandError> {
+        for (number, chunk) in due.chunks(command::SCRIPT_BATCH_MAX).enumerate() {
+            if let Err(error) = self.read_due_batch(chunk).await {
+                self.in_flight.return_due(due[number * command::SCRIPT_BATCH_MAX..].iter().map(|due| &due.id));
                 return Err(error);
             }
         }
         Ok(())
     }
 
-    async fn read_some_again(&self, due: &[DueAgain]) -> Result<(), CommandError> {
-        let mut reread = self.script(&script::REREAD);
+    async fn read_due_batch(&self, due: &[DueEntry]) -> Result<(), CommandError> {
+        let mut reread = self.script(&script::READ_DUE);
         reread.key(&self.keys.retry).key(&self.keys.relay).arg(self.group.as_str()).arg(&self.name);
         for due in due {
             reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
         }
-        let (entries, noted, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) = self.rerun(reread).await?;
+        let (entries, noted, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
+            self.run_idempotent(reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
-        self.resume(Retaken::read(entries, noted, deleted)?);
-        self.lose(&ids(lost));
-        match self.hand.is_crowded() {
+        self.resume(ReclaimedEntries::parse(entries, noted, deleted)?);
+        self.release_lost(&ids(lost));
+        match self.in_flight.is_crowded() {
             // nothing is read while they wait
-            true => self.hand.let_go(&ids(unread)),
-            false => self.hand.put_off(&ids(unread), UNREAD),
+            true => self.in_flight.release(&ids(unread)),
+            false => self.in_flight.postpone(&ids(unread), UNREAD_ENTRY_DELAY),
         }
         Ok(())
     }
 
     /// Takes entries again that are pending on this consumer; `None` if there are none.
-    pub(super) fn retake(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
+    pub(super) fn reclaim_own_script(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
         if ids.is_empty() {
             return None;
         }
-        let mut retake = self.script(&script::RETAKE);
+        let mut retake = self.script(&script::RECLAIM_OWN);
         retake.key(&self.keys.retry).key(&self.keys.relay);
         retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
         Some(retake)

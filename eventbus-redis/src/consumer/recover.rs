@@ -10,26 +10,28 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{ConsumeError, Delivery, Hand, MessageId, RetryPolicy, Settled, Taken, Verdict, dispatch},
+    port::{
+        ConsumeError, Delivery, DisposedEntry, Disposition, InFlight, InFlightEntry, MessageId, RetryPolicy, dispatch,
+    },
 };
 use redis::ScriptInvocation;
 use serde::Serialize;
 
 use super::{
-    Consumer, Fence,
-    intake::Retaken,
-    paper::{Paper, Written},
-    read::FIRST,
+    Consumer, FencingToken,
+    ack_batch::{AckBatch, AckBatchOutcome},
+    read::RANGE_START,
+    receive::ReclaimedEntries,
 };
 use crate::{
-    bus::Shared,
+    bus::BusInner,
     command,
     connection::{CommandError, boxed},
     keys, script, trace,
 };
 
 /// How long what may have ended its process waits for the bus's other deliveries to end.
-const ALONE: Duration = Duration::from_secs(1);
+const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
 
 /// What is to be recovered by hand; what is not said is taken from the configuration.
 ///
@@ -65,21 +67,21 @@ pub struct RecoveryStats {
 }
 
 impl RecoveryStats {
-    fn add(&mut self, written: &Written) {
+    fn add(&mut self, written: &AckBatchOutcome) {
         self.reprocessed += written.acknowledged;
-        self.dlq += written.buried;
+        self.dlq += written.dead_lettered;
         self.failed += written.failed;
     }
 }
 
-impl Shared {
+impl BusInner {
     /// Recovers entries of the bus's own group, under a consumer name that nothing else uses.
     pub(crate) async fn recover(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
         let destination = || self.destination.clone();
         if self.consuming.is_closed() {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
-        let _alone = self.recovering.lock().await;
+        let _alone = self.recovery_lock.lock().await;
         let recovered = match self.partitions.is_empty() {
             true => self.recover_stream(recovery).await,
             false => self.recover_partitions(recovery).await,
@@ -88,12 +90,16 @@ impl Shared {
     }
 
     async fn recover_stream(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
-        let name = format!("{}-recovery", self.consumer);
-        let hand = Arc::new(Hand::new(self.config.in_hand(), self.config.max_in_hand_bytes, self.config.clock.clone()));
-        let consumer = Consumer::with(Arc::clone(self), self.default_group.clone(), name, hand, None);
+        let name = format!("{}-recovery", self.consumer_name);
+        let in_flight = Arc::new(InFlight::new(
+            self.config.in_flight_limit(),
+            self.config.max_in_flight_bytes,
+            self.config.clock.clone(),
+        ));
+        let consumer = Consumer::with_name(Arc::clone(self), self.default_group.clone(), name, in_flight, None);
         let mut stats = RecoveryStats::default();
         consumer.recover(recovery, &mut stats).await?;
-        consumer.leave(&[], true).await?;
+        consumer.deregister(&[], true).await?;
         Ok(stats)
     }
 
@@ -104,28 +110,31 @@ impl Shared {
         let mut left = recovery.batch_size.unwrap_or(self.config.batch_size);
         for part in &self.partitions {
             let lease = keys::lease(&part.stream, &self.default_group);
-            let epoch: String = self.link.rerun(&self.leasing(&lease, &owner)).await?;
+            let epoch: String = self.connection.run_idempotent(&self.lease_script(&lease, &owner)).await?;
             if epoch.is_empty() {
                 let pending = command::count_pending(&part.stream, &self.default_group);
-                stats.checked += command::pending_count(self.link.query(&pending).await?)?;
+                stats.checked += command::parse_pending_count(self.connection.query(&pending).await?)?;
                 continue;
             }
-            let fence = Fence { lease: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-            let hand =
-                Arc::new(Hand::new(self.config.in_hand(), self.config.max_in_hand_bytes, self.config.clock.clone()));
-            let consumer = Consumer::of_partition(part, &self.default_group, &hand, fence);
+            let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
+            let in_flight = Arc::new(InFlight::new(
+                self.config.in_flight_limit(),
+                self.config.max_in_flight_bytes,
+                self.config.clock.clone(),
+            ));
+            let consumer = Consumer::for_partition(part, &self.default_group, &in_flight, fence);
             let claimed = stats.claimed;
             let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
             left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
-            self.link.rerun::<u64>(script::RELEASE.key(lease).arg(epoch)).await?;
+            self.connection.run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
             recovered?;
         }
         Ok(stats)
     }
 
     /// What takes or keeps a partition.
-    fn leasing(&self, lease: &str, owner: &str) -> ScriptInvocation<'static> {
-        let mut leasing = script::LEASE.key(lease);
+    fn lease_script(&self, lease: &str, owner: &str) -> ScriptInvocation<'static> {
+        let mut leasing = script::LEASE_PARTITION.key(lease);
         leasing.arg(owner).arg(self.config.partition_lease_ms);
         leasing
     }
@@ -133,26 +142,26 @@ impl Shared {
 
 impl Consumer {
     async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
-        let config = &self.shared.config;
+        let config = &self.bus.config;
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
-        let retry = RetryPolicy { max_retries: recovery.max_retries.or(config.max_retries), ..self.retry() };
+        let retry = RetryPolicy { max_retries: recovery.max_retries.or(config.max_retries), ..self.retry_policy() };
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
-        let pending = command::count_pending(&self.shared.stream, &self.group);
-        stats.checked += command::pending_count(self.shared.link.query(&pending).await?)?;
-        if self.shared.subscribers.of_group(&self.group).is_empty() {
+        let pending = command::count_pending(&self.bus.stream, &self.group);
+        stats.checked += command::parse_pending_count(self.bus.connection.query(&pending).await?)?;
+        if self.bus.subscribers.of_group(&self.group).is_empty() {
             return Ok(()); // nobody here to handle anything
         }
-        let mut cursor = FIRST.to_owned();
+        let mut cursor = RANGE_START.to_owned();
         while left > 0 {
-            let count = left.min(config.batch_size).min(command::TOGETHER);
-            let (next, retaken) = self.claim_some(&cursor, idle_ms, count).await?;
+            let count = left.min(config.batch_size).min(command::SCRIPT_BATCH_MAX);
+            let (next, retaken) = self.claim_page(&cursor, idle_ms, count).await?;
             let claimed = retaken.entries.len();
             stats.claimed += claimed as u64;
             left = left.saturating_sub(claimed);
-            self.tell_recovered(claimed);
-            self.handle_now(retaken, &retry, stats).await?;
+            self.log_recovered(claimed);
+            self.handle_batch(retaken, &retry, stats).await?;
             cursor = next;
-            if cursor == FIRST {
+            if cursor == RANGE_START {
                 break;
             }
         }
@@ -160,77 +169,77 @@ impl Consumer {
     }
 
     /// Keeps its claim on entries, or its partition.
-    async fn show_life(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        match &self.fence {
-            Some(Fence { lease, owner, .. }) => {
-                self.shared.link.rerun::<String>(&self.shared.leasing(lease, owner)).await.map(drop)
+    async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        match &self.fencing_token {
+            Some(FencingToken { lease_key: lease, owner, .. }) => {
+                self.bus.connection.run_idempotent::<String>(&self.bus.lease_script(lease, owner)).await.map(drop)
             }
-            None => self.beat_for(ids).await.map(drop),
+            None => self.renew_claims(ids).await.map(drop),
         }
     }
 
     /// Handles entries once, whatever they are waiting for.
-    async fn handle_now(
+    async fn handle_batch(
         &self,
-        retaken: Retaken,
+        reclaimed: ReclaimedEntries,
         retry: &RetryPolicy,
         stats: &mut RecoveryStats,
     ) -> Result<(), CommandError> {
-        let taken = self.examine_again(retaken);
-        let mine: HashSet<MessageId> = taken.iter().map(|taken| taken.id.clone()).collect();
+        let entries = self.prepare_reclaimed(reclaimed);
+        let mine: HashSet<MessageId> = entries.iter().map(|taken| taken.id.clone()).collect();
         let mine = Mutex::new(mine);
         let beating = async {
             loop {
-                let lease = Duration::from_millis(self.shared.config.partition_lease_ms);
-                let is_shown_for = if self.fence.is_some() { lease } else { self.pending_idle() };
+                let lease = Duration::from_millis(self.bus.config.partition_lease_ms);
+                let is_shown_for = if self.fencing_token.is_some() { lease } else { self.pending_idle() };
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> = mine.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-                if let Err(error) = self.show_life(&ids).await {
+                if let Err(error) = self.renew_claims_or_lease(&ids).await {
                     tracing::debug!(%error, "no sign of life was given");
                 }
             }
         };
         let handling = async {
-            let mut paper = Paper::default();
-            paper.add(self.hand.take_settled());
+            let mut batch = AckBatch::default();
+            batch.add(self.in_flight.take_disposed());
             let mut unfinished = HashSet::new();
-            for mut taken in taken {
-                let (id, stream) = (taken.id.clone(), taken.record.metadata().stream().clone());
+            for mut entry in entries {
+                let (id, stream) = (entry.id.clone(), entry.record.metadata().stream().clone());
                 if unfinished.contains(&stream) {
                     stats.failed += 1; // it must not overtake the one before it
                     continue;
                 }
                 // an event that kills the process must not be recovered for ever
-                let clock = &self.shared.config.clock;
-                let is_suspect = taken.is_suspect(clock);
+                let clock = &self.bus.config.clock;
+                let is_suspect = entry.is_suspect(clock);
                 let alone = match is_suspect {
-                    true => clock.timeout(ALONE, self.shared.run_lock.alone()).await.ok(),
+                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.bus.run_lock.exclusive()).await.ok(),
                     false => None,
                 };
                 let is_alone = alone.is_some();
                 let _running = match alone {
                     Some(alone) => alone,
-                    None => self.shared.run_lock.beside().await,
+                    None => self.bus.run_lock.shared().await,
                 };
                 let mut begins = true;
                 if is_suspect {
-                    let before = taken.begin(is_alone, clock);
-                    begins = matches!(before, Verdict::Begin(_));
-                    paper.add([Settled::new(id.clone(), Some(taken.record.clone()), before)]);
+                    let before = entry.begin(is_alone, clock);
+                    begins = matches!(before, Disposition::Begin(_));
+                    batch.add([DisposedEntry::new(id.clone(), Some(entry.record.clone()), before)]);
                 }
-                let written = self.write(&mut paper).await?;
+                let written = self.write_batch(&mut batch).await?;
                 stats.add(&written);
                 if begins && !written.lost.contains(&id) {
-                    let settled = self.handle_once(taken, retry).await;
-                    if !settled.as_ref().is_some_and(|settled| is_done(&settled.verdict)) {
+                    let disposed = self.handle_once(entry, retry).await;
+                    if !disposed.as_ref().is_some_and(|disposed_entry| is_final(&disposed_entry.disposition)) {
                         unfinished.insert(stream);
                     }
-                    paper.add(settled);
-                    stats.add(&self.write(&mut paper).await?);
+                    batch.add(disposed);
+                    stats.add(&self.write_batch(&mut batch).await?);
                 }
                 mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
-            stats.add(&self.write(&mut paper).await?);
+            stats.add(&self.write_batch(&mut batch).await?);
             Ok(())
         };
         tokio::select! {
@@ -239,25 +248,25 @@ impl Consumer {
         }
     }
 
-    async fn handle_once(&self, mut taken: Taken, retry: &RetryPolicy) -> Option<Settled> {
-        let attempt = taken.tries.attempts.saturating_add(1);
-        let delivery = Delivery::new(taken.record.clone(), self.group.clone())
+    async fn handle_once(&self, mut entry: InFlightEntry, retry: &RetryPolicy) -> Option<DisposedEntry> {
+        let attempt = entry.attempts.attempts.saturating_add(1);
+        let delivery = Delivery::new(entry.record.clone(), self.group.clone())
             .with_attempt(attempt)
-            .with_message_id(taken.id.clone());
-        let counters = &self.shared.counters;
+            .with_message_id(entry.id.clone());
+        let counters = &self.bus.counters;
         counters.events_consumed(1);
-        let subscribers = self.shared.subscribers.of_group(&self.group);
-        let bus = Arc::clone(&self.shared);
-        let span = move |delivery: &Delivery, handler: &Name| trace::handle(&bus, delivery, handler);
-        let clock = &self.shared.config.clock;
-        let outcome = dispatch(&subscribers, &delivery, &taken.tries, &self.limits(), clock, &span).await;
+        let subscribers = self.bus.subscribers.of_group(&self.group);
+        let bus = Arc::clone(&self.bus);
+        let span = move |delivery: &Delivery, handler: &Name| trace::delivery_span(&bus, delivery, handler);
+        let clock = &self.bus.config.clock;
+        let outcome = dispatch(&subscribers, &delivery, &entry.attempts, &self.limits(), clock, &span).await;
         counters.count(&outcome);
-        let verdict = Verdict::of(outcome, &mut taken.tries, retry, clock)?;
-        Some(Settled::new(taken.id, Some(taken.record), verdict))
+        let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, retry, clock)?;
+        Some(DisposedEntry::new(entry.id, Some(entry.record), disposition))
     }
 }
 
 /// Whether the next event of the aggregate may follow.
-const fn is_done(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Acknowledge { .. } | Verdict::Skip(_) | Verdict::Bury(_))
+const fn is_final(disposition: &Disposition) -> bool {
+    matches!(disposition, Disposition::Acknowledge { .. } | Disposition::Skip(_) | Disposition::DeadLetter(_))
 }

@@ -59,7 +59,7 @@ impl HistoryError {
         matches!(self, Self::Unavailable { .. })
     }
 
-    pub(super) fn of(destination: &Name, error: CommandError) -> Self {
+    pub(super) fn from_command_error(destination: &Name, error: CommandError) -> Self {
         let destination = destination.clone();
         match error {
             CommandError::Sent(error) if command::is_refusal(&error) => {

@@ -12,31 +12,31 @@ use tokio::time::Instant;
 
 use super::{History, HistoryEntry, HistoryError};
 use crate::{
-    command::history::Page,
+    blocking_read::{BlockingPageReader, READ_BLOCK_MAX, RECONNECT_BACKOFF},
+    command::pages::EntryPage,
     connection::CommandError,
-    waiting::{RECONNECT, SLICE, WaitingForPages},
 };
 
 /// A reader of the stream that waits for what comes; made by [`History::follow`].
 pub struct Follow {
     /// Behind what was read, not behind what was returned.
     history: History,
-    waiting: WaitingForPages,
+    page_reader: BlockingPageReader,
     /// What was read and not returned: at most the entries of one page.
-    read: VecDeque<HistoryEntry>,
+    buffered: VecDeque<HistoryEntry>,
     /// Whether there is more to read without waiting.
     has_more: bool,
     /// How many reads in a row failed, and when to try again.
     failures: u32,
-    wait_until: Option<Instant>,
+    retry_at: Option<Instant>,
     outage: Outage,
 }
 
 impl Follow {
     pub(super) fn new(history: History) -> Self {
-        let outage = Outage::new(history.shared.config.clock.clone());
-        let (waiting, read) = (WaitingForPages::default(), VecDeque::new());
-        Self { history, waiting, read, has_more: false, failures: 0, wait_until: None, outage }
+        let outage = Outage::new(history.bus.config.clock.clone());
+        let (waiting, read) = (BlockingPageReader::default(), VecDeque::new());
+        Self { history, page_reader: waiting, buffered: read, has_more: false, failures: 0, retry_at: None, outage }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -49,70 +49,73 @@ impl Follow {
     /// [`HistoryError::InvalidId`]; [`HistoryError::Refused`], after which it may be called again.
     pub async fn next(&mut self) -> Result<HistoryEntry, HistoryError> {
         loop {
-            if let Some(entry) = self.read.pop_front() {
+            if let Some(entry) = self.buffered.pop_front() {
                 return Ok(entry);
             }
             self.history.check_open()?;
-            if let Some(at) = self.wait_until {
+            if let Some(at) = self.retry_at {
                 tokio::time::sleep_until(at).await;
-                self.wait_until = None;
+                self.retry_at = None;
             }
-            match self.read_on().await? {
-                Ok(page) => self.take(page),
-                Err(error) => self.give_up(error)?,
+            match self.read_page().await? {
+                Ok(page) => self.buffer_page(page),
+                Err(error) => self.handle_read_error(error)?,
             }
         }
     }
 
     /// Waits for entries, for a slice of time at most, and reads a page of them.
-    async fn read_on(&mut self) -> Result<RedisResult<Page>, HistoryError> {
-        let place = self.history.place()?;
-        let (shared, streams) = (&self.history.shared, self.history.streams());
-        let config = &shared.config;
-        let block = Duration::from_millis(config.block_ms).min(SLICE);
+    async fn read_page(&mut self) -> Result<RedisResult<EntryPage>, HistoryError> {
+        let place = self.history.cursor_id()?;
+        let (bus, streams) = (&self.history.bus, self.history.streams());
+        let config = &bus.config;
+        let block = Duration::from_millis(config.block_ms).min(READ_BLOCK_MAX);
         let block = Some(block).filter(|_| !self.has_more);
-        let timeout = config.socket_timeout.saturating_add(SLICE);
-        Ok(self.waiting.page(&shared.link, timeout, &streams, place, config.batch_size, block).await)
+        let timeout = config.socket_timeout.saturating_add(READ_BLOCK_MAX);
+        Ok(self.page_reader.read_page(&bus.connection, timeout, &streams, place, config.batch_size, block).await)
     }
 
-    fn take(&mut self, page: Page) {
-        self.works();
+    fn buffer_page(&mut self, page: EntryPage) {
+        self.record_success();
         self.has_more = page.has_more;
-        self.read.extend(page.entries.into_iter().map(HistoryEntry::from));
-        if let Some(last) = self.read.back() {
+        self.buffered.extend(page.entries.into_iter().map(HistoryEntry::from));
+        if let Some(last) = self.buffered.back() {
             self.history.after = Some(last.id.clone());
         }
     }
 
     /// Arranges when to try again; fails where trying is for the caller to say.
-    fn give_up(&mut self, error: RedisError) -> Result<(), HistoryError> {
-        self.try_later(&error);
-        let error = HistoryError::of(&self.history.shared.destination, CommandError::Sent(error));
+    fn handle_read_error(&mut self, error: RedisError) -> Result<(), HistoryError> {
+        self.schedule_retry(&error);
+        let error = HistoryError::from_command_error(&self.history.bus.destination, CommandError::Sent(error));
         if error.is_retryable() { Ok(()) } else { Err(error) }
     }
 }
 
 impl Follow {
     /// The server answers.
-    fn works(&mut self) {
+    fn record_success(&mut self) {
         self.failures = 0;
         if let Some(lasted) = self.outage.ends() {
-            tracing::info!(stream = self.history.shared.stream, ?lasted, "following goes on");
+            tracing::info!(stream = self.history.bus.stream, ?lasted, "following goes on");
         }
     }
 
-    fn try_later(&mut self, error: &dyn fmt::Display) {
+    fn schedule_retry(&mut self, error: &dyn fmt::Display) {
         self.failures = self.failures.saturating_add(1);
-        let delay = RECONNECT.jittered(self.failures);
-        self.wait_until = Some(Instant::now() + delay);
+        let delay = RECONNECT_BACKOFF.jittered(self.failures);
+        self.retry_at = Some(Instant::now() + delay);
         if self.outage.begins() {
-            tracing::warn!(stream = self.history.shared.stream, %error, "following interrupted, trying again");
+            tracing::warn!(stream = self.history.bus.stream, %error, "following interrupted, trying again");
         }
     }
 }
 
 impl fmt::Debug for Follow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow").field("history", &self.history).field("read", &self.read.len()).finish_non_exhaustive()
+        f.debug_struct("Follow")
+            .field("history", &self.history)
+            .field("read", &self.buffered.len())
+            .finish_non_exhaustive()
     }
 }

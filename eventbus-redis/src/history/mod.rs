@@ -15,10 +15,10 @@ pub use self::{
     follow::Follow,
 };
 use crate::{
-    bus::Shared,
+    bus::BusInner,
     command::{
         Entry,
-        history::{self, Page},
+        pages::{self, EntryPage},
     },
     entry_id::EntryId,
     wire,
@@ -54,7 +54,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct History {
-    shared: Arc<Shared>,
+    bus: Arc<BusInner>,
     after: Option<MessageId>,
 }
 
@@ -69,8 +69,8 @@ pub struct HistoryEntry {
 }
 
 impl History {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, after: None }
+    pub(crate) fn new(shared: Arc<BusInner>) -> Self {
+        Self { bus: shared, after: None }
     }
 
     /// Moves to the place after an entry, which need not exist.
@@ -98,8 +98,8 @@ impl History {
     /// [`HistoryError`]; the place stays, so that reading again repeats and misses nothing.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        let place = self.place()?;
-        let entries = self.read(&history::page(&self.streams(), place, None, count)).await?;
+        let place = self.cursor_id()?;
+        let entries = self.read(&pages::page(&self.streams(), place, None, count)).await?;
         if let Some(last) = entries.last() {
             self.after = Some(last.id.clone());
         }
@@ -127,8 +127,8 @@ impl History {
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         // the end of the stream is where its newest entry is
-        let place = self.place()?;
-        let mut entries = self.read(&history::newest(&self.streams(), place, count.max(1))).await?;
+        let place = self.cursor_id()?;
+        let mut entries = self.read(&pages::newest(&self.streams(), place, count.max(1))).await?;
         entries.reverse();
         if let Some(newest) = entries.last() {
             self.after = Some(newest.id.clone());
@@ -158,11 +158,11 @@ impl History {
     }
 
     /// The id that was read last, as the server takes it.
-    fn place(&self) -> Result<Option<&str>, HistoryError> {
+    fn cursor_id(&self) -> Result<Option<&str>, HistoryError> {
         let Some(id) = &self.after else {
             return Ok(None);
         };
-        match EntryId::of_place(id.as_str()) {
+        match EntryId::parse_id_or_time(id.as_str()) {
             Some(_) => Ok(Some(id.as_str())),
             None => Err(HistoryError::InvalidId { id: id.clone() }),
         }
@@ -170,20 +170,20 @@ impl History {
 
     /// The streams of all partitions.
     fn streams(&self) -> Vec<&str> {
-        self.shared.parts().iter().map(|part| part.stream.as_str()).collect()
+        self.bus.partitions_or_self().iter().map(|part| part.stream.as_str()).collect()
     }
 
     async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<HistoryEntry>, HistoryError> {
         self.check_open()?;
-        let reply = self.shared.link.rerun(page).await;
-        let page = reply.and_then(|reply| Ok(Page::read(reply)?));
-        let page = page.map_err(|error| HistoryError::of(&self.shared.destination, error))?;
+        let reply = self.bus.connection.run_idempotent(page).await;
+        let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
+        let page = page.map_err(|error| HistoryError::from_command_error(&self.bus.destination, error))?;
         Ok(page.entries.into_iter().map(HistoryEntry::from).collect())
     }
 
     fn check_open(&self) -> Result<(), HistoryError> {
-        if self.shared.consuming.is_closed() {
-            return Err(HistoryError::ShutDown { destination: self.shared.destination.clone() });
+        if self.bus.consuming.is_closed() {
+            return Err(HistoryError::ShutDown { destination: self.bus.destination.clone() });
         }
         Ok(())
     }
@@ -191,7 +191,7 @@ impl History {
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("History").field("stream", &self.shared.stream).field("after", &self.after).finish()
+        f.debug_struct("History").field("stream", &self.bus.stream).field("after", &self.after).finish()
     }
 }
 

@@ -9,9 +9,9 @@ mod repartition;
 use redis::{RedisError, ScriptInvocation};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use repartition::{RepartitionError, Unfinished};
+pub use repartition::{RepartitionError, UnfinishedGroup};
 
-use crate::{bus::Shared, connection::CommandError, keys, script};
+use crate::{bus::BusInner, connection::CommandError, keys, script};
 
 /// The partition of an aggregate.
 pub(crate) fn partition_of(aggregate_id: &str, partitions: u32) -> u32 {
@@ -26,7 +26,7 @@ pub(crate) fn partition_of(aggregate_id: &str, partitions: u32) -> u32 {
      connected so change the number by `repartition`"
 )]
 #[non_exhaustive]
-pub struct OtherLayout {
+pub struct PartitionCountMismatch {
     /// The stream.
     pub stream: String,
     /// How many partitions it has.
@@ -35,9 +35,9 @@ pub struct OtherLayout {
     pub configured: u32,
 }
 
-impl Shared {
+impl BusInner {
     /// Those of the partitions, or this itself, where there is one stream.
-    pub(crate) fn parts(&self) -> Vec<&Self> {
+    pub(crate) fn partitions_or_self(&self) -> Vec<&Self> {
         match self.partitions.is_empty() {
             true => vec![self],
             false => self.partitions.iter().map(|part| &**part).collect(),
@@ -46,7 +46,7 @@ impl Shared {
 
     /// Whether this is one of several partitions.
     pub(crate) fn is_partition(&self) -> bool {
-        self.stream != self.home
+        self.stream != self.base_stream
     }
 
     /// The partition that carries the events of an aggregate; this itself, where there is one stream.
@@ -56,46 +56,49 @@ impl Shared {
     }
 
     /// What joins the layout of the stream, or records it.
-    pub(crate) fn join_layout(&self) -> ScriptInvocation<'static> {
-        let mut join = script::LAYOUT.key(keys::layout(&self.home));
-        join.key(&self.home);
+    pub(crate) fn join_layout_script(&self) -> ScriptInvocation<'static> {
+        let mut join = script::JOIN_LAYOUT.key(keys::layout(&self.base_stream));
+        join.key(&self.base_stream);
         for number in 0..self.config.partitions {
-            join.key(keys::partition(&self.home, number));
+            join.key(keys::partition(&self.base_stream, number));
         }
-        join.arg(self.config.partitions).arg(self.generation());
+        join.arg(self.config.partitions).arg(self.layout_generation());
         join
     }
 
     /// Adds what tells a script that adds to partitions which layout it relies on.
-    pub(crate) fn relying_on_layout(&self, adding: &mut ScriptInvocation<'_>) {
-        adding.key(keys::layout(&self.home)).arg(self.generation());
+    pub(crate) fn add_layout_arguments(&self, script: &mut ScriptInvocation<'_>) {
+        script.key(keys::layout(&self.base_stream)).arg(self.layout_generation());
     }
 
     /// Runs a script that adds to partitions; the layout is recorded again if the server has lost it.
     pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
         &self,
-        adding: &ScriptInvocation<'_>,
+        script: &ScriptInvocation<'_>,
     ) -> Result<T, CommandError> {
-        match self.link.run(adding).await {
+        match self.connection.run(script).await {
             Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
-                let _: (u32, String) = self.link.rerun(&self.join_layout()).await?;
-                tracing::warn!(stream = self.home, "the layout of the partitions was lost and is recorded again");
-                self.link.run(adding).await
+                let _: (u32, String) = self.connection.run_idempotent(&self.join_layout_script()).await?;
+                tracing::warn!(
+                    stream = self.base_stream,
+                    "the layout of the partitions was lost and is recorded again"
+                );
+                self.connection.run(script).await
             }
             reply => reply,
         }
     }
 
     /// What an error says of a number of partitions that is not ours.
-    pub(crate) fn refused_layout(&self, error: &RedisError) -> Option<OtherLayout> {
+    pub(crate) fn find_partition_count_mismatch(&self, error: &RedisError) -> Option<PartitionCountMismatch> {
         if error.code() != Some("LAYOUT") {
             return None;
         }
-        Some(self.other_layout(error.detail()?.split(' ').next()?.parse().ok()?))
+        Some(self.partition_count_mismatch(error.detail()?.split(' ').next()?.parse().ok()?))
     }
 
-    pub(crate) fn other_layout(&self, recorded: u32) -> OtherLayout {
-        OtherLayout { stream: self.home.clone(), recorded, configured: self.config.partitions }
+    pub(crate) fn partition_count_mismatch(&self, recorded: u32) -> PartitionCountMismatch {
+        PartitionCountMismatch { stream: self.base_stream.clone(), recorded, configured: self.config.partitions }
     }
 }
 

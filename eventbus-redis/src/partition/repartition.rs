@@ -10,18 +10,20 @@ use std::{fmt, time::Duration};
 use redis::{Value, from_redis_value};
 use tokio::time::sleep;
 
-use super::OtherLayout;
-use crate::{RedisCommandError, RedisEventBus, bus::Shared, config::MAX_PARTITIONS, keys, script, waiting::Until};
+use super::PartitionCountMismatch;
+use crate::{
+    RedisCommandError, RedisEventBus, blocking_read::Deadline, bus::BusInner, config::MAX_PARTITIONS, keys, script,
+};
 
 /// How often it is looked whether the groups are done.
-const LOOK: Duration = Duration::from_millis(50);
+const REPARTITION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long nobody publishes after the last look: whoever looks may die.
-const CLOSED: Duration = Duration::from_secs(2);
+const REPARTITION_PUBLISH_PAUSE: Duration = Duration::from_secs(2);
 
 /// What the number of partitions cannot be changed before.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
-pub struct Unfinished {
+pub struct UnfinishedGroup {
     /// The stream of the partition.
     pub stream: String,
     /// The group that is not done with it.
@@ -32,7 +34,7 @@ pub struct Unfinished {
     pub pending: u64,
 }
 
-impl fmt::Display for Unfinished {
+impl fmt::Display for UnfinishedGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { stream, group, unread, pending } = self;
         match unread {
@@ -52,7 +54,7 @@ pub enum RepartitionError {
         /// How long it was waited for them.
         timeout: Duration,
         /// What they have yet to do.
-        waits: Vec<Unfinished>,
+        waits: Vec<UnfinishedGroup>,
     },
     /// Another one is changing the number.
     #[error("the partitions of `{stream}` are being changed by another one")]
@@ -62,7 +64,7 @@ pub enum RepartitionError {
     },
     /// Another one has changed the number.
     #[error(transparent)]
-    OtherLayout(#[from] OtherLayout),
+    PartitionCountMismatch(#[from] PartitionCountMismatch),
     /// There can be 1 to 1024 partitions.
     #[error("there can be 1 to {MAX_PARTITIONS} partitions and not {partitions}")]
     InvalidNumber {
@@ -74,16 +76,16 @@ pub enum RepartitionError {
     Command(#[from] RedisCommandError),
 }
 
-fn list(waits: &[Unfinished]) -> String {
+fn list(waits: &[UnfinishedGroup]) -> String {
     waits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// What came of looking.
-enum Looked {
+enum RepartitionReply {
     Changed,
-    Other(u32),
+    AlreadyChanged(u32),
     Busy,
-    Waits(Vec<Unfinished>),
+    GroupsUnfinished(Vec<UnfinishedGroup>),
 }
 
 impl RedisEventBus {
@@ -109,68 +111,79 @@ impl RedisEventBus {
         if partitions == 0 || u64::from(partitions) > MAX_PARTITIONS {
             return Err(RepartitionError::InvalidNumber { partitions });
         }
-        let shared = &self.shared;
-        if partitions == shared.config.partitions {
+        let bus = &self.inner;
+        if partitions == bus.config.partitions {
             return Ok(());
         }
-        let deadline = Until::after(timeout);
+        let deadline = Deadline::after(timeout);
         loop {
-            let looked = shared.change(partitions, CLOSED).await;
-            let is_late = deadline.is_over();
+            let looked = bus.try_repartition(partitions, REPARTITION_PUBLISH_PAUSE).await;
+            let is_late = deadline.is_past();
             match looked {
-                Ok(Looked::Changed) => return Ok(()),
+                Ok(RepartitionReply::Changed) => return Ok(()),
                 // an earlier reply may have been lost
-                Ok(Looked::Other(recorded)) if recorded == partitions => return Ok(()),
-                Ok(Looked::Other(recorded)) => return Err(shared.other_layout(recorded).into()),
-                Ok(Looked::Busy) => return Err(RepartitionError::Busy { stream: shared.home.clone() }),
-                Ok(Looked::Waits(waits)) if is_late => {
+                Ok(RepartitionReply::AlreadyChanged(recorded)) if recorded == partitions => return Ok(()),
+                Ok(RepartitionReply::AlreadyChanged(recorded)) => {
+                    return Err(bus.partition_count_mismatch(recorded).into());
+                }
+                Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream.clone() }),
+                Ok(RepartitionReply::GroupsUnfinished(waits)) if is_late => {
                     // else publishing is possible again a little later
-                    drop(shared.change(partitions, Duration::ZERO).await);
+                    drop(bus.try_repartition(partitions, Duration::ZERO).await);
                     return Err(RepartitionError::Unfinished { timeout, waits });
                 }
                 Err(error) if is_late || !error.is_retryable() => return Err(error.into()),
-                Ok(Looked::Waits(_)) | Err(_) => sleep(LOOK).await,
+                Ok(RepartitionReply::GroupsUnfinished(_)) | Err(_) => sleep(REPARTITION_POLL_INTERVAL).await,
             }
         }
     }
 }
 
-impl Shared {
-    async fn change(&self, partitions: u32, closed: Duration) -> Result<Looked, RedisCommandError> {
-        let there_is = self.parts().into_iter().map(|part| part.stream.clone());
+impl BusInner {
+    async fn try_repartition(
+        &self,
+        partitions: u32,
+        publish_pause: Duration,
+    ) -> Result<RepartitionReply, RedisCommandError> {
+        let there_is = self.partitions_or_self().into_iter().map(|part| part.stream.clone());
         let is_to_be = (0..partitions).map(|number| match partitions {
-            1 => self.home.clone(),
-            _ => keys::partition(&self.home, number),
+            1 => self.base_stream.clone(),
+            _ => keys::partition(&self.base_stream, number),
         });
         let mut change = script::REPARTITION.prepare_invoke();
-        change.key(keys::layout(&self.home)).key(&self.home);
+        change.key(keys::layout(&self.base_stream)).key(&self.base_stream);
         for stream in there_is.chain(is_to_be) {
             change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
         }
-        let closed_ms = u64::try_from(closed.as_millis()).unwrap_or(u64::MAX);
-        change.arg(self.generation()).arg(self.config.partitions).arg(partitions).arg(&self.instance).arg(closed_ms);
+        let closed_ms = u64::try_from(publish_pause.as_millis()).unwrap_or(u64::MAX);
+        change
+            .arg(self.layout_generation())
+            .arg(self.config.partitions)
+            .arg(partitions)
+            .arg(&self.instance)
+            .arg(closed_ms);
         let reply: Vec<Value> = self.run(&change).await?;
-        self.looked(reply).map_err(|error| self.not_done(error.into()))
+        self.parse_repartition_reply(reply).map_err(|error| self.command_error(error.into()))
     }
 
-    fn looked(&self, reply: Vec<Value>) -> Result<Looked, redis::RedisError> {
+    fn parse_repartition_reply(&self, reply: Vec<Value>) -> Result<RepartitionReply, redis::RedisError> {
         let mut reply = reply.into_iter();
         let what: String = from_redis_value(reply.next().unwrap_or(Value::Nil))?;
         let rest = reply.next().unwrap_or(Value::Nil);
         Ok(match what.as_str() {
-            "changed" => Looked::Changed,
-            "other" => Looked::Other(from_redis_value(rest)?),
-            "busy" => Looked::Busy,
+            "changed" => RepartitionReply::Changed,
+            "other" => RepartitionReply::AlreadyChanged(from_redis_value(rest)?),
+            "busy" => RepartitionReply::Busy,
             "waits" => {
                 let waits: Vec<(usize, String, i64, u64)> = from_redis_value(rest)?;
-                let parts = self.parts();
+                let parts = self.partitions_or_self();
                 let wait = |(number, group, unread, pending): (usize, String, i64, u64)| {
-                    let stream = parts.get(number).map_or_else(|| self.home.clone(), |part| part.stream.clone());
-                    Unfinished { stream, group, unread: u64::try_from(unread).ok(), pending }
+                    let stream = parts.get(number).map_or_else(|| self.base_stream.clone(), |part| part.stream.clone());
+                    UnfinishedGroup { stream, group, unread: u64::try_from(unread).ok(), pending }
                 };
-                Looked::Waits(waits.into_iter().map(wait).collect())
+                RepartitionReply::GroupsUnfinished(waits.into_iter().map(wait).collect())
             }
-            _ => Looked::Waits(Vec::new()),
+            _ => RepartitionReply::GroupsUnfinished(Vec::new()),
         })
     }
 }

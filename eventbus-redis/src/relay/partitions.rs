@@ -6,42 +6,43 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{Adopted, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, SeenFloor, SeenFloors},
+    port::{GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, ResyncOutcome},
 };
 
-use super::last_of;
-use crate::bus::Shared;
+use super::last_event_id;
+use crate::bus::BusInner;
 
 /// What came of adopting or rewinding several partitions: what refuses one refuses all, and all go on from the lowest
 /// position. Those that are further ahead pass over what they have.
-pub(super) fn together(all: Option<Adopted>, part: Adopted) -> Adopted {
+pub(super) fn merge_outcomes(all: Option<ResyncOutcome>, part: ResyncOutcome) -> ResyncOutcome {
     match (all, part) {
         (None, part) => part,
-        (Some(refused @ (Adopted::Fenced | Adopted::OtherStore(_))), _) => refused,
-        (Some(Adopted::Moved(all)), Adopted::Moved(part)) => Adopted::Moved(all.min(part)),
-        (Some(Adopted::At(all) | Adopted::Moved(all)), Adopted::At(part) | Adopted::Moved(part)) => {
-            Adopted::At(all.min(part))
-        }
+        (Some(refused @ (ResyncOutcome::Fenced | ResyncOutcome::OtherStore(_))), _) => refused,
+        (Some(ResyncOutcome::Moved(all)), ResyncOutcome::Moved(part)) => ResyncOutcome::Moved(all.min(part)),
+        (
+            Some(ResyncOutcome::At(all) | ResyncOutcome::Moved(all)),
+            ResyncOutcome::At(part) | ResyncOutcome::Moved(part),
+        ) => ResyncOutcome::At(all.min(part)),
         (Some(_), refused) => refused,
     }
 }
 
 /// How far a group has come that has come so far in two partitions.
-fn worse(one: SeenFloor, other: SeenFloor) -> SeenFloor {
-    let rank = |floor: SeenFloor| match floor {
-        SeenFloor::Hole => 0,
-        SeenFloor::Missing => 1,
-        SeenFloor::At(_) => 3,
+fn lower_floor(one: GroupFloor, other: GroupFloor) -> GroupFloor {
+    let rank = |floor: GroupFloor| match floor {
+        GroupFloor::Gap => 0,
+        GroupFloor::Missing => 1,
+        GroupFloor::At(_) => 3,
         _ => 2,
     };
     match (one, other) {
-        (SeenFloor::At(one), SeenFloor::At(other)) => SeenFloor::At(one.min(other)),
+        (GroupFloor::At(one), GroupFloor::At(other)) => GroupFloor::At(one.min(other)),
         _ if rank(one) <= rank(other) => one,
         _ => other,
     }
 }
 
-impl Shared {
+impl BusInner {
     /// Publishes to each partition its own events of a range; one without any only moves its position. A partition that is
     /// ahead, as a former try ended half way, gets what it has not.
     pub(super) async fn publish_by_partition(
@@ -61,7 +62,7 @@ impl Shared {
             let mut after = range.after;
             loop {
                 let own = PublishRange { after, through: range.through, events: &events };
-                match part.publish_range(publisher, own, last_of(range)).await? {
+                match part.publish_range(publisher, own, last_event_id(range)).await? {
                     RangeOutcome::Published(published) => {
                         let positions = events.iter().filter_map(RecordedEvent::position);
                         ids.extend(positions.zip(published));
@@ -93,21 +94,21 @@ impl Shared {
         &self,
         publisher: Publisher,
         known: &[Name],
-    ) -> Result<SeenFloors, PublishError> {
+    ) -> Result<GroupFloors, PublishError> {
         let mut asked = known.to_vec();
         loop {
-            let mut all: BTreeMap<Name, SeenFloor> = BTreeMap::new();
+            let mut all: BTreeMap<Name, GroupFloor> = BTreeMap::new();
             for part in &self.partitions {
-                let SeenFloors::Groups(groups) = part.group_floors(publisher, &asked).await? else {
-                    return Ok(SeenFloors::Lost);
+                let GroupFloors::Groups(groups) = part.group_floors(publisher, &asked).await? else {
+                    return Ok(GroupFloors::Lost);
                 };
                 for (group, floor) in groups {
-                    all.entry(group).and_modify(|other| *other = worse(*other, floor)).or_insert(floor);
+                    all.entry(group).and_modify(|other| *other = lower_floor(*other, floor)).or_insert(floor);
                 }
             }
             let new: Vec<Name> = all.keys().filter(|group| !asked.contains(group)).cloned().collect();
             if new.is_empty() {
-                return Ok(SeenFloors::Groups(all.into_iter().collect()));
+                return Ok(GroupFloors::Groups(all.into_iter().collect()));
             }
             asked.extend(new);
         }

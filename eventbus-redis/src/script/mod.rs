@@ -11,9 +11,9 @@ use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
 
 use crate::{
     RedisCommandError,
-    bus::Shared,
+    bus::BusInner,
     command,
-    connection::{CommandError, Link},
+    connection::{CommandError, SharedConnection},
 };
 
 /// A script behind the functions for ids.
@@ -74,7 +74,7 @@ macro_rules! with_pages {
 /// A script of a consumer, with the functions before it.
 macro_rules! of_consumer {
     ($($file:literal),+) => {
-        LazyLock::new(|| OfConsumer {
+        LazyLock::new(|| ConsumerScript {
             plain: Script::new(concat!($(include_str!($file)),+)),
             fenced: Script::new(concat!(include_str!("fence.lua"), $(include_str!($file)),+)),
         })
@@ -88,37 +88,38 @@ macro_rules! plain {
     };
 }
 
-pub(crate) static ADOPT: LazyLock<Script> = with_backlog!("relay.lua", "adopt.lua");
-pub(crate) static AHEAD: LazyLock<Script> = with_pages!("ahead.lua");
+pub(crate) static RESYNC: LazyLock<Script> = with_backlog!("relay.lua", "adopt.lua");
+pub(crate) static NEXT_PROJECTION_BATCH: LazyLock<Script> = with_pages!("ahead.lua");
 pub(crate) static ANNOUNCE: LazyLock<Script> = with_backlog!("members.lua", "relay.lua", "announce.lua");
-pub(crate) static BEAT: LazyLock<Script> = with_ids!("beat.lua");
-pub(crate) static BEGIN_READING: LazyLock<OfConsumer> = of_consumer!("begin_reading.lua");
-pub(crate) static BURY: LazyLock<OfConsumer> = of_consumer!("bury.lua");
-pub(crate) static CLAIM: LazyLock<OfConsumer> =
+pub(crate) static RENEW_CLAIMS: LazyLock<Script> = with_ids!("beat.lua");
+pub(crate) static REGISTER_PARTITION_READER: LazyLock<ConsumerScript> = of_consumer!("begin_reading.lua");
+pub(crate) static MOVE_TO_DEAD_LETTERS: LazyLock<ConsumerScript> = of_consumer!("bury.lua");
+pub(crate) static CLAIM_IDLE: LazyLock<ConsumerScript> =
     of_consumer!("id.lua", "bytes.lua", "members.lua", "relay.lua", "gone.lua", "claim.lua");
 pub(crate) static CLAIM_PAGE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("bytes.lua"), include_str!("gone.lua"), include_str!("claim_page.lua")))
 });
-pub(crate) static COPY: LazyLock<Script> = with_backlog!("copy.lua");
+pub(crate) static COPY_TO_BACKLOG: LazyLock<Script> = with_backlog!("copy.lua");
 pub(crate) static CREATE_GROUP: LazyLock<Script> = with_backlog!("relay.lua", "create_group.lua");
-pub(crate) static DONE: LazyLock<Script> = plain!("done.lua");
-pub(crate) static EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
-pub(crate) static FILL: LazyLock<Script> = with_backlog!("fill.lua");
+pub(crate) static ACKNOWLEDGE_IN_PARTITIONS: LazyLock<Script> = plain!("done.lua");
+pub(crate) static COUNT_EXHAUSTED: LazyLock<Script> = plain!("exhausted.lua");
+pub(crate) static FILL_BACKLOG: LazyLock<Script> = with_backlog!("fill.lua");
 pub(crate) static FIND_POSITION: LazyLock<Script> = with_ids!("find_position.lua");
 pub(crate) static FORGET_TYPE: LazyLock<Script> = with_members!("forget_type.lua");
 pub(crate) static GROUP_FLOORS: LazyLock<Script> = with_backlog!("relay.lua", "group_floors.lua");
-pub(crate) static HELLO: LazyLock<Script> = plain!("hello.lua");
-pub(crate) static LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
-pub(crate) static LEAVE: LazyLock<Script> = plain!("leave.lua");
-pub(crate) static LEASE: LazyLock<Script> = with_ids!("live.lua", "lease.lua");
-pub(crate) static LEAVE_TO_NEWER: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "leave_to_newer.lua");
+pub(crate) static CHECK_SCRIPTING: LazyLock<Script> = plain!("hello.lua");
+pub(crate) static JOIN_LAYOUT: LazyLock<Script> = with_ids!("layout.lua");
+pub(crate) static DEREGISTER_CONSUMER: LazyLock<Script> = plain!("leave.lua");
+pub(crate) static LEASE_PARTITION: LazyLock<Script> = with_ids!("live.lua", "lease.lua");
+pub(crate) static HAND_OFF_TO_NEWER: LazyLock<ConsumerScript> =
+    of_consumer!("id.lua", "members.lua", "leave_to_newer.lua");
 pub(crate) static LIST_FILLS: LazyLock<Script> = with_ids!("list_fills.lua");
-pub(crate) static LOOK: LazyLock<Script> = with_members!("look.lua");
-pub(crate) static LOOK_AT_BACKLOG: LazyLock<Script> = with_backlog!("look_at_backlog.lua");
-pub(crate) static LOOK_AT_DEAD_LETTERS: LazyLock<Script> = plain!("look_at_dead_letters.lua");
-pub(crate) static MARK: LazyLock<Script> = with_relay!("mark.lua");
-pub(crate) static NOTE: LazyLock<OfConsumer> = of_consumer!("id.lua", "note.lua");
-pub(crate) static PAST_BACKLOG: LazyLock<Script> = with_backlog!("past_backlog.lua");
+pub(crate) static HEARTBEAT: LazyLock<Script> = with_members!("look.lua");
+pub(crate) static INSPECT_BACKLOG: LazyLock<Script> = with_backlog!("look_at_backlog.lua");
+pub(crate) static INSPECT_DEAD_LETTERS: LazyLock<Script> = plain!("look_at_dead_letters.lua");
+pub(crate) static PUBLISHED_POSITION: LazyLock<Script> = with_relay!("mark.lua");
+pub(crate) static SAVE_ATTEMPTS: LazyLock<ConsumerScript> = of_consumer!("id.lua", "note.lua");
+pub(crate) static FIND_DONE_IN_BACKLOG: LazyLock<Script> = with_backlog!("past_backlog.lua");
 pub(crate) static PUBLISH: LazyLock<Script> = partitioned!("publish.lua");
 pub(crate) static PUBLISH_RANGE: LazyLock<Script> = LazyLock::new(|| {
     let text = concat!(
@@ -138,75 +139,82 @@ pub(crate) static PUBLISH_RANGE_TO_PARTITION: LazyLock<Script> = LazyLock::new(|
     );
     Script::new(text)
 });
-pub(crate) static PUT_BACK: LazyLock<Script> = plain!("put_back.lua");
-pub(crate) static RANGE: LazyLock<Script> = with_pages!("range.lua");
+pub(crate) static RESTORE_DEAD_LETTERS: LazyLock<Script> = plain!("put_back.lua");
+pub(crate) static READ_PAGE: LazyLock<Script> = with_pages!("range.lua");
 pub(crate) static READ_NEW: LazyLock<Script> = with_pages!("read_new.lua");
-pub(crate) static RELEASE: LazyLock<Script> = plain!("release.lua");
+pub(crate) static RELEASE_PARTITIONS: LazyLock<Script> = plain!("release.lua");
 pub(crate) static REPARTITION: LazyLock<Script> = with_backlog!("relay.lua", "repartition.lua");
 pub(crate) static REPLAY: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("one_stream.lua"), include_str!("replay.lua"))));
 pub(crate) static REPLAY_TO_PARTITION: LazyLock<Script> = partitioned!("replay.lua");
-pub(crate) static REREAD: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "reread.lua");
-pub(crate) static RETAKE: LazyLock<OfConsumer> = of_consumer!("id.lua", "relay.lua", "retake.lua");
+pub(crate) static READ_DUE: LazyLock<ConsumerScript> = of_consumer!("id.lua", "relay.lua", "reread.lua");
+pub(crate) static RECLAIM_OWN: LazyLock<ConsumerScript> = of_consumer!("id.lua", "relay.lua", "retake.lua");
 pub(crate) static RETIRE_GROUP: LazyLock<Script> = with_backlog!("retire_group.lua");
 pub(crate) static RETIRE_STORE: LazyLock<Script> = with_ids!("retire_store.lua");
 pub(crate) static REWIND: LazyLock<Script> = with_relay!("rewind.lua");
-pub(crate) static SETTLE: LazyLock<OfConsumer> = of_consumer!("settle.lua");
-pub(crate) static SHARE: LazyLock<Script> = with_members!("live.lua", "share.lua");
-pub(crate) static SKIP: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "skip.lua");
-pub(crate) static SWEEP: LazyLock<Script> = with_ids!("sweep.lua");
-pub(crate) static TAKE_BACK: LazyLock<OfConsumer> = of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
-pub(crate) static TAKE: LazyLock<Script> = plain!("take.lua");
+pub(crate) static ACKNOWLEDGE_WITH_ATTEMPTS: LazyLock<ConsumerScript> = of_consumer!("settle.lua");
+pub(crate) static REBALANCE: LazyLock<Script> = with_members!("live.lua", "share.lua");
+pub(crate) static SKIP_OR_HAND_OFF: LazyLock<ConsumerScript> = of_consumer!("id.lua", "members.lua", "skip.lua");
+pub(crate) static COLLECT_GARBAGE: LazyLock<Script> = with_ids!("sweep.lua");
+pub(crate) static CLAIM_HANDED_OFF: LazyLock<ConsumerScript> =
+    of_consumer!("id.lua", "members.lua", "relay.lua", "take_back.lua");
+pub(crate) static READ_PARTITIONS: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_backlog!("relay.lua", "trim.lua");
-pub(crate) static WAITING_IN_BACKLOG: LazyLock<Script> = with_backlog!("waiting_in_backlog.lua");
+pub(crate) static LIST_PENDING_IN_BACKLOG: LazyLock<Script> = with_backlog!("waiting_in_backlog.lua");
 
 /// A script that is refused where a consumer has lost the partition that it works on.
-pub(crate) struct OfConsumer {
+pub(crate) struct ConsumerScript {
     plain: Script,
     fenced: Script,
 }
 
-impl OfConsumer {
+impl ConsumerScript {
     /// The text for a consumer with a partition, or with a whole stream.
-    pub(crate) fn text(&self, is_fenced: bool) -> &Script {
+    pub(crate) fn select(&self, is_fenced: bool) -> &Script {
         if is_fenced { &self.fenced } else { &self.plain }
     }
 }
 
-impl Link {
+impl SharedConnection {
     /// Runs a script once, on a connection that is taken for lost soon.
-    pub(crate) async fn run_soon<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        let (mut connection, number) = self.impatient().await?;
+    pub(crate) async fn run_with_short_timeout<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
         let reply = script.invoke_async(&mut connection).await;
-        self.noted(number, reply)
+        self.check_reply(number, reply)
     }
 
     /// Runs a script once; the server is given its text if it does not know it.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        let (mut connection, number) = self.connection().await?;
+        let (mut connection, number) = self.get_or_connect().await?;
         let reply = script.invoke_async(&mut connection).await;
-        self.noted(number, reply)
+        self.check_reply(number, reply)
     }
 
     /// Runs a script that may run twice; on a connection that turns out to be lost it does.
-    pub(crate) async fn rerun<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        let (mut connection, number) = self.impatient().await?;
+    pub(crate) async fn run_idempotent<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
         match script.invoke_async(&mut connection).await {
-            Err(error) if self.note(number, &error) => self.run(script).await,
+            Err(error) if self.drop_if_lost(number, &error) => self.run(script).await,
             reply => Ok(reply?),
         }
     }
 
-    /// As [`rerun`](Self::rerun), for what tells its caller that nothing was done: if the second one is not done, nobody
+    /// As [`run_idempotent`](Self::run_idempotent), for what tells its caller that nothing was done: if the second one is not done, nobody
     /// knows whether the first one was.
-    pub(crate) async fn rerun_or_unknown<T: FromRedisValue>(
+    pub(crate) async fn run_idempotent_or_unknown<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, CommandError> {
-        let (mut connection, number) = self.impatient().await?;
+        let (mut connection, number) = self.get_with_short_timeout().await?;
         match script.invoke_async(&mut connection).await {
-            Err(error) if self.note(number, &error) => match self.run(script).await {
-                Err(_) if !command::nothing_done(&error) => Err(CommandError::Sent(error)),
+            Err(error) if self.drop_if_lost(number, &error) => match self.run(script).await {
+                Err(_) if !command::is_not_executed(&error) => Err(CommandError::Sent(error)),
                 reply => reply,
             },
             reply => Ok(reply?),
@@ -214,29 +222,32 @@ impl Link {
     }
 }
 
-impl Shared {
+impl BusInner {
     /// Runs a script once.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.link.run(script).await.map_err(|error| self.not_done(error))
+        self.connection.run(script).await.map_err(|error| self.command_error(error))
     }
 
     /// Runs a script that may run twice.
-    pub(crate) async fn rerun<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
+    pub(crate) async fn run_idempotent<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.link.rerun(script).await.map_err(|error| self.not_done(error))
+        self.connection.run_idempotent(script).await.map_err(|error| self.command_error(error))
     }
 
     /// Sends a command that may be sent twice.
-    pub(crate) async fn tell<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.link.query(command).await.map_err(|error| self.not_done(error))
+        self.connection.query(command).await.map_err(|error| self.command_error(error))
     }
 
     /// Sends a command that must not be sent twice.
-    pub(crate) async fn tell_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.link.query_once(command).await.map_err(|error| self.not_done(error))
+        self.connection.query_once(command).await.map_err(|error| self.command_error(error))
     }
 
     fn ensure_open(&self) -> Result<(), RedisCommandError> {
@@ -246,13 +257,13 @@ impl Shared {
         }
     }
 
-    pub(crate) fn not_done(&self, error: CommandError) -> RedisCommandError {
+    pub(crate) fn command_error(&self, error: CommandError) -> RedisCommandError {
         let stream = self.stream.clone();
         if let CommandError::Sent(error) = &error
-            && let Some(layout) = self.refused_layout(error)
+            && let Some(layout) = self.find_partition_count_mismatch(error)
         {
             return RedisCommandError::Refused { stream, source: layout.into() };
         }
-        RedisCommandError::of(&stream, error)
+        RedisCommandError::from_command_error(&stream, error)
     }
 }

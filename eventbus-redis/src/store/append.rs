@@ -13,18 +13,18 @@ use time::OffsetDateTime;
 
 use super::{
     RedisEventStore, entry,
-    error::{append_error, damaged},
+    error::{append_error, corrupt_last_entry},
 };
 use crate::{command, script::store::APPEND};
 
 /// How many events one script adds at most, but for an append that has more: the server does nothing else meanwhile.
-const TOGETHER: usize = 512;
+const APPEND_BATCH_EVENTS_MAX: usize = 512;
 
 /// How many bytes of events one script adds at most, but for an append that has more.
-const BYTES_TOGETHER: usize = 4 * 1024 * 1024;
+const APPEND_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// How many bytes of events an append may have: the server closes the connection of whoever sends far more.
-const MOST_BYTES: usize = 128 * 1024 * 1024;
+const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 #[async_trait]
 impl AppendEvents for RedisEventStore {
@@ -35,8 +35,8 @@ impl AppendEvents for RedisEventStore {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let append = Append { stream: stream.clone(), expected, events };
-        match check(&append) {
-            Ok(true) => self.run_one(append).await,
+        match check_append(&append) {
+            Ok(true) => self.append_one(append).await,
             Ok(false) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -45,38 +45,41 @@ impl AppendEvents for RedisEventStore {
     /// Sends as many events at once as the server should handle in one step, at least one append.
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results = Vec::with_capacity(appends.len());
-        let mut together: Vec<Append> = Vec::new();
+        let mut batch: Vec<Append> = Vec::new();
         let (mut events, mut size) = (0, 0);
         // what is refused or empty has its result at once, in its place
-        let mut places = Vec::new();
+        let mut indexes = Vec::new();
         for append in appends {
-            match check(&append) {
+            match check_append(&append) {
                 Ok(true) => {
-                    let more = bytes(&append.events);
-                    if events > 0 && (events + append.events.len() > TOGETHER || size + more > BYTES_TOGETHER) {
-                        self.settle(&mut results, &mut places, std::mem::take(&mut together)).await;
+                    let more = events_bytes(&append.events);
+                    if events > 0
+                        && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX
+                            || size + more > APPEND_BATCH_BYTES_MAX)
+                    {
+                        self.run_batch(&mut results, &mut indexes, std::mem::take(&mut batch)).await;
                         (events, size) = (0, 0);
                     }
                     (events, size) = (events + append.events.len(), size + more);
-                    places.push(results.len());
+                    indexes.push(results.len());
                     results.push(Ok(Vec::new()));
-                    together.push(append);
+                    batch.push(append);
                 }
                 Ok(false) => results.push(Ok(Vec::new())),
                 Err(error) => results.push(Err(error)),
             }
         }
-        self.settle(&mut results, &mut places, together).await;
+        self.run_batch(&mut results, &mut indexes, batch).await;
         results
     }
 }
 
 /// Whether there is anything to append.
-pub(super) fn check(append: &Append) -> Result<bool, AppendError> {
+pub(super) fn check_append(append: &Append) -> Result<bool, AppendError> {
     check_ids(&append.stream, &append.events)?;
-    let bytes = bytes(&append.events);
-    if bytes > MOST_BYTES {
-        let source = format!("an append has at most {MOST_BYTES} bytes, this one has {bytes}").into();
+    let bytes = events_bytes(&append.events);
+    if bytes > APPEND_BYTES_MAX {
+        let source = format!("an append has at most {APPEND_BYTES_MAX} bytes, this one has {bytes}").into();
         return Err(AppendError::Refused { stream: append.stream.clone(), source });
     }
     check_events(&append.stream, &append.events)?;
@@ -84,50 +87,53 @@ pub(super) fn check(append: &Append) -> Result<bool, AppendError> {
 }
 
 /// What the events of an append have that has no limit of its own.
-fn bytes(events: &[NewEvent]) -> usize {
-    events.iter().map(size).sum()
+fn events_bytes(events: &[NewEvent]) -> usize {
+    events.iter().map(event_bytes).sum()
 }
 
-fn size(event: &NewEvent) -> usize {
+fn event_bytes(event: &NewEvent) -> usize {
     event.payload().len() + event.context().attributes.as_json().len()
 }
 
 /// What became of one append.
-enum Placed {
+enum AppendReply {
     New { after: Version, first: Position },
-    Known(Vec<u64>),
+    AlreadyStored(Vec<u64>),
     Conflict(Version),
-    Damaged(String, String),
+    Corrupt(String, String),
     Failed(String),
 }
 
 impl RedisEventStore {
-    async fn run_one(&self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        let mut results = self.run(vec![append]).await;
+    async fn append_one(&self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        let mut results = self.run_appends(vec![append]).await;
         results.pop().unwrap_or_else(|| Ok(Vec::new()))
     }
 
-    async fn settle(
+    async fn run_batch(
         &self,
         results: &mut [Result<Vec<RecordedEvent>, AppendError>],
-        places: &mut Vec<usize>,
+        indexes: &mut Vec<usize>,
         appends: Vec<Append>,
     ) {
         if appends.is_empty() {
             return;
         }
-        for (place, result) in places.drain(..).zip(self.run(appends).await) {
+        for (place, result) in indexes.drain(..).zip(self.run_appends(appends).await) {
             results[place] = result;
         }
     }
 
     /// Makes appends in one step, and returns a result for each.
-    async fn run(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        let told = self.told().position();
+    async fn run_appends(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let acknowledged = self.acknowledged().position();
         let recorded_at = self.config().clock.now();
-        let reply = self.link().rerun_or_unknown::<Vec<Value>>(&self.script(&appends, told, recorded_at)).await;
+        let reply = self
+            .connection()
+            .run_idempotent_or_unknown::<Vec<Value>>(&self.append_script(&appends, acknowledged, recorded_at))
+            .await;
         let placed: Vec<_> = match reply {
-            Ok(replies) => replies.into_iter().map(placed).collect(),
+            Ok(replies) => replies.into_iter().map(parse_append_reply).collect(),
             Err(error) => {
                 return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
             }
@@ -136,26 +142,31 @@ impl RedisEventStore {
         let mut placed = placed.into_iter();
         let mut is_new = false;
         for append in appends {
-            let placed = placed.next().unwrap_or_else(|| Ok(Placed::Failed("no answer".into())));
-            if let Ok(Placed::New { first, .. }) = &placed {
-                self.shared.listed.add_all(&append.events);
+            let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("no answer".into())));
+            if let Ok(AppendReply::New { first, .. }) = &placed {
+                self.inner.known_event_types.add_all(&append.events);
                 // before these the store ended there
-                self.compare(told, Position::new(first.get().saturating_sub(1)));
-                self.told().raise(Position::new(first.get() + append.events.len() as u64 - 1));
+                self.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
+                self.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
                 is_new = true;
             }
             results.push(self.resolve(append, placed, recorded_at).await);
         }
         if is_new {
-            self.signal().notify();
+            self.append_signal().notify();
         }
         results
     }
 
-    fn script(&self, appends: &[Append], told: Position, recorded_at: OffsetDateTime) -> ScriptInvocation<'static> {
+    fn append_script(
+        &self,
+        appends: &[Append],
+        acknowledged: Position,
+        recorded_at: OffsetDateTime,
+    ) -> ScriptInvocation<'static> {
         let keys = self.keys();
         let mut script = APPEND.prepare_invoke();
-        script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(told.get());
+        script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
         for Append { stream, expected, events } in appends {
             script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
             match expected {
@@ -165,7 +176,7 @@ impl RedisEventStore {
                 ExpectedVersion::Exact(version) => script.arg(version.get()),
             };
             script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, recorded_at, &self.shared.listed, |word| {
+            write_events(events, recorded_at, &self.inner.known_event_types, |word| {
                 script.arg(word);
             });
         }
@@ -175,18 +186,18 @@ impl RedisEventStore {
     async fn resolve(
         &self,
         append: Append,
-        placed: RedisResult<Placed>,
+        placed: RedisResult<AppendReply>,
         recorded_at: OffsetDateTime,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let Append { stream, expected, events } = append;
         match placed {
-            Ok(Placed::New { after, first }) => Ok(recorded(&stream, events, after, first, recorded_at)),
-            Ok(Placed::Known(positions)) => self.first_result(&stream, &events, &positions).await,
-            Ok(Placed::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
-            Ok(Placed::Damaged(key, entry)) => {
-                Err(AppendError::Refused { stream, source: ReadError::from(damaged(&key, &entry)).into() })
+            Ok(AppendReply::New { after, first }) => Ok(to_recorded(&stream, events, after, first, recorded_at)),
+            Ok(AppendReply::AlreadyStored(positions)) => self.first_result(&stream, &events, &positions).await,
+            Ok(AppendReply::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
+            Ok(AppendReply::Corrupt(key, entry)) => {
+                Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
             }
-            Ok(Placed::Failed(said)) => Err(AppendError::Refused { stream, source: said.into() }),
+            Ok(AppendReply::Failed(said)) => Err(AppendError::Refused { stream, source: said.into() }),
             Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
         }
     }
@@ -223,18 +234,18 @@ pub(super) fn write_events(
         let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
         add(event.event_id().as_uuid().as_bytes());
         add(event.event_type().as_bytes());
-        let is_known = if listed.has(event) { "(" } else { "" };
-        add(format!("{is_known}{}", event.schema_version()).as_bytes());
+        let known_prefix = if listed.has(event) { "(" } else { "" };
+        add(format!("{known_prefix}{}", event.schema_version()).as_bytes());
         add(tenant.as_bytes());
-        add(size(event).to_string().as_bytes());
+        add(event_bytes(event).to_string().as_bytes());
         let mut fields = Vec::with_capacity(24);
-        let count = entry::write(event, recorded_at, |part| fields.push(part.to_vec()));
+        let count = entry::write_fields(event, recorded_at, |part| fields.push(part.to_vec()));
         add(count.to_string().as_bytes());
         fields.iter().for_each(|field| add(field));
     }
 }
 
-fn recorded(
+fn to_recorded(
     stream: &StreamId,
     events: Vec<NewEvent>,
     after: Version,
@@ -249,21 +260,24 @@ fn recorded(
     events.into_iter().enumerate().map(place).collect()
 }
 
-fn placed(reply: Value) -> RedisResult<Placed> {
-    let mut parts = command::read::<Vec<Value>>(reply)?.into_iter();
-    let kind: String = next(&mut parts)?;
+fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
+    let mut parts = command::parse_value::<Vec<Value>>(reply)?.into_iter();
+    let kind: String = next_value(&mut parts)?;
     Ok(match kind.as_str() {
-        "new" => Placed::New { after: Version::new(next(&mut parts)?), first: Position::new(next(&mut parts)?) },
+        "new" => AppendReply::New {
+            after: Version::new(next_value(&mut parts)?),
+            first: Position::new(next_value(&mut parts)?),
+        },
         "known" => {
-            let places: Vec<String> = parts.map(command::read).collect::<RedisResult<_>>()?;
-            Placed::Known(places.iter().filter_map(|place| place.parse().ok()).collect())
+            let places: Vec<String> = parts.map(command::parse_value).collect::<RedisResult<_>>()?;
+            AppendReply::AlreadyStored(places.iter().filter_map(|place| place.parse().ok()).collect())
         }
-        "conflict" => Placed::Conflict(Version::new(next(&mut parts)?)),
-        "damaged" => Placed::Damaged(next(&mut parts)?, next(&mut parts)?),
-        _ => Placed::Failed(next(&mut parts)?),
+        "conflict" => AppendReply::Conflict(Version::new(next_value(&mut parts)?)),
+        "damaged" => AppendReply::Corrupt(next_value(&mut parts)?, next_value(&mut parts)?),
+        _ => AppendReply::Failed(next_value(&mut parts)?),
     })
 }
 
-fn next<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
-    command::read(parts.next().unwrap_or(Value::Nil))
+fn next_value<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
+    command::parse_value(parts.next().unwrap_or(Value::Nil))
 }

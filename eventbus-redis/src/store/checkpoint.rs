@@ -11,42 +11,42 @@ use super::RedisEventStore;
 use crate::{
     command::store as commands,
     connection::boxed,
-    script::store::{FORGET_NOTE, SAVE_NOTE},
+    script::store::{DELETE_NOTE, SAVE_NOTE},
 };
 
 #[async_trait]
 impl Checkpoints for RedisEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
         let key = self.keys().checkpoint(name);
-        let saved: Option<String> = self.asked_of(name, &commands::get(&key)).await?;
-        saved.map(|text| position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
+        let saved: Option<String> = self.query_for(name, &commands::get(&key)).await?;
+        saved.map(|text| parse_position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let key = self.keys().checkpoint(name);
-        self.asked_of(name, &commands::set(&key, position.get())).await
+        self.query_for(name, &commands::set(&key, position.get())).await
     }
 }
 
 #[async_trait]
 impl Notes for RedisEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        self.asked_of(name, &commands::get(&self.keys().note(name))).await
+        self.query_for(name, &commands::get(&self.keys().note(name))).await
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
         let mut save = SAVE_NOTE.prepare_invoke();
         save.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str()).arg(text);
-        self.asked_by::<()>(name, &save).await
+        self.run_script_for::<()>(name, &save).await
     }
 
-    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        let mut forget = FORGET_NOTE.prepare_invoke();
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        let mut forget = DELETE_NOTE.prepare_invoke();
         forget.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str());
-        self.asked_by::<()>(name, &forget).await
+        self.run_script_for::<()>(name, &forget).await
     }
 
-    async fn note_names(
+    async fn list_note_names(
         &self,
         prefix: &Name,
         after: Option<&Name>,
@@ -60,7 +60,7 @@ impl Notes for RedisEventStore {
         let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
         let mut range = redis::cmd("ZRANGEBYLEX");
         range.arg(self.keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
-        let names: Vec<String> = self.asked_of(prefix, &range).await?;
+        let names: Vec<String> = self.query_for(prefix, &range).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
     }
@@ -70,9 +70,9 @@ impl Notes for RedisEventStore {
 impl Floors for RedisEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
         let key = self.keys().floors(destination);
-        let saved: Vec<(String, String)> = self.asked_of(destination, &commands::hash(&key)).await?;
+        let saved: Vec<(String, String)> = self.query_for(destination, &commands::hash(&key)).await?;
         let floor = |(group, text): (String, String)| {
-            Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: position(&key, &text)? })
+            Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: parse_position(&key, &text)? })
         };
         let floors: Result<Vec<_>, BoxError> = saved.into_iter().map(floor).collect();
         let mut floors = floors.map_err(|error| CheckpointError::new(destination, error))?;
@@ -89,23 +89,23 @@ impl Floors for RedisEventStore {
         for floor in floors {
             command.arg(floor.group.as_str()).arg(floor.position.get());
         }
-        self.asked_of::<u64>(destination, &command).await.map(drop)
+        self.query_for::<u64>(destination, &command).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         let mut command = redis::cmd("HDEL");
         command.arg(self.keys().floors(destination)).arg(group.as_str());
-        self.asked_of::<u64>(destination, &command).await.map(drop)
+        self.query_for::<u64>(destination, &command).await.map(drop)
     }
 }
 
 impl RedisEventStore {
-    pub(super) async fn asked_of<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
-        self.link().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+    pub(super) async fn query_for<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
+        self.connection().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
     }
 }
 
-pub(super) fn position(key: &str, text: &str) -> Result<Position, BoxError> {
+pub(super) fn parse_position(key: &str, text: &str) -> Result<Position, BoxError> {
     let position = text.parse().map_err(|_| {
         let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
         format!("key `{key}` holds `{shown}`, which is no position")

@@ -7,9 +7,9 @@ use serde::Deserialize;
 
 use crate::{
     config::{
+        env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
         seconds,
         validate::{prefix_problem, time_problem},
-        vars::{NotText, Vars, of_process, warn_of_unknown},
     },
     error::{ConfigMistake, InvalidConfig},
     server::{Server, url_problem},
@@ -96,7 +96,7 @@ impl RedisEventStoreConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_store(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_store(mistakes)) }
     }
 
     fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -130,19 +130,19 @@ impl RedisEventStoreConfig {
     /// # Ok::<(), eventbus_redis::InvalidConfig>(())
     /// ```
     pub fn from_env() -> Result<Self, InvalidConfig> {
-        warn_of_unknown();
-        Self::from_vars(of_process)
+        warn_unknown_variables();
+        Self::from_vars(process_variable)
     }
 
-    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotText>>) -> Result<Self, InvalidConfig> {
-        let mut vars = Vars::new(get);
+    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotUtf8>>) -> Result<Self, InvalidConfig> {
+        let mut vars = EnvVars::new(get);
         let config = Self::read(&mut vars);
         let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::of_store(mistakes)) }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::for_store(mistakes)) }
     }
 
     /// Reads every field.
-    pub(crate) fn read<G: Fn(&str) -> Option<Result<String, NotText>>>(vars: &mut Vars<G>) -> Self {
+    pub(crate) fn read<G: Fn(&str) -> Option<Result<String, NotUtf8>>>(vars: &mut EnvVars<G>) -> Self {
         let mut config = Self::default();
         vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_KEY_PREFIX", &mut config.key_prefix);
@@ -160,7 +160,7 @@ impl RedisEventStoreConfig {
     /// `:` and `%` are written as `%3A` and `%25`, so that two aggregates never have one key.
     #[must_use]
     pub fn stream_key(&self, aggregate_type: &str, aggregate_id: &str) -> String {
-        super::keys::Keys::new(&self.key_prefix).stream(aggregate_type, aggregate_id)
+        super::keys::StoreKeys::new(&self.key_prefix).stream(aggregate_type, aggregate_id)
     }
 
     pub(crate) fn server(&self) -> Server<'_> {

@@ -138,22 +138,22 @@ impl RedisEventStore {
         }
         ask.ignore_errors();
         let replies: Vec<RedisResult<Value>> =
-            self.link().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+            self.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let info: Option<String> = next().and_then(command::read).ok();
+        let info: Option<String> = next().and_then(command::parse_value).ok();
         let mut setting = || -> Option<String> {
-            let found: HashMap<String, String> = next().and_then(command::read).ok()?;
+            let found: HashMap<String, String> = next().and_then(command::parse_value).ok()?;
             found.into_values().next()
         };
         let (fsync, lazy, replicas) = (setting(), setting(), setting());
-        let mut warnings: Vec<_> = self.told().lost().into_iter().collect();
-        warnings.extend(found(info.as_deref(), fsync.as_deref(), lazy.as_deref(), replicas.as_deref()));
+        let mut warnings: Vec<_> = self.acknowledged().loss().into_iter().collect();
+        warnings.extend(find_warnings(info.as_deref(), fsync.as_deref(), lazy.as_deref(), replicas.as_deref()));
         Ok(Durability { warnings })
     }
 
     /// Writes the warnings to the log.
-    pub(super) async fn warn(&self) {
+    pub(super) async fn log_durability_warnings(&self) {
         let address = self.config().server().address();
         match self.durability().await {
             Ok(Durability { warnings }) => {
@@ -168,7 +168,7 @@ impl RedisEventStore {
 }
 
 /// What the answers of the server mean.
-fn found(
+fn find_warnings(
     info: Option<&str>,
     fsync: Option<&str>,
     lazy: Option<&str>,
@@ -217,41 +217,41 @@ fn found(
 ///
 /// Keep: what is compared was told before the server was asked. Answers may overtake each other.
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct AcknowledgedPosition {
     position: AtomicU64,
     lost_from: AtomicU64,
     lost_to: AtomicU64,
 }
 
-impl Told {
+impl AcknowledgedPosition {
     pub(super) fn position(&self) -> Position {
         Position::new(self.position.load(Ordering::Acquire))
     }
 
     /// Notes that events are stored up to here.
-    pub(super) fn raise(&self, position: Position) {
+    pub(super) fn raise_to(&self, position: Position) {
         self.position.fetch_max(position.get(), Ordering::AcqRel);
     }
 
     /// The store ends at `found`, which was asked for after `told` was known. Returns `true` if it has lost events.
-    pub(super) fn compare(&self, told: Position, found: Position) -> bool {
-        if found >= told {
-            self.raise(found);
+    pub(super) fn check_head(&self, acknowledged: Position, found: Position) -> bool {
+        if found >= acknowledged {
+            self.raise_to(found);
             return false;
         }
-        let (told, found) = (told.get(), found.get());
+        let (told, found) = (acknowledged.get(), found.get());
         // one of those who notice says so
         if self.position.compare_exchange(told, found, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.lost_from.store(told, Ordering::Release);
             self.lost_to.store(found, Ordering::Release);
-            if let Some(lost) = self.lost() {
+            if let Some(lost) = self.loss() {
                 tracing::error!("event store: {lost}");
             }
         }
         true
     }
 
-    fn lost(&self) -> Option<DurabilityWarning> {
+    fn loss(&self) -> Option<DurabilityWarning> {
         let told = self.lost_from.load(Ordering::Acquire);
         let found = Position::new(self.lost_to.load(Ordering::Acquire));
         (told > 0).then(|| DurabilityWarning::Lost { told: Position::new(told), found })
@@ -271,34 +271,34 @@ mod tests {
             )
         };
         let sound = info(1, "noeviction", 1);
-        assert_eq!(found(Some(&sound), Some("always"), Some("no"), Some("1")), []);
-        assert_eq!(found(Some(&sound), Some("everysec"), Some("no"), Some("1")), [Warning::SyncedEverySecond]);
-        assert_eq!(found(Some(&sound), Some("no"), Some("no"), Some("1")), [Warning::SyncedByTheSystem]);
-        assert_eq!(found(Some(&sound), Some("always"), Some("yes"), Some("1")), [Warning::NotSyncedInRewrites]);
-        assert_eq!(found(Some(&sound), Some("always"), Some("no"), Some("0")), [Warning::AcknowledgedAlone]);
+        assert_eq!(find_warnings(Some(&sound), Some("always"), Some("no"), Some("1")), []);
+        assert_eq!(find_warnings(Some(&sound), Some("everysec"), Some("no"), Some("1")), [Warning::SyncedEverySecond]);
+        assert_eq!(find_warnings(Some(&sound), Some("no"), Some("no"), Some("1")), [Warning::SyncedByTheSystem]);
+        assert_eq!(find_warnings(Some(&sound), Some("always"), Some("yes"), Some("1")), [Warning::NotSyncedInRewrites]);
+        assert_eq!(find_warnings(Some(&sound), Some("always"), Some("no"), Some("0")), [Warning::AcknowledgedAlone]);
         let none =
             [Warning::NotChecked { setting: "appendfsync" }, Warning::NotChecked { setting: "min-replicas-to-write" }];
-        assert_eq!(found(Some(&sound), None, None, None), none);
+        assert_eq!(find_warnings(Some(&sound), None, None, None), none);
         let careless = info(0, "allkeys-lru", 0);
         let all = [Warning::NoAppendOnlyFile, Warning::Evicts { policy: "allkeys-lru".into() }, Warning::NoReplica];
-        assert_eq!(found(Some(&careless), Some("everysec"), Some("no"), Some("0")), all);
-        assert_eq!(found(None, None, None, None).len(), 3);
+        assert_eq!(find_warnings(Some(&careless), Some("everysec"), Some("no"), Some("0")), all);
+        assert_eq!(find_warnings(None, None, None, None).len(), 3);
         let failing = sound.replace(":ok", ":err");
-        assert_eq!(found(Some(&failing), Some("always"), None, Some("1")), [Warning::AppendOnlyFileFails]);
+        assert_eq!(find_warnings(Some(&failing), Some("always"), None, Some("1")), [Warning::AppendOnlyFileFails]);
     }
 
     #[test]
     fn a_loss_is_what_was_told_before_it_was_asked_for() {
-        let told = Told::default();
-        told.compare(Position::START, Position::new(7));
+        let told = AcknowledgedPosition::default();
+        told.check_head(Position::START, Position::new(7));
         let before = told.position();
-        told.compare(before, Position::new(9));
-        told.compare(before, Position::new(8)); // an answer that was overtaken
-        assert_eq!((told.position().get(), told.lost()), (9, None));
-        told.compare(told.position(), Position::new(4));
+        told.check_head(before, Position::new(9));
+        told.check_head(before, Position::new(8)); // an answer that was overtaken
+        assert_eq!((told.position().get(), told.loss()), (9, None));
+        told.check_head(told.position(), Position::new(4));
         let lost = DurabilityWarning::Lost { told: Position::new(9), found: Position::new(4) };
-        assert_eq!(told.lost(), Some(lost));
-        told.compare(told.position(), Position::new(4));
+        assert_eq!(told.loss(), Some(lost));
+        told.check_head(told.position(), Position::new(4));
         assert_eq!(told.position(), Position::new(4));
     }
 }

@@ -9,7 +9,7 @@ use eventbus::{
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::error::Damage;
+use super::error::CorruptEntry;
 use crate::{command::Entry, entry_id::EntryId};
 
 /// The fields of an event, in their order.
@@ -41,7 +41,7 @@ mod field {
 }
 
 /// Adds the fields of an event, but for its position, to the arguments of a script; returns how many arguments.
-pub(crate) fn write(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) -> usize {
+pub(crate) fn write_fields(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {
         add(name.as_bytes());
@@ -86,15 +86,15 @@ pub(crate) fn time_of(micros: i128) -> Result<OffsetDateTime, time::error::Compo
 /// Reads the event of an entry in the stream that `key` names.
 pub(crate) fn read(key: &str, stream: &StreamId, entry: Entry) -> Result<RecordedEvent, ReadError> {
     let id = entry.id.clone();
-    decode(stream, entry).map_err(|source| Damage::new(key, &id, source).into())
+    decode(stream, entry).map_err(|source| CorruptEntry::new(key, &id, source).into())
 }
 
 fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
     let version = number_of(&entry.id)?;
-    let mut fields = Fields::of(entry)?;
+    let mut fields = FieldReader::from_entry(entry)?;
     let (ms, micros): (i128, i128) = (fields.parsed(field::TIMESTAMP)?, fields.parsed(field::MICROS)?);
     let occurred_at = time_of(ms.saturating_mul(1_000).saturating_add(micros))?;
-    let recorded_at = fields.parsed_if_there(field::RECORDED)?.map(time_of).transpose()?;
+    let recorded_at = fields.parsed_optional(field::RECORDED)?.map(time_of).transpose()?;
     let event_id = EventId::parse(&fields.text(field::EVENT_ID)?)?;
     let event_type = Name::new("event type", fields.text(field::TYPE)?)?;
     let metadata = Metadata::new(event_id, event_type, stream.clone(), Version::new(version), occurred_at)
@@ -119,7 +119,7 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
 
 /// What the feed holds of an event: enough to filter, and where the rest is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Pointer {
+pub(crate) struct FeedPointer {
     pub(crate) position: u64,
     pub(crate) event_type: Name,
     pub(crate) stream: StreamId,
@@ -128,16 +128,16 @@ pub(crate) struct Pointer {
     pub(crate) bytes: usize,
 }
 
-impl Pointer {
+impl FeedPointer {
     /// Reads an entry of the feed.
     pub(crate) fn read(feed: &str, entry: Entry) -> Result<Self, ReadError> {
         let id = entry.id.clone();
-        Self::decode(entry).map_err(|source| Damage::new(feed, &id, source).into())
+        Self::decode(entry).map_err(|source| CorruptEntry::new(feed, &id, source).into())
     }
 
     fn decode(entry: Entry) -> Result<Self, BoxError> {
         let position = number_of(&entry.id)?;
-        let mut fields = Fields::of(entry)?;
+        let mut fields = FieldReader::from_entry(entry)?;
         Ok(Self {
             position,
             event_type: Name::new("event type", fields.text(field::TYPE)?)?,
@@ -152,7 +152,7 @@ impl Pointer {
     }
 
     /// Whether its event is asked for.
-    pub(crate) fn is_wanted(&self, filter: &FeedFilter) -> bool {
+    pub(crate) fn matches(&self, filter: &FeedFilter) -> bool {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
             && filter.wanted_event_types().is_none_or(|types| types.contains(&self.event_type))
@@ -169,10 +169,10 @@ pub(crate) fn number_of(id: &str) -> Result<u64, BoxError> {
 }
 
 /// The fields of an entry that are still to be read.
-struct Fields(Vec<(String, Vec<u8>)>);
+struct FieldReader(Vec<(String, Vec<u8>)>);
 
-impl Fields {
-    fn of(entry: Entry) -> Result<Self, BoxError> {
+impl FieldReader {
+    fn from_entry(entry: Entry) -> Result<Self, BoxError> {
         entry.fields.map(Self).ok_or_else(|| "it has no fields".into())
     }
 
@@ -190,7 +190,7 @@ impl Fields {
         text.ok_or_else(|| format!("it has no `{name}`: somebody else added it, or damaged it").into())
     }
 
-    fn parsed_if_there<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, BoxError> {
+    fn parsed_optional<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, BoxError> {
         let text = self.optional(name)?;
         text.map(|text| text.parse().map_err(|_| format!("its `{name}` is no number that can be there").into()))
             .transpose()

@@ -11,33 +11,33 @@ use crate::{command, connection::CommandError, fault};
 /// Something in a key of the store that the store has not written, or not so.
 #[derive(Debug, thiserror::Error)]
 #[error("key `{key}`, entry {entry}")]
-pub(crate) struct Damage {
+pub(crate) struct CorruptEntry {
     key: String,
     entry: String,
     source: BoxError,
 }
 
-impl Damage {
+impl CorruptEntry {
     pub(crate) fn new(key: &str, entry: &str, source: impl Into<BoxError>) -> Self {
         Self { key: key.into(), entry: entry.into(), source: source.into() }
     }
 }
 
-impl From<Damage> for ReadError {
-    fn from(damage: Damage) -> Self {
+impl From<CorruptEntry> for ReadError {
+    fn from(damage: CorruptEntry) -> Self {
         Self::corrupt(damage.to_string(), damage.source)
     }
 }
 
 /// A key that holds something else than the store would keep there.
-pub(crate) fn corrupt(key: &str, source: impl Into<BoxError>) -> ReadError {
+pub(crate) fn corrupt_key(key: &str, source: impl Into<BoxError>) -> ReadError {
     ReadError::corrupt(format!("key `{key}`"), source)
 }
 
 /// A read that failed; `key` is what was asked for.
 pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
     match error {
-        CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt(key, error),
+        CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt_key(key, error),
         error => ReadError::Unavailable(crate::connection::boxed(error)),
     }
 }
@@ -49,14 +49,14 @@ pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendErro
         CommandError::Sent(error) if is_refused(&error) => {
             AppendError::Refused { stream: stream.clone(), source: error.into() }
         }
-        CommandError::Sent(error) if command::nothing_done(&error) => AppendError::Unavailable(error.into()),
+        CommandError::Sent(error) if command::is_not_executed(&error) => AppendError::Unavailable(error.into()),
         CommandError::Sent(error) => AppendError::OutcomeUnknown(error.into()),
     }
 }
 
 /// What a script found that compared the last entry of a key with their number.
-pub(crate) fn damaged(key: &str, entry: &str) -> Damage {
-    Damage::new(
+pub(crate) fn corrupt_last_entry(key: &str, entry: &str) -> CorruptEntry {
+    CorruptEntry::new(
         key,
         entry,
         "it is not what the store has written last: entries were added by somebody else, or removed",
@@ -65,6 +65,6 @@ pub(crate) fn damaged(key: &str, entry: &str) -> Damage {
 
 /// Whether the server refuses for good, until somebody changes something.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
-    fault::of_reply(error).is_none()
-        && (command::is_refusal(error) || command::is_elsewhere(error) || error.code() == Some("ERR"))
+    fault::fault_of_reply(error).is_none()
+        && (command::is_refusal(error) || command::is_wrong_server(error) || error.code() == Some("ERR"))
 }

@@ -6,24 +6,24 @@ use eventbus::{
     port::{EventTypes, ReadError, StoredEventType},
 };
 
-use super::{RedisEventStore, error::corrupt};
+use super::{RedisEventStore, error::corrupt_key};
 use crate::{command::store as commands, connection::boxed};
 
 #[async_trait]
 impl EventTypes for RedisEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
         let key = self.keys().event_types();
-        let rows: Result<Vec<(String, String)>, _> = self.link().query(&commands::hash(&key)).await;
+        let rows: Result<Vec<(String, String)>, _> = self.connection().query(&commands::hash(&key)).await;
         let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
-        let types: Result<Vec<_>, BoxError> = rows.iter().map(stored).collect();
-        let mut types = types.map_err(|source| corrupt(&key, source))?;
+        let types: Result<Vec<_>, BoxError> = rows.iter().map(parse_stored_type).collect();
+        let mut types = types.map_err(|source| corrupt_key(&key, source))?;
         types.sort_unstable_by(|one, two| one.event_type.cmp(&two.event_type));
-        types.iter().for_each(|stored| self.shared.listed.add(&stored.event_type, stored.schema_version));
+        types.iter().for_each(|stored| self.inner.known_event_types.add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
 }
 
-fn stored((event_type, listed): &(String, String)) -> Result<StoredEventType, BoxError> {
+fn parse_stored_type((event_type, listed): &(String, String)) -> Result<StoredEventType, BoxError> {
     let (schema_version, position) = listed.split_once(' ').ok_or("a field has no position")?;
     Ok(StoredEventType {
         event_type: Name::new("event type", event_type.as_str())?,

@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::{
     RedisEventStore,
-    entry::{Pointer, number_of},
-    error::{Damage, corrupt, read_error},
-    read::{PAGE, behind},
+    entry::{FeedPointer, number_of},
+    error::{CorruptEntry, corrupt_key, read_error},
+    read::{PAGE_EVENTS_MAX, load_events},
 };
 use crate::{
     command::store as commands,
@@ -21,27 +21,27 @@ use crate::{
 };
 
 /// How many pointers are looked at for events that are asked for.
-const SEARCHED: usize = 2_048;
+const FEED_SCAN_PAGE: usize = 2_048;
 
 #[async_trait]
 impl ReadFeed for RedisEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let filter = filter.clone();
-        paged(Cursor { after, held: Vec::new() }, move |cursor| {
+        paged(FeedCursor { after, unread: Vec::new() }, move |cursor| {
             let filter = filter.clone();
             async move { self.feed_page(cursor, through, &filter).await }
         })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let (feed, told) = (self.keys().feed(), self.told().position());
-        let reply = self.link().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
-        let entries = commands::entries(reply).map_err(|error| corrupt(&feed, error))?;
+        let (feed, told) = (self.keys().feed(), self.acknowledged().position());
+        let reply = self.connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
+        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
         let head = match entries.into_iter().next() {
-            Some(last) => Position::new(Pointer::read(&feed, last)?.position),
+            Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
             None => Position::START,
         };
-        self.compare(told, head);
+        self.check_head(told, head);
         Ok(head)
     }
 
@@ -52,19 +52,19 @@ impl ReadFeed for RedisEventStore {
         }
         let (mut from, mut count) = (after, 0);
         while from < through {
-            let pointers = self.pointers(from, through, SEARCHED).await?;
+            let pointers = self.pointers(from, through, FEED_SCAN_PAGE).await?;
             let Some(last) = pointers.last() else {
                 break;
             };
             from = Position::new(last.position);
-            count += pointers.iter().filter(|pointer| pointer.is_wanted(filter)).count() as u64;
+            count += pointers.iter().filter(|pointer| pointer.matches(filter)).count() as u64;
         }
         Ok(count)
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
         let pointers = self.pointers(after, Position::new(after.get().saturating_add(1)), 1).await?;
-        let first = behind(self, &pointers).await?.into_iter().next();
+        let first = load_events(self, &pointers).await?.into_iter().next();
         Ok(first.map(|event| event.metadata().recorded_at().unwrap_or(event.metadata().occurred_at())))
     }
 
@@ -73,68 +73,68 @@ impl ReadFeed for RedisEventStore {
     }
 
     fn appended(&self) -> &AppendSignal {
-        self.signal()
+        self.append_signal()
     }
 }
 
 /// Where a page begins.
-struct Cursor {
+struct FeedCursor {
     after: Position,
     /// What was found before, and is to be read.
-    held: Vec<Pointer>,
+    unread: Vec<FeedPointer>,
 }
 
 /// How many of these are read at once.
-fn together(pointers: &[Pointer]) -> usize {
+fn batch_len(pointers: &[FeedPointer]) -> usize {
     let mut bytes = 0_usize;
-    let fits = |pointer: &&Pointer| {
+    let fits = |pointer: &&FeedPointer| {
         bytes = bytes.saturating_add(pointer.bytes);
         bytes <= PAGE_BYTES
     };
-    let count = pointers.iter().take(PAGE).take_while(fits).count();
+    let count = pointers.iter().take(PAGE_EVENTS_MAX).take_while(fits).count();
     count.max(1).min(pointers.len())
 }
 
 impl RedisEventStore {
     async fn feed_page(
         &self,
-        cursor: Cursor,
+        cursor: FeedCursor,
         through: Position,
         filter: &FeedFilter,
-    ) -> Result<Page<Cursor>, ReadError> {
-        let Cursor { mut after, mut held } = cursor;
-        let count = if filter.is_all() { PAGE } else { SEARCHED };
+    ) -> Result<Page<FeedCursor>, ReadError> {
+        let FeedCursor { mut after, unread: mut held } = cursor;
+        let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
         let mut is_last = false;
         if held.is_empty() {
             let found = self.pointers(after, through, count).await?;
             is_last = found.len() < count;
             after = found.last().map_or(after, |last| Position::new(last.position));
-            held = found.into_iter().filter(|pointer| pointer.is_wanted(filter)).collect();
+            held = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
         }
-        let rest = held.split_off(together(&held));
-        let events = behind(self, &held).await?;
-        let next = (!rest.is_empty() || !is_last).then_some(Cursor { after, held: rest });
-        Ok((events, next.filter(|next| next.after < through || !next.held.is_empty())))
+        let rest = held.split_off(batch_len(&held));
+        let events = load_events(self, &held).await?;
+        let next = (!rest.is_empty() || !is_last).then_some(FeedCursor { after, unread: rest });
+        Ok((events, next.filter(|next| next.after < through || !next.unread.is_empty())))
     }
 
     /// The next pointers of the feed: without a hole.
-    async fn pointers(&self, after: Position, through: Position, count: usize) -> Result<Vec<Pointer>, ReadError> {
+    async fn pointers(&self, after: Position, through: Position, count: usize) -> Result<Vec<FeedPointer>, ReadError> {
         let Some(from) = after.get().checked_add(1).filter(|from| *from <= through.get()) else {
             return Ok(Vec::new());
         };
         let feed = self.keys().feed();
         let command = commands::range(&feed, from, through.get(), count);
-        let reply = self.link().query(&command).await.map_err(|error| read_error(&feed, error))?;
-        let entries = commands::entries(reply).map_err(|error| corrupt(&feed, error))?;
+        let reply = self.connection().query(&command).await.map_err(|error| read_error(&feed, error))?;
+        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
         let mut pointers = Vec::with_capacity(entries.len());
         for (wanted, entry) in (from..).zip(entries) {
             if let Ok(found) = number_of(&entry.id)
                 && found != wanted
             {
                 let source = format!("it follows a hole: the entry {wanted}-0 is missing, somebody removed it");
-                return Err(Damage::new(&feed, &entry.id, source).into());
+                return Err(CorruptEntry::new(&feed, &entry.id, source).into());
             }
-            pointers.push(Pointer::read(&feed, entry)?);
+            pointers.push(FeedPointer::read(&feed, entry)?);
         }
         Ok(pointers)
     }
@@ -143,25 +143,25 @@ impl RedisEventStore {
     pub(super) async fn events_at(&self, positions: &[u64]) -> Result<Vec<RecordedEvent>, ReadError> {
         let feed = self.keys().feed();
         let mut events = Vec::with_capacity(positions.len());
-        for positions in positions.chunks(PAGE) {
+        for positions in positions.chunks(PAGE_EVENTS_MAX) {
             let mut ask = redis::Pipeline::with_capacity(positions.len());
             ask.ignore_errors();
             for &position in positions {
                 ask.add_command(commands::range(&feed, position, position, 1));
             }
             let replies: Vec<RedisResult<Value>> =
-                self.link().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+                self.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
             let mut pointers = Vec::with_capacity(positions.len());
             for reply in replies {
                 let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
-                for entry in commands::entries(reply).map_err(|error| corrupt(&feed, error))? {
-                    pointers.push(Pointer::read(&feed, entry)?);
+                for entry in commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))? {
+                    pointers.push(FeedPointer::read(&feed, entry)?);
                 }
             }
             let mut rest = &pointers[..];
             while !rest.is_empty() {
-                let (some, others) = rest.split_at(together(rest));
-                events.extend(behind(self, some).await?);
+                let (some, others) = rest.split_at(batch_len(rest));
+                events.extend(load_events(self, some).await?);
                 rest = others;
             }
         }

@@ -15,24 +15,24 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 use super::RedisEventStore;
 use crate::{
     connection::boxed,
-    script::store::{LEASE_OF, RENEW_LEASE, TAKE_LEASE},
+    script::store::{ACQUIRE_LEASE, LOAD_LEASE, RENEW_LEASE},
 };
 
 #[async_trait]
 impl Leases for RedisEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.take(role, owner, ttl, "free").await
+        self.acquire(role, owner, ttl, "free").await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let lease = self.take(role, owner, ttl, "any").await?;
+        let lease = self.acquire(role, owner, ttl, "any").await?;
         lease.ok_or_else(|| LeaseError::new(role, "the server gave no epoch"))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        let mut script = self.about(&RENEW_LEASE, &lease.role);
+        let mut script = self.lease_script(&RENEW_LEASE, &lease.role);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(millis(ttl));
-        self.asked(&lease.role, &script).await
+        self.run_lease_script(&lease.role, &script).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
@@ -40,7 +40,7 @@ impl Leases for RedisEventStore {
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        let found: Option<(String, u64)> = self.asked(role, &self.about(&LEASE_OF, role)).await?;
+        let found: Option<(String, u64)> = self.run_lease_script(role, &self.lease_script(&LOAD_LEASE, role)).await?;
         let lease = found.map(|(owner, epoch)| {
             let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
             Ok(Lease { role: role.clone(), owner, epoch })
@@ -50,27 +50,31 @@ impl Leases for RedisEventStore {
 }
 
 impl RedisEventStore {
-    async fn take(&self, role: &Name, owner: &Name, ttl: Duration, whose: &str) -> Result<Option<Lease>, LeaseError> {
-        let mut script = self.about(&TAKE_LEASE, role);
-        script.arg(owner.as_str()).arg(millis(ttl)).arg(whose);
-        let epoch: Option<u64> = self.asked(role, &script).await?;
+    async fn acquire(&self, role: &Name, owner: &Name, ttl: Duration, mode: &str) -> Result<Option<Lease>, LeaseError> {
+        let mut script = self.lease_script(&ACQUIRE_LEASE, role);
+        script.arg(owner.as_str()).arg(millis(ttl)).arg(mode);
+        let epoch: Option<u64> = self.run_lease_script(role, &script).await?;
         Ok(epoch.map(|epoch| Lease { role: role.clone(), owner: owner.clone(), epoch }))
     }
 
-    fn about(&self, script: &'static Script, role: &Name) -> ScriptInvocation<'static> {
+    fn lease_script(&self, script: &'static Script, role: &Name) -> ScriptInvocation<'static> {
         let mut script = script.prepare_invoke();
         script.key(self.keys().lease(role));
         script
     }
 
     /// Each of these scripts may run twice: the later one tells.
-    async fn asked<T: FromRedisValue>(&self, role: &Name, script: &ScriptInvocation<'_>) -> Result<T, LeaseError> {
-        self.link().rerun(script).await.map_err(|error| LeaseError::new(role, boxed(error)))
+    async fn run_lease_script<T: FromRedisValue>(
+        &self,
+        role: &Name,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, LeaseError> {
+        self.connection().run_idempotent(script).await.map_err(|error| LeaseError::new(role, boxed(error)))
     }
 }
 
 /// A time that the clock of the server can hold: a thousand years are for ever.
 pub(super) fn millis(time: Duration) -> u64 {
-    const FOR_EVER: u64 = 1_000 * 366 * 86_400 * 1_000;
-    u64::try_from(time.as_millis()).unwrap_or(FOR_EVER).min(FOR_EVER)
+    const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
+    u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)
 }

@@ -35,11 +35,11 @@ use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
-pub(crate) use transaction::{Effect, Program, Undo, bytes};
+pub(crate) use transaction::{Effect, Program, Undo, to_bytes};
 pub use transaction::{RedisTransaction, RedisTransactionError};
 
-use crate::{RedisConnectError, connection::Link, error::InvalidConfig, script};
-use keys::Keys;
+use crate::{RedisConnectError, connection::SharedConnection, error::InvalidConfig, script};
+use keys::StoreKeys;
 
 /// The format of keys and entries that this release writes.
 const FORMAT: u32 = 1;
@@ -58,20 +58,20 @@ const FORMAT: u32 = 1;
 /// ```
 #[derive(Clone)]
 pub struct RedisEventStore {
-    shared: Arc<Shared>,
+    inner: Arc<StoreInner>,
 }
 
 /// What the clones of a store share.
-struct Shared {
+struct StoreInner {
     config: RedisEventStoreConfig,
-    keys: Keys,
-    link: Link,
+    keys: StoreKeys,
+    connection: SharedConnection,
     id: Uuid,
-    appended: AppendSignal,
-    listed: ListedEventTypes,
+    append_signal: AppendSignal,
+    known_event_types: ListedEventTypes,
     /// The commands that are known to write to one key.
-    commands: RwLock<HashSet<String>>,
-    told: durability::Told,
+    checked_commands: RwLock<HashSet<String>>,
+    acknowledged: durability::AcknowledgedPosition,
 }
 
 impl RedisEventStore {
@@ -94,9 +94,10 @@ impl RedisEventStore {
     pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
         let counters = Arc::new(BusCounters::default());
-        let link = Link::new(config.server(), counters).map_err(|mistake| InvalidConfig::of_store(vec![mistake]))?;
-        let keys = Keys::new(&config.key_prefix);
-        let mut open = script::store::OPEN.prepare_invoke();
+        let link = SharedConnection::new(config.server(), counters)
+            .map_err(|mistake| InvalidConfig::for_store(vec![mistake]))?;
+        let keys = StoreKeys::new(&config.key_prefix);
+        let mut open = script::store::OPEN_STORE.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
         open.arg(config.clock.new_id().to_string()).arg(FORMAT);
         let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
@@ -111,9 +112,20 @@ impl RedisEventStore {
         let id = id.and_then(|id| Uuid::try_parse(&id).ok());
         let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
         let (appended, listed, commands, told) = Default::default();
-        let store = Self { shared: Arc::new(Shared { config, keys, link, id, appended, listed, commands, told }) };
+        let store = Self {
+            inner: Arc::new(StoreInner {
+                config,
+                keys,
+                connection: link,
+                id,
+                append_signal: appended,
+                known_event_types: listed,
+                checked_commands: commands,
+                acknowledged: told,
+            }),
+        };
         if store.config().check_durability {
-            store.warn().await;
+            store.log_durability_warnings().await;
         }
         Ok(store)
     }
@@ -121,42 +133,42 @@ impl RedisEventStore {
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &RedisEventStoreConfig {
-        &self.shared.config
+        &self.inner.config
     }
 
-    fn keys(&self) -> &Keys {
-        &self.shared.keys
+    fn keys(&self) -> &StoreKeys {
+        &self.inner.keys
     }
 
-    fn link(&self) -> &Link {
-        &self.shared.link
+    fn connection(&self) -> &SharedConnection {
+        &self.inner.connection
     }
 
     fn id(&self) -> Uuid {
-        self.shared.id
+        self.inner.id
     }
 
-    fn signal(&self) -> &AppendSignal {
-        &self.shared.appended
+    fn append_signal(&self) -> &AppendSignal {
+        &self.inner.append_signal
     }
 
-    fn told(&self) -> &durability::Told {
-        &self.shared.told
+    fn acknowledged(&self) -> &durability::AcknowledgedPosition {
+        &self.inner.acknowledged
     }
 
     /// The store ends at `found`; what it lost may have been the list of event types, which is then made anew.
-    fn compare(&self, told: Position, found: Position) {
-        if self.told().compare(told, found) {
-            self.shared.listed.clear();
+    fn check_head(&self, acknowledged: Position, found: Position) {
+        if self.acknowledged().check_head(acknowledged, found) {
+            self.inner.known_event_types.clear();
         }
     }
 
-    fn knows_command(&self, name: &str) -> bool {
-        self.shared.commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    fn is_command_checked(&self, name: &str) -> bool {
+        self.inner.checked_commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
     }
 
-    fn learn_command(&self, name: &str) {
-        self.shared.commands.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    fn remember_command(&self, name: &str) {
+        self.inner.checked_commands.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
     }
 }
 
@@ -166,7 +178,7 @@ impl EventStore for RedisEventStore {
     }
 
     fn describe(&self) -> String {
-        let config = &self.shared.config;
+        let config = &self.inner.config;
         format!("RedisEventStore {} prefix {}", config.server().address(), config.key_prefix)
     }
 
@@ -182,8 +194,8 @@ impl EventStore for RedisEventStore {
 impl fmt::Debug for RedisEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisEventStore")
-            .field("config", &self.shared.config)
-            .field("id", &self.shared.id)
+            .field("config", &self.inner.config)
+            .field("id", &self.inner.id)
             .finish_non_exhaustive()
     }
 }

@@ -9,45 +9,48 @@ use redis::{RedisResult, Value};
 
 use super::{
     RedisEventStore, entry,
-    error::{Damage, corrupt, damaged, read_error},
+    error::{CorruptEntry, corrupt_key, corrupt_last_entry, read_error},
 };
 use crate::{
     command::store as commands,
     connection::{CommandError, boxed},
-    script::{RANGE, store::VERSION},
+    script::{READ_PAGE, store::STREAM_VERSION},
 };
 
 /// How many events are read at once; fewer if they have more than [`PAGE_BYTES`].
-pub(super) const PAGE: usize = 256;
+pub(super) const PAGE_EVENTS_MAX: usize = 256;
 
 #[async_trait]
 impl ReadStream for RedisEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        let reading = Reading {
+        let reading = StreamRead {
             key: self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
             stream: stream.clone(),
             direction,
         };
         paged((from, false), move |(from, goes_on)| {
             let reading = reading.clone();
-            async move { self.page(&reading, from, goes_on).await }
+            async move { self.read_page(&reading, from, goes_on).await }
         })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let key = self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
-        let mut script = VERSION.prepare_invoke();
+        let mut script = STREAM_VERSION.prepare_invoke();
         script.key(&key);
-        let found: Vec<String> = self.link().rerun(&script).await.map_err(|error| read_error(&key, error))?;
+        let found: Vec<String> =
+            self.connection().run_idempotent(&script).await.map_err(|error| read_error(&key, error))?;
         match &found[..] {
-            [_, version] => Ok(Version::new(version.parse().map_err(|error| corrupt(&key, BoxError::from(error)))?)),
-            found => Err(damaged(&key, found.last().map_or("", String::as_str)).into()),
+            [_, version] => {
+                Ok(Version::new(version.parse().map_err(|error| corrupt_key(&key, BoxError::from(error)))?))
+            }
+            found => Err(corrupt_last_entry(&key, found.last().map_or("", String::as_str)).into()),
         }
     }
 }
 
 #[derive(Clone)]
-struct Reading {
+struct StreamRead {
     key: String,
     stream: StreamId,
     direction: Direction,
@@ -55,17 +58,23 @@ struct Reading {
 
 impl RedisEventStore {
     /// The events from a version on; `goes_on` says that the event of this version must be there.
-    async fn page(&self, reading: &Reading, from: Version, goes_on: bool) -> Result<Page<(Version, bool)>, ReadError> {
-        let Reading { key, stream, direction } = reading;
-        let mut script = RANGE.prepare_invoke();
+    async fn read_page(
+        &self,
+        reading: &StreamRead,
+        from: Version,
+        goes_on: bool,
+    ) -> Result<Page<(Version, bool)>, ReadError> {
+        let StreamRead { key, stream, direction } = reading;
+        let mut script = READ_PAGE.prepare_invoke();
         script.key(key);
         match direction {
             Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
             Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
         };
-        script.arg(PAGE).arg(PAGE_BYTES);
-        let (reply, more): (Value, u8) = self.link().rerun(&script).await.map_err(|error| read_error(key, error))?;
-        let entries = commands::entries(reply).map_err(|error| corrupt(key, error))?;
+        script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
+        let (reply, more): (Value, u8) =
+            self.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
+        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(key, error))?;
         let is_last = more == 0;
         let mut wanted = match direction {
             Direction::Forward => Some(from.max(Version::FIRST)),
@@ -75,7 +84,7 @@ impl RedisEventStore {
         for found in entries {
             let event: RecordedEvent = entry::read(key, stream, found)?;
             if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
-                return Err(missing(key, wanted));
+                return Err(missing_event(key, wanted));
             }
             wanted = Some(match direction {
                 Direction::Forward => event.version().next(),
@@ -86,30 +95,30 @@ impl RedisEventStore {
         match (direction, wanted) {
             (_, None | Some(Version::NONE)) => Ok((events, None)),
             (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
-                Err(missing(key, wanted))
+                Err(missing_event(key, wanted))
             }
             (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
         }
     }
 }
 
-fn missing(key: &str, version: Version) -> ReadError {
-    Damage::new(key, &format!("{version}-0"), "the event is missing: somebody removed it").into()
+fn missing_event(key: &str, version: Version) -> ReadError {
+    CorruptEntry::new(key, &format!("{version}-0"), "the event is missing: somebody removed it").into()
 }
 
 /// Events behind pointers, in their order: those that follow each other in a stream are read at once.
-pub(super) async fn behind(
+pub(super) async fn load_events(
     store: &RedisEventStore,
-    pointers: &[entry::Pointer],
+    pointers: &[entry::FeedPointer],
 ) -> Result<Vec<RecordedEvent>, ReadError> {
-    let follows = |one: &entry::Pointer, next: &entry::Pointer| {
+    let follows = |one: &entry::FeedPointer, next: &entry::FeedPointer| {
         one.version.checked_add(1) == Some(next.version) && one.stream == next.stream
     };
     let runs: Vec<_> = pointers.chunk_by(follows).collect();
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let key_of = |run: &[entry::Pointer]| {
+    let key_of = |run: &[entry::FeedPointer]| {
         let stream = &run[0].stream;
         store.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
     };
@@ -120,24 +129,24 @@ pub(super) async fn behind(
         ask.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
     }
     let replies: Vec<RedisResult<Value>> =
-        store.link().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        store.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
     let mut events = Vec::with_capacity(pointers.len());
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);
         let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
-        let entries = commands::entries(reply).map_err(|error| corrupt(&key, error))?;
+        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&key, error))?;
         let mut entries = entries.into_iter();
         for pointer in run {
             let version = Version::new(pointer.version);
-            let found = entries.next().ok_or_else(|| missing(&key, version))?;
+            let found = entries.next().ok_or_else(|| missing_event(&key, version))?;
             let id = found.id.clone();
             if entry::number_of(&id).is_ok_and(|number| number > pointer.version) {
-                return Err(missing(&key, version));
+                return Err(missing_event(&key, version));
             }
             let event = entry::read(&key, &pointer.stream, found)?;
             if event.version() != version || event.position().is_none_or(|at| at != pointer.position) {
                 let source = format!("it is not the event of position {}", pointer.position);
-                return Err(Damage::new(&key, &id, source).into());
+                return Err(CorruptEntry::new(&key, &id, source).into());
             }
             events.push(event);
         }

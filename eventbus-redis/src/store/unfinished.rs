@@ -3,20 +3,20 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{CheckpointError, DeadDelivery, ProgressUpdate, Tries, UnfinishedDeliveries, UnfinishedDelivery},
+    port::{CheckpointError, DeadDelivery, DeliveryAttempts, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
 };
 use redis::{FromRedisValue, ScriptInvocation};
 use time::OffsetDateTime;
 
-use super::{RedisEventStore, checkpoint::position, entry};
+use super::{RedisEventStore, checkpoint::parse_position, entry};
 use crate::{
     command::store as commands,
     connection::boxed,
-    script::store::{END_DEAD, LOAD_DEAD, SAVE_PROGRESS},
+    script::store::{END_DEAD_LETTER, LOAD_DEAD_LETTERS, SAVE_PROGRESS},
 };
 
 /// What errors about the dead letters of all groups are called after.
-static DEAD_LETTERS: Name = Name::from_static("dead letters");
+static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 
 #[async_trait]
 impl UnfinishedDeliveries for RedisEventStore {
@@ -24,7 +24,7 @@ impl UnfinishedDeliveries for RedisEventStore {
         let ProgressUpdate { checkpoint, unfinished, finished } = update;
         let keys = self.keys();
         let mut script = SAVE_PROGRESS.prepare_invoke();
-        script.key(keys.waiting(group)).key(keys.dead()).key(keys.dead_tries());
+        script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
         match checkpoint {
             Some((name, position)) => script.key(keys.checkpoint(name)).arg(group.as_str()).arg(position.get()),
             None => script.key(keys.checkpoint(group)).arg(group.as_str()).arg(""),
@@ -32,20 +32,20 @@ impl UnfinishedDeliveries for RedisEventStore {
         script.arg(unfinished.len());
         for row in unfinished {
             let dead_since = row.dead_since.map(|since| entry::micros_of(since).to_string());
-            script.arg(row.position.get()).arg(row.tries.to_json()).arg(dead_since.unwrap_or_default());
+            script.arg(row.position.get()).arg(row.attempts.to_json()).arg(dead_since.unwrap_or_default());
         }
         for position in finished {
             script.arg(position.get());
         }
-        self.asked_by::<u64>(group, &script).await.map(drop)
+        self.run_script_for::<u64>(group, &script).await.map(drop)
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
         let key = self.keys().waiting(group);
-        let rows: Vec<(String, String)> = self.asked_of(group, &commands::hash(&key)).await?;
-        let waiting = |(at, tries): (String, String)| {
-            let (position, tries) = (position(&key, &at)?, Tries::from_json(&tries)?);
-            Ok(UnfinishedDelivery { position, tries, dead_since: None })
+        let rows: Vec<(String, String)> = self.query_for(group, &commands::hash(&key)).await?;
+        let waiting = |(at, attempts): (String, String)| {
+            let (position, delivery_attempts) = (parse_position(&key, &at)?, DeliveryAttempts::from_json(&attempts)?);
+            Ok(UnfinishedDelivery { position, attempts: delivery_attempts, dead_since: None })
         };
         let rows: Result<Vec<_>, BoxError> = rows.into_iter().map(waiting).collect();
         let mut rows = rows.map_err(|error| CheckpointError::new(group, error))?;
@@ -54,14 +54,14 @@ impl UnfinishedDeliveries for RedisEventStore {
     }
 
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let key = self.keys().dead();
+        let key = self.keys().dead_letters();
         let (mut cursor, mut found) = (0_u64, Vec::new());
         loop {
             let mut scan = redis::cmd("ZSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
-            let (next, members): (u64, Vec<(String, String)>) = self.asked_of(group, &scan).await?;
+            let (next, members): (u64, Vec<(String, String)>) = self.query_for(group, &scan).await?;
             for (member, _) in members {
-                let (of, position) = parts(&key, &member).map_err(|error| CheckpointError::new(group, error))?;
+                let (of, position) = parse_member(&key, &member).map_err(|error| CheckpointError::new(group, error))?;
                 if of == *group && position > after {
                     found.push(position);
                 }
@@ -81,84 +81,89 @@ impl UnfinishedDeliveries for RedisEventStore {
         after: Option<&DeadDelivery>,
         limit: usize,
     ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let key = self.keys().dead();
-        let mut script = LOAD_DEAD.prepare_invoke();
-        script.key(&key).key(self.keys().dead_tries());
+        let key = self.keys().dead_letters();
+        let mut script = LOAD_DEAD_LETTERS.prepare_invoke();
+        script.key(&key).key(self.keys().dead_letter_attempts());
         match after {
-            Some(after) => {
-                script.arg(entry::micros_of(after.dead_since).to_string()).arg(member(&after.group, after.position))
-            }
+            Some(after) => script
+                .arg(entry::micros_of(after.dead_since).to_string())
+                .arg(dead_letter_member(&after.group, after.position)),
             None => script.arg("").arg(""),
         };
         script.arg(limit);
-        let found: Vec<String> = self.asked_by(&DEAD_LETTERS, &script).await?;
+        let found: Vec<String> = self.run_script_for(&DEAD_LETTERS_NAME, &script).await?;
         let (found, _) = found.as_chunks::<3>();
         let dead: Result<_, BoxError> =
-            found.iter().map(|[member, since, tries]| dead(&key, member, since, tries)).collect();
-        dead.map_err(|error| CheckpointError::new(&DEAD_LETTERS, error))
+            found.iter().map(|[member, since, attempts]| parse_dead_delivery(&key, member, since, attempts)).collect();
+        dead.map_err(|error| CheckpointError::new(&DEAD_LETTERS_NAME, error))
     }
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        let (keys, member) = (self.keys(), member(group, position));
+        let (keys, member) = (self.keys(), dead_letter_member(group, position));
         let mut score = redis::cmd("ZSCORE");
-        score.arg(keys.dead()).arg(&member);
-        let mut tries = redis::cmd("HGET");
-        tries.arg(keys.dead_tries()).arg(&member);
-        let since: Option<String> = self.asked_of(group, &score).await?;
-        let tries: Option<String> = self.asked_of(group, &tries).await?;
-        let found = since.zip(tries).map(|(since, tries)| dead(&keys.dead(), &member, &since, &tries));
+        score.arg(keys.dead_letters()).arg(&member);
+        let mut attempts = redis::cmd("HGET");
+        attempts.arg(keys.dead_letter_attempts()).arg(&member);
+        let since: Option<String> = self.query_for(group, &score).await?;
+        let delivery_attempts: Option<String> = self.query_for(group, &attempts).await?;
+        let found = since
+            .zip(delivery_attempts)
+            .map(|(since, tries)| parse_dead_delivery(&keys.dead_letters(), &member, &since, &tries));
         found.transpose().map_err(|error| CheckpointError::new(group, error))
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
         let mut count = redis::cmd("ZCARD");
-        count.arg(self.keys().dead());
-        self.asked_of(&DEAD_LETTERS, &count).await
+        count.arg(self.keys().dead_letters());
+        self.query_for(&DEAD_LETTERS_NAME, &count).await
     }
 
     async fn end_dead_delivery(
         &self,
         group: &Name,
         position: Position,
-        again: Option<&Tries>,
+        again: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
         let keys = self.keys();
-        let mut script = END_DEAD.prepare_invoke();
-        script.key(keys.waiting(group)).key(keys.dead()).key(keys.dead_tries());
-        script.arg(member(group, position)).arg(position.get()).arg(again.map(Tries::to_json).unwrap_or_default());
+        let mut script = END_DEAD_LETTER.prepare_invoke();
+        script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
+        script
+            .arg(dead_letter_member(group, position))
+            .arg(position.get())
+            .arg(again.map(DeliveryAttempts::to_json).unwrap_or_default());
         // once: a second one would find that the first has ended it
-        let ended: Result<u64, _> = self.link().run(&script).await;
+        let ended: Result<u64, _> = self.connection().run(&script).await;
         ended.map(|ended| ended > 0).map_err(|error| CheckpointError::new(group, boxed(error)))
     }
 }
 
 impl RedisEventStore {
-    pub(super) async fn asked_by<T: FromRedisValue>(
+    pub(super) async fn run_script_for<T: FromRedisValue>(
         &self,
         name: &Name,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, CheckpointError> {
-        self.link().rerun(script).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+        self.connection().run_idempotent(script).await.map_err(|error| CheckpointError::new(name, boxed(error)))
     }
 }
 
-fn member(group: &Name, position: Position) -> String {
+fn dead_letter_member(group: &Name, position: Position) -> String {
     format!("{position}:{group}")
 }
 
 /// The group and position of a member.
-fn parts(key: &str, member: &str) -> Result<(Name, Position), BoxError> {
+fn parse_member(key: &str, member: &str) -> Result<(Name, Position), BoxError> {
     let (at, group) = member.split_once(':').ok_or_else(|| format!("key `{key}` holds what is no dead letter"))?;
-    Ok((Name::new("consumer group", group)?, position(key, at)?))
+    Ok((Name::new("consumer group", group)?, parse_position(key, at)?))
 }
 
-fn dead(key: &str, member: &str, since: &str, tries: &str) -> Result<DeadDelivery, BoxError> {
-    let (group, position) = parts(key, member)?;
+fn parse_dead_delivery(key: &str, member: &str, since: &str, attempts: &str) -> Result<DeadDelivery, BoxError> {
+    let (group, position) = parse_member(key, member)?;
     let micros: f64 = since.parse().map_err(|_| format!("key `{key}` holds `{member}` with no time"))?;
     #[allow(
         clippy::cast_possible_truncation,
         reason = "a score: microseconds, which a double holds exactly until 2255"
     )]
     let dead_since: OffsetDateTime = entry::time_of(micros as i128)?;
-    Ok(DeadDelivery { group, position, tries: Tries::from_json(tries)?, dead_since })
+    Ok(DeadDelivery { group, position, attempts: DeliveryAttempts::from_json(attempts)?, dead_since })
 }

@@ -97,7 +97,7 @@ impl RedisStreamsConfig {
         found_in("tls_ca_file", self.server().ca_problem());
         found_in("tls_cert_file", self.server().certificate_problem());
         found_in("tls_key_file", self.server().key_problem());
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::of_streams(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_streams(mistakes)) }
     }
 
     pub(crate) fn server(&self) -> Server<'_> {

@@ -11,10 +11,10 @@ use redis::Value;
 use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
-    command::{self, Reader, streams},
+    blocking_read::{BlockingEntryReader, Deadline},
+    command::{self, GroupRead, streams},
     connection::CommandError,
     keys, script,
-    waiting::{Until, WaitingForEntries},
 };
 
 /// How entries are taken.
@@ -112,7 +112,7 @@ pub struct EventConsumer {
     key: String,
     group: String,
     consumer: String,
-    waiting: WaitingForEntries,
+    entry_reader: BlockingEntryReader,
 }
 
 impl EventConsumer {
@@ -122,8 +122,9 @@ impl EventConsumer {
         group: &str,
         consumer: &str,
     ) -> Result<Self, RedisCommandError> {
-        let (streams, waiting) = (streams.clone(), WaitingForEntries::default());
-        let made = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), waiting };
+        let (streams, waiting) = (streams.clone(), BlockingEntryReader::default());
+        let made =
+            Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), entry_reader: waiting };
         made.ensure_group().await?;
         Ok(made)
     }
@@ -142,20 +143,20 @@ impl EventConsumer {
     /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so are
     /// those that came for a consumer that was dropped, or died, while it waited.
     #[doc(alias = "xreadgroup")]
-    pub async fn consume(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let until = Until::after(how.block);
+    pub async fn consume(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let until = Deadline::after(options.block);
         loop {
             let (stream, group, consumer) = (&*self.key, &*self.group, &*self.consumer);
-            let reader = Reader { stream, group, consumer, count: how.count.clamp(1, i32::MAX as usize) };
-            let block = Some(until.slice()).filter(|left| !left.is_zero());
-            let (link, patience) = (self.streams.link(), self.streams.patience());
-            match self.waiting.new_entries(link, patience, reader, block).await.map_err(CommandError::Sent) {
-                Ok(entries) if entries.is_empty() && !until.is_over() => {}
+            let reader = GroupRead { stream, group, consumer, count: options.count.clamp(1, i32::MAX as usize) };
+            let block = Some(until.remaining_slice()).filter(|left| !left.is_zero());
+            let (link, timeout) = (self.streams.connection(), self.streams.read_timeout());
+            match self.entry_reader.read_new_entries(link, timeout, reader, block).await.map_err(CommandError::Sent) {
+                Ok(entries) if entries.is_empty() && !until.is_past() => {}
                 Ok(entries) => return Ok(entries.into_iter().map(StreamEntry::from).collect()),
-                Err(error) if command::is_unblocked(&error) || command::is_no_group(&error) => {
+                Err(error) if command::is_unblocked(&error) || command::is_group_missing(&error) => {
                     self.ensure_group().await?;
                 }
-                Err(error) => return Err(RedisCommandError::of(&self.key, error)),
+                Err(error) => return Err(RedisCommandError::from_command_error(&self.key, error)),
             }
         }
     }
@@ -173,7 +174,7 @@ impl EventConsumer {
         if ids.is_empty() {
             return Ok(0);
         }
-        self.streams.ask(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
+        self.streams.query(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
     /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that
@@ -182,19 +183,21 @@ impl EventConsumer {
     /// # Errors
     /// [`RedisCommandError`]. What was taken over by then is pending on this consumer.
     #[doc(alias = "xautoclaim")]
-    pub async fn claim_pending(&self, what: Claim) -> Result<Claimed, RedisCommandError> {
+    pub async fn claim_pending(&self, options: Claim) -> Result<Claimed, RedisCommandError> {
         let (mut all, mut bytes, mut from) = (Claimed::default(), 0, "-".to_owned());
-        while all.entries.len() < what.count && bytes < PAGE_BYTES {
-            let count = (what.count - all.entries.len()).min(i32::MAX as usize);
-            let reader = Reader { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
-            let claim = streams::claim(reader, what.min_idle, &from, PAGE_BYTES - bytes);
+        while all.entries.len() < options.count && bytes < PAGE_BYTES {
+            let count = (options.count - all.entries.len()).min(i32::MAX as usize);
+            let reader = GroupRead { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
+            let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
             // once: what a lost reply had would be idle no more
-            let claimed = match self.streams.link().run::<Value>(&claim).await {
-                Err(error) if command::is_no_group(&error) => {
+            let claimed = match self.streams.connection().run::<Value>(&claim).await {
+                Err(error) if command::is_group_missing(&error) => {
                     self.ensure_group().await?;
                     break;
                 }
-                reply => reply.and_then(|reply| Ok(streams::claimed(reply)?)).map_err(|error| self.failed(error))?,
+                reply => reply
+                    .and_then(|reply| Ok(streams::parse_claim_page(reply)?))
+                    .map_err(|error| self.command_error(error))?,
             };
             let entries = claimed.entries.into_iter();
             all.entries.extend(entries.map(|(entry, deliveries)| ClaimedEntry { entry: entry.into(), deliveries }));
@@ -212,12 +215,12 @@ impl EventConsumer {
     async fn ensure_group(&self) -> Result<(), RedisCommandError> {
         let mut create = script::CREATE_GROUP.key(&self.key);
         create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);
-        let made: Result<u64, _> = self.streams.link().rerun(&create).await;
-        made.map(drop).map_err(|error| self.failed(error))
+        let made: Result<u64, _> = self.streams.connection().run_idempotent(&create).await;
+        made.map(drop).map_err(|error| self.command_error(error))
     }
 
-    fn failed(&self, error: CommandError) -> RedisCommandError {
-        RedisCommandError::of(&self.key, error)
+    fn command_error(&self, error: CommandError) -> RedisCommandError {
+        RedisCommandError::from_command_error(&self.key, error)
     }
 }
 

@@ -6,7 +6,7 @@
 mod config;
 mod consumer;
 mod entry;
-mod maintain;
+mod maintenance;
 mod projection;
 mod publisher;
 mod reader;
@@ -20,13 +20,14 @@ pub use self::{
     config::RedisStreamsConfig,
     consumer::{Claim, Claimed, ClaimedEntry, Consume, EventConsumer},
     entry::{EntryError, StreamEntry},
-    maintain::{GroupHealth, StreamHealth},
+    maintenance::{GroupHealth, StreamHealth},
     projection::{Applied, Effects, EventProjection, ProjectionProgress, StreamProjectionError},
     publisher::{EventPublishError, EventPublisher},
     reader::StreamReader,
 };
 use crate::{
-    RedisCommandError, RedisConnectError, command, connection::Link, error::InvalidConfig, script, waiting::SLICE,
+    RedisCommandError, RedisConnectError, blocking_read::READ_BLOCK_MAX, command, connection::SharedConnection,
+    error::InvalidConfig, script,
 };
 
 /// Streams of plain events on a Redis server. Cloning shares the connection.
@@ -55,12 +56,12 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisStreams {
-    shared: Arc<Shared>,
+    inner: Arc<StreamsInner>,
 }
 
-struct Shared {
+struct StreamsInner {
     config: RedisStreamsConfig,
-    link: Link,
+    connection: SharedConnection,
     /// Whether keys that are used together must share a slot.
     is_cluster: bool,
 }
@@ -73,19 +74,19 @@ impl RedisStreams {
     /// refuses, or is a node of a cluster and the prefix has no hash tag. It names the address, never the password.
     pub async fn connect(config: RedisStreamsConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let mistaken = |mistake| InvalidConfig::of_streams(vec![mistake]);
-        let link = Link::new(config.server(), Arc::new(BusCounters::default())).map_err(mistaken)?;
-        let _: u64 = link.connect(&script::HELLO.prepare_invoke()).await?;
+        let mistaken = |mistake| InvalidConfig::for_streams(vec![mistake]);
+        let link = SharedConnection::new(config.server(), Arc::new(BusCounters::default())).map_err(mistaken)?;
+        let _: u64 = link.connect(&script::CHECK_SCRIPTING.prepare_invoke()).await?;
         // not everybody may ask
         let info: String = link.query(&command::cluster_info()).await.unwrap_or_default();
         let is_cluster = command::is_cluster_node(&info);
-        Ok(Self { shared: Arc::new(Shared { config, link, is_cluster }) })
+        Ok(Self { inner: Arc::new(StreamsInner { config, connection: link, is_cluster }) })
     }
 
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &RedisStreamsConfig {
-        &self.shared.config
+        &self.inner.config
     }
 
     /// Publishes to streams, each called without its prefix.
@@ -109,18 +110,18 @@ impl RedisStreams {
         StreamReader::new(self, key)
     }
 
-    fn link(&self) -> &Link {
-        &self.shared.link
+    fn connection(&self) -> &SharedConnection {
+        &self.inner.connection
     }
 
     /// How long the reply of a read may take that waits for a slice of time.
-    fn patience(&self) -> Duration {
-        self.config().socket_timeout.saturating_add(SLICE)
+    fn read_timeout(&self) -> Duration {
+        self.config().socket_timeout.saturating_add(READ_BLOCK_MAX)
     }
 
     /// Sends a command about a key that may be sent twice.
-    async fn ask<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, RedisCommandError> {
-        self.link().query(command).await.map_err(|error| RedisCommandError::of(key, error))
+    async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.connection().query(command).await.map_err(|error| RedisCommandError::from_command_error(key, error))
     }
 }
 

@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult};
 use serde::Serialize;
 
 use super::RedisStreams;
-use crate::{RedisCommandError, command, connection::CommandError, keys::plain_field as field, wire::Fields};
+use crate::{RedisCommandError, command, connection::CommandError, keys::plain_field as field, wire::EntryFields};
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///
@@ -106,21 +106,28 @@ impl EventPublisher {
     ) -> Result<Vec<MessageId>, EventPublishError> {
         let key = self.streams.config().stream_key(stream);
         let events = events.into_iter();
-        let entries = events.map(|(event_type, data)| self.fields(event_type, &data)).collect::<Result<Vec<_>, _>>()?;
+        let entries =
+            events.map(|(event_type, data)| self.entry_fields(event_type, &data)).collect::<Result<Vec<_>, _>>()?;
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let failed = |error| EventPublishError::from(RedisCommandError::of(&key, error));
-        let added = self.streams.link().query_all(&command::add_all(&key, &entries)).await;
+        let failed = |error| EventPublishError::from(RedisCommandError::from_command_error(&key, error));
+        let added = self.streams.connection().query_all(&command::add_all(&key, &entries)).await;
         let added: Vec<RedisResult<String>> = added.map_err(failed)?;
         let refused = added.iter().filter(|id| id.is_err()).count();
         let is_partly = 0 < refused && refused < added.len();
         let ids = added.into_iter().map(|id| id.map(MessageId::new)).collect::<RedisResult<Vec<_>>>();
-        ids.map_err(|error| failed(CommandError::Sent(if is_partly { partly(refused, &error) } else { error })))
+        ids.map_err(|error| {
+            failed(CommandError::Sent(if is_partly { partial_batch_error(refused, &error) } else { error }))
+        })
     }
 
     /// The fields of an entry, in their order.
-    fn fields<T: Serialize + ?Sized>(&self, event_type: &str, data: &T) -> Result<Fields<'static>, EventPublishError> {
+    fn entry_fields<T: Serialize + ?Sized>(
+        &self,
+        event_type: &str,
+        data: &T,
+    ) -> Result<EntryFields<'static>, EventPublishError> {
         let unencodable = |source| EventPublishError::Unencodable { event_type: event_type.into(), source };
         let data = to_json(data).map_err(unencodable)?;
         let now = self.streams.config().clock.unix_millis();
@@ -138,7 +145,7 @@ impl EventPublisher {
         data: &T,
         max_length: Option<u64>,
     ) -> Result<MessageId, EventPublishError> {
-        let fields = self.fields(event_type, data)?;
+        let fields = self.entry_fields(event_type, data)?;
         let key = self.streams.config().stream_key(stream);
         Ok(self.streams.add_entry(&key, &fields, max_length).await?)
     }
@@ -181,12 +188,12 @@ impl RedisStreams {
         fields: &[(&str, V)],
         max_length: Option<u64>,
     ) -> Result<MessageId, RedisCommandError> {
-        let id: Result<String, _> = self.link().query_once(&command::add(key, fields, max_length)).await;
-        id.map(MessageId::new).map_err(|error| RedisCommandError::of(key, error))
+        let id: Result<String, _> = self.connection().query_once(&command::add(key, fields, max_length)).await;
+        id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
     }
 }
 
 /// A stream whose ids ran out in the middle of a batch.
-fn partly(refused: usize, error: &RedisError) -> RedisError {
+fn partial_batch_error(refused: usize, error: &RedisError) -> RedisError {
     std::io::Error::other(format!("{refused} of the events were not added: {error}")).into()
 }

@@ -10,13 +10,13 @@ use redis::ScriptInvocation;
 use super::{Consume, RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
+    blocking_read::{BlockingPageReader, Deadline},
     command::{
         self,
-        history::{self, Page},
+        pages::{self, EntryPage},
     },
     connection::CommandError,
     entry_id::EntryId,
-    waiting::{Until, WaitingForPages},
 };
 
 /// A place in a stream from which it is read by hand; made by [`RedisStreams::reader`].
@@ -42,7 +42,7 @@ pub struct StreamReader {
     key: String,
     after: Option<MessageId>,
     through: Option<MessageId>,
-    waiting: WaitingForPages,
+    page_reader: BlockingPageReader,
 }
 
 impl StreamReader {
@@ -52,7 +52,7 @@ impl StreamReader {
             key: key.into(),
             after: None,
             through: None,
-            waiting: WaitingForPages::default(),
+            page_reader: BlockingPageReader::default(),
         }
     }
 
@@ -72,7 +72,7 @@ impl StreamReader {
 
     /// The entry that was read last, or that was moved behind.
     #[must_use]
-    pub const fn place(&self) -> Option<&MessageId> {
+    pub const fn position(&self) -> Option<&MessageId> {
         self.after.as_ref()
     }
 
@@ -84,9 +84,9 @@ impl StreamReader {
     /// [`RedisCommandError`]; refused too if it is to begin or end with what is no id. The place stays.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let (after, through) = (id(&self.key, self.after.as_ref())?, id(&self.key, self.through.as_ref())?);
-        let entries = self.read(&history::page(&[&self.key], after, through, count)).await?;
-        Ok(self.moved_behind(entries))
+        let (after, through) = (check_id(&self.key, self.after.as_ref())?, check_id(&self.key, self.through.as_ref())?);
+        let entries = self.read(&pages::page(&[&self.key], after, through, count)).await?;
+        Ok(self.advance_past(entries))
     }
 
     /// Reads the last `count` entries that are after this place, the oldest of them first, and moves to the end. They are
@@ -96,10 +96,10 @@ impl StreamReader {
     /// [`RedisCommandError`]; the place stays.
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let newest = history::newest(&[&self.key], id(&self.key, self.after.as_ref())?, count.max(1));
+        let newest = pages::newest(&[&self.key], check_id(&self.key, self.after.as_ref())?, count.max(1));
         let mut entries = self.read(&newest).await?;
         entries.reverse();
-        let mut entries = self.moved_behind(entries);
+        let mut entries = self.advance_past(entries);
         entries.drain(..entries.len().saturating_sub(count));
         Ok(entries)
     }
@@ -122,30 +122,33 @@ impl StreamReader {
     /// # Errors
     /// [`RedisCommandError`]; the place stays.
     #[doc(alias = "xread")]
-    pub async fn wait(&mut self, how: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let until = Until::after(how.block);
+    pub async fn wait(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
+        let until = Deadline::after(options.block);
         loop {
-            let (streams, count) = (&self.streams, how.count.max(1));
-            let after = id(&self.key, self.after.as_ref())?;
-            let block = Some(until.slice());
-            let read = self.waiting.page(streams.link(), streams.patience(), &[&self.key], after, count, block).await;
+            let (streams, count) = (&self.streams, options.count.max(1));
+            let after = check_id(&self.key, self.after.as_ref())?;
+            let block = Some(until.remaining_slice());
+            let read = self
+                .page_reader
+                .read_page(streams.connection(), streams.read_timeout(), &[&self.key], after, count, block)
+                .await;
             match read.map_err(CommandError::Sent) {
-                Ok(page) if page.entries.is_empty() && !until.is_over() => {}
+                Ok(page) if page.entries.is_empty() && !until.is_past() => {}
                 Err(error) if command::is_unblocked(&error) => {}
-                Ok(page) => return Ok(self.moved_behind(page.entries.into_iter().map(StreamEntry::from).collect())),
-                Err(error) => return Err(RedisCommandError::of(&self.key, error)),
+                Ok(page) => return Ok(self.advance_past(page.entries.into_iter().map(StreamEntry::from).collect())),
+                Err(error) => return Err(RedisCommandError::from_command_error(&self.key, error)),
             }
         }
     }
 
     async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let reply = self.streams.link().rerun(page).await;
-        let page = reply.and_then(|reply| Ok(Page::read(reply)?));
-        let page = page.map_err(|error| RedisCommandError::of(&self.key, error))?;
+        let reply = self.streams.connection().run_idempotent(page).await;
+        let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
+        let page = page.map_err(|error| RedisCommandError::from_command_error(&self.key, error))?;
         Ok(page.entries.into_iter().map(StreamEntry::from).collect())
     }
 
-    fn moved_behind(&mut self, entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
+    fn advance_past(&mut self, entries: Vec<StreamEntry>) -> Vec<StreamEntry> {
         if let Some(last) = entries.last() {
             self.after = Some(last.id.clone());
         }
@@ -154,11 +157,11 @@ impl StreamReader {
 }
 
 /// An id as the server takes it; other words mean something to it.
-fn id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
+fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
     let Some(text) = id.map(MessageId::as_str) else {
         return Ok(None);
     };
-    if EntryId::of_place(text).is_some() {
+    if EntryId::parse_id_or_time(text).is_some() {
         return Ok(Some(text));
     }
     let source = format!("`{text}` is no id of an entry").into();

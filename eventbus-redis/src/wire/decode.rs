@@ -28,7 +28,7 @@ impl Undecodable {
 }
 
 /// The text of a flat field, if it is there and is text.
-pub(crate) fn flat<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
+pub(crate) fn flat_field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
     let (_, value) = fields.iter().find(|(found, _)| found == name)?;
     std::str::from_utf8(value).ok()
 }
@@ -36,19 +36,19 @@ pub(crate) fn flat<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'
 /// Reads an entry. The payload is what counts, except for the type of the event and our own fields; the other fields
 /// only stand in for what the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
-    let flat = Flat(fields);
+    let flat = FlatFields(fields);
     let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
-    let split = Split::of(payload)
+    let split = SplitPayload::parse(payload)
         .map_err(|error| Undecodable::field(field::PAYLOAD, format_args!("does not parse: {error}")))?;
-    let base = Base { payload: split.base, flat };
+    let base = BaseFieldReader { payload: split.base, flat };
 
-    let event_type = match base.flat.given(field::EVENT_TYPE)? {
+    let event_type = match base.flat.non_empty_text(field::EVENT_TYPE)? {
         Some(flat) => flat.into(),
         None => base.required_text("event_type")?,
     };
-    let event_type = Name::new("event type", event_type).map_err(|error| invalid(&error))?;
+    let event_type = Name::new("event type", event_type).map_err(|error| undecodable(&error))?;
     let stream = StreamId::parse(&base.required_text("aggregate_type")?, &base.required_text("aggregate_id")?)
-        .map_err(|error| invalid(&error))?;
+        .map_err(|error| undecodable(&error))?;
     let event_id = base.uuid("event_id", "event id")?.ok_or_else(|| Undecodable::field("event_id", "is missing"))?;
     let version = base.number("aggregate_version")?;
     let schema_version = u32::try_from(base.number("event_version")?)
@@ -69,19 +69,19 @@ pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Unde
         .with_tenant_id(base.uuid("tenant_id", "tenant id")?)
         .with_actor_id(base.text("actor_id")?)
         .with_attributes(base.attributes()?);
-    let event = RecordedEvent::new(metadata, split.own);
+    let event = RecordedEvent::new(metadata, split.own_fields);
     event.check().map_err(|invalid| Undecodable(invalid.fault.to_string()))?;
     Ok(event)
 }
 
-fn invalid(error: &dyn fmt::Display) -> Undecodable {
+fn undecodable(error: &dyn fmt::Display) -> Undecodable {
     Undecodable(error.to_string())
 }
 
 /// The fields beside the payload.
-struct Flat<'a>(&'a [(String, Vec<u8>)]);
+struct FlatFields<'a>(&'a [(String, Vec<u8>)]);
 
-impl<'a> Flat<'a> {
+impl<'a> FlatFields<'a> {
     fn text(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
         let Some((_, value)) = self.0.iter().find(|(field, _)| field == name) else {
             return Ok(None);
@@ -90,7 +90,7 @@ impl<'a> Flat<'a> {
     }
 
     /// The text of a field that is there and not empty, which stands for none.
-    fn given(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
+    fn non_empty_text(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
         Ok(self.text(name)?.filter(|text| !text.is_empty()))
     }
 
@@ -102,13 +102,13 @@ impl<'a> Flat<'a> {
 }
 
 /// The base fields of an event.
-struct Base<'a> {
+struct BaseFieldReader<'a> {
     /// As they were written; none is there twice.
     payload: Vec<(&'static str, &'a str)>,
-    flat: Flat<'a>,
+    flat: FlatFields<'a>,
 }
 
-impl<'a> Base<'a> {
+impl<'a> BaseFieldReader<'a> {
     /// A value of the payload.
     fn json(&self, name: &'static str) -> Option<&'a str> {
         self.payload.iter().find(|(field, _)| *field == name).map(|(_, json)| *json)
@@ -125,7 +125,7 @@ impl<'a> Base<'a> {
     fn required_text(&self, name: &'static str) -> Result<Cow<'a, str>, Undecodable> {
         let text = match self.text(name)? {
             Some(text) => Some(text),
-            None => self.flat.given(name)?.map(Cow::Borrowed),
+            None => self.flat.non_empty_text(name)?.map(Cow::Borrowed),
         };
         text.ok_or_else(|| Undecodable::field(name, "is missing"))
     }
@@ -134,9 +134,9 @@ impl<'a> Base<'a> {
     fn uuid(&self, name: &'static str, what: &'static str) -> Result<Option<Uuid>, Undecodable> {
         let text = match self.json(name) {
             Some(_) => self.text(name)?,
-            None => self.flat.given(name)?.map(Cow::Borrowed),
+            None => self.flat.non_empty_text(name)?.map(Cow::Borrowed),
         };
-        text.map(|text| parse_uuid(what, &text).map_err(|error| invalid(&error))).transpose()
+        text.map(|text| parse_uuid(what, &text).map_err(|error| undecodable(&error))).transpose()
     }
 
     /// A number from 1 on, also as text; 1 when it is not there.
@@ -185,25 +185,25 @@ fn text(json: &str) -> Option<Cow<'_, str>> {
 
 /// A whole number, however it is written.
 fn number(text: &str) -> Option<u64> {
-    text.parse().ok().or_else(|| whole(text.parse().ok()?))
+    text.parse().ok().or_else(|| whole_number(text.parse().ok()?))
 }
 
 /// A float that is a whole number.
-fn whole(number: f64) -> Option<u64> {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    let fits = number.fract() == 0.0 && (0.0..=EXACT).contains(&number);
+fn whole_number(number: f64) -> Option<u64> {
+    const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+    let fits = number.fract() == 0.0 && (0.0..=EXACT_INTEGER_MAX).contains(&number);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     fits.then_some(number as u64)
 }
 
 /// A payload, taken apart: the base fields, and the object of the event's own, both as they were written.
-struct Split<'a> {
+struct SplitPayload<'a> {
     base: Vec<(&'static str, &'a str)>,
-    own: String,
+    own_fields: String,
 }
 
-impl<'a> Split<'a> {
-    fn of(payload: &'a str) -> serde_json::Result<Self> {
+impl<'a> SplitPayload<'a> {
+    fn parse(payload: &'a str) -> serde_json::Result<Self> {
         let mut json = serde_json::Deserializer::from_str(payload);
         let split = json.deserialize_map(SplitVisitor { length: payload.len() })?;
         json.end()?;
@@ -217,13 +217,13 @@ struct SplitVisitor {
 }
 
 impl<'de> Visitor<'de> for SplitVisitor {
-    type Value = Split<'de>;
+    type Value = SplitPayload<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Split<'de>, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<SplitPayload<'de>, A::Error> {
         let mut base = Vec::with_capacity(RESERVED_FIELDS.len());
         let mut own = String::new();
         let mut rest = self.length;
@@ -248,7 +248,7 @@ impl<'de> Visitor<'de> for SplitVisitor {
             own.push_str(value.get());
         }
         own.push_str(if own.is_empty() { "{}" } else { "}" });
-        Ok(Split { base, own })
+        Ok(SplitPayload { base, own_fields: own })
     }
 }
 

@@ -54,26 +54,26 @@ pub(crate) fn require_readable_by_python(event: &RecordedEvent) -> Result<(), Un
 }
 
 /// The names and values of an entry.
-pub(crate) type Fields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
+pub(crate) type EntryFields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 
 /// The fields of the entry, in their order. The event's own fields are checked, and written as they are.
-pub(crate) fn encode(event: &RecordedEvent) -> Result<Fields<'_>, Unencodable> {
+pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodable> {
     event.check()?;
     let metadata = event.metadata();
     let payload = payload(event, &occurred_at(metadata, "Z"))?;
 
     let mut fields = Vec::with_capacity(8);
     fields.extend([
-        (field::EVENT_ID, made(metadata.event_id().to_string())),
+        (field::EVENT_ID, owned(metadata.event_id().to_string())),
         (field::EVENT_TYPE, borrowed(metadata.event_type())),
         (field::AGGREGATE_ID, borrowed(metadata.aggregate_id().as_str())),
         (field::AGGREGATE_TYPE, borrowed(metadata.aggregate_type())),
-        (field::TENANT_ID, metadata.tenant_id().map_or(borrowed(""), |id| made(id.to_string()))),
-        (field::OCCURRED_AT, made(occurred_at(metadata, "+00:00"))),
+        (field::TENANT_ID, metadata.tenant_id().map_or(borrowed(""), |id| owned(id.to_string()))),
+        (field::OCCURRED_AT, owned(occurred_at(metadata, "+00:00"))),
         (field::PAYLOAD, Cow::Owned(payload)),
     ]);
     if let Some(position) = metadata.position() {
-        fields.push((field::POSITION, made(position.to_string())));
+        fields.push((field::POSITION, owned(position.to_string())));
     }
     Ok(fields)
 }
@@ -90,13 +90,13 @@ fn borrowed(text: &str) -> Cow<'_, [u8]> {
     Cow::Borrowed(text.as_bytes())
 }
 
-fn made(text: String) -> Cow<'static, [u8]> {
+fn owned(text: String) -> Cow<'static, [u8]> {
     Cow::Owned(text.into_bytes())
 }
 
 /// The base fields of a payload in their order, up to the attributes, which are JSON already.
 #[derive(Serialize)]
-struct Base<'a> {
+struct BaseFields<'a> {
     event_id: Uuid,
     event_type: &'a str,
     event_version: u32,
@@ -125,7 +125,7 @@ struct Base<'a> {
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate_type = "Account")]
 /// # struct Deposited { cents: u64 }
-/// let event = RecordedEvent::of(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
+/// let event = RecordedEvent::from_event(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
 /// let payload = eventbus_redis::wire_payload(&event)?;
 /// assert!(payload.starts_with(r#"{"event_id":""#) && payload.ends_with(r#","metadata":{},"cents":120}"#));
 /// # Ok::<(), eventbus::Error>(())
@@ -140,14 +140,14 @@ pub fn wire_payload(event: &RecordedEvent) -> Result<String, Unencodable> {
 /// The payload of an event that was checked.
 fn payload(event: &RecordedEvent, occurred_at: &str) -> Result<Vec<u8>, Unencodable> {
     let metadata = event.metadata();
-    let written = splice(metadata, occurred_at, own_fields(event.payload()));
+    let written = build_payload(metadata, occurred_at, own_fields(event.payload()));
     written.map_err(|source| Unencodable::Base { event_id: metadata.event_id(), source })
 }
 
-fn splice(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
+fn build_payload(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_json::Result<Vec<u8>> {
     let attributes = metadata.attributes().as_json();
     let mut json = Vec::with_capacity(own.len() + attributes.len() + 640);
-    let base = Base {
+    let base = BaseFields {
         event_id: metadata.event_id().as_uuid(),
         event_type: metadata.event_type(),
         event_version: metadata.schema_version(),

@@ -7,8 +7,8 @@ mod decode;
 mod encode;
 pub(crate) mod timestamp;
 
-pub(crate) use decode::{decode, flat};
-pub(crate) use encode::{Fields, encode, require_readable_by_python};
+pub(crate) use decode::{decode, flat_field};
+pub(crate) use encode::{EntryFields, encode, require_readable_by_python};
 pub use encode::{Unencodable, wire_payload};
 
 #[cfg(test)]

@@ -142,7 +142,7 @@ async fn nothing_runs_twice_at_once_when_its_group_is_made_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_again() {
-    let config = RedisEventBusConfig { max_in_hand: Some(2), batch_size: 2, concurrency: 1, ..config() };
+    let config = RedisEventBusConfig { max_in_flight: Some(2), batch_size: 2, concurrency: 1, ..config() };
     let mut rig = Rig::on(test_servers::private_redis(), config).await;
     let slow = Slow::join(&rig.bus, "slow");
     rig.bus.publish(&[event("slow"), event("slow")]).await.unwrap();
@@ -210,7 +210,7 @@ async fn what_somebody_else_claims_is_let_go() {
 #[tokio::test(flavor = "multi_thread")]
 async fn hands_that_are_full_are_emptied_though_the_group_is_gone() {
     for destroy in [false, true] {
-        let config = RedisEventBusConfig { max_in_hand: Some(1), batch_size: 1, concurrency: 1, ..config() };
+        let config = RedisEventBusConfig { max_in_flight: Some(1), batch_size: 1, concurrency: 1, ..config() };
         let mut rig = Rig::on(test_servers::private_redis(), config).await;
         let fails = failing(&rig.bus, "fails");
         rig.bus.publish(&[event("fails")]).await.unwrap();

@@ -21,7 +21,7 @@ pub(crate) fn config(url: &str, prefix: &str, partitions: u32, lease: Duration) 
         redis_url: url.into(),
         stream_prefix: prefix.into(),
         batch_size: 20,
-        max_in_hand: Some(60),
+        max_in_flight: Some(60),
         concurrency: 4,
         block_ms: 100,
         retry_delay_ms: 10,

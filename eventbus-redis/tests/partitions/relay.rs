@@ -6,8 +6,8 @@ use eventbus::{
     App, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, PublishedError, RecordedEvent, RelayError,
     StreamId,
     port::{
-        Adopted, Adoption, AppendEvents, EventBus, Mark, PublishRange, Publisher, RangeOutcome, ReadFeed, RelayTarget,
-        SeenFloor, SeenFloors,
+        AppendEvents, EventBus, GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        ReadFeed, RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -46,9 +46,11 @@ async fn publish(bus: &RedisEventBus, events: &[RecordedEvent], after: u64, thro
     bus.publish_range(PUBLISHER, PublishRange { after: at(after), through: at(through), events }).await.unwrap()
 }
 
-async fn adopt(bus: &RedisEventBus, floor: u64) -> Adopted {
+async fn adopt(bus: &RedisEventBus, floor: u64) -> ResyncOutcome {
     let groups = [bus.default_group().clone()];
-    bus.adopt(PUBLISHER, Adoption { floor: at(floor), groups: &groups, fresh: &[], shared: false }).await.unwrap()
+    bus.resync(PUBLISHER, ResyncRequest { floor: at(floor), groups: &groups, new_groups: &[], is_shared: false })
+        .await
+        .unwrap()
 }
 
 /// The positions in the stream, in the order in which they were published.
@@ -68,7 +70,7 @@ async fn positions(bus: &RedisEventBus) -> Vec<u64> {
 async fn begun() -> RedisEventBus {
     let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
     assert!(matches!(publish(&bus, &store(0), 0, 0).await, RangeOutcome::Lost));
-    assert_eq!(adopt(&bus, 0).await, Adopted::At(at(0)));
+    assert_eq!(adopt(&bus, 0).await, ResyncOutcome::At(at(0)));
     bus
 }
 
@@ -85,8 +87,8 @@ async fn a_range_goes_to_all_partitions_once() {
     let mut published = positions(&bus).await;
     published.sort_unstable();
     assert_eq!(published, (1..=200).collect::<Vec<_>>());
-    let mark = Mark { position: at(200), event_id: Some(events[199].metadata().event_id()) };
-    assert_eq!(bus.marks(PUBLISHER).await.unwrap(), [mark; 4], "wherever the event went");
+    let mark = PublishedPosition { position: at(200), event_id: Some(events[199].metadata().event_id()) };
+    assert_eq!(bus.published_positions(PUBLISHER).await.unwrap(), [mark; 4], "wherever the event went");
     let stale = Publisher { epoch: 2, ..PUBLISHER };
     let range = PublishRange { after: at(200), through: at(200), events: &[] };
     assert!(matches!(bus.publish_range(stale, range).await.unwrap(), RangeOutcome::Fenced));
@@ -124,7 +126,7 @@ async fn one_partition_that_is_lost_or_behind_holds_all() {
     let stream = bus.config().stream_of("order-1");
     let _: u64 = command(&bus, "DEL", &[&stream]).await;
     assert!(matches!(publish(&bus, &events, 40, 60).await, RangeOutcome::Lost));
-    assert_eq!(adopt(&bus, 10).await, Adopted::At(at(10)));
+    assert_eq!(adopt(&bus, 10).await, ResyncOutcome::At(at(10)));
     let behind = publish(&bus, &events, 60, 60).await;
     assert!(matches!(behind, RangeOutcome::Moved(moved) if moved == at(10)), "{behind:?}");
     assert!(matches!(publish(&bus, &events, 10, 60).await, RangeOutcome::Published(_)));
@@ -145,15 +147,15 @@ async fn a_group_is_as_far_as_it_is_in_the_partition_where_it_is_furthest_behind
     let group = bus.default_group().clone();
     let floor =
         async |bus: &RedisEventBus| match bus.group_floors(PUBLISHER, &[bus.default_group().clone()]).await.unwrap() {
-            SeenFloors::Groups(groups) => groups.into_iter().find(|(name, _)| *name == group).map(|(_, floor)| floor),
+            GroupFloors::Groups(groups) => groups.into_iter().find(|(name, _)| *name == group).map(|(_, floor)| floor),
             _ => None,
         };
-    assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(0))));
+    assert_eq!(floor(&bus).await, Some(GroupFloor::At(at(0))));
     Actor::willing().join(&bus);
     start(&bus).await;
     until_finished(&bus, Duration::from_secs(60)).await;
-    assert_eq!(floor(&bus).await, Some(SeenFloor::At(at(40))));
-    assert_eq!(bus.rewind(PUBLISHER, at(5)).await.unwrap(), Adopted::At(at(5)));
+    assert_eq!(floor(&bus).await, Some(GroupFloor::At(at(40))));
+    assert_eq!(bus.rewind(PUBLISHER, at(5)).await.unwrap(), ResyncOutcome::At(at(5)));
     assert!(matches!(publish(&bus, &events, 5, 40).await, RangeOutcome::Published(_)));
 }
 
@@ -162,7 +164,7 @@ async fn a_group_that_nobody_asked_for_has_finished_nothing_where_it_has_not_beg
     let (bus, events) = (begun().await, store(40));
     publish(&bus, &events, 0, 40).await;
     let seen = async || match bus.group_floors(PUBLISHER, &[]).await.unwrap() {
-        SeenFloors::Groups(groups) => groups.into_iter().find(|(name, _)| &**name == "audit").map(|(_, floor)| floor),
+        GroupFloors::Groups(groups) => groups.into_iter().find(|(name, _)| &**name == "audit").map(|(_, floor)| floor),
         other => panic!("{other:?}"),
     };
     let partition = |number: u32| format!("{}:{number}", bus.config().stream_name());
@@ -171,11 +173,11 @@ async fn a_group_that_nobody_asked_for_has_finished_nothing_where_it_has_not_beg
     make(0).await;
     let read = ["GROUP", "audit", "reader", "NOACK", "COUNT", "100", "STREAMS", &partition(0), ">"];
     let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
-    assert_eq!(seen().await, Some(SeenFloor::Missing));
+    assert_eq!(seen().await, Some(GroupFloor::Missing));
     for number in 1..4 {
         make(number).await;
     }
-    assert_eq!(seen().await, Some(SeenFloor::At(at(0))));
+    assert_eq!(seen().await, Some(GroupFloor::At(at(0))));
 }
 
 #[tokio::test]
@@ -225,8 +227,8 @@ async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
         let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
         let store = InMemoryEventStore::new();
         let publisher = Publisher { store: store.store_id().await.unwrap(), epoch: 0 };
-        let adoption = Adoption { floor: at(0), groups: &[], fresh: &[], shared: false };
-        assert_eq!(bus.adopt(publisher, adoption).await.unwrap(), Adopted::At(at(0)));
+        let adoption = ResyncRequest { floor: at(0), groups: &[], new_groups: &[], is_shared: false };
+        assert_eq!(bus.resync(publisher, adoption).await.unwrap(), ResyncOutcome::At(at(0)));
         let events = append(&store, copied).await;
         let range = PublishRange { after: at(0), through: at(copied), events: &events };
         bus.publish_range(publisher, range).await.unwrap();
@@ -238,7 +240,7 @@ async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
         append(&store, 80).await;
         let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
         let error = app.published(at(80)).await.unwrap_err();
-        let PublishedError::Relay(RelayError::StoreWentBack { published, .. }) = &error else { panic!("{error}") };
+        let PublishedError::Relay(RelayError::StoreBehindBus { published, .. }) = &error else { panic!("{error}") };
         assert_eq!(*published, through);
         assert_eq!(positions(&bus).await, before);
 

@@ -97,7 +97,7 @@ async fn reconnect(config: &RedisEventBusConfig) -> RedisEventBus {
     loop {
         match RedisEventBus::connect(with(partitions, config)).await {
             Ok(bus) => return bus,
-            Err(RedisConnectError::OtherLayout(layout)) => partitions = layout.recorded,
+            Err(RedisConnectError::PartitionCountMismatch(layout)) => partitions = layout.recorded,
             Err(error) => panic!("{error}"),
         }
     }
@@ -165,7 +165,7 @@ async fn a_stream_without_partitions_gets_them_and_its_groups_go_on() {
     assert!(matches!(plain.publish(&[event("c")]).await, Err(PublishError::Refused { .. })));
     assert!(matches!(
         RedisEventBus::connect(with(1, &config)).await,
-        Err(RedisConnectError::OtherLayout(layout)) if layout.recorded == 4
+        Err(RedisConnectError::PartitionCountMismatch(layout)) if layout.recorded == 4
     ));
     let bus = connect(&with(4, &config)).await;
     bus.publish(&["a", "b", "c"].map(event)).await.unwrap();

@@ -1,6 +1,6 @@
 //! How far groups have finished.
 
-use eventbus::port::{Publisher, SeenFloor};
+use eventbus::port::{GroupFloor, Publisher};
 use uuid::Uuid;
 
 use crate::rig::{Rig, at};
@@ -9,25 +9,25 @@ use crate::rig::{Rig, at};
 async fn a_floor_is_below_the_oldest_event_that_is_unread_or_pending() {
     let rig = Rig::adopted().await;
     rig.make("reports").await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(0)), "an empty stream");
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(0)), "an empty stream");
     rig.publish(0, 10).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(0)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(0)));
     let read = rig.read("reports", 6).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(0)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(0)));
     rig.acknowledge("reports", &read[..2]).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(2)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(2)));
     rig.acknowledge("reports", &read[3..]).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(2)), "the third is pending");
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(2)), "the third is pending");
     rig.acknowledge("reports", &read[2..3]).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(6)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(6)));
     rig.handle("reports", 10).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(10)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(10)));
     // positions have gaps
     let range = eventbus::port::PublishRange { after: at(10), through: at(90), events: &[crate::rig::event(70)] };
     rig.target().publish_range(rig.publisher, range).await.unwrap();
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(69)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(69)));
     rig.handle("reports", 10).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(90)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(90)));
 }
 
 #[tokio::test]
@@ -41,16 +41,16 @@ async fn what_others_published_is_passed_over_as_far_as_it_is_quick() {
     other.publish(500, 620).await;
     rig.publish(1, 2).await;
     rig.handle("reports", 1).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1)));
     rig.add_foreign(600).await;
     rig.handle("reports", 240).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1)));
     rig.handle("reports", 1).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(2)), "all that follows is others'");
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(2)), "all that follows is others'");
     rig.publish(2, 3).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::Unknown, "the next one is far away");
+    assert_eq!(rig.floor("reports").await, GroupFloor::Unknown, "the next one is far away");
     rig.handle("reports", 200).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(2)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(2)));
 }
 
 #[tokio::test]
@@ -63,8 +63,8 @@ async fn groups_that_are_there_or_known_are_told() {
     }
     let floors = rig.floors(&["gone", "here"]).await;
     assert_eq!(floors.len(), 3);
-    assert_eq!(floors["gone"], SeenFloor::Missing);
-    assert_eq!((floors["here"], floors["new"]), (SeenFloor::At(at(0)), SeenFloor::At(at(0))));
+    assert_eq!(floors["gone"], GroupFloor::Missing);
+    assert_eq!((floors["here"], floors["new"]), (GroupFloor::At(at(0)), GroupFloor::At(at(0))));
     rig.make("\u{7}not a name").await;
     rig.read("\u{7}not a name", 1).await;
     assert_eq!(rig.floors(&[]).await.len(), 2);

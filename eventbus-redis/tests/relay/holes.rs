@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use eventbus::{
     Name,
-    port::{Adopted, EventBus, Publisher, SeenFloor},
+    port::{EventBus, GroupFloor, Publisher, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Recovery, RedisEventBusConfig, Trim};
 use uuid::Uuid;
@@ -38,31 +38,31 @@ async fn unread_events_that_others_removed_come_back() {
     let rig = ready(&["behind", "done"]).await;
     let mut handled: BTreeSet<u64> = rig.handle("behind", 300).await.into_iter().collect();
     rig.handle("done", 1_000).await;
-    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(300)));
+    assert_eq!(rig.floor("behind").await, GroupFloor::At(at(300)));
     trim_plainly(&rig, 200).await;
     for _ in 0..2 {
         let floors = rig.floors(&["behind", "done"]).await;
-        assert_eq!((floors["behind"], floors["done"]), (SeenFloor::Hole, SeenFloor::At(at(1_000))));
+        assert_eq!((floors["behind"], floors["done"]), (GroupFloor::Gap, GroupFloor::At(at(1_000))));
     }
-    assert_eq!(rig.rewind(300).await, Adopted::At(at(300)));
-    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(300)));
+    assert_eq!(rig.rewind(300).await, ResyncOutcome::At(at(300)));
+    assert_eq!(rig.floor("behind").await, GroupFloor::At(at(300)));
     rig.publish(300, 1_000).await;
     handled.extend(rig.handle("behind", ALL).await);
     assert_eq!(handled.len(), 1_000);
-    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+    assert_eq!(rig.floor("behind").await, GroupFloor::At(at(1_000)));
     // and it is over: what was removed then stays counted by the server, but never again by us
     rig.handle("done", ALL).await;
     rig.bus.trim(Trim { max_length: Some(10), max_age: None }).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+        assert_eq!(rig.floor("behind").await, GroupFloor::At(at(1_000)));
     }
     trim_plainly(&rig, 5).await;
-    assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+    assert_eq!(rig.floor("behind").await, GroupFloor::At(at(1_000)));
 }
 
 #[tokio::test]
 async fn a_hole_is_seen_though_the_group_has_read_on() {
-    for (read_on, expected) in [(50, SeenFloor::Unknown), (120, SeenFloor::Hole), (200, SeenFloor::Hole)] {
+    for (read_on, expected) in [(50, GroupFloor::Unknown), (120, GroupFloor::Gap), (200, GroupFloor::Gap)] {
         let rig = ready(&["behind"]).await;
         rig.handle("behind", 300).await;
         rig.floors(&[]).await;
@@ -72,12 +72,12 @@ async fn a_hole_is_seen_though_the_group_has_read_on() {
         assert_eq!(rig.floor("behind").await, expected, "{read_on}");
         rig.handle("behind", 200 - read_on).await;
         for _ in 0..2 {
-            assert_eq!(rig.floor("behind").await, SeenFloor::Hole, "{read_on}");
+            assert_eq!(rig.floor("behind").await, GroupFloor::Gap, "{read_on}");
         }
         rig.rewind(300).await;
         rig.publish(300, 1_000).await;
         assert_eq!(rig.handle("behind", ALL).await, (301..=1_000).collect::<Vec<_>>());
-        assert_eq!(rig.floor("behind").await, SeenFloor::At(at(1_000)));
+        assert_eq!(rig.floor("behind").await, GroupFloor::At(at(1_000)));
     }
 }
 
@@ -86,19 +86,19 @@ async fn pending_events_that_others_removed_come_back_once() {
     let rig = ready(&["reports"]).await;
     let read = rig.read("reports", 300).await;
     rig.acknowledge("reports", &read[..100]).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(100)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(100)));
     trim_plainly(&rig, 800).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
     rig.rewind(100).await;
     // what is gone stays pending until a consumer looks after it
     for _ in 0..2 {
-        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(100)));
+        assert_eq!(rig.floor("reports").await, GroupFloor::At(at(100)));
     }
     rig.publish(100, 1_000).await;
     rig.acknowledge("reports", &read[200..]).await;
     rig.handle("reports", 700).await;
     assert_eq!(rig.handle("reports", 10).await, (101..=110).collect::<Vec<_>>());
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(110)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(110)));
 }
 
 #[tokio::test]
@@ -114,17 +114,17 @@ async fn a_hole_is_mended_for_each_store_by_itself() {
     one.handle("reports", 40).await;
     one.floors(&[]).await;
     trim_plainly(&one, 100).await;
-    assert_eq!(one.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(one.floor("reports").await, GroupFloor::Gap);
     one.rewind(20).await;
     one.publish(20, 100).await;
-    assert_eq!(one.floor("reports").await, SeenFloor::At(at(20)));
+    assert_eq!(one.floor("reports").await, GroupFloor::At(at(20)));
     // a rewind that knew nothing of it mends nothing
     two.rewind(90).await;
     two.publish(90, 100).await;
-    assert_eq!(two.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(two.floor("reports").await, GroupFloor::Gap);
     two.rewind(20).await;
-    assert_eq!(two.floor("reports").await, SeenFloor::At(at(20)));
-    assert_eq!(one.floor("reports").await, SeenFloor::At(at(20)));
+    assert_eq!(two.floor("reports").await, GroupFloor::At(at(20)));
+    assert_eq!(one.floor("reports").await, GroupFloor::At(at(20)));
 }
 
 #[tokio::test]
@@ -135,22 +135,22 @@ async fn a_hole_without_own_events_is_mended_without_publishing_again() {
     rig.publish(0, 5).await;
     rig.floors(&["reports"]).await;
     trim_plainly(&rig, 20).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
     rig.rewind(0).await;
     rig.publish(0, 5).await;
     rig.handle("reports", ALL).await;
     rig.add_foreign(50).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)));
     rig.handle("reports", 10).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)));
     trim_plainly(&rig, 45).await;
-    assert_eq!(rig.seen(&[]).await, eventbus::port::SeenFloors::Lost, "the last own event is gone too");
+    assert_eq!(rig.seen(&[]).await, eventbus::port::GroupFloors::Lost, "the last own event is gone too");
     rig.adopt(5, &["reports"]).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)));
     trim_plainly(&rig, 20).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
-    assert_eq!(rig.rewind(5).await, Adopted::Moved(at(5)));
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(5)), "there is nothing to publish again");
+    assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
+    assert_eq!(rig.rewind(5).await, ResyncOutcome::Moved(at(5)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)), "there is nothing to publish again");
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn there_is_no_false_alarm() {
     let all = ["reports", "slow", "idle"];
     let expect = async |what: &str, floors: [u64; 3]| {
         let seen = rig.floors(&all).await;
-        let expected = floors.map(|floor| SeenFloor::At(at(floor)));
+        let expected = floors.map(|floor| GroupFloor::At(at(floor)));
         assert_eq!([seen["reports"], seen["slow"], seen["idle"]], expected, "{what}");
     };
     rig.handle("reports", 900).await;
@@ -186,7 +186,7 @@ async fn there_is_no_false_alarm() {
         rig.run(&["XGROUP", "SETID", &rig.stream, made, if made == "new" { "0" } else { "$" }]).await;
         rig.read(made, 10).await;
     }
-    assert!(rig.floors(&all).await.values().all(|floor| matches!(floor, SeenFloor::At(_))));
+    assert!(rig.floors(&all).await.values().all(|floor| matches!(floor, GroupFloor::At(_))));
     rig.handle("reports", ALL).await;
     rig.handle("slow", ALL).await;
     rig.handle("idle", ALL).await;
@@ -211,7 +211,7 @@ async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_fi
         rig.publish(0, 100).await;
         let read = rig.read(&group, 100).await;
         rig.acknowledge(&group, &read[..10]).await;
-        assert_eq!(rig.floor(&group).await, SeenFloor::At(at(10)));
+        assert_eq!(rig.floor(&group).await, GroupFloor::At(at(10)));
         trim_plainly(&rig, 50).await;
         let seen = Seen::default();
         seen.join(&rig.bus);
@@ -224,11 +224,11 @@ async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_fi
         until("what is there is handled", async || settled(&rig.bus).await == 0).await;
         assert_eq!(seen.all().len(), 50);
         rig.bus.stop_consuming().await;
-        assert_eq!(rig.floor(&group).await, SeenFloor::Hole, "restarts: {restarts}");
+        assert_eq!(rig.floor(&group).await, GroupFloor::Gap, "restarts: {restarts}");
         rig.rewind(10).await;
         rig.publish(10, 100).await;
         assert_eq!(rig.handle(&group, ALL).await, (11..=100).collect::<Vec<_>>());
-        assert_eq!(rig.floor(&group).await, SeenFloor::At(at(100)));
+        assert_eq!(rig.floor(&group).await, GroupFloor::At(at(100)));
     }
 }
 
@@ -236,14 +236,14 @@ async fn what_a_dead_consumer_had_in_hand_comes_back_though_its_successor_was_fi
 async fn what_others_removed_while_a_group_was_gone_is_not_forgotten_by_a_look_that_did_not_ask_for_it() {
     let rig = ready(&["reports"]).await;
     rig.handle("reports", 300).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(300)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(300)));
     rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
     trim_plainly(&rig, 200).await;
     // as an app does at its start, and the relay of another store
     assert!(rig.floors(&[]).await.is_empty());
     rig.bus.create_group(&Name::from_static("reports"), GroupStart::Now).await.unwrap();
     rig.handle("reports", ALL).await;
-    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
 }
 
 #[tokio::test]
@@ -252,23 +252,23 @@ async fn what_others_removed_while_a_group_was_gone_comes_back() {
         let rig = ready(&["reports"]).await;
         let reports = Name::from_static("reports");
         rig.handle("reports", 300).await;
-        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(300)));
+        assert_eq!(rig.floor("reports").await, GroupFloor::At(at(300)));
         rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
         trim_plainly(&rig, 200).await;
         if looks {
-            assert_eq!(rig.floor("reports").await, SeenFloor::Missing);
+            assert_eq!(rig.floor("reports").await, GroupFloor::Missing);
         }
         rig.bus.create_group(&reports, GroupStart::Now).await.unwrap();
         rig.handle("reports", ALL).await;
-        assert_eq!(rig.floor("reports").await, SeenFloor::Hole, "looks: {looks}");
+        assert_eq!(rig.floor("reports").await, GroupFloor::Gap, "looks: {looks}");
         rig.rewind(300).await;
         rig.publish(300, 1_000).await;
         assert_eq!(rig.handle("reports", ALL).await, (301..=1_000).collect::<Vec<_>>());
-        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1_000)));
+        assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1_000)));
         // one that goes on where it was, with nothing gone, is no alarm
         rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
         rig.bus.create_group(&reports, GroupStart::Now).await.unwrap();
-        assert_eq!(rig.floor("reports").await, SeenFloor::At(at(1_000)));
+        assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1_000)));
     }
 }
 
@@ -282,12 +282,12 @@ async fn a_hole_is_mended_by_the_relay_that_was_told_of_it() {
     rig.run(&["XTRIM", &rig.stream, "MAXLEN", "40"]).await;
     // a process that starts asks, and then an operator who knows of no hole has something published again
     let [starting, operator] = [0, 6].map(|epoch| rig.another(Publisher { epoch, ..rig.publisher }));
-    assert_eq!(starting.floor("reports").await, SeenFloor::Hole);
-    assert_eq!(rig.floor("reports").await, SeenFloor::Hole);
-    assert_eq!(operator.rewind(80).await, Adopted::At(at(80)));
+    assert_eq!(starting.floor("reports").await, GroupFloor::Gap);
+    assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
+    assert_eq!(operator.rewind(80).await, ResyncOutcome::At(at(80)));
     let relay = rig.another(Publisher { epoch: 7, ..rig.publisher });
-    assert_eq!(relay.floor("reports").await, SeenFloor::Hole);
-    assert_eq!(starting.floor("reports").await, SeenFloor::Hole);
-    assert_eq!(relay.rewind(10).await, Adopted::At(at(10)));
-    assert_ne!(relay.floor("reports").await, SeenFloor::Hole);
+    assert_eq!(relay.floor("reports").await, GroupFloor::Gap);
+    assert_eq!(starting.floor("reports").await, GroupFloor::Gap);
+    assert_eq!(relay.rewind(10).await, ResyncOutcome::At(at(10)));
+    assert_ne!(relay.floor("reports").await, GroupFloor::Gap);
 }

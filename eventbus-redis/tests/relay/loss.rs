@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use eventbus::{
     Name,
-    port::{Adopted, EventBus, Publisher, RangeOutcome, SeenFloor, SeenFloors},
+    port::{EventBus, GroupFloor, GroupFloors, Publisher, RangeOutcome, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, RedisEventBus, Trim};
 
@@ -51,15 +51,15 @@ async fn what_is_lost_is_seen_and_published_again_from_the_floor() {
             rig.publish(0, 100).await;
             rig.handle("reports", 60).await;
             rig.handle("python", 100).await;
-            assert_eq!(rig.floor("reports").await, SeenFloor::At(at(60)));
+            assert_eq!(rig.floor("reports").await, GroupFloor::At(at(60)));
 
             lose(&rig, how).await;
             rig.add_foreign(foreign).await;
             assert_eq!(rig.publish(100, 110).await, "lost", "{how}");
             assert_eq!(rig.publish(100, 100).await, "lost", "{how}: also when there is nothing to publish");
-            assert_eq!(rig.seen(&[]).await, SeenFloors::Lost, "{how}");
-            assert_eq!(rig.adopt(60, &["reports", "python"]).await, Adopted::At(at(60)), "{how}");
-            assert_eq!(rig.adopt(10, &["reports"]).await, Adopted::Moved(at(60)), "{how}: already repaired");
+            assert_eq!(rig.seen(&[]).await, GroupFloors::Lost, "{how}");
+            assert_eq!(rig.adopt(60, &["reports", "python"]).await, ResyncOutcome::At(at(60)), "{how}");
+            assert_eq!(rig.adopt(10, &["reports"]).await, ResyncOutcome::Moved(at(60)), "{how}: already repaired");
             assert_eq!(rig.publish(100, 110).await, "moved to 60", "{how}");
             assert_eq!(rig.publish(60, 110).await, "published", "{how}");
             let mut handled = rig.handle("reports", ALL).await;
@@ -67,7 +67,7 @@ async fn what_is_lost_is_seen_and_published_again_from_the_floor() {
             handled.dedup();
             assert_eq!(handled, (61..=110).collect::<Vec<_>>(), "{how}");
             assert!(rig.handle("python", ALL).await.ends_with(&(101..=110).collect::<Vec<_>>()), "{how}");
-            assert_eq!(rig.floor("reports").await, SeenFloor::At(at(110)), "{how}");
+            assert_eq!(rig.floor("reports").await, GroupFloor::At(at(110)), "{how}");
         }
     }
 }
@@ -86,7 +86,7 @@ async fn flushing_while_it_publishes_loses_nothing_and_stays_in_order() {
                 RangeOutcome::Published(_) => position = through,
                 RangeOutcome::Moved(to) => position = to.get(),
                 RangeOutcome::Lost => match rig.adopt(0, &["reports"]).await {
-                    Adopted::At(to) | Adopted::Moved(to) => (position, losses) = (to.get(), losses + 1),
+                    ResyncOutcome::At(to) | ResyncOutcome::Moved(to) => (position, losses) = (to.get(), losses + 1),
                     other => panic!("{other:?}"),
                 },
                 other => panic!("{other:?}"),
@@ -161,9 +161,9 @@ async fn a_group_that_nobody_joined_is_not_told_unless_it_is_known() {
     let group = rig.bus.default_group().clone();
     rig.publish(0, 5).await;
     assert!(rig.floors(&[]).await.is_empty());
-    assert_eq!(rig.floor(&group).await, SeenFloor::At(at(0)));
+    assert_eq!(rig.floor(&group).await, GroupFloor::At(at(0)));
     rig.read(&group, 1).await;
-    assert_eq!(rig.floors(&[]).await[group.as_str()], SeenFloor::At(at(0)));
+    assert_eq!(rig.floors(&[]).await[group.as_str()], GroupFloor::At(at(0)));
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
     Name,
-    port::{Adopted, RangeOutcome, SeenFloor, SeenFloors},
+    port::{GroupFloor, GroupFloors, RangeOutcome, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Trim};
 use proptest::{prelude::*, test_runner::TestCaseResult};
@@ -82,18 +82,18 @@ impl Model {
     async fn adopt(&mut self) {
         let floor = self.floors.values().min().copied().unwrap();
         match self.rig.adopt(floor, &GROUPS).await {
-            Adopted::At(to) | Adopted::Moved(to) => self.position = to.get(),
+            ResyncOutcome::At(to) | ResyncOutcome::Moved(to) => self.position = to.get(),
             other => panic!("{other:?}"),
         }
     }
 
     async fn look(&mut self) {
-        let SeenFloors::Groups(seen) = self.rig.seen(&GROUPS).await else {
+        let GroupFloors::Groups(seen) = self.rig.seen(&GROUPS).await else {
             return self.adopt().await;
         };
-        let holes: Vec<_> = seen.iter().filter(|(_, floor)| *floor == SeenFloor::Hole).collect();
+        let holes: Vec<_> = seen.iter().filter(|(_, floor)| *floor == GroupFloor::Gap).collect();
         for (group, floor) in &seen {
-            if let SeenFloor::At(position) = floor {
+            if let GroupFloor::At(position) = floor {
                 self.floors.insert(group.to_string(), position.get());
             }
         }
@@ -104,7 +104,7 @@ impl Model {
 
     async fn rewind(&mut self, to: u64) {
         match self.rig.rewind(to).await {
-            Adopted::At(to) | Adopted::Moved(to) => self.position = to.get().min(self.newest),
+            ResyncOutcome::At(to) | ResyncOutcome::Moved(to) => self.position = to.get().min(self.newest),
             other => panic!("{other:?}"),
         }
     }

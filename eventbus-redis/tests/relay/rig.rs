@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use eventbus::{
     EventId, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{
-        Adopted, Adoption, EventBus, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor,
-        SeenFloors,
+        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
+        ResyncOutcome, ResyncRequest,
     },
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -45,7 +45,7 @@ impl Rig {
     /// A relay on a stream of the test's own, which is adopted at the start for no group.
     pub(crate) async fn adopted() -> Self {
         let rig = Self::on(config()).await;
-        assert_eq!(rig.adopt(0, &[]).await, Adopted::At(at(0)));
+        assert_eq!(rig.adopt(0, &[]).await, ResyncOutcome::At(at(0)));
         rig
     }
 
@@ -86,36 +86,36 @@ impl Rig {
         }
     }
 
-    pub(crate) async fn adopt(&self, floor: u64, groups: &[&str]) -> Adopted {
+    pub(crate) async fn adopt(&self, floor: u64, groups: &[&str]) -> ResyncOutcome {
         self.adopt_as(floor, groups, false).await
     }
 
-    pub(crate) async fn adopt_as(&self, floor: u64, groups: &[&str], shared: bool) -> Adopted {
-        let adoption = Adoption { floor: at(floor), groups: &names(groups), fresh: &[], shared };
-        self.target().adopt(self.publisher, adoption).await.unwrap()
+    pub(crate) async fn adopt_as(&self, floor: u64, groups: &[&str], shared: bool) -> ResyncOutcome {
+        let adoption = ResyncRequest { floor: at(floor), groups: &names(groups), new_groups: &[], is_shared: shared };
+        self.target().resync(self.publisher, adoption).await.unwrap()
     }
 
     pub(crate) async fn marks(&self) -> Vec<(u64, Option<EventId>)> {
-        let marks = self.target().marks(self.publisher).await.unwrap();
+        let marks = self.target().published_positions(self.publisher).await.unwrap();
         marks.into_iter().map(|mark| (mark.position.get(), mark.event_id)).collect()
     }
 
-    pub(crate) async fn rewind(&self, to: u64) -> Adopted {
+    pub(crate) async fn rewind(&self, to: u64) -> ResyncOutcome {
         self.target().rewind(self.publisher, at(to)).await.unwrap()
     }
 
-    pub(crate) async fn seen(&self, known: &[&str]) -> SeenFloors {
+    pub(crate) async fn seen(&self, known: &[&str]) -> GroupFloors {
         self.target().group_floors(self.publisher, &names(known)).await.unwrap()
     }
 
-    pub(crate) async fn floors(&self, known: &[&str]) -> BTreeMap<String, SeenFloor> {
+    pub(crate) async fn floors(&self, known: &[&str]) -> BTreeMap<String, GroupFloor> {
         match self.seen(known).await {
-            SeenFloors::Groups(groups) => groups.into_iter().map(|(name, floor)| (name.to_string(), floor)).collect(),
+            GroupFloors::Groups(groups) => groups.into_iter().map(|(name, floor)| (name.to_string(), floor)).collect(),
             other => panic!("{other:?}"),
         }
     }
 
-    pub(crate) async fn floor(&self, group: &str) -> SeenFloor {
+    pub(crate) async fn floor(&self, group: &str) -> GroupFloor {
         self.floors(&[group]).await[group]
     }
 

@@ -1,6 +1,6 @@
 //! Several stores on one stream.
 
-use eventbus::port::{Adopted, Publisher, SeenFloor};
+use eventbus::port::{GroupFloor, Publisher, ResyncOutcome};
 use uuid::Uuid;
 
 use crate::rig::{Rig, at};
@@ -10,7 +10,7 @@ async fn stores_that_share_a_stream_do_not_disturb_each_other() {
     let one = Rig::adopted().await;
     let two = one.another(Publisher { store: Uuid::now_v7(), epoch: 1 });
     assert_eq!(two.publish(0, 1).await, "lost");
-    assert_eq!(two.adopt_as(0, &["reports"], true).await, Adopted::At(at(0)));
+    assert_eq!(two.adopt_as(0, &["reports"], true).await, ResyncOutcome::At(at(0)));
     for position in 0..50 {
         assert_eq!(one.publish(position * 2, position * 2 + 2).await, "published");
         assert_eq!(two.publish(position, position + 1).await, "published");
@@ -18,8 +18,8 @@ async fn stores_that_share_a_stream_do_not_disturb_each_other() {
     assert_eq!(one.positions().await, (1..=100).collect::<Vec<_>>());
     assert_eq!(two.positions().await, (1..=50).collect::<Vec<_>>());
     one.handle("reports", 75).await;
-    assert_eq!(one.floor("reports").await, SeenFloor::At(at(50)));
-    assert_eq!(two.floor("reports").await, SeenFloor::At(at(25)));
+    assert_eq!(one.floor("reports").await, GroupFloor::At(at(50)));
+    assert_eq!(two.floor("reports").await, GroupFloor::At(at(25)));
     one.run(&["DEL", &one.stream]).await;
     assert_eq!(one.publish(100, 101).await, "lost");
     assert_eq!(two.publish(50, 51).await, "lost");
@@ -39,13 +39,13 @@ async fn a_stream_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     one.publish(0, 5).await;
     let two = one.another(Publisher { store: Uuid::now_v7(), epoch: 1 });
     let before: Vec<String> = one.command(&["HGETALL", &one.key("relay")]).await;
-    assert_eq!(two.adopt(0, &["reports"]).await, Adopted::OtherStore(one.publisher.store));
+    assert_eq!(two.adopt(0, &["reports"]).await, ResyncOutcome::OtherStore(one.publisher.store));
     let after: Vec<String> = one.command(&["HGETALL", &one.key("relay")]).await;
     assert_eq!(after, before);
-    assert_eq!(one.floors(&["reports"]).await["reports"], SeenFloor::Missing, "no group was made");
+    assert_eq!(one.floors(&["reports"]).await["reports"], GroupFloor::Missing, "no group was made");
     // the store that was there first is not held up by one that shares
-    assert_eq!(two.adopt_as(0, &[], true).await, Adopted::At(at(0)));
-    assert_eq!(one.adopt(0, &[]).await, Adopted::Moved(at(5)));
+    assert_eq!(two.adopt_as(0, &[], true).await, ResyncOutcome::At(at(0)));
+    assert_eq!(one.adopt(0, &[]).await, ResyncOutcome::Moved(at(5)));
 }
 
 #[tokio::test]
@@ -54,13 +54,13 @@ async fn a_store_made_anew_publishes_once_an_operator_removed_what_the_former_on
         let one = Rig::adopted().await;
         one.publish(0, 5).await;
         let two = one.another(Publisher { store: Uuid::now_v7(), epoch: 1 });
-        let Adopted::OtherStore(former) = two.adopt(0, &["reports"]).await else { panic!("it is not refused") };
+        let ResyncOutcome::OtherStore(former) = two.adopt(0, &["reports"]).await else { panic!("it is not refused") };
         let relay = one.key("relay");
         let _removed: u64 = match whole_stream {
             true => one.command(&["DEL", &one.stream, &relay]).await,
             false => one.command(&["HDEL", &relay, &former.to_string()]).await,
         };
-        assert_eq!(two.adopt(0, &["reports"]).await, Adopted::At(at(0)));
+        assert_eq!(two.adopt(0, &["reports"]).await, ResyncOutcome::At(at(0)));
         assert_eq!(two.publish(0, 3).await, "published");
         assert_eq!(two.positions().await, [1, 2, 3]);
     }

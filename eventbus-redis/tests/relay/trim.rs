@@ -1,6 +1,6 @@
 //! Our own trimming beside relays.
 
-use eventbus::port::{Adopted, EventBus, Publisher, SeenFloor};
+use eventbus::port::{EventBus, GroupFloor, Publisher, ResyncOutcome};
 use eventbus_redis::Trim;
 use uuid::Uuid;
 
@@ -64,10 +64,10 @@ async fn known_groups_keep_what_they_have_yet_to_finish() {
     rig.handle("reports", 30).await;
     rig.floors(&[]).await;
     assert_eq!(rig.bus.trim(NOTHING_STAYS).await.unwrap().removed, 30);
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(30)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(30)));
     rig.handle("reports", 100).await;
     assert_eq!(rig.bus.trim(NOTHING_STAYS).await.unwrap().removed, 69);
-    assert_eq!(rig.floor("reports").await, SeenFloor::At(at(100)));
+    assert_eq!(rig.floor("reports").await, GroupFloor::At(at(100)));
 }
 
 #[tokio::test]
@@ -81,7 +81,7 @@ async fn a_server_without_memory_is_trimmed_as_far_as_no_relay_is_lost() {
     assert!(rig.bus.publish(&[crate::rig::event(1)]).await.is_err(), "there is no room");
     assert_eq!(rig.bus.trim(NOTHING_STAYS).await.unwrap().removed, 99);
     assert_eq!(rig.publish(100, 100).await, "published");
-    assert_eq!(rig.adopt(0, &[]).await, Adopted::Moved(at(100)));
+    assert_eq!(rig.adopt(0, &[]).await, ResyncOutcome::Moved(at(100)));
     rig.run(&["CONFIG", "SET", "maxmemory", "0"]).await;
     assert_eq!(rig.bus.trim(NOTHING_STAYS).await.unwrap().removed, 10);
     assert_eq!(rig.publish(100, 101).await, "published");

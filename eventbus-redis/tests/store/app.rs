@@ -112,8 +112,8 @@ pub(crate) async fn app(store: &RedisEventStore, bus: impl EventBus) -> App {
 pub(crate) async fn buy(store: &impl AppendEvents, id: &str) {
     let customer_id = format!("cust-{}", id.len());
     let events = vec![
-        NewEvent::of(&OrderCreated { customer_id, cents: 100 }).unwrap(),
-        NewEvent::of(&OrderPaid { cents: 50 }).unwrap(),
+        NewEvent::from_event(&OrderCreated { customer_id, cents: 100 }).unwrap(),
+        NewEvent::from_event(&OrderPaid { cents: 50 }).unwrap(),
     ];
     loop {
         match store.append(&order(id), ExpectedVersion::Any, events.clone()).await {

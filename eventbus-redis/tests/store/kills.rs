@@ -58,11 +58,11 @@ async fn bus_of(store: &RedisEventStore) -> RedisEventBus {
 }
 
 fn created() -> NewEvent {
-    NewEvent::of(&OrderCreated { customer_id: "cust_001".into(), cents: CENTS }).unwrap()
+    NewEvent::from_event(&OrderCreated { customer_id: "cust_001".into(), cents: CENTS }).unwrap()
 }
 
 fn paid() -> NewEvent {
-    NewEvent::of(&OrderPaid { cents: 1 }).unwrap()
+    NewEvent::from_event(&OrderPaid { cents: 1 }).unwrap()
 }
 
 /// Appends, and prints what is stored then.

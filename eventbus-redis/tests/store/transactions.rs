@@ -60,7 +60,7 @@ async fn a_former_owner_writes_nothing_however_late_it_commits() {
     let former = seize(&store, ROLE, "one").await;
     let paused = counted(&store, &former, 0, 1).await.unwrap();
     let owner = seize(&store, ROLE, "two").await;
-    assert!(matches!(why(paused.commit().await.unwrap_err()), Error::Lost));
+    assert!(matches!(why(paused.commit().await.unwrap_err()), Error::Superseded));
     assert!(hash(&mut connection, &store, "stats:orders").await.is_empty());
     counted(&store, &owner, 0, 1).await.unwrap().commit().await.unwrap();
     let same_epoch = Lease { owner: Name::from_static("three"), ..owner.clone() };
@@ -95,7 +95,7 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
         assert_eq!(tell::<u64>(&mut connection, &["DEL", &claim]).await, 1);
         if is_done_by_others {
             counted(&store, &lease, from, from + 1).await.unwrap().commit().await.unwrap();
-            assert!(matches!(why(stood_still.commit().await.unwrap_err()), Error::Lost));
+            assert!(matches!(why(stood_still.commit().await.unwrap_err()), Error::Superseded));
         } else {
             stood_still.commit().await.unwrap();
         }
@@ -117,7 +117,7 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     let third = begin().await;
     tell::<u64>(&mut connection, &["DEL", &claim]).await;
     second.commit().await.unwrap();
-    assert!(matches!(why(third.commit().await.unwrap_err()), Error::Lost), "somebody else has done it");
+    assert!(matches!(why(third.commit().await.unwrap_err()), Error::Superseded), "somebody else has done it");
 }
 
 /// Red without a heart: nobody would keep the claim.
@@ -143,7 +143,7 @@ async fn a_new_owner_waits_for_no_former_one() {
     let owner = seize(&store, ROLE, "two").await;
     let counting = tokio::time::timeout(Duration::from_secs(10), counted(&store, &owner, 0, 1)).await;
     counting.expect("it waits for a former owner").unwrap().commit().await.unwrap();
-    assert!(matches!(why(former.commit().await.unwrap_err()), Error::Lost));
+    assert!(matches!(why(former.commit().await.unwrap_err()), Error::Superseded));
     assert_eq!(hash(&mut connection, &store, "stats:orders").await["total_count"], "1");
 }
 
@@ -153,7 +153,7 @@ async fn a_checkpoint_that_was_set_meanwhile_fails_the_commit() {
     let lease = seize(&store, ROLE, "one").await;
     let transaction = counted(&store, &lease, 0, 1).await.unwrap();
     store.save_checkpoint(&lease.role, 7.into()).await.unwrap();
-    assert!(matches!(why(transaction.commit().await.unwrap_err()), Error::Lost));
+    assert!(matches!(why(transaction.commit().await.unwrap_err()), Error::Superseded));
     assert!(hash(&mut connection, &store, "stats:orders").await.is_empty());
     assert_eq!(store.load_checkpoint(&lease.role).await.unwrap(), Some(7.into()));
 }
@@ -391,7 +391,7 @@ async fn a_transaction_reads_what_is_committed_and_what_it_has_written() {
         tx.get::<String>("hash").await.unwrap_err(),
     ];
     for error in unclear {
-        assert!(matches!(error, Error::WrittenHere { .. }), "{error:?}");
+        assert!(matches!(error, Error::ReadAfterBlindWrite { .. }), "{error:?}");
     }
     tx.commit().await.unwrap();
     assert_eq!(hash(&mut connection, &store, "hash").await["count"], "3");

@@ -62,7 +62,7 @@ async fn what_is_trimmed_past_the_checkpoint_stops_it_until_somebody_decides() {
     assert!(!error.is_retryable());
     let key = orders(&streams);
     assert!(error.to_string().contains(&format!("7 entries of `{key}` after {before}")), "{error}");
-    stats.go_on_after(Some(&before)).await.unwrap();
+    stats.set_checkpoint_after(Some(&before)).await.unwrap();
     assert_eq!(stats.catch_up().await.unwrap().processed, 243);
     assert_eq!(counted(&streams).await, 266);
 }
@@ -82,7 +82,7 @@ async fn a_publisher_with_a_maximum_length_is_noticed_also_before_the_first_step
     // a projection that is new has missed nothing
     let new = streams.projection(&format!("{}-new", streams.config().stream_prefix), &orders(&streams));
     assert_eq!(new.catch_up().await.unwrap().processed, left);
-    stats.go_on_after(None).await.unwrap();
+    stats.set_checkpoint_after(None).await.unwrap();
     assert_eq!(stats.catch_up().await.unwrap().processed, left);
     streams.trim_may_lose(&orders(&streams), TO_FIVE).await.unwrap();
     publish_orders(&streams, 8).await;
@@ -156,7 +156,7 @@ async fn a_stream_that_was_made_anew_is_noticed_whatever_its_ids_are() {
         assert!(is_replaced(&stats).await, "{ids:?}");
         assert!(is_replaced(&stats).await, "{ids:?}");
         assert_eq!(counted(&streams).await, 2);
-        stats.go_on_after(None).await.unwrap();
+        stats.set_checkpoint_after(None).await.unwrap();
         assert_eq!(stats.catch_up().await.unwrap().processed, ids.len() as u64);
         assert_eq!(counted(&streams).await, 2 + ids.len() as u64, "the old numbers, and what is new");
         assert_eq!(stats.rebuild(|_| {}).await.unwrap().processed, ids.len() as u64);
@@ -190,7 +190,7 @@ async fn one_that_was_retired_says_that_it_cannot_know() {
     publish_orders(&streams, 10).await;
     xtrim(&streams, 5).await;
     assert_eq!(missing(&stats).await, (at.to_string(), None));
-    stats.go_on_after(Some(&at)).await.unwrap();
+    stats.set_checkpoint_after(Some(&at)).await.unwrap();
     assert_eq!(stats.catch_up().await.unwrap().processed, 5);
 }
 
@@ -202,16 +202,16 @@ async fn a_checkpoint_can_be_set_by_hand_and_is_refused_where_it_is_no_id() {
     stats.catch_up().await.unwrap();
     let all = streams.reader(&key).page(1_000).await.unwrap();
     for (after, processed) in [(None, 130), (Some(&all[0].id), 129), (Some(&all[126].id), 3), (Some(&all[129].id), 0)] {
-        stats.go_on_after(after).await.unwrap();
+        stats.set_checkpoint_after(after).await.unwrap();
         assert_eq!(stats.checkpoint().await.unwrap().as_ref(), after);
         assert_eq!(stats.catch_up().await.unwrap().processed, processed);
     }
     for text in ["", "$", "+", "order"] {
-        let refused = stats.go_on_after(Some(&MessageId::new(text))).await.unwrap_err();
+        let refused = stats.set_checkpoint_after(Some(&MessageId::new(text))).await.unwrap_err();
         assert!(refused.to_string().contains(&key), "{refused}");
     }
     let before_all = MessageId::new("17");
-    stats.go_on_after(Some(&before_all)).await.unwrap();
+    stats.set_checkpoint_after(Some(&before_all)).await.unwrap();
     assert_eq!(stats.catch_up().await.unwrap().processed, 130);
 }
 
@@ -297,7 +297,7 @@ impl Model {
             Err(StreamProjectionError::Missing { after, entries, .. }) => {
                 assert!(entries == Some(gone) || dies && entries < Some(gone), "{entries:?} of {gone}");
                 self.unprocessed.retain(|id| left.contains(id));
-                self.stats.go_on_after(Some(&after)).await.unwrap();
+                self.stats.set_checkpoint_after(Some(&after)).await.unwrap();
             }
             Err(error) => panic!("{error:?}"),
         }

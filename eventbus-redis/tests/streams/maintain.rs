@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus_redis::{Claim, Consume, HeldReason, Trim};
+use eventbus_redis::{Claim, Consume, Trim, TrimBlockReason};
 
 use crate::rig::{order_stats, orders, publish_orders, streams, typed};
 
@@ -21,11 +21,11 @@ async fn what_projections_and_groups_need_stays_and_who_needs_it_is_said() {
 
     let held = streams.trim(&key, NOTHING).await.unwrap();
     let by = held.held_by.unwrap();
-    assert_eq!((held.removed, by.group.as_str(), by.reason), (0, "billing", HeldReason::Unread));
+    assert_eq!((held.removed, by.group.as_str(), by.reason), (0, "billing", TrimBlockReason::Unread));
 
     let given = billing.consume(Consume { count: 200, ..ALL }).await.unwrap();
     let by = streams.trim(&key, NOTHING).await.unwrap().held_by.unwrap();
-    assert_eq!((by.group.as_str(), by.reason, &by.oldest), ("billing", HeldReason::Pending, &given[0].id));
+    assert_eq!((by.group.as_str(), by.reason, &by.oldest), ("billing", TrimBlockReason::Pending, &given[0].id));
     billing.acknowledge(given.iter().map(|entry| &entry.id)).await.unwrap();
     assert_eq!(streams.trim(&key, NOTHING).await.unwrap().removed, 200);
 
@@ -34,7 +34,7 @@ async fn what_projections_and_groups_need_stays_and_who_needs_it_is_said() {
     let trimmed = streams.trim(&key, Trim { max_length: Some(10), max_age: None }).await.unwrap();
     let by = trimmed.held_by.unwrap();
     let name = format!("{0}:{0}", streams.config().stream_prefix);
-    assert_eq!((trimmed.removed, by.group, by.reason), (300, name, HeldReason::Projection));
+    assert_eq!((trimmed.removed, by.group, by.reason), (300, name, TrimBlockReason::Projection));
     assert_eq!(stats.catch_up().await.unwrap().processed, 500, "nothing was lost to it");
     let trimmed = streams.trim(&key, Trim { max_length: Some(10), max_age: None }).await.unwrap();
     assert_eq!((trimmed.removed, trimmed.held_by), (490, None));
@@ -47,7 +47,7 @@ async fn a_projection_holds_what_it_needs_from_its_first_run_until_it_is_retired
     stats.catch_up().await.unwrap(); // of nothing
     publish_orders(&streams, 20).await;
     let by = streams.trim(&key, NOTHING).await.unwrap().held_by.unwrap();
-    assert_eq!(by.reason, HeldReason::Projection);
+    assert_eq!(by.reason, TrimBlockReason::Projection);
     stats.retire().await.unwrap();
     assert_eq!(streams.trim(&key, NOTHING).await.unwrap().removed, 20);
 }

@@ -254,7 +254,7 @@ async fn a_running_projection_that_stopped_tries_again_every_minute() {
     let running = tokio::spawn(async move { stats.run(std::future::pending()).await });
     let minute = Duration::from_secs(60);
     for _ in 0..2 {
-        clock.sleeper_for(minute).await;
+        clock.wait_for_sleeper(minute).await;
         let before = tries.load(Ordering::SeqCst);
         assert!(before > 0 && counted(&streams).await == 2, "what was before it is counted, and nothing behind it");
         clock.advance(minute);

@@ -12,7 +12,7 @@ use crate::{
 };
 
 #[derive(Debug, Serialize)]
-struct Answer {
+struct ProbeResponse {
     status: &'static str,
     alerts: Vec<String>,
 }
@@ -30,13 +30,13 @@ struct Answer {
 pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new()
-        .route("/health/live", get(async || Json(Answer { status: "alive", alerts: Vec::new() })))
+        .route("/health/live", get(async || Json(ProbeResponse { status: "alive", alerts: Vec::new() })))
         .route("/health/ready", get(async move || ready(&apps).await))
 }
 
 /// What an app is doing, for those who run it.
 #[derive(Debug, Serialize)]
-struct Status {
+struct AppStatus {
     health: Health,
     relay: Option<RelayStatus>,
     projections: Vec<ProjectionStatus>,
@@ -54,8 +54,8 @@ pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<I
     Router::new().route("/status", get(async move || Json(join_all(apps.iter().map(status)).await)))
 }
 
-async fn status(app: &App) -> Status {
-    Status {
+async fn status(app: &App) -> AppStatus {
+    AppStatus {
         health: app.health().await,
         relay: app.relay_status().await,
         // why they cannot be asked is what the health says of the store
@@ -65,13 +65,13 @@ async fn status(app: &App) -> Status {
     }
 }
 
-async fn ready(apps: &[App]) -> (StatusCode, Json<Answer>) {
+async fn ready(apps: &[App]) -> (StatusCode, Json<ProbeResponse>) {
     let healths = join_all(apps.iter().map(App::health)).await;
     let mut alerts: Vec<_> = healths.iter().flat_map(|health| health.alerts(&HealthThresholds::default())).collect();
     alerts.sort();
     alerts.dedup(); // apps with one bus say the same
     match healths.iter().all(Health::is_ready) {
-        true => (StatusCode::OK, Json(Answer { status: "ready", alerts })),
-        false => (StatusCode::SERVICE_UNAVAILABLE, Json(Answer { status: "not ready", alerts })),
+        true => (StatusCode::OK, Json(ProbeResponse { status: "ready", alerts })),
+        false => (StatusCode::SERVICE_UNAVAILABLE, Json(ProbeResponse { status: "not ready", alerts })),
     }
 }

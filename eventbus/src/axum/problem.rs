@@ -104,7 +104,7 @@ impl Problem {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         #[derive(Serialize)]
-        struct Body {
+        struct ProblemBody {
             r#type: &'static str,
             title: &'static str,
             status: u16,
@@ -114,7 +114,7 @@ impl IntoResponse for Problem {
         }
         let Self { status, detail, mistakes: errors } = self;
         let title = status.canonical_reason().unwrap_or_default();
-        let body = Body { r#type: "about:blank", title, status: status.as_u16(), detail, errors };
+        let body = ProblemBody { r#type: "about:blank", title, status: status.as_u16(), detail, errors };
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));

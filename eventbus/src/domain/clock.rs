@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use uuid::{NoContext, Timestamp, Uuid};
 
 /// The longest wait: what is longer waits so long. Instants cannot hold every duration that one can ask for.
-const LONGEST: Duration = Duration::from_secs(30 * 365 * 86_400);
+const WAIT_MAX: Duration = Duration::from_secs(30 * 365 * 86_400);
 
 /// A future that ends when a clock says so.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -84,32 +84,32 @@ impl Clock for SystemClock {
 /// # }
 /// ```
 #[derive(Clone, Default)]
-pub struct SharedClock(Inner);
+pub struct SharedClock(ClockInner);
 
 #[derive(Clone, Default)]
-enum Inner {
+enum ClockInner {
     /// Spares the default the allocations of a trait object.
     #[default]
     System,
-    Given(Arc<dyn Clock>),
+    Custom(Arc<dyn Clock>),
 }
 
 impl SharedClock {
     /// The clock of the machine.
-    pub const SYSTEM: Self = Self(Inner::System);
+    pub const SYSTEM: Self = Self(ClockInner::System);
 
     /// A handle on `clock`.
     #[must_use]
     pub fn new(clock: impl Clock) -> Self {
-        Self(Inner::Given(Arc::new(clock)))
+        Self(ClockInner::Custom(Arc::new(clock)))
     }
 
     /// The time of day, UTC, in whole microseconds: what every store and the wire can keep.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         let now = match &self.0 {
-            Inner::System => SystemClock.now(),
-            Inner::Given(clock) => clock.now(),
+            ClockInner::System => SystemClock.now(),
+            ClockInner::Custom(clock) => clock.now(),
         };
         now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
     }
@@ -125,15 +125,15 @@ impl SharedClock {
     #[must_use]
     pub fn instant(&self) -> Instant {
         match &self.0 {
-            Inner::System => SystemClock.instant(),
-            Inner::Given(clock) => clock.instant(),
+            ClockInner::System => SystemClock.instant(),
+            ClockInner::Custom(clock) => clock.instant(),
         }
     }
 
     /// The instant `time` from now; 30 years from now if it is longer.
     #[must_use]
     pub fn after(&self, time: Duration) -> Instant {
-        self.instant() + time.min(LONGEST)
+        self.instant() + time.min(WAIT_MAX)
     }
 
     /// How long ago `since` was; zero if it is still to come.
@@ -145,8 +145,8 @@ impl SharedClock {
     /// Waits until [`instant`](Self::instant) has reached `deadline`.
     pub async fn sleep_until(&self, deadline: Instant) {
         match &self.0 {
-            Inner::System => tokio::time::sleep_until(deadline).await,
-            Inner::Given(clock) => clock.sleep_until(deadline).await,
+            ClockInner::System => tokio::time::sleep_until(deadline).await,
+            ClockInner::Custom(clock) => clock.sleep_until(deadline).await,
         }
     }
 
@@ -180,8 +180,8 @@ impl SharedClock {
     #[must_use]
     pub fn new_id(&self) -> Uuid {
         match &self.0 {
-            Inner::System => SystemClock.new_id(),
-            Inner::Given(clock) => clock.new_id(),
+            ClockInner::System => SystemClock.new_id(),
+            ClockInner::Custom(clock) => clock.new_id(),
         }
     }
 }
@@ -195,8 +195,8 @@ impl<C: Clock> From<C> for SharedClock {
 impl fmt::Debug for SharedClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Inner::System => SystemClock.fmt(f),
-            Inner::Given(clock) => clock.fmt(f),
+            ClockInner::System => SystemClock.fmt(f),
+            ClockInner::Custom(clock) => clock.fmt(f),
         }
     }
 }
@@ -205,8 +205,8 @@ impl PartialEq for SharedClock {
     /// Returns `true` if both are the machine's clock, or clones of one handle.
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
-            (Inner::System, Inner::System) => true,
-            (Inner::Given(one), Inner::Given(other)) => Arc::ptr_eq(one, other),
+            (ClockInner::System, ClockInner::System) => true,
+            (ClockInner::Custom(one), ClockInner::Custom(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
     }

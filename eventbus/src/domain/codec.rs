@@ -6,7 +6,7 @@ use super::{
     field_error::FieldError,
     json::to_json,
     name::Name,
-    validity::{EventFault, Keeper, check_payload},
+    validity::{BackendKind, EventFault, check_payload},
 };
 
 /// What can be written as an event's fields: any `Serialize + Deserialize` type.
@@ -33,7 +33,7 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
     }
 
     fn from_json(json: &str) -> Result<Self, FieldError> {
-        serde_json::from_str(json).map_err(|error| FieldError::of_parsing(json, &error))
+        serde_json::from_str(json).map_err(|error| FieldError::from_parse_error(json, &error))
     }
 }
 
@@ -50,7 +50,7 @@ impl<E> Codec<E> {
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
         let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
-        check_payload(&json, Keeper::Store).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
+        check_payload(&json, BackendKind::Store).map_err(|fault| refuse(EncodeFault::Invalid(fault)))?;
         match (self.decode)(&json) {
             Ok(_) => Ok(json),
             Err(error) => Err(refuse(EncodeFault::Unreadable(error))),

@@ -77,23 +77,23 @@ impl fmt::Display for Error {
 
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", Chain(&*self.0))
+        write!(f, "{}", ErrorChain(&*self.0))
     }
 }
 
 /// Writes an error and its causes, one per line; a cause that its parent's message already ends with is left out.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+pub(crate) struct ErrorChain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_chain(f, self.0, "\n  caused by: ")
     }
 }
 
 /// The same in one line, for fields of the log and of statuses.
-pub(crate) struct Line<'a>(pub(crate) &'a (dyn StdError + 'static));
+pub(crate) struct ErrorLine<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-impl fmt::Display for Line<'_> {
+impl fmt::Display for ErrorLine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write_chain(f, self.0, ": ")
     }

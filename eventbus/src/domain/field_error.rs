@@ -28,7 +28,7 @@ pub(crate) enum Step<'a> {
 
 impl FieldError {
     pub(crate) fn new<'a>(path: impl IntoIterator<Item = Step<'a>>, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self { path: rendered(path), reason: reason.into() }
+        Self { path: format_path(path), reason: reason.into() }
     }
 
     /// What is wrong at a place of a JSON text, in bytes.
@@ -37,7 +37,7 @@ impl FieldError {
     }
 
     /// Why `json` does not parse as what was asked for.
-    pub(crate) fn of_parsing(json: &str, error: &serde_json::Error) -> Self {
+    pub(crate) fn from_parse_error(json: &str, error: &serde_json::Error) -> Self {
         let (line, column) = (error.line(), error.column());
         let start: usize = json.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
         Self::at(json, start + column, reason_of(error))
@@ -176,12 +176,12 @@ fn end_of_text(bytes: &[u8], start: usize) -> usize {
 }
 
 /// Keys are cut where they are long, and so is the whole path: they may come from anywhere.
-fn rendered<'a>(path: impl IntoIterator<Item = Step<'a>>) -> String {
-    const LONGEST_KEY: usize = 40;
-    const LONGEST: usize = 200;
+fn format_path<'a>(path: impl IntoIterator<Item = Step<'a>>) -> String {
+    const KEY_CHARS_MAX: usize = 40;
+    const PATH_BYTES_MAX: usize = 200;
     let mut text = String::new();
     for step in path {
-        if text.len() > LONGEST {
+        if text.len() > PATH_BYTES_MAX {
             text.push('…');
             break;
         }
@@ -190,7 +190,7 @@ fn rendered<'a>(path: impl IntoIterator<Item = Step<'a>>) -> String {
                 if !text.is_empty() {
                     text.push('.');
                 }
-                text.extend(key.chars().take(LONGEST_KEY).flat_map(char::escape_debug));
+                text.extend(key.chars().take(KEY_CHARS_MAX).flat_map(char::escape_debug));
             }
             // writing to a text cannot fail
             Step::Item(index) => drop(write!(text, "[{index}]")),
@@ -207,7 +207,7 @@ mod tests {
 
     fn error_of<T: DeserializeOwned + std::fmt::Debug>(json: &str) -> String {
         let error = serde_json::from_str::<T>(json).unwrap_err();
-        FieldError::of_parsing(json, &error).to_string()
+        FieldError::from_parse_error(json, &error).to_string()
     }
 
     #[derive(Debug, Deserialize)]

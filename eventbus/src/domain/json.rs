@@ -55,15 +55,15 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
 /// ```
 pub fn from_json<T: DeserializeOwned>(json: impl AsRef<[u8]>) -> Result<T, FieldError> {
     let json = json.as_ref();
-    serde_json::from_slice(json).map_err(|error| FieldError::of_parsing(&String::from_utf8_lossy(json), &error))
+    serde_json::from_slice(json).map_err(|error| FieldError::from_parse_error(&String::from_utf8_lossy(json), &error))
 }
 
 /// Where a value is that cannot be written, from the inside out.
 #[derive(Default)]
-struct Trace(RefCell<Found>);
+struct Trace(RefCell<TraceState>);
 
 #[derive(Default)]
-struct Found {
+struct TraceState {
     is_not_finite: bool,
     path: Vec<Step<'static>>,
 }
@@ -85,7 +85,7 @@ impl Trace {
     }
 
     fn into_error(self, error: &serde_json::Error) -> FieldError {
-        let Found { is_not_finite, path } = self.0.into_inner();
+        let TraceState { is_not_finite, path } = self.0.into_inner();
         let reason = if is_not_finite { NOT_FINITE.into() } else { Cow::Owned(reason_of(error)) };
         FieldError::new(path.into_iter().rev(), reason)
     }

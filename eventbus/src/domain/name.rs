@@ -63,8 +63,8 @@ impl Name {
     /// ```
     #[must_use]
     pub fn prefixed(prefix: &'static str, name: &Self) -> Self {
-        let room = MAX_NAME_BYTES.saturating_sub(prefix.len());
-        let cut = (name.len().saturating_sub(room)..).find(|&at| name.is_char_boundary(at)).unwrap_or_default();
+        let available = MAX_NAME_BYTES.saturating_sub(prefix.len());
+        let cut = (name.len().saturating_sub(available)..).find(|&at| name.is_char_boundary(at)).unwrap_or_default();
         Self(Text::Shared(format!("{prefix}{}", &name[cut..]).into()))
     }
 
@@ -74,8 +74,8 @@ impl Name {
     }
 
     /// The name with `behind` behind it (`mail/send_receipt`); cut at the front where it would be too long.
-    pub(crate) fn joined(&self, between: &str, behind: &str) -> Self {
-        let joined = format!("{self}{between}{behind}");
+    pub(crate) fn joined(&self, separator: &str, suffix: &str) -> Self {
+        let joined = format!("{self}{separator}{suffix}");
         let too_long = joined.len().saturating_sub(MAX_NAME_BYTES);
         let cut = (too_long..joined.len()).find(|&at| joined.is_char_boundary(at)).unwrap_or_default();
         Self(Text::Shared(joined[cut..].into()))

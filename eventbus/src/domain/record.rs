@@ -13,7 +13,7 @@ use super::{
     metadata::{EventId, Metadata},
     name::Name,
     stream::{AggregateId, Position, StreamId, Version},
-    validity::{self, InvalidEvent, Keeper, check_payload, check_version},
+    validity::{self, BackendKind, InvalidEvent, check_payload, check_version},
 };
 
 /// An event before append: encoded, with its id, without a place in a stream yet.
@@ -32,7 +32,7 @@ pub struct NewEvent {
 impl NewEvent {
     /// Wraps an encoded payload: a JSON object of the event's own fields. Makes the id and takes the time.
     ///
-    /// Typed events are encoded by [`NewEvent::of`]; this one is for code that has only the wire form. What is wrong with
+    /// Typed events are encoded by [`NewEvent::from_event`]; this one is for code that has only the wire form. What is wrong with
     /// it is told by [`check`](Self::check), which every store does before it appends.
     #[must_use]
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
@@ -65,11 +65,11 @@ impl NewEvent {
     /// #[event(aggregate_type = "Account")]
     /// struct Deposited { cents: u64 }
     ///
-    /// let event = NewEvent::of(&Deposited { cents: 120 })?;
+    /// let event = NewEvent::from_event(&Deposited { cents: 120 })?;
     /// assert_eq!(event.payload(), r#"{"cents":120}"#);
     /// # Ok::<(), eventbus::EncodeError>(())
     /// ```
-    pub fn of<E: DomainEvent>(event: &E) -> Result<Self, EncodeError> {
+    pub fn from_event<E: DomainEvent>(event: &E) -> Result<Self, EncodeError> {
         event.encode()
     }
 
@@ -152,14 +152,14 @@ impl NewEvent {
     /// assert_eq!(invalid.fault, EventFault::ReservedField("aggregate_id"));
     /// ```
     pub fn check(&self) -> Result<(), InvalidEvent> {
-        let parts = validity::Parts {
+        let parts = validity::EventParts {
             schema_version: self.schema_version,
             occurred_at: self.occurred_at,
             actor_id: self.context.actor_id.as_deref(),
             attributes: self.context.attributes.as_json(),
         };
-        let payload = || if self.is_checked { Ok(()) } else { check_payload(&self.payload, Keeper::Store) };
-        let checked = parts.check(Keeper::Store).and_then(|()| payload());
+        let payload = || if self.is_checked { Ok(()) } else { check_payload(&self.payload, BackendKind::Store) };
+        let checked = parts.check(BackendKind::Store).and_then(|()| payload());
         checked.map_err(|fault| InvalidEvent { event_id: self.event_id, event_type: self.event_type.clone(), fault })
     }
 
@@ -211,7 +211,7 @@ impl RecordedEvent {
     /// Encodes an event that is published by hand, with no store behind it.
     ///
     /// # Errors
-    /// [`EncodeError`] as for [`NewEvent::of`].
+    /// [`EncodeError`] as for [`NewEvent::from_event`].
     ///
     /// # Examples
     /// ```
@@ -219,13 +219,17 @@ impl RecordedEvent {
     /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     /// # #[event(aggregate_type = "Account")]
     /// # struct Deposited { cents: u64 }
-    /// let record = RecordedEvent::of(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
+    /// let record = RecordedEvent::from_event(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
     /// assert_eq!(record.metadata().event_type(), "Deposited");
     /// # Ok::<(), eventbus::EncodeError>(())
     /// ```
-    pub fn of<E: DomainEvent>(event: &E, aggregate_id: AggregateId, version: Version) -> Result<Self, EncodeError> {
+    pub fn from_event<E: DomainEvent>(
+        event: &E,
+        aggregate_id: AggregateId,
+        version: Version,
+    ) -> Result<Self, EncodeError> {
         let stream = StreamId::new(Name::from_static(E::AGGREGATE_TYPE), aggregate_id);
-        Ok(NewEvent::of(event)?.recorded_as(stream, version, None))
+        Ok(NewEvent::from_event(event)?.recorded_as(stream, version, None))
     }
 
     /// Everything but the event's own fields.
@@ -265,15 +269,15 @@ impl RecordedEvent {
     /// [`InvalidEvent`] with the first thing that is wrong, see [`EventFault`](crate::EventFault).
     pub fn check(&self) -> Result<(), InvalidEvent> {
         let metadata = self.metadata();
-        let parts = validity::Parts {
+        let parts = validity::EventParts {
             schema_version: metadata.schema_version(),
             occurred_at: metadata.occurred_at(),
             actor_id: metadata.actor_id(),
             attributes: metadata.attributes().as_json(),
         };
-        let payload = || if self.0.is_checked { Ok(()) } else { check_payload(self.payload(), Keeper::Bus) };
+        let payload = || if self.0.is_checked { Ok(()) } else { check_payload(self.payload(), BackendKind::Bus) };
         let checked =
-            check_version(metadata.version()).and_then(|()| parts.check(Keeper::Bus)).and_then(|()| payload());
+            check_version(metadata.version()).and_then(|()| parts.check(BackendKind::Bus)).and_then(|()| payload());
         checked.map_err(|fault| InvalidEvent {
             event_id: metadata.event_id(),
             event_type: metadata.event_type().clone(),

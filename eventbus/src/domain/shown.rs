@@ -60,7 +60,7 @@ pub(crate) fn moment<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Res
 impl Serialize for RecordedEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let metadata = self.metadata();
-        let event = Event {
+        let event = EventJson {
             event_id: metadata.event_id(),
             event_type: metadata.event_type().as_str(),
             schema_version: metadata.schema_version(),
@@ -74,15 +74,15 @@ impl Serialize for RecordedEvent {
             causation_id: metadata.causation_id(),
             tenant_id: metadata.tenant_id(),
             actor_id: metadata.actor_id(),
-            metadata: Json::of(metadata.attributes().as_json()),
-            payload: Json::of(self.payload()),
+            metadata: Json::from_text(metadata.attributes().as_json()),
+            payload: Json::from_text(self.payload()),
         };
         event.serialize(serializer)
     }
 }
 
 #[derive(Serialize)]
-struct Event<'a> {
+struct EventJson<'a> {
     event_id: EventId,
     event_type: &'a str,
     schema_version: u32,
@@ -111,7 +111,7 @@ enum Json<'a> {
 }
 
 impl<'a> Json<'a> {
-    fn of(json: &'a str) -> Self {
+    fn from_text(json: &'a str) -> Self {
         serde_json::from_str(json).map_or(Self::Text(json), Self::Value)
     }
 }

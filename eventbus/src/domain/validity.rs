@@ -79,7 +79,7 @@ pub enum EventFault {
 
 /// Who is to keep an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Keeper {
+pub(crate) enum BackendKind {
     /// A store: no text of it holds a null character, which PostgreSQL has no text with, and no tool for its tables.
     Store,
     /// A bus, which publishers in Python share: their JSON holds null characters as escapes.
@@ -87,15 +87,15 @@ pub(crate) enum Keeper {
 }
 
 /// What a check of an event looks at beside its payload.
-pub(crate) struct Parts<'e> {
+pub(crate) struct EventParts<'e> {
     pub(crate) schema_version: u32,
     pub(crate) occurred_at: OffsetDateTime,
     pub(crate) actor_id: Option<&'e str>,
     pub(crate) attributes: &'e str,
 }
 
-impl Parts<'_> {
-    pub(crate) fn check(&self, keeper: Keeper) -> Result<(), EventFault> {
+impl EventParts<'_> {
+    pub(crate) fn check(&self, backend: BackendKind) -> Result<(), EventFault> {
         if !(1..=MAX_SCHEMA_VERSION).contains(&self.schema_version) {
             return Err(EventFault::SchemaVersion);
         }
@@ -106,7 +106,7 @@ impl Parts<'_> {
         if self.actor_id.is_some_and(|actor| actor.contains('\0')) {
             return Err(EventFault::Actor);
         }
-        check_texts(self.attributes, keeper).map_err(EventFault::Attributes)
+        check_texts(self.attributes, backend).map_err(EventFault::Attributes)
     }
 }
 
@@ -115,12 +115,12 @@ pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {
 }
 
 /// Whether a payload is an object that can be kept, spliced into the wire's envelope and read.
-pub(crate) fn check_payload(json: &str, keeper: Keeper) -> Result<(), EventFault> {
+pub(crate) fn check_payload(json: &str, backend: BackendKind) -> Result<(), EventFault> {
     match serde_json::from_str(json) {
-        Ok(Keys { reserved: None }) => check_texts(json, keeper).map_err(EventFault::Payload),
+        Ok(Keys { reserved: None }) => check_texts(json, backend).map_err(EventFault::Payload),
         Ok(Keys { reserved: Some(field) }) => Err(EventFault::ReservedField(field)),
         Err(error) if error.is_data() => Err(EventFault::Payload(FieldError::new([], "not a JSON object"))),
-        Err(error) => Err(EventFault::Payload(FieldError::of_parsing(json, &error))),
+        Err(error) => Err(EventFault::Payload(FieldError::from_parse_error(json, &error))),
     }
 }
 
@@ -159,20 +159,20 @@ impl<'de> Visitor<'de> for KeysVisitor {
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Looks into valid JSON for what is valid and cannot be kept.
-fn check_texts(json: &str, keeper: Keeper) -> Result<(), FieldError> {
+fn check_texts(json: &str, backend: BackendKind) -> Result<(), FieldError> {
     // most JSON has neither escapes nor so many brackets, and is not looked at byte by byte
     let opened = json.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if opened <= MAX_DEPTH && !json.contains('\\') {
         return Ok(());
     }
-    match first_fault(json.as_bytes(), keeper) {
+    match first_fault(json.as_bytes(), backend) {
         Some((at, reason)) => Err(FieldError::at(json, at, reason)),
         None => Ok(()),
     }
 }
 
 /// The first thing in valid JSON that cannot be kept: where, in bytes, and what.
-fn first_fault(json: &[u8], keeper: Keeper) -> Option<(usize, &'static str)> {
+fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str)> {
     let (mut at, mut depth, mut in_text) = (0, 0_usize, false);
     while let Some(byte) = json.get(at) {
         match (in_text, byte) {
@@ -187,18 +187,18 @@ fn first_fault(json: &[u8], keeper: Keeper) -> Option<(usize, &'static str)> {
             (true, b'\\') => {
                 at += 1;
                 match code_unit(json, at) {
-                    Some(0) if keeper == Keeper::Store => {
+                    Some(0) if backend == BackendKind::Store => {
                         return Some((at, "a null character (`\\u0000`), which PostgreSQL has no text with"));
                     }
                     Some(0xD800..=0xDBFF) => {
                         at += "uXXXX".len();
                         let low = json.get(at).filter(|byte| **byte == b'\\').and_then(|_| code_unit(json, at + 1));
                         if !matches!(low, Some(0xDC00..=0xDFFF)) {
-                            return Some((at, HALF_A_PAIR));
+                            return Some((at, UNPAIRED_SURROGATE));
                         }
                         at += 1;
                     }
-                    Some(0xDC00..=0xDFFF) => return Some((at, HALF_A_PAIR)),
+                    Some(0xDC00..=0xDFFF) => return Some((at, UNPAIRED_SURROGATE)),
                     _ => {}
                 }
             }
@@ -209,7 +209,7 @@ fn first_fault(json: &[u8], keeper: Keeper) -> Option<(usize, &'static str)> {
     None
 }
 
-const HALF_A_PAIR: &str = "half a surrogate pair, which is no text";
+const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
 
 /// The number of an escape `uXXXX`, if it is one.
 fn code_unit(json: &[u8], at: usize) -> Option<u16> {
@@ -224,10 +224,10 @@ mod tests {
     #[test]
     fn payloads_are_json_objects() {
         for good in ["{}", " {\"a\": 1e999}\n", r#"{"\u0001":"\\u0000\ud83d\ude00\\\\"}"#] {
-            assert_eq!(check_payload(good, Keeper::Store), Ok(()), "{good}");
+            assert_eq!(check_payload(good, BackendKind::Store), Ok(()), "{good}");
         }
         for bad in ["", "5", "[1]", "null", "\"s3cret\"", "{", "{'a':1}", "{}{}", "{\"a\":\"\u{1}\"}"] {
-            let fault = check_payload(bad, Keeper::Store).unwrap_err();
+            let fault = check_payload(bad, BackendKind::Store).unwrap_err();
             assert!(matches!(fault, EventFault::Payload(_)) && !fault.to_string().contains("s3cret"), "{bad}: {fault}");
         }
     }
@@ -243,7 +243,7 @@ mod tests {
             (r#"{"a":1,"tenant_id":"s3cret"}"#, "its field `tenant_id` is named like"),
             (r#"{"a":tru"#, "its payload: field `a`: EOF while parsing a value at line 1 column 8"),
         ] {
-            let fault = check_payload(payload, Keeper::Store).unwrap_err().to_string();
+            let fault = check_payload(payload, BackendKind::Store).unwrap_err().to_string();
             assert!(fault.starts_with(place) && !fault.contains("s3cret"), "{payload}: {fault}");
         }
     }

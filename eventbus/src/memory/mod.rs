@@ -1,7 +1,7 @@
 //! Store and bus in memory: the readable reference.
 
 mod bus;
-mod roles;
+mod leases;
 mod store;
 
 pub use bus::{InMemoryEventBus, InMemoryEventBusBuilder};

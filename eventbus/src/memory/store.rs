@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::roles::Roles;
+use super::leases::LeaseTable;
 use crate::{
     domain::{
         clock::SharedClock,
@@ -23,15 +23,15 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page, ProgressUpdate, ReadError,
-        ReadFeed, ReadStream, RecordStream, StoredEventType, Tries, UnfinishedDeliveries, UnfinishedDelivery,
-        check_events, check_ids, first_result, paged,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, DeliveryAttempts,
+        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page,
+        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries,
+        UnfinishedDelivery, check_events, check_ids, first_result, paged,
     },
 };
 
 /// How many events are copied out of the log while it is locked.
-const PAGE: usize = 256;
+const PAGE_EVENTS: usize = 256;
 
 /// An event store that lives and dies with the process; clones share one store.
 ///
@@ -51,32 +51,41 @@ const PAGE: usize = 256;
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct InMemoryEventStore(Arc<Shared>);
+pub struct InMemoryEventStore(Arc<StoreInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct StoreInner {
     id: Uuid,
-    log: RwLock<Log>,
+    log: RwLock<StoreLog>,
     checkpoints: RwLock<HashMap<Name, Position>>,
     notes: RwLock<HashMap<Name, String>>,
-    roles: Roles,
+    leases: LeaseTable,
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
     /// By group and position.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
     appended: AppendSignal,
 }
 
-impl Shared {
-    fn by(clock: SharedClock) -> Self {
+impl StoreInner {
+    fn with_clock(clock: SharedClock) -> Self {
         let (checkpoints, notes, floors, unfinished, appended) = Default::default();
-        let log = RwLock::new(Log { clock: clock.clone(), ..Log::default() });
-        Self { id: clock.new_id(), log, checkpoints, notes, roles: Roles::by(clock), floors, unfinished, appended }
+        let log = RwLock::new(StoreLog { clock: clock.clone(), ..StoreLog::default() });
+        Self {
+            id: clock.new_id(),
+            log,
+            checkpoints,
+            notes,
+            leases: LeaseTable::new(clock),
+            floors,
+            unfinished,
+            appended,
+        }
     }
 }
 
-impl Default for Shared {
+impl Default for StoreInner {
     fn default() -> Self {
-        Self::by(SharedClock::SYSTEM)
+        Self::with_clock(SharedClock::SYSTEM)
     }
 }
 
@@ -90,13 +99,13 @@ impl InMemoryEventStore {
     /// Makes an empty store: by this clock its leases run out and events are recorded.
     #[must_use]
     pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
-        Self(Arc::new(Shared::by(clock.into())))
+        Self(Arc::new(StoreInner::with_clock(clock.into())))
     }
 }
 
 /// All events in position order: the event at index `i` has position `i + 1`.
 #[derive(Debug, Default)]
-struct Log {
+struct StoreLog {
     events: Vec<RecordedEvent>,
     /// Per stream the indexes of its events: the event at index `i` of the list has version `i + 1`.
     streams: HashMap<StreamId, Vec<usize>>,
@@ -106,7 +115,7 @@ struct Log {
     clock: SharedClock,
 }
 
-impl Log {
+impl StoreLog {
     fn append(
         &mut self,
         stream: &StreamId,
@@ -150,24 +159,24 @@ impl Log {
         Version::NONE.plus(self.indexes(stream).len())
     }
 
-    fn page(&self, stream: &StreamId, from: Version, direction: Direction) -> Vec<RecordedEvent> {
+    fn stream_page(&self, stream: &StreamId, from: Version, direction: Direction) -> Vec<RecordedEvent> {
         let indexes = self.indexes(stream);
         let event = |&index: &usize| self.events[index].clone();
         match direction {
             Direction::Forward => {
                 let before = clamp(from.get().saturating_sub(1), indexes.len());
-                indexes[before..].iter().take(PAGE).map(event).collect()
+                indexes[before..].iter().take(PAGE_EVENTS).map(event).collect()
             }
             Direction::Backward => {
                 let upto = clamp(from.get(), indexes.len());
-                indexes[..upto].iter().rev().take(PAGE).map(event).collect()
+                indexes[..upto].iter().rev().take(PAGE_EVENTS).map(event).collect()
             }
         }
     }
 
     /// The events asked for among the next ones, and where to read on.
     fn feed_page(&self, after: Position, through: Position, filter: &FeedFilter) -> Page<Position> {
-        let page = || self.between(after, through).iter().take(PAGE);
+        let page = || self.between(after, through).iter().take(PAGE_EVENTS);
         let next = page().next_back().and_then(RecordedEvent::position);
         (page().filter(|event| filter.matches(event)).cloned().collect(), next)
     }
@@ -183,11 +192,11 @@ fn clamp(number: u64, max: usize) -> usize {
 }
 
 /// A writer never leaves a half-made change behind, so a poisoned lock still guards a sound value.
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -204,7 +213,7 @@ impl AppendEvents for InMemoryEventStore {
         }
         check_ids(stream, &events)?;
         check_events(stream, &events)?;
-        let recorded = write(&self.0.log).append(stream, expected, events)?;
+        let recorded = write_lock(&self.0.log).append(stream, expected, events)?;
         self.0.appended.notify();
         Ok(recorded)
     }
@@ -215,7 +224,7 @@ impl ReadStream for InMemoryEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
         paged(from, move |from| {
-            let page = read(&self.0.log).page(&stream, from, direction);
+            let page = read_lock(&self.0.log).stream_page(&stream, from, direction);
             let last = page.last().map(RecordedEvent::version);
             let next = last.and_then(|last| match direction {
                 Direction::Forward => Some(last.next()),
@@ -226,7 +235,7 @@ impl ReadStream for InMemoryEventStore {
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        Ok(read(&self.0.log).version(stream))
+        Ok(read_lock(&self.0.log).version(stream))
     }
 }
 
@@ -234,20 +243,20 @@ impl ReadStream for InMemoryEventStore {
 impl ReadFeed for InMemoryEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let filter = filter.clone();
-        paged(after, move |after| std::future::ready(Ok(read(&self.0.log).feed_page(after, through, &filter))))
+        paged(after, move |after| std::future::ready(Ok(read_lock(&self.0.log).feed_page(after, through, &filter))))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        Ok(Position::new(read(&self.0.log).events.len() as u64))
+        Ok(Position::new(read_lock(&self.0.log).events.len() as u64))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        let log = read(&self.0.log);
+        let log = read_lock(&self.0.log);
         Ok(log.between(after, through).iter().filter(|event| filter.matches(event)).count() as u64)
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        let log = read(&self.0.log);
+        let log = read_lock(&self.0.log);
         let first = log.between(after, Position::new(u64::MAX)).first().map(RecordedEvent::metadata);
         Ok(first.map(|event| event.recorded_at().unwrap_or(event.occurred_at())))
     }
@@ -264,11 +273,11 @@ impl ReadFeed for InMemoryEventStore {
 #[async_trait]
 impl Checkpoints for InMemoryEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        Ok(read(&self.0.checkpoints).get(name).copied())
+        Ok(read_lock(&self.0.checkpoints).get(name).copied())
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        write(&self.0.checkpoints).insert(name.clone(), position);
+        write_lock(&self.0.checkpoints).insert(name.clone(), position);
         Ok(())
     }
 }
@@ -276,55 +285,55 @@ impl Checkpoints for InMemoryEventStore {
 #[async_trait]
 impl Leases for InMemoryEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        Ok(self.0.roles.acquire(role, owner, ttl))
+        Ok(self.0.leases.acquire(role, owner, ttl))
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        Ok(self.0.roles.seize(role, owner, ttl))
+        Ok(self.0.leases.seize(role, owner, ttl))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        Ok(self.0.roles.renew(lease, ttl))
+        Ok(self.0.leases.renew(lease, ttl))
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        self.0.roles.renew(lease, Duration::ZERO);
+        self.0.leases.renew(lease, Duration::ZERO);
         Ok(())
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        Ok(self.0.roles.lease_of(role))
+        Ok(self.0.leases.lease_of(role))
     }
 }
 
 #[async_trait]
 impl Floors for InMemoryEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let floors = read(&self.0.floors);
+        let floors = read_lock(&self.0.floors);
         let of_destination = floors.iter().filter(|((of, _), _)| of == destination);
         Ok(of_destination.map(|((_, group), &position)| Floor { group: group.clone(), position }).collect())
     }
 
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
         let entry = |floor: &Floor| ((destination.clone(), floor.group.clone()), floor.position);
-        write(&self.0.floors).extend(floors.iter().map(entry));
+        write_lock(&self.0.floors).extend(floors.iter().map(entry));
         Ok(())
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        write(&self.0.floors).remove(&(destination.clone(), group.clone()));
+        write_lock(&self.0.floors).remove(&(destination.clone(), group.clone()));
         Ok(())
     }
 }
 
 impl InMemoryEventStore {
     /// The dead letters that are asked for, oldest first.
-    fn dead(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
-        let rows = read(&self.0.unfinished);
+    fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
+        let rows = read_lock(&self.0.unfinished);
         let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
             |((group, position), row)| {
-                let (group, tries) = (group.clone(), row.tries.clone());
-                Some(DeadDelivery { group, position: *position, tries, dead_since: row.dead_since? })
+                let (group, attempts) = (group.clone(), row.attempts.clone());
+                Some(DeadDelivery { group, position: *position, attempts, dead_since: row.dead_since? })
             },
         );
         let mut dead: Vec<_> = dead.collect();
@@ -340,7 +349,7 @@ fn dead_order(dead: &DeadDelivery) -> (OffsetDateTime, Position, &Name) {
 #[async_trait]
 impl UnfinishedDeliveries for InMemoryEventStore {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-        let mut rows = write(&self.0.unfinished);
+        let mut rows = write_lock(&self.0.unfinished);
         for row in &update.unfinished {
             rows.insert((group.clone(), row.position), row.clone());
         }
@@ -348,20 +357,23 @@ impl UnfinishedDeliveries for InMemoryEventStore {
             rows.remove(&(group.clone(), *position));
         }
         if let Some((name, position)) = &update.checkpoint {
-            write(&self.0.checkpoints).insert(name.clone(), *position);
+            write_lock(&self.0.checkpoints).insert(name.clone(), *position);
         }
         Ok(())
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let rows = read(&self.0.unfinished);
+        let rows = read_lock(&self.0.unfinished);
         let waiting = rows.iter().filter(|((of, _), row)| of == group && row.dead_since.is_none());
         Ok(waiting.map(|(_, row)| row.clone()).collect())
     }
 
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let mut dead: Vec<_> =
-            self.dead(|of, position| of == group && position > after).iter().map(|dead| dead.position).collect();
+        let mut dead: Vec<_> = self
+            .list_dead_letters(|of, position| of == group && position > after)
+            .iter()
+            .map(|dead| dead.position)
+            .collect();
         dead.sort_unstable();
         Ok(dead)
     }
@@ -371,32 +383,34 @@ impl UnfinishedDeliveries for InMemoryEventStore {
         after: Option<&DeadDelivery>,
         limit: usize,
     ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let mut dead = self.dead(|_, _| true);
+        let mut dead = self.list_dead_letters(|_, _| true);
         dead.retain(|dead| after.is_none_or(|after| dead_order(dead) > dead_order(after)));
         dead.truncate(limit);
         Ok(dead)
     }
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        Ok(self.dead(|of, at| of == group && at == position).pop())
+        Ok(self.list_dead_letters(|of, at| of == group && at == position).pop())
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        Ok(self.dead(|_, _| true).len() as u64)
+        Ok(self.list_dead_letters(|_, _| true).len() as u64)
     }
 
     async fn end_dead_delivery(
         &self,
         group: &Name,
         position: Position,
-        again: Option<&Tries>,
+        attempts: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
-        let (mut rows, key) = (write(&self.0.unfinished), (group.clone(), position));
+        let (mut rows, key) = (write_lock(&self.0.unfinished), (group.clone(), position));
         let Some(row) = rows.get_mut(&key).filter(|row| row.dead_since.is_some()) else {
             return Ok(false);
         };
-        match again {
-            Some(tries) => *row = UnfinishedDelivery { position, tries: tries.clone(), dead_since: None },
+        match attempts {
+            Some(delivery_attempts) => {
+                *row = UnfinishedDelivery { position, attempts: delivery_attempts.clone(), dead_since: None }
+            }
             None => drop(rows.remove(&key)),
         }
         Ok(true)
@@ -406,26 +420,26 @@ impl UnfinishedDeliveries for InMemoryEventStore {
 #[async_trait]
 impl Notes for InMemoryEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        Ok(read(&self.0.notes).get(name).cloned())
+        Ok(read_lock(&self.0.notes).get(name).cloned())
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        write(&self.0.notes).insert(name.clone(), text.to_owned());
+        write_lock(&self.0.notes).insert(name.clone(), text.to_owned());
         Ok(())
     }
 
-    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        write(&self.0.notes).remove(name);
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        write_lock(&self.0.notes).remove(name);
         Ok(())
     }
 
-    async fn note_names(
+    async fn list_note_names(
         &self,
         prefix: &Name,
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let notes = read(&self.0.notes);
+        let notes = read_lock(&self.0.notes);
         let is_meant = |name: &&Name| name.starts_with(prefix.as_str()) && after.is_none_or(|after| *name > after);
         let mut names: Vec<Name> = notes.keys().filter(is_meant).cloned().collect();
         names.sort_unstable();
@@ -442,7 +456,7 @@ impl EventTypes for InMemoryEventStore {
             schema_version,
             first_position,
         };
-        Ok(read(&self.0.log).types.iter().map(listed).collect())
+        Ok(read_lock(&self.0.log).types.iter().map(listed).collect())
     }
 }
 

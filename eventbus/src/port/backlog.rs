@@ -23,20 +23,25 @@ pub trait Backlogs: Send + Sync {
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
-    async fn fills(&self, store: Uuid) -> Result<Vec<Fill>, PublishError>;
+    async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError>;
 
-    /// Gives the group of `fill` everything that it misses after [`Fill::after`] up to `through`, which is what `events`
-    /// are, in position order. With no events and `through` equal to [`Fill::after`] nothing is added: the answer says
+    /// Gives the group of `fill` everything that it misses after [`BacklogFill::after`] up to `through`, which is what `events`
+    /// are, in position order. With no events and `through` equal to [`BacklogFill::after`] nothing is added: the answer says
     /// whether there is room.
     ///
     /// # Errors
     /// [`PublishError`]; after an unknown outcome what is missing is asked for again.
-    async fn fill(&self, fill: &Fill, through: Position, events: &[RecordedEvent]) -> Result<Filled, PublishError>;
+    async fn fill(
+        &self,
+        fill: &BacklogFill,
+        through: Position,
+        events: &[RecordedEvent],
+    ) -> Result<FillOutcome, PublishError>;
 }
 
 /// Events of a store that a group is to be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fill {
+pub struct BacklogFill {
     /// The store.
     pub store: Uuid,
     /// The group.
@@ -54,7 +59,7 @@ pub struct Fill {
 /// What came of a [`fill`](Backlogs::fill).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Filled {
+pub enum FillOutcome {
     /// The group is given them.
     Done,
     /// The group has enough to do; try again later.

@@ -15,30 +15,30 @@ use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
 use crate::domain::{clock::SharedClock, name::Name};
 
 /// When a consumer that died is replaced.
-const REPLACE: RetryPolicy = RetryPolicy {
+const RESTART_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
     first_delay: Duration::from_millis(50),
     max_delay: Duration::from_secs(5),
 };
 /// A consumer that lived so long did not die of what its predecessor died of.
-const STEADY: Duration = Duration::from_secs(60);
+const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
 #[derive(Debug, Default)]
 pub struct Consuming {
-    state: Mutex<State>,
+    state: Mutex<ConsumingState>,
     clock: SharedClock,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct ConsumingState {
     closed: bool,
-    run: Option<Tokens>,
+    run: Option<CancelTokens>,
 }
 
 #[derive(Debug, Clone)]
-struct Tokens {
+struct CancelTokens {
     stop: CancellationToken,
     abort: CancellationToken,
     ended: CancellationToken,
@@ -50,13 +50,13 @@ pub struct StopSignal(CancellationToken);
 
 impl StopSignal {
     #[cfg(test)]
-    pub(super) const fn of(token: CancellationToken) -> Self {
+    pub(super) const fn from_token(token: CancellationToken) -> Self {
         Self(token)
     }
 
     /// A signal that also stops when the returned token is cancelled; the token alone does not stop this one.
     #[must_use]
-    pub fn or_earlier(&self) -> (Self, CancellationToken) {
+    pub fn child(&self) -> (Self, CancellationToken) {
         let token = self.0.child_token();
         (Self(token.clone()), token)
     }
@@ -73,20 +73,20 @@ impl StopSignal {
     }
 
     /// Waits for `last`, but once the consumer is to stop only for a second more. `None`: given up.
-    pub(crate) async fn soon<F: Future>(&self, last: F) -> Option<F::Output> {
-        soon(&self.0, last).await
+    pub(crate) async fn within_grace_period<F: Future>(&self, last: F) -> Option<F::Output> {
+        within_grace_period(&self.0, last).await
     }
 }
 
 /// How long something that a store is asked for goes on after it was to stop: the store may be gone. Real time, since it is
 /// the reply of a server that is waited for.
-const SOON: Duration = Duration::from_secs(1);
+const STOP_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Waits for `last`, but once it is to stop only for a second more. `None`: given up.
-pub(crate) async fn soon<F: Future>(stop: &CancellationToken, last: F) -> Option<F::Output> {
+pub(crate) async fn within_grace_period<F: Future>(stop: &CancellationToken, last: F) -> Option<F::Output> {
     let over = async {
         stop.cancelled().await;
-        tokio::time::sleep(SOON).await;
+        tokio::time::sleep(STOP_GRACE_PERIOD).await;
     };
     tokio::select! {
         biased;
@@ -98,7 +98,7 @@ pub(crate) async fn soon<F: Future>(stop: &CancellationToken, last: F) -> Option
 impl Consuming {
     /// Nothing consumes yet; what waits, waits by this clock.
     #[must_use]
-    pub fn by(clock: SharedClock) -> Self {
+    pub fn with_clock(clock: SharedClock) -> Self {
         Self { clock, ..Self::default() }
     }
 
@@ -123,13 +123,13 @@ impl Consuming {
             tokio::select! {
                 () = run.tokens.stop.cancelled() => {}
                 _ = changes.changed() => {}
-                () = tasks.one_ended() => {}
+                () = tasks.await_one() => {}
             }
         }
         tokio::select! {
             biased;
-            () = tasks.all_ended() => {}
-            () = run.tokens.abort.cancelled() => tell_aborted(subscribers),
+            () = tasks.await_all() => {}
+            () = run.tokens.abort.cancelled() => log_aborted(subscribers),
         }
         Ok(())
     }
@@ -143,8 +143,11 @@ impl Consuming {
         if state.run.is_some() {
             return Err(ConsumeError::AlreadyConsuming { destination });
         }
-        let tokens =
-            Tokens { stop: CancellationToken::new(), abort: CancellationToken::new(), ended: CancellationToken::new() };
+        let tokens = CancelTokens {
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            ended: CancellationToken::new(),
+        };
         state.run = Some(tokens.clone());
         Ok(Run { consuming: self, tokens })
     }
@@ -192,13 +195,13 @@ impl Consuming {
         Err(ShutdownError::new(what, timeout))
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> std::sync::MutexGuard<'_, ConsumingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Names what kept a shutdown waiting, before it is aborted.
-fn tell_aborted(subscribers: &Subscribers) {
+fn log_aborted(subscribers: &Subscribers) {
     for group in subscribers.groups() {
         let of_group = subscribers.of_group(&group);
         for busy in of_group.iter().filter_map(Subscriber::handling) {
@@ -210,7 +213,7 @@ fn tell_aborted(subscribers: &Subscribers) {
 /// One call of [`Consuming::run`]; dropping it says that nothing runs any more.
 struct Run<'a> {
     consuming: &'a Consuming,
-    tokens: Tokens,
+    tokens: CancelTokens,
 }
 
 impl Drop for Run<'_> {
@@ -226,7 +229,7 @@ struct Tasks {
     set: JoinSet<()>,
     groups: HashMap<Id, Task>,
     /// How many consumers of a group died one soon after the other.
-    deaths: HashMap<Name, u32>,
+    restarts: HashMap<Name, u32>,
     clock: SharedClock,
 }
 
@@ -254,7 +257,7 @@ impl Tasks {
                 continue;
             }
             let stop = stop.child_token();
-            let delay = self.deaths.get(group).map_or(Duration::ZERO, |deaths| REPLACE.jittered(*deaths));
+            let delay = self.restarts.get(group).map_or(Duration::ZERO, |deaths| RESTART_BACKOFF.jittered(*deaths));
             let consuming = consume(group.clone(), StopSignal(stop.clone()));
             let (delayed, clock) = (stop.clone(), self.clock.clone());
             let task = async move {
@@ -267,7 +270,7 @@ impl Tasks {
     }
 
     /// Waits until a task ends; for ever when there is none.
-    async fn one_ended(&mut self) {
+    async fn await_one(&mut self) {
         let (id, result) = match self.set.join_next_with_id().await {
             Some(Ok((id, ()))) => (id, Ok(())),
             Some(Err(error)) => (error.id(), Err(error)),
@@ -277,7 +280,7 @@ impl Tasks {
             return;
         };
         let Err(error) = result else {
-            self.deaths.remove(&group);
+            self.restarts.remove(&group);
             return;
         };
         if error.is_cancelled() {
@@ -286,13 +289,13 @@ impl Tasks {
             return std::future::pending().await;
         }
         tracing::error!(%group, %error, "consumer died, starting another one");
-        let deaths = self.deaths.entry(group).or_default();
-        *deaths = if self.clock.elapsed(began) < STEADY { deaths.saturating_add(1) } else { 1 };
+        let deaths = self.restarts.entry(group).or_default();
+        *deaths = if self.clock.elapsed(began) < RESTART_BACKOFF_RESET_AFTER { deaths.saturating_add(1) } else { 1 };
     }
 
-    async fn all_ended(&mut self) {
+    async fn await_all(&mut self) {
         while !self.groups.is_empty() {
-            self.one_ended().await;
+            self.await_one().await;
         }
     }
 }

@@ -127,13 +127,13 @@ pub struct DeadLetterFilter {
 impl DeadLetterFilter {
     /// Whether a dead letter is meant.
     #[must_use]
-    pub fn matches(&self, letter: &DeadLetter) -> bool {
+    pub fn matches(&self, dead_letter: &DeadLetter) -> bool {
         let is = |asked: &Option<String>, said: &Option<String>| asked.is_none() || asked == said;
-        let at = letter.dead_lettered_at;
-        is(&self.group, &letter.group)
-            && self.handler.as_deref().is_none_or(|asked| letter.names_handler(asked))
-            && is(&self.event_type, &letter.event_type)
-            && is(&self.aggregate_id, &letter.aggregate_id)
+        let at = dead_letter.dead_lettered_at;
+        is(&self.group, &dead_letter.group)
+            && self.handler.as_deref().is_none_or(|asked| dead_letter.names_handler(asked))
+            && is(&self.event_type, &dead_letter.event_type)
+            && is(&self.aggregate_id, &dead_letter.aggregate_id)
             && self.from.is_none_or(|from| at.is_some_and(|at| at >= from))
             && self.before.is_none_or(|before| at.is_some_and(|at| at < before))
     }
@@ -152,8 +152,8 @@ pub struct DeadLetterPage {
 impl DeadLetterPage {
     /// Puts a page together.
     #[must_use]
-    pub const fn new(letters: Vec<DeadLetter>, next: Option<MessageId>) -> Self {
-        Self { letters, next }
+    pub const fn new(dead_letters: Vec<DeadLetter>, next: Option<MessageId>) -> Self {
+        Self { letters: dead_letters, next }
     }
 }
 

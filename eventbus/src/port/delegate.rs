@@ -236,7 +236,7 @@ macro_rules! __delegate {
                     &$self,
                     group: &Name,
                     position: Position,
-                    again: Option<&Tries>,
+                    again: Option<&DeliveryAttempts>,
                 ) -> Result<bool, CheckpointError> {
                     $inner.end_dead_delivery(group, position, again).await
                 }

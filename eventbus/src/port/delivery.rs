@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use super::{MessageId, ServerFault, StateMap, TypeKey};
 use crate::domain::{
     codec::DecodeError,
-    error::{BoxError, Error, Line},
+    error::{BoxError, Error, ErrorLine},
     metadata::Metadata,
     name::Name,
     record::RecordedEvent,
@@ -234,7 +234,7 @@ impl<E: Into<BoxError>> From<E> for HandlerError {
 
 impl fmt::Display for HandlerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Line(&*self.source).fmt(f)
+        ErrorLine(&*self.source).fmt(f)
     }
 }
 

@@ -15,8 +15,8 @@ use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
 use super::{
-    BoxFuture, Delivery, HandlerError, HandlerStart, InFlight, Tries, WaitingForServer,
-    activity::{Activity, DEFAULT_TIMEOUT, TookTooLong, Turn},
+    BoxFuture, Delivery, DeliveryAttempts, HandlerError, HandlerStart, RunningHandler, WaitingForServer,
+    activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, TookTooLong},
 };
 use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
@@ -84,7 +84,7 @@ pub struct Subscriber {
     handle: Arc<HandleFn>,
     activity: Arc<Activity>,
     /// As many permits as deliveries may run at once.
-    turns: Arc<OnceLock<Arc<Semaphore>>>,
+    permits: Arc<OnceLock<Arc<Semaphore>>>,
 }
 
 impl Subscriber {
@@ -95,7 +95,7 @@ impl Subscriber {
     {
         let options = HandlerOptions::default();
         let (activity, turns) = (Arc::default(), Arc::default());
-        Self { name, events, options, handle: Arc::new(handle), activity, turns }
+        Self { name, events, options, handle: Arc::new(handle), activity, permits: turns }
     }
 
     /// Sets the options from the handler's attribute.
@@ -135,7 +135,7 @@ impl Subscriber {
     }
 
     /// The longest of its runs, if it takes long.
-    pub(super) fn long_run(&self) -> Option<InFlight> {
+    pub(super) fn long_run(&self) -> Option<RunningHandler> {
         self.activity.long_run()
     }
 
@@ -168,12 +168,12 @@ impl Subscriber {
     ) -> Result<(), HandlerError> {
         let at_once = self.options.concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
         let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
-        let turns = self.turns.get_or_init(|| Arc::new(Semaphore::new(at_once)));
-        let permit = Arc::clone(turns).acquire_owned().await?;
-        let turn = Turn::new(permit, self.options.concurrency.is_some());
+        let permits = self.permits.get_or_init(|| Arc::new(Semaphore::new(at_once)));
+        let permit = Arc::clone(permits).acquire_owned().await?;
+        let handler_permit = HandlerPermit::new(permit, self.options.concurrency.is_some());
         let running = async {
             let began = clock.instant();
-            let result = self.run_now(delivery, turn, clock).await;
+            let result = self.run_now(delivery, handler_permit, clock).await;
             let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
             if took >= limits.slow {
                 tracing::warn!(%event_id, ?took, "handler is slow");
@@ -187,10 +187,15 @@ impl Subscriber {
         running.instrument(span(delivery, &self.name)).await
     }
 
-    async fn run_now(&self, delivery: &Delivery, turn: Turn, clock: &SharedClock) -> Result<(), HandlerError> {
+    async fn run_now(
+        &self,
+        delivery: &Delivery,
+        permit: HandlerPermit,
+        clock: &SharedClock,
+    ) -> Result<(), HandlerError> {
         let running = AssertUnwindSafe(async { (self.handle)(delivery).await }).catch_unwind();
         let timeout = Some(self.options.timeout.unwrap_or(DEFAULT_TIMEOUT));
-        let result = match self.activity.watch(&self.name, delivery, timeout, Some(turn), running, clock).await {
+        let result = match self.activity.watch(&self.name, delivery, timeout, Some(permit), running, clock).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
             Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
@@ -263,7 +268,7 @@ pub struct Failure {
 pub async fn dispatch(
     subscribers: &[Subscriber],
     delivery: &Delivery,
-    tries: &Tries,
+    attempts: &DeliveryAttempts,
     limits: &Limits,
     clock: &SharedClock,
     span: &SpanFn,
@@ -277,7 +282,7 @@ pub async fn dispatch(
     let (mut failures, mut succeeded) = (Vec::new(), Vec::new());
     for subscriber in wanted().filter(typed).chain(wanted().filter(wildcard)) {
         is_wanted = true;
-        if tries.is_done_with(&subscriber.name) {
+        if attempts.is_finished_for(&subscriber.name) {
             continue;
         }
         match subscriber.run(delivery, limits, clock, span).await {
@@ -289,7 +294,7 @@ pub async fn dispatch(
         }
     }
     // what others of the group have yet to try again is left to them
-    match (is_wanted || tries.has_given_up(), failures.is_empty()) {
+    match (is_wanted || attempts.has_given_up(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled { succeeded },
         (true, false) => Outcome::Failed { failures, succeeded },

@@ -30,7 +30,7 @@ use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Stands for every type.
-const ALL: &str = "*";
+const ANY_TYPE: &str = "*";
 
 /// The event types that a consumer group ever announced, and the ranges of events that it left unhandled.
 ///
@@ -48,7 +48,7 @@ const ALL: &str = "*";
 #[serde(default)]
 pub struct GroupTypes {
     /// Each `type@version`, or `*` for all types.
-    announced: BTreeMap<String, Since>,
+    announced: BTreeMap<String, AnnouncedSince>,
     /// By event type.
     unhandled: BTreeMap<String, UnhandledRange>,
     /// What is to be delivered, one range after the other.
@@ -57,7 +57,7 @@ pub struct GroupTypes {
 
 /// When a type was announced, and with which choice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Since {
+struct AnnouncedSince {
     at: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     start: Option<HandlerStart>,
@@ -99,7 +99,7 @@ pub enum Unhandled {
         is_first: bool,
     },
     /// Its type was announced before: it is delivered when a handler of the type comes.
-    Left {
+    LeftPending {
         /// Whether it begins the range of its type.
         is_first: bool,
     },
@@ -118,18 +118,18 @@ impl GroupTypes {
     /// Whether the group ever announced a type, in any version.
     #[must_use]
     pub fn has_announced(&self, event_type: &str) -> bool {
-        let is_of_type = |(name, _): (&String, &Since)| {
+        let is_of_type = |(name, _): (&String, &AnnouncedSince)| {
             name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@')).is_some_and(is_version)
         };
-        self.announced.contains_key(ALL) || self.announced.iter().any(is_of_type)
+        self.announced.contains_key(ANY_TYPE) || self.announced.iter().any(is_of_type)
     }
 
     /// Returns `true`, and logs it, if an event that failed for good waits for a newer release: the group announced its
     /// schema version before, and the handlers of this process were made for older versions only.
     #[must_use]
-    pub fn leaves_to_newer(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
+    pub fn leave_to_newer_release(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
         let (event_type, schema_version) = (record.event_type(), record.metadata().schema_version());
-        let leaves = self.awaits_newer(event_type, schema_version, &subscribers.versions(group, event_type));
+        let leaves = self.is_for_newer_release(event_type, schema_version, &subscribers.versions(group, event_type));
         if leaves {
             tracing::warn!(
                 %group, %event_type, schema_version,
@@ -139,20 +139,20 @@ impl GroupTypes {
         leaves
     }
 
-    fn awaits_newer(&self, event_type: &str, schema_version: u32, known: &[u32]) -> bool {
+    fn is_for_newer_release(&self, event_type: &str, schema_version: u32, known: &[u32]) -> bool {
         known.iter().max().is_some_and(|newest| *newest < schema_version)
             && self.announced.contains_key(&versioned(event_type, schema_version))
     }
 
     /// Notes an event that no handler wants.
-    pub fn pass(&mut self, event_type: &str, place: u64, now: u64) -> Unhandled {
+    pub fn note_unhandled(&mut self, event_type: &str, place: u64, now: u64) -> Unhandled {
         let is_first = !self.unhandled.contains_key(event_type);
         let fresh = || UnhandledRange { first: place, last: place, count: 0, since: now };
         let range = self.unhandled.entry(event_type.to_owned()).or_insert_with(fresh);
         (range.first, range.last) = (range.first.min(place), range.last.max(place));
         range.count += 1;
         match self.has_announced(event_type) {
-            true => Unhandled::Left { is_first },
+            true => Unhandled::LeftPending { is_first },
             false => Unhandled::Skipped { is_first },
         }
     }
@@ -172,7 +172,7 @@ impl GroupTypes {
         for Announced { event_type, schema_version, start, .. } in announced {
             let (names, field) = match event_type {
                 Some(name) => (vec![name.to_string()], versioned(name, *schema_version)),
-                None => (self.unhandled.keys().cloned().collect(), ALL.to_owned()),
+                None => (self.unhandled.keys().cloned().collect(), ANY_TYPE.to_owned()),
             };
             let mut is_decided = true;
             for name in names {
@@ -190,7 +190,7 @@ impl GroupTypes {
                 }
             }
             if is_decided {
-                self.announced.entry(field).or_insert(Since { at: now, start: *start });
+                self.announced.entry(field).or_insert(AnnouncedSince { at: now, start: *start });
             }
         }
         undecided
@@ -221,8 +221,8 @@ impl GroupTypes {
     /// Forgets a type: its events are skipped from now on, as if it had never been announced. Returns `true` if it was.
     /// With `*` it forgets that all types were announced, and no type that was announced by name.
     pub fn forget(&mut self, event_type: &str) -> bool {
-        if event_type == ALL {
-            return self.announced.remove(ALL).is_some();
+        if event_type == ANY_TYPE {
+            return self.announced.remove(ANY_TYPE).is_some();
         }
         let before = self.announced.len();
         self.announced.retain(|name, _| {
@@ -236,14 +236,14 @@ impl GroupTypes {
 
     /// The lowest place of an event that is still to be handled; what was only skipped is not.
     #[must_use]
-    pub fn oldest(&self) -> Option<u64> {
+    pub fn oldest_unfinished(&self) -> Option<u64> {
         let left = self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.first);
         left.chain(self.due.iter().map(|due| due.after.saturating_add(1))).min()
     }
 
     /// How many events of announced types are left for a handler that is not here.
     #[must_use]
-    pub fn left(&self) -> u64 {
+    pub fn count_left_pending(&self) -> u64 {
         self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.count).sum()
     }
 }
@@ -280,7 +280,7 @@ mod tests {
     fn skipped() -> GroupTypes {
         let mut types = GroupTypes::default();
         for place in [7, 5, 9] {
-            types.pass("A", place, 1_000 + place);
+            types.note_unhandled("A", place, 1_000 + place);
         }
         types
     }
@@ -292,13 +292,13 @@ mod tests {
     #[test]
     fn what_was_never_announced_is_skipped_and_what_was_is_left() {
         let mut types = GroupTypes::default();
-        assert_eq!(types.pass("A", 3, 1), Unhandled::Skipped { is_first: true });
-        assert_eq!(types.pass("A", 4, 2), Unhandled::Skipped { is_first: false });
-        assert_eq!((types.left(), types.oldest()), (0, None));
+        assert_eq!(types.note_unhandled("A", 3, 1), Unhandled::Skipped { is_first: true });
+        assert_eq!(types.note_unhandled("A", 4, 2), Unhandled::Skipped { is_first: false });
+        assert_eq!((types.count_left_pending(), types.oldest_unfinished()), (0, None));
         types.announce(&announced(Some("B"), 2, None), DAY, 3);
-        assert_eq!(types.pass("B", 5, 4), Unhandled::Left { is_first: true });
-        assert_eq!(types.pass("B", 6, 5), Unhandled::Left { is_first: false });
-        assert_eq!((types.left(), types.oldest()), (2, Some(5)));
+        assert_eq!(types.note_unhandled("B", 5, 4), Unhandled::LeftPending { is_first: true });
+        assert_eq!(types.note_unhandled("B", 6, 5), Unhandled::LeftPending { is_first: false });
+        assert_eq!((types.count_left_pending(), types.oldest_unfinished()), (2, Some(5)));
         assert!(types.has_announced("B") && !types.has_announced("B@2") && !types.has_announced(""));
     }
 
@@ -311,7 +311,11 @@ mod tests {
         for (version, known, waits) in
             [(3, &[1, 2][..], true), (3, &[2, 3], false), (3, &[], false), (1, &[3], false), (2, &[1], false)]
         {
-            assert_eq!(types.awaits_newer("A", version, known), waits, "version {version} where {known:?} are known");
+            assert_eq!(
+                types.is_for_newer_release("A", version, known),
+                waits,
+                "version {version} where {known:?} are known"
+            );
         }
     }
 
@@ -352,9 +356,12 @@ mod tests {
         for start in [None, Some(HandlerStart::Oldest), Some(HandlerStart::Now)] {
             let mut types = GroupTypes::default();
             types.announce(&announced(Some("A"), 1, None), DAY, 0);
-            types.pass("A", 5, 1);
+            types.note_unhandled("A", 5, 1);
             assert!(types.announce(&announced(Some("A"), 2, start), DAY, 10 * DAY_MS).is_empty());
-            assert_eq!((due(&types), types.left(), types.oldest()), (Some(("A", 4, 5)), 0, Some(5)));
+            assert_eq!(
+                (due(&types), types.count_left_pending(), types.oldest_unfinished()),
+                (Some(("A", 4, 5)), 0, Some(5))
+            );
         }
     }
 
@@ -370,19 +377,19 @@ mod tests {
         types.delivered_through(20);
         assert_eq!(due(&types), None);
         assert!(types.announce(&announced(Some("A"), 1, None), DAY, 3_000).is_empty());
-        assert_eq!((due(&types), types.oldest()), (None, None));
+        assert_eq!((due(&types), types.oldest_unfinished()), (None, None));
     }
 
     #[test]
     fn a_forgotten_type_is_skipped_again() {
         let mut types = skipped();
         types.announce(&announced(Some("A"), 1, None), DAY, 2_000);
-        types.pass("A", 11, 3_000);
+        types.note_unhandled("A", 11, 3_000);
         assert!(types.forget("A") && !types.forget("A"));
-        assert_eq!((due(&types), types.oldest()), (None, None));
-        assert_eq!(types.pass("A", 12, 4_000), Unhandled::Skipped { is_first: true });
+        assert_eq!((due(&types), types.oldest_unfinished()), (None, None));
+        assert_eq!(types.note_unhandled("A", 12, 4_000), Unhandled::Skipped { is_first: true });
         types.announce(&announced(None, 0, None), DAY, 5_000);
         assert!(types.forget("*") && !types.forget("*"));
-        assert_eq!(types.pass("B", 13, 6_000), Unhandled::Skipped { is_first: true });
+        assert_eq!(types.note_unhandled("B", 13, 6_000), Unhandled::Skipped { is_first: true });
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::activity::text;
+use super::activity::rfc3339;
 use crate::domain::{clock::SharedClock, stream::Position};
 
 /// Whether a bus is well. As JSON it is what a health endpoint answers.
@@ -49,7 +49,7 @@ pub struct Health {
     /// Handlers and projections that have been busy with one event for long, the longest of each; of other processes that
     /// of each group, where the bus knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub in_flight: Vec<InFlight>,
+    pub in_flight: Vec<RunningHandler>,
     /// Consumers that have an entry and show no life, the one with the oldest entry of each group, where the bus knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<SilentConsumer>,
@@ -81,7 +81,7 @@ pub struct Health {
 /// A handler or projection that has been busy with one event for at least 10 seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
-pub struct InFlight {
+pub struct RunningHandler {
     /// The consumer that says so, if it is of another process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer: Option<String>,
@@ -101,7 +101,7 @@ pub struct InFlight {
     pub blocks_its_thread: bool,
 }
 
-impl fmt::Display for InFlight {
+impl fmt::Display for RunningHandler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { consumer, name, group, event_type, event_id, since, seconds, blocks_its_thread } = self;
         let how = if *blocks_its_thread { "blocks its thread with" } else { "is busy with" };
@@ -249,7 +249,7 @@ impl OldestUnfinished {
         Self {
             group: group.into(),
             handler: Some(handlers).filter(|handlers| !handlers.is_empty()).map(Into::into),
-            since: text(clock.now() - age),
+            since: rfc3339(clock.now() - age),
             seconds: age.as_secs(),
             unfinished,
         }
@@ -393,21 +393,21 @@ impl Health {
 
     /// With why the store cannot be read: unhealthy.
     #[must_use]
-    pub fn with_store_trouble(self, trouble: String) -> Self {
-        Self { status: HealthStatus::Unhealthy, store: Some(trouble), has_store: true, ..self }
+    pub fn with_store_problem(self, problem: String) -> Self {
+        Self { status: HealthStatus::Unhealthy, store: Some(problem), has_store: true, ..self }
     }
 
     /// With what keeps the relay from publishing for now: an alert.
     #[must_use]
-    pub fn with_relay_trouble(mut self, trouble: String) -> Self {
-        self.relay = Some(trouble);
+    pub fn with_relay_problem(mut self, problem: String) -> Self {
+        self.relay = Some(problem);
         self
     }
 
     /// With what keeps the relay from publishing until somebody decides: unhealthy.
     #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
-        Self { status: HealthStatus::Unhealthy, ..self.with_relay_trouble(reason) }
+        Self { status: HealthStatus::Unhealthy, ..self.with_relay_problem(reason) }
     }
 
     /// With how long the oldest event has waited that is not published or projected: an alert each that is too long.
@@ -426,14 +426,14 @@ impl Health {
 
     /// With handlers and projections that are busy with one event for long, beside those that are known.
     #[must_use]
-    pub fn with_in_flight(mut self, in_flight: Vec<InFlight>) -> Self {
+    pub fn with_running_handlers(mut self, in_flight: Vec<RunningHandler>) -> Self {
         self.in_flight.extend(in_flight);
         self
     }
 
     /// With consumers that have an entry and show no life, beside those that are known.
     #[must_use]
-    pub fn with_silent(mut self, silent: Vec<SilentConsumer>) -> Self {
+    pub fn with_silent_consumers(mut self, silent: Vec<SilentConsumer>) -> Self {
         self.silent.extend(silent);
         self
     }

@@ -8,6 +8,7 @@ mod delegate;
 
 pub(crate) mod activity;
 mod address;
+mod attempts;
 mod backlog;
 mod bus;
 mod check;
@@ -20,8 +21,8 @@ mod event_types;
 mod filter;
 mod floor;
 mod group_types;
-mod hand;
 mod health;
+mod in_flight;
 mod lease;
 mod note;
 mod outage;
@@ -36,16 +37,16 @@ mod stats;
 mod store;
 mod subscribers;
 mod transaction;
-mod tries;
 mod unfinished;
 mod watchdog;
 
 pub use address::{is_this_machine, redacted};
-pub use backlog::{Announced, Backlogs, Fill, Filled, HandlerStart, SkippedBefore};
+pub use attempts::{DeliveryAttempts, HandlerFailure};
+pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, HandlerStart, SkippedBefore};
 pub use bus::{ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError};
 pub use check::{check_events, check_ids, check_records, first_result};
 pub use checkpoint::{CheckpointError, Checkpoints};
-pub(crate) use consuming::soon;
+pub(crate) use consuming::within_grace_period;
 pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
@@ -54,22 +55,26 @@ pub use event_types::{EventTypes, ListedEventTypes, StoredEventType};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
 pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
-pub use hand::{
-    DEFAULT_IN_HAND_BYTES, DEFAULT_WAITING, Desk, DueAgain, Hand, Places, RunLock, Settled, Taken, Verdict,
-};
 pub use health::{
-    CrowdedGroup, Health, HealthStatus, HealthThresholds, InFlight, OldestUnfinished, SilentConsumer, UnfilledGroup,
-    UnreadableEvents, WaitingForServer,
+    CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler, SilentConsumer,
+    UnfilledGroup, UnreadableEvents, WaitingForServer,
+};
+pub use in_flight::{
+    DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
+    InFlightEntry, RunLock, WorkerSlots,
 };
 pub use lease::{Lease, LeaseError, Leases};
 pub use note::Notes;
 pub use outage::Outage;
 pub use page::{PAGE_BYTES, Page, paged};
-pub use relay::{Adopted, Adoption, Mark, PublishRange, Publisher, RangeOutcome, RelayTarget, SeenFloor, SeenFloors};
+pub use relay::{
+    GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, RelayTarget, ResyncOutcome,
+    ResyncRequest,
+};
 pub use retry::RetryPolicy;
 pub use server_fault::{ServerFault, source_chain};
 pub use signal::{AppendSignal, AppendWatch};
-pub(crate) use skip::{Skip, SkipsError, note_of_skips, read_around, relay_to, save_skips, skipped_positions, skips};
+pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note};
 pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{
@@ -77,7 +82,6 @@ pub use store::{
 };
 pub use subscribers::{Subscribers, Subscription};
 pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Transactions};
-pub use tries::{Failed, Tries};
 pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
 
 pub use crate::domain::json::{from_json, to_json};

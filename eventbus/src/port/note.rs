@@ -25,13 +25,17 @@ pub trait Notes: Send + Sync {
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached; the text may be removed all the same.
-    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError>;
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError>;
 
     /// Up to `limit` names under which a text is saved and that begin with `prefix`, in the order of their bytes. `after`
     /// is the last name of the former page.
     ///
     /// # Errors
     /// [`CheckpointError`], named after the prefix, if the store cannot be reached.
-    async fn note_names(&self, prefix: &Name, after: Option<&Name>, limit: usize)
-    -> Result<Vec<Name>, CheckpointError>;
+    async fn list_note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError>;
 }

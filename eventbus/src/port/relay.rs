@@ -28,14 +28,14 @@ pub trait RelayTarget: Send + Sync {
     ///
     /// # Errors
     /// [`PublishError`]; to be asked again.
-    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError>;
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError>;
 
     /// How far the store is published in each part of the bus that has a position of its own; nothing, if the bus cannot
     /// tell.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
-    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
+    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
         let _ = publisher;
         Ok(Vec::new())
     }
@@ -45,13 +45,13 @@ pub trait RelayTarget: Send + Sync {
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be asked.
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError>;
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError>;
 
     /// Sets the position back to publish again from there, while the stream is intact; never forward.
     ///
     /// # Errors
     /// [`PublishError`]; to be asked again.
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError>;
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError>;
 }
 
 /// Who publishes: a store, through the relay that has its lease.
@@ -65,7 +65,7 @@ pub struct Publisher {
 
 /// How far a store is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
+pub struct PublishedPosition {
     /// Everything up to here is published.
     pub position: Position,
     /// The last event of the range that ended here, wherever that event itself went: what the store must hold at this
@@ -101,22 +101,22 @@ pub enum RangeOutcome {
 
 /// From where a store's events are to be published, and for whom.
 #[derive(Debug, Clone, Copy)]
-pub struct Adoption<'a> {
+pub struct ResyncRequest<'a> {
     /// The lowest floor of the known groups.
     pub floor: Position,
     /// The known groups.
     pub groups: &'a [Name],
     /// Those of them that have finished nothing at all, while `floor` is higher: they are given what is before it for
     /// themselves, on a bus with [`Backlogs`](super::Backlogs).
-    pub fresh: &'a [Name],
+    pub new_groups: &'a [Name],
     /// Whether the stream may carry the events of other stores too.
-    pub shared: bool,
+    pub is_shared: bool,
 }
 
 /// What came of adopting, or of setting the position back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Adopted {
+pub enum ResyncOutcome {
     /// It is to be published from here.
     At(Position),
     /// It was not needed: continue from here.
@@ -130,9 +130,9 @@ pub enum Adopted {
 /// How far the groups of a bus have finished.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum SeenFloors {
+pub enum GroupFloors {
     /// Each group there is, and each known group that is missing.
-    Groups(Vec<(Name, SeenFloor)>),
+    Groups(Vec<(Name, GroupFloor)>),
     /// The bus does not hold what was published last: adopt.
     Lost,
 }
@@ -140,7 +140,7 @@ pub enum SeenFloors {
 /// How far one group has finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum SeenFloor {
+pub enum GroupFloor {
     /// Everything up to here.
     At(Position),
     /// It cannot be told now: what was known before still holds.
@@ -149,5 +149,5 @@ pub enum SeenFloor {
     Missing,
     /// Somebody removed entries that the group had not finished: publish again from its former floor. It is told until the
     /// relay that was told [sets the position back](RelayTarget::rewind).
-    Hole,
+    Gap,
 }

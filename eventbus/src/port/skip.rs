@@ -36,7 +36,7 @@ impl SkipsError {
 }
 
 /// The note that says what a reader skips, and the role of changing it.
-pub(crate) fn note_of_skips(reader: &Name) -> Name {
+pub(crate) fn skips_to_note(reader: &Name) -> Name {
     Name::prefixed("skipped:", reader)
 }
 
@@ -50,7 +50,7 @@ pub(crate) async fn skips(store: &dyn EventStore, reader: &Name) -> Result<Vec<S
     let Some(notes) = store.notes() else {
         return Ok(Vec::new());
     };
-    let Some(text) = notes.load_note(&note_of_skips(reader)).await? else {
+    let Some(text) = notes.load_note(&skips_to_note(reader)).await? else {
         return Ok(Vec::new());
     };
     from_json(&text).map_err(SkipsError::damaged(reader))
@@ -64,7 +64,7 @@ pub(crate) async fn skipped_positions(store: &dyn EventStore, reader: &Name) -> 
 /// Keeps what a reader skips, sorted by position, instead of what it skipped before.
 pub(crate) async fn save_skips(notes: &dyn Notes, reader: &Name, skips: &[Skip]) -> Result<(), SkipsError> {
     let text = serde_json::to_string(skips).map_err(SkipsError::damaged(reader))?;
-    Ok(notes.save_note(&note_of_skips(reader), &text).await?)
+    Ok(notes.save_note(&skips_to_note(reader), &text).await?)
 }
 
 /// The feed without some positions, sorted: what is there is not even asked for.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::{InFlight, OldestUnfinished, Outcome, SilentConsumer, UnreadableEvents};
+use super::{OldestUnfinished, Outcome, RunningHandler, SilentConsumer, UnreadableEvents};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -136,7 +136,7 @@ pub struct GroupInfo {
     /// How long ago that entry was published, in milliseconds.
     pub oldest_pending_age_ms: Option<u64>,
     /// What consumers of other processes have been busy with for long, where the bus knows.
-    pub in_flight: Vec<InFlight>,
+    pub in_flight: Vec<RunningHandler>,
     /// The consumer with the oldest entry of those that show no life, where the bus knows.
     pub silent: Option<SilentConsumer>,
     /// The delivery that has been unfinished for longest since a handler failed, or that no live consumer has in hand,

@@ -76,7 +76,7 @@ pub trait AppendEvents: Send + Sync {
     /// # let store = InMemoryEventStore::new();
     /// let mut appends = Vec::new();
     /// for owner in ["ada", "bob"] {
-    ///     let event = NewEvent::of(&Opened { owner: owner.into() })?;
+    ///     let event = NewEvent::from_event(&Opened { owner: owner.into() })?;
     ///     let stream = StreamId::parse("Account", owner)?;
     ///     appends.push(Append { stream, expected: ExpectedVersion::NoStream, events: vec![event] });
     /// }

@@ -8,25 +8,25 @@ use std::sync::{
 use tokio::sync::watch;
 
 use super::{
-    Announced, CrowdedGroup, Hand, HandlerStart, Health, InFlight, OldestUnfinished, Subscriber,
-    activity::{Activity, text},
+    Announced, CrowdedGroup, HandlerStart, Health, InFlight, OldestUnfinished, RunningHandler, Subscriber,
+    activity::{Activity, rfc3339},
 };
 use crate::domain::name::Name;
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
 #[derive(Debug, Clone)]
 pub struct Subscribers {
-    entries: Arc<RwLock<Vec<Entry>>>,
+    entries: Arc<RwLock<Vec<SubscriberEntry>>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
-    hands: Arc<RwLock<Vec<GroupHand>>>,
+    in_flight: Arc<RwLock<Vec<GroupInFlight>>>,
 }
 
 /// What a consumer of a group has in hand.
-type GroupHand = (Name, Weak<Hand>);
+type GroupInFlight = (Name, Weak<InFlight>);
 
 #[derive(Debug)]
-struct Entry {
+struct SubscriberEntry {
     id: u64,
     group: Name,
     subscriber: Subscriber,
@@ -34,8 +34,8 @@ struct Entry {
 
 impl Default for Subscribers {
     fn default() -> Self {
-        let (entries, next_id, hands) = Default::default();
-        Self { entries, next_id, changed: watch::Sender::new(()), hands }
+        let (entries, next_id, all_in_flight) = Default::default();
+        Self { entries, next_id, changed: watch::Sender::new(()), in_flight: all_in_flight }
     }
 }
 
@@ -54,7 +54,7 @@ impl Subscribers {
             }
             false => subscriber,
         };
-        entries.push(Entry { id, group: group.clone(), subscriber });
+        entries.push(SubscriberEntry { id, group: group.clone(), subscriber });
         drop(entries);
         self.changed.send_replace(());
         Subscription { id, group, subscribers: self.clone() }
@@ -78,7 +78,7 @@ impl Subscribers {
     /// Returns `true` if a subscriber of a group handles this event type.
     #[must_use]
     pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
-        let of_group = |entry: &&Entry| entry.group == *group;
+        let of_group = |entry: &&SubscriberEntry| entry.group == *group;
         self.read().iter().filter(of_group).any(|entry| entry.subscriber.events().matches(event_type))
     }
 
@@ -91,7 +91,8 @@ impl Subscribers {
     /// How many want this type by name.
     #[must_use]
     pub fn count_of(&self, event_type: &str) -> usize {
-        let wants = |entry: &&Entry| !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type);
+        let wants =
+            |entry: &&SubscriberEntry| !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type);
         self.read().iter().filter(wants).count()
     }
 
@@ -120,7 +121,7 @@ impl Subscribers {
 
     /// Whether every subscriber of a group begins with what comes from now on.
     #[must_use]
-    pub fn begin_now(&self, group: &Name) -> bool {
+    pub fn start_now(&self, group: &Name) -> bool {
         let subscribers = self.of_group(group);
         let begins_now = |subscriber: &Subscriber| subscriber.options().start == Some(HandlerStart::Now);
         !subscribers.is_empty() && subscribers.iter().all(begins_now)
@@ -140,35 +141,36 @@ impl Subscribers {
         let entries = self.read();
         let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
         let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
-        let health = health.with_in_flight(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups());
+        let health =
+            health.with_running_handlers(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups());
         health.with_oldest_unfinished(self.oldest_unfinished())
     }
 
     /// Of each group the delivery of this process that has been unfinished for longest since it failed.
     fn oldest_unfinished(&self) -> Vec<OldestUnfinished> {
-        let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
-        hands.iter().filter_map(|(group, hand)| hand.upgrade()?.oldest_unfinished(group)).collect()
+        let all_in_flight = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
+        all_in_flight.iter().filter_map(|(group, in_flight)| in_flight.upgrade()?.oldest_unfinished(group)).collect()
     }
 
     /// Reports from now on whether too many entries wait in the hand of a consumer.
-    pub(super) fn add_hand(&self, group: &Name, hand: &Arc<Hand>) {
-        let mut hands = self.hands.write().unwrap_or_else(PoisonError::into_inner);
-        hands.retain(|(_, hand)| hand.strong_count() > 0);
-        hands.push((group.clone(), Arc::downgrade(hand)));
+    pub(super) fn add_in_flight(&self, group: &Name, in_flight: &Arc<InFlight>) {
+        let mut all_in_flight = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
+        all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
+        all_in_flight.push((group.clone(), Arc::downgrade(in_flight)));
     }
 
     fn crowded_groups(&self) -> Vec<CrowdedGroup> {
-        let hands = self.hands.read().unwrap_or_else(PoisonError::into_inner);
-        let crowded = |(group, hand): &GroupHand| {
-            let (waiting, since) = hand.upgrade()?.crowded()?;
-            Some(CrowdedGroup { group: group.to_string(), waiting: waiting as u64, since: text(since) })
+        let all_in_flight = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
+        let crowded = |(group, in_flight): &GroupInFlight| {
+            let (waiting, since) = in_flight.upgrade()?.crowded()?;
+            Some(CrowdedGroup { group: group.to_string(), waiting: waiting as u64, since: rfc3339(since) })
         };
-        hands.iter().filter_map(crowded).collect()
+        all_in_flight.iter().filter_map(crowded).collect()
     }
 
     /// What the handlers of a group have been busy with for longest, if that is long.
     #[must_use]
-    pub fn long_run(&self, group: &Name) -> Option<InFlight> {
+    pub fn long_run(&self, group: &Name) -> Option<RunningHandler> {
         let entries = self.read();
         let of_group = entries.iter().filter(|entry| entry.group == *group);
         of_group.filter_map(|entry| entry.subscriber.long_run()).max_by_key(|run| run.seconds)
@@ -180,10 +182,10 @@ impl Subscribers {
     }
 
     /// How many runs of a group's handlers have given their places up: they take long, or block their threads.
-    pub(super) fn without_place(&self, group: &Name) -> usize {
+    pub(super) fn without_slot(&self, group: &Name) -> usize {
         let entries = self.read();
         let of_group = entries.iter().filter(|entry| entry.group == *group);
-        of_group.map(|entry| entry.subscriber.activity().without_place()).sum()
+        of_group.map(|entry| entry.subscriber.activity().without_slot()).sum()
     }
 
     /// Watches for subscribers that come or go.
@@ -192,11 +194,11 @@ impl Subscribers {
         self.changed.subscribe()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<Entry>> {
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<SubscriberEntry>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<Entry>> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<SubscriberEntry>> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -6,7 +6,7 @@
 use async_trait::async_trait;
 use time::OffsetDateTime;
 
-use super::{CheckpointError, Tries};
+use super::{CheckpointError, DeliveryAttempts};
 use crate::domain::{name::Name, stream::Position};
 
 /// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, is parked behind
@@ -16,7 +16,7 @@ pub struct UnfinishedDelivery {
     /// The event.
     pub position: Position,
     /// What its handlers made of it so far; empty where it is parked behind another event of its aggregate.
-    pub tries: Tries,
+    pub attempts: DeliveryAttempts,
     /// Since when it is a dead letter, in whole microseconds; `None` while it waits.
     pub dead_since: Option<OffsetDateTime>,
 }
@@ -29,7 +29,7 @@ pub struct DeadDelivery {
     /// The event.
     pub position: Position,
     /// What its handlers made of it.
-    pub tries: Tries,
+    pub attempts: DeliveryAttempts,
     /// When it was given up, in whole microseconds.
     pub dead_since: OffsetDateTime,
 }
@@ -109,7 +109,7 @@ pub trait UnfinishedDeliveries: Send + Sync {
         &self,
         group: &Name,
         position: Position,
-        again: Option<&Tries>,
+        again: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError>;
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use super::activity::Activity;
 
 /// How often it looks. It takes a thread's own time: a clock that is moved by hand frees no thread.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 static WATCHED: Mutex<Vec<Weak<Activity>>> = Mutex::new(Vec::new());
 
@@ -24,16 +24,16 @@ pub(super) fn watch(activity: &Arc<Activity>) {
     if watched.len() > 1 {
         return;
     }
-    let begun = thread::Builder::new().name("eventbus-watchdog".into()).spawn(look);
+    let begun = thread::Builder::new().name("eventbus-watchdog".into()).spawn(check_all);
     if let Err(error) = begun {
         watched.clear();
         tracing::warn!(%error, "no thread watches over handlers that block theirs");
     }
 }
 
-fn look() {
+fn check_all() {
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(CHECK_INTERVAL);
         let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
         watched.retain(|activity| activity.strong_count() > 0);
         if watched.is_empty() {
@@ -41,19 +41,19 @@ fn look() {
         }
         let alive: Vec<_> = watched.iter().filter_map(Weak::upgrade).collect();
         drop(watched);
-        let news = alive.iter().filter(|activity| activity.look()).count();
+        let news = alive.iter().filter(|activity| activity.check_blocked()).count();
         if news > 0 {
-            tell_of_free_place();
+            notify_slot_freed();
         }
     }
 }
 
 /// Tells whenever a run gives its place up to another: as it takes long, or blocks its thread for longer than it may take.
-pub(super) fn free_places() -> &'static watch::Sender<u64> {
-    static FREE: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
-    FREE.get_or_init(watch::Sender::default)
+pub(super) fn freed_slots() -> &'static watch::Sender<u64> {
+    static FREED_SLOTS: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
+    FREED_SLOTS.get_or_init(watch::Sender::default)
 }
 
-pub(super) fn tell_of_free_place() {
-    free_places().send_modify(|number| *number += 1);
+pub(super) fn notify_slot_freed() {
+    freed_slots().send_modify(|number| *number += 1);
 }

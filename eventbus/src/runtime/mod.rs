@@ -2,10 +2,11 @@
 
 pub(crate) mod app;
 pub(crate) mod definition;
-pub(crate) mod effect;
 pub(crate) mod extract;
-mod feed;
+mod feed_poller;
 pub(crate) mod follow;
+pub(crate) mod handler_inbox;
+pub(crate) mod held_lease;
 pub(crate) mod projection;
 pub(crate) mod registry;
 pub(crate) mod relay;
@@ -13,4 +14,3 @@ pub(crate) mod repository;
 pub(crate) mod skip;
 pub(crate) mod start;
 pub(crate) mod subscription;
-pub(crate) mod tenure;

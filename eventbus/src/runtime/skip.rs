@@ -8,17 +8,17 @@ use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
+    held_lease::{LeaseOutage, LeaseRequest},
     projection::{ProjectionError, RebuildError},
-    tenure::{Candidate, GivenUp},
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
-    port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, note_of_skips, save_skips, skips},
+    port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, save_skips, skips, skips_to_note},
 };
 
 /// For how long a note is changed at most, before another may change it.
-const LEASE: Duration = Duration::from_secs(10);
-const ASK_AGAIN: Duration = Duration::from_millis(20);
+const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
+const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 /// An event that a reader of the feed skips, because an operator said so: it cannot be decoded, or fails for good.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -55,7 +55,7 @@ pub enum SkipError {
     },
     /// The store keeps no notes.
     #[error("the store cannot keep which events `{reader}` skips")]
-    NotKept {
+    NotesUnsupported {
         /// The reader.
         reader: Name,
     },
@@ -88,7 +88,7 @@ pub enum SkipError {
 }
 
 impl SkippedEvent {
-    fn of(skip: Skip, reader: &Name) -> Result<Self, BoxError> {
+    fn from_skip(skip: Skip, reader: &Name) -> Result<Self, BoxError> {
         let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(skip.at) * 1_000)?;
         let position = Position::new(skip.position);
         Ok(Self { reader: reader.clone(), position, reason: skip.reason, by: skip.by, at })
@@ -111,20 +111,20 @@ impl From<SkipsError> for SkipError {
 }
 
 /// What a reader skips, sorted by position, as operators are shown it.
-pub(crate) async fn skipped(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedEvent>, SkipError> {
+pub(crate) async fn load_skipped_events(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedEvent>, SkipError> {
     let damaged = |source| SkipError::Damaged { reader: reader.clone(), source };
     let skips = skips(store, reader).await?;
-    skips.into_iter().map(|skip| SkippedEvent::of(skip, reader).map_err(damaged)).collect()
+    skips.into_iter().map(|skip| SkippedEvent::from_skip(skip, reader).map_err(damaged)).collect()
 }
 
 /// Who changes what readers skip.
-pub(crate) struct Operator {
+pub(crate) struct SkipEditor {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) owner: Name,
     pub(crate) clock: SharedClock,
 }
 
-impl Operator {
+impl SkipEditor {
     /// Notes that `reader` skips an event. Returns `false` if it did so before; the former reason stays then.
     pub(crate) async fn skip(&self, reader: &Name, position: Position, reason: &str) -> Result<bool, SkipError> {
         let head = self.store.head().await?;
@@ -134,7 +134,7 @@ impl Operator {
         let (by, at) = (self.owner.to_string(), self.clock.now());
         let event = SkippedEvent { reader: reader.clone(), position, reason: reason.to_owned(), by, at };
         let is_new = self
-            .change(reader, |skipped| match skipped.binary_search_by_key(&position, |event| event.position) {
+            .update_skips(reader, |skipped| match skipped.binary_search_by_key(&position, |event| event.position) {
                 Ok(_) => false,
                 Err(place) => {
                     skipped.insert(place, event);
@@ -151,7 +151,7 @@ impl Operator {
     /// Lets `reader` take an event again. Returns `false` if it did not skip it.
     pub(crate) async fn unskip(&self, reader: &Name, position: Position) -> Result<bool, SkipError> {
         let was_skipped = self
-            .change(reader, |skipped| {
+            .update_skips(reader, |skipped| {
                 let before = skipped.len();
                 skipped.retain(|event| event.position != position);
                 skipped.len() < before
@@ -164,32 +164,32 @@ impl Operator {
     }
 
     /// Changes the note of a reader; two who do so at once take turns.
-    async fn change(
+    async fn update_skips(
         &self,
         reader: &Name,
         change: impl FnOnce(&mut Vec<SkippedEvent>) -> bool,
     ) -> Result<bool, SkipError> {
-        let notes = self.store.notes().ok_or_else(|| SkipError::NotKept { reader: reader.clone() })?;
-        let candidate = Candidate {
+        let notes = self.store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
+        let lease_request = LeaseRequest {
             store: Arc::clone(&self.store),
-            role: note_of_skips(reader),
+            role: skips_to_note(reader),
             owner: self.owner.joined("/", &format!("skip-{:08x}", fastrand::u32(..))),
-            ttl: LEASE,
+            ttl: SKIP_LEASE_TTL,
             clock: self.clock.clone(),
-            given_up: GivenUp::new(&self.clock),
+            outage: LeaseOutage::new(&self.clock),
         };
         let began = self.clock.instant();
-        let tenure = loop {
-            match candidate.take(&tokio_util::sync::CancellationToken::new()).await? {
-                Some(tenure) => break tenure,
-                None if self.clock.elapsed(began) > 2 * LEASE => {
+        let held_lease = loop {
+            match lease_request.acquire(&tokio_util::sync::CancellationToken::new()).await? {
+                Some(held_lease) => break held_lease,
+                None if self.clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
                     return Err(SkipError::Busy { reader: reader.clone() });
                 }
-                None => self.clock.sleep(ASK_AGAIN).await,
+                None => self.clock.sleep(LEASE_RETRY_INTERVAL).await,
             }
         };
         let changed = async {
-            let mut events = skipped(&*self.store, reader).await?;
+            let mut events = load_skipped_events(&*self.store, reader).await?;
             let has_changed = change(&mut events);
             if has_changed {
                 let skips: Vec<_> = events.iter().map(SkippedEvent::as_skip).collect();
@@ -198,7 +198,7 @@ impl Operator {
             Ok(has_changed)
         };
         let changed = changed.await;
-        tenure.give_back().await;
+        held_lease.release().await;
         changed
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::{
     domain::{
-        error::{BoxError, Chain},
+        error::{BoxError, ErrorChain},
         event::{EventDescriptor, Source},
     },
     port::{ConnectError, SkippedBefore},
@@ -39,10 +39,10 @@ impl From<StartMistake> for StartError {
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let [mistake] = &*self.mistakes {
-            return write!(f, "the app cannot start: {}", Chain(mistake));
+            return write!(f, "the app cannot start: {}", ErrorChain(mistake));
         }
         write!(f, "the app cannot start for {} reasons:", self.mistakes.len())?;
-        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  - {}", Chain(mistake)))
+        self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  - {}", ErrorChain(mistake)))
     }
 }
 
@@ -139,9 +139,9 @@ pub enum StartMistake {
     /// A handler or projection takes the transaction of another store.
     #[error(
         "`{name}` ({source_place}) takes the connection of another store (`&mut` of a `{}`), but {}",
-        last_name(wanted),
+        short_type_name(wanted),
         match offered {
-            Some(offered) => format!("this app's store lends a `{}`: take that one, or give the builder the other store", last_name(offered)),
+            Some(offered) => format!("this app's store lends a `{}`: take that one, or give the builder the other store", short_type_name(offered)),
             None => "this app's store lends none: give the builder the store that does, with `.store(..)`".to_owned(),
         }
     )]
@@ -199,6 +199,6 @@ pub enum StartMistake {
 }
 
 /// The name of a type without its path.
-fn last_name(path: &str) -> &str {
+fn short_type_name(path: &str) -> &str {
     path.rsplit("::").next().unwrap_or(path)
 }

@@ -6,9 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
-    effect::Effect,
     extract::HandlerOutcome,
-    projection::Projected,
+    handler_inbox::HandlerInbox,
+    projection::ProjectionHandle,
     start::{StartError, StartMistake},
 };
 use crate::{
@@ -82,7 +82,8 @@ pub trait EventBusExt: EventBus {
     /// [`StartError`] if the handler takes a state that `state` has not, or a transaction: that is
     /// [`subscribe_handler_in`](Self::subscribe_handler_in).
     fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
-        let mut subscriptions = subscribe_all_of(self, &[H::definition()], &Surroundings::of(state))?;
+        let mut subscriptions =
+            subscribe_handlers(self, &[H::definition()], &HandlerEnvironment::without_store(state))?;
         subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
@@ -98,7 +99,8 @@ pub trait EventBusExt: EventBus {
         state: &StateMap,
         store: &impl EventStore,
     ) -> Result<Subscription, StartError> {
-        let mut subscriptions = subscribe_all_of(self, &[H::definition()], &Surroundings::with(state, store))?;
+        let mut subscriptions =
+            subscribe_handlers(self, &[H::definition()], &HandlerEnvironment::with_store(state, store))?;
         subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
@@ -107,7 +109,7 @@ pub trait EventBusExt: EventBus {
     /// # Errors
     /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not, transactions.
     fn subscribe_discovered(&self, state: &StateMap) -> Result<Vec<Subscription>, StartError> {
-        subscribe_all_of(self, &discovered_handlers(), &Surroundings::of(state))
+        subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::without_store(state))
     }
 
     /// The same where handlers may take the connection of `store`, see
@@ -121,12 +123,12 @@ pub trait EventBusExt: EventBus {
         state: &StateMap,
         store: &impl EventStore,
     ) -> Result<Vec<Subscription>, StartError> {
-        subscribe_all_of(self, &discovered_handlers(), &Surroundings::with(state, store))
+        subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::with_store(state, store))
     }
 
     /// Feeds a projection from the bus, in the bus's own group: at least once, so an event may be counted twice after a
     /// crash. Its methods get no `State`. An app feeds projections from the store instead, in order and from zero.
-    fn subscribe_all<P: Projection>(&self, projection: &Projected<P>) -> Subscription {
+    fn subscribe_all<P: Projection>(&self, projection: &ProjectionHandle<P>) -> Subscription {
         let definition = P::definition();
         let projection = projection.clone();
         let subscriber = Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
@@ -201,7 +203,7 @@ pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> 
 
 /// What handlers run with.
 #[derive(Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct HandlerEnvironment {
     pub(crate) state: StateMap,
     /// The store's own, for handlers that take part in them.
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
@@ -210,28 +212,28 @@ pub(crate) struct Surroundings {
     pub(crate) clock: SharedClock,
 }
 
-impl Surroundings {
-    fn of(state: &StateMap) -> Self {
+impl HandlerEnvironment {
+    fn without_store(state: &StateMap) -> Self {
         Self { state: state.clone(), transactions: None, stop: CancellationToken::new(), clock: SharedClock::SYSTEM }
     }
 
-    pub(crate) fn with(state: &StateMap, store: &impl EventStore) -> Self {
-        Self { transactions: store.transactions(), ..Self::of(state) }
+    pub(crate) fn with_store(state: &StateMap, store: &impl EventStore) -> Self {
+        Self { transactions: store.transactions(), ..Self::without_store(state) }
     }
 }
 
-fn subscribe_all_of<B: EventBus + ?Sized>(
+fn subscribe_handlers<B: EventBus + ?Sized>(
     bus: &B,
     handlers: &[HandlerDefinition],
-    surroundings: &Surroundings,
+    environment: &HandlerEnvironment,
 ) -> Result<Vec<Subscription>, StartError> {
     if handlers.is_empty() {
         return Err(StartMistake::NothingDiscovered.into());
     }
-    check_handlers(handlers, surroundings)?;
+    check_handlers(handlers, environment)?;
     let subscribe = |definition: &HandlerDefinition| {
         let group = group_of(definition, bus.default_group());
-        bus.subscribers().add(group.clone(), handler_subscriber(*definition, &group, surroundings))
+        bus.subscribers().add(group.clone(), handler_subscriber(*definition, &group, environment))
     };
     Ok(handlers.iter().map(subscribe).collect())
 }
@@ -240,17 +242,17 @@ fn subscribe_all_of<B: EventBus + ?Sized>(
 pub(crate) fn handler_subscriber(
     definition: HandlerDefinition,
     group: &Name,
-    surroundings: &Surroundings,
+    environment: &HandlerEnvironment,
 ) -> Subscriber {
     let call = definition.call;
-    let effect = Effect::of(&definition, group, surroundings).map(Arc::new);
-    let state = surroundings.state.clone();
+    let inbox = HandlerInbox::for_handler(&definition, group, environment).map(Arc::new);
+    let state = environment.state.clone();
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone());
-        let effect = effect.clone();
+        let inbox = inbox.clone();
         Box::pin(async move {
-            match effect {
-                Some(effect) => effect.once(&delivery, call).await,
+            match inbox {
+                Some(inbox) => inbox.run_once(&delivery, call).await,
                 None => call(&delivery, None).await,
             }
         })
@@ -259,12 +261,18 @@ pub(crate) fn handler_subscriber(
 }
 
 /// Reports every mistake of handlers that run without an app.
-fn check_handlers(handlers: &[HandlerDefinition], surroundings: &Surroundings) -> Result<(), StartError> {
+fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironment) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
-    let transaction = surroundings.transactions.as_ref().map(|transactions| transactions.transaction_type());
+    let transaction = environment.transactions.as_ref().map(|transactions| transactions.transaction_type());
     for handler in handlers {
         let requirements = handler.requirements();
-        mistakes.extend(unmet(handler.name, handler.source, &requirements, &surroundings.state, transaction));
+        mistakes.extend(unmet_requirements(
+            handler.name,
+            handler.source,
+            &requirements,
+            &environment.state,
+            transaction,
+        ));
     }
     StartError::unless_empty(mistakes)
 }
@@ -281,7 +289,7 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
 }
 
 /// What a handler or projection demands and the app has not.
-pub(crate) fn unmet(
+pub(crate) fn unmet_requirements(
     name: &'static str,
     source_place: crate::Source,
     requirements: &Requirements,
@@ -308,7 +316,8 @@ mod tests {
     fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
         let mut requirements = Requirements::default();
         requirements.transaction::<u8>();
-        let found = unmet("reserve", Source::new("src/x.rs", 58), &requirements, &StateMap::new(), offered);
+        let found =
+            unmet_requirements("reserve", Source::new("src/x.rs", 58), &requirements, &StateMap::new(), offered);
         found.iter().map(ToString::to_string).collect()
     }
 

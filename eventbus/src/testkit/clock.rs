@@ -17,10 +17,10 @@ use uuid::{Builder, Uuid};
 use crate::{Clock, SystemClock, domain::clock::Sleep};
 
 /// The longest step: instants cannot hold every duration that one can ask for.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+const ADVANCE_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// How long, in real time, a sleeper is waited for before the test fails: the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(120);
+const SLEEPER_WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A clock that stands still until it is moved by hand. Cloning shares it.
 ///
@@ -35,29 +35,29 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// let clock = SharedClock::new(manual.clone());
 /// let hour = Duration::from_secs(3_600);
 /// let sleeping = tokio::spawn(async move { clock.sleep(hour).await });
-/// manual.sleeper_for(hour).await; // it has begun to sleep
+/// manual.wait_for_sleeper(hour).await; // it has begun to sleep
 /// manual.advance(hour);
 /// sleeping.await.unwrap();
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct ManualClock(Arc<Shared>);
+pub struct ManualClock(Arc<ManualClockInner>);
 
-struct Shared {
+struct ManualClockInner {
     base: Instant,
-    state: Mutex<State>,
+    state: Mutex<ManualClockState>,
     /// Tells who waits for sleepers that one has come.
-    slept: watch::Sender<()>,
+    sleeper_added: watch::Sender<()>,
 }
 
-struct State {
+struct ManualClockState {
     now: OffsetDateTime,
     /// How far monotonic time was moved.
-    moved: Duration,
+    advanced: Duration,
     /// The sleepers by deadline, then in the order they came.
     sleepers: BTreeMap<(Instant, u64), Waker>,
     /// How many sleepers there were.
-    numbered: u64,
+    last_sleeper_number: u64,
     ids: u32,
 }
 
@@ -71,9 +71,15 @@ impl ManualClock {
     /// A clock that stands at this time of day.
     #[must_use]
     pub fn at(now: OffsetDateTime) -> Self {
-        let state = State { now, moved: Duration::ZERO, sleepers: BTreeMap::new(), numbered: 0, ids: 0 };
+        let state = ManualClockState {
+            now,
+            advanced: Duration::ZERO,
+            sleepers: BTreeMap::new(),
+            last_sleeper_number: 0,
+            ids: 0,
+        };
         let (state, slept) = (Mutex::new(state), watch::Sender::new(()));
-        Self(Arc::new(Shared { base: SystemClock.instant(), state, slept }))
+        Self(Arc::new(ManualClockInner { base: SystemClock.instant(), state, sleeper_added: slept }))
     }
 
     /// Moves the clock, and wakes whoever has slept long enough, in the order of their deadlines.
@@ -81,10 +87,10 @@ impl ManualClock {
     /// It returns before they run: wait for what they do. At most a hundred years at once.
     pub fn advance(&self, by: Duration) {
         let mut state = self.0.state();
-        let by = by.min(LONGEST);
-        state.moved += by;
+        let by = by.min(ADVANCE_MAX);
+        state.advanced += by;
         state.now = state.now.saturating_add(time::Duration::try_from(by).unwrap_or_default());
-        let now = self.0.base + state.moved;
+        let now = self.0.base + state.advanced;
         let later = state.sleepers.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut state.sleepers, later);
         drop(state);
@@ -106,8 +112,8 @@ impl ManualClock {
     ///
     /// # Panics
     /// After two minutes of real time.
-    pub async fn sleepers(&self, count: usize) {
-        self.sleeping_as(&format!("{count} sleepers"), |left| left.len() >= count).await;
+    pub async fn wait_for_sleepers(&self, count: usize) {
+        self.wait_until_sleeping(&format!("{count} sleepers"), |left| left.len() >= count).await;
     }
 
     /// Waits until somebody sleeps who is to be woken in `at_least` this time from now, and returns in which time the first
@@ -115,30 +121,30 @@ impl ManualClock {
     ///
     /// # Panics
     /// After two minutes of real time.
-    pub async fn sleeper_for(&self, at_least: Duration) -> Duration {
+    pub async fn wait_for_sleeper(&self, at_least: Duration) -> Duration {
         let is_so_long = |left: &Duration| *left >= at_least;
-        self.sleeping_as(&format!("a sleeper for {at_least:?}"), |left| left.iter().any(is_so_long)).await;
-        self.left().into_iter().find(is_so_long).unwrap_or(at_least)
+        self.wait_until_sleeping(&format!("a sleeper for {at_least:?}"), |left| left.iter().any(is_so_long)).await;
+        self.remaining_times().into_iter().find(is_so_long).unwrap_or(at_least)
     }
 
     /// In which times from now the sleepers are due, the first one first.
-    fn left(&self) -> Vec<Duration> {
+    fn remaining_times(&self) -> Vec<Duration> {
         let state = self.0.state();
-        let now = self.0.base + state.moved;
+        let now = self.0.base + state.advanced;
         state.sleepers.keys().map(|(deadline, _)| deadline.saturating_duration_since(now)).collect()
     }
 
-    async fn sleeping_as(&self, what: &str, is_it: impl Fn(&[Duration]) -> bool) {
-        let mut slept = self.0.slept.subscribe();
+    async fn wait_until_sleeping(&self, what: &str, is_it: impl Fn(&[Duration]) -> bool) {
+        let mut slept = self.0.sleeper_added.subscribe();
         let waiting = async {
-            while !is_it(&self.left()) {
+            while !is_it(&self.remaining_times()) {
                 // the sender lives as long as `self`
                 let _ = slept.changed().await;
             }
         };
         // a real limit: nobody else moves this clock while the test waits
-        let came = tokio::time::timeout(PATIENCE, waiting).await;
-        assert!(came.is_ok(), "waited in vain for {what}; due are: {:?}", self.left());
+        let slept_in_time = tokio::time::timeout(SLEEPER_WAIT_TIMEOUT, waiting).await;
+        assert!(slept_in_time.is_ok(), "waited in vain for {what}; due are: {:?}", self.remaining_times());
     }
 }
 
@@ -155,14 +161,14 @@ impl Clock for ManualClock {
 
     fn instant(&self) -> Instant {
         let state = self.0.state();
-        self.0.base + state.moved
+        self.0.base + state.advanced
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let number = {
             let mut state = self.0.state();
-            state.numbered += 1;
-            state.numbered
+            state.last_sleeper_number += 1;
+            state.last_sleeper_number
         };
         Box::pin(Sleeper { clock: self.clone(), key: (deadline, number) })
     }
@@ -190,9 +196,9 @@ impl fmt::Debug for ManualClock {
     }
 }
 
-impl Shared {
+impl ManualClockInner {
     /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ManualClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -207,16 +213,16 @@ impl Future for Sleeper {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let shared = &self.clock.0;
-        let mut state = shared.state();
-        if self.key.0 <= shared.base + state.moved {
+        let inner = &self.clock.0;
+        let mut state = inner.state();
+        if self.key.0 <= inner.base + state.advanced {
             state.sleepers.remove(&self.key);
             return Poll::Ready(());
         }
         let is_new = state.sleepers.insert(self.key, context.waker().clone()).is_none();
         drop(state);
         if is_new {
-            shared.slept.send_replace(());
+            inner.sleeper_added.send_replace(());
         }
         Poll::Pending
     }
@@ -248,15 +254,15 @@ mod tests {
                 woken.send(hours).unwrap();
             });
         }
-        manual.sleepers(4).await;
-        assert_eq!(manual.sleeper_for(2 * HOUR).await, 2 * HOUR);
+        manual.wait_for_sleepers(4).await;
+        assert_eq!(manual.wait_for_sleeper(2 * HOUR).await, 2 * HOUR);
         manual.advance(3 * HOUR);
         assert_eq!(manual.sleeping(), 1);
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         assert_eq!(wakes.try_iter().collect::<Vec<_>>(), [1, 2, 3]);
-        assert_eq!(manual.sleeper_for(HOUR).await, 6 * HOUR);
+        assert_eq!(manual.wait_for_sleeper(HOUR).await, 6 * HOUR);
     }
 
     #[tokio::test]

@@ -29,7 +29,7 @@ pub enum Fault {
     LostReply,
 }
 
-fn fault() -> BoxError {
+fn test_fault() -> BoxError {
     "fault made by the test".into()
 }
 
@@ -39,13 +39,13 @@ pub struct Faults(Arc<Mutex<VecDeque<Fault>>>);
 
 impl Faults {
     /// Lets the next `times` calls fail like this.
-    pub fn next(&self, fault: Fault, times: usize) {
+    pub fn fail_next(&self, fault: Fault, times: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(vec![fault; times]);
     }
 
     /// How many are still to come.
     #[must_use]
-    pub fn left(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
@@ -73,7 +73,7 @@ impl Refusal {
             return Ok(());
         }
         let event_id = event.map(|event| event.metadata().event_id());
-        Err(PublishError::Refused { destination: destination.clone(), event_id, source: fault() })
+        Err(PublishError::Refused { destination: destination.clone(), event_id, source: test_fault() })
     }
 }
 
@@ -110,10 +110,10 @@ impl AppendEvents for FaultyStore {
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         match self.appends.take() {
             None => self.store.append(stream, expected, events).await,
-            Some(Fault::Unavailable) => Err(AppendError::Unavailable(fault())),
+            Some(Fault::Unavailable) => Err(AppendError::Unavailable(test_fault())),
             Some(Fault::LostReply) => {
                 self.store.append(stream, expected, events).await?;
-                Err(AppendError::OutcomeUnknown(fault()))
+                Err(AppendError::OutcomeUnknown(test_fault()))
             }
         }
     }
@@ -164,7 +164,7 @@ impl FaultyBus {
 
     async fn with_fault<T>(&self, publish: impl Future<Output = Result<T, PublishError>>) -> Result<T, PublishError> {
         let destination = self.destination().clone();
-        let source = fault();
+        let source = test_fault();
         match self.publishes.take() {
             None => publish.await,
             Some(Fault::Unavailable) => Err(PublishError::Unavailable { destination, source }),

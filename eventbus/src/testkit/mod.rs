@@ -11,5 +11,5 @@ mod tables;
 pub use crate::__delegate as delegate;
 pub use clock::ManualClock;
 pub use fault::{Fault, Faults, FaultyBus, FaultyStore, Refusal};
-pub use lossy_bus::{LossyBus, LossyBusCopy};
+pub use lossy_bus::{LossyBus, LossyBusSnapshot};
 pub use tables::{Row, TableFault, TableStore, TableTransaction, Tables};

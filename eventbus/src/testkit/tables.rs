@@ -71,9 +71,9 @@ impl FromTransaction<TableStore> for Tables {
 #[derive(Debug, Clone, Default)]
 pub struct TableStore {
     store: InMemoryEventStore,
-    data: Arc<Mutex<Data>>,
+    data: Arc<Mutex<TableData>>,
     /// Shared by transactions that have looked at a lease: it does not change hands before they end.
-    hands: Arc<RwLock<()>>,
+    lease_lock: Arc<RwLock<()>>,
     /// What goes wrong with the next transactions that begin.
     pub begins: Faults,
     /// What goes wrong with the next commits.
@@ -83,7 +83,7 @@ pub struct TableStore {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Data {
+struct TableData {
     tables: Tables,
     shadows: BTreeMap<Name, Tables>,
     deliveries: BTreeMap<(Name, EventId), Instant>,
@@ -106,7 +106,7 @@ impl TableStore {
         self.data.lock().await.shadows.keys().cloned().collect()
     }
 
-    async fn begin_on(&self, shadow: Option<&Shadow>) -> Result<Box<dyn Transaction>, BoxError> {
+    async fn begin_with(&self, shadow: Option<&Shadow>) -> Result<Box<dyn Transaction>, BoxError> {
         if self.begins.take().is_some() {
             return Err(TableFault("fault made by the test").into());
         }
@@ -123,8 +123,8 @@ impl TableStore {
             deliveries: committed.deliveries.clone(),
             committed,
             checkpoints: BTreeMap::new(),
-            served: None,
-            hands: None,
+            switched_shadow: None,
+            lease_guard: None,
         }))
     }
 }
@@ -141,7 +141,7 @@ impl Transactions for TableStore {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        self.begin_on(None).await
+        self.begin_with(None).await
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
@@ -154,7 +154,7 @@ impl Transactions for TableStore {
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
-        self.begin_on(Some(shadow)).await
+        self.begin_with(Some(shadow)).await
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
@@ -181,11 +181,11 @@ pub struct TableTransaction {
     shadow: Option<Shadow>,
     tables: Tables,
     deliveries: BTreeMap<(Name, EventId), Instant>,
-    committed: OwnedMutexGuard<Data>,
+    committed: OwnedMutexGuard<TableData>,
     checkpoints: BTreeMap<Name, Position>,
     /// The copies whose rows have replaced the live ones.
-    served: Option<Name>,
-    hands: Option<OwnedRwLockReadGuard<()>>,
+    switched_shadow: Option<Name>,
+    lease_guard: Option<OwnedRwLockReadGuard<()>>,
 }
 
 #[async_trait]
@@ -199,8 +199,8 @@ impl Transaction for TableTransaction {
     }
 
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
-        if self.hands.is_none() {
-            self.hands = Some(Arc::clone(&self.store.hands).read_owned().await);
+        if self.lease_guard.is_none() {
+            self.lease_guard = Some(Arc::clone(&self.store.lease_lock).read_owned().await);
         }
         let holder = self.store.store.lease_of(&lease.role).await?;
         if holder.as_ref() != Some(lease) {
@@ -224,7 +224,7 @@ impl Transaction for TableTransaction {
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         let copies = self.committed.shadows.get(&shadow.name).ok_or("there is no such shadow")?;
         shadow.tables.iter().for_each(|table| self.tables.copy(table, copies));
-        self.served = Some(shadow.name.clone());
+        self.switched_shadow = Some(shadow.name.clone());
         Ok(self.store.load_checkpoint(&shadow.name).await?.unwrap_or(Position::START))
     }
 
@@ -256,7 +256,7 @@ impl Transaction for TableTransaction {
         }
         self.committed.tables = std::mem::take(&mut self.tables);
         self.committed.deliveries = std::mem::take(&mut self.deliveries);
-        if let Some(shadow) = self.served.take() {
+        if let Some(shadow) = self.switched_shadow.take() {
             self.committed.shadows.remove(&shadow);
             self.checkpoints.insert(shadow, Position::START);
         }
@@ -272,12 +272,12 @@ delegate!(TableStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Ch
 #[async_trait]
 impl Leases for TableStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        let _changing = self.hands.write().await;
+        let _changing = self.lease_lock.write().await;
         self.store.acquire_lease(role, owner, ttl).await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let _changing = self.hands.write().await;
+        let _changing = self.lease_lock.write().await;
         self.store.seize_lease(role, owner, ttl).await
     }
 

@@ -38,7 +38,7 @@ fn events_are_registered() {
 
 #[test]
 fn what_is_encoded_decodes_to_the_same() {
-    let event = NewEvent::of(&created("ada")).unwrap();
+    let event = NewEvent::from_event(&created("ada")).unwrap();
     assert_eq!(event.payload(), r#"{"customer_id":"ada"}"#);
     let recorded = record("OrderCreated", event.payload());
     assert_eq!(recorded.decode::<OrderCreated>().unwrap(), created("ada"));
@@ -60,7 +60,7 @@ fn an_enum_encodes_as_the_event_it_holds() {
 
 #[test]
 fn an_event_without_fields_is_an_empty_object() {
-    assert_eq!(NewEvent::of(&OrderShipped).unwrap().payload(), "{}");
+    assert_eq!(NewEvent::from_event(&OrderShipped).unwrap().payload(), "{}");
     for payload in ["{}", r#"{"of":"a later release"}"#] {
         let recorded = record("order.shipped", payload);
         assert_eq!(recorded.decode::<OrderShipped>().unwrap(), OrderShipped);
@@ -108,11 +108,11 @@ struct Annotated {
 fn reserved_fields_that_serde_makes_up_are_refused_at_encode() {
     for field in RESERVED_FIELDS {
         let notes = BTreeMap::from([(field.to_owned(), String::new())]);
-        let error = NewEvent::of(&Annotated { notes }).unwrap_err();
+        let error = NewEvent::from_event(&Annotated { notes }).unwrap_err();
         assert_eq!(error.event_type, "Annotated");
         assert!(error.reason == EncodeFault::Invalid(EventFault::ReservedField(field)), "{error:?}");
     }
     let notes = BTreeMap::from([("note".to_owned(), "paid".to_owned())]);
-    let event = NewEvent::of(&Annotated { notes }).unwrap();
+    let event = NewEvent::from_event(&Annotated { notes }).unwrap();
     assert_eq!(event.payload(), r#"{"note":"paid"}"#);
 }

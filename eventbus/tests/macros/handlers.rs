@@ -7,7 +7,7 @@ use std::{
 use eventbus::{
     __private::{HandlerRegistration, inventory},
     Handler, HandlerErrorKind, InMemoryEventBus,
-    port::{Delivery, EventBus, Limits, Outcome, StateMap, Tries, dispatch},
+    port::{Delivery, DeliveryAttempts, EventBus, Limits, Outcome, StateMap, dispatch},
     prelude::*,
 };
 
@@ -103,7 +103,7 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
     dispatch(
         &bus.subscribers().of_group(&group),
         &delivery,
-        &Tries::default(),
+        &DeliveryAttempts::default(),
         &Limits::default(),
         &eventbus::SharedClock::SYSTEM,
         &eventbus::port::handler_span,

@@ -131,7 +131,7 @@ async fn the_kind_follows_from_the_signatures() {
 #[test]
 fn a_projection_is_registered_with_its_default_if_it_has_one() {
     let mut registered: Vec<_> = inventory::iter::<ProjectionRegistration>()
-        .map(|registration| ((registration.definition)().name, (registration.slot)().is_some()))
+        .map(|registration| ((registration.definition)().name, (registration.instance)().is_some()))
         .collect();
     registered.sort_unstable();
     assert_eq!(registered, [("elsewhere", true), ("rows", false), ("statistics", true)]);

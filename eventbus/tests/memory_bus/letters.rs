@@ -8,8 +8,8 @@ use std::{
 use eventbus::{
     InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     port::{
-        DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, Tries, UnfinishedDeliveries as _,
-        UnfinishedDelivery,
+        DeadLetterError, DeadLetterFilter, DeadLetters, DeliveryAttempts, EventBus, MessageId,
+        UnfinishedDeliveries as _, UnfinishedDelivery,
     },
 };
 use time::OffsetDateTime;
@@ -97,7 +97,7 @@ async fn a_dead_letter_that_is_ended_before_the_feed_brings_it_does_not_overtake
         let kept = three().await;
         kept.save_checkpoint_of("a", 1).await;
         let dead_since = Some(OffsetDateTime::UNIX_EPOCH);
-        let dead = UnfinishedDelivery { position: Position::new(3), tries: Tries::default(), dead_since };
+        let dead = UnfinishedDelivery { position: Position::new(3), attempts: DeliveryAttempts::default(), dead_since };
         kept.put(&Name::from_static("a"), vec![dead]).await;
         let (bus, worker) = (bus(NEVER), Worker::new());
         worker.join(&bus, "a");
@@ -195,7 +195,7 @@ async fn a_dead_letter_whose_event_is_lost_keeps_no_other_from_being_replayed() 
     let (bus, worker, _) = with_dead_letter(&kept).await;
     let lost = UnfinishedDelivery {
         position: Position::new(9),
-        tries: Tries::default(),
+        attempts: DeliveryAttempts::default(),
         dead_since: Some(OffsetDateTime::UNIX_EPOCH),
     };
     kept.put(&Name::from_static("a"), vec![lost]).await;
@@ -249,7 +249,8 @@ async fn what_is_replayed_is_read_back_part_by_part() {
     let kept = Kept::with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
     kept.save_checkpoint_of("a", LETTERS).await;
     kept.put(&Name::from_static("a"), (1..=LETTERS).map(|position| dead_since(position, position)).collect()).await;
-    let (bus, worker) = (InMemoryEventBus::builder().retry(NEVER).capacity(20).max_in_hand(10).build(), Worker::held());
+    let (bus, worker) =
+        (InMemoryEventBus::builder().retry(NEVER).capacity(20).max_in_flight(10).build(), Worker::held());
     worker.join(&bus, "a");
     bus.resume_from(kept.clone()).await.unwrap();
     start(&bus).await;
@@ -272,7 +273,7 @@ async fn what_is_replayed_is_read_back_part_by_part() {
 /// A dead letter that was given up so many seconds after 1970.
 fn dead_since(position: u64, seconds: u64) -> UnfinishedDelivery {
     let dead_since = Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds));
-    UnfinishedDelivery { position: Position::new(position), tries: Tries::default(), dead_since }
+    UnfinishedDelivery { position: Position::new(position), attempts: DeliveryAttempts::default(), dead_since }
 }
 
 #[tokio::test]

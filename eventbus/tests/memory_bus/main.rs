@@ -146,18 +146,27 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
 
 #[tokio::test]
 async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
-    use eventbus::port::{Delivery, Limits, Outcome, Tries, dispatch, handler_span};
+    use eventbus::port::{Delivery, DeliveryAttempts, Limits, Outcome, dispatch, handler_span};
     let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
     let stream = StreamId::parse("Counter", "1").unwrap();
     let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
     let delivery = Delivery::new(record, Name::from_static("default"));
     assert!(matches!(
-        dispatch(&[], &delivery, &Tries::default(), &Limits::default(), &SharedClock::SYSTEM, &handler_span).await,
+        dispatch(&[], &delivery, &DeliveryAttempts::default(), &Limits::default(), &SharedClock::SYSTEM, &handler_span)
+            .await,
         Outcome::Unattended
     ));
     let other = Subscriber::new(Name::from_static("other"), EventFilter::Only(&[]), |_| Box::pin(async { Ok(()) }));
     assert!(matches!(
-        dispatch(&[other], &delivery, &Tries::default(), &Limits::default(), &SharedClock::SYSTEM, &handler_span).await,
+        dispatch(
+            &[other],
+            &delivery,
+            &DeliveryAttempts::default(),
+            &Limits::default(),
+            &SharedClock::SYSTEM,
+            &handler_span
+        )
+        .await,
         Outcome::Skipped
     ));
 }

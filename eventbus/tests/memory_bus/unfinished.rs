@@ -8,7 +8,7 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, Position,
-    port::{EventBus, RetryPolicy, Tries, UnfinishedDelivery},
+    port::{DeliveryAttempts, EventBus, RetryPolicy, UnfinishedDelivery},
 };
 use tokio::task::JoinHandle;
 
@@ -59,7 +59,7 @@ async fn a_restart_gets_what_waits_and_what_is_parked_behind_it_in_order() {
     // an hour later
     let group = Name::from_static("a");
     let mut rows = kept.waiting(&group).await;
-    rows[0].tries.next_at = Some(0);
+    rows[0].attempts.next_at = Some(0);
     kept.put(&group, rows).await;
     let (bus, _) = process(&kept, LATER, &again).await;
     settled(&bus).await;
@@ -112,7 +112,8 @@ async fn what_is_read_back_for_a_group_that_comes_late_is_not_unread_for_the_oth
     let (bus, _) = process(&kept, SOON, &worker).await;
     settled(&bus).await;
     kept.save_checkpoint_of("late", 2).await;
-    let row = UnfinishedDelivery { position: Position::new(1), tries: Tries::default(), dead_since: None };
+    let row =
+        UnfinishedDelivery { position: Position::new(1), attempts: DeliveryAttempts::default(), dead_since: None };
     kept.put(&Name::from_static("late"), vec![row]).await;
     let late = Worker::new();
     late.join(&bus, "late");
@@ -134,11 +135,11 @@ async fn what_waited_for_its_retry_is_no_suspect_and_what_ran_again_is() {
 
     // an hour later
     let mut rows = kept.waiting(&group).await;
-    rows[0].tries.next_at = Some(0);
+    rows[0].attempts.next_at = Some(0);
     kept.put(&group, rows).await;
     let runs = async || {
         let rows = kept.waiting(&group).await;
-        rows.first().filter(|row| row.tries.next_at.is_none()).map(|row| row.tries.clone())
+        rows.first().filter(|row| row.attempts.next_at.is_none()).map(|row| row.attempts.clone())
     };
     let (bus, consumer) = process(&kept, LATER, &Worker::held()).await;
     until("it runs again", async || runs().await.is_some()).await;

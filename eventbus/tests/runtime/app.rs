@@ -176,7 +176,7 @@ async fn shutdown_ends_at_its_deadline_and_what_was_in_hand_is_delivered_again()
 async fn an_app_with_a_bus_and_no_store_only_consumes() {
     let (bus, log) = (InMemoryEventBus::new(), Log::default());
     let app = App::builder().bus(bus.clone()).state(log.clone()).handler::<receipt>().start().await.unwrap();
-    let record = RecordedEvent::of(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
+    let record = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(&[record]).await.unwrap();
     app.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["receipt ada v1"]);

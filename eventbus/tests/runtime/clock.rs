@@ -63,7 +63,7 @@ async fn delays_of_hours_pass_in_an_instant() {
     let (app, clock, ran) = start::<later>().await;
     order(&app).await;
     for _ in 0..2 {
-        assert_eq!(clock.sleeper_for(HOUR).await, LATER);
+        assert_eq!(clock.wait_for_sleeper(HOUR).await, LATER);
         clock.advance(LATER);
     }
     app.settled().await.unwrap();
@@ -75,7 +75,7 @@ async fn delays_of_hours_pass_in_an_instant() {
 async fn a_handler_times_out_by_the_clock_of_the_app() {
     let (app, clock, ran) = start::<endless>().await;
     order(&app).await;
-    assert_eq!(clock.sleeper_for(HOUR).await, HOUR);
+    assert_eq!(clock.wait_for_sleeper(HOUR).await, HOUR);
     clock.advance(HOUR);
     until("it runs again", async || {
         clock.advance(Duration::from_millis(1));

@@ -75,7 +75,7 @@ async fn an_event_that_is_delivered_again_takes_effect_once() {
     let (store, calls, bus) = (TableStore::new(), Calls::default(), InMemoryEventBus::new());
     let state = StateMap::new().with(calls.clone());
     bus.subscribe_handler_in::<reserve>(&state, &store).unwrap();
-    let event = RecordedEvent::of(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
+    let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
     let consumer = bus.start_consuming_in_background();
     for events in 1..=3 {
         bus.publish(std::slice::from_ref(&event)).await.unwrap();
@@ -127,21 +127,21 @@ async fn a_handler_that_takes_too_long_leaves_nothing_and_is_tried_again() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_away_is_waited_for_and_uses_up_no_attempt() {
     let (store, calls) = (TableStore::new(), Calls::default());
-    store.begins.next(Fault::Unavailable, 20);
+    store.begins.fail_next(Fault::Unavailable, 20);
     let app = App::builder().store(store.clone()).state(calls.clone()).handler::<reserve>();
     let app = app.wait_timeout(Duration::from_secs(600)).start().await.unwrap();
     order(&app).await;
     app.settled().await.unwrap();
     assert_eq!(reserved(&store, "ada").await.as_deref(), Some("1"));
     assert_eq!(app.bus().stats().handler_errors, 0);
-    assert_eq!(store.begins.left(), 0);
+    assert_eq!(store.begins.remaining(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_commit_whose_outcome_is_unknown_takes_effect_once() {
     for (fault, runs) in [(Fault::LostReply, 1), (Fault::Unavailable, 2)] {
         let (store, calls) = (TableStore::new(), Calls::default());
-        store.commits.next(fault, 1);
+        store.commits.fail_next(fault, 1);
         let app = app::<reserve>(&store, &calls).await;
         order(&app).await;
         app.settled().await.unwrap();
@@ -190,7 +190,7 @@ async fn handlers_that_take_no_transaction_run_outside_of_one() {
     let (store, calls, bus) = (TableStore::new(), Calls::default(), InMemoryEventBus::new());
     bus.subscribe_handler_in::<plain>(&StateMap::new().with(calls.clone()), &store).unwrap();
     let shipped = OrderShipped { tracking_number: "T".into() };
-    let event = RecordedEvent::of(&shipped, AggregateId::new(), Version::FIRST).unwrap();
+    let event = RecordedEvent::from_event(&shipped, AggregateId::new(), Version::FIRST).unwrap();
     let _in_use = store.begin().await.unwrap();
     let consumer = bus.start_consuming_in_background();
     bus.publish(&[event]).await.unwrap();

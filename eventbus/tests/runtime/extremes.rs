@@ -66,7 +66,7 @@ fn bus_options() -> Vec<(&'static str, InMemoryEventBus)> {
     for number in [0, 1, usize::MAX] {
         options.push(("capacity", builder().capacity(number).build()));
         options.push(("concurrency", builder().concurrency(number).build()));
-        options.push(("max_in_hand", builder().max_in_hand(number).build()));
+        options.push(("max_in_flight", builder().max_in_flight(number).build()));
         options.push(("max_waiting", builder().max_waiting(number).build()));
     }
     for time in [NONE, LEAST, MOST] {

@@ -53,7 +53,7 @@ async fn ship_the_rest(
 
 /// Stores the next event, which the relay can publish at its second try only.
 async fn ship(orders: &Orders, meta: &Metadata) -> Result<(), HandlerError> {
-    orders.1.publishes.next(Fault::Unavailable, 1);
+    orders.1.publishes.fail_next(Fault::Unavailable, 1);
     let part = OrderShipped { tracking_number: "T".into() };
     orders.0.update(meta.aggregate_id(), |_| Ok::<_, Never>(part.clone())).await?;
     Ok(())
@@ -101,7 +101,7 @@ async fn settled_waits_for_projections() {
 #[tokio::test]
 async fn settling_in_vain_says_what_keeps_the_relay() {
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
-    bus.publishes.next(Fault::Unavailable, 1_000);
+    bus.publishes.fail_next(Fault::Unavailable, 1_000);
     let app = App::builder()
         .bus(bus)
         .wait_timeout(Duration::from_millis(200))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
-    port::{Adoption, Checkpoints, DeadLetterFilter, DeadLetters as _, EventBus, Floors, Publisher, RelayTarget},
+    port::{Checkpoints, DeadLetterFilter, DeadLetters as _, EventBus, Floors, Publisher, RelayTarget, ResyncRequest},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
@@ -57,7 +57,7 @@ async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
         let (store, bus) = (FaultyStore::new(InMemoryEventStore::new()), FaultyBus::new(InMemoryEventBus::new()));
         let bus = if is_durable { bus.durable() } else { bus };
         let app = App::builder().store(store.clone()).bus(bus).handler::<audit>().start().await.unwrap();
-        store.checkpoints.next(Fault::LostReply, 1);
+        store.checkpoints.fail_next(Fault::LostReply, 1);
         for _ in 0..2 {
             let orders = app.repository::<Order>();
             let mut order = orders.create(AggregateId::new());
@@ -65,7 +65,7 @@ async fn an_own_checkpoint_whose_reply_was_lost_is_no_rival() {
             orders.save(&mut order).await.unwrap();
             app.settled().await.unwrap();
         }
-        until("it failed", async || store.checkpoints.left() == 0).await;
+        until("it failed", async || store.checkpoints.remaining() == 0).await;
         app.shutdown(Duration::from_secs(5)).await.unwrap();
         assert!(lines.text().contains("trying again"), "{}", lines.text());
         assert!(!lines.text().contains("someone else"), "{}", lines.text());
@@ -243,13 +243,15 @@ async fn what_an_operator_has_to_know_is_said_once() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines.text().matches("a group is gone from the bus").count(), 1, "{}", lines.text());
 
-    bus.ranges.next(Fault::Unavailable, 5);
-    until("the outage is over", async || bus.ranges.left() == 0).await;
+    bus.ranges.fail_next(Fault::Unavailable, 5);
+    until("the outage is over", async || bus.ranges.remaining() == 0).await;
     assert_eq!(lines.text().matches("relay cannot publish, trying again").count(), 1, "{}", lines.text());
 
     bus.flush();
     let other = Publisher { store: eventbus::Uuid::now_v7(), epoch: 0 };
-    bus.adopt(other, Adoption { floor: Position::START, groups: &[], fresh: &[], shared: true }).await.unwrap();
+    bus.resync(other, ResyncRequest { floor: Position::START, groups: &[], new_groups: &[], is_shared: true })
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(lines.text().matches("relay stopped").count(), 1, "{}", lines.text());
     assert!(!app.health().await.is_healthy());

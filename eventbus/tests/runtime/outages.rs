@@ -47,9 +47,9 @@ async fn of_a_bus_that_is_away_the_relay_says_when_it_publishes_again() {
         let app = if is_plain { builder.bus(plain) } else { builder.bus(lossy) }.handler::<handled>();
         let app = app.start().await.unwrap();
         save(&app).await;
-        faults.next(Fault::Unavailable, 5);
+        faults.fail_next(Fault::Unavailable, 5);
         save(&app).await;
-        until("the outage is over", async || faults.left() == 0).await;
+        until("the outage is over", async || faults.remaining() == 0).await;
         until("it is told", async || lines.text().contains("relay publishes again")).await;
         save(&app).await;
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -85,7 +85,7 @@ async fn of_checkpoints_that_cannot_be_saved_the_group_says_when_they_are() {
     let _here = lines.capture("eventbus=info");
     let store = FaultyStore::new(InMemoryEventStore::new());
     let app = App::builder().store(store.clone()).handler::<handled>().start().await.unwrap();
-    store.checkpoints.next(Fault::Unavailable, 4);
+    store.checkpoints.fail_next(Fault::Unavailable, 4);
     save(&app).await;
     until("it is told", async || lines.text().contains("progress is saved again")).await;
     assert_once(&lines.text(), "progress not saved, trying again", "progress is saved again");
@@ -99,7 +99,7 @@ async fn of_a_store_that_begins_no_transaction_the_handler_says_when_it_goes_on(
     let lines = Lines::default();
     let _here = lines.capture("eventbus=info");
     let store = TableStore::new();
-    store.begins.next(Fault::Unavailable, 20);
+    store.begins.fail_next(Fault::Unavailable, 20);
     let app = App::builder().store(store.clone()).handler::<stores>().wait_timeout(Duration::from_secs(600));
     let app = app.start().await.unwrap();
     save(&app).await;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionError, ProjectionHandle, RebuildError,
+    StreamId,
     port::{AppendEvents, Checkpoints, EventStore, HealthThresholds},
     prelude::*,
     testkit::ManualClock,
@@ -24,8 +25,8 @@ use crate::{
 
 async fn save(store: &impl AppendEvents, events: usize) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let mut news = vec![NewEvent::of(&created("ada", 1.5)).unwrap()];
-    news.extend((1..events).map(|_| NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap()));
+    let mut news = vec![NewEvent::from_event(&created("ada", 1.5)).unwrap()];
+    news.extend((1..events).map(|_| NewEvent::from_event(&OrderShipped { tracking_number: "T".into() }).unwrap()));
     let records = store.append(&stream, ExpectedVersion::NoStream, news).await.unwrap();
     records.last().unwrap().position().unwrap()
 }
@@ -138,12 +139,12 @@ async fn events_that_come_while_rebuilding_are_counted_once() {
 async fn a_projection_by_hand_is_rebuilt_from_a_store() {
     let store = InMemoryEventStore::new();
     save(&store, 3).await;
-    let statistics = Projected::with(OrderStatistics::default);
+    let statistics = ProjectionHandle::with_factory(OrderStatistics::default);
     statistics.rebuild(&store).await.unwrap();
     statistics.rebuild(&store).await.unwrap();
     assert_eq!(statistics.read().await.shipped, 2);
     assert_eq!(statistics.position(), 3);
-    let given = Projected::new(OrderStatistics::default());
+    let given = ProjectionHandle::new(OrderStatistics::default());
     assert!(matches!(given.rebuild(&store).await, Err(RebuildError::NoFactory { name: "order-statistics" })));
 }
 
@@ -175,7 +176,7 @@ async fn a_failing_event_stops_the_projection_visibly_and_a_rebuild_frees_it() {
         .unwrap();
     save(&store, 1).await;
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let bad = NewEvent::of(&created("bad", 1.0)).unwrap();
+    let bad = NewEvent::from_event(&created("bad", 1.0)).unwrap();
     store.append(&stream, ExpectedVersion::Any, vec![bad]).await.unwrap();
     let last = save(&store, 1).await;
 
@@ -255,7 +256,7 @@ async fn state_in_memory_is_folded_anew_every_minute_after_an_event_failed() {
     let app = app.start().await.unwrap();
     save(&store, 1).await;
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let bad = NewEvent::of(&created("bad", 1.0)).unwrap();
+    let bad = NewEvent::from_event(&created("bad", 1.0)).unwrap();
     store.append(&stream, ExpectedVersion::Any, vec![bad]).await.unwrap();
     let last = save(&store, 1).await;
     assert!(app.projected::<Picky>(last).await.is_err());

@@ -167,8 +167,8 @@ async fn an_event_that_would_not_read_back_is_refused_at_every_save() {
         assert_names(&encoded, &event, field, reason);
     }
     let not_finite = Measured { reading: Reading { celsius: f64::NAN, ..Reading::default() }, more: BTreeMap::new() };
-    assert!(NewEvent::of(&not_finite).is_err());
-    assert!(RecordedEvent::of(&not_finite, AggregateId::new(), Version::FIRST).is_err());
+    assert!(NewEvent::from_event(&not_finite).is_err());
+    assert!(RecordedEvent::from_event(&not_finite, AggregateId::new(), Version::FIRST).is_err());
 
     assert_eq!(store.head().await.unwrap().get(), 1, "nothing of all that is stored");
     assert_eq!(sensors.load(&id).await.unwrap().events, 1);
@@ -194,6 +194,6 @@ fn finite_numbers_are_written_as_ever() {
         },
         Measured { reading: Reading { shape: Some(Shape::Length(3.0)), ..Reading::default() }, more: BTreeMap::new() },
     ] {
-        assert_eq!(NewEvent::of(&event).unwrap().payload(), serde_json::to_string(&event).unwrap());
+        assert_eq!(NewEvent::from_event(&event).unwrap().payload(), serde_json::to_string(&event).unwrap());
     }
 }

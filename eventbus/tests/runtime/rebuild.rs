@@ -9,7 +9,8 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, Projected, ProjectionError, RebuildError, StreamId,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionError, ProjectionHandle, RebuildError,
+    StreamId,
     port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
 };
@@ -25,7 +26,7 @@ const CHECKPOINT: Name = Name::from_static("projection:ledger");
 
 async fn save(store: &impl AppendEvents, customers: &[&str]) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let events = customers.iter().map(|customer| NewEvent::of(&created(customer, 1.0)).unwrap()).collect();
+    let events = customers.iter().map(|customer| NewEvent::from_event(&created(customer, 1.0)).unwrap()).collect();
     let records = store.append(&stream, ExpectedVersion::NoStream, events).await.unwrap();
     records.last().unwrap().position().unwrap()
 }
@@ -238,7 +239,7 @@ async fn a_rebuild_ends_though_writers_do_not() {
         let store = store.clone();
         move || Echo { store: store.clone(), handled: 0 }
     };
-    let echo = Projected::with(make);
+    let echo = ProjectionHandle::with_factory(make);
     let rebuilt = echo.rebuild(&store).await.unwrap();
     assert_eq!((rebuilt.events, rebuilt.position), (3, last));
 }
@@ -275,7 +276,7 @@ async fn a_rebuild_reaches_a_position_without_event_at_the_end() {
     let store = GatedStore::open();
     store.gap.store(3, Ordering::SeqCst);
     let last = save(&store, &["a"]).await;
-    let rows = Projected::with(move || Echo { store: InMemoryEventStore::new(), handled: 1_000 });
+    let rows = ProjectionHandle::with_factory(move || Echo { store: InMemoryEventStore::new(), handled: 1_000 });
     let rebuilt = rows.rebuild(&store).await.unwrap();
     assert_eq!(
         (rebuilt.events, rebuilt.position, rows.position()),

@@ -63,11 +63,11 @@ async fn publishes_what_is_stored_in_order_and_remembers_the_ids() {
 async fn an_outage_of_the_bus_fails_no_save_and_loses_nothing() {
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
     let seen = positions_of(&bus);
-    bus.publishes.next(Fault::Unavailable, 3);
+    bus.publishes.fail_next(Fault::Unavailable, 3);
     let app = App::builder().bus(bus.clone()).store(InMemoryEventStore::new()).start().await.unwrap();
     let last = save(&app, 300).await; // more than one range
     app.published(last).await.unwrap();
-    assert_eq!(bus.publishes.left(), 0);
+    assert_eq!(bus.publishes.remaining(), 0);
     let consumer = bus.start_consuming_in_background();
     until("all are delivered", async || seen.lock().unwrap().len() == 301).await;
     assert_eq!(*seen.lock().unwrap(), (1..=301).collect::<Vec<_>>());
@@ -154,17 +154,17 @@ async fn a_checkpoint_that_cannot_be_saved_is_saved_later_and_nothing_is_publish
     let store = FaultyStore::new(InMemoryEventStore::new());
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
     let app = App::builder().bus(bus.clone()).store(store.clone()).start().await.unwrap();
-    store.checkpoints.next(Fault::Unavailable, 2);
+    store.checkpoints.fail_next(Fault::Unavailable, 2);
     let last = save(&app, 0).await;
     app.published(last).await.unwrap();
-    assert_eq!(store.checkpoints.left(), 0);
+    assert_eq!(store.checkpoints.remaining(), 0);
     assert_eq!(bus.stream_info().await.stream.length, 1);
 }
 
 #[tokio::test]
 async fn waiting_for_what_is_not_published_says_what_keeps_it() {
     let bus = FaultyBus::new(InMemoryEventBus::new()).durable();
-    bus.publishes.next(Fault::Unavailable, 1_000);
+    bus.publishes.fail_next(Fault::Unavailable, 1_000);
     let app = App::builder()
         .bus(bus)
         .store(InMemoryEventStore::new())

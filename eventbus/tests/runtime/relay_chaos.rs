@@ -56,7 +56,7 @@ struct World {
     bus: LossyBus,
     connections: Vec<LossyBus>,
     _apps: Vec<App>,
-    copy: eventbus::testkit::LossyBusCopy,
+    copy: eventbus::testkit::LossyBusSnapshot,
     taken: [BTreeSet<u64>; 2],
     /// How often something may come again.
     losses: usize,
@@ -71,12 +71,12 @@ impl World {
         for connection in &connections {
             apps.push(app(&store, connection).await);
         }
-        let copy = bus.copy();
+        let copy = bus.snapshot();
         let mut world = Self { store, bus, connections, _apps: apps, copy, taken: Default::default(), losses: 0 };
         append(&world.store, 1).await;
         // what is promised holds for groups that are known
         world.settle().await;
-        world.copy = world.bus.copy();
+        world.copy = world.bus.snapshot();
         world
     }
 
@@ -90,7 +90,7 @@ impl World {
         match *event {
             Event::Append(events) => drop(append(&self.store, events).await),
             Event::Take(group, most) => drop(self.take(group, most)),
-            Event::Copy => self.copy = self.bus.copy(),
+            Event::Copy => self.copy = self.bus.snapshot(),
             Event::Flush => {
                 self.losses += 1;
                 self.bus.flush();
@@ -104,7 +104,9 @@ impl World {
                 self.bus.trim(entries);
             }
             Event::Fail(relay, is_lost) => {
-                self.connections[relay].ranges.next(if is_lost { Fault::LostReply } else { Fault::Unavailable }, 1);
+                self.connections[relay]
+                    .ranges
+                    .fail_next(if is_lost { Fault::LostReply } else { Fault::Unavailable }, 1);
             }
             Event::Pause(relay, is_paused) => self.connections[relay].pause(is_paused),
             Event::TakeOver => {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventStore, Name, Position,
-    port::{Adoption, Floor, Floors, PublishRange, Publisher, ReadFeed, RelayTarget},
+    port::{Floor, Floors, PublishRange, Publisher, ReadFeed, RelayTarget, ResyncRequest},
     prelude::*,
     testkit::LossyBus,
 };
@@ -51,7 +51,9 @@ pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64, aft
 
 pub async fn adopt(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64) {
     let publisher = Publisher { store: store.store_id().await.unwrap(), epoch };
-    bus.adopt(publisher, Adoption { floor: Position::START, groups: &[], fresh: &[], shared: true }).await.unwrap();
+    bus.resync(publisher, ResyncRequest { floor: Position::START, groups: &[], new_groups: &[], is_shared: true })
+        .await
+        .unwrap();
 }
 
 pub async fn position(store: &InMemoryEventStore, bus: &LossyBus) -> u64 {

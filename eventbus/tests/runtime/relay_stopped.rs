@@ -29,7 +29,7 @@ async fn a_store_that_went_back_stops_the_relay_until_somebody_says_from_where()
     let (store, bus) = restored().await;
     let first = app(&store, &bus).await;
     let error = first.published(Position::new(4)).await.unwrap_err();
-    let PublishedError::Relay(stopped @ RelayError::StoreWentBack { published, newest, .. }) = &error else {
+    let PublishedError::Relay(stopped @ RelayError::StoreBehindBus { published, newest, .. }) = &error else {
         panic!("{error}");
     };
     assert_eq!((published.get(), newest.get()), (10, 3));
@@ -47,7 +47,7 @@ async fn a_store_that_went_back_stops_the_relay_until_somebody_says_from_where()
     let second = app(&store, &bus).await;
     let error = second.published(Position::new(23)).await.unwrap_err();
     assert!(
-        matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })),
+        matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })),
         "a restart forgets nothing: {error}"
     );
 
@@ -81,7 +81,7 @@ async fn a_store_that_goes_back_while_the_relay_runs_stops_it() {
     let range = PublishRange { after: 3.into(), through: 10.into(), events: &[] };
     bus.publish_range(publisher, range).await.unwrap();
     let error = app.published(Position::new(11)).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +97,7 @@ async fn a_store_that_went_back_is_known_by_its_events_however_far_it_has_come_s
 
     let app = app(&store, &bus).await;
     let error = app.published(Position::new(20)).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");
     assert_eq!(bus.history(), all(10));
     app.republish(Position::new(7)).await.unwrap();
     until_at(&store, &bus, 20).await;

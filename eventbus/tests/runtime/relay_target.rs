@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventStore, Name,
-    port::{Checkpoints, EventBus, Floors, HealthThresholds, SeenFloor},
+    port::{Checkpoints, EventBus, Floors, GroupFloor, HealthThresholds},
     testkit::{Fault, LossyBus},
 };
 
@@ -29,11 +29,11 @@ async fn a_range_whose_reply_was_lost_or_that_did_not_arrive_is_published_once()
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let app = app(&store, &bus).await;
     for fault in [Fault::LostReply, Fault::Unavailable, Fault::LostReply, Fault::LostReply] {
-        bus.ranges.next(fault, 1);
+        bus.ranges.fail_next(fault, 1);
         let last = append(&store, 300).await;
         app.published(last).await.unwrap();
     }
-    until("all faults happened", async || bus.ranges.left() == 0).await;
+    until("all faults happened", async || bus.ranges.remaining() == 0).await;
     let last = append(&store, 1).await;
     app.published(last).await.unwrap();
     assert_eq!(bus.history(), all(1_201));
@@ -47,7 +47,7 @@ async fn a_relay_goes_on_from_where_the_bus_is() {
     publish(&store, &bus, 0, 0, 4).await;
     let _app = app(&store, &bus).await;
     until_at(&store, &bus, 10).await;
-    let copy = bus.copy();
+    let copy = bus.snapshot();
     append(&store, 5).await;
     until_at(&store, &bus, 15).await;
     bus.restore(&copy);
@@ -82,7 +82,7 @@ async fn floors_follow_the_bus_down_too_and_stay_where_it_cannot_tell() {
     let _app = app(&store, &bus).await;
     until_at(&store, &bus, 10).await;
     bus.take(&AUDIT, 3);
-    let copy = bus.copy();
+    let copy = bus.snapshot();
     let is = async |wanted: u64| {
         until("the floor is saved", async || floor(&store, &AUDIT).await == Some(wanted)).await;
     };
@@ -94,11 +94,11 @@ async fn floors_follow_the_bus_down_too_and_stay_where_it_cannot_tell() {
 
     bus.take(&AUDIT, 3);
     is(6).await;
-    bus.tell_floors(Some(SeenFloor::Unknown));
+    bus.report_floors(Some(GroupFloor::Unknown));
     bus.take(&AUDIT, 1);
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(floor(&store, &AUDIT).await, Some(6));
-    bus.tell_floors(None);
+    bus.report_floors(None);
     is(7).await;
     bus.destroy_group(&AUDIT);
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -191,12 +191,12 @@ async fn an_outage_of_the_bus_is_told_while_it_lasts() {
     let (store, bus) = (InMemoryEventStore::new(), LossyBus::new());
     let app = app(&store, &bus).await;
     until("it relays", async || app.relay_status().await.unwrap().is_owner).await;
-    bus.ranges.next(Fault::Unavailable, 12);
+    bus.ranges.fail_next(Fault::Unavailable, 12);
     let trouble = async || app.relay_status().await.unwrap().trouble;
     until("it is noticed at rest", async || trouble().await.is_some()).await;
     let health = app.health().await.alerts(&HealthThresholds::default()).join("; ");
     assert!(health.contains("the relay does not publish: event bus `memory` unavailable"), "{health}");
-    while bus.ranges.left() > 0 {
+    while bus.ranges.remaining() > 0 {
         assert!(trouble().await.is_some());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

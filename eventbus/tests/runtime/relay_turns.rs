@@ -137,7 +137,7 @@ async fn a_shutdown_ends_after_the_range_in_hand() {
     until("it has asked", async || bus.position(store.store_id().await.unwrap()).is_some()).await;
     bus.pause(true);
     append(&store, 300).await;
-    until("a range is in hand", async || bus.is_holding()).await;
+    until("a range is in hand", async || bus.is_range_paused()).await;
     let mut stopping = Box::pin(app.shutdown(Duration::from_secs(10)));
     assert!(futures_util::poll!(&mut stopping).is_pending());
     bus.pause(false);

@@ -42,9 +42,9 @@ async fn nothing_recorded_stores_nothing() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(InMemoryEventBus::new());
     let mut order = orders.create(AggregateId::new());
-    store.appends.next(Fault::Unavailable, 1);
+    store.appends.fail_next(Fault::Unavailable, 1);
     let saved = orders.save(&mut order).await.unwrap();
-    assert_eq!((saved.version, saved.position, store.appends.left()), (Version::NONE, None, 1));
+    assert_eq!((saved.version, saved.position, store.appends.remaining()), (Version::NONE, None, 1));
     assert!(matches!(saved.publication, Publication::None));
     assert!(!orders.exists(order.id()).await.unwrap());
 }
@@ -122,7 +122,7 @@ async fn update_gives_up_after_its_retries() {
     let error = orders
         .update(order.id(), |order| {
             tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let rival = NewEvent::of(&OrderShipped { tracking_number: "rival".into() }).unwrap();
+            let rival = NewEvent::from_event(&OrderShipped { tracking_number: "rival".into() }).unwrap();
             let appended = store.append(&stream, ExpectedVersion::Any, vec![rival]);
             futures_util::FutureExt::now_or_never(appended).unwrap().unwrap();
             order.ship("mine")
@@ -140,7 +140,7 @@ async fn update_decides_anew_after_conflicts_only() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
     let order = saved_order(&orders).await;
-    store.appends.next(Fault::Unavailable, 1);
+    store.appends.fail_next(Fault::Unavailable, 1);
     let tries = Cell::new(0);
     let decide = |order: &Order| {
         tries.set(tries.get() + 1);

@@ -95,16 +95,16 @@ async fn rows_that_an_operator_accepts_go_on_without_what_was_passed_by() {
     let old = run(&store, nameless::old::Rows).await;
     let position = save(&store, 5).await;
     old.projected::<nameless::old::Rows>(position).await.unwrap();
-    assert!(!old.accept_passed_by::<nameless::old::Rows>("nothing is missing").await.unwrap());
+    assert!(!old.accept_missed_events::<nameless::old::Rows>("nothing is missing").await.unwrap());
     stop(old).await;
     let new = run(&store, nameless::new::Rows).await;
     let last = save(&store, 1).await;
     let stopped = new.projected::<nameless::new::Rows>(last).await.map(drop).unwrap_err();
-    assert!(stopped.to_string().contains("app.accept_passed_by"), "{stopped}");
-    assert!(new.accept_passed_by::<nameless::new::Rows>("made up for by hand").await.unwrap());
+    assert!(stopped.to_string().contains("app.accept_missed_events"), "{stopped}");
+    assert!(new.accept_missed_events::<nameless::new::Rows>("made up for by hand").await.unwrap());
     new.projected::<nameless::new::Rows>(last).await.unwrap();
     assert_eq!(store.tables().await.rows("parcels").len(), 1, "what came since then");
-    assert!(!new.accept_passed_by::<nameless::new::Rows>("again").await.unwrap());
+    assert!(!new.accept_missed_events::<nameless::new::Rows>("again").await.unwrap());
     stop(new).await;
     // the next start does not stop either
     let next = run(&store, nameless::new::Rows).await;
@@ -213,7 +213,7 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     stop(old).await;
     let new = run(&store, nameless::new::Rows).await;
     let stopped = new.projected::<nameless::new::Rows>(save(&store, 1).await).await.map(drop).unwrap_err();
-    assert!(matches!(&stopped, ProjectionError::PassedBy { types, .. } if types == "OrderShipped"), "{stopped:?}");
+    assert!(matches!(&stopped, ProjectionError::MissedEvents { types, .. } if types == "OrderShipped"), "{stopped:?}");
     for part in ["nameless", "OrderShipped", "app.rebuild", &format!("position {position}")] {
         assert!(stopped.to_string().contains(part), "{stopped}");
     }
@@ -227,7 +227,7 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     // a release that knows as little goes on
     let old = run(&store, nameless::old::Rows).await;
     let stream = eventbus::StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let news = vec![NewEvent::of(&crate::orders::created("bob", 1.0)).unwrap()];
+    let news = vec![NewEvent::from_event(&crate::orders::created("bob", 1.0)).unwrap()];
     let position = append(&store, &stream, news).await;
     let went_on = old.projected::<nameless::old::Rows>(position).await.map(drop);
     if went_on.is_err() {

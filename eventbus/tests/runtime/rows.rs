@@ -117,8 +117,8 @@ fn add(row: &mut eventbus::testkit::Row, column: &str) {
 
 pub async fn save(store: &TableStore, customer: &str, shipments: usize) -> Position {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
-    let mut news = vec![NewEvent::of(&created(customer, 1.5)).unwrap()];
-    news.extend((0..shipments).map(|_| NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap()));
+    let mut news = vec![NewEvent::from_event(&created(customer, 1.5)).unwrap()];
+    news.extend((0..shipments).map(|_| NewEvent::from_event(&OrderShipped { tracking_number: "T".into() }).unwrap()));
     append(store, &stream, news).await
 }
 
@@ -172,7 +172,7 @@ async fn rows_and_checkpoint_are_committed_together_and_resumed_after() {
 async fn a_commit_whose_outcome_is_unknown_repeats_and_loses_nothing() {
     for fault in [Fault::LostReply, Fault::Unavailable] {
         let (store, mood) = (TableStore::new(), Mood::default());
-        store.commits.next(fault, 2);
+        store.commits.fail_next(fault, 2);
         let app = app(&store, &mood).await;
         for _ in 0..300 {
             save(&store, "ada", 1).await;
@@ -268,11 +268,11 @@ async fn a_stopped_projection_goes_on_where_another_process_can_handle_the_event
 async fn a_store_that_is_away_does_not_stop_the_projection() {
     let (store, mood) = (TableStore::new(), Mood::refusing(1));
     save(&store, "bad", 0).await;
-    store.begins.next(Fault::Unavailable, 1);
+    store.begins.fail_next(Fault::Unavailable, 1);
     let app = app(&store, &mood).await;
     until("it tried", async || mood.tries.load(Ordering::SeqCst) == 1).await;
     // the method failed, and so does every look whether the store is there
-    store.begins.next(Fault::Unavailable, 20);
+    store.begins.fail_next(Fault::Unavailable, 20);
     app.projected::<OrderRows>(Position::new(1)).await.unwrap();
     assert_eq!(counted(&store).await, (1, 1));
 }

@@ -41,8 +41,10 @@ async fn damage(store: &TableStore) {
 }
 
 fn news(customer: &str, shipments: usize) -> Vec<NewEvent> {
-    let shipped = || NewEvent::of(&OrderShipped { tracking_number: "T".into() }).unwrap();
-    std::iter::once(NewEvent::of(&created(customer, 1.5)).unwrap()).chain((0..shipments).map(|_| shipped())).collect()
+    let shipped = || NewEvent::from_event(&OrderShipped { tracking_number: "T".into() }).unwrap();
+    std::iter::once(NewEvent::from_event(&created(customer, 1.5)).unwrap())
+        .chain((0..shipments).map(|_| shipped()))
+        .collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -227,7 +229,7 @@ async fn rows_are_replaced_all_or_none() {
         let mut filled = false;
         let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
             if now.events == 20 && !std::mem::replace(&mut filled, true) {
-                store.commits.next(fault, times);
+                store.commits.fail_next(fault, times);
             }
         });
         match rebuild.await {
@@ -278,9 +280,9 @@ async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     let rebuild = app.rebuild::<OrderRows>().on_progress(|_| {
         reports += 1;
         match reports {
-            1 => store.commits.next(Fault::LostReply, 1),
-            2 => store.commits.next(Fault::Unavailable, 1),
-            3 => store.begins.next(Fault::Unavailable, 2),
+            1 => store.commits.fail_next(Fault::LostReply, 1),
+            2 => store.commits.fail_next(Fault::Unavailable, 1),
+            3 => store.begins.fail_next(Fault::Unavailable, 2),
             _ => {}
         }
     });
@@ -300,10 +302,10 @@ async fn of_a_store_that_fails_while_rows_are_rebuilt_and_replaced_it_is_told_on
     let (mut begins, mut ends) = (true, true);
     let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
         if std::mem::take(&mut begins) {
-            store.begins.next(Fault::Unavailable, 3);
+            store.begins.fail_next(Fault::Unavailable, 3);
         }
         if now.events == 10 && std::mem::take(&mut ends) {
-            store.commits.next(Fault::Unavailable, 3);
+            store.commits.fail_next(Fault::Unavailable, 3);
         }
     });
     rebuild.await.unwrap();
@@ -325,10 +327,10 @@ async fn a_rebuild_that_ended_before_its_copies_were_removed_is_not_gone_on_with
     let app = app(&store, &mood).await;
     drop(app.projected::<OrderRows>(last).await.unwrap());
     for _ in 0..2 {
-        store.drops.next(Fault::Unavailable, 6);
+        store.drops.fail_next(Fault::Unavailable, 6);
         let mut seen = Vec::new();
         let rebuilt = app.rebuild::<OrderRows>().on_progress(|now| seen.push(now.events)).await.unwrap();
-        assert_eq!((seen[0], rebuilt.events, store.drops.left()), (0, 10, 0));
+        assert_eq!((seen[0], rebuilt.events, store.drops.remaining()), (0, 10, 0));
         assert_eq!(counted(&store).await, (1, 10));
     }
 }
@@ -345,12 +347,12 @@ async fn a_switch_whose_outcome_is_unknown_is_made_once() {
         let mut is_filling = true;
         let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
             if now.events == 10 && std::mem::take(&mut is_filling) {
-                store.commits.next(fault, 1);
+                store.commits.fail_next(fault, 1);
             }
         });
         assert_eq!(rebuild.await.unwrap().position, last);
         assert_eq!(dump(&store).await, before);
-        assert_eq!(store.commits.left(), 0);
+        assert_eq!(store.commits.remaining(), 0);
         assert_eq!(mood.tries.load(Ordering::SeqCst), tries, "the copies are not filled again");
     }
 }
@@ -503,17 +505,17 @@ impl Notes for Witness {
         self.store.notes().unwrap().save_note(name, text).await
     }
 
-    async fn forget_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        self.store.notes().unwrap().forget_note(name).await
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        self.store.notes().unwrap().delete_note(name).await
     }
 
-    async fn note_names(
+    async fn list_note_names(
         &self,
         prefix: &Name,
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        self.store.notes().unwrap().note_names(prefix, after, limit).await
+        self.store.notes().unwrap().list_note_names(prefix, after, limit).await
     }
 }
 

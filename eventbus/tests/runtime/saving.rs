@@ -27,17 +27,17 @@ async fn saved_order(orders: &AggregateRepository<Order>) -> AggregateRoot<Order
 async fn an_unknown_outcome_is_resolved_by_the_same_event_ids() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 2);
+    store.appends.fail_next(Fault::LostReply, 2);
     let order = saved_order(&orders).await;
     assert_eq!(orders.load(order.id()).await.unwrap().version(), Version::FIRST);
-    assert_eq!(store.appends.left(), 0);
+    assert_eq!(store.appends.remaining(), 0);
 }
 
 #[tokio::test]
 async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 4);
+    store.appends.fail_next(Fault::LostReply, 4);
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
@@ -51,18 +51,18 @@ async fn saving_again_after_an_outcome_that_stayed_unknown_stores_once() {
 async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 1);
+    store.appends.fail_next(Fault::LostReply, 1);
+    store.appends.fail_next(Fault::Unavailable, 1);
     let order = saved_order(&orders).await;
     assert_eq!(order.version(), Version::FIRST, "asked until it answered");
 
-    store.appends.next(Fault::LostReply, 1);
-    store.appends.next(Fault::Unavailable, 3);
+    store.appends.fail_next(Fault::LostReply, 1);
+    store.appends.fail_next(Fault::Unavailable, 3);
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
     assert_eq!(error.to_string(), "append outcome unknown", "it is stored: `unavailable` would say that nothing is");
-    assert_eq!(store.appends.left(), 0);
+    assert_eq!(store.appends.remaining(), 0);
     assert!(orders.exists(order.id()).await.unwrap());
 }
 
@@ -70,7 +70,7 @@ async fn an_unknown_outcome_stays_unknown_until_the_store_answers() {
 async fn an_unavailable_store_fails_the_save_and_keeps_what_is_pending() {
     let store = FaultyStore::new(InMemoryEventStore::new());
     let orders = AggregateRepository::<Order>::new(store.clone());
-    store.appends.next(Fault::Unavailable, 1);
+    store.appends.fail_next(Fault::Unavailable, 1);
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = orders.save(&mut order).await.unwrap_err();
@@ -106,7 +106,7 @@ async fn publishes_plainly_after_each_save() {
 async fn a_failed_publish_is_reported_and_fails_no_save() {
     let bus = FaultyBus::new(InMemoryEventBus::new());
     let orders = orders().publish_to(bus.clone());
-    bus.publishes.next(Fault::Unavailable, 1);
+    bus.publishes.fail_next(Fault::Unavailable, 1);
     let order = {
         let mut order = orders.create(AggregateId::new());
         order.record(created("ada", 1.0));

@@ -81,7 +81,7 @@ async fn what_a_relay_publishes_is_not_published_by_hand_too() {
     );
     app.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["a"], "saved, and published once");
-    let elsewhere = RecordedEvent::of(&created("b", 1.0), AggregateId::new(), 1.into()).unwrap();
+    let elsewhere = RecordedEvent::from_event(&created("b", 1.0), AggregateId::new(), 1.into()).unwrap();
     bus.publish(&[elsewhere]).await.unwrap();
     app.settled().await.unwrap();
     assert_eq!(*log.lock().unwrap(), ["a", "b"], "what no relay can know is");

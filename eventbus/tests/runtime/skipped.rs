@@ -46,7 +46,7 @@ async fn add(store: &impl AppendEvents, order: &str, event: NewEvent) {
 }
 
 fn by(customer: &str) -> NewEvent {
-    NewEvent::of(&created(customer, 1.0)).unwrap()
+    NewEvent::from_event(&created(customer, 1.0)).unwrap()
 }
 
 /// An event of a type that is known, which cannot be decoded.

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use eventbus::{
-    EventHandler, InMemoryEventBus, Projected, Version,
+    EventHandler, InMemoryEventBus, ProjectionHandle, Version,
     port::{EventBus, StateMap},
     prelude::*,
 };
@@ -36,8 +36,8 @@ async fn receipt(event: &OrderCreated, State(log): State<Log>) {
 fn story() -> Vec<RecordedEvent> {
     let id = AggregateId::new();
     vec![
-        RecordedEvent::of(&created("ada", 10.0), id.clone(), Version::FIRST).unwrap(),
-        RecordedEvent::of(&OrderShipped { tracking_number: "T1".into() }, id, Version::new(2)).unwrap(),
+        RecordedEvent::from_event(&created("ada", 10.0), id.clone(), Version::FIRST).unwrap(),
+        RecordedEvent::from_event(&OrderShipped { tracking_number: "T1".into() }, id, Version::new(2)).unwrap(),
     ]
 }
 
@@ -76,7 +76,7 @@ async fn closures_values_and_handlers_get_what_they_ask_for() {
 async fn counts_are_the_tutorials() {
     let bus = InMemoryEventBus::new();
     bus.subscribe(|_: OrderCreated| async {});
-    bus.subscribe_all(&Projected::new(OrderStatistics::default()));
+    bus.subscribe_all(&ProjectionHandle::new(OrderStatistics::default()));
     let audit = bus.subscribe_to_all(|_: RecordedEvent| async {});
     assert_eq!(bus.subscriber_count(), 3);
     assert_eq!((bus.subscriber_count_of::<OrderCreated>(), bus.subscriber_count_of::<OrderShipped>()), (2, 1));
@@ -96,7 +96,7 @@ async fn a_missing_state_is_found_when_subscribing() {
 #[tokio::test]
 async fn a_projection_on_a_bus_counts_what_it_gets() {
     let bus = InMemoryEventBus::new();
-    let statistics = Projected::new(OrderStatistics::default());
+    let statistics = ProjectionHandle::new(OrderStatistics::default());
     bus.subscribe_all(&statistics);
     bus.publish(&story()).await.unwrap();
     consume(&bus, 2).await;

@@ -8,31 +8,31 @@ use eventbus::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{AppendResult, settle::Place};
+use super::{AppendResult, executor::StoredAt};
 
 /// An append, the one who waits for its result, and its place among those that are under way.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct CommitEntry {
     pub(super) append: Append,
     /// Why a statement that held it has no answer: it may still be stored.
     doubt: Option<BoxError>,
-    answer: oneshot::Sender<AppendResult>,
-    _place: OwnedSemaphorePermit,
+    result_sender: oneshot::Sender<AppendResult>,
+    _permit: OwnedSemaphorePermit,
 }
 
-impl Entry {
-    pub(super) fn new(append: Append, place: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<AppendResult>) {
+impl CommitEntry {
+    pub(super) fn new(append: Append, permit: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<AppendResult>) {
         let (answer, receiver) = oneshot::channel();
-        (Self { append, doubt: None, answer, _place: place }, receiver)
+        (Self { append, doubt: None, result_sender: answer, _permit: permit }, receiver)
     }
 
     /// Whether nobody waits for the result any more.
     pub(super) fn is_abandoned(&self) -> bool {
-        self.answer.is_closed()
+        self.result_sender.is_closed()
     }
 
     /// Remembers that a statement with this append went out without an answer.
-    pub(super) fn in_doubt(&mut self, source: BoxError) {
+    pub(super) fn mark_in_doubt(&mut self, source: BoxError) {
         self.doubt.get_or_insert(source);
     }
 
@@ -40,51 +40,51 @@ impl Entry {
         self.doubt.is_some()
     }
 
-    pub(super) fn answer(self, result: AppendResult) {
+    pub(super) fn complete(self, result: AppendResult) {
         // who does not wait any more does not need it
-        let _ = self.answer.send(result);
+        let _ = self.result_sender.send(result);
     }
 
-    /// Every event was put where `places` say.
-    pub(super) fn appended(mut self, places: &[Place]) {
+    /// Every event was put where `stored` say.
+    pub(super) fn complete_stored(mut self, stored: &[StoredAt]) {
         let events = mem::take(&mut self.append.events).into_iter();
-        let records = events.zip(places).map(|(event, place)| place.record(event, &self.append.stream)).collect();
-        self.answer(Ok(records));
+        let records = events.zip(stored).map(|(event, place)| place.into_record(event, &self.append.stream)).collect();
+        self.complete(Ok(records));
     }
 
     /// The server refuses it now; what a former statement without an answer did is another matter.
-    pub(super) fn refused(mut self, source: BoxError) {
+    pub(super) fn complete_refused(mut self, source: BoxError) {
         let stream = self.append.stream.clone();
         let refused = AppendError::Refused { stream, source };
         let error = self.doubt.take().map_or(refused, AppendError::OutcomeUnknown);
-        self.answer(Err(error));
+        self.complete(Err(error));
     }
 
     /// What is known when it is not tried any more.
-    pub(super) fn over(mut self, source: BoxError) {
+    pub(super) fn give_up(mut self, source: BoxError) {
         let error = match self.doubt.take() {
             Some(doubt) => AppendError::OutcomeUnknown(doubt),
             None => AppendError::Unavailable(source),
         };
-        self.answer(Err(error));
+        self.complete(Err(error));
     }
 
     /// The stream is at `actual`: a conflict, unless a statement without an answer may still meet its expectation.
-    pub(super) fn conflict(mut self, actual: Version) {
+    pub(super) fn complete_conflict(mut self, actual: Version) {
         let error = match self.doubt.take() {
-            Some(doubt) if !is_overtaken(self.append.expected, actual) => AppendError::OutcomeUnknown(doubt),
-            _ => conflict(&self.append, actual),
+            Some(doubt) if !has_passed_expected(self.append.expected, actual) => AppendError::OutcomeUnknown(doubt),
+            _ => conflict_error(&self.append, actual),
         };
-        self.answer(Err(error));
+        self.complete(Err(error));
     }
 }
 
-pub(super) fn conflict(append: &Append, actual: Version) -> AppendError {
+pub(super) fn conflict_error(append: &Append, actual: Version) -> AppendError {
     AppendError::Conflict { stream: append.stream.clone(), expected: append.expected, actual }
 }
 
 /// Whether the stream at `actual` has left the expected version behind: what is refused now is refused for ever.
-fn is_overtaken(expected: ExpectedVersion, actual: Version) -> bool {
+fn has_passed_expected(expected: ExpectedVersion, actual: Version) -> bool {
     match expected {
         ExpectedVersion::NoStream => actual > Version::NONE,
         ExpectedVersion::Exact(version) => actual > version,
@@ -101,22 +101,22 @@ mod tests {
 
     use super::*;
 
-    async fn entry() -> (Entry, oneshot::Receiver<AppendResult>) {
+    async fn entry() -> (CommitEntry, oneshot::Receiver<AppendResult>) {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let events = vec![NewEvent::new(Name::from_static("Placed"), 1, "{}")];
         let stream = StreamId::parse("Order", "a").unwrap();
-        Entry::new(Append { stream, expected: ExpectedVersion::Any, events }, place)
+        CommitEntry::new(Append { stream, expected: ExpectedVersion::Any, events }, place)
     }
 
     #[tokio::test]
     async fn what_may_still_be_stored_is_not_refused() {
         let (sent_once, answer) = entry().await;
-        sent_once.refused("no right to insert".into());
+        sent_once.complete_refused("no right to insert".into());
         assert!(matches!(answer.await, Ok(Err(AppendError::Refused { .. }))));
 
         let (mut sent_before, answer) = entry().await;
-        sent_before.in_doubt("no answer".into());
-        sent_before.refused("no right to insert".into());
+        sent_before.mark_in_doubt("no answer".into());
+        sent_before.complete_refused("no right to insert".into());
         assert!(matches!(answer.await, Ok(Err(AppendError::OutcomeUnknown(_)))));
     }
 }

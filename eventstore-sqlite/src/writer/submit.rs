@@ -11,61 +11,68 @@ use tokio::sync::{
     oneshot::{self, error::RecvError},
 };
 
-use super::{INLINE_EVENTS, Writer, lock};
+use super::{INLINE_EVENTS_MAX, Writer, lock};
 use crate::{
-    append::{Append, Placed},
+    append::{AppendOutcome, CheckedAppend},
     error::SqliteTransactionError,
     job::Job,
-    queue::BATCH,
-    turn::Turn,
+    write_permit::WritePermit,
+    writer_queue::BATCH_JOBS_MAX,
 };
 
 impl Writer {
-    pub(crate) async fn append(self: &Arc<Self>, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        if self.inside().is_some() {
-            return Err(append.refused(SqliteTransactionError::Inside));
+    pub(crate) async fn append(self: &Arc<Self>, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
+        if self.own_transaction().is_some() {
+            return Err(append.refused_error(SqliteTransactionError::InsideTransaction));
         }
-        let large = append.len() > INLINE_EVENTS;
-        let room = self.room(1).await;
+        let is_large = append.len() > INLINE_EVENTS_MAX;
+        let permit = self.acquire_queue_permits(1).await;
         let (done, answer) = oneshot::channel();
-        self.submit(Job::Append { append, done, _room: room }, large);
-        recorded(answer).await
+        self.submit(Job::Append { append, result_sender: done, _queue_permit: permit }, is_large);
+        await_records(answer).await
     }
 
     /// Appends that are queued together share a transaction, unless they are very many.
     pub(crate) async fn append_many(
         self: &Arc<Self>,
-        appends: Vec<Append>,
+        appends: Vec<CheckedAppend>,
     ) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        if self.inside().is_some() {
-            return appends.iter().map(|append| Err(append.refused(SqliteTransactionError::Inside))).collect();
+        if self.own_transaction().is_some() {
+            return appends
+                .iter()
+                .map(|append| Err(append.refused_error(SqliteTransactionError::InsideTransaction)))
+                .collect();
         }
         let mut answers = Vec::with_capacity(appends.len());
         let mut appends = appends.into_iter().peekable();
         while appends.peek().is_some() {
-            let together: Vec<_> = appends.by_ref().take(BATCH.min(self.queued_appends)).collect();
-            let large = together.iter().map(Append::len).sum::<usize>() > INLINE_EVENTS;
-            let mut rooms = self.room(together.len()).await;
-            let jobs = together.into_iter().map(|append| {
+            let batch: Vec<_> = appends.by_ref().take(BATCH_JOBS_MAX.min(self.queued_appends_max)).collect();
+            let is_large = batch.iter().map(CheckedAppend::len).sum::<usize>() > INLINE_EVENTS_MAX;
+            let mut permits = self.acquire_queue_permits(batch.len()).await;
+            let jobs = batch.into_iter().map(|append| {
                 let (done, answer) = oneshot::channel();
                 answers.push(answer);
-                Job::Append { append, done, _room: rooms.as_mut().and_then(|rooms| rooms.split(1)) }
+                Job::Append {
+                    append,
+                    result_sender: done,
+                    _queue_permit: permits.as_mut().and_then(|rooms| rooms.split(1)),
+                }
             });
             lock(&self.queue).jobs.extend(jobs);
-            self.start(large);
+            self.start_draining(is_large);
         }
         let mut results = Vec::with_capacity(answers.len());
         for answer in answers {
-            results.push(recorded(answer).await);
+            results.push(await_records(answer).await);
         }
         results
     }
 
     /// Waits until so many appends may be queued.
-    async fn room(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
+    async fn acquire_queue_permits(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
         let appends = u32::try_from(appends).unwrap_or(u32::MAX);
         // it is never closed
-        Arc::clone(&self.room).acquire_many_owned(appends).await.ok()
+        Arc::clone(&self.queue_permits).acquire_many_owned(appends).await.ok()
     }
 
     /// Makes a small change in the transaction of whatever else is written at the time.
@@ -76,9 +83,9 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, BoxError> {
-        self.refuse_inside()?;
+        self.refuse_own_transaction()?;
         let (done, answer) = oneshot::channel();
-        self.submit(Job::write(change, done), false);
+        self.submit(Job::new_write(change, done), false);
         answer.await?
     }
 
@@ -87,20 +94,20 @@ impl Writer {
     /// # Errors
     /// If `f` panicked. Inside a transaction of the calling task it is the transaction's connection, for the task would
     /// wait for itself.
-    pub(crate) async fn visit<T: Send + 'static>(
+    pub(crate) async fn run_on_connection<T: Send + 'static>(
         self: &Arc<Self>,
         f: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T, RecvError> {
         let (done, answer) = oneshot::channel();
-        let visit = move |connection: &Connection| {
+        let task = move |connection: &Connection| {
             // nobody may wait any more
             let _ = done.send(f(connection));
         };
-        match self.inside().as_ref().map(|lent| lent.open()) {
-            Some(Ok(open)) => visit(&open),
+        match self.own_transaction().as_ref().map(|checked_out| checked_out.lock_connection()) {
+            Some(Ok(open)) => task(&open),
             _ => {
-                lock(&self.queue).visits.push(Box::new(visit));
-                self.start(false);
+                lock(&self.queue).tasks.push(Box::new(task));
+                self.start_draining(false);
             }
         }
         answer.await
@@ -109,34 +116,34 @@ impl Writer {
     /// Waits for the connection, to have it alone. Between two claims whatever is queued gets a turn.
     ///
     /// # Errors
-    /// [`SqliteTransactionError::Inside`] if the calling task has it already.
-    pub(crate) async fn claim(self: &Arc<Self>) -> Result<Turn, BoxError> {
-        self.refuse_inside()?;
+    /// [`SqliteTransactionError::InsideTransaction`] if the calling task has it already.
+    pub(crate) async fn acquire_permit(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
+        self.refuse_own_transaction()?;
         loop {
-            let (claim, offer) = oneshot::channel();
-            lock(&self.queue).claims.push_back(claim);
-            self.start(false);
-            if let Some(turn) = offer.await?.take() {
-                return Ok(turn);
+            let (waiter, handoff) = oneshot::channel();
+            lock(&self.queue).waiters.push_back(waiter);
+            self.start_draining(false);
+            if let Some(permit) = handoff.await?.take() {
+                return Ok(permit);
             }
         }
     }
 
-    fn refuse_inside(&self) -> Result<(), SqliteTransactionError> {
-        self.inside().map_or(Ok(()), |_| Err(SqliteTransactionError::Inside))
+    fn refuse_own_transaction(&self) -> Result<(), SqliteTransactionError> {
+        self.own_transaction().map_or(Ok(()), |_| Err(SqliteTransactionError::InsideTransaction))
     }
 
-    fn submit(self: &Arc<Self>, job: Job, large: bool) {
+    fn submit(self: &Arc<Self>, job: Job, is_large: bool) {
         lock(&self.queue).jobs.push_back(job);
-        self.start(large);
+        self.start_draining(is_large);
     }
 }
 
-async fn recorded(
-    answer: oneshot::Receiver<Result<(Append, Placed), AppendError>>,
+async fn await_records(
+    answer: oneshot::Receiver<Result<(CheckedAppend, AppendOutcome), AppendError>>,
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     match answer.await {
-        Ok(answer) => answer.map(|(append, placed)| append.recorded(placed)),
+        Ok(answer) => answer.map(|(append, placed)| append.into_records(placed)),
         // only a panic drops a job without an answer
         Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
     }
@@ -150,20 +157,24 @@ mod tests {
     use tokio::{task::JoinHandle, time::timeout};
 
     use super::*;
-    use crate::{config::SqliteEventStoreConfig, connection::open_writer, place::Place, seal::Sealed};
+    use crate::{
+        commit_guard::GuardedConnection, config::SqliteEventStoreConfig, connection::open_writer,
+        location::DatabaseLocation,
+    };
 
     type Appending = JoinHandle<Result<Vec<RecordedEvent>, AppendError>>;
 
     fn writer(queued_appends: usize) -> Arc<Writer> {
         let config = SqliteEventStoreConfig { queued_appends, ..Default::default() };
-        let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
+        let connection =
+            GuardedConnection::new(open_writer(&DatabaseLocation::new_memory(), &config).unwrap()).unwrap();
         Arc::new(Writer::new(connection, Arc::default(), &config))
     }
 
-    fn one(id: usize) -> Append {
+    fn one(id: usize) -> CheckedAppend {
         let stream = StreamId::parse("Account", &id.to_string()).unwrap();
         let events = vec![NewEvent::new(Name::from_static("Written"), 1, "{}")];
-        Append::check(
+        CheckedAppend::check(
             port::Append { stream, expected: ExpectedVersion::NoStream, events },
             &eventbus::SharedClock::SYSTEM,
             &Arc::default(),
@@ -183,14 +194,14 @@ mod tests {
         }
     }
 
-    fn stored(turn: &Turn) -> i64 {
+    fn stored(turn: &WritePermit) -> i64 {
         turn.connection().query_row("SELECT count(*) FROM eventbus_events", [], |row| row.get(0)).unwrap()
     }
 
     #[tokio::test]
     async fn no_more_is_queued_than_there_is_room_for() {
         let writer = writer(4);
-        let turn = writer.claim().await.unwrap();
+        let turn = writer.acquire_permit().await.unwrap();
         let mut waiting: Vec<_> = (0..10).map(|id| append(&writer, id)).collect();
         let many = {
             let writer = Arc::clone(&writer);
@@ -208,25 +219,25 @@ mod tests {
             appended.await.unwrap().unwrap();
         }
         assert!(many.await.unwrap().iter().all(Result::is_ok));
-        assert_eq!(stored(&writer.claim().await.unwrap()), 29);
+        assert_eq!(stored(&writer.acquire_permit().await.unwrap()), 29);
     }
 
     #[tokio::test]
     async fn a_claim_waits_for_one_batch_and_not_for_all() {
         let writer = writer(10_000);
-        let turn = writer.claim().await.unwrap();
-        let waiting: Vec<_> = (0..3 * BATCH).map(|id| append(&writer, id)).collect();
-        until_queued(&writer, 3 * BATCH).await;
+        let turn = writer.acquire_permit().await.unwrap();
+        let waiting: Vec<_> = (0..3 * BATCH_JOBS_MAX).map(|id| append(&writer, id)).collect();
+        until_queued(&writer, 3 * BATCH_JOBS_MAX).await;
         let claiming = {
             let writer = Arc::clone(&writer);
-            tokio::spawn(async move { writer.claim().await.unwrap() })
+            tokio::spawn(async move { writer.acquire_permit().await.unwrap() })
         };
-        while lock(&writer.queue).claims.is_empty() {
+        while lock(&writer.queue).waiters.is_empty() {
             tokio::task::yield_now().await;
         }
         drop(turn);
         let turn = claiming.await.unwrap();
-        assert_eq!(stored(&turn), BATCH as i64);
+        assert_eq!(stored(&turn), BATCH_JOBS_MAX as i64);
         drop(turn);
         for appended in waiting {
             appended.await.unwrap().unwrap();
@@ -239,10 +250,11 @@ mod tests {
             transaction_timeout: Duration::from_millis(50),
             ..SqliteEventStoreConfig::default()
         };
-        let connection = Sealed::new(open_writer(&Place::memory(), &config).unwrap()).unwrap();
+        let connection =
+            GuardedConnection::new(open_writer(&DatabaseLocation::new_memory(), &config).unwrap()).unwrap();
         let writer = Arc::new(Writer::new(connection, Arc::default(), &config));
-        let turn = writer.claim().await.unwrap();
-        let mut kept = Box::pin(writer.claim());
+        let turn = writer.acquire_permit().await.unwrap();
+        let mut kept = Box::pin(writer.acquire_permit());
         assert!(timeout(Duration::ZERO, &mut kept).await.is_err(), "somebody has the turn");
         drop(turn);
         timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("nobody takes the turn").unwrap();
@@ -253,13 +265,13 @@ mod tests {
     #[tokio::test]
     async fn appends_of_one_call_are_queued_together() {
         let writer = writer(10_000);
-        let turn = writer.claim().await.unwrap();
+        let turn = writer.acquire_permit().await.unwrap();
         let many = {
             let writer = Arc::clone(&writer);
-            tokio::spawn(async move { writer.append_many((0..BATCH + 10).map(one).collect()).await })
+            tokio::spawn(async move { writer.append_many((0..BATCH_JOBS_MAX + 10).map(one).collect()).await })
         };
         until_queued(&writer, 1).await;
-        assert_eq!(lock(&writer.queue).jobs.len(), BATCH + 10, "in one go");
+        assert_eq!(lock(&writer.queue).jobs.len(), BATCH_JOBS_MAX + 10, "in one go");
         drop(turn);
         assert!(many.await.unwrap().iter().all(Result::is_ok));
     }

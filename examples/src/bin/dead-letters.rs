@@ -102,7 +102,7 @@ async fn run(bus: RedisEventBus, tasks: u64, marked: u64, mended: bool) -> Resul
     let app = App::builder().bus(bus.clone()).state(IsMended(mended)).handler::<work>().start().await?;
     let assigned = |number| {
         let task = TaskAssigned { task_name: format!("task {number}"), is_marked: number <= marked };
-        RecordedEvent::of(&task, AggregateId::new(), Version::FIRST)
+        RecordedEvent::from_event(&task, AggregateId::new(), Version::FIRST)
     };
     let events = (1..=tasks).map(assigned).collect::<Result<Vec<_>, _>>()?;
     bus.publish(&events).await?;

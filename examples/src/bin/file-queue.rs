@@ -97,8 +97,8 @@ async fn work(queue: &FileQueue, once: bool) -> Result<()> {
     let mut stop = Stop::on_signal()?;
     loop {
         let next = match once {
-            true => queue.try_next_work().await?,
-            false => stop.unless(queue.next_work()).await.transpose()?,
+            true => queue.try_claim_next().await?,
+            false => stop.unless(queue.claim_next()).await.transpose()?,
         };
         let Some(work) = next else {
             return Ok(());

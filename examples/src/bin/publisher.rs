@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// An event whose type is known only now. One that has a struct of its own is made by `RecordedEvent::of`.
+/// An event whose type is known only now. One that has a struct of its own is made by `RecordedEvent::from_event`.
 fn event(args: &Args, number: u64) -> Result<RecordedEvent> {
     let (aggregate, payload) = match args.event.as_str() {
         "OrderCreated" => ("Order", json!({ "customer_id": format!("cust-{number}"), "total_amount": 99.99 })),

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use clap::Parser;
-use eventbus::{Never, Projected, Result, port::EventStore, prelude::*};
+use eventbus::{Never, ProjectionHandle, Result, port::EventStore, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 #[derive(Parser)]
@@ -105,7 +105,7 @@ async fn save_orders(app: &App, count: u32) -> Result<()> {
 
 /// Reads the stream by hand, page by page. An event may be in it twice, with the same id.
 async fn from_stream(bus: &RedisEventBus) -> Result<Statistics> {
-    let statistics = Projected::new(Statistics::default());
+    let statistics = ProjectionHandle::new(Statistics::default());
     let (mut history, mut seen) = (bus.history(), HashSet::new());
     loop {
         let page = history.page(1_000).await?;
@@ -124,7 +124,7 @@ async fn from_stream(bus: &RedisEventBus) -> Result<Statistics> {
 
 /// Rebuilds from the feed: each event once, in order.
 async fn from_store(store: &dyn EventStore) -> Result<Statistics> {
-    let statistics = Projected::with(Statistics::default);
+    let statistics = ProjectionHandle::with_factory(Statistics::default);
     let rebuilt = statistics.rebuild(store).await?;
     println!("rebuilt from {} events", rebuilt.events);
     Ok(statistics.read().await.clone())

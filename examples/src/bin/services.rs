@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Parser, Subcommand};
-use eventbus::{Projected, Result, port::EventBus, prelude::*};
+use eventbus::{ProjectionHandle, Result, port::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use examples::signal::Stop;
 
@@ -141,8 +141,8 @@ impl Customers {
 /// A projection that is to be exact is fed from the store: by `.store(..).without_relay().discover_groups(["projections"])`.
 async fn projections(bus: RedisEventBus) -> Result<()> {
     let mut stop = Stop::on_signal()?;
-    bus.subscribe_all(&Projected::new(Statistics::default()));
-    bus.subscribe_all(&Projected::new(Customers::default()));
+    bus.subscribe_all(&ProjectionHandle::new(Statistics::default()));
+    bus.subscribe_all(&ProjectionHandle::new(Customers::default()));
     let consumer = bus.start_consuming_in_background();
     println!("projections are ready");
     stop.requested().await;

@@ -19,15 +19,14 @@ use eventbus::{
 use eventstore_sqlite::SqliteEventStore;
 use tokio::runtime::Runtime;
 use workspace_tests::fire::{
-    Trouble, cuts,
+    HarnessError, consumer_crashes,
     database::Database,
-    ends,
-    faults::{self, Lasting},
-    figures::Figures,
-    files,
-    kills::{self, Program, role::Settings},
-    model, race, rolling, stuck,
-    unfinished::{self, Kills},
+    faults::{self, FaultDurations},
+    kills::{self, Program, process_role::Settings},
+    model, network_faults, race, rolling,
+    run_summary::RunSummary,
+    sqlite_files, stuck_handlers,
+    unfinished_deliveries::{self, Kills},
 };
 
 /// Checks what is promised while servers, processes and connections die.
@@ -113,22 +112,22 @@ enum Part {
 /// The longest that the ordering race may take.
 const RACE: Duration = Duration::from_secs(3_600);
 
-fn main() -> Result<ExitCode, Trouble> {
+fn main() -> Result<ExitCode, HarnessError> {
     let runtime = Runtime::new()?;
     if runtime.block_on(async {
-        Ok::<_, Trouble>(
-            kills::role::play().await?
-                || ends::play().await?
-                || unfinished::play().await?
-                || stuck::play().await?
-                || rolling::play().await?,
+        Ok::<_, HarnessError>(
+            kills::process_role::run_as_child().await?
+                || consumer_crashes::run_as_child().await?
+                || unfinished_deliveries::run_as_child().await?
+                || stuck_handlers::run_as_child().await?
+                || rolling::run_as_child().await?,
         )
     })? {
         return Ok(ExitCode::SUCCESS);
     }
     let arguments = Arguments::parse();
     let mut is_good = true;
-    println!("{}", Figures::head());
+    println!("{}", RunSummary::table_header());
     for part in Part::value_variants() {
         if arguments.only.is_empty() || arguments.only.contains(part) {
             let figures = part.run(&arguments, &runtime)?;
@@ -140,7 +139,7 @@ fn main() -> Result<ExitCode, Trouble> {
 }
 
 impl Part {
-    fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<Figures, Trouble> {
+    fn run(self, arguments: &Arguments, runtime: &Runtime) -> Result<RunSummary, HarnessError> {
         let Arguments {
             events,
             cases,
@@ -159,8 +158,8 @@ impl Part {
         match self {
             Self::Race => runtime.block_on(race::run(race::Plan { events, time: RACE, seed })),
             Self::Model => model_on_all(runtime, cases, seed),
-            Self::Cuts => runtime.block_on(cuts::run(cuts, seed)),
-            Self::Files => runtime.block_on(files::run(file_faults, seed)),
+            Self::Cuts => runtime.block_on(network_faults::run(cuts, seed)),
+            Self::Files => runtime.block_on(sqlite_files::run(file_faults, seed)),
             Self::Kills => runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills, 1, seed)),
             Self::Partitions => {
                 runtime.block_on(kills::kill(&Program::this(&[])?, Settings::Default, kills / 4, 4, seed))
@@ -170,26 +169,29 @@ impl Part {
             Self::Rolling => runtime.block_on(rolling::run_all(&Program::this(&[])?, rollings, seed)),
             Self::Unfinished => {
                 let kills = unfinished_kills;
-                runtime.block_on(unfinished::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
+                runtime.block_on(unfinished_deliveries::run(&Program::this(&[])?, Kills::WhileEventsWait, kills, seed))
             }
-            Self::InProcess => {
-                runtime.block_on(unfinished::run(&Program::this(&[])?, Kills::AtRandom, in_process_kills, seed))
-            }
-            Self::Random => runtime.block_on(ends::at_random(handled, seed)),
-            Self::Killer => runtime.block_on(ends::of_one_event(200)),
-            Self::Stuck => runtime.block_on(stuck::run(&[], true)),
-            Self::Faults => runtime.block_on(faults::run(Lasting::LONG, seed)),
+            Self::InProcess => runtime.block_on(unfinished_deliveries::run(
+                &Program::this(&[])?,
+                Kills::AtRandom,
+                in_process_kills,
+                seed,
+            )),
+            Self::Random => runtime.block_on(consumer_crashes::run_random_kills(handled, seed)),
+            Self::Killer => runtime.block_on(consumer_crashes::run_poison_event(200)),
+            Self::Stuck => runtime.block_on(stuck_handlers::run(&[], true)),
+            Self::Faults => runtime.block_on(faults::run(FaultDurations::LONG, seed)),
         }
     }
 }
 
 /// On a thread of the runtime, which may block.
-async fn spawned(server_kills: u64, seed: u64) -> Result<Figures, Trouble> {
+async fn spawned(server_kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
     tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?
 }
 
-fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Trouble> {
+fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = runtime.block_on(Database::create())?;
     let postgres = runtime.block_on(database.store("model", 4))?;
     let stores: [(&str, Arc<dyn EventStore>); 3] = [
@@ -197,17 +199,17 @@ fn model_on_all(runtime: &Runtime, cases: u32, seed: u64) -> Result<Figures, Tro
         ("sqlite", Arc::new(runtime.block_on(SqliteEventStore::in_memory())?)),
         ("postgres", Arc::new(postgres.clone())),
     ];
-    let (begin, mut figures) = (Instant::now(), Figures::of("model"));
-    figures.what = format!("{cases} programs on each of {} stores", stores.len());
+    let (begin, mut figures) = (Instant::now(), RunSummary::new("model"));
+    figures.description = format!("{cases} programs on each of {} stores", stores.len());
     for (name, store) in stores {
         match model::run(runtime, &store, cases, seed) {
             Ok(faults) => figures.faults += faults,
-            Err(difference) => figures.objections.push(format!("{name}: {difference}")),
+            Err(difference) => figures.failures.push(format!("{name}: {difference}")),
         }
         let head = runtime.block_on(store.head())?;
         figures.events += runtime.block_on(store.count_events(Position::START, head, &FeedFilter::all()))?;
     }
     runtime.block_on(postgres.close());
     runtime.block_on(database.remove())?;
-    Ok(Figures { took: begin.elapsed(), ..figures })
+    Ok(RunSummary { took: begin.elapsed(), ..figures })
 }

@@ -13,15 +13,15 @@ use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres::PgConnectOptions};
 
-use super::{Trouble, evidence::Stored, history::Place};
+use super::{HarnessError, evidence::Stored, history::StoredAt};
 
-const STORED: &str = "
+const STORED_SQL: &str = "
     SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (data ->> 'amount')::bigint
     FROM events ORDER BY position";
 
 /// How long a session may be refused or terminated again and again while it is opened.
-const PATIENCE: Duration = Duration::from_secs(20);
-const PAUSE: Duration = Duration::from_millis(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(10);
 
 /// A database of a run's own.
 #[derive(Debug)]
@@ -35,10 +35,10 @@ impl Database {
     ///
     /// # Errors
     /// Whatever the server says.
-    pub async fn create() -> Result<Self, Trouble> {
+    pub async fn create() -> Result<Self, HarnessError> {
         let name = test_servers::unique_name("fire");
         let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
-        run(&mut admin, &format!("CREATE DATABASE {name}")).await?;
+        execute_sql(&mut admin, &format!("CREATE DATABASE {name}")).await?;
         Ok(Self { url: test_servers::database_url_for(&name), name })
     }
 
@@ -52,20 +52,20 @@ impl Database {
     ///
     /// # Errors
     /// Whatever the store says.
-    pub async fn store(&self, name: &str, connections: u32) -> Result<PgEventStore, Trouble> {
+    pub async fn store(&self, name: &str, connections: u32) -> Result<PgEventStore, HarnessError> {
         let config = PgEventStoreConfig {
             database_url: format!("{}?application_name={name}", self.url),
             max_connections: connections,
             ..Default::default()
         };
-        persist(|| PgEventStore::connect_with(config.clone())).await
+        retry_until_connected(|| PgEventStore::connect_with(config.clone())).await
     }
 
     /// Where its server listens.
     ///
     /// # Errors
     /// If the address of the shared server names no host and port.
-    pub fn server(&self) -> Result<SocketAddr, Trouble> {
+    pub fn server(&self) -> Result<SocketAddr, HarnessError> {
         let options: PgConnectOptions = self.url.parse()?;
         let mut found = (options.get_host(), options.get_port()).to_socket_addrs()?;
         Ok(found.next().ok_or("the server's name has no address")?)
@@ -75,40 +75,40 @@ impl Database {
     ///
     /// # Errors
     /// Like [`server`](Self::server).
-    pub fn url_through(&self, way: SocketAddr) -> Result<String, Trouble> {
+    pub fn url_through(&self, proxy_address: SocketAddr) -> Result<String, HarnessError> {
         let options: PgConnectOptions = self.url.parse()?;
         let server = format!("{}:{}", options.get_host(), options.get_port());
-        Ok(self.url.replacen(&server, &way.to_string(), 1))
+        Ok(self.url.replacen(&server, &proxy_address.to_string(), 1))
     }
 
     /// A connection by `name` that finds the store's tables, also while sessions are being terminated.
     ///
     /// # Errors
     /// Whatever the server says.
-    pub async fn connection(&self, name: &str) -> Result<PgConnection, Trouble> {
+    pub async fn connection(&self, name: &str) -> Result<PgConnection, HarnessError> {
         let url = format!("{}?application_name={name}", self.url);
-        persist(|| open(url.clone())).await
+        retry_until_connected(|| open(url.clone())).await
     }
 
     /// What the store holds, in position order.
     ///
     /// # Errors
     /// Whatever the server says.
-    pub async fn stored(&self) -> Result<Vec<Stored>, Trouble> {
+    pub async fn load_stored(&self) -> Result<Vec<Stored>, HarnessError> {
         let mut connection = self.connection("auditor").await?;
-        stored(&mut connection).await
+        load_stored(&mut connection).await
     }
 
     /// Removes it, whoever is still connected; not with `FIRE_KEEP` set.
     ///
     /// # Errors
     /// Whatever the server says.
-    pub async fn remove(&self) -> Result<(), Trouble> {
-        if is_kept() {
+    pub async fn remove(&self) -> Result<(), HarnessError> {
+        if keeps_artifacts() {
             return Ok(());
         }
         let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
-        run(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
+        execute_sql(&mut admin, &format!("DROP DATABASE {} WITH (FORCE)", self.name)).await
     }
 }
 
@@ -116,8 +116,8 @@ impl Database {
 ///
 /// # Errors
 /// Whatever the server says.
-pub async fn stored(connection: &mut PgConnection) -> Result<Vec<Stored>, Trouble> {
-    let mut rows = sqlx::query_as::<_, (i64, i64, Uuid, String, i64)>(STORED).fetch(connection);
+pub async fn load_stored(connection: &mut PgConnection) -> Result<Vec<Stored>, HarnessError> {
+    let mut rows = sqlx::query_as::<_, (i64, i64, Uuid, String, i64)>(STORED_SQL).fetch(connection);
     let (mut found, mut names) = (Vec::new(), std::collections::HashSet::<Arc<str>>::new());
     while let Some((position, version, event, stream, amount)) = rows.try_next().await? {
         let stream = match names.get(stream.as_str()) {
@@ -128,15 +128,15 @@ pub async fn stored(connection: &mut PgConnection) -> Result<Vec<Stored>, Troubl
                 stream
             }
         };
-        let place = Place { event, version: version.try_into()?, position: position.try_into()? };
-        found.push(Stored { place, stream, amount });
+        let place = StoredAt { event, version: version.try_into()?, position: position.try_into()? };
+        found.push(Stored { stored_at: place, stream, amount });
     }
     Ok(found)
 }
 
 /// With `FIRE_KEEP` set, notes, entries and databases of a run stay.
 #[must_use]
-pub fn is_kept() -> bool {
+pub fn keeps_artifacts() -> bool {
     std::env::var_os("FIRE_KEEP").is_some()
 }
 
@@ -144,19 +144,19 @@ pub fn is_kept() -> bool {
 ///
 /// # Errors
 /// Whatever the server says.
-pub async fn run(connection: &mut PgConnection, sql: &str) -> Result<(), Trouble> {
+pub async fn execute_sql(connection: &mut PgConnection, sql: &str) -> Result<(), HarnessError> {
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
     Ok(())
 }
 
-async fn open(url: String) -> Result<PgConnection, Trouble> {
+async fn open(url: String) -> Result<PgConnection, HarnessError> {
     let mut connection = PgConnection::connect(&url).await?;
-    run(&mut connection, "SET search_path TO eventbus").await?;
+    execute_sql(&mut connection, "SET search_path TO eventbus").await?;
     Ok(connection)
 }
 
 /// Tries until it succeeds, or has failed for a long time.
-async fn persist<T, E: Into<Trouble>, F>(attempt: impl Fn() -> F) -> Result<T, Trouble>
+async fn retry_until_connected<T, E: Into<HarnessError>, F>(attempt: impl Fn() -> F) -> Result<T, HarnessError>
 where
     F: Future<Output = Result<T, E>>,
 {
@@ -164,8 +164,8 @@ where
     loop {
         match attempt().await {
             Ok(made) => return Ok(made),
-            Err(error) if begin.elapsed() > PATIENCE => return Err(error.into()),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(error) if begin.elapsed() > CONNECT_TIMEOUT => return Err(error.into()),
+            Err(_) => tokio::time::sleep(CONNECT_RETRY_DELAY).await,
         }
     }
 }

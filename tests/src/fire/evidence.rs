@@ -7,7 +7,7 @@ use std::{
 
 use eventbus::Uuid;
 
-use super::history::{History, Note, Place, Told};
+use super::history::{AppendRecord, History, HistoryEntry, StoredAt};
 
 /// Everything that is known of a run.
 #[derive(Debug, Clone, Default)]
@@ -15,7 +15,7 @@ pub struct Evidence {
     /// What the store holds, in position order; read without the code under test.
     pub stored: Vec<Stored>,
     /// What those who appended did and were told.
-    pub told: Vec<Told>,
+    pub append_records: Vec<AppendRecord>,
     /// Those who read.
     pub readers: Vec<Reader>,
 }
@@ -24,7 +24,7 @@ pub struct Evidence {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Which, and where.
-    pub place: Place,
+    pub stored_at: StoredAt,
     /// Its stream.
     pub stream: Arc<str>,
     /// What it adds to the read model.
@@ -39,11 +39,11 @@ pub struct Reader {
     /// What is promised of it.
     pub promise: Promise,
     /// What had an effect, in that order.
-    pub seen: Vec<Seen>,
+    pub effects: Vec<Effect>,
     /// What became dead letters.
     pub dead: Vec<Uuid>,
     /// What it can never handle, and nothing else may become a dead letter.
-    pub hopeless: HashSet<Uuid>,
+    pub poison: HashSet<Uuid>,
     /// The read model, if it keeps one.
     pub model: Option<Model>,
     /// The position up to which it says that it has done everything, if it says so.
@@ -73,7 +73,7 @@ pub enum Order {
 
 /// An effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Seen {
+pub struct Effect {
     /// Of which event.
     pub event: Uuid,
     /// The epoch of the lease under which it was made, 0 if there is none.
@@ -100,7 +100,7 @@ impl Folded {
 
     /// Folds one more.
     #[must_use]
-    pub const fn and(self, amount: i64) -> Self {
+    pub const fn plus(self, amount: i64) -> Self {
         Self {
             events: self.events + 1,
             total: self.total + amount,
@@ -112,12 +112,12 @@ impl Folded {
 impl Evidence {
     /// Adds what was noted: what appenders were told, and what the readers it names have handled.
     pub fn add(&mut self, history: History) {
-        for note in history.notes {
+        for note in history.entries {
             match note {
-                Note::Told(told) => self.told.push(told),
-                Note::Handled { reader, event, epoch } => {
+                HistoryEntry::Told(told) => self.append_records.push(told),
+                HistoryEntry::Handled { reader, event, epoch } => {
                     if let Some(reader) = self.readers.iter_mut().find(|known| known.name == reader) {
-                        reader.seen.push(Seen { event, epoch });
+                        reader.effects.push(Effect { event, epoch });
                     }
                 }
             }
@@ -127,7 +127,7 @@ impl Evidence {
     /// Under how many leases a reader worked.
     #[must_use]
     pub fn owners(&self, reader: &str) -> usize {
-        let seen = self.readers.iter().filter(|known| known.name == reader).flat_map(|reader| &reader.seen);
+        let seen = self.readers.iter().filter(|known| known.name == reader).flat_map(|reader| &reader.effects);
         seen.map(|seen| seen.epoch).collect::<HashSet<_>>().len()
     }
 
@@ -137,7 +137,7 @@ impl Evidence {
         let mut model = Model::new();
         for stored in self.stored.iter().filter(|stored| counts(stored)) {
             let folded = model.entry(Arc::clone(&stored.stream)).or_default();
-            *folded = folded.and(stored.amount);
+            *folded = folded.plus(stored.amount);
         }
         model
     }

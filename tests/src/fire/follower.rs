@@ -6,12 +6,12 @@ use eventbus::{Position, port::ReadFeed};
 use futures_util::StreamExt as _;
 
 use super::{
-    evidence::{Order, Promise, Reader, Seen},
-    history::Place,
+    evidence::{Effect, Order, Promise, Reader},
+    history::StoredAt,
 };
 
 /// How long it waits when it found nothing, before it looks again.
-const POLL: Duration = Duration::from_millis(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Follows a feed, again from where it was when its connection breaks, until `is_over` and nothing is left.
 pub async fn follow(store: impl ReadFeed, is_over: impl Fn() -> bool) -> Reader {
@@ -31,8 +31,8 @@ pub async fn follow(store: impl ReadFeed, is_over: impl Fn() -> bool) -> Reader 
                 is_whole = false;
                 continue;
             };
-            let place = Place::from(&event);
-            reader.seen.push(Seen { event: place.event, epoch: 0 });
+            let place = StoredAt::from(&event);
+            reader.effects.push(Effect { event: place.event, epoch: 0 });
             reader.checkpoint = Some(place.position);
             found = true;
         }
@@ -40,7 +40,7 @@ pub async fn follow(store: impl ReadFeed, is_over: impl Fn() -> bool) -> Reader 
             if was_over {
                 return reader;
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -12,14 +12,14 @@ use std::{
 use eventbus::{RecordedEvent, Uuid};
 use serde::{Deserialize, Serialize};
 
-use super::Trouble;
+use super::HarnessError;
 
 /// One thing that happened, noted by whom it happened to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Note {
+pub enum HistoryEntry {
     /// Somebody appended, or was told what came of it.
-    Told(Told),
+    Told(AppendRecord),
     /// A handler or projection without a transaction is done with an event.
     Handled {
         /// Who it was.
@@ -34,18 +34,18 @@ pub enum Note {
 /// What somebody who appends did or was told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Told {
+pub enum AppendRecord {
     /// An append is about to be sent; these are its events.
     Sent(Vec<Uuid>),
     /// An append was acknowledged; there its events are.
-    Stored(Vec<Place>),
+    Stored(Vec<StoredAt>),
     /// An append was refused for good, by a conflict for example.
     Refused(Vec<Uuid>),
 }
 
 /// Where an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct StoredAt {
     /// The event.
     pub event: Uuid,
     /// Its version in its stream.
@@ -54,7 +54,7 @@ pub struct Place {
     pub position: u64,
 }
 
-impl From<&RecordedEvent> for Place {
+impl From<&RecordedEvent> for StoredAt {
     fn from(record: &RecordedEvent) -> Self {
         Self {
             event: record.metadata().event_id().as_uuid(),
@@ -66,14 +66,14 @@ impl From<&RecordedEvent> for Place {
 
 /// Makes notes.
 #[derive(Debug)]
-pub struct Notebook(File);
+pub struct HistoryWriter(File);
 
-impl Notebook {
+impl HistoryWriter {
     /// Opens the file, which other processes may have open too, and makes it if need be.
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn open(path: &Path) -> Result<Self, Trouble> {
+    pub fn open(path: &Path) -> Result<Self, HarnessError> {
         Ok(Self(OpenOptions::new().create(true).append(true).open(path)?))
     }
 
@@ -81,7 +81,7 @@ impl Notebook {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn note(&self, note: &Note) -> Result<(), Trouble> {
+    pub fn append(&self, note: &HistoryEntry) -> Result<(), HarnessError> {
         let line = format!("\n{}", serde_json::to_string(note)?);
         // by `write_all` a torn first half could be followed by another process's note
         let written = (&self.0).write(line.as_bytes())?;
@@ -93,7 +93,7 @@ impl Notebook {
 #[derive(Debug, Default)]
 pub struct History {
     /// The notes.
-    pub notes: Vec<Note>,
+    pub entries: Vec<HistoryEntry>,
     /// How many were torn: their writers died while they made them.
     pub torn: usize,
 }
@@ -103,7 +103,7 @@ impl History {
     ///
     /// # Errors
     /// Whatever the file system says.
-    pub fn read(path: &Path) -> Result<Self, Trouble> {
+    pub fn read(path: &Path) -> Result<Self, HarnessError> {
         if !path.exists() {
             return Ok(Self::default());
         }
@@ -111,7 +111,7 @@ impl History {
         let mut history = Self::default();
         for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             match serde_json::from_slice(line) {
-                Ok(note) => history.notes.push(note),
+                Ok(note) => history.entries.push(note),
                 Err(_) => history.torn += 1,
             }
         }
@@ -128,13 +128,13 @@ mod tests {
     #[test]
     fn a_torn_note_spoils_no_other() {
         let path = std::env::temp_dir().join(test_servers::unique_name("history"));
-        let notebook = Notebook::open(&path).unwrap();
-        let note = Note::Told(Told::Refused(vec![Uuid::now_v7()]));
-        notebook.note(&note).unwrap();
+        let notebook = HistoryWriter::open(&path).unwrap();
+        let note = HistoryEntry::Told(AppendRecord::Refused(vec![Uuid::now_v7()]));
+        notebook.append(&note).unwrap();
         (&notebook.0).write_all(b"\n{\"told\":{\"ref").unwrap();
-        notebook.note(&note).unwrap();
+        notebook.append(&note).unwrap();
         let history = History::read(&path).unwrap();
-        assert_eq!((history.notes, history.torn), (vec![note.clone(), note], 1));
+        assert_eq!((history.entries, history.torn), (vec![note.clone(), note], 1));
         std::fs::remove_file(path).unwrap();
     }
 
@@ -143,10 +143,10 @@ mod tests {
         let path = std::env::temp_dir().join(test_servers::unique_name("history"));
         let writers: Vec<_> = (0..4)
             .map(|_| {
-                let notebook = Notebook::open(&path).unwrap();
+                let notebook = HistoryWriter::open(&path).unwrap();
                 thread::spawn(move || {
                     for _ in 0..500 {
-                        notebook.note(&Note::Told(Told::Sent(vec![Uuid::now_v7(); 3]))).unwrap();
+                        notebook.append(&HistoryEntry::Told(AppendRecord::Sent(vec![Uuid::now_v7(); 3]))).unwrap();
                         thread::sleep(Duration::ZERO);
                     }
                 })
@@ -154,7 +154,7 @@ mod tests {
             .collect();
         writers.into_iter().for_each(|writer| writer.join().unwrap());
         let history = History::read(&path).unwrap();
-        assert_eq!((history.notes.len(), history.torn), (2_000, 0));
+        assert_eq!((history.entries.len(), history.torn), (2_000, 0));
         std::fs::remove_file(path).unwrap();
     }
 }

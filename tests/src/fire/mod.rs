@@ -6,25 +6,25 @@
 //! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
 
 pub mod auditor;
-pub mod cuts;
+pub mod consumer_crashes;
 pub mod database;
-pub mod doom;
-pub mod ends;
 pub mod evidence;
+pub mod failpoints;
 pub mod faults;
-pub mod figures;
-#[cfg(unix)]
-pub mod files;
 pub mod follower;
 pub mod history;
 pub mod kills;
 pub mod model;
+pub mod network_faults;
 pub mod proxy;
 pub mod race;
 pub mod rolling;
-pub mod stuck;
-pub mod unfinished;
+pub mod run_summary;
+#[cfg(unix)]
+pub mod sqlite_files;
+pub mod stuck_handlers;
+pub mod unfinished_deliveries;
 pub mod workload;
 
 /// What went wrong with the test itself, a server that does not start for example.
-pub type Trouble = eventbus::BoxError;
+pub type HarnessError = eventbus::BoxError;

@@ -9,18 +9,18 @@ use eventbus::{
 use fastrand::Rng;
 
 use super::{
-    Trouble,
-    history::{Place, Told},
+    HarnessError,
+    history::{AppendRecord, StoredAt},
 };
 
 /// How often an append without an answer is repeated before it is left as it is.
-const TRIES: usize = 200;
+const ATTEMPTS_MAX: usize = 200;
 
 /// A stream of the load.
 ///
 /// # Errors
 /// Never: every number makes a valid id.
-pub fn stream(number: impl std::fmt::Display) -> Result<StreamId, Trouble> {
+pub fn stream(number: impl std::fmt::Display) -> Result<StreamId, HarnessError> {
     Ok(StreamId::parse("Account", &number.to_string())?)
 }
 
@@ -39,7 +39,7 @@ pub fn event(amount: i64) -> NewEvent {
 ///
 /// # Errors
 /// If it is not one of ours.
-pub fn amount(record: &RecordedEvent) -> Result<i64, Trouble> {
+pub fn amount(record: &RecordedEvent) -> Result<i64, HarnessError> {
     let payload: serde_json::Value = serde_json::from_str(record.payload())?;
     payload["amount"].as_i64().ok_or_else(|| format!("no amount in {}", record.payload()).into())
 }
@@ -52,15 +52,15 @@ pub fn ids(events: &[NewEvent]) -> Vec<Uuid> {
 
 /// Where recorded events are.
 #[must_use]
-pub fn places(records: &[RecordedEvent]) -> Vec<Place> {
-    records.iter().map(Place::from).collect()
+pub fn stored_at_of(records: &[RecordedEvent]) -> Vec<StoredAt> {
+    records.iter().map(StoredAt::from).collect()
 }
 
 /// What somebody who appends noted, and how often what.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct AppendLog {
     /// The notes.
-    pub told: Vec<Told>,
+    pub records: Vec<AppendRecord>,
     /// Appends that were refused as the stream was elsewhere.
     pub conflicts: u64,
     /// Appends whose outcome was unknown at first.
@@ -71,16 +71,16 @@ pub struct Notes {
     pub stored: u64,
 }
 
-impl Notes {
+impl AppendLog {
     /// Appends, again while the outcome is unknown, and notes what came of it.
     ///
     /// # Errors
     /// [`AppendError::Refused`] and [`AppendError::EventIdTaken`], which no fault excuses.
-    pub async fn append(&mut self, store: &impl AppendEvents, append: &Append) -> Result<(), Trouble> {
-        for _ in 0..TRIES {
-            self.sent(&append.events);
+    pub async fn append(&mut self, store: &impl AppendEvents, append: &Append) -> Result<(), HarnessError> {
+        for _ in 0..ATTEMPTS_MAX {
+            self.record_sent(&append.events);
             let answer = store.append(&append.stream, append.expected, append.events.clone()).await;
-            if self.is_known(&append.events, answer)? {
+            if self.record_answer(&append.events, answer)? {
                 break;
             }
         }
@@ -91,11 +91,11 @@ impl Notes {
     ///
     /// # Errors
     /// Like [`append`](Self::append).
-    pub async fn append_many(&mut self, store: &impl AppendEvents, appends: Vec<Append>) -> Result<(), Trouble> {
-        appends.iter().for_each(|append| self.sent(&append.events));
+    pub async fn append_many(&mut self, store: &impl AppendEvents, appends: Vec<Append>) -> Result<(), HarnessError> {
+        appends.iter().for_each(|append| self.record_sent(&append.events));
         let answers = store.append_many(appends.clone()).await;
         for (append, answer) in appends.iter().zip(answers) {
-            if !self.is_known(&append.events, answer)? {
+            if !self.record_answer(&append.events, answer)? {
                 self.append(store, append).await?;
             }
         }
@@ -103,23 +103,23 @@ impl Notes {
     }
 
     /// Notes that an append is about to be sent.
-    pub fn sent(&mut self, events: &[NewEvent]) {
-        self.told.push(Told::Sent(ids(events)));
+    pub fn record_sent(&mut self, events: &[NewEvent]) {
+        self.records.push(AppendRecord::Sent(ids(events)));
     }
 
     /// Notes an answer; false if it says nothing.
     ///
     /// # Errors
     /// Like [`append`](Self::append).
-    pub fn is_known(
+    pub fn record_answer(
         &mut self,
         events: &[NewEvent],
         answer: Result<Vec<RecordedEvent>, AppendError>,
-    ) -> Result<bool, Trouble> {
+    ) -> Result<bool, HarnessError> {
         match answer {
             Ok(records) => {
                 self.stored += records.len() as u64;
-                self.told.push(Told::Stored(places(&records)));
+                self.records.push(AppendRecord::Stored(stored_at_of(&records)));
             }
             Err(AppendError::OutcomeUnknown(_)) => {
                 self.unknown += 1;
@@ -127,11 +127,11 @@ impl Notes {
             }
             Err(AppendError::Conflict { .. }) => {
                 self.conflicts += 1;
-                self.told.push(Told::Refused(ids(events)));
+                self.records.push(AppendRecord::Refused(ids(events)));
             }
             Err(AppendError::Unavailable(_)) => {
                 self.unavailable += 1;
-                self.told.push(Told::Refused(ids(events)));
+                self.records.push(AppendRecord::Refused(ids(events)));
             }
             Err(other) => return Err(other.into()),
         }
@@ -140,7 +140,7 @@ impl Notes {
 
     /// Takes in what another one noted.
     pub fn merge(&mut self, other: Self) {
-        self.told.extend(other.told);
+        self.records.extend(other.records);
         self.conflicts += other.conflicts;
         self.unknown += other.unknown;
         self.unavailable += other.unavailable;

@@ -84,8 +84,8 @@ pub(crate) fn samples() -> Vec<(RecordedEvent, Sample)> {
         .with_causation(Uuid::from_u128(400))
         .with_attributes(Attributes::parse(ATTRIBUTES).unwrap());
     let (rich, bare) = (rich(), bare());
-    let [first, second] = [&rich, &bare].map(|event| NewEvent::of(event).unwrap());
-    let third = NewEvent::of(&NoFields).unwrap();
+    let [first, second] = [&rich, &bare].map(|event| NewEvent::from_event(event).unwrap());
+    let third = NewEvent::from_event(&NoFields).unwrap();
     let recorded = |id, event: NewEvent, at, context, aggregate: u128, version| {
         let stream = StreamId::new(Name::from_static("Sample"), Uuid::from_u128(aggregate).into());
         let event = event.with_event_id(EventId::from(Uuid::from_u128(id))).with_occurred_at(at).with_context(context);

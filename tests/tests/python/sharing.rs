@@ -30,7 +30,7 @@ pub(crate) fn event(failures: usize) -> RecordedEvent {
     let attributes = Attributes::parse(&format!(r#"{{"failures":{failures}}}"#)).unwrap();
     let context = EventContext::default().with_attributes(attributes);
     let stream = StreamId::new(Name::from_static("Sample"), AggregateId::new());
-    NewEvent::of(&NoFields).unwrap().with_context(context).recorded_as(stream, Version::FIRST, None)
+    NewEvent::from_event(&NoFields).unwrap().with_context(context).recorded_as(stream, Version::FIRST, None)
 }
 
 pub(crate) fn ids(events: &[RecordedEvent]) -> Vec<String> {
@@ -93,7 +93,7 @@ async fn a_group_shares_what_fails_between_both(python: &Path) {
         pending_idle_ms: 1_500,
         retry_delay_ms: 5_000,
         max_retries: Some(1),
-        max_in_hand: Some(10_000),
+        max_in_flight: Some(10_000),
         ..config()
     };
     let bus = RedisEventBus::connect(config).await.unwrap();
@@ -205,7 +205,7 @@ async fn python_counts_the_tries_that_were_made_here(python: &Path) {
     let bus = RedisEventBus::connect(config).await.unwrap();
     let here = Fallible::on(&bus, 3, Some(0)); // the fourth try never ends
     let consumer = bus.start_consuming_in_background();
-    let event = RecordedEvent::of(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
+    let event = RecordedEvent::from_event(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(std::slice::from_ref(&event)).await.unwrap();
     for tries in 1..=3 {
         until("it failed", async || here.failed().len() == tries).await;

@@ -287,7 +287,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     append(&world.store, 100).await; // far beyond what was published: no position tells any more
     let app = world.app().await;
     let error = app.published(world.head().await).await.unwrap_err();
-    assert!(matches!(error, PublishedError::Relay(RelayError::StoreWentBack { .. })), "{error}");
+    assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");
     assert_eq!(world.published().await, before);
 
     app.republish(backed_up).await.unwrap();

@@ -129,7 +129,7 @@ pub(crate) async fn pay(store: &dyn EventStore, orders: usize, parts: usize) -> 
     let mut last = Position::START;
     for part in 0..parts {
         let order = fastrand::usize(..orders);
-        let mut news = vec![NewEvent::of(&Paid { cents: part as i64 }).unwrap()];
+        let mut news = vec![NewEvent::from_event(&Paid { cents: part as i64 }).unwrap()];
         if part % 3 == 0 {
             // something that the projection does not ask for
             news.push(NewEvent::new(Name::from_static("Noted"), 1, "{}"));

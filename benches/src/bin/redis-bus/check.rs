@@ -16,7 +16,7 @@ pub async fn same_entries(server: &Server) -> Result<()> {
     let (ours, by_hand) = (unique_name("ours"), unique_name("hand"));
 
     let stream = StreamId::new(Name::from_static("Order"), order.id.into());
-    let event = NewEvent::of(&order.created)?.with_event_id(EventId::from(id)).with_occurred_at(AT);
+    let event = NewEvent::from_event(&order.created)?.with_event_id(EventId::from(id)).with_occurred_at(AT);
     let side = Ours::open(server.url(), &ours, "group").await?;
     side.bus.publish(&[event.recorded_as(stream, Version::FIRST, None)]).await?;
 

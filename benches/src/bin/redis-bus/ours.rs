@@ -16,7 +16,7 @@ pub struct Ours {
 }
 
 fn record(order: &Order) -> Result<RecordedEvent> {
-    Ok(RecordedEvent::of(&order.created, order.id.into(), Version::FIRST)?)
+    Ok(RecordedEvent::from_event(&order.created, order.id.into(), Version::FIRST)?)
 }
 
 impl Side for Ours {

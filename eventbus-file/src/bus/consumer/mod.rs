@@ -5,9 +5,9 @@
 //!
 //! Real time, not the given clock: what other workers read in files.
 
-mod announce;
-mod settle;
-mod take;
+mod event_types;
+mod outcomes;
+mod receive;
 
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
@@ -18,41 +18,44 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Announced, Desk, Hand, Limits, MessageId, Outage, Settled, StopSignal, Taken, Tries, handler_span},
+    port::{
+        Announced, DeliveryAttempts, DisposedEntry, GroupContext, InFlight, InFlightEntry, Limits, MessageId, Outage,
+        StopSignal, handler_span,
+    },
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::progress::Owned;
+use super::group_progress::OwnedGroup;
 use crate::{
     error::{FileQueueError, Result},
-    patience::Patience,
-    queue::Shared,
+    poll_backoff::PollBackoff,
+    queue::QueueInner,
 };
 
 /// How soon it is tried again after the file system refused.
-const AGAIN: Duration = Duration::from_millis(200);
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
 /// How many events of a group may wait for a retry, or be parked behind one that does: the file of the group has a note of
 /// each, and is written as a whole.
-const MOST_WAITING: usize = 10_000;
+const WAITING_MAX: usize = 10_000;
 
 /// Consumes for a group whenever nobody else does, until it is stopped.
-pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    let mut patience = Patience::new(&shared);
-    let (mut stands_by, mut outage) = (false, Outage::new(shared.config.clock.clone()));
+pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSignal) {
+    let mut poll_backoff = PollBackoff::new(&queue);
+    let (mut is_standby, mut outage) = (false, Outage::new(queue.config.clock.clone()));
     while !stop.is_stopped() {
         let asked = group.clone();
-        let taken = shared.blocking(move |shared| shared.take_group(&asked)).await;
-        if taken.is_ok()
+        let acquired = queue.blocking(move |queue| queue.acquire_group(&asked)).await;
+        if acquired.is_ok()
             && let Some(lasted) = outage.ends()
         {
             tracing::info!(%group, ?lasted, "the group can be consumed for again");
         }
-        match taken {
+        match acquired {
             Ok(Some(owned)) => {
                 tracing::debug!(%group, epoch = owned.claim.epoch, "consuming for the group");
                 let worker_id = owned.claim.worker_id.clone();
-                let was_lost = Consumer::new(&shared, &group, owned, &mut outage).run(&stop).await;
+                let was_lost = Consumer::new(&queue, &group, owned, &mut outage).run(&stop).await;
                 if was_lost {
                     tracing::warn!(
                         %group,
@@ -61,12 +64,12 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
                          folder was made anew"
                     );
                 }
-                stands_by = false;
-                patience.reset();
+                is_standby = false;
+                poll_backoff.reset();
                 continue;
             }
             Ok(None) => {
-                if !std::mem::replace(&mut stands_by, true) {
+                if !std::mem::replace(&mut is_standby, true) {
                     tracing::info!(
                         %group, "another worker consumes for the group, this one takes over when its claim runs out"
                     );
@@ -80,93 +83,93 @@ pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) 
         }
         tokio::select! {
             () = stop.stopped() => {}
-            () = patience.wait() => {}
+            () = poll_backoff.wait() => {}
         }
     }
 }
 
 struct Consumer<'a> {
-    shared: &'a Arc<Shared>,
+    queue: &'a Arc<QueueInner>,
     group: &'a Name,
-    owned: Owned,
-    hand: Arc<Hand>,
-    patience: Patience,
+    owned: OwnedGroup,
+    in_flight: Arc<InFlight>,
+    poll_backoff: PollBackoff,
     /// Whether there may be more to take.
     has_more: bool,
     /// Whether something is to be written down.
     is_dirty: bool,
     renew_at: Instant,
     /// Not before this time, since the file system refused.
-    not_before: Option<Instant>,
+    retry_at: Option<Instant>,
     /// Of the file system; it may outlast this consumer.
     outage: &'a mut Outage,
     /// Whether the worker before us may have died of a replay.
-    was_left: bool,
+    was_abandoned: bool,
     /// What came of entries, not noted yet.
-    settled: VecDeque<Settled>,
+    disposed: VecDeque<DisposedEntry>,
     /// What is to be let go, begun and handed over, as soon as that is written down.
-    done: Vec<MessageId>,
-    begun: Vec<MessageId>,
-    taken: Vec<Taken>,
-    hopeless: Vec<(MessageId, Tries)>,
-    resumed: Vec<Taken>,
+    to_release: Vec<MessageId>,
+    to_begin: Vec<MessageId>,
+    to_add: Vec<InFlightEntry>,
+    undecodable: Vec<(MessageId, DeliveryAttempts)>,
+    to_resume: Vec<InFlightEntry>,
     /// The events in hand that are replays.
     replays: HashSet<u64>,
     /// What was let go for a handler that is not here.
-    left: BTreeSet<u64>,
+    without_handler: BTreeSet<u64>,
     /// Tells of handlers that come or go.
-    subscribed: watch::Receiver<()>,
+    subscriber_changes: watch::Receiver<()>,
     /// What the handlers announced last.
     announced: Vec<Announced>,
 }
 
 impl<'a> Consumer<'a> {
-    fn new(shared: &'a Arc<Shared>, group: &'a Name, owned: Owned, outage: &'a mut Outage) -> Self {
+    fn new(queue: &'a Arc<QueueInner>, group: &'a Name, owned: OwnedGroup, outage: &'a mut Outage) -> Self {
         Self {
-            was_left: owned.was_left,
-            hand: Arc::new(
-                Hand::new(shared.config.max_in_hand, shared.config.max_in_hand_bytes, shared.config.clock.clone())
-                    .with_waiting(MOST_WAITING),
+            was_abandoned: owned.was_abandoned,
+            in_flight: Arc::new(
+                InFlight::new(queue.config.max_in_flight, queue.config.max_in_flight_bytes, queue.config.clock.clone())
+                    .with_max_waiting(WAITING_MAX),
             ),
-            patience: Patience::new(shared),
-            shared,
+            poll_backoff: PollBackoff::new(queue),
+            queue,
             group,
             owned,
             has_more: true,
             is_dirty: false,
-            renew_at: Instant::now() + shared.config.group_expiration / 3,
-            not_before: None,
+            renew_at: Instant::now() + queue.config.group_expiration / 3,
+            retry_at: None,
             outage,
-            settled: VecDeque::new(),
-            done: Vec::new(),
-            begun: Vec::new(),
-            taken: Vec::new(),
-            hopeless: Vec::new(),
-            resumed: Vec::new(),
+            disposed: VecDeque::new(),
+            to_release: Vec::new(),
+            to_begin: Vec::new(),
+            to_add: Vec::new(),
+            undecodable: Vec::new(),
+            to_resume: Vec::new(),
             replays: HashSet::new(),
-            left: BTreeSet::new(),
-            subscribed: shared.subscribers.watch(),
+            without_handler: BTreeSet::new(),
+            subscriber_changes: queue.subscribers.watch(),
             announced: Vec::new(),
         }
     }
 
-    fn desk(&self) -> Desk {
-        Desk {
+    fn group_context(&self) -> GroupContext {
+        GroupContext {
             group: self.group.clone(),
-            subscribers: self.shared.subscribers.clone(),
-            counters: Arc::clone(&self.shared.counters),
-            retry: self.shared.config.retry,
-            limits: Limits { concurrency: self.shared.config.concurrency, ..Limits::default() },
-            run_lock: self.shared.run_lock.clone(),
+            subscribers: self.queue.subscribers.clone(),
+            counters: Arc::clone(&self.queue.counters),
+            retry: self.queue.config.retry,
+            limits: Limits { concurrency: self.queue.config.concurrency, ..Limits::default() },
+            run_lock: self.queue.run_lock.clone(),
             span: Arc::new(handler_span),
         }
     }
 
     /// Consumes until it is stopped. `true`: another worker consumes for the group now.
     async fn run(mut self, stop: &StopSignal) -> bool {
-        let (desk, hand) = (self.desk(), Arc::clone(&self.hand));
-        let mut working = pin!(hand.work(&desk, stop));
-        while let Err(error) = self.take_left().await {
+        let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
+        let mut working = pin!(in_flight.work(&context, stop));
+        while let Err(error) = self.receive_redelivered().await {
             if self.outage.begins() {
                 tracing::warn!(group = %self.group, error = error.log(), "what was left is not taken yet, trying again");
             }
@@ -175,14 +178,14 @@ impl<'a> Consumer<'a> {
             }
             tokio::select! {
                 () = stop.stopped() => return false,
-                () = tokio::time::sleep(AGAIN) => {}
+                () = tokio::time::sleep(RETRY_DELAY) => {}
             }
         }
-        let mut turn = self.turn().await;
+        let mut cycle = self.run_cycle().await;
         loop {
-            match turn {
+            match cycle {
                 Ok(()) => {
-                    self.not_before = None;
+                    self.retry_at = None;
                     if let Some(lasted) = self.outage.ends() {
                         tracing::info!(group = %self.group, ?lasted, "consuming goes on");
                     }
@@ -194,23 +197,23 @@ impl<'a> Consumer<'a> {
                             group = %self.group, error = error.log(), "consuming was interrupted, trying again until it succeeds"
                         );
                     }
-                    self.not_before = Some(Instant::now() + AGAIN);
+                    self.retry_at = Some(Instant::now() + RETRY_DELAY);
                     self.is_dirty = true;
                 }
             }
-            let again = self.not_before.unwrap_or(self.renew_at);
+            let wake_at = self.retry_at.unwrap_or(self.renew_at);
             tokio::select! {
                 biased;
                 () = &mut working => break,
-                () = hand.settled(), if self.not_before.is_none() => {}
-                () = hand.due(), if self.not_before.is_none() => {}
-                () = wanted(&hand, &mut self.patience, self.has_more), if self.not_before.is_none() => {}
-                () = tokio::time::sleep_until(again) => {}
+                () = in_flight.disposed(), if self.retry_at.is_none() => {}
+                () = in_flight.due(), if self.retry_at.is_none() => {}
+                () = wait_for_more(&in_flight, &mut self.poll_backoff, self.has_more), if self.retry_at.is_none() => {}
+                () = tokio::time::sleep_until(wake_at) => {}
             }
-            turn = self.turn().await;
+            cycle = self.run_cycle().await;
         }
-        hand.give_back();
-        match self.end().await {
+        in_flight.nack_idle();
+        match self.finish().await {
             Err(FileQueueError::ClaimLost { .. }) => return true,
             Err(error) => {
                 tracing::warn!(group = %self.group, error = error.log(), "the group is taken over when our claim runs out")
@@ -221,24 +224,24 @@ impl<'a> Consumer<'a> {
     }
 
     /// Writes down what came of events, takes more, and renews the claim.
-    async fn turn(&mut self) -> Result<()> {
-        self.check_queue().await?;
-        self.settle().await?;
-        self.announce().await?; // what is settled after it would not be taken again for a handler that it announces
-        self.read_again().await?;
-        self.take_replays().await?;
-        self.take_more().await?;
+    async fn run_cycle(&mut self) -> Result<()> {
+        self.check_same_queue().await?;
+        self.record_outcomes().await?;
+        self.announce_event_types().await?; // what is settled after it would not be taken again for a handler that it announces
+        self.read_due().await?;
+        self.receive_replays().await?;
+        self.receive_new().await?;
         if self.is_dirty || self.renew_at <= Instant::now() {
-            self.write_down(false).await?;
+            self.save_progress(false).await?;
         }
-        self.hand_over();
+        self.update_in_flight();
         Ok(())
     }
 
     /// Refuses to go on where the folder holds another queue than the one whose events were taken.
-    async fn check_queue(&self) -> Result<()> {
+    async fn check_same_queue(&self) -> Result<()> {
         let (claim, known) = (self.owned.claim.clone(), self.owned.progress.queue_id);
-        let is_same = self.shared.blocking(move |shared| Ok(known == Some(shared.queue_id()))).await?;
+        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.queue_id()))).await?;
         match is_same {
             true => Ok(()),
             false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
@@ -246,42 +249,42 @@ impl<'a> Consumer<'a> {
     }
 
     /// What was to be written down is.
-    fn hand_over(&mut self) {
-        self.hand.let_go(&std::mem::take(&mut self.done));
-        self.hand.begin(&std::mem::take(&mut self.begun));
-        self.hand.resume(std::mem::take(&mut self.resumed));
-        self.hand.add(std::mem::take(&mut self.taken));
-        for (id, tries) in std::mem::take(&mut self.hopeless) {
-            self.hand.add_hopeless(id, tries);
+    fn update_in_flight(&mut self) {
+        self.in_flight.release(&std::mem::take(&mut self.to_release));
+        self.in_flight.begin(&std::mem::take(&mut self.to_begin));
+        self.in_flight.resume(std::mem::take(&mut self.to_resume));
+        self.in_flight.add(std::mem::take(&mut self.to_add));
+        for (id, attempts) in std::mem::take(&mut self.undecodable) {
+            self.in_flight.add_undecodable(id, attempts);
         }
     }
 
-    async fn write_down(&mut self, is_last: bool) -> Result<()> {
+    async fn save_progress(&mut self, is_last: bool) -> Result<()> {
         let (claim, data) = (self.owned.claim.clone(), self.owned.progress.to_value()?);
         self.owned.claim = self
-            .shared
-            .blocking(move |shared| match is_last {
-                false => shared.groups.renew(&claim, data),
-                true => shared.groups.release(&claim, data),
+            .queue
+            .blocking(move |queue| match is_last {
+                false => queue.groups.renew(&claim, data),
+                true => queue.groups.release(&claim, data),
             })
             .await?;
         self.is_dirty = false;
-        self.renew_at = Instant::now() + self.shared.config.group_expiration / 3;
+        self.renew_at = Instant::now() + self.queue.config.group_expiration / 3;
         Ok(())
     }
 
-    async fn end(&mut self) -> Result<()> {
-        self.settle().await?;
-        self.write_down(true).await?;
-        self.shared.news.send_replace(());
+    async fn finish(&mut self) -> Result<()> {
+        self.record_outcomes().await?;
+        self.save_progress(true).await?;
+        self.queue.change_signal.send_replace(());
         Ok(())
     }
 }
 
 /// Waits until more is to be taken, and there may be more.
-async fn wanted(hand: &Hand, patience: &mut Patience, has_more: bool) {
-    hand.room().await;
+async fn wait_for_more(in_flight: &InFlight, poll_backoff: &mut PollBackoff, has_more: bool) {
+    in_flight.room().await;
     if !has_more {
-        patience.wait().await;
+        poll_backoff.wait().await;
     }
 }

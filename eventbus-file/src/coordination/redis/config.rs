@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::tls;
 use crate::{
-    config::{check_times, mistake},
+    config::{check_times, invalid_config},
     error::Result,
 };
 
@@ -83,8 +83,8 @@ impl Default for RedisCoordination {
 impl fmt::Debug for RedisCoordination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisCoordination")
-            .field("redis_url", &address(&self.redis_url))
-            .field("redis_urls", &self.redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())
+            .field("redis_url", &without_credentials(&self.redis_url))
+            .field("redis_urls", &self.redis_urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>())
             .field("redis_db", &self.redis_db)
             .field("tls_ca_file", &self.tls_ca_file)
             .field("tls_cert_file", &self.tls_cert_file)
@@ -99,7 +99,7 @@ impl fmt::Debug for RedisCoordination {
 }
 
 /// A URL without its user, who may be a password that lacks its colon.
-fn address(url: &str) -> String {
+fn without_credentials(url: &str) -> String {
     let shown = redacted(url);
     match shown.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
         Some((scheme, host)) => format!("{scheme}://{host}"),
@@ -116,13 +116,13 @@ impl RedisCoordination {
     }
 
     pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
-        let invalid = |error: RedisError| mistake("redis_url", format!("is no URL of a Redis: {error}"));
+        let invalid = |error: RedisError| invalid_config("redis_url", format!("is no URL of a Redis: {error}"));
         let url = self.url_for(queue_name);
-        let asks_for_tls = tls::is_asked_for(url)?;
+        let asks_for_tls = tls::has_tls_scheme(url)?;
         let info = url.into_connection_info().map_err(invalid)?;
         let settings = info.redis_settings().clone();
         if settings.username().is_some() && settings.password().is_none_or(str::is_empty) {
-            return Err(mistake("redis_url", "names a user without a password, who would be ignored".into()));
+            return Err(invalid_config("redis_url", "names a user without a password, who would be ignored".into()));
         }
         let info = match self.redis_db {
             Some(db) => info.set_redis_settings(settings.set_db(db)),
@@ -134,7 +134,7 @@ impl RedisCoordination {
             ("tls_key_file", &self.tls_key_file),
         ];
         if let Some((setting, _)) = files.iter().find(|(_, file)| file.is_some() && !asks_for_tls) {
-            return Err(mistake(setting, "is set, but the URL of the server is not `rediss://…`".into()));
+            return Err(invalid_config(setting, "is set, but the URL of the server is not `rediss://…`".into()));
         }
         if asks_for_tls {
             return tls::client(&info, self);
@@ -157,7 +157,7 @@ impl RedisCoordination {
 fn warn_of_plaintext(url: &str) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if is_on_another_machine(url) {
-        let server = address(url);
+        let server = without_credentials(url);
         // a set is as good after a panic as before
         if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone()) {
             tracing::warn!(
@@ -177,12 +177,12 @@ fn is_on_another_machine(url: &str) -> bool {
 
 /// The names of the keys of a queue.
 #[derive(Debug)]
-pub(super) struct Keys {
+pub(super) struct RedisKeys {
     prefix: String,
     queue: String,
 }
 
-impl Keys {
+impl RedisKeys {
     pub(super) fn new(prefix: &str, queue: &str) -> Self {
         Self { prefix: prefix.into(), queue: queue.into() }
     }
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn keys_are_those_of_the_document() {
-        let keys = Keys::new("eventy", "my_queue");
+        let keys = RedisKeys::new("eventy", "my_queue");
         assert_eq!(keys.next_event_id(), "eventy:my_queue:next_event_id");
         assert_eq!(keys.claim("task_1"), "eventy:my_queue:claim:task_1");
         assert_eq!(keys.resync_lock(), "eventy:my_queue:resync_lock");

@@ -22,28 +22,28 @@ use serde_json::{Map, Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
-use config::Keys;
 pub use config::RedisCoordination;
+use config::RedisKeys;
 
-use super::{Coordinate, CoordinationStatus, Drawn, Message};
-use crate::{FileQueue, FileQueueConfig, error::Result, event::now, metrics::Metrics, queue::Shared};
+use super::{CoordinationStatus, Coordinator, IdReservation, Message};
+use crate::{FileQueue, FileQueueConfig, error::Result, event::now, metrics::Metrics, queue::QueueInner};
 
 /// How many messages are sent at once.
-const TOGETHER: usize = 500;
+const BROADCAST_BATCH_MAX: usize = 500;
 
 /// What a queue knows of its Redis.
 #[derive(Debug)]
-pub(crate) struct Redis {
+pub(crate) struct RedisCoordinator {
     config: RedisCoordination,
     client: Client,
-    keys: Keys,
-    worker: String,
-    slot: RwLock<Slot>,
+    keys: RedisKeys,
+    worker_id: String,
+    state: RwLock<ConnectionState>,
     metrics: Arc<Metrics>,
 }
 
 #[derive(Debug, Default)]
-struct Slot {
+struct ConnectionState {
     connection: Option<Connection>,
     /// Tells who listens that this connection is lost; the next one has another.
     lost: CancellationToken,
@@ -83,48 +83,48 @@ impl FileQueue {
     pub async fn open_with_redis(config: FileQueueConfig, redis: RedisCoordination) -> Result<Self> {
         redis.check()?;
         let (name, worker, metrics) = (config.name()?, config.worker()?, Arc::<Metrics>::default());
-        let redis = Arc::new(Redis {
+        let redis = Arc::new(RedisCoordinator {
             client: redis.client(&name)?,
-            keys: Keys::new(&redis.redis_prefix, &name),
+            keys: RedisKeys::new(&redis.redis_prefix, &name),
             config: redis,
-            worker: worker.clone(),
-            slot: RwLock::default(),
+            worker_id: worker.clone(),
+            state: RwLock::default(),
             metrics: Arc::clone(&metrics),
         });
         let config = FileQueueConfig { worker_id: Some(worker), ..config };
-        let shared = Shared::open(config, metrics, Arc::clone(&redis) as Arc<dyn Coordinate>).await?;
-        let (shared, background) = (Arc::new(shared), CancellationToken::new());
-        monitor::begin(redis, Arc::clone(&shared), background.clone()).await;
-        Ok(Self::new(shared, background))
+        let queue = QueueInner::open(config, metrics, Arc::clone(&redis) as Arc<dyn Coordinator>).await?;
+        let (queue, background) = (Arc::new(queue), CancellationToken::new());
+        monitor::start(redis, Arc::clone(&queue), background.clone()).await;
+        Ok(Self::new(queue, background))
     }
 }
 
-impl Redis {
-    fn slot(&self) -> RwLockReadGuard<'_, Slot> {
-        self.slot.read().unwrap_or_else(PoisonError::into_inner)
+impl RedisCoordinator {
+    fn state(&self) -> RwLockReadGuard<'_, ConnectionState> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn slot_mut(&self) -> RwLockWriteGuard<'_, Slot> {
-        self.slot.write().unwrap_or_else(PoisonError::into_inner)
+    fn state_mut(&self) -> RwLockWriteGuard<'_, ConnectionState> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks Redis, if it is there. `None`: the files decide alone.
-    async fn ask<T: FromRedisValue>(
+    async fn query<T: FromRedisValue>(
         &self,
         what: &'static str,
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
-        let Connection(mut connection) = self.slot().connection.clone()?;
+        let Connection(mut connection) = self.state().connection.clone()?;
         match ask(&mut connection).await {
             Ok(answer) => Some(answer),
             Err(error) => {
-                self.failed(what, &error);
+                self.handle_failure(what, &error);
                 None
             }
         }
     }
 
-    fn failed(&self, what: &'static str, error: &RedisError) {
+    fn handle_failure(&self, what: &'static str, error: &RedisError) {
         self.metrics.redis_failures.add(1);
         let queue = self.keys.queue();
         let leaves = error.is_connection_dropped()
@@ -134,14 +134,14 @@ impl Redis {
         if is_refusal(error) || !leaves {
             tracing::warn!(queue, what, %error, "Redis refuses, the files decide alone");
         }
-        if leaves && self.leave(error.to_string()) {
+        if leaves && self.disconnect(error.to_string()) {
             tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
     }
 
     /// Asks Redis no more until there is another connection. Returns `true` if it was asked until now.
-    fn leave(&self, error: String) -> bool {
-        let mut slot = self.slot_mut();
+    fn disconnect(&self, error: String) -> bool {
+        let mut slot = self.state_mut();
         if slot.connection.take().is_none() {
             return false;
         }
@@ -151,11 +151,11 @@ impl Redis {
     }
 
     fn claim_value(&self, data: &Value) -> String {
-        json!({"worker_id": self.worker, "created_at": timestamp(now()), "data": data}).to_string()
+        json!({"worker_id": self.worker_id, "created_at": timestamp(now()), "data": data}).to_string()
     }
 
     fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {
-        data.insert("worker_id".into(), self.worker.clone().into());
+        data.insert("worker_id".into(), self.worker_id.clone().into());
         let message = Message { kind: kind.into(), data, timestamp: timestamp(now()) };
         // a map of texts and numbers is always JSON
         serde_json::to_string(&message).unwrap_or_default()
@@ -177,63 +177,63 @@ fn millis(time: Duration) -> u64 {
 }
 
 #[async_trait]
-impl Coordinate for Redis {
-    async fn draw(&self, count: u64, floor: Option<u64>) -> Drawn {
+impl Coordinator for RedisCoordinator {
+    async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let floor = floor.map_or(-1, |floor| i64::try_from(floor).unwrap_or(i64::MAX));
-        let drawn = self.ask("drawing ids", async |redis| {
-            let mut draw = script::DRAW.prepare_invoke();
+        let drawn = self.query("drawing ids", async |redis| {
+            let mut draw = script::RESERVE_IDS.prepare_invoke();
             draw.key(self.keys.next_event_id()).arg(count).arg(floor).invoke_async::<u64>(redis).await
         });
         match drawn.await {
-            Some(0) => Drawn::Unknown,
-            Some(first) => Drawn::Ids(first..first.saturating_add(count)),
-            None => Drawn::Away,
+            Some(0) => IdReservation::CounterMissing,
+            Some(first) => IdReservation::Reserved(first..first.saturating_add(count)),
+            None => IdReservation::Away,
         }
     }
 
-    async fn lower(&self, from: u64, to: u64) {
-        self.ask("lowering the counter", async |redis| {
-            script::LOWER.key(self.keys.next_event_id()).arg(from).arg(to).invoke_async::<()>(redis).await
+    async fn lower_counter(&self, from: u64, to: u64) {
+        self.query("lowering the counter", async |redis| {
+            script::LOWER_COUNTER.key(self.keys.next_event_id()).arg(from).arg(to).invoke_async::<()>(redis).await
         })
         .await;
     }
 
-    async fn claim(&self, claim_id: &str, data: &Value, lasting: Duration) -> Option<bool> {
+    async fn claim(&self, claim_id: &str, data: &Value, ttl: Duration) -> Option<bool> {
         let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
-        let taken: Option<Option<String>> = self
-            .ask("claiming", async |redis| {
+        let reply: Option<Option<String>> = self
+            .query("claiming", async |redis| {
                 let mut set = redis::cmd("SET");
-                set.arg(key).arg(value).arg("NX").arg("PX").arg(millis(lasting)).query_async(redis).await
+                set.arg(key).arg(value).arg("NX").arg("PX").arg(millis(ttl)).query_async(redis).await
             })
             .await;
-        taken.map(|taken| taken.is_some())
+        reply.map(|taken| taken.is_some())
     }
 
-    async fn renew(&self, claim_id: &str, data: &Value, lasting: Duration) {
+    async fn renew(&self, claim_id: &str, data: &Value, ttl: Duration) {
         let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
-        self.ask("renewing a claim", async |redis| {
-            let mut renew = script::RENEW.prepare_invoke();
-            renew.key(key).arg(&self.worker).arg(value).arg(millis(lasting)).invoke_async::<()>(redis).await
+        self.query("renewing a claim", async |redis| {
+            let mut renew = script::RENEW_CLAIM.prepare_invoke();
+            renew.key(key).arg(&self.worker_id).arg(value).arg(millis(ttl)).invoke_async::<()>(redis).await
         })
         .await;
     }
 
     async fn release(&self, claim_id: &str) {
         let key = self.keys.claim(claim_id);
-        self.ask("releasing a claim", async |redis| {
-            script::RELEASE.key(key).arg(&self.worker).invoke_async::<()>(redis).await
+        self.query("releasing a claim", async |redis| {
+            script::RELEASE_CLAIM.key(key).arg(&self.worker_id).invoke_async::<()>(redis).await
         })
         .await;
     }
 
-    async fn tell(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
+    async fn broadcast(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
         let messages: Vec<_> = data.into_iter().map(|data| self.message(kind, data)).collect();
-        for some in messages.chunks(TOGETHER) {
+        for some in messages.chunks(BROADCAST_BATCH_MAX) {
             let mut publish = redis::pipe();
             for message in some {
                 publish.publish(self.keys.events(), message).ignore();
             }
-            let sent = self.ask("telling the others", async |redis| publish.query_async::<()>(redis).await).await;
+            let sent = self.query("telling the others", async |redis| publish.query_async::<()>(redis).await).await;
             if sent.is_none() {
                 return;
             }
@@ -242,7 +242,7 @@ impl Coordinate for Redis {
     }
 
     fn status(&self) -> CoordinationStatus {
-        let slot = self.slot();
+        let slot = self.state();
         match &slot.connection {
             Some(_) => CoordinationStatus::Connected,
             None if slot.is_refused => CoordinationStatus::Refused { error: slot.error.clone() },

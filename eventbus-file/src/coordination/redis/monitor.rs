@@ -9,56 +9,61 @@ use redis::{AsyncConnectionConfig, Msg, RedisResult, aio::PubSub};
 use serde_json::Map;
 use tokio_util::sync::CancellationToken;
 
-use super::{Connection, Redis, is_refusal};
+use super::{Connection, RedisCoordinator, is_refusal};
 use crate::{
-    coordination::{Coordinate as _, Message, kind},
-    queue::Shared,
+    coordination::{Coordinator as _, Message, message_kind},
+    queue::QueueInner,
 };
 
 /// How often Redis is asked whether it is there when nothing else is.
-const PROBE: Duration = Duration::from_secs(1);
+const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// How long is waited after a first failure.
-const FIRST_DELAY: Duration = Duration::from_millis(20);
+const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(20);
 
 /// Connects, then watches the connection in the background. Returns after the first try.
-pub(super) async fn begin(redis: Arc<Redis>, shared: Arc<Shared>, ended: CancellationToken) {
+pub(super) async fn start(redis: Arc<RedisCoordinator>, queue: Arc<QueueInner>, ended: CancellationToken) {
     let connected = redis.connect().await;
     if connected.is_some() && redis.config.resync {
-        redis.tell(kind::RESYNC, vec![Map::from_iter([("resync_id".to_owned(), redis.worker.clone().into())])]).await;
+        redis
+            .broadcast(
+                message_kind::RESYNC,
+                vec![Map::from_iter([("resync_id".to_owned(), redis.worker_id.clone().into())])],
+            )
+            .await;
     }
     tokio::spawn(async move {
-        ended.run_until_cancelled(watch(&redis, &shared, connected)).await;
+        ended.run_until_cancelled(keep_connected(&redis, &queue, connected)).await;
     });
 }
 
 /// Never ends.
-async fn watch(redis: &Redis, shared: &Arc<Shared>, mut connected: Option<PubSub>) {
-    let mut delay = FIRST_DELAY;
+async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut connected: Option<PubSub>) {
+    let mut delay = RECONNECT_DELAY_FIRST;
     loop {
         if let Some(messages) = connected.take() {
-            delay = FIRST_DELAY;
-            redis.listen(shared, messages).await;
-            redis.lost_messages();
+            delay = RECONNECT_DELAY_FIRST;
+            redis.receive_messages(queue, messages).await;
+            redis.handle_lost_subscription();
         }
         tokio::time::sleep(delay.min(redis.config.reconnect_interval)).await;
         delay = (delay * 2).min(redis.config.reconnect_interval);
         connected = redis.connect().await;
         if connected.is_some() {
             redis.metrics.redis_reconnections.add(1);
-            let lasted = redis.slot_mut().outage.ends().unwrap_or_default();
+            let lasted = redis.state_mut().outage.ends().unwrap_or_default();
             tracing::info!(queue = redis.keys.queue(), ?lasted, "Redis is back");
             // it may have forgotten everything, and the others may have missed what was told
-            redis.resync(shared).await;
-            shared.news.send_replace(());
+            redis.resync(queue).await;
+            queue.change_signal.send_replace(());
         }
     }
 }
 
-impl Redis {
+impl RedisCoordinator {
     /// The connection for messages was lost, and with it the other one.
-    fn lost_messages(&self) {
+    fn handle_lost_subscription(&self) {
         let error = "the connection for messages was lost";
-        if self.leave(error.into()) {
+        if self.disconnect(error.into()) {
             tracing::warn!(queue = self.keys.queue(), error, "no connection to Redis, the files decide alone");
         }
     }
@@ -68,7 +73,7 @@ impl Redis {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
         let (error, is_refused) = match connecting {
             Ok(Ok((connection, messages))) => {
-                let mut slot = self.slot_mut();
+                let mut slot = self.state_mut();
                 slot.connection = Some(connection);
                 slot.lost = CancellationToken::new();
                 return Some(messages);
@@ -77,7 +82,7 @@ impl Redis {
             Err(_) => ("connecting took too long".into(), false),
         };
         let first = {
-            let mut slot = self.slot_mut();
+            let mut slot = self.state_mut();
             slot.error.clone_from(&error);
             let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
             slot.outage.begins() || is_refused && !was_refused
@@ -108,38 +113,38 @@ impl Redis {
     }
 
     /// Takes in what the others tell, until the connection is lost.
-    async fn listen(&self, shared: &Arc<Shared>, mut messages: PubSub) {
+    async fn receive_messages(&self, queue: &Arc<QueueInner>, mut messages: PubSub) {
         let mut messages = messages.on_message();
-        let lost = self.slot().lost.clone();
+        let lost = self.state().lost.clone();
         loop {
             tokio::select! {
                 message = messages.next() => match message {
-                    Some(message) => self.heard(shared, &message).await,
+                    Some(message) => self.handle_message(queue, &message).await,
                     None => return,
                 },
                 () = lost.cancelled() => return,
-                () = tokio::time::sleep(PROBE) => {
-                    self.ask("probing", async |redis| redis::cmd("PING").query_async::<()>(redis).await).await;
+                () = tokio::time::sleep(PING_INTERVAL) => {
+                    self.query("probing", async |redis| redis::cmd("PING").query_async::<()>(redis).await).await;
                 }
             }
         }
     }
 
     /// Another worker says something. Whatever it is, there may be something to look at; what it means is in the files.
-    async fn heard(&self, shared: &Arc<Shared>, message: &Msg) {
+    async fn handle_message(&self, queue: &Arc<QueueInner>, message: &Msg) {
         let Ok(message) = serde_json::from_slice::<Message>(message.get_payload_bytes()) else {
             tracing::warn!(channel = message.get_channel_name(), "message that is none of ours passed over");
             return;
         };
-        if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(&self.worker) {
+        if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(&self.worker_id) {
             return;
         }
         self.metrics.broadcasts_received.add(1);
-        shared.news.send_replace(());
+        queue.change_signal.send_replace(());
         match message.kind.as_str() {
-            kind::RESYNC => self.resync(shared).await,
-            kind::STATE => match serde_json::from_value(message.data.into()) {
-                Ok(page) => self.compare(shared, page).await,
+            message_kind::RESYNC => self.resync(queue).await,
+            message_kind::STATE => match serde_json::from_value(message.data.into()) {
+                Ok(page) => self.compare_with_files(queue, page).await,
                 Err(error) => tracing::warn!(%error, "state that cannot be read passed over"),
             },
             _ => {}

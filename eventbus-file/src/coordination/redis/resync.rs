@@ -11,84 +11,85 @@ use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use serde_json::{Value, json};
 
 use super::{
-    Redis, millis, script,
-    state::{Page, Told, ToldClaim},
+    RedisCoordinator, millis, script,
+    state::{ClaimSummary, StateContent, StatePage},
     timestamp,
 };
 use crate::{
-    claims::Claim,
-    coordination::{Coordinate as _, kind},
+    claim_store::Claim,
+    coordination::{Coordinator as _, message_kind},
     error::Result,
-    queue::Shared,
+    queue::QueueInner,
 };
 
 /// How much of a list is told at once.
-const AT_ONCE: usize = 200;
+const PAGE_ITEMS_MAX: usize = 200;
 
-impl Redis {
+impl RedisCoordinator {
     /// Puts Redis right and tells the others everything, unless another worker is at it.
-    pub(super) async fn resync(&self, shared: &Arc<Shared>) {
+    pub(super) async fn resync(&self, queue: &Arc<QueueInner>) {
         let lock = self.keys.resync_lock();
         let options = SetOptions::default()
             .conditional_set(ExistenceCheck::NX)
             .with_expiration(SetExpiry::PX(millis(self.config.resync_lock_timeout)));
         let locked: Option<Option<String>> = self
-            .ask("locking", async |redis| {
-                redis::AsyncTypedCommands::set_options(redis, &lock, &self.worker, options).await
+            .query("locking", async |redis| {
+                redis::AsyncTypedCommands::set_options(redis, &lock, &self.worker_id, options).await
             })
             .await;
         if locked.flatten().is_none() {
             return;
         }
-        let told = tokio::time::timeout(self.config.resync_lock_timeout, self.tell_state(shared)).await;
+        let told = tokio::time::timeout(self.config.resync_lock_timeout, self.broadcast_state(queue)).await;
         match told {
             Ok(Ok(())) => self.metrics.resyncs.add(1),
             Ok(Err(error)) => tracing::warn!(error = error.log(), "the state was not told"),
             Err(_) => tracing::warn!("telling the state took longer than its lock lasts; the rest is not told"),
         }
-        self.ask("unlocking", async |redis| {
-            script::RELEASE.key(&lock).arg(&self.worker).invoke_async::<()>(redis).await
+        self.query("unlocking", async |redis| {
+            script::RELEASE_CLAIM.key(&lock).arg(&self.worker_id).invoke_async::<()>(redis).await
         })
         .await;
     }
 
-    async fn tell_state(&self, shared: &Arc<Shared>) -> Result<()> {
-        let head = shared.blocking(|shared| shared.log.head()).await?;
+    async fn broadcast_state(&self, queue: &Arc<QueueInner>) -> Result<()> {
+        let head = queue.blocking(|queue| queue.log.head()).await?;
         // draws none, but raises the counter to what the files tell
-        self.draw(0, Some(head)).await;
+        self.reserve_ids(0, Some(head)).await;
         let mut page = 0;
-        for some in shared.blocking(Shared::all_subscribers).await?.chunks(AT_ONCE) {
-            self.tell_page(&mut page, Told::Subscribers(some.to_vec())).await;
+        for some in queue.blocking(QueueInner::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
+            self.broadcast_page(&mut page, StateContent::Subscribers(some.to_vec())).await;
         }
-        for ids in shared.blocking(Shared::open_claims).await?.chunks(AT_ONCE) {
+        for ids in queue.blocking(QueueInner::list_open_claims).await?.chunks(PAGE_ITEMS_MAX) {
             let ids = ids.to_vec();
-            let claims = shared.blocking(move |shared| Ok(shared.live_claims(&ids))).await?;
+            let claims = queue.blocking(move |queue| Ok(queue.load_live_claims(&ids))).await?;
             if !claims.is_empty() {
                 self.put_claims(&claims).await;
-                self.tell_page(&mut page, Told::Claims(claims.iter().map(ToldClaim::from).collect())).await;
+                self.broadcast_page(&mut page, StateContent::Claims(claims.iter().map(ClaimSummary::from).collect()))
+                    .await;
             }
         }
         let mut from = Some(1);
         while let Some(first) = from {
             let some;
-            (some, from) = shared.blocking(move |shared| shared.event_ranges(first)).await?;
-            self.tell_page(&mut page, Told::Events(some)).await;
+            (some, from) = queue.blocking(move |queue| queue.event_ranges(first)).await?;
+            self.broadcast_page(&mut page, StateContent::Events(some)).await;
         }
         from = Some(1);
         while let Some(first) = from {
             let some;
-            (some, from) = shared.blocking(move |shared| shared.result_ranges(first)).await?;
-            self.tell_page(&mut page, Told::Results(some)).await;
+            (some, from) = queue.blocking(move |queue| queue.result_ranges(first)).await?;
+            self.broadcast_page(&mut page, StateContent::Results(some)).await;
         }
-        self.tell_page(&mut page, Told::End { next_event_id: head + 1 }).await;
+        self.broadcast_page(&mut page, StateContent::End { next_event_id: head + 1 }).await;
         Ok(())
     }
 
-    async fn tell_page(&self, page: &mut u64, told: Told) {
+    async fn broadcast_page(&self, page: &mut u64, content: StateContent) {
         *page += 1;
         // texts and numbers are always JSON
-        if let Ok(Value::Object(data)) = serde_json::to_value(Page { page: *page, told }) {
-            self.tell(kind::STATE, vec![data]).await;
+        if let Ok(Value::Object(data)) = serde_json::to_value(StatePage { page: *page, told: content }) {
+            self.broadcast(message_kind::STATE, vec![data]).await;
         }
     }
 
@@ -101,6 +102,6 @@ impl Redis {
             let key = self.keys.claim(&claim.claim_id);
             put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
         }
-        self.ask("putting claims", async |redis| put.query_async::<()>(redis).await).await;
+        self.query("putting claims", async |redis| put.query_async::<()>(redis).await).await;
     }
 }

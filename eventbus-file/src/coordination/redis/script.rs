@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::Script;
 
 /// Draws ids above a floor; 0 if the counter is not there and no floor (-1) is given. The key holds the next id.
-pub(super) static DRAW: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static RESERVE_IDS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local next, floor = tonumber(redis.call('GET', KEYS[1]) or 0) or 0, tonumber(ARGV[2])
@@ -21,7 +21,7 @@ return next",
 });
 
 /// Lowers the counter if it is still what it was.
-pub(super) static LOWER: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static LOWER_COUNTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then
@@ -32,7 +32,7 @@ return 1",
 });
 
 /// Makes a claim last, and takes it back where Redis has forgotten it; 0 if it is another worker's.
-pub(super) static RENEW: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static RENEW_CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local held = redis.call('GET', KEYS[1])
@@ -48,7 +48,7 @@ return 1",
 });
 
 /// Removes a claim, or a lock, of this worker; 0 if it is another's.
-pub(super) static RELEASE: LazyLock<Script> = LazyLock::new(|| {
+pub(super) static RELEASE_CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local held = redis.call('GET', KEYS[1])

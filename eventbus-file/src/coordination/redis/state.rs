@@ -6,36 +6,36 @@
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::Redis;
-use crate::{claims::Claim, error::Result, names, queue::Shared, work::event_of};
+use super::RedisCoordinator;
+use crate::{claim_store::Claim, claimed_event::event_of_claim, error::Result, names, queue::QueueInner};
 
 /// How many ranges of ids are on a page, and how many ids they are looked for in.
-const RANGES: usize = 200;
-const IDS: u64 = names::FAR;
+const PAGE_RANGES_MAX: usize = 200;
+const PAGE_IDS_MAX: u64 = names::ID_JUMP_MAX;
 
 /// Ids from one up to another.
-pub(super) type Ids = (u64, u64);
+pub(super) type IdRange = (u64, u64);
 
 /// A page of the state.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Page {
+pub(super) struct StatePage {
     /// From 1.
     pub(super) page: u64,
     #[serde(flatten)]
-    pub(super) told: Told,
+    pub(super) told: StateContent,
 }
 
 /// What is on a page.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Told {
+pub(super) enum StateContent {
     /// Each as `group/handler`.
     Subscribers(Vec<String>),
-    Claims(Vec<ToldClaim>),
+    Claims(Vec<ClaimSummary>),
     /// The ids that have files, of gaps too.
-    Events(Vec<Ids>),
+    Events(Vec<IdRange>),
     /// The events that have results.
-    Results(Vec<Ids>),
+    Results(Vec<IdRange>),
     /// That was all.
     End {
         next_event_id: u64,
@@ -44,7 +44,7 @@ pub(super) enum Told {
 
 /// A live claim; what its owner says about it may be large, and is in the file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct ToldClaim {
+pub(super) struct ClaimSummary {
     claim_id: String,
     epoch: u64,
     worker_id: String,
@@ -52,29 +52,29 @@ pub(super) struct ToldClaim {
     expires_at: OffsetDateTime,
 }
 
-impl From<&Claim> for ToldClaim {
+impl From<&Claim> for ClaimSummary {
     fn from(claim: &Claim) -> Self {
         let (claim_id, worker_id) = (claim.claim_id.clone(), claim.worker_id.clone());
         Self { claim_id, epoch: claim.epoch, worker_id, expires_at: claim.expires_at }
     }
 }
 
-impl Shared {
+impl QueueInner {
     /// The subscribers of this worker, and of those that consume for groups.
-    pub(super) fn all_subscribers(&self) -> Result<Vec<String>> {
+    pub(super) fn list_subscribers(&self) -> Result<Vec<String>> {
         let mut subscribers = self.subscriber_ids();
-        for group in self.known_groups()? {
-            let handlers = self.group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+        for group in self.list_groups()? {
+            let handlers = self.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
             subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
         }
         Ok(subscribers.into_iter().collect())
     }
 
     /// The claims that may be live: an event that has its result is nobody's.
-    pub(super) fn open_claims(&self) -> Result<Vec<String>> {
+    pub(super) fn list_open_claims(&self) -> Result<Vec<String>> {
         let mut open = Vec::new();
-        for id in self.claims.ids()? {
-            let is_done = match event_of(&id) {
+        for id in self.claims.list_ids()? {
+            let is_done = match event_of_claim(&id) {
                 Some(event_id) => self.has_result(event_id)?,
                 None => false,
             };
@@ -85,10 +85,10 @@ impl Shared {
         Ok(open)
     }
 
-    pub(super) fn live_claims(&self, ids: &[String]) -> Vec<Claim> {
+    pub(super) fn load_live_claims(&self, ids: &[String]) -> Vec<Claim> {
         let mut live = Vec::new();
         for id in ids {
-            match self.claims.newest(id) {
+            match self.claims.load_newest(id) {
                 Ok(claim) => live.extend(claim.filter(Claim::is_live)),
                 Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
             }
@@ -97,22 +97,22 @@ impl Shared {
     }
 
     /// Some of the events, from an id on, and where the next page begins.
-    pub(super) fn event_ranges(&self, from: u64) -> Result<(Vec<Ids>, Option<u64>)> {
+    pub(super) fn event_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
         ranges(self.log.ids_from(from)?)
     }
 
     /// The same of results.
-    pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<Ids>, Option<u64>)> {
+    pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
         ranges(self.result_ids(from)?)
     }
 
     /// Of events that another worker told of, the first that is not here, and how many are not.
-    fn unseen_events(&self, told: &[Ids]) -> Result<Option<(u64, u64)>> {
+    fn find_unseen_events(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
         loop {
             let removed = self.log.removed_through()?;
-            let left = told.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
-            let first = left.clone().map(|(from, _)| from).min().unwrap_or_default();
-            let unseen = missing(left, self.log.ids_from(first)?)?;
+            let remaining = reported.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
+            let first = remaining.clone().map(|(from, _)| from).min().unwrap_or_default();
+            let unseen = find_missing(remaining, self.log.ids_from(first)?)?;
             // what was removed meanwhile is not missing
             if unseen.is_none() || self.log.removed_through()? == removed {
                 return Ok(unseen);
@@ -120,18 +120,22 @@ impl Shared {
         }
     }
 
-    fn unseen_results(&self, told: &[Ids]) -> Result<Option<(u64, u64)>> {
-        let first = told.iter().map(|(from, _)| *from).min().unwrap_or_default();
-        missing(told.iter().copied(), self.result_ids(first)?)
+    fn find_unseen_results(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
+        let first = reported.iter().map(|(from, _)| *from).min().unwrap_or_default();
+        find_missing(reported.iter().copied(), self.result_ids(first)?)
     }
 }
 
-impl Redis {
+impl RedisCoordinator {
     /// Looks whether what another worker told of is here, too.
-    pub(super) async fn compare(&self, shared: &std::sync::Arc<Shared>, page: Page) {
+    pub(super) async fn compare_with_files(&self, queue: &std::sync::Arc<QueueInner>, page: StatePage) {
         let (what, unseen) = match page.told {
-            Told::Events(told) => ("events", shared.blocking(move |shared| shared.unseen_events(&told)).await),
-            Told::Results(told) => ("results", shared.blocking(move |shared| shared.unseen_results(&told)).await),
+            StateContent::Events(told) => {
+                ("events", queue.blocking(move |queue| queue.find_unseen_events(&told)).await)
+            }
+            StateContent::Results(told) => {
+                ("results", queue.blocking(move |queue| queue.find_unseen_results(&told)).await)
+            }
             _ => return,
         };
         match unseen {
@@ -139,7 +143,7 @@ impl Redis {
             Ok(Some((first, count))) => {
                 self.metrics.files_unseen.add(count);
                 tracing::error!(
-                    what, first, count, root = %shared.config.root_dir.display(),
+                    what, first, count, root = %queue.config.root_dir.display(),
                     "another worker has files that are not in this folder: it has another folder, or it is not shared at once"
                 );
             }
@@ -149,15 +153,15 @@ impl Redis {
 }
 
 /// Ids as ranges, as many as go on a page, and the id that the next page begins with.
-fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<Ids>, Option<u64>)> {
-    let mut ranges: Vec<Ids> = Vec::new();
+fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<IdRange>, Option<u64>)> {
+    let mut ranges: Vec<IdRange> = Vec::new();
     for id in ids {
         let id = id?;
         let (count, first) = (ranges.len(), ranges.first().map_or(id, |(first, _)| *first));
         match ranges.last_mut() {
-            _ if id - first >= IDS => return Ok((ranges, Some(id))),
+            _ if id - first >= PAGE_IDS_MAX => return Ok((ranges, Some(id))),
             Some((_, last)) if *last + 1 == id => *last = id,
-            _ if count == RANGES => return Ok((ranges, Some(id))),
+            _ if count == PAGE_RANGES_MAX => return Ok((ranges, Some(id))),
             _ => ranges.push((id, id)),
         }
     }
@@ -165,9 +169,12 @@ fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<Ids>, Option<u6
 }
 
 /// Which ids of some ranges are not among others, both sorted: the first, and how many.
-fn missing(told: impl Iterator<Item = Ids>, own: impl Iterator<Item = Result<u64>>) -> Result<Option<(u64, u64)>> {
+fn find_missing(
+    reported: impl Iterator<Item = IdRange>,
+    own: impl Iterator<Item = Result<u64>>,
+) -> Result<Option<(u64, u64)>> {
     let (mut own, mut missing) = (own.peekable(), None::<(u64, u64)>);
-    for (mut next, to) in told {
+    for (mut next, to) in reported {
         let end = to.saturating_add(1);
         while next < end {
             let id = match own.next_if(|id| id.as_ref().map_or(true, |id| *id < end)) {
@@ -198,13 +205,16 @@ mod tests {
         let odd: Vec<u64> = (0..1_000).map(|number| 2 * number + 1).collect();
         let (page, next) = ranges(all(&odd)).unwrap();
         assert_eq!((page.len(), page[199], next), (200, (399, 399), Some(401)));
-        assert_eq!(ranges(all(&[1, IDS, IDS + 1])).unwrap(), (vec![(1, 1), (IDS, IDS)], Some(IDS + 1)));
+        assert_eq!(
+            ranges(all(&[1, PAGE_IDS_MAX, PAGE_IDS_MAX + 1])).unwrap(),
+            (vec![(1, 1), (PAGE_IDS_MAX, PAGE_IDS_MAX)], Some(PAGE_IDS_MAX + 1))
+        );
         assert_eq!(ranges(all(&[])).unwrap(), (vec![], None));
     }
 
     #[test]
     fn what_is_missing_is_counted_however_much_is_told() {
-        let of = |told: &[Ids], own: &[u64]| missing(told.iter().copied(), all(own)).unwrap();
+        let of = |told: &[IdRange], own: &[u64]| find_missing(told.iter().copied(), all(own)).unwrap();
         assert_eq!(of(&[(1, 3), (5, 6)], &[1, 2, 3, 4, 5, 6, 7]), None);
         assert_eq!(of(&[(1, 3), (5, 6)], &[1, 3, 6]), Some((2, 2)));
         assert_eq!(of(&[(1, 3), (5, 9)], &[]), Some((1, 8)));
@@ -215,10 +225,10 @@ mod tests {
 
     #[test]
     fn a_page_comes_back_with_what_is_added_to_messages() {
-        let page = Page { page: 3, told: Told::Events(vec![(1, 3)]) };
+        let page = StatePage { page: 3, told: StateContent::Events(vec![(1, 3)]) };
         let mut data = serde_json::to_value(&page).unwrap();
         assert_eq!(data, serde_json::json!({"page": 3, "events": [[1, 3]]}));
         data["worker_id"] = "another".into();
-        assert_eq!(serde_json::from_value::<Page>(data).unwrap(), page);
+        assert_eq!(serde_json::from_value::<StatePage>(data).unwrap(), page);
     }
 }

@@ -9,10 +9,10 @@ use std::path::Path;
 use redis::{Client, ConnectionInfo};
 
 use super::RedisCoordination;
-use crate::{config::mistake, error::Result};
+use crate::{config::invalid_config, error::Result};
 
 /// Whether a URL asks for TLS, and for one that this build has.
-pub(super) fn is_asked_for(url: &str) -> Result<bool> {
+pub(super) fn has_tls_scheme(url: &str) -> Result<bool> {
     let Some(url) = redis::parse_redis_url(url) else {
         return Ok(false);
     };
@@ -24,7 +24,7 @@ pub(super) fn is_asked_for(url: &str) -> Result<bool> {
         Some("insecure") => "asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead",
         _ => return Ok(true),
     };
-    Err(mistake("redis_url", problem.into()))
+    Err(invalid_config("redis_url", problem.into()))
 }
 
 /// Prepares a client that trusts the authorities of a file, or those of the platform, and shows its certificate if it has
@@ -44,8 +44,8 @@ pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result
     let client_tls = match (client_cert, client_key) {
         (None, None) => None,
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
-        (Some(_), None) => return Err(mistake("tls_cert_file", "is set without `tls_key_file`".into())),
-        (None, Some(_)) => return Err(mistake("tls_key_file", "is set without `tls_cert_file`".into())),
+        (Some(_), None) => return Err(invalid_config("tls_cert_file", "is set without `tls_key_file`".into())),
+        (None, Some(_)) => return Err(invalid_config("tls_key_file", "is set without `tls_cert_file`".into())),
     };
     let build = |client_tls| {
         let certificates = TlsCertificates { client_tls, root_cert: root_cert.clone() };
@@ -55,7 +55,7 @@ pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result
     build(client_tls).map_err(|error| {
         // which of the files is to blame is known only by leaving the others out
         let blamed = if shows_one && build(None).is_ok() { "tls_cert_file" } else { "tls_ca_file" };
-        mistake(blamed, format!("cannot be used: {error}"))
+        invalid_config(blamed, format!("cannot be used: {error}"))
     })
 }
 
@@ -65,7 +65,7 @@ fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<
     let Some(file) = file else {
         return Ok(None);
     };
-    let unusable = |problem: String| mistake(setting, format!("({}) {problem}", file.display()));
+    let unusable = |problem: String| invalid_config(setting, format!("({}) {problem}", file.display()));
     let pem = std::fs::read_to_string(file).map_err(|error| unusable(format!("cannot be read: {error}")))?;
     // the kinds of keys are named before that: `RSA PRIVATE KEY`
     let is_there = pem.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(&format!("{kind}-----")));
@@ -78,5 +78,5 @@ fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<
 /// What asks for TLS does not get this far.
 #[cfg(not(feature = "tls"))]
 pub(super) fn client(_: &ConnectionInfo, _: &RedisCoordination) -> Result<Client> {
-    Err(mistake("redis_url", "asks for TLS, which this build has not".into()))
+    Err(invalid_config("redis_url", "asks for TLS, which this build has not".into()))
 }

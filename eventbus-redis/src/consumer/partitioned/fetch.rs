@@ -10,68 +10,70 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{StopSignal, Taken};
+use eventbus::port::{InFlightEntry, StopSignal};
 use redis::{RedisError, RedisResult, Value, from_redis_value};
 
 use super::{
-    Partitioned,
-    owned::{Behind, Readable},
+    PartitionedConsumer,
+    owned_partitions::{CatchUp, ReadablePartition},
 };
 use crate::{
     command,
     connection::CommandError,
     consumer::{
         Consumer,
-        intake::Retaken,
-        read::{Connected, POLL, Reading, SLICE, sent},
+        read::{READ_BLOCK_MAX, ReaderConnection, ReaderState, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
+        receive::ReclaimedEntries,
     },
     entry_id::EntryId,
     script,
 };
 
-impl Partitioned {
+impl PartitionedConsumer {
     /// Fetches entries while there is room for them, until it is to stop.
     pub(super) async fn fetch(&self, stop: &StopSignal) {
-        let mut reading = self.front.reading(stop);
+        let mut state = self.group_consumer.new_reader_state(stop);
         while !stop.is_stopped() {
-            let ended = self.session(&mut reading).await;
-            self.front.hand.more_follows(false);
+            let ended = self.run_session(&mut state).await;
+            self.group_consumer.in_flight.set_has_more(false);
             let Err(error) = ended else {
                 break;
             };
-            self.owned().read_all_again();
-            self.front.interrupted(&mut reading, &error).await;
+            self.owned().restart_all();
+            self.group_consumer.wait_after_error(&mut state, &error).await;
         }
     }
 
     /// Reads until it is to stop, or something goes wrong.
-    async fn session(&self, reading: &mut Reading<'_>) -> RedisResult<()> {
-        let stop = reading.stop;
+    async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
+        let stop = state.stop;
         let mut connected = tokio::select! {
-            connected = self.front.connect(reading) => connected?,
+            connected = self.group_consumer.connect(state) => connected?,
             () = stop.stopped() => return Ok(()),
         };
-        self.make_groups().await.map_err(sent)?;
-        self.front.hold_back().await.map_err(sent)?;
+        self.create_groups().await.map_err(to_redis_error)?;
+        self.group_consumer.block_streams_in_backlog().await.map_err(to_redis_error)?;
         loop {
             let room = tokio::select! {
-                room = self.front.hand.room() => room,
+                room = self.group_consumer.in_flight.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            if self.catch_up(room).await.map_err(sent)? {
+            if self.catch_up(room).await.map_err(to_redis_error)? {
                 continue;
             }
-            self.take(room).await.map_err(sent)?;
-            reading.trouble.is_over();
-            if self.owned().has_read() && self.front.is_behind_backlog().await.map_err(sent)? {
-                self.owned().read_all_again(); // after the backlog
-                self.front.wait_for_backlog(stop).await.map_err(sent)?;
+            self.read_partitions(room).await.map_err(to_redis_error)?;
+            state.outage_log.record_success();
+            if self.owned().has_buffered()
+                && self.group_consumer.must_wait_for_backlog().await.map_err(to_redis_error)?
+            {
+                self.owned().restart_all(); // after the backlog
+                self.group_consumer.wait_for_backlog(stop).await.map_err(to_redis_error)?;
                 continue;
             }
-            let poured = self.pour(room);
-            self.front.hand.more_follows(poured > 0);
-            if poured == 0 && self.owned().behind().is_empty() {
-                self.wait(&mut connected, stop).await?;
+            let received_count = self.receive_buffered(room);
+            self.group_consumer.in_flight.set_has_more(received_count > 0);
+            if received_count == 0 && self.owned().list_catching_up().is_empty() {
+                self.wait_for_entries(&mut connected, stop).await?;
             }
             if stop.is_stopped() {
                 return Ok(());
@@ -80,109 +82,117 @@ impl Partitioned {
     }
 
     /// Makes the group in every partition, owned or not: whatever is published, the group is to get it.
-    async fn make_groups(&self) -> Result<(), CommandError> {
-        for part in &self.shared().partitions {
-            let is_new: bool = self.shared().link.rerun(&part.create_listed_group(&self.front.group)).await?;
-            self.front.tell_created(is_new);
+    async fn create_groups(&self) -> Result<(), CommandError> {
+        for part in &self.bus().partitions {
+            let is_new: bool = self
+                .bus()
+                .connection
+                .run_idempotent(&part.create_joined_group_script(&self.group_consumer.group))
+                .await?;
+            self.group_consumer.log_group_created(is_new);
         }
         Ok(())
     }
 
     /// Takes some of what is pending in hand. False: there is nothing that is not.
     async fn catch_up(&self, room: usize) -> Result<bool, CommandError> {
-        let behind = self.owned().behind();
+        let behind = self.owned().list_catching_up();
         if behind.is_empty() {
             return Ok(false);
         }
         let mut found = Vec::new();
         for behind in behind {
-            match self.pending(&behind, room).await {
+            match self.load_pending(&behind, room).await {
                 Ok((to, retaken)) => {
-                    let has_ended = behind.is_recovered;
-                    found.push((behind, to, retaken.of_processes(std::iter::repeat(has_ended))));
+                    let has_ended = behind.owner_crashed;
+                    found.push((behind, to, retaken.with_owner_ended(std::iter::repeat(has_ended))));
                 }
-                Err(error) => self.refused(&behind.consumer, error).await?,
+                Err(error) => self.handle_refusal(&behind.consumer, error).await?,
             }
         }
         let mut owned = self.owned();
-        let mut taken: Vec<Taken> = Vec::new();
+        let mut received: Vec<InFlightEntry> = Vec::new();
         for (behind, to, retaken) in found {
-            if !owned.caught_up(&behind, to, retaken.ids()) {
+            if !owned.record_catch_up(&behind, to, retaken.ids()) {
                 continue;
             }
-            let again = behind.consumer.examine_again(retaken);
-            if behind.is_recovered {
-                behind.consumer.tell_recovered(again.len());
+            let again = behind.consumer.prepare_reclaimed(retaken);
+            if behind.owner_crashed {
+                behind.consumer.log_recovered(again.len());
             }
-            taken.extend(again);
+            received.extend(again);
         }
-        taken.sort_by_cached_key(|taken| taken.id.as_str().parse::<EntryId>().unwrap_or(EntryId::ZERO));
-        self.front.hand.add(taken);
+        received.sort_by_cached_key(|taken| taken.id.as_str().parse::<EntryId>().unwrap_or(EntryId::ZERO));
+        self.group_consumer.in_flight.add(received);
         Ok(true)
     }
 
     /// Entries that are pending in a partition and not in hand, and from where to go on.
-    async fn pending(&self, behind: &Behind, room: usize) -> Result<(Option<String>, Retaken), CommandError> {
-        let part = &behind.consumer;
-        if let (Some(reader), Some(fence)) = (behind.new_reader, &part.fence) {
-            let mut begin = script::BEGIN_READING.text(true).key(&fence.lease);
+    async fn load_pending(
+        &self,
+        catch_up: &CatchUp,
+        room: usize,
+    ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
+        let part = &catch_up.consumer;
+        if let (Some(reader), Some(fence)) = (catch_up.new_generation, &part.fencing_token) {
+            let mut begin = script::REGISTER_PARTITION_READER.select(true).key(&fence.lease_key);
             begin.arg(reader);
-            part.rerun::<u64>(begin).await?;
+            part.run_idempotent::<u64>(begin).await?;
         }
-        let count = room.min(self.shared().config.batch_size).min(command::TOGETHER);
-        part.pending_again(&behind.from, count).await
+        let count = room.min(self.bus().config.batch_size).min(command::SCRIPT_BATCH_MAX);
+        part.reclaim_own_page(&catch_up.from, count).await
     }
 
     /// Reads from the partitions of which nothing is left.
-    async fn take(&self, room: usize) -> Result<(), CommandError> {
-        let readable = self.owned().readable();
+    async fn read_partitions(&self, room: usize) -> Result<(), CommandError> {
+        let readable = self.owned().list_readable();
         if readable.is_empty() {
             return Ok(());
         }
-        let count = room.min(self.shared().config.batch_size);
-        let mut take = script::TAKE.prepare_invoke();
-        take.arg(self.front.group.as_str()).arg(count);
-        for Readable { consumer, reader } in &readable {
-            if let Some(fence) = &consumer.fence {
-                take.key(&consumer.shared.stream).key(&fence.lease).arg(&fence.epoch).arg(*reader);
+        let count = room.min(self.bus().config.batch_size);
+        let mut take = script::READ_PARTITIONS.prepare_invoke();
+        take.arg(self.group_consumer.group.as_str()).arg(count);
+        for ReadablePartition { consumer, read_generation: reader } in &readable {
+            if let Some(fence) = &consumer.fencing_token {
+                take.key(&consumer.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
             }
         }
         // only once: what a first reply had that was lost would be overtaken
-        let replies: Vec<Value> = self.shared().link.run_soon(&take).await?;
+        let replies: Vec<Value> = self.bus().connection.run_with_short_timeout(&take).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
                 Value::Array(entries) => {
-                    let entries: Vec<_> = entries.into_iter().map(command::entry).collect::<RedisResult<_>>()?;
+                    let entries: Vec<_> = entries.into_iter().map(command::parse_entry).collect::<RedisResult<_>>()?;
                     let has_more = entries.len() >= count;
-                    self.owned().read(&of, entries, has_more);
+                    self.owned().buffer_entries(&of, entries, has_more);
                 }
                 refusal => {
                     let refusal: String = from_redis_value(refusal).map_err(RedisError::from)?;
-                    self.not_taken(&of.consumer, &refusal).await?;
+                    self.handle_read_refusal(&of.consumer, &refusal).await?;
                 }
             }
         }
         Ok(())
     }
 
-    async fn not_taken(&self, part: &Arc<Consumer>, refusal: &str) -> Result<(), CommandError> {
+    async fn handle_read_refusal(&self, part: &Arc<Consumer>, refusal: &str) -> Result<(), CommandError> {
         if refusal == "FENCED" {
-            self.owned().lost(part);
-            self.lost.notify_one();
+            self.owned().mark_lost(part);
+            self.partition_lost.notify_one();
         } else {
-            part.make_group_anew().await?;
-            self.front.is_past_backlog.store(false, Ordering::Release);
-            self.owned().read_again(part);
+            part.recreate_group().await?;
+            self.group_consumer.has_passed_backlog.store(false, Ordering::Release);
+            self.owned().restart_partition(part);
         }
         Ok(())
     }
 
     /// Takes what was read in hand, as far as there is room; says how many entries.
-    fn pour(&self, room: usize) -> usize {
+    fn receive_buffered(&self, room: usize) -> usize {
         let mut owned = self.owned();
         let mut entries = Vec::new();
         while entries.len() < room
-            && let Some(next) = owned.next()
+            && let Some(next) = owned.pop_oldest()
         {
             entries.push(next);
         }
@@ -190,34 +200,34 @@ impl Partitioned {
             return 0;
         }
         let count = entries.len();
-        let taken = entries.into_iter().filter_map(|(part, entry)| part.examine(entry, None));
-        self.front.hand.add(taken);
+        let received = entries.into_iter().filter_map(|(part, entry)| part.prepare_entry(entry, None));
+        self.group_consumer.in_flight.add(received);
         count
     }
 
     /// Waits until there may be something to read.
-    async fn wait(&self, connected: &mut Connected, stop: &StopSignal) -> RedisResult<()> {
+    async fn wait_for_entries(&self, connected: &mut ReaderConnection, stop: &StopSignal) -> RedisResult<()> {
         let changed = async {
             tokio::select! {
-                () = self.changed.notified() => {}
+                () = self.partitions_changed.notified() => {}
                 () = stop.stopped() => {}
             }
         };
-        let config = &self.shared().config;
+        let config = &self.bus().config;
         let block = Duration::from_millis(config.block_ms);
-        let ends = self.owned().ends();
+        let ends = self.owned().list_wait_positions();
         if ends.is_empty() {
             changed.await;
             return Ok(());
         }
         if config.single_connection_client {
-            drop(tokio::time::timeout(POLL.min(block), changed).await);
+            drop(tokio::time::timeout(SINGLE_CONNECTION_POLL_INTERVAL.min(block), changed).await);
             return Ok(());
         }
-        let wait = command::wait_for_any(&ends, block.min(SLICE));
-        let seen = self.front.read_to_the_end(connected, &wait, changed).await?;
-        for (stream, id) in command::last_ids(seen)? {
-            self.owned().seen(&stream, id);
+        let wait = command::wait_for_any(&ends, block.min(READ_BLOCK_MAX));
+        let seen = self.group_consumer.read_or_unblock(connected, &wait, changed).await?;
+        for (stream, id) in command::parse_last_ids(seen)? {
+            self.owned().record_last_id(&stream, id);
         }
         Ok(())
     }

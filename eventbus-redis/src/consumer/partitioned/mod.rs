@@ -5,10 +5,10 @@
 //! gets everything that is pending there, in order, before it reads on. Whoever loses a partition forgets all it has of
 //! it.
 
+mod coordinator;
 mod fetch;
-mod keep;
-mod owned;
-mod share;
+mod owned_partitions;
+mod rebalance;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,69 +17,69 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{Hand, StopSignal},
+    port::{InFlight, StopSignal},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use self::owned::Owned;
+use self::owned_partitions::OwnedPartitions;
 use super::Consumer;
-use crate::{bus::Shared, command, connection::CommandError};
+use crate::{bus::BusInner, command, connection::CommandError};
 
 /// The consumer of one group.
-struct Partitioned {
+struct PartitionedConsumer {
     /// What it would be without partitions. It has the hand and knows the handlers; it reads nothing itself.
-    front: Consumer,
-    owned: Mutex<Owned>,
+    group_consumer: Consumer,
+    owned: Mutex<OwnedPartitions>,
     /// Tells the reader that it has other partitions than before.
-    changed: Notify,
+    partitions_changed: Notify,
     /// Tells the keeper that a partition was lost.
-    lost: Notify,
+    partition_lost: Notify,
 }
 
 /// Hands the group its events until it is stopped; connects anew as often as it must.
-pub(super) async fn consume(shared: Arc<Shared>, group: Name, hand: Arc<Hand>, stop: StopSignal) {
-    let consumer = Partitioned {
-        front: Consumer::new(shared, group, hand),
+pub(super) async fn consume(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>, stop: StopSignal) {
+    let consumer = PartitionedConsumer {
+        group_consumer: Consumer::new(bus, group, in_flight),
         owned: Mutex::default(),
-        changed: Notify::new(),
-        lost: Notify::new(),
+        partitions_changed: Notify::new(),
+        partition_lost: Notify::new(),
     };
-    let desk = consumer.front.desk();
+    let context = consumer.group_consumer.group_context();
     let ended = CancellationToken::new();
     let work = async {
-        let trim = consumer.front.trim(&stop, || consumer.owned().streams());
-        let release = consumer.front.release(&stop);
-        tokio::join!(consumer.front.hand.work(&desk, &stop), consumer.fetch(&stop), release, trim);
+        let trim = consumer.group_consumer.trim(&stop, || consumer.owned().streams());
+        let release = consumer.group_consumer.unblock_streams(&stop);
+        tokio::join!(consumer.group_consumer.in_flight.work(&context, &stop), consumer.fetch(&stop), release, trim);
         ended.cancel();
     };
-    tokio::join!(work, consumer.keep(&ended));
+    tokio::join!(work, consumer.run_coordinator(&ended));
 }
 
-impl Partitioned {
-    fn owned(&self) -> MutexGuard<'_, Owned> {
+impl PartitionedConsumer {
+    fn owned(&self) -> MutexGuard<'_, OwnedPartitions> {
         self.owned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn shared(&self) -> &Arc<Shared> {
-        &self.front.shared
+    fn bus(&self) -> &Arc<BusInner> {
+        &self.group_consumer.bus
     }
 
     /// How long it owns a partition without a sign of life.
-    fn lease(&self) -> Duration {
-        Duration::from_millis(self.shared().config.partition_lease_ms)
+    fn lease_duration(&self) -> Duration {
+        Duration::from_millis(self.bus().config.partition_lease_ms)
     }
 
     /// Does what is to be done when the server refuses something about a partition; any other error is the caller's.
-    async fn refused(&self, part: &Arc<Consumer>, error: CommandError) -> Result<(), CommandError> {
+    async fn handle_refusal(&self, part: &Arc<Consumer>, error: CommandError) -> Result<(), CommandError> {
         if command::is_fenced(&error) {
-            self.owned().lost(part);
-            self.lost.notify_one();
+            self.owned().mark_lost(part);
+            self.partition_lost.notify_one();
             return Ok(());
         }
-        if command::is_no_group(&error) {
-            part.make_group_anew().await?;
-            self.owned().read_again(part);
+        if command::is_group_missing(&error) {
+            part.recreate_group().await?;
+            self.owned().restart_partition(part);
             return Ok(());
         }
         Err(error)

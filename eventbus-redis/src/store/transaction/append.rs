@@ -11,17 +11,17 @@ use crate::{
     connection::boxed,
     store::{
         RedisEventStore,
-        append::{check, write_events},
+        append::{check_append, write_events},
     },
 };
 
 /// Events that the commit adds to a stream.
 #[derive(Debug)]
-pub(super) struct Appended {
+pub(super) struct PlannedAppend {
     stream: StreamId,
     /// What is in the stream, and what this transaction has put behind it before.
-    before: Version,
-    own: usize,
+    stored_version: Version,
+    already_planned: usize,
     events: Vec<NewEvent>,
     recorded_at: OffsetDateTime,
     recorded: Vec<RecordedEvent>,
@@ -58,7 +58,7 @@ impl RedisEventStore {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let append = Append { stream: stream.clone(), expected, events };
-        if !check(&append)? {
+        if !check_append(&append)? {
             return Ok(Vec::new());
         }
         let refused =
@@ -66,19 +66,23 @@ impl RedisEventStore {
         if transaction.store.id() != self.id() {
             return Err(refused(RedisTransactionError::OtherStore));
         }
-        transaction.ensure_live("append_in").map_err(refused)?;
+        transaction.ensure_not_in_shadow("append_in").map_err(refused)?;
         transaction.append(append).await
     }
 
     /// The records of events that are stored, if these are.
-    async fn stored(&self, stream: &StreamId, events: &[NewEvent]) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+    async fn find_stored(
+        &self,
+        stream: &StreamId,
+        events: &[NewEvent],
+    ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
         let mut ask = redis::cmd("HMGET");
         ask.arg(self.keys().ids());
         for event in events {
             ask.arg(event.event_id().as_uuid().as_bytes());
         }
         let found: Vec<Option<u64>> =
-            self.link().query(&ask).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+            self.connection().query(&ask).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
         let positions: Vec<u64> = found.into_iter().flatten().collect();
         if positions.is_empty() {
             return Ok(None);
@@ -96,13 +100,13 @@ impl RedisTransaction {
         if let Some(first) = first_result(&stream, &ids, again)? {
             return Ok(first);
         }
-        if let Some(first) = self.store.stored(&stream, &events).await? {
+        if let Some(first) = self.store.find_stored(&stream, &events).await? {
             return Ok(first);
         }
         let of_stream = || self.appends.iter().filter(|appended| appended.stream == stream);
         let own = of_stream().map(|appended| appended.events.len()).sum();
         let before = match of_stream().next() {
-            Some(appended) => appended.before,
+            Some(appended) => appended.stored_version,
             None => self.store.stream_version(&stream).await.map_err(|error| match error {
                 ReadError::Unavailable(source) => AppendError::Unavailable(source),
                 corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
@@ -118,29 +122,38 @@ impl RedisTransaction {
             record.with_recorded_at(Some(recorded_at))
         };
         let recorded: Vec<_> = events.iter().enumerate().map(place).collect();
-        self.appends.push(Appended { stream, before, own, events, recorded_at, recorded: recorded.clone() });
+        self.appends.push(PlannedAppend {
+            stream,
+            stored_version: before,
+            already_planned: own,
+            events,
+            recorded_at,
+            recorded: recorded.clone(),
+        });
         Ok(recorded)
     }
 
     /// What must still hold of what is to be appended, and what that is.
-    pub(super) fn look_at_appends(&self, program: &mut Program) {
+    pub(super) fn add_append_checks(&self, program: &mut Program) {
         let keys = self.store.keys();
-        for Appended { stream, before, own, events, recorded_at, .. } in &self.appends {
+        for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in
+            &self.appends
+        {
             let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
-            program.word("events").key(&keys.feed()).key(&keys.ids()).key(&key);
-            program.word(before.to_string()).word(own.to_string());
-            program.word(self.store.told().position().to_string());
-            program.word(stream.aggregate_type().as_str()).word(stream.aggregate_id().as_str());
-            write_events(events, *recorded_at, &self.store.shared.listed, |word| program.push(word));
+            program.arg("events").key(&keys.feed()).key(&keys.ids()).key(&key);
+            program.arg(before.to_string()).arg(own.to_string());
+            program.arg(self.store.acknowledged().position().to_string());
+            program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
+            write_events(events, *recorded_at, &self.store.inner.known_event_types, |word| program.push_arg(word));
         }
     }
 
     /// The commit has appended, up to a position.
-    pub(super) fn has_appended(&self, last: &str) {
+    pub(super) fn record_append(&self, last: &str) {
         if let (false, Ok(last)) = (self.appends.is_empty(), last.parse::<u64>()) {
-            self.store.shared.listed.add_all(self.appends.iter().flat_map(|appended| &appended.events));
-            self.store.told().raise(last.into());
-            self.store.signal().notify();
+            self.store.inner.known_event_types.add_all(self.appends.iter().flat_map(|appended| &appended.events));
+            self.store.acknowledged().raise_to(last.into());
+            self.store.append_signal().notify();
         }
     }
 }

@@ -4,12 +4,12 @@ use redis::ToSingleRedisArg;
 
 use super::{
     RedisTransaction, RedisTransactionError,
-    tables::{check_key, tables},
-    written::Known,
+    tables::{check_key, parse_tables},
+    write_set::PredictedValue,
 };
 
 /// The most arguments of one command: a script can pass on no more than some thousand.
-const MOST_ARGUMENTS: usize = 1_000;
+const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 
 /// A command that the commit sends.
 #[derive(Debug, Clone)]
@@ -17,13 +17,13 @@ pub(crate) struct Effect {
     /// As the server knows it.
     pub(crate) key: String,
     /// As the transaction calls it.
-    pub(crate) named: String,
+    pub(crate) logical_key: String,
     pub(crate) undo: Undo,
     pub(crate) name: String,
     /// What follows the key.
     pub(crate) args: Vec<Vec<u8>>,
     /// Whether it was named by the user, so that the server is to be asked about it.
-    pub(crate) is_general: bool,
+    pub(crate) needs_command_check: bool,
 }
 
 /// What an effect may change, and so what is remembered of it.
@@ -42,7 +42,7 @@ pub(crate) enum Undo {
 }
 
 impl Undo {
-    pub(crate) const fn word(self) -> &'static str {
+    pub(crate) const fn as_arg(self) -> &'static str {
         match self {
             Self::Field => "field",
             Self::Member => "member",
@@ -52,12 +52,12 @@ impl Undo {
         }
     }
 
-    pub(crate) const fn puts_aside(self) -> bool {
+    pub(crate) const fn needs_backup(self) -> bool {
         matches!(self, Self::Key | Self::Drop)
     }
 }
 
-pub(crate) fn bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
+pub(crate) fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
     argument.to_redis_args().into_iter().next().unwrap_or_default()
 }
 
@@ -72,8 +72,8 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn hincrby(&mut self, key: &str, field: &str, by: i64) -> Result<(), RedisTransactionError> {
-        self.effect(key, Undo::Field, "HINCRBY", vec![field.into(), bytes(by)])?;
-        self.written.add_to_field(key, field.as_bytes(), by);
+        self.push_effect(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)])?;
+        self.write_set.add_to_field(key, field.as_bytes(), by);
         Ok(())
     }
 
@@ -83,8 +83,8 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) -> Result<(), RedisTransactionError> {
-        self.effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), bytes(by)])?;
-        self.written.set_field(key, field.as_bytes(), Known::Unclear);
+        self.push_effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Unknown);
         Ok(())
     }
 
@@ -93,9 +93,9 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
-        let value = bytes(value);
-        self.effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()])?;
-        self.written.set_field(key, field.as_bytes(), Known::Is(Some(value)));
+        let value = to_bytes(value);
+        self.push_effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(Some(value)));
         Ok(())
     }
 
@@ -104,8 +104,8 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn hdel(&mut self, key: &str, field: &str) -> Result<(), RedisTransactionError> {
-        self.effect(key, Undo::Field, "HDEL", vec![field.into()])?;
-        self.written.set_field(key, field.as_bytes(), Known::Is(None));
+        self.push_effect(key, Undo::Field, "HDEL", vec![field.into()])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(None));
         Ok(())
     }
 
@@ -114,9 +114,9 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
-        let value = bytes(value);
-        self.effect(key, Undo::Key, "SET", vec![value.clone()])?;
-        self.written.set(key, Known::Is(Some(value)));
+        let value = to_bytes(value);
+        self.push_effect(key, Undo::Key, "SET", vec![value.clone()])?;
+        self.write_set.set_value(key, PredictedValue::Exactly(Some(value)));
         Ok(())
     }
 
@@ -125,8 +125,8 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn incrby(&mut self, key: &str, by: i64) -> Result<(), RedisTransactionError> {
-        self.effect(key, Undo::Key, "INCRBY", vec![bytes(by)])?;
-        self.written.add(key, by);
+        self.push_effect(key, Undo::Key, "INCRBY", vec![to_bytes(by)])?;
+        self.write_set.add_to_value(key, by);
         Ok(())
     }
 
@@ -135,8 +135,8 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn del(&mut self, key: &str) -> Result<(), RedisTransactionError> {
-        self.effect(key, Undo::Drop, "DEL", Vec::new())?;
-        self.written.set(key, Known::Is(None));
+        self.push_effect(key, Undo::Drop, "DEL", Vec::new())?;
+        self.write_set.set_value(key, PredictedValue::Exactly(None));
         Ok(())
     }
 
@@ -145,7 +145,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn sadd(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
-        self.unclear(key, Undo::Member, "SADD", vec![bytes(member)])
+        self.push_blind_write(key, Undo::Member, "SADD", vec![to_bytes(member)])
     }
 
     /// Removes a member from a set.
@@ -153,7 +153,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn srem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
-        self.unclear(key, Undo::Member, "SREM", vec![bytes(member)])
+        self.push_blind_write(key, Undo::Member, "SREM", vec![to_bytes(member)])
     }
 
     /// Gives a member of a sorted set its score.
@@ -161,7 +161,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn zadd(&mut self, key: &str, member: impl ToSingleRedisArg, score: f64) -> Result<(), RedisTransactionError> {
-        self.unclear(key, Undo::Score, "ZADD", vec![bytes(score), bytes(member)])
+        self.push_blind_write(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)])
     }
 
     /// Adds to the score of a member of a sorted set, which counts from 0.
@@ -169,7 +169,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) -> Result<(), RedisTransactionError> {
-        self.unclear(key, Undo::Score, "ZINCRBY", vec![bytes(by), bytes(member)])
+        self.push_blind_write(key, Undo::Score, "ZINCRBY", vec![to_bytes(by), to_bytes(member)])
     }
 
     /// Removes a member from a sorted set.
@@ -177,7 +177,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key cannot be one here.
     pub fn zrem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
-        self.unclear(key, Undo::Score, "ZREM", vec![bytes(member)])
+        self.push_blind_write(key, Undo::Score, "ZREM", vec![to_bytes(member)])
     }
 
     /// Any other command that writes to one key, which stands right behind its name: `command("RPUSH", "log", ["a"])`.
@@ -194,37 +194,56 @@ impl RedisTransaction {
         arguments: impl IntoIterator<Item = A>,
     ) -> Result<(), RedisTransactionError> {
         let name = name.to_ascii_uppercase();
-        let args: Vec<_> = arguments.into_iter().map(bytes).collect();
-        if args.len() > MOST_ARGUMENTS {
+        let args: Vec<_> = arguments.into_iter().map(to_bytes).collect();
+        if args.len() > COMMAND_ARGUMENTS_MAX {
             let reason = "it has more than 1,000 arguments";
             return Err(RedisTransactionError::InvalidCommand { command: name, reason });
         }
-        self.unclear(key, Undo::Key, &name, args)?;
+        self.push_blind_write(key, Undo::Key, &name, args)?;
         if let Some(effect) = self.effects.last_mut() {
-            effect.is_general = true;
+            effect.needs_command_check = true;
         }
         Ok(())
     }
 
-    fn unclear(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) -> Result<(), RedisTransactionError> {
-        self.effect(key, undo, name, args)?;
-        self.written.set(key, Known::Unclear);
+    fn push_blind_write(
+        &mut self,
+        key: &str,
+        undo: Undo,
+        name: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, undo, name, args)?;
+        self.write_set.set_value(key, PredictedValue::Unknown);
         Ok(())
     }
 
-    fn effect(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) -> Result<(), RedisTransactionError> {
+    fn push_effect(
+        &mut self,
+        key: &str,
+        undo: Undo,
+        name: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(), RedisTransactionError> {
         check_key(key)?;
-        let place = match &self.shadow {
-            None => self.store.keys().live(key),
-            Some(shadow) if tables(shadow)?.iter().any(|table| table.contains(key)) => {
-                self.store.keys().copy(&shadow.name, key)
+        let stored_key = match &self.shadow {
+            None => self.store.keys().live_key(key),
+            Some(shadow) if parse_tables(shadow)?.iter().any(|table| table.contains(key)) => {
+                self.store.keys().shadow_copy(&shadow.name, key)
             }
             Some(shadow) => {
                 let (key, shadow) = (key.to_owned(), shadow.name.to_string());
                 return Err(RedisTransactionError::NotInTables { key, shadow });
             }
         };
-        self.effects.push(Effect { key: place, named: key.into(), undo, name: name.into(), args, is_general: false });
+        self.effects.push(Effect {
+            key: stored_key,
+            logical_key: key.into(),
+            undo,
+            name: name.into(),
+            args,
+            needs_command_check: false,
+        });
         Ok(())
     }
 }

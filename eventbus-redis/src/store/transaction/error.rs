@@ -26,7 +26,7 @@ pub enum RedisTransactionError {
     },
     /// The transaction has written the key in a way whose outcome only the server knows: read it before.
     #[error("key `{key}` is written in this transaction, what will be there is not known before the commit")]
-    WrittenHere {
+    ReadAfterBlindWrite {
         /// The key, without the store's prefix.
         key: String,
     },
@@ -57,7 +57,7 @@ pub enum RedisTransactionError {
     },
     /// The role has passed to somebody else, or somebody else has moved the checkpoint or noted the delivery.
     #[error("somebody else has the role, or did the same before: nothing is committed")]
-    Lost,
+    Superseded,
     /// It took too long, and others may have gone on.
     #[error("the transaction took longer than {limit:?}, the `transaction_timeout`: nothing is committed")]
     TimedOut {

@@ -4,13 +4,13 @@
 //! and the claims of deliveries in that same step, so what was to be written twice is not written at all.
 
 mod append;
-mod claims;
 mod commit;
 mod effects;
 mod error;
-mod reads;
+mod locks;
+mod read_set;
 mod tables;
-mod written;
+mod write_set;
 
 use std::{any::Any, fmt};
 
@@ -21,16 +21,16 @@ use eventbus::{
 };
 
 pub(crate) use commit::Program;
-pub(crate) use effects::{Effect, Undo, bytes};
+pub(crate) use effects::{Effect, Undo, to_bytes};
 pub use error::RedisTransactionError;
-pub(crate) use tables::{Table, pattern, tables};
+pub(crate) use tables::{Table, parse_tables, scan_pattern};
 
 use super::RedisEventStore;
-use crate::script::store::{ADVANCE, IS_FIRST};
-use append::Appended;
-use claims::Claims;
-use reads::Read;
-use written::Written;
+use crate::script::store::{LOCK_CHECKPOINT, LOCK_DELIVERY};
+use append::PlannedAppend;
+use locks::TransactionLocks;
+use read_set::TrackedRead;
+use write_set::WriteSet;
 
 /// An open transaction of a [`RedisEventStore`]: what handlers and projections take by `&mut`, or
 /// [`begin_transaction`](RedisEventStore::begin_transaction) begins.
@@ -73,19 +73,19 @@ use written::Written;
 pub struct RedisTransaction {
     store: RedisEventStore,
     shadow: Option<Shadow>,
-    claims: Claims,
+    locks: TransactionLocks,
     effects: Vec<Effect>,
-    reads: Vec<Read>,
-    written: Written,
-    notes: Vec<Vec<u8>>,
-    moves: Vec<Move>,
-    replacing: Vec<Replacing>,
-    appends: Vec<Appended>,
+    read_set: Vec<TrackedRead>,
+    write_set: WriteSet,
+    handled_deliveries: Vec<Vec<u8>>,
+    checkpoint_moves: Vec<CheckpointMove>,
+    shadow_swaps: Vec<ShadowSwap>,
+    appends: Vec<PlannedAppend>,
 }
 
 /// A checkpoint on its way.
 #[derive(Debug)]
-struct Move {
+struct CheckpointMove {
     lease: Lease,
     from: Position,
     to: Position,
@@ -93,13 +93,13 @@ struct Move {
 
 /// Copies that take the place of keys.
 #[derive(Debug)]
-pub(crate) struct Replacing {
+pub(crate) struct ShadowSwap {
     pub(crate) shadow: Name,
     pub(crate) position: Position,
     /// Each copy and the key that it replaces; where there is no copy, there will be no key.
     pub(crate) swaps: Vec<(String, String)>,
     /// Keys that the copies have not.
-    pub(crate) gone: Vec<String>,
+    pub(crate) removed_keys: Vec<String>,
 }
 
 impl RedisEventStore {
@@ -130,18 +130,18 @@ impl RedisTransaction {
         Self {
             store: store.clone(),
             shadow,
-            claims: Claims::new(store.clone()),
+            locks: TransactionLocks::new(store.clone()),
             effects: Vec::new(),
-            reads: Vec::new(),
-            written: Written::default(),
-            notes: Vec::new(),
-            moves: Vec::new(),
-            replacing: Vec::new(),
+            read_set: Vec::new(),
+            write_set: WriteSet::default(),
+            handled_deliveries: Vec::new(),
+            checkpoint_moves: Vec::new(),
+            shadow_swaps: Vec::new(),
             appends: Vec::new(),
         }
     }
 
-    fn ensure_live(&self, what: &'static str) -> Result<(), RedisTransactionError> {
+    fn ensure_not_in_shadow(&self, what: &'static str) -> Result<(), RedisTransactionError> {
         if self.shadow.is_some() { Err(RedisTransactionError::InShadow { what }) } else { Ok(()) }
     }
 }
@@ -153,11 +153,11 @@ impl Transaction for RedisTransaction {
     }
 
     fn is_late(&self) -> bool {
-        self.claims.is_late()
+        self.locks.is_timed_out()
     }
 
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
-        if let Some(moved) = self.moves.iter_mut().find(|moved| moved.lease.role == lease.role) {
+        if let Some(moved) = self.checkpoint_moves.iter_mut().find(|moved| moved.lease.role == lease.role) {
             let goes_on = moved.lease == *lease && moved.to == from;
             if goes_on {
                 moved.to = to;
@@ -171,49 +171,49 @@ impl Transaction for RedisTransaction {
             None => (keys.checkpoint(&lease.role), "text"),
         };
         // a former owner is fenced: nobody waits for it
-        let claim = keys.claim("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
-        let mut script = ADVANCE.prepare_invoke();
+        let claim = keys.transaction_lock("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
+        let mut script = LOCK_CHECKPOINT.prepare_invoke();
         script.key(keys.lease(&lease.role)).key(checkpoint).key(&claim);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(from.get());
-        script.arg(self.claims.token()).arg(self.claims.ms()).arg(kind);
-        let may = self.claims.take(claim, &script).await?;
+        script.arg(self.locks.token()).arg(self.locks.ttl_ms()).arg(kind);
+        let may = self.locks.acquire(claim, &script).await?;
         if may {
-            self.moves.push(Move { lease: lease.clone(), from, to });
+            self.checkpoint_moves.push(CheckpointMove { lease: lease.clone(), from, to });
         }
         Ok(may)
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        self.ensure_live("is_first")?;
+        self.ensure_not_in_shadow("is_first")?;
         // names have no control characters
         let note = [handler.as_bytes(), &[0], event.as_uuid().as_bytes()].concat();
-        if self.notes.contains(&note) {
+        if self.handled_deliveries.contains(&note) {
             return Ok(false);
         }
         let keys = self.store.keys();
-        let claim = keys.claim("delivery", &format!("{event}:{handler}"));
-        let mut script = IS_FIRST.prepare_invoke();
+        let claim = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
+        let mut script = LOCK_DELIVERY.prepare_invoke();
         script.key(keys.deliveries()).key(&claim);
-        script.arg(&note).arg(self.claims.token()).arg(self.claims.ms());
-        let is_first = self.claims.take(claim, &script).await?;
+        script.arg(&note).arg(self.locks.token()).arg(self.locks.ttl_ms());
+        let is_first = self.locks.acquire(claim, &script).await?;
         if is_first {
-            self.notes.push(note);
+            self.handled_deliveries.push(note);
         }
         Ok(is_first)
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        self.ensure_live("replace_rows")?;
-        let replacing = self.store.replacing(shadow).await?;
+        self.ensure_not_in_shadow("replace_rows")?;
+        let replacing = self.store.plan_shadow_swap(shadow).await?;
         let position = replacing.position;
-        self.replacing.push(replacing);
+        self.shadow_swaps.push(replacing);
         Ok(position)
     }
 
     /// A key that is not there is an empty table.
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
         let by = match Table::parse(table)? {
-            Table::Stem(_) => "key",
+            Table::Prefix(_) => "key",
             Table::Key(_) => "field",
         };
         Ok(column.is_none_or(|column| column == by))
@@ -221,7 +221,7 @@ impl Transaction for RedisTransaction {
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         match (Table::parse(table)?, column) {
-            (Table::Stem(stem), "key") => Ok(self.del(&format!("{stem}{value}"))?),
+            (Table::Prefix(stem), "key") => Ok(self.del(&format!("{stem}{value}"))?),
             (Table::Key(key), "field") => Ok(self.hdel(key, value)?),
             _ => Err(RedisTransactionError::NoRows { table: table.into(), column: column.into() }.into()),
         }

@@ -5,13 +5,13 @@ use eventbus::port::Shadow;
 use super::RedisTransactionError;
 use crate::store::keys;
 
-const LONGEST: usize = 1_024;
+const KEY_BYTES_MAX: usize = 1_024;
 
 /// A table: one key, or `stem*`, which is all keys that begin with the stem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Table<'t> {
     Key(&'t str),
-    Stem(&'t str),
+    Prefix(&'t str),
 }
 
 impl<'t> Table<'t> {
@@ -21,46 +21,46 @@ impl<'t> Table<'t> {
             return check_key(text).map(|()| Self::Key(text));
         };
         check_key(stem)?;
-        if keys::may_be_own(stem) {
-            return Err(invalid(text, "the store's own keys begin like that"));
+        if keys::may_be_reserved(stem) {
+            return Err(invalid_key(text, "the store's own keys begin like that"));
         }
-        Ok(Self::Stem(stem))
+        Ok(Self::Prefix(stem))
     }
 
     pub(crate) fn contains(self, key: &str) -> bool {
         match self {
             Self::Key(table) => table == key,
-            Self::Stem(stem) => key.starts_with(stem),
+            Self::Prefix(stem) => key.starts_with(stem),
         }
     }
 }
 
 /// Checks the tables of a shadow.
-pub(crate) fn tables(shadow: &Shadow) -> Result<Vec<Table<'_>>, RedisTransactionError> {
+pub(crate) fn parse_tables(shadow: &Shadow) -> Result<Vec<Table<'_>>, RedisTransactionError> {
     shadow.tables.iter().map(|table| Table::parse(table)).collect()
 }
 
 /// Refuses what is no key of the user's.
 pub(crate) fn check_key(key: &str) -> Result<(), RedisTransactionError> {
     if key.is_empty() {
-        return Err(invalid(key, "it is empty"));
+        return Err(invalid_key(key, "it is empty"));
     }
-    if key.len() > LONGEST {
-        return Err(invalid(key, "it has more than 1024 bytes"));
+    if key.len() > KEY_BYTES_MAX {
+        return Err(invalid_key(key, "it has more than 1024 bytes"));
     }
-    if keys::is_own(key) {
-        return Err(invalid(key, "keys that begin like that are the store's own"));
+    if keys::is_reserved(key) {
+        return Err(invalid_key(key, "keys that begin like that are the store's own"));
     }
     Ok(())
 }
 
-fn invalid(key: &str, reason: &'static str) -> RedisTransactionError {
+fn invalid_key(key: &str, reason: &'static str) -> RedisTransactionError {
     let key = key.chars().take(100).flat_map(char::escape_debug).collect();
     RedisTransactionError::InvalidKey { key, reason }
 }
 
 /// A stem as `SCAN` matches it literally.
-pub(crate) fn pattern(stem: &str) -> String {
+pub(crate) fn scan_pattern(stem: &str) -> String {
     let mut pattern = String::with_capacity(stem.len() + 2);
     for c in stem.chars() {
         if matches!(c, '*' | '?' | '[' | ']' | '^' | '-' | '\\') {
@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn tables_are_keys_or_stems_and_never_the_store() {
         assert_eq!(Table::parse("stats:orders").unwrap(), Table::Key("stats:orders"));
-        assert_eq!(Table::parse("order:*").unwrap(), Table::Stem("order:"));
-        assert!(Table::Stem("order:").contains("order:1") && !Table::Stem("order:").contains("orders"));
+        assert_eq!(Table::parse("order:*").unwrap(), Table::Prefix("order:"));
+        assert!(Table::Prefix("order:").contains("order:1") && !Table::Prefix("order:").contains("orders"));
         for bad in ["", "*", "a*", "aggregate:Order:1", "aggregate:*", "eventstore:x*", "projection:", "check*"] {
             assert!(Table::parse(bad).is_err(), "{bad}");
         }
@@ -87,6 +87,6 @@ mod tests {
 
     #[test]
     fn patterns_match_literally() {
-        assert_eq!(pattern("a[b]?*-\\"), r"a\[b\]\?\*\-\\*");
+        assert_eq!(scan_pattern("a[b]?*-\\"), r"a\[b\]\?\*\-\\*");
     }
 }

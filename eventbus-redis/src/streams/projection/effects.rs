@@ -2,7 +2,7 @@
 
 use redis::ToSingleRedisArg;
 
-use crate::store::{Effect, Undo, bytes};
+use crate::store::{Effect, Undo, to_bytes};
 
 /// What the handlers of an [`EventProjection`](super::EventProjection) write: commands, each for one key.
 ///
@@ -22,18 +22,18 @@ pub struct Effects {
 impl Effects {
     /// Adds to a number in a field of a hash, which counts from 0.
     pub fn hincrby(&mut self, key: &str, field: &str, by: i64) {
-        self.push(key, Undo::Field, "HINCRBY", vec![field.into(), bytes(by)]);
+        self.push(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)]);
     }
 
     /// Adds to a number with a fraction in a field of a hash, which counts from 0. The server calculates: sums of many
     /// such numbers are not exact, so count money in its smallest unit.
     pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) {
-        self.push(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), bytes(by)]);
+        self.push(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)]);
     }
 
     /// Sets a field of a hash.
     pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) {
-        self.push(key, Undo::Field, "HSET", vec![field.into(), bytes(value)]);
+        self.push(key, Undo::Field, "HSET", vec![field.into(), to_bytes(value)]);
     }
 
     /// Removes a field of a hash.
@@ -43,12 +43,12 @@ impl Effects {
 
     /// Sets a text, whatever the key held.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) {
-        self.push(key, Undo::Key, "SET", vec![bytes(value)]);
+        self.push(key, Undo::Key, "SET", vec![to_bytes(value)]);
     }
 
     /// Adds to a number in a text, which counts from 0.
     pub fn incrby(&mut self, key: &str, by: i64) {
-        self.push(key, Undo::Key, "INCRBY", vec![bytes(by)]);
+        self.push(key, Undo::Key, "INCRBY", vec![to_bytes(by)]);
     }
 
     /// Removes a key of any kind.
@@ -58,46 +58,46 @@ impl Effects {
 
     /// Adds a member to a set.
     pub fn sadd(&mut self, key: &str, member: impl ToSingleRedisArg) {
-        self.push(key, Undo::Member, "SADD", vec![bytes(member)]);
+        self.push(key, Undo::Member, "SADD", vec![to_bytes(member)]);
     }
 
     /// Removes a member from a set.
     pub fn srem(&mut self, key: &str, member: impl ToSingleRedisArg) {
-        self.push(key, Undo::Member, "SREM", vec![bytes(member)]);
+        self.push(key, Undo::Member, "SREM", vec![to_bytes(member)]);
     }
 
     /// Gives a member of a sorted set its score.
     pub fn zadd(&mut self, key: &str, member: impl ToSingleRedisArg, score: f64) {
-        self.push(key, Undo::Score, "ZADD", vec![bytes(score), bytes(member)]);
+        self.push(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)]);
     }
 
     /// Adds to the score of a member of a sorted set, which counts from 0.
     pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) {
-        self.push(key, Undo::Score, "ZINCRBY", vec![bytes(by), bytes(member)]);
+        self.push(key, Undo::Score, "ZINCRBY", vec![to_bytes(by), to_bytes(member)]);
     }
 
     /// Removes a member from a sorted set.
     pub fn zrem(&mut self, key: &str, member: impl ToSingleRedisArg) {
-        self.push(key, Undo::Score, "ZREM", vec![bytes(member)]);
+        self.push(key, Undo::Score, "ZREM", vec![to_bytes(member)]);
     }
 
     /// Puts a value before the first one of a list.
     pub fn lpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
-        self.push(key, Undo::Key, "LPUSH", vec![bytes(value)]);
+        self.push(key, Undo::Key, "LPUSH", vec![to_bytes(value)]);
     }
 
     /// Puts a value behind the last one of a list.
     pub fn rpush(&mut self, key: &str, value: impl ToSingleRedisArg) {
-        self.push(key, Undo::Key, "RPUSH", vec![bytes(value)]);
+        self.push(key, Undo::Key, "RPUSH", vec![to_bytes(value)]);
     }
 
     /// Keeps the values of a list from one place up to another, both among them: the first is 0, the last −1.
     pub fn ltrim(&mut self, key: &str, from: i64, through: i64) {
-        self.push(key, Undo::Key, "LTRIM", vec![bytes(from), bytes(through)]);
+        self.push(key, Undo::Key, "LTRIM", vec![to_bytes(from), to_bytes(through)]);
     }
 
     fn push(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) {
         let (key, named, name) = (key.to_owned(), key.to_owned(), name.to_owned());
-        self.list.push(Effect { key, named, undo, name, args, is_general: false });
+        self.list.push(Effect { key, logical_key: named, undo, name, args, needs_command_check: false });
     }
 }

@@ -68,7 +68,7 @@ pub enum StreamProjectionError {
     },
     /// Entries are gone that it had not processed: trimmed by another program, by a publisher with a maximum length, or
     /// by [`trim_may_lose`](crate::RedisStreams::trim_may_lose). [`rebuild`](crate::EventProjection::rebuild) begins with
-    /// what is left, [`go_on_after`](crate::EventProjection::go_on_after) goes on without them.
+    /// what is left, [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) goes on without them.
     #[error(
         "projection `{projection}`: {} of `{stream}` after {after} are gone that it had not processed",
         entries_text(.entries)
@@ -86,7 +86,7 @@ pub enum StreamProjectionError {
     },
     /// The stream is another one: it was deleted and made anew, or has lost what came last.
     /// [`rebuild`](crate::EventProjection::rebuild) begins from zero,
-    /// [`go_on_after`](crate::EventProjection::go_on_after) keeps the numbers.
+    /// [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) keeps the numbers.
     #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
     Replaced {
         /// The projection.
@@ -120,7 +120,7 @@ impl StreamProjectionError {
     /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses what
     /// the handler writes. The projection goes on once the entry, or the key, is mended or deleted.
     #[must_use]
-    pub const fn is_of_entry(&self) -> bool {
+    pub const fn is_entry_error(&self) -> bool {
         matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })
     }
 }

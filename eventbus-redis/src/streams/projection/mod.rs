@@ -5,12 +5,12 @@
 //!
 //! Real time, not the given clock: connecting to Redis again.
 
-mod ahead;
+mod apply;
+mod batch;
 mod effects;
 mod error;
 mod progress;
 mod rebuild;
-mod step;
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -20,14 +20,14 @@ use eventbus::{
 };
 use serde::de::DeserializeOwned;
 
-use self::step::Place;
+use self::apply::ProjectionTarget;
 pub use self::{
     effects::Effects,
     error::StreamProjectionError,
     progress::{Applied, ProjectionProgress},
 };
 use super::{Consume, EntryError, RedisStreams, StreamEntry};
-use crate::{RedisCommandError, command::streams, keys, waiting::RECONNECT};
+use crate::{RedisCommandError, blocking_read::RECONNECT_BACKOFF, command::streams, keys};
 
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
@@ -73,18 +73,18 @@ pub struct EventProjection {
     streams: RedisStreams,
     name: String,
     stream: String,
-    handlers: HashMap<String, Handle>,
-    skips: Vec<Skip>,
+    handlers: HashMap<String, EventHandlerFn>,
+    skip_predicates: Vec<SkipPredicate>,
 }
 
 /// How soon an entry that stopped a running projection is tried again.
-const TRY_AGAIN: Duration = Duration::from_secs(60);
+const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
-type Skip = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
-type Handle = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), Failure> + Send + Sync>;
+type SkipPredicate = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
+type EventHandlerFn = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), ApplyFailure> + Send + Sync>;
 
 /// Why a handler did not write.
-enum Failure {
+enum ApplyFailure {
     Entry(EntryError),
     Handler(BoxError),
 }
@@ -94,7 +94,7 @@ impl RedisStreams {
     #[must_use]
     pub fn projection(&self, name: &str, key: &str) -> EventProjection {
         let (streams, name, stream) = (self.clone(), name.into(), key.into());
-        EventProjection { streams, name, stream, handlers: HashMap::new(), skips: Vec::new() }
+        EventProjection { streams, name, stream, handlers: HashMap::new(), skip_predicates: Vec::new() }
     }
 }
 
@@ -122,8 +122,8 @@ impl EventProjection {
         F: Fn(T, &mut Effects) -> Result<(), E> + Send + Sync + 'static,
     {
         let handle = move |entry: &StreamEntry, effects: &mut Effects| {
-            let event = entry.data().map_err(Failure::Entry)?;
-            handler(event, effects).map_err(|error| Failure::Handler(error.into()))
+            let event = entry.data().map_err(ApplyFailure::Entry)?;
+            handler(event, effects).map_err(|error| ApplyFailure::Handler(error.into()))
         };
         self.handlers.insert(event_type.into(), Arc::new(handle));
         self
@@ -143,7 +143,7 @@ impl EventProjection {
     /// ```
     #[must_use]
     pub fn skip_if(mut self, is_skipped: impl Fn(&StreamEntry) -> bool + Send + Sync + 'static) -> Self {
-        self.skips.push(Arc::new(is_skipped));
+        self.skip_predicates.push(Arc::new(is_skipped));
         self
     }
 
@@ -152,7 +152,7 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn checkpoint(&self) -> Result<Option<MessageId>, RedisCommandError> {
-        Ok(Some(self.served_at().await?).filter(|at| at != step::START).map(MessageId::new))
+        Ok(Some(self.live_checkpoint().await?).filter(|at| at != apply::CHECKPOINT_START).map(MessageId::new))
     }
 
     /// Processes what the stream has after the checkpoint, and returns what was done. Entries of types without a
@@ -164,20 +164,20 @@ impl EventProjection {
     /// [`StreamProjectionError`].
     pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
         let mut applied = Applied::default();
-        self.process(&mut applied).await?;
+        self.apply_available(&mut applied).await?;
         Ok(applied)
     }
 
-    async fn process(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
+    async fn apply_available(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
         loop {
-            let (ahead, deleted) = self.ahead(&Place::Live).await?;
+            let (batch, deleted) = self.next_batch(&ProjectionTarget::Live).await?;
             applied.deleted += deleted;
-            applied.position = ahead.position();
-            if ahead.entries.is_empty() {
+            applied.position = batch.checkpoint_id();
+            if batch.entries.is_empty() {
                 return Ok(());
             }
             // where somebody else was faster, it is looked again
-            self.step(&Place::Live, &ahead, applied).await?;
+            self.apply_batch(&ProjectionTarget::Live, &batch, applied).await?;
         }
     }
 
@@ -191,21 +191,21 @@ impl EventProjection {
         let mut applied = Applied::default();
         let failed = tokio::select! {
             () = stop => None,
-            error = self.follow(&mut applied) => Some(error),
+            error = self.run_until_error(&mut applied) => Some(error),
         };
         failed.map_or(Ok(applied), Err)
     }
 
-    async fn follow(&self, applied: &mut Applied) -> StreamProjectionError {
+    async fn run_until_error(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.streams.reader(&self.stream);
-        let (mut failures, mut told) = (0, None);
+        let (mut failures, mut last_logged) = (0, None);
         let clock = &self.streams.config().clock;
         let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
         loop {
             let followed = async {
-                self.process(applied).await?;
+                self.apply_available(applied).await?;
                 if let Some(lasted) = stop.ends() {
-                    told = None;
+                    last_logged = None;
                     tracing::info!(projection = self.name, stream = self.stream, ?lasted, "projection goes on");
                 }
                 if let Some(position) = &applied.position {
@@ -225,14 +225,14 @@ impl EventProjection {
                     if outage.begins() {
                         tracing::warn!(projection = self.name, %error, "projection interrupted, trying again");
                     }
-                    tokio::time::sleep(RECONNECT.jittered(failures)).await;
+                    tokio::time::sleep(RECONNECT_BACKOFF.jittered(failures)).await;
                 }
-                Err(error) if error.is_of_entry() => {
+                Err(error) if error.is_entry_error() => {
                     stop.begins();
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     let now = Some((error.to_string(), cause));
                     // another entry may be met, or fail in another way
-                    if told != now
+                    if last_logged != now
                         && let Some((error, cause)) = &now
                     {
                         tracing::error!(
@@ -242,8 +242,8 @@ impl EventProjection {
                             "projection stopped, trying again every minute"
                         );
                     }
-                    told = now;
-                    clock.sleep(TRY_AGAIN).await;
+                    last_logged = now;
+                    clock.sleep(STOPPED_RETRY_DELAY).await;
                 }
                 Err(error) => return error,
             }
@@ -257,16 +257,19 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
-        let forget = streams::forget(&keys::projections(&self.stream), &[&self.field(), &self.rebuilding()]);
-        self.ask::<u64>(&forget).await.map(drop)
+        let forget = streams::delete_fields(
+            &keys::projections(&self.stream),
+            &[&self.progress_field(), &self.rebuild_progress_field()],
+        );
+        self.query::<u64>(&forget).await.map(drop)
     }
 
-    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {
-        self.streams.ask(&self.stream, command).await
+    async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {
+        self.streams.query(&self.stream, command).await
     }
 
-    fn key(&self, what: &str) -> String {
-        keys::of_projection(&self.streams.config().stream_prefix, &self.stream, &self.name, what)
+    fn own_key(&self, what: &str) -> String {
+        keys::projection_key(&self.streams.config().stream_prefix, &self.stream, &self.name, what)
     }
 
     fn check_name(&self) -> Result<(), StreamProjectionError> {
@@ -279,13 +282,13 @@ impl EventProjection {
     }
 
     /// What it is called among the projections of the stream.
-    fn field(&self) -> String {
+    fn progress_field(&self) -> String {
         keys::projection_field(&self.streams.config().stream_prefix, &self.name)
     }
 
     /// What a rebuild is called among the projections of the stream.
-    fn rebuilding(&self) -> String {
-        format!("{}:rebuild", self.field())
+    fn rebuild_progress_field(&self) -> String {
+        format!("{}:rebuild", self.progress_field())
     }
 }
 

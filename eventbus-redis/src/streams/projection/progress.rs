@@ -56,25 +56,25 @@ impl ProjectionProgress {
 
     /// About how long it takes yet; `None` as long as nobody can tell.
     #[must_use]
-    pub fn left(&self) -> Option<Duration> {
+    pub fn time_left(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.of.saturating_sub(self.done) as f64 / self.per_second()).ok()
     }
 }
 
 /// Tells how far a rebuild has come.
-pub(super) struct Meter<F> {
+pub(super) struct ProgressReporter<F> {
     report: F,
     began: Instant,
     clock: SharedClock,
     of: u64,
 }
 
-impl<F: FnMut(ProjectionProgress)> Meter<F> {
+impl<F: FnMut(ProjectionProgress)> ProgressReporter<F> {
     pub(super) fn new(of: u64, report: F, clock: SharedClock) -> Self {
         Self { report, began: clock.instant(), clock, of }
     }
 
-    pub(super) fn tell(&mut self, done: u64) {
+    pub(super) fn report_progress(&mut self, done: u64) {
         self.of = self.of.max(done);
         (self.report)(ProjectionProgress { done, of: self.of, took: self.clock.elapsed(self.began) });
     }

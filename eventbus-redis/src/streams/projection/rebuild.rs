@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use super::{
     Applied, EventProjection, ProjectionProgress, StreamProjectionError,
-    ahead::{Ahead, Mark},
-    progress::Meter,
-    step::{Place, Reply, Step},
+    apply::{ProgramReply, ProjectionTarget, StepOutcome},
+    batch::{ProjectionBatch, StreamPosition},
+    progress::ProgressReporter,
 };
 use crate::{command::streams, keys, store::Program};
 
@@ -27,109 +27,117 @@ impl EventProjection {
     /// [`StreamProjectionError`]; then nothing that is served has changed, and where the server is there, nothing is left.
     pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
         let token = self.streams.config().clock.new_id().to_string();
-        let rebuilt = self.rebuild_as(&token, on_progress).await;
+        let rebuilt = self.rebuild_with_token(&token, on_progress).await;
         if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
             // what is left now the next rebuild clears away
-            drop(self.clear(&token, None).await);
+            drop(self.clear_copies(&token, None).await);
         }
         rebuilt
     }
 
-    async fn rebuild_as(
+    async fn rebuild_with_token(
         &self,
         token: &str,
         on_progress: impl FnMut(ProjectionProgress),
     ) -> Result<Applied, StreamProjectionError> {
-        let place = Place::Copies(token);
-        self.begin(token).await?;
-        let mut meter = Meter::new(
-            self.ask(&streams::length(&self.stream)).await?,
+        let target = ProjectionTarget::Rebuild(token);
+        self.start_rebuild(token).await?;
+        let mut meter = ProgressReporter::new(
+            self.query(&streams::length(&self.stream)).await?,
             on_progress,
             self.streams.config().clock.clone(),
         );
         let mut applied = Applied::default();
         loop {
             // before the entries: where there are none after it, none was processed that the copies lack
-            let live = self.served_at().await?;
-            let (ahead, deleted) = self.ahead(&place).await?;
+            let live = self.live_checkpoint().await?;
+            let (batch, deleted) = self.next_batch(&target).await?;
             applied.deleted += deleted;
-            if ahead.entries.is_empty() {
-                if self.switch(token, &ahead, &live).await? {
-                    applied.position = ahead.position();
-                    meter.tell(applied.processed);
+            if batch.entries.is_empty() {
+                if self.swap_copies(token, &batch, &live).await? {
+                    applied.position = batch.checkpoint_id();
+                    meter.report_progress(applied.processed);
                     return Ok(applied);
                 }
                 continue;
             }
-            if let Step::Lost = self.step(&place, &ahead, &mut applied).await? {
-                return Err(self.superseded());
+            if let StepOutcome::CheckpointMoved = self.apply_batch(&target, &batch, &mut applied).await? {
+                return Err(self.superseded_error());
             }
-            meter.tell(applied.processed);
+            meter.report_progress(applied.processed);
         }
     }
 
     /// Takes over from a rebuild that is or was under way, and clears away what it has made.
-    async fn begin(&self, token: &str) -> Result<(), StreamProjectionError> {
+    async fn start_rebuild(&self, token: &str) -> Result<(), StreamProjectionError> {
         self.check_name()?;
-        let claim = self.key("rebuilding");
+        let claim = self.own_key("rebuilding");
         // before anything of it is written: its step can be sent
         self.check_slots(&[claim.clone(), keys::projections(&self.stream)])?;
-        self.ask::<redis::Value>(&streams::set(&claim, token)).await?;
-        self.clear(token, Some(Mark::default())).await
+        self.query::<redis::Value>(&streams::set(&claim, token)).await?;
+        self.clear_copies(token, Some(StreamPosition::default())).await
     }
 
     /// Clears away the copies, and notes where they begin anew, or nothing.
-    async fn clear(&self, token: &str, begins: Option<Mark>) -> Result<(), StreamProjectionError> {
-        let place = Place::Copies(token);
-        let (checkpoint, listed) = self.places(&place);
-        let stale: Vec<String> = self.ask(&streams::members(&listed)).await?;
+    async fn clear_copies(&self, token: &str, start: Option<StreamPosition>) -> Result<(), StreamProjectionError> {
+        let target = ProjectionTarget::Rebuild(token);
+        let (checkpoint, listed) = self.progress_keys(&target);
+        let stale: Vec<String> = self.query(&streams::members(&listed)).await?;
         let mut clear = Program::default();
-        clear.word("claim").key(&self.key("rebuilding")).word(token);
-        match begins {
-            Some(mark) => self.note(&mut clear, &place, mark),
-            None => self.change_notes(&mut clear, "HDEL", vec![self.rebuilding().into_bytes()]),
+        clear.arg("claim").key(&self.own_key("rebuilding")).arg(token);
+        match start {
+            Some(mark) => self.add_position_note(&mut clear, &target, mark),
+            None => self.change_projection_notes(&mut clear, "HDEL", vec![self.rebuild_progress_field().into_bytes()]),
         }
         for key in stale {
-            clear.word("drop").key(&self.placed(&place, &key));
+            clear.arg("drop").key(&self.target_key(&target, &key));
         }
-        clear.word("drop").key(&listed).word("drop").key(&checkpoint);
-        match self.send(&clear).await? {
-            Reply::Done => Ok(()),
-            Reply::Lost | Reply::Superseded => Err(self.superseded()),
-            Reply::Refused { key, said, .. } => Err(self.refuses(&format!("`{key}`: {said}"))),
+        clear.arg("drop").key(&listed).arg("drop").key(&checkpoint);
+        match self.run_program(&clear).await? {
+            ProgramReply::Done => Ok(()),
+            ProgramReply::CheckpointMoved | ProgramReply::Superseded => Err(self.superseded_error()),
+            ProgramReply::Refused { key, reason: said, .. } => Err(self.refused_error(&format!("`{key}`: {said}"))),
         }
     }
 
     /// Puts the copies, behind which nothing is ahead, in the place of what is served, if that is still at `live`.
-    async fn switch(&self, token: &str, ahead: &Ahead, live: &str) -> Result<bool, StreamProjectionError> {
-        let (place, at) = (Place::Copies(token), &ahead.from);
-        let ((served, served_keys), (filled, copied_keys)) = (self.places(&Place::Live), self.places(&place));
-        let copied: BTreeSet<String> = self.ask(&streams::members(&copied_keys)).await?;
-        let written: BTreeSet<String> = self.ask(&streams::members(&served_keys)).await?;
+    async fn swap_copies(
+        &self,
+        token: &str,
+        batch: &ProjectionBatch,
+        live: &str,
+    ) -> Result<bool, StreamProjectionError> {
+        let (target, at) = (ProjectionTarget::Rebuild(token), &batch.checkpoint);
+        let ((served, served_keys), (filled, copied_keys)) =
+            (self.progress_keys(&ProjectionTarget::Live), self.progress_keys(&target));
+        let copied: BTreeSet<String> = self.query(&streams::members(&copied_keys)).await?;
+        let written: BTreeSet<String> = self.query(&streams::members(&served_keys)).await?;
         let mut program = Program::default();
-        self.begin_program(&mut program, &place, at);
-        program.word("at").key(&served).word(live);
-        self.note(&mut program, &Place::Live, ahead.mark_behind(0));
-        self.change_notes(&mut program, "HDEL", vec![self.rebuilding().into_bytes()]);
+        self.add_checks(&mut program, &target, at);
+        program.arg("at").key(&served).arg(live);
+        self.add_position_note(&mut program, &ProjectionTarget::Live, batch.position_after(0));
+        self.change_projection_notes(&mut program, "HDEL", vec![self.rebuild_progress_field().into_bytes()]);
         for key in &copied {
-            program.word("swap").key(&self.placed(&place, key)).key(key);
+            program.arg("swap").key(&self.target_key(&target, key)).key(key);
         }
         for key in written.difference(&copied) {
-            program.word("drop").key(key);
+            program.arg("drop").key(key);
         }
-        program.word("swap").key(&copied_keys).key(&served_keys);
-        program.word("set").key(&served).word(at);
+        program.arg("swap").key(&copied_keys).key(&served_keys);
+        program.arg("set").key(&served).arg(at);
         let done = format!("done {token}");
-        program.word("drop").key(&filled).word("set").key(&self.key("rebuilding")).word(&done);
-        match self.send(&program).await? {
-            Reply::Done => Ok(true),
-            Reply::Lost => Ok(false),
+        program.arg("drop").key(&filled).arg("set").key(&self.own_key("rebuilding")).arg(&done);
+        match self.run_program(&program).await? {
+            ProgramReply::Done => Ok(true),
+            ProgramReply::CheckpointMoved => Ok(false),
             // perhaps only the reply to a first try was lost
-            Reply::Superseded => match self.ask::<Option<String>>(&streams::get(&self.key("rebuilding"))).await? {
-                Some(found) if found == done => Ok(true),
-                _ => Err(self.superseded()),
-            },
-            Reply::Refused { key, said, .. } => Err(self.refuses(&format!("`{key}`: {said}"))),
+            ProgramReply::Superseded => {
+                match self.query::<Option<String>>(&streams::get(&self.own_key("rebuilding"))).await? {
+                    Some(found) if found == done => Ok(true),
+                    _ => Err(self.superseded_error()),
+                }
+            }
+            ProgramReply::Refused { key, reason: said, .. } => Err(self.refused_error(&format!("`{key}`: {said}"))),
         }
     }
 }

@@ -5,20 +5,20 @@ use std::time::Duration;
 use super::InMemoryEventBus;
 use crate::{
     domain::clock::SharedClock,
-    port::{DEFAULT_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
+    port::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
 };
 
 /// How many events an in-process bus holds unless it is told otherwise.
 const DEFAULT_CAPACITY: usize = 8_192;
 /// How many deliveries a group has in hand unless it is told otherwise.
-const DEFAULT_IN_HAND: usize = 1_000;
+const DEFAULT_MAX_IN_FLIGHT: usize = 1_000;
 
 /// How an in-process bus works.
 #[derive(Debug, Clone)]
-pub(super) struct Settings {
+pub(super) struct BusSettings {
     pub(super) clock: SharedClock,
     pub(super) capacity: usize,
-    pub(super) max_in_hand: usize,
+    pub(super) max_in_flight: usize,
     pub(super) max_waiting: usize,
     pub(super) retry: RetryPolicy,
     pub(super) limits: Limits,
@@ -36,15 +36,15 @@ pub(super) struct Settings {
 /// ```
 #[derive(Debug, Clone)]
 #[must_use]
-pub struct InMemoryEventBusBuilder(Settings);
+pub struct InMemoryEventBusBuilder(BusSettings);
 
 impl InMemoryEventBusBuilder {
     pub(super) fn new() -> Self {
-        Self(Settings {
+        Self(BusSettings {
             clock: SharedClock::SYSTEM,
             capacity: DEFAULT_CAPACITY,
-            max_in_hand: DEFAULT_IN_HAND,
-            max_waiting: DEFAULT_WAITING,
+            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
+            max_waiting: DEFAULT_MAX_WAITING,
             retry: RetryPolicy::default(),
             limits: Limits::default(),
             deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
@@ -77,8 +77,8 @@ impl InMemoryEventBusBuilder {
 
     /// How many deliveries a group has in flight at most; 1,000 if left out. Those that wait for a retry, or are parked
     /// behind one that does, do not count.
-    pub const fn max_in_hand(mut self, deliveries: usize) -> Self {
-        self.0.max_in_hand = deliveries;
+    pub const fn max_in_flight(mut self, deliveries: usize) -> Self {
+        self.0.max_in_flight = deliveries;
         self
     }
 
@@ -112,6 +112,6 @@ impl InMemoryEventBusBuilder {
     /// Makes the bus.
     #[must_use]
     pub fn build(self) -> InMemoryEventBus {
-        InMemoryEventBus::with(self.0)
+        InMemoryEventBus::with_settings(self.0)
     }
 }

@@ -6,91 +6,92 @@ use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use super::{
-    Resume, Shared,
-    cursor::Unsaved,
-    log::Log,
-    types::{self, DuePage},
-    unreadable::{Rounds, skipped_by_operators},
+    BusInner, ResumePoint,
+    announced_types::{self, DueEvents},
+    group_cursor::UnsavedProgress,
+    log::EntryLog,
+    unreadable_events::{UnreadableChecks, skipped_by_operators},
 };
 use crate::{
     domain::{
-        error::{BoxError, Line},
+        error::{BoxError, ErrorLine},
         name::Name,
         record::RecordedEvent,
         stream::Position,
     },
     port::{
-        Announced, CheckpointError, DEFAULT_IN_HAND_BYTES, Desk, DueRange, EventStore, FeedFilter, GroupTypes, Hand,
-        MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, Settled, StopSignal, Subscribers, Taken, Tries,
-        UnfinishedDelivery, Unhandled, Verdict, handler_span, log_skipped_type,
+        Announced, CheckpointError, DEFAULT_IN_FLIGHT_BYTES, DeliveryAttempts, DisposedEntry, Disposition, DueRange,
+        EventStore, FeedFilter, GroupContext, GroupTypes, InFlight, InFlightEntry, MessageId, Outage, PAGE_BYTES,
+        ProgressUpdate, ReadError, StopSignal, Subscribers, UnfinishedDelivery, Unhandled, handler_span,
+        log_skipped_type,
     },
 };
 
 /// How many events are handled between two checkpoints, at most.
-const BATCH: usize = 64;
+const CHECKPOINT_EVENTS_MAX: usize = 64;
 /// How far ahead it is noted what a group may read, at least: as many events as make the notes few.
-const LEAST_AHEAD: usize = 8;
+const READ_LIMIT_AHEAD_MIN: usize = 8;
 /// How long progress waits to be saved where little happens, or after it could not be saved.
-const SAVE_AGAIN: Duration = Duration::from_secs(1);
+const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Hands the group its events until it is stopped.
-pub(super) async fn consume(shared: Arc<Shared>, group: Name, stop: StopSignal) {
-    shared.log().begin(&group, shared.subscribers.begin_now(&group));
-    let desk = shared.desk(&group);
-    let clock = shared.settings.clock.clone();
-    let hand = Hand::new(shared.settings.max_in_hand, DEFAULT_IN_HAND_BYTES, clock.clone());
-    let hand = Arc::new(hand.with_waiting(shared.settings.max_waiting));
-    let mut working = pin!(hand.work(&desk, &stop));
-    let published = shared.published.subscribe();
+pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopSignal) {
+    inner.log().begin_group(&group, inner.subscribers.start_now(&group));
+    let context = inner.group_context(&group);
+    let clock = inner.settings.clock.clone();
+    let in_flight = InFlight::new(inner.settings.max_in_flight, DEFAULT_IN_FLIGHT_BYTES, clock.clone());
+    let in_flight = Arc::new(in_flight.with_max_waiting(inner.settings.max_waiting));
+    let mut working = pin!(in_flight.work(&context, &stop));
+    let published = inner.published.subscribe();
     let outage = Outage::new(clock.clone());
-    let mut consumer = Consumer {
-        subscribed: shared.subscribers.watch(),
-        shared,
+    let mut consumer = GroupConsumer {
+        subscribed: inner.subscribers.watch(),
+        inner,
         group,
-        hand: Arc::clone(&hand),
+        in_flight: Arc::clone(&in_flight),
         published,
-        numbers: HashMap::new(),
+        entry_numbers: HashMap::new(),
         announced: Vec::new(),
-        due: Vec::new(),
-        beginning: Vec::new(),
-        unsaved: 0,
-        outage,
-        bringing: Outage::new(clock.clone()),
-        rounds: Rounds::new(clock.clone()),
+        awaiting_save: Vec::new(),
+        suspects_to_begin: Vec::new(),
+        unsaved_count: 0,
+        save_outage: outage,
+        read_outage: Outage::new(clock.clone()),
+        unreadable_checks: UnreadableChecks::new(clock.clone()),
     };
     loop {
-        let has_joined = stop.soon(consumer.prepare()).await.unwrap_or(false);
+        let has_joined = stop.within_grace_period(consumer.prepare()).await.unwrap_or(false);
         if !has_joined {
-            hand.more_follows(false);
+            in_flight.set_has_more(false);
         }
-        let looks_again = !has_joined || consumer.shared.log().cursor(&consumer.group).is_to_be_looked_after();
+        let has_periodic_work = !has_joined || consumer.inner.log().cursor(&consumer.group).needs_periodic_work();
         tokio::select! {
             biased;
             () = &mut working => break,
-            () = hand.settled() => {}
-            () = hand.due() => drop(stop.soon(consumer.read_again()).await),
-            () = consumer.feed(), if has_joined => {}
-            () = clock.sleep(SAVE_AGAIN), if looks_again => consumer.unsaved = BATCH,
+            () = in_flight.disposed() => {}
+            () = in_flight.due() => drop(stop.within_grace_period(consumer.read_due_retries()).await),
+            () = consumer.read_entries(), if has_joined => {}
+            () = clock.sleep(SAVE_INTERVAL), if has_periodic_work => consumer.unsaved_count = CHECKPOINT_EVENTS_MAX,
         }
-        consumer.write_down();
-        stop.soon(consumer.save_now_and_then()).await;
-        hand.add(std::mem::take(&mut consumer.due));
+        consumer.apply_dispositions();
+        stop.within_grace_period(consumer.save_if_due()).await;
+        in_flight.add(std::mem::take(&mut consumer.awaiting_save));
     }
-    hand.give_back();
-    consumer.write_down();
+    in_flight.nack_idle();
+    consumer.apply_dispositions();
     let last = async {
         consumer.save().await;
-        consumer.note_stopped().await;
+        consumer.clear_saved_read_limit().await;
     };
-    if stop.soon(last).await.is_none() {
+    if stop.within_grace_period(last).await.is_none() {
         tracing::warn!(group = %consumer.group, "progress not saved: the store does not answer");
     }
 }
 
-impl Shared {
+impl BusInner {
     /// How a group's entries are handled.
-    fn desk(&self, group: &Name) -> Desk {
-        Desk {
+    fn group_context(&self, group: &Name) -> GroupContext {
+        GroupContext {
             group: group.clone(),
             subscribers: self.subscribers.clone(),
             counters: Arc::clone(&self.counters),
@@ -102,130 +103,134 @@ impl Shared {
     }
 }
 
-struct Consumer {
-    shared: Arc<Shared>,
+struct GroupConsumer {
+    inner: Arc<BusInner>,
     group: Name,
-    hand: Arc<Hand>,
+    in_flight: Arc<InFlight>,
     published: watch::Receiver<()>,
     subscribed: watch::Receiver<()>,
     /// The numbers in the log of what is in hand.
-    numbers: HashMap<MessageId, u64>,
+    entry_numbers: HashMap<MessageId, u64>,
     /// What the group's handlers announced last.
     announced: Vec<Announced>,
     /// What was due when it was taken, and what was taken after it.
-    due: Vec<Taken>,
+    awaiting_save: Vec<InFlightEntry>,
     /// The suspects that may run once it is saved that they begin.
-    beginning: Vec<MessageId>,
+    suspects_to_begin: Vec<MessageId>,
     /// What came of how many entries since the progress was saved.
-    unsaved: usize,
+    unsaved_count: usize,
     /// Of the store, for the progress.
-    outage: Outage,
+    save_outage: Outage,
     /// Of the store, for what the group skipped.
-    bringing: Outage,
-    rounds: Rounds,
+    read_outage: Outage,
+    unreadable_checks: UnreadableChecks,
 }
 
-impl Consumer {
+impl GroupConsumer {
     /// Returns `true` if the group may take entries now.
     async fn prepare(&mut self) -> bool {
-        if !self.join().await {
+        if !self.load_progress().await {
             return false;
         }
         self.announce();
-        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
+        let Some(ResumePoint { store, .. }) = self.inner.resume().clone() else {
             return true;
         };
-        self.note_reach(&*store).await;
-        self.rounds.look(&self.shared, &*store, &self.group).await;
-        self.bring_revived(&*store).await && self.bring(&*store).await
+        self.save_read_limit(&*store).await;
+        self.unreadable_checks.check(&self.inner, &*store, &self.group).await;
+        self.read_replayed_dead_letters(&*store).await && self.read_due_events(&*store).await
     }
 
     /// Has the next dead letters taken that are delivered again. Returns `true` if the group may go on.
-    async fn bring_revived(&mut self, store: &dyn EventStore) -> bool {
-        let (mut brought, mut bytes) = (0, 0);
-        while brought < BATCH && bytes < PAGE_BYTES {
+    async fn read_replayed_dead_letters(&mut self, store: &dyn EventStore) -> bool {
+        let (mut read_count, mut bytes) = (0, 0);
+        while read_count < CHECKPOINT_EVENTS_MAX && bytes < PAGE_BYTES {
             let next = {
-                let mut log = self.shared.log();
+                let mut log = self.inner.log();
                 let cursor = log.cursor(&self.group);
-                cursor.revived.front().filter(|_| brought > 0 || cursor.again.is_empty()).map(|(position, _)| *position)
+                cursor
+                    .replayed
+                    .front()
+                    .filter(|_| read_count > 0 || cursor.redelivery_queue.is_empty())
+                    .map(|(position, _)| *position)
             };
             let Some(position) = next else {
                 break;
             };
-            let event = match event_at(store, position).await {
+            let event = match read_event_at(store, position).await {
                 Ok(event) => event,
                 Err(ReadError::Corrupt { .. }) => None,
                 Err(error) => {
-                    if self.bringing.begins() {
+                    if self.read_outage.begins() {
                         tracing::warn!(group = %self.group, %error, "dead letters not read, trying again");
                     }
                     return false;
                 }
             };
-            brought += 1;
-            let mut log = self.shared.log();
+            read_count += 1;
+            let mut log = self.inner.log();
             let now = log.clock.now();
             let cursor = log.cursor(&self.group);
-            let Some((_, tries)) = cursor.revived.pop_front_if(|(front, _)| *front == position) else {
+            let Some((_, attempts)) = cursor.replayed.pop_front_if(|(front, _)| *front == position) else {
                 continue; // the group left the store meanwhile
             };
             match event {
                 Some(event) => {
                     bytes += event.payload().len();
-                    log.restore(&self.group, &event, tries);
+                    log.restore(&self.group, &event, attempts);
                 }
-                None => cursor.unreadable.add(position, tries, now),
+                None => cursor.unreadable.add(position, attempts, now),
             }
         }
-        if brought > 0 {
-            if let Some(lasted) = self.bringing.ends() {
+        if read_count > 0 {
+            if let Some(lasted) = self.read_outage.ends() {
                 tracing::info!(group = %self.group, ?lasted, "dead letters are read again");
             }
             // the other groups pass over what was read for this one
-            self.shared.published.send_replace(());
+            self.inner.published.send_replace(());
         }
         true
     }
 
     /// Takes entries while there is room, until there are others.
-    async fn feed(&mut self) {
-        let mut follows = false;
+    async fn read_entries(&mut self) {
+        let mut has_more = false;
         'feed: loop {
-            for _ in 0..self.hand.room().await {
-                let taken = self.shared.log().take(&self.group);
-                self.shared.room.send_replace(());
-                if taken.is_none() || !follows {
-                    follows = taken.is_some();
-                    self.hand.more_follows(follows);
+            for _ in 0..self.in_flight.room().await {
+                let received = self.inner.log().take(&self.group);
+                self.inner.capacity_freed.send_replace(());
+                if received.is_none() || !has_more {
+                    has_more = received.is_some();
+                    self.in_flight.set_has_more(has_more);
                 }
-                let Some((number, mut taken)) = taken else {
+                let Some((number, mut entry)) = received else {
                     break 'feed;
                 };
-                if taken.is_left_over {
-                    taken.is_left_over = self.is_wanted(&taken.record);
+                if entry.is_redelivered {
+                    entry.is_redelivered = self.has_handler(&entry.record);
                 }
-                self.numbers.insert(taken.id.clone(), number);
+                self.entry_numbers.insert(entry.id.clone(), number);
                 // those behind it may be of its aggregate
-                if self.ends_wait(number, &taken.tries) || !self.due.is_empty() {
-                    self.due.push(taken);
+                if self.must_save_before_run(number, &entry.attempts) || !self.awaiting_save.is_empty() {
+                    self.awaiting_save.push(entry);
                     continue;
                 }
-                self.hand.add([taken]);
-                if self.hand.is_crowded() {
+                self.in_flight.add([entry]);
+                if self.in_flight.is_crowded() {
                     break;
                 }
             }
-            if !self.due.is_empty() {
+            if !self.awaiting_save.is_empty() {
                 break;
             }
         }
-        if !self.due.is_empty() {
-            self.unsaved = BATCH;
+        if !self.awaiting_save.is_empty() {
+            self.unsaved_count = CHECKPOINT_EVENTS_MAX;
             return;
         }
         {
-            let mut log = self.shared.log();
-            if log.cursor(&self.group).is_to_be_brought() || log.is_at_its_reach(&self.group) {
+            let mut log = self.inner.log();
+            if log.cursor(&self.group).has_events_to_load() || log.is_at_read_limit(&self.group) {
                 return;
             }
         }
@@ -237,40 +242,40 @@ impl Consumer {
     }
 
     /// Whether an entry was due when it was taken: that it does not wait any more is to be saved before it runs.
-    fn ends_wait(&self, number: u64, tries: &Tries) -> bool {
-        let mut log = self.shared.log();
-        tries.next_at.is_some() && !tries.is_waiting(&log.clock) && log.cursor(&self.group).ends_waiting(number)
+    fn must_save_before_run(&self, number: u64, attempts: &DeliveryAttempts) -> bool {
+        let mut log = self.inner.log();
+        attempts.next_at.is_some() && !attempts.is_waiting(&log.clock) && log.cursor(&self.group).end_waiting(number)
     }
 
     /// Whether a handler of the group gets this event.
-    fn is_wanted(&self, record: &RecordedEvent) -> bool {
-        self.shared.subscribers.handle(&self.group, record.event_type())
+    fn has_handler(&self, record: &RecordedEvent) -> bool {
+        self.inner.subscribers.handle(&self.group, record.event_type())
     }
 
     /// Notes how far the group may read from now on, where it has come near to that. What cannot be noted holds nothing up:
     /// should the process end, an event that it had in flight is not known for one.
-    async fn note_reach(&mut self, store: &dyn EventStore) {
-        let ahead = self.hand.read_ahead().max(LEAST_AHEAD).saturating_mul(2) as u64;
-        let Some(reach) = self.shared.log().next_reach(&self.group, ahead) else {
+    async fn save_read_limit(&mut self, store: &dyn EventStore) {
+        let ahead = self.in_flight.read_ahead().max(READ_LIMIT_AHEAD_MIN).saturating_mul(2) as u64;
+        let Some(read_limit) = self.inner.log().next_read_limit(&self.group, ahead) else {
             return;
         };
-        if let Err(error) = store.save_checkpoint(&reach_name(&self.group), reach).await
-            && self.outage.begins()
+        if let Err(error) = store.save_checkpoint(&read_limit_name(&self.group), read_limit).await
+            && self.save_outage.begins()
         {
             tracing::warn!(group = %self.group, %error, "how far the group reads is not saved, trying again");
         }
-        self.shared.log().cursor(&self.group).extend(reach);
+        self.inner.log().cursor(&self.group).set_read_limit(read_limit);
     }
 
     /// Notes that nothing of the group is in flight any more.
-    async fn note_stopped(&self) {
-        let Some(Resume { store, .. }) = self.shared.resume().clone() else {
+    async fn clear_saved_read_limit(&self) {
+        let Some(ResumePoint { store, .. }) = self.inner.resume().clone() else {
             return;
         };
-        if !self.shared.log().cursor(&self.group).ends_reach() {
+        if !self.inner.log().cursor(&self.group).clear_read_limit() {
             return;
         }
-        if let Err(error) = store.save_checkpoint(&reach_name(&self.group), Position::START).await {
+        if let Err(error) = store.save_checkpoint(&read_limit_name(&self.group), Position::START).await {
             tracing::warn!(group = %self.group, %error, "that the group is stopped is not saved");
         }
     }
@@ -278,32 +283,32 @@ impl Consumer {
     /// Announces what the group's handlers handle, where that changed.
     fn announce(&mut self) {
         self.subscribed.mark_unchanged();
-        let announced = self.shared.subscribers.announced(&self.group);
+        let announced = self.inner.subscribers.announced(&self.group);
         if announced.is_empty() || announced == self.announced {
             return;
         }
-        let within = self.shared.settings.deliver_skipped_within;
-        for (event_type, range) in self.shared.log().announce(&self.group, &announced, within) {
-            range.skipped_before(&self.group, event_type, &self.shared.settings.clock).log();
+        let within = self.inner.settings.deliver_skipped_within;
+        for (event_type, range) in self.inner.log().announce(&self.group, &announced, within) {
+            range.skipped_before(&self.group, event_type, &self.inner.settings.clock).log();
         }
         self.announced = announced;
     }
 
     /// Has the next events of a range taken that is due, each with a row from now on, before any new one. Returns `true`
     /// if the group may go on.
-    async fn bring(&mut self, store: &dyn EventStore) -> bool {
+    async fn read_due_events(&mut self, store: &dyn EventStore) -> bool {
         let due = {
-            let mut log = self.shared.log();
+            let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
-            cursor.types.due().filter(|_| cursor.again.is_empty()).cloned()
+            cursor.types.due().filter(|_| cursor.redelivery_queue.is_empty()).cloned()
         };
         let Some(due) = due else {
             return true;
         };
         let (group, event_type) = (&self.group, &due.event_type);
-        match self.try_bring(store, &due).await {
+        match self.try_read_due_events(store, &due).await {
             Ok(()) => {
-                if let Some(lasted) = self.bringing.ends() {
+                if let Some(lasted) = self.read_outage.ends() {
                     tracing::info!(%group, event_type, ?lasted, "skipped events are read again");
                 }
                 // their rows are written: what is not noted now is brought once more by the next process
@@ -311,30 +316,31 @@ impl Consumer {
                 true
             }
             Err(error) => {
-                if self.bringing.begins() {
-                    tracing::warn!(%group, event_type, error = %Line(&*error), "skipped events not read, trying again");
+                if self.read_outage.begins() {
+                    tracing::warn!(%group, event_type, error = %ErrorLine(&*error), "skipped events not read, trying again");
                 }
                 false
             }
         }
     }
 
-    async fn try_bring(&self, store: &dyn EventStore, due: &DueRange) -> Result<(), BoxError> {
+    async fn try_read_due_events(&self, store: &dyn EventStore, due: &DueRange) -> Result<(), BoxError> {
         let skipped = skipped_by_operators(store).await?;
-        let DuePage { mut events, through, mut unreadable } = types::next_page(store, due, &skipped).await?;
+        let DueEvents { mut events, through, mut unreadable } =
+            announced_types::next_page(store, due, &skipped).await?;
         {
-            let mut log = self.shared.log();
+            let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
             // those of a page that was brought before, and not noted
             events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
             unreadable.take_if(|position| cursor.unreadable.contains(*position));
         }
-        let row = |position| UnfinishedDelivery { position, tries: Tries::default(), dead_since: None };
+        let row = |position| UnfinishedDelivery { position, attempts: DeliveryAttempts::default(), dead_since: None };
         let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();
         store.save_progress(&self.group, &ProgressUpdate { unfinished, ..ProgressUpdate::default() }).await?;
-        let mut log = self.shared.log();
+        let mut log = self.inner.log();
         for event in &events {
-            log.restore(&self.group, event, Tries::default());
+            log.restore(&self.group, event, DeliveryAttempts::default());
         }
         let now = log.clock.now();
         let cursor = log.cursor(&self.group);
@@ -344,96 +350,96 @@ impl Consumer {
                 "a skipped event cannot be read and is left, trying again every minute: mend it, or skip it with \
                  `app.skip_published_event`"
             );
-            cursor.unreadable.add(position, Tries::default(), now);
+            cursor.unreadable.add(position, DeliveryAttempts::default(), now);
         }
         cursor.types.delivered_through(through);
         drop(log);
         // the other groups pass over what was read for this one
-        self.shared.published.send_replace(());
+        self.inner.published.send_replace(());
         Ok(())
     }
 
     /// Reads entries again that have waited, once what came of them before is written down, and saved that they do not wait
     /// any more.
-    async fn read_again(&mut self) {
-        self.write_down();
-        let all_due = self.hand.take_due();
-        let ends_waiting = {
-            let mut log = self.shared.log();
+    async fn read_due_retries(&mut self) {
+        self.apply_dispositions();
+        let all_due = self.in_flight.take_due();
+        let has_ended_wait = {
+            let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
-            let numbers = all_due.iter().filter_map(|due| self.numbers.get(&due.id));
-            numbers.filter(|number| cursor.ends_waiting(**number)).count() > 0
+            let numbers = all_due.iter().filter_map(|due| self.entry_numbers.get(&due.id));
+            numbers.filter(|number| cursor.end_waiting(**number)).count() > 0
         };
-        if ends_waiting {
+        if has_ended_wait {
             self.save().await;
         }
-        let (mut taken, mut gone) = (Vec::new(), Vec::new());
-        let mut log = self.shared.log();
+        let (mut entries, mut gone) = (Vec::new(), Vec::new());
+        let mut log = self.inner.log();
         for due in all_due {
-            let number = self.numbers.get(&due.id);
-            match number.and_then(|number| log.take_again(&self.group, *number)) {
-                Some(again) => taken.push(again),
+            let number = self.entry_numbers.get(&due.id);
+            match number.and_then(|number| log.read_again(&self.group, *number)) {
+                Some(again) => entries.push(again),
                 None => gone.push(due.id),
             }
         }
         drop(log);
         for id in &gone {
-            self.numbers.remove(id);
+            self.entry_numbers.remove(id);
         }
-        self.hand.let_go(&gone);
-        self.hand.resume(taken);
+        self.in_flight.release(&gone);
+        self.in_flight.resume(entries);
     }
 
     /// Writes down what came of entries, and lets go of those that are done with.
-    fn write_down(&mut self) {
-        let settled = self.hand.take_settled();
-        if settled.is_empty() {
+    fn apply_dispositions(&mut self) {
+        let disposed = self.in_flight.take_disposed();
+        if disposed.is_empty() {
             return;
         }
-        let groups = self.shared.subscribers.groups();
-        self.unsaved += settled.len();
-        let done: Vec<_> = settled.into_iter().filter_map(|settled| self.write_down_one(settled)).collect();
-        self.shared.log().trim(&groups);
-        self.hand.let_go(&done);
+        let groups = self.inner.subscribers.groups();
+        self.unsaved_count += disposed.len();
+        let completed: Vec<_> = disposed.into_iter().filter_map(|disposed| self.apply_disposition(disposed)).collect();
+        self.inner.log().trim(&groups);
+        self.in_flight.release(&completed);
     }
 
     /// Writes down what came of an entry; returns its id if it is done with.
-    fn write_down_one(&mut self, settled: Settled) -> Option<MessageId> {
-        let Settled { id, record, verdict } = settled;
-        let number = self.numbers.get(&id).copied()?;
-        let mut log = self.shared.log();
+    fn apply_disposition(&mut self, disposed: DisposedEntry) -> Option<MessageId> {
+        let DisposedEntry { id, record, disposition: verdict } = disposed;
+        let number = self.entry_numbers.get(&id).copied()?;
+        let mut log = self.inner.log();
         if log.cursor(&self.group).is_suspect(number) {
-            self.unsaved = BATCH; // else it would count as in flight if the process ended now
+            self.unsaved_count = CHECKPOINT_EVENTS_MAX; // else it would count as in flight if the process ended now
         }
         match verdict {
-            Verdict::Acknowledge { .. } => log.cursor(&self.group).finish(number),
-            Verdict::Skip(tries) => {
+            Disposition::Acknowledge { .. } => log.cursor(&self.group).acknowledge(number),
+            Disposition::Skip(attempts) => {
                 let now = log.clock.unix_millis();
-                let passed = log.cursor(&self.group).pass(number, tries, now);
+                let passed = log.cursor(&self.group).pass_unhandled(number, attempts, now);
                 drop(log);
                 if let (Some(record), Some(passed)) = (&record, passed) {
                     self.count_unhandled(record.event_type(), passed);
                 }
             }
-            Verdict::Bury(tries) if self.leaves_to_newer(&mut log, record.as_ref()) => {
-                log.cursor(&self.group).leave(number, Tries::anew(tries.done));
+            Disposition::DeadLetter(attempts) if self.leaves_to_newer(&mut log, record.as_ref()) => {
+                log.cursor(&self.group).leave_for_handler(number, DeliveryAttempts::replayed(attempts.done));
             }
-            Verdict::Bury(tries) => {
-                self.shared.counters.messages_sent_to_dlq(1);
-                log.bury(&self.group, number, tries);
-                self.unsaved = BATCH;
+            Disposition::DeadLetter(attempts) => {
+                self.inner.counters.messages_sent_to_dlq(1);
+                log.move_to_dead_letters(&self.group, number, attempts);
+                self.unsaved_count = CHECKPOINT_EVENTS_MAX;
             }
-            Verdict::Retry { tries, .. } => {
-                log.cursor(&self.group).keep(number, tries);
+            Disposition::Retry { attempts: tries, .. } => {
+                log.cursor(&self.group).record_attempts(number, tries);
                 return None;
             }
-            Verdict::Begin(tries) => {
-                log.cursor(&self.group).keep(number, tries);
-                self.beginning.push(id);
+            Disposition::Begin(attempts) => {
+                log.cursor(&self.group).record_attempts(number, attempts);
+                self.suspects_to_begin.push(id);
                 return None;
             }
         }
-        self.numbers.remove(&id);
+        self.entry_numbers.remove(&id);
         Some(id)
     }
 
@@ -441,50 +447,50 @@ impl Consumer {
     fn count_unhandled(&self, event_type: &Name, unhandled: Unhandled) {
         match unhandled {
             Unhandled::Skipped { is_first } => {
-                self.shared.counters.events_skipped(1);
+                self.inner.counters.events_skipped(1);
                 if is_first {
                     log_skipped_type(&self.group, event_type);
                 }
             }
-            Unhandled::Left { is_first: true } => tracing::warn!(
+            Unhandled::LeftPending { is_first: true } => tracing::warn!(
                 group = %self.group, %event_type,
                 "events are left: the group announced their type before, and no handler of it is here now; \
                  `forget_event_type` lets the group skip it"
             ),
-            Unhandled::Left { is_first: false } => {}
+            Unhandled::LeftPending { is_first: false } => {}
         }
     }
 
-    fn leaves_to_newer(&self, log: &mut Log, record: Option<&RecordedEvent>) -> bool {
+    fn leaves_to_newer(&self, log: &mut EntryLog, record: Option<&RecordedEvent>) -> bool {
         let types = &log.cursor(&self.group).types;
-        record.is_some_and(|record| types.leaves_to_newer(&self.shared.subscribers, &self.group, record))
+        record.is_some_and(|record| types.leaves_to_newer(&self.inner.subscribers, &self.group, record))
     }
 
     /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
     /// to load it from: then the group may begin.
-    async fn join(&mut self) -> bool {
-        let (shared, group) = (&self.shared, &self.group);
+    async fn load_progress(&mut self) -> bool {
+        let (shared, group) = (&self.inner, &self.group);
         let Some(resume) = shared.resume().clone() else {
             return true;
         };
         if shared.log().cursor(group).is_loaded {
             return true;
         }
-        match Progress::load(&*resume.store, group, &shared.subscribers).await {
+        match StoredProgress::load(&*resume.store, group, &shared.subscribers).await {
             Ok(progress) => {
                 let mut log = shared.log();
-                let fed_from = resume.fed_from.max(log.dropped().filter(|_| resume.fed_from.is_some()));
-                progress.resume(&mut log, fed_from);
+                let fed_from = resume.fed_from.max(log.highest_dropped().filter(|_| resume.fed_from.is_some()));
+                progress.apply_to(&mut log, fed_from);
                 drop(log);
                 // the other groups pass over what was read back for this one
                 shared.published.send_replace(());
-                if let Some(lasted) = self.outage.ends() {
+                if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is loaded now");
                 }
                 true
             }
             Err(error) => {
-                if self.outage.begins() {
+                if self.save_outage.begins() {
                     tracing::warn!(%group, %error, "progress not loaded, trying again");
                 }
                 false
@@ -494,31 +500,31 @@ impl Consumer {
 
     /// It is saved that these begin.
     fn begin_suspects(&mut self) {
-        self.hand.begin(&std::mem::take(&mut self.beginning));
+        self.in_flight.begin(&std::mem::take(&mut self.suspects_to_begin));
     }
 
     /// Saves the group's progress when there is much of it, or no entry is left to be read.
-    async fn save_now_and_then(&mut self) {
-        if self.unsaved >= BATCH || self.shared.log().unread(&self.group) == 0 {
+    async fn save_if_due(&mut self) {
+        if self.unsaved_count >= CHECKPOINT_EVENTS_MAX || self.inner.log().unread(&self.group) == 0 {
             self.save().await;
         }
     }
 
     /// Saves the group's progress if there is any; tried again soon if it fails.
     async fn save(&mut self) {
-        self.unsaved = 0;
-        let (shared, group) = (&self.shared, &self.group);
-        let Some(Resume { store, .. }) = shared.resume().clone() else {
+        self.unsaved_count = 0;
+        let (shared, group) = (&self.inner, &self.group);
+        let Some(ResumePoint { store, .. }) = shared.resume().clone() else {
             self.begin_suspects();
             return;
         };
         if let Err(error) = save_types(shared, &*store, group).await {
-            if self.outage.begins() {
+            if self.save_outage.begins() {
                 tracing::warn!(%group, %error, "what the group skipped is not saved, trying again");
             }
             return;
         }
-        let unsaved = shared.log().cursor(group).unsaved();
+        let unsaved = shared.log().cursor(group).begin_save();
         let Some(unsaved) = unsaved else {
             self.begin_suspects();
             return;
@@ -527,35 +533,37 @@ impl Consumer {
             Ok(()) => {
                 let groups = shared.subscribers.groups();
                 let mut log = shared.log();
-                log.cursor(group).saved(unsaved);
+                log.cursor(group).mark_saved(unsaved);
                 log.trim(&groups);
                 drop(log);
-                if let Some(lasted) = self.outage.ends() {
+                if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is saved again");
                 }
                 self.begin_suspects();
             }
-            Err(error) if self.outage.begins() => tracing::warn!(%group, %error, "progress not saved, trying again"),
+            Err(error) if self.save_outage.begins() => {
+                tracing::warn!(%group, %error, "progress not saved, trying again")
+            }
             Err(error) => tracing::debug!(%group, %error, "progress still not saved"),
         }
     }
 }
 
 /// How far a group may read, while it is consumed: it may have everything up to there in flight that is not finished.
-fn reach_name(group: &Name) -> Name {
+fn read_limit_name(group: &Name) -> Name {
     Name::prefixed("reading:", group)
 }
 
 /// Saves what the group announced and left unhandled, if that changed: before the checkpoint passes it.
-pub(super) async fn save_types(shared: &Shared, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
     let unsaved = {
-        let mut log = shared.log();
+        let mut log = inner.log();
         let cursor = log.cursor(group);
         cursor.types.unsaved().filter(|_| cursor.is_loaded)
     };
     if let Some((types, change)) = unsaved {
-        types::save(store, group, &types).await?;
-        shared.log().cursor(group).types.saved(change);
+        announced_types::save(store, group, &types).await?;
+        inner.log().cursor(group).types.mark_saved(change);
     }
     Ok(())
 }
@@ -565,23 +573,23 @@ pub(super) fn checkpoint_name(group: &Name) -> Name {
 }
 
 /// The progress of a group as a store kept it.
-pub(super) struct Progress {
+pub(super) struct StoredProgress {
     group: Name,
     pub(super) checkpoint: Option<Position>,
     /// The events up to the checkpoint that wait: the feed does not bring them again.
-    before: Vec<(RecordedEvent, Tries)>,
+    waiting_before: Vec<(RecordedEvent, DeliveryAttempts)>,
     /// What waits after it.
-    ahead: Vec<UnfinishedDelivery>,
+    waiting_ahead: Vec<UnfinishedDelivery>,
     /// Those of them that the store does not have, or cannot read.
-    unreadable: Vec<(Position, Tries)>,
+    unreadable: Vec<(Position, DeliveryAttempts)>,
     /// What is a dead letter after it.
-    dead_ahead: Vec<Position>,
+    dead_letters_ahead: Vec<Position>,
     types: GroupTypes,
     /// Set if it was not stopped by the process before: what that may have had in flight is up to there.
-    left_over: Option<Position>,
+    in_flight_through: Option<Position>,
 }
 
-impl Progress {
+impl StoredProgress {
     /// Loads it, and the events before the checkpoint that wait. A group without one begins with the oldest event, or
     /// with the next one if that is what its handlers say.
     pub(super) async fn load(
@@ -590,7 +598,7 @@ impl Progress {
         subscribers: &Subscribers,
     ) -> Result<Self, CheckpointError> {
         let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
-        if checkpoint.is_none() && subscribers.begin_now(group) {
+        if checkpoint.is_none() && subscribers.start_now(group) {
             let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
             store.save_checkpoint(&checkpoint_name(group), head).await?;
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
@@ -598,11 +606,14 @@ impl Progress {
         } else if checkpoint.is_none() {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
         }
-        let types = types::load(store, group, checkpoint).await?;
-        let reach = store.load_checkpoint(&reach_name(group)).await?.filter(|reach| *reach > Position::START);
-        let left_over = match reach {
+        let types = announced_types::load(store, group, checkpoint).await?;
+        let read_limit =
+            store.load_checkpoint(&read_limit_name(group)).await?.filter(|read_limit| *read_limit > Position::START);
+        let in_flight_through = match read_limit {
             // what came later was in flight nowhere
-            Some(reach) => Some(reach.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?)),
+            Some(read_limit) => {
+                Some(read_limit.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?))
+            }
             None => None,
         };
         let end = checkpoint.unwrap_or(Position::START);
@@ -610,58 +621,70 @@ impl Progress {
         let waiting = store.waiting_deliveries(group).await?;
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
         let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
-        for UnfinishedDelivery { position, tries, .. } in passed {
-            match event_at(store, position).await {
+        for UnfinishedDelivery { position, attempts: tries, .. } in passed {
+            match read_event_at(store, position).await {
                 Ok(Some(event)) => before.push((event, tries)),
                 Ok(None) => {
                     tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");
                     unreadable.push((position, tries));
                 }
                 Err(error @ ReadError::Corrupt { .. }) => {
-                    tracing::error!(%group, %position, error = %Line(&error), "unfinished delivery left");
+                    tracing::error!(%group, %position, error = %ErrorLine(&error), "unfinished delivery left");
                     unreadable.push((position, tries));
                 }
                 Err(error) => return Err(CheckpointError::new(group, error)),
             }
         }
-        Ok(Self { group: group.clone(), checkpoint, before, unreadable, ahead, dead_ahead, types, left_over })
+        Ok(Self {
+            group: group.clone(),
+            checkpoint,
+            waiting_before: before,
+            unreadable,
+            waiting_ahead: ahead,
+            dead_letters_ahead: dead_ahead,
+            types,
+            in_flight_through,
+        })
     }
 
     /// Lets the group go on from there; everything after `fed_from` passes through the log.
-    pub(super) fn resume(self, log: &mut Log, fed_from: Option<Position>) {
+    pub(super) fn apply_to(self, log: &mut EntryLog, fed_from: Option<Position>) {
         let now = log.clock.now();
         let cursor = log.cursor(&self.group);
-        cursor.load(self.checkpoint, fed_from, self.left_over);
-        cursor.load_ahead(self.ahead, self.dead_ahead);
+        cursor.load_checkpoint(self.checkpoint, fed_from, self.in_flight_through);
+        cursor.load_rows_ahead(self.waiting_ahead, self.dead_letters_ahead);
         cursor.types.load(self.types);
         if cursor.types.due().is_some() {
-            cursor.had_row = self.before.iter().filter_map(|(event, _)| event.position()).collect();
+            cursor.rows_at_load = self.waiting_before.iter().filter_map(|(event, _)| event.position()).collect();
         }
-        for (position, tries) in self.unreadable {
-            cursor.unreadable.add(position, tries, now);
+        for (position, attempts) in self.unreadable {
+            cursor.unreadable.add(position, attempts, now);
         }
-        for (event, tries) in self.before {
-            log.resume(&self.group, &event, tries);
+        for (event, attempts) in self.waiting_before {
+            log.restore_loaded(&self.group, &event, attempts);
         }
     }
 }
 
 /// The event at a position of a store.
-pub(super) async fn event_at(store: &dyn EventStore, position: Position) -> Result<Option<RecordedEvent>, ReadError> {
+pub(super) async fn read_event_at(
+    store: &dyn EventStore,
+    position: Position,
+) -> Result<Option<RecordedEvent>, ReadError> {
     let before = Position::new(position.get().saturating_sub(1));
     store.read_feed(before, position, &FeedFilter::all()).next().await.transpose()
 }
 
 async fn save_progress(
-    shared: &Shared,
+    inner: &BusInner,
     store: &dyn EventStore,
     group: &Name,
-    unsaved: &Unsaved,
+    unsaved: &UnsavedProgress,
 ) -> Result<(), CheckpointError> {
     let name = checkpoint_name(group);
     if let Some(checkpoint) = unsaved.checkpoint {
         let stored = store.load_checkpoint(&name).await?;
-        if shared.log().cursor(group).sees_rival(stored, checkpoint) {
+        if inner.log().cursor(group).detect_other_writer(stored, checkpoint) {
             tracing::warn!(
                 %group,
                 "another app handles this store's events in process, too: each handles all of them; let one app do it, \

@@ -10,18 +10,20 @@ use std::{
     time::Duration,
 };
 
-use super::cursor::Cursor;
+use super::group_cursor::GroupCursor;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{Announced, GroupInfo, GroupProgress, MessageId, StreamInfo, Taken, Tries, UnhandledRange},
+    port::{
+        Announced, DeliveryAttempts, GroupInfo, GroupProgress, InFlightEntry, MessageId, StreamInfo, UnhandledRange,
+    },
 };
 
 /// At how many entries beyond the capacity it may look for each time it is trimmed.
-const TRIM_STEP: usize = 64;
+const TRIM_CREDIT_PER_CALL: usize = 64;
 
 /// One published event.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LogEntry {
     pub(super) id: MessageId,
     pub(super) record: RecordedEvent,
     /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
@@ -32,64 +34,64 @@ pub(super) struct Entry {
 
 /// The entries, numbered in the order they were published, and the cursors of the groups.
 #[derive(Debug)]
-pub(super) struct Log {
+pub(super) struct EntryLog {
     /// How many entries are kept for groups that come later, and how far a group may lag.
     capacity: usize,
-    pub(super) entries: BTreeMap<u64, Entry>,
+    pub(super) entries: BTreeMap<u64, LogEntry>,
     /// Those of them that were read back for one group.
     restored: BTreeSet<u64>,
     next: u64,
-    last_id: (u64, u64),
-    pub(super) groups: BTreeMap<Name, Cursor>,
+    last_entry_id: (u64, u64),
+    pub(super) groups: BTreeMap<Name, GroupCursor>,
     /// The highest position of the entries that are gone.
-    dropped: Option<Position>,
+    highest_dropped: Option<Position>,
     /// How many entries beyond the capacity had to stay when it was trimmed last, and how much of the work of looking at
     /// them again is paid by the calls since.
-    kept_by_trim: usize,
-    trims_put_off: usize,
+    untrimmed_excess: usize,
+    trim_credit: usize,
     /// When an entry became a dead letter last, in microseconds since 1970.
-    pub(super) last_death: u64,
+    pub(super) last_dead_letter_micros: u64,
     pub(super) clock: SharedClock,
 }
 
-impl Log {
+impl EntryLog {
     pub(super) fn new(capacity: usize, clock: SharedClock) -> Self {
         Self {
             capacity,
             entries: BTreeMap::new(),
             restored: BTreeSet::new(),
             next: 0,
-            last_id: (0, 0),
+            last_entry_id: (0, 0),
             groups: BTreeMap::new(),
-            dropped: None,
-            kept_by_trim: 0,
-            trims_put_off: 0,
-            last_death: 0,
+            highest_dropped: None,
+            untrimmed_excess: 0,
+            trim_credit: 0,
+            last_dead_letter_micros: 0,
             clock,
         }
     }
 
     /// The group's cursor; a new one stands before the oldest entry.
-    pub(super) fn cursor(&mut self, group: &Name) -> &mut Cursor {
+    pub(super) fn cursor(&mut self, group: &Name) -> &mut GroupCursor {
         self.groups.entry(group.clone()).or_default()
     }
 
     /// Has a group begin, or go on; a new one stands after the newest entry if it begins now.
-    pub(super) fn begin(&mut self, group: &Name, begins_now: bool) {
+    pub(super) fn begin_group(&mut self, group: &Name, begins_now: bool) {
         if begins_now && !self.groups.contains_key(group) {
-            self.cursor(group).next = self.next;
+            self.cursor(group).next_unread = self.next;
         }
         self.cursor(group).restart();
     }
 
     /// From now on checkpoints speak of another feed: nothing published before counts for them.
-    pub(super) fn leave_feed(&mut self) {
-        self.dropped = None;
+    pub(super) fn reset_feed(&mut self) {
+        self.highest_dropped = None;
         for entry in self.entries.values_mut() {
             entry.position = None;
         }
         for cursor in self.groups.values_mut() {
-            cursor.leave_feed();
+            cursor.reset_feed();
         }
     }
 
@@ -103,7 +105,7 @@ impl Log {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
             let entry =
-                Entry { id: id.clone(), record: record.clone(), position: record.position(), is_restored: false };
+                LogEntry { id: id.clone(), record: record.clone(), position: record.position(), is_restored: false };
             self.entries.insert(self.next, entry);
             self.next += 1;
             id
@@ -116,64 +118,67 @@ impl Log {
     /// `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not set ids back.
     fn next_id(&mut self) -> MessageId {
         let now = self.clock.unix_millis();
-        let (ms, seq) = self.last_id;
-        self.last_id = if now > ms { (now, 0) } else { (ms, seq + 1) };
-        MessageId::new(format!("{}-{}", self.last_id.0, self.last_id.1))
+        let (ms, seq) = self.last_entry_id;
+        self.last_entry_id = if now > ms { (now, 0) } else { (ms, seq + 1) };
+        MessageId::new(format!("{}-{}", self.last_entry_id.0, self.last_entry_id.1))
     }
 
     /// Takes the next entry for a group, with its number: first those to be taken again, then those it has not read.
     /// Entries that the group's checkpoint covers are passed over.
-    pub(super) fn take(&mut self, group: &Name) -> Option<(u64, Taken)> {
+    pub(super) fn take(&mut self, group: &Name) -> Option<(u64, InFlightEntry)> {
         let cursor = self.groups.entry(group.clone()).or_default();
-        if cursor.again.is_empty() && (cursor.is_to_be_brought() || cursor.is_at_its_reach(&self.entries)) {
+        if cursor.redelivery_queue.is_empty() && (cursor.has_events_to_load() || cursor.is_at_read_limit(&self.entries))
+        {
             return None; // what the group skipped or gave up comes first, or it is to be noted how far it reads
         }
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
-            if let Some((tries, is_left_over)) = cursor.take(number, &entry.record, entry.position) {
+            if let Some((attempts, was_in_flight)) = cursor.take(number, &entry.record, entry.position) {
                 let (id, record) = (entry.id.clone(), entry.record.clone());
-                return Some((number, Taken { id, record, tries, is_left_over }));
+                return Some((number, InFlightEntry { id, record, attempts, is_redelivered: was_in_flight }));
             }
         }
         None
     }
 
     /// Takes an entry again that waited, with what came of it so far; `None` if it is gone, or a dead letter.
-    pub(super) fn take_again(&mut self, group: &Name, number: u64) -> Option<Taken> {
-        let tries = self.cursor(group).tries(number)?;
+    pub(super) fn read_again(&mut self, group: &Name, number: u64) -> Option<InFlightEntry> {
+        let attempts = self.cursor(group).attempts(number)?;
         let entry = self.entries.get(&number)?;
-        Some(Taken { id: entry.id.clone(), record: entry.record.clone(), tries, is_left_over: false })
+        Some(InFlightEntry { id: entry.id.clone(), record: entry.record.clone(), attempts, is_redelivered: false })
     }
 
     /// Has an event delivered to a group again that the feed does not bring any more, and of which the store has a row.
-    pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
-        let number = self.read_back(record);
-        self.cursor(group).restore(number, record, tries);
+    pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
+        let number = self.insert_restored(record);
+        self.cursor(group).restore(number, record, attempts);
     }
 
     /// Does the same when the progress of a group is loaded.
-    pub(super) fn resume(&mut self, group: &Name, record: &RecordedEvent, tries: Tries) {
-        let number = self.read_back(record);
-        self.cursor(group).resume(number, record, tries);
+    pub(super) fn restore_loaded(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
+        let number = self.insert_restored(record);
+        self.cursor(group).restore_loaded(number, record, attempts);
     }
 
-    fn read_back(&mut self, record: &RecordedEvent) -> u64 {
+    fn insert_restored(&mut self, record: &RecordedEvent) -> u64 {
         let (id, number) = (self.next_id(), self.next);
-        self.entries.insert(number, Entry { id, record: record.clone(), position: None, is_restored: true });
+        self.entries.insert(number, LogEntry { id, record: record.clone(), position: None, is_restored: true });
         self.restored.insert(number);
         self.next += 1;
         number
     }
 
-    /// Up to where a group may take events, if that is to be noted now: see [`Cursor::next_reach`].
-    pub(super) fn next_reach(&self, group: &Name, ahead: u64) -> Option<Position> {
+    /// Up to where a group may take events, if that is to be noted now: see [`GroupCursor::next_read_limit`].
+    pub(super) fn next_read_limit(&self, group: &Name, ahead: u64) -> Option<Position> {
         let cursor = self.groups.get(group)?;
-        cursor.next_reach(cursor.next_in_feed(&self.entries), ahead)
+        cursor.next_read_limit(cursor.next_feed_position(&self.entries), ahead)
     }
 
     /// Whether a group may take no more before it is noted how far it reads.
-    pub(super) fn is_at_its_reach(&self, group: &Name) -> bool {
-        self.groups.get(group).is_some_and(|cursor| cursor.again.is_empty() && cursor.is_at_its_reach(&self.entries))
+    pub(super) fn is_at_read_limit(&self, group: &Name) -> bool {
+        self.groups
+            .get(group)
+            .is_some_and(|cursor| cursor.redelivery_queue.is_empty() && cursor.is_at_read_limit(&self.entries))
     }
 
     /// Announces what a group handles; returns what is undecided. What it left of the log is taken again.
@@ -186,13 +191,14 @@ impl Log {
         let now = self.clock.unix_millis();
         let cursor = self.groups.entry(group.clone()).or_default();
         let undecided = cursor.types.announce(announced, within, now);
-        while let Some((event_type, numbers)) = cursor.types.take_held() {
-            let of_type = |entry: &Entry| entry.position.is_none() && entry.record.event_type().as_str() == event_type;
+        while let Some((event_type, numbers)) = cursor.types.take_log_range() {
+            let of_type =
+                |entry: &LogEntry| entry.position.is_none() && entry.record.event_type().as_str() == event_type;
             for (number, entry) in self.entries.range(numbers).filter(|(_, entry)| of_type(entry)) {
-                cursor.take_again(*number, &entry.record);
+                cursor.redeliver_unhandled(*number, &entry.record);
             }
         }
-        cursor.take_left();
+        cursor.requeue_left();
         undecided
     }
 
@@ -200,16 +206,16 @@ impl Log {
     pub(super) fn trim(&mut self, groups: &[Name]) {
         let excess = self.entries.len().saturating_sub(self.capacity);
         // where very many wait, it is not looked at all of them each time
-        self.trims_put_off += TRIM_STEP;
-        if excess == 0 || self.trims_put_off < self.kept_by_trim {
+        self.trim_credit += TRIM_CREDIT_PER_CALL;
+        if excess == 0 || self.trim_credit < self.untrimmed_excess {
             return;
         }
-        self.trims_put_off = 0;
-        let cursors: Option<Vec<&Cursor>> = groups.iter().map(|group| self.groups.get(group)).collect();
+        self.trim_credit = 0;
+        let cursors: Option<Vec<&GroupCursor>> = groups.iter().map(|group| self.groups.get(group)).collect();
         let Some(cursors) = cursors else {
             return; // a group that has not begun needs them all
         };
-        let read = cursors.iter().map(|cursor| cursor.next).min().unwrap_or(self.next);
+        let read = cursors.iter().map(|cursor| cursor.next_unread).min().unwrap_or(self.next);
         let free: Vec<u64> = self
             .entries
             .range(..read)
@@ -217,13 +223,13 @@ impl Log {
             // nobody has to read these but the group that they were read back for
             .chain(self.restored.range(read..).copied())
             .filter(|number| !cursors.iter().any(|cursor| cursor.is_pending(*number)))
-            .filter(|number| !self.groups.values().any(|cursor| cursor.has_buried(*number)))
+            .filter(|number| !self.groups.values().any(|cursor| cursor.has_dead_letter(*number)))
             .take(excess)
             .collect();
         for number in free {
             self.drop_entry(number);
         }
-        self.kept_by_trim = self.entries.len().saturating_sub(self.capacity);
+        self.untrimmed_excess = self.entries.len().saturating_sub(self.capacity);
     }
 
     fn drop_entry(&mut self, number: u64) {
@@ -232,20 +238,20 @@ impl Log {
         };
         self.restored.remove(&number);
         let position = entry.position;
-        self.dropped = self.dropped.max(position);
+        self.highest_dropped = self.highest_dropped.max(position);
         for cursor in self.groups.values_mut() {
             cursor.entry_dropped(number, position);
         }
     }
 
     /// The highest position that a group which comes now cannot get any more.
-    pub(super) const fn dropped(&self) -> Option<Position> {
-        self.dropped
+    pub(super) const fn highest_dropped(&self) -> Option<Position> {
+        self.highest_dropped
     }
 
     /// How many entries a group has not read.
     pub(super) fn unread(&self, group: &Name) -> usize {
-        let next = self.groups.get(group).map_or(0, |cursor| cursor.next);
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread);
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
         // the bus read these back for one group: no other group has to read them
         let at_most = at_most.saturating_sub(self.restored.range(next..).count());
@@ -259,7 +265,8 @@ impl Log {
     /// How far a group has come. While its checkpoint is behind what it has handled, that much counts as pending: the next
     /// start would deliver it again.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
-        let described = |cursor: &Cursor| (cursor.next, cursor.pending() + u64::from(cursor.is_behind()));
+        let described =
+            |cursor: &GroupCursor| (cursor.next_unread, cursor.pending() + u64::from(cursor.is_save_pending()));
         let (next, pending) = self.groups.get(group).map(described).unwrap_or_default();
         GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
@@ -267,13 +274,13 @@ impl Log {
     /// Describes the stream; a group has one consumer while it is consumed.
     pub(super) fn describe(&self, info: &mut StreamInfo, consumed: &[Name]) {
         info.stream.length = self.entries.len() as u64;
-        let id = |entry: &Entry| entry.id.to_string();
+        let id = |entry: &LogEntry| entry.id.to_string();
         info.stream.first_entry_id = self.entries.values().next().map(id);
         info.stream.last_entry_id = self.entries.values().next_back().map(id);
         for (name, cursor) in &self.groups {
             let consumers = u64::from(consumed.contains(name));
             let pending = cursor.pending();
-            info.dlq_messages += cursor.dead().count() as u64;
+            info.dlq_messages += cursor.dead_letters().count() as u64;
             info.active_consumers += consumers;
             info.pending_messages += pending;
             let mut group = GroupInfo::new(name.to_string(), consumers, pending);
@@ -283,24 +290,24 @@ impl Log {
     }
 }
 
-impl Cursor {
+impl GroupCursor {
     /// The position of the next entry that it has not read.
-    fn next_in_feed(&self, entries: &BTreeMap<u64, Entry>) -> Option<Position> {
-        let mut unread = entries.range(self.next..);
+    fn next_feed_position(&self, entries: &BTreeMap<u64, LogEntry>) -> Option<Position> {
+        let mut unread = entries.range(self.next_unread..);
         unread.find(|(_, entry)| !entry.is_restored).and_then(|(_, entry)| entry.position)
     }
 
-    fn is_at_its_reach(&self, entries: &BTreeMap<u64, Entry>) -> bool {
-        self.is_beyond_reach(self.next_in_feed(entries))
+    fn is_at_read_limit(&self, entries: &BTreeMap<u64, LogEntry>) -> bool {
+        self.is_beyond_read_limit(self.next_feed_position(entries))
     }
 
     /// The number of the next entry for the group; those that were read back come by their group's `again` only.
-    fn next_number(&mut self, entries: &BTreeMap<u64, Entry>) -> Option<u64> {
-        if let Some(number) = self.again.pop_front() {
+    fn next_number(&mut self, entries: &BTreeMap<u64, LogEntry>) -> Option<u64> {
+        if let Some(number) = self.redelivery_queue.pop_front() {
             return Some(number);
         }
-        for (number, entry) in entries.range(self.next..) {
-            self.next = number + 1;
+        for (number, entry) in entries.range(self.next_unread..) {
+            self.next_unread = number + 1;
             if !entry.is_restored {
                 return Some(*number);
             }

@@ -6,13 +6,13 @@
 //! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that. What it passes and is not
 //! finished has a row in the store: see `cursor`.
 
+mod announced_types;
 mod builder;
 mod consume;
-mod cursor;
-mod letters;
+mod dead_letters;
+mod group_cursor;
 mod log;
-mod types;
-mod unreadable;
+mod unreadable_events;
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 
 pub use self::builder::InMemoryEventBusBuilder;
-use self::{builder::Settings, consume::Progress, log::Log};
+use self::{builder::BusSettings, consume::StoredProgress, log::EntryLog};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
@@ -80,18 +80,18 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// ```
 #[derive(Debug, Clone)]
 pub struct InMemoryEventBus {
-    shared: Arc<Shared>,
+    inner: Arc<BusInner>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    settings: Settings,
-    log: Mutex<Log>,
+struct BusInner {
+    settings: BusSettings,
+    log: Mutex<EntryLog>,
     /// Tells the groups that there are entries to read.
     published: watch::Sender<()>,
     /// Tells publishers that there may be room.
-    room: watch::Sender<()>,
-    resume: Mutex<Option<Resume>>,
+    capacity_freed: watch::Sender<()>,
+    resume: Mutex<Option<ResumePoint>>,
     /// What may have ended the process before runs alone, whatever its group.
     run_lock: RunLock,
     subscribers: Subscribers,
@@ -101,14 +101,14 @@ struct Shared {
 
 /// Where the groups keep their progress, and from where the store's feed is published.
 #[derive(Clone)]
-struct Resume {
+struct ResumePoint {
     store: Arc<dyn EventStore>,
     fed_from: Option<Position>,
 }
 
-impl std::fmt::Debug for Resume {
+impl std::fmt::Debug for ResumePoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Resume").field("fed_from", &self.fed_from).finish_non_exhaustive()
+        f.debug_struct("ResumePoint").field("fed_from", &self.fed_from).finish_non_exhaustive()
     }
 }
 
@@ -155,49 +155,49 @@ impl InMemoryEventBus {
     /// # });
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
-        let (shared, resume) = (&self.shared, self.shared.resume().clone());
+        let (inner, resume) = (&self.inner, self.inner.resume().clone());
         let was_announced = {
-            let mut log = shared.log();
+            let mut log = inner.log();
             let cursor = log.cursor(group);
-            (resume.is_none() || cursor.is_loaded).then(|| cursor.forget(event_type))
+            (resume.is_none() || cursor.is_loaded).then(|| cursor.forget_type(event_type))
         };
-        shared.published.send_replace(());
+        inner.published.send_replace(());
         match (was_announced, resume) {
-            (Some(was_announced), Some(Resume { store, .. })) => {
-                consume::save_types(shared, &*store, group).await?;
+            (Some(was_announced), Some(ResumePoint { store, .. })) => {
+                consume::save_types(inner, &*store, group).await?;
                 Ok(was_announced)
             }
-            (None, Some(Resume { store, .. })) => types::forget(&*store, group, event_type).await,
+            (None, Some(ResumePoint { store, .. })) => announced_types::forget(&*store, group, event_type).await,
             (was_announced, None) => Ok(was_announced.unwrap_or_default()),
         }
     }
 
-    fn with(settings: Settings) -> Self {
+    fn with_settings(settings: BusSettings) -> Self {
         let clock = settings.clock.clone();
-        let mut log = Log::new(settings.capacity.max(1), clock.clone());
+        let mut log = EntryLog::new(settings.capacity.max(1), clock.clone());
         log.cursor(&DEFAULT_GROUP);
         Self {
-            shared: Arc::new(Shared {
+            inner: Arc::new(BusInner {
                 settings,
                 log: Mutex::new(log),
                 published: watch::Sender::new(()),
-                room: watch::Sender::new(()),
+                capacity_freed: watch::Sender::new(()),
                 resume: Mutex::default(),
                 run_lock: RunLock::default(),
                 subscribers: Subscribers::default(),
                 counters: Arc::default(),
-                consuming: Consuming::by(clock),
+                consuming: Consuming::with_clock(clock),
             }),
         }
     }
 }
 
-impl Shared {
-    fn log(&self) -> MutexGuard<'_, Log> {
+impl BusInner {
+    fn log(&self) -> MutexGuard<'_, EntryLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn resume(&self) -> MutexGuard<'_, Option<Resume>> {
+    fn resume(&self) -> MutexGuard<'_, Option<ResumePoint>> {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -207,7 +207,7 @@ impl Shared {
             return Ok(Vec::new());
         }
         check_records(&DESTINATION, events)?;
-        let mut room = self.room.subscribe();
+        let mut room = self.capacity_freed.subscribe();
         let mut subscribers = self.subscribers.watch();
         loop {
             room.mark_unchanged();
@@ -243,11 +243,11 @@ impl Shared {
 }
 
 /// Tells publishers, when it is dropped, that nobody consumes any more.
-struct Ended<'a>(&'a Shared);
+struct NotifyPublishersGuard<'a>(&'a BusInner);
 
-impl Drop for Ended<'_> {
+impl Drop for NotifyPublishersGuard<'_> {
     fn drop(&mut self) {
-        self.0.room.send_replace(());
+        self.0.capacity_freed.send_replace(());
     }
 }
 
@@ -268,14 +268,14 @@ impl EventBus for InMemoryEventBus {
     /// overtook the feed would move checkpoints past events that are still to come.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         let is_stored = |event: &RecordedEvent| event.position().is_some();
-        if self.shared.resume().is_some() && events.iter().any(is_stored) {
+        if self.inner.resume().is_some() && events.iter().any(is_stored) {
             return Err(PublishError::OwnedByRelay { destination: DESTINATION.clone() });
         }
-        self.shared.publish(events).await
+        self.inner.publish(events).await
     }
 
     async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.shared.publish(events).await
+        self.inner.publish(events).await
     }
 
     fn is_durable(&self) -> bool {
@@ -285,17 +285,17 @@ impl EventBus for InMemoryEventBus {
     /// Call it before the bus consumes and before the feed is published.
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
-        for group in self.shared.subscribers.groups() {
-            loaded.push(Progress::load(&*store, &group, &self.shared.subscribers).await?);
+        for group in self.inner.subscribers.groups() {
+            loaded.push(StoredProgress::load(&*store, &group, &self.inner.subscribers).await?);
         }
         let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();
-        let mut log = self.shared.log();
-        log.leave_feed();
+        let mut log = self.inner.log();
+        log.reset_feed();
         for progress in loaded {
-            progress.resume(&mut log, fed_from);
+            progress.apply_to(&mut log, fed_from);
         }
         drop(log);
-        *self.shared.resume() = Some(Resume { store, fed_from });
+        *self.inner.resume() = Some(ResumePoint { store, fed_from });
         Ok(fed_from)
     }
 
@@ -304,18 +304,18 @@ impl EventBus for InMemoryEventBus {
         announced: &[Announced],
         store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let (clock, within) = (&self.shared.settings.clock, self.shared.settings.deliver_skipped_within);
+        let (clock, within) = (&self.inner.settings.clock, self.inner.settings.deliver_skipped_within);
         let mut older = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = &of_group[0].group;
             match store.filter(|store| store.notes().is_some()) {
                 Some(store) => {
                     let (destination, now) = (DESTINATION.clone(), clock.unix_millis());
-                    let undecided = types::announce(store, group, of_group, (within, now)).await;
+                    let undecided = announced_types::announce(store, group, of_group, (within, now)).await;
                     older.extend(undecided.map_err(|source| ConsumeError::Unavailable { destination, source })?);
                 }
                 None => {
-                    let undecided = self.shared.log().announce(group, of_group, within);
+                    let undecided = self.inner.log().announce(group, of_group, within);
                     older.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
                 }
             }
@@ -324,49 +324,49 @@ impl EventBus for InMemoryEventBus {
     }
 
     fn subscribers(&self) -> &Subscribers {
-        &self.shared.subscribers
+        &self.inner.subscribers
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        let shared = &self.shared;
-        let _ended = Ended(shared);
-        let consume = |group, stop| consume::consume(Arc::clone(shared), group, stop);
-        shared.consuming.run(&DESTINATION, &shared.subscribers, consume).await
+        let inner = &self.inner;
+        let _ended = NotifyPublishersGuard(inner);
+        let consume = |group, stop| consume::consume_group(Arc::clone(inner), group, stop);
+        inner.consuming.run(&DESTINATION, &inner.subscribers, consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.shared.consuming.stop().await;
+        self.inner.consuming.stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.shared.consuming.is_running()
+        self.inner.consuming.is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.shared.consuming.close();
-        self.shared.room.send_replace(());
+        self.inner.consuming.close();
+        self.inner.capacity_freed.send_replace(());
         let what = "in-process event bus";
-        self.shared.consuming.shutdown(what, timeout).await
+        self.inner.consuming.shutdown(what, timeout).await
     }
 
     fn stats(&self) -> BusStats {
-        self.shared.counters.snapshot()
+        self.inner.counters.snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {
         let mut info =
-            StreamInfo { connected: !self.shared.consuming.is_closed(), stats: self.stats(), ..StreamInfo::default() };
+            StreamInfo { connected: !self.inner.consuming.is_closed(), stats: self.stats(), ..StreamInfo::default() };
         info.stream.name = DESTINATION.to_string();
         let consumed = match self.is_consuming() {
-            true => self.shared.subscribers.groups(),
+            true => self.inner.subscribers.groups(),
             false => Vec::new(),
         };
-        self.shared.log().describe(&mut info, &consumed);
-        info.dlq_messages += self.shared.count_dead().await;
+        self.inner.log().describe(&mut info, &consumed);
+        info.dlq_messages += self.inner.count_stored_dead_letters().await;
         info
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        Ok(self.shared.log().progress(group))
+        Ok(self.inner.log().progress(group))
     }
 }

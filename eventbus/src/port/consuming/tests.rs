@@ -96,7 +96,7 @@ async fn a_consumer_that_dies_again_and_again_is_replaced_ever_later() {
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_that_lived_long_is_replaced_soon() {
-    let delays = delays(STEADY, 10).await;
+    let delays = delays(RESTART_BACKOFF_RESET_AFTER, 10).await;
     assert!(delays.iter().all(|delay| *delay <= Duration::from_millis(51)), "{delays:?}");
 }
 

@@ -5,21 +5,21 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 use super::{
     App,
     no_store::NoStore,
-    plan::{Checked, Discovery, Plan},
+    plan::{CheckedPlan, Discovery, Plan},
     stored_types,
-    tasks::{Environment, Tasks},
+    tasks::{AppTasks, TaskEnvironment},
 };
 use crate::{
-    domain::{clock::SharedClock, error::Line},
+    domain::{clock::SharedClock, error::ErrorLine},
     memory::{InMemoryEventBus, InMemoryEventStore},
     port::{Announced, ConnectError, EventBus, EventStore, StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
-        projection::{Projected, ProjectionSlot},
+        held_lease::LEASE_TTL_MIN,
+        projection::{AnyProjection, ProjectionHandle},
         relay::{self, RelayOptions},
         start::{StartError, StartMistake},
         subscription::group_of,
-        tenure::SHORTEST_LEASE,
     },
 };
 
@@ -30,12 +30,12 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// For how long what the app notes in its store holds.
-pub(super) struct Terms {
+pub(super) struct StoreSettings {
     pub(super) lease_ttl: Duration,
     pub(super) inbox_retention: Duration,
 }
 
-impl Default for Terms {
+impl Default for StoreSettings {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3_600);
         Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
@@ -53,12 +53,12 @@ pub struct AppBuilder {
     state: StateMap,
     discovery: Discovery,
     handlers: Vec<HandlerDefinition>,
-    projections: Vec<ProjectionSlot>,
+    projections: Vec<AnyProjection>,
     relay: bool,
     relay_options: RelayOptions,
     wait_timeout: Duration,
     shutdown_timeout: Duration,
-    terms: Terms,
+    store_settings: StoreSettings,
     clock: SharedClock,
 }
 
@@ -75,7 +75,7 @@ impl AppBuilder {
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
-            terms: Terms::default(),
+            store_settings: StoreSettings::default(),
             clock: SharedClock::SYSTEM,
         }
     }
@@ -122,13 +122,13 @@ impl AppBuilder {
 
     /// Feeds this projection. It cannot be rebuilt while running: [`projection_with`](Self::projection_with) can.
     pub fn projection<P: Projection>(mut self, projection: P) -> Self {
-        self.projections.push(ProjectionSlot::of(Projected::new(projection)));
+        self.projections.push(AnyProjection::new(ProjectionHandle::new(projection)));
         self
     }
 
     /// Feeds a projection made by `make`, which also makes the new one of each rebuild.
     pub fn projection_with<P: Projection>(mut self, make: impl Fn() -> P + Send + Sync + 'static) -> Self {
-        self.projections.push(ProjectionSlot::of(Projected::with(make)));
+        self.projections.push(AnyProjection::new(ProjectionHandle::with_factory(make)));
         self
     }
 
@@ -143,14 +143,14 @@ impl AppBuilder {
     /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
     /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
     pub fn relay_lease(mut self, lease: Duration) -> Self {
-        self.relay_options.lease = lease.max(SHORTEST_LEASE);
+        self.relay_options.lease = lease.max(LEASE_TTL_MIN);
         self
     }
 
     /// Publishes to a stream that may carry the events of other stores too; otherwise the relay refuses it, since a
     /// database that was made anew beside a stream of the former one is rarely meant.
     pub fn share_stream(mut self) -> Self {
-        self.relay_options.shared = true;
+        self.relay_options.is_stream_shared = true;
         self
     }
 
@@ -169,7 +169,7 @@ impl AppBuilder {
     /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
     /// at least 100 ms. State in memory is fed in every process.
     pub fn projection_lease(mut self, lease: Duration) -> Self {
-        self.terms.lease_ttl = lease.max(SHORTEST_LEASE);
+        self.store_settings.lease_ttl = lease.max(LEASE_TTL_MIN);
         self
     }
 
@@ -178,7 +178,7 @@ impl AppBuilder {
     /// A delivery that comes again later than that takes effect again. So it must be longer than an event can wait: for
     /// a group that consumes nothing meanwhile, for a retry, or as a dead letter that is replayed in the end.
     pub fn inbox_retention(mut self, retention: Duration) -> Self {
-        self.terms.inbox_retention = retention;
+        self.store_settings.inbox_retention = retention;
         self
     }
 
@@ -224,36 +224,49 @@ impl AppBuilder {
             tracing::info!("the app has no handlers and no projections; `.discover()` adds those that are linked");
         }
         stored_types::warn_of_unknown(&*store, &plan).await;
-        let is_connected = is_connected(&*bus).await?;
-        let given_up = bus.stats().messages_sent_to_dlq;
+        let is_connected = try_connect(&*bus).await?;
+        let dead_letters_at_start = bus.stats().messages_sent_to_dlq;
         let unavailable =
             |source| StartMistake::Unavailable { what: format!("the relay to `{}`", bus.destination()), source };
         if !consumes_only {
-            relay::introduce(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
+            relay::register_groups(&*store, &*bus, &plan.groups()).await.map_err(unavailable)?;
         }
         if is_connected {
-            announce(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
+            announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let environment = Environment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
-        let tasks = Tasks::spawn(environment, &plan, relay_options, &self.terms).await.map_err(unavailable)?;
+        let environment = TaskEnvironment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
+        let tasks =
+            AppTasks::spawn(environment, &plan, relay_options, &self.store_settings).await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
-        Ok(App::new(store, bus, !consumes_only, plan, tasks, (self.wait_timeout, self.shutdown_timeout), given_up))
+        Ok(App::new(
+            store,
+            bus,
+            !consumes_only,
+            plan,
+            tasks,
+            (self.wait_timeout, self.shutdown_timeout),
+            dead_letters_at_start,
+        ))
     }
 }
 
 /// How long starting waits for a bus that may be away. Real time: it is the reply of a server.
-const ANSWERS_SOON: Duration = Duration::from_secs(2);
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Tells the bus what the groups of the app handle; what they skipped long ago is to be decided first.
 ///
 /// A bus that is away is told when the app consumes.
-async fn announce(plan: &Checked, bus: &dyn EventBus, store: Option<&dyn EventStore>) -> Result<(), StartError> {
+async fn announce_types(
+    plan: &CheckedPlan,
+    bus: &dyn EventBus,
+    store: Option<&dyn EventStore>,
+) -> Result<(), StartError> {
     let groups: Vec<_> = plan.handlers.iter().map(|handler| group_of(handler, bus.default_group())).collect();
     let handled =
         plan.handlers.iter().zip(&groups).map(|(handler, group)| (group, handler.events, handler.options.start));
     let announced = Announced::all(handled);
-    let skipped = match tokio::time::timeout(ANSWERS_SOON, bus.announce(&announced, store)).await {
+    let skipped = match tokio::time::timeout(ANNOUNCE_TIMEOUT, bus.announce(&announced, store)).await {
         Ok(Ok(skipped)) => skipped,
         Ok(Err(error)) => {
             tracing::debug!(destination = %bus.destination(), %error, "what the app handles is announced later");
@@ -272,11 +285,11 @@ async fn announce(plan: &Checked, bus: &dyn EventBus, store: Option<&dyn EventSt
 }
 
 /// Connects the bus if that was left to the app; one that is away is connected later.
-async fn is_connected(bus: &dyn EventBus) -> Result<bool, StartMistake> {
+async fn try_connect(bus: &dyn EventBus) -> Result<bool, StartMistake> {
     match bus.ensure_connected().await {
         Ok(()) => Ok(true),
         Err(error @ ConnectError::Unavailable { .. }) => {
-            let (destination, error) = (bus.destination(), Line(&error));
+            let (destination, error) = (bus.destination(), ErrorLine(&error));
             tracing::warn!(%destination, %error, "bus is away, the app starts without it and connects when it is back");
             Ok(false)
         }

@@ -29,7 +29,7 @@ pub enum PublishedError {
         reason: String,
     },
     /// The relay did not get that far in time.
-    #[error("the relay is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}")]
+    #[error("the relay is at position {position}, {wanted} was not reached within {timeout:?}: {problem}")]
     TimedOut {
         /// Where the relay is.
         position: Position,
@@ -38,7 +38,7 @@ pub enum PublishedError {
         /// How long it was waited for at most.
         timeout: Duration,
         /// What keeps it.
-        trouble: String,
+        problem: String,
     },
 }
 

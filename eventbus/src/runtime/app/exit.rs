@@ -19,44 +19,44 @@ use tracing::{Dispatch, subscriber::NoSubscriber};
 use super::signal::Signals;
 use crate::{
     port::{Subscribers, activity::Activity},
-    runtime::projection::ProjectionSlot,
+    runtime::projection::AnyProjection,
 };
 
 /// `EX_SOFTWARE`: an error of the program itself.
-const STATUS: i32 = 70;
+const EXIT_STATUS: i32 = 70;
 
 /// How long after the deadline of a shutdown the process is ended.
-const GRACE: Duration = Duration::from_secs(5);
+const EXIT_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Ends the process some time after a signal, unless it is dropped before.
 pub(super) struct ExitGuard {
     cancel: CancellationToken,
     has_returned: Arc<AtomicBool>,
-    is_kept: bool,
+    stays_armed: bool,
 }
 
 /// Everything that may block a thread.
-pub(super) struct Blockers {
+pub(super) struct ActivitySources {
     pub(super) subscribers: Subscribers,
-    pub(super) projections: Vec<ProjectionSlot>,
+    pub(super) projections: Vec<AnyProjection>,
 }
 
-impl Blockers {
+impl ActivitySources {
     pub(super) fn activities(&self) -> Vec<Arc<Activity>> {
         let mut activities = self.subscribers.activities();
-        activities.extend(self.projections.iter().map(ProjectionSlot::activity));
+        activities.extend(self.projections.iter().map(AnyProjection::activity));
         activities
     }
 }
 
 /// What blocks a thread now, in words.
-pub(super) fn blocking(activities: &[Arc<Activity>]) -> Vec<String> {
+pub(super) fn describe_blocking(activities: &[Arc<Activity>]) -> Vec<String> {
     activities.iter().flat_map(|activity| activity.blocking()).collect()
 }
 
 impl ExitGuard {
     /// Begins to listen for a signal, after which a shutdown may take until `deadline`.
-    pub(super) fn new(deadline: Duration, blockers: Blockers) -> io::Result<Self> {
+    pub(super) fn new(deadline: Duration, activity_sources: ActivitySources) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
@@ -66,34 +66,34 @@ impl ExitGuard {
         let (cancelled, returned) = (cancel.clone(), Arc::clone(&has_returned));
         let dispatch = tracing::dispatcher::get_default(Dispatch::clone);
         thread::Builder::new().name("eventbus-exit".into()).spawn(move || {
-            let after = deadline.saturating_add(GRACE);
+            let after = deadline.saturating_add(EXIT_GRACE_PERIOD);
             let waited = runtime.block_on(cancelled.run_until_cancelled(async {
                 signals.received().await;
                 // before the handlers leave the bus
-                let activities = blockers.activities();
+                let activities = activity_sources.activities();
                 tokio::time::sleep(after).await;
                 activities
             }));
             if let Some(activities) = waited {
-                let blocking = blocking(&activities);
+                let blocking = describe_blocking(&activities);
                 if !(blocking.is_empty() && returned.load(Ordering::SeqCst)) {
                     tracing::dispatcher::with_default(&dispatch, || exit(after, &blocking));
                 }
             }
         })?;
-        Ok(Self { cancel, has_returned, is_kept: false })
+        Ok(Self { cancel, has_returned, stays_armed: false })
     }
 
     /// Ends the process all the same if something still blocks a thread then: whoever ends the runtime would wait for it.
-    pub(super) fn keep(mut self) {
-        self.is_kept = true;
+    pub(super) fn stay_armed(mut self) {
+        self.stays_armed = true;
         self.has_returned.store(true, Ordering::SeqCst);
     }
 }
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        if !self.is_kept {
+        if !self.stays_armed {
             self.cancel.cancel();
         }
     }
@@ -104,11 +104,11 @@ fn exit(after: Duration, blocking: &[String]) {
         [] => "something that is no handler keeps the app's runtime busy".into(),
         blocking => format!("these block their threads: {}", blocking.join("; ")),
     };
-    let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {STATUS}");
+    let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {EXIT_STATUS}");
     tracing::error!("{text}");
     // no subscriber takes the log
     if tracing::dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>()) {
         eprintln!("{text}");
     }
-    std::process::exit(STATUS);
+    std::process::exit(EXIT_STATUS);
 }

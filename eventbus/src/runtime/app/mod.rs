@@ -2,19 +2,19 @@
 //!
 //! Keep: this is the only place that names the defaults in memory.
 
-mod away;
 mod builder;
 mod error;
 mod exit;
 mod no_store;
+mod outage_starts;
 mod plan;
 mod projections;
-mod publishing;
-mod settle;
+mod relay_health;
 mod signal;
 mod skipping;
 mod stored_types;
 mod tasks;
+mod wait_idle;
 
 use std::{
     fmt,
@@ -27,15 +27,15 @@ pub use error::{PublishedError, SettleError};
 pub use signal::shutdown_signal;
 
 use self::{
-    away::Away,
-    exit::{Blockers, ExitGuard},
-    plan::Checked,
-    tasks::Tasks,
+    exit::{ActivitySources, ExitGuard},
+    outage_starts::OutageStarts,
+    plan::CheckedPlan,
+    tasks::AppTasks,
 };
 use super::{
     definition::Projection,
     follow::Follow,
-    projection::{Projected, ProjectionError, ProjectionGuard, ProjectionSlot},
+    projection::{AnyProjection, ProjectionError, ProjectionGuard, ProjectionHandle},
     repository::AggregateRepository,
 };
 use crate::{
@@ -44,7 +44,7 @@ use crate::{
 };
 
 /// How long the store may take to say where it ends, for an error that is due. Real time: it is the reply of a server.
-const ANSWERS_SOON: Duration = Duration::from_millis(500);
+const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
 ///
@@ -84,21 +84,21 @@ const ANSWERS_SOON: Duration = Duration::from_millis(500);
 /// ```
 #[derive(Clone)]
 #[must_use = "an app stops when its last clone is dropped: keep it, and end with `run_until_signal` or `shutdown`"]
-pub struct App(Arc<Running>);
+pub struct App(Arc<AppInner>);
 
-struct Running {
+struct AppInner {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
     has_store: bool,
     groups: Vec<Name>,
-    projections: Vec<ProjectionSlot>,
-    tasks: Tasks,
+    projections: Vec<AnyProjection>,
+    tasks: AppTasks,
     wait_timeout: Duration,
     shutdown_timeout: Duration,
     /// How many deliveries the bus had given up when that was last said.
-    given_up: AtomicU64,
+    reported_dead_letters: AtomicU64,
     /// Since when store and bus are.
-    away: Away,
+    outage_starts: OutageStarts,
 }
 
 /// An event that the relay has published.
@@ -122,14 +122,14 @@ impl App {
         store: Arc<dyn EventStore>,
         bus: Arc<dyn EventBus>,
         has_store: bool,
-        plan: Checked,
-        tasks: Tasks,
+        plan: CheckedPlan,
+        tasks: AppTasks,
         (wait_timeout, shutdown_timeout): (Duration, Duration),
-        given_up: u64,
+        reported_dead_letters: u64,
     ) -> Self {
         let (groups, projections) = (plan.groups(), plan.projections);
-        let given_up = given_up.into();
-        Self(Arc::new(Running {
+        let reported_dead_letters = reported_dead_letters.into();
+        Self(Arc::new(AppInner {
             store,
             bus,
             has_store,
@@ -138,8 +138,8 @@ impl App {
             tasks,
             wait_timeout,
             shutdown_timeout,
-            given_up,
-            away: Away::default(),
+            reported_dead_letters,
+            outage_starts: OutageStarts::default(),
         }))
     }
 
@@ -184,7 +184,7 @@ impl App {
     /// # }
     /// ```
     pub fn follow(&self) -> Follow {
-        Follow::of_shared(Arc::clone(&self.0.store)).clock(self.clock().clone())
+        Follow::from_shared(Arc::clone(&self.0.store)).clock(self.clock().clone())
     }
 
     /// The bus.
@@ -197,8 +197,8 @@ impl App {
     ///
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection.
-    pub fn projection<P: Projection>(&self) -> Result<&Projected<P>, ProjectionError> {
-        self.slot::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
+    pub fn projection<P: Projection>(&self) -> Result<&ProjectionHandle<P>, ProjectionError> {
+        self.find_projection::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
     }
 
     /// Waits until a projection includes everything up to `position`, then reads it: read your own writes.
@@ -213,20 +213,20 @@ impl App {
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
-        let slot = self.slot::<P>()?;
+        let projection = self.find_projection::<P>()?;
         let mut read = self.projection::<P>()?.read_at(position, self.0.wait_timeout).await;
-        if let Err(ProjectionError::TimedOut { wanted, trouble, .. }) = &mut read
-            && slot.status(Position::START).trouble.is_none()
-            && let Some(end) = self.ends_before(*wanted).await
+        if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
+            && projection.status(Position::START).trouble.is_none()
+            && let Some(end) = self.describe_missing_position(*wanted).await
         {
-            *trouble = end;
+            *problem = end;
         }
         read
     }
 
     /// What to say of a position that the store does not have.
-    async fn ends_before(&self, wanted: Position) -> Option<String> {
-        let head = tokio::time::timeout(ANSWERS_SOON, self.0.store.head()).await.ok()?.ok()?;
+    async fn describe_missing_position(&self, wanted: Position) -> Option<String> {
+        let head = tokio::time::timeout(HEAD_TIMEOUT, self.0.store.head()).await.ok()?.ok()?;
         (head < wanted).then(|| format!("the store ends at position {head}"))
     }
 
@@ -240,28 +240,28 @@ impl App {
     /// # Errors
     /// If signals cannot be listened for, or something was still busy when the time was up.
     pub async fn run_until_signal(self) -> Result<()> {
-        let exit = ExitGuard::new(self.0.shutdown_timeout, self.blockers())?;
+        let exit = ExitGuard::new(self.0.shutdown_timeout, self.activity_sources())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
         // before the handlers leave the bus
-        let activities = self.blockers().activities();
+        let activities = self.activity_sources().activities();
         let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
-            let blocking = exit::blocking(&activities);
+            let blocking = exit::describe_blocking(&activities);
             if !blocking.is_empty() {
                 tracing::error!(
                     "these block their threads and keep the process from ending: {}; it exits in 5 s",
                     blocking.join("; ")
                 );
-                exit.keep();
+                exit.stay_armed();
             }
         }
         Ok(stopped?)
     }
 
-    fn blockers(&self) -> Blockers {
-        Blockers { subscribers: self.0.bus.subscribers().clone(), projections: self.0.projections.clone() }
+    fn activity_sources(&self) -> ActivitySources {
+        ActivitySources { subscribers: self.0.bus.subscribers().clone(), projections: self.0.projections.clone() }
     }
 
     /// Stops everything; what is in flight gets until `timeout`.
@@ -277,16 +277,16 @@ impl App {
     }
 
     pub(super) fn clock(&self) -> &SharedClock {
-        &self.0.tasks.feeding.clock
+        &self.0.tasks.runner_context.clock
     }
 
-    fn slot<P: Projection>(&self) -> Result<&ProjectionSlot, ProjectionError> {
-        let is_it = |slot: &&ProjectionSlot| slot.type_id() == std::any::TypeId::of::<P>();
+    fn find_projection<P: Projection>(&self) -> Result<&AnyProjection, ProjectionError> {
+        let is_it = |projection: &&AnyProjection| projection.type_id() == std::any::TypeId::of::<P>();
         self.0.projections.iter().find(is_it).ok_or_else(|| self.not_running::<P>())
     }
 
     fn not_running<P: Projection>(&self) -> ProjectionError {
-        let known = self.0.projections.iter().map(|slot| slot.definition().name).collect();
+        let known = self.0.projections.iter().map(|projection| projection.definition().name).collect();
         ProjectionError::NotRunning { name: P::definition().name, known }
     }
 }

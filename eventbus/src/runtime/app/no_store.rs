@@ -14,9 +14,9 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
-        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError, ReadFeed, ReadStream,
-        RecordStream, Tries, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, DeliveryAttempts,
+        Direction, EventStore, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError,
+        ReadFeed, ReadStream, RecordStream, UnfinishedDeliveries, UnfinishedDelivery,
     },
 };
 
@@ -24,7 +24,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct NoStore(AppendSignal);
 
-fn none() -> BoxError {
+fn no_store_error() -> BoxError {
     ReadError::NoStore.into()
 }
 
@@ -81,80 +81,85 @@ impl ReadFeed for NoStore {
 #[async_trait]
 impl Checkpoints for NoStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        Err(CheckpointError::new(name, none()))
+        Err(CheckpointError::new(name, no_store_error()))
     }
 
     async fn save_checkpoint(&self, name: &Name, _position: Position) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(name, none()))
+        Err(CheckpointError::new(name, no_store_error()))
     }
 }
 
 #[async_trait]
 impl Leases for NoStore {
     async fn acquire_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Option<Lease>, LeaseError> {
-        Err(LeaseError::new(role, none()))
+        Err(LeaseError::new(role, no_store_error()))
     }
 
     async fn seize_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Lease, LeaseError> {
-        Err(LeaseError::new(role, none()))
+        Err(LeaseError::new(role, no_store_error()))
     }
 
     async fn renew_lease(&self, lease: &Lease, _: Duration) -> Result<bool, LeaseError> {
-        Err(LeaseError::new(&lease.role, none()))
+        Err(LeaseError::new(&lease.role, no_store_error()))
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        Err(LeaseError::new(&lease.role, none()))
+        Err(LeaseError::new(&lease.role, no_store_error()))
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        Err(LeaseError::new(role, none()))
+        Err(LeaseError::new(role, no_store_error()))
     }
 }
 
 #[async_trait]
 impl Floors for NoStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        Err(CheckpointError::new(destination, none()))
+        Err(CheckpointError::new(destination, no_store_error()))
     }
 
     async fn save_floors(&self, destination: &Name, _: &[Floor]) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(destination, none()))
+        Err(CheckpointError::new(destination, no_store_error()))
     }
 
     async fn forget_floor(&self, destination: &Name, _: &Name) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(destination, none()))
+        Err(CheckpointError::new(destination, no_store_error()))
     }
 }
 
 #[async_trait]
 impl UnfinishedDeliveries for NoStore {
     async fn save_progress(&self, group: &Name, _: &ProgressUpdate) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(group, none()))
+        Err(CheckpointError::new(group, no_store_error()))
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        Err(CheckpointError::new(group, none()))
+        Err(CheckpointError::new(group, no_store_error()))
     }
 
     async fn dead_positions(&self, group: &Name, _: Position) -> Result<Vec<Position>, CheckpointError> {
-        Err(CheckpointError::new(group, none()))
+        Err(CheckpointError::new(group, no_store_error()))
     }
 
     async fn dead_deliveries(&self, _: Option<&DeadDelivery>, _: usize) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        Err(CheckpointError::new(&DEAD_LETTERS, none()))
+        Err(CheckpointError::new(&DEAD_LETTERS, no_store_error()))
     }
 
     async fn dead_delivery(&self, group: &Name, _: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        Err(CheckpointError::new(group, none()))
+        Err(CheckpointError::new(group, no_store_error()))
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        Err(CheckpointError::new(&DEAD_LETTERS, none()))
+        Err(CheckpointError::new(&DEAD_LETTERS, no_store_error()))
     }
 
-    async fn end_dead_delivery(&self, group: &Name, _: Position, _: Option<&Tries>) -> Result<bool, CheckpointError> {
-        Err(CheckpointError::new(group, none()))
+    async fn end_dead_delivery(
+        &self,
+        group: &Name,
+        _: Position,
+        _: Option<&DeliveryAttempts>,
+    ) -> Result<bool, CheckpointError> {
+        Err(CheckpointError::new(group, no_store_error()))
     }
 }
 

@@ -7,15 +7,15 @@ use crate::{
     port::{EventBus, EventStore, Requirements, StateMap, TypeKey},
     runtime::{
         definition::{AggregateRegistration, HandlerDefinition, ProjectionDefinition},
-        projection::{ProjectionRegistration, ProjectionSlot},
+        projection::{AnyProjection, ProjectionRegistration},
         registry::EventRegistry,
         start::{StartError, StartMistake},
-        subscription::{discovered_handlers, duplicate_handlers, group_of, unmet},
+        subscription::{discovered_handlers, duplicate_handlers, group_of, unmet_requirements},
     },
 };
 
 /// The group that `discover_groups` knows projections by.
-const PROJECTIONS: &str = "projections";
+const PROJECTIONS_GROUP: &str = "projections";
 
 /// What of the linked handlers and projections runs.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl Discovery {
 pub(super) struct Plan<'a> {
     pub(super) discovery: Discovery,
     pub(super) handlers: Vec<HandlerDefinition>,
-    pub(super) projections: Vec<ProjectionSlot>,
+    pub(super) projections: Vec<AnyProjection>,
     pub(super) state: &'a StateMap,
     pub(super) transaction: Option<TypeKey>,
     pub(super) has_store: bool,
@@ -47,22 +47,22 @@ pub(super) struct Plan<'a> {
 }
 
 /// What an app runs, checked.
-pub(super) struct Checked {
+pub(super) struct CheckedPlan {
     pub(super) handlers: Vec<HandlerDefinition>,
-    pub(super) projections: Vec<ProjectionSlot>,
+    pub(super) projections: Vec<AnyProjection>,
     pub(super) default_group: Name,
 }
 
 impl Plan<'_> {
     /// Adds what is discovered, and reports every mistake at once.
-    pub(super) fn check(mut self) -> Result<Checked, StartError> {
+    pub(super) fn check(mut self) -> Result<CheckedPlan, StartError> {
         let mut mistakes = Vec::new();
         let (duplicates, of_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
         self.discover(&mut mistakes);
         self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
         self.handlers.dedup_by_key(|handler| (handler.name, handler.source));
-        self.projections.sort_by_key(|slot| (slot.definition().name, slot.definition().source));
+        self.projections.sort_by_key(|instance| (instance.definition().name, instance.definition().source));
         mistakes.extend(duplicate_handlers(&self.handlers));
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
@@ -70,8 +70,8 @@ impl Plan<'_> {
         for duplicate in of_tests {
             tracing::warn!("in a test this is no error without `discover()`: {duplicate}");
         }
-        self.log_idle();
-        Ok(Checked {
+        self.log_not_run();
+        Ok(CheckedPlan {
             handlers: self.handlers,
             projections: self.projections,
             default_group: self.default_group.clone(),
@@ -95,14 +95,14 @@ impl Plan<'_> {
         let wanted = |handler: &HandlerDefinition| self.discovery.wants(&group_of(handler, default_group));
         let wanted: Vec<_> = handlers.into_iter().filter(wanted).collect();
         self.handlers.extend(wanted);
-        if self.discovery.wants(PROJECTIONS) {
+        if self.discovery.wants(PROJECTIONS_GROUP) {
             projections.into_iter().for_each(|projection| self.add_discovered(projection, mistakes));
         }
     }
 
     /// Says which linked handlers and projections this app leaves out, if it discovers nothing. An app that picks groups
     /// leaves the others to other processes.
-    fn log_idle(&self) {
+    fn log_not_run(&self) {
         if !matches!(self.discovery, Discovery::Off) {
             return;
         }
@@ -113,8 +113,8 @@ impl Plan<'_> {
         let handlers = handlers.map(|handler| format!("`{}` ({})", handler.name, handler.source));
         let projections = inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)());
         let is_idle = |linked: &ProjectionDefinition| {
-            let runs = |slot: &ProjectionSlot| {
-                (slot.definition().name, slot.definition().source) == (linked.name, linked.source)
+            let runs = |instance: &AnyProjection| {
+                (instance.definition().name, instance.definition().source) == (linked.name, linked.source)
             };
             !self.projections.iter().any(runs)
         };
@@ -134,10 +134,10 @@ impl Plan<'_> {
     fn add_discovered(&mut self, projection: &ProjectionRegistration, mistakes: &mut Vec<StartMistake>) {
         let definition = (projection.definition)();
         let place = |of: &ProjectionDefinition| (of.name, of.source);
-        let same = |slot: &&ProjectionSlot| place(slot.definition()) == place(&definition);
-        match (projection.slot)() {
-            _ if self.projections.iter().any(|slot| same(&slot)) => {}
-            Some(slot) => self.projections.push(slot),
+        let same = |instance: &&AnyProjection| place(instance.definition()) == place(&definition);
+        match (projection.instance)() {
+            _ if self.projections.iter().any(|instance| same(&instance)) => {}
+            Some(instance) => self.projections.push(instance),
             None => mistakes.push(StartMistake::ProjectionWithoutInstance {
                 name: definition.name,
                 source_place: definition.source,
@@ -157,7 +157,7 @@ impl Plan<'_> {
         let mut known: BTreeSet<String> =
             handlers.iter().map(|handler| group_of(handler, self.default_group).as_str().to_owned()).collect();
         if has_projections {
-            known.insert(PROJECTIONS.into());
+            known.insert(PROJECTIONS_GROUP.into());
         }
         let known: Vec<_> = known.into_iter().collect();
         let unknown = wanted.iter().filter(|group| !known.contains(group));
@@ -187,8 +187,8 @@ impl Plan<'_> {
     }
 
     fn duplicate_projections(&self) -> Vec<StartMistake> {
-        let same = |pair: &&[ProjectionSlot]| pair[0].definition().name == pair[1].definition().name;
-        let mistake = |pair: &[ProjectionSlot]| StartMistake::DuplicateProjection {
+        let same = |pair: &&[AnyProjection]| pair[0].definition().name == pair[1].definition().name;
+        let mistake = |pair: &[AnyProjection]| StartMistake::DuplicateProjection {
             name: pair[0].definition().name,
             first: pair[0].definition().source,
             second: pair[1].definition().source,
@@ -199,7 +199,7 @@ impl Plan<'_> {
     fn unmet_requirements(&self) -> Vec<StartMistake> {
         let mut mistakes = Vec::new();
         let mut check = |name, source, requirements: Requirements| {
-            mistakes.extend(unmet(name, source, &requirements, self.state, self.transaction));
+            mistakes.extend(unmet_requirements(name, source, &requirements, self.state, self.transaction));
         };
         for handler in &self.handlers {
             check(handler.name, handler.source, handler.requirements());
@@ -209,9 +209,9 @@ impl Plan<'_> {
             check(definition.name, definition.source, definition.requirements());
         }
         if !self.has_store {
-            let without = |slot: &ProjectionSlot| StartMistake::ProjectionWithoutStore {
-                name: slot.definition().name,
-                source_place: slot.definition().source,
+            let without = |instance: &AnyProjection| StartMistake::ProjectionWithoutStore {
+                name: instance.definition().name,
+                source_place: instance.definition().source,
             };
             mistakes.extend(self.projections.iter().map(without));
         }
@@ -219,7 +219,7 @@ impl Plan<'_> {
     }
 }
 
-impl Checked {
+impl CheckedPlan {
     /// The consumer groups of the handlers, sorted.
     pub(super) fn groups(&self) -> Vec<Name> {
         let mut groups: Vec<_> = self.handlers.iter().map(|handler| group_of(handler, &self.default_group)).collect();
@@ -239,7 +239,7 @@ impl Checked {
             _ => format!("{group} ({handlers} handlers)"),
         });
         let groups = none_if_empty(&groups.collect::<Vec<_>>());
-        let projections = self.projections.iter().map(|slot| slot.definition().name.to_owned());
+        let projections = self.projections.iter().map(|instance| instance.definition().name.to_owned());
         let projections = none_if_empty(&projections.collect::<Vec<_>>());
         let store = store.map_or_else(|| "none".into(), EventStore::describe);
         let relay = if relays { "on" } else { "off" };
@@ -250,12 +250,12 @@ impl Checked {
     pub(super) fn log_routes(&self) {
         for handler in &self.handlers {
             let group = group_of(handler, &self.default_group);
-            tracing::debug!(handler = handler.name, %group, events = %events(handler.events), source = %handler.source, "route");
+            tracing::debug!(handler = handler.name, %group, events = %describe_events(handler.events), source = %handler.source, "route");
         }
         for slot in &self.projections {
             let definition = slot.definition();
             tracing::debug!(
-                projection = definition.name, kind = ?definition.kind, events = %events(definition.events),
+                projection = definition.name, kind = ?definition.kind, events = %describe_events(definition.events),
                 source = %definition.source, "route"
             );
         }
@@ -266,7 +266,7 @@ fn none_if_empty(names: &[String]) -> String {
     if names.is_empty() { "none".into() } else { names.join(", ") }
 }
 
-fn events(filter: EventFilter) -> String {
+fn describe_events(filter: EventFilter) -> String {
     match filter {
         EventFilter::All => "all".into(),
         EventFilter::Only(_) => filter.event_types().join(", "),

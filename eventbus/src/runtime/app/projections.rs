@@ -6,7 +6,9 @@ use crate::{
     port::ReadError,
     runtime::{
         definition::{Projection, ProjectionKind},
-        projection::{Projected, ProjectionError, ProjectionSlot, ProjectionStatus, Rebuild, RebuildError, Rebuilt},
+        projection::{
+            AnyProjection, ProjectionError, ProjectionHandle, ProjectionStatus, Rebuild, RebuildError, Rebuilt,
+        },
     },
 };
 
@@ -20,8 +22,8 @@ impl App {
         let store = &*self.0.store;
         let head = store.head().await?;
         let mut statuses = Vec::with_capacity(self.0.projections.len());
-        for slot in &self.0.projections {
-            statuses.push(slot.full_status(store, head).await?);
+        for projection in &self.0.projections {
+            statuses.push(projection.load_status(store, head).await?);
         }
         Ok(statuses)
     }
@@ -56,8 +58,8 @@ impl App {
     pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
         Rebuild::new(move |report| {
             Box::pin(async move {
-                let (projected, tasks) = (self.projected_of::<P>()?, &self.0.tasks);
-                projected.rebuild_in_app(&tasks.feeding, tasks.stop(), report, self.0.wait_timeout).await
+                let (handle, tasks) = (self.find_handle::<P>()?, &self.0.tasks);
+                handle.rebuild_in_app(&tasks.runner_context, tasks.stop(), report, self.0.wait_timeout).await
             })
         })
     }
@@ -75,7 +77,7 @@ impl App {
     /// [`RebuildError`]; its rows then are what they were.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
-        self.projected_of::<P>()?.rebuild_stream(stream, &tasks.feeding, tasks.stop()).await
+        self.find_handle::<P>()?.rebuild_stream(stream, &tasks.runner_context, tasks.stop()).await
     }
 
     /// Lets a projection that stopped at an event try it again, when what was wrong with it is mended. False: it had not
@@ -85,15 +87,15 @@ impl App {
     /// [`ProjectionError::NotRunning`] if the app has no such projection; [`ProjectionError::InMemory`] for state in
     /// memory, which is to be rebuilt instead.
     pub fn resume_projection<P: Projection>(&self) -> Result<bool, ProjectionError> {
-        let projected = self.projection::<P>()?;
+        let handle = self.projection::<P>()?;
         let definition = P::definition();
         if definition.kind == ProjectionKind::InMemory {
             return Err(ProjectionError::InMemory { name: definition.name });
         }
-        Ok(projected.resume())
+        Ok(handle.resume())
     }
 
-    /// Has a projection go on that stopped with [`ProjectionError::PassedBy`], as its rows are right: nothing in them comes
+    /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], as its rows are right: nothing in them comes
     /// from the events that were passed by, or somebody made up for them by hand. For operators; `reason` is logged. Returns
     /// `false` if nothing is noted as passed by.
     ///
@@ -101,9 +103,9 @@ impl App {
     ///
     /// # Errors
     /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be asked.
-    pub async fn accept_passed_by<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
+    pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
         let tasks = &self.0.tasks;
-        let is_news = self.projected_of::<P>()?.accept_passed_by(&tasks.feeding, tasks.stop()).await?;
+        let is_news = self.find_handle::<P>()?.accept_missed_events(&tasks.runner_context, tasks.stop()).await?;
         if is_news {
             tracing::warn!(
                 projection = P::definition().name,
@@ -114,9 +116,10 @@ impl App {
         Ok(is_news)
     }
 
-    fn projected_of<P: Projection>(&self) -> Result<&Projected<P>, RebuildError> {
-        let slot: Result<&ProjectionSlot, _> = self.slot::<P>();
-        let projected = slot.and_then(|slot| slot.downcast::<P>().ok_or_else(|| self.not_running::<P>()));
-        projected.map_err(RebuildError::from)
+    fn find_handle<P: Projection>(&self) -> Result<&ProjectionHandle<P>, RebuildError> {
+        let projection: Result<&AnyProjection, _> = self.find_projection::<P>();
+        let handle =
+            projection.and_then(|projection| projection.downcast::<P>().ok_or_else(|| self.not_running::<P>()));
+        handle.map_err(RebuildError::from)
     }
 }

@@ -8,8 +8,8 @@ use crate::{
     port::relay_to,
     runtime::{
         definition::{Projection, ProjectionKind},
-        projection::{ProjectionSlot, role_of},
-        skip::{Operator, SkipError, SkippedEvent, skipped},
+        projection::{AnyProjection, projection_role},
+        skip::{SkipEditor, SkipError, SkippedEvent, load_skipped_events},
     },
 };
 
@@ -47,14 +47,14 @@ impl App {
     /// # }
     /// ```
     pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        let projected = self.projection::<P>()?;
-        let is_new = self.operator().skip(&role_of(P::definition().name), position, reason).await?;
-        projected.forget_skips();
-        if projected.may_go_on_behind(position) {
+        let handle = self.projection::<P>()?;
+        let is_new = self.skip_editor().skip(&projection_role(P::definition().name), position, reason).await?;
+        handle.clear_cached_skips();
+        if handle.may_resume_after(position) {
             match P::definition().kind {
                 // a method that failed may have changed the state half way
-                ProjectionKind::InMemory if !projected.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
-                _ => drop(projected.resume()),
+                ProjectionKind::InMemory if !handle.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
+                _ => drop(handle.resume()),
             }
         }
         Ok(is_new)
@@ -66,9 +66,9 @@ impl App {
     /// # Errors
     /// [`SkipError`]; it is skipped still then.
     pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
-        let projected = self.projection::<P>()?;
-        let was_skipped = self.operator().unskip(&role_of(P::definition().name), position).await?;
-        projected.forget_skips();
+        let handle = self.projection::<P>()?;
+        let was_skipped = self.skip_editor().unskip(&projection_role(P::definition().name), position).await?;
+        handle.clear_cached_skips();
         Ok(was_skipped)
     }
 
@@ -82,7 +82,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; nothing is skipped then.
     pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        self.operator().skip(&relay_to(self.0.bus.destination()), position, reason).await
+        self.skip_editor().skip(&relay_to(self.0.bus.destination()), position, reason).await
     }
 
     /// Has the relay publish an event again that it skipped, if it is not past it; [`republish`](Self::republish) sets it
@@ -91,7 +91,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; it is skipped still then.
     pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
-        self.operator().unskip(&relay_to(self.0.bus.destination()), position).await
+        self.skip_editor().unskip(&relay_to(self.0.bus.destination()), position).await
     }
 
     /// The events that projections of this app and the relay to its bus skip, with who said so, when and why.
@@ -100,17 +100,17 @@ impl App {
     /// [`SkipError`] if the store cannot be asked.
     pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
         let names =
-            self.0.projections.iter().map(ProjectionSlot::definition).map(|definition| role_of(definition.name));
+            self.0.projections.iter().map(AnyProjection::definition).map(|definition| projection_role(definition.name));
         let readers = names.chain([relay_to(self.0.bus.destination())]);
         let mut events = Vec::new();
         for reader in readers {
-            events.extend(skipped(&*self.0.store, &reader).await?);
+            events.extend(load_skipped_events(&*self.0.store, &reader).await?);
         }
         Ok(events)
     }
 
-    fn operator(&self) -> Operator {
-        let feeding = &self.0.tasks.feeding;
-        Operator { store: Arc::clone(&self.0.store), owner: feeding.owner.clone(), clock: feeding.clock.clone() }
+    fn skip_editor(&self) -> SkipEditor {
+        let feeding = &self.0.tasks.runner_context;
+        SkipEditor { store: Arc::clone(&self.0.store), owner: feeding.owner.clone(), clock: feeding.clock.clone() }
     }
 }

@@ -2,34 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use super::plan::Checked;
+use super::plan::CheckedPlan;
 use crate::{
-    domain::{error::Line, event::EventFilter},
+    domain::{error::ErrorLine, event::EventFilter},
     port::{EventStore, StoredEventType},
     runtime::registry::EventRegistry,
 };
 
 /// How many event types a line of the log names.
-const NAMED: usize = 50;
+const LOGGED_TYPES_MAX: usize = 50;
 
 /// Names the stored event types that no code here knows, and those of a higher schema version, in one warning.
-pub(super) async fn warn_of_unknown(store: &dyn EventStore, plan: &Checked) {
+pub(super) async fn warn_of_unknown(store: &dyn EventStore, plan: &CheckedPlan) {
     let Some(types) = store.event_types() else {
         return;
     };
     match types.stored_event_types().await {
-        Ok(stored) => warn(&unknown(&stored, &known(plan))),
+        Ok(stored) => log_unknown(&find_unknown(&stored, &known_types(plan))),
         Err(error) => {
-            tracing::warn!(error = %Line(&error), "the stored event types could not be compared with the code's")
+            tracing::warn!(error = %ErrorLine(&error), "the stored event types could not be compared with the code's")
         }
     }
 }
 
-fn warn(unknown: &[String]) {
+fn log_unknown(unknown: &[String]) {
     if unknown.is_empty() {
         return;
     }
-    let more = unknown.len().saturating_sub(NAMED);
+    let more = unknown.len().saturating_sub(LOGGED_TYPES_MAX);
     let named = unknown[..unknown.len() - more].join(", ");
     let more = if more > 0 { format!(", and {more} more") } else { String::new() };
     tracing::warn!(
@@ -39,9 +39,9 @@ fn warn(unknown: &[String]) {
 }
 
 /// The highest schema version of each event type that is linked, or that a handler or projection of the app takes.
-fn known(plan: &Checked) -> BTreeMap<&'static str, u32> {
+fn known_types(plan: &CheckedPlan) -> BTreeMap<&'static str, u32> {
     let taken = plan.handlers.iter().map(|handler| handler.events);
-    let taken = taken.chain(plan.projections.iter().map(|slot| slot.definition().events));
+    let taken = taken.chain(plan.projections.iter().map(|projection| projection.definition().events));
     let mut known = BTreeMap::new();
     let registry = EventRegistry::discover();
     for event in registry.iter().chain(taken.flat_map(|events: EventFilter| events.descriptors())) {
@@ -51,7 +51,7 @@ fn known(plan: &Checked) -> BTreeMap<&'static str, u32> {
     known
 }
 
-fn unknown(stored: &[StoredEventType], known: &BTreeMap<&'static str, u32>) -> Vec<String> {
+fn find_unknown(stored: &[StoredEventType], known: &BTreeMap<&'static str, u32>) -> Vec<String> {
     let describe = |stored: &StoredEventType| match known.get(stored.event_type.as_str()) {
         None => Some(stored.to_string()),
         Some(&version) if version < stored.schema_version => Some(format!("{stored}, here version {version}")),

@@ -5,46 +5,46 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{builder::Terms, plan::Checked};
+use super::{builder::StoreSettings, plan::CheckedPlan};
 use crate::{
     domain::{
         clock::SharedClock,
-        error::{BoxError, Line},
+        error::{BoxError, ErrorLine},
     },
     port::{
         ConnectError, ConsumeError, EventBus, EventStore, Outage, RetryPolicy, ShutdownError, StateMap, Subscription,
     },
     runtime::{
         definition::HandlerDefinition,
-        effect,
-        projection::RunWith,
+        handler_inbox,
+        held_lease::new_owner,
+        projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayProgress, Unfilled},
-        subscription::{Surroundings, group_of, handler_subscriber},
-        tenure::new_owner,
+        subscription::{HandlerEnvironment, group_of, handler_subscriber},
     },
 };
 
 /// How long a store may take to answer when everything is to stop. Real time: it is the reply of a server.
-const STORE_ANSWERS: Duration = Duration::from_secs(2);
-const ASK_AGAIN: Duration = Duration::from_millis(50);
+const STORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Relay, consumers and projections of an app; dropped, they are told to stop.
-pub(super) struct Tasks {
+pub(super) struct AppTasks {
     cancel: CancellationToken,
     /// Ends at once what did not stop in time.
     abort: CancellationToken,
     /// The same for what is nothing without the store.
-    abort_stored: CancellationToken,
+    abort_store_tasks: CancellationToken,
     tracker: TaskTracker,
     /// What projections are fed with.
-    pub(super) feeding: RunWith,
+    pub(super) runner_context: RunnerContext,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
     /// The groups that are not given what they miss.
     pub(super) unfilled: Unfilled,
 }
 
 /// What the tasks of an app work with.
-pub(super) struct Environment<'a> {
+pub(super) struct TaskEnvironment<'a> {
     pub(super) store: &'a Arc<dyn EventStore>,
     pub(super) bus: &'a Arc<dyn EventBus>,
     /// Whether the bus was reached; if not, a task connects it before relay and consumers begin.
@@ -53,24 +53,27 @@ pub(super) struct Environment<'a> {
     pub(super) clock: &'a SharedClock,
 }
 
-impl Tasks {
+impl AppTasks {
     pub(super) async fn spawn(
-        environment: Environment<'_>,
-        plan: &Checked,
+        environment: TaskEnvironment<'_>,
+        plan: &CheckedPlan,
         relay: Option<RelayOptions>,
-        terms: &Terms,
+        terms: &StoreSettings,
     ) -> Result<Self, BoxError> {
-        let Environment { store, bus, is_connected, state, clock } = environment;
+        let TaskEnvironment { store, bus, is_connected, state, clock } = environment;
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
-        let surroundings =
-            Surroundings { stop: cancel.clone(), clock: clock.clone(), ..Surroundings::with(state, store) };
-        let subscriptions = Subscriptions::of(&plan.handlers, bus, &surroundings);
+        let handler_environment = HandlerEnvironment {
+            stop: cancel.clone(),
+            clock: clock.clone(),
+            ..HandlerEnvironment::with_store(state, store)
+        };
+        let subscriptions = Subscriptions::add_all(&plan.handlers, bus, &handler_environment);
         let mut tasks = Self {
             cancel,
-            abort_stored: abort.child_token(),
+            abort_store_tasks: abort.child_token(),
             abort,
             tracker: TaskTracker::new(),
-            feeding: RunWith {
+            runner_context: RunnerContext {
                 store: Arc::clone(store),
                 state: state.clone(),
                 owner: new_owner(),
@@ -83,59 +86,72 @@ impl Tasks {
         let connected = watch::Sender::new(is_connected);
         let is_connected = connected.subscribe();
         if !*connected.borrow() {
-            tasks.spawn_one(&tasks.abort, connect(Arc::clone(bus), clock.clone(), connected, tasks.cancel.clone()));
+            tasks.spawn_abortable(
+                &tasks.abort,
+                connect(Arc::clone(bus), clock.clone(), connected, tasks.cancel.clone()),
+            );
         }
         if let Some(options) = relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
             tasks.relay = Some(relay.progress());
-            tasks.spawn_stored(once(is_connected.clone(), relay.run(tasks.cancel.clone()), tasks.cancel.clone()));
+            tasks.spawn_store_task(run_when_connected(
+                is_connected.clone(),
+                relay.run(tasks.cancel.clone()),
+                tasks.cancel.clone(),
+            ));
         }
         if bus.backlogs().is_some() {
             let (store, bus) = (Arc::clone(store), Arc::clone(bus));
-            tasks.spawn_stored(relay::fill(store, bus, clock.clone(), tasks.unfilled.clone(), tasks.cancel.clone()));
+            tasks.spawn_store_task(relay::fill_backlogs(
+                store,
+                bus,
+                clock.clone(),
+                tasks.unfilled.clone(),
+                tasks.cancel.clone(),
+            ));
         }
         if store.notes().is_some() {
             let (store, bus, cancel) = (Arc::clone(store), Arc::clone(bus), tasks.cancel.clone());
             let copying = async move { bus.copy_dead_letters(store).await };
             let copying = async move { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
-            tasks.spawn_stored(once(is_connected.clone(), copying, tasks.cancel.clone()));
+            tasks.spawn_store_task(run_when_connected(is_connected.clone(), copying, tasks.cancel.clone()));
         }
         if !plan.handlers.is_empty() {
-            let consumer = consume(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
-            let consumer = once(is_connected, consumer, tasks.cancel.clone());
+            let consumer = consume_until_cancelled(Arc::clone(bus), subscriptions, clock.clone(), tasks.cancel.clone());
+            let consumer = run_when_connected(is_connected, consumer, tasks.cancel.clone());
             let (begun, has_begun) = oneshot::channel::<()>();
             let begin = async move {
                 let _ = begun.send(());
             };
             // the consumer first: an app that is started consumes, and its health says so
-            tasks.spawn_one(&tasks.abort, async {
+            tasks.spawn_abortable(&tasks.abort, async {
                 tokio::join!(biased; consumer, begin);
             });
             let _ = has_begun.await;
         }
-        let takes_effect = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
-        if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(takes_effect)) {
-            tasks.spawn_stored(effect::forget(
+        let uses_transaction = |handler: &HandlerDefinition| !handler.requirements().transactions().is_empty();
+        if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(uses_transaction)) {
+            tasks.spawn_store_task(handler_inbox::purge_inbox(
                 transactions,
                 terms.inbox_retention,
                 clock.clone(),
                 tasks.cancel.clone(),
             ));
         }
-        for slot in &plan.projections {
-            tasks.spawn_stored(slot.run(tasks.feeding.clone(), tasks.cancel.clone()));
+        for projection in &plan.projections {
+            tasks.spawn_store_task(projection.run(tasks.runner_context.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
     }
 
-    fn spawn_one(&self, abort: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn_abortable(&self, abort: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
         let abort = abort.clone();
         self.tracker.spawn(async move { abort.run_until_cancelled(task).await });
     }
 
-    fn spawn_stored(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_one(&self.abort_stored, task);
+    fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_abortable(&self.abort_store_tasks, task);
     }
 
     /// Cancelled when everything is to end.
@@ -149,7 +165,7 @@ impl Tasks {
 
     /// Stops everything; what is in flight gets until `timeout`, unless it can only wait for a store that is gone.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
-        let clock = &self.feeding.clock;
+        let clock = &self.runner_context.clock;
         let began = clock.instant();
         let stopping = async {
             // the bus is told first that it closes: then consumers finish what nobody else would look for
@@ -160,33 +176,35 @@ impl Tasks {
         let (bus_stopped, tasks_stopped) = tokio::select! {
             biased;
             stopped = stopping => stopped,
-            never = self.watch_store() => match never {},
+            never = self.abort_if_store_is_silent() => match never {},
         };
-        let is_without_store = self.abort_stored.is_cancelled();
+        let is_without_store = self.abort_store_tasks.is_cancelled();
         self.abort.cancel();
         bus_stopped?;
         tasks_stopped.map_err(|_| ShutdownError::new("the relay or a projection", timeout))?;
         match is_without_store {
-            true => Err(ShutdownError::new("the relay or a projection, whose store does not answer,", STORE_ANSWERS)),
+            true => {
+                Err(ShutdownError::new("the relay or a projection, whose store does not answer,", STORE_ANSWER_TIMEOUT))
+            }
             false => Ok(()),
         }
     }
 
     /// Aborts what waits for the store, if that does not answer any more.
-    async fn watch_store(&self) -> Infallible {
+    async fn abort_if_store_is_silent(&self) -> Infallible {
         let answers = async {
-            while self.feeding.store.head().await.is_err() {
-                tokio::time::sleep(ASK_AGAIN).await;
+            while self.runner_context.store.head().await.is_err() {
+                tokio::time::sleep(STATUS_POLL_INTERVAL).await;
             }
         };
-        if tokio::time::timeout(STORE_ANSWERS, answers).await.is_err() && !self.tracker.is_empty() {
-            self.abort_stored.cancel();
+        if tokio::time::timeout(STORE_ANSWER_TIMEOUT, answers).await.is_err() && !self.tracker.is_empty() {
+            self.abort_store_tasks.cancel();
         }
         std::future::pending().await
     }
 }
 
-impl Drop for Tasks {
+impl Drop for AppTasks {
     fn drop(&mut self) {
         self.cancel.cancel();
     }
@@ -198,10 +216,14 @@ impl Drop for Tasks {
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
-    fn of(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, surroundings: &Surroundings) -> Self {
+    fn add_all(
+        handlers: &[HandlerDefinition],
+        bus: &Arc<dyn EventBus>,
+        handler_environment: &HandlerEnvironment,
+    ) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.subscribers().add(group.clone(), handler_subscriber(*handler, &group, surroundings))
+            bus.subscribers().add(group.clone(), handler_subscriber(*handler, &group, handler_environment))
         };
         Self(handlers.iter().map(subscribe).collect())
     }
@@ -216,7 +238,11 @@ impl Drop for Subscriptions {
 }
 
 /// Runs a task once the bus is connected.
-async fn once(mut is_connected: watch::Receiver<bool>, task: impl Future<Output = ()>, cancel: CancellationToken) {
+async fn run_when_connected(
+    mut is_connected: watch::Receiver<bool>,
+    task: impl Future<Output = ()>,
+    cancel: CancellationToken,
+) {
     let connected = is_connected.wait_for(|is_connected| *is_connected);
     if cancel.run_until_cancelled(connected).await.is_some() {
         task.await;
@@ -230,7 +256,7 @@ async fn connect(
     connected: watch::Sender<bool>,
     cancel: CancellationToken,
 ) {
-    const AGAIN: RetryPolicy = RetryPolicy {
+    const CONNECT_RETRY: RetryPolicy = RetryPolicy {
         retry_for: Duration::MAX,
         max_retries: None,
         first_delay: Duration::from_millis(100),
@@ -240,14 +266,14 @@ async fn connect(
     let (mut attempt, mut is_refused) = (0, false);
     loop {
         attempt += 1;
-        if cancel.run_until_cancelled(clock.sleep(AGAIN.jittered(attempt))).await.is_none() {
+        if cancel.run_until_cancelled(clock.sleep(CONNECT_RETRY.jittered(attempt))).await.is_none() {
             return;
         }
         match cancel.run_until_cancelled(bus.ensure_connected()).await {
             None => return,
             Some(Ok(())) => break,
             Some(Err(ConnectError::Refused { source, .. })) if !std::mem::replace(&mut is_refused, true) => {
-                tracing::error!(%destination, error = %Line(&*source), "bus refuses the connection, trying again");
+                tracing::error!(%destination, error = %ErrorLine(&*source), "bus refuses the connection, trying again");
             }
             Some(Err(_)) => {}
         }
@@ -257,9 +283,9 @@ async fn connect(
 }
 
 /// Says in the log when a bus consumes that could not at first.
-async fn log_beginning(bus: &dyn EventBus, clock: &SharedClock, outage: &mut Outage) -> Infallible {
+async fn log_when_consuming(bus: &dyn EventBus, clock: &SharedClock, outage: &mut Outage) -> Infallible {
     while outage.lasts() {
-        clock.sleep(ASK_AGAIN).await;
+        clock.sleep(STATUS_POLL_INTERVAL).await;
         if bus.is_consuming()
             && let Some(lasted) = outage.ends()
         {
@@ -272,7 +298,12 @@ async fn log_beginning(bus: &dyn EventBus, clock: &SharedClock, outage: &mut Out
 /// Consumes until cancelled; a bus that is away at first is tried again.
 ///
 /// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
-async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: SharedClock, cancel: CancellationToken) {
+async fn consume_until_cancelled(
+    bus: Arc<dyn EventBus>,
+    _subscriptions: Subscriptions,
+    clock: SharedClock,
+    cancel: CancellationToken,
+) {
     let backoff = RetryPolicy {
         retry_for: Duration::MAX,
         max_retries: None,
@@ -285,7 +316,7 @@ async fn consume(bus: Arc<dyn EventBus>, _subscriptions: Subscriptions, clock: S
         let stopped = tokio::select! {
             biased;
             stopped = &mut consuming => stopped,
-            never = log_beginning(&*bus, &clock, &mut outage) => match never {},
+            never = log_when_consuming(&*bus, &clock, &mut outage) => match never {},
             // what has not begun would begin after it was stopped
             () = cancel.cancelled() => match bus.is_consuming() {
                 true => tokio::join!(bus.stop_consuming(), consuming).1,

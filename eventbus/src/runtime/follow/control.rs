@@ -21,9 +21,9 @@ pub struct FollowStatus {
 
 /// Pauses, resumes and stops a [`Following`](super::Following) from elsewhere. Cloning shares it.
 #[derive(Clone)]
-pub struct FollowControl(Arc<Shared>);
+pub struct FollowControl(Arc<FollowInner>);
 
-struct Shared {
+struct FollowInner {
     cancel: CancellationToken,
     is_paused: watch::Sender<bool>,
     status: watch::Sender<FollowStatus>,
@@ -32,8 +32,8 @@ struct Shared {
 
 impl FollowControl {
     /// Of someone who has come so far.
-    pub(super) fn at(position: Position, clock: SharedClock) -> Self {
-        Self(Arc::new(Shared {
+    pub(super) fn new(position: Position, clock: SharedClock) -> Self {
+        Self(Arc::new(FollowInner {
             cancel: CancellationToken::new(),
             is_paused: watch::Sender::new(false),
             status: watch::Sender::new(FollowStatus { position, ..FollowStatus::default() }),
@@ -65,7 +65,7 @@ impl FollowControl {
     /// Waits until it has once come to the end of what there was. False: it did not within `timeout`.
     ///
     /// Somebody else has to take the events meanwhile.
-    pub async fn live(&self, timeout: Duration) -> bool {
+    pub async fn wait_until_live(&self, timeout: Duration) -> bool {
         let mut status = self.0.status.subscribe();
         self.0.clock.timeout(timeout, status.wait_for(|status| status.is_live)).await.is_ok()
     }
@@ -80,7 +80,7 @@ impl FollowControl {
     }
 
     /// Waits while it is paused. False: it was stopped.
-    pub(super) async fn may_go_on(&self) -> bool {
+    pub(super) async fn wait_while_paused(&self) -> bool {
         let mut is_paused = self.0.is_paused.subscribe();
         let resumed = is_paused.wait_for(|is_paused| !is_paused);
         self.0.cancel.run_until_cancelled(resumed).await.is_some()

@@ -1,7 +1,7 @@
 //! Following a store's feed: what is there, then what comes, in one stream without a seam.
 
 mod control;
-mod reader;
+mod feed_reader;
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use tokio_util::sync::DropGuard;
 
 pub use self::control::{FollowControl, FollowStatus};
-use self::reader::Reader;
+use self::feed_reader::FeedReader;
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError},
@@ -55,11 +55,11 @@ pub struct Follow {
 
 impl Follow {
     /// Follows the whole feed of `store`.
-    pub fn of(store: impl EventStore) -> Self {
-        Self::of_shared(Arc::new(store))
+    pub fn new(store: impl EventStore) -> Self {
+        Self::from_shared(Arc::new(store))
     }
 
-    pub(crate) fn of_shared(store: Arc<dyn EventStore>) -> Self {
+    pub(crate) fn from_shared(store: Arc<dyn EventStore>) -> Self {
         Self { store, after: Position::START, filter: FeedFilter::all(), clock: SharedClock::SYSTEM }
     }
 
@@ -83,8 +83,8 @@ impl Follow {
 
     /// Begins to follow; the first page is read when the first event is waited for.
     pub fn start(self) -> Following {
-        let control = FollowControl::at(self.after, self.clock);
-        let reader = Reader::new(self.store, self.after, self.filter, control.clone());
+        let control = FollowControl::new(self.after, self.clock);
+        let reader = FeedReader::new(self.store, self.after, self.filter, control.clone());
         let events = futures_util::stream::unfold(Some(reader), |reader| async {
             let mut reader = reader?;
             match reader.next().await? {

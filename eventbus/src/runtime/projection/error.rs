@@ -49,10 +49,10 @@ pub enum ProjectionError {
     ///
     /// Rows elsewhere are brought up to date by [`App::rebuild`](crate::App::rebuild). Rows in the store are rebuilt as soon
     /// as the attribute names their tables; until then nothing could replace them. Rows that are right all the same, or
-    /// were made right by hand, are accepted with [`App::accept_passed_by`](crate::App::accept_passed_by).
+    /// were made right by hand, are accepted with [`App::accept_missed_events`](crate::App::accept_missed_events).
     #[error(
         "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: {}; \
-         if its rows are right all the same, say so with `app.accept_passed_by`",
+         if its rows are right all the same, say so with `app.accept_missed_events`",
         if *is_elsewhere {
             "rebuild it with `app.rebuild`"
         } else {
@@ -60,7 +60,7 @@ pub enum ProjectionError {
              them, too)"
         }
     )]
-    PassedBy {
+    MissedEvents {
         /// The projection.
         name: &'static str,
         /// How far it was fed.
@@ -114,7 +114,7 @@ pub enum ProjectionError {
         timeout: Duration,
     },
     /// It did not get that far in time.
-    #[error("projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {trouble}")]
+    #[error("projection `{name}` is at position {position}, {wanted} was not reached within {timeout:?}: {problem}")]
     TimedOut {
         /// The projection.
         name: &'static str,
@@ -125,13 +125,13 @@ pub enum ProjectionError {
         /// How long it was waited for.
         timeout: Duration,
         /// What keeps it.
-        trouble: String,
+        problem: String,
     },
 }
 
 impl ProjectionError {
     /// The error without what the projection's own method said, which may hold values of events.
-    pub(crate) fn without_words(&self) -> String {
+    pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::Stopped { name, position, .. } => {
                 format!("projection `{name}` stopped at position {position}: the log says why")

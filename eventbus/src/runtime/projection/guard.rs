@@ -11,17 +11,17 @@ use crate::domain::stream::Position;
 /// For a projection whose state is in memory it is a read lock: events wait while it is held, so let it go before the
 /// next `.await`.
 pub struct ProjectionGuard<'a, P> {
-    state: View<'a, P>,
+    state: StateRef<'a, P>,
     position: Position,
 }
 
-pub(super) enum View<'a, P> {
+pub(super) enum StateRef<'a, P> {
     Locked(RwLockReadGuard<'a, P>),
-    Free(&'a P),
+    Unlocked(&'a P),
 }
 
 impl<'a, P> ProjectionGuard<'a, P> {
-    pub(super) const fn new(state: View<'a, P>, position: Position) -> Self {
+    pub(super) const fn new(state: StateRef<'a, P>, position: Position) -> Self {
         Self { state, position }
     }
 
@@ -36,8 +36,8 @@ impl<P> Deref for ProjectionGuard<'_, P> {
     type Target = P;
     fn deref(&self) -> &P {
         match &self.state {
-            View::Locked(guard) => guard,
-            View::Free(state) => state,
+            StateRef::Locked(guard) => guard,
+            StateRef::Unlocked(state) => state,
         }
     }
 }

@@ -1,31 +1,31 @@
 //! Projections: their state, the runner that feeds them, and how they are read.
 
+mod aggregate_rebuild;
+mod any_projection;
 mod error;
-mod fed;
-mod feeding;
+mod event_handling;
+mod event_retry;
+mod fed_types;
 mod guard;
-mod one_by_one;
+mod handle;
+mod memory_rebuild;
 mod progress;
-mod projected;
 mod rebuild;
 mod rebuild_progress;
 mod registration;
-mod replay;
 mod runner;
-mod shadow;
-mod slot;
-mod stand_by;
+mod sequential_feeder;
+mod shadow_rebuild;
+mod standby;
 mod status;
-mod stream;
-mod trial;
-mod writer;
+mod transactional_writer;
 
+pub use any_projection::AnyProjection;
 pub use error::{ProjectionError, RebuildError};
 pub use guard::ProjectionGuard;
-pub use projected::Projected;
+pub use handle::ProjectionHandle;
 pub use rebuild::{Rebuild, Rebuilt};
 pub use rebuild_progress::RebuildProgress;
 pub use registration::ProjectionRegistration;
-pub(crate) use runner::{RunWith, role_of};
-pub use slot::ProjectionSlot;
+pub(crate) use runner::{RunnerContext, projection_role};
 pub use status::{ProjectionOwner, ProjectionStatus, RebuildOwner};

@@ -3,33 +3,33 @@
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{ProjectionError, projected::Projected};
+use super::{ProjectionError, handle::ProjectionHandle};
 use crate::{
     domain::{
-        error::{BoxError, Line},
+        error::{BoxError, ErrorLine},
         record::RecordedEvent,
         shown::lasted,
         stream::Position,
     },
-    port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::text},
+    port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::rfc3339},
     runtime::definition::Projection,
 };
 
 /// How far a projection has come.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Progress {
+pub(super) struct ProjectionProgress {
     pub(super) position: Position,
     /// Grows whenever the position was set back: whoever reads the feed starts anew.
     pub(super) generation: u64,
     /// Whether the checkpoint in the store has yet to be set back too.
-    pub(super) is_set_back: bool,
+    pub(super) must_reset_checkpoint: bool,
     /// Events handled since then.
     pub(super) events: u64,
     pub(super) stopped: Option<ProjectionError>,
     /// Why the feed or the checkpoint is not available at the moment.
-    pub(super) trouble: Option<String>,
+    pub(super) problem: Option<String>,
     /// Since when, and the database's own word for it, if it has one.
-    pub(super) trouble_since: Option<OffsetDateTime>,
+    pub(super) problem_since: Option<OffsetDateTime>,
     pub(super) server_fault: Option<ServerFault>,
     /// Since when it is stopped, and at which position: it has stopped until it gets past that.
     pub(super) stopped_since: Option<OffsetDateTime>,
@@ -37,45 +37,45 @@ pub(super) struct Progress {
     /// Whether this process feeds it; another one may do it instead.
     pub(super) is_owner: bool,
     /// Whether the app that fed it does so no more.
-    pub(super) ended: bool,
+    pub(super) is_app_stopped: bool,
 }
 
-impl Progress {
+impl ProjectionProgress {
     /// What it waits for, if its store is not available.
     pub(super) fn waiting(&self, name: &'static str) -> Option<WaitingForServer> {
-        let since = self.trouble_since?;
+        let since = self.problem_since?;
         let fault = self.server_fault.as_ref().map_or_else(|| "it cannot be used".into(), ToString::to_string);
-        Some(WaitingForServer { name: name.into(), fault, since: text(since) })
+        Some(WaitingForServer { name: name.into(), fault, since: rfc3339(since) })
     }
 
     /// Why the position will not grow any more, if so.
-    pub(super) fn why_not_on(&self, name: &'static str) -> Option<ProjectionError> {
-        let ended = ProjectionError::ShutDown { name, position: self.position };
-        self.stopped.clone().or(self.ended.then_some(ended))
+    pub(super) fn end_reason(&self, name: &'static str) -> Option<ProjectionError> {
+        let shut_down = ProjectionError::ShutDown { name, position: self.position };
+        self.stopped.clone().or(self.is_app_stopped.then_some(shut_down))
     }
 }
 
 /// While it is there, an app feeds the projection.
-pub(super) struct Fed<'a>(&'a watch::Sender<Progress>);
+pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
-impl<'a> Fed<'a> {
-    pub(super) fn new(progress: &'a watch::Sender<Progress>) -> Self {
-        progress.send_modify(|progress| progress.ended = false);
+impl<'a> FeedGuard<'a> {
+    pub(super) fn new(progress: &'a watch::Sender<ProjectionProgress>) -> Self {
+        progress.send_modify(|progress| progress.is_app_stopped = false);
         Self(progress)
     }
 }
 
-impl Drop for Fed<'_> {
+impl Drop for FeedGuard<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|progress| progress.ended = true);
+        self.0.send_modify(|progress| progress.is_app_stopped = true);
     }
 }
 
-impl<P: Projection> Projected<P> {
+impl<P: Projection> ProjectionHandle<P> {
     /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
     pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
         let mut current = true;
-        self.change(|progress| {
+        self.update(|progress| {
             current = progress.generation == generation;
             let moved = current && progress.position < position;
             if moved {
@@ -88,8 +88,8 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Says that the owner in this process has handled `events` more, and everything up to `position`.
-    pub(super) fn reached_by_owner(&self, events: u64, position: Position) {
-        self.change(|progress| {
+    pub(super) fn advance_by_owner(&self, events: u64, position: Position) {
+        self.update(|progress| {
             progress.position = position;
             progress.events += events;
             true
@@ -98,27 +98,27 @@ impl<P: Projection> Projected<P> {
 
     /// Changes it. A projection that gets past where it stopped goes on; the log is told if one that stopped does. Returns
     /// what `change` does.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Progress) -> bool) -> bool {
-        let mut over = None;
+    pub(super) fn update(&self, change: impl FnOnce(&mut ProjectionProgress) -> bool) -> bool {
+        let mut ended_since = None;
         let changed = self.progress().send_if_modified(|progress| {
             let since = progress.stopped_since.filter(|_| progress.stopped.is_some());
             let changed = change(progress);
             if changed && progress.position > progress.stopped_at {
                 progress.stopped = None;
             }
-            over = since.filter(|_| progress.stopped.is_none());
+            ended_since = since.filter(|_| progress.stopped.is_none());
             changed
         });
-        if let Some(since) = over {
-            self.log_end(since);
+        if let Some(since) = ended_since {
+            self.log_recovery(since);
         }
         changed
     }
 
     /// Takes the position of the checkpoint, wherever it is, unless it is to be set back. False: it is where it was.
-    pub(super) fn follow(&self, position: Position) -> bool {
-        self.change(|progress| {
-            let moved = progress.position != position && !progress.is_set_back;
+    pub(super) fn follow_checkpoint(&self, position: Position) -> bool {
+        self.update(|progress| {
+            let moved = progress.position != position && !progress.must_reset_checkpoint;
             if !moved {
                 return false;
             }
@@ -131,9 +131,9 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Says that the checkpoint is where the position was set back to.
-    pub(super) fn is_saved(&self, generation: u64) {
+    pub(super) fn confirm_checkpoint_reset(&self, generation: u64) {
         self.progress().send_if_modified(|progress| {
-            progress.is_set_back &= progress.generation != generation;
+            progress.must_reset_checkpoint &= progress.generation != generation;
             false
         });
     }
@@ -151,7 +151,7 @@ impl<P: Projection> Projected<P> {
 
     /// Whether it may go on if it skips the event there: it stopped at that one, or before a damaged one, which is that
     /// one perhaps.
-    pub(crate) fn may_go_on_behind(&self, skipped: Position) -> bool {
+    pub(crate) fn may_resume_after(&self, skipped: Position) -> bool {
         let progress = self.progress().borrow();
         let is_before =
             matches!(&progress.stopped, Some(ProjectionError::Damaged { position, .. }) if *position <= skipped);
@@ -165,29 +165,29 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Lets it go on if it stopped at an event that it is to skip since then.
-    pub(super) async fn free_skipped(&self, store: &dyn EventStore) {
-        let known = self.known_skips().unwrap_or_default();
-        self.forget_skips();
+    pub(super) async fn resume_if_skipped(&self, store: &dyn EventStore) {
+        let known = self.cached_skips().unwrap_or_default();
+        self.clear_cached_skips();
         let skips = self.skips(store).await.unwrap_or_default();
-        if skips.iter().any(|position| !known.contains(position) && self.may_go_on_behind(*position)) {
+        if skips.iter().any(|position| !known.contains(position) && self.may_resume_after(*position)) {
             self.resume();
         }
     }
 
     /// Lets it go on after it stopped. False: it did not stop.
     pub(crate) fn resume(&self) -> bool {
-        self.change(|progress| progress.stopped.take().is_some())
+        self.update(|progress| progress.stopped.take().is_some())
     }
 
     /// Lets it go on if it stopped for something that is not there any more: what an older release had passed by, or what
     /// could not be read.
-    pub(super) fn free_if(&self, is_gone: impl FnOnce(&ProjectionError) -> bool) {
-        self.change(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some());
+    pub(super) fn resume_if(&self, is_gone: impl FnOnce(&ProjectionError) -> bool) {
+        self.update(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some());
     }
 
     /// Lets it go on if the event before which it stopped was handled elsewhere.
-    pub(super) fn free_before(&self, checkpoint: Position) {
-        self.change(|progress| {
+    pub(super) fn resume_past(&self, checkpoint: Position) {
+        self.update(|progress| {
             let is_past = matches!(
                 &progress.stopped,
                 Some(ProjectionError::Stopped { position, .. } | ProjectionError::Damaged { position, .. })
@@ -203,11 +203,11 @@ impl<P: Projection> Projected<P> {
 
     /// Sets the position back, so that the whole feed is handled again.
     pub(super) fn restart(&self) {
-        self.change(|progress| {
+        self.update(|progress| {
             progress.position = Position::START;
             progress.generation += 1;
             progress.events = 0;
-            progress.is_set_back = true;
+            progress.must_reset_checkpoint = true;
             progress.stopped = None;
             true
         });
@@ -215,39 +215,39 @@ impl<P: Projection> Projected<P> {
 
     /// Follows the checkpoint again, which is another process's and was not set back.
     pub(super) fn undo_restart(&self) {
-        self.progress().send_modify(|progress| progress.is_set_back = false);
+        self.progress().send_modify(|progress| progress.must_reset_checkpoint = false);
     }
 
     /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more. Returns `true` if that is
     /// new.
-    pub(super) fn set_trouble(&self, trouble: Option<(String, Option<ServerFault>)>) -> bool {
-        let (trouble, server_fault) = trouble.map_or((None, None), |(trouble, fault)| (Some(trouble), fault));
-        let (mut began, mut over, now) = (false, None, self.clock().now());
+    pub(super) fn set_problem(&self, problem: Option<(String, Option<ServerFault>)>) -> bool {
+        let (problem, server_fault) = problem.map_or((None, None), |(problem, fault)| (Some(problem), fault));
+        let (mut began, mut ended_since, now) = (false, None, self.clock().now());
         self.progress().send_if_modified(|progress| {
-            let changed = progress.trouble != trouble;
-            began = progress.trouble.is_none() && trouble.is_some();
-            over = progress.trouble_since.filter(|_| trouble.is_none());
-            progress.trouble_since = match trouble {
-                Some(_) => progress.trouble_since.or(Some(now)),
+            let changed = progress.problem != problem;
+            began = progress.problem.is_none() && problem.is_some();
+            ended_since = progress.problem_since.filter(|_| problem.is_none());
+            progress.problem_since = match problem {
+                Some(_) => progress.problem_since.or(Some(now)),
                 None => None,
             };
-            (progress.trouble, progress.server_fault) = (trouble, server_fault);
+            (progress.problem, progress.server_fault) = (problem, server_fault);
             changed
         });
-        if let Some(since) = over {
-            self.log_end(since);
+        if let Some(since) = ended_since {
+            self.log_recovery(since);
         }
         began
     }
 
     /// Says in the log that what kept it from going on since then is over.
-    fn log_end(&self, since: OffsetDateTime) {
+    fn log_recovery(&self, since: OffsetDateTime) {
         tracing::info!(projection = P::definition().name, lasted = ?lasted(since, self.clock().now()), "projection goes on");
     }
 
     /// Says that an app feeds it, until the result is dropped.
-    pub(super) fn fed(&self) -> Fed<'_> {
-        Fed::new(self.progress())
+    pub(super) fn feed_guard(&self) -> FeedGuard<'_> {
+        FeedGuard::new(self.progress())
     }
 
     /// Stops before an event that could not be handled, unless the position was set back meanwhile.
@@ -272,7 +272,7 @@ impl<P: Projection> Projected<P> {
             let progress = self.progress().borrow();
             (Position::new(progress.position.get() + 1), progress.generation)
         };
-        let error = Line(&**error).to_string();
+        let error = ErrorLine(&**error).to_string();
         if matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
             tracing::warn!(projection = name, %position, error, "projection still cannot read the event");
         } else {
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn a_position_never_goes_back() {
-        let seen = Projected::with(Seen::default);
+        let seen = ProjectionHandle::with_factory(Seen::default);
         for position in [5, 3] {
             assert!(seen.advance(0, Position::new(position), 0));
             assert_eq!(seen.position(), 5);
@@ -328,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stop_from_before_a_rebuild_is_void() {
-        let seen = Projected::with(Seen::default);
+        let seen = ProjectionHandle::with_factory(Seen::default);
         let stream = StreamId::parse("Order", "1").unwrap();
         let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
         let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));

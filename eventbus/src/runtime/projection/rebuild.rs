@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
-    projected::Projected,
-    rebuild_progress::Meter,
-    runner::{RunWith, role_of},
-    shadow::ShadowRebuild,
+    handle::ProjectionHandle,
+    rebuild_progress::ProgressMeter,
+    runner::{RunnerContext, projection_role},
+    shadow_rebuild::ShadowRebuild,
 };
 use crate::{
     domain::{shown, stream::Position},
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// How often a rebuild that another process may have to do looks who feeds the projection.
-const LOOK: Duration = Duration::from_secs(1);
+const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a rebuild did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -41,32 +41,32 @@ pub struct Rebuilt {
 }
 
 impl Rebuilt {
-    const fn of(end: &RebuildProgress, skipped: u64) -> Self {
+    const fn from_progress(end: &RebuildProgress, skipped: u64) -> Self {
         Self { events: end.events, skipped, position: end.position, took: end.took }
     }
 }
 
-impl<P: Projection> Projected<P> {
+impl<P: Projection> ProjectionHandle<P> {
     /// What a rebuild did that ended so.
-    pub(super) fn rebuilt(&self, end: &RebuildProgress) -> Rebuilt {
-        Rebuilt::of(end, self.skipped_through(end.position))
+    pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
+        Rebuilt::from_progress(end, self.count_skipped(end.position))
     }
 }
 
 /// A rebuild that begins when it is awaited.
 #[must_use = "a rebuild begins when it is awaited"]
 pub struct Rebuild<'a, T> {
-    begin: Begin<'a, T>,
-    report: Report<'a>,
+    start: StartRebuildFn<'a, T>,
+    report: ProgressCallback<'a>,
 }
 
-pub(crate) type Report<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
-pub(crate) type Running<'a, T> = Pin<Box<dyn Future<Output = Result<T, RebuildError>> + Send + 'a>>;
-type Begin<'a, T> = Box<dyn FnOnce(Report<'a>) -> Running<'a, T> + Send + 'a>;
+pub(crate) type ProgressCallback<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
+pub(crate) type RebuildFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RebuildError>> + Send + 'a>>;
+type StartRebuildFn<'a, T> = Box<dyn FnOnce(ProgressCallback<'a>) -> RebuildFuture<'a, T> + Send + 'a>;
 
 impl<'a, T> Rebuild<'a, T> {
-    pub(crate) fn new(begin: impl FnOnce(Report<'a>) -> Running<'a, T> + Send + 'a) -> Self {
-        Self { begin: Box::new(begin), report: Box::new(drop) }
+    pub(crate) fn new(start: impl FnOnce(ProgressCallback<'a>) -> RebuildFuture<'a, T> + Send + 'a) -> Self {
+        Self { start: Box::new(start), report: Box::new(drop) }
     }
 
     /// Tells `report` how far it has come, now and then and at the end.
@@ -84,14 +84,14 @@ impl<T> std::fmt::Debug for Rebuild<'_, T> {
 
 impl<'a, T> IntoFuture for Rebuild<'a, T> {
     type Output = Result<T, RebuildError>;
-    type IntoFuture = Running<'a, T>;
+    type IntoFuture = RebuildFuture<'a, T>;
 
     fn into_future(self) -> Self::IntoFuture {
-        (self.begin)(self.report)
+        (self.start)(self.report)
     }
 }
 
-impl<P: Projection> Projected<P> {
+impl<P: Projection> ProjectionHandle<P> {
     /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
     ///
     /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards are
@@ -103,49 +103,53 @@ impl<P: Projection> Projected<P> {
         Rebuild::new(move |report| Box::pin(self.replay_in_memory(store, report, None)))
     }
 
-    /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `patience`.
+    /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `guard_timeout`.
     pub(crate) async fn rebuild_in_app(
         &self,
-        with: &RunWith,
+        context: &RunnerContext,
         stop: &CancellationToken,
-        report: Report<'_>,
-        patience: Duration,
+        report: ProgressCallback<'_>,
+        guard_timeout: Duration,
     ) -> Result<Rebuilt, RebuildError> {
         match self.definition().kind {
             ProjectionKind::InMemory => {
-                let replay = self.replay_in_memory(&*with.store, report, Some(patience));
+                let replay = self.replay_in_memory(&*context.store, report, Some(guard_timeout));
                 let shut_down =
                     || ProjectionError::ShutDown { name: self.definition().name, position: self.position() };
                 stop.run_until_cancelled(replay).await.unwrap_or_else(|| Err(shut_down().into()))
             }
-            ProjectionKind::Transactional => ShadowRebuild::new(self, with, stop)?.run(report).await,
-            ProjectionKind::AtLeastOnce => self.replay_through_runner(with, report).await,
+            ProjectionKind::Transactional => ShadowRebuild::new(self, context, stop)?.run(report).await,
+            ProjectionKind::AtLeastOnce => self.replay_through_runner(context, report).await,
         }
     }
 
     /// Has a running app handle every event again, through the instance it has.
-    async fn replay_through_runner(&self, with: &RunWith, report: Report<'_>) -> Result<Rebuilt, RebuildError> {
+    async fn replay_through_runner(
+        &self,
+        context: &RunnerContext,
+        report: ProgressCallback<'_>,
+    ) -> Result<Rebuilt, RebuildError> {
         let definition = self.definition();
-        self.check_that_it_is_fed_here(with).await?;
-        let target = with.store.head().await?;
+        self.check_is_fed_here(context).await?;
+        let target = context.store.head().await?;
         let filter = FeedFilter::from(definition.events);
-        let events = with.store.count_events(Position::START, target, &filter).await?;
-        let mut meter = Meter::new(definition.name, target, events, report, with.clock.clone());
+        let events = context.store.count_events(Position::START, target, &filter).await?;
+        let mut meter = ProgressMeter::new(definition.name, target, events, report, context.clock.clone());
         self.restart();
         let mut progress = self.progress().subscribe();
         loop {
             let now = progress.borrow_and_update().clone();
-            meter.tell(now.events.saturating_sub(meter.now.events), now.position);
+            meter.advance(now.events.saturating_sub(meter.progress.events), now.position);
             if now.position >= target {
-                return Ok(self.rebuilt(&meter.now));
+                return Ok(self.summary(&meter.progress));
             }
-            if let Some(error) = now.why_not_on(definition.name) {
+            if let Some(error) = now.end_reason(definition.name) {
                 return Err(error.into());
             }
             // an error means that the sender is gone, which `self` keeps from happening
-            let _ = with.clock.timeout(LOOK, progress.changed()).await;
+            let _ = context.clock.timeout(OWNER_CHECK_INTERVAL, progress.changed()).await;
             if !self.progress().borrow().is_owner {
-                let checked = self.check_that_it_is_fed_here(with).await;
+                let checked = self.check_is_fed_here(context).await;
                 if let Err(RebuildError::Elsewhere { .. }) = &checked {
                     self.undo_restart();
                 }
@@ -155,11 +159,11 @@ impl<P: Projection> Projected<P> {
     }
 
     /// Refuses what only the process that feeds the projection can do.
-    async fn check_that_it_is_fed_here(&self, with: &RunWith) -> Result<(), RebuildError> {
+    async fn check_is_fed_here(&self, context: &RunnerContext) -> Result<(), RebuildError> {
         let name = self.definition().name;
-        let role = role_of(name);
-        let lease = with.store.lease_of(&role).await.map_err(|error| RebuildError::store(name, error))?;
-        match lease.filter(|lease| lease.owner != with.owner) {
+        let role = projection_role(name);
+        let lease = context.store.lease_of(&role).await.map_err(|error| RebuildError::store(name, error))?;
+        match lease.filter(|lease| lease.owner != context.owner) {
             Some(lease) => Err(RebuildError::Elsewhere { name, owner: Some(lease.owner) }),
             None => Ok(()),
         }

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::rebuild::Report;
+use super::rebuild::ProgressCallback;
 use crate::domain::{clock::SharedClock, shown, stream::Position};
 
 /// How far a rebuild has come; `Display` shows it as a bar.
@@ -50,7 +50,7 @@ impl RebuildProgress {
 
     /// About how long it takes yet; `None` as long as nobody can tell.
     #[must_use]
-    pub fn left(&self) -> Option<Duration> {
+    pub fn time_left(&self) -> Option<Duration> {
         let events = self.of.saturating_sub(self.events) as f64;
         Duration::try_from_secs_f64(events / self.per_second()).ok()
     }
@@ -65,17 +65,21 @@ impl fmt::Display for RebuildProgress {
         };
         let filled = "#".repeat(usize::try_from(part_of(WIDTH as u64)).unwrap_or(WIDTH));
         let bar = format!("{filled:-<WIDTH$}");
-        let (done, of, rate) = (grouped(self.events), grouped(self.of), grouped(self.per_second() as u64));
+        let (done, of, rate) = (
+            with_thousands_commas(self.events),
+            with_thousands_commas(self.of),
+            with_thousands_commas(self.per_second() as u64),
+        );
         write!(f, "{} [{bar}] {} % {done} of {of} events, {rate}/s", self.name, part_of(100))?;
         if self.position >= self.target && self.events >= self.of {
-            return write!(f, ", done in {}", in_words(self.took));
+            return write!(f, ", done in {}", human_duration(self.took));
         }
-        self.left().map_or(Ok(()), |left| write!(f, ", {} left", in_words(left)))
+        self.time_left().map_or(Ok(()), |left| write!(f, ", {} left", human_duration(left)))
     }
 }
 
 /// A number with commas between thousands.
-fn grouped(number: u64) -> String {
+fn with_thousands_commas(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
@@ -87,7 +91,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-fn in_words(time: Duration) -> String {
+fn human_duration(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..=99 => format!("{seconds} s"),
         seconds @ 100..=5_999 => format!("{} min", seconds / 60),
@@ -96,15 +100,21 @@ fn in_words(time: Duration) -> String {
 }
 
 /// Counts what is handled, and tells.
-pub(super) struct Meter<'a> {
-    report: Report<'a>,
-    pub(super) now: RebuildProgress,
+pub(super) struct ProgressMeter<'a> {
+    report: ProgressCallback<'a>,
+    pub(super) progress: RebuildProgress,
     began: Instant,
     clock: SharedClock,
 }
 
-impl<'a> Meter<'a> {
-    pub(super) fn new(name: &'static str, target: Position, of: u64, report: Report<'a>, clock: SharedClock) -> Self {
+impl<'a> ProgressMeter<'a> {
+    pub(super) fn new(
+        name: &'static str,
+        target: Position,
+        of: u64,
+        report: ProgressCallback<'a>,
+        clock: SharedClock,
+    ) -> Self {
         let now = RebuildProgress {
             name,
             events: 0,
@@ -114,22 +124,22 @@ impl<'a> Meter<'a> {
             took: Duration::ZERO,
             resumed: 0,
         };
-        Self { report, now, began: clock.instant(), clock }
+        Self { report, progress: now, began: clock.instant(), clock }
     }
 
     /// Says that so many events were handled before an interruption, up to `position`.
-    pub(super) fn resume(&mut self, events: u64, position: Position) {
-        (self.now.events, self.now.resumed) = (events, events);
-        self.tell(0, position);
+    pub(super) fn resume_at(&mut self, events: u64, position: Position) {
+        (self.progress.events, self.progress.resumed) = (events, events);
+        self.advance(0, position);
     }
 
     /// Says that so many events more are handled, and everything up to `position`.
-    pub(super) fn tell(&mut self, events: u64, position: Position) {
-        self.now.events += events;
-        self.now.of = self.now.of.max(self.now.events);
-        self.now.position = self.now.position.max(position);
-        self.now.took = self.clock.elapsed(self.began);
-        (self.report)(self.now);
+    pub(super) fn advance(&mut self, events: u64, position: Position) {
+        self.progress.events += events;
+        self.progress.of = self.progress.of.max(self.progress.events);
+        self.progress.position = self.progress.position.max(position);
+        self.progress.took = self.clock.elapsed(self.began);
+        (self.report)(self.progress);
     }
 }
 
@@ -167,12 +177,12 @@ mod tests {
     #[test]
     fn what_was_done_before_an_interruption_does_not_count_as_speed() {
         let now = at(1_500, 2_000, 5, 1_000);
-        assert_eq!((now.per_second(), now.left()), (100.0, Some(Duration::from_secs(5))));
+        assert_eq!((now.per_second(), now.time_left()), (100.0, Some(Duration::from_secs(5))));
     }
 
     #[test]
     fn long_times_are_told_in_minutes_and_hours() {
-        let words = |seconds| in_words(Duration::from_secs(seconds));
+        let words = |seconds| human_duration(Duration::from_secs(seconds));
         assert_eq!([words(99), words(100), words(7_500)], ["99 s", "1 min", "2 h 5 min"]);
     }
 }

@@ -1,6 +1,6 @@
 //! Projections as the linker finds them.
 
-use super::ProjectionSlot;
+use super::AnyProjection;
 use crate::runtime::definition::ProjectionDefinition;
 
 /// A projection, registered at link time.
@@ -10,14 +10,14 @@ pub struct ProjectionRegistration {
     /// What the annotation and the methods say.
     pub definition: fn() -> ProjectionDefinition,
     /// Makes the default instance, if there is one.
-    pub slot: fn() -> Option<ProjectionSlot>,
+    pub instance: fn() -> Option<AnyProjection>,
 }
 
 impl ProjectionRegistration {
-    /// Registers a projection; `slot` holds its default instance, if it has one.
+    /// Registers a projection; `instance` holds its default instance, if it has one.
     #[must_use]
-    pub const fn new(definition: fn() -> ProjectionDefinition, slot: fn() -> Option<ProjectionSlot>) -> Self {
-        Self { definition, slot }
+    pub const fn new(definition: fn() -> ProjectionDefinition, instance: fn() -> Option<AnyProjection>) -> Self {
+        Self { definition, instance }
     }
 }
 

@@ -11,44 +11,44 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError,
-    fed::Examined,
-    one_by_one::OneByOne,
-    projected::{Projected, State},
-    writer::{Writer, Written},
+    fed_types::TypeCheck,
+    handle::{ProjectionHandle, ProjectionState},
+    sequential_feeder::SequentialFeeder,
+    transactional_writer::{TransactionalWriter, WriteOutcome},
 };
 use crate::{
     domain::{
         clock::SharedClock,
-        error::{BoxError, Line},
+        error::{BoxError, ErrorLine},
         name::Name,
         stream::Position,
     },
     port::{EventStore, ReadError, StateMap},
     runtime::{
         definition::{Projection, ProjectionKind},
-        feed::FeedWatch,
-        tenure::{Candidate, GivenUp, Tenure},
+        feed_poller::FeedPoller,
+        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
     },
 };
 
 /// How long a process that ends tries to save how far it read. Real time: it is the reply of a server.
-const LAST_SAVE: Duration = Duration::from_secs(1);
+const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The role of feeding a projection, and the checkpoint that says how far it has come.
-pub(crate) fn role_of(projection: &'static str) -> Name {
+pub(crate) fn projection_role(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
 /// A projection that is to be fed.
-pub(super) struct FeedProjection<P> {
-    pub(super) projected: Projected<P>,
-    pub(super) with: RunWith,
-    given_up: GivenUp,
+pub(super) struct ProjectionRunner<P> {
+    pub(super) handle: ProjectionHandle<P>,
+    pub(super) context: RunnerContext,
+    lease_outage: LeaseOutage,
 }
 
 /// What feeding a projection takes.
 #[derive(Clone)]
-pub(crate) struct RunWith {
+pub(crate) struct RunnerContext {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) state: StateMap,
     /// Who this process is, and how long its leases last.
@@ -58,40 +58,46 @@ pub(crate) struct RunWith {
 }
 
 /// Feeds a projection until cancelled.
-pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: CancellationToken) {
-    let _fed = task.projected.fed();
-    task.projected.set_context(task.with.state.clone()).await;
-    let mut feed = FeedWatch::new(&task.with.store, task.with.clock.clone());
+pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: CancellationToken) {
+    let _fed = runner.handle.feed_guard();
+    runner.handle.set_app_state(runner.context.state.clone()).await;
+    let mut feed = FeedPoller::new(&runner.context.store, runner.context.clock.clone());
     if P::definition().kind == ProjectionKind::InMemory {
-        task.projected.set_owner(true);
-        while let Served::Stopped = task.serve_in_memory(&mut feed, &cancel).await {
-            if !task.wait_until_folded(&cancel).await {
+        runner.handle.set_owner(true);
+        while let FeedEnd::Stopped = runner.feed_in_memory(&mut feed, &cancel).await {
+            if !runner.wait_for_retry_in_memory(&cancel).await {
                 return;
             }
         }
         return;
     }
-    while let Some(tenure) = task.stand_by(&mut feed, &cancel).await {
-        task.projected.set_owner(true);
-        let examined = task.examine(&tenure).await;
-        if matches!(examined, Ok(Examined::Complete | Examined::ToRebuild)) {
-            task.projected.free_if(|stopped| matches!(stopped, ProjectionError::PassedBy { .. }));
+    while let Some(held_lease) = runner.wait_for_lease(&mut feed, &cancel).await {
+        runner.handle.set_owner(true);
+        let type_check = runner.check_types(&held_lease).await;
+        if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
+            runner.handle.resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
         }
-        let served = match examined {
-            Ok(Examined::Complete) => task.serve(&tenure, &mut feed).await,
-            Ok(Examined::ToRebuild) => tokio::join!(task.serve(&tenure, &mut feed), task.make_up(&tenure, &cancel)).0,
-            Ok(Examined::Stopped) => Served::Stopped,
+        let feed_end = match type_check {
+            Ok(TypeCheck::Complete) => runner.feed_with_lease(&held_lease, &mut feed).await,
+            Ok(TypeCheck::NeedsRebuild) => {
+                tokio::join!(
+                    runner.feed_with_lease(&held_lease, &mut feed),
+                    runner.rebuild_until_done(&held_lease, &cancel)
+                )
+                .0
+            }
+            Ok(TypeCheck::Stopped) => FeedEnd::Stopped,
             Err(error) => {
-                task.report(&error);
-                Served::Ended
+                runner.report_problem(&error);
+                FeedEnd::Ended
             }
         };
-        task.projected.set_owner(false);
-        tenure.give_back().await;
-        let more = match served {
+        runner.handle.set_owner(false);
+        held_lease.release().await;
+        let more = match feed_end {
             // whoever stands by may have better luck with the event
-            Served::Stopped => task.wait_until_freed(&cancel).await,
-            Served::Ended => feed.failed(&cancel).await,
+            FeedEnd::Stopped => runner.wait_for_retry(&cancel).await,
+            FeedEnd::Ended => feed.wait_after_failure(&cancel).await,
         };
         if !more {
             return;
@@ -100,109 +106,126 @@ pub(super) async fn run<P: Projection>(task: FeedProjection<P>, cancel: Cancella
 }
 
 /// What came of a look at the feed.
-pub(super) enum Step {
+pub(super) enum FeedStep {
     Handled,
     CaughtUp,
     Stopped,
     /// The role is somebody else's.
-    Over,
+    LeaseLost,
 }
 
 /// Why a projection is fed no longer.
-enum Served {
+enum FeedEnd {
     Stopped,
     /// Cancelled, or the role is somebody else's.
     Ended,
 }
 
-impl<P: Projection> FeedProjection<P> {
-    pub(super) fn new(projected: Projected<P>, with: RunWith) -> Self {
-        Self { projected, given_up: GivenUp::new(&with.clock), with }
+impl<P: Projection> ProjectionRunner<P> {
+    pub(super) fn new(handle: ProjectionHandle<P>, context: RunnerContext) -> Self {
+        Self { handle, lease_outage: LeaseOutage::new(&context.clock), context }
     }
 
-    pub(super) fn candidate(&self) -> Candidate {
-        Candidate {
-            store: Arc::clone(&self.with.store),
-            role: role_of(P::definition().name),
-            owner: self.with.owner.clone(),
-            ttl: self.with.lease_ttl,
-            clock: self.with.clock.clone(),
-            given_up: self.given_up.clone(),
+    pub(super) fn lease_request(&self) -> LeaseRequest {
+        LeaseRequest {
+            store: Arc::clone(&self.context.store),
+            role: projection_role(P::definition().name),
+            owner: self.context.owner.clone(),
+            ttl: self.context.lease_ttl,
+            clock: self.context.clock.clone(),
+            outage: self.lease_outage.clone(),
         }
     }
 
-    pub(super) async fn checkpoint(&self) -> Result<Position, BoxError> {
-        let loaded = self.with.store.load_checkpoint(&role_of(P::definition().name)).await?;
+    pub(super) async fn load_checkpoint(&self) -> Result<Position, BoxError> {
+        let loaded = self.context.store.load_checkpoint(&projection_role(P::definition().name)).await?;
         Ok(loaded.unwrap_or(Position::START))
     }
 
-    async fn serve_in_memory(&self, feed: &mut FeedWatch, cancel: &CancellationToken) -> Served {
-        let mut steps = OneByOne { task: self, tenure: None, saved: Position::START, stop: cancel };
+    async fn feed_in_memory(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> FeedEnd {
+        let mut feeder =
+            SequentialFeeder { runner: self, held_lease: None, saved_checkpoint: Position::START, stop: cancel };
         loop {
-            let step = steps.feed_next().await;
-            if let Some(served) = self.after(step, feed, cancel).await {
-                return served;
+            let step = feeder.feed_available().await;
+            if let Some(feed_end) = self.after_step(step, feed, cancel).await {
+                return feed_end;
             }
         }
     }
 
     /// Feeds the projection while it has the role.
-    async fn serve(&self, tenure: &Tenure, feed: &mut FeedWatch) -> Served {
-        let stop = tenure.over();
+    async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedEnd {
+        let stop = held_lease.ended();
         while !stop.is_cancelled() {
-            let began =
-                async { Ok::<_, BoxError>((self.checkpoint().await?, self.projected.skips(&*self.with.store).await?)) };
-            let served = match began.await {
+            let began = async {
+                Ok::<_, BoxError>((self.load_checkpoint().await?, self.handle.skips(&*self.context.store).await?))
+            };
+            let feed_end = match began.await {
                 Ok((saved, skips)) => {
-                    self.projected.follow(saved);
-                    match (self.projected.state(), self.with.store.transactions()) {
-                        (State::Free(projection), Some(transactions))
+                    self.handle.follow_checkpoint(saved);
+                    match (self.handle.state(), self.context.store.transactions()) {
+                        (ProjectionState::Unlocked(projection), Some(transactions))
                             if P::definition().kind == ProjectionKind::Transactional =>
                         {
-                            let activity = self.projected.activity();
-                            let writer =
-                                Writer::new(projection, &*transactions, None, tenure, &self.with, activity, saved);
-                            let writer = writer.around(skips);
-                            self.serve_in_transactions(writer, feed, stop).await
+                            let activity = self.handle.activity();
+                            let writer = TransactionalWriter::new(
+                                projection,
+                                &*transactions,
+                                None,
+                                held_lease,
+                                &self.context,
+                                activity,
+                                saved,
+                            );
+                            let writer = writer.with_skips(skips);
+                            self.feed_in_transactions(writer, feed, stop).await
                         }
                         _ => {
-                            self.serve_one_by_one(OneByOne { task: self, tenure: Some(tenure), saved, stop }, feed)
-                                .await
+                            self.feed_sequentially(
+                                SequentialFeeder {
+                                    runner: self,
+                                    held_lease: Some(held_lease),
+                                    saved_checkpoint: saved,
+                                    stop,
+                                },
+                                feed,
+                            )
+                            .await
                         }
                     }
                 }
-                Err(error) => self.after(Err(error), feed, stop).await,
+                Err(error) => self.after_step(Err(error), feed, stop).await,
             };
-            if let Some(served) = served {
-                return served;
+            if let Some(feed_end) = feed_end {
+                return feed_end;
             }
         }
-        Served::Ended
+        FeedEnd::Ended
     }
 
-    async fn serve_one_by_one(&self, mut steps: OneByOne<'_, P>, feed: &mut FeedWatch) -> Option<Served> {
+    async fn feed_sequentially(&self, mut feeder: SequentialFeeder<'_, P>, feed: &mut FeedPoller) -> Option<FeedEnd> {
         loop {
-            let step = steps.feed_next().await;
-            if let Some(served) = self.after(step, feed, steps.stop).await {
-                return Some(served);
+            let step = feeder.feed_available().await;
+            if let Some(feed_end) = self.after_step(step, feed, feeder.stop).await {
+                return Some(feed_end);
             }
         }
     }
 
     /// `None`: the checkpoint is to be loaded anew, since nobody knows what was committed.
-    async fn serve_in_transactions(
+    async fn feed_in_transactions(
         &self,
-        mut writer: Writer<'_, P>,
-        feed: &mut FeedWatch,
+        mut writer: TransactionalWriter<'_, P>,
+        feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> Option<Served> {
+    ) -> Option<FeedEnd> {
         loop {
-            let step = self.write_next(&mut writer).await;
+            let step = self.write_available(&mut writer).await;
             let failed = step.is_err();
-            if let Some(served) = self.after(step, feed, stop).await {
+            if let Some(feed_end) = self.after_step(step, feed, stop).await {
                 // what no rows go with would only be read again
-                let _ = tokio::time::timeout(LAST_SAVE, writer.save(true)).await;
-                return Some(served);
+                let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
+                return Some(feed_end);
             }
             if failed {
                 return None;
@@ -210,70 +233,70 @@ impl<P: Projection> FeedProjection<P> {
         }
     }
 
-    async fn write_next(&self, writer: &mut Writer<'_, P>) -> Result<Step, BoxError> {
-        let head = self.with.store.head().await?;
+    async fn write_available(&self, writer: &mut TransactionalWriter<'_, P>) -> Result<FeedStep, BoxError> {
+        let head = self.context.store.head().await?;
         if head <= writer.position() {
-            return Ok(if writer.save(false).await? { Step::CaughtUp } else { Step::Over });
+            return Ok(if writer.save_checkpoint(false).await? { FeedStep::CaughtUp } else { FeedStep::LeaseLost });
         }
-        let projected = &self.projected;
-        let generation = projected.progress().borrow().generation;
-        let mut report = |events, position| projected.reached_by_owner(events, position);
-        Ok(match writer.write_up_to(head, &*self.with.store, &mut report).await? {
-            Written::All if writer.save(false).await? => Step::Handled,
-            Written::All | Written::Lost => Step::Over,
-            Written::Ended => Step::Handled,
-            Written::Stopped(record, error) => {
-                projected.stop_at(&record, &error, generation);
-                Step::Stopped
+        let handle = &self.handle;
+        let generation = handle.progress().borrow().generation;
+        let mut report = |events, position| handle.advance_by_owner(events, position);
+        Ok(match writer.write_up_to(head, &*self.context.store, &mut report).await? {
+            WriteOutcome::Complete if writer.save_checkpoint(false).await? => FeedStep::Handled,
+            WriteOutcome::Complete | WriteOutcome::LeaseLost => FeedStep::LeaseLost,
+            WriteOutcome::Cancelled => FeedStep::Handled,
+            WriteOutcome::EventFailed(record, error) => {
+                handle.stop_at(&record, &error, generation);
+                FeedStep::Stopped
             }
-            Written::Misnamed(error) => {
+            WriteOutcome::MissingTable(error) => {
                 tracing::error!(%error, "projection stopped before its first event");
-                projected.stop(error, generation);
-                Step::Stopped
+                handle.stop(error, generation);
+                FeedStep::Stopped
             }
         })
     }
 
     /// Waits until the next look is worth it; why there is none, if so.
-    async fn after(
+    async fn after_step(
         &self,
-        step: Result<Step, BoxError>,
-        feed: &mut FeedWatch,
+        step: Result<FeedStep, BoxError>,
+        feed: &mut FeedPoller,
         stop: &CancellationToken,
-    ) -> Option<Served> {
+    ) -> Option<FeedEnd> {
         let more = match step {
-            Ok(Step::Handled) => {
-                self.projected.set_trouble(None);
-                feed.made_progress();
+            Ok(FeedStep::Handled) => {
+                self.handle.set_problem(None);
+                feed.reset();
                 !stop.is_cancelled()
             }
-            Ok(Step::CaughtUp) => {
-                self.projected.set_trouble(None);
-                self.projected.free_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
-                feed.idle(stop).await
+            Ok(FeedStep::CaughtUp) => {
+                self.handle.set_problem(None);
+                self.handle.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
+                feed.wait_idle(stop).await
             }
-            Ok(Step::Stopped) => return Some(Served::Stopped),
-            Ok(Step::Over) => false,
+            Ok(FeedStep::Stopped) => return Some(FeedEnd::Stopped),
+            Ok(FeedStep::LeaseLost) => false,
             // trying again reads the same
             Err(error) if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) => {
-                self.projected.stop_at_damage(&error);
-                return Some(Served::Stopped);
+                self.handle.stop_at_damage(&error);
+                return Some(FeedEnd::Stopped);
             }
             Err(error) => {
-                self.report(&error);
+                self.report_problem(&error);
                 // it may have been skipped meanwhile
-                self.projected.forget_skips();
-                feed.failed(stop).await
+                self.handle.clear_cached_skips();
+                feed.wait_after_failure(stop).await
             }
         };
-        (!more).then_some(Served::Ended)
+        (!more).then_some(FeedEnd::Ended)
     }
 
-    pub(super) fn report(&self, error: &BoxError) {
+    pub(super) fn report_problem(&self, error: &BoxError) {
         let projection = P::definition().name;
-        let fault = self.with.store.transactions().and_then(|transactions| transactions.server_fault(&**error));
-        let error = Line(&**error).to_string();
-        if self.projected.set_trouble(Some((error.clone(), fault))) {
+        let fault = self.context.store.transactions().and_then(|transactions| transactions.server_fault(&**error));
+        let error = ErrorLine(&**error).to_string();
+        if self.handle.set_problem(Some((error.clone(), fault))) {
             tracing::warn!(projection, error, "projection cannot use its store, trying again");
         } else {
             tracing::debug!(projection, error, "projection still cannot use its store");

@@ -3,7 +3,7 @@
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{ProjectionError, progress::Progress};
+use super::{ProjectionError, progress::ProjectionProgress};
 use crate::{
     domain::{name::Name, shown, stream::Position},
     runtime::definition::{ProjectionDefinition, ProjectionKind},
@@ -67,8 +67,13 @@ pub enum ProjectionOwner {
 }
 
 impl ProjectionStatus {
-    pub(super) fn new(definition: &ProjectionDefinition, progress: &Progress, head: Position, skipped: u64) -> Self {
-        let stopped = progress.why_not_on(definition.name);
+    pub(super) fn new(
+        definition: &ProjectionDefinition,
+        progress: &ProjectionProgress,
+        head: Position,
+        skipped: u64,
+    ) -> Self {
+        let stopped = progress.end_reason(definition.name);
         let owner = match (&stopped, definition.kind) {
             (Some(_), _) => ProjectionOwner::Stopped,
             (None, ProjectionKind::InMemory) => ProjectionOwner::Here,
@@ -84,8 +89,8 @@ impl ProjectionStatus {
             rebuilding: None,
             skipped,
             stopped,
-            trouble: progress.trouble.clone(),
-            trouble_since: progress.trouble_since,
+            trouble: progress.problem.clone(),
+            trouble_since: progress.problem_since,
             stopped_since: progress.stopped_since.filter(|_| progress.stopped.is_some()),
         }
     }

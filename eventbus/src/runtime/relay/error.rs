@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        error::{BoxError, Line},
+        error::{BoxError, ErrorLine},
         metadata::EventId,
         name::Name,
         record::RecordedEvent,
@@ -24,7 +24,7 @@ pub enum RelayError {
          now: it was restored; say from where to publish again, with `app.republish(position)`: where the copy ended, or \
          earlier"
     )]
-    StoreWentBack {
+    StoreBehindBus {
         /// Where the events go.
         destination: Name,
         /// How far they were published.
@@ -90,7 +90,7 @@ pub enum RelayError {
 
 impl RelayError {
     /// What it says without the words of bus and store, which may hold values of events: for reports that anybody may read.
-    pub(crate) fn without_words(&self) -> String {
+    pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::EventRefused { destination, position, event_type, event_id, .. } => format!(
                 "`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: the log says why"
@@ -105,10 +105,14 @@ impl RelayError {
 }
 
 /// Why a relay stops that cannot read what is next, or what is to be tried again.
-pub(super) fn stopped_by_damage(error: BoxError, destination: &Name, after: Position) -> Result<RelayError, BoxError> {
+pub(super) fn classify_read_error(
+    error: BoxError,
+    destination: &Name,
+    after: Position,
+) -> Result<RelayError, BoxError> {
     match error.downcast_ref() {
         Some(ReadError::Corrupt { .. }) => {
-            let (destination, reason) = (destination.clone(), Line(&*error).to_string());
+            let (destination, reason) = (destination.clone(), ErrorLine(&*error).to_string());
             Ok(RelayError::Damaged { destination, after, reason })
         }
         _ => Err(error),
@@ -121,11 +125,14 @@ pub(super) fn is_shut_down(error: &BoxError) -> bool {
 }
 
 /// Why a relay stops that was refused these events, or what is to be tried again.
-pub(super) fn stopped_by(error: PublishError, events: &[RecordedEvent]) -> Result<RelayError, PublishError> {
+pub(super) fn classify_publish_error(
+    error: PublishError,
+    events: &[RecordedEvent],
+) -> Result<RelayError, PublishError> {
     let PublishError::Refused { destination, event_id, source } = error else {
         return Err(error);
     };
-    let (destination, reason) = (destination, Line(&*source).to_string());
+    let (destination, reason) = (destination, ErrorLine(&*source).to_string());
     let event = events.iter().find(|event| Some(event.metadata().event_id()) == event_id);
     Ok(match event {
         Some(event) => RelayError::EventRefused {
@@ -169,15 +176,15 @@ pub enum RepublishError {
 }
 
 /// What keeps a position from being set back for a while.
-pub(super) trait Passing: Into<BoxError> {}
+pub(super) trait TransientError: Into<BoxError> {}
 
-impl Passing for ReadError {}
-impl Passing for LeaseError {}
-impl Passing for CheckpointError {}
-impl Passing for PublishError {}
+impl TransientError for ReadError {}
+impl TransientError for LeaseError {}
+impl TransientError for CheckpointError {}
+impl TransientError for PublishError {}
 
 impl RepublishError {
-    pub(super) fn unavailable<E: Passing>(destination: &Name) -> impl Fn(E) -> Self {
+    pub(super) fn unavailable<E: TransientError>(destination: &Name) -> impl Fn(E) -> Self {
         let destination = destination.clone();
         move |source| Self::Unavailable { destination: destination.clone(), source: source.into() }
     }
@@ -198,7 +205,7 @@ mod tests {
             (RelayError::Damaged { destination: destination.clone(), after: position, reason: reason() }, "position 7"),
             (RelayError::EventRefused { destination, position, event_type, event_id, reason: reason() }, "position 7"),
         ] {
-            let told = error.without_words();
+            let told = error.to_redacted_string();
             assert!(told.contains(place) && told.ends_with("the log says why"), "{told}");
             assert!(!told.contains("Mallory") && error.to_string().contains("Mallory"), "{told}");
         }

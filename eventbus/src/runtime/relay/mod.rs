@@ -7,15 +7,15 @@
 //! [`RelayTarget`](crate::port::RelayTarget) moves its position together with the events; any other bus gets events
 //! again after a crash between publishing and the checkpoint. The other way round would lose them.
 
+mod at_least_once;
+mod atomic;
+mod backlog_filler;
 mod error;
-mod fill;
-mod groups;
-mod plain;
-mod progress;
+mod group_floors;
+mod leadership;
 mod range;
 mod republish;
-mod target;
-mod turn;
+mod status;
 mod view;
 
 use std::{sync::Arc, time::Duration};
@@ -23,34 +23,34 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    error::{RelayError, RepublishError},
-    progress::RelayStatus,
+use self::{
+    at_least_once::{AtLeastOncePublisher, VolatileBusPublisher},
+    atomic::{AtomicPublisher, load_halt},
+    leadership::{Leadership, LeadershipEnd},
+    status::RelayStatusCell,
 };
 pub(crate) use self::{
-    fill::{Unfilled, fill},
-    groups::introduce,
-    progress::RelayProgress,
+    backlog_filler::{Unfilled, fill_backlogs},
+    group_floors::register_groups,
     republish::republish,
-    view::{RelayView, is_on_bus},
+    status::RelayProgress,
+    view::{RelayView, is_published_on_bus},
 };
-use self::{
-    plain::{Forgetful, Plain},
-    progress::Board,
-    target::{ToTarget, halted},
-    turn::{Ended, Turn},
+pub use self::{
+    error::{RelayError, RepublishError},
+    status::RelayStatus,
 };
-use super::{feed::FeedWatch, tenure::new_owner};
+use super::{feed_poller::FeedPoller, held_lease::new_owner};
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{EventBus, EventStore, Lease},
 };
 
 /// How often the lease of the owner is looked after, and that of another tried.
-const PACE: Duration = Duration::from_secs(1);
+const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a relay that was stopped takes the lease to look whether it may go on: whoever takes it makes its epoch grow.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The checkpoint in the store that says how far a destination was fed; also the role of its relay.
 pub(crate) fn checkpoint_name(destination: &Name) -> Name {
@@ -63,12 +63,12 @@ pub(crate) struct RelayOptions {
     /// For how long nobody else takes over after the last sign of life.
     pub(crate) lease: Duration,
     /// Whether the stream may carry the events of other stores.
-    pub(crate) shared: bool,
+    pub(crate) is_stream_shared: bool,
 }
 
 impl Default for RelayOptions {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(10), shared: false }
+        Self { lease: Duration::from_secs(10), is_stream_shared: false }
     }
 }
 
@@ -77,12 +77,12 @@ pub(crate) struct Relay {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
     options: RelayOptions,
-    board: Board,
-    turns: Turns,
+    status: RelayStatusCell,
+    mode: RelayMode,
 }
 
 /// Who relays.
-enum Turns {
+enum RelayMode {
     /// This process: the bus forgets, and its groups keep their own progress in the store.
     Always,
     /// Whoever has the lease.
@@ -100,7 +100,7 @@ impl Relay {
         clock: SharedClock,
     ) -> Result<Self, BoxError> {
         let resumed = bus.resume_from(Arc::clone(&store)).await?;
-        let (turns, position) = if bus.is_durable() {
+        let (mode, position) = if bus.is_durable() {
             let role = checkpoint_name(bus.destination());
             let position = match store.load_checkpoint(&role).await? {
                 Some(position) => position,
@@ -110,88 +110,90 @@ impl Relay {
                     Position::START
                 }
             };
-            (Turns::ByLease { role, owner: new_owner() }, position)
+            (RelayMode::ByLease { role, owner: new_owner() }, position)
         } else {
             let position = match resumed {
                 Some(position) => position,
                 None => store.head().await?,
             };
-            (Turns::Always, position)
+            (RelayMode::Always, position)
         };
-        let board = Board::new(bus.destination().clone(), position, clock);
-        Ok(Self { store, bus, options, board, turns })
+        let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
+        Ok(Self { store, bus, options, status, mode })
     }
 
     pub(crate) fn progress(&self) -> watch::Receiver<RelayProgress> {
-        self.board.watch()
+        self.status.subscribe()
     }
 
     /// Publishes, whenever it is its turn, until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
-        let Turns::ByLease { role, owner } = &self.turns else {
-            self.board.set_owner(true);
-            Forgetful::new(&*self.store, &*self.bus, &self.board).run(&self.store, &cancel).await;
+        let RelayMode::ByLease { role, owner } = &self.mode else {
+            self.status.set_owner(true);
+            VolatileBusPublisher::new(&*self.store, &*self.bus, &self.status).run(&self.store, &cancel).await;
             return;
         };
-        let (mut feed, mut stood_by) = (FeedWatch::new(&self.store, self.board.clock().clone()), 0);
+        let (mut feed, mut standby_count) = (FeedPoller::new(&self.store, self.status.clock().clone()), 0);
         while !cancel.is_cancelled() {
             match self.store.acquire_lease(role, owner, self.options.lease).await {
                 Ok(Some(lease)) => {
-                    feed.made_progress();
-                    stood_by = 0;
-                    match self.take_turn(lease, &cancel).await {
-                        Ended::Passed => self.wait(&cancel).await,
-                        Ended::Stopped => self.wait_stopped(role, &cancel).await,
+                    feed.reset();
+                    standby_count = 0;
+                    match self.lead(lease, &cancel).await {
+                        LeadershipEnd::TakenOver => self.pause(&cancel).await,
+                        LeadershipEnd::Stopped => self.wait_while_stopped(role, &cancel).await,
                         // a store that was restored has forgotten owners that the bus knows: it makes up for them, one by one
-                        Ended::Forgotten | Ended::Cancelled => {}
+                        LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
                     }
                 }
                 Ok(None) => {
-                    feed.made_progress();
-                    stood_by += 1;
-                    self.board.stands_by(stood_by);
-                    self.wait(&cancel).await;
+                    feed.reset();
+                    standby_count += 1;
+                    self.status.set_standby(standby_count);
+                    self.pause(&cancel).await;
                 }
                 Err(error) => {
-                    self.board.trouble(&error.into());
-                    feed.failed(&cancel).await;
+                    self.status.set_problem(&error.into());
+                    feed.wait_after_failure(&cancel).await;
                 }
             }
         }
     }
 
     /// Publishes while this process has the lease.
-    async fn take_turn(&self, lease: Lease, cancel: &CancellationToken) -> Ended {
-        let turn = Turn::new(&*self.store, &self.board, lease, self.options.lease, cancel);
+    async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
+        let leadership = Leadership::new(&*self.store, &self.status, lease, self.options.lease, cancel);
         match self.bus.relay_target() {
             Some(target) => {
-                let publishing = ToTarget::new(self, target, turn.epoch());
-                turn.run(publishing, &self.store).await
+                let publisher = AtomicPublisher::new(self, target, leadership.epoch());
+                leadership.run(publisher, &self.store).await
             }
-            None => turn.run(Plain::new(&*self.store, &*self.bus, &self.board), &self.store).await,
+            None => {
+                leadership.run(AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status), &self.store).await
+            }
         }
     }
 
     /// Waits until a look is worth a lease: somebody decided, another process relays, or a while has passed.
-    async fn wait_stopped(&self, role: &Name, cancel: &CancellationToken) {
-        let (since, destination) = (self.board.clock().instant(), self.board.destination());
-        let (is_halted, mut seen) = (self.board.is_halted(), None);
+    async fn wait_while_stopped(&self, role: &Name, cancel: &CancellationToken) {
+        let (since, destination) = (self.status.clock().instant(), self.status.destination());
+        let (is_halted, mut last_lease) = (self.status.is_halted(), None);
         while !cancel.is_cancelled() {
-            self.wait(cancel).await;
+            self.pause(cancel).await;
             let may_go_on = match is_halted {
-                true => matches!(halted(&*self.store, destination).await, Ok(None)),
-                false => self.board.clock().elapsed(since) >= LOOK_AGAIN,
+                true => matches!(load_halt(&*self.store, destination).await, Ok(None)),
+                false => self.status.clock().elapsed(since) >= STOPPED_RETRY_INTERVAL,
             };
             let owner = self.store.lease_of(role).await.ok().flatten();
             // others that look have it for a moment only
-            if may_go_on || owner.is_some() && owner == seen {
+            if may_go_on || owner.is_some() && owner == last_lease {
                 return;
             }
-            seen = owner;
+            last_lease = owner;
         }
     }
 
-    async fn wait(&self, cancel: &CancellationToken) {
-        cancel.run_until_cancelled(self.board.clock().sleep(PACE.min(self.options.lease / 3))).await;
+    async fn pause(&self, cancel: &CancellationToken) {
+        cancel.run_until_cancelled(self.status.clock().sleep(LEASE_CHECK_INTERVAL.min(self.options.lease / 3))).await;
     }
 }

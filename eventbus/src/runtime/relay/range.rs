@@ -14,12 +14,12 @@ use crate::{
 };
 
 /// At most this much is published by one call: about a millisecond of a busy Redis.
-const MAX_EVENTS: usize = 256;
-const MAX_BYTES: usize = 256 * 1024;
+const RANGE_EVENTS_MAX: usize = 256;
+const RANGE_BYTES_MAX: usize = 256 * 1024;
 
 /// Everything after one position up to another.
 #[derive(Debug)]
-pub(super) struct Range {
+pub(super) struct FeedRange {
     pub(super) after: Position,
     pub(super) through: Position,
     pub(super) events: Vec<RecordedEvent>,
@@ -27,14 +27,14 @@ pub(super) struct Range {
     pub(super) is_full: bool,
 }
 
-impl Range {
+impl FeedRange {
     /// A range that only asks.
     pub(super) fn empty(at: Position) -> Self {
         Self { after: at, through: at, events: Vec::new(), is_full: false }
     }
 
     /// Ends before this position. False: it begins there, so nothing is left.
-    pub(super) fn end_before(&mut self, position: Position) -> bool {
+    pub(super) fn truncate_before(&mut self, position: Position) -> bool {
         self.events.retain(|event| event.position() < Some(position));
         self.is_full = true;
         let last = self.events.last().and_then(RecordedEvent::position);
@@ -43,96 +43,96 @@ impl Range {
     }
 
     /// Whether it brings the relay forward.
-    pub(super) fn is_ahead(&self) -> bool {
+    pub(super) fn moves_position(&self) -> bool {
         self.through > self.after
     }
 
-    pub(super) fn as_port(&self) -> PublishRange<'_> {
+    pub(super) fn as_publish_range(&self) -> PublishRange<'_> {
         PublishRange { after: self.after, through: self.through, events: &self.events }
     }
 }
 
 /// Reads ranges, one behind the other; the feed stays open between them.
-pub(super) struct Ranges<'a> {
+pub(super) struct RangeReader<'a> {
     store: &'a dyn EventStore,
     /// The feed, and up to where it was read.
-    feed: Option<(Feed<'a>, Position)>,
-    skips: Option<Skips>,
+    feed: Option<(OpenFeed<'a>, Position)>,
+    skips: Option<SkipList>,
 }
 
 /// An open feed.
-struct Feed<'a> {
+struct OpenFeed<'a> {
     records: RecordStream<'a>,
     /// The last skipped event that it is read around: nothing is left before it once the feed has ended.
     last_skipped: Option<Position>,
 }
 
 /// What the relay skips, looked at anew now and then.
-struct Skips {
+struct SkipList {
     reader: Name,
     clock: SharedClock,
     positions: Vec<Position>,
-    looked: Option<Instant>,
+    refreshed_at: Option<Instant>,
 }
 
 /// How often it is looked at what is to be skipped, when a feed is opened.
-const LOOK: Duration = Duration::from_secs(1);
+const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Skips {
+impl SkipList {
     /// Looks what is to be skipped; returns `true` if that has changed.
-    async fn look(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
+    async fn refresh(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
         let positions = skipped_positions(store, &self.reader).await;
         let positions = positions.map_err(|error| ReadError::Unavailable(error.into()))?;
-        self.looked = Some(self.clock.instant());
+        self.refreshed_at = Some(self.clock.instant());
         let has_changed = self.positions != positions;
         self.positions = positions;
         Ok(has_changed)
     }
 }
 
-impl<'a> Ranges<'a> {
-    pub(super) fn of(store: &'a dyn EventStore) -> Self {
+impl<'a> RangeReader<'a> {
+    pub(super) fn new(store: &'a dyn EventStore) -> Self {
         Self { store, feed: None, skips: None }
     }
 
     /// Without what the relay to `destination` skips.
-    pub(super) fn around_skipped(mut self, destination: &Name, clock: &SharedClock) -> Self {
+    pub(super) fn with_skips(mut self, destination: &Name, clock: &SharedClock) -> Self {
         let (reader, clock) = (relay_to(destination), clock.clone());
-        self.skips = Some(Skips { reader, clock, positions: Vec::new(), looked: None });
+        self.skips = Some(SkipList { reader, clock, positions: Vec::new(), refreshed_at: None });
         self
     }
 
     /// Returns `true` if other events are to be skipped than when it was looked last.
-    pub(super) async fn has_other_skips(&mut self) -> Result<bool, ReadError> {
+    pub(super) async fn have_skips_changed(&mut self) -> Result<bool, ReadError> {
         match &mut self.skips {
-            Some(skips) => skips.look(self.store).await,
+            Some(skips) => skips.refresh(self.store).await,
             None => Ok(false),
         }
     }
 
-    async fn open(&mut self, after: Position) -> Result<Feed<'a>, ReadError> {
+    async fn open(&mut self, after: Position) -> Result<OpenFeed<'a>, ReadError> {
         if let Some(skips) = &mut self.skips {
-            if skips.looked.is_none_or(|looked| skips.clock.elapsed(looked) >= LOOK) {
-                skips.look(self.store).await?;
+            if skips.refreshed_at.is_none_or(|looked| skips.clock.elapsed(looked) >= SKIPS_REFRESH_INTERVAL) {
+                skips.refresh(self.store).await?;
             }
             if !skips.positions.is_empty() {
                 let head = self.store.head().await?;
                 let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
                 let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
-                return Ok(Feed { records, last_skipped });
+                return Ok(OpenFeed { records, last_skipped });
             }
         }
-        Ok(Feed { records: self.store.read_all(after), last_skipped: None })
+        Ok(OpenFeed { records: self.store.read_all(after), last_skipped: None })
     }
 
     /// What follows on `after`; without events, and ending there, if that is the end.
-    pub(super) async fn next(&mut self, after: Position) -> Result<Range, ReadError> {
+    pub(super) async fn read_next(&mut self, after: Position) -> Result<FeedRange, ReadError> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
         let mut feed = match open {
             Some((feed, _)) => feed,
             None => self.open(after).await?,
         };
-        let (mut range, mut bytes) = (Range::empty(after), 0);
+        let (mut range, mut bytes) = (FeedRange::empty(after), 0);
         loop {
             let record = match feed.records.try_next().await {
                 Ok(Some(record)) => record,
@@ -147,7 +147,7 @@ impl<'a> Ranges<'a> {
             bytes += record.payload().len();
             range.through = record.position().unwrap_or(range.through);
             range.events.push(record);
-            if range.events.len() == MAX_EVENTS || bytes >= MAX_BYTES {
+            if range.events.len() == RANGE_EVENTS_MAX || bytes >= RANGE_BYTES_MAX {
                 range.is_full = true;
                 self.feed = Some((feed, range.through));
                 break;
@@ -183,8 +183,8 @@ mod tests {
     }
 
     /// Where a range begins and ends, and how many events it has.
-    async fn next(ranges: &mut Ranges<'_>, after: u64) -> (u64, u64, usize) {
-        let range = ranges.next(after.into()).await.unwrap();
+    async fn next(ranges: &mut RangeReader<'_>, after: u64) -> (u64, u64, usize) {
+        let range = ranges.read_next(after.into()).await.unwrap();
         (range.after.get(), range.through.get(), range.events.len())
     }
 
@@ -192,7 +192,7 @@ mod tests {
     async fn ranges_follow_each_other_to_the_end_and_go_on_when_more_is_appended() {
         let store = InMemoryEventStore::new();
         append(&store, small(300)).await;
-        let mut ranges = Ranges::of(&store);
+        let mut ranges = RangeReader::new(&store);
         assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
         assert_eq!(next(&mut ranges, 256).await, (256, 300, 44));
         assert_eq!(next(&mut ranges, 300).await, (300, 300, 0));
@@ -204,7 +204,7 @@ mod tests {
     async fn a_range_begins_where_it_is_told_wherever_the_feed_is() {
         let store = InMemoryEventStore::new();
         append(&store, small(600)).await;
-        let mut ranges = Ranges::of(&store);
+        let mut ranges = RangeReader::new(&store);
         assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
         assert_eq!(next(&mut ranges, 10).await, (10, 266, 256));
         assert_eq!(next(&mut ranges, 590).await, (590, 600, 10));
@@ -220,8 +220,8 @@ mod tests {
             source: "damaged".into(),
         };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
-        let feed = Feed { records: feed.boxed(), last_skipped: None };
-        let mut ranges = Ranges { store: &store, feed: Some((feed, 0.into())), skips: None };
+        let feed = OpenFeed { records: feed.boxed(), last_skipped: None };
+        let mut ranges = RangeReader { store: &store, feed: Some((feed, 0.into())), skips: None };
         assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
         assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));
     }
@@ -231,6 +231,6 @@ mod tests {
         let store = InMemoryEventStore::new();
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 * 1024));
         append(&store, std::iter::repeat_n(large, 5)).await;
-        assert_eq!(next(&mut Ranges::of(&store), 0).await, (0, 3, 3));
+        assert_eq!(next(&mut RangeReader::new(&store), 0).await, (0, 3, 3));
     }
 }

@@ -3,20 +3,21 @@
 use std::time::Duration;
 
 use super::{
-    RelayError, RepublishError, checkpoint_name,
-    target::{halt_name, halted},
+    RelayError, RepublishError,
+    atomic::{halt_checkpoint_name, load_halt},
+    checkpoint_name,
 };
 use crate::{
     domain::stream::Position,
-    port::{Adopted, EventBus, EventStore, Publisher, RelayTarget},
-    runtime::tenure::new_owner,
+    port::{EventBus, EventStore, Publisher, RelayTarget, ResyncOutcome},
+    runtime::held_lease::new_owner,
 };
 
 /// For how long relays are kept away meanwhile, if this process dies in between.
-const LEASE: Duration = Duration::from_secs(5);
+const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 
 /// How often the lease is taken at most: a store that was restored may have to make up for as many changes of hands.
-const ATTEMPTS: usize = 10_000;
+const LEASE_ATTEMPTS_MAX: usize = 10_000;
 
 /// Sets the position of a bus back; whoever relays goes on from there. Returns from where it publishes.
 pub(crate) async fn republish(
@@ -30,16 +31,16 @@ pub(crate) async fn republish(
     };
     // never ahead of the store, or the relay would stop there again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
-    let position = set_back(store, bus, target, from.min(newest)).await?;
-    if halted(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
-        let resolved = store.save_checkpoint(&halt_name(destination), Position::START).await;
+    let position = rewind(store, bus, target, from.min(newest)).await?;
+    if load_halt(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
+        let resolved = store.save_checkpoint(&halt_checkpoint_name(destination), Position::START).await;
         resolved.map_err(RepublishError::unavailable(destination))?;
     }
     tracing::info!(%destination, %position, "it is published again from here");
     Ok(position)
 }
 
-async fn set_back(
+async fn rewind(
     store: &dyn EventStore,
     bus: &dyn EventBus,
     target: &dyn RelayTarget,
@@ -49,17 +50,18 @@ async fn set_back(
     let unavailable = |source| RepublishError::Unavailable { destination: destination.clone(), source };
     let own = store.store_id().await.map_err(|error| unavailable(error.into()))?;
     let (role, owner) = (checkpoint_name(destination), new_owner());
-    for _ in 0..ATTEMPTS {
-        let lease = store.seize_lease(&role, &owner, LEASE).await.map_err(|error| unavailable(error.into()))?;
-        let adopted = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;
-        if !matches!(adopted, Ok(Adopted::Fenced)) {
+    for _ in 0..LEASE_ATTEMPTS_MAX {
+        let lease =
+            store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await.map_err(|error| unavailable(error.into()))?;
+        let outcome = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;
+        if !matches!(outcome, Ok(ResyncOutcome::Fenced)) {
             // it would run out by itself
             let _ = store.release_lease(&lease).await;
         }
-        match adopted.map_err(|error| unavailable(error.into()))? {
-            Adopted::At(position) | Adopted::Moved(position) => return Ok(position),
-            Adopted::Fenced => {}
-            Adopted::OtherStore(other) => {
+        match outcome.map_err(|error| unavailable(error.into()))? {
+            ResyncOutcome::At(position) | ResyncOutcome::Moved(position) => return Ok(position),
+            ResyncOutcome::Fenced => {}
+            ResyncOutcome::OtherStore(other) => {
                 return Err(RelayError::OtherStore { destination: destination.clone(), own, other }.into());
             }
         }

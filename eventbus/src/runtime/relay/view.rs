@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// How often the store is asked how far another process has come, while somebody waits for it.
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+const POSITION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The relay of a destination, as seen from one process.
 pub(crate) struct RelayView {
@@ -25,20 +25,20 @@ pub(crate) struct RelayView {
 
 /// Whether everything up to `wanted` is published by the word of the bus itself: a relay notices only with its next step
 /// that somebody set the position back. A bus that cannot tell says nothing against it.
-pub(crate) async fn is_on_bus(store: &dyn EventStore, bus: &dyn EventBus, wanted: Position) -> bool {
+pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventBus, wanted: Position) -> bool {
     let Some(target) = bus.relay_target() else {
         return true;
     };
     let Ok(store) = store.store_id().await else {
         return false;
     };
-    let marks = target.marks(Publisher { store, epoch: 0 }).await;
-    marks.is_ok_and(|marks| marks.iter().all(|mark| mark.position >= wanted))
+    let published_positions = target.published_positions(Publisher { store, epoch: 0 }).await;
+    published_positions.is_ok_and(|published_positions| published_positions.iter().all(|mark| mark.position >= wanted))
 }
 
 /// What the relay of this process knows.
 #[derive(Default)]
-struct Own {
+struct LocalRelayState {
     position: Position,
     is_owner: bool,
     is_stopped: bool,
@@ -46,7 +46,7 @@ struct Own {
 
 impl RelayView {
     /// `None` if nobody relays to this bus.
-    pub(crate) fn of(
+    pub(crate) fn for_bus(
         store: &Arc<dyn EventStore>,
         bus: &dyn EventBus,
         progress: Option<&watch::Receiver<RelayProgress>>,
@@ -62,47 +62,53 @@ impl RelayView {
 
     /// How far everything is published, as far as this process can tell.
     pub(crate) async fn position(&self) -> Position {
-        let own = self.own();
-        let saved = if own.is_owner { None } else { self.saved().await };
-        own.position.max(saved.unwrap_or_default())
+        let local = self.local_state();
+        let saved = if local.is_owner { None } else { self.load_saved_position().await };
+        local.position.max(saved.unwrap_or_default())
     }
 
     /// What the relay of this process tells.
-    pub(crate) fn tell<T: Default>(&self, what: impl FnOnce(&RelayProgress) -> T) -> T {
-        self.progress.as_ref().map(|progress| what(&progress.borrow())).unwrap_or_default()
+    pub(crate) fn read_progress<T: Default>(&self, read: impl FnOnce(&RelayProgress) -> T) -> T {
+        self.progress.as_ref().map(|progress| read(&progress.borrow())).unwrap_or_default()
     }
 
     pub(crate) fn is_owner(&self) -> bool {
-        self.own().is_owner
+        self.local_state().is_owner
     }
 
-    fn own(&self) -> Own {
-        self.tell(|now| Own { position: now.position, is_owner: now.is_owner, is_stopped: now.stopped.is_some() })
+    fn local_state(&self) -> LocalRelayState {
+        self.read_progress(|now| LocalRelayState {
+            position: now.position,
+            is_owner: now.is_owner,
+            is_stopped: now.stopped.is_some(),
+        })
     }
 
-    async fn saved(&self) -> Option<Position> {
+    async fn load_saved_position(&self) -> Option<Position> {
         self.store.load_checkpoint(self.checkpoint.as_ref()?).await.ok()?
     }
 
     /// Waits until everything up to `wanted` is published. False: the relay ended, or only an operator can help.
-    pub(crate) async fn reached(&mut self, wanted: Position, clock: &SharedClock) -> bool {
+    pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
-            let own = self.own();
-            if own.position >= wanted || !own.is_owner && self.saved().await.is_some_and(|saved| saved >= wanted) {
+            let local = self.local_state();
+            if local.position >= wanted
+                || !local.is_owner && self.load_saved_position().await.is_some_and(|saved| saved >= wanted)
+            {
                 return true;
             }
-            if own.is_stopped {
+            if local.is_stopped {
                 return false;
             }
             let Some(progress) = &mut self.progress else {
-                clock.sleep(ASK_AGAIN).await;
+                clock.sleep(POSITION_POLL_INTERVAL).await;
                 continue;
             };
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().position >= wanted;
                 },
-                () = clock.sleep(ASK_AGAIN), if self.checkpoint.is_some() && !own.is_owner => {}
+                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !local.is_owner => {}
             }
         }
     }
@@ -115,15 +121,15 @@ impl RelayView {
     }
 
     pub(crate) async fn status(&self, clock: &SharedClock) -> RelayStatus {
-        let (position, head, own) = (self.position().await, self.store.head().await.ok(), self.own());
+        let (position, head, local) = (self.position().await, self.store.head().await.ok(), self.local_state());
         RelayStatus {
             position,
             head,
-            is_owner: own.is_owner,
+            is_owner: local.is_owner,
             lag: self.lag(position, clock).await,
-            trouble: self.tell(|now| now.trouble.clone()),
-            stopped: self.tell(|now| now.stopped.clone()),
-            since: self.tell(RelayProgress::since),
+            trouble: self.read_progress(|now| now.problem.clone()),
+            stopped: self.read_progress(|now| now.stopped.clone()),
+            since: self.read_progress(RelayProgress::since),
             skipped: skipped_positions(&*self.store, &self.reader).await.ok().map(|skips| skips.len() as u64),
         }
     }

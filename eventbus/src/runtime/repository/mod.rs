@@ -1,19 +1,19 @@
 //! Loading and saving.
 
-mod decide;
-mod deciding;
 mod error;
-mod publish;
+mod save_publisher;
 mod saved;
+mod update;
+mod update_future;
 
 use std::{fmt, marker::PhantomData, sync::Arc, time::Duration};
 
-pub use deciding::Deciding;
 pub use error::{LoadError, SaveError, UpdateError};
 use futures_util::TryStreamExt;
 pub use saved::{Publication, Saved};
+pub use update_future::UpdateFuture;
 
-use self::publish::Publisher;
+use self::save_publisher::SavePublisher;
 use crate::{
     domain::{
         aggregate::{Aggregate, AggregateRoot, Apply},
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// How often an update that lost against another writer is decided anew, and how soon.
-const ON_CONFLICT: RetryPolicy = RetryPolicy {
+const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(10),
     first_delay: Duration::from_millis(2),
@@ -67,9 +67,9 @@ const ON_CONFLICT: RetryPolicy = RetryPolicy {
 /// ```
 pub struct AggregateRepository<A: Aggregate> {
     store: Arc<dyn EventStore>,
-    publisher: Publisher,
+    publisher: SavePublisher,
     context: EventContext,
-    on_conflict: RetryPolicy,
+    conflict_retry: RetryPolicy,
     clock: SharedClock,
     aggregate: PhantomData<fn() -> A>,
 }
@@ -77,19 +77,20 @@ pub struct AggregateRepository<A: Aggregate> {
 impl<A: Apply> AggregateRepository<A> {
     /// A repository on `store`, without a bus.
     pub fn new(store: impl EventStore) -> Self {
-        Self::on(Arc::new(store), Publisher::None)
+        Self::with_publisher(Arc::new(store), SavePublisher::None)
     }
 
     pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool, clock: SharedClock) -> Self {
-        Self::on(store, if has_relay { Publisher::Relay } else { Publisher::None }).with_clock(clock)
+        Self::with_publisher(store, if has_relay { SavePublisher::Relay } else { SavePublisher::None })
+            .with_clock(clock)
     }
 
-    fn on(store: Arc<dyn EventStore>, publisher: Publisher) -> Self {
+    fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
         Self {
             store,
             publisher,
             context: EventContext::default(),
-            on_conflict: ON_CONFLICT,
+            conflict_retry: CONFLICT_RETRY,
             clock: SharedClock::SYSTEM,
             aggregate: PhantomData,
         }
@@ -102,7 +103,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// destination.
     #[must_use]
     pub fn publish_to(mut self, bus: impl EventBus) -> Self {
-        self.publisher = Publisher::to(Arc::new(bus));
+        self.publisher = SavePublisher::to_bus(Arc::new(bus));
         self
     }
 
@@ -116,7 +117,7 @@ impl<A: Apply> AggregateRepository<A> {
     /// default.
     #[must_use]
     pub fn with_conflict_retries(mut self, policy: RetryPolicy) -> Self {
-        self.on_conflict = policy;
+        self.conflict_retry = policy;
         self
     }
 
@@ -241,7 +242,7 @@ impl<A: Apply> AggregateRepository<A> {
         root: &AggregateRoot<A>,
         events: Vec<NewEvent>,
     ) -> Result<Vec<crate::RecordedEvent>, AppendError> {
-        const RESOLVE: RetryPolicy = RetryPolicy {
+        const OUTCOME_RETRY: RetryPolicy = RetryPolicy {
             retry_for: Duration::MAX,
             max_retries: Some(3),
             first_delay: Duration::from_millis(50),
@@ -256,12 +257,12 @@ impl<A: Apply> AggregateRepository<A> {
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
                 outcome => return outcome,
             };
-            if !RESOLVE.allows(attempt + 1) {
+            if !OUTCOME_RETRY.allows(attempt + 1) {
                 return Err(AppendError::OutcomeUnknown(error));
             }
             attempt += 1;
             tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
-            self.clock.sleep(RESOLVE.jittered(attempt)).await;
+            self.clock.sleep(OUTCOME_RETRY.jittered(attempt)).await;
         }
     }
 }
@@ -272,7 +273,7 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
             store: Arc::clone(&self.store),
             publisher: self.publisher.clone(),
             context: self.context.clone(),
-            on_conflict: self.on_conflict,
+            conflict_retry: self.conflict_retry,
             clock: self.clock.clone(),
             aggregate: PhantomData,
         }

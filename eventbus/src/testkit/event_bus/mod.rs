@@ -6,26 +6,26 @@ use std::time::Duration;
 
 use crate::port::RetryPolicy;
 
-mod dead;
-mod deliver;
-mod fail;
-mod group;
-mod life;
-mod readable;
+mod dead_letters;
+mod delivery;
+mod failures;
+mod fixtures;
+mod groups;
+mod lifecycle;
+mod reporting;
 mod retry;
-mod rolling;
-mod show;
-mod witness;
+mod rolling_release;
+mod validity;
 
-pub use dead::*;
-pub use deliver::*;
-pub use fail::*;
-pub use group::*;
-pub use life::*;
-pub use readable::*;
+pub use dead_letters::*;
+pub use delivery::*;
+pub use failures::*;
+pub use groups::*;
+pub use lifecycle::*;
+pub use reporting::*;
 pub use retry::*;
-pub use rolling::*;
-pub use show::*;
+pub use rolling_release::*;
+pub use validity::*;
 
 /// Delays that are short enough for the suite: what buses under test retry by.
 pub const SHORT_DELAYS: RetryPolicy = RetryPolicy {

@@ -6,31 +6,34 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Bus,
-    witness::{CREATED, Witness, consume, event_of, events, progress, publish, until, until_begun, until_settled},
+    fixtures::{
+        CREATED, RecordingHandler, consume, event_of, events, progress, publish, wait_until, wait_until_idle,
+        wait_until_started,
+    },
 };
 use crate::{
     domain::event::EventFilter,
     port::{HandlerError, HealthThresholds},
 };
 
-const LATER: Duration = Duration::from_millis(400);
+const RETRY_DELAY: Duration = Duration::from_millis(400);
 
 /// Asks for a delay that is long for a test.
-fn later() -> HandlerError {
-    HandlerError::retry_after(LATER, "told to fail")
+fn retry_later() -> HandlerError {
+    HandlerError::retry_after(RETRY_DELAY, "told to fail")
 }
 
 /// A delivery that fails runs once and as often again as the handler's `retries` say; then it is a dead letter, and
 /// pending no more.
 pub async fn a_failed_delivery_is_tried_again_and_then_a_dead_letter(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(2);
+    let witness = RecordingHandler::new().with_retries(2);
     witness.fail_on(&[2]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=3)).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.done(), [1, 3], "the others");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.completed(), [1, 3], "the others");
     let attempts: Vec<u32> = witness.attempts_at(2).iter().map(|(attempt, _)| *attempt).collect();
     assert_eq!(attempts, [1, 2, 3], "attempts at the one that fails");
     let info = bus.stream_info().await;
@@ -43,17 +46,18 @@ pub async fn a_failed_delivery_is_tried_again_and_then_a_dead_letter(bus: Bus, _
 
 /// After a failure only the handlers that had not succeeded run again, each as often as its own `retries` say.
 pub async fn only_failed_handlers_run_again(bus: Bus, _: Bus) {
-    let (good, once, often) = (Witness::new(), Witness::new().with_retries(1), Witness::new().with_retries(4));
+    let (good, once, often) =
+        (RecordingHandler::new(), RecordingHandler::new().with_retries(1), RecordingHandler::new().with_retries(4));
     once.fail_on(&[1]);
     often.fail_times(3, &[1]);
     let group = bus.default_group();
     for witness in [&good, &once, &often] {
-        witness.join(&bus, group, EventFilter::All);
+        witness.subscribe(&bus, group, EventFilter::All);
     }
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group).await;
-    let begun = [&good, &once, &often].map(|witness| witness.begun().len());
+    wait_until_idle(&bus, group).await;
+    let begun = [&good, &once, &often].map(|witness| witness.started().len());
     assert_eq!(begun, [1, 2, 4], "runs of the one that succeeds, of one with a retry, of one with four");
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "one of them gave up");
     consumer.stop().await;
@@ -61,14 +65,14 @@ pub async fn only_failed_handlers_run_again(bus: Bus, _: Bus) {
 
 /// A delivery that succeeds at a later try is acknowledged, and is no dead letter.
 pub async fn success_after_a_failure_acknowledges(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(2);
+    let witness = RecordingHandler::new().with_retries(2);
     witness.fail_times(2, &[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group).await;
-    assert_eq!((witness.begun(), witness.done()), (vec![1, 1, 1], vec![1]), "begun, and done");
+    wait_until_idle(&bus, group).await;
+    assert_eq!((witness.started(), witness.completed()), (vec![1, 1, 1], vec![1]), "begun, and done");
     let (info, stats) = (bus.stream_info().await, bus.stats());
     assert_eq!((info.dlq_messages, stats.messages_sent_to_dlq), (0, 0), "dead letters");
     assert_eq!((stats.events_processed_failed, stats.events_processed_success), (2, 1), "failed, and successful");
@@ -77,44 +81,44 @@ pub async fn success_after_a_failure_acknowledges(bus: Bus, _: Bus) {
 
 /// An error that no retry can mend is not tried again.
 pub async fn a_permanent_error_is_not_tried_again(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(5).with_error(|| HandlerError::permanent("told to fail"));
+    let witness = RecordingHandler::new().with_retries(5).with_error(|| HandlerError::permanent("told to fail"));
     witness.fail_on(&[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.begun(), [1], "deliveries");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.started(), [1], "deliveries");
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "dead letters");
     consumer.stop().await;
 }
 
 /// A handler that asks to be tried again after some time is not tried before.
 pub async fn a_handler_that_asks_for_a_delay_gets_it(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(1).with_error(later);
+    let witness = RecordingHandler::new().with_retries(1).with_error(retry_later);
     witness.fail_times(1, &[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group).await;
+    wait_until_idle(&bus, group).await;
     let [(1, first), (2, second)] = witness.attempts_at(1)[..] else {
         panic!("attempts: {:?}", witness.attempts_at(1));
     };
-    assert!(second - first >= LATER, "tried again after {:?}", second - first);
+    assert!(second - first >= RETRY_DELAY, "tried again after {:?}", second - first);
     consumer.stop().await;
 }
 
 /// A handler that takes longer than it may is ended; that is a failure, and tried again.
 pub async fn a_handler_that_takes_too_long_is_tried_again(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(1).with_timeout(Duration::from_millis(50));
+    let witness = RecordingHandler::new().with_retries(1).with_timeout(Duration::from_millis(50));
     witness.hang_on(&[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=2)).await;
-    until_settled(&bus, group).await;
-    assert_eq!((witness.attempts_at(1).len(), witness.done()), (2, vec![2]), "attempts, and the next delivery");
+    wait_until_idle(&bus, group).await;
+    assert_eq!((witness.attempts_at(1).len(), witness.completed()), (2, vec![2]), "attempts, and the next delivery");
     assert_eq!(witness.running().0, 0, "it was ended");
     assert_eq!(bus.stats().handler_errors, 2, "handler errors");
     consumer.stop().await;
@@ -122,14 +126,14 @@ pub async fn a_handler_that_takes_too_long_is_tried_again(bus: Bus, _: Bus) {
 
 /// A panic is a failure, and tried again.
 pub async fn a_panic_is_tried_again(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(2);
+    let witness = RecordingHandler::new().with_retries(2);
     witness.panic_on(&[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=1)).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.begun(), [1, 1, 1], "deliveries");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.started(), [1, 1, 1], "deliveries");
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "dead letters");
     consumer.stop().await;
 }
@@ -137,15 +141,15 @@ pub async fn a_panic_is_tried_again(bus: Bus, _: Bus) {
 /// While a delivery waits for its retry, later events of its aggregate wait and keep their order, and those of other
 /// aggregates flow.
 pub async fn a_retry_holds_up_its_own_aggregate_only(bus: Bus, _: Bus) {
-    let witness = Witness::new().with_retries(1).with_error(later);
+    let witness = RecordingHandler::new().with_retries(1).with_error(retry_later);
     witness.fail_times(1, &[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     let of = |aggregate, number| event_of(aggregate, CREATED, number);
     publish(&bus, &[of("a", 1), of("a", 2), of("b", 3), of("a", 4), of("c", 5)]).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.begun(), [1, 3, 5, 1, 2, 4], "deliveries");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.started(), [1, 3, 5, 1, 2, 4], "deliveries");
     consumer.stop().await;
 }
 
@@ -153,14 +157,14 @@ pub async fn a_retry_holds_up_its_own_aggregate_only(bus: Bus, _: Bus) {
 /// wait than a consumer has in flight.
 pub async fn what_waits_for_a_retry_keeps_others_from_nothing(bus: Bus, _: Bus) {
     const WAITING: u64 = 1_100;
-    let witness = Witness::new().with_retries(1).with_error(|| {
+    let witness = RecordingHandler::new().with_retries(1).with_error(|| {
         let hours = Duration::from_secs(3 * 3_600);
         HandlerError::retry_after(hours, "told to fail")
     });
     let waiting: Vec<u64> = (1..=WAITING).collect();
     witness.fail_times(1, &waiting);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     let of = |aggregate: &str, number| event_of(aggregate, CREATED, number);
     let failing: Vec<_> = waiting.iter().map(|number| of(&number.to_string(), *number)).collect();
@@ -168,24 +172,24 @@ pub async fn what_waits_for_a_retry_keeps_others_from_nothing(bus: Bus, _: Bus) 
     let (parked, others) = (WAITING + 1..=WAITING + 20, WAITING + 21..=WAITING + 60);
     publish(&bus, &parked.map(|number| of("7", number)).collect::<Vec<_>>()).await;
     publish(&bus, &others.clone().map(|number| of(&number.to_string(), number)).collect::<Vec<_>>()).await;
-    until("the others are handled", async || witness.done().len() == 40).await;
-    assert_eq!(witness.done(), others.collect::<Vec<_>>(), "in their order, and none that is parked");
-    assert_eq!(witness.begun().len() as u64, WAITING + 40, "each once");
-    until("what waits is pending", async || progress(&bus, group).await.pending == WAITING + 20).await;
+    wait_until("the others are handled", async || witness.completed().len() == 40).await;
+    assert_eq!(witness.completed(), others.collect::<Vec<_>>(), "in their order, and none that is parked");
+    assert_eq!(witness.started().len() as u64, WAITING + 40, "each once");
+    wait_until("what waits is pending", async || progress(&bus, group).await.pending == WAITING + 20).await;
     consumer.stop().await;
 }
 
 /// The events after one that was given up go on, in order.
 pub async fn a_dead_letter_holds_up_nothing(bus: Bus, _: Bus) {
-    let witness = Witness::new();
+    let witness = RecordingHandler::new();
     witness.fail_on(&[1]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     let all: Vec<_> = (1..=4).map(|number| event_of("a", CREATED, number)).collect();
     publish(&bus, &all).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.begun(), [1, 2, 3, 4], "deliveries");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.started(), [1, 2, 3, 4], "deliveries");
     consumer.stop().await;
 }
 
@@ -194,21 +198,21 @@ pub async fn a_dead_letter_holds_up_nothing(bus: Bus, _: Bus) {
 /// given up is in none.
 pub async fn an_event_that_fails_for_long_is_an_alert_until_it_is_finished(bus: Bus, _: Bus) {
     let soon = || HandlerError::retry_after(Duration::from_millis(100), "told to fail");
-    let witness = Witness::new().with_retries(u32::MAX).with_error(soon);
-    let bad = Witness::noting("bad", &std::sync::Arc::default()).with_retries(1);
+    let witness = RecordingHandler::new().with_retries(u32::MAX).with_error(soon);
+    let bad = RecordingHandler::logging("bad", &std::sync::Arc::default()).with_retries(1);
     witness.fail_on(&[1]);
     bad.fail_on(&[2]);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
-    bad.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
+    bad.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     let published_at = OffsetDateTime::now_utc().unix_timestamp();
     publish(&bus, &events(1..=3)).await;
-    until_begun(&witness, 4).await;
+    wait_until_started(&witness, 4).await;
     let failed_by = OffsetDateTime::now_utc().unix_timestamp();
-    until("the others are done with", async || progress(&bus, group).await.pending == 1).await;
+    wait_until("the others are done with", async || progress(&bus, group).await.pending == 1).await;
     let is_old = HealthThresholds { unfinished_age: Duration::from_secs(1), ..HealthThresholds::default() };
-    until("it is an alert", async || !bus.health().await.alerts(&is_old).is_empty()).await;
+    wait_until("it is an alert", async || !bus.health().await.alerts(&is_old).is_empty()).await;
     let health = bus.health().await;
     let [oldest] = &health.unfinished[..] else { panic!("not one that is unfinished: {health:?}") };
     assert_eq!(
@@ -224,8 +228,8 @@ pub async fn an_event_that_fails_for_long_is_an_alert_until_it_is_finished(bus: 
     assert!(health.is_healthy() && health.is_ready(), "the bus does its work: {health:?}");
     assert!(health.alerts(&HealthThresholds::default()).is_empty(), "seconds are not long");
     witness.fail_on(&[]);
-    until_settled(&bus, group).await;
-    until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
+    wait_until_idle(&bus, group).await;
+    wait_until("the alert ends", async || bus.health().await.unfinished.is_empty()).await;
     assert_eq!(bus.stream_info().await.dlq_messages, 1, "dead letters");
     consumer.stop().await;
 }
@@ -233,23 +237,23 @@ pub async fn an_event_that_fails_for_long_is_an_alert_until_it_is_finished(bus: 
 /// A handler with `concurrency` gets so many deliveries at once, of different aggregates; those of one aggregate come
 /// one after the other, in order.
 pub async fn concurrency_is_for_different_aggregates(bus: Bus, _: Bus) {
-    let witness = Witness::held().with_concurrency(3);
+    let witness = RecordingHandler::gated().with_concurrency(3);
     let group = bus.default_group();
-    witness.join(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     let of = |aggregate, number| event_of(aggregate, CREATED, number);
     publish(&bus, &[of("a", 1), of("a", 2), of("b", 3), of("c", 4), of("a", 5), of("d", 6)]).await;
-    until("three are being handled", async || witness.running().0 == 3).await;
-    let mut begun = witness.begun();
+    wait_until("three are being handled", async || witness.running().0 == 3).await;
+    let mut begun = witness.started();
     begun.sort_unstable();
     assert_eq!(begun, [1, 3, 4], "one of each aggregate");
     for _ in 0..6 {
-        witness.let_one();
+        witness.allow_one();
     }
-    until_settled(&bus, group).await;
+    wait_until_idle(&bus, group).await;
     let (_, most) = witness.running();
     assert_eq!(most, 3, "at once");
-    let of_a: Vec<u64> = witness.begun().into_iter().filter(|number| [1, 2, 5].contains(number)).collect();
+    let of_a: Vec<u64> = witness.started().into_iter().filter(|number| [1, 2, 5].contains(number)).collect();
     assert_eq!(of_a, [1, 2, 5], "order within an aggregate");
     assert_eq!(bus.stats().handler_errors, 0, "handler errors");
     consumer.stop().await;
@@ -258,24 +262,24 @@ pub async fn concurrency_is_for_different_aggregates(bus: Bus, _: Bus) {
 /// A delivery that waits for its retry when consuming stops comes again when it starts anew, for the handlers that have
 /// not succeeded, before the later events of its aggregate.
 pub async fn a_delivery_that_waits_for_its_retry_comes_again_after_a_restart(bus: Bus, _: Bus) {
-    let (good, witness) = (Witness::new(), Witness::new().with_retries(1).with_error(later));
+    let (good, witness) = (RecordingHandler::new(), RecordingHandler::new().with_retries(1).with_error(retry_later));
     witness.fail_times(1, &[1]);
     let group = bus.default_group();
-    good.join(&bus, group, EventFilter::All);
-    witness.join(&bus, group, EventFilter::All);
+    good.subscribe(&bus, group, EventFilter::All);
+    witness.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &[event_of("a", CREATED, 1)]).await;
-    until_begun(&witness, 1).await;
-    until("it has failed", async || bus.stats().events_processed_failed == 1).await;
+    wait_until_started(&witness, 1).await;
+    wait_until("it has failed", async || bus.stats().events_processed_failed == 1).await;
     consumer.stop().await;
     let now = progress(&bus, group).await;
     assert_eq!((now.unread, now.pending, now.is_settled()), (0, 1, false), "it is pending: {now:?}");
     publish(&bus, &[event_of("a", CREATED, 2)]).await;
     let consumer = consume(&bus).await;
-    until_settled(&bus, group).await;
-    assert_eq!(witness.begun(), [1, 1, 2], "deliveries");
+    wait_until_idle(&bus, group).await;
+    assert_eq!(witness.started(), [1, 1, 2], "deliveries");
     let attempts: Vec<u32> = witness.attempts_at(1).iter().map(|(attempt, _)| *attempt).collect();
     assert_eq!(attempts, [1, 2], "attempts");
-    assert_eq!(good.begun(), [1, 2], "the handler that had succeeded");
+    assert_eq!(good.started(), [1, 2], "the handler that had succeeded");
     consumer.stop().await;
 }

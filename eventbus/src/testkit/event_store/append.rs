@@ -3,7 +3,7 @@
 use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
-use super::subject::{Subject, event, events, positions_grow, stream, versions};
+use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream, versions};
 use crate::{
     Attributes, EventContext, ExpectedVersion, Name, NewEvent, Position, Version,
     port::{AppendError, Direction, EventStore},
@@ -11,7 +11,7 @@ use crate::{
 
 /// The first event of a stream has version 1, each next one the next version.
 pub async fn versions_start_at_one_and_are_contiguous<S: EventStore>(store: S) {
-    let store = Subject::new("versions_start_at_one_and_are_contiguous", store);
+    let store = StoreUnderTest::new("versions_start_at_one_and_are_contiguous", store);
     let stream = stream();
     let mut all = store.add(&stream, ExpectedVersion::Any, &events(1)).await;
     all.extend(store.add(&stream, ExpectedVersion::Any, &events(3)).await);
@@ -22,7 +22,7 @@ pub async fn versions_start_at_one_and_are_contiguous<S: EventStore>(store: S) {
 
 /// Later events have higher positions, within an append, a stream and the store.
 pub async fn positions_grow_in_append_order<S: EventStore>(store: S) {
-    let store = Subject::new("positions_grow_in_append_order", store);
+    let store = StoreUnderTest::new("positions_grow_in_append_order", store);
     let (one, two) = (stream(), stream());
     let mut all = Vec::new();
     for count in [1, 3, 2] {
@@ -35,7 +35,7 @@ pub async fn positions_grow_in_append_order<S: EventStore>(store: S) {
 
 /// What an append returns is what was given, with its place, and is what is read back: every field.
 pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
-    let store = Subject::new("append_returns_what_is_read_back", store);
+    let store = StoreUnderTest::new("append_returns_what_is_read_back", store);
     let stream = stream();
     let attributes = r#"{ "z": [1,  2.50], "a":"\u00fc ü 漢", "big":18446744073709551617 }"#;
     let full = EventContext {
@@ -80,7 +80,7 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
 
 /// The bytes of a payload are kept: key order, white space, escapes, numbers of any size.
 pub async fn payloads_are_kept_byte_for_byte<S: EventStore>(store: S) {
-    let store = Subject::new("payloads_are_kept_byte_for_byte", store);
+    let store = StoreUnderTest::new("payloads_are_kept_byte_for_byte", store);
     let stream = stream();
     let payloads = [
         "{}",
@@ -100,7 +100,7 @@ pub async fn payloads_are_kept_byte_for_byte<S: EventStore>(store: S) {
 
 /// When an event happened is kept to the microsecond, also long ago and far ahead.
 pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
-    let store = Subject::new("times_are_kept_to_the_microsecond", store);
+    let store = StoreUnderTest::new("times_are_kept_to_the_microsecond", store);
     let stream = stream();
     let times = [
         datetime!(2026-07-01 12:00:00.123_456 UTC),
@@ -121,7 +121,7 @@ pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
 
 /// Each event says when the store recorded it, and the first one after a position is asked for its time.
 pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
-    let store = Subject::new("recorded_times_are_kept_and_found", store);
+    let store = StoreUnderTest::new("recorded_times_are_kept_and_found", store);
     let store = &store;
     let first = |after| {
         let asked = store.first_recorded_after(after);
@@ -151,7 +151,7 @@ pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
 
 /// An append without events does nothing, whatever it expects.
 pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
-    let store = Subject::new("empty_append_does_nothing", store);
+    let store = StoreUnderTest::new("empty_append_does_nothing", store);
     let stream = stream();
     for expected in [
         ExpectedVersion::Any,
@@ -167,7 +167,7 @@ pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
 
 /// If one event of an append cannot be stored, none is, and the stream goes on as if it had never been tried.
 pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
-    let store = Subject::new("several_events_are_stored_all_or_none", store);
+    let store = StoreUnderTest::new("several_events_are_stored_all_or_none", store);
     let (stream, other) = (stream(), stream());
     let elsewhere = store.add(&other, ExpectedVersion::NoStream, &events(1)).await;
     let mut kept = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
@@ -188,7 +188,7 @@ pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
 
 /// A payload that is not a JSON object is refused by name, and nothing of its append is stored.
 pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) {
-    let store = Subject::new("payload_that_is_no_json_object_is_refused", store);
+    let store = StoreUnderTest::new("payload_that_is_no_json_object_is_refused", store);
     let stream = stream();
     for payload in ["", "not json", "{", "{'a':1}", r#"{"a":1,}"#, "{} {}", "5", "[1]", "null"] {
         let bad = NewEvent::new(Name::from_static("Broken"), 1, payload);
@@ -204,7 +204,7 @@ pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) 
 
 /// An append of a thousand events, and an event of a megabyte among others, are stored whole.
 pub async fn large_appends_are_stored_whole<S: EventStore>(store: S) {
-    let store = Subject::new("large_appends_are_stored_whole", store);
+    let store = StoreUnderTest::new("large_appends_are_stored_whole", store);
     let stream = stream();
     let any = ExpectedVersion::Any;
     let mut all = store.add(&stream, any, &events(1_000)).await;

@@ -1,14 +1,14 @@
 //! How far the readers of a feed have come.
 
-use super::subject::{Subject, events, stream};
+use super::store_under_test::{StoreUnderTest, events, stream};
 use crate::{ExpectedVersion, Name, Position, port::EventStore};
 
-async fn save<S: EventStore>(store: &Subject<S>, name: &Name, position: u64) {
+async fn save<S: EventStore>(store: &StoreUnderTest<S>, name: &Name, position: u64) {
     let saved = store.save_checkpoint(name, position.into()).await;
     store.ok(saved, format_args!("saving checkpoint {name}"));
 }
 
-async fn expect<S: EventStore>(store: &Subject<S>, name: &Name, position: Option<u64>) {
+async fn expect<S: EventStore>(store: &StoreUnderTest<S>, name: &Name, position: Option<u64>) {
     let loaded = store.load_checkpoint(name).await;
     let loaded = store.ok(loaded, format_args!("loading checkpoint {name}"));
     store.same(loaded.map(Position::get), position, format_args!("checkpoint {name}"));
@@ -16,7 +16,7 @@ async fn expect<S: EventStore>(store: &Subject<S>, name: &Name, position: Option
 
 /// Who never saved a checkpoint has none, which is not the same as position 0.
 pub async fn unsaved_checkpoint_is_none<S: EventStore>(store: S) {
-    let store = Subject::new("unsaved_checkpoint_is_none", store);
+    let store = StoreUnderTest::new("unsaved_checkpoint_is_none", store);
     let name = Name::from_static("reader");
     expect(&store, &name, None).await;
     store.add(&stream(), ExpectedVersion::Any, &events(3)).await;
@@ -27,7 +27,7 @@ pub async fn unsaved_checkpoint_is_none<S: EventStore>(store: S) {
 
 /// A checkpoint is what was saved last, also if that is lower than before.
 pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
-    let store = Subject::new("checkpoint_is_what_was_saved_last", store);
+    let store = StoreUnderTest::new("checkpoint_is_what_was_saved_last", store);
     let name = Name::from_static("reader");
     for position in [1, 7, 7, 3, 0, i64::MAX as u64, 2] {
         save(&store, &name, position).await;
@@ -37,7 +37,7 @@ pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
 
 /// Each name has its own checkpoint, however it is spelled.
 pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
-    let store = Subject::new("checkpoint_names_are_independent", store);
+    let store = StoreUnderTest::new("checkpoint_names_are_independent", store);
     let long = "x".repeat(255);
     let names = ["reader", "Reader", "reader ", "o'brien", "%", "_", "a:b", "漢字 ünï", &long];
     let mut all = Vec::new();
@@ -54,7 +54,7 @@ pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
 
 /// Readers save their checkpoints while others append and save theirs.
 pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
-    let store = Subject::new("checkpoints_are_saved_beside_appends", store);
+    let store = StoreUnderTest::new("checkpoints_are_saved_beside_appends", store);
     let stream = stream();
     store
         .at_once(8, |task| {
@@ -73,7 +73,7 @@ pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
 
 /// A note is the text that was saved last under its name, and moves no checkpoint.
 pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
-    let store = Subject::new("a_note_is_what_was_saved_last", store);
+    let store = StoreUnderTest::new("a_note_is_what_was_saved_last", store);
     let names = ["projection:orders", "Projection:orders", "漢字 ünï %_'"];
     let names = names.map(|name| store.ok(Name::new("note", name), "naming a note"));
     for name in &names {
@@ -98,7 +98,7 @@ pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
 
 /// The names of notes are listed by what they begin with, in the order of their bytes, until they are removed.
 pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(store: S) {
-    let store = Subject::new("notes_are_listed_by_prefix_until_they_are_removed", store);
+    let store = StoreUnderTest::new("notes_are_listed_by_prefix_until_they_are_removed", store);
     let Some(notes) = store.notes() else {
         return store.same(true, false, "the store keeps notes");
     };
@@ -112,7 +112,7 @@ pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(st
     for limit in [1, 2, 5, 6, 100] {
         let mut listed: Vec<Name> = Vec::new();
         loop {
-            let page = notes.note_names(&prefix, listed.last(), limit).await;
+            let page = notes.list_note_names(&prefix, listed.last(), limit).await;
             let page = store.ok(page, format_args!("asking for {limit} names after {:?}", listed.last()));
             store.check(page.len() <= limit, format_args!("{} names where {limit} were asked for", page.len()));
             if page.is_empty() {
@@ -124,8 +124,8 @@ pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(st
         store.same(listed, meant.map(named).to_vec(), format_args!("names in pages of {limit}"));
     }
     for again in [false, true] {
-        store.ok(notes.forget_note(&named(meant[2])).await, format_args!("removing a note, again: {again}"));
-        let left = store.ok(notes.note_names(&prefix, Some(&named(meant[1])), 2).await, "asking for names");
+        store.ok(notes.delete_note(&named(meant[2])).await, format_args!("removing a note, again: {again}"));
+        let left = store.ok(notes.list_note_names(&prefix, Some(&named(meant[1])), 2).await, "asking for names");
         store.same(left, vec![named(meant[3]), named(meant[4])], "what is left after one");
         store.same(store.ok(notes.load_note(&named(meant[2])).await, "loading a note"), None, "a removed note");
     }

@@ -5,18 +5,18 @@ use std::{collections::HashMap, time::Duration};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::task::JoinHandle;
 
-use super::subject::{Subject, events, positions_grow, stream};
+use super::store_under_test::{StoreUnderTest, events, positions_grow, stream};
 use crate::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
     port::{AppendError, EventStore, FeedFilter, read_around},
 };
 
 /// How long a reader waits for a signal before it looks again, as a poller does.
-const POLL: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The feed holds what comes after a position, itself excluded, in position order.
 pub async fn feed_starts_after_a_position<S: EventStore>(store: S) {
-    let store = Subject::new("feed_starts_after_a_position", store);
+    let store = StoreUnderTest::new("feed_starts_after_a_position", store);
     store.same(store.feed(Position::START).await, Vec::new(), "an empty store");
     let (one, two) = (stream(), stream());
     let mut all = Vec::new();
@@ -38,7 +38,7 @@ pub async fn feed_starts_after_a_position<S: EventStore>(store: S) {
 
 /// A feed of many pages is read whole, each stream in the order of its versions.
 pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
-    let store = Subject::new("long_feeds_are_read_whole", store);
+    let store = StoreUnderTest::new("long_feeds_are_read_whole", store);
     let streams = [stream(), stream(), stream()];
     let mut all = Vec::new();
     for i in 0..50 {
@@ -56,14 +56,14 @@ pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
 /// A feed that is read around positions holds everything but what is there, in order, whatever is skipped: the first, the
 /// last, neighbours, all, or what is not there.
 pub async fn feeds_are_read_around_skipped_positions<S: EventStore>(store: S) {
-    let store = Subject::new("feeds_are_read_around_skipped_positions", store);
+    let store = StoreUnderTest::new("feeds_are_read_around_skipped_positions", store);
     let (one, two) = (stream(), stream());
     let mut all = Vec::new();
     for round in 0..150 {
         all.extend(store.add(if round % 3 == 0 { &one } else { &two }, ExpectedVersion::Any, &events(2)).await);
     }
     let at = |index: usize| all[index].position().unwrap_or_default();
-    let (head, last) = (store.at_head().await, all.len() - 1);
+    let (head, last) = (store.head_position().await, all.len() - 1);
     let beyond = Position::new(head.get() + 7);
     let some = (0..=last).filter(|index| index % 7 < 3).map(at).collect();
     let sets = [vec![at(0)], vec![at(last)], vec![at(4), at(5), at(6), at(9)], some, (0..=last).map(at).collect()];
@@ -83,7 +83,7 @@ pub async fn feeds_are_read_around_skipped_positions<S: EventStore>(store: S) {
 
 /// Events appended while the feed is read do not break it: the reader goes on where it was, and misses none.
 pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
-    let store = Subject::new("appends_do_not_break_an_open_feed", store);
+    let store = StoreUnderTest::new("appends_do_not_break_an_open_feed", store);
     let stream = stream();
     for _ in 0..3 {
         store.add(&stream, ExpectedVersion::Any, &events(500)).await;
@@ -104,14 +104,14 @@ pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
 
 /// The head is at or after every event once nobody writes, and reading after it yields nothing.
 pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
-    let store = Subject::new("head_is_at_or_after_the_last_event", store);
-    let mut before = store.at_head().await;
+    let store = StoreUnderTest::new("head_is_at_or_after_the_last_event", store);
+    let mut before = store.head_position().await;
     let stream = stream();
     for count in [1, 4] {
         let recorded = store.add(&stream, ExpectedVersion::Any, &events(count)).await;
         let last = recorded.last().and_then(RecordedEvent::position).unwrap_or_default();
         let first = recorded.first().and_then(RecordedEvent::position).unwrap_or_default();
-        let head = store.at_head().await;
+        let head = store.head_position().await;
         store.check(first > before, format_args!("{first} appeared below head {before}"));
         store.check(head >= last, format_args!("head {head} is below event {last}"));
         store.same(store.feed(head).await, Vec::new(), "after the head");
@@ -121,7 +121,7 @@ pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
 
 /// A reader that follows while many write sees every event once, in order, each stream in the order of its versions.
 pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
-    let store = Subject::new("feed_never_skips_repeats_or_reorders", store);
+    let store = StoreUnderTest::new("feed_never_skips_repeats_or_reorders", store);
     let writers = write_concurrently(&store);
     let seen = store.within("following the feed", follow(&store, writers, false)).await;
     check_feed(&store, &seen).await;
@@ -129,14 +129,14 @@ pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
 
 /// What was read up to the head is final: a reader that goes on after the head misses nothing.
 pub async fn nothing_appears_at_or_below_the_head<S: EventStore>(store: S) {
-    let store = Subject::new("nothing_appears_at_or_below_the_head", store);
+    let store = StoreUnderTest::new("nothing_appears_at_or_below_the_head", store);
     let writers = write_concurrently(&store);
     let seen = store.within("following the feed", follow(&store, writers, true)).await;
     check_feed(&store, &seen).await;
 }
 
 /// Eight writers on five streams, with refused appends among the accepted ones.
-fn write_concurrently<S: EventStore>(store: &Subject<S>) -> JoinHandle<()> {
+fn write_concurrently<S: EventStore>(store: &StoreUnderTest<S>) -> JoinHandle<()> {
     let streams: [StreamId; 5] = std::array::from_fn(|_| stream());
     let store = store.clone();
     tokio::spawn(async move {
@@ -149,7 +149,7 @@ fn write_concurrently<S: EventStore>(store: &Subject<S>) -> JoinHandle<()> {
     })
 }
 
-async fn write<S: EventStore>(store: &Subject<S>, streams: &[StreamId], writer: usize) {
+async fn write<S: EventStore>(store: &StoreUnderTest<S>, streams: &[StreamId], writer: usize) {
     for i in 0..50 {
         let stream = &streams[(writer + i) % streams.len()];
         let given = events(1 + i % 3);
@@ -166,14 +166,18 @@ async fn write<S: EventStore>(store: &Subject<S>, streams: &[StreamId], writer: 
 }
 
 /// Reads on and on until the writers are done and nothing is left.
-async fn follow<S: EventStore>(store: &Subject<S>, writers: JoinHandle<()>, jump_to_head: bool) -> Vec<RecordedEvent> {
+async fn follow<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    writers: JoinHandle<()>,
+    jump_to_head: bool,
+) -> Vec<RecordedEvent> {
     let mut seen = Vec::new();
     let mut after = Position::START;
     let mut signal = store.appended().watch();
     loop {
         // asked before reading: what is appended later is not this round's business
         let done = writers.is_finished();
-        let head = store.at_head().await;
+        let head = store.head_position().await;
         let read = if jump_to_head { store.between(after, head).await } else { store.feed(after).await };
         if let Some(last) = read.last().and_then(RecordedEvent::position) {
             after = last;
@@ -187,13 +191,13 @@ async fn follow<S: EventStore>(store: &Subject<S>, writers: JoinHandle<()>, jump
         }
         if read.is_empty() {
             // either way it looks again
-            let _ = tokio::time::timeout(POLL, signal.appended()).await;
+            let _ = tokio::time::timeout(POLL_INTERVAL, signal.appended()).await;
         }
         seen.extend(read);
     }
 }
 
-async fn check_feed<S: EventStore>(store: &Subject<S>, seen: &[RecordedEvent]) {
+async fn check_feed<S: EventStore>(store: &StoreUnderTest<S>, seen: &[RecordedEvent]) {
     store.check(positions_grow(seen), "positions do not grow");
     let mut versions: HashMap<&StreamId, Version> = HashMap::new();
     for event in seen {
@@ -212,7 +216,7 @@ async fn check_feed<S: EventStore>(store: &Subject<S>, seen: &[RecordedEvent]) {
 
 /// An append wakes those who watch, and a signal from before they wait is not lost.
 pub async fn append_wakes_who_watches<S: EventStore>(store: S) {
-    let store = Subject::new("append_wakes_who_watches", store);
+    let store = StoreUnderTest::new("append_wakes_who_watches", store);
     let stream = stream();
     let mut early = store.appended().watch();
     let mut waiting = store.appended().watch();

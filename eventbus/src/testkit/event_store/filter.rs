@@ -5,7 +5,7 @@ use std::fmt::Debug;
 use futures_util::TryStreamExt as _;
 use uuid::Uuid;
 
-use super::subject::{Subject, events, stream};
+use super::store_under_test::{StoreUnderTest, events, stream};
 use crate::{
     AggregateId, EventContext, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
     port::{EventStore, FeedFilter},
@@ -18,7 +18,7 @@ fn name(name: &'static str) -> Name {
 }
 
 /// Three kinds of streams, two event types, with and without a tenant: 12 events of each combination.
-async fn mixture<S: EventStore>(store: &Subject<S>) -> Vec<RecordedEvent> {
+async fn append_mixture<S: EventStore>(store: &StoreUnderTest<S>) -> Vec<RecordedEvent> {
     let mut all = Vec::new();
     for round in 0..12 {
         for aggregate_type in ["Account", "Order", "account"] {
@@ -55,13 +55,13 @@ fn filters() -> Vec<(FeedFilter, usize)> {
     ]
 }
 
-async fn read<S: EventStore>(store: &Subject<S>, after: Position, filter: &FeedFilter) -> Vec<RecordedEvent> {
-    let head = store.at_head().await;
+async fn read<S: EventStore>(store: &StoreUnderTest<S>, after: Position, filter: &FeedFilter) -> Vec<RecordedEvent> {
+    let head = store.head_position().await;
     read_between(store, after, head, filter).await
 }
 
 async fn read_between<S: EventStore>(
-    store: &Subject<S>,
+    store: &StoreUnderTest<S>,
     after: Position,
     through: Position,
     filter: &FeedFilter,
@@ -70,15 +70,20 @@ async fn read_between<S: EventStore>(
     store.ok(read, "reading a filtered feed")
 }
 
-async fn count<S: EventStore>(store: &Subject<S>, after: Position, through: Position, filter: &FeedFilter) -> u64 {
+async fn count<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+) -> u64 {
     let counted = store.within("counting", store.count_events(after, through, filter)).await;
     store.ok(counted, format_args!("counting after {after} through {through}"))
 }
 
 /// Checks that `read` is what of `all` the filter lets through, in the same order.
 #[track_caller]
-fn is_asked_for<S: EventStore>(
-    store: &Subject<S>,
+fn assert_matching<S: EventStore>(
+    store: &StoreUnderTest<S>,
     all: &[RecordedEvent],
     filter: &FeedFilter,
     read: &[RecordedEvent],
@@ -90,23 +95,23 @@ fn is_asked_for<S: EventStore>(
 
 /// A filter lets through the events of its types and of its tenant, all others are left out.
 pub async fn filters_ask_for_types_and_tenant<S: EventStore>(store: S) {
-    let store = Subject::new("filters_ask_for_types_and_tenant", store);
-    let all = mixture(&store).await;
+    let store = StoreUnderTest::new("filters_ask_for_types_and_tenant", store);
+    let all = append_mixture(&store).await;
     for (filter, number) in filters() {
         let events = read(&store, Position::START, &filter).await;
         store.same(events.len(), number, format_args!("number of events with {filter:?}"));
-        is_asked_for(&store, &all, &filter, &events, "from the start");
+        assert_matching(&store, &all, &filter, &events, "from the start");
         for from in [1, 77, 215, 216] {
             let after = all[from - 1].position().unwrap_or_default();
             let events = read(&store, after, &filter).await;
-            is_asked_for(&store, &all[from..], &filter, &events, after);
+            assert_matching(&store, &all[from..], &filter, &events, after);
         }
     }
 }
 
 /// A filtered feed of many pages is read whole, also where long stretches hold nothing that is asked for.
 pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
-    let store = Subject::new("long_filtered_feeds_are_read_whole", store);
+    let store = StoreUnderTest::new("long_filtered_feeds_are_read_whole", store);
     let stream = stream();
     let rare = || [NewEvent::new(name("Rare"), 1, "{}")];
     let mut all = Vec::new();
@@ -122,13 +127,13 @@ pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
         FeedFilter::all().tenant(TENANT),
     ] {
         let events = read(&store, Position::START, &filter).await;
-        is_asked_for(&store, &all, &filter, &events, "from the start");
+        assert_matching(&store, &all, &filter, &events, "from the start");
     }
 }
 
 /// A feed holds what is after one position, up to and with another; what is behind it is left alone.
 pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
-    let store = Subject::new("feeds_end_at_a_position", store);
+    let store = StoreUnderTest::new("feeds_end_at_a_position", store);
     let stream = stream();
     let mut all = Vec::new();
     for _ in 0..6 {
@@ -146,11 +151,11 @@ pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
 
 /// As many events are counted as are read, whatever is asked for.
 pub async fn as_many_events_are_counted_as_are_read<S: EventStore>(store: S) {
-    let store = Subject::new("as_many_events_are_counted_as_are_read", store);
+    let store = StoreUnderTest::new("as_many_events_are_counted_as_are_read", store);
     store.same(count(&store, Position::START, Position::new(u64::MAX), &FeedFilter::all()).await, 0, "an empty store");
-    let all = mixture(&store).await;
+    let all = append_mixture(&store).await;
     let at = |index: usize| all[index - 1].position().unwrap_or_default();
-    let head = store.at_head().await;
+    let head = store.head_position().await;
     for (filter, number) in filters() {
         let counted = count(&store, Position::START, head, &filter).await;
         store.same(counted, number as u64, format_args!("all events with {filter:?}"));

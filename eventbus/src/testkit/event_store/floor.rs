@@ -1,6 +1,6 @@
 //! How far the groups of a bus have come.
 
-use super::subject::Subject;
+use super::store_under_test::StoreUnderTest;
 use crate::{
     Name,
     port::{EventStore, Floor},
@@ -13,18 +13,18 @@ fn floors(groups: &[(&'static str, u64)]) -> Vec<Floor> {
     groups.iter().map(|&(group, at)| Floor { group: Name::from_static(group), position: at.into() }).collect()
 }
 
-async fn save<S: EventStore>(store: &Subject<S>, bus: &Name, groups: &[(&'static str, u64)]) {
+async fn save<S: EventStore>(store: &StoreUnderTest<S>, bus: &Name, groups: &[(&'static str, u64)]) {
     store.ok(store.save_floors(bus, &floors(groups)).await, format_args!("saving floors of {bus}"));
 }
 
-async fn expect<S: EventStore>(store: &Subject<S>, bus: &Name, groups: &[(&'static str, u64)]) {
+async fn expect<S: EventStore>(store: &StoreUnderTest<S>, bus: &Name, groups: &[(&'static str, u64)]) {
     let loaded = store.ok(store.floors(bus).await, format_args!("loading floors of {bus}"));
     store.same(loaded, floors(groups), format_args!("floors of {bus}"));
 }
 
 /// Floors are what was saved last, also if that is lower, and those of other groups stay.
 pub async fn floors_are_what_was_saved_last<S: EventStore>(store: S) {
-    let store = Subject::new("floors_are_what_was_saved_last", store);
+    let store = StoreUnderTest::new("floors_are_what_was_saved_last", store);
     expect(&store, &BUS, &[]).await;
     save(&store, &BUS, &[]).await;
     expect(&store, &BUS, &[]).await;
@@ -39,7 +39,7 @@ pub async fn floors_are_what_was_saved_last<S: EventStore>(store: S) {
 
 /// Floors come sorted by group, byte for byte, however they were saved.
 pub async fn floors_are_sorted<S: EventStore>(store: S) {
-    let store = Subject::new("floors_are_sorted", store);
+    let store = StoreUnderTest::new("floors_are_sorted", store);
     let saved = [("b", 1), ("é", 2), ("a", 3), ("B", 4), ("a b", 5), ("_", 6), ("ab", 7), ("10", 8), ("9", 9)];
     save(&store, &BUS, &saved).await;
     let mut sorted = saved;
@@ -49,7 +49,7 @@ pub async fn floors_are_sorted<S: EventStore>(store: S) {
 
 /// Each bus has its own floors.
 pub async fn floors_of_buses_are_independent<S: EventStore>(store: S) {
-    let store = Subject::new("floors_of_buses_are_independent", store);
+    let store = StoreUnderTest::new("floors_of_buses_are_independent", store);
     save(&store, &BUS, &[("mail", 1), ("audit", 2)]).await;
     expect(&store, &OTHER, &[]).await;
     save(&store, &OTHER, &[("mail", 3)]).await;
@@ -59,7 +59,7 @@ pub async fn floors_of_buses_are_independent<S: EventStore>(store: S) {
 
 /// A group that is forgotten is gone, of one bus, and others stay; it may come back.
 pub async fn forgotten_floor_is_gone<S: EventStore>(store: S) {
-    let store = Subject::new("forgotten_floor_is_gone", store);
+    let store = StoreUnderTest::new("forgotten_floor_is_gone", store);
     let mail = Name::from_static("mail");
     let forget = async |bus: &Name| store.ok(store.forget_floor(bus, &mail).await, "forgetting");
     forget(&BUS).await;
@@ -76,7 +76,7 @@ pub async fn forgotten_floor_is_gone<S: EventStore>(store: S) {
 
 /// Many save the same floors at once, in any order, and none is refused.
 pub async fn floors_are_saved_at_once<S: EventStore>(store: S) {
-    let store = Subject::new("floors_are_saved_at_once", store);
+    let store = StoreUnderTest::new("floors_are_saved_at_once", store);
     store
         .at_once(8, |task| {
             let store = store.clone();

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt as _;
 
-use super::subject::{Subject, event, events, positions_grow, stream};
+use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream};
 use crate::{ExpectedVersion, Follow, Following, Name, Position, RecordedEvent, port::EventStore, port::FeedFilter};
 
 /// Far longer than any store needs.
-const SOON: Duration = Duration::from_secs(30);
+const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Takes that many events.
-async fn take<S: EventStore>(store: &Subject<S>, following: &mut Following, count: usize) -> Vec<RecordedEvent> {
+async fn take<S: EventStore>(store: &StoreUnderTest<S>, following: &mut Following, count: usize) -> Vec<RecordedEvent> {
     let mut taken = Vec::with_capacity(count);
     while taken.len() < count {
         let next = store.within("the next event", following.try_next()).await;
@@ -29,9 +29,9 @@ pub async fn following_has_no_seam<S: EventStore>(store: S) {
     const BEFORE: usize = 2_500;
     const WRITERS: usize = 4;
     const EACH: usize = 100;
-    let store = Subject::new("following_has_no_seam", store);
+    let store = StoreUnderTest::new("following_has_no_seam", store);
     store.add(&stream(), ExpectedVersion::NoStream, &events(BEFORE)).await;
-    let mut following = Follow::of(store.shared()).start();
+    let mut following = Follow::new(store.shared_store()).start();
     let writing = store.at_once(WRITERS, |_| {
         let store = store.clone();
         async move {
@@ -52,10 +52,10 @@ pub async fn following_has_no_seam<S: EventStore>(store: S) {
 
 /// Who follows a part of the feed gets that part, and its position moves on with the rest.
 pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
-    let store = Subject::new("following_a_part_keeps_up_with_the_rest", store);
+    let store = StoreUnderTest::new("following_a_part_keeps_up_with_the_rest", store);
     let stream = stream();
     let deposits = FeedFilter::all().event_types([Name::from_static("Deposited")]);
-    let mut following = Follow::of(store.shared()).filter(deposits).start();
+    let mut following = Follow::new(store.shared_store()).filter(deposits).start();
     let control = following.control();
     for round in 0..3 {
         store.add(&stream, ExpectedVersion::Any, &events(600)).await;
@@ -72,7 +72,7 @@ pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
             let more = following.try_next().await;
             store.fail(format_args!("more than was asked for: {more:?}"));
         };
-        let kept_up = tokio::time::timeout(SOON, async {
+        let kept_up = tokio::time::timeout(KEEP_UP_TIMEOUT, async {
             tokio::select! {
                 () = keeps_up => {}
                 () = no_more => {}
@@ -84,9 +84,9 @@ pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
 
 /// A pause holds back everything, events that were read already too; afterwards it goes on where it was. A stop ends it.
 pub async fn following_pauses_resumes_and_stops<S: EventStore>(store: S) {
-    let store = Subject::new("following_pauses_resumes_and_stops", store);
+    let store = StoreUnderTest::new("following_pauses_resumes_and_stops", store);
     let recorded = store.add(&stream(), ExpectedVersion::NoStream, &events(5)).await;
-    let mut following = Follow::of(store.shared()).start();
+    let mut following = Follow::new(store.shared_store()).start();
     let control = following.control();
     store.same(&*take(&store, &mut following, 2).await, &recorded[..2], "before the pause");
     control.pause();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::subject::Subject;
+use super::store_under_test::StoreUnderTest;
 use crate::{
     Name,
     port::{EventStore, Lease},
@@ -13,7 +13,7 @@ const ROLE: Name = Name::from_static("relay");
 const ONE: Name = Name::from_static("one");
 const TWO: Name = Name::from_static("two");
 
-async fn acquire<S: EventStore>(store: &Subject<S>, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
+async fn acquire<S: EventStore>(store: &StoreUnderTest<S>, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
     let lease = store.ok(store.acquire_lease(role, owner, ttl).await, format_args!("{owner} acquiring {role}"));
     if let Some(lease) = &lease {
         store.same((&lease.role, &lease.owner), (role, owner), "what the lease says");
@@ -22,34 +22,34 @@ async fn acquire<S: EventStore>(store: &Subject<S>, role: &Name, owner: &Name, t
 }
 
 /// Acquires what must be free.
-async fn acquired<S: EventStore>(store: &Subject<S>, owner: &Name, ttl: Duration) -> Lease {
+async fn acquired<S: EventStore>(store: &StoreUnderTest<S>, owner: &Name, ttl: Duration) -> Lease {
     match acquire(store, &ROLE, owner, ttl).await {
         Some(lease) => lease,
         None => store.fail(format_args!("{owner} does not get a lease that nobody has")),
     }
 }
 
-async fn seized<S: EventStore>(store: &Subject<S>, owner: &Name) -> Lease {
+async fn seized<S: EventStore>(store: &StoreUnderTest<S>, owner: &Name) -> Lease {
     store.ok(store.seize_lease(&ROLE, owner, HOUR).await, format_args!("{owner} seizing"))
 }
 
-async fn renew<S: EventStore>(store: &Subject<S>, lease: &Lease, ttl: Duration) -> bool {
+async fn renew<S: EventStore>(store: &StoreUnderTest<S>, lease: &Lease, ttl: Duration) -> bool {
     store.ok(store.renew_lease(lease, ttl).await, format_args!("{} renewing", lease.owner))
 }
 
-async fn release<S: EventStore>(store: &Subject<S>, lease: &Lease) {
+async fn release<S: EventStore>(store: &StoreUnderTest<S>, lease: &Lease) {
     store.ok(store.release_lease(lease).await, format_args!("{} releasing", lease.owner));
 }
 
 /// Checks that nobody but its owner gets the lease.
-async fn is_taken<S: EventStore>(store: &Subject<S>) {
+async fn assert_taken<S: EventStore>(store: &StoreUnderTest<S>) {
     let other = Name::from_static("somebody else");
     store.same(acquire(store, &ROLE, &other, HOUR).await, None, "a lease that somebody has");
 }
 
 /// Whoever has a lease can be named as long as it has it.
 pub async fn lease_names_its_owner<S: EventStore>(store: S) {
-    let store = Subject::new("lease_names_its_owner", store);
+    let store = StoreUnderTest::new("lease_names_its_owner", store);
     let named = async || store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
     store.same(named().await, None, "who has a lease that was never taken");
     let first = acquired(&store, &ONE, HOUR).await;
@@ -62,19 +62,19 @@ pub async fn lease_names_its_owner<S: EventStore>(store: S) {
 
 /// While one has a lease, nobody else gets it; its owner gets it again, with a higher epoch.
 pub async fn lease_has_one_owner<S: EventStore>(store: S) {
-    let store = Subject::new("lease_has_one_owner", store);
+    let store = StoreUnderTest::new("lease_has_one_owner", store);
     let first = acquired(&store, &ONE, HOUR).await;
-    is_taken(&store).await;
+    assert_taken(&store).await;
     let again = acquired(&store, &ONE, HOUR).await;
     store.check(again.epoch > first.epoch, "an owner that begins anew does not fence its former self");
     store.check(!renew(&store, &first, HOUR).await, "its former self still renews");
     store.check(renew(&store, &again, HOUR).await, "the owner cannot renew");
-    is_taken(&store).await;
+    assert_taken(&store).await;
 }
 
 /// A lease that ran out goes to whoever asks, with a higher epoch each time.
 pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
-    let store = Subject::new("lease_runs_out_and_epochs_grow", store);
+    let store = StoreUnderTest::new("lease_runs_out_and_epochs_grow", store);
     let mut former = acquired(&store, &ONE, Duration::from_millis(50)).await;
     for owner in [TWO, ONE, TWO] {
         let next = async {
@@ -94,29 +94,29 @@ pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
 
 /// An owner keeps what it renews, also what only ran out; what has passed on it does not.
 pub async fn renewed_lease_is_kept_and_a_passed_one_is_not<S: EventStore>(store: S) {
-    let store = Subject::new("renewed_lease_is_kept_and_a_passed_one_is_not", store);
+    let store = StoreUnderTest::new("renewed_lease_is_kept_and_a_passed_one_is_not", store);
     let first = acquired(&store, &ONE, Duration::ZERO).await;
     store.check(renew(&store, &first, HOUR).await, "what only ran out is not kept");
-    is_taken(&store).await;
+    assert_taken(&store).await;
     store.check(renew(&store, &first, Duration::ZERO).await, "the owner cannot renew");
     let second = acquired(&store, &TWO, HOUR).await;
     store.check(!renew(&store, &first, HOUR).await, "what has passed on is renewed");
     store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
-    is_taken(&store).await;
+    assert_taken(&store).await;
     let unknown = Lease { role: Name::from_static("nobody's"), ..second };
     store.check(!renew(&store, &unknown, HOUR).await, "a lease that nobody took is renewed");
 }
 
 /// Who seizes a lease has it, whoever had it before.
 pub async fn seizing_fences_the_former_owner<S: EventStore>(store: S) {
-    let store = Subject::new("seizing_fences_the_former_owner", store);
+    let store = StoreUnderTest::new("seizing_fences_the_former_owner", store);
     let first = seized(&store, &ONE).await;
     let second = seized(&store, &TWO).await;
     store.same((&second.role, &second.owner), (&ROLE, &TWO), "what the lease says");
     store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
     store.check(!renew(&store, &first, HOUR).await, "the former owner renews");
     release(&store, &first).await;
-    is_taken(&store).await;
+    assert_taken(&store).await;
     store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
     let third = seized(&store, &TWO).await;
     store.check(third.epoch > second.epoch, "who seizes its own lease does not fence its former self");
@@ -124,23 +124,23 @@ pub async fn seizing_fences_the_former_owner<S: EventStore>(store: S) {
 
 /// A lease that is given back goes to the next at once; epochs still grow.
 pub async fn release_lets_the_next_one_in<S: EventStore>(store: S) {
-    let store = Subject::new("release_lets_the_next_one_in", store);
+    let store = StoreUnderTest::new("release_lets_the_next_one_in", store);
     let first = acquired(&store, &ONE, HOUR).await;
     release(&store, &first).await;
     let second = acquired(&store, &TWO, HOUR).await;
     store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
     release(&store, &first).await;
-    is_taken(&store).await;
+    assert_taken(&store).await;
     release(&store, &second).await;
     release(&store, &second).await;
     let third = acquired(&store, &ONE, Duration::MAX).await;
     store.check(third.epoch > second.epoch, format_args!("epoch {} after {}", third.epoch, second.epoch));
-    is_taken(&store).await;
+    assert_taken(&store).await;
 }
 
 /// Each role has its own lease, however it is spelled.
 pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
-    let store = Subject::new("leases_of_roles_are_independent", store);
+    let store = StoreUnderTest::new("leases_of_roles_are_independent", store);
     let mut leases = Vec::new();
     for (number, role) in ["relay", "Relay", "relay ", "o'brien", "%", "漢字 ünï"].into_iter().enumerate() {
         let role = store.ok(Name::new("role", role), "naming a role");
@@ -160,7 +160,7 @@ pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
 
 /// Of many who ask at once, one gets a lease that is new or ran out; who seizes at once gets different epochs.
 pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
-    let store = Subject::new("one_of_racing_owners_gets_the_lease", store);
+    let store = StoreUnderTest::new("one_of_racing_owners_gets_the_lease", store);
     let mut former = 0;
     for round in 0..10 {
         let leases = store
@@ -195,16 +195,16 @@ pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
 /// `set_clock_back` does to the store's leases what setting its clock back by that time does. No macro lists this rule; a
 /// backend that can do so calls it.
 pub async fn lease_of_the_future_is_free<S: EventStore>(store: S, set_clock_back: impl AsyncFn(Duration)) {
-    let store = Subject::new("lease_of_the_future_is_free", store);
+    let store = StoreUnderTest::new("lease_of_the_future_is_free", store);
     let first = acquired(&store, &ONE, HOUR).await;
     set_clock_back(24 * HOUR).await;
     let named = store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
     store.same(named, None, "who has a lease of the future");
     store.check(renew(&store, &first, HOUR).await, "an owner that is still there cannot renew");
-    is_taken(&store).await;
+    assert_taken(&store).await;
     set_clock_back(HOUR / 2).await;
     let second = acquired(&store, &TWO, HOUR).await;
     store.check(second.epoch > first.epoch, format_args!("epoch {} after {}", second.epoch, first.epoch));
     store.check(!renew(&store, &first, HOUR).await, "the former owner renews");
-    is_taken(&store).await;
+    assert_taken(&store).await;
 }

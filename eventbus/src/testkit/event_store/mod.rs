@@ -9,43 +9,43 @@
 //! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
 
 mod append;
+mod append_many;
 mod checkpoint;
+mod concurrency;
 mod event_types;
-mod expectation;
+mod expected_version;
 mod feed;
 mod filter;
 mod floor;
 mod follow;
+mod idempotency;
 mod lease;
-mod many;
-mod names;
-mod race;
-mod readable;
 mod reopen;
-mod repeat;
+mod store_under_test;
 mod stream;
-mod subject;
+mod stream_names;
 mod transaction;
-mod unfinished;
+mod unfinished_deliveries;
+mod validity;
 
 pub use append::*;
+pub use append_many::*;
 pub use checkpoint::*;
+pub use concurrency::*;
 pub use event_types::*;
-pub use expectation::*;
+pub use expected_version::*;
 pub use feed::*;
 pub use filter::*;
 pub use floor::*;
 pub use follow::*;
+pub use idempotency::*;
 pub use lease::*;
-pub use many::*;
-pub use names::*;
-pub use race::*;
-pub use readable::*;
 pub use reopen::*;
-pub use repeat::*;
 pub use stream::*;
+pub use stream_names::*;
 pub use transaction::*;
-pub use unfinished::*;
+pub use unfinished_deliveries::*;
+pub use validity::*;
 
 /// Makes a module of tests, one per rule, that a store must pass.
 ///
@@ -250,21 +250,21 @@ mod tests {
             include_str!("append.rs"),
             include_str!("checkpoint.rs"),
             include_str!("event_types.rs"),
-            include_str!("expectation.rs"),
+            include_str!("expected_version.rs"),
             include_str!("feed.rs"),
             include_str!("filter.rs"),
             include_str!("floor.rs"),
             include_str!("lease.rs"),
             include_str!("follow.rs"),
-            include_str!("many.rs"),
-            include_str!("names.rs"),
-            include_str!("race.rs"),
-            include_str!("readable.rs"),
+            include_str!("append_many.rs"),
+            include_str!("stream_names.rs"),
+            include_str!("concurrency.rs"),
+            include_str!("validity.rs"),
             include_str!("reopen.rs"),
-            include_str!("repeat.rs"),
+            include_str!("idempotency.rs"),
             include_str!("stream.rs"),
             include_str!("transaction.rs"),
-            include_str!("unfinished.rs"),
+            include_str!("unfinished_deliveries.rs"),
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::subject::{Subject, events, stream, versions};
+use super::store_under_test::{StoreUnderTest, events, stream, versions};
 use crate::{
     ExpectedVersion, Name, Position,
     port::{EventStore, Floor},
@@ -19,19 +19,19 @@ where
     let (one, two) = (stream(), stream());
     let reader = Name::from_static("reader");
 
-    let store = Subject::new(rule, open(place.clone()).await);
+    let store = StoreUnderTest::new(rule, open(place.clone()).await);
     let mut all = store.add(&one, ExpectedVersion::NoStream, &events(3)).await;
     all.extend(store.add(&two, ExpectedVersion::NoStream, &events(1)).await);
     store.ok(store.save_checkpoint(&reader, 3.into()).await, "saving");
     drop(store);
 
     for round in 1..=3 {
-        let store = Subject::new(rule, open(place.clone()).await);
+        let store = StoreUnderTest::new(rule, open(place.clone()).await);
         store.same(&store.feed(Position::START).await, &all, "the feed");
         let checkpoint = store.ok(store.load_checkpoint(&reader).await, "loading");
         store.same(checkpoint, Some(3.into()), "the checkpoint");
         store.conflict(&one, ExpectedVersion::NoStream, 2 + round).await;
-        let head = store.at_head().await;
+        let head = store.head_position().await;
         let next = store.add(&one, ExpectedVersion::Exact((2 + round).into()), &events(1)).await;
         store.same(versions(&next), vec![3 + round], "the next version");
         store.check(next[0].position() > Some(head), "the next event is not after the head");
@@ -48,10 +48,10 @@ where
 {
     let rule = "repeats_are_known_after_reopening";
     let (stream, given) = (stream(), events(2));
-    let store = Subject::new(rule, open(place.clone()).await);
+    let store = StoreUnderTest::new(rule, open(place.clone()).await);
     let first = store.add(&stream, ExpectedVersion::NoStream, &given).await;
     drop(store);
-    let store = Subject::new(rule, open(place).await);
+    let store = StoreUnderTest::new(rule, open(place).await);
     for expected in [ExpectedVersion::NoStream, ExpectedVersion::Any] {
         let again = store.add(&stream, expected, &given).await;
         store.same(&again, &first, format_args!("repeat at {expected}"));
@@ -67,8 +67,8 @@ where
     O: AsyncFn(P) -> S,
 {
     let rule = "two_handles_are_one_store";
-    let one = Subject::new(rule, open(place.clone()).await);
-    let two = Subject::new(rule, open(place).await);
+    let one = StoreUnderTest::new(rule, open(place.clone()).await);
+    let two = StoreUnderTest::new(rule, open(place).await);
     let stream = stream();
     let mut all = Vec::new();
     for round in 0..10 {
@@ -108,13 +108,13 @@ where
     let hour = Duration::from_secs(3_600);
     let floors = [Floor { group: Name::from_static("mail"), position: 7.into() }];
 
-    let store = Subject::new(rule, open(place.clone()).await);
+    let store = StoreUnderTest::new(rule, open(place.clone()).await);
     let id = store.ok(store.store_id().await, "asking for the id");
     let lease = store.ok(store.seize_lease(&role, &owner, hour).await, "seizing");
     store.ok(store.save_floors(&role, &floors).await, "saving");
     drop(store);
 
-    let store = Subject::new(rule, open(place).await);
+    let store = StoreUnderTest::new(rule, open(place).await);
     store.same(store.ok(store.store_id().await, "asking for the id"), id, "the id of the store");
     store.same(store.ok(store.floors(&role).await, "loading"), floors.to_vec(), "the floors");
     store.same(store.ok(store.acquire_lease(&role, &other, hour).await, "acquiring"), None, "a lease that is taken");
@@ -125,7 +125,7 @@ where
 
 /// Every store has an id of its own.
 pub async fn stores_are_told_apart_by_their_ids<S: EventStore>(one: S, two: S) {
-    let [one, two] = [one, two].map(|store| Subject::new("stores_are_told_apart_by_their_ids", store));
+    let [one, two] = [one, two].map(|store| StoreUnderTest::new("stores_are_told_apart_by_their_ids", store));
     let id = one.ok(one.store_id().await, "asking for the id");
     one.check(!id.is_nil(), "the id is nil");
     one.same(one.ok(one.store_id().await, "asking for the id"), id, "the id when asked again");

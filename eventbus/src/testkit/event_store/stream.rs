@@ -2,7 +2,7 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::subject::{Subject, events, stream, versions};
+use super::store_under_test::{StoreUnderTest, events, stream, versions};
 use crate::{
     ExpectedVersion, Version,
     port::{Direction, EventStore},
@@ -10,7 +10,7 @@ use crate::{
 
 /// Reading forward starts at the given version, itself included, and ends with the stream.
 pub async fn reads_forward_from_a_version<S: EventStore>(store: S) {
-    let store = Subject::new("reads_forward_from_a_version", store);
+    let store = StoreUnderTest::new("reads_forward_from_a_version", store);
     let (stream, other) = (stream(), stream());
     store.add(&other, ExpectedVersion::NoStream, &events(9)).await;
     let all = store.add(&stream, ExpectedVersion::NoStream, &events(5)).await;
@@ -30,7 +30,7 @@ pub async fn reads_forward_from_a_version<S: EventStore>(store: S) {
 
 /// Reading backward starts at the given version, itself included, or at the end, and ends with the first event.
 pub async fn reads_backward_from_a_version<S: EventStore>(store: S) {
-    let store = Subject::new("reads_backward_from_a_version", store);
+    let store = StoreUnderTest::new("reads_backward_from_a_version", store);
     let (stream, other) = (stream(), stream());
     store.add(&other, ExpectedVersion::NoStream, &events(9)).await;
     let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(5)).await;
@@ -51,7 +51,7 @@ pub async fn reads_backward_from_a_version<S: EventStore>(store: S) {
 
 /// A stream without events is empty and at version 0, not an error.
 pub async fn missing_stream_is_empty<S: EventStore>(store: S) {
-    let store = Subject::new("missing_stream_is_empty", store);
+    let store = StoreUnderTest::new("missing_stream_is_empty", store);
     let stream = stream();
     store.holds(&stream, &[]).await;
     for direction in [Direction::Forward, Direction::Backward] {
@@ -64,7 +64,7 @@ pub async fn missing_stream_is_empty<S: EventStore>(store: S) {
 
 /// A stream of many pages is read whole, both ways, from any version, and as far as one likes.
 pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
-    let store = Subject::new("long_streams_are_read_whole", store);
+    let store = StoreUnderTest::new("long_streams_are_read_whole", store);
     let (stream, other) = (stream(), stream());
     let mut all = Vec::new();
     for _ in 0..5 {
@@ -84,7 +84,7 @@ pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
 
 /// A reader that has stopped in the middle holds up no writer, and goes on where it was.
 pub async fn open_read_holds_up_no_writer<S: EventStore>(store: S) {
-    let store = Subject::new("open_read_holds_up_no_writer", store);
+    let store = StoreUnderTest::new("open_read_holds_up_no_writer", store);
     let stream = stream();
     for _ in 0..3 {
         store.add(&stream, ExpectedVersion::Any, &events(500)).await;

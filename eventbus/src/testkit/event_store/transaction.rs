@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
-use super::subject::Subject;
+use super::store_under_test::StoreUnderTest;
 use crate::{
     EventId, Name, Position,
     port::{EventStore, Lease, Transaction, Transactions},
@@ -17,25 +17,25 @@ const OTHER: Name = Name::from_static("two");
 const HANDLER: Name = Name::from_static("mail");
 
 /// How long something is watched that must not happen. A store that is slower than that is not caught, never blamed.
-const WHILE: Duration = Duration::from_millis(200);
+const OBSERVATION_TIME: Duration = Duration::from_millis(200);
 
-fn transactions<S: EventStore>(store: &Subject<S>) -> Arc<dyn Transactions> {
+fn transactions<S: EventStore>(store: &StoreUnderTest<S>) -> Arc<dyn Transactions> {
     match store.transactions() {
         Some(transactions) => transactions,
         None => store.fail("the store has no transactions"),
     }
 }
 
-async fn begin<S: EventStore>(store: &Subject<S>) -> Box<dyn Transaction> {
+async fn begin<S: EventStore>(store: &StoreUnderTest<S>) -> Box<dyn Transaction> {
     store.ok(store.within("beginning", transactions(store).begin()).await, "beginning")
 }
 
-async fn commit<S: EventStore>(store: &Subject<S>, transaction: Box<dyn Transaction>) {
+async fn commit<S: EventStore>(store: &StoreUnderTest<S>, transaction: Box<dyn Transaction>) {
     store.ok(store.within("committing", transaction.commit()).await, "committing");
 }
 
 async fn advance<S: EventStore>(
-    store: &Subject<S>,
+    store: &StoreUnderTest<S>,
     transaction: &mut Box<dyn Transaction>,
     lease: &Lease,
     from: u64,
@@ -46,7 +46,7 @@ async fn advance<S: EventStore>(
 }
 
 async fn is_first<S: EventStore>(
-    store: &Subject<S>,
+    store: &StoreUnderTest<S>,
     transaction: &mut Box<dyn Transaction>,
     handler: &Name,
     event: EventId,
@@ -56,7 +56,7 @@ async fn is_first<S: EventStore>(
 }
 
 /// Notes a delivery in a transaction of its own.
-async fn note<S: EventStore>(store: &Subject<S>, event: EventId) -> bool {
+async fn record_delivery<S: EventStore>(store: &StoreUnderTest<S>, event: EventId) -> bool {
     let mut transaction = begin(store).await;
     let first = is_first(store, &mut transaction, &HANDLER, event).await;
     if first {
@@ -66,7 +66,7 @@ async fn note<S: EventStore>(store: &Subject<S>, event: EventId) -> bool {
 }
 
 /// Advances in a transaction of its own, which is committed if it may be.
-async fn moved<S: EventStore>(store: &Subject<S>, lease: &Lease, from: u64, to: u64) -> bool {
+async fn advance_and_commit<S: EventStore>(store: &StoreUnderTest<S>, lease: &Lease, from: u64, to: u64) -> bool {
     let mut transaction = begin(store).await;
     let advanced = advance(store, &mut transaction, lease, from, to).await;
     if advanced {
@@ -75,17 +75,17 @@ async fn moved<S: EventStore>(store: &Subject<S>, lease: &Lease, from: u64, to: 
     advanced
 }
 
-async fn seized<S: EventStore>(store: &Subject<S>, owner: &Name) -> Lease {
+async fn seized<S: EventStore>(store: &StoreUnderTest<S>, owner: &Name) -> Lease {
     store.ok(store.seize_lease(&ROLE, owner, HOUR).await, "seizing")
 }
 
-async fn checkpoint<S: EventStore>(store: &Subject<S>) -> Option<u64> {
+async fn checkpoint<S: EventStore>(store: &StoreUnderTest<S>) -> Option<u64> {
     store.ok(store.load_checkpoint(&ROLE).await, "loading").map(Position::get)
 }
 
 /// What is committed is kept, and was not seen before.
 pub async fn committed_transaction_is_kept_whole<S: EventStore>(store: S) {
-    let store = Subject::new("committed_transaction_is_kept_whole", store);
+    let store = StoreUnderTest::new("committed_transaction_is_kept_whole", store);
     let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
     let mut transaction = begin(&store).await;
     store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
@@ -95,12 +95,12 @@ pub async fn committed_transaction_is_kept_whole<S: EventStore>(store: S) {
     store.same(checkpoint(&store).await, None, "the checkpoint before the commit");
     commit(&store, transaction).await;
     store.same(checkpoint(&store).await, Some(7), "the checkpoint after the commit");
-    store.check(!note(&store, event).await, "a delivery that was committed is forgotten");
+    store.check(!record_delivery(&store, event).await, "a delivery that was committed is forgotten");
 }
 
 /// What is dropped leaves nothing behind, and does not stand in the way.
 pub async fn dropped_transaction_leaves_nothing<S: EventStore>(store: S) {
-    let store = Subject::new("dropped_transaction_leaves_nothing", store);
+    let store = StoreUnderTest::new("dropped_transaction_leaves_nothing", store);
     let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
     for _ in 0..30 {
         let mut transaction = begin(&store).await;
@@ -108,48 +108,51 @@ pub async fn dropped_transaction_leaves_nothing<S: EventStore>(store: S) {
         store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "what was dropped has advanced");
         drop(transaction);
     }
-    store.check(note(&store, event).await, "what was dropped is noted");
+    store.check(record_delivery(&store, event).await, "what was dropped is noted");
     store.same(checkpoint(&store).await, None, "the checkpoint");
 }
 
 /// A checkpoint is moved only from where it is; one that was never saved is at the start.
 pub async fn checkpoint_advances_only_from_where_it_is<S: EventStore>(store: S) {
-    let store = Subject::new("checkpoint_advances_only_from_where_it_is", store);
+    let store = StoreUnderTest::new("checkpoint_advances_only_from_where_it_is", store);
     let lease = seized(&store, &OWNER).await;
-    store.check(!moved(&store, &lease, 3, 5).await, "it advanced from a position that was never saved");
+    store.check(!advance_and_commit(&store, &lease, 3, 5).await, "it advanced from a position that was never saved");
     store.same(checkpoint(&store).await, None, "the checkpoint");
-    store.check(moved(&store, &lease, 0, 5).await, "it cannot advance from the start");
+    store.check(advance_and_commit(&store, &lease, 0, 5).await, "it cannot advance from the start");
     for from in [0, 4, 6] {
-        store.check(!moved(&store, &lease, from, 9).await, format_args!("it advanced from {from}"));
+        store.check(!advance_and_commit(&store, &lease, from, 9).await, format_args!("it advanced from {from}"));
         store.same(checkpoint(&store).await, Some(5), "the checkpoint");
     }
-    store.check(moved(&store, &lease, 5, 9).await, "it cannot advance from where it is");
+    store.check(advance_and_commit(&store, &lease, 5, 9).await, "it cannot advance from where it is");
     store.ok(store.save_checkpoint(&ROLE, Position::START).await, "saving");
-    store.check(!moved(&store, &lease, 9, 10).await, "it advanced although it was set back");
-    store.check(moved(&store, &lease, 0, 2).await, "it cannot advance from where it was set");
+    store.check(!advance_and_commit(&store, &lease, 9, 10).await, "it advanced although it was set back");
+    store.check(advance_and_commit(&store, &lease, 0, 2).await, "it cannot advance from where it was set");
     store.same(checkpoint(&store).await, Some(2), "the checkpoint");
 }
 
 /// Who is not the owner any more, or never was, moves no checkpoint.
 pub async fn former_owner_moves_nothing<S: EventStore>(store: S) {
-    let store = Subject::new("former_owner_moves_nothing", store);
+    let store = StoreUnderTest::new("former_owner_moves_nothing", store);
     let former = seized(&store, &OWNER).await;
-    store.check(moved(&store, &former, 0, 1).await, "the owner cannot advance");
+    store.check(advance_and_commit(&store, &former, 0, 1).await, "the owner cannot advance");
     let owner = seized(&store, &OTHER).await;
     for lease in [&former, &Lease { role: Name::from_static("nobody's"), ..owner.clone() }] {
         for from in [0, 1] {
-            store.check(!moved(&store, lease, from, 5).await, format_args!("{lease:?} advanced from {from}"));
+            store.check(
+                !advance_and_commit(&store, lease, from, 5).await,
+                format_args!("{lease:?} advanced from {from}"),
+            );
         }
     }
     store.same(checkpoint(&store).await, Some(1), "the checkpoint");
-    store.check(moved(&store, &owner, 1, 2).await, "the owner cannot advance");
+    store.check(advance_and_commit(&store, &owner, 1, 2).await, "the owner cannot advance");
     store.check(seized(&store, &OTHER).await.epoch > owner.epoch, "epochs do not grow");
-    store.check(!moved(&store, &owner, 2, 3).await, "its former self advanced");
+    store.check(!advance_and_commit(&store, &owner, 2, 3).await, "its former self advanced");
 }
 
 /// Who takes a role over sees what its former owner committed: either it waits, or the former owner is fenced.
 pub async fn takeover_sees_what_was_committed<S: EventStore>(store: S) {
-    let store = Subject::new("takeover_sees_what_was_committed", store);
+    let store = StoreUnderTest::new("takeover_sees_what_was_committed", store);
     let mut at = 0;
     for round in 0..6 {
         let lease = seized(&store, &OWNER).await;
@@ -157,7 +160,7 @@ pub async fn takeover_sees_what_was_committed<S: EventStore>(store: S) {
         store.check(advance(&store, &mut transaction, &lease, at, at + 1).await, "the owner cannot advance");
         let takeover = takeover(&store);
         if round % 2 == 0 {
-            tokio::time::sleep(WHILE / 4).await;
+            tokio::time::sleep(OBSERVATION_TIME / 4).await;
         }
         let committed = store.within("committing", transaction.commit()).await.is_ok();
         let seen = store.ok(store.within("taking over", takeover).await, "taking over");
@@ -166,7 +169,7 @@ pub async fn takeover_sees_what_was_committed<S: EventStore>(store: S) {
     }
 }
 
-fn takeover<S: EventStore>(store: &Subject<S>) -> JoinHandle<Option<u64>> {
+fn takeover<S: EventStore>(store: &StoreUnderTest<S>) -> JoinHandle<Option<u64>> {
     let store = store.clone();
     tokio::spawn(async move {
         seized(&store, &OTHER).await;
@@ -176,7 +179,7 @@ fn takeover<S: EventStore>(store: &Subject<S>) -> JoinHandle<Option<u64>> {
 
 /// A delivery is first once for each handler.
 pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
-    let store = Subject::new("deliveries_are_first_once_per_handler", store);
+    let store = StoreUnderTest::new("deliveries_are_first_once_per_handler", store);
     let events = [EventId::new(), EventId::new()];
     for wanted in [true, false] {
         for handler in ["mail", "Mail", "mail ", "o'brien", "漢字 ünï"] {
@@ -193,16 +196,16 @@ pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
 
 /// Who notes what another one notes just now waits for it: it is first if the other one is not after all.
 pub async fn same_delivery_waits_for_the_other_one<S: EventStore>(store: S) {
-    let store = Subject::new("same_delivery_waits_for_the_other_one", store);
+    let store = StoreUnderTest::new("same_delivery_waits_for_the_other_one", store);
     for is_committed in [true, false] {
         let event = EventId::new();
         let mut transaction = begin(&store).await;
         store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
         let mut other = tokio::spawn({
             let store = store.clone();
-            async move { note(&store, event).await }
+            async move { record_delivery(&store, event).await }
         });
-        let early = tokio::time::timeout(WHILE, &mut other).await;
+        let early = tokio::time::timeout(OBSERVATION_TIME, &mut other).await;
         store.check(early.is_err(), "it did not wait for the other one");
         if is_committed {
             commit(&store, transaction).await;
@@ -216,13 +219,13 @@ pub async fn same_delivery_waits_for_the_other_one<S: EventStore>(store: S) {
 
 /// Of many who advance at once, one does.
 pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
-    let store = Subject::new("one_of_racing_advances_is_made", store);
+    let store = StoreUnderTest::new("one_of_racing_advances_is_made", store);
     let lease = seized(&store, &OWNER).await;
     for at in 0..5 {
         let advanced = store
             .at_once(4, |_| {
                 let (store, lease) = (store.clone(), lease.clone());
-                async move { moved(&store, &lease, at, at + 1).await }
+                async move { advance_and_commit(&store, &lease, at, at + 1).await }
             })
             .await;
         let winners = advanced.into_iter().filter(|advanced| *advanced).count();
@@ -233,16 +236,16 @@ pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
 
 /// Deliveries are forgotten once they are old enough, and only then.
 pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
-    let store = Subject::new("old_deliveries_are_forgotten", store);
+    let store = StoreUnderTest::new("old_deliveries_are_forgotten", store);
     let events = [EventId::new(), EventId::new(), EventId::new()];
     for event in events {
-        store.check(note(&store, event).await, "a first delivery is none");
+        store.check(record_delivery(&store, event).await, "a first delivery is none");
     }
     for age in [HOUR, Duration::MAX] {
         let forgotten = store.ok(transactions(&store).forget_deliveries(age).await, "forgetting");
         store.same(forgotten, 0, format_args!("deliveries older than {age:?}"));
     }
-    store.check(!note(&store, events[0]).await, "a delivery is forgotten too early");
+    store.check(!record_delivery(&store, events[0]).await, "a delivery is forgotten too early");
     let forget = async {
         let mut forgotten = 0;
         while forgotten < 3 {
@@ -252,6 +255,6 @@ pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
     };
     store.same(store.within("forgetting", forget).await, 3, "deliveries of any age");
     for event in events {
-        store.check(note(&store, event).await, "a delivery is not forgotten");
+        store.check(record_delivery(&store, event).await, "a delivery is not forgotten");
     }
 }

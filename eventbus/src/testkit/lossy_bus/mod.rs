@@ -11,14 +11,14 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::data::{Data, Kept};
+use self::data::{LosableData, LossyBusData};
 use super::{Fault, Faults, Refusal, delegate};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        Adopted, Adoption, DeadLetters, EventBus, Mark, PublishError, PublishRange, Publisher, RangeOutcome,
-        RelayTarget, SeenFloor, SeenFloors,
+        DeadLetters, EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher,
+        RangeOutcome, RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
 
@@ -27,7 +27,7 @@ use crate::{
 /// Clones share everything; a [`connection`](Self::connection) shares the data only.
 #[derive(Clone)]
 pub struct LossyBus {
-    data: Arc<Mutex<Data>>,
+    data: Arc<Mutex<LossyBusData>>,
     bus: InMemoryEventBus,
     /// What goes wrong with the next ranges that are published over this connection.
     pub ranges: Faults,
@@ -38,7 +38,7 @@ pub struct LossyBus {
 
 /// What the bus held at one moment.
 #[derive(Debug, Clone)]
-pub struct LossyBusCopy(Kept);
+pub struct LossyBusSnapshot(LosableData);
 
 impl Default for LossyBus {
     fn default() -> Self {
@@ -68,44 +68,44 @@ impl LossyBus {
 
     /// Loses everything.
     pub fn flush(&self) {
-        self.lock().kept = Kept::default();
+        self.lock().losable = LosableData::default();
     }
 
     /// What it holds now.
     #[must_use]
-    pub fn copy(&self) -> LossyBusCopy {
-        LossyBusCopy(self.lock().kept.clone())
+    pub fn snapshot(&self) -> LossyBusSnapshot {
+        LossyBusSnapshot(self.lock().losable.clone())
     }
 
     /// Holds what it held then.
-    pub fn restore(&self, copy: &LossyBusCopy) {
-        self.lock().kept = copy.0.clone();
+    pub fn restore(&self, copy: &LossyBusSnapshot) {
+        self.lock().losable = copy.0.clone();
     }
 
     /// Removes the oldest entries, whoever has not finished them.
     pub fn trim(&self, entries: usize) {
         let data = &mut *self.lock();
-        let gone = data.kept.entries.drain(..entries.min(data.kept.entries.len())).next_back();
-        for group in data.kept.groups.values_mut() {
-            group.has_hole |= gone.as_ref().is_some_and(|gone| group.finished < gone.id);
+        let gone = data.losable.entries.drain(..entries.min(data.losable.entries.len())).next_back();
+        for group in data.losable.groups.values_mut() {
+            group.has_gap |= gone.as_ref().is_some_and(|gone| group.finished < gone.id);
         }
     }
 
     /// Makes a group that begins with the oldest entry, if it is missing.
     pub fn create_group(&self, group: &Name) {
-        self.lock().kept.groups.entry(group.clone()).or_default();
+        self.lock().losable.groups.entry(group.clone()).or_default();
     }
 
     /// Removes a group.
     pub fn destroy_group(&self, group: &Name) {
-        self.lock().kept.groups.remove(group);
+        self.lock().losable.groups.remove(group);
     }
 
     /// Takes and finishes the next events of a group, which is made if it is missing.
     pub fn take(&self, group: &Name, most: usize) -> Vec<RecordedEvent> {
         let data = &mut *self.lock();
-        let group = data.kept.groups.entry(group.clone()).or_default();
-        let next = data.kept.entries.iter().filter(|entry| entry.id > group.finished).take(most);
+        let group = data.losable.groups.entry(group.clone()).or_default();
+        let next = data.losable.entries.iter().filter(|entry| entry.id > group.finished).take(most);
         let taken: Vec<_> = next.cloned().collect();
         group.finished = taken.last().map_or(group.finished, |entry| entry.id);
         taken.into_iter().map(|entry| entry.event).collect()
@@ -115,7 +115,7 @@ impl LossyBus {
     #[must_use]
     pub fn positions(&self) -> Vec<u64> {
         let data = self.lock();
-        data.kept.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
+        data.losable.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
     }
 
     /// The positions of all events that were ever published, in order.
@@ -127,12 +127,12 @@ impl LossyBus {
     /// The store's position, if there is one.
     #[must_use]
     pub fn position(&self, store: Uuid) -> Option<Position> {
-        Some(self.lock().kept.records.get(&store)?.position)
+        Some(self.lock().losable.records.get(&store)?.position)
     }
 
     /// Tells this of every group from now on, whatever is true; `None` tells the truth again.
-    pub fn tell_floors(&self, floor: Option<SeenFloor>) {
-        self.lock().tells_floors = floor;
+    pub fn report_floors(&self, floor: Option<GroupFloor>) {
+        self.lock().reported_floor = floor;
     }
 
     /// Holds the ranges up that are published over this connection, before anything happens, or lets them go on.
@@ -142,11 +142,11 @@ impl LossyBus {
 
     /// Whether a range is held up.
     #[must_use]
-    pub fn is_holding(&self) -> bool {
+    pub fn is_range_paused(&self) -> bool {
         self.paused.receiver_count() > 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Data> {
+    fn lock(&self) -> MutexGuard<'_, LossyBusData> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -173,19 +173,19 @@ impl RelayTarget for LossyBus {
         if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
     }
 
-    async fn adopt(&self, publisher: Publisher, adoption: Adoption<'_>) -> Result<Adopted, PublishError> {
-        Ok(self.lock().adopt(publisher, adoption))
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
+        Ok(self.lock().resync(publisher, request))
     }
 
-    async fn marks(&self, publisher: Publisher) -> Result<Vec<Mark>, PublishError> {
-        Ok(self.lock().mark(publisher.store).into_iter().collect())
+    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
+        Ok(self.lock().published_position(publisher.store).into_iter().collect())
     }
 
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<SeenFloors, PublishError> {
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         Ok(self.lock().floors(publisher.store, known))
     }
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<Adopted, PublishError> {
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
         Ok(self.lock().rewind(publisher, to))
     }
 }

@@ -125,7 +125,7 @@ impl<S: EventStore + Clone> Importer<S> {
             self.outcome.oddities.extend(read.oddities);
             let id = identity::event_id(&read.commit.hash, None);
             let recorded = CommitRecorded { commit: read.commit, parents: read.parents, files: read.files.len() };
-            let event = NewEvent::of(&recorded)?.with_event_id(id);
+            let event = NewEvent::from_event(&recorded)?.with_event_id(id);
             commits.push(event.with_occurred_at(read.date));
         }
 
@@ -146,7 +146,7 @@ impl<S: EventStore + Clone> Importer<S> {
 
     async fn record_rewrite(&mut self, event: &HistoryRewritten) -> eventbus::Result<()> {
         let expected = self.imported.history_version();
-        let events = vec![NewEvent::of(event)?];
+        let events = vec![NewEvent::from_event(event)?];
         let count = append(&self.store, &self.history, expected, events).await?;
         self.imported.abandon(event);
         self.outcome.events += count;

@@ -35,7 +35,7 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{App, Projected, Projection, port::EventStore};
+use eventbus::{App, Projection, ProjectionHandle, port::EventStore};
 use examples::signal::{INTERRUPTED, Stop};
 
 use crate::{
@@ -145,7 +145,7 @@ async fn import(
 
 /// Folds what was imported before.
 async fn replay(store: &Arc<dyn EventStore>) -> eventbus::Result<Imported> {
-    let imported = Projected::with(Imported::default);
+    let imported = ProjectionHandle::with_factory(Imported::default);
     let mut progress = Progress::new("reading", 0);
     imported.rebuild(store).on_progress(|now| progress.reach(now.position.get(), now.target.get())).await?;
     let imported = imported.read().await.clone();

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
-    AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position, Projected,
+    AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position, ProjectionHandle,
     port::{AppendEvents, ReadFeed},
 };
 use examples::signal::Stop;
@@ -65,7 +65,7 @@ fn history() -> Vec<ReadCommit> {
 /// Imports in windows of so many commits.
 async fn import(store: &Arc<InMemoryEventStore>, commits: &[ReadCommit], window: usize) {
     for window in commits.chunks(window) {
-        let imported = Projected::with(Imported::default);
+        let imported = ProjectionHandle::with_factory(Imported::default);
         imported.rebuild(store).await.unwrap();
         let imported = imported.read().await.clone();
         let plan = Plan { without: Vec::new(), skip: Default::default(), commits: 0, rewritten: None };

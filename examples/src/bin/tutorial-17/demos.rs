@@ -9,7 +9,7 @@ use std::{
 };
 
 use eventbus::{
-    Projected, Result,
+    ProjectionHandle, Result,
     port::{EventBus, Subscription},
     prelude::*,
 };
@@ -190,7 +190,7 @@ pub async fn projections(stage: &Stage) -> Result<()> {
     heading("Demo 4: Integration with Projections");
     let bus = stage.connect(4, "projection-consumers", None).await?;
     let edition = stage.edition;
-    let statistics = Projected::new(OrderStatistics { edition, ..OrderStatistics::default() });
+    let statistics = ProjectionHandle::new(OrderStatistics { edition, ..OrderStatistics::default() });
     let auditor = AuditLogger { edition, ..AuditLogger::default() };
     bus.subscribe_all(&statistics);
     bus.subscribe_to_all(auditor.clone());

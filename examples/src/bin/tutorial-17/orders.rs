@@ -69,13 +69,13 @@ impl Order {
 /// The first event of an order, ready to be published by hand.
 pub fn created(id: &AggregateId, customer_id: &str, total_amount: f64) -> eventbus::Result<RecordedEvent> {
     let event = OrderCreated { customer_id: customer_id.into(), total_amount };
-    Ok(RecordedEvent::of(&event, id.clone(), Version::FIRST)?)
+    Ok(RecordedEvent::from_event(&event, id.clone(), Version::FIRST)?)
 }
 
 /// The second event of an order, ready to be published by hand.
 pub fn shipped(id: &AggregateId, tracking_number: &str) -> eventbus::Result<RecordedEvent> {
     let event = OrderShipped { tracking_number: tracking_number.into() };
-    Ok(RecordedEvent::of(&event, id.clone(), Version::new(2))?)
+    Ok(RecordedEvent::from_event(&event, id.clone(), Version::new(2))?)
 }
 
 /// Counts orders, and says what it counts in the words of an edition.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{Projected, Publication, Result, Saved, port::EventBus, prelude::*};
+use eventbus::{ProjectionHandle, Publication, Result, Saved, port::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{
@@ -22,7 +22,8 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     };
     let bus = RedisEventBus::connect(config).await?;
     let orders = AggregateRepository::<Order>::new(store.clone()).publish_to(bus.clone());
-    let statistics = || Projected::with(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
+    let statistics =
+        || ProjectionHandle::with_factory(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
     let live = statistics();
     live.rebuild(&*store).await?; // what other runs, or other programs, have saved before
     bus.subscribe_all(&live);

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use eventbus::Uuid;
 
-pub use report::{Broken, Report};
+pub use report::{Report, Violation};
 
 use super::evidence::{Evidence, Stored};
 
@@ -36,8 +36,8 @@ pub fn audit(evidence: &Evidence) -> Report {
 fn by_id<'a>(evidence: &'a Evidence, report: &mut Report) -> ById<'a> {
     let mut by_id = ById::with_capacity(evidence.stored.len());
     for stored in &evidence.stored {
-        if by_id.insert(stored.place.event, stored).is_some() {
-            report.add(Broken::StoredTwice, || format!("event {}", stored.place.event));
+        if by_id.insert(stored.stored_at.event, stored).is_some() {
+            report.add(Violation::StoredTwice, || format!("event {}", stored.stored_at.event));
         }
     }
     by_id
@@ -47,20 +47,20 @@ fn by_id<'a>(evidence: &'a Evidence, report: &mut Report) -> ById<'a> {
 fn streams(evidence: &Evidence, report: &mut Report) {
     let mut last_position = 0;
     let mut versions: HashMap<&str, Vec<u64>> = HashMap::new();
-    for Stored { place, stream, .. } in &evidence.stored {
+    for Stored { stored_at: place, stream, .. } in &evidence.stored {
         if place.position <= last_position {
-            report.add(Broken::PositionTwice, || format!("{} after {last_position}", place.position));
+            report.add(Violation::PositionTwice, || format!("{} after {last_position}", place.position));
         }
         last_position = place.position;
         versions.entry(stream).or_default().push(place.version);
     }
     for (stream, mut versions) in versions {
         if let Some(pair) = versions.windows(2).find(|pair| pair[1] <= pair[0]) {
-            report.add(Broken::StreamOrder, || format!("{stream}: version {} before {}", pair[0], pair[1]));
+            report.add(Violation::StreamOrder, || format!("{stream}: version {} before {}", pair[0], pair[1]));
             versions.sort_unstable();
         }
         if let Some((expected, found)) = (1..).zip(&versions).find(|(expected, found)| expected != *found) {
-            report.add(Broken::VersionGap, || format!("{stream}: version {found} where {expected} should be"));
+            report.add(Violation::VersionGap, || format!("{stream}: version {found} where {expected} should be"));
         }
     }
 }

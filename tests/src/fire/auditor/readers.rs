@@ -4,41 +4,41 @@ use std::collections::{HashMap, HashSet};
 
 use eventbus::Uuid;
 
-use super::{Broken, ById, Report};
+use super::{ById, Report, Violation};
 use crate::fire::evidence::{Evidence, Order, Reader, Stored};
 
 pub(super) fn check(reader: &Reader, evidence: &Evidence, by_id: &ById<'_>, report: &mut Report) {
-    let mut audit = Audit { reader, by_id, report };
+    let mut audit = ReaderAudit { reader, by_id, report };
     let first = audit.first_effects();
-    audit.order(&first);
-    audit.epochs();
-    let dead = audit.letters(&first);
-    audit.completeness(evidence, &first, &dead);
-    audit.model(evidence, &dead);
+    audit.check_order(&first);
+    audit.check_epochs();
+    let dead = audit.check_dead_letters(&first);
+    audit.check_completeness(evidence, &first, &dead);
+    audit.check_model(evidence, &dead);
 }
 
-struct Audit<'a> {
+struct ReaderAudit<'a> {
     reader: &'a Reader,
     by_id: &'a ById<'a>,
     report: &'a mut Report,
 }
 
-impl<'a> Audit<'a> {
-    fn add(&mut self, broken: Broken, what: impl FnOnce() -> String) {
+impl<'a> ReaderAudit<'a> {
+    fn add(&mut self, broken: Violation, what: impl FnOnce() -> String) {
         let name = &self.reader.name;
         self.report.add(broken, || format!("`{name}`: {}", what()));
     }
 
     /// The events that had an effect, in the order in which they had their first one.
     fn first_effects(&mut self) -> Vec<&'a Stored> {
-        let mut known = HashSet::with_capacity(self.reader.seen.len());
-        let mut first = Vec::with_capacity(self.reader.seen.len());
-        for seen in &self.reader.seen {
+        let mut known = HashSet::with_capacity(self.reader.effects.len());
+        let mut first = Vec::with_capacity(self.reader.effects.len());
+        for seen in &self.reader.effects {
             match self.by_id.get(&seen.event) {
-                None => self.add(Broken::Ghost, || format!("event {}", seen.event)),
+                None => self.add(Violation::UnknownEffect, || format!("event {}", seen.event)),
                 Some(stored) if known.insert(seen.event) => first.push(*stored),
                 Some(stored) if self.reader.promise.once => {
-                    self.add(Broken::Repeated, || at(stored));
+                    self.add(Violation::Repeated, || describe(stored));
                 }
                 Some(_) => {}
             }
@@ -46,7 +46,7 @@ impl<'a> Audit<'a> {
         first
     }
 
-    fn order(&mut self, first: &[&Stored]) {
+    fn check_order(&mut self, first: &[&Stored]) {
         let mut last: HashMap<&str, &Stored> = HashMap::new();
         for stored in first {
             let line = match self.reader.promise.order {
@@ -55,34 +55,34 @@ impl<'a> Audit<'a> {
                 Order::Total => "",
             };
             let before = last.insert(line, stored);
-            if let Some(before) = before.filter(|before| before.place.position > stored.place.position) {
-                self.add(Broken::Reordered, || format!("{} after {}", at(stored), at(before)));
+            if let Some(before) = before.filter(|before| before.stored_at.position > stored.stored_at.position) {
+                self.add(Violation::Reordered, || format!("{} after {}", describe(stored), describe(before)));
             }
         }
     }
 
     /// Epochs never go back: who has a lower one than somebody before is no owner any more.
-    fn epochs(&mut self) {
+    fn check_epochs(&mut self) {
         let mut highest = 0;
-        for seen in &self.reader.seen {
+        for seen in &self.reader.effects {
             if seen.epoch < highest {
                 let (event, epoch) = (seen.event, seen.epoch);
-                self.add(Broken::StaleOwner, || format!("epoch {epoch} wrote {event} after epoch {highest}"));
+                self.add(Violation::StaleOwner, || format!("epoch {epoch} wrote {event} after epoch {highest}"));
             }
             highest = highest.max(seen.epoch);
         }
     }
 
-    fn letters(&mut self, first: &[&Stored]) -> HashSet<Uuid> {
-        let applied: HashSet<Uuid> = first.iter().map(|stored| stored.place.event).collect();
+    fn check_dead_letters(&mut self, first: &[&Stored]) -> HashSet<Uuid> {
+        let applied: HashSet<Uuid> = first.iter().map(|stored| stored.stored_at.event).collect();
         let mut dead = HashSet::new();
         for event in &self.reader.dead {
             let broken = if !self.by_id.contains_key(event) || !dead.insert(*event) {
-                Broken::StrangeLetter
+                Violation::UnknownDeadLetter
             } else if applied.contains(event) {
-                Broken::DeadAndApplied
-            } else if !self.reader.hopeless.contains(event) {
-                Broken::NeedlessLetter
+                Violation::DeadAndApplied
+            } else if !self.reader.poison.contains(event) {
+                Violation::NeedlessDeadLetter
             } else {
                 continue;
             };
@@ -92,32 +92,35 @@ impl<'a> Audit<'a> {
     }
 
     /// Everything stored had an effect or is a dead letter; what is beyond a checkpoint has no effect yet.
-    fn completeness(&mut self, evidence: &Evidence, first: &[&Stored], dead: &HashSet<Uuid>) {
-        let done: HashSet<Uuid> = first.iter().map(|stored| stored.place.event).chain(dead.iter().copied()).collect();
-        for stored in evidence.stored.iter().filter(|stored| !done.contains(&stored.place.event)) {
-            let is_passed = self.reader.checkpoint.is_some_and(|checkpoint| stored.place.position <= checkpoint);
-            self.add(if is_passed { Broken::CheckpointAhead } else { Broken::Skipped }, || at(stored));
+    fn check_completeness(&mut self, evidence: &Evidence, first: &[&Stored], dead: &HashSet<Uuid>) {
+        let done: HashSet<Uuid> =
+            first.iter().map(|stored| stored.stored_at.event).chain(dead.iter().copied()).collect();
+        for stored in evidence.stored.iter().filter(|stored| !done.contains(&stored.stored_at.event)) {
+            let is_passed = self.reader.checkpoint.is_some_and(|checkpoint| stored.stored_at.position <= checkpoint);
+            self.add(if is_passed { Violation::CheckpointAhead } else { Violation::Skipped }, || describe(stored));
         }
         let Some(checkpoint) = self.reader.checkpoint.filter(|_| self.reader.promise.once) else { return };
-        for stored in first.iter().filter(|stored| stored.place.position > checkpoint) {
-            self.add(Broken::CheckpointBehind, || format!("checkpoint {checkpoint}, effect of {}", at(stored)));
+        for stored in first.iter().filter(|stored| stored.stored_at.position > checkpoint) {
+            self.add(Violation::CheckpointBehind, || {
+                format!("checkpoint {checkpoint}, effect of {}", describe(stored))
+            });
         }
     }
 
-    fn model(&mut self, evidence: &Evidence, dead: &HashSet<Uuid>) {
+    fn check_model(&mut self, evidence: &Evidence, dead: &HashSet<Uuid>) {
         let Some(model) = &self.reader.model else { return };
-        let expected = evidence.fold(|stored| !dead.contains(&stored.place.event));
+        let expected = evidence.fold(|stored| !dead.contains(&stored.stored_at.event));
         for (stream, folded) in &expected {
             if model.get(stream) != Some(folded) {
-                self.add(Broken::WrongModel, || format!("{stream} is {:?}, not {folded:?}", model.get(stream)));
+                self.add(Violation::WrongModel, || format!("{stream} is {:?}, not {folded:?}", model.get(stream)));
             }
         }
         for stream in model.keys().filter(|stream| !expected.contains_key(*stream)) {
-            self.add(Broken::WrongModel, || format!("{stream} has no events"));
+            self.add(Violation::WrongModel, || format!("{stream} has no events"));
         }
     }
 }
 
-fn at(stored: &Stored) -> String {
-    format!("{} version {} at {}", stored.stream, stored.place.version, stored.place.position)
+fn describe(stored: &Stored) -> String {
+    format!("{} version {} at {}", stored.stream, stored.stored_at.version, stored.stored_at.position)
 }

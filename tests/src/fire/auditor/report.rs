@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 /// A promise that was broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Broken {
+pub enum Violation {
     /// A version of a stream is missing.
     VersionGap,
     /// In a stream a higher version has a lower position.
@@ -30,7 +30,7 @@ pub enum Broken {
     /// Events had their effects in the wrong order.
     Reordered,
     /// Something that is not stored had an effect.
-    Ghost,
+    UnknownEffect,
     /// A former owner wrote.
     StaleOwner,
     /// A checkpoint is beyond an event that had no effect.
@@ -38,9 +38,9 @@ pub enum Broken {
     /// A checkpoint is behind an event that had an effect in its transaction.
     CheckpointBehind,
     /// A dead letter that is not stored, or is there twice.
-    StrangeLetter,
+    UnknownDeadLetter,
     /// A dead letter of an event that could have been handled.
-    NeedlessLetter,
+    NeedlessDeadLetter,
     /// An event is a dead letter and had an effect.
     DeadAndApplied,
     /// The read model is not what folding the events from zero gives.
@@ -49,13 +49,13 @@ pub enum Broken {
 
 /// What the auditor found, counted, with some examples.
 #[derive(Debug, Clone, Default)]
-pub struct Report(BTreeMap<Broken, (u64, Vec<String>)>);
+pub struct Report(BTreeMap<Violation, (u64, Vec<String>)>);
 
 impl Report {
     const EXAMPLES: usize = 5;
 
-    pub(super) fn add(&mut self, broken: Broken, what: impl FnOnce() -> String) {
-        let (times, examples) = self.0.entry(broken).or_default();
+    pub(super) fn add(&mut self, violation: Violation, what: impl FnOnce() -> String) {
+        let (times, examples) = self.0.entry(violation).or_default();
         *times += 1;
         if examples.len() < Self::EXAMPLES {
             examples.push(what());
@@ -70,20 +70,20 @@ impl Report {
 
     /// How often promises of these kinds were broken.
     #[must_use]
-    pub fn count(&self, kinds: &[Broken]) -> u64 {
+    pub fn count(&self, kinds: &[Violation]) -> u64 {
         kinds.iter().filter_map(|kind| self.0.get(kind)).map(|(times, _)| times).sum()
     }
 
     /// What was broken.
     #[must_use]
-    pub fn broken(&self) -> Vec<Broken> {
+    pub fn violations(&self) -> Vec<Violation> {
         self.0.keys().copied().collect()
     }
 
     /// Takes in what another report says.
     pub fn merge(&mut self, other: Self) {
-        for (broken, (times, examples)) in other.0 {
-            let known = self.0.entry(broken).or_default();
+        for (violation, (times, examples)) in other.0 {
+            let known = self.0.entry(violation).or_default();
             known.0 += times;
             let room = Self::EXAMPLES.saturating_sub(known.1.len());
             known.1.extend(examples.into_iter().take(room));
@@ -96,8 +96,8 @@ impl fmt::Display for Report {
         if self.is_clean() {
             return f.write_str("every promise was kept");
         }
-        for (broken, (times, examples)) in &self.0 {
-            writeln!(f, "{broken:?}, {times} times: {}", examples.join("; "))?;
+        for (violation, (times, examples)) in &self.0 {
+            writeln!(f, "{violation:?}, {times} times: {}", examples.join("; "))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-use crate::fire::Trouble;
+use crate::fire::HarnessError;
 
 /// A file system of a few megabytes in memory, unmounted when it is dropped.
 #[derive(Debug)]
@@ -39,7 +39,7 @@ impl SmallDisk {
     ///
     /// # Errors
     /// If this process may not.
-    pub fn give_to_owner_of(&self, folder: &str) -> Result<(), Trouble> {
+    pub fn give_to_owner_of(&self, folder: &str) -> Result<(), HarnessError> {
         let given = Command::new("chown").arg(format!("--reference={folder}")).arg(&self.0).status()?;
         if given.success() { Ok(()) } else { Err(format!("the owner of {folder} was not given a disk").into()) }
     }

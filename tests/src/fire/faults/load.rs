@@ -12,21 +12,21 @@ use eventbus::{App, ExpectedVersion};
 use fastrand::Rng;
 use tokio::task::JoinSet;
 
-use crate::fire::{Trouble, workload};
+use crate::fire::{HarnessError, workload};
 
 const WRITERS: u64 = 2;
 const STREAMS: u64 = 40;
 /// Between two appends of a writer.
-const PAUSE: Duration = Duration::from_millis(40);
+const APPEND_INTERVAL: Duration = Duration::from_millis(40);
 
 /// Those who append.
-pub(super) struct Load {
+pub(super) struct WriteLoad {
     is_over: Arc<AtomicBool>,
     is_paused: Arc<AtomicBool>,
-    writers: JoinSet<Result<(), Trouble>>,
+    writers: JoinSet<Result<(), HarnessError>>,
 }
 
-impl Load {
+impl WriteLoad {
     pub(super) fn start(app: &App, seed: u64) -> Self {
         let (is_over, is_paused) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let mut writers = JoinSet::new();
@@ -47,23 +47,28 @@ impl Load {
         self.is_over.store(true, SeqCst);
         let mut objections = Vec::new();
         while let Some(ended) = self.writers.join_next().await {
-            objections.extend(ended.map_err(Into::into).flatten().err().map(|error: Trouble| error.to_string()));
+            objections.extend(ended.map_err(Into::into).flatten().err().map(|error: HarnessError| error.to_string()));
         }
         objections
     }
 }
 
-async fn write(app: App, is_over: Arc<AtomicBool>, is_paused: Arc<AtomicBool>, mut random: Rng) -> Result<(), Trouble> {
+async fn write(
+    app: App,
+    is_over: Arc<AtomicBool>,
+    is_paused: Arc<AtomicBool>,
+    mut random: Rng,
+) -> Result<(), HarnessError> {
     while !is_over.load(SeqCst) {
         if is_paused.load(SeqCst) {
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(APPEND_INTERVAL).await;
             continue;
         }
         let stream = workload::stream(random.u64(..STREAMS))?;
         let events = workload::events(&mut random, 1..=3);
         match app.store().append(&stream, ExpectedVersion::Any, events).await {
             Err(error) if !error.is_retryable() => return Err(error.into()),
-            _ => tokio::time::sleep(PAUSE).await,
+            _ => tokio::time::sleep(APPEND_INTERVAL).await,
         }
     }
     Ok(())

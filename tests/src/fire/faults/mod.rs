@@ -20,19 +20,19 @@ use eventbus::{
 };
 
 pub use self::disk::SmallDisk;
-use self::load::Load;
-use super::{Trouble, figures::Figures};
+use self::load::WriteLoad;
+use super::{HarnessError, run_summary::RunSummary};
 
 /// How long it may take from the end of a fault until everything is caught up, and until nothing is alarming any more.
-const PATIENCE: Duration = Duration::from_secs(120);
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
 /// After which time nothing more is appended until everything is caught up: a machine may be slower than its load.
-const RECOVERY: Duration = Duration::from_secs(15);
-const PAUSE: Duration = Duration::from_millis(50);
-const DRAIN: Duration = Duration::from_secs(30);
+const PAUSE_LOAD_AFTER: Duration = Duration::from_secs(15);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long faults last.
 #[derive(Debug, Clone, Copy)]
-pub struct Lasting {
+pub struct FaultDurations {
     /// How long tables are locked.
     pub locked: Duration,
     /// How long the disk is full.
@@ -41,7 +41,7 @@ pub struct Lasting {
     pub others: Duration,
 }
 
-impl Lasting {
+impl FaultDurations {
     /// As long as the faults lasted under which events were lost once.
     pub const LONG: Self =
         Self { locked: Duration::from_secs(15), full: Duration::from_secs(12), others: Duration::from_secs(8) };
@@ -49,10 +49,10 @@ impl Lasting {
     pub const SHORT: Self =
         Self { locked: Duration::from_secs(7), full: Duration::from_secs(2), others: Duration::from_secs(1) };
 
-    const fn of(self, fault: Fault) -> Duration {
+    const fn duration_of(self, fault: DatabaseFault) -> Duration {
         match fault {
-            Fault::Locked => self.locked,
-            Fault::Full => self.full,
+            DatabaseFault::Locked => self.locked,
+            DatabaseFault::Full => self.full,
             _ => self.others,
         }
     }
@@ -60,7 +60,7 @@ impl Lasting {
 
 /// What a database suffers from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fault {
+enum DatabaseFault {
     /// The tables of handler and projection are locked.
     Locked,
     /// Their disk is full.
@@ -77,7 +77,7 @@ enum Fault {
     ReadOnly,
 }
 
-impl Fault {
+impl DatabaseFault {
     /// What an alert says while it lasts. Those that pass by themselves may be over before anybody looks.
     const fn alert(self) -> Option<&'static str> {
         match self {
@@ -90,17 +90,17 @@ impl Fault {
     }
 
     /// How the alerts begin that must say so. A Redis refuses appends too: nothing may be under way then.
-    const fn waiting(self) -> &'static [&'static str] {
+    const fn alert_prefixes(self) -> &'static [&'static str] {
         match self {
             Self::OutOfMemory | Self::ReadOnly => &[""],
-            _ => WAITING,
+            _ => WAITING_ALERT_PREFIXES,
         }
     }
 
     /// Who must raise an alert that says so, and has not: how the alert begins. A Redis says READONLY, its client "ReadOnly".
-    fn silent(self, alerts: &BTreeSet<String>) -> impl Iterator<Item = &'static str> {
+    fn missing_alerts(self, alerts: &BTreeSet<String>) -> impl Iterator<Item = &'static str> {
         let awaited = self.alert().map(str::to_lowercase);
-        self.waiting().iter().copied().filter(move |who| {
+        self.alert_prefixes().iter().copied().filter(move |who| {
             let Some(awaited) = &awaited else {
                 return false;
             };
@@ -110,7 +110,8 @@ impl Fault {
 }
 
 /// How alerts begin of a handler and a projection that wait.
-const WAITING: &[&str] = &["`note` waits for its database since ", "`rows` waits for its database since "];
+const WAITING_ALERT_PREFIXES: &[&str] =
+    &["`note` waits for its database since ", "`rows` waits for its database since "];
 
 /// What every event means to handler and projection.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -120,85 +121,98 @@ struct Deposited {
 }
 
 /// An app whose handler and projection write a row for each event, and its database.
-trait Scene {
-    const FAULTS: &'static [Fault];
+trait FaultScenario {
+    const FAULTS: &'static [DatabaseFault];
 
     fn app(&self) -> &App;
 
-    async fn strike(&mut self, fault: Fault) -> Result<(), Trouble>;
+    async fn inject(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
     /// What is to be done again and again while the fault lasts.
-    async fn go_on(&mut self, fault: Fault) -> Result<(), Trouble>;
+    async fn sustain(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
-    async fn heal(&mut self, fault: Fault) -> Result<(), Trouble>;
+    async fn repair(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
     /// How many events are stored.
-    async fn stored(&mut self) -> Result<u64, Trouble>;
+    async fn count_stored(&mut self) -> Result<u64, HarnessError>;
 
     /// How many rows handler and projection have written, whichever has written fewer.
-    async fn written(&mut self) -> Result<u64, Trouble>;
+    async fn count_written(&mut self) -> Result<u64, HarnessError>;
 
     /// For how many events handler or projection have not written exactly one row.
-    async fn wrong(&mut self) -> Result<u64, Trouble>;
+    async fn count_wrong(&mut self) -> Result<u64, HarnessError>;
 }
 
 /// Lets a PostgreSQL and a Redis suffer from one fault after the other.
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn run(lasting: Lasting, seed: u64) -> Result<Figures, Trouble> {
+pub async fn run(durations: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
-    let (postgres, redis) = tokio::join!(postgres::run(lasting, seed), redis::run(lasting, seed));
+    let (postgres, redis) = tokio::join!(postgres::run(durations, seed), redis::run(durations, seed));
     let (mut figures, redis) = (postgres?, redis?);
     figures.events += redis.events;
     figures.faults += redis.faults;
     figures.slowest_recovery = figures.slowest_recovery.max(redis.slowest_recovery);
-    figures.objections.extend(redis.objections);
-    Ok(Figures { took: begin.elapsed(), ..figures })
+    figures.failures.extend(redis.failures);
+    Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
 /// Lets the faults of a scene strike one after the other under load.
-async fn endure(scene: &mut impl Scene, lasting: Lasting, seed: u64, figures: &mut Figures) -> Result<(), Trouble> {
-    let load = Load::start(scene.app(), seed);
-    for fault in scene_faults(scene) {
-        let alerts = last(scene, *fault, lasting.of(*fault)).await?;
-        let silent = fault.silent(&alerts);
-        figures.objections.extend(silent.map(|who| format!("{fault:?}: no alert of `{who}` says so in {alerts:?}")));
-        let (healed, stored) = (Instant::now(), scene.stored().await?);
+async fn run_faults(
+    scenario: &mut impl FaultScenario,
+    durations: FaultDurations,
+    seed: u64,
+    figures: &mut RunSummary,
+) -> Result<(), HarnessError> {
+    let load = WriteLoad::start(scenario.app(), seed);
+    for fault in faults_of(scenario) {
+        let alerts = sustain_fault(scenario, *fault, durations.duration_of(*fault)).await?;
+        let silent = fault.missing_alerts(&alerts);
+        figures.failures.extend(silent.map(|who| format!("{fault:?}: no alert of `{who}` says so in {alerts:?}")));
+        let (healed, stored) = (Instant::now(), scenario.count_stored().await?);
         let caught_up = async || {
-            load.pause(healed.elapsed() > RECOVERY);
-            Ok(scene.written().await? >= stored)
+            load.pause(healed.elapsed() > PAUSE_LOAD_AFTER);
+            Ok(scenario.count_written().await? >= stored)
         };
-        if !reaches(caught_up).await? {
-            figures.objections.push(format!("{fault:?}: {} of {stored} rows are written", scene.written().await?));
+        if !wait_until(caught_up).await? {
+            figures
+                .failures
+                .push(format!("{fault:?}: {} of {stored} rows are written", scenario.count_written().await?));
         }
         load.pause(false);
         figures.slowest_recovery = figures.slowest_recovery.max(Some(healed.elapsed()));
         figures.faults += 1;
         // an alert may show this fault until its part of the app has tried again: the next fault would be mistaken for it
-        let app = scene.app();
-        if !reaches(async || Ok(alerts_of(app).await.is_empty())).await? {
-            figures.objections.push(format!("{fault:?}: alerts do not end: {:?}", alerts_of(app).await));
+        let app = scenario.app();
+        if !wait_until(async || Ok(alerts_of(app).await.is_empty())).await? {
+            figures.failures.push(format!("{fault:?}: alerts do not end: {:?}", alerts_of(app).await));
         }
     }
-    figures.objections.extend(load.stop().await);
-    conclude(scene, figures).await
+    figures.failures.extend(load.stop().await);
+    check_final_state(scenario, figures).await
 }
 
-const fn scene_faults<S: Scene>(_scene: &S) -> &'static [Fault] {
+const fn faults_of<S: FaultScenario>(_scene: &S) -> &'static [DatabaseFault] {
     S::FAULTS
 }
 
 /// Lets a fault last so long, and until its alerts are raised; returns the alerts that were raised meanwhile.
-async fn last(scene: &mut impl Scene, fault: Fault, time: Duration) -> Result<BTreeSet<String>, Trouble> {
-    scene.strike(fault).await?;
+async fn sustain_fault(
+    scenario: &mut impl FaultScenario,
+    fault: DatabaseFault,
+    time: Duration,
+) -> Result<BTreeSet<String>, HarnessError> {
+    scenario.inject(fault).await?;
     let (struck, mut alerts) = (Instant::now(), BTreeSet::new());
-    while struck.elapsed() < time || struck.elapsed() < PATIENCE && fault.silent(&alerts).next().is_some() {
-        scene.go_on(fault).await?;
-        alerts.extend(alerts_of(scene.app()).await);
-        tokio::time::sleep(PAUSE).await;
+    while struck.elapsed() < time
+        || struck.elapsed() < RECOVERY_TIMEOUT && fault.missing_alerts(&alerts).next().is_some()
+    {
+        scenario.sustain(fault).await?;
+        alerts.extend(alerts_of(scenario.app()).await);
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
-    scene.heal(fault).await?;
+    scenario.repair(fault).await?;
     Ok(alerts)
 }
 
@@ -207,20 +221,20 @@ async fn alerts_of(app: &App) -> Vec<String> {
 }
 
 /// Everything is written once, nothing was given up, and nothing is alarming any more.
-async fn conclude(scene: &mut impl Scene, figures: &mut Figures) -> Result<(), Trouble> {
-    let stored = scene.stored().await?;
+async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunSummary) -> Result<(), HarnessError> {
+    let stored = scenario.count_stored().await?;
     figures.events += stored;
-    if !reaches(async || Ok(scene.written().await? >= stored)).await? {
-        figures.objections.push(format!("{} of {stored} rows are written", scene.written().await?));
+    if !wait_until(async || Ok(scenario.count_written().await? >= stored)).await? {
+        figures.failures.push(format!("{} of {stored} rows are written", scenario.count_written().await?));
     }
-    let wrong = scene.wrong().await?;
+    let wrong = scenario.count_wrong().await?;
     if wrong > 0 {
-        figures.objections.push(format!("{wrong} of {stored} events have no row, or more than one"));
+        figures.failures.push(format!("{wrong} of {stored} events have no row, or more than one"));
     }
-    let app = scene.app();
-    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
-    if let Some(letter) = letters.first() {
-        figures.objections.push(format!("{} events are dead letters, as {letter:?}", letters.len()));
+    let app = scenario.app();
+    let dead_letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    if let Some(dead_letter) = dead_letters.first() {
+        figures.failures.push(format!("{} events are dead letters, as {dead_letter:?}", dead_letters.len()));
     }
     let calm = async || {
         let is_up = |status: &eventbus::ProjectionStatus| {
@@ -228,20 +242,20 @@ async fn conclude(scene: &mut impl Scene, figures: &mut Figures) -> Result<(), T
         };
         Ok(app.projections().await?.iter().all(is_up) && alerts_of(app).await.is_empty())
     };
-    if !reaches(calm).await? {
-        figures.objections.push(format!("{:?} {:?}", app.health().await, app.projections().await?));
+    if !wait_until(calm).await? {
+        figures.failures.push(format!("{:?} {:?}", app.health().await, app.projections().await?));
     }
     Ok(())
 }
 
 /// Waits until something holds; returns `false` if it has not for a long time.
-async fn reaches(mut holds: impl AsyncFnMut() -> Result<bool, Trouble>) -> Result<bool, Trouble> {
+async fn wait_until(mut holds: impl AsyncFnMut() -> Result<bool, HarnessError>) -> Result<bool, HarnessError> {
     let begin = Instant::now();
     while !holds().await? {
-        if begin.elapsed() > PATIENCE {
+        if begin.elapsed() > RECOVERY_TIMEOUT {
             return Ok(false);
         }
-        tokio::time::sleep(PAUSE).await;
+        tokio::time::sleep(POLL_INTERVAL).await;
     }
     Ok(true)
 }

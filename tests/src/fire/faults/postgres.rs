@@ -9,21 +9,21 @@ use eventbus::{App, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
 
-use super::{DRAIN, Deposited, Fault, Lasting, Scene, disk::SmallDisk, endure};
+use super::{DatabaseFault, Deposited, FaultDurations, FaultScenario, SHUTDOWN_TIMEOUT, disk::SmallDisk, run_faults};
 use crate::fire::{
-    Trouble,
+    HarnessError,
     database::{self, Database},
-    figures::Figures,
+    run_summary::RunSummary,
 };
 
 /// What the app's sessions are called: those are killed.
-const NAME: &str = "faults";
+const APPLICATION_NAME: &str = "faults";
 
 /// Whether handler and projection lock the same rows, in different orders.
 #[derive(Debug, Clone, Default)]
-struct Crossing(Arc<AtomicBool>);
+struct DeadlockSwitch(Arc<AtomicBool>);
 
-impl Crossing {
+impl DeadlockSwitch {
     async fn lock(&self, rows: [&str; 2], connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.0.load(SeqCst) {
             for row in rows {
@@ -40,7 +40,7 @@ async fn note(
     event: &Deposited,
     meta: &Metadata,
     connection: &mut PgConnection,
-    State(crossing): State<Crossing>,
+    State(crossing): State<DeadlockSwitch>,
 ) -> Result<(), sqlx::Error> {
     let insert = "INSERT INTO public.notes (id, amount, filling) VALUES ($1, $2, repeat('x', 500))";
     sqlx::query(insert).bind(meta.event_id().as_uuid()).bind(event.amount).execute(&mut *connection).await?;
@@ -48,16 +48,16 @@ async fn note(
 }
 
 #[derive(Default)]
-struct Rows;
+struct PostgresRows;
 
 #[projection(name = "rows", manual)]
-impl Rows {
+impl PostgresRows {
     async fn deposited(
         &self,
         event: &Deposited,
         meta: &Metadata,
         connection: &mut PgConnection,
-        State(crossing): State<Crossing>,
+        State(crossing): State<DeadlockSwitch>,
     ) -> Result<(), sqlx::Error> {
         let insert = "INSERT INTO public.order_rows (id, amount, filling) VALUES ($1, $2, repeat('x', 500))";
         sqlx::query(insert).bind(meta.event_id().as_uuid()).bind(event.amount).execute(&mut *connection).await?;
@@ -67,7 +67,7 @@ impl Rows {
 
 /// No key is unique, so that a row which is written twice is seen. Where no disk can be mounted the trigger says that it is
 /// full, as it says that transactions conflict.
-const TABLES: &str = "
+const TABLES_SQL: &str = "
     CREATE TABLE public.notes (id uuid, amount bigint, filling text) SPACE;
     CREATE TABLE public.order_rows (id uuid, amount bigint, filling text) SPACE;
     CREATE TABLE public.filler (filling text) SPACE;
@@ -85,143 +85,151 @@ const TABLES: &str = "
     CREATE TRIGGER strike BEFORE INSERT ON public.order_rows FOR EACH ROW EXECUTE FUNCTION public.strike();";
 
 /// A database, and an app with it and a Redis bus.
-pub(super) struct Postgres {
+pub(super) struct PostgresScenario {
     app: App,
     admin: PgConnection,
-    crossing: Crossing,
+    deadlock_switch: DeadlockSwitch,
     has_disk: bool,
 }
 
 /// Lets one suffer.
-pub(super) async fn run(lasting: Lasting, seed: u64) -> Result<Figures, Trouble> {
+pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
     let disk = SmallDisk::mount(32)?;
     let space = test_servers::unique_name("small");
-    let mut figures = Figures::of("faults");
+    let mut figures = RunSummary::new("faults");
     let endured = run_in(&database, disk.as_ref().map(|disk| (disk, &*space)), lasting, seed, &mut figures).await;
     database.remove().await?;
-    if disk.is_some() && !database::is_kept() {
+    if disk.is_some() && !database::keeps_artifacts() {
         let mut admin = <PgConnection as sqlx::Connection>::connect(test_servers::postgres_url()).await?;
-        database::run(&mut admin, &format!("DROP TABLESPACE {space}")).await?;
+        database::execute_sql(&mut admin, &format!("DROP TABLESPACE {space}")).await?;
     }
     endured?;
     let full = if disk.is_some() { "full" } else { "said to be full, as none could be mounted" };
-    figures.what = format!("tables locked, disk {full}, sessions killed, conflicts, deadlocks; Redis full, read-only");
+    figures.description =
+        format!("tables locked, disk {full}, sessions killed, conflicts, deadlocks; Redis full, read-only");
     Ok(figures)
 }
 
 async fn run_in(
     database: &Database,
     disk: Option<(&SmallDisk, &str)>,
-    lasting: Lasting,
+    lasting: FaultDurations,
     seed: u64,
-    figures: &mut Figures,
-) -> Result<(), Trouble> {
+    figures: &mut RunSummary,
+) -> Result<(), HarnessError> {
     let redis = test_servers::private_redis();
-    let url = format!("{}?application_name={NAME}", database.url());
+    let url = format!("{}?application_name={APPLICATION_NAME}", database.url());
     let store = PgEventStore::connect_with(PgEventStoreConfig { database_url: url, ..Default::default() }).await?;
     let mut admin = database.connection("auditor").await?;
     if let Some((disk, space)) = disk {
         let folder: String = sqlx::query_scalar("SHOW data_directory").fetch_one(&mut admin).await?;
         disk.give_to_owner_of(&folder)?;
-        database::run(&mut admin, &format!("CREATE TABLESPACE {space} LOCATION '{}'", disk.path().display())).await?;
+        database::execute_sql(&mut admin, &format!("CREATE TABLESPACE {space} LOCATION '{}'", disk.path().display()))
+            .await?;
     }
     let space = disk.map_or_else(String::new, |(_, space)| format!("TABLESPACE {space}"));
-    database::run(&mut admin, &TABLES.replace("SPACE", &space)).await?;
+    database::execute_sql(&mut admin, &TABLES_SQL.replace("SPACE", &space)).await?;
     let config = RedisEventBusConfig { redis_url: redis.url().into(), ..RedisEventBusConfig::default() };
-    let crossing = Crossing::default();
+    let crossing = DeadlockSwitch::default();
     let builder = App::builder().store(store).bus(RedisEventBus::connect(config).await?).state(crossing.clone());
-    let app = builder.handler::<note>().projection(Rows).start().await?;
-    let mut scene = Postgres { app, admin, crossing, has_disk: disk.is_some() };
-    endure(&mut scene, lasting, seed, figures).await?;
+    let app = builder.handler::<note>().projection(PostgresRows).start().await?;
+    let mut scenario = PostgresScenario { app, admin, deadlock_switch: crossing, has_disk: disk.is_some() };
+    run_faults(&mut scenario, lasting, seed, figures).await?;
     let deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()";
-    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut scene.admin).await?;
+    let deadlocks: i64 = sqlx::query_scalar(deadlocks).fetch_one(&mut scenario.admin).await?;
     if deadlocks == 0 {
-        figures.objections.push("there was no deadlock".into());
+        figures.failures.push("there was no deadlock".into());
     }
-    scene.app.shutdown(DRAIN).await?;
+    scenario.app.shutdown(SHUTDOWN_TIMEOUT).await?;
     Ok(())
 }
 
-impl Postgres {
-    async fn tell(&mut self, sql: &str) -> Result<(), Trouble> {
-        database::run(&mut self.admin, sql).await
+impl PostgresScenario {
+    async fn execute(&mut self, sql: &str) -> Result<(), HarnessError> {
+        database::execute_sql(&mut self.admin, sql).await
     }
 
-    async fn count(&mut self, sql: &'static str) -> Result<u64, Trouble> {
+    async fn count(&mut self, sql: &'static str) -> Result<u64, HarnessError> {
         let count: i64 = sqlx::query_scalar(sql).fetch_one(&mut self.admin).await?;
         Ok(count.try_into()?)
     }
 }
 
-impl Scene for Postgres {
-    const FAULTS: &'static [Fault] = &[Fault::Locked, Fault::Full, Fault::Killed, Fault::Conflicts, Fault::Deadlocks];
+impl FaultScenario for PostgresScenario {
+    const FAULTS: &'static [DatabaseFault] = &[
+        DatabaseFault::Locked,
+        DatabaseFault::Full,
+        DatabaseFault::Killed,
+        DatabaseFault::Conflicts,
+        DatabaseFault::Deadlocks,
+    ];
 
     fn app(&self) -> &App {
         &self.app
     }
 
-    async fn strike(&mut self, fault: Fault) -> Result<(), Trouble> {
+    async fn inject(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
         match fault {
-            Fault::Locked => {
+            DatabaseFault::Locked => {
                 let lock = "BEGIN; LOCK TABLE public.notes, public.order_rows IN ACCESS EXCLUSIVE MODE";
-                self.tell(lock).await
+                self.execute(lock).await
             }
-            Fault::Full if self.has_disk => {
+            DatabaseFault::Full if self.has_disk => {
                 // what a statement in vain has taken of the disk stays taken
                 for rows in [1_000, 100, 10, 1] {
                     let fill = format!(
                         "INSERT INTO public.filler SELECT string_agg(md5(random()::text), '')
                          FROM generate_series(1, 50 * {rows}) number GROUP BY number % {rows}"
                     );
-                    while self.tell(&fill).await.is_ok() {}
+                    while self.execute(&fill).await.is_ok() {}
                 }
                 Ok(())
             }
-            Fault::Full => self.tell("INSERT INTO public.fault VALUES ('53100', 1)").await,
-            Fault::Conflicts => self.tell("INSERT INTO public.fault VALUES ('40001', 0.7)").await,
-            Fault::Deadlocks => {
-                self.crossing.0.store(true, SeqCst);
+            DatabaseFault::Full => self.execute("INSERT INTO public.fault VALUES ('53100', 1)").await,
+            DatabaseFault::Conflicts => self.execute("INSERT INTO public.fault VALUES ('40001', 0.7)").await,
+            DatabaseFault::Deadlocks => {
+                self.deadlock_switch.0.store(true, SeqCst);
                 Ok(())
             }
-            Fault::Killed | Fault::OutOfMemory | Fault::ReadOnly => Ok(()),
+            DatabaseFault::Killed | DatabaseFault::OutOfMemory | DatabaseFault::ReadOnly => Ok(()),
         }
     }
 
-    async fn go_on(&mut self, fault: Fault) -> Result<(), Trouble> {
-        if fault == Fault::Killed {
+    async fn sustain(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
+        if fault == DatabaseFault::Killed {
             let kill = format!(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                 WHERE datname = current_database() AND application_name = '{NAME}' AND random() < 0.2"
+                 WHERE datname = current_database() AND application_name = '{APPLICATION_NAME}' AND random() < 0.2"
             );
-            self.tell(&kill).await?;
+            self.execute(&kill).await?;
         }
         Ok(())
     }
 
-    async fn heal(&mut self, fault: Fault) -> Result<(), Trouble> {
+    async fn repair(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
         match fault {
-            Fault::Locked => self.tell("COMMIT").await,
-            Fault::Full if self.has_disk => self.tell("DROP TABLE public.filler").await,
-            Fault::Full | Fault::Conflicts => self.tell("DELETE FROM public.fault").await,
-            Fault::Deadlocks => {
-                self.crossing.0.store(false, SeqCst);
+            DatabaseFault::Locked => self.execute("COMMIT").await,
+            DatabaseFault::Full if self.has_disk => self.execute("DROP TABLE public.filler").await,
+            DatabaseFault::Full | DatabaseFault::Conflicts => self.execute("DELETE FROM public.fault").await,
+            DatabaseFault::Deadlocks => {
+                self.deadlock_switch.0.store(false, SeqCst);
                 Ok(())
             }
-            Fault::Killed | Fault::OutOfMemory | Fault::ReadOnly => Ok(()),
+            DatabaseFault::Killed | DatabaseFault::OutOfMemory | DatabaseFault::ReadOnly => Ok(()),
         }
     }
 
-    async fn stored(&mut self) -> Result<u64, Trouble> {
+    async fn count_stored(&mut self) -> Result<u64, HarnessError> {
         self.count("SELECT count(*) FROM events").await
     }
 
-    async fn written(&mut self) -> Result<u64, Trouble> {
+    async fn count_written(&mut self) -> Result<u64, HarnessError> {
         let written = "SELECT least((SELECT count(*) FROM public.notes), (SELECT count(*) FROM public.order_rows))";
         self.count(written).await
     }
 
-    async fn wrong(&mut self) -> Result<u64, Trouble> {
+    async fn count_wrong(&mut self) -> Result<u64, HarnessError> {
         self.count(
             "SELECT count(*) FROM events
              LEFT JOIN (SELECT id, count(*) AS rows FROM public.notes GROUP BY id) n ON n.id = event_id

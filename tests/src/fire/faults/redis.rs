@@ -8,8 +8,8 @@ use eventbus::{
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, RedisEventStore, RedisEventStoreConfig, RedisTransaction};
 use redis::{Cmd, aio::MultiplexedConnection, cmd};
 
-use super::{DRAIN, Deposited, Fault, Lasting, Scene, endure};
-use crate::fire::{Trouble, figures::Figures};
+use super::{DatabaseFault, Deposited, FaultDurations, FaultScenario, SHUTDOWN_TIMEOUT, run_faults};
+use crate::fire::{HarnessError, run_summary::RunSummary};
 
 #[handler(manual, group = "notes")]
 async fn note(_event: &Deposited, meta: &Metadata, tx: &mut RedisTransaction) -> Result<(), BoxError> {
@@ -17,93 +17,93 @@ async fn note(_event: &Deposited, meta: &Metadata, tx: &mut RedisTransaction) ->
 }
 
 #[derive(Default)]
-struct Rows;
+struct RedisRows;
 
 #[projection(name = "rows", manual)]
-impl Rows {
+impl RedisRows {
     async fn deposited(&self, _event: &Deposited, meta: &Metadata, tx: &mut RedisTransaction) -> Result<(), BoxError> {
         Ok(tx.hincrby("rows", &meta.event_id().to_string(), 1)?)
     }
 }
 
 /// A Redis, and an app that has everything in it.
-pub(super) struct Redis {
+pub(super) struct RedisScenario {
     app: App,
     store: RedisEventStore,
     admin: MultiplexedConnection,
 }
 
 /// Lets one suffer.
-pub(super) async fn run(lasting: Lasting, seed: u64) -> Result<Figures, Trouble> {
+pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let server = test_servers::private_redis();
-    let mut figures = Figures::of("faults");
+    let mut figures = RunSummary::new("faults");
     let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
     let store = RedisEventStore::connect(config).await?;
     let config = RedisEventBusConfig { redis_url: server.url().into(), ..RedisEventBusConfig::default() };
     let builder = App::builder().store(store.clone()).bus(RedisEventBus::connect(config).await?);
-    let app = builder.handler::<note>().projection(Rows).start().await?;
+    let app = builder.handler::<note>().projection(RedisRows).start().await?;
     let admin = test_servers::redis_connection(server.url()).await;
-    let mut scene = Redis { app, store, admin };
-    endure(&mut scene, lasting, seed, &mut figures).await?;
-    scene.app.shutdown(DRAIN).await?;
+    let mut scenario = RedisScenario { app, store, admin };
+    run_faults(&mut scenario, lasting, seed, &mut figures).await?;
+    scenario.app.shutdown(SHUTDOWN_TIMEOUT).await?;
     Ok(figures)
 }
 
-impl Redis {
-    async fn tell(&mut self, command: &Cmd) -> Result<(), Trouble> {
+impl RedisScenario {
+    async fn execute(&mut self, command: &Cmd) -> Result<(), HarnessError> {
         Ok(command.query_async(&mut self.admin).await?)
     }
 
-    async fn follow(&mut self, host: &str, port: &str) -> Result<(), Trouble> {
-        self.tell(cmd("REPLICAOF").arg(host).arg(port)).await
+    async fn replicate_from(&mut self, host: &str, port: &str) -> Result<(), HarnessError> {
+        self.execute(cmd("REPLICAOF").arg(host).arg(port)).await
     }
 
-    async fn limit(&mut self, bytes: u64) -> Result<(), Trouble> {
-        self.tell(cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes)).await
+    async fn limit_memory(&mut self, bytes: u64) -> Result<(), HarnessError> {
+        self.execute(cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes)).await
     }
 
-    async fn counts(&mut self, table: &str) -> Result<Vec<u64>, Trouble> {
+    async fn counts(&mut self, table: &str) -> Result<Vec<u64>, HarnessError> {
         Ok(cmd("HVALS").arg(table).query_async(&mut self.admin).await?)
     }
 }
 
-impl Scene for Redis {
-    const FAULTS: &'static [Fault] = &[Fault::OutOfMemory, Fault::ReadOnly];
+impl FaultScenario for RedisScenario {
+    const FAULTS: &'static [DatabaseFault] = &[DatabaseFault::OutOfMemory, DatabaseFault::ReadOnly];
 
     fn app(&self) -> &App {
         &self.app
     }
 
-    async fn strike(&mut self, fault: Fault) -> Result<(), Trouble> {
+    async fn inject(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
         match fault {
-            Fault::OutOfMemory => self.limit(1).await,
+            DatabaseFault::OutOfMemory => self.limit_memory(1).await,
             // no server listens there, so it keeps what it has
-            _ => self.follow("127.0.0.1", "1").await,
+            _ => self.replicate_from("127.0.0.1", "1").await,
         }
     }
 
-    async fn go_on(&mut self, _fault: Fault) -> Result<(), Trouble> {
+    async fn sustain(&mut self, _fault: DatabaseFault) -> Result<(), HarnessError> {
         Ok(())
     }
 
-    async fn heal(&mut self, fault: Fault) -> Result<(), Trouble> {
+    async fn repair(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
         match fault {
-            Fault::OutOfMemory => self.limit(0).await,
-            _ => self.follow("NO", "ONE").await,
+            DatabaseFault::OutOfMemory => self.limit_memory(0).await,
+            _ => self.replicate_from("NO", "ONE").await,
         }
     }
 
-    async fn stored(&mut self) -> Result<u64, Trouble> {
+    async fn count_stored(&mut self) -> Result<u64, HarnessError> {
         let head = self.store.head().await?;
         Ok(self.store.count_events(Position::START, head, &FeedFilter::all()).await?)
     }
 
-    async fn written(&mut self) -> Result<u64, Trouble> {
+    async fn count_written(&mut self) -> Result<u64, HarnessError> {
         Ok(self.counts("notes").await?.len().min(self.counts("rows").await?.len()) as u64)
     }
 
-    async fn wrong(&mut self) -> Result<u64, Trouble> {
-        let stored = self.stored().await?;
+    async fn count_wrong(&mut self) -> Result<u64, HarnessError> {
+        let stored = self.count_stored().await?;
         let mut wrong = 0;
         for table in ["notes", "rows"] {
             let counts = self.counts(table).await?;

@@ -4,8 +4,8 @@ use std::{env, os::unix::process::ExitStatusExt as _, path::PathBuf, process::St
 
 use tokio::process::{Child, Command};
 
-use super::role::{Script, VARIABLE};
-use crate::fire::Trouble;
+use super::process_role::{CONFIG_VARIABLE, ProcessConfig};
+use crate::fire::HarnessError;
 
 const SIGABRT: i32 = 6;
 
@@ -18,7 +18,7 @@ pub struct Program {
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
+pub enum ProcessEnd {
     /// It was killed.
     Killed,
     /// It died at the point that it was told.
@@ -30,7 +30,7 @@ impl Program {
     ///
     /// # Errors
     /// If the system does not know what runs.
-    pub fn this(arguments: &[&str]) -> Result<Self, Trouble> {
+    pub fn this(arguments: &[&str]) -> Result<Self, HarnessError> {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         Ok(Self { path: env::current_exe()?, arguments })
     }
@@ -48,9 +48,10 @@ impl Program {
     ///
     /// # Errors
     /// Whatever the system says.
-    pub fn spawn(&self, script: &Script) -> Result<Process, Trouble> {
-        let child = self.command().env(VARIABLE, serde_json::to_string(script)?).stderr(Stdio::piped()).spawn()?;
-        Ok(Process { child, is_to_die: script.death.is_some() })
+    pub fn spawn(&self, script: &ProcessConfig) -> Result<Process, HarnessError> {
+        let child =
+            self.command().env(CONFIG_VARIABLE, serde_json::to_string(script)?).stderr(Stdio::piped()).spawn()?;
+        Ok(Process { child, may_crash: script.death.is_some() })
     }
 }
 
@@ -58,7 +59,7 @@ impl Program {
 #[derive(Debug)]
 pub struct Process {
     child: Child,
-    is_to_die: bool,
+    may_crash: bool,
 }
 
 impl Process {
@@ -66,26 +67,26 @@ impl Process {
     ///
     /// # Errors
     /// If it ended in any other way.
-    pub async fn live(mut self, time: Duration) -> Result<End, Trouble> {
+    pub async fn run_for(mut self, time: Duration) -> Result<ProcessEnd, HarnessError> {
         let Ok(ended) = tokio::time::timeout(time, self.child.wait()).await else {
             return self.kill().await;
         };
-        self.judge(ended?).await
+        self.classify_end(ended?).await
     }
 
     /// Kills it with `kill -9`.
     ///
     /// # Errors
     /// If it ended in any other way before.
-    pub async fn kill(mut self) -> Result<End, Trouble> {
+    pub async fn kill(mut self) -> Result<ProcessEnd, HarnessError> {
         self.child.start_kill()?;
         let ended = self.child.wait().await?;
-        if ended.signal() == Some(9) { Ok(End::Killed) } else { self.judge(ended).await }
+        if ended.signal() == Some(9) { Ok(ProcessEnd::Killed) } else { self.classify_end(ended).await }
     }
 
-    async fn judge(self, ended: std::process::ExitStatus) -> Result<End, Trouble> {
-        if self.is_to_die && ended.signal() == Some(SIGABRT) {
-            return Ok(End::AtPoint);
+    async fn classify_end(self, ended: std::process::ExitStatus) -> Result<ProcessEnd, HarnessError> {
+        if self.may_crash && ended.signal() == Some(SIGABRT) {
+            return Ok(ProcessEnd::AtPoint);
         }
         let said = self.child.wait_with_output().await?;
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -96,9 +97,9 @@ impl Process {
     ///
     /// # Errors
     /// If it is gone.
-    pub async fn signal(&self, signal: &str) -> Result<(), Trouble> {
+    pub async fn signal(&self, signal: &str) -> Result<(), HarnessError> {
         let id = self.child.id().ok_or("the process is gone")?;
-        send(id, signal).await
+        send_signal(id, signal).await
     }
 }
 
@@ -106,7 +107,7 @@ impl Process {
 ///
 /// # Errors
 /// If it is gone.
-pub(in crate::fire) async fn send(id: u32, signal: &str) -> Result<(), Trouble> {
+pub(in crate::fire) async fn send_signal(id: u32, signal: &str) -> Result<(), HarnessError> {
     let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status().await?;
     if sent.success() { Ok(()) } else { Err(format!("no signal {signal} for process {id}").into()) }
 }

@@ -22,10 +22,10 @@ use futures_util::TryStreamExt as _;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestRng, TestRunner};
 use tokio::runtime::Runtime;
 
-pub use program::{Expected, One, Step, program};
+pub use program::{AppendStep, ProgramStep, RelativeExpectation, program};
 use reference::{Answer, Reference};
 
-use super::{Trouble, evidence::Folded, workload};
+use super::{HarnessError, evidence::Folded, workload};
 
 /// How long PostgreSQL may take to roll a refused append back, on a machine under load.
 const ROLLBACK_DEADLINE: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ const ROLLBACK_DEADLINE: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// If the variable is no number.
-pub fn cases(usually: u32) -> Result<u32, Trouble> {
+pub fn cases(usually: u32) -> Result<u32, HarnessError> {
     Ok(std::env::var("FIRE_CASES").map_or(Ok(usually), |cases| cases.parse())?)
 }
 
@@ -42,7 +42,7 @@ pub fn cases(usually: u32) -> Result<u32, Trouble> {
 ///
 /// # Errors
 /// The smallest program found on which the store and the model differ, and where.
-pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64) -> Result<u64, Trouble> {
+pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64) -> Result<u64, HarnessError> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let config = Config { cases, failure_persistence: None, ..Config::default() };
@@ -50,7 +50,7 @@ pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64
     let faults = AtomicU64::new(0);
     let outcome = runner.run(&program(), |steps| {
         faults.fetch_add(steps.iter().filter(|step| step.is_fault()).count() as u64, Ordering::Relaxed);
-        let played = runtime.block_on(Player::play(Arc::clone(store), &steps));
+        let played = runtime.block_on(ModelRunner::run_program(Arc::clone(store), &steps));
         played.map_err(|error| TestCaseError::fail(error.to_string()))
     });
     outcome.map_err(|error| error.to_string())?;
@@ -58,9 +58,9 @@ pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64
 }
 
 /// Plays one program on a store and on the model.
-struct Player {
+struct ModelRunner {
     store: FaultyStore,
-    plain: Arc<dyn EventStore>,
+    direct: Arc<dyn EventStore>,
     model: Reference,
     /// Where the feed was when the program began.
     begin: Position,
@@ -70,102 +70,106 @@ struct Player {
     appended: Vec<Append>,
 }
 
-impl Player {
-    async fn play(store: Arc<dyn EventStore>, steps: &[Step]) -> Result<(), Trouble> {
+impl ModelRunner {
+    async fn run_program(store: Arc<dyn EventStore>, steps: &[ProgramStep]) -> Result<(), HarnessError> {
         let own = Uuid::now_v7();
         let streams: Result<Vec<_>, _> =
             (0..program::STREAMS).map(|number| workload::stream(format_args!("{own}-{number}"))).collect();
         let begin = store.head().await?;
         let mut player = Self {
             store: FaultyStore::new(Arc::clone(&store)),
-            plain: store,
+            direct: store,
             model: Reference::default(),
             begin,
             streams: streams?,
             appended: Vec::new(),
         };
         for (number, step) in steps.iter().enumerate() {
-            player.step(step).await.map_err(|error| format!("step {number}, {step:?}: {error}"))?;
+            player.run_step(step).await.map_err(|error| format!("step {number}, {step:?}: {error}"))?;
         }
-        player.whole().await
+        player.check_all().await
     }
 
-    async fn step(&mut self, step: &Step) -> Result<(), Trouble> {
+    async fn run_step(&mut self, step: &ProgramStep) -> Result<(), HarnessError> {
         self.model.begin_step();
         match step {
-            Step::Append(one) => {
-                let append = self.make(one);
+            ProgramStep::Append(append_step) => {
+                let append = self.build_append(append_step);
                 let answer = self.append(&append, None).await;
-                self.judge(&append, answer)
+                self.check_answer(&append, answer)
             }
-            Step::LoseReply(one) => {
-                let append = self.make(one);
+            ProgramStep::LoseReply(append_step) => {
+                let append = self.build_append(append_step);
                 if let Err(AppendError::OutcomeUnknown(_)) = self.append(&append, Some(Fault::LostReply)).await {
                     // the first answer was lost: the second must be what it was
                     let answer = self.append(&append, None).await;
-                    return self.judge(&append, answer);
+                    return self.check_answer(&append, answer);
                 }
                 let answer = self.append(&append, None).await;
-                self.judge(&append, answer)
+                self.check_answer(&append, answer)
             }
-            Step::Unreachable(one) => {
-                let append = self.make(one);
+            ProgramStep::Unreachable(append_step) => {
+                let append = self.build_append(append_step);
                 match self.append(&append, Some(Fault::Unavailable)).await {
                     Err(AppendError::Unavailable(_)) => Ok(()),
                     other => Err(format!("not unavailable but {other:?}").into()),
                 }
             }
-            Step::Many(ones) => self.many(ones).await,
-            Step::Again(nth, expected) => {
+            ProgramStep::Many(append_steps) => self.append_many(append_steps).await,
+            ProgramStep::Again(nth, expected) => {
                 let Some(index) = nth.checked_rem(self.appended.len()) else { return Ok(()) };
                 let former = self.appended[index].clone();
-                let append = Append { expected: self.expected(&former.stream, *expected), ..former };
+                let append = Append { expected: self.expected_version(&former.stream, *expected), ..former };
                 let answer = self.append(&append, None).await;
-                self.judge(&append, answer)
+                self.check_answer(&append, answer)
             }
-            Step::TakenId(one, nth) => {
+            ProgramStep::TakenId(append_step, nth) => {
                 let Some(index) = nth.checked_rem(self.appended.len()) else { return Ok(()) };
-                let mut append = self.make(one);
+                let mut append = self.build_append(append_step);
                 append.events.extend(self.appended[index].events.first().cloned());
                 let answer = self.append(&append, None).await;
-                self.judge(&append, answer)
+                self.check_answer(&append, answer)
             }
-            Step::Load { stream, from, backward } => self.load(*stream, *from, *backward).await,
-            Step::Feed { after } => self.feed(*after).await,
+            ProgramStep::Load { stream, from, backward } => self.load(*stream, *from, *backward).await,
+            ProgramStep::Feed { after } => self.feed(*after).await,
         }
     }
 
-    fn make(&mut self, one: &One) -> Append {
-        let stream = self.streams[one.stream].clone();
-        let events = one.amounts.iter().map(|amount| workload::event(*amount)).collect();
-        let append = Append { expected: self.expected(&stream, one.expected), stream, events };
+    fn build_append(&mut self, append_step: &AppendStep) -> Append {
+        let stream = self.streams[append_step.stream].clone();
+        let events = append_step.amounts.iter().map(|amount| workload::event(*amount)).collect();
+        let append = Append { expected: self.expected_version(&stream, append_step.expected), stream, events };
         if !append.events.is_empty() {
             self.appended.push(append.clone());
         }
         append
     }
 
-    fn expected(&self, stream: &StreamId, expected: Expected) -> eventbus::ExpectedVersion {
+    fn expected_version(&self, stream: &StreamId, expected: RelativeExpectation) -> eventbus::ExpectedVersion {
         expected.at(self.model.version(stream))
     }
 
     async fn append(&self, append: &Append, fault: Option<Fault>) -> Result<Vec<RecordedEvent>, AppendError> {
         if let Some(fault) = fault {
-            self.store.appends.next(fault, 1);
+            self.store.appends.fail_next(fault, 1);
         }
         self.store.append(&append.stream, append.expected, append.events.clone()).await
     }
 
-    async fn many(&mut self, ones: &[One]) -> Result<(), Trouble> {
-        let appends: Vec<_> = ones.iter().map(|one| self.make(one)).collect();
-        let answers = self.plain.append_many(appends.clone()).await;
+    async fn append_many(&mut self, append_steps: &[AppendStep]) -> Result<(), HarnessError> {
+        let appends: Vec<_> = append_steps.iter().map(|append_step| self.build_append(append_step)).collect();
+        let answers = self.direct.append_many(appends.clone()).await;
         if answers.len() != appends.len() {
             return Err(format!("{} answers to {} appends", answers.len(), appends.len()).into());
         }
-        appends.iter().zip(answers).try_for_each(|(append, answer)| self.judge(append, answer))
+        appends.iter().zip(answers).try_for_each(|(append, answer)| self.check_answer(append, answer))
     }
 
-    fn judge(&mut self, append: &Append, answer: Result<Vec<RecordedEvent>, AppendError>) -> Result<(), Trouble> {
+    fn check_answer(
+        &mut self,
+        append: &Append,
+        answer: Result<Vec<RecordedEvent>, AppendError>,
+    ) -> Result<(), HarnessError> {
         let expected = self.model.append(append);
         let got = match answer {
             Ok(records) => Answer::Stored(records),
@@ -176,18 +180,18 @@ impl Player {
         self.model.compare(&expected, &got)
     }
 
-    async fn load(&self, stream: usize, from: u64, backward: bool) -> Result<(), Trouble> {
+    async fn load(&self, stream: usize, from: u64, backward: bool) -> Result<(), HarnessError> {
         let stream = &self.streams[stream];
         let direction = if backward { Direction::Backward } else { Direction::Forward };
-        let loaded: Vec<_> = self.plain.read_stream(stream, from.into(), direction).try_collect().await?;
-        self.model.same(&loaded, &self.model.load(stream, from.into(), backward), "load")?;
-        let version = self.plain.stream_version(stream).await?;
+        let loaded: Vec<_> = self.direct.read_stream(stream, from.into(), direction).try_collect().await?;
+        self.model.check_equal(&loaded, &self.model.load(stream, from.into(), backward), "load")?;
+        let version = self.direct.stream_version(stream).await?;
         let fold = |records: &[RecordedEvent]| {
-            records
-                .iter()
-                .try_fold(Folded::default(), |folded, record| Ok::<_, Trouble>(folded.and(workload::amount(record)?)))
+            records.iter().try_fold(Folded::default(), |folded, record| {
+                Ok::<_, HarnessError>(folded.plus(workload::amount(record)?))
+            })
         };
-        let whole: Vec<_> = self.plain.read_stream(stream, Version::FIRST, Direction::Forward).try_collect().await?;
+        let whole: Vec<_> = self.direct.read_stream(stream, Version::FIRST, Direction::Forward).try_collect().await?;
         let expected = (self.model.version(stream), self.model.fold(stream));
         match (version, fold(&whole)?) == expected {
             true => Ok(()),
@@ -199,22 +203,22 @@ impl Player {
     ///
     /// The feed may end early for a moment: PostgreSQL answers a refused append before it has rolled the transaction
     /// back, and the head stays below an append that is open. So a feed that ends early is read again.
-    async fn feed(&self, after: usize) -> Result<(), Trouble> {
+    async fn feed(&self, after: usize) -> Result<(), HarnessError> {
         let (position, expected) = self.model.feed(after);
         let own = |record: &RecordedEvent| self.streams.contains(record.metadata().stream());
         let deadline = Instant::now() + ROLLBACK_DEADLINE;
         loop {
-            let feed = self.plain.read_all(position.unwrap_or(self.begin));
+            let feed = self.direct.read_all(position.unwrap_or(self.begin));
             let found: Vec<_> = feed.try_collect::<Vec<_>>().await?.into_iter().filter(own).collect();
             let ends_early = found.len() < expected.len() && expected.starts_with(&found);
             if !ends_early || Instant::now() > deadline {
-                return self.model.same(&found, expected, "feed");
+                return self.model.check_equal(&found, expected, "feed");
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
-    async fn whole(&self) -> Result<(), Trouble> {
+    async fn check_all(&self) -> Result<(), HarnessError> {
         for stream in 0..self.streams.len() {
             self.load(stream, 1, false).await?;
         }

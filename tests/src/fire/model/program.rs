@@ -12,19 +12,19 @@ pub(super) const STREAMS: usize = 3;
 
 /// A step of a program.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub enum ProgramStep {
     /// Append.
-    Append(One),
+    Append(AppendStep),
     /// Append, lose the reply, append again.
-    LoseReply(One),
+    LoseReply(AppendStep),
     /// Append without reaching the store.
-    Unreachable(One),
+    Unreachable(AppendStep),
     /// Several appends at once.
-    Many(Vec<One>),
+    Many(Vec<AppendStep>),
     /// A former append with the same ids, with another expectation.
-    Again(usize, Expected),
+    Again(usize, RelativeExpectation),
     /// An append that also has an event id of a former one.
-    TakenId(One, usize),
+    TakenId(AppendStep, usize),
     /// Load a stream.
     Load {
         /// Which.
@@ -41,7 +41,7 @@ pub enum Step {
     },
 }
 
-impl Step {
+impl ProgramStep {
     /// Whether a call fails on purpose.
     pub(super) const fn is_fault(&self) -> bool {
         matches!(self, Self::LoseReply(_) | Self::Unreachable(_))
@@ -50,18 +50,18 @@ impl Step {
 
 /// An append.
 #[derive(Debug, Clone)]
-pub struct One {
+pub struct AppendStep {
     /// To which stream.
     pub stream: usize,
     /// What it expects.
-    pub expected: Expected,
+    pub expected: RelativeExpectation,
     /// An event for each.
     pub amounts: Vec<i64>,
 }
 
 /// What an append expects, seen from where the stream is.
 #[derive(Debug, Clone, Copy)]
-pub enum Expected {
+pub enum RelativeExpectation {
     /// Anything.
     Any,
     /// No stream.
@@ -76,7 +76,7 @@ pub enum Expected {
     Ahead(u64),
 }
 
-impl Expected {
+impl RelativeExpectation {
     /// The expectation if the stream is at `version`.
     #[must_use]
     pub fn at(self, version: Version) -> ExpectedVersion {
@@ -91,40 +91,40 @@ impl Expected {
     }
 }
 
-fn expected() -> impl Strategy<Value = Expected> {
+fn expectation() -> impl Strategy<Value = RelativeExpectation> {
     prop_oneof![
-        4 => Just(Expected::Any),
-        2 => Just(Expected::NoStream),
-        1 => Just(Expected::Exists),
-        5 => Just(Expected::Right),
-        2 => (1_u64..4).prop_map(Expected::Old),
-        1 => (1_u64..4).prop_map(Expected::Ahead),
+        4 => Just(RelativeExpectation::Any),
+        2 => Just(RelativeExpectation::NoStream),
+        1 => Just(RelativeExpectation::Exists),
+        5 => Just(RelativeExpectation::Right),
+        2 => (1_u64..4).prop_map(RelativeExpectation::Old),
+        1 => (1_u64..4).prop_map(RelativeExpectation::Ahead),
     ]
 }
 
-fn one(events: std::ops::Range<usize>) -> impl Strategy<Value = One> {
-    (0..STREAMS, expected(), vec(-100_i64..100, events)).prop_map(|(stream, expected, amounts)| One {
+fn append_step(events: std::ops::Range<usize>) -> impl Strategy<Value = AppendStep> {
+    (0..STREAMS, expectation(), vec(-100_i64..100, events)).prop_map(|(stream, expected, amounts)| AppendStep {
         stream,
         expected,
         amounts,
     })
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn program_step() -> impl Strategy<Value = ProgramStep> {
     prop_oneof![
-        6 => one(0..4).prop_map(Step::Append),
-        2 => one(1..4).prop_map(Step::LoseReply),
-        1 => one(1..3).prop_map(Step::Unreachable),
-        3 => vec(one(1..3), 0..7).prop_map(Step::Many),
-        3 => (0_usize..100, expected()).prop_map(|(nth, expected)| Step::Again(nth, expected)),
-        1 => (one(0..3), 0_usize..100).prop_map(|(one, nth)| Step::TakenId(one, nth)),
+        6 => append_step(0..4).prop_map(ProgramStep::Append),
+        2 => append_step(1..4).prop_map(ProgramStep::LoseReply),
+        1 => append_step(1..3).prop_map(ProgramStep::Unreachable),
+        3 => vec(append_step(1..3), 0..7).prop_map(ProgramStep::Many),
+        3 => (0_usize..100, expectation()).prop_map(|(nth, expected)| ProgramStep::Again(nth, expected)),
+        1 => (append_step(0..3), 0_usize..100).prop_map(|(one, nth)| ProgramStep::TakenId(one, nth)),
         2 => (0..STREAMS, 0_u64..9, proptest::bool::ANY)
-            .prop_map(|(stream, from, backward)| Step::Load { stream, from, backward }),
-        2 => (0_usize..40).prop_map(|after| Step::Feed { after }),
+            .prop_map(|(stream, from, backward)| ProgramStep::Load { stream, from, backward }),
+        2 => (0_usize..40).prop_map(|after| ProgramStep::Feed { after }),
     ]
 }
 
 /// A program.
-pub fn program() -> impl Strategy<Value = Vec<Step>> {
-    vec(step(), 1..16)
+pub fn program() -> impl Strategy<Value = Vec<ProgramStep>> {
+    vec(program_step(), 1..16)
 }

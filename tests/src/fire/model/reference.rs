@@ -4,14 +4,14 @@ use std::collections::HashMap;
 
 use eventbus::{EventId, Position, RecordedEvent, StreamId, Version, port::Append};
 
-use crate::fire::{Trouble, evidence::Folded, workload};
+use crate::fire::{HarnessError, evidence::Folded, workload};
 
 /// All events, in position order, as the store has recorded them.
 #[derive(Debug, Default)]
 pub(super) struct Reference {
     events: Vec<RecordedEvent>,
     /// Where the step began: what it appends comes after. Appends made at once to several streams come in any order.
-    floor: Position,
+    step_start: Position,
 }
 
 /// What came of an append.
@@ -24,7 +24,7 @@ pub(super) enum Answer {
 
 /// What has to come of an append.
 #[derive(Debug)]
-pub(super) enum Due {
+pub(super) enum ExpectedAnswer {
     /// These are stored already.
     Known(Vec<RecordedEvent>),
     /// They follow the version.
@@ -37,18 +37,18 @@ pub(super) enum Due {
 impl Reference {
     /// A step of the program begins.
     pub(super) fn begin_step(&mut self) {
-        self.floor = self.events.last().and_then(RecordedEvent::position).unwrap_or(self.floor);
+        self.step_start = self.events.last().and_then(RecordedEvent::position).unwrap_or(self.step_start);
     }
 
     pub(super) fn version(&self, stream: &StreamId) -> Version {
-        self.of(stream).last().map_or(Version::NONE, RecordedEvent::version)
+        self.events_of(stream).last().map_or(Version::NONE, RecordedEvent::version)
     }
 
-    fn of(&self, stream: &StreamId) -> impl DoubleEndedIterator<Item = &RecordedEvent> {
+    fn events_of(&self, stream: &StreamId) -> impl DoubleEndedIterator<Item = &RecordedEvent> {
         self.events.iter().filter(move |record| record.metadata().stream() == stream)
     }
 
-    pub(super) fn append(&self, append: &Append) -> Due {
+    pub(super) fn append(&self, append: &Append) -> ExpectedAnswer {
         let by_id: HashMap<EventId, &RecordedEvent> =
             self.events.iter().map(|record| (record.metadata().event_id(), record)).collect();
         let known: Vec<_> = append.events.iter().filter_map(|event| by_id.get(&event.event_id()).copied()).collect();
@@ -57,52 +57,57 @@ impl Reference {
             && known.iter().all(|record| *record.metadata().stream() == append.stream)
             && known.windows(2).all(|pair| pair[0].version().next() == pair[1].version());
         if is_repeat {
-            return Due::Known(known.into_iter().cloned().collect());
+            return ExpectedAnswer::Known(known.into_iter().cloned().collect());
         }
         if !known.is_empty() {
-            return Due::IdTaken;
+            return ExpectedAnswer::IdTaken;
         }
-        if append.expected.matches(version) { Due::New(append.clone(), version) } else { Due::Conflict(version) }
+        if append.expected.matches(version) {
+            ExpectedAnswer::New(append.clone(), version)
+        } else {
+            ExpectedAnswer::Conflict(version)
+        }
     }
 
     /// Whether that came which was due; takes in what was stored.
-    pub(super) fn compare(&mut self, due: &Due, answer: &Answer) -> Result<(), Trouble> {
-        match (due, answer) {
-            (Due::Known(expected), Answer::Stored(found)) => self.same(found, expected, "repeat"),
-            (Due::New(append, version), Answer::Stored(found)) => self.take(append, *version, found),
-            (Due::Conflict(expected), Answer::Conflict(found)) if expected == found => Ok(()),
+    pub(super) fn compare(&mut self, expected_answer: &ExpectedAnswer, answer: &Answer) -> Result<(), HarnessError> {
+        match (expected_answer, answer) {
+            (ExpectedAnswer::Known(expected), Answer::Stored(found)) => self.check_equal(found, expected, "repeat"),
+            (ExpectedAnswer::New(append, version), Answer::Stored(found)) => self.accept(append, *version, found),
+            (ExpectedAnswer::Conflict(expected), Answer::Conflict(found)) if expected == found => Ok(()),
             // both are true of it: the store may say either
-            (Due::IdTaken, Answer::IdTaken | Answer::Conflict(_)) => Ok(()),
-            (due, answer) => Err(format!("{answer:?} where {due:?} was due").into()),
+            (ExpectedAnswer::IdTaken, Answer::IdTaken | Answer::Conflict(_)) => Ok(()),
+            (expected_answer, answer) => Err(format!("{answer:?} where {expected_answer:?} was due").into()),
         }
     }
 
-    fn take(&mut self, append: &Append, version: Version, found: &[RecordedEvent]) -> Result<(), Trouble> {
-        let last = self.of(&append.stream).last().and_then(RecordedEvent::position).unwrap_or(self.floor);
-        let last = last.max(self.floor);
+    fn accept(&mut self, append: &Append, version: Version, found: &[RecordedEvent]) -> Result<(), HarnessError> {
+        let last = self.events_of(&append.stream).last().and_then(RecordedEvent::position).unwrap_or(self.step_start);
+        let last = last.max(self.step_start);
         let positions: Vec<_> = found.iter().filter_map(RecordedEvent::position).collect();
         let grow = positions.first().is_none_or(|first| *first > last) && positions.is_sorted_by(|a, b| a < b);
         if positions.len() != append.events.len() || !grow {
             return Err(format!("positions {positions:?} after {last}").into());
         }
-        let due: Vec<_> = append
+        let expected_events: Vec<_> = append
             .events
             .iter()
             .zip(found.iter().zip(&positions))
             .enumerate()
             .map(|(nth, (event, (found, position)))| {
-                let due = event.clone().recorded_as(append.stream.clone(), version.plus(nth + 1), Some(*position));
-                due.with_recorded_at(found.metadata().recorded_at())
+                let expected_events =
+                    event.clone().recorded_as(append.stream.clone(), version.plus(nth + 1), Some(*position));
+                expected_events.with_recorded_at(found.metadata().recorded_at())
             })
             .collect();
-        self.same(found, &due, "append")?;
-        self.events.extend(due);
+        self.check_equal(found, &expected_events, "append")?;
+        self.events.extend(expected_events);
         self.events.sort_by_key(RecordedEvent::position);
         Ok(())
     }
 
     pub(super) fn load(&self, stream: &StreamId, from: Version, backward: bool) -> Vec<RecordedEvent> {
-        let events = self.of(stream);
+        let events = self.events_of(stream);
         if backward {
             return events.rev().filter(|record| record.version() <= from).cloned().collect();
         }
@@ -118,18 +123,23 @@ impl Reference {
     }
 
     pub(super) fn fold(&self, stream: &StreamId) -> Folded {
-        let amounts = self.of(stream).filter_map(|record| workload::amount(record).ok());
-        amounts.fold(Folded::default(), Folded::and)
+        let amounts = self.events_of(stream).filter_map(|record| workload::amount(record).ok());
+        amounts.fold(Folded::default(), Folded::plus)
     }
 
-    pub(super) fn same(&self, found: &[RecordedEvent], due: &[RecordedEvent], what: &str) -> Result<(), Trouble> {
-        if found == due {
+    pub(super) fn check_equal(
+        &self,
+        found: &[RecordedEvent],
+        expected_events: &[RecordedEvent],
+        what: &str,
+    ) -> Result<(), HarnessError> {
+        if found == expected_events {
             return Ok(());
         }
         let brief = |records: &[RecordedEvent]| {
             let brief = |record: &RecordedEvent| (record.metadata().stream().to_string(), record.version().get());
             records.iter().map(brief).collect::<Vec<_>>()
         };
-        Err(format!("{what} gave {:?}, not {:?}", brief(found), brief(due)).into())
+        Err(format!("{what} gave {:?}, not {:?}", brief(found), brief(expected_events)).into())
     }
 }

@@ -23,24 +23,24 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::Trouble;
+use super::HarnessError;
 
 /// What may become of a connection, and how likely it is.
 #[derive(Debug, Clone, Copy)]
-pub struct Weather {
+pub struct FaultProfile {
     /// The chance of a connection to suffer at all, in percent.
     pub percent: u8,
     /// It suffers after this many bytes at most, in either direction.
     pub within_bytes: u64,
     /// The longest time that a connection which stands still does so.
-    pub still: Duration,
+    pub stall_time: Duration,
 }
 
 /// What becomes of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub enum ConnectionFault {
     /// It works.
-    Works,
+    Healthy,
     /// Whatever comes from the server comes late, and after so many bytes towards the client both ends are closed.
     Delayed(Duration, u64),
     /// After so many bytes towards the server both ends are closed.
@@ -50,30 +50,30 @@ pub enum Fate {
     /// After so many bytes towards the server, all of which arrive, the client's end is reset.
     ResetAfterSend(u64),
     /// After so many bytes towards the client nothing passes any more, but both ends stay open for a time.
-    StandsStill(u64),
+    Stalls(u64),
 }
 
-impl Fate {
-    fn draw(weather: Weather, random: &mut Rng) -> Self {
-        if random.u8(..100) >= weather.percent {
-            return Self::Works;
+impl ConnectionFault {
+    fn random(profile: FaultProfile, random: &mut Rng) -> Self {
+        if random.u8(..100) >= profile.percent {
+            return Self::Healthy;
         }
-        let bytes = random.u64(..=weather.within_bytes);
+        let bytes = random.u64(..=profile.within_bytes);
         match random.u8(..12) {
             0 => Self::Delayed(Duration::from_millis(random.u64(1..20)), bytes),
             1..=3 => Self::CutToServer(bytes),
             4..=6 => Self::CutToClient(bytes),
             7..=10 => Self::ResetAfterSend(bytes),
-            _ => Self::StandsStill(bytes),
+            _ => Self::Stalls(bytes),
         }
     }
 
     /// How many bytes pass towards the server, and towards the client.
     const fn limits(self) -> [u64; 2] {
         match self {
-            Self::Works => [u64::MAX, u64::MAX],
+            Self::Healthy => [u64::MAX, u64::MAX],
             Self::CutToServer(bytes) | Self::ResetAfterSend(bytes) => [bytes, u64::MAX],
-            Self::CutToClient(bytes) | Self::StandsStill(bytes) | Self::Delayed(_, bytes) => [u64::MAX, bytes],
+            Self::CutToClient(bytes) | Self::Stalls(bytes) | Self::Delayed(_, bytes) => [u64::MAX, bytes],
         }
     }
 }
@@ -82,38 +82,38 @@ impl Fate {
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    shared: Arc<Shared>,
+    inner: Arc<ProxyInner>,
     accepting: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct ProxyInner {
     server: SocketAddr,
-    weather: Weather,
+    profile: FaultProfile,
     random: Mutex<Rng>,
-    is_calm: AtomicBool,
-    calmed: Notify,
+    is_fault_free: AtomicBool,
+    fault_free: Notify,
     cuts: AtomicU64,
     resets: AtomicU64,
-    stills: AtomicU64,
+    stalls: AtomicU64,
 }
 
 /// How many connections suffered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Suffered {
+pub struct FaultCounts {
     /// Were closed in the midst.
     pub cuts: u64,
     /// Were reset after what the client sent had gone through.
     pub resets: u64,
     /// Stood still.
-    pub stills: u64,
+    pub stalls: u64,
 }
 
-impl Suffered {
+impl FaultCounts {
     /// All of them.
     #[must_use]
-    pub const fn all(self) -> u64 {
-        self.cuts + self.resets + self.stills
+    pub const fn total(self) -> u64 {
+        self.cuts + self.resets + self.stalls
     }
 }
 
@@ -122,21 +122,21 @@ impl Proxy {
     ///
     /// # Errors
     /// Whatever the system says.
-    pub async fn before(server: SocketAddr, weather: Weather, seed: u64) -> Result<Self, Trouble> {
+    pub async fn start(server: SocketAddr, profile: FaultProfile, seed: u64) -> Result<Self, HarnessError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared {
+        let inner = Arc::new(ProxyInner {
             server,
-            weather,
+            profile,
             random: Mutex::new(Rng::with_seed(seed)),
-            is_calm: AtomicBool::new(false),
-            calmed: Notify::new(),
+            is_fault_free: AtomicBool::new(false),
+            fault_free: Notify::new(),
             cuts: AtomicU64::new(0),
             resets: AtomicU64::new(0),
-            stills: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Ok(Self { address, shared, accepting })
+        let accepting = tokio::spawn(accept(listener, Arc::clone(&inner)));
+        Ok(Self { address, inner, accepting })
     }
 
     /// Where to connect instead.
@@ -146,68 +146,70 @@ impl Proxy {
     }
 
     /// From now on nothing suffers; what stands still is closed.
-    pub fn calm(&self) {
-        self.shared.is_calm.store(true, Ordering::SeqCst);
-        self.shared.calmed.notify_waiters();
+    pub fn stop_faults(&self) {
+        self.inner.is_fault_free.store(true, Ordering::SeqCst);
+        self.inner.fault_free.notify_waiters();
     }
 
     /// How many connections have suffered so far.
     #[must_use]
-    pub fn suffered(&self) -> Suffered {
+    pub fn fault_counts(&self) -> FaultCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
-        let Shared { cuts, resets, stills, .. } = &*self.shared;
-        Suffered { cuts: count(cuts), resets: count(resets), stills: count(stills) }
+        let ProxyInner { cuts, resets, stalls: stills, .. } = &*self.inner;
+        FaultCounts { cuts: count(cuts), resets: count(resets), stalls: count(stills) }
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.calm();
+        self.stop_faults();
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, inner: Arc<ProxyInner>) {
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
-        let fate = match shared.is_calm.load(Ordering::SeqCst) {
-            true => Fate::Works,
-            false => Fate::draw(shared.weather, &mut shared.random.lock().unwrap_or_else(PoisonError::into_inner)),
+        let fault = match inner.is_fault_free.load(Ordering::SeqCst) {
+            true => ConnectionFault::Healthy,
+            false => {
+                ConnectionFault::random(inner.profile, &mut inner.random.lock().unwrap_or_else(PoisonError::into_inner))
+            }
         };
-        let shared = Arc::clone(&shared);
+        let inner = Arc::clone(&inner);
         // what the ends do is their business
-        tokio::spawn(async move { drop(forward(client, fate, &shared).await) });
+        tokio::spawn(async move { drop(forward(client, fault, &inner).await) });
     }
 }
 
-async fn forward(mut client: TcpStream, fate: Fate, shared: &Shared) -> std::io::Result<()> {
-    let mut server = TcpStream::connect(shared.server).await?;
+async fn forward(mut client: TcpStream, fault: ConnectionFault, inner: &ProxyInner) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(inner.server).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let delay = if let Fate::Delayed(delay, _) = fate { delay } else { Duration::ZERO };
-    let [to_server, to_client] = fate.limits();
+    let delay = if let ConnectionFault::Delayed(delay, _) = fault { delay } else { Duration::ZERO };
+    let [to_server, to_client] = fault.limits();
     let (from_client, into_client) = client.split();
     let (from_server, into_server) = server.split();
     let end = tokio::select! {
-        end = pump(from_client, into_server, to_server, Duration::ZERO) => end?,
-        end = pump(from_server, into_client, to_client, delay) => end?,
+        end = forward_bytes(from_client, into_server, to_server, Duration::ZERO) => end?,
+        end = forward_bytes(from_server, into_client, to_client, delay) => end?,
     };
     // one that was calmed in the meantime has still suffered: what passed its limit is gone
-    match (end, fate) {
-        (End::Closed, _) => return Ok(()),
-        (End::Limit, Fate::ResetAfterSend(_)) => {
-            shared.resets.fetch_add(1, Ordering::SeqCst);
+    match (end, fault) {
+        (PumpEnd::Closed, _) => return Ok(()),
+        (PumpEnd::Limit, ConnectionFault::ResetAfterSend(_)) => {
+            inner.resets.fetch_add(1, Ordering::SeqCst);
             client.set_zero_linger()?;
         }
-        (End::Limit, Fate::StandsStill(_)) => {
-            let calmed = shared.calmed.notified();
-            shared.stills.fetch_add(1, Ordering::SeqCst);
-            if !shared.is_calm.load(Ordering::SeqCst) {
-                drop(tokio::time::timeout(shared.weather.still, calmed).await);
+        (PumpEnd::Limit, ConnectionFault::Stalls(_)) => {
+            let calmed = inner.fault_free.notified();
+            inner.stalls.fetch_add(1, Ordering::SeqCst);
+            if !inner.is_fault_free.load(Ordering::SeqCst) {
+                drop(tokio::time::timeout(inner.profile.stall_time, calmed).await);
             }
         }
-        (End::Limit, _) => {
-            shared.cuts.fetch_add(1, Ordering::SeqCst);
+        (PumpEnd::Limit, _) => {
+            inner.cuts.fetch_add(1, Ordering::SeqCst);
         }
     }
     Ok(())
@@ -215,23 +217,23 @@ async fn forward(mut client: TcpStream, fate: Fate, shared: &Shared) -> std::io:
 
 /// Why forwarding in one direction ended.
 #[derive(Debug)]
-enum End {
+enum PumpEnd {
     Closed,
     Limit,
 }
 
 /// Forwards at most `limit` bytes, each read `delay` later.
-async fn pump(
+async fn forward_bytes(
     mut from: impl AsyncRead + Unpin,
     mut into: impl AsyncWrite + Unpin,
     limit: u64,
     delay: Duration,
-) -> std::io::Result<End> {
+) -> std::io::Result<PumpEnd> {
     let (mut buffer, mut left) = (vec![0; 16 * 1024], limit);
     loop {
         let read = from.read(&mut buffer).await?;
         if read == 0 {
-            return Ok(End::Closed);
+            return Ok(PumpEnd::Closed);
         }
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
@@ -240,7 +242,7 @@ async fn pump(
         into.write_all(&buffer[..passing]).await?;
         left -= passing as u64;
         if left == 0 || passing < read {
-            return Ok(End::Limit);
+            return Ok(PumpEnd::Limit);
         }
     }
 }

@@ -25,7 +25,7 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
 }
 
 /// Sends ten bytes at a time through a connection with this fate until it ends; returns what came back.
-async fn suffer(fate: Fate, shared: &Arc<Shared>) -> (u64, Option<std::io::ErrorKind>) {
+async fn suffer(fate: ConnectionFault, shared: &Arc<ProxyInner>) -> (u64, Option<std::io::ErrorKind>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let here = Arc::clone(shared);
@@ -47,17 +47,17 @@ async fn suffer(fate: Fate, shared: &Arc<Shared>) -> (u64, Option<std::io::Error
     (back, None)
 }
 
-fn shared(server: SocketAddr) -> Arc<Shared> {
-    let weather = Weather { percent: 100, within_bytes: 100, still: Duration::from_millis(50) };
-    Arc::new(Shared {
+fn shared(server: SocketAddr) -> Arc<ProxyInner> {
+    let weather = FaultProfile { percent: 100, within_bytes: 100, stall_time: Duration::from_millis(50) };
+    Arc::new(ProxyInner {
         server,
-        weather,
+        profile: weather,
         random: Mutex::new(Rng::with_seed(1)),
-        is_calm: AtomicBool::new(false),
-        calmed: Notify::new(),
+        is_fault_free: AtomicBool::new(false),
+        fault_free: Notify::new(),
         cuts: AtomicU64::new(0),
         resets: AtomicU64::new(0),
-        stills: AtomicU64::new(0),
+        stalls: AtomicU64::new(0),
     })
 }
 
@@ -65,12 +65,12 @@ fn shared(server: SocketAddr) -> Arc<Shared> {
 async fn connections_end_as_their_fate_says() {
     use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
     for (fate, back, end, received) in [
-        (Fate::Works, 100, None, 100),
-        (Fate::Delayed(Duration::from_millis(1), 25), 20, Some(UnexpectedEof), 30),
-        (Fate::CutToServer(25), 20, Some(UnexpectedEof), 25),
-        (Fate::CutToClient(25), 20, Some(UnexpectedEof), 30),
-        (Fate::ResetAfterSend(30), 20, Some(ConnectionReset), 30),
-        (Fate::StandsStill(25), 20, Some(UnexpectedEof), 30),
+        (ConnectionFault::Healthy, 100, None, 100),
+        (ConnectionFault::Delayed(Duration::from_millis(1), 25), 20, Some(UnexpectedEof), 30),
+        (ConnectionFault::CutToServer(25), 20, Some(UnexpectedEof), 25),
+        (ConnectionFault::CutToClient(25), 20, Some(UnexpectedEof), 30),
+        (ConnectionFault::ResetAfterSend(30), 20, Some(ConnectionReset), 30),
+        (ConnectionFault::Stalls(25), 20, Some(UnexpectedEof), 30),
     ] {
         let (server, got) = echo().await;
         let shared = shared(server);
@@ -85,10 +85,10 @@ async fn connections_end_as_their_fate_says() {
 
 #[tokio::test]
 async fn one_seed_is_one_weather() {
-    let weather = Weather { percent: 80, within_bytes: 9_000, still: Duration::ZERO };
+    let weather = FaultProfile { percent: 80, within_bytes: 9_000, stall_time: Duration::ZERO };
     let draw = |seed| {
         let mut random = Rng::with_seed(seed);
-        (0..50).map(|_| Fate::draw(weather, &mut random)).collect::<Vec<_>>()
+        (0..50).map(|_| ConnectionFault::random(weather, &mut random)).collect::<Vec<_>>()
     };
     assert_eq!(draw(7), draw(7));
     assert_ne!(draw(7), draw(8));
@@ -97,12 +97,12 @@ async fn one_seed_is_one_weather() {
 #[tokio::test]
 async fn a_calm_network_works() {
     let (server, _) = echo().await;
-    let weather = Weather { percent: 100, within_bytes: 0, still: Duration::from_secs(60) };
-    let proxy = Proxy::before(server, weather, 3).await.unwrap();
-    proxy.calm();
+    let weather = FaultProfile { percent: 100, within_bytes: 0, stall_time: Duration::from_secs(60) };
+    let proxy = Proxy::start(server, weather, 3).await.unwrap();
+    proxy.stop_faults();
     let mut client = TcpStream::connect(proxy.address()).await.unwrap();
     client.write_all(b"hello").await.unwrap();
     let mut back = [0; 5];
     client.read_exact(&mut back).await.unwrap();
-    assert_eq!((&back, proxy.suffered().all()), (b"hello", 0));
+    assert_eq!((&back, proxy.fault_counts().total()), (b"hello", 0));
 }

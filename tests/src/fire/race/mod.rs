@@ -3,9 +3,9 @@
 //! Our reader must see every event once and in order. Beside it run readers that look right and are known to be wrong;
 //! they must be caught, which proves that the race can tell.
 
-mod folded;
-mod readers;
-mod trouble;
+mod disturbances;
+mod faulty_readers;
+mod single_statement;
 mod writers;
 
 use std::{
@@ -20,13 +20,13 @@ use fastrand::Rng;
 use tokio::task::JoinSet;
 
 use super::{
-    Trouble,
+    HarnessError,
     auditor::audit,
-    database::{Database, run as execute},
+    database::{Database, execute_sql as execute},
     evidence::{Evidence, Reader},
-    figures::Figures,
     follower::follow,
-    workload::Notes,
+    run_summary::RunSummary,
+    workload::AppendLog,
 };
 
 /// How the race is run.
@@ -40,22 +40,22 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// Fewer events may not tell right from wrong: a slow machine takes longer for them, up to `PATIENCE`.
-const FEW: u64 = 10_000;
-const PATIENCE: Duration = Duration::from_secs(180);
+/// Fewer events may not tell right from wrong: a slow machine takes longer for them, up to `EXTRA_TIME_MAX`.
+const EVENTS_MIN: u64 = 10_000;
+const EXTRA_TIME_MAX: Duration = Duration::from_secs(180);
 
 /// What the tables of the wrong readers need.
-const EXTRAS: &str = "
+const EXTRA_TABLES_SQL: &str = "
     ALTER TABLE events ADD COLUMN xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint;
     CREATE INDEX by_xid ON events (xid, position);
     CREATE TABLE foreign_rows (number integer);";
 
 /// What everybody in the race shares.
 #[derive(Debug, Clone)]
-struct Race(Arc<Shared>);
+struct Race(Arc<RaceInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct RaceInner {
     database: Database,
     plan: Plan,
     /// When the first writer began.
@@ -66,11 +66,11 @@ struct Shared {
 
 impl Race {
     /// Whether writers are to stop.
-    fn is_full(&self) -> bool {
-        let Shared { plan, begin, stored, .. } = &*self.0;
+    fn has_enough(&self) -> bool {
+        let RaceInner { plan, begin, stored, .. } = &*self.0;
         let (stored, took) = (stored.load(Ordering::Relaxed), begin.get_or_init(Instant::now).elapsed());
-        let enough = plan.events.min(FEW);
-        stored >= plan.events || took >= plan.time && stored >= enough || took >= plan.time + PATIENCE
+        let enough = plan.events.min(EVENTS_MIN);
+        stored >= plan.events || took >= plan.time && stored >= enough || took >= plan.time + EXTRA_TIME_MAX
     }
 
     /// Whether all writers have stopped.
@@ -95,23 +95,27 @@ impl Race {
 ///
 /// # Errors
 /// What went wrong with the race itself; what it shows is in the figures.
-pub async fn run(plan: Plan) -> Result<Figures, Trouble> {
+pub async fn run(plan: Plan) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let database = Database::create().await?;
     let sound = database.store("reader", 4).await?;
-    execute(&mut database.connection("extras").await?, EXTRAS).await?;
+    execute(&mut database.connection("extras").await?, EXTRA_TABLES_SQL).await?;
     let (stored, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    let race = Race(Arc::new(Shared { database, plan, begin: OnceLock::new(), stored, is_over }));
+    let race = Race(Arc::new(RaceInner { database, plan, begin: OnceLock::new(), stored, is_over }));
 
     let watch = race.clone();
     let ours = tokio::spawn(follow(sound, move || watch.is_over()));
-    let (folded, schedule) = folded::schedule(&race).await?;
-    let wrong = readers::Wrong::ALL.map(|wrong| {
-        let reader = if wrong == readers::Wrong::Folded { folded.clone() } else { readers::Cursor::default() };
+    let (folded, schedule) = single_statement::run_schedule(&race).await?;
+    let wrong = faulty_readers::FaultyReader::ALL.map(|wrong| {
+        let reader = if wrong == faulty_readers::FaultyReader::OneStatement {
+            folded.clone()
+        } else {
+            faulty_readers::ReaderCursor::default()
+        };
         tokio::spawn(wrong.follow(race.clone(), reader))
     });
-    let killer = tokio::spawn(trouble::kill(race.clone()));
-    let foreign = tokio::spawn(trouble::write_elsewhere(race.clone()));
+    let killer = tokio::spawn(disturbances::kill_backends(race.clone()));
+    let foreign = tokio::spawn(disturbances::hold_foreign_transactions(race.clone()));
     let mut notes = schedule.notes;
     let mut writing = writers::spawn(&race).await?;
     finish(&mut writing, &mut notes).await?;
@@ -123,48 +127,50 @@ pub async fn run(plan: Plan) -> Result<Figures, Trouble> {
     for task in wrong {
         readers.push(task.await??);
     }
-    let figures = judge(&race, notes, readers, schedule.rounds, kills).await?;
+    let figures = summarize(&race, notes, readers, schedule.rounds, kills).await?;
     race.0.database.remove().await?;
-    Ok(Figures { took: begin.elapsed(), ..figures })
+    Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-async fn finish(writing: &mut JoinSet<Result<Notes, Trouble>>, notes: &mut Notes) -> Result<(), Trouble> {
+async fn finish(
+    writing: &mut JoinSet<Result<AppendLog, HarnessError>>,
+    notes: &mut AppendLog,
+) -> Result<(), HarnessError> {
     while let Some(written) = writing.join_next().await {
         notes.merge(written??);
     }
     Ok(())
 }
 
-async fn judge(
+async fn summarize(
     race: &Race,
-    notes: Notes,
+    notes: AppendLog,
     mut readers: Vec<Reader>,
     rounds: u64,
     kills: u64,
-) -> Result<Figures, Trouble> {
+) -> Result<RunSummary, HarnessError> {
     let wrong = readers.split_off(1);
-    let mut evidence = Evidence { stored: race.database().stored().await?, told: notes.told, readers };
-    let mut figures = Figures::of("race");
+    let mut evidence =
+        Evidence { stored: race.database().load_stored().await?, append_records: notes.records, readers };
+    let mut figures = RunSummary::new("race");
     figures.report = audit(&evidence);
     figures.events = evidence.stored.len() as u64;
     figures.faults = kills;
-    figures.what = format!(
+    figures.description = format!(
         "{kills} backends terminated, {} conflicts, {} rolled back or not reached, {} unknown; wrong readers:",
         notes.conflicts, notes.unavailable, notes.unknown
     );
-    evidence.told.clear();
+    evidence.append_records.clear();
     for reader in wrong {
-        let (name, seen) = (reader.name.clone(), reader.seen.len());
+        let (name, seen) = (reader.name.clone(), reader.effects.len());
         evidence.readers = vec![reader];
         let report = audit(&evidence);
         let missed = evidence.stored.len().saturating_sub(seen) as u64;
-        let at_least = if name == readers::Wrong::Folded.name() { rounds } else { 0 };
-        let breaks = report.count(&readers::Wrong::BREAKS);
-        figures.what += &format!(" {name} {missed} lost, {breaks} findings;");
+        let at_least = if name == faulty_readers::FaultyReader::OneStatement.name() { rounds } else { 0 };
+        let breaks = report.count(&faulty_readers::FaultyReader::EXPECTED_VIOLATIONS);
+        figures.description += &format!(" {name} {missed} lost, {breaks} findings;");
         if breaks == 0 || missed < at_least {
-            figures
-                .objections
-                .push(format!("the reader `{name}` was not caught: the race cannot tell right from wrong"));
+            figures.failures.push(format!("the reader `{name}` was not caught: the race cannot tell right from wrong"));
         }
     }
     Ok(figures)

@@ -10,49 +10,54 @@ use tokio::task::JoinSet;
 
 use super::Race;
 use crate::fire::{
-    Trouble,
-    database::run,
-    history::{Place, Told},
-    workload::{self, Notes, ids, places},
+    HarnessError,
+    database::execute_sql,
+    history::{AppendRecord, StoredAt},
+    workload::{self, AppendLog, ids, stored_at_of},
 };
 
-const SLOW: u64 = 24;
+const SLOW_WRITERS: u64 = 24;
 const STORES: u64 = 3;
 const CALLERS: u64 = 8;
-const HOT: u64 = 40;
+const HOT_STREAMS: u64 = 40;
 
 /// How many appends a caller sends at once where it sends many.
 const BATCH: usize = 60;
 
 /// Starts everybody.
-pub(super) async fn spawn(race: &Race) -> Result<JoinSet<Result<Notes, Trouble>>, Trouble> {
+pub(super) async fn spawn(race: &Race) -> Result<JoinSet<Result<AppendLog, HarnessError>>, HarnessError> {
     let mut tasks = JoinSet::new();
     let store = race.database().store("slow", 1).await?;
-    for who in 0..SLOW {
-        tasks.spawn(slow(race.clone(), store.clone(), race.random(who)));
+    for who in 0..SLOW_WRITERS {
+        tasks.spawn(run_slow_writer(race.clone(), store.clone(), race.random(who)));
     }
     for number in 0..STORES {
         let store = race.database().store("writer", 4).await?;
         for caller in 0..CALLERS {
             let random = race.random(100 + number * CALLERS + caller);
-            tasks.spawn(call(race.clone(), store.clone(), random, caller == 0));
+            tasks.spawn(run_caller(race.clone(), store.clone(), random, caller == 0));
         }
     }
     Ok(tasks)
 }
 
 /// A hot stream, or a new one.
-fn some_stream(random: &mut Rng, new_in: u64) -> Result<(StreamId, bool), Trouble> {
+fn some_stream(random: &mut Rng, new_in: u64) -> Result<(StreamId, bool), HarnessError> {
     if random.u64(..new_in) == 0 {
         return Ok((workload::stream(Uuid::now_v7())?, true));
     }
-    Ok((workload::stream(format_args!("hot-{}", random.u64(..HOT)))?, false))
+    Ok((workload::stream(format_args!("hot-{}", random.u64(..HOT_STREAMS)))?, false))
 }
 
 /// Calls the store until the race is full.
-async fn call(race: Race, store: PgEventStore, mut random: Rng, sends_many: bool) -> Result<Notes, Trouble> {
-    let mut notes = Notes::default();
-    while !race.is_full() {
+async fn run_caller(
+    race: Race,
+    store: PgEventStore,
+    mut random: Rng,
+    sends_many: bool,
+) -> Result<AppendLog, HarnessError> {
+    let mut notes = AppendLog::default();
+    while !race.has_enough() {
         let before = notes.stored;
         if sends_many {
             let appends = (0..BATCH).map(|_| some_append(&mut random, &notes)).collect::<Result<_, _>>()?;
@@ -71,7 +76,7 @@ async fn call(race: Race, store: PgEventStore, mut random: Rng, sends_many: bool
 }
 
 /// Any, new, or exact with what was true some time ago.
-fn some_append(random: &mut Rng, notes: &Notes) -> Result<Append, Trouble> {
+fn some_append(random: &mut Rng, notes: &AppendLog) -> Result<Append, HarnessError> {
     let (stream, is_new) = some_stream(random, 4)?;
     let expected = match random.u8(..4) {
         _ if is_new => ExpectedVersion::NoStream,
@@ -83,10 +88,10 @@ fn some_append(random: &mut Rng, notes: &Notes) -> Result<Append, Trouble> {
 }
 
 /// Transactions of its own until the race is full: each takes its id early, waits, appends, waits, and mostly commits.
-async fn slow(race: Race, store: PgEventStore, mut random: Rng) -> Result<Notes, Trouble> {
-    let mut notes = Notes::default();
+async fn run_slow_writer(race: Race, store: PgEventStore, mut random: Rng) -> Result<AppendLog, HarnessError> {
+    let mut notes = AppendLog::default();
     let mut connection = race.database().connection("slow").await?;
-    while !race.is_full() {
+    while !race.has_enough() {
         let before = notes.stored;
         if transact(&store, &mut connection, &mut random, &mut notes).await.is_err() {
             // terminated: what was not committed is undone
@@ -101,11 +106,11 @@ async fn transact(
     store: &PgEventStore,
     connection: &mut PgConnection,
     random: &mut Rng,
-    notes: &mut Notes,
-) -> Result<(), Trouble> {
+    notes: &mut AppendLog,
+) -> Result<(), HarnessError> {
     let naps = [random.u64(..30), random.u64(..30)].map(Duration::from_millis);
     let rolls_back = random.u8(..10) == 0;
-    let mut transaction = Explicit::begin(store, connection, some_appends(random)?).await?;
+    let mut transaction = ExplicitTransaction::begin(store, connection, some_appends(random)?).await?;
     tokio::time::sleep(naps[0]).await;
     transaction.append(notes).await?;
     tokio::time::sleep(naps[1]).await;
@@ -116,7 +121,7 @@ async fn transact(
 type Appends = Vec<(StreamId, Vec<NewEvent>)>;
 
 /// To a hot stream, and perhaps to a new one: two hot ones might wait for each other.
-fn some_appends(random: &mut Rng) -> Result<Appends, Trouble> {
+fn some_appends(random: &mut Rng) -> Result<Appends, HarnessError> {
     let mut appends = vec![(some_stream(random, u64::MAX)?.0, workload::events(random, 2..=2))];
     if random.u8(..4) == 0 {
         appends.extend(to_new_stream(random)?);
@@ -125,68 +130,68 @@ fn some_appends(random: &mut Rng) -> Result<Appends, Trouble> {
 }
 
 /// To a new stream.
-pub(super) fn to_new_stream(random: &mut Rng) -> Result<Appends, Trouble> {
+pub(super) fn to_new_stream(random: &mut Rng) -> Result<Appends, HarnessError> {
     Ok(vec![(some_stream(random, 1)?.0, workload::events(random, 1..=1))])
 }
 
 /// A transaction that appends.
-pub(super) struct Explicit<'c> {
+pub(super) struct ExplicitTransaction<'c> {
     store: &'c PgEventStore,
     connection: &'c mut PgConnection,
     appends: Appends,
-    places: Vec<Vec<Place>>,
+    stored_at: Vec<Vec<StoredAt>>,
 }
 
-impl<'c> Explicit<'c> {
+impl<'c> ExplicitTransaction<'c> {
     /// Begins, and takes an id.
     pub(super) async fn begin(
         store: &'c PgEventStore,
         connection: &'c mut PgConnection,
         appends: Appends,
-    ) -> Result<Self, Trouble> {
-        run(connection, "BEGIN; SELECT pg_current_xact_id()").await?;
-        Ok(Self { store, connection, appends, places: Vec::new() })
+    ) -> Result<Self, HarnessError> {
+        execute_sql(connection, "BEGIN; SELECT pg_current_xact_id()").await?;
+        Ok(Self { store, connection, appends, stored_at: Vec::new() })
     }
 
     /// Appends; positions are drawn now.
-    pub(super) async fn append(&mut self, notes: &mut Notes) -> Result<(), Trouble> {
-        self.appends.iter().for_each(|(_, events)| notes.sent(events));
+    pub(super) async fn append(&mut self, notes: &mut AppendLog) -> Result<(), HarnessError> {
+        self.appends.iter().for_each(|(_, events)| notes.record_sent(events));
         let appended = self.try_append().await;
         if appended.is_err() {
-            self.refused(notes);
+            self.record_refused(notes);
         }
         appended
     }
 
-    async fn try_append(&mut self) -> Result<(), Trouble> {
+    async fn try_append(&mut self) -> Result<(), HarnessError> {
         for (stream, events) in &self.appends {
             let any = ExpectedVersion::Any;
             let recorded = self.store.append_in(self.connection, stream, any, events.clone()).await?;
-            self.places.push(places(&recorded));
+            self.stored_at.push(stored_at_of(&recorded));
         }
         Ok(())
     }
 
     /// Commits; without an answer the outcome is unknown.
-    pub(super) async fn commit(self, notes: &mut Notes) -> Result<(), Trouble> {
-        let committed = run(self.connection, "COMMIT").await;
+    pub(super) async fn commit(self, notes: &mut AppendLog) -> Result<(), HarnessError> {
+        let committed = execute_sql(self.connection, "COMMIT").await;
         match &committed {
             Ok(()) => {
-                notes.stored += self.places.iter().map(|places| places.len() as u64).sum::<u64>();
-                notes.told.extend(self.places.into_iter().map(Told::Stored));
+                notes.stored += self.stored_at.iter().map(|places| places.len() as u64).sum::<u64>();
+                notes.records.extend(self.stored_at.into_iter().map(AppendRecord::Stored));
             }
             Err(_) => notes.unknown += 1,
         }
         committed
     }
 
-    async fn roll_back(self, notes: &mut Notes) -> Result<(), Trouble> {
-        self.refused(notes);
-        run(self.connection, "ROLLBACK").await
+    async fn roll_back(self, notes: &mut AppendLog) -> Result<(), HarnessError> {
+        self.record_refused(notes);
+        execute_sql(self.connection, "ROLLBACK").await
     }
 
-    fn refused(&self, notes: &mut Notes) {
+    fn record_refused(&self, notes: &mut AppendLog) {
         notes.unavailable += 1;
-        notes.told.extend(self.appends.iter().map(|(_, events)| Told::Refused(ids(events))));
+        notes.records.extend(self.appends.iter().map(|(_, events)| AppendRecord::Refused(ids(events))));
     }
 }

@@ -1,8 +1,8 @@
 //! Two releases of a consumer group that roll over each other, in both orders and with default settings: what only the
 //! newer one handles is lost to nobody.
 
-mod killed;
 mod release;
+mod with_kills;
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +14,12 @@ use eventbus::{InMemoryEventStore, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
 use fastrand::Rng;
 
-use super::{Trouble, figures::Figures, kills::Program};
+use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
-pub use killed::run_with_kills;
-pub use release::play;
+pub use release::run_as_child;
+pub use with_kills::run_with_kills;
 
-const DRAIN: Duration = Duration::from_secs(30);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What both releases handle.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -45,15 +45,15 @@ impl Apply for Parcel {
 
 /// How often each event was handled.
 #[derive(Debug, Clone, Default)]
-struct Seen(Arc<Mutex<BTreeMap<u64, u64>>>);
+struct HandledCounts(Arc<Mutex<BTreeMap<u64, u64>>>);
 
-impl Seen {
-    fn note(&self, number: u64) {
+impl HandledCounts {
+    fn record(&self, number: u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default() += 1;
     }
 
     /// How many of the first `events` were never handled, and how many more than once.
-    fn judge(&self, events: u64) -> (u64, u64) {
+    fn count_lost_and_repeated(&self, events: u64) -> (u64, u64) {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = (0..events).filter(|number| !seen.contains_key(number)).count() as u64;
         (lost, seen.values().filter(|times| **times > 1).count() as u64)
@@ -61,44 +61,44 @@ impl Seen {
 }
 
 #[handler(manual, group = "rolling")]
-async fn sent(event: &ParcelSent, State(seen): State<Seen>) {
-    seen.note(event.number);
+async fn sent(event: &ParcelSent, State(seen): State<HandledCounts>) {
+    seen.record(event.number);
 }
 
 #[handler(manual, group = "rolling")]
-async fn lost(event: &ParcelLost, State(seen): State<Seen>) {
-    seen.note(event.number);
+async fn lost(event: &ParcelLost, State(seen): State<HandledCounts>) {
+    seen.record(event.number);
 }
 
 /// A group on a stream of its own.
-struct Round {
+struct RollingRound {
     config: RedisEventBusConfig,
     store: InMemoryEventStore,
-    seen: Seen,
+    handled_counts: HandledCounts,
     writer: App,
     written: u64,
     random: Rng,
 }
 
-impl Round {
-    async fn begin(redis_url: &str, number: u64, random: Rng) -> Result<Self, Trouble> {
+impl RollingRound {
+    async fn begin(redis_url: &str, number: u64, random: Rng) -> Result<Self, HarnessError> {
         let (redis_url, stream_prefix) = (redis_url.into(), format!("rolling-{number}"));
         let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
         let store = InMemoryEventStore::new();
         let bus = RedisEventBus::connect(config.clone()).await?;
         let writer = App::builder().store(store.clone()).bus(bus).start().await?;
-        Ok(Self { config, store, seen: Seen::default(), writer, written: 0, random })
+        Ok(Self { config, store, handled_counts: HandledCounts::default(), writer, written: 0, random })
     }
 
-    async fn release(&self, is_new: bool) -> Result<App, Trouble> {
+    async fn release(&self, is_new: bool) -> Result<App, HarnessError> {
         let bus = RedisEventBus::connect(self.config.clone()).await?;
-        let app = App::builder().store(self.store.clone()).bus(bus).state(self.seen.clone()).without_relay();
+        let app = App::builder().store(self.store.clone()).bus(bus).state(self.handled_counts.clone()).without_relay();
         let app = app.handler::<sent>();
         Ok(if is_new { app.handler::<lost>() } else { app }.start().await?)
     }
 
     /// Saves some events, of the newer type too if that is out.
-    async fn write(&mut self, with_new_type: bool) -> Result<(), Trouble> {
+    async fn write(&mut self, with_new_type: bool) -> Result<(), HarnessError> {
         let parcels = self.writer.repository::<Parcel>();
         for _ in 0..self.random.u64(20..200) {
             let mut parcel = parcels.create(AggregateId::new());
@@ -115,7 +115,7 @@ impl Round {
     }
 
     /// The writers are rolled out first: the older consumers get what they do not know, for a while alone.
-    async fn writers_first(&mut self) -> Result<App, Trouble> {
+    async fn writers_first(&mut self) -> Result<App, HarnessError> {
         let old = self.release(false).await?;
         self.write(false).await?;
         self.write(true).await?;
@@ -126,22 +126,22 @@ impl Round {
         }
         let new = self.release(true).await?;
         self.write(true).await?;
-        old.shutdown(DRAIN).await?;
+        old.shutdown(SHUTDOWN_TIMEOUT).await?;
         self.write(true).await?;
         Ok(new)
     }
 
     /// The consumers are rolled out first, and the first of them is away again when the writers follow.
-    async fn consumers_first(&mut self) -> Result<App, Trouble> {
+    async fn consumers_first(&mut self) -> Result<App, HarnessError> {
         let old = self.release(false).await?;
         self.write(false).await?;
         let first = self.release(true).await?;
         first.settled().await?;
-        first.shutdown(DRAIN).await?;
+        first.shutdown(SHUTDOWN_TIMEOUT).await?;
         self.write(true).await?;
         let new = self.release(true).await?;
         self.write(true).await?;
-        old.shutdown(DRAIN).await?;
+        old.shutdown(SHUTDOWN_TIMEOUT).await?;
         self.write(true).await?;
         Ok(new)
     }
@@ -151,30 +151,30 @@ impl Round {
 ///
 /// # Errors
 /// What went wrong with the run itself; what it shows is in the figures.
-pub async fn run(rounds: u64, seed: u64) -> Result<Figures, Trouble> {
+pub async fn run(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let began = Instant::now();
     let server = test_servers::private_redis();
-    let mut figures = Figures::of("rolling");
+    let mut figures = RunSummary::new("rolling");
     let (mut lost, mut repeated) = (0, 0);
     for number in 0..rounds {
-        let mut round = Round::begin(server.url(), number, Rng::with_seed(seed * 1_000 + number)).await?;
+        let mut round = RollingRound::begin(server.url(), number, Rng::with_seed(seed * 1_000 + number)).await?;
         let new = match number % 2 {
             0 => round.writers_first().await?,
             _ => round.consumers_first().await?,
         };
         new.settled().await?;
-        let (lost_here, repeated_here) = round.seen.judge(round.written);
+        let (lost_here, repeated_here) = round.handled_counts.count_lost_and_repeated(round.written);
         lost += lost_here;
         repeated += repeated_here;
         figures.events += round.written;
         figures.faults += 1;
-        new.shutdown(DRAIN).await?;
-        round.writer.shutdown(DRAIN).await?;
+        new.shutdown(SHUTDOWN_TIMEOUT).await?;
+        round.writer.shutdown(SHUTDOWN_TIMEOUT).await?;
     }
     if lost + repeated > 0 {
-        figures.objections.push(format!("{lost} events never reached their handler, {repeated} did twice"));
+        figures.failures.push(format!("{lost} events never reached their handler, {repeated} did twice"));
     }
-    figures.what = "releases of a consumer group rolled over each other".into();
+    figures.description = "releases of a consumer group rolled over each other".into();
     figures.took = began.elapsed();
     Ok(figures)
 }
@@ -183,14 +183,14 @@ pub async fn run(rounds: u64, seed: u64) -> Result<Figures, Trouble> {
 ///
 /// # Errors
 /// Like [`run`] and [`run_with_kills`].
-pub async fn run_all(program: &Program, rollings: u64, seed: u64) -> Result<Figures, Trouble> {
+pub async fn run_all(program: &Program, rollings: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let (calm, killed) = (run(rollings, seed).await?, run_with_kills(program, rollings.div_ceil(5), seed).await?);
-    Ok(Figures {
+    Ok(RunSummary {
         events: calm.events + killed.events,
         faults: calm.faults + killed.faults,
-        what: format!("{}; {}", calm.what, killed.what),
+        description: format!("{}; {}", calm.description, killed.description),
         took: calm.took + killed.took,
-        objections: [calm.objections, killed.objections].concat(),
+        failures: [calm.failures, killed.failures].concat(),
         ..killed
     })
 }

@@ -1,9 +1,9 @@
-use eventbus::{Projected, prelude::*};
+use eventbus::{ProjectionHandle, prelude::*};
 
 #[derive(Debug, Default)]
 struct Statistics {}
 
 fn main() {
-    let _ = Projected::new(Statistics {});
+    let _ = ProjectionHandle::new(Statistics {});
     let _ = App::builder().projection(Statistics {});
 }

@@ -31,7 +31,7 @@ impl Counts {
 }
 
 fn main() {
-    let event = NewEvent::of(&r#move { r#type: "x".into() }).unwrap();
+    let event = NewEvent::from_event(&r#move { r#type: "x".into() }).unwrap();
     assert_eq!(event.event_type().as_str(), "move");
     assert_eq!(event.payload(), r#"{"type":"x"}"#);
     assert_eq!(r#loop::AGGREGATE_TYPE, "loop");

@@ -43,10 +43,10 @@ mod as_text {
 fn main() {
     let opened = Opened { account_owner: "Ada".into(), limit: None, actor_id: 1 };
     assert_eq!(
-        NewEvent::of(&opened).unwrap().payload(),
+        NewEvent::from_event(&opened).unwrap().payload(),
         r#"{"accountOwner":"Ada","limit":null,"actorId":1}"#
     );
-    let record = RecordedEvent::of(&opened, AggregateId::new(), Version::FIRST).unwrap();
+    let record = RecordedEvent::from_event(&opened, AggregateId::new(), Version::FIRST).unwrap();
     assert_eq!(record.decode::<Opened>().unwrap(), opened);
     let annotated = Annotated {
         metadata: "paid".into(),
@@ -54,7 +54,7 @@ fn main() {
         event_version: 5,
         others: BTreeMap::from([("a".to_owned(), 1)]),
     };
-    let record = RecordedEvent::of(&annotated, AggregateId::new(), Version::FIRST).unwrap();
+    let record = RecordedEvent::from_event(&annotated, AggregateId::new(), Version::FIRST).unwrap();
     assert_eq!(record.payload(), r#"{"note":"paid","count":"5","a":1}"#);
     assert_eq!(record.decode::<Annotated>().unwrap(), annotated);
 }

@@ -11,8 +11,8 @@ struct Emptied;
 struct EmptiedToo {}
 
 fn main() {
-    assert_eq!(NewEvent::of(&Emptied).unwrap().payload(), "{}");
-    assert_eq!(NewEvent::of(&EmptiedToo {}).unwrap().payload(), "{}");
-    let record = RecordedEvent::of(&Emptied, AggregateId::new(), Version::FIRST).unwrap();
+    assert_eq!(NewEvent::from_event(&Emptied).unwrap().payload(), "{}");
+    assert_eq!(NewEvent::from_event(&EmptiedToo {}).unwrap().payload(), "{}");
+    let record = RecordedEvent::from_event(&Emptied, AggregateId::new(), Version::FIRST).unwrap();
     assert_eq!(record.decode::<Emptied>().unwrap(), Emptied);
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use eventbus::Uuid;
 
-use super::{Broken, audit};
+use super::{Violation, audit};
 use crate::fire::{
-    evidence::{Evidence, Order, Promise, Reader, Seen, Stored},
-    history::{Place, Told},
+    evidence::{Effect, Evidence, Order, Promise, Reader, Stored},
+    history::{AppendRecord, StoredAt},
 };
 
 const STREAMS: u64 = 7;
@@ -27,53 +27,65 @@ fn good(seed: u64) -> Evidence {
         let version = run.stored.iter().filter(|stored| stored.stream == stream).count() as u64;
         position += random.u64(0..3); // rolled back appends leave holes
         let places =
-            [1, 2].map(|nth| Place { event: Uuid::now_v7(), version: version + nth, position: position + nth });
+            [1, 2].map(|nth| StoredAt { event: Uuid::now_v7(), version: version + nth, position: position + nth });
         position += 2;
         let ids = places.map(|place| place.event).to_vec();
-        run.told.push(Told::Sent(ids.clone()));
+        run.append_records.push(AppendRecord::Sent(ids.clone()));
         match round % 6 {
             0 => {} // the answer was lost
-            1 => run.told.extend([Told::Stored(places.into()), Told::Sent(ids), Told::Stored(places.into())]),
-            2 => run.told.extend([Told::Refused(ids.clone()), Told::Sent(ids), Told::Stored(places.into())]),
-            _ => run.told.push(Told::Stored(places.into())),
+            1 => run.append_records.extend([
+                AppendRecord::Stored(places.into()),
+                AppendRecord::Sent(ids),
+                AppendRecord::Stored(places.into()),
+            ]),
+            2 => run.append_records.extend([
+                AppendRecord::Refused(ids.clone()),
+                AppendRecord::Sent(ids),
+                AppendRecord::Stored(places.into()),
+            ]),
+            _ => run.append_records.push(AppendRecord::Stored(places.into())),
         }
         for place in places {
-            run.stored.push(Stored { place, stream: Arc::clone(&stream), amount: random.i64(-50..50) });
+            run.stored.push(Stored { stored_at: place, stream: Arc::clone(&stream), amount: random.i64(-50..50) });
         }
     }
     let (refused, lost) = (vec![Uuid::now_v7()], vec![Uuid::now_v7()]);
-    run.told.extend([Told::Sent(refused.clone()), Told::Refused(refused), Told::Sent(lost)]);
+    run.append_records.extend([
+        AppendRecord::Sent(refused.clone()),
+        AppendRecord::Refused(refused),
+        AppendRecord::Sent(lost),
+    ]);
     run.readers = vec![projection(&run), handler(&run)];
     run
 }
 
 fn projection(run: &Evidence) -> Reader {
-    let seen = |(nth, stored): (usize, &Stored)| Seen { event: stored.place.event, epoch: 3 + nth as u64 / 40 };
+    let seen = |(nth, stored): (usize, &Stored)| Effect { event: stored.stored_at.event, epoch: 3 + nth as u64 / 40 };
     Reader {
         name: "balances".into(),
         promise: Promise { once: true, order: Order::Total },
-        seen: run.stored.iter().enumerate().map(seen).collect(),
+        effects: run.stored.iter().enumerate().map(seen).collect(),
         model: Some(run.fold(|_| true)),
-        checkpoint: run.stored.last().map(|stored| stored.place.position),
+        checkpoint: run.stored.last().map(|stored| stored.stored_at.position),
         ..Reader::default()
     }
 }
 
 fn handler(run: &Evidence) -> Reader {
-    let is_dead = |stored: &&Stored| stored.place.position.is_multiple_of(10);
+    let is_dead = |stored: &&Stored| stored.stored_at.position.is_multiple_of(10);
     let mut seen: Vec<_> = run
         .stored
         .iter()
         .filter(|stored| !is_dead(stored))
-        .map(|stored| Seen { event: stored.place.event, epoch: 0 })
+        .map(|stored| Effect { event: stored.stored_at.event, epoch: 0 })
         .collect();
     seen.push(seen[5]); // at least once
-    let dead: Vec<_> = run.stored.iter().filter(is_dead).map(|stored| stored.place.event).collect();
+    let dead: Vec<_> = run.stored.iter().filter(is_dead).map(|stored| stored.stored_at.event).collect();
     Reader {
         name: "mail".into(),
         promise: Promise { once: false, order: Order::PerAggregate },
-        seen,
-        hopeless: dead.iter().copied().collect(),
+        effects: seen,
+        poison: dead.iter().copied().collect(),
         dead,
         ..Reader::default()
     }
@@ -81,12 +93,12 @@ fn handler(run: &Evidence) -> Reader {
 
 /// Breaks a good run; the auditor must name what was broken, and nothing else but what follows from it.
 #[track_caller]
-fn caught(expected: &[Broken], mutate: impl Fn(&mut Evidence, &mut fastrand::Rng)) {
+fn caught(expected: &[Violation], mutate: impl Fn(&mut Evidence, &mut fastrand::Rng)) {
     for seed in 0..20 {
         let mut run = good(seed);
         mutate(&mut run, &mut fastrand::Rng::with_seed(seed + 1_000));
         let report = audit(&run);
-        assert_eq!(report.broken(), expected, "seed {seed}: {report}");
+        assert_eq!(report.violations(), expected, "seed {seed}: {report}");
     }
 }
 

@@ -1,0 +1,272 @@
+//! Taking events: what was left, what was replayed, what is new.
+
+use eventbus::{
+    Name,
+    port::{DeliveryAttempts, DueRange, InFlightEntry, PAGE_BYTES},
+};
+
+use super::Consumer;
+use crate::{
+    bus::dead_letters,
+    disk,
+    error::{FileQueueError, Result},
+    event::{QueueEvent, message_id},
+    log::LogEntry,
+    queue::QueueInner,
+};
+
+/// How many events are taken at once; fewer if they have more than [`PAGE_BYTES`].
+const RECEIVE_BATCH_MAX: usize = 100;
+
+/// How many events are looked at, at most, for those of a range.
+const RANGE_SCAN_MAX: usize = 1_000;
+
+/// What was read, not yet in hand.
+#[derive(Debug)]
+enum ReadEvent {
+    Event(QueueEvent),
+    Torn(u64, FileQueueError),
+}
+
+/// What was read again.
+enum RereadEvent {
+    Log(LogEntry),
+    Replay(Option<InFlightEntry>),
+}
+
+impl Consumer<'_> {
+    /// Takes what the worker before us had taken and was not done with.
+    pub(super) async fn receive_redelivered(&mut self) -> Result<()> {
+        let open = self.owned.progress.open.keys().copied().collect();
+        self.receive_open(open, self.owned.was_abandoned).await
+    }
+
+    /// Takes events that were taken before.
+    pub(super) async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
+        let group = self.group.clone();
+        let entries = self
+            .queue
+            .blocking(move |queue| {
+                let read = |id| Ok((id, queue.log.read(id)?, queue.has_dead_letter(id, &group)?));
+                open.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await?;
+        for (id, slot, is_letter) in entries {
+            match slot {
+                // it was given up, and that was not yet written down here
+                _ if is_letter => drop(self.owned.progress.open.remove(&id)),
+                LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
+                LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
+                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => drop(self.owned.progress.open.remove(&id)),
+            }
+        }
+        self.is_dirty = true;
+        Ok(())
+    }
+
+    fn add_received(&mut self, read: ReadEvent, is_redelivered: bool) {
+        match read {
+            ReadEvent::Event(event) => {
+                let attempts = self.owned.progress.open.entry(event.id()).or_default().clone();
+                let taken = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
+                self.to_add.push(if is_redelivered { taken.redelivered() } else { taken });
+            }
+            ReadEvent::Torn(id, error) => {
+                let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config.clock);
+                self.owned.progress.open.insert(id, attempts.clone());
+                self.undecodable.push((message_id(id), attempts));
+            }
+        }
+    }
+
+    /// Reads events again that have waited. What has, counts as in flight from now on.
+    pub(super) async fn read_due(&mut self) -> Result<()> {
+        let due = self.in_flight.take_due();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = due.iter().filter_map(|due| due.id.as_str().parse::<u64>().ok()).collect();
+        let (group, replays) = (self.group.clone(), self.replays.clone());
+        let read = self
+            .queue
+            .blocking(move |queue| {
+                let read = |id: u64| match replays.contains(&id) {
+                    true => Ok(RereadEvent::Replay(queue.load_replay(id, &group)?)),
+                    false => Ok(RereadEvent::Log(queue.log.read(id)?)),
+                };
+                wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await;
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.in_flight.return_due(due.iter().map(|due| &due.id));
+                return Err(error);
+            }
+        };
+        for (due, reread) in due.into_iter().zip(read) {
+            let id = due.id.as_str().parse().unwrap_or_default();
+            match reread {
+                RereadEvent::Replay(Some(taken)) => self.to_resume.push(taken),
+                RereadEvent::Log(LogEntry::Event(event)) => {
+                    let attempts = self.owned.progress.open.entry(id).or_default();
+                    self.is_dirty |= due.has_waited && attempts.next_at.take().is_some();
+                    let taken = InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts.clone());
+                    self.to_resume.push(taken);
+                }
+                RereadEvent::Log(LogEntry::Torn(error)) => {
+                    self.to_release.push(due.id);
+                    self.add_received(ReadEvent::Torn(id, error), false);
+                }
+                RereadEvent::Replay(None)
+                | RereadEvent::Log(LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_)) => {
+                    self.replays.remove(&id);
+                    self.owned.progress.open.remove(&id);
+                    self.is_dirty = true;
+                    self.to_release.push(due.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was replayed since, as far as there is room.
+    pub(super) async fn receive_replays(&mut self) -> Result<()> {
+        let room = self.in_flight.room_beside(self.to_add.len());
+        let (group, known) = (self.group.clone(), self.replays.clone());
+        let replays = self
+            .queue
+            .blocking(move |queue| {
+                let mut ids = queue.list_replays(&group)?;
+                ids.retain(|id| !known.contains(id));
+                ids.truncate(room);
+                Ok(ids.into_iter().map(|id| (id, queue.load_replay(id, &group))).collect::<Vec<_>>())
+            })
+            .await?;
+        for (id, entry) in replays {
+            if self.owned.progress.open.contains_key(&id) {
+                continue; // it was given up, and that is about to be written down
+            }
+            match entry {
+                Ok(Some(taken)) => {
+                    self.to_add.push(if self.was_abandoned { taken.redelivered() } else { taken });
+                    self.replays.insert(id);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(group = %self.group, id, error = error.log(), "replay passed over and left alone");
+                    self.replays.insert(id);
+                }
+            }
+        }
+        self.was_abandoned = false;
+        Ok(())
+    }
+
+    /// Takes events, as many as there is room for.
+    pub(super) async fn receive_new(&mut self) -> Result<()> {
+        let room = self.in_flight.room_beside(self.to_add.len()).min(RECEIVE_BATCH_MAX);
+        if room == 0 {
+            return Ok(());
+        }
+        if let Some(due) = self.owned.progress.types.due().cloned() {
+            return self.receive_skipped(due, room).await;
+        }
+        let after = self.owned.progress.read;
+        let (through, read, has_more) = self.queue.blocking(move |queue| queue.read_after(after, room)).await?;
+        self.has_more = has_more;
+        if through != after {
+            self.owned.progress.read = through;
+            self.is_dirty = true;
+            self.poll_backoff.reset();
+        }
+        for one in read {
+            self.add_received(one, false);
+        }
+        Ok(())
+    }
+
+    /// Takes events of a type that the group skipped, before any new one.
+    async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
+        let (through, read) = self.queue.blocking(move |queue| queue.read_due_range(&due, room)).await?;
+        self.owned.progress.types.delivered_through(through);
+        (self.is_dirty, self.has_more) = (true, true);
+        self.poll_backoff.reset();
+        for one in read {
+            self.add_received(one, false);
+        }
+        Ok(())
+    }
+}
+
+impl QueueInner {
+    /// The next events of a range, and up to where they were looked for.
+    fn read_due_range(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<ReadEvent>)> {
+        let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
+        for _ in 0..RANGE_SCAN_MAX {
+            if read.len() >= count || bytes >= PAGE_BYTES {
+                return Ok((through, read));
+            }
+            let Some((id, slot)) = self.log.next_entry(through, &self.worker_id)?.filter(|(id, _)| *id <= due.through)
+            else {
+                return Ok((due.through, read));
+            };
+            through = id;
+            if let LogEntry::Event(event) = slot
+                && event.record().event_type().as_str() == due.event_type
+            {
+                bytes += event.record().payload().len();
+                read.push(ReadEvent::Event(event));
+            }
+        }
+        Ok((through, read))
+    }
+
+    /// The next events after one, up to where they were read, and whether there may be more.
+    fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<ReadEvent>, bool)> {
+        let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
+        while read.len() < count
+            && bytes < PAGE_BYTES
+            && let Some((id, slot)) = self.log.next_entry(through, &self.worker_id)?
+        {
+            through = id;
+            match slot {
+                LogEntry::Event(event) => {
+                    bytes += event.record().payload().len();
+                    read.push(ReadEvent::Event(event));
+                }
+                LogEntry::Torn(error) => read.push(ReadEvent::Torn(id, error)),
+                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => {}
+            }
+        }
+        if read.is_empty() && through == after {
+            let head = self.log.head()?;
+            if head < after {
+                tracing::warn!(
+                    read = after,
+                    newest = head,
+                    "events are gone that were read, the group goes on with what comes"
+                );
+                through = head;
+            }
+        }
+        let has_more = read.len() == count || bytes >= PAGE_BYTES;
+        Ok((through, read, has_more))
+    }
+
+    /// Whether a group has given an event up.
+    fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
+        disk::exists(&self.dead_letter_path(&dead_letters::file_stem(id, group)?))
+    }
+}
+
+/// An error with its causes.
+fn error_chain(error: &FileQueueError) -> String {
+    let mut said = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    said
+}

@@ -1,0 +1,151 @@
+//! How far a group has come, and who consumes for it: a claim below `subscriptions/` whose data is the progress.
+
+use std::collections::BTreeMap;
+
+use eventbus::{
+    Name,
+    port::{DeliveryAttempts, GroupTypes},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::{
+    claim_store::{Claim, NewClaim},
+    error::{FileQueueError, Result},
+    event,
+    queue::QueueInner,
+};
+
+/// How far a group has come.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Progress {
+    /// The newest event that was taken.
+    pub(super) read: u64,
+    /// Every event up to here is done with; told for those who read the file.
+    finished_through: u64,
+    /// The events that were taken and are not done with, and what came of them so far.
+    pub(super) open: BTreeMap<u64, DeliveryAttempts>,
+    /// The event types that the group ever announced, and the events that it left unhandled.
+    pub(super) types: GroupTypes,
+    /// The handlers of the worker that consumes.
+    pub(crate) handlers: Vec<String>,
+    /// The queue that all this is about; another one has other events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) queue_id: Option<Uuid>,
+}
+
+impl Progress {
+    /// Every event up to here is done with.
+    pub(crate) fn finished_through(&self) -> u64 {
+        let oldest = self.open.keys().next().copied().into_iter().chain(self.types.oldest_unfinished()).min();
+        oldest.map_or(self.read, |oldest| self.read.min(oldest.saturating_sub(1)))
+    }
+
+    /// How many events wait for a handler that is not here, or are handled.
+    pub(super) fn count_pending(&self) -> u64 {
+        self.open.len() as u64 + self.types.count_left_pending()
+    }
+
+    pub(super) fn to_value(&self) -> Result<Value> {
+        let stored = Self { finished_through: self.finished_through(), ..self.clone() };
+        event::to_value("the progress", &stored)
+    }
+}
+
+/// A group that this worker consumes for.
+#[derive(Debug)]
+pub(super) struct OwnedGroup {
+    pub(super) claim: Claim,
+    pub(super) progress: Progress,
+    /// Whether the worker before has died, or lost it.
+    pub(super) was_abandoned: bool,
+}
+
+impl QueueInner {
+    /// Who consumes for a group, or did last, and how far it has come.
+    pub(crate) fn load_group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
+        match self.groups.load_newest(group)? {
+            Some(claim) => {
+                let progress = self.decode_progress(Some(&claim))?;
+                Ok((Some(claim), progress))
+            }
+            None => Ok((None, Progress::default())),
+        }
+    }
+
+    /// How far a group has come in the queue that the folder holds, as a claim tells.
+    fn decode_progress(&self, claim: Option<&Claim>) -> Result<Progress> {
+        let queue_id = Some(self.queue_id());
+        let stored = claim.map(Claim::data::<Progress>).transpose()?.unwrap_or_default();
+        Ok(match stored.queue_id.is_none() || stored.queue_id == queue_id {
+            true => Progress { queue_id, ..stored },
+            false => Progress { queue_id, ..Progress::default() },
+        })
+    }
+
+    /// The groups that were ever consumed for.
+    pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
+        let names = self.groups.list_ids()?.into_iter();
+        Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
+    }
+
+    /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
+    pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
+        match self.groups.load_newest(group)? {
+            None => self.make_group_at(group, 0),
+            Some(_) => Ok(()),
+        }
+    }
+
+    /// Makes a group that begins after an event.
+    fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
+        let progress = Progress { read, ..self.decode_progress(None)? };
+        if let Some(NewClaim { claim: now, .. }) = self.groups.create(group, progress.to_value()?, false)? {
+            let data = now.data.clone();
+            self.groups.release(&now, data)?;
+        }
+        Ok(())
+    }
+
+    /// Has a group without a consumer skip a type from now on.
+    pub(super) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
+        let mut was_announced = false;
+        let forgotten = self.groups.create_with(group, false, |before| {
+            let mut progress = self.decode_progress(before)?;
+            was_announced = progress.types.forget(event_type);
+            progress.to_value()
+        })?;
+        let Some(NewClaim { claim: now, .. }) = forgotten else {
+            return Err(FileQueueError::GroupInUse { group: group.clone() });
+        };
+        let data = now.data.clone();
+        self.groups.release(&now, data)?;
+        Ok(was_announced)
+    }
+
+    /// Takes a group over that nobody consumes for. `None`: somebody does.
+    pub(super) fn acquire_group(&self, group: &Name) -> Result<Option<OwnedGroup>> {
+        let handlers = || {
+            let subscribers = self.subscribers.of_group(group);
+            subscribers.iter().map(|handler| handler.name().to_string()).collect()
+        };
+        let of = |claim: Option<&Claim>| -> Result<Progress> {
+            Ok(Progress { handlers: handlers(), ..self.decode_progress(claim)? })
+        };
+        if self.subscribers.start_now(group) && self.groups.load_newest(group)?.is_none() {
+            self.make_group_at(group, self.log.head()?)?;
+        }
+        let claimed = self.groups.create_with(group, true, |before| of(before)?.to_value())?;
+        let Some(NewClaim { claim: now, .. }) = claimed else {
+            return Ok(None);
+        };
+        // the one before may have written since it was looked at; now it cannot any more
+        let before = self.groups.load_epoch(group, now.epoch - 1)?;
+        let was_left = before.as_ref().is_some_and(|before| before.released_at.is_none());
+        let progress = of(before.as_ref())?;
+        self.groups.remove_epochs_before(&now)?;
+        Ok(Some(OwnedGroup { claim: now, progress, was_abandoned: was_left }))
+    }
+}

@@ -1,0 +1,45 @@
+//! Telling the other workers who subscribes here.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    coordination::{message_data, message_kind},
+    queue::QueueInner,
+};
+
+/// Tells the others of each subscriber that comes or goes, until the queue is dropped.
+pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: CancellationToken) {
+    let mut changes = queue.subscribers.watch();
+    let mut known = BTreeSet::new();
+    loop {
+        changes.mark_unchanged();
+        let now = queue.subscriber_ids();
+        broadcast(&queue, message_kind::CREATE_SUBSCRIBER, now.difference(&known)).await;
+        broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
+        known = now;
+        tokio::select! {
+            () = ended.cancelled() => return,
+            _ = changes.changed() => {}
+        }
+    }
+}
+
+async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<Item = &String>) {
+    let messages: Vec<_> = ids.map(|id| message_data("subscriber_id", id.as_str())).collect();
+    if !messages.is_empty() {
+        queue.coordination.broadcast(kind, messages).await;
+    }
+}
+
+impl QueueInner {
+    /// The subscribers of this worker, each as `group/handler`.
+    pub(crate) fn subscriber_ids(&self) -> BTreeSet<String> {
+        let of_group = |group| {
+            let subscribers = self.subscribers.of_group(&group);
+            subscribers.into_iter().map(move |subscriber| format!("{group}/{}", subscriber.name()))
+        };
+        self.subscribers.groups().into_iter().flat_map(of_group).collect()
+    }
+}

@@ -1,0 +1,256 @@
+//! Exclusive claims as files: a folder per claim, a file per epoch.
+//!
+//! Keep: who takes a claim creates the file of the next epoch, which only one can; from then on nothing that the owner
+//! of an earlier epoch does counts. An owner writes its own epoch's file only, and never after its time is over.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use eventbus::port::from_json;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use crate::{
+    disk::{self, Disk},
+    error::{FileQueueError, Result},
+    event::{self, now},
+    names,
+};
+
+/// A claim: a worker's right to something, until it runs out.
+///
+/// Times are those of the owner's clock; the clocks of machines that share a directory must agree to within a small part
+/// of the time that claims last.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Claim {
+    /// What is claimed.
+    pub claim_id: String,
+    /// How often it was claimed before and now: what an owner does is refused once there is a later epoch.
+    pub epoch: u64,
+    /// The worker that owns it.
+    pub worker_id: String,
+    /// When it was claimed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// When it was renewed last.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub renewed_at: Option<OffsetDateTime>,
+    /// When it runs out, unless it is renewed.
+    #[serde(with = "time::serde::rfc3339")]
+    pub expires_at: OffsetDateTime,
+    /// When its owner gave it back.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    pub released_at: Option<OffsetDateTime>,
+    /// What its owner says about it.
+    #[serde(default)]
+    pub data: Value,
+}
+
+impl Claim {
+    /// Whether it keeps others away now. One that was taken or renewed later than now, by more than it lasts, does not: the
+    /// clock was set back since, so its end may be arbitrarily far away.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let (now, since) = (now(), self.renewed_at.unwrap_or(self.created_at));
+        let is_of_the_future = since - now > self.expires_at - since;
+        self.released_at.is_none() && self.expires_at > now && !is_of_the_future
+    }
+
+    /// How long it lasts from now on, if it is live.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        match self.is_live() {
+            true => Duration::try_from(self.expires_at - now()).unwrap_or_default(),
+            false => Duration::ZERO,
+        }
+    }
+
+    /// What its owner says about it, decoded.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Json`] if it is not of that type.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T> {
+        let what = || format!("the data of claim `{}`", self.claim_id);
+        from_json(self.data.to_string()).map_err(|source| FileQueueError::Json { what: what(), source })
+    }
+
+    fn lost_error(&self) -> FileQueueError {
+        FileQueueError::ClaimLost { claim_id: self.claim_id.clone(), epoch: self.epoch }
+    }
+}
+
+/// The claims below one folder.
+#[derive(Debug, Clone)]
+pub(crate) struct ClaimStore {
+    disk: Arc<Disk>,
+    folder: PathBuf,
+    worker_id: String,
+    ttl: Duration,
+}
+
+/// A claim that was just taken.
+#[derive(Debug)]
+pub(crate) struct NewClaim {
+    pub(crate) claim: Claim,
+    /// The epoch that was over, if there was one.
+    pub(crate) previous: Option<Claim>,
+}
+
+impl ClaimStore {
+    pub(crate) fn new(disk: Arc<Disk>, folder: &str, worker: String, ttl: Duration) -> Self {
+        Self { folder: disk.root().join(folder), disk, worker_id: worker, ttl }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where the epochs of a claim are.
+    pub(crate) fn folder_of(&self, claim_id: &str) -> Result<PathBuf> {
+        Ok(self.folder.join(names::encode("claim id", claim_id)?))
+    }
+
+    /// Which things are or were claimed, sorted.
+    pub(crate) fn list_ids(&self) -> Result<Vec<String>> {
+        let mut ids: Vec<String> =
+            disk::list_names(&self.folder)?.iter().filter_map(|name| names::decode(name)).collect();
+        ids.sort();
+        Ok(ids)
+    }
+
+    /// The claim of the latest epoch.
+    pub(crate) fn load_newest(&self, claim_id: &str) -> Result<Option<Claim>> {
+        match find_latest_epoch(&self.folder_of(claim_id)?)? {
+            Some(epoch) => self.load_epoch(claim_id, epoch),
+            None => Ok(None),
+        }
+    }
+
+    /// The claim of one epoch; `None` if it is not there, or no longer.
+    pub(crate) fn load_epoch(&self, claim_id: &str, epoch: u64) -> Result<Option<Claim>> {
+        let path = self.folder_of(claim_id)?.join(names::file_name(epoch));
+        let Some(content) = disk::read(&path)? else {
+            return Ok(None);
+        };
+        let claim = from_json(&content).map_err(|error| FileQueueError::torn("claim", &path, error));
+        let claim: Claim = claim?;
+        match claim.epoch == epoch && claim.claim_id == claim_id {
+            true => Ok(Some(claim)),
+            false => Err(FileQueueError::torn("claim", path, "it is another claim")),
+        }
+    }
+
+    /// Claims something; `None` if somebody has it. `own` says whether a claim of this very worker may be claimed anew.
+    pub(crate) fn create(&self, claim_id: &str, data: Value, allows_own: bool) -> Result<Option<NewClaim>> {
+        self.create_with(claim_id, allows_own, |_| Ok(data))
+    }
+
+    /// The same, with data that follow from the epoch before.
+    pub(crate) fn create_with(
+        &self,
+        claim_id: &str,
+        allows_own: bool,
+        data: impl FnOnce(Option<&Claim>) -> Result<Value>,
+    ) -> Result<Option<NewClaim>> {
+        let before = self.load_newest(claim_id)?;
+        let is_free = |claim: &Claim| !claim.is_live() || (allows_own && claim.worker_id == self.worker_id);
+        if before.as_ref().is_some_and(|claim| !is_free(claim)) {
+            return Ok(None);
+        }
+        let at = now();
+        let claim = Claim {
+            claim_id: claim_id.into(),
+            epoch: before.as_ref().map_or(0, |claim| claim.epoch) + 1,
+            worker_id: self.worker_id.clone(),
+            created_at: at,
+            renewed_at: None,
+            expires_at: at + self.ttl,
+            released_at: None,
+            data: data(before.as_ref())?,
+        };
+        let path = self.path(&claim)?;
+        if !self.disk.create(&path, &event::to_pretty_json("the claim", &claim)?)? {
+            return Ok(None);
+        }
+        // while we were slow others may have gone on, and the file of this epoch been forgotten
+        if self.check_owned(&claim).is_err() {
+            self.disk.remove(&path)?;
+            return Ok(None);
+        }
+        Ok(Some(NewClaim { claim, previous: before }))
+    }
+
+    fn path(&self, claim: &Claim) -> Result<PathBuf> {
+        Ok(self.folder_of(&claim.claim_id)?.join(names::file_name(claim.epoch)))
+    }
+
+    /// Refuses what is done about an epoch that is over, or another worker's.
+    pub(crate) fn check_owned(&self, claim: &Claim) -> Result<()> {
+        let is_own = claim.worker_id == self.worker_id;
+        match is_own && find_latest_epoch(&self.folder_of(&claim.claim_id)?)? == Some(claim.epoch) {
+            true => Ok(()),
+            false => Err(claim.lost_error()),
+        }
+    }
+
+    /// Makes a claim last from now on, and says something else about it.
+    pub(crate) fn renew(&self, claim: &Claim, data: Value) -> Result<Claim> {
+        if !claim.is_live() {
+            return Err(claim.lost_error());
+        }
+        let at = now();
+        let renewed = Claim { renewed_at: Some(at), expires_at: at + self.ttl, data, ..claim.clone() };
+        self.rewrite(renewed)
+    }
+
+    /// Gives a claim back.
+    pub(crate) fn release(&self, claim: &Claim, data: Value) -> Result<Claim> {
+        self.rewrite(Claim { released_at: Some(now()), data, ..claim.clone() })
+    }
+
+    fn rewrite(&self, claim: Claim) -> Result<Claim> {
+        self.check_owned(&claim)?;
+        self.disk.replace(&self.path(&claim)?, &event::to_pretty_json("the claim", &claim)?)?;
+        // somebody may have taken it over while we wrote
+        self.check_owned(&claim)?;
+        Ok(claim)
+    }
+
+    /// Removes the files of the epochs before the one before this.
+    pub(crate) fn remove_epochs_before(&self, claim: &Claim) -> Result<()> {
+        let folder = self.folder_of(&claim.claim_id)?;
+        for epoch in list_epochs(&folder)? {
+            if epoch + 1 < claim.epoch {
+                self.disk.remove(&folder.join(names::file_name(epoch)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all that is known of a claim.
+    pub(crate) fn remove_all_epochs(&self, claim_id: &str) -> Result<()> {
+        let folder = self.folder_of(claim_id)?;
+        for epoch in list_epochs(&folder)? {
+            self.disk.remove(&folder.join(names::file_name(epoch)))?;
+        }
+        // it stays if somebody has put a file there
+        let _ = std::fs::remove_dir(folder);
+        Ok(())
+    }
+}
+
+fn list_epochs(folder: &Path) -> Result<Vec<u64>> {
+    Ok(disk::list_names(folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
+}
+
+fn find_latest_epoch(folder: &Path) -> Result<Option<u64>> {
+    Ok(list_epochs(folder)?.into_iter().max())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! Claims of two workers.
+
+use super::*;
+
+fn workers(lasting: Duration) -> (tempfile::TempDir, ClaimStore, ClaimStore) {
+    let root = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::open(root.path().into(), false, &[names::CLAIMS]).unwrap());
+    let worker = |name: &str| ClaimStore::new(Arc::clone(&disk), names::CLAIMS, name.into(), lasting);
+    let (one, two) = (worker("one"), worker("two"));
+    (root, one, two)
+}
+
+fn claimed(claimed: Option<NewClaim>) -> Claim {
+    claimed.expect("nobody has it").claim
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+#[test]
+fn only_one_has_a_claim() {
+    let (_root, one, two) = workers(HOUR);
+    let claim = claimed(one.create("a", "data".into(), false).unwrap());
+    assert_eq!((claim.epoch, claim.worker_id.as_str()), (1, "one"));
+    assert!(two.create("a", Value::Null, false).unwrap().is_none());
+    assert!(one.create("a", Value::Null, false).unwrap().is_none());
+    assert_eq!(two.load_newest("a").unwrap(), Some(claim));
+}
+
+#[test]
+fn nobody_renews_or_gives_back_what_is_another_workers() {
+    let (_root, one, two) = workers(HOUR);
+    let claim = claimed(one.create("a", "data".into(), false).unwrap());
+    assert!(matches!(two.renew(&claim, Value::Null), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
+    assert!(matches!(two.release(&claim, Value::Null), Err(FileQueueError::ClaimLost { .. })));
+    assert_eq!(one.load_newest("a").unwrap(), Some(claim));
+}
+
+#[test]
+fn of_two_who_see_that_it_is_free_one_has_it() {
+    let (_root, one, two) = workers(HOUR);
+    let too_late = one.create_with("a", false, |_| {
+        claimed(two.create("a", Value::Null, false)?);
+        Ok(Value::Null)
+    });
+    assert!(too_late.unwrap().is_none());
+    assert_eq!(one.load_newest("a").unwrap().unwrap().worker_id, "two");
+}
+
+#[test]
+fn what_ran_out_is_taken_over_and_its_owner_is_kept_out() {
+    let (_root, one, two) = workers(Duration::ZERO);
+    let old = claimed(one.create("a", Value::Null, false).unwrap());
+    let new = claimed(two.create("a", Value::Null, false).unwrap());
+    assert_eq!(new.epoch, 2);
+    assert!(matches!(one.check_owned(&old), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
+    assert!(matches!(one.release(&old, Value::Null), Err(FileQueueError::ClaimLost { .. })));
+    assert!(matches!(two.renew(&new, Value::Null), Err(FileQueueError::ClaimLost { .. })), "it has run out");
+}
+
+#[test]
+fn what_was_given_back_is_free_and_renewing_makes_it_last() {
+    let (_root, one, two) = workers(HOUR);
+    let claim = claimed(one.create("a", Value::Null, false).unwrap());
+    let renewed = one.renew(&claim, 7.into()).unwrap();
+    assert!(renewed.expires_at > claim.expires_at && renewed.is_live());
+    assert_eq!(two.load_newest("a").unwrap().unwrap().data, 7);
+    one.release(&renewed, Value::Null).unwrap();
+    assert_eq!(claimed(two.create("a", Value::Null, false).unwrap()).epoch, 2);
+    assert!(one.renew(&renewed, Value::Null).is_err());
+}
+
+#[test]
+fn a_worker_may_begin_its_own_anew_and_old_epochs_are_forgotten() {
+    let (root, one, _two) = workers(HOUR);
+    for epoch in 1..=4 {
+        let claim = claimed(one.create("a b", Value::Null, true).unwrap());
+        assert_eq!(claim.epoch, epoch);
+        one.remove_epochs_before(&claim).unwrap();
+    }
+    let mut left = disk::list_names(&root.path().join("claims/a%20b")).unwrap();
+    left.sort();
+    assert_eq!(left, ["000000000003.json", "000000000004.json"]);
+    one.remove_all_epochs("a b").unwrap();
+    assert!(one.list_ids().unwrap().is_empty());
+}
+
+#[test]
+fn a_torn_claim_is_nobodys_and_is_left_alone() {
+    let (root, one, _two) = workers(HOUR);
+    let path = root.path().join("claims/a/000000000001.json");
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(&path, "{\"claim_id\": \"a\"").unwrap();
+    let error = one.create("a", Value::Null, false).unwrap_err();
+    assert!(matches!(&error, FileQueueError::Torn { path: named, .. } if *named == path), "{error:?}");
+    assert!(path.exists());
+}

@@ -1,0 +1,321 @@
+//! Work: an event, claimed, until it has its result.
+//!
+//! Keep: an event has one result. Whoever loses its claim writes none, and of two who believe to have it, one does.
+//!
+//! Real time, not the given clock: claims that other workers read in files.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use eventbus::port::Outage;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::{runtime::Handle, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    FileQueue,
+    claim_store::Claim,
+    error::{FileQueueError, Result},
+    event::{self, QueueEvent},
+    log::LogEntry,
+    poll_backoff::PollBackoff,
+    queue::{QueueInner, join_task},
+    results::EventResult,
+};
+
+/// An event that this worker has claimed, to be processed.
+///
+/// The claim is renewed in the background for as long as this value lives. Dropping it without a result lets the claim
+/// run out; then another worker gets the event.
+#[derive(Debug)]
+pub struct ClaimedEvent {
+    event: QueueEvent,
+    queue: Arc<QueueInner>,
+    renewal: ClaimRenewal,
+}
+
+/// Renews a claim in the background, until it is dropped or the claim is lost.
+#[derive(Debug)]
+struct ClaimRenewal {
+    claim: Arc<Mutex<Claim>>,
+    lost: CancellationToken,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Drop for ClaimRenewal {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// The name of an event's claim.
+pub(crate) fn event_claim_id(event_id: u64) -> String {
+    format!("event-{event_id}")
+}
+
+/// The event that a claim of that name is on, if it is on one.
+#[cfg(feature = "redis")]
+pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
+    claim.strip_prefix("event-")?.parse().ok()
+}
+
+impl ClaimedEvent {
+    fn new(queue: Arc<QueueInner>, event: QueueEvent, claim: Claim) -> Self {
+        let (claim, lost, stop) = (Arc::new(Mutex::new(claim)), CancellationToken::new(), CancellationToken::new());
+        let task =
+            tokio::spawn(renew_until_stopped(Arc::clone(&queue), Arc::clone(&claim), lost.clone(), stop.clone()));
+        Self { event, queue, renewal: ClaimRenewal { claim, lost, stop, task } }
+    }
+
+    /// The event.
+    #[must_use]
+    pub const fn event(&self) -> &QueueEvent {
+        &self.event
+    }
+
+    /// The claim as it is now.
+    #[must_use]
+    pub fn claim(&self) -> Claim {
+        self.renewal.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until the claim is lost, which may never happen: work that goes on then is in vain.
+    pub async fn claim_lost(&self) {
+        self.renewal.lost.cancelled().await;
+    }
+
+    /// Whether the claim is lost: no result of ours counts any more.
+    #[must_use]
+    pub fn is_claim_lost(&self) -> bool {
+        self.renewal.lost.is_cancelled() || !self.claim().is_live()
+    }
+
+    /// Writes the result: it went well.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ClaimLost`] or [`FileQueueError::HasResult`] if another worker has taken the event over;
+    /// [`FileQueueError::Io`].
+    pub async fn succeed<T: Serialize + ?Sized>(self, details: &T) -> Result<EventResult> {
+        self.finish(true, details).await
+    }
+
+    /// Writes the result: it failed, for good.
+    ///
+    /// # Errors
+    /// As [`succeed`](Self::succeed).
+    pub async fn fail<T: Serialize + ?Sized>(self, details: &T) -> Result<EventResult> {
+        self.finish(false, details).await
+    }
+
+    /// Gives the event back without a result: anybody may have it now.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ClaimLost`] if another worker has taken the event over; [`FileQueueError::Io`].
+    pub async fn release(mut self) -> Result<()> {
+        let claim = self.stop_renewing().await;
+        self.queue.release(claim).await.map(drop)
+    }
+
+    async fn finish<T: Serialize + ?Sized>(mut self, success: bool, details: &T) -> Result<EventResult> {
+        let details = event::to_value("the details", details)?;
+        let claim = self.stop_renewing().await;
+        self.queue.write_result(self.event.id(), claim, success, details).await
+    }
+
+    /// From here on nobody else writes our claim's file.
+    async fn stop_renewing(&mut self) -> Claim {
+        self.renewal.stop.cancel();
+        // it ends by itself; a runtime that ends aborts it
+        let _ = (&mut self.renewal.task).await;
+        self.claim()
+    }
+}
+
+/// How soon a renewal that failed is tried again.
+const RENEW_RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Renews a claim whenever a third of its time has passed, until it is lost or somebody says stop; never stops half-way.
+async fn renew_until_stopped(
+    queue: Arc<QueueInner>,
+    claim: Arc<Mutex<Claim>>,
+    lost: CancellationToken,
+    stop: CancellationToken,
+) {
+    let third = queue.config.claim_expiration / 3;
+    let (mut wait, mut outage) = (third, Outage::new(queue.config.clock.clone()));
+    while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        let now = claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        wait = match queue.renew(&now).await {
+            Ok(renewed) => {
+                *claim.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(claim = now.claim_id, ?lasted, "claim is renewed again");
+                }
+                third
+            }
+            Err(FileQueueError::ClaimLost { .. }) => {
+                if let Some(lasted) = outage.ends() {
+                    tracing::warn!(claim = now.claim_id, ?lasted, "claim was lost before it could be renewed");
+                }
+                return lost.cancel();
+            }
+            Err(error) => {
+                if outage.begins() {
+                    tracing::warn!(claim = now.claim_id, error = error.log(), "claim not renewed, trying again");
+                }
+                RENEW_RETRY_DELAY
+            }
+        };
+    }
+}
+
+/// What stands at the front of the queue.
+enum ClaimCandidate {
+    /// This may be claimed.
+    Claimable(QueueEvent),
+    /// Nothing to claim up to the newest event.
+    Nothing,
+}
+
+impl QueueInner {
+    /// The first event after an id that has no result and no live claim.
+    fn find_claimable(&self, after: u64) -> Result<ClaimCandidate> {
+        let (head, mut id) = (self.log.head()?, after);
+        loop {
+            id = self.finished_events().next_unfinished(id);
+            if id > head {
+                return Ok(ClaimCandidate::Nothing);
+            }
+            match self.event_status(id)? {
+                EventStatus::Finished => self.finished_events().insert(id),
+                EventStatus::FinishedThrough(through) => self.finished_events().insert_through(through),
+                EventStatus::Claimed => {}
+                EventStatus::Claimable(event) => return Ok(ClaimCandidate::Claimable(event)),
+            }
+        }
+    }
+
+    fn event_status(&self, id: u64) -> Result<EventStatus> {
+        if self.has_result(id)? {
+            return Ok(EventStatus::Finished);
+        }
+        match self.log.read(id)? {
+            LogEntry::Removed(through) => Ok(EventStatus::FinishedThrough(through)),
+            LogEntry::Gap => Ok(EventStatus::Finished),
+            LogEntry::Missing => {
+                self.log.fill_overdue_gap(id, &self.worker_id)?;
+                Ok(EventStatus::Claimed)
+            }
+            LogEntry::Torn(error) => {
+                tracing::error!(id, error = error.log(), "passed over and left alone");
+                Ok(EventStatus::Finished)
+            }
+            LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
+                Ok(Some(claim)) if claim.is_live() => Ok(EventStatus::Claimed),
+                Ok(_) => Ok(EventStatus::Claimable(event)),
+                Err(error @ FileQueueError::Torn { .. }) => {
+                    tracing::error!(id, error = error.log(), "event passed over");
+                    Ok(EventStatus::Claimed)
+                }
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    async fn try_claim_next(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
+        let queue = Arc::clone(self);
+        let claiming = tokio::spawn(async move { queue.claim_first().await.map(ReleaseOnDrop) });
+        Ok(join_task(claiming).await?.0.take())
+    }
+
+    async fn claim_first(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
+        let mut after = 0;
+        loop {
+            let ClaimCandidate::Claimable(event) = self.blocking(move |queue| queue.find_claimable(after)).await?
+            else {
+                return Ok(None);
+            };
+            let id = event.id();
+            after = id;
+            let Some(claim) = self.claim(&event_claim_id(id), Value::Null).await? else {
+                continue;
+            };
+            // whoever had it before may have ended it since we looked
+            if self.blocking(move |queue| queue.has_result(id)).await? {
+                match self.release(claim).await {
+                    Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(Some(ClaimedEvent::new(Arc::clone(self), event, claim)));
+        }
+    }
+}
+
+/// Work that is given back if nobody waits for it any more.
+struct ReleaseOnDrop(Option<ClaimedEvent>);
+
+impl Drop for ReleaseOnDrop {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            // if that fails, the claim runs out
+            runtime.spawn(work.release());
+        }
+    }
+}
+
+/// How it stands with an event.
+enum EventStatus {
+    Finished,
+    /// Everything up to here is done.
+    FinishedThrough(u64),
+    Claimed,
+    Claimable(QueueEvent),
+}
+
+impl FileQueue {
+    /// Claims the first event that has no result and that nobody has claimed; `None` if there is none now.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn try_claim_next(&self) -> Result<Option<ClaimedEvent>> {
+        self.inner.try_claim_next().await
+    }
+
+    /// The same, waiting for an event; also for the folder, if it was removed. Nothing stays claimed if it is dropped, in a
+    /// `select!` for example.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].
+    pub async fn claim_next(&self) -> Result<ClaimedEvent> {
+        let mut poll_backoff = PollBackoff::new(&self.inner);
+        let mut outage = Outage::new(self.inner.config.clock.clone());
+        let folder = &*self.inner.disk.root().to_string_lossy();
+        loop {
+            if self.inner.consuming.is_closed() {
+                return Err(FileQueueError::ShutDown);
+            }
+            match self.try_claim_next().await {
+                Ok(Some(work)) => return Ok(work),
+                Ok(None) => {
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(folder, ?lasted, "the folder of the queue is there again");
+                    }
+                }
+                Err(error) if error.is_folder_missing() => {
+                    if outage.begins() {
+                        tracing::warn!(folder, error = error.log(), "the folder of the queue is gone, waiting for it");
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+            poll_backoff.wait().await;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Which events have their result, as far as a worker knows.
+
+use std::collections::BTreeMap;
+
+/// The events that need not be looked at again: a result is for ever.
+#[derive(Debug, Default)]
+pub(crate) struct FinishedEvents {
+    finished_through: u64,
+    /// The runs that are done further on: the first of each and its last.
+    later_runs: BTreeMap<u64, u64>,
+}
+
+impl FinishedEvents {
+    /// The first event after one that is to be looked at.
+    pub(crate) fn next_unfinished(&self, id: u64) -> u64 {
+        let next = id.max(self.finished_through) + 1;
+        match self.later_runs.range(..=next).next_back() {
+            Some((_, last)) if *last >= next => last + 1,
+            _ => next,
+        }
+    }
+
+    pub(crate) fn insert(&mut self, id: u64) {
+        let before = self.later_runs.range(..=id).next_back().filter(|(_, last)| **last + 1 >= id);
+        let (first, last) = before.map_or((id, id), |(first, last)| (*first, id.max(*last)));
+        let last = self.later_runs.remove(&(last + 1)).unwrap_or(last);
+        self.later_runs.insert(first, last);
+        self.insert_through(self.finished_through);
+    }
+
+    pub(crate) fn insert_through(&mut self, id: u64) {
+        self.finished_through = self.finished_through.max(id);
+        while let Some(run) = self.later_runs.first_entry()
+            && *run.key() <= self.finished_through + 1
+        {
+            self.finished_through = self.finished_through.max(run.remove());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_passed_over_wherever_it_is() {
+        let mut done = FinishedEvents::default();
+        for id in [5, 2, 3, 7] {
+            done.insert(id);
+        }
+        assert_eq!([0, 1, 3, 4, 6, 9].map(|id| done.next_unfinished(id)), [1, 4, 4, 6, 8, 10]);
+        done.insert(1);
+        assert_eq!((done.finished_through, done.next_unfinished(0)), (3, 4));
+        done.insert_through(6);
+        assert_eq!((done.finished_through, done.later_runs.len(), done.next_unfinished(0)), (7, 0, 8));
+    }
+
+    #[test]
+    fn while_the_first_takes_long_no_more_is_kept_however_many_are_done() {
+        let mut done = FinishedEvents::default();
+        for id in (2..1_000).step_by(2).chain((3..1_000).step_by(2)).chain(2..1_000) {
+            done.insert(id);
+        }
+        assert_eq!((done.finished_through, done.later_runs.len()), (0, 1));
+        assert_eq!([0, 1, 500].map(|id| done.next_unfinished(id)), [1, 1_000, 1_000]);
+        done.insert(1);
+        assert_eq!((done.finished_through, done.later_runs.len()), (999, 0));
+    }
+}

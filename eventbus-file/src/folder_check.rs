@@ -1,0 +1,206 @@
+//! What does not belong in the folder of a queue, or holds nothing.
+//!
+//! Keep: it is told and left alone. Nothing here writes.
+
+use std::{
+    collections::HashSet,
+    error::Error as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Serialize, Serializer};
+
+use crate::{
+    FileQueue,
+    bus::is_dead_letter_name,
+    disk::{self, TMP_FOLDER, TMP_SUFFIX},
+    error::{FileQueueError, Result},
+    log::LogEntry,
+    names, payload,
+    queue::{QueueInner, join_task},
+    relay::parse_store_id,
+};
+
+/// A file or folder that the queue does not know what to do with, and leaves alone.
+#[derive(Debug, Serialize)]
+#[serde(tag = "problem", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FolderProblem {
+    /// No file of a queue has such a name there.
+    Foreign {
+        /// The file or folder.
+        #[serde(serialize_with = "path_text")]
+        path: PathBuf,
+    },
+    /// It has the name of a file of a queue, and does not hold such a thing.
+    Torn {
+        /// The file.
+        #[serde(serialize_with = "path_text")]
+        path: PathBuf,
+        /// What is wrong with it.
+        #[serde(serialize_with = "error_text")]
+        error: FileQueueError,
+    },
+    /// A payload that no event names; its publisher died, or is about to publish.
+    UnusedPayload {
+        /// The file.
+        #[serde(serialize_with = "path_text")]
+        path: PathBuf,
+    },
+}
+
+/// As text, also where it is not UTF-8.
+fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
+}
+
+/// What is wrong, and why.
+fn error_text<S: Serializer>(error: &FileQueueError, serializer: S) -> Result<S::Ok, S::Error> {
+    match error.source() {
+        Some(why) => serializer.collect_str(&format_args!("{error}: {why}")),
+        None => serializer.collect_str(error),
+    }
+}
+
+impl FolderProblem {
+    /// The file or folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Foreign { path } | Self::Torn { path, .. } | Self::UnusedPayload { path } => path,
+        }
+    }
+}
+
+/// What was found so far.
+#[derive(Debug, Default)]
+struct FolderScan {
+    problems: Vec<FolderProblem>,
+    payloads: HashSet<String>,
+}
+
+impl FolderScan {
+    /// The names in a folder that belong there; the others are foreign.
+    fn list_known<T>(&mut self, folder: &Path, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
+        if folder.is_file() {
+            self.problems.push(FolderProblem::Foreign { path: folder.into() });
+            return Ok(Vec::new());
+        }
+        let mut names = disk::list_all_names(folder)?;
+        names.sort_unstable();
+        let mut belonging = Vec::new();
+        for name in names {
+            match name.to_str().and_then(&known) {
+                Some(name) => belonging.push(name),
+                None => self.problems.push(FolderProblem::Foreign { path: folder.join(name) }),
+            }
+        }
+        Ok(belonging)
+    }
+
+    fn add_torn(&mut self, path: PathBuf, checked: Result<()>) -> Result<()> {
+        match checked {
+            Err(error @ (FileQueueError::Torn { .. } | FileQueueError::InvalidName { .. })) => {
+                self.problems.push(FolderProblem::Torn { path, error });
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+impl QueueInner {
+    fn check_folder(&self) -> Result<Vec<FolderProblem>> {
+        let mut found = FolderScan::default();
+        let is_known = |name: &str| names::FOLDERS.contains(&name) || name == TMP_FOLDER || name == names::QUEUE_FILE;
+        found.list_known(self.disk.root(), |name| is_known(name).then_some(()))?;
+        found.add_torn(self.disk.root().join(names::QUEUE_FILE), self.disk.load_queue_id().map(drop))?;
+        self.check_events(&mut found)?;
+        self.check_results(&mut found)?;
+        for claims in [&self.claims, &self.groups] {
+            for id in found.list_known(claims.folder(), names::decode)? {
+                let folder = claims.folder_of(&id)?;
+                for epoch in found.list_known(&folder, names::parse_file_name)? {
+                    let path = folder.join(names::file_name(epoch));
+                    found.add_torn(path, claims.load_epoch(&id, epoch).map(drop))?;
+                }
+            }
+        }
+        for folder in [names::DEAD_LETTERS, names::REPLAYS] {
+            let folder = self.disk.root().join(folder);
+            for name in found.list_known(&folder, |name| is_dead_letter_name(name).then(|| name.to_owned()))? {
+                found.add_torn(folder.join(&name), crate::bus::check_dead_letter(&folder.join(&name)))?;
+            }
+        }
+        found.list_known(&self.disk.root().join(names::REMOVED), names::parse_file_name)?;
+        self.check_relays(&mut found)?;
+        found.list_known(&self.disk.root().join(TMP_FOLDER), |name| name.ends_with(TMP_SUFFIX).then_some(()))?;
+        self.check_payloads(&mut found)?;
+        Ok(found.problems)
+    }
+
+    fn check_events(&self, found: &mut FolderScan) -> Result<()> {
+        let events = self.disk.root().join(names::EVENTS);
+        let near = self.log.shards()?;
+        for shard in
+            found.list_known(&events, |name| names::parse_shard_name(name).filter(|shard| near.contains(shard)))?
+        {
+            let folder = events.join(names::shard_name(shard));
+            let of_shard = |name: &str| names::parse_file_name(name).filter(|id| names::shard_index(*id) == shard);
+            for id in found.list_known(&folder, of_shard)? {
+                if let LogEntry::Torn(error) = self.log.read(id)? {
+                    found.problems.push(FolderProblem::Torn { path: self.log.path(id), error });
+                }
+                found.payloads.extend(self.log.find_payload_file(id)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn check_results(&self, found: &mut FolderScan) -> Result<()> {
+        let results = self.disk.root().join(names::RESULTS);
+        for shard in found.list_known(&results, names::parse_shard_name)? {
+            let folder = results.join(names::shard_name(shard));
+            let of_shard = |name: &str| names::parse_file_name(name).filter(|id| names::shard_index(*id) == shard);
+            for id in found.list_known(&folder, of_shard)? {
+                found.add_torn(self.result_path(id), self.load_result(id).map(drop))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_relays(&self, found: &mut FolderScan) -> Result<()> {
+        let relays = self.disk.root().join(names::RELAYS);
+        for store in found.list_known(&relays, parse_store_id)? {
+            let folder = relays.join(store.to_string());
+            for number in found.list_known(&folder, names::parse_file_name)? {
+                found.add_torn(folder.join(names::file_name(number)), self.check_record(store, number))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_payloads(&self, found: &mut FolderScan) -> Result<()> {
+        let folder = self.disk.root().join(names::PAYLOADS);
+        let payloads = found.list_known(&folder, |name| payload::is_payload_name(name).then(|| name.to_owned()))?;
+        let unused = payloads.into_iter().filter(|name| !found.payloads.contains(name));
+        let unused: Vec<_> = unused.map(|name| FolderProblem::UnusedPayload { path: folder.join(name) }).collect();
+        found.problems.extend(unused);
+        Ok(())
+    }
+}
+
+impl FileQueue {
+    /// Looks at every file of the queue, and tells which do not belong there or hold nothing. They are left alone: a
+    /// consumer makes a torn event a dead letter of its group and goes on, and [`claim_next`](Self::claim_next) passes it
+    /// over.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`] if a file cannot be read.
+    pub async fn check(&self) -> Result<Vec<FolderProblem>> {
+        // works without a readable `queue.json`, too
+        let queue = Arc::clone(&self.inner);
+        join_task(tokio::task::spawn_blocking(move || queue.check_folder())).await
+    }
+}

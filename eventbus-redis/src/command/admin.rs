@@ -1,0 +1,118 @@
+//! The commands of those who run the bus, and how their replies are read.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
+
+use super::{is_key_missing, take_field};
+use crate::keys;
+
+/// Entries from an id, or after one that begins with `(`, up to an id.
+pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
+    let mut command = cmd("XRANGE");
+    command.arg(stream).arg(from).arg(to).arg("COUNT").arg(count);
+    command
+}
+
+/// The newest entry.
+pub(crate) fn newest(stream: &str) -> Cmd {
+    let mut command = cmd("XREVRANGE");
+    command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
+    command
+}
+
+pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
+    let mut command = cmd("XDEL");
+    command.arg(stream).arg(ids);
+    command
+}
+
+/// Keeps at least so many entries, whoever has read the others.
+pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
+    let mut command = cmd("XTRIM");
+    command.arg(stream).arg("MAXLEN").arg("~").arg(max_length);
+    command
+}
+
+/// Reads the reply of `TIME`, as milliseconds since 1970.
+pub(crate) fn to_milliseconds((seconds, micros): (u64, u64)) -> u64 {
+    seconds.saturating_mul(1_000).saturating_add(micros / 1_000)
+}
+
+/// The server's time.
+pub(crate) fn time() -> Pipeline {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("TIME");
+    pipeline.ignore_errors();
+    pipeline
+}
+
+/// Adds what asks for the consumers of a group, its members, its oldest pending entries, and the oldest of those on which no
+/// claim was renewed for `silent_ms`.
+pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str, silent_ms: u64) {
+    pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
+    pipeline.cmd("HGETALL").arg(keys::members(home, group));
+    pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(OLDEST_PENDING_MAX);
+    pipeline
+        .cmd("XPENDING")
+        .arg(stream)
+        .arg(group)
+        .arg("IDLE")
+        .arg(silent_ms)
+        .arg("-")
+        .arg("+")
+        .arg(SILENT_ENTRIES_MAX);
+}
+
+/// How many of the oldest pending entries health reads the delivery attempts of. Most old ones have failed.
+const OLDEST_PENDING_MAX: usize = 10;
+
+/// How many entries without a sign of life are looked at: those that wait for absent members are among them.
+const SILENT_ENTRIES_MAX: usize = 100;
+
+/// A consumer as the server knows it.
+#[derive(Debug)]
+pub(crate) struct ConsumerState {
+    pub(crate) name: String,
+    pub(crate) idle: Duration,
+}
+
+/// Reads the reply of `XINFO CONSUMERS`; a group that is gone has none.
+pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<ConsumerState>> {
+    let reply = match reply {
+        Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let consumers: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
+    let read = |mut map: HashMap<String, Value>| {
+        let idle = take_field(&mut map, "idle")?;
+        Ok(ConsumerState { name: take_field(&mut map, "name")?, idle: Duration::from_millis(idle) })
+    };
+    consumers.into_iter().map(read).collect()
+}
+
+/// Reads the delivery attempts that consumers noted of entries.
+pub(crate) fn load_attempts<'a>(retry: &str, ids: impl Iterator<Item = &'a str>) -> Cmd {
+    let mut command = cmd("HMGET");
+    command.arg(retry);
+    for id in ids {
+        command.arg(id);
+    }
+    command
+}
+
+/// Reads the reply of `XPENDING` with a range: the entries, their consumers, and for how many milliseconds these have shown
+/// no life.
+pub(crate) fn parse_pending(reply: RedisResult<Value>) -> RedisResult<Vec<(String, String, u64)>> {
+    let reply = match reply {
+        Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
+        reply => reply?,
+    };
+    let pending: Vec<(String, String, u64, u64)> = from_redis_value(reply)?;
+    Ok(pending.into_iter().map(|(id, consumer, idle, _)| (id, consumer, idle)).collect())
+}
+
+/// Whether a group, or its stream, is gone.
+fn is_group_missing(error: &redis::RedisError) -> bool {
+    error.code() == Some("NOGROUP") || is_key_missing(error)
+}

@@ -1,0 +1,76 @@
+//! Reading streams without a group, in pages.
+
+use std::time::Duration;
+
+use eventbus::port::PAGE_BYTES;
+use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
+
+use super::{Entry, parse_range_entries, parse_value};
+use crate::script;
+
+/// Some entries of streams, in order.
+#[derive(Debug, Default)]
+pub(crate) struct EntryPage {
+    pub(crate) entries: Vec<Entry>,
+    /// Whether there are more.
+    pub(crate) has_more: bool,
+}
+
+impl EntryPage {
+    /// Reads the reply of [`page`] and [`newest`].
+    pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
+        let (entries, has_more): (Value, bool) = parse_value(reply)?;
+        Ok(Self { entries: parse_range_entries(entries)?, has_more })
+    }
+}
+
+/// Entries after an id, or from the oldest on, up to one, or to the newest: at most so many, and none after the one with
+/// which they have [`PAGE_BYTES`]. Of several streams the oldest of all, all read at the same instant, or one that is
+/// added later might have a lower id.
+pub(crate) fn page<S: AsRef<str>>(
+    streams: &[S],
+    after: Option<&str>,
+    through: Option<&str>,
+    count: usize,
+) -> ScriptInvocation<'static> {
+    range_script(streams, "XRANGE", &exclusive_start(after), through.unwrap_or("+"), count)
+}
+
+/// The newest entries that are after an id, the newest first; as many as of [`page`].
+pub(crate) fn newest<S: AsRef<str>>(streams: &[S], after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
+    range_script(streams, "XREVRANGE", "+", &exclusive_start(after), count)
+}
+
+fn range_script<S: AsRef<str>>(
+    streams: &[S],
+    command: &str,
+    from: &str,
+    to: &str,
+    count: usize,
+) -> ScriptInvocation<'static> {
+    let mut script = script::READ_PAGE.prepare_invoke();
+    for stream in streams {
+        script.key(stream.as_ref());
+    }
+    script.arg(command).arg(from).arg(to).arg(count).arg(PAGE_BYTES);
+    script
+}
+
+/// Waits until one of some streams has an entry after an id; replies with the first one.
+pub(crate) fn wait<S: AsRef<str>>(streams: &[S], after: Option<&str>, block: Duration) -> Cmd {
+    let mut command = cmd("XREAD");
+    // 0 would wait for ever
+    let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
+    command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
+    for stream in streams {
+        command.arg(stream.as_ref());
+    }
+    for _ in streams {
+        command.arg(after.unwrap_or("0-0"));
+    }
+    command
+}
+
+fn exclusive_start(after: Option<&str>) -> String {
+    after.map_or_else(|| "-".to_owned(), |id| format!("({id}"))
+}

@@ -1,0 +1,157 @@
+//! Reading variables of the environment into fields of a configuration.
+
+use std::{collections::BTreeSet, env, str::FromStr, sync::Once, time::Duration};
+
+use crate::{RedisEventBusConfig, RedisEventStoreConfig, error::ConfigMistake};
+
+/// What the names of our variables begin with.
+const VARIABLE_PREFIX: &str = "EVENTBUS_";
+/// The server under another name, which is a mistake.
+const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
+
+/// A variable of this process.
+pub(crate) fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
+    env::var_os(name).map(|value| value.into_string().map_err(|_| NotUtf8))
+}
+
+/// A variable that holds something else than text.
+pub(crate) struct NotUtf8;
+
+/// Logs one warning for each variable of this process that is called like ours and that no configuration reads; once.
+pub(crate) fn warn_unknown_variables() {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        let set: Vec<_> = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
+        for (variable, nearest) in find_unknown_variables(set.iter().map(String::as_str)) {
+            tracing::warn!(variable, "a variable is set that nothing reads; did you mean `{nearest}`?");
+        }
+    });
+}
+
+/// The variables that are called like ours and that no configuration reads, each with the nearest name that one reads.
+fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
+    let nothing = |_: &str| None;
+    let (mut bus, mut store) = (EnvVars::new(nothing), EnvVars::new(nothing));
+    RedisEventBusConfig::read(&mut bus);
+    RedisEventStoreConfig::read(&mut store);
+    let known: BTreeSet<_> = bus.requested.into_iter().chain(store.requested).collect();
+    let ours = set.filter(|name| name.starts_with(VARIABLE_PREFIX) && !known.contains(name));
+    let with_nearest = |name| {
+        let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
+        let nearest = *known.iter().min_by_key(distance)?;
+        Some((name, if nearest == MISNAMED_URL_VARIABLE { "REDIS_URL" } else { nearest }))
+    };
+    ours.filter_map(with_nearest).collect()
+}
+
+/// Reads variables, and gathers the mistakes in them.
+pub(crate) struct EnvVars<G> {
+    get: G,
+    pub(crate) mistakes: Vec<ConfigMistake>,
+    /// The names that were asked for.
+    requested: Vec<&'static str>,
+}
+
+impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
+    pub(crate) fn new(get: G) -> Self {
+        Self { get, mistakes: Vec::new(), requested: Vec::new() }
+    }
+
+    /// The server, which has one name wherever it is asked for.
+    pub(crate) fn redis_url(&mut self, field: &mut String) {
+        self.text("REDIS_URL", field);
+        if self.value(MISNAMED_URL_VARIABLE).is_some() {
+            self.mistakes.push(ConfigMistake::new(MISNAMED_URL_VARIABLE, "is set; the server is named by `REDIS_URL`"));
+        }
+    }
+
+    pub(crate) fn value(&mut self, name: &'static str) -> Option<String> {
+        self.requested.push(name);
+        match (self.get)(name)? {
+            Ok(value) => Some(value).filter(|value| !value.is_empty()),
+            Err(NotUtf8) => {
+                self.mistakes.push(ConfigMistake::new(name, "is not valid UTF-8"));
+                None
+            }
+        }
+    }
+
+    pub(crate) fn text(&mut self, name: &'static str, field: &mut String) {
+        if let Some(value) = self.value(name) {
+            *field = value;
+        }
+    }
+
+    pub(crate) fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        match value.trim().parse() {
+            Ok(parsed) => *field = parsed,
+            Err(_) => {
+                let kind = match std::any::type_name::<T>() {
+                    "bool" => "`true` or `false`",
+                    _ => "a whole number",
+                };
+                self.push_mistake(name, &value, kind);
+            }
+        }
+    }
+
+    pub(crate) fn number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        match value.trim().parse() {
+            Ok(parsed) => *field = Some(parsed),
+            Err(_) => self.push_mistake(name, &value, "a whole number"),
+        }
+    }
+
+    pub(crate) fn seconds(&mut self, name: &'static str, field: &mut Duration) {
+        let Some(value) = self.value(name) else {
+            return;
+        };
+        let seconds = value.trim().parse().ok();
+        match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+            Some(duration) => *field = duration,
+            None => self.push_mistake(name, &value, "a number of seconds"),
+        }
+    }
+
+    fn push_mistake(&mut self, name: &str, value: &str, kind: &str) {
+        let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
+        let problem = format!("is `{shown}`, which is not {kind}");
+        self.mistakes.push(ConfigMistake::new(name, problem));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red if a name that the bus or the store reads is not known, or one that neither reads is.
+    #[test]
+    fn a_mistyped_variable_is_named_with_the_nearest_one() {
+        let set = [
+            "PATH",
+            "REDIS_URL",
+            "EVENTBUS_BATCH_SIZE",
+            "EVENTBUS_KEY_PREFIX",
+            "EVENTBUS_BATCHSIZE",
+            "EVENTBUS_STREAM_PERFIX",
+            "EVENTBUS_RETRIES",
+            "EVENTBUS_REDIS_URI",
+            "EVENTBUS_",
+        ];
+        let expected = [
+            ("EVENTBUS_BATCHSIZE", "EVENTBUS_BATCH_SIZE"),
+            ("EVENTBUS_STREAM_PERFIX", "EVENTBUS_STREAM_PREFIX"),
+            ("EVENTBUS_RETRIES", "EVENTBUS_MAX_RETRIES"),
+            ("EVENTBUS_REDIS_URI", "REDIS_URL"),
+        ];
+        let found = find_unknown_variables(set.into_iter());
+        assert_eq!(found[..4], expected);
+        assert_eq!((found.len(), found[4].0), (5, "EVENTBUS_"));
+    }
+}

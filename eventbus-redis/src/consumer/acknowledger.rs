@@ -1,0 +1,275 @@
+//! The keeper: writes down what came of entries, shows life, and looks for what others left.
+//!
+//! Real time, not the given clock: claims, by the clock of Redis, and its replies.
+
+use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
+
+use eventbus::port::MessageId;
+use tokio::time::{Instant, MissedTickBehavior, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Consumer,
+    ack_batch::{AckBatch, add_ids},
+    handoff::HandoffCursor,
+    membership::TypeMismatches,
+    outage_log::OutageLog,
+    read::RANGE_START,
+};
+use crate::{command, connection::CommandError, script};
+
+/// How often what could not be written down is tried again.
+pub(super) const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// How long what is under way, and then what is left to do, may take when the consumer ends.
+pub(super) const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_millis(800);
+/// How often the consumer looks around, at least.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// How often it looks for entries of dead consumers, at least.
+pub(super) const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
+/// How often it looks, at most.
+const MAINTENANCE_INTERVAL_MIN: Duration = Duration::from_millis(20);
+
+/// What the keeper remembers from one time to the next.
+pub(super) struct Acknowledger {
+    batch: AckBatch,
+    outage_log: OutageLog,
+    /// What went wrong when it was done last; it is done again, one after the other.
+    failed_tasks: Vec<AcknowledgerTask>,
+    retry_at: Instant,
+    /// Entries on which the claim is yet to be renewed: some at a time, so that no acknowledgement waits for all.
+    claims_to_renew: Vec<MessageId>,
+    /// Where to go on looking for entries of dead consumers.
+    pub(super) claim_cursor: String,
+    /// Where to go on looking for notes that nobody needs.
+    pub(super) garbage_cursor: String,
+    /// Where to go on renewing what was left, and looking whether it handles any of it.
+    pub(super) renew_from: String,
+    pub(super) handoff_cursor: HandoffCursor,
+    /// Entries that were pending on this consumer and not in hand, when it looked last.
+    pub(super) missing: HashSet<String>,
+    pub(super) type_mismatches: TypeMismatches,
+    /// Whether another one of its name was seen.
+    pub(super) has_duplicate_name: bool,
+}
+
+/// What a keeper does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AcknowledgerTask {
+    WriteBatch,
+    ReadDue,
+    RenewClaims,
+    Heartbeat,
+    ClaimIdle,
+    CollectGarbage,
+    /// Everything that must not wait for its time when the consumer has joined its group.
+    HeartbeatAndClaim,
+}
+
+impl Acknowledger {
+    /// Notes how something went; trouble is over when everything that went wrong has gone well.
+    fn record_result(&mut self, task: AcknowledgerTask, result: Result<(), CommandError>) {
+        self.failed_tasks.retain(|failing| *failing != task);
+        if let Err(error) = result {
+            self.failed_tasks.push(task);
+            self.retry_at = Instant::now() + self.outage_log.record_failure(&error);
+        } else if self.failed_tasks.is_empty() {
+            self.outage_log.record_success();
+        }
+    }
+}
+
+/// Something that is to be done again and again.
+fn delayed_interval(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+impl Consumer {
+    /// Keeps until workers and reader have ended, then writes down the rest and leaves.
+    pub(super) async fn run_acknowledger(&self, ended: &CancellationToken) {
+        let mut acknowledger = Acknowledger {
+            batch: AckBatch::default(),
+            outage_log: OutageLog::new("acknowledging", self.group.clone()),
+            failed_tasks: Vec::new(),
+            retry_at: Instant::now(),
+            claims_to_renew: Vec::new(),
+            claim_cursor: RANGE_START.into(),
+            garbage_cursor: "0".into(),
+            renew_from: RANGE_START.into(),
+            handoff_cursor: HandoffCursor::default(),
+            missing: HashSet::new(),
+            type_mismatches: TypeMismatches::new(),
+            has_duplicate_name: false,
+        };
+        let idle = self.pending_idle();
+        let (mut write, mut beat) = (delayed_interval(ACK_RETRY_INTERVAL), delayed_interval(idle / 3));
+        let (mut look, mut claim) = (
+            delayed_interval(self.heartbeat_interval()),
+            delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
+        );
+        let mut sweep = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
+        let mut changes = self.bus.subscribers.watch();
+        loop {
+            let writes = !acknowledger.failed_tasks.contains(&AcknowledgerTask::WriteBatch);
+            let beats_in_vain = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
+            let unwritten = !acknowledger.batch.is_empty() || !self.discarded().is_empty();
+            let gathers_until = acknowledger.batch.gathers_until();
+            let task = tokio::select! {
+                () = ended.cancelled() => break,
+                () = tokio::time::sleep_until(acknowledger.retry_at), if !acknowledger.failed_tasks.is_empty() => acknowledger.failed_tasks[0],
+                () = self.in_flight.disposed(), if writes => AcknowledgerTask::WriteBatch,
+                _ = write.tick(), if writes && unwritten => AcknowledgerTask::WriteBatch,
+                () = sleep_until(gathers_until.unwrap_or(acknowledger.retry_at)), if writes && gathers_until.is_some() => AcknowledgerTask::WriteBatch,
+                () = self.in_flight.due(), if writes && !acknowledger.failed_tasks.contains(&AcknowledgerTask::ReadDue) => AcknowledgerTask::ReadDue,
+                () = self.caught_up_signal.notified() => AcknowledgerTask::HeartbeatAndClaim,
+                _ = beat.tick(), if acknowledger.claims_to_renew.is_empty() => {
+                    acknowledger.claims_to_renew = self.in_flight.ids();
+                    acknowledger.claims_to_renew.extend(self.kept_pending().iter().cloned());
+                    AcknowledgerTask::RenewClaims
+                }
+                () = std::future::ready(()), if !acknowledger.claims_to_renew.is_empty() && !beats_in_vain => AcknowledgerTask::RenewClaims,
+                _ = look.tick() => AcknowledgerTask::Heartbeat,
+                _ = changes.changed() => AcknowledgerTask::Heartbeat,
+                _ = claim.tick() => AcknowledgerTask::ClaimIdle,
+                _ = sweep.tick() => AcknowledgerTask::CollectGarbage,
+            };
+            let in_vain = async {
+                ended.cancelled().await;
+                tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
+            };
+            let result = tokio::select! {
+                kept = self.run_task(task, &mut acknowledger) => kept,
+                () = in_vain => break, // what is not done may be done twice
+            };
+            acknowledger.record_result(task, result);
+        }
+        self.shut_down(&mut acknowledger).await;
+    }
+
+    /// How often the consumer looks around.
+    pub(super) fn heartbeat_interval(&self) -> Duration {
+        (self.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
+    }
+
+    async fn run_task(&self, task: AcknowledgerTask, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        let done = match task {
+            AcknowledgerTask::WriteBatch => self.write_disposed(acknowledger).await,
+            AcknowledgerTask::ReadDue => self.read_due_after_writing(acknowledger).await,
+            AcknowledgerTask::RenewClaims => self.renew_some_claims(&mut acknowledger.claims_to_renew).await,
+            AcknowledgerTask::Heartbeat => self.heartbeat(acknowledger).await,
+            AcknowledgerTask::ClaimIdle => self.claim_idle(acknowledger).await,
+            AcknowledgerTask::CollectGarbage => self.collect_garbage(&mut acknowledger.garbage_cursor).await,
+            AcknowledgerTask::HeartbeatAndClaim => self.heartbeat_and_claim(acknowledger).await,
+        };
+        match done {
+            // the reader may be waiting for room, which there is only when something is written down
+            Err(error) if command::is_group_missing(&error) => self.recreate_group().await,
+            done => done,
+        }
+    }
+
+    async fn heartbeat_and_claim(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        self.heartbeat(acknowledger).await?;
+        self.claim_idle(acknowledger).await
+    }
+
+    pub(super) async fn recreate_group(&self) -> Result<(), CommandError> {
+        let is_new: bool = self.bus.connection.run_idempotent(&self.create_group_script()).await?;
+        self.has_passed_backlog.store(false, Ordering::Release);
+        self.log_group_created(is_new);
+        Ok(())
+    }
+
+    async fn write_disposed(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        acknowledger.batch.add(self.in_flight.take_disposed());
+        if acknowledger.batch.is_empty() && self.discarded().is_empty() {
+            return Ok(());
+        }
+        self.write_most(&mut acknowledger.batch).await.map(drop)
+    }
+
+    /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
+    async fn read_due_after_writing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        acknowledger.batch.gather_no_more();
+        self.write_disposed(acknowledger).await?;
+        self.read_due(self.in_flight.take_due()).await
+    }
+
+    /// Keeps the claim on some of these entries, which it removes from the list.
+    async fn renew_some_claims(&self, claims_to_renew: &mut Vec<MessageId>) -> Result<(), CommandError> {
+        let rest = claims_to_renew.len().saturating_sub(command::SCRIPT_BATCH_MAX);
+        let mut ids = claims_to_renew[rest..].to_vec();
+        // what was written down since is pending no more
+        ids.retain(|id| self.in_flight.contains(id) || self.kept_pending().contains(id));
+        let (lost, free) = self.renew_claims(&ids).await?;
+        claims_to_renew.truncate(rest);
+        for id in lost.iter().chain(&free) {
+            self.kept_pending().remove(id);
+        }
+        // what has been written down meanwhile is not lost
+        let lost: Vec<_> = lost.into_iter().filter(|id| self.in_flight.contains(id)).collect();
+        self.release_lost(&lost);
+        Ok(())
+    }
+
+    /// Keeps the claim on entries; says which of them are somebody else's by now, and which are nobody's.
+    pub(super) async fn renew_claims(
+        &self,
+        ids: &[MessageId],
+    ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
+        let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
+        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
+            let mut beat = script::RENEW_CLAIMS.key(&self.bus.stream);
+            beat.arg(self.group.as_str()).arg(&self.name);
+            add_ids(&mut beat, ids);
+            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection.run_idempotent(&beat).await?;
+            all_lost.extend(lost.into_iter().map(MessageId::new));
+            all_free.extend(free.into_iter().map(MessageId::new));
+        }
+        Ok((all_lost, all_free))
+    }
+
+    /// Writes down what is left to write, and lets others have what was not begun; all within a time that a shutdown
+    /// can bear.
+    async fn shut_down(&self, acknowledger: &mut Acknowledger) {
+        let nacked = self.in_flight.nack_idle();
+        let ending = async {
+            loop {
+                acknowledger.batch.add(self.in_flight.take_disposed());
+                match self.write_and_deregister(&mut acknowledger.batch, &nacked).await {
+                    Err(error) if !command::is_group_missing(&error) => {
+                        tokio::time::sleep(acknowledger.outage_log.record_failure(&error)).await;
+                    }
+                    _ => return,
+                }
+            }
+        };
+        if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
+            let count = self.in_flight.len() + nacked.len();
+            tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
+        }
+    }
+
+    async fn write_and_deregister(&self, batch: &mut AckBatch, nacked: &[MessageId]) -> Result<(), CommandError> {
+        self.write_batch(batch).await?;
+        self.deregister(nacked, self.bus.has_temporary_name).await
+    }
+
+    /// Lets others have entries, and the name go if it does not come back.
+    pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
+        let mut chunks = ids.chunks(command::SCRIPT_BATCH_MAX).collect::<Vec<_>>();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for ids in chunks {
+            let mut leave = script::DEREGISTER_CONSUMER.key(&self.bus.stream);
+            leave.key(&self.keys.members);
+            leave.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config.pending_idle_ms);
+            leave.arg(u8::from(removes_name));
+            add_ids(&mut leave, ids);
+            self.bus.connection.run_idempotent::<u64>(&leave).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,185 @@
+//! Leaving entries to other members of the group: those that this consumer has no handler for, and events whose schema
+//! version it does not know.
+//!
+//! Keep: what the group ever announced is acknowledged only by a member that handles it. What it never announced is
+//! noted before it is forgotten, so that it can be delivered when somebody announces it.
+
+use std::collections::BTreeMap;
+
+use eventbus::{
+    RecordedEvent,
+    port::{DeliveryAttempts, MessageId, log_skipped_type},
+};
+
+use super::{Consumer, ack_batch::attempts_json, read::RANGE_START, receive::ReclaimedEntries};
+use crate::{command, connection::CommandError, keys, partition::partition_of, script};
+
+/// How many pages of entries that were left are looked at in one go without finding one to take.
+const EMPTY_HANDOFF_PAGES_MAX: usize = 4;
+
+/// Where to go on among the entries that were left: they may be many, and for others.
+#[derive(Debug)]
+pub(super) struct HandoffCursor {
+    /// After those that it has looked at as they were new.
+    new_after: Option<String>,
+    /// Among all.
+    all_after: String,
+}
+
+impl Default for HandoffCursor {
+    fn default() -> Self {
+        Self { new_after: None, all_after: RANGE_START.into() }
+    }
+}
+
+/// An entry that no handler here wants.
+pub(super) struct UnhandledEntry {
+    pub(super) id: MessageId,
+    pub(super) record: RecordedEvent,
+    pub(super) attempts: DeliveryAttempts,
+}
+
+impl Consumer {
+    /// Its name among the members of the group.
+    fn member_name(&self) -> &str {
+        if self.fencing_token.is_some() { &self.bus.consumer_name } else { &self.name }
+    }
+
+    /// Acknowledges what nobody of the group ever handled, and leaves the rest to those who do.
+    pub(super) async fn skip_or_hand_off(&self, skipped: &[UnhandledEntry]) -> Result<(), CommandError> {
+        let mut by_key: BTreeMap<String, Vec<&UnhandledEntry>> = BTreeMap::new();
+        for skip in skipped {
+            by_key.entry(self.skipped_key(&skip.record)).or_default().push(skip);
+        }
+        for (key, skipped) in &by_key {
+            for skipped in skipped.chunks(command::SCRIPT_BATCH_MAX) {
+                self.skip_batch(key, skipped).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
+        let mut skip = self.script(&script::SKIP_OR_HAND_OFF);
+        skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(key);
+        skip.arg(self.group.as_str()).arg(&self.name).arg(self.member_name()).arg(self.bus.config.pending_idle_ms);
+        skip.arg(u8::from(self.bus.is_backlog()));
+        for UnhandledEntry { id, record, attempts: delivery_attempts } in skipped {
+            let position = record.position().map(|position| position.to_string()).unwrap_or_default();
+            skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());
+            skip.arg(position).arg(attempts_json(delivery_attempts));
+        }
+        let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
+            self.run_idempotent(skip).await?;
+        self.kept_pending().extend(stay.into_iter().map(MessageId::new));
+        self.bus.counters.events_skipped(acknowledged);
+        if left > 0 {
+            tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
+        }
+        for event_type in new {
+            log_skipped_type(&self.group, &event_type);
+        }
+        self.log_absent_types(absent);
+        Ok(())
+    }
+
+    /// Where it is noted that an event was skipped: beside the stream that carries it, also where it came from a backlog.
+    fn skipped_key(&self, record: &RecordedEvent) -> String {
+        let (bus, partitions) = (&self.bus, self.bus.config.partitions);
+        let stream = match bus.is_backlog() {
+            false => bus.stream.clone(),
+            true if partitions == 1 => bus.bus_stream.clone(),
+            true => {
+                let id = record.metadata().aggregate_id();
+                keys::partition(&bus.bus_stream, partition_of(id.as_str(), partitions))
+            }
+        };
+        keys::skipped(&stream, &self.group)
+    }
+
+    /// Tells of each type once that its events wait for a member.
+    fn log_absent_types(&self, types: impl IntoIterator<Item = String>) {
+        for event_type in types {
+            if self.logged_absent_types().insert(event_type.clone()) {
+                tracing::warn!(
+                    group = %self.group, event_type,
+                    "events are left pending: the group announced their type before, and no member that handles it is \
+                     here now; `forget_event_type` lets the group skip it (`*` if a handler of all types was removed)"
+                );
+            }
+        }
+    }
+
+    /// Leaves an event that cannot be handled here to a member that announced its schema version; the handlers that have
+    /// succeeded do not run again there. Returns `true` if this consumer is done with it.
+    ///
+    /// An event of an older version than the handlers here were made for is left to a live member only: no release to
+    /// come knows that version better than this one.
+    pub(super) async fn hand_off_to_newer(
+        &self,
+        id: &MessageId,
+        record: &RecordedEvent,
+        finished_handlers: &[String],
+    ) -> Result<bool, CommandError> {
+        let (event_type, version) = (record.event_type(), record.metadata().schema_version());
+        let known = self.bus.subscribers.versions(&self.group, event_type);
+        if known.is_empty() || known.contains(&version) {
+            return Ok(false);
+        }
+        let is_older = known.iter().any(|known| *known > version);
+        let mut leave = self.script(&script::HAND_OFF_TO_NEWER);
+        leave.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types);
+        leave.arg(self.group.as_str()).arg(&self.name).arg(self.member_name());
+        leave.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
+        leave.arg(attempts_json(&DeliveryAttempts::replayed(finished_handlers.to_vec())));
+        let said: String = self.run_idempotent(leave).await?;
+        match said.as_str() {
+            "no" => return Ok(false),
+            "stays" => {
+                self.kept_pending().insert(id.clone());
+            }
+            _ => {}
+        }
+        tracing::warn!(
+            group = %self.group, %id, %event_type, schema_version = version,
+            "event cannot be decoded here and is left to members that know its schema version"
+        );
+        Ok(true)
+    }
+
+    /// Takes entries that were left and that this one handles, as far as there is room: new ones, then some of the others.
+    pub(super) async fn claim_handed_off(&self, cursor: &mut HandoffCursor, last: &str) -> Result<(), CommandError> {
+        // what is there when it begins is not new
+        let new_from = cursor.new_after.get_or_insert_with(|| format!("({last}"));
+        self.claim_handed_off_after(new_from).await?;
+        if !self.claim_handed_off_after(&mut cursor.all_after).await? {
+            RANGE_START.clone_into(&mut cursor.all_after); // from the first one on, next time
+        }
+        Ok(())
+    }
+
+    /// Goes on after an id, which it moves, as long as it finds some soon: the rest is for the next time. Returns `true` if
+    /// there may be more.
+    async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
+        let mut pages_in_vain = 0;
+        while pages_in_vain < EMPTY_HANDOFF_PAGES_MAX {
+            let room = self.in_flight.free().min(self.bus.config.batch_size);
+            if room == 0 {
+                break;
+            }
+            let mut take = self.script(&script::CLAIM_HANDED_OFF);
+            take.key(&self.keys.retry).key(&self.keys.relay);
+            take.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(&*from);
+            take.arg(command::SCRIPT_BATCH_MAX).arg(room);
+            let (last, entries, noted, deleted, has_more): (String, _, _, _, bool) = self.run_idempotent(take).await?;
+            let retaken = ReclaimedEntries::parse(entries, noted, deleted)?;
+            pages_in_vain += usize::from(retaken.entries.is_empty());
+            self.receive_reclaimed(retaken);
+            *from = last;
+            if !has_more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,182 @@
+//! Looking around: who else is in the group, and what was left behind.
+//!
+//! Keep: what may be on its way to this consumer is not taken again, and nothing of others is taken over before what was
+//! its own is in hand.
+
+use std::{collections::HashMap, sync::atomic::Ordering};
+
+use eventbus::port::PAGE_BYTES;
+use redis::ScriptInvocation;
+
+use super::{Consumer, acknowledger::Acknowledger, read::RANGE_START, receive::ReclaimedEntries};
+use crate::{command, connection::CommandError, script};
+
+/// How many pending entries are looked at in one go for those of consumers that show no life.
+const PENDING_PAGE_LEN: usize = 1_000;
+/// How many times so many are looked at without finding one, until the next time.
+const EMPTY_CLAIM_PAGES_MAX: usize = 10;
+
+/// Members that handle other types than this one: theirs, and its own.
+pub(super) type TypeMismatches = HashMap<String, (String, String)>;
+
+impl Consumer {
+    /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
+    ///
+    /// The reader shows it first: it must find out before what became of the consumer that had the name before.
+    pub(super) async fn heartbeat(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        if !self.is_announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let (pending, has_double, others, absent, renew_from, last): (usize, bool, Vec<String>, usize, String, String) =
+            self.bus.connection.run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
+        acknowledger.renew_from = renew_from;
+        if absent > 0 && self.has_caught_up() {
+            self.claim_handed_off(&mut acknowledger.handoff_cursor, &last).await?;
+        }
+        self.log_type_mismatches(&mut acknowledger.type_mismatches, &others);
+        self.log_duplicate_name(has_double, &mut acknowledger.has_duplicate_name);
+        let expected = self.in_flight.len() + self.kept_pending().len();
+        if pending <= expected || !self.has_caught_up() {
+            acknowledger.missing.clear();
+            return Ok(());
+        }
+        self.reclaim_missing(acknowledger).await
+    }
+
+    pub(super) fn log_duplicate_name(&self, has_double: bool, was_logged: &mut bool) {
+        if has_double && !std::mem::replace(was_logged, true) {
+            tracing::error!(
+                group = %self.group, consumer = self.name,
+                "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
+            );
+        }
+    }
+
+    /// What shows that it lives, says what it handles, and tells what there is to see.
+    pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
+        let mut look = script::HEARTBEAT.key(&self.bus.stream);
+        look.key(&self.keys.members).key(&self.keys.floors);
+        let live_ms = self.bus.config.pending_idle_ms;
+        look.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
+        look.arg(&self.bus.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        look.arg(self.long_run_json()).arg(renew_from);
+        let renewed_within = self.pending_idle() / 3;
+        look.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
+        look
+    }
+
+    /// An entry may be on its way from the server: only one that was missing before is taken again.
+    async fn reclaim_missing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        let before = std::mem::take(&mut acknowledger.missing);
+        let (mut from, mut again) = ("-".to_owned(), Vec::new());
+        let mut room = self.in_flight.free();
+        loop {
+            let list = command::pending_of_consumer(
+                &self.bus.stream,
+                &self.group,
+                &self.name,
+                &from,
+                command::SCRIPT_BATCH_MAX,
+            );
+            let ids = command::parse_pending_ids(self.bus.connection.query(&list).await?)?;
+            let Some(last) = ids.last() else {
+                break;
+            };
+            from = format!("({last}");
+            for id in self.filter_not_in_flight(ids) {
+                if before.contains(&id) && room > 0 {
+                    room -= 1;
+                    again.push(id);
+                } else {
+                    acknowledger.missing.insert(id);
+                }
+            }
+        }
+        for ids in again.chunks(self.bus.config.batch_size.min(command::SCRIPT_BATCH_MAX)) {
+            if let Some(retake) = self.reclaim_own_script(ids) {
+                let (entries, noted, deleted) = self.run_idempotent(retake).await?;
+                self.receive_reclaimed(ReclaimedEntries::parse(entries, noted, deleted)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells of members that handle other types, if that is news.
+    pub(super) fn log_type_mismatches(&self, before: &mut TypeMismatches, others: &[String]) {
+        let own = self.announced_types();
+        let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
+        let mismatches: HashMap<_, _> =
+            others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
+        for (member, sets) in &mismatches {
+            if before.get(member) != Some(sets) {
+                let (types, own) = sets;
+                tracing::warn!(
+                    group = %self.group, consumer = self.name, handles = %own, member, member_handles = %types,
+                    "members of one group handle different events; each event is left to a member that handles it"
+                );
+            }
+        }
+        *before = mismatches;
+    }
+
+    /// Takes entries over from consumers that show no life, as far as there is room. It goes through what is pending as
+    /// long as it finds some soon: the rest is for the next time.
+    pub(super) async fn claim_idle(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
+        let mut pages_in_vain = 0;
+        while pages_in_vain < EMPTY_CLAIM_PAGES_MAX && self.has_caught_up() {
+            let count = self.in_flight.free().min(self.bus.config.batch_size).min(command::SCRIPT_BATCH_MAX);
+            if count == 0 {
+                return Ok(());
+            }
+            let idle = self.bus.config.pending_idle_ms;
+            let (cursor, retaken) = self.claim_page(&acknowledger.claim_cursor, idle, count).await?;
+            acknowledger.claim_cursor = cursor;
+            pages_in_vain += usize::from(retaken.entries.is_empty());
+            let recovered = self.receive_reclaimed(retaken);
+            self.log_recovered(recovered);
+            if acknowledger.claim_cursor == RANGE_START {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over so many entries at most, of a page of what is pending; says from where to go on, [`RANGE_START`] at the end.
+    pub(super) async fn claim_page(
+        &self,
+        cursor: &str,
+        idle_ms: u64,
+        count: usize,
+    ) -> Result<(String, ReclaimedEntries), CommandError> {
+        let mut claim = self.script(&script::CLAIM_IDLE);
+        claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
+        claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count);
+        claim.arg(PAGE_BYTES).arg(u8::from(self.fencing_token.is_some()));
+        let (cursor, entries, noted, deleted, ended): (_, _, _, _, Vec<bool>) = self.run_idempotent(claim).await?;
+        Ok((cursor, ReclaimedEntries::parse(entries, noted, deleted)?.with_owner_ended(ended)))
+    }
+
+    pub(super) fn log_recovered(&self, count: usize) {
+        if count > 0 {
+            self.bus.counters.messages_recovered(count as u64);
+            tracing::info!(group = %self.group, count, "entries of consumers that show no life taken over");
+        }
+    }
+
+    /// Removes what dead consumers left behind.
+    pub(super) async fn collect_garbage(&self, cursor: &mut String) -> Result<(), CommandError> {
+        let config = &self.bus.config;
+        let (idle, age) =
+            (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
+        let mut sweep = script::COLLECT_GARBAGE.key(&self.bus.stream);
+        sweep.key(&self.keys.retry);
+        sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
+        let mut reply: Vec<String> = self.bus.connection.run_idempotent(&sweep).await?;
+        let gone = reply.split_off(1.min(reply.len()));
+        *cursor = reply.pop().unwrap_or_else(|| "0".into());
+        if !gone.is_empty() {
+            tracing::info!(group = %self.group, consumers = ?gone, "names of consumers that are long gone removed");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,34 @@
+//! A bus that is several consumers of each of its groups.
+//!
+//! Keep: to the server they are consumers like those of several processes. They share what a bus shares with its clones,
+//! and differ in their names, by which the server knows what is pending on whom.
+
+use std::sync::Arc;
+
+use eventbus::{Name, port::StopSignal};
+use tokio::task::JoinSet;
+
+use crate::bus::BusInner;
+
+/// Hands the group its events until it is stopped, by as many consumers as the configuration says, each in a task of its
+/// own. If one of them panics, all of them begin anew.
+pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
+    let several = bus.config.consumers;
+    if several == 1 {
+        return super::consume(bus, group, stop).await;
+    }
+    let consumer = |number| super::consume(Arc::new(bus.for_consumer(number)), group.clone(), stop.clone());
+    (0..several).map(consumer).collect::<JoinSet<()>>().join_all().await;
+}
+
+impl BusInner {
+    /// What one of several consumers has.
+    fn for_consumer(&self, number: usize) -> Self {
+        Self {
+            consumer_name: format!("{}-{number}", self.consumer_name),
+            instance: format!("{}-{number}", self.instance),
+            partitions: self.partitions.iter().map(|part| Arc::new(part.for_consumer(number))).collect(),
+            ..self.clone()
+        }
+    }
+}

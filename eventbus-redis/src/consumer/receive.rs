@@ -1,0 +1,197 @@
+//! From entries to what is in hand.
+
+use std::sync::atomic::Ordering;
+
+use eventbus::{
+    RecordedEvent,
+    port::{DeliveryAttempts, InFlightEntry, MessageId},
+};
+use redis::{RedisResult, Value, from_redis_value};
+
+use super::Consumer;
+use crate::{
+    command::{self, Entry},
+    keys::field,
+    trace, wire,
+};
+
+/// An entry that somebody had before.
+pub(super) struct ReclaimedEntry {
+    entry: Entry,
+    /// What was noted about it.
+    attempts_json: Option<String>,
+    /// Whether the process that had it has ended.
+    owner_ended: bool,
+}
+
+/// What the scripts reply that take entries again.
+#[derive(Default)]
+pub(super) struct ReclaimedEntries {
+    pub(super) entries: Vec<ReclaimedEntry>,
+    /// Entries that are gone.
+    pub(super) deleted: Vec<String>,
+}
+
+impl ReclaimedEntries {
+    /// Reads three parts of a reply: entries, what is noted about each, and the ids of those that are gone; the processes
+    /// that had them live, until something else is [said](Self::with_owner_ended).
+    pub(super) fn parse(entries: Value, noted: Value, deleted: Value) -> RedisResult<Self> {
+        let entries: Vec<Value> = from_redis_value(entries)?;
+        let noted: Vec<Option<String>> = from_redis_value(noted)?;
+        let again = entries.into_iter().zip(noted).map(|(entry, noted)| {
+            Ok(ReclaimedEntry { entry: command::parse_entry(entry)?, attempts_json: noted, owner_ended: false })
+        });
+        Ok(Self { entries: again.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
+    }
+}
+
+impl ReclaimedEntries {
+    /// Says of which entries the process that had it has ended.
+    pub(super) fn with_owner_ended(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
+        for (again, has_ended) in self.entries.iter_mut().zip(have_ended) {
+            again.owner_ended = has_ended;
+        }
+        self
+    }
+
+    /// The ids of the entries.
+    pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.entries.iter().map(|again| MessageId::new(again.entry.id.as_str()))
+    }
+}
+
+impl Consumer {
+    /// Takes in entries that nobody of the group had before.
+    pub(super) fn receive_new(&self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let received = entries.into_iter().filter_map(|entry| self.prepare_entry(entry, None));
+        self.in_flight.add(received);
+    }
+
+    /// Takes in entries that somebody of the group had before, this consumer perhaps. Returns how many are in hand now
+    /// that were not before.
+    pub(super) fn receive_reclaimed(&self, reclaimed: ReclaimedEntries) -> usize {
+        self.in_flight.add(self.prepare_reclaimed(reclaimed))
+    }
+
+    /// What is to be handled of entries that somebody of the group had before.
+    pub(super) fn prepare_reclaimed(&self, retaken: ReclaimedEntries) -> Vec<InFlightEntry> {
+        let is_in_hand = |id: &String| self.in_flight.contains(&MessageId::new(id.as_str()));
+        let deleted: Vec<_> = retaken.deleted.into_iter().filter(|id| !is_in_hand(id)).collect();
+        self.log_deleted(&deleted);
+        let again = retaken.entries.into_iter().filter_map(
+            |ReclaimedEntry { entry, attempts_json: noted, owner_ended: has_ended }| {
+                let noted = noted.and_then(|noted| serde_json::from_str::<DeliveryAttempts>(&noted).ok());
+                let received = self.prepare_entry(entry, noted)?;
+                Some(if has_ended { received.redelivered() } else { received })
+            },
+        );
+        again.collect()
+    }
+
+    /// What is to be handled; the rest is dealt with here.
+    pub(super) fn prepare_entry(&self, entry: Entry, noted: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
+        let id = MessageId::new(entry.id);
+        // a group that was made anew reads again what is in hand or was left pending on purpose
+        if self.in_flight.contains(&id) || self.kept_pending().contains(&id) {
+            return None;
+        }
+        self.decode_entry(id, entry.fields, noted)
+    }
+
+    /// Goes on with entries that were read again.
+    pub(super) fn resume(&self, retaken: ReclaimedEntries) {
+        self.log_deleted(&retaken.deleted);
+        let mut gone: Vec<_> = retaken.deleted.into_iter().map(MessageId::new).collect();
+        let mut received = Vec::new();
+        for ReclaimedEntry { entry, attempts_json: noted, .. } in retaken.entries {
+            let id = MessageId::new(entry.id);
+            let noted = noted.and_then(|noted| serde_json::from_str::<DeliveryAttempts>(&noted).ok());
+            match self.decode_entry(id.clone(), entry.fields, noted) {
+                Some(again) => received.push(again),
+                None => gone.push(id),
+            }
+        }
+        self.in_flight.release(&gone);
+        self.in_flight.resume(received);
+    }
+
+    fn decode_entry(
+        &self,
+        id: MessageId,
+        fields: Option<Vec<(String, Vec<u8>)>>,
+        noted: Option<DeliveryAttempts>,
+    ) -> Option<InFlightEntry> {
+        let noted = match noted {
+            Some(noted) if noted.is_exhausted => {
+                self.receive_exhausted(id, noted);
+                return None;
+            }
+            noted => noted,
+        };
+        let Some(fields) = fields else {
+            self.log_deleted(&[id.to_string()]);
+            self.discarded().push(id);
+            return None;
+        };
+        let text = |name| wire::flat_field(&fields, name);
+        if text(field::REPLAY_GROUP).is_some_and(|group| self.group != group) {
+            self.discarded().push(id);
+            return None;
+        }
+        let replayed = || {
+            let done = text(field::REPLAY_DONE).and_then(|done| serde_json::from_str(done).ok());
+            DeliveryAttempts::replayed(done.unwrap_or_default())
+        };
+        match wire::decode(&fields) {
+            Ok(record) => {
+                self.log_naive_time(&record);
+                let record = trace::attach(&self.bus, record, &fields);
+                Some(InFlightEntry::new(id, record).with_attempts(noted.unwrap_or_else(replayed)))
+            }
+            Err(error) => {
+                tracing::warn!(group = %self.group, %id, %error, "entry is no event");
+                let counters = &self.bus.counters;
+                counters.events_consumed(1);
+                counters.events_processed_failed(1);
+                self.in_flight
+                    .add_undecodable(id, DeliveryAttempts::undecodable(error.to_string(), &self.bus.config.clock));
+                None
+            }
+        }
+    }
+
+    /// Tells once of a time without a zone: nobody knows whether it is UTC, as it is taken to be.
+    fn log_naive_time(&self, record: &RecordedEvent) {
+        let written = record.metadata().occurred_at_as_written();
+        if let Some(occurred_at) = written.filter(|text| wire::timestamp::zone(text) == wire::timestamp::Zone::None)
+            && !self.has_logged_naive_time.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                group = %self.group, event_type = %record.event_type(), event_id = %record.metadata().event_id(),
+                occurred_at, "the time of an event has no zone: it is taken as UTC here, and passed on as it is"
+            );
+        }
+    }
+
+    /// An entry that used up its attempts when there were to be no dead letters is not handled again.
+    fn receive_exhausted(&self, id: MessageId, mut noted: DeliveryAttempts) {
+        if self.bus.config.enable_dlq {
+            noted.is_exhausted = false;
+            self.in_flight.add_undecodable(id, noted);
+        } else {
+            self.kept_pending().insert(id);
+        }
+    }
+
+    fn log_deleted(&self, ids: &[String]) {
+        if ids.is_empty() {
+            return;
+        }
+        let (count, first) = (ids.len(), &ids[0]);
+        tracing::error!(group = %self.group, count, first, "entries were deleted before they were handled");
+        self.bus.counters.messages_deleted(count as u64);
+    }
+}

@@ -1,0 +1,121 @@
+//! What a transaction reads: what is committed, with what it has itself written since.
+
+use redis::{FromRedisValue, ToSingleRedisArg, Value};
+
+use super::{
+    RedisTransaction, RedisTransactionError,
+    commit::is_command_refusal,
+    tables::{check_key, parse_tables},
+    write_set::{PredictedValue, parse_number},
+};
+use crate::{command, connection::CommandError, script::store::READ_KEY};
+
+/// Something that was read, and has to be the same when the transaction commits.
+#[derive(Debug)]
+pub(super) struct TrackedRead {
+    pub(super) key: String,
+    /// What tells the reply from others.
+    pub(super) fingerprint: String,
+    pub(super) command: String,
+    pub(super) args: Vec<Vec<u8>>,
+}
+
+/// What is read is what is committed, and what this transaction has written since. If somebody else changes it before
+/// the commit, that fails with [`RedisTransactionError::Changed`], and a handler or projection begins anew.
+impl RedisTransaction {
+    /// The text of a key.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction wrote it by a command whose outcome only the server
+    /// knows; [`EffectRefused`](RedisTransactionError::EffectRefused) if it is of another kind, or not what is asked for.
+    pub async fn get<T: FromRedisValue>(&mut self, key: &str) -> Result<Option<T>, RedisTransactionError> {
+        let known = self.write_set.predicted_value(key);
+        self.read_through_write_set("GET", key, Vec::new(), known).await
+    }
+
+    /// A field of a hash.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn hget<T: FromRedisValue>(
+        &mut self,
+        key: &str,
+        field: &str,
+    ) -> Result<Option<T>, RedisTransactionError> {
+        let known = self.write_set.predicted_field(key, field.as_bytes());
+        self.read_through_write_set("HGET", key, vec![field.into()], known).await
+    }
+
+    /// What a command replies that reads one key, which stands right behind its name: `query("ZSCORE", "ranks", ["a"])`.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction has written the key;
+    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses, as it does for what writes.
+    pub async fn query<T: FromRedisValue, A: ToSingleRedisArg>(
+        &mut self,
+        name: &str,
+        key: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<T, RedisTransactionError> {
+        if self.write_set.contains(key) {
+            return Err(RedisTransactionError::ReadAfterBlindWrite { key: key.into() });
+        }
+        let args = arguments.into_iter().flat_map(|argument| argument.to_redis_args()).collect();
+        let reply = self.read_tracked(name, key, args).await?;
+        command::parse_value(reply).map_err(|error| refused_error(name, key, error))
+    }
+
+    async fn read_through_write_set<T: FromRedisValue>(
+        &mut self,
+        name: &str,
+        key: &str,
+        args: Vec<Vec<u8>>,
+        predicted: Option<PredictedValue>,
+    ) -> Result<Option<T>, RedisTransactionError> {
+        let value = match predicted {
+            Some(PredictedValue::Unknown) => {
+                return Err(RedisTransactionError::ReadAfterBlindWrite { key: key.into() });
+            }
+            Some(PredictedValue::Exactly(value)) => value.map_or(Value::Nil, Value::BulkString),
+            None => self.read_tracked(name, key, args).await?,
+            Some(PredictedValue::CurrentPlus(by)) => {
+                let before: Option<Vec<u8>> = command::parse_value(self.read_tracked(name, key, args).await?)
+                    .map_err(|error| refused_error(name, key, error))?;
+                let sum = parse_number(before.as_deref()).and_then(|before| before.checked_add(by));
+                let sum = sum.ok_or_else(|| RedisTransactionError::ReadAfterBlindWrite { key: key.into() })?;
+                Value::BulkString(sum.to_string().into_bytes())
+            }
+        };
+        command::parse_value(value).map_err(|error| refused_error(name, key, error))
+    }
+
+    /// Asks the server, and remembers what it said.
+    async fn read_tracked(
+        &mut self,
+        name: &str,
+        key: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<Value, RedisTransactionError> {
+        check_key(key)?;
+        let keys = self.store.keys();
+        let stored_key = match &self.shadow {
+            Some(shadow) if parse_tables(shadow)?.iter().any(|table| table.contains(key)) => {
+                keys.shadow_copy(&shadow.name, key)
+            }
+            _ => keys.live_key(key),
+        };
+        let mut script = READ_KEY.prepare_invoke();
+        script.key(&stored_key).arg(name).arg(&args);
+        let (reply, seen): (Value, String) =
+            self.store.connection().run_idempotent(&script).await.map_err(|error| match error {
+                CommandError::Sent(error) if is_command_refusal(&error) => refused_error(name, key, error),
+                error => RedisTransactionError::unavailable(error),
+            })?;
+        self.read_set.push(TrackedRead { key: stored_key, fingerprint: seen, command: name.into(), args });
+        Ok(reply)
+    }
+}
+
+fn refused_error(name: &str, key: &str, error: impl Into<eventbus::BoxError>) -> RedisTransactionError {
+    RedisTransactionError::EffectRefused { command: name.into(), key: key.into(), source: error.into() }
+}

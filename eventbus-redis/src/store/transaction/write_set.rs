@@ -1,0 +1,79 @@
+//! What a transaction has written so far, as far as that is known before the commit: so that it reads its own writes.
+
+use std::collections::HashMap;
+
+/// What will be at a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum PredictedValue {
+    /// This, or nothing.
+    Exactly(Option<Vec<u8>>),
+    /// What is there now and so much.
+    CurrentPlus(i64),
+    /// Only the server knows.
+    Unknown,
+}
+
+impl PredictedValue {
+    fn add_number(&mut self, by: i64) {
+        let sum = match self {
+            Self::CurrentPlus(before) => before.checked_add(by).map(Self::CurrentPlus),
+            Self::Exactly(value) => parse_number(value.as_deref())
+                .and_then(|before| before.checked_add(by))
+                .map(|sum| Self::Exactly(Some(sum.to_string().into_bytes()))),
+            Self::Unknown => None,
+        };
+        *self = sum.unwrap_or(Self::Unknown);
+    }
+}
+
+/// Reads a number as the server does; nothing is 0.
+pub(super) fn parse_number(value: Option<&[u8]>) -> Option<i64> {
+    value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
+}
+
+#[derive(Debug, Default)]
+pub(super) struct WriteSet(HashMap<String, KeyWrites>);
+
+#[derive(Debug, Default)]
+struct KeyWrites {
+    /// The key as a text; none if only its fields are written.
+    value: Option<PredictedValue>,
+    fields: HashMap<Vec<u8>, PredictedValue>,
+}
+
+impl WriteSet {
+    /// What will be in the key as a text; none: what is there now.
+    pub(super) fn predicted_value(&self, key: &str) -> Option<PredictedValue> {
+        let key = self.0.get(key)?;
+        if key.fields.is_empty() { key.value.clone() } else { Some(PredictedValue::Unknown) }
+    }
+
+    /// What will be in a field; none: what is there now.
+    pub(super) fn predicted_field(&self, key: &str, field: &[u8]) -> Option<PredictedValue> {
+        let key = self.0.get(key)?;
+        key.fields.get(field).or(key.value.as_ref()).cloned()
+    }
+
+    pub(super) fn contains(&self, key: &str) -> bool {
+        self.0.contains_key(key)
+    }
+
+    pub(super) fn set_value(&mut self, key: &str, whole: PredictedValue) {
+        self.0.insert(key.to_owned(), KeyWrites { value: Some(whole), fields: HashMap::new() });
+    }
+
+    pub(super) fn add_to_value(&mut self, key: &str, by: i64) {
+        let key = self.0.entry(key.to_owned()).or_default();
+        key.value.get_or_insert(PredictedValue::CurrentPlus(0)).add_number(by);
+    }
+
+    pub(super) fn set_field(&mut self, key: &str, field: &[u8], known: PredictedValue) {
+        self.0.entry(key.to_owned()).or_default().fields.insert(field.to_owned(), known);
+    }
+
+    pub(super) fn add_to_field(&mut self, key: &str, field: &[u8], by: i64) {
+        let key = self.0.entry(key.to_owned()).or_default();
+        let base = key.value.clone().unwrap_or(PredictedValue::CurrentPlus(0));
+        key.fields.entry(field.to_owned()).or_insert(base).add_number(by);
+    }
+}

@@ -1,0 +1,166 @@
+//! Keeping streams short, and seeing how they fare.
+
+use std::collections::BTreeMap;
+
+use eventbus::port::MessageId;
+use redis::{RedisError, RedisResult, Value};
+use serde::{Serialize, Serializer};
+
+use super::{RedisStreams, StreamEntry};
+use crate::{
+    RedisCommandError, Trim, Trimmed,
+    command::{self, GroupState, streams},
+    connection::CommandError,
+    entry_id::EntryId,
+    keys,
+    trim::{TrimProgress, TrimReply, trim_script},
+};
+
+/// How a stream fares, in one instant. As JSON it names entries by their ids, without their fields.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct StreamHealth {
+    /// How many entries there are.
+    pub length: u64,
+    /// The oldest entry.
+    #[serde(serialize_with = "by_id")]
+    pub first_entry: Option<StreamEntry>,
+    /// The newest entry.
+    #[serde(serialize_with = "by_id")]
+    pub last_entry: Option<StreamEntry>,
+    /// The groups, by name.
+    pub consumer_groups: Vec<GroupHealth>,
+    /// How far each projection over the stream has come, by the prefix of its program and its name,
+    /// `events:order-stats`. A rebuild is one of its own, `events:order-stats:rebuild`. Colons within prefix and name
+    /// are shown as `%3A`.
+    pub projections: BTreeMap<String, MessageId>,
+}
+
+/// How a consumer group fares.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct GroupHealth {
+    /// What it is called.
+    pub name: String,
+    /// How many consumers it has ever had that were not removed.
+    pub consumers: u64,
+    /// Entries that were given to consumers and not acknowledged.
+    pub pending: u64,
+    /// The last entry that was given to one.
+    pub last_delivered_id: MessageId,
+    /// How many entries nobody was given. `None` where the server cannot know without counting: after entries were
+    /// deleted in the middle of the stream, or where the group was begun there.
+    pub lag: Option<u64>,
+}
+
+#[allow(clippy::ref_option, reason = "as serde calls it")]
+fn by_id<S: Serializer>(entry: &Option<StreamEntry>, serializer: S) -> Result<S::Ok, S::Error> {
+    entry.as_ref().map(|entry| &entry.id).serialize(serializer)
+}
+
+impl RedisStreams {
+    /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
+    /// every [projection](crate::EventProjection) over it is done with them. What holds the rest is said in
+    /// [`held_by`](Trimmed::held_by).
+    ///
+    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
+    /// first run until it is [retired](crate::EventProjection::retire). A rebuild of it later begins with what is left.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; what was removed until then stays so, and calling again goes on with the rest.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// use eventbus_redis::Trim;
+    /// use std::time::Duration;
+    /// let limits = Trim { max_length: Some(100_000), max_age: Some(Duration::from_secs(24 * 3_600)) };
+    /// let trimmed = streams.trim("events:orders", limits).await?;
+    /// println!("{} removed, the rest is held by {:?}", trimmed.removed, trimmed.held_by);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trim(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        self.trim_by(key, limits, false).await
+    }
+
+    /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
+    /// they are lost to them. A projection [says so](crate::StreamProjectionError::Missing) when it runs.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn trim_may_lose(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        self.trim_by(key, limits, true).await
+    }
+
+    async fn trim_by(&self, key: &str, limits: Trim, is_forced: bool) -> Result<Trimmed, RedisCommandError> {
+        let (trim, mut steps) = (trim_script(key, limits, is_forced), TrimProgress::default());
+        loop {
+            let reply = self
+                .connection()
+                .run::<TrimReply>(&trim)
+                .await
+                .map_err(|error| RedisCommandError::from_command_error(key, error))?;
+            if !steps.add_step(reply.into()) {
+                return Ok(steps.total);
+            }
+        }
+    }
+
+    /// Asks how the stream of a key fares. One that is missing is empty.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// let health = streams.health("events:orders").await?;
+    /// println!("stream length: {}", health.length);
+    /// for group in health.consumer_groups {
+    ///     println!("group {}: {} pending", group.name, group.pending);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "xinfo")]
+    pub async fn health(&self, key: &str) -> Result<StreamHealth, RedisCommandError> {
+        let ask = streams::health(key, &keys::projections(key));
+        let failed = |error| RedisCommandError::from_command_error(key, error);
+        let replies: Vec<RedisResult<Value>> = self.connection().query_all(&ask).await.map_err(failed)?;
+        parse_health(replies).map_err(|error| failed(CommandError::Sent(error)))
+    }
+}
+
+fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+    let one =
+        |reply| Ok::<_, RedisError>(command::parse_range_entries(reply)?.into_iter().next().map(StreamEntry::from));
+    let length = command::parse_value(next()?)?;
+    let (first_entry, last_entry) = (one(next()?)?, one(next()?)?);
+    let groups = command::parse_groups(next())?;
+    let projections: BTreeMap<String, String> = command::parse_value(next()?)?;
+    let mut consumer_groups: Vec<_> =
+        groups.into_iter().map(|group| group_health(group, length, first_entry.as_ref())).collect();
+    consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
+    // an id, and what is known of the place
+    let id = |note: String| MessageId::new(note.split(' ').next().unwrap_or_default());
+    let projections = projections.into_iter().map(|(name, note)| (name, id(note))).collect();
+    Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
+}
+
+/// The server counts entries as unread that were trimmed away: where a group is before the first one, all that are
+/// there are unread, and no others.
+fn group_health(group: GroupState, length: u64, first: Option<&StreamEntry>) -> GroupHealth {
+    let id = |text: &str| text.parse::<EntryId>().ok();
+    let first = first.and_then(|first| id(first.id.as_str()));
+    let is_before_all = first.is_none_or(|first| id(&group.last_delivered).is_some_and(|last| last < first));
+    GroupHealth {
+        name: group.name,
+        consumers: group.consumers,
+        pending: group.pending,
+        last_delivered_id: MessageId::new(group.last_delivered),
+        lag: if is_before_all { Some(length) } else { group.lag },
+    }
+}

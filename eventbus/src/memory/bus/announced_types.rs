@@ -1,0 +1,257 @@
+//! Which event types a group of the in-process bus announced, and which events it left unhandled.
+//!
+//! Events of the store are noted by position: the note in the store says where a range begins, and it reaches up to the
+//! checkpoint. Events that no store holds are noted by their number in the log, as long as the log holds them.
+//!
+//! Only one process handles a group of this bus, so nothing is left to another member: what was announced before waits
+//! for the next release that handles it.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use super::consume::checkpoint_name;
+use crate::{
+    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, PAGE_BYTES, ReadError, RecordStream,
+        SkippedBefore, Subscribers, Unhandled, UnhandledRange, from_json, read_around,
+    },
+};
+
+/// How many events of a range are delivered at once.
+const PAGE_EVENTS: usize = 64;
+
+/// Where an event is that no handler wants.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum EventLocation {
+    /// In the store.
+    Stored(Position),
+    /// In the log only, under this number.
+    OnlyInLog(u64),
+}
+
+/// The types of one group.
+#[derive(Debug, Default)]
+pub(super) struct AnnouncedTypes {
+    in_store: GroupTypes,
+    in_log: GroupTypes,
+    /// How often `stored` changed, and how often it had when it was saved.
+    changes: u64,
+    saved: u64,
+}
+
+impl AnnouncedTypes {
+    /// Takes over what a store kept.
+    pub(super) fn load(&mut self, stored: GroupTypes) {
+        self.in_store = stored;
+        self.saved = self.changes;
+    }
+
+    pub(super) fn has_announced(&self, event_type: &str) -> bool {
+        self.in_store.has_announced(event_type)
+    }
+
+    /// As [`GroupTypes::leave_to_newer_release`].
+    pub(super) fn leaves_to_newer(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
+        self.in_store.leave_to_newer_release(subscribers, group, record)
+    }
+
+    /// Notes an event that no handler wants.
+    pub(super) fn pass_unhandled(&mut self, event_type: &str, location: EventLocation, now: u64) -> Unhandled {
+        let passed = match location {
+            EventLocation::Stored(position) => self.in_store.note_unhandled(event_type, position.get(), now),
+            EventLocation::OnlyInLog(number) => return self.in_log.note_unhandled(event_type, number + 1, now),
+        };
+        // where a range ends follows from the checkpoint
+        if let Unhandled::Skipped { is_first: true } | Unhandled::LeftPending { is_first: true } = passed {
+            self.changes += 1;
+        }
+        passed
+    }
+
+    /// Announces what the group handles; returns what is undecided.
+    pub(super) fn announce(
+        &mut self,
+        announced: &[Announced],
+        within: Duration,
+        now: u64,
+    ) -> Vec<(String, UnhandledRange)> {
+        let before = self.in_store.clone();
+        let mut undecided = self.in_store.announce(announced, within, now);
+        undecided.extend(self.in_log.announce(announced, within, now));
+        self.changes += u64::from(self.in_store != before);
+        undecided
+    }
+
+    /// Forgets that a type was announced; returns `true` if it was.
+    pub(super) fn forget(&mut self, event_type: &str) -> bool {
+        self.changes += 1;
+        let was_held = self.in_log.forget(event_type);
+        self.in_store.forget(event_type) || was_held
+    }
+
+    /// The events of the store that are to be delivered next.
+    pub(super) fn due(&self) -> Option<&DueRange> {
+        self.in_store.due()
+    }
+
+    pub(super) fn delivered_through(&mut self, position: Position) {
+        self.in_store.delivered_through(position.get());
+        self.changes += 1;
+    }
+
+    /// Takes a range of the log that is to be delivered: the numbers from the first on, up to before the last.
+    pub(super) fn take_log_range(&mut self) -> Option<(String, std::ops::Range<u64>)> {
+        let due = self.in_log.due()?.clone();
+        self.in_log.delivered_through(due.through);
+        Some((due.event_type, due.after..due.through))
+    }
+
+    /// Whether there is something that the store is to keep.
+    pub(super) const fn is_changed(&self) -> bool {
+        self.changes != self.saved
+    }
+
+    /// What the store is to keep, if it changed, and the number of the change.
+    pub(super) fn unsaved(&self) -> Option<(GroupTypes, u64)> {
+        self.is_changed().then(|| (self.in_store.clone(), self.changes))
+    }
+
+    /// The store keeps it up to this change.
+    pub(super) const fn mark_saved(&mut self, change: u64) {
+        self.saved = change;
+    }
+}
+
+fn note_name(group: &Name) -> Name {
+    Name::prefixed("types:", group)
+}
+
+/// What a store kept of a group that has come to this checkpoint.
+pub(super) async fn load(
+    store: &dyn EventStore,
+    group: &Name,
+    checkpoint: Option<Position>,
+) -> Result<GroupTypes, CheckpointError> {
+    let Some(notes) = store.notes() else {
+        return Ok(GroupTypes::default());
+    };
+    let mut types = match notes.load_note(&note_name(group)).await? {
+        Some(text) => from_json(&text).map_err(|error| CheckpointError::new(group, error))?,
+        None => GroupTypes::default(),
+    };
+    types.extend_to(checkpoint.unwrap_or(Position::START).get());
+    Ok(types)
+}
+
+/// Saves what a store is to keep of a group.
+pub(super) async fn save(store: &dyn EventStore, group: &Name, types: &GroupTypes) -> Result<(), CheckpointError> {
+    let Some(notes) = store.notes() else {
+        return Ok(());
+    };
+    let text = serde_json::to_string(types).map_err(|error| CheckpointError::new(group, error))?;
+    notes.save_note(&note_name(group), &text).await
+}
+
+/// Announces in the store what a group handles that does not run yet; returns what is undecided.
+pub(super) async fn announce(
+    store: &dyn EventStore,
+    group: &Name,
+    announced: &[Announced],
+    (within, now): (Duration, u64),
+) -> Result<Vec<SkippedBefore>, BoxError> {
+    let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+    let mut types = load(store, group, checkpoint).await?;
+    let before = types.clone();
+    let undecided = types.announce(announced, within, now);
+    if types != before {
+        save(store, group, &types).await?;
+    }
+    let mut skipped = Vec::new();
+    for (event_type, range) in undecided {
+        let (after, through) = (Position::new(range.first.saturating_sub(1)), Position::new(range.last));
+        let count = store.count_events(after, through, &of_type(&event_type)?).await?;
+        let age = Duration::from_millis(now.saturating_sub(range.since));
+        skipped.push(SkippedBefore { group: group.clone(), event_type, count, age });
+    }
+    Ok(skipped)
+}
+
+/// A part of a range that is to be delivered.
+#[derive(Debug)]
+pub(super) struct DueEvents {
+    pub(super) events: Vec<RecordedEvent>,
+    /// Up to here this is all there is of the range.
+    pub(super) through: Position,
+    /// The event that the store cannot read; no others are on the page then.
+    pub(super) unreadable: Option<Position>,
+}
+
+/// Forgets in the store that a group which does not run here announced a type; returns `true` if it had.
+pub(super) async fn forget(store: &dyn EventStore, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
+    let checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+    let mut types = load(store, group, checkpoint).await?;
+    let was_announced = types.forget(event_type);
+    save(store, group, &types).await?;
+    Ok(was_announced)
+}
+
+/// The next events of a range, without those that are `skipped`.
+pub(super) async fn next_page(
+    store: &dyn EventStore,
+    due: &DueRange,
+    skipped: &[Position],
+) -> Result<DueEvents, BoxError> {
+    let (after, through, filter) = (Position::new(due.after), Position::new(due.through), of_type(&due.event_type)?);
+    let mut feed = read_around(store, after, through, &filter, skipped);
+    let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
+    while events.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
+        match feed.try_next().await {
+            Ok(Some(event)) => {
+                bytes += event.payload().len();
+                events.push(event);
+            }
+            Ok(None) => return Ok(DueEvents { events, through, unreadable: None }),
+            Err(error @ ReadError::Corrupt { .. }) if events.is_empty() => {
+                drop(feed);
+                let read = |through| read_around(store, after, through, &filter, skipped);
+                let at = first_unreadable(read, after, through).await?;
+                // damage of more than one event can be passed by nobody
+                return match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
+                    1 => Ok(DueEvents { events, through: at, unreadable: Some(at) }),
+                    _ => Err(error.into()),
+                };
+            }
+            // it is met again behind what was read
+            Err(ReadError::Corrupt { .. }) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let through = events.last().and_then(RecordedEvent::position).unwrap_or(through);
+    Ok(DueEvents { events, through, unreadable: None })
+}
+
+/// Where the first event is, of a feed whose first event cannot be read: errors say it in words only.
+async fn first_unreadable<'s>(
+    read: impl Fn(Position) -> RecordStream<'s>,
+    after: Position,
+    through: Position,
+) -> Result<Position, ReadError> {
+    let (mut before, mut at) = (after.get(), through.get());
+    while at - before > 1 {
+        let middle = before + (at - before) / 2;
+        match read(Position::new(middle)).next().await {
+            None => before = middle,
+            Some(Err(ReadError::Corrupt { .. })) => at = middle,
+            // it was mended meanwhile, and is read with the next try
+            Some(Ok(_)) => return Err(ReadError::Unavailable("the feed changes while it is searched".into())),
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    Ok(Position::new(at))
+}
+
+fn of_type(event_type: &str) -> Result<FeedFilter, BoxError> {
+    Ok(FeedFilter::all().event_types([Name::new("event type", event_type)?]))
+}

@@ -1,0 +1,77 @@
+//! Who has which role, of the store in memory.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    domain::{clock::SharedClock, name::Name},
+    port::Lease,
+};
+
+#[derive(Debug, Default)]
+pub(super) struct LeaseTable {
+    rows: Mutex<HashMap<Name, LeaseRow>>,
+    clock: SharedClock,
+}
+
+#[derive(Debug)]
+struct LeaseRow {
+    lease: Lease,
+    /// `None`: for ever.
+    until: Option<Instant>,
+}
+
+impl LeaseTable {
+    pub(super) fn new(clock: SharedClock) -> Self {
+        Self { clock, ..Self::default() }
+    }
+
+    pub(super) fn acquire(&self, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
+        let mut rows = self.lock();
+        let is_taken = rows.get(role).is_some_and(|held| held.is_valid(&self.clock) && held.lease.owner != *owner);
+        (!is_taken).then(|| self.grant(&mut rows, role, owner, ttl))
+    }
+
+    pub(super) fn seize(&self, role: &Name, owner: &Name, ttl: Duration) -> Lease {
+        self.grant(&mut self.lock(), role, owner, ttl)
+    }
+
+    /// False: it has passed on.
+    pub(super) fn renew(&self, lease: &Lease, ttl: Duration) -> bool {
+        let mut rows = self.lock();
+        let Some(held) = rows.get_mut(&lease.role).filter(|held| held.lease.epoch == lease.epoch) else {
+            return false;
+        };
+        held.until = self.clock.instant().checked_add(ttl);
+        true
+    }
+
+    /// Who has it, unless it has run out.
+    pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
+        self.lock().get(role).filter(|held| held.is_valid(&self.clock)).map(|held| held.lease.clone())
+    }
+
+    fn grant(&self, rows: &mut HashMap<Name, LeaseRow>, role: &Name, owner: &Name, ttl: Duration) -> Lease {
+        let epoch = rows.get(role).map_or(1, |held| held.lease.epoch + 1);
+        let lease = Lease { role: role.clone(), owner: owner.clone(), epoch };
+        let until = self.clock.instant().checked_add(ttl);
+        rows.insert(role.clone(), LeaseRow { lease: lease.clone(), until });
+        lease
+    }
+
+    /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Name, LeaseRow>> {
+        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LeaseRow {
+    fn is_valid(&self, clock: &SharedClock) -> bool {
+        self.until.is_none_or(|until| clock.instant() < until)
+    }
+}

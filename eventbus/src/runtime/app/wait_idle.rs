@@ -1,0 +1,166 @@
+//! Waiting until an app has nothing left to do.
+
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use super::{App, SettleError};
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::{DeadLetter, DeadLetterFilter, ReadError, Subscriber},
+    runtime::relay,
+};
+
+/// How soon a bus is asked again. Real time, as is the limit: what is waited for is the work of other tasks, also where
+/// the app's clock is moved by hand.
+const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+impl App {
+    /// Waits until everything stored is published, handled and projected, and what handlers stored meanwhile too: for
+    /// tests.
+    ///
+    /// # Errors
+    /// [`SettleError::DeadLetters`] if deliveries were given up since the app started or since the last call said so;
+    /// [`SettleError::TimedOut`] with what was waited for, retries included; an error of a relay or projection that
+    /// stopped, or of a store or bus that cannot be asked.
+    pub async fn settled(&self) -> Result<(), SettleError> {
+        let waiting = Mutex::new("the store".to_owned());
+        let wait_idle = async {
+            loop {
+                let head = self.followed_head().await?;
+                self.wait_until_handled(head, &waiting).await?;
+                if self.followed_head().await? == head {
+                    return self.check_new_dead_letters().await;
+                }
+            }
+        };
+        let timeout = self.0.wait_timeout;
+        if let Ok(settled) = tokio::time::timeout(timeout, wait_idle).await {
+            return settled;
+        }
+        let mut waiting_for = waiting.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let relay = self.0.tasks.relay.as_ref();
+        if let Some(problem) = relay.and_then(|relay| relay.borrow().problem.clone()) {
+            waiting_for = format!("{waiting_for} (the relay: {problem})");
+        }
+        for (what, describe) in [("busy", Subscriber::handling as fn(&_) -> _), ("failed", Subscriber::failure)] {
+            let said = self.describe_handlers(describe);
+            if !said.is_empty() {
+                waiting_for = format!("{waiting_for} ({what}: {})", said.join("; "));
+            }
+        }
+        Err(SettleError::TimedOut { waiting_for, timeout })
+    }
+
+    /// The end of the store, if anything of this app follows it.
+    async fn followed_head(&self) -> Result<Position, ReadError> {
+        if self.0.tasks.relay.is_some() || !self.0.projections.is_empty() {
+            self.0.store.head().await
+        } else {
+            Ok(Position::START)
+        }
+    }
+
+    async fn wait_until_handled(&self, head: Position, waiting: &Mutex<String>) -> Result<(), SettleError> {
+        let wait_for = |what| *waiting.lock().unwrap_or_else(PoisonError::into_inner) = what;
+        if self.0.tasks.relay.is_some() {
+            wait_for("the relay".into());
+            self.published(head).await?;
+            while !relay::is_published_on_bus(&*self.0.store, &*self.0.bus, head).await {
+                tokio::time::sleep(IDLE_POLL_INTERVAL).await;
+                self.published(head).await?;
+            }
+        }
+        for projection in &self.0.projections {
+            wait_for(format!("projection `{}`", projection.definition().name));
+            projection.wait_for_position(head, self.0.wait_timeout).await?;
+        }
+        for group in &self.0.groups {
+            self.wait_group_idle(group, wait_for).await?;
+        }
+        Ok(())
+    }
+
+    async fn wait_group_idle(&self, group: &Name, wait_for: impl Fn(String)) -> Result<(), SettleError> {
+        wait_for(format!("group `{group}`"));
+        loop {
+            let progress = self.0.bus.progress(group).await?;
+            if progress.is_settled() {
+                return match progress.exhausted {
+                    0 => Ok(()),
+                    exhausted => Err(SettleError::Exhausted {
+                        group: group.clone(),
+                        exhausted,
+                        last: self.describe_group_handlers(group, Subscriber::failure),
+                    }),
+                };
+            }
+            let left = [(progress.unread, "unread"), (progress.pending, "pending")];
+            let left = left.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+            wait_for(format!("group `{group}` ({})", left.collect::<Vec<_>>().join(", ")));
+            tokio::time::sleep(IDLE_POLL_INTERVAL).await;
+        }
+    }
+
+    /// Says once that deliveries were given up.
+    async fn check_new_dead_letters(&self) -> Result<(), SettleError> {
+        let now = self.0.bus.stats().messages_sent_to_dlq;
+        let before = self.0.reported_dead_letters.swap(now, Ordering::Relaxed);
+        match now.saturating_sub(before) {
+            0 => Ok(()),
+            dead => {
+                let mut last = self.describe_handlers(Subscriber::failure);
+                last.extend(self.find_unhandled_dead_letter(dead).await);
+                Err(SettleError::DeadLetters { dead, last })
+            }
+        }
+    }
+
+    /// The last of up to `dead` dead letters of this app's groups that no handler failed, as an entry that is no event.
+    async fn find_unhandled_dead_letter(&self, dead: u64) -> Option<String> {
+        const DEAD_LETTER_PAGE_SIZE: usize = 100;
+        let (mut after, mut newest) = (None, VecDeque::new());
+        loop {
+            // what cannot be read now is in the log
+            let page = self
+                .0
+                .bus
+                .dead_letters(&DeadLetterFilter::default(), after.as_ref(), DEAD_LETTER_PAGE_SIZE)
+                .await
+                .ok()?;
+            let is_ours = |dead_letter: &DeadLetter| {
+                self.0.groups.iter().any(|group| dead_letter.group.as_deref() == Some(group.as_str()))
+            };
+            newest.extend(page.letters.into_iter().filter(is_ours));
+            let surplus = newest.len().saturating_sub(usize::try_from(dead).unwrap_or(usize::MAX));
+            newest.drain(..surplus);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let dead_letter =
+            newest.into_iter().rfind(|dead_letter| dead_letter.handler.as_deref().is_none_or(str::is_empty))?;
+        let id = dead_letter.original_message_id.unwrap_or(dead_letter.id);
+        Some(format!("entry `{id}`: {}", dead_letter.error.as_deref().unwrap_or("it was given up without a reason")))
+    }
+
+    /// What the handlers failed at last and have not succeeded with since, and why.
+    #[cfg(feature = "axum")]
+    pub(crate) fn failures(&self) -> Vec<String> {
+        self.describe_handlers(Subscriber::failure)
+    }
+
+    /// What the handlers of all groups have to say.
+    fn describe_handlers(&self, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
+        self.0.groups.iter().flat_map(|group| self.describe_group_handlers(group, &describe)).collect()
+    }
+
+    /// What the handlers of a group have to say.
+    fn describe_group_handlers(&self, group: &Name, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
+        let subscribers = self.0.bus.subscribers().of_group(group);
+        subscribers.iter().filter_map(describe).collect()
+    }
+}

@@ -1,0 +1,132 @@
+//! Following a store's feed: when to look again.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::clock::SharedClock,
+    port::{AppendWatch, EventStore, RetryPolicy},
+};
+
+/// How soon, and at the latest how late, a feed is asked again for what other processes appended.
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
+const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
+
+/// How a reader of a feed waits: for the signal of its own process, else a poll that slows down while nothing comes.
+pub(crate) struct FeedPoller {
+    appended: AppendWatch,
+    interval: Duration,
+    failures: u32,
+    clock: SharedClock,
+}
+
+impl FeedPoller {
+    pub(crate) fn new(store: &Arc<dyn EventStore>, clock: SharedClock) -> Self {
+        Self { appended: store.appended().watch(), interval: POLL_INTERVAL_MIN, failures: 0, clock }
+    }
+
+    /// Something was read: the next look may be soon.
+    pub(crate) fn reset(&mut self) {
+        self.interval = POLL_INTERVAL_MIN;
+        self.failures = 0;
+    }
+
+    /// Nothing was there to read: waits until looking again is worth it. False: cancelled meanwhile.
+    pub(crate) async fn wait_idle(&mut self, cancel: &CancellationToken) -> bool {
+        self.failures = 0;
+        let interval = self.interval;
+        self.interval = (interval * 2).min(POLL_INTERVAL_MAX);
+        tokio::select! {
+            () = cancel.cancelled() => false,
+            () = self.appended.appended() => { self.interval = POLL_INTERVAL_MIN; true }
+            () = self.clock.sleep(interval) => true,
+        }
+    }
+
+    /// Waits after a failure, longer each time. False: cancelled meanwhile.
+    pub(crate) async fn wait_after_failure(&mut self, cancel: &CancellationToken) -> bool {
+        const BACKOFF: RetryPolicy = RetryPolicy {
+            retry_for: Duration::MAX,
+            max_retries: None,
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(2),
+        };
+        self.failures = self.failures.saturating_add(1);
+        tokio::select! {
+            () = cancel.cancelled() => false,
+            () = self.clock.sleep(BACKOFF.jittered(self.failures)) => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::memory::InMemoryEventStore;
+
+    fn watch() -> (Arc<dyn EventStore>, FeedPoller, CancellationToken) {
+        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
+        let feed = FeedPoller::new(&store, SharedClock::SYSTEM);
+        (store, feed, CancellationToken::new())
+    }
+
+    /// How long the watch is idle, in milliseconds.
+    async fn idle(feed: &mut FeedPoller) -> u128 {
+        let began = Instant::now();
+        assert!(feed.wait_idle(&CancellationToken::new()).await);
+        began.elapsed().as_millis()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
+        let (_store, mut feed, cancel) = watch();
+        feed.wait_after_failure(&cancel).await;
+        assert!(feed.failures > 0);
+        feed.wait_idle(&cancel).await;
+        assert_eq!(feed.failures, 0, "the next failure is tried again soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_become_rare_while_nothing_happens_and_frequent_when_something_does() {
+        let (store, mut feed, _) = watch();
+        let mut looks = Vec::new();
+        for _ in 0..8 {
+            looks.push(idle(&mut feed).await);
+        }
+        // the clock of tokio ticks in milliseconds, so a look may be one late
+        let expected = [5, 10, 20, 40, 80, 160, 250, 250];
+        assert!(looks.iter().zip(expected).all(|(look, wanted)| (wanted..=wanted + 1).contains(look)), "{looks:?}");
+        store.appended().notify();
+        assert_eq!(idle(&mut feed).await, 0, "told at once");
+        assert!(idle(&mut feed).await <= 6, "more may come soon");
+        idle(&mut feed).await;
+        feed.reset();
+        assert!(idle(&mut feed).await <= 6, "more may come soon");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_tried_again_later_and_later_until_one_does_not_fail() {
+        let (_store, mut feed, cancel) = watch();
+        for longest in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
+            let began = Instant::now();
+            assert!(feed.wait_after_failure(&cancel).await);
+            let waited = began.elapsed().as_millis();
+            assert!((longest / 2..=longest + 1).contains(&waited), "{waited} ms of {longest} ms");
+        }
+        feed.reset();
+        assert_eq!(feed.failures, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_cancelled_at_once() {
+        let (_store, mut feed, cancel) = watch();
+        cancel.cancel();
+        let began = Instant::now();
+        assert!(!feed.wait_after_failure(&cancel).await);
+        assert!(!feed.wait_idle(&cancel).await);
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    }
+}

@@ -1,0 +1,125 @@
+//! Reading on in a feed, without a seam between what is there and what comes.
+//!
+//! Keep: the position to read on from is moved past what was not asked for only to a head that was asked for *before*
+//! reading. A later one may be beyond an event that the reading has not seen.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures_util::StreamExt as _;
+
+use super::FollowControl;
+use crate::{
+    domain::{error::ErrorLine, record::RecordedEvent, stream::Position},
+    port::{EventStore, FeedFilter, Outage, ReadError},
+    runtime::feed_poller::FeedPoller,
+};
+
+/// How many events are taken from a page that the store has read; a bound in case it reads without end.
+const PAGE_EVENTS_MAX: usize = 1_024;
+
+/// Where someone is in a feed.
+pub(super) struct FeedReader {
+    store: Arc<dyn EventStore>,
+    filter: FeedFilter,
+    /// Everything up to here is in the page, or was handed out before.
+    cursor: Position,
+    buffer: VecDeque<RecordedEvent>,
+    poller: FeedPoller,
+    control: FollowControl,
+    outage: Outage,
+}
+
+impl FeedReader {
+    pub(super) fn new(store: Arc<dyn EventStore>, after: Position, filter: FeedFilter, control: FollowControl) -> Self {
+        Self {
+            poller: FeedPoller::new(&store, control.clock().clone()),
+            store,
+            filter,
+            cursor: after,
+            buffer: VecDeque::new(),
+            outage: Outage::new(control.clock().clone()),
+            control,
+        }
+    }
+
+    /// The next event; `None` once it is stopped.
+    pub(super) async fn next(&mut self) -> Option<Result<RecordedEvent, ReadError>> {
+        let cancel = self.control.cancel().clone();
+        loop {
+            if !self.control.wait_while_paused().await {
+                return None;
+            }
+            if let Some(event) = self.buffer.pop_front() {
+                let position = event.position().unwrap_or(self.cursor);
+                self.control.update(|status| status.position = position);
+                return Some(Ok(event));
+            }
+            let read = cancel.run_until_cancelled(self.read_page()).await?;
+            if read.is_ok()
+                && let Some(lasted) = self.outage.ends()
+            {
+                tracing::info!(?lasted, "store is followed again");
+            }
+            let goes_on = match read {
+                Ok(true) => {
+                    self.poller.reset();
+                    true
+                }
+                Ok(false) => self.poller.wait_idle(&cancel).await,
+                Err(ReadError::Unavailable(error)) => {
+                    self.log_outage(&ErrorLine(&*error).to_string());
+                    self.poller.wait_after_failure(&cancel).await
+                }
+                Err(damaged) => return Some(Err(damaged)),
+            };
+            if !goes_on {
+                return None;
+            }
+        }
+    }
+
+    /// Reads what comes next. False: the end is reached for now.
+    async fn read_page(&mut self) -> Result<bool, ReadError> {
+        let head = self.store.head().await?;
+        if head > self.cursor {
+            let read = self.store.read_feed(self.cursor, head, &self.filter).ready_chunks(PAGE_EVENTS_MAX).next().await;
+            match read {
+                Some(chunk) => self.take_page(chunk)?,
+                None => self.cursor = head,
+            }
+        }
+        let is_at_the_end = self.buffer.is_empty() && head <= self.cursor;
+        let cursor = self.cursor;
+        self.control.update(|status| {
+            status.trouble = None;
+            if is_at_the_end {
+                (status.position, status.is_live) = (cursor, true);
+            }
+        });
+        Ok(!is_at_the_end)
+    }
+
+    /// Takes the events of a page; an error behind them is met again by the next reading.
+    fn take_page(&mut self, chunk: Vec<Result<RecordedEvent, ReadError>>) -> Result<(), ReadError> {
+        for record in chunk {
+            match record {
+                Ok(event) => {
+                    self.cursor = event.position().unwrap_or(self.cursor);
+                    self.buffer.push_back(event);
+                }
+                Err(error) if self.buffer.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn log_outage(&mut self, error: &str) {
+        if self.outage.begins() {
+            tracing::warn!(error, "store cannot be followed, trying again");
+        } else {
+            tracing::debug!(error, "store still cannot be followed");
+        }
+        self.control.update(|status| status.trouble = Some(error.to_owned()));
+    }
+}

@@ -1,0 +1,277 @@
+//! Having a role: a lease that is taken, kept while it is needed, and given back.
+//!
+//! Keep: a tenure that is over was over before anybody else's began only by the clock of the store. What must not be
+//! written by a former owner is fenced by the lease's epoch, where it is written.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{clock::SharedClock, name::Name},
+    port::{EventStore, Lease, LeaseError, Outage},
+};
+
+/// The shortest lease: shorter ones would be lost between two renewals, and pass to and fro between busy processes.
+pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
+
+/// How long giving a lease back may take: it runs out by itself anyway. Real time, as for everything that waits for the
+/// reply of a store.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A name for this start of the program: host, process, and eight digits that no other start has.
+pub(crate) fn new_owner() -> Name {
+    let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
+    let host = host.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+    let host: String = host.as_deref().unwrap_or("host").trim().chars().take(100).collect();
+    let name = format!("{host}:{}:{:08x}", std::process::id(), fastrand::u32(..));
+    Name::new("owner", name).unwrap_or_else(|_| Name::numbered(&Name::from_static("host"), std::process::id() as usize))
+}
+
+/// Somebody who wants a role.
+#[derive(Clone)]
+pub(crate) struct LeaseRequest {
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) role: Name,
+    pub(crate) owner: Name,
+    /// How long a lease lasts that is not kept; it is renewed three times in that time.
+    pub(crate) ttl: Duration,
+    pub(crate) clock: SharedClock,
+    /// From when the role was given up, until somebody has it again.
+    pub(crate) outage: LeaseOutage,
+}
+
+/// Of a role that was given up, as its lease could not be renewed: shared by those who take it one after the other.
+#[derive(Clone)]
+pub(crate) struct LeaseOutage(Arc<Mutex<Outage>>);
+
+impl LeaseOutage {
+    pub(crate) fn new(clock: &SharedClock) -> Self {
+        Self(Arc::new(Mutex::new(Outage::new(clock.clone()))))
+    }
+
+    fn begins(&self, role: &Name) {
+        if self.0.lock().unwrap_or_else(PoisonError::into_inner).begins() {
+            tracing::warn!(%role, "lease could not be renewed in time, the role is given up");
+        }
+    }
+
+    fn ends(&self, role: &Name, message: &'static str) {
+        if let Some(lasted) = self.0.lock().unwrap_or_else(PoisonError::into_inner).ends() {
+            tracing::info!(%role, ?lasted, "{message}");
+        }
+    }
+}
+
+impl LeaseRequest {
+    /// Takes the role if nobody else has it; over when `cancel` says so, too.
+    pub(crate) async fn acquire(&self, cancel: &CancellationToken) -> Result<Option<HeldLease>, LeaseError> {
+        let asked = self.clock.instant();
+        let lease = self.store.acquire_lease(&self.role, &self.owner, self.ttl).await?;
+        let message = if lease.is_some() { "the role is taken again" } else { "another process has the role" };
+        self.outage.ends(&self.role, message);
+        Ok(lease.map(|lease| self.start_renewal(lease, asked, cancel)))
+    }
+
+    /// Takes the role, whoever has it.
+    pub(crate) async fn seize(&self, cancel: &CancellationToken) -> Result<HeldLease, LeaseError> {
+        let asked = self.clock.instant();
+        let lease = self.store.seize_lease(&self.role, &self.owner, self.ttl).await?;
+        self.outage.ends(&self.role, "the role is taken again");
+        Ok(self.start_renewal(lease, asked, cancel))
+    }
+
+    fn start_renewal(&self, lease: Lease, sent_at: Instant, cancel: &CancellationToken) -> HeldLease {
+        let ended = cancel.child_token();
+        let last_renewal =
+            Arc::new(LastRenewal { sent_at: Mutex::new(Some(sent_at)), ttl: self.ttl, clock: self.clock.clone() });
+        let renewal = LeaseRenewal {
+            store: Arc::clone(&self.store),
+            lease: lease.clone(),
+            ttl: self.ttl,
+            last_renewal: Arc::clone(&last_renewal),
+            outage: self.outage.clone(),
+        };
+        let renewal_task = tokio::spawn(renewal.run(ended.clone()));
+        HeldLease { store: Arc::clone(&self.store), lease, ended, last_renewal, renewal_task }
+    }
+}
+
+/// A role that this process has, as far as it knows. Dropped it is kept no longer, and runs out.
+pub(crate) struct HeldLease {
+    store: Arc<dyn EventStore>,
+    lease: Lease,
+    ended: CancellationToken,
+    last_renewal: Arc<LastRenewal>,
+    renewal_task: JoinHandle<()>,
+}
+
+impl HeldLease {
+    pub(crate) const fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// How long the lease lasts without a sign of life.
+    pub(crate) fn ttl(&self) -> Duration {
+        self.last_renewal.ttl
+    }
+
+    /// Cancelled when the lease has passed to somebody else, or could not be kept, or the work is to end.
+    pub(crate) const fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// Whether somebody else may have the role by now; known at once also after the process was paused.
+    pub(crate) fn may_have_expired(&self) -> bool {
+        !self.last_renewal.is_valid()
+    }
+
+    /// Gives the role back, so that the next owner need not wait.
+    pub(crate) async fn release(self) {
+        self.renewal_task.abort();
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, self.store.release_lease(&self.lease)).await {
+            tracing::debug!(role = %self.lease.role, %error, "lease was not given back, it runs out");
+        }
+    }
+}
+
+impl Drop for HeldLease {
+    fn drop(&mut self) {
+        self.renewal_task.abort();
+        self.ended.cancel();
+    }
+}
+
+struct LeaseRenewal {
+    store: Arc<dyn EventStore>,
+    lease: Lease,
+    ttl: Duration,
+    last_renewal: Arc<LastRenewal>,
+    outage: LeaseOutage,
+}
+
+/// When the request was sent that kept a lease last; `None` if it was lost.
+struct LastRenewal {
+    sent_at: Mutex<Option<Instant>>,
+    ttl: Duration,
+    clock: SharedClock,
+}
+
+impl LastRenewal {
+    fn is_valid(&self) -> bool {
+        let sent_at = *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        sent_at.is_some_and(|sent_at| self.clock.elapsed(sent_at) < self.ttl)
+    }
+
+    fn record(&self, sent_at: Option<Instant>) {
+        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = sent_at;
+    }
+}
+
+impl LeaseRenewal {
+    /// Renews the lease until it is over.
+    async fn run(self, ended: CancellationToken) {
+        let pause = self.ttl / 3;
+        loop {
+            tokio::select! {
+                () = ended.cancelled() => return,
+                () = self.last_renewal.clock.sleep(pause) => {}
+            }
+            if !self.renew(pause).await {
+                return ended.cancel();
+            }
+        }
+    }
+
+    /// False: it has passed to somebody else, or may have by now.
+    async fn renew(&self, timeout: Duration) -> bool {
+        let sent_at = self.last_renewal.clock.instant();
+        match tokio::time::timeout(timeout, self.store.renew_lease(&self.lease, self.ttl)).await {
+            Ok(Ok(true)) => {
+                self.last_renewal.record(Some(sent_at));
+                return true;
+            }
+            Ok(Ok(false)) => {
+                tracing::info!(role = %self.lease.role, "the role has passed to somebody else");
+                self.last_renewal.record(None);
+                return false;
+            }
+            Ok(Err(error)) => tracing::debug!(role = %self.lease.role, %error, "lease was not renewed, trying again"),
+            Err(_) => tracing::debug!(role = %self.lease.role, "renewing the lease takes long, trying again"),
+        }
+        let has_time = self.last_renewal.is_valid();
+        if !has_time {
+            self.outage.begins(&self.lease.role);
+        }
+        has_time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{memory::InMemoryEventStore, port::Leases};
+
+    const ROLE: Name = Name::from_static("projection:rows");
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn candidate(store: &InMemoryEventStore, owner: &'static str) -> LeaseRequest {
+        LeaseRequest {
+            store: Arc::new(store.clone()),
+            role: ROLE,
+            owner: Name::from_static(owner),
+            ttl: TTL,
+            clock: SharedClock::SYSTEM,
+            outage: LeaseOutage::new(&SharedClock::SYSTEM),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_is_kept_as_long_as_it_is_needed_and_then_given_back() {
+        let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
+        let tenure = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        tokio::time::sleep(10 * TTL).await;
+        assert!(!tenure.may_have_expired());
+        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_none());
+        tenure.release().await;
+        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_role_that_is_dropped_runs_out() {
+        let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
+        drop(candidate(&store, "a").acquire(&cancel).await.unwrap());
+        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_none());
+        tokio::time::sleep(TTL).await;
+        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_lost_a_role_is_told() {
+        let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
+        let first = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        let second = candidate(&store, "b").seize(&cancel).await.unwrap();
+        tokio::time::timeout(TTL, first.ended().cancelled()).await.unwrap();
+        assert!(first.may_have_expired() && !second.may_have_expired());
+        first.release().await;
+        assert_eq!(store.lease_of(&ROLE).await.unwrap().as_ref(), Some(second.lease()), "it is somebody else's");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_paused_owner_knows_at_once_that_it_may_have_lost_the_role() {
+        let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
+        let tenure = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        // no timer fires meanwhile, as in a process that stands still
+        tokio::time::advance(TTL).await;
+        assert!(tenure.may_have_expired());
+    }
+
+    #[test]
+    fn owners_differ_between_starts() {
+        assert_ne!(new_owner(), new_owner());
+    }
+}

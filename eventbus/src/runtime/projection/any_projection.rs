@@ -1,0 +1,152 @@
+//! A projection whose type is forgotten, as the app keeps it.
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ProjectionError, ProjectionStatus,
+    handle::ProjectionHandle,
+    runner::{self, ProjectionRunner, RunnerContext},
+    shadow_rebuild::find_rebuild_owner,
+    status::RebuildOwner,
+};
+use crate::{
+    domain::stream::Position,
+    port::{BoxFuture, EventStore, Health, ReadError, activity::Activity},
+    runtime::definition::{Projection, ProjectionDefinition},
+};
+
+/// A projection whose type is forgotten, as the app keeps it.
+#[doc(hidden)]
+#[derive(Clone)]
+pub struct AnyProjection {
+    definition: ProjectionDefinition,
+    type_id: TypeId,
+    handle: Arc<dyn ErasedProjection>,
+}
+
+trait ErasedProjection: Any + Send + Sync {
+    fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()>;
+    fn wait_for_position(
+        &self,
+        position: Position,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), ProjectionError>>;
+    fn status(&self, head: Position) -> ProjectionStatus;
+    fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>>;
+    fn add_to_health(&self, health: Health) -> Health;
+    fn activity(&self) -> Arc<Activity>;
+}
+
+impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
+    fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        self.set_clock(context.clock.clone());
+        Box::pin(runner::run(ProjectionRunner::new(self.clone(), context), cancel))
+    }
+
+    fn wait_for_position(
+        &self,
+        position: Position,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), ProjectionError>> {
+        Box::pin(Self::wait_for_position(self, position, timeout))
+    }
+
+    fn status(&self, head: Position) -> ProjectionStatus {
+        ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head, self.count_skipped(head))
+    }
+
+    fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>> {
+        Box::pin(async move {
+            match P::definition().tables {
+                [] => Ok(None),
+                _ => find_rebuild_owner(store, P::definition().name).await,
+            }
+        })
+    }
+
+    fn add_to_health(&self, health: Health) -> Health {
+        let waiting = self.progress().borrow().waiting(self.definition().name);
+        let in_flight = self.activity().long_run();
+        health.with_waiting(waiting.into_iter().collect()).with_running_handlers(in_flight.into_iter().collect())
+    }
+
+    fn activity(&self) -> Arc<Activity> {
+        Arc::clone(self.activity())
+    }
+}
+
+impl AnyProjection {
+    /// A slot with the default instance of `P`, if it has one.
+    #[must_use]
+    pub fn with_default<P: Projection>(factory: Option<fn() -> P>) -> Option<Self> {
+        factory.map(|make| Self::new(ProjectionHandle::with_factory(make)))
+    }
+
+    pub(crate) fn new<P: Projection>(handle: ProjectionHandle<P>) -> Self {
+        Self { definition: P::definition(), type_id: TypeId::of::<P>(), handle: Arc::new(handle) }
+    }
+
+    pub(crate) const fn definition(&self) -> &ProjectionDefinition {
+        &self.definition
+    }
+
+    /// The projection, if it is a `P`.
+    pub(crate) fn downcast<P: Projection>(&self) -> Option<&ProjectionHandle<P>> {
+        let any: &dyn Any = &*self.handle;
+        any.downcast_ref()
+    }
+
+    pub(crate) const fn type_id(&self) -> TypeId {
+        self.type_id
+    }
+
+    pub(crate) fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()> {
+        self.handle.run(context, cancel)
+    }
+
+    pub(crate) fn wait_for_position(
+        &self,
+        position: Position,
+        timeout: Duration,
+    ) -> BoxFuture<'static, Result<(), ProjectionError>> {
+        self.handle.wait_for_position(position, timeout)
+    }
+
+    /// Adds to a report what it runs for long, and that it waits for its store.
+    pub(crate) fn add_to_health(&self, health: Health) -> Health {
+        self.handle.add_to_health(health)
+    }
+
+    /// What its methods run at the moment.
+    pub(crate) fn activity(&self) -> Arc<Activity> {
+        self.handle.activity()
+    }
+
+    /// How it is doing, where the store ends at `head`, and who rebuilds it.
+    pub(crate) async fn load_status(
+        &self,
+        store: &dyn EventStore,
+        head: Position,
+    ) -> Result<ProjectionStatus, ReadError> {
+        let rebuilding = self.handle.rebuild_owner(store).await?;
+        Ok(ProjectionStatus { rebuilding, ..self.handle.status(head) })
+    }
+
+    /// How it is doing, where the store ends at `head`.
+    pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
+        self.handle.status(head)
+    }
+}
+
+impl fmt::Debug for AnyProjection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.definition.fmt(f)
+    }
+}

@@ -1,0 +1,357 @@
+//! What a projection was fed with: the event types that its owners knew, noted beside its checkpoint.
+//!
+//! Two releases of a projection share its rows while one is rolled out over the other, and the older one passes events by
+//! that only the newer one knows. So an owner that knows more takes the role from one that knows less, and whoever comes to
+//! feed the projection looks whether events of its types were passed by.
+//!
+//! Keep: a type counts as fed up to the checkpoint only if every owner since its first event knew it; the note is changed
+//! under the lease, and says what was passed by until a rebuild has brought it.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ProjectionError, RebuildError,
+    handle::ProjectionHandle,
+    runner::{ProjectionRunner, RunnerContext, projection_role},
+};
+use crate::{
+    domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
+    port::{FeedFilter, Outage, from_json},
+    runtime::{
+        definition::{Projection, ProjectionKind},
+        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
+    },
+};
+
+/// Stands for every type.
+const ALL_TYPES: &str = "*";
+/// For how long the role must be free before it is taken by a process that knows less than the last owner did: that one
+/// may only be starting anew.
+const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
+/// How soon a rebuild that failed is tried again.
+const REBUILD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What the owner of a projection knows, or what is noted of all its owners.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct FedTypes {
+    /// The event types that the last owner knew, each with its highest schema version.
+    types: BTreeMap<String, u32>,
+    /// The types that are not known to have been fed with everything up to the checkpoint, and from where on they were
+    /// passed by.
+    unfed: BTreeMap<String, u64>,
+}
+
+/// What is to be done before a projection is fed.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum TypeCheck {
+    /// Nothing: it was fed with everything.
+    Complete,
+    /// Its rows are to be rebuilt beside, as events were passed by.
+    NeedsRebuild,
+    /// It stopped, as events were passed by and nothing can rebuild it here.
+    Stopped,
+}
+
+impl FedTypes {
+    fn from_filter(events: EventFilter) -> Self {
+        let mut types = BTreeMap::new();
+        match events {
+            EventFilter::All => drop(types.insert(ALL_TYPES.to_owned(), 0)),
+            EventFilter::Only(events) => {
+                for event in events {
+                    let version = types.entry(event.event_type.to_owned()).or_default();
+                    *version = event.schema_version.max(*version);
+                }
+            }
+        }
+        Self { types, unfed: BTreeMap::new() }
+    }
+
+    /// Whether it knows every type of another one, in its version.
+    fn covers(&self, other: &Self) -> bool {
+        let knows = |(name, version): (&String, &u32)| self.types.get(name).is_some_and(|known| known >= version);
+        self.types.contains_key(ALL_TYPES) || other.types.iter().all(knows)
+    }
+
+    fn knows(&self, event_type: &str) -> bool {
+        self.types.contains_key(ALL_TYPES) || self.types.contains_key(event_type)
+    }
+
+    /// What is noted when an owner that knows `own` begins at a checkpoint, before it is known which events there are.
+    fn after_owner_change(&self, own: &Self, checkpoint: Position) -> Self {
+        let mut unfed = self.unfed.clone();
+        for dropped in self.types.keys().filter(|name| *name != ALL_TYPES && !own.knows(name)) {
+            unfed.entry(dropped.clone()).or_insert(checkpoint.get());
+        }
+        for added in own.types.keys().filter(|name| !self.knows(name)) {
+            unfed.entry(added.clone()).or_insert(0);
+        }
+        Self { types: own.types.clone(), unfed }
+    }
+
+    /// What is noted when an operator says that the rows are right as they are.
+    fn after_acceptance(&self, own: &Self, checkpoint: Position) -> Self {
+        let mut fed_types = self.after_owner_change(own, checkpoint);
+        fed_types.unfed.retain(|name, _| !own.knows(name));
+        fed_types
+    }
+
+    /// What is noted after a rebuild from the first event by a process that knows `own`: what it does not know is missing
+    /// from the first event on.
+    fn after_rebuild(&self, own: &Self) -> Self {
+        let passed_by = self.unfed.keys().filter(|name| !own.knows(name));
+        Self { types: own.types.clone(), unfed: passed_by.map(|name| (name.clone(), 0)).collect() }
+    }
+}
+
+async fn load_fed_types(context: &RunnerContext, role: &Name) -> Result<Option<FedTypes>, BoxError> {
+    let Some(notes) = context.store.notes() else {
+        return Ok(None);
+    };
+    let Some(text) = notes.load_note(role).await? else {
+        return Ok(None);
+    };
+    Ok(Some(from_json(&text)?))
+}
+
+async fn save_fed_types(context: &RunnerContext, role: &Name, fed_types: &FedTypes) -> Result<(), BoxError> {
+    if let Some(notes) = context.store.notes() {
+        notes.save_note(role, &serde_json::to_string(fed_types)?).await?;
+    }
+    Ok(())
+}
+
+/// Notes that a projection was, or is from now on, rebuilt from the first event with all types that this process knows,
+/// which has the role.
+///
+/// # Errors
+/// If the role has passed to another process, or the store cannot be asked; the former note stands then, perhaps.
+pub(super) async fn record_rebuild<P: Projection>(
+    context: &RunnerContext,
+    held_lease: &HeldLease,
+) -> Result<(), BoxError> {
+    if held_lease.may_have_expired() {
+        return Err("the role has passed to another process".into());
+    }
+    let (role, mut fed_types) = (projection_role(P::definition().name), FedTypes::from_filter(P::definition().events));
+    if let Some(former) = load_fed_types(context, &role).await? {
+        fed_types = former.after_rebuild(&fed_types);
+    }
+    save_fed_types(context, &role, &fed_types).await
+}
+
+impl<P: Projection> ProjectionHandle<P> {
+    /// Notes that the rows are right though events were passed by; lets the projection go on. Returns `true` if something
+    /// was noted as passed by.
+    pub(crate) async fn accept_missed_events(
+        &self,
+        context: &RunnerContext,
+        stop: &CancellationToken,
+    ) -> Result<bool, RebuildError> {
+        let definition = P::definition();
+        let name = definition.name;
+        if definition.kind == ProjectionKind::InMemory {
+            return Ok(false); // it is folded from the first event at each start
+        }
+        let lease_request = LeaseRequest {
+            store: Arc::clone(&context.store),
+            role: projection_role(name),
+            owner: context.owner.joined("/", &format!("accept-{:08x}", fastrand::u32(..))),
+            ttl: context.lease_ttl,
+            clock: context.clock.clone(),
+            outage: LeaseOutage::new(&context.clock),
+        };
+        let held_lease = lease_request.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
+        let accepted = async {
+            let Some(former) = load_fed_types(context, &held_lease.lease().role).await? else {
+                return Ok(false);
+            };
+            let checkpoint = context.store.load_checkpoint(&held_lease.lease().role).await?.unwrap_or(Position::START);
+            let fed_types = former.after_acceptance(&FedTypes::from_filter(definition.events), checkpoint);
+            let is_news = fed_types != former;
+            if is_news {
+                save_fed_types(context, &held_lease.lease().role, &fed_types).await?;
+            }
+            Ok::<_, BoxError>(is_news)
+        };
+        let accepted = accepted.await;
+        held_lease.release().await;
+        let accepted = accepted.map_err(|error| RebuildError::store(name, error))?;
+        self.resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
+        Ok(accepted)
+    }
+}
+
+/// Whether this process may take the role, and whether it is to take it from its owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TypeComparison {
+    /// It takes the role when it is free.
+    Same,
+    /// It knows more than the owner.
+    KnowsMore,
+    /// It knows less than the last owner: it takes the role when that was free for long.
+    KnowsLess,
+}
+
+impl<P: Projection> ProjectionRunner<P> {
+    /// How what this process knows compares to what the last owner knew.
+    pub(super) async fn compare_types(&self) -> Result<TypeComparison, BoxError> {
+        let own = FedTypes::from_filter(P::definition().events);
+        Ok(match load_fed_types(&self.context, &projection_role(P::definition().name)).await? {
+            None => TypeComparison::Same,
+            Some(fed_types) if !own.covers(&fed_types) => TypeComparison::KnowsLess,
+            Some(fed_types) if !fed_types.covers(&own) => TypeComparison::KnowsMore,
+            Some(_) => TypeComparison::Same,
+        })
+    }
+
+    /// Whether the role was free for so long that a process may take it that knows less than the last owner.
+    pub(super) async fn is_lease_free_for_long(
+        &self,
+        free_since: &mut Option<tokio::time::Instant>,
+    ) -> Result<bool, BoxError> {
+        let clock = &self.context.clock;
+        if self.context.store.lease_of(&projection_role(P::definition().name)).await?.is_some() {
+            *free_since = None;
+            return Ok(false);
+        }
+        let since = *free_since.get_or_insert_with(|| clock.instant());
+        Ok(clock.elapsed(since) >= FREE_LEASE_WAIT)
+    }
+
+    /// Looks, once it has the role, whether events of its types were passed by.
+    pub(super) async fn check_types(&self, held_lease: &HeldLease) -> Result<TypeCheck, BoxError> {
+        let (definition, role) = (P::definition(), &held_lease.lease().role);
+        let own = FedTypes::from_filter(definition.events);
+        if self.handle.progress().borrow().must_reset_checkpoint {
+            // everything is fed again
+            self.context.store.save_checkpoint(role, Position::START).await?;
+            record_rebuild::<P>(&self.context, held_lease).await?;
+            return Ok(TypeCheck::Complete);
+        }
+        let Some(former) = load_fed_types(&self.context, role).await? else {
+            save_fed_types(&self.context, role, &own).await?;
+            return Ok(TypeCheck::Complete);
+        };
+        let checkpoint = self.load_checkpoint().await?;
+        let mut fed_types = former.after_owner_change(&own, checkpoint);
+        let mut missing = Vec::new();
+        for (name, after) in fed_types.unfed.clone() {
+            if !own.knows(&name) {
+                continue;
+            }
+            if self.count_events_of(&name, Position::new(after), checkpoint, &former).await? > 0 {
+                missing.push(name);
+            } else {
+                fed_types.unfed.remove(&name);
+            }
+        }
+        if fed_types != former {
+            save_fed_types(&self.context, role, &fed_types).await?;
+        }
+        if missing.is_empty() {
+            return Ok(TypeCheck::Complete);
+        }
+        let types = missing.join("`, `");
+        if definition.kind == ProjectionKind::Transactional && !definition.tables.is_empty() {
+            tracing::warn!(
+                projection = definition.name, %checkpoint, types,
+                "an older release fed the projection and passed events of these types by: it is rebuilt, and its rows \
+                 serve meanwhile"
+            );
+            return Ok(TypeCheck::NeedsRebuild);
+        }
+        let is_elsewhere = definition.kind != ProjectionKind::Transactional;
+        let error = ProjectionError::MissedEvents { name: definition.name, position: checkpoint, types, is_elsewhere };
+        tracing::error!(%error, "projection stopped");
+        let generation = self.handle.progress().borrow().generation;
+        self.handle.stop(error, generation);
+        Ok(TypeCheck::Stopped)
+    }
+
+    /// How many events of a type there are between two positions; of all types those that were not known before.
+    async fn count_events_of(
+        &self,
+        name: &str,
+        after: Position,
+        through: Position,
+        former: &FedTypes,
+    ) -> Result<u64, BoxError> {
+        let store = &self.context.store;
+        let of = |name: &str| Ok::<_, BoxError>(Name::new("event type", name)?);
+        if name != ALL_TYPES {
+            let filter = FeedFilter::all().event_types([of(name)?]);
+            return Ok(store.count_events(after, through, &filter).await?);
+        }
+        let known = former.types.keys().map(|name| of(name)).collect::<Result<Vec<_>, _>>()?;
+        let all = store.count_events(after, through, &FeedFilter::all()).await?;
+        Ok(all - store.count_events(after, through, &FeedFilter::all().event_types(known)).await?)
+    }
+
+    /// Rebuilds the rows beside the live ones, and tries again while it has the role.
+    pub(super) async fn rebuild_until_done(&self, held_lease: &HeldLease, cancel: &CancellationToken) {
+        let (projection, mut outage) = (P::definition().name, Outage::new(self.context.clock.clone()));
+        while !held_lease.ended().is_cancelled() {
+            let rebuilt = self.handle.rebuild_in_app(&self.context, cancel, Box::new(drop), Duration::ZERO).await;
+            match rebuilt {
+                Ok(rebuilt) => {
+                    return tracing::info!(
+                        projection, events = rebuilt.events, took = ?rebuilt.took,
+                        "the projection was rebuilt with the events that were passed by"
+                    );
+                }
+                Err(error) if outage.begins() => {
+                    tracing::error!(projection, %error, "the projection could not be rebuilt, trying again");
+                }
+                Err(error) => tracing::debug!(projection, %error, "the projection still could not be rebuilt"),
+            }
+            held_lease.ended().run_until_cancelled(self.context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fed(types: &[(&str, u32)], unfed: &[(&str, u64)]) -> FedTypes {
+        FedTypes {
+            types: types.iter().map(|(name, version)| ((*name).to_owned(), *version)).collect(),
+            unfed: unfed.iter().map(|(name, after)| ((*name).to_owned(), *after)).collect(),
+        }
+    }
+
+    #[test]
+    fn who_knows_more_covers_types_and_versions() {
+        let (one, two, newer) = (fed(&[("A", 1)], &[]), fed(&[("A", 1), ("B", 1)], &[]), fed(&[("A", 2)], &[]));
+        let all = fed(&[(ALL_TYPES, 0)], &[]);
+        assert!(two.covers(&one) && !one.covers(&two));
+        assert!(newer.covers(&one) && !one.covers(&newer));
+        assert!(!newer.covers(&two) && !two.covers(&newer), "neither knows more");
+        assert!(all.covers(&two) && !two.covers(&all));
+    }
+
+    #[test]
+    fn what_an_owner_does_not_know_is_passed_by_from_where_it_began() {
+        let new = fed(&[("A", 1), ("B", 1)], &[]);
+        let old = fed(&[("A", 1)], &[]);
+        let after_old = new.after_owner_change(&old, Position::new(7));
+        assert_eq!(after_old, fed(&[("A", 1)], &[("B", 7)]));
+        assert_eq!(after_old.after_owner_change(&old, Position::new(9)), fed(&[("A", 1)], &[("B", 7)]));
+        assert_eq!(after_old.after_owner_change(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 7)]));
+        assert_eq!(old.after_owner_change(&new, Position::new(9)), fed(&[("A", 1), ("B", 1)], &[("B", 0)]));
+    }
+
+    #[test]
+    fn a_rebuild_brings_what_its_process_knows_and_takes_away_the_rest() {
+        let (new, old) = (fed(&[("A", 1), ("B", 1)], &[]), fed(&[("A", 1)], &[]));
+        let after_old = new.after_owner_change(&old, Position::new(7));
+        assert_eq!(after_old.after_rebuild(&new), new);
+        let by_old = after_old.after_rebuild(&old);
+        assert_eq!(by_old, fed(&[("A", 1)], &[("B", 0)]), "what the rows had of it before is gone, too");
+    }
+}

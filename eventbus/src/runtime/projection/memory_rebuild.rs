@@ -1,0 +1,94 @@
+//! Rebuilding state in memory: a new instance is folded beside the old one, then takes its place.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::TryStreamExt;
+
+use super::{
+    RebuildError,
+    event_handling::{feed_delivery, run_watched},
+    handle::ProjectionHandle,
+    rebuild::{ProgressCallback, Rebuilt},
+    rebuild_progress::ProgressMeter,
+};
+use crate::{
+    domain::{clock::SharedClock, stream::Position},
+    port::{EventStore, FeedFilter, StateMap, activity::Activity, read_around},
+    runtime::definition::{Projection, ProjectionKind},
+};
+
+impl<P: Projection> ProjectionHandle<P> {
+    pub(super) async fn replay_in_memory(
+        &self,
+        store: &dyn EventStore,
+        report: ProgressCallback<'_>,
+        guard_timeout: Option<Duration>,
+    ) -> Result<Rebuilt, RebuildError> {
+        let definition = self.definition();
+        let name = definition.name;
+        if definition.kind != ProjectionKind::InMemory {
+            return Err(RebuildError::NotInMemory { name });
+        }
+        let mut fresh = self.new_instance().ok_or(RebuildError::NoFactory { name })?;
+        let target = store.head().await?;
+        let filter = FeedFilter::from(definition.events);
+        let events = store.count_events(Position::START, target, &filter).await?;
+        let meter = ProgressMeter::new(name, target, events, report, self.clock());
+        let (state, activity, clock) = (self.app_state().await, self.activity(), self.clock());
+        self.clear_cached_skips();
+        let skips = self.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+        let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
+        replay.replay_until(&mut fresh, target).await?;
+        let included = replay.meter.progress.position;
+        let replaced = self
+            .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
+                replay.replay_until(fresh, target).await?;
+                Ok::<_, RebuildError>(replay.meter.progress.position)
+            })
+            .await?;
+        replay.meter.advance(0, replaced.unwrap_or(included));
+        Ok(self.summary(&replay.meter.progress))
+    }
+}
+
+/// A fold of a store's feed, from where it has come.
+struct Replay<'a> {
+    store: &'a dyn EventStore,
+    skips: Arc<[Position]>,
+    filter: FeedFilter,
+    state: StateMap,
+    activity: &'a Arc<Activity>,
+    clock: SharedClock,
+    meter: ProgressMeter<'a>,
+}
+
+impl Replay<'_> {
+    /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
+    async fn replay_until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
+        const REPORT_EVERY: u64 = 256;
+        let mut position = self.meter.progress.position;
+        if position >= target {
+            return Ok(());
+        }
+        let mut feed = read_around(self.store, position, target, &self.filter, &self.skips);
+        let mut events = 0;
+        while let Some(record) = feed.try_next().await? {
+            position = record.position().unwrap_or(position);
+            let delivery = feed_delivery(&P::definition(), record, &self.state);
+            let folded =
+                run_watched(&P::definition(), self.activity, &delivery, projection.project_mut(&delivery), &self.clock)
+                    .await;
+            folded.map_err(|error| RebuildError::Failed {
+                name: P::definition().name,
+                position,
+                error: error.to_string(),
+            })?;
+            events += 1;
+            if events == REPORT_EVERY {
+                self.meter.advance(std::mem::take(&mut events), position);
+            }
+        }
+        self.meter.advance(events, target);
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! Feeding a projection event by event: its state is in memory, or its rows are somewhere else.
+
+use futures_util::TryStreamExt;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    event_handling::feed_delivery,
+    event_retry::EventRetry,
+    fed_types,
+    runner::{FeedStep, ProjectionRunner},
+};
+use crate::{
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    port::{FeedFilter, HandlerError, read_around},
+    runtime::{definition::Projection, held_lease::HeldLease},
+};
+
+/// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
+const CHECKPOINT_EVENTS_MAX: u64 = 256;
+
+/// Feeds a projection event by event.
+pub(super) struct SequentialFeeder<'a, P> {
+    pub(super) runner: &'a ProjectionRunner<P>,
+    /// `None` for state in memory, which is fed in every process, and from zero.
+    pub(super) held_lease: Option<&'a HeldLease>,
+    /// The checkpoint in the store.
+    pub(super) saved_checkpoint: Position,
+    pub(super) stop: &'a CancellationToken,
+}
+
+impl<P: Projection> SequentialFeeder<'_, P> {
+    /// Handles what the feed holds now.
+    ///
+    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
+    pub(super) async fn feed_available(&mut self) -> Result<FeedStep, BoxError> {
+        let runner = self.runner;
+        let (after, generation, is_set_back) = {
+            let progress = runner.handle.progress().borrow();
+            (progress.position, progress.generation, progress.must_reset_checkpoint)
+        };
+        if after < self.saved_checkpoint && !self.save_checkpoint().await? {
+            return Ok(FeedStep::LeaseLost);
+        }
+        if let Some(held_lease) = self.held_lease
+            && is_set_back
+        {
+            fed_types::record_rebuild::<P>(&runner.context, held_lease).await?;
+        }
+        runner.handle.confirm_checkpoint_reset(generation);
+        let head = runner.context.store.head().await?;
+        if head <= after {
+            return Ok(FeedStep::CaughtUp);
+        }
+        let skips = runner.handle.skips(&*runner.context.store).await?;
+        let filter = FeedFilter::from(P::definition().events);
+        let mut records = read_around(&*runner.context.store, after, head, &filter, &skips);
+        let mut handled = 0_u64;
+        loop {
+            // what is rare is searched for long
+            let Some(next) = self.stop.run_until_cancelled(records.try_next()).await else {
+                self.save_checkpoint().await?;
+                return Ok(FeedStep::Handled);
+            };
+            let record = match next {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) => {
+                    // what was handled before a damaged event is not handled again
+                    self.save_checkpoint().await?;
+                    return Err(error.into());
+                }
+            };
+            if self.lease_may_have_expired() {
+                return Ok(FeedStep::LeaseLost);
+            }
+            match self.handle_with_retries(&record, generation).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.save_checkpoint().await?;
+                    return Ok(FeedStep::Handled);
+                }
+                Err(error) => {
+                    self.save_checkpoint().await?;
+                    runner.handle.stop_at(&record, &error, generation);
+                    return Ok(FeedStep::Stopped);
+                }
+            }
+            handled += 1;
+            if handled.is_multiple_of(CHECKPOINT_EVENTS_MAX) {
+                self.save_checkpoint().await?;
+            }
+        }
+        if runner.handle.advance(0, head, generation) {
+            self.save_checkpoint().await?;
+        }
+        Ok(FeedStep::Handled)
+    }
+
+    fn lease_may_have_expired(&self) -> bool {
+        self.held_lease.is_some_and(HeldLease::may_have_expired)
+    }
+
+    /// Handles one event; one that keeps its rows itself may try again, since its state is not half changed.
+    async fn handle_with_retries(&self, record: &RecordedEvent, generation: u64) -> Result<bool, HandlerError> {
+        let definition = P::definition();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let delivery =
+                feed_delivery(&definition, record.clone(), &self.runner.context.state).with_attempt(attempts);
+            let error = match self.runner.handle.handle_from_feed(&delivery, generation).await {
+                Ok(is_next) => return Ok(is_next),
+                Err(error) => error,
+            };
+            let retry = EventRetry { position: record.position().unwrap_or(Position::START), attempts, error };
+            if self.held_lease.is_none() || retry.is_final() {
+                return Err(retry.error);
+            }
+            retry.log_retry(definition.name);
+            if self.stop.run_until_cancelled(self.runner.context.clock.sleep(retry.delay())).await.is_none() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Saves the checkpoint. False: somebody else may have the role by now, and nothing was saved.
+    async fn save_checkpoint(&mut self) -> Result<bool, BoxError> {
+        let Some(held_lease) = self.held_lease else {
+            return Ok(true);
+        };
+        if held_lease.may_have_expired() {
+            return Ok(false);
+        }
+        let position = self.runner.handle.position();
+        if position != self.saved_checkpoint {
+            self.runner.context.store.save_checkpoint(&held_lease.lease().role, position).await?;
+            self.saved_checkpoint = position;
+        }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{
+        domain::{
+            clock::SharedClock,
+            name::Name,
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::{AppendEvents as _, StateMap},
+        runtime::projection::{ProjectionHandle, RunnerContext},
+    };
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    #[derive(Default)]
+    struct Rows;
+
+    #[eventbus::projection(name = "rows")]
+    impl Rows {
+        fn any(&self, _event: &RecordedEvent) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_restart_is_left_to_the_next_owner_when_the_role_has_passed() {
+        let store = InMemoryEventStore::new();
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
+        let (owner, projected) = (Name::from_static("a"), ProjectionHandle::with_factory(Rows::default));
+        let with = RunnerContext {
+            store: Arc::new(store),
+            state: StateMap::new(),
+            owner,
+            lease_ttl: TTL,
+            clock: SharedClock::SYSTEM,
+        };
+        let task = ProjectionRunner::new(projected.clone(), with);
+        let stop = CancellationToken::new();
+        let tenure = task.lease_request().acquire(&stop).await.unwrap().unwrap();
+        let mut steps = SequentialFeeder {
+            runner: &task,
+            held_lease: Some(&tenure),
+            saved_checkpoint: Position::START,
+            stop: &stop,
+        };
+        assert!(matches!(steps.feed_available().await.unwrap(), FeedStep::Handled));
+        assert_eq!(steps.saved_checkpoint, 1);
+
+        // no timer fires meanwhile, as in a process that stands still
+        tokio::time::advance(TTL).await;
+        projected.restart();
+        assert!(matches!(steps.feed_available().await.unwrap(), FeedStep::LeaseLost));
+        assert!(!projected.follow_checkpoint(Position::new(1)), "everything is to be handled again");
+    }
+}

@@ -1,0 +1,457 @@
+//! Rebuilding rows that are written in the store's transaction: copies of the tables are filled beside the live ones,
+//! then take their place.
+//!
+//! Keep: the live rows are replaced, and the live checkpoint moves to where the copies are, in one transaction, under a
+//! lease that was seized before the copies caught up. So the live rows serve until then, nothing is missing from the new
+//! ones, and whatever ends the rebuild early leaves the old ones as they were. The same transaction ends the copies: they
+//! would pass for those of an interrupted rebuild, and the next one would begin with their rows.
+
+use std::{sync::Arc, time::Duration};
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    RebuildError,
+    error::ProjectionError,
+    fed_types,
+    handle::{ProjectionHandle, ProjectionState},
+    rebuild::{ProgressCallback, Rebuilt},
+    rebuild_progress::ProgressMeter,
+    runner::{RunnerContext, projection_role},
+    status::RebuildOwner,
+    transactional_writer::{TransactionalWriter, WriteOutcome},
+};
+use crate::{
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions, activity::rfc3339},
+    runtime::{
+        definition::{Projection, ProjectionDefinition},
+        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
+    },
+};
+
+/// The copies catch up with the live rows in at most so many rounds before these have to stand still for the last one.
+const CATCH_UP_ROUNDS_MAX: u32 = 8;
+
+/// A round with at most so many events is short enough for that.
+const SHORT_ROUND_EVENTS_MAX: u64 = 256;
+
+/// The copies that rebuilds of so many versions before may have left behind are removed.
+const FORMER_VERSIONS_DROPPED: u32 = 8;
+
+/// How often the role is asked for while somebody else has it.
+const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often, and after which delays, a store that cannot be reached is tried again.
+const STORE_RETRY_POLICY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(5),
+    first_delay: Duration::from_millis(100),
+    max_delay: Duration::from_secs(5),
+};
+
+/// Rebuilds a projection through copies of its tables.
+pub(super) struct ShadowRebuild<'a, P> {
+    pub(super) handle: &'a ProjectionHandle<P>,
+    projection: &'a P,
+    pub(super) context: &'a RunnerContext,
+    pub(super) transactions: Arc<dyn Transactions>,
+    stop: &'a CancellationToken,
+    shadow: Shadow,
+}
+
+impl<'a, P: Projection> ShadowRebuild<'a, P> {
+    pub(super) fn new(
+        handle: &'a ProjectionHandle<P>,
+        context: &'a RunnerContext,
+        stop: &'a CancellationToken,
+    ) -> Result<Self, RebuildError> {
+        let definition = P::definition();
+        let name = definition.name;
+        if definition.tables.is_empty() {
+            return Err(RebuildError::NoTables { name });
+        }
+        let (ProjectionState::Unlocked(projection), Some(transactions)) =
+            (handle.state(), context.store.transactions())
+        else {
+            return Err(RebuildError::store(name, "the store has no transactions"));
+        };
+        let shadow = shadow_for(&definition, definition.version);
+        Ok(Self { handle, projection, context, transactions, stop, shadow })
+    }
+
+    pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
+        // one role for all versions: they would replace each other's rows
+        let first = shadow_for(&P::definition(), 1).name;
+        if first == self.shadow.name {
+            return self.run_with_role(&first, None, report).await;
+        }
+        let all_versions_lease = self.acquire_lease(&first).await?;
+        let rebuilt = self.run_with_role(&self.shadow.name, Some(&all_versions_lease), report).await;
+        all_versions_lease.release().await;
+        rebuilt
+    }
+
+    async fn run_with_role(
+        &self,
+        role: &Name,
+        all_versions_lease: Option<&HeldLease>,
+        report: ProgressCallback<'_>,
+    ) -> Result<Rebuilt, RebuildError> {
+        let held_lease = self.acquire_lease(role).await?;
+        self.save_start_note().await;
+        let rebuilt = self.fill_and_switch(&held_lease, all_versions_lease, report).await;
+        held_lease.release().await;
+        rebuilt
+    }
+
+    /// Notes since when it is rebuilt, for those who ask in other processes.
+    async fn save_start_note(&self) {
+        let since = rfc3339(self.context.clock.now());
+        if let Some(notes) = self.context.store.notes()
+            && let Err(error) = notes.save_note(&shadow_for(&P::definition(), 1).name, &since).await
+        {
+            tracing::debug!(projection = P::definition().name, %error, "since when it is rebuilt is not noted");
+        }
+    }
+
+    /// Takes a role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
+    async fn acquire_lease(&self, role: &Name) -> Result<HeldLease, RebuildError> {
+        let lease_request = self.lease_request(role.clone());
+        let lease_timeout = self.context.lease_ttl + self.context.lease_ttl / 10;
+        let clock = &self.context.clock;
+        let began = clock.instant();
+        loop {
+            if let Some(held_lease) = lease_request.acquire(self.stop).await.map_err(|error| self.store_error(error))? {
+                return Ok(held_lease);
+            }
+            if self.stop.is_cancelled() || clock.elapsed(began) > lease_timeout {
+                let lease = self.context.store.lease_of(role).await.ok().flatten();
+                let owner = lease.map(|lease| lease.owner);
+                return Err(RebuildError::Elsewhere { name: P::definition().name, owner });
+            }
+            let retry_pause = clock.sleep(LEASE_RETRY_INTERVAL.min(lease_timeout / 20));
+            self.stop.run_until_cancelled(retry_pause).await;
+        }
+    }
+
+    fn lease_request(&self, role: Name) -> LeaseRequest {
+        // another owner than the one that feeds the projection, which must not get the role meanwhile
+        let owner = self.context.owner.joined("/", &format!("rebuild-{:08x}", fastrand::u32(..)));
+        LeaseRequest {
+            store: Arc::clone(&self.context.store),
+            role,
+            owner,
+            ttl: self.context.lease_ttl,
+            clock: self.context.clock.clone(),
+            outage: LeaseOutage::new(&self.context.clock),
+        }
+    }
+
+    async fn fill_and_switch(
+        &self,
+        held_lease: &HeldLease,
+        any: Option<&HeldLease>,
+        report: ProgressCallback<'_>,
+    ) -> Result<Rebuilt, RebuildError> {
+        let mut progress_meter = self.prepare_copies(report).await?;
+        let mut outage = Outage::new(self.context.clock.clone());
+        for _ in 0..CATCH_UP_ROUNDS_MAX {
+            let before = progress_meter.progress.events;
+            let head = self.call_with_retries(held_lease.ended(), &mut outage, || self.context.store.head()).await?;
+            self.fill_copies(held_lease, head, &mut progress_meter, &mut outage).await?;
+            if progress_meter.progress.events - before <= SHORT_ROUND_EVENTS_MAX {
+                break;
+            }
+        }
+        let lease_request = self.live_lease_request();
+        let live_lease =
+            self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
+        let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, outage).await;
+        if switched.is_ok()
+            && let Err(error) = fed_types::record_rebuild::<P>(self.context, &live_lease).await
+        {
+            tracing::warn!(projection = P::definition().name, %error, "that it was rebuilt is not noted");
+        }
+        live_lease.release().await;
+        let position = switched?;
+        self.handle.resume_past(position);
+        self.drop_copies().await;
+        progress_meter.advance(0, position);
+        Ok(self.handle.summary(&progress_meter.progress))
+    }
+
+    /// Makes the copies, or finds those of an interrupted rebuild, and counts what is to be done.
+    async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
+        self.handle.clear_cached_skips();
+        let definition = P::definition();
+        for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
+            let former = shadow_for(&definition, version);
+            self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
+        }
+        let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
+        let store = &self.context.store;
+        let (target, filter) = (store.head().await?, FeedFilter::from(definition.events));
+        let events = store.count_events(Position::START, target, &filter).await?;
+        let mut progress_meter =
+            ProgressMeter::new(definition.name, target, events, report, self.context.clock.clone());
+        if position > Position::START {
+            tracing::warn!(
+                projection = definition.name, %position, version = definition.version,
+                "goes on with an interrupted rebuild; methods that changed since then need a new `version`"
+            );
+            let done = store.count_events(Position::START, position, &filter).await?;
+            progress_meter.resume_at(done, position);
+        } else {
+            progress_meter.advance(0, position);
+        }
+        Ok(progress_meter)
+    }
+
+    /// Fills the copies with everything up to `target`, over outages of the store, and returns how far they got.
+    async fn fill_copies(
+        &self,
+        held_lease: &HeldLease,
+        target: Position,
+        meter: &mut ProgressMeter<'_>,
+        outage: &mut Outage,
+    ) -> Result<Position, RebuildError> {
+        let mut failures = 0;
+        loop {
+            let before = meter.progress.position;
+            let tried = self.try_fill_copies(held_lease, target, meter).await;
+            let goes_on = meter.progress.position > before || matches!(tried, Ok((_, WriteOutcome::Complete)));
+            if goes_on && let Some(lasted) = outage.ends() {
+                tracing::info!(projection = P::definition().name, ?lasted, "rebuild goes on");
+            }
+            let error = match tried {
+                Ok((position, WriteOutcome::Complete)) => return Ok(position),
+                Ok((position, WriteOutcome::Cancelled)) => {
+                    return Err(if self.stop.is_cancelled() {
+                        self.shut_down_error(position)
+                    } else {
+                        self.lost_error()
+                    });
+                }
+                Ok((_, WriteOutcome::LeaseLost)) => return Err(self.lost_error()),
+                Ok((_, WriteOutcome::MissingTable(error))) => return Err(error.into()),
+                Ok((_, WriteOutcome::EventFailed(record, error))) => {
+                    let position = record.position().unwrap_or(Position::START);
+                    let name = P::definition().name;
+                    return Err(RebuildError::Failed { name, position, error: error.to_string() });
+                }
+                Err(error) => error,
+            };
+            failures = if meter.progress.position > before { 1 } else { failures + 1 };
+            if !STORE_RETRY_POLICY.allows(failures) {
+                return Err(self.store_error(error));
+            }
+            if outage.begins() {
+                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            }
+            let pause = self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures));
+            // what was cancelled ends with the next try
+            held_lease.ended().run_until_cancelled(pause).await;
+        }
+    }
+
+    async fn try_fill_copies(
+        &self,
+        held_lease: &HeldLease,
+        target: Position,
+        meter: &mut ProgressMeter<'_>,
+    ) -> Result<(Position, WriteOutcome), BoxError> {
+        let saved = self.transactions.make_shadow(&self.shadow).await?;
+        let transactions = &*self.transactions;
+        let activity = self.handle.activity();
+        let mut writer = TransactionalWriter::new(
+            self.projection,
+            transactions,
+            Some(&self.shadow),
+            held_lease,
+            self.context,
+            activity,
+            saved,
+        )
+        .with_skips(self.handle.skips(&*self.context.store).await?);
+        if saved >= target {
+            return Ok((saved, WriteOutcome::Complete));
+        }
+        let mut report = |events, position| meter.advance(events, position);
+        let written = writer.write_up_to(target, &*self.context.store, &mut report).await?;
+        let is_saved = writer.save_checkpoint(true).await?;
+        Ok((writer.position(), if is_saved { written } else { WriteOutcome::LeaseLost }))
+    }
+
+    /// Asks the store, over its outages, while the work is not `over`. The outage ends with the work that follows: one
+    /// connection that works says nothing of the others.
+    async fn call_with_retries<T, E: Into<BoxError>, A: Future<Output = Result<T, E>>>(
+        &self,
+        over: &CancellationToken,
+        outage: &mut Outage,
+        ask: impl Fn() -> A,
+    ) -> Result<T, RebuildError> {
+        let mut failures = 0;
+        loop {
+            let error = match ask().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error.into(),
+            };
+            failures += 1;
+            if over.is_cancelled() || !STORE_RETRY_POLICY.allows(failures) {
+                return Err(self.store_error(error));
+            }
+            if outage.begins() {
+                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
+            }
+            over.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
+        }
+    }
+
+    fn live_lease_request(&self) -> LeaseRequest {
+        self.lease_request(projection_role(P::definition().name))
+    }
+
+    /// Makes the live rows stand still: whoever wrote them cannot any more.
+    pub(super) async fn seize_live_lease(&self) -> Result<HeldLease, RebuildError> {
+        self.live_lease_request().seize(self.stop).await.map_err(|error| self.store_error(error))
+    }
+
+    /// Catches up with the live rows, then replaces them.
+    async fn switch_rows(
+        &self,
+        held_lease: &HeldLease,
+        all_versions_lease: Option<&HeldLease>,
+        live_lease: &HeldLease,
+        meter: &mut ProgressMeter<'_>,
+        mut outage: Outage,
+    ) -> Result<Position, RebuildError> {
+        let mut failures = 0;
+        let mut tried = None;
+        loop {
+            let load = || self.context.store.load_checkpoint(&live_lease.lease().role);
+            let checkpoint =
+                self.call_with_retries(live_lease.ended(), &mut outage, load).await?.unwrap_or(Position::START);
+            // whoever took over rebuilding writes to the copies
+            for held_lease in [Some(held_lease), all_versions_lease].into_iter().flatten() {
+                let renew = || self.context.store.renew_lease(held_lease.lease(), self.context.lease_ttl);
+                if !self.call_with_retries(live_lease.ended(), &mut outage, renew).await? {
+                    return Err(self.lost_error());
+                }
+            }
+            // a switch whose outcome is unknown was made, if the copies have served: those are made anew
+            if let Some(position) = tried
+                && self
+                    .call_with_retries(live_lease.ended(), &mut outage, || self.transactions.make_shadow(&self.shadow))
+                    .await?
+                    < position
+            {
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+                }
+                return Ok(position);
+            }
+            let position =
+                self.fill_copies(held_lease, checkpoint, meter, &mut Outage::new(self.context.clock.clone())).await?;
+            tried = Some(position);
+            match self.try_switch_rows(live_lease, checkpoint, position).await {
+                Ok(true) => {
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+                    }
+                    return Ok(position);
+                }
+                Ok(false) => return Err(self.lost_error()),
+                Err(error) if STORE_RETRY_POLICY.allows(failures + 1) => {
+                    failures += 1;
+                    if outage.begins() {
+                        tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
+                    }
+                    live_lease
+                        .ended()
+                        .run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures)))
+                        .await;
+                }
+                Err(error) => return Err(self.store_error(error)),
+            }
+        }
+    }
+
+    async fn try_switch_rows(&self, live_lease: &HeldLease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let mut transaction = self.transactions.begin().await?;
+        // copies that are further were filled by somebody else, who took over while this process was paused
+        let filled = transaction.replace_rows(&self.shadow).await?;
+        if filled != to || !transaction.advance(live_lease.lease(), from, to).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    /// Copies that stay take room, and no more: the next rebuild makes new ones.
+    async fn drop_copies(&self) {
+        let mut failures = 0;
+        while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
+            failures += 1;
+            if !STORE_RETRY_POLICY.allows(failures) {
+                tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies left to the next rebuild");
+                return;
+            }
+            self.stop.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
+        }
+    }
+
+    /// The checkpoint of the live rows, which stand still.
+    pub(super) async fn load_live_checkpoint(&self, live_lease: &HeldLease) -> Result<Position, RebuildError> {
+        let loaded = self
+            .context
+            .store
+            .load_checkpoint(&live_lease.lease().role)
+            .await
+            .map_err(|error| self.store_error(error))?;
+        Ok(loaded.unwrap_or(Position::START))
+    }
+
+    pub(super) fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
+        RebuildError::store(P::definition().name, error)
+    }
+
+    pub(super) fn lost_error(&self) -> RebuildError {
+        RebuildError::Lost { name: P::definition().name }
+    }
+
+    fn shut_down_error(&self, position: Position) -> RebuildError {
+        RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position })
+    }
+}
+
+/// Who rebuilds a projection through copies of its tables, in whichever process; `None` if no process does.
+pub(super) async fn find_rebuild_owner(
+    store: &dyn EventStore,
+    name: &'static str,
+) -> Result<Option<RebuildOwner>, ReadError> {
+    let role = rebuild_role(name);
+    let unavailable = |error: BoxError| ReadError::Unavailable(error);
+    let Some(lease) = store.lease_of(&role).await.map_err(|error| unavailable(error.into()))? else {
+        return Ok(None);
+    };
+    let since = match store.notes() {
+        Some(notes) => notes.load_note(&role).await.map_err(|error| unavailable(error.into()))?,
+        None => None,
+    };
+    let since = since.and_then(|since| OffsetDateTime::parse(&since, &Rfc3339).ok());
+    Ok(Some(RebuildOwner { owner: lease.owner, since }))
+}
+
+fn rebuild_role(name: &'static str) -> Name {
+    Name::prefixed("rebuild:", &Name::from_static(name))
+}
+
+fn shadow_for(definition: &ProjectionDefinition, version: u32) -> Shadow {
+    let role = rebuild_role(definition.name);
+    Shadow {
+        name: if version == 1 { role } else { role.joined(":v", &version.to_string()) },
+        tables: definition.tables.iter().map(|&table| table.to_owned()).collect(),
+    }
+}

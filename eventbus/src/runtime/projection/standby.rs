@@ -1,0 +1,150 @@
+//! Waiting: for the role of feeding a projection, and for an event that stopped it to be mended.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{ProjectionError, RebuildError, fed_types::TypeComparison, runner::ProjectionRunner};
+use crate::{
+    domain::error::BoxError,
+    runtime::{
+        definition::Projection,
+        feed_poller::FeedPoller,
+        held_lease::{HeldLease, LeaseRequest},
+    },
+};
+
+/// A process that stands by looks at the checkpoint no more often than this, however fast events come.
+const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How soon, and at the latest how late, it asks for the role again.
+const LEASE_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(20);
+const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
+
+/// How soon a projection that stopped tries again by itself.
+const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
+/// How long it waits for guards of its state to be let go then.
+const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl<P: Projection> ProjectionRunner<P> {
+    /// Waits for the role, and follows whoever has it meanwhile. `None`: cancelled.
+    pub(super) async fn wait_for_lease(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> Option<HeldLease> {
+        let (lease_request, clock) = (self.lease_request(), &self.context.clock);
+        let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
+        let mut free_since = None;
+        loop {
+            if cancel.is_cancelled() {
+                return None;
+            }
+            if next_request_at <= clock.instant() {
+                match self.try_acquire_lease(&lease_request, &mut free_since, cancel).await {
+                    Ok(Some(held_lease)) => return Some(held_lease),
+                    Ok(None) => {}
+                    Err(error) => {
+                        self.report_problem(&error);
+                        feed.wait_after_failure(cancel).await;
+                        continue;
+                    }
+                }
+                next_request_at = clock.after(pause);
+                pause = (pause * 2).min(LEASE_REQUEST_INTERVAL_MAX).min(self.context.lease_ttl / 3);
+            }
+            match self.load_checkpoint().await {
+                Ok(position) => {
+                    self.handle.set_problem(None);
+                    if self.handle.follow_checkpoint(position) {
+                        feed.reset();
+                    }
+                    clock.sleep(CHECKPOINT_POLL_INTERVAL).await;
+                    feed.wait_idle(cancel).await;
+                }
+                Err(error) => {
+                    self.report_problem(&error);
+                    feed.wait_after_failure(cancel).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the role if it is free, or from an owner that knows fewer event types.
+    async fn try_acquire_lease(
+        &self,
+        lease_request: &LeaseRequest,
+        free_since: &mut Option<Instant>,
+        cancel: &CancellationToken,
+    ) -> Result<Option<HeldLease>, BoxError> {
+        let comparison = self.compare_types().await?;
+        if comparison == TypeComparison::KnowsLess && !self.is_lease_free_for_long(free_since).await? {
+            return Ok(None);
+        }
+        let taken = lease_request.acquire(cancel).await?;
+        if taken.is_some() || comparison != TypeComparison::KnowsMore {
+            return Ok(taken);
+        }
+        let projection = P::definition().name;
+        tracing::info!(
+            projection,
+            "this process knows more event types than the one that feeds the projection: it takes over"
+        );
+        Ok(Some(lease_request.seize(cancel).await?))
+    }
+
+    /// Waits until a rebuild, or somebody by hand, has set the projection going again. False: cancelled meanwhile.
+    async fn wait_until_resumed(&self, cancel: &CancellationToken) -> bool {
+        let mut progress = self.handle.progress().subscribe();
+        let restarted = progress.wait_for(|progress| progress.stopped.is_none());
+        cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
+    }
+
+    /// The same; or until another process has got past the event, or it is to be tried again.
+    pub(super) async fn wait_for_retry(&self, cancel: &CancellationToken) -> bool {
+        let other_owner_progress = async {
+            loop {
+                self.context.clock.sleep(LEASE_REQUEST_INTERVAL_MAX).await;
+                if let Ok(position) = self.load_checkpoint().await {
+                    self.handle.resume_past(position);
+                }
+                self.handle.resume_if_skipped(&*self.context.store).await;
+            }
+        };
+        tokio::select! {
+            freed = self.wait_until_resumed(cancel) => freed,
+            () = other_owner_progress => false,
+            () = self.context.clock.sleep(STOPPED_RETRY_INTERVAL) => true,
+        }
+    }
+
+    /// The same for state in memory: an event that failed may have been handled half, so it is folded anew, where it can
+    /// be. What cannot be read has changed nothing.
+    pub(super) async fn wait_for_retry_in_memory(&self, cancel: &CancellationToken) -> bool {
+        let (clock, name) = (&self.context.clock, P::definition().name);
+        let mut pause = STOPPED_RETRY_INTERVAL;
+        loop {
+            tokio::select! {
+                freed = self.wait_until_resumed(cancel) => return freed,
+                () = clock.sleep(pause) => {}
+            }
+            if matches!(self.handle.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+                // it may have been skipped meanwhile
+                self.handle.clear_cached_skips();
+                return true;
+            }
+            let began = clock.instant();
+            match self.handle.rebuild_in_app(&self.context, cancel, Box::new(drop), GUARD_TIMEOUT).await {
+                Ok(rebuilt) => {
+                    tracing::info!(
+                        projection = name,
+                        events = rebuilt.events,
+                        "projection was folded anew and goes on"
+                    );
+                    return true;
+                }
+                Err(RebuildError::NoFactory { .. }) => return self.wait_until_resumed(cancel).await,
+                Err(error) => tracing::warn!(projection = name, %error, "projection still cannot be folded anew"),
+            }
+            // what has to read very much is not to do little else
+            pause = STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10));
+        }
+    }
+}

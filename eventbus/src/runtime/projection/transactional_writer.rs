@@ -1,0 +1,371 @@
+//! Handling events in the store's transaction: rows and checkpoint commit together.
+//!
+//! Keep: the transaction that holds the rows also moves the checkpoint, under the lease and from where this owner knows it
+//! to be. So nothing is handled twice in effect, and an owner that was paused, or whose commit had an unknown outcome,
+//! is refused before it writes anything.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::TryStreamExt;
+use tokio::time::Instant;
+
+use super::{
+    ProjectionError,
+    event_handling::{feed_delivery, run_watched},
+    event_retry::EventRetry,
+    runner::RunnerContext,
+};
+use crate::{
+    domain::{error::BoxError, record::RecordedEvent, stream::Position},
+    port::{
+        EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, Transaction, Transactions,
+        activity::Activity, read_around,
+    },
+    runtime::{
+        definition::{Projection, ProjectionDefinition},
+        handler_inbox::classify_error,
+        held_lease::HeldLease,
+    },
+};
+
+/// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this part
+/// of the lease: what is not committed when the role passes was done for nothing.
+const TRANSACTION_EVENTS_MAX: usize = 256;
+const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(1);
+const TRANSACTIONS_PER_LEASE: u32 = 8;
+
+/// A checkpoint that no rows go with is saved only now and then.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What came of writing.
+pub(super) enum WriteOutcome {
+    /// Everything is written.
+    Complete,
+    /// The work was to end; what is written is committed.
+    Cancelled,
+    /// Somebody else has the role, or moved the checkpoint.
+    LeaseLost,
+    /// An event could not be handled; what was before it is committed.
+    EventFailed(RecordedEvent, HandlerError),
+    /// The attribute names what the store does not have.
+    MissingTable(ProjectionError),
+}
+
+/// Writes rows of a projection, live or to copies of its tables.
+pub(super) struct TransactionalWriter<'a, P> {
+    pub(super) projection: &'a P,
+    pub(super) transactions: &'a dyn Transactions,
+    /// `None`: the live tables.
+    pub(super) shadow: Option<&'a Shadow>,
+    pub(super) held_lease: &'a HeldLease,
+    context: &'a RunnerContext,
+    activity: &'a Arc<Activity>,
+    /// The positions that are skipped.
+    skips: Arc<[Position]>,
+    /// Everything up to here is in the rows.
+    position: Position,
+    /// The checkpoint in the store; behind the position where the last events are of other types.
+    saved_checkpoint: Position,
+    saved_at: Instant,
+    /// Whether the tables were found; copies have those that were copied.
+    has_tables: bool,
+}
+
+/// Events that follow each other in a feed, and the position up to which they are everything.
+struct FeedBatch {
+    events: Vec<RecordedEvent>,
+    through: Position,
+    is_last: bool,
+    /// What keeps the feed from being read behind them.
+    error: Option<ReadError>,
+}
+
+/// What came of one transaction.
+enum TransactionOutcome {
+    /// So many events are committed.
+    Committed(usize),
+    /// Nothing is, for this event could not be handled.
+    EventFailed(usize, HandlerError),
+    MissingTable(ProjectionError),
+    LeaseLost,
+}
+
+impl<'a, P: Projection> TransactionalWriter<'a, P> {
+    /// Begins where the checkpoint is.
+    pub(super) fn new(
+        projection: &'a P,
+        transactions: &'a dyn Transactions,
+        shadow: Option<&'a Shadow>,
+        tenure: &'a HeldLease,
+        context: &'a RunnerContext,
+        activity: &'a Arc<Activity>,
+        saved: Position,
+    ) -> Self {
+        let (saved_at, has_tables, position) = (context.clock.instant(), shadow.is_some(), saved);
+        Self {
+            projection,
+            transactions,
+            shadow,
+            held_lease: tenure,
+            context,
+            activity,
+            skips: Arc::default(),
+            position,
+            saved_checkpoint: saved,
+            saved_at,
+            has_tables,
+        }
+    }
+
+    /// Skips events at these positions.
+    pub(super) fn with_skips(mut self, skips: Arc<[Position]>) -> Self {
+        self.skips = skips;
+        self
+    }
+
+    /// Everything up to here is in the rows.
+    pub(super) const fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Writes everything up to `target`, which was the head of the store; `report` is told what is committed.
+    pub(super) async fn write_up_to(
+        &mut self,
+        target: Position,
+        store: &dyn EventStore,
+        report: &mut (dyn FnMut(u64, Position) + Send),
+    ) -> Result<WriteOutcome, BoxError> {
+        let ended = self.held_lease.ended();
+        let filter = FeedFilter::from(P::definition().events);
+        let mut feed = read_around(store, self.position, target, &filter, &self.skips);
+        let Some(first) = ended.run_until_cancelled(next_batch(&mut feed, target)).await else {
+            return Ok(WriteOutcome::Cancelled);
+        };
+        let mut batch = first?;
+        loop {
+            let is_last = batch.is_last;
+            let ahead =
+                async { if is_last { None } else { ended.run_until_cancelled(next_batch(&mut feed, target)).await } };
+            let (written, next) = tokio::join!(self.write_batch(&batch, report), ahead);
+            match (written?, next.transpose()?) {
+                (WriteOutcome::Complete, Some(next)) => batch = next,
+                (WriteOutcome::Complete, None) if is_last => {
+                    return batch.error.map_or(Ok(WriteOutcome::Complete), |error| Err(error.into()));
+                }
+                (WriteOutcome::Complete, None) => return Ok(WriteOutcome::Cancelled),
+                (written, _) => return Ok(written),
+            }
+        }
+    }
+
+    /// Writes a batch in as few transactions as it takes.
+    ///
+    /// An event that fails is tried again alone, after those before it are committed.
+    async fn write_batch(
+        &mut self,
+        batch: &FeedBatch,
+        report: &mut (dyn FnMut(u64, Position) + Send),
+    ) -> Result<WriteOutcome, BoxError> {
+        let mut rest = &*batch.events;
+        let mut retry: Option<EventRetry> = None;
+        while let Some(first) = rest.first() {
+            if self.held_lease.ended().is_cancelled() {
+                return Ok(WriteOutcome::Cancelled);
+            }
+            let due_retry = retry.take_if(|retry| Some(retry.position) == first.position());
+            let (count, attempts) = match (due_retry, &retry) {
+                (Some(retry), _) if retry.is_final() => {
+                    return Ok(WriteOutcome::EventFailed(first.clone(), retry.error));
+                }
+                (Some(retry), _) => {
+                    retry.log_retry(P::definition().name);
+                    let pause = self.context.clock.sleep(retry.delay());
+                    if self.held_lease.ended().run_until_cancelled(pause).await.is_none() {
+                        return Ok(WriteOutcome::Cancelled);
+                    }
+                    (1, retry.attempts)
+                }
+                (None, Some(retry)) => (rest.partition_point(|event| event.position() < Some(retry.position)), 0),
+                (None, None) => (rest.len(), 0),
+            };
+            let through = if count == rest.len() { batch.through } else { position_of(&rest[count - 1]) };
+            match self.try_transaction(&rest[..count], through, attempts + 1).await? {
+                TransactionOutcome::Committed(handled) => {
+                    rest = &rest[handled..];
+                    report(handled as u64, self.position);
+                }
+                TransactionOutcome::EventFailed(index, error) => {
+                    let attempts = if index == 0 { attempts + 1 } else { 1 };
+                    retry = Some(EventRetry { position: position_of(&rest[index]), attempts, error });
+                }
+                TransactionOutcome::MissingTable(error) => return Ok(WriteOutcome::MissingTable(error)),
+                TransactionOutcome::LeaseLost => return Ok(WriteOutcome::LeaseLost),
+            }
+        }
+        if self.position < batch.through {
+            self.position = batch.through;
+            report(0, self.position);
+        }
+        Ok(WriteOutcome::Complete)
+    }
+
+    /// Handles events in one transaction, which ends early if it takes long.
+    async fn try_transaction(
+        &mut self,
+        events: &[RecordedEvent],
+        through: Position,
+        attempt: u32,
+    ) -> Result<TransactionOutcome, BoxError> {
+        let definition = P::definition();
+        let mut transaction = self.begin_transaction().await?;
+        let longest = TRANSACTION_TIME_MAX.min(self.held_lease.ttl() / TRANSACTIONS_PER_LEASE);
+        let began = self.context.clock.instant();
+        let mut handled = 0;
+        for record in events {
+            let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempt);
+            let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
+            if let Err(error) = run_watched(&definition, self.activity, &delivery, projected, &self.context.clock).await
+            {
+                let is_late = transaction.is_late();
+                drop(transaction);
+                return self.confirm_ownership(handled, error, is_late).await;
+            }
+            handled += 1;
+            if self.context.clock.elapsed(began) >= longest || self.held_lease.ended().is_cancelled() {
+                break;
+            }
+        }
+        if let Some(error) = self.find_missing_table(&mut *transaction).await? {
+            return Ok(TransactionOutcome::MissingTable(error));
+        }
+        let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
+        let is_late = transaction.is_late();
+        match self.commit_at(transaction, to).await {
+            Ok(true) => Ok(TransactionOutcome::Committed(handled)),
+            Ok(false) => Ok(TransactionOutcome::LeaseLost),
+            // a constraint that only the commit checks does not tell which event broke it
+            Err(error) => self.confirm_ownership(0, HandlerError::from(error), is_late).await,
+        }
+    }
+
+    /// What the attribute names and the store does not have. It is asked when methods have run: they may make tables.
+    async fn find_missing_table(
+        &mut self,
+        transaction: &mut dyn Transaction,
+    ) -> Result<Option<ProjectionError>, BoxError> {
+        if self.has_tables {
+            return Ok(None);
+        }
+        let ProjectionDefinition { name, tables, key, .. } = P::definition();
+        for &table in tables {
+            if !transaction.has_table(table, None).await? {
+                return Ok(Some(ProjectionError::NoTable { name, table }));
+            }
+            if let Some(column) = key
+                && !transaction.has_table(table, Some(column)).await?
+            {
+                return Ok(Some(ProjectionError::NoColumn { name, table, column }));
+            }
+        }
+        self.has_tables = true;
+        Ok(None)
+    }
+
+    /// A failure that is a fault of the server, or came after the role has passed, says nothing about the event.
+    async fn confirm_ownership(
+        &self,
+        index: usize,
+        error: HandlerError,
+        is_late: bool,
+    ) -> Result<TransactionOutcome, BoxError> {
+        let error = if is_late { error } else { classify_error(error, self.transactions) };
+        if error.server_fault().is_some() {
+            return Err(error.into_source());
+        }
+        let mut transaction = self.begin_transaction().await?;
+        let is_owner =
+            transaction.advance(self.held_lease.lease(), self.saved_checkpoint, self.saved_checkpoint).await?;
+        Ok(if is_owner { TransactionOutcome::EventFailed(index, error) } else { TransactionOutcome::LeaseLost })
+    }
+
+    /// Saves the position if that is due, or at the `end`. False: the role is lost.
+    pub(super) async fn save_checkpoint(&mut self, is_end: bool) -> Result<bool, BoxError> {
+        let is_due = is_end || self.context.clock.elapsed(self.saved_at) >= CHECKPOINT_INTERVAL;
+        if self.saved_checkpoint == self.position || !is_due {
+            return Ok(true);
+        }
+        let transaction = self.begin_transaction().await?;
+        self.commit_at(transaction, self.position).await
+    }
+
+    async fn begin_transaction(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        match self.shadow {
+            Some(shadow) => self.transactions.begin_in(shadow).await,
+            None => self.transactions.begin().await,
+        }
+    }
+
+    /// Moves the checkpoint and commits. False: the role is lost, and nothing is written.
+    async fn commit_at(&mut self, mut transaction: Box<dyn Transaction>, to: Position) -> Result<bool, BoxError> {
+        if !transaction.advance(self.held_lease.lease(), self.saved_checkpoint, to).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        (self.position, self.saved_checkpoint, self.saved_at) = (to, to, self.context.clock.instant());
+        Ok(true)
+    }
+}
+
+/// The next events of a feed that ends at `target`; it may search for long until it finds one.
+async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<FeedBatch, ReadError> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    let mut through = Position::START;
+    loop {
+        let record = match feed.try_next().await {
+            Ok(Some(record)) => record,
+            Ok(None) => break,
+            Err(error) if events.is_empty() => return Err(error),
+            Err(error) => return Ok(FeedBatch { events, through, is_last: true, error: Some(error) }),
+        };
+        bytes += record.payload().len();
+        through = position_of(&record);
+        events.push(record);
+        if events.len() == TRANSACTION_EVENTS_MAX || bytes >= PAGE_BYTES {
+            return Ok(FeedBatch { events, through, is_last: false, error: None });
+        }
+    }
+    Ok(FeedBatch { events, through: target, is_last: true, error: None })
+}
+
+/// Events of a feed have a position.
+fn position_of(record: &RecordedEvent) -> Position {
+    record.position().unwrap_or(Position::START)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::{name::Name, record::NewEvent, stream::StreamId};
+
+    #[tokio::test]
+    async fn what_was_read_before_an_error_is_written() {
+        let event = |number: u64| {
+            let stream = StreamId::parse("Order", "1").unwrap();
+            let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+            Ok(event.recorded_as(stream, number.into(), Some(number.into())))
+        };
+        let damaged = || {
+            Err(ReadError::Corrupt {
+                place: "position 3".into(),
+                position: Some(Position::new(3)),
+                source: "damaged".into(),
+            })
+        };
+        let mut feed: RecordStream<'_> =
+            Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
+        let batch = next_batch(&mut feed, Position::new(9)).await.unwrap();
+        assert_eq!((batch.events.len(), batch.through, batch.is_last), (2, Position::new(2), true));
+        assert!(batch.error.is_some(), "it is told when they are written");
+        assert!(next_batch(&mut feed, Position::new(9)).await.is_err());
+    }
+}

@@ -1,0 +1,303 @@
+//! Publishing to a bus that keeps the position of the store beside its events.
+//!
+//! Keep: the answers of the bus are the truth. After any doubt the relay asks, and goes on from where the bus is.
+
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Relay, RelayError,
+    error::classify_publish_error,
+    group_floors::{GroupCheck, GroupFloorTracker, ResyncPlan, plan_resync},
+    leadership::{FeedPublisher, PublishStep},
+    range::{FeedRange, RangeReader},
+};
+use crate::{
+    domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
+    port::{
+        CheckpointError, EventStore, FeedFilter, PublishError, PublishedPosition, Publisher, RangeOutcome, ReadError,
+        RelayTarget, ResyncOutcome, ResyncRequest,
+    },
+};
+
+/// How often the groups are looked after; and the bus asked while there is nothing to publish, so that a loss of its
+/// data is noticed at rest too.
+const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Everything: `Position` is at most this in any store.
+const POSITION_MAX: u64 = i64::MAX as u64;
+
+/// Under this name the store remembers that it went back behind what was published, until somebody decides.
+pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
+    Name::prefixed("relay-halted:", destination)
+}
+
+/// How far a newer copy of the store was published, if somebody has to decide from where to go on.
+pub(super) async fn load_halt(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
+    let halted = store.load_checkpoint(&halt_checkpoint_name(destination)).await?;
+    Ok(halted.filter(|published| *published > Position::START))
+}
+
+/// Publishes ranges.
+pub(super) struct AtomicPublisher<'a> {
+    relay: &'a Relay,
+    store: &'a dyn EventStore,
+    target: &'a dyn RelayTarget,
+    epoch: u64,
+    /// Known once it has begun.
+    publisher: Option<Publisher>,
+    reader: RangeReader<'a>,
+    /// What is published next, where that is clear.
+    next_range: Option<FeedRange>,
+    last_bus_answer: Instant,
+    groups_checked_at: Instant,
+    group_tracker: GroupFloorTracker,
+    /// Whether the store may be another copy than the one that was published: it is the first look, or something failed.
+    may_be_other_copy: bool,
+}
+
+impl FeedPublisher for AtomicPublisher<'_> {
+    const SAVES_CHECKPOINT: bool = false;
+
+    async fn step(&mut self) -> Result<PublishStep, BoxError> {
+        let step = match self.publisher {
+            Some(publisher) => self.publish_next(publisher).await,
+            None => self.start().await,
+        };
+        self.may_be_other_copy |= step.is_err();
+        step
+    }
+}
+
+impl<'a> AtomicPublisher<'a> {
+    pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64) -> Self {
+        let (store, now) = (&*relay.store, relay.status.clock().instant());
+        Self {
+            relay,
+            store,
+            target,
+            epoch,
+            publisher: None,
+            reader: RangeReader::new(store).with_skips(relay.bus.destination(), relay.status.clock()),
+            next_range: None,
+            last_bus_answer: now,
+            groups_checked_at: now,
+            group_tracker: GroupFloorTracker::new(relay.status.clock().clone()),
+            may_be_other_copy: true,
+        }
+    }
+
+    async fn publish_next(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
+        if self.may_be_other_copy
+            && let Some(stopped) = self.check_store_behind(publisher, self.relay.status.position()).await?
+        {
+            return Ok(stopped);
+        }
+        if let Some(step) = self.check_groups_if_due(publisher).await {
+            return Ok(step);
+        }
+        let position = self.relay.status.position();
+        let range = match self.next_range.take() {
+            Some(range) => range,
+            None => self.reader.read_next(position).await?,
+        };
+        if range.moves_position() || range.after != position {
+            return self.publish_range(publisher, range).await;
+        }
+        if self.relay.status.clock().elapsed(self.last_bus_answer) < GROUP_CHECK_INTERVAL {
+            return Ok(PublishStep::CaughtUp);
+        }
+        if self.store.head().await? < position
+            && let Some(stopped) = self.check_store_behind(publisher, position).await?
+        {
+            return Ok(stopped);
+        }
+        self.publish_range(publisher, range).await
+    }
+
+    /// Asks where the bus is, unless somebody has to decide first.
+    async fn start(&mut self) -> Result<PublishStep, BoxError> {
+        if let Some(published) = load_halt(self.store, self.destination()).await? {
+            let newest = self.store.head().await?;
+            return Ok(self.store_behind(published, newest));
+        }
+        let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
+        let step = self.publish_range(publisher, FeedRange::empty(Position::START)).await?;
+        self.publisher = Some(publisher);
+        // there may be something to publish, for all that is known
+        Ok(if matches!(step, PublishStep::CaughtUp) { PublishStep::Done } else { step })
+    }
+
+    /// Publishes a range, and reads the next one meanwhile.
+    async fn publish_range(&mut self, publisher: Publisher, range: FeedRange) -> Result<PublishStep, BoxError> {
+        let ranges = &mut self.reader;
+        let read_ahead = async {
+            // what cannot be read now fails when it is its turn
+            if range.is_full { ranges.read_next(range.through).await.ok() } else { None }
+        };
+        let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
+        if answer.is_ok() {
+            self.last_bus_answer = self.relay.status.clock().instant();
+        }
+        match answer {
+            Ok(RangeOutcome::Published(ids)) => {
+                self.relay.status.record_published(&range, ids);
+                self.next_range = ahead;
+                Ok(if range.moves_position() { PublishStep::Done } else { PublishStep::CaughtUp })
+            }
+            Ok(RangeOutcome::Moved(position)) => self.follow_bus(publisher, position).await,
+            Ok(RangeOutcome::Fenced) => Ok(PublishStep::Fenced),
+            Ok(RangeOutcome::Lost) => self.resync(publisher).await,
+            Err(error) => self.handle_publish_error(range, error),
+        }
+    }
+
+    fn handle_publish_error(&mut self, mut range: FeedRange, error: PublishError) -> Result<PublishStep, BoxError> {
+        let stopped = classify_publish_error(error, &range.events);
+        if let Ok(RelayError::EventRefused { position, .. }) = stopped
+            && range.truncate_before(position)
+        {
+            self.next_range = Some(range);
+            return Ok(PublishStep::Done);
+        }
+        stopped.map(PublishStep::Stopped).map_err(|error| {
+            // whether it was published is told by the answer to the same range
+            self.next_range = Some(range);
+            error.into()
+        })
+    }
+
+    /// Somebody else brought the bus to `position`.
+    async fn follow_bus(&mut self, publisher: Publisher, position: Position) -> Result<PublishStep, BoxError> {
+        if let Some(stopped) = self.check_store_behind(publisher, position).await? {
+            return Ok(stopped);
+        }
+        Ok(self.continue_from(position))
+    }
+
+    fn continue_from(&mut self, position: Position) -> PublishStep {
+        self.next_range = None;
+        self.relay.status.set_position(position);
+        PublishStep::Done
+    }
+
+    /// The bus lost what was published, or never heard of the store.
+    async fn resync(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
+        let gives_to_one = self.relay.bus.backlogs().is_some();
+        let ResyncPlan { floor, groups, fresh } = plan_resync(self.store, self.destination(), gives_to_one).await?;
+        let request = ResyncRequest {
+            floor,
+            groups: &groups,
+            new_groups: &fresh,
+            is_shared: self.relay.options.is_stream_shared,
+        };
+        let outcome = self.target.resync(publisher, request).await?;
+        let destination = self.destination();
+        match outcome {
+            ResyncOutcome::At(Position::START) => {
+                tracing::info!(%destination, groups = groups.len(), "everything that the store holds is published");
+            }
+            ResyncOutcome::At(position) => tracing::warn!(
+                %destination, %position, groups = groups.len(),
+                "the bus does not hold what this store published last: it is published again from here"
+            ),
+            _ => {}
+        }
+        self.apply_resync(publisher, outcome).await
+    }
+
+    /// Once a second. What fails is tried again a second later: publishing need not wait for it.
+    async fn check_groups_if_due(&mut self, publisher: Publisher) -> Option<PublishStep> {
+        if self.relay.status.clock().elapsed(self.groups_checked_at) < GROUP_CHECK_INTERVAL {
+            return None;
+        }
+        self.groups_checked_at = self.relay.status.clock().instant();
+        let checked = self.check_groups(publisher).await;
+        self.group_tracker.log_problems(self.destination(), self.relay.status.position(), checked.as_ref().err());
+        checked.unwrap_or_default()
+    }
+
+    async fn check_groups(&mut self, publisher: Publisher) -> Result<Option<PublishStep>, BoxError> {
+        Ok(match self.group_tracker.check(self.store, self.destination(), self.target, publisher).await? {
+            GroupCheck::Healthy => None,
+            GroupCheck::Lost => Some(self.resync(publisher).await?),
+            GroupCheck::Gap(floor) => {
+                // a group that was never known is promised nothing; the bus is told all the same that it was noted
+                let floor = floor.unwrap_or(self.relay.status.position());
+                let outcome = self.target.rewind(publisher, floor).await?;
+                Some(self.apply_resync(publisher, outcome).await?)
+            }
+        })
+    }
+
+    async fn apply_resync(&mut self, publisher: Publisher, outcome: ResyncOutcome) -> Result<PublishStep, BoxError> {
+        match outcome {
+            ResyncOutcome::At(position) => Ok(self.continue_from(position)),
+            ResyncOutcome::Moved(position) => self.follow_bus(publisher, position).await,
+            ResyncOutcome::Fenced => Ok(PublishStep::Fenced),
+            ResyncOutcome::OtherStore(other) => {
+                Ok(PublishStep::Stopped(self.other_store_error(publisher.store, other)))
+            }
+        }
+    }
+
+    /// Whether the store is an older copy than the one that was published last, so that what it appends now would pass for
+    /// published. A part of the bus may be ahead of `published`, as somebody died half way through a range.
+    async fn check_store_behind(
+        &mut self,
+        publisher: Publisher,
+        published: Position,
+    ) -> Result<Option<PublishStep>, BoxError> {
+        let mut published_positions = self.target.published_positions(publisher).await?;
+        published_positions.dedup();
+        let newest = self.store.head().await?;
+        let is_beyond = published > newest && is_beyond_end(self.store, published).await?;
+        let mut ahead_position = is_beyond.then_some(published);
+        for PublishedPosition { position, event_id } in published_positions {
+            if let Some(event_id) = event_id
+                && !holds_event(self.store, position, event_id).await?
+            {
+                ahead_position = ahead_position.max(Some(position));
+            }
+        }
+        self.may_be_other_copy = false;
+        let Some(published) = ahead_position else {
+            return Ok(None);
+        };
+        self.store.save_checkpoint(&halt_checkpoint_name(self.destination()), published).await?;
+        Ok(Some(self.store_behind(published, newest)))
+    }
+
+    fn store_behind(&self, published: Position, newest: Position) -> PublishStep {
+        PublishStep::Stopped(RelayError::StoreBehindBus { destination: self.destination().clone(), published, newest })
+    }
+
+    fn other_store_error(&self, own: Uuid, other: Uuid) -> RelayError {
+        RelayError::OtherStore { destination: self.destination().clone(), own, other }
+    }
+
+    fn destination(&self) -> &'a Name {
+        self.relay.status.destination()
+    }
+}
+
+/// Whether a store holds this event at this position, as far as it can tell.
+async fn holds_event(store: &dyn EventStore, position: Position, event_id: EventId) -> Result<bool, ReadError> {
+    match store.read_all(position_before(position)).try_next().await? {
+        Some(event) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
+        // the end that is safe to read may be behind for a moment
+        None => Ok(!is_beyond_end(store, position).await?),
+    }
+}
+
+/// Whether a store holds nothing at or after a position.
+async fn is_beyond_end(store: &dyn EventStore, position: Position) -> Result<bool, ReadError> {
+    Ok(store.count_events(position_before(position), Position::new(POSITION_MAX), &FeedFilter::all()).await? == 0)
+}
+
+fn position_before(position: Position) -> Position {
+    Position::new(position.get().saturating_sub(1))
+}

@@ -1,0 +1,354 @@
+//! Bringing groups of a bus what only the store has any more: all of it to a new group, or the events of one type to a
+//! group that skipped them.
+//!
+//! Keep: every process with the store does it; the bus takes each range once. What the relay skips no group is given. What
+//! cannot be brought to one group, such as a damaged row, keeps nothing from the others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::TryStreamExt;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::{
+        clock::SharedClock,
+        error::{BoxError, ErrorLine},
+        name::Name,
+        record::RecordedEvent,
+        stream::Position,
+    },
+    port::{
+        BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, Outage, ReadError, UnfilledGroup,
+        activity::rfc3339, read_around, relay_to, skipped_positions,
+    },
+};
+
+/// How often is asked what is missing.
+const BACKLOG_POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// How soon a group may have done what it has.
+const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(50);
+/// How much is brought at once.
+const FILL_EVENTS_MAX: usize = 200;
+const FILL_BYTES_MAX: usize = 1024 * 1024;
+/// How often in a row a group is brought as much, while others wait.
+const MAX_IN_A_ROW: usize = 50;
+
+/// The groups of a bus that are not given what they miss, with why and since when. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Instant, UnfilledGroup)>>>);
+
+impl Unfilled {
+    /// What an operator is shown.
+    pub(crate) fn groups(&self) -> Vec<UnfilledGroup> {
+        self.lock().values().map(|(_, group)| group.clone()).collect()
+    }
+
+    /// Notes what a round failed at; the groups that are not among it are given again what they miss.
+    fn note(&self, failed: BTreeMap<Name, (BacklogFill, BoxError)>, clock: &SharedClock) {
+        let mut known = self.lock();
+        known.retain(|group, (began, _)| {
+            let lasts = failed.contains_key(group);
+            if !lasts {
+                tracing::info!(%group, lasted = ?clock.elapsed(*began), "the group is given again what it misses");
+            }
+            lasts
+        });
+        for (group, (fill, error)) in failed {
+            let (_, unfilled) = known.entry(group).or_insert_with(|| {
+                tracing::warn!(
+                    group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
+                    after = %fill.after, error = ErrorLine(&*error).to_string(),
+                    "the group is not given what it misses, trying again"
+                );
+                let (group, error, since) = (fill.group.to_string(), String::new(), rfc3339(clock.now()));
+                (clock.instant(), UnfilledGroup { group, after: fill.after, error, since })
+            });
+            // the words of store and bus may hold values of events
+            (unfilled.after, unfilled.error) = (fill.after, error.to_string());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (Instant, UnfilledGroup)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Brings what is missing until cancelled.
+pub(crate) async fn fill_backlogs(
+    store: Arc<dyn EventStore>,
+    bus: Arc<dyn EventBus>,
+    clock: SharedClock,
+    unfilled: Unfilled,
+    cancel: CancellationToken,
+) {
+    let Some(backlogs) = bus.backlogs() else {
+        return;
+    };
+    if matches!(store.store_id().await, Err(ReadError::NoStore)) {
+        return;
+    }
+    let mut outage = Outage::new(clock.clone());
+    while !cancel.is_cancelled() {
+        let filled = cancel.run_until_cancelled(fill_all(&*store, backlogs, bus.destination())).await;
+        let pause = match filled {
+            None => return,
+            Some(Ok(Round { pause, failed })) => {
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(destination = %bus.destination(), ?lasted, "groups are given again what they miss");
+                }
+                unfilled.note(failed, &clock);
+                pause
+            }
+            Some(Err(error)) => {
+                if outage.begins() {
+                    let error = ErrorLine(&*error).to_string();
+                    tracing::warn!(destination = %bus.destination(), error, "groups are not given what they miss, trying again");
+                }
+                BACKLOG_POLL_INTERVAL
+            }
+        };
+        cancel.run_until_cancelled(clock.sleep(pause)).await;
+    }
+}
+
+/// What came of bringing each group some of what it misses.
+struct Round {
+    /// When there may be more to do.
+    pause: Duration,
+    /// What could not be brought first to a group, and why: that keeps nothing from the others.
+    failed: BTreeMap<Name, (BacklogFill, BoxError)>,
+}
+
+/// Brings each group some of what it misses.
+async fn fill_all(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: &Name) -> Result<Round, BoxError> {
+    let id = store.store_id().await?;
+    let fills = backlogs.fills(id).await?;
+    let mut round = Round { pause: BACKLOG_POLL_INTERVAL, failed: BTreeMap::new() };
+    if fills.is_empty() {
+        return Ok(round);
+    }
+    let mut skips = None;
+    for mut fill in fills {
+        match fill_group(store, backlogs, destination, &mut fill, &mut skips).await {
+            Ok(pause) => round.pause = round.pause.min(pause),
+            Err(error) => {
+                round.failed.entry(fill.group.clone()).or_insert((fill, error));
+            }
+        }
+    }
+    Ok(round)
+}
+
+/// Brings a group what it misses until it has enough to do, or others have waited for long.
+async fn fill_group(
+    store: &dyn EventStore,
+    backlogs: &dyn Backlogs,
+    destination: &Name,
+    fill: &mut BacklogFill,
+    skips: &mut Option<Vec<Position>>,
+) -> Result<Duration, BoxError> {
+    let filter = match &fill.event_type {
+        Some(event_type) => FeedFilter::all().event_types([event_type.clone()]),
+        None => FeedFilter::all(),
+    };
+    // a group may take long: until then no event is read for it
+    if backlogs.fill(fill, fill.after, &[]).await? != FillOutcome::Done {
+        return Ok(FULL_BACKLOG_DELAY);
+    }
+    let skips = match skips {
+        Some(skips) => skips,
+        None => skips.insert(skipped_positions(store, &relay_to(destination)).await?),
+    };
+    let mut feed = read_around(store, fill.after, fill.through, &filter, skips);
+    for _ in 0..MAX_IN_A_ROW {
+        let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
+        let (mut through, mut unread) = (fill.through, None);
+        loop {
+            let record = match feed.try_next().await {
+                Ok(Some(record)) => record,
+                Ok(None) => break,
+                Err(error) if events.is_empty() => return Err(error.into()),
+                Err(error) => {
+                    // what was read before it is brought first
+                    through = events.last().and_then(RecordedEvent::position).unwrap_or(fill.after);
+                    unread = Some(error);
+                    break;
+                }
+            };
+            bytes += record.payload().len();
+            let position = record.position().unwrap_or(fill.after);
+            events.push(record);
+            if events.len() >= FILL_EVENTS_MAX || bytes >= FILL_BYTES_MAX {
+                through = position;
+                break;
+            }
+        }
+        let filled = backlogs.fill(fill, through, &events).await?;
+        if filled == FillOutcome::Done && fill.after == Position::START {
+            tracing::info!(
+                group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
+                through = %fill.through, "the group is given what the bus does not hold for it"
+            );
+        }
+        match filled {
+            FillOutcome::Full | FillOutcome::Moved => return Ok(FULL_BACKLOG_DELAY),
+            FillOutcome::Done => fill.after = through,
+        }
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
+        if through == fill.through {
+            break;
+        }
+    }
+    Ok(Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use async_trait::async_trait;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        domain::{
+            record::NewEvent,
+            stream::{ExpectedVersion, StreamId},
+        },
+        memory::InMemoryEventStore,
+        port::{AppendEvents as _, PublishError},
+        runtime::skip::SkipEditor,
+    };
+
+    /// Groups that miss the first positions of a store, and what they were given.
+    struct Missing {
+        groups: &'static [&'static str],
+        through: Position,
+        /// Whether the first group is given nothing, as the bus refuses it.
+        is_refused: AtomicBool,
+        /// Whether each group has enough to do.
+        is_full: AtomicBool,
+        given: Mutex<Vec<(String, u64)>>,
+    }
+
+    #[async_trait]
+    impl Backlogs for Missing {
+        async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError> {
+            let fill = |group: &&'static str| BacklogFill {
+                store,
+                group: Name::from_static(group),
+                event_type: None,
+                after: Position::START,
+                through: self.through,
+                part: 0,
+            };
+            Ok(self.groups.iter().map(fill).collect())
+        }
+
+        async fn fill(
+            &self,
+            fill: &BacklogFill,
+            _: Position,
+            events: &[RecordedEvent],
+        ) -> Result<FillOutcome, PublishError> {
+            if fill.group.as_str() == self.groups[0] && self.is_refused.load(Ordering::SeqCst) {
+                let (destination, source) = (Name::from_static("bus"), "a secret value".into());
+                return Err(PublishError::Refused { destination, event_id: None, source });
+            }
+            let positions = events.iter().filter_map(RecordedEvent::position).map(Position::get);
+            self.given.lock().unwrap().extend(positions.map(|position| (fill.group.to_string(), position)));
+            Ok(if self.is_full.load(Ordering::SeqCst) { FillOutcome::Full } else { FillOutcome::Done })
+        }
+    }
+
+    async fn store_of(events: usize) -> Arc<dyn EventStore> {
+        let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let events = (0..events).map(|_| NewEvent::new(Name::from_static("Noted"), 1, "{}")).collect();
+        store.append(&stream, ExpectedVersion::Any, events).await.unwrap();
+        store
+    }
+
+    #[tokio::test]
+    async fn what_one_group_cannot_be_given_keeps_nothing_from_the_others() {
+        let (store, bus, clock) = (store_of(2).await, Name::from_static("bus"), SharedClock::SYSTEM);
+        let missing = Missing {
+            groups: &["billing", "shipping"],
+            through: Position::new(2),
+            is_refused: true.into(),
+            is_full: false.into(),
+            given: Mutex::default(),
+        };
+        let unfilled = Unfilled::default();
+        for _ in 0..2 {
+            let round = fill_all(&*store, &missing, &bus).await.unwrap();
+            assert_eq!(round.pause, Duration::ZERO, "there may be more for the other");
+            unfilled.note(round.failed, &clock);
+        }
+        let of_shipping = |position| ("shipping".to_owned(), position);
+        assert_eq!(*missing.given.lock().unwrap(), [1, 2, 1, 2].map(of_shipping));
+        let groups = unfilled.groups();
+        assert_eq!(groups.len(), 1, "{groups:?}");
+        assert_eq!((&*groups[0].group, groups[0].after), ("billing", Position::START));
+        assert!(!groups[0].to_string().contains("secret"), "{}", groups[0]);
+        missing.is_refused.store(false, Ordering::SeqCst);
+        unfilled.note(fill_all(&*store, &missing, &bus).await.unwrap().failed, &clock);
+        assert!(unfilled.groups().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
+        let store = store_of(4).await;
+        let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
+        let operator = SkipEditor { store: Arc::clone(&store), owner, clock: SharedClock::SYSTEM };
+        operator.skip(&relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
+        let missing = Missing {
+            groups: &["new"],
+            through: Position::new(3),
+            is_refused: false.into(),
+            is_full: false.into(),
+            given: Mutex::default(),
+        };
+        fill_all(&*store, &missing, &bus).await.unwrap();
+        assert_eq!(*missing.given.lock().unwrap(), [1, 3].map(|position| ("new".to_owned(), position)));
+    }
+
+    #[tokio::test]
+    async fn a_group_that_misses_much_lets_others_have_their_turn() {
+        let most = MAX_IN_A_ROW * FILL_EVENTS_MAX;
+        let (store, bus) = (store_of(most + 1).await, Name::from_static("bus"));
+        let missing = Missing {
+            groups: &["new"],
+            through: Position::new(most as u64 + 1),
+            is_refused: false.into(),
+            is_full: false.into(),
+            given: Mutex::default(),
+        };
+        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(missing.given.lock().unwrap().len(), most);
+    }
+
+    #[tokio::test]
+    async fn a_group_that_has_enough_to_do_is_sent_nothing() {
+        let (store, bus) = (store_of(2).await, Name::from_static("bus"));
+        let missing = Missing {
+            groups: &["slow"],
+            through: Position::new(2),
+            is_refused: false.into(),
+            is_full: true.into(),
+            given: Mutex::default(),
+        };
+        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, FULL_BACKLOG_DELAY);
+        assert!(missing.given.lock().unwrap().is_empty());
+        missing.is_full.store(false, Ordering::SeqCst);
+        assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
+        assert_eq!(missing.given.lock().unwrap().len(), 2);
+    }
+}

@@ -1,0 +1,208 @@
+//! The time in which this process relays: it keeps the lease, saves the checkpoint, and publishes until it is told to
+//! stop or somebody else has taken over.
+//!
+//! Keep: a lease that has passed on is noticed before the checkpoint is saved, so that a process that was paused does
+//! not set back what its successor saved.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    LEASE_CHECK_INTERVAL, RelayError,
+    error::{classify_read_error, is_shut_down},
+    status::RelayStatusCell,
+};
+use crate::{
+    domain::{error::BoxError, stream::Position},
+    port::{EventStore, Lease},
+    runtime::feed_poller::FeedPoller,
+};
+
+/// Publishes a feed, step by step.
+pub(super) trait FeedPublisher: Send {
+    /// Whether it saves the checkpoint by itself.
+    const SAVES_CHECKPOINT: bool;
+
+    /// Publishes what is next.
+    fn step(&mut self) -> impl Future<Output = Result<PublishStep, BoxError>> + Send;
+}
+
+/// What came of one step.
+#[derive(Debug)]
+pub(super) enum PublishStep {
+    /// There may be more.
+    Done,
+    /// Everything is published.
+    CaughtUp,
+    /// The bus knows a later owner.
+    Fenced,
+    /// Only an operator can help.
+    Stopped(RelayError),
+}
+
+/// Why a process relays no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LeadershipEnd {
+    /// It was told to stop.
+    Cancelled,
+    /// Somebody else has taken over.
+    TakenOver,
+    /// The bus knows a later owner, and the store does not: it has forgotten it.
+    EpochBehindBus,
+    /// Only an operator can help.
+    Stopped,
+}
+
+/// Publishes until `ended`; the step is the last one.
+pub(super) async fn publish_until(
+    cancel_publishing: &CancellationToken,
+    publisher: &mut impl FeedPublisher,
+    store: &Arc<dyn EventStore>,
+    status: &RelayStatusCell,
+) -> PublishStep {
+    let mut feed = FeedPoller::new(store, status.clock().clone());
+    while !cancel_publishing.is_cancelled() {
+        match publisher.step().await {
+            Ok(PublishStep::Done) => feed.reset(),
+            Ok(PublishStep::CaughtUp) => {
+                status.set_caught_up();
+                feed.wait_idle(cancel_publishing).await;
+            }
+            Ok(last_step) => return last_step,
+            // trying again reads the same
+            Err(error) => match classify_read_error(error, status.destination(), status.position()) {
+                Ok(damaged) => return PublishStep::Stopped(damaged),
+                Err(error) => {
+                    // an app that stops shuts its bus down first, and ends the relay right after
+                    if is_shut_down(&error)
+                        && cancel_publishing
+                            .run_until_cancelled(status.clock().sleep(LEASE_CHECK_INTERVAL))
+                            .await
+                            .is_none()
+                    {
+                        return PublishStep::Done;
+                    }
+                    status.set_problem(&error);
+                    feed.wait_after_failure(cancel_publishing).await;
+                }
+            },
+        }
+    }
+    PublishStep::Done
+}
+
+/// The lease, and what is to be done while it is held.
+pub(super) struct Leadership<'a> {
+    store: &'a dyn EventStore,
+    status: &'a RelayStatusCell,
+    lease: Lease,
+    ttl: Duration,
+    cancel: &'a CancellationToken,
+}
+
+impl<'a> Leadership<'a> {
+    pub(super) fn new(
+        store: &'a dyn EventStore,
+        relay_status: &'a RelayStatusCell,
+        lease: Lease,
+        ttl: Duration,
+        cancel: &'a CancellationToken,
+    ) -> Self {
+        Self { store, status: relay_status, lease, ttl, cancel }
+    }
+
+    pub(super) fn epoch(&self) -> u64 {
+        self.lease.epoch
+    }
+
+    /// Publishes while the lease is held.
+    pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, store: &Arc<dyn EventStore>) -> LeadershipEnd {
+        let (destination, epoch) = (self.status.destination(), self.lease.epoch);
+        if self.status.is_stopped() {
+            tracing::debug!(%destination, epoch, "this process looks whether the relay may go on");
+        } else {
+            tracing::info!(%destination, epoch, "this process relays");
+        }
+        self.status.set_owner(true);
+        let cancel_publishing = self.cancel.child_token();
+        let publish = async {
+            let last_step = publish_until(&cancel_publishing, &mut publisher, store, self.status).await;
+            cancel_publishing.cancel();
+            last_step
+        };
+        let (last_step, is_lease_held) =
+            tokio::join!(publish, self.renew_until(&cancel_publishing, P::SAVES_CHECKPOINT));
+        self.status.set_owner(false);
+        match last_step {
+            _ if !is_lease_held => self.taken_over(),
+            PublishStep::Fenced => match self.store.renew_lease(&self.lease, self.ttl).await {
+                Ok(true) => LeadershipEnd::EpochBehindBus,
+                _ => self.taken_over(),
+            },
+            PublishStep::Stopped(error) => {
+                self.status.set_stopped(error);
+                self.release(P::SAVES_CHECKPOINT).await;
+                LeadershipEnd::Stopped
+            }
+            PublishStep::Done | PublishStep::CaughtUp => {
+                self.release(P::SAVES_CHECKPOINT).await;
+                LeadershipEnd::Cancelled
+            }
+        }
+    }
+
+    /// Saves how far it came, and releases the lease.
+    async fn release(&self, publisher_saves: bool) {
+        // it may have passed on since it was looked after
+        if !publisher_saves && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
+            self.save_checkpoint(self.status.position()).await;
+        }
+        if let Err(error) = self.store.release_lease(&self.lease).await {
+            tracing::debug!(role = %self.lease.role, %error, "the lease runs out by itself");
+        }
+    }
+
+    fn taken_over(&self) -> LeadershipEnd {
+        tracing::info!(destination = %self.status.destination(), "another process relays now, this one stands by");
+        LeadershipEnd::TakenOver
+    }
+
+    /// Keeps the lease until `ended`. False: it has passed to somebody else.
+    async fn renew_until(&self, cancel_publishing: &CancellationToken, publisher_saves: bool) -> bool {
+        let renew_after = self.ttl / 3;
+        let clock = self.status.clock();
+        let (mut renewed, mut saved) = (clock.instant(), None);
+        loop {
+            let tick = clock.sleep(LEASE_CHECK_INTERVAL.min(renew_after));
+            if cancel_publishing.run_until_cancelled(tick).await.is_none() {
+                return true;
+            }
+            if clock.elapsed(renewed) >= renew_after {
+                match self.store.renew_lease(&self.lease, self.ttl).await {
+                    Ok(true) => renewed = clock.instant(),
+                    Ok(false) => {
+                        cancel_publishing.cancel();
+                        return false;
+                    }
+                    Err(error) => {
+                        tracing::debug!(role = %self.lease.role, %error, "the lease is not renewed, trying again");
+                        continue;
+                    }
+                }
+            }
+            let position = self.status.position();
+            if !publisher_saves && saved != Some(position) && self.save_checkpoint(position).await {
+                saved = Some(position);
+            }
+        }
+    }
+
+    async fn save_checkpoint(&self, position: Position) -> bool {
+        let saved = self.store.save_checkpoint(&self.lease.role, position).await;
+        if let Err(error) = &saved {
+            tracing::debug!(%error, "how far the relay has come is not saved, trying again");
+        }
+        saved.is_ok()
+    }
+}

@@ -1,0 +1,57 @@
+//! Publishing after a save, where no relay does it.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use super::Publication;
+use crate::{
+    domain::record::RecordedEvent,
+    port::{EventBus, EventStore, PublishError},
+    runtime::relay,
+};
+
+/// Who publishes what a repository saves.
+#[derive(Clone)]
+pub(super) enum SavePublisher {
+    None,
+    Relay,
+    Bus { bus: Arc<dyn EventBus>, is_relay_checked: Arc<AtomicBool> },
+}
+
+impl SavePublisher {
+    pub(super) fn to_bus(bus: Arc<dyn EventBus>) -> Self {
+        Self::Bus { bus, is_relay_checked: Arc::default() }
+    }
+
+    pub(super) async fn publish(&self, store: &Arc<dyn EventStore>, records: &[RecordedEvent]) -> Publication {
+        let Self::Bus { bus, is_relay_checked: checked } = self else {
+            return if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None };
+        };
+        let published = async {
+            if !checked.load(Ordering::Relaxed) {
+                refuse_if_relayed(store, bus).await?;
+                checked.store(true, Ordering::Relaxed);
+            }
+            bus.publish(records).await
+        };
+        match published.await {
+            Ok(ids) => Publication::Published(ids),
+            Err(error) => {
+                tracing::error!(destination = %bus.destination(), %error, "events are saved but not published");
+                Publication::Failed(error)
+            }
+        }
+    }
+}
+
+/// A relay leaves its checkpoint in the store: where there is one, everything is published already.
+async fn refuse_if_relayed(store: &Arc<dyn EventStore>, bus: &Arc<dyn EventBus>) -> Result<(), PublishError> {
+    let destination = bus.destination().clone();
+    match store.load_checkpoint(&relay::checkpoint_name(&destination)).await {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(PublishError::OwnedByRelay { destination }),
+        Err(error) => Err(PublishError::Unavailable { destination, source: error.into() }),
+    }
+}

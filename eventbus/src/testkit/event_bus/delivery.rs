@@ -1,0 +1,192 @@
+//! Rules of publishing and delivering.
+
+use std::sync::{Arc, Mutex};
+
+use time::macros::datetime;
+use uuid::Uuid;
+
+use super::{
+    Bus,
+    fixtures::{
+        CREATED, RecordingHandler, SHIPPED, consume, created, event, events, lock, publish, shipped, wait_until_idle,
+        wait_until_started,
+    },
+};
+use crate::domain::{
+    attributes::Attributes,
+    context::EventContext,
+    event::EventFilter,
+    name::Name,
+    record::{NewEvent, RecordedEvent},
+    stream::{Position, StreamId, Version},
+};
+
+/// `publish` of no events succeeds, returns no ids and changes nothing.
+pub async fn publishing_nothing_does_nothing(bus: Bus, _: Bus) {
+    let ids = publish(&bus, &[]).await;
+    assert!(ids.is_empty(), "ids of nothing: {ids:?}");
+    assert_eq!(bus.stats().events_published, 0, "events_published");
+    assert_eq!(bus.stream_info().await.stream.length, 0, "stream length");
+}
+
+/// `publish` returns one id per event, in their order, each greater than all before; deliveries carry them.
+pub async fn publish_returns_an_increasing_id_per_event(bus: Bus, _: Bus) {
+    let mut ids = publish(&bus, &events(1..=5)).await;
+    ids.extend(publish(&bus, &events(6..=6)).await);
+    ids.extend(publish(&bus, &events(7..=9)).await);
+    assert_eq!(ids.len(), 9, "one id per event: {ids:?}");
+    let numbers = |id: &String| -> Vec<u128> { id.split('-').flat_map(str::parse).collect() };
+    let increasing = ids.windows(2).all(|pair| numbers(&pair[0]) < numbers(&pair[1]));
+    assert!(increasing, "ids do not increase: {ids:?}");
+
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    wait_until_started(&witness, 9).await;
+    let delivered: Vec<_> =
+        witness.deliveries().iter().map(|delivery| delivery.message_id().map(ToString::to_string)).collect();
+    let ids: Vec<_> = ids.into_iter().map(Some).collect();
+    assert_eq!(delivered, ids, "message ids of the deliveries");
+    consumer.stop().await;
+}
+
+/// What was published before consuming started is delivered, and what comes while it runs.
+pub async fn events_published_before_and_after_the_start_are_delivered(bus: Bus, _: Bus) {
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    publish(&bus, &events(1..=2)).await;
+    let consumer = consume(&bus).await;
+    wait_until_started(&witness, 2).await;
+    publish(&bus, &events(3..=4)).await;
+    wait_until_started(&witness, 4).await;
+    wait_until_idle(&bus, bus.default_group()).await;
+    consumer.stop().await;
+    assert_eq!(witness.started(), [1, 2, 3, 4], "each event once, in order");
+}
+
+/// One consumer of a group gets the events in the order they were published, within and across calls.
+pub async fn order_is_kept_within_a_group(bus: Bus, _: Bus) {
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    for first in (1..=300).step_by(10) {
+        publish(&bus, &events(first..=first + 9)).await;
+    }
+    wait_until_started(&witness, 300).await;
+    consumer.stop().await;
+    let expected: Vec<u64> = (1..=300).collect();
+    assert_eq!(witness.started(), expected, "order of deliveries");
+}
+
+/// Every field of the metadata and every byte of a compact payload reach the handler as they were published.
+pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
+    let full = EventContext::default()
+        .with_correlation(Uuid::from_u128(0x1234))
+        .with_causation(Uuid::from_u128(0x5678))
+        .with_tenant(Uuid::from_u128(0x9abc))
+        .with_actor("Zoë \"root\" \\ 用户")
+        .with_attributes(
+            Attributes::parse(r#"{"channel":"web","nested":{"b":1,"a":[1.50,null]}}"#).expect("an object"),
+        );
+    let stream = |id| StreamId::parse("Sales Order", id).expect("a valid stream");
+    let published: Vec<RecordedEvent> = vec![
+        NewEvent::new(
+            Name::from_static("order.created/v2"),
+            7,
+            r#"{"note":"grüße, 世界 \"\\\u0001\" 🎈","big":9007199254740993,"price":1234.5600,"tiny":5e-324,"list":[{"z":1,"a":-0.0}],"none":null,"metadata_":{},"é":true}"#,
+        )
+        .with_occurred_at(datetime!(2026-11-20 06:57:24.243_021 UTC))
+        .with_context(full)
+        .recorded_as(stream("path/to ☂.rs"), Version::new(42), Some(Position::new(u64::MAX / 4))),
+        NewEvent::new(Name::from_static(CREATED), 1, "{}")
+            .with_occurred_at(datetime!(2026-01-02 03:04:05 UTC))
+            .recorded_as(stream("12345"), Version::FIRST, None),
+        NewEvent::new(Name::from_static(CREATED), 1, r#"{"a":[]}"#)
+            .with_occurred_at(datetime!(1969-12-31 23:59:59.000_120 UTC))
+            .recorded_as(stream("12345"), Version::new(2), Some(Position::new(1))),
+    ];
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&bus, &published).await;
+    wait_until_started(&witness, published.len()).await;
+    consumer.stop().await;
+    for (published, delivery) in published.iter().zip(witness.deliveries()) {
+        assert_eq!(delivery.metadata(), published.metadata(), "metadata");
+        assert_eq!(delivery.record().payload(), published.payload(), "payload");
+        assert_eq!(delivery.group(), bus.default_group(), "group");
+        assert_eq!(delivery.attempt(), 1, "attempt");
+    }
+}
+
+/// A subscriber gets the types it asks for and no others; a wildcard subscriber gets all.
+pub async fn typed_subscribers_get_their_types_and_wildcards_everything(bus: Bus, _: Bus) {
+    let (of_created, of_shipped, of_all) = (RecordingHandler::new(), RecordingHandler::new(), RecordingHandler::new());
+    of_created.subscribe(&bus, bus.default_group(), created());
+    of_shipped.subscribe(&bus, bus.default_group(), shipped());
+    of_all.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    let all = [event(CREATED, 1), event(SHIPPED, 2), event("OrderLost", 3), event(CREATED, 4)];
+    publish(&bus, &all).await;
+    wait_until_started(&of_all, 4).await;
+    wait_until_idle(&bus, bus.default_group()).await;
+    consumer.stop().await;
+    assert_eq!(of_created.started(), [1, 4], "the subscriber of one type");
+    assert_eq!(of_shipped.started(), [2], "the subscriber of the other type");
+    assert_eq!(of_all.started(), [1, 2, 3, 4], "the subscriber of all types");
+}
+
+/// Of one delivery, subscribers of the type run first and wildcards after them, each in the order they subscribed.
+pub async fn typed_subscribers_run_before_wildcards(bus: Bus, _: Bus) {
+    let notes = Arc::new(Mutex::default());
+    let group = bus.default_group();
+    RecordingHandler::logging("wildcard", &notes).subscribe(&bus, group, EventFilter::All);
+    RecordingHandler::logging("first", &notes).subscribe(&bus, group, created());
+    RecordingHandler::logging("second", &notes).subscribe(&bus, group, created());
+    let consumer = consume(&bus).await;
+    publish(&bus, &events(1..=1)).await;
+    wait_until_idle(&bus, group).await;
+    consumer.stop().await;
+    assert_eq!(*lock(&notes), ["first", "second", "wildcard"], "order");
+}
+
+/// A thousand events go out in one call and arrive in order.
+pub async fn one_publish_of_a_thousand_events_is_delivered(bus: Bus, _: Bus) {
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let ids = publish(&bus, &events(1..=1_000)).await;
+    assert_eq!(ids.len(), 1_000, "ids");
+    let consumer = consume(&bus).await;
+    wait_until_started(&witness, 1_000).await;
+    wait_until_idle(&bus, bus.default_group()).await;
+    consumer.stop().await;
+    let expected: Vec<u64> = (1..=1_000).collect();
+    assert_eq!(witness.started(), expected, "order of deliveries");
+}
+
+/// An event of a megabyte arrives whole.
+pub async fn a_large_payload_is_delivered(bus: Bus, _: Bus) {
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    let payload = format!(r#"{{"text":"{}"}}"#, "0123456789abcde€".repeat(60_000));
+    let stream = StreamId::parse("Order", "large").expect("a valid stream");
+    let large = NewEvent::new(Name::from_static(CREATED), 1, payload.clone());
+    publish(&bus, &[large.recorded_as(stream, Version::FIRST, None)]).await;
+    wait_until_started(&witness, 1).await;
+    consumer.stop().await;
+    let whole = witness.deliveries()[0].record().payload() == payload;
+    assert!(whole, "the large payload changed");
+}
+
+/// What one process publishes, another one consumes.
+pub async fn publisher_and_consumer_may_be_apart(bus: Bus, other: Bus) {
+    let witness = RecordingHandler::new();
+    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let consumer = consume(&bus).await;
+    publish(&other, &events(1..=3)).await;
+    wait_until_started(&witness, 3).await;
+    consumer.stop().await;
+    assert_eq!(witness.started(), [1, 2, 3], "deliveries");
+    assert_eq!(other.stats().events_published, 3, "events_published");
+}

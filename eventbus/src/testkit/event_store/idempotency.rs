@@ -1,0 +1,159 @@
+//! The same events appended again, and ids that belong to others.
+
+use super::store_under_test::{StoreUnderTest, event, events, stream};
+use crate::{
+    AggregateId, EventId, ExpectedVersion, Name, NewEvent, Position, StreamId,
+    port::{AppendError, EventStore},
+};
+
+const EVERY_EXPECTATION_OF_A_NEW_STREAM: [ExpectedVersion; 3] =
+    [ExpectedVersion::NoStream, ExpectedVersion::Exact(crate::Version::NONE), ExpectedVersion::Any];
+
+/// Appending the same ids again returns the first result and writes nothing.
+pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("repeat_returns_the_first_result", store);
+    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
+        for count in [1, 3] {
+            let (stream, given) = (stream(), events(count));
+            let first = store.add(&stream, expected, &given).await;
+            for _ in 0..3 {
+                let again = store.add(&stream, expected, &given).await;
+                store.same(&again, &first, format_args!("repeat at {expected}"));
+            }
+            store.holds(&stream, &first).await;
+        }
+    }
+}
+
+/// A repeat is known whatever it expects now: who repeats cannot know where the stream is.
+pub async fn repeat_is_known_at_every_expectation<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("repeat_is_known_at_every_expectation", store);
+    let (stream, given) = (stream(), events(2));
+    let mut all = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
+    let first = store.add(&stream, ExpectedVersion::Exact(1.into()), &given).await;
+    all.extend(first.clone());
+    for expected in [
+        ExpectedVersion::Any,
+        ExpectedVersion::NoStream,
+        ExpectedVersion::StreamExists,
+        ExpectedVersion::Exact(1.into()),
+        ExpectedVersion::Exact(3.into()),
+        ExpectedVersion::Exact(9.into()),
+    ] {
+        let again = store.add(&stream, expected, &given).await;
+        store.same(&again, &first, format_args!("repeat at {expected}"));
+    }
+    store.holds(&stream, &all).await;
+}
+
+/// A repeat is known also after other events were appended, and so is each event of it alone.
+pub async fn repeat_is_known_after_other_events<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("repeat_is_known_after_other_events", store);
+    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
+        let (stream, given) = (stream(), events(2));
+        let first = store.add(&stream, expected, &given).await;
+        let mut all = first.clone();
+        all.extend(store.add(&stream, ExpectedVersion::Any, &events(2)).await);
+        let again = store.add(&stream, expected, &given).await;
+        store.same(&again, &first, format_args!("repeat at {expected}"));
+        let second = store.add(&stream, expected, &given[1..]).await;
+        store.same(&*second, &first[1..], "repeat of the second event alone");
+        store.holds(&stream, &all).await;
+    }
+}
+
+/// What is repeated is the id: other contents under a known id change nothing.
+pub async fn repeat_does_not_overwrite<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("repeat_does_not_overwrite", store);
+    let stream = stream();
+    let given = event();
+    let first = store.add(&stream, ExpectedVersion::NoStream, std::slice::from_ref(&given)).await;
+    let other = NewEvent::new(Name::from_static("Withdrawn"), 2, "{}").with_event_id(given.event_id());
+    let again = store.add(&stream, ExpectedVersion::NoStream, &[other]).await;
+    store.same(&again, &first, "repeat with other contents");
+    store.holds(&stream, &first).await;
+}
+
+/// The same append sent many times at once is stored once, and all get the same answer.
+pub async fn concurrent_repeats_are_stored_once<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("concurrent_repeats_are_stored_once", store);
+    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
+        let (stream, given) = (stream(), events(2));
+        let answers = store
+            .at_once(16, |_| {
+                let (store, stream, given) = (store.clone(), stream.clone(), given.clone());
+                async move { store.add(&stream, expected, &given).await }
+            })
+            .await;
+        for answer in &answers {
+            store.same(answer, &answers[0], format_args!("answers at {expected}"));
+        }
+        store.holds(&stream, &answers[0]).await;
+    }
+}
+
+/// An append of which only some events are known is refused: it repeats nothing that was ever sent.
+pub async fn partly_known_ids_are_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("partly_known_ids_are_refused", store);
+    let stream = stream();
+    let first = store.add(&stream, ExpectedVersion::NoStream, &events(2)).await;
+    let known = event().with_event_id(first[1].metadata().event_id());
+    for given in [[known.clone(), event()], [event(), known.clone()]] {
+        for expected in [
+            ExpectedVersion::Any,
+            ExpectedVersion::NoStream,
+            ExpectedVersion::Exact(1.into()),
+            ExpectedVersion::Exact(2.into()),
+        ] {
+            assert_id_taken(&store, &stream, expected, &given, known.event_id()).await;
+        }
+    }
+    store.holds(&stream, &first).await;
+}
+
+/// An id of another stream's event is refused, also in a stream of the same id and another type.
+pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("ids_of_another_stream_are_refused", store);
+    let id = AggregateId::new();
+    let first_stream = StreamId::new(Name::from_static("Account"), id.clone());
+    let first = store.add(&first_stream, ExpectedVersion::NoStream, &events(1)).await;
+    let known = event().with_event_id(first[0].metadata().event_id());
+    for stream in [stream(), StreamId::new(Name::from_static("Owner"), id)] {
+        for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
+            let given = [known.clone()];
+            assert_id_taken(&store, &stream, expected, &given, known.event_id()).await;
+            let given = [event(), known.clone()];
+            assert_id_taken(&store, &stream, expected, &given, known.event_id()).await;
+        }
+        store.holds(&stream, &[]).await;
+    }
+    store.same(&store.feed(Position::START).await, &first, "the store holds other events");
+}
+
+/// An id that stands twice in one append is refused.
+pub async fn id_twice_in_one_append_is_refused<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("id_twice_in_one_append_is_refused", store);
+    let stream = stream();
+    let twice = event();
+    let given = [twice.clone(), event(), twice.clone()];
+    for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
+        assert_id_taken(&store, &stream, expected, &given, twice.event_id()).await;
+    }
+    store.holds(&stream, &[]).await;
+}
+
+async fn assert_id_taken<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    stream: &StreamId,
+    expected: ExpectedVersion,
+    given: &[NewEvent],
+    culprit: EventId,
+) {
+    match store.refused(stream, expected, given).await {
+        AppendError::EventIdTaken { event_id, stream: named } => {
+            store.same(event_id, culprit, "the refusal names another event");
+            store.same(&named, stream, "the refusal names another stream");
+        }
+        other => store.fail(format_args!("at {expected} it is not `EventIdTaken` but {other:?}")),
+    }
+}

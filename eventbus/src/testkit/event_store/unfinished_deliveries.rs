@@ -1,0 +1,136 @@
+//! What groups have not finished although their checkpoints passed it.
+
+use time::{OffsetDateTime, macros::datetime};
+
+use super::store_under_test::StoreUnderTest;
+use crate::{
+    Name, Position, SharedClock,
+    port::{DeadDelivery, DeliveryAttempts, EventStore, ProgressUpdate, UnfinishedDelivery},
+};
+
+const MAIL: Name = Name::from_static("mail");
+const AUDIT: Name = Name::from_static("audit:\u{fc} 1");
+const CHECKPOINT: Name = Name::from_static("group:mail");
+
+fn attempts(error: &str) -> DeliveryAttempts {
+    let mut tries = DeliveryAttempts::undecodable(error.to_owned(), &SharedClock::SYSTEM);
+    (tries.first_failed_at, tries.last_failed_at) = (Some(1_795_231_024_077), Some(1_795_231_024_078));
+    tries.attempts = 3;
+    tries.done = vec!["one".into(), "two".into()];
+    tries
+}
+
+fn waiting(position: u64) -> UnfinishedDelivery {
+    let tries = attempts(&format!("failed at {position}: \"quoted\", \u{0} and 漢"));
+    UnfinishedDelivery { position: position.into(), attempts: tries, dead_since: None }
+}
+
+fn dead(position: u64, dead_since: OffsetDateTime) -> UnfinishedDelivery {
+    UnfinishedDelivery { dead_since: Some(dead_since), ..waiting(position) }
+}
+
+async fn save<S: EventStore>(
+    store: &StoreUnderTest<S>,
+    group: &Name,
+    unfinished: Vec<UnfinishedDelivery>,
+    finished: &[u64],
+    checkpoint: Option<u64>,
+) {
+    let finished = finished.iter().copied().map(Position::new).collect();
+    let checkpoint = checkpoint.map(|position| (CHECKPOINT, position.into()));
+    let saved = store.save_progress(group, &ProgressUpdate { checkpoint, unfinished, finished }).await;
+    store.ok(saved, format_args!("saving progress of {group}"));
+}
+
+async fn assert_waiting<S: EventStore>(store: &StoreUnderTest<S>, group: &Name, wanted: Vec<UnfinishedDelivery>) {
+    let found = store.ok(store.waiting_deliveries(group).await, format_args!("asking what waits of {group}"));
+    store.same(found, wanted, format_args!("what waits of {group}"));
+}
+
+/// Rows are what was saved last, by group and in the order of their positions, until they are removed.
+pub async fn unfinished_deliveries_are_what_was_saved_last<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("unfinished_deliveries_are_what_was_saved_last", store);
+    assert_waiting(&store, &MAIL, Vec::new()).await;
+    save(&store, &MAIL, Vec::new(), &[], None).await;
+    save(&store, &MAIL, vec![waiting(12), waiting(7), waiting(i64::MAX as u64)], &[], None).await;
+    save(&store, &AUDIT, vec![waiting(7)], &[], None).await;
+    assert_waiting(&store, &MAIL, vec![waiting(7), waiting(12), waiting(i64::MAX as u64)]).await;
+    let parked = UnfinishedDelivery { position: 7.into(), attempts: DeliveryAttempts::default(), dead_since: None };
+    save(&store, &MAIL, vec![parked.clone()], &[12, 13, i64::MAX as u64], None).await;
+    assert_waiting(&store, &MAIL, vec![parked]).await;
+    assert_waiting(&store, &AUDIT, vec![waiting(7)]).await;
+}
+
+/// The checkpoint moves with the rows; without a checkpoint it stays where it was.
+pub async fn progress_moves_the_checkpoint_with_its_rows<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("progress_moves_the_checkpoint_with_its_rows", store);
+    for (checkpoint, wanted) in [(None, None), (Some(9), Some(9)), (None, Some(9)), (Some(4), Some(4))] {
+        save(&store, &MAIL, vec![waiting(3)], &[2], checkpoint).await;
+        let found = store.ok(store.load_checkpoint(&CHECKPOINT).await, "loading the checkpoint");
+        store.same(found.map(Position::get), wanted, "the checkpoint");
+    }
+    assert_waiting(&store, &MAIL, vec![waiting(3)]).await;
+}
+
+/// A dead letter does not wait: it is found among the dead letters of all groups, oldest first, page by page.
+pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("dead_deliveries_are_listed_oldest_first", store);
+    let (first, second) = (datetime!(2026-07-01 12:00:00.000_001 UTC), datetime!(2026-07-01 12:00:00.000_002 UTC));
+    save(&store, &MAIL, vec![waiting(1), dead(5, second), dead(9, first)], &[], None).await;
+    save(&store, &AUDIT, vec![dead(5, second), dead(6, second)], &[], None).await;
+    assert_waiting(&store, &MAIL, vec![waiting(1)]).await;
+    store.same(store.ok(store.count_dead_deliveries().await, "counting"), 4, "dead letters");
+    for limit in [1, 2, 3, 10] {
+        let mut all: Vec<DeadDelivery> = Vec::new();
+        loop {
+            let page = store.dead_deliveries(all.last(), limit).await;
+            let page = store.ok(page, format_args!("asking for dead letters after {}", all.len()));
+            store.check(page.len() <= limit, format_args!("{} dead letters where {limit} were asked for", page.len()));
+            if page.is_empty() {
+                break;
+            }
+            all.extend(page);
+            store.check(all.len() <= 4, format_args!("pages of {limit} repeat: {all:#?}"));
+        }
+        store.check(all.iter().map(|dead| dead.dead_since).is_sorted(), format_args!("not oldest first: {all:#?}"));
+        let mut found: Vec<_> = all.iter().map(|dead| (dead.group.clone(), dead.position.get())).collect();
+        found.sort();
+        store.same(found, vec![(AUDIT, 5), (AUDIT, 6), (MAIL, 5), (MAIL, 9)], format_args!("pages of {limit}"));
+        store.check(all.iter().all(|dead| dead.attempts == waiting(dead.position.get()).attempts), "their tries");
+    }
+    let positions = store.ok(store.dead_positions(&MAIL, 5.into()).await, "asking for positions");
+    store.same(positions, vec![Position::new(9)], "the dead letters of a group after a position");
+    let one = store.ok(store.dead_delivery(&MAIL, 9.into()).await, "asking for one");
+    let wanted = DeadDelivery { group: MAIL, position: 9.into(), attempts: waiting(9).attempts, dead_since: first };
+    store.same(one, Some(wanted), "one dead letter");
+    for (group, position) in [(MAIL, 1), (MAIL, 2), (AUDIT, 9)] {
+        let none = store.ok(store.dead_delivery(&group, position.into()).await, "asking for none");
+        store.same(none, None, format_args!("no dead letter of {group} at {position}"));
+    }
+}
+
+/// A dead letter is ended once: it waits again or is gone.
+pub async fn dead_delivery_is_ended_once<S: EventStore>(store: S) {
+    let store = StoreUnderTest::new("dead_delivery_is_ended_once", store);
+    let at = datetime!(2026-07-01 12:00:00 UTC);
+    save(&store, &MAIL, vec![waiting(1), dead(5, at), dead(9, at)], &[], None).await;
+    save(&store, &AUDIT, vec![dead(5, at)], &[], None).await;
+    let end = async |group: &Name, position: u64, again: Option<&DeliveryAttempts>| {
+        store.ok(store.end_dead_delivery(group, position.into(), again).await, "ending a dead letter")
+    };
+    let anew = DeliveryAttempts::replayed(vec!["one".into()]);
+    store.check(!end(&MAIL, 1, None).await, "what waits is no dead letter");
+    store.check(end(&MAIL, 5, Some(&anew)).await, "it is one");
+    store.check(!end(&MAIL, 5, Some(&anew)).await, "it waits already");
+    store.check(end(&MAIL, 9, None).await, "it is one");
+    store.check(!end(&MAIL, 9, None).await, "it is gone already");
+    let again = UnfinishedDelivery { position: 5.into(), attempts: anew, dead_since: None };
+    assert_waiting(&store, &MAIL, vec![waiting(1), again.clone()]).await;
+    store.same(store.ok(store.count_dead_deliveries().await, "counting"), 1, "dead letters left");
+    // what is finished goes, whatever it was
+    save(&store, &MAIL, vec![dead(5, at)], &[], None).await;
+    assert_waiting(&store, &MAIL, vec![waiting(1)]).await;
+    save(&store, &MAIL, Vec::new(), &[5], None).await;
+    save(&store, &AUDIT, Vec::new(), &[5], None).await;
+    store.same(store.ok(store.count_dead_deliveries().await, "counting"), 0, "dead letters left");
+}

@@ -1,0 +1,338 @@
+//! From appends to their results.
+//!
+//! Keep: each append is judged by itself. What befalls the statement it went out with is its result only if it was
+//! alone, or if the same befell all.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
+
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+
+use eventbus::{
+    BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{BoxFuture, ListedEventTypes, ReadError},
+};
+use sqlx::{Row, postgres::PgRow};
+use time::OffsetDateTime;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    blocked_streams::{BlockedStreamGuard, BlockedStreams, STREAM_LOCK_WAIT},
+    entry::CommitEntry,
+    plan::StatementPlan,
+    retry_budget::RetryBudget,
+};
+use crate::{
+    notify::AppendNotifier,
+    pool::ConnectionPools,
+    record::decode_time,
+    resolve::{self, AppendResolution, StoredState},
+    statement_error::{StatementError, error_per_append},
+    statements::{AppendStatements, Statements},
+};
+
+/// Where an event was put.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StoredAt {
+    event_id: EventId,
+    version: Version,
+    position: Position,
+    recorded_at: OffsetDateTime,
+}
+
+impl StoredAt {
+    /// The event at this place of its stream.
+    pub(super) fn into_record(self, event: NewEvent, stream: &StreamId) -> RecordedEvent {
+        let record = event.recorded_as(stream.clone(), self.version, Some(self.position));
+        record.with_recorded_at(Some(self.recorded_at))
+    }
+}
+
+/// An append that was refused although nothing speaks against it.
+#[derive(Debug, thiserror::Error)]
+#[error("the stream changed under each attempt")]
+pub(super) struct StreamContention;
+
+/// Sends appends, and finds out what became of them.
+#[derive(Debug)]
+pub(super) struct AppendExecutor {
+    pub(super) connections: ConnectionPools,
+    pub(super) statements: Arc<Statements>,
+    pub(super) listed_types: Arc<ListedEventTypes>,
+    pub(super) append_notifier: Arc<AppendNotifier>,
+    pub(super) blocked_streams: BlockedStreams,
+    /// How long appends are tried again.
+    pub(super) retry_timeout: Duration,
+}
+
+impl AppendExecutor {
+    /// Sends the appends, again if need be, until it is known what became of each or the time is over.
+    pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
+        let effort = RetryBudget::new(self.retry_timeout);
+        self.execute_batch(BatchExecution { entries, retry_budget: effort, one_per_stream: false, blocked: None })
+            .await;
+    }
+
+    async fn execute_batch(&self, mut execution: BatchExecution) {
+        while !execution.entries.is_empty() {
+            let plan = execution.plan();
+            let sent = self.send(&plan, execution.blocked.take()).await;
+            let StatementPlan { mut entries, chains, .. } = plan;
+            match sent {
+                Ok(stored) => entries = self.complete_stored(entries, &stored),
+                Err(StatementError::DuplicateEventId(_)) => {}
+                Err(StatementError::NoAnswer(source)) => {
+                    let sources = error_per_append(source, entries.len());
+                    entries.iter_mut().zip(sources).for_each(|(entry, source)| entry.mark_in_doubt(source));
+                }
+                Err(StatementError::TransactionConflict(source)) => {
+                    if execution.retry_budget.wait_before_retry().await {
+                        execution.requeue(entries);
+                    } else {
+                        self.give_up(entries, source);
+                    }
+                    continue;
+                }
+                // one of several is to blame, or keeps the others waiting
+                Err(StatementError::Refused(_) | StatementError::LockTimeout(_)) if chains.len() > 1 => {
+                    execution.requeue(entries);
+                    return self.execute_halves(execution).await;
+                }
+                Err(StatementError::LockTimeout(_)) => {
+                    execution.blocked = entries.first().map(|entry| self.blocked_streams.block(&entry.append.stream));
+                    execution.requeue(entries);
+                    continue;
+                }
+                Err(StatementError::Refused(_)) if entries.len() > 1 => {
+                    execution.one_per_stream = true;
+                    execution.requeue(entries);
+                    continue;
+                }
+                Err(StatementError::Refused(source)) => {
+                    entries
+                        .into_iter()
+                        .zip(error_per_append(source, 1))
+                        .for_each(|(entry, source)| entry.complete_refused(source));
+                    continue;
+                }
+                Err(fault) => {
+                    self.give_up(entries, fault.into_source());
+                    continue;
+                }
+            }
+            self.resolve(entries, &mut execution).await;
+        }
+    }
+
+    /// Settles both halves side by side: one may have to wait, the other one need not.
+    fn execute_halves(&self, execution: BatchExecution) -> BoxFuture<'_, ()> {
+        let (left, right) = execution.split_by_stream();
+        Box::pin(async move {
+            tokio::join!(self.execute_batch(left), self.execute_batch(right));
+        })
+    }
+
+    /// Sends one statement, and returns where it put the events, in order. An append of which there are none was
+    /// refused: its stream is not where it is expected.
+    async fn send(
+        &self,
+        plan: &StatementPlan,
+        blocked: Option<BlockedStreamGuard>,
+    ) -> Result<Vec<StoredAt>, StatementError> {
+        let statements = self.statements.appends(!self.listed_types.has_all(plan.new_events()));
+        let rows = match plan.single_stream() {
+            Some(stream) => self.send_single_stream(plan, stream, blocked, statements).await?,
+            None => self.send_multi_stream(plan, statements).await?,
+        };
+        // stored, and the answer makes no sense: the records themselves will tell
+        rows.iter().map(decode_stored_at).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
+    }
+
+    /// Sends a statement that waits at most 100 ms for a row: then somebody keeps it.
+    async fn send_multi_stream(
+        &self,
+        plan: &StatementPlan,
+        statements: &AppendStatements,
+    ) -> Result<Vec<PgRow>, StatementError> {
+        let _permit = self.connections.short_wait_permit().await?;
+        self.connections.fetch_all(plan.multi_stream_query(statements)).await
+    }
+
+    /// Sends a statement for a single stream: one that waits for its row for as long as it takes, unless that would take
+    /// the last lane before it is known that anyone keeps the row.
+    async fn send_single_stream(
+        &self,
+        plan: &StatementPlan,
+        stream: &StreamId,
+        mut blocked: Option<BlockedStreamGuard>,
+        statements: &AppendStatements,
+    ) -> Result<Vec<PgRow>, StatementError> {
+        let _permit = match (self.connections.try_long_wait_permit(), &blocked) {
+            (Some(permit), _) => permit,
+            (None, Some(_)) => self.connections.long_wait_permit().await?,
+            (None, None) => return self.send_multi_stream(plan, statements).await,
+        };
+        let mut rows = pin!(self.connections.fetch_all(plan.single_stream_query(statements)));
+        if let Ok(rows) = timeout(STREAM_LOCK_WAIT, &mut rows).await {
+            return rows;
+        }
+        blocked.get_or_insert_with(|| self.blocked_streams.block(stream));
+        rows.await
+    }
+
+    /// Answers those whose events have places; returns the others.
+    fn complete_stored(&self, entries: Vec<CommitEntry>, mut stored: &[StoredAt]) -> Vec<CommitEntry> {
+        if !stored.is_empty() {
+            self.append_notifier.notify();
+        }
+        let mut open = Vec::new();
+        for entry in entries {
+            let events = &entry.append.events;
+            match stored.split_at_checked(events.len()) {
+                Some((own, rest))
+                    if own.iter().zip(events).all(|(place, event)| place.event_id == event.event_id()) =>
+                {
+                    stored = rest;
+                    self.listed_types.add_all(events);
+                    entry.complete_stored(own);
+                }
+                _ => open.push(entry),
+            }
+        }
+        open
+    }
+
+    /// Finds out about appends that were not stored, or perhaps were; those that can be tried go back into the batch.
+    async fn resolve(&self, open: Vec<CommitEntry>, execution: &mut BatchExecution) {
+        if open.is_empty() {
+            return;
+        }
+        let known = loop {
+            match self.load_stored_states(&open).await {
+                Ok(known) => break known,
+                Err(source) if execution.retry_budget.wait_before_retry().await => {
+                    tracing::debug!(source, "append not resolved yet")
+                }
+                Err(source) => return self.give_up(open, source),
+            }
+        };
+        let asked = open.len();
+        let retries = self.complete_resolved(open, known);
+        // where others were in the way, there is nothing to wait for
+        if retries.len() < asked || execution.retry_budget.wait_before_retry().await {
+            execution.requeue(retries);
+        } else {
+            self.give_up(retries, StreamContention.into());
+        }
+    }
+
+    /// Asks what the store holds of each append, in one snapshot.
+    async fn load_stored_states(&self, open: &[CommitEntry]) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
+        let appends = open.iter().map(|entry| &entry.append);
+        let query = resolve::query(self.statements.resolve.clone(), appends.clone());
+        let rows = self.connections.fetch_all(query).await.map_err(StatementError::into_source)?;
+        resolve::decode_states(&rows, appends)
+    }
+
+    /// Answers those of whom it is known what became of them; returns those that can be tried.
+    fn complete_resolved(
+        &self,
+        open: Vec<CommitEntry>,
+        known: Vec<Result<StoredState, ReadError>>,
+    ) -> Vec<CommitEntry> {
+        let mut retries: Vec<CommitEntry> = Vec::new();
+        let mut undecided: HashSet<StreamId> = HashSet::new();
+        for (entry, known) in open.into_iter().zip(known) {
+            let resolution = match known {
+                Ok(known) => known.resolve(&entry.append),
+                Err(corrupt) => {
+                    entry.complete_refused(corrupt.into());
+                    continue;
+                }
+            };
+            match resolution {
+                Ok(AppendResolution::Stored(records)) => {
+                    self.append_notifier.notify();
+                    entry.complete(Ok(records));
+                }
+                Err(taken) => entry.complete(Err(taken)),
+                // one before it in the stream may yet lead to the version it expects
+                Ok(AppendResolution::Conflict(actual)) if !undecided.contains(&entry.append.stream) => {
+                    self.notify_if_in_doubt(&entry);
+                    entry.complete_conflict(actual);
+                }
+                Ok(_) => {
+                    undecided.insert(entry.append.stream.clone());
+                    retries.push(entry);
+                }
+            }
+        }
+        retries
+    }
+
+    /// Answers appends that are not tried any more.
+    fn give_up(&self, entries: Vec<CommitEntry>, source: BoxError) {
+        let sources = error_per_append(source, entries.len());
+        for (entry, source) in entries.into_iter().zip(sources) {
+            self.notify_if_in_doubt(&entry);
+            entry.give_up(source);
+        }
+    }
+
+    /// What may be stored, readers are to look for.
+    fn notify_if_in_doubt(&self, entry: &CommitEntry) {
+        if entry.is_in_doubt() {
+            self.append_notifier.notify();
+        }
+    }
+}
+
+/// Reads a row of `append.sql` or `append_many.sql`.
+pub(super) fn decode_stored_at(row: &PgRow) -> Result<StoredAt, BoxError> {
+    let number = |column: usize| -> Result<u64, BoxError> { Ok(u64::try_from(row.try_get::<i64, _>(column)?)?) };
+    let event_id = EventId::from(row.try_get::<Uuid, _>(0)?);
+    let recorded_at = decode_time(row.try_get_unchecked(3)?)?;
+    Ok(StoredAt { event_id, version: number(1)?.into(), position: Position::new(number(2)?), recorded_at })
+}
+
+/// Appends to be settled, in order.
+#[derive(Debug)]
+struct BatchExecution {
+    entries: Vec<CommitEntry>,
+    retry_budget: RetryBudget,
+    /// Whether no two of them go out in one statement if they are for the same stream.
+    one_per_stream: bool,
+    /// Somebody keeps the row of the first stream, which is alone in the next statement.
+    blocked: Option<BlockedStreamGuard>,
+}
+
+impl BatchExecution {
+    /// Takes out what goes into the next statement.
+    fn plan(&mut self) -> StatementPlan {
+        let mut plan = StatementPlan::new(std::mem::take(&mut self.entries), self.one_per_stream);
+        self.entries = std::mem::take(&mut plan.deferred);
+        plan
+    }
+
+    /// Puts back what was taken out, before what had to wait for it.
+    fn requeue(&mut self, mut entries: Vec<CommitEntry>) {
+        entries.append(&mut self.entries);
+        self.entries = entries;
+    }
+
+    /// Halves the batch between streams, so that the appends to one stay in order.
+    fn split_by_stream(self) -> (Self, Self) {
+        let mut streams: Vec<StreamId> = Vec::new();
+        let mut seen = HashSet::new();
+        streams.extend(self.entries.iter().map(|entry| entry.append.stream.clone()).filter(|s| seen.insert(s.clone())));
+        let first: HashSet<_> = streams.drain(..streams.len() / 2).collect();
+        let (left, right) = self.entries.into_iter().partition(|entry| first.contains(&entry.append.stream));
+        let half = |entries| Self {
+            entries,
+            retry_budget: self.retry_budget.clone(),
+            one_per_stream: self.one_per_stream,
+            blocked: None,
+        };
+        (half(left), half(right))
+    }
+}

@@ -1,0 +1,213 @@
+//! Appending in a transaction of the caller's.
+//!
+//! Keep: everything within a savepoint, so that whatever goes wrong leaves the transaction as it was, and one that
+//! appended nothing does not hold up the feed.
+
+use eventbus::{
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError},
+};
+use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
+
+use super::{
+    AppendResult, check_append,
+    entry::conflict_error,
+    executor::{StreamContention, decode_stored_at},
+    plan,
+};
+use crate::{
+    resolve::{self, AppendResolution},
+    statement_error::StatementError,
+    store::PgEventStore,
+};
+
+const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
+const ROLL_BACK_AND_RELEASE: SqlStr =
+    SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
+const ROLL_BACK_TO_SAVEPOINT: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
+
+/// How often an append is made that is refused although nothing speaks against it.
+const APPEND_ATTEMPTS_MAX: usize = 5;
+
+/// Why events cannot be appended in a transaction; nothing was changed in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PgAppendInError {
+    /// There is none: the connection is not in a transaction.
+    #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
+    NoTransaction,
+    /// A statement failed in it before, so that it can only be rolled back.
+    #[error("the transaction has failed before; to repair: roll it back, and make it again")]
+    Failed,
+    /// Its commit would not wait for the disk: a crash would lose events that readers have seen.
+    #[error(
+        "`synchronous_commit` is off in this transaction; to repair: SET LOCAL synchronous_commit = on, or ALTER ROLE … \
+         SET synchronous_commit = on"
+    )]
+    SynchronousCommitOff,
+}
+
+impl PgEventStore {
+    /// Appends in a transaction of the caller's: the events are there when it commits, together with whatever else it
+    /// writes, or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
+    ///
+    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is as
+    /// it was before, and can go on; only where the connection itself broke is it lost.
+    ///
+    /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
+    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes, or that
+    /// [`begin_transaction`](Self::begin_transaction) began; after that of another one `store.appended().notify()` wakes
+    /// those in this process, and without it they find the events when they look next. A future that is dropped before it
+    /// is done leaves open what was appended: roll back then.
+    ///
+    /// # Errors
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
+    /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
+    /// the outcome is never unknown, because nothing is kept without a commit.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::ReadFeed};
+    /// use eventstore_postgres::PgEventStore;
+    /// use sqlx::{PgPool, Postgres};
+    ///
+    /// # async fn example(store: PgEventStore, pool: PgPool, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *transaction).await?;
+    /// store.append_in(&mut transaction, &stream, ExpectedVersion::Any, events).await?;
+    /// transaction.commit().await?;
+    /// store.appended().notify();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn append_in(
+        &self,
+        connection: &mut PgConnection,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let append = Append { stream: stream.clone(), expected, events };
+        check_append(&append)?;
+        let mut transactional = TransactionalAppend { store: self, connection, append };
+        transactional.set_savepoint().await?;
+        let result = transactional.append().await;
+        let end = if matches!(result, Ok((true, _))) {
+            self.statements.release_append_savepoint.clone()
+        } else {
+            ROLL_BACK_AND_RELEASE
+        };
+        // a connection that broke tells for itself
+        let ended = transactional.execute(end).await;
+        let (_, records) = result?;
+        ended?;
+        Ok(records)
+    }
+}
+
+/// An append in a transaction.
+struct TransactionalAppend<'a> {
+    store: &'a PgEventStore,
+    connection: &'a mut PgConnection,
+    append: Append,
+}
+
+impl TransactionalAppend<'_> {
+    /// Sets the savepoint, which also tells whether there is a transaction.
+    async fn set_savepoint(&mut self) -> Result<(), AppendError> {
+        let rows = self.connection.fetch_all(sqlx::raw_sql(SET_SAVEPOINT)).await;
+        let rows = rows.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
+            Some("25P01") => self.refused_error(PgAppendInError::NoTransaction.into()),
+            Some("25P02") => self.refused_error(PgAppendInError::Failed.into()),
+            _ => self.append_error(StatementError::from_driver(error)),
+        })?;
+        let setting = rows.first().map(|row| row.try_get::<&str, _>(0)).transpose();
+        if setting.map_err(|error| AppendError::Unavailable(error.into()))? == Some("off") {
+            self.execute(ROLL_BACK_AND_RELEASE).await?;
+            return Err(self.refused_error(PgAppendInError::SynchronousCommitOff.into()));
+        }
+        Ok(())
+    }
+
+    /// Appends, and tells whether it did or had been done before.
+    async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
+        let lists_types = !self.store.listed_types.has_all(&self.append.events);
+        let statements = self.store.statements.appends(lists_types);
+        for _ in 0..APPEND_ATTEMPTS_MAX {
+            let query = plan::single_append_query(&self.append, statements);
+            match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
+                Ok(rows) if !rows.is_empty() => {
+                    let records = self.decode_records(&rows)?;
+                    if lists_types {
+                        self.mark_types_listed(&rows)?;
+                    }
+                    return Ok((true, records));
+                }
+                Ok(_) => {}
+                Err(StatementError::DuplicateEventId(_)) => self.execute(ROLL_BACK_TO_SAVEPOINT).await?,
+                Err(fault) => return Err(self.append_error(fault)),
+            }
+            match self.resolve().await? {
+                AppendResolution::Stored(records) => return Ok((false, records)),
+                AppendResolution::Conflict(actual) => return Err(conflict_error(&self.append, actual)),
+                AppendResolution::Retry => {}
+            }
+        }
+        Err(AppendError::Unavailable(StreamContention.into()))
+    }
+
+    /// Remembers the types that others have listed before. What this transaction lists may be rolled back.
+    fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
+        for (row, event) in rows.iter().zip(&self.append.events) {
+            if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
+                self.store.listed_types.add(event.event_type(), event.schema_version());
+            }
+        }
+        Ok(())
+    }
+
+    fn decode_records(&self, rows: &[PgRow]) -> AppendResult {
+        let stored: Result<Vec<_>, BoxError> = rows.iter().map(decode_stored_at).collect();
+        let stored = stored.map_err(AppendError::Unavailable)?;
+        let Append { stream, events, .. } = &self.append;
+        let recorded = events.iter().zip(stored);
+        let recorded = recorded.map(|(event, place)| place.into_record(event.clone(), stream));
+        Ok(recorded.collect())
+    }
+
+    async fn resolve(&mut self) -> Result<AppendResolution, AppendError> {
+        let appends = std::iter::once(&self.append);
+        let query = resolve::query(self.store.statements.resolve.clone(), appends.clone());
+        let rows = self
+            .connection
+            .fetch_all(query)
+            .await
+            .map_err(|error| self.append_error(StatementError::from_driver(error)))?;
+        let known = resolve::decode_states(&rows, appends).map_err(AppendError::Unavailable)?.pop();
+        match known {
+            Some(Ok(known)) => known.resolve(&self.append),
+            Some(Err(corrupt)) => Err(self.refused_error(corrupt.into())),
+            None => Ok(AppendResolution::Retry),
+        }
+    }
+
+    async fn execute(&mut self, sql: SqlStr) -> Result<(), AppendError> {
+        let done = self.connection.execute(sqlx::raw_sql(sql)).await;
+        done.map(drop).map_err(|error| AppendError::Unavailable(error.into()))
+    }
+
+    fn refused_error(&self, source: BoxError) -> AppendError {
+        AppendError::Refused { stream: self.append.stream.clone(), source }
+    }
+
+    /// Without an answer there is no commit either, so that nothing is in doubt.
+    fn append_error(&self, fault: StatementError) -> AppendError {
+        match fault {
+            StatementError::Refused(source) => self.refused_error(source),
+            fault => AppendError::Unavailable(fault.into_source()),
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The one connection that prepares a store: looks at the server, makes the tables.
+//!
+//! Real time, not the given clock: the replies of PostgreSQL.
+
+use std::time::Duration;
+
+use eventbus::BoxError;
+use sqlx::{
+    ConnectOptions, Connection, Executor, PgConnection, SqlStr,
+    postgres::{PgConnectOptions, PgRow},
+};
+use tokio::time::timeout;
+
+use crate::{config::PgEventStoreConfig, error::PgConnectError, pool::Query, statement_error::NoAnswerWithin};
+
+pub(crate) struct SetupSession {
+    connection: PgConnection,
+    server: String,
+    answer_timeout: Duration,
+}
+
+impl SetupSession {
+    pub(crate) async fn open(config: &PgEventStoreConfig, options: &PgConnectOptions) -> Result<Self, PgConnectError> {
+        let server = config.server();
+        match timeout(config.connect_timeout, options.connect()).await {
+            Ok(Ok(connection)) => Ok(Self { connection, server, answer_timeout: config.answer_timeout() }),
+            Ok(Err(error)) => Err(classify(server, error)),
+            Err(_) => {
+                Err(PgConnectError::Unreachable { server, source: NoAnswerWithin(config.connect_timeout).into() })
+            }
+        }
+    }
+
+    /// The server as errors may name it.
+    pub(crate) fn server(&self) -> &str {
+        &self.server
+    }
+
+    pub(crate) async fn fetch_one(&mut self, query: Query<'_>) -> Result<PgRow, PgConnectError> {
+        let answer = timeout(self.answer_timeout, query.fetch_one(&mut self.connection)).await;
+        self.check_answer(answer)
+    }
+
+    pub(crate) async fn fetch_optional(&mut self, query: Query<'_>) -> Result<Option<PgRow>, PgConnectError> {
+        let answer = timeout(self.answer_timeout, query.fetch_optional(&mut self.connection)).await;
+        self.check_answer(answer)
+    }
+
+    /// Runs statements that have no parameters and whose answers nobody needs.
+    pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
+        let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;
+        self.check_answer(answer).map(drop)
+    }
+
+    /// Says goodbye; a server that does not listen any more is left alone.
+    pub(crate) async fn close(self) {
+        let closed = timeout(self.answer_timeout, self.connection.close()).await;
+        tracing::trace!(?closed, "connection for the preparation closed");
+    }
+
+    /// Turns an answer that makes no sense into an error.
+    pub(crate) fn unreadable_answer(&self, error: impl Into<BoxError>) -> PgConnectError {
+        PgConnectError::Refused { server: self.server.clone(), source: error.into() }
+    }
+
+    fn check_answer<T>(
+        &self,
+        answer: Result<Result<T, sqlx::Error>, tokio::time::error::Elapsed>,
+    ) -> Result<T, PgConnectError> {
+        match answer {
+            Ok(answer) => answer.map_err(|error| classify(self.server.clone(), error)),
+            Err(_) => Err(PgConnectError::Unreachable {
+                server: self.server.clone(),
+                source: NoAnswerWithin(self.answer_timeout).into(),
+            }),
+        }
+    }
+}
+
+fn classify(server: String, error: sqlx::Error) -> PgConnectError {
+    let answered = error
+        .as_database_error()
+        // too many connections, starting up, shutting down: it will pass
+        .is_some_and(|answer| !answer.code().is_some_and(|code| code.starts_with("57P") || code == "53300"));
+    let source = match error.as_database_error() {
+        // its own text names a line too, which is one of the server's source
+        Some(answer) => answer.message().into(),
+        None => error.into(),
+    };
+    if answered { PgConnectError::Refused { server, source } } else { PgConnectError::Unreachable { server, source } }
+}

@@ -1,0 +1,184 @@
+//! What became of a statement that failed, from the point of view of the data, and whether the server is to blame.
+
+use std::{error::Error, iter, sync::Arc, time::Duration};
+
+use eventbus::{
+    BoxError, Name,
+    port::{CheckpointError, ReadError, ServerFault, source_chain},
+};
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// A statement that failed, by what it means for the data.
+#[derive(Debug)]
+pub(crate) enum StatementError {
+    /// There was no connection to send it on.
+    NotSent(BoxError),
+    /// It ran into another statement and was undone; it can be sent again.
+    TransactionConflict(BoxError),
+    /// It waited too long for a row that a transaction keeps for itself; nothing was kept.
+    LockTimeout(BoxError),
+    /// An event id is stored already; nothing was kept.
+    DuplicateEventId(BoxError),
+    /// The server refuses what was asked for, and always will; nothing was kept.
+    Refused(BoxError),
+    /// The server cannot do it now; nothing was kept.
+    ServerFailure(BoxError),
+    /// There was no answer: it may be done, undone, or still running.
+    NoAnswer(BoxError),
+}
+
+/// A statement whose answer was not waited for any longer.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer within {0:?}")]
+pub(crate) struct NoAnswerWithin(pub(crate) Duration);
+
+/// What befell several appends, because one statement held them all.
+#[derive(Debug, thiserror::Error)]
+#[error("a statement that held {appends} appends failed")]
+struct BatchFailure {
+    appends: usize,
+    source: Arc<dyn Error + Send + Sync>,
+}
+
+/// The same source for each of a number of appends.
+pub(crate) fn error_per_append(source: BoxError, appends: usize) -> Box<dyn Iterator<Item = BoxError> + Send> {
+    if appends == 1 {
+        return Box::new(iter::once(source));
+    }
+    let source: Arc<dyn Error + Send + Sync> = source.into();
+    Box::new(iter::repeat_n(source, appends).map(move |source| BatchFailure { appends, source }.into()))
+}
+
+/// The fault of the server that an error or one of its sources reports: of the disk or the machine, a conflict with
+/// another transaction, a shutdown, or a broken connection.
+pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
+    source_chain(error).find_map(|error| {
+        if let Some(error) = error.downcast_ref::<sqlx::Error>() {
+            return driver_fault(error);
+        }
+        if let Some(error) = error.downcast_ref::<Arc<sqlx::Error>>() {
+            return driver_fault(error);
+        }
+        if let Some(answer) = error.downcast_ref::<PgDatabaseError>() {
+            return sqlstate_fault(answer.code());
+        }
+        error.is::<NoAnswerWithin>().then(|| ServerFault::new("no answer in time"))
+    })
+}
+
+fn driver_fault(error: &sqlx::Error) -> Option<ServerFault> {
+    match error {
+        sqlx::Error::Database(answer) => sqlstate_fault(answer.try_downcast_ref::<PgDatabaseError>()?.code()),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::WorkerCrashed => {
+            Some(ServerFault::new("connection broken"))
+        }
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::BeginFailed => {
+            Some(ServerFault::new("no connection"))
+        }
+        _ => None,
+    }
+}
+
+fn sqlstate_fault(code: &str) -> Option<ServerFault> {
+    is_server_sqlstate(code).then(|| ServerFault::new(format!("SQLSTATE {code}")))
+}
+
+/// Whether a SQLSTATE is about the server and not about what it was told: resources (53), the system (58), the connection
+/// (08), a conflict of transactions (40), a lock that was not free (55P03), a shutdown (57P0x).
+///
+/// 57014, a statement that took too long or was cancelled, is about the statement.
+fn is_server_sqlstate(code: &str) -> bool {
+    matches!(code.get(..2), Some("53" | "58" | "08" | "40")) || code.starts_with("57P0") || code == "55P03"
+}
+
+impl StatementError {
+    /// Sorts what the driver says about a statement that was sent.
+    pub(crate) fn from_driver(error: sqlx::Error) -> Self {
+        let answer = match &error {
+            sqlx::Error::Database(answer) => answer.try_downcast_ref::<PgDatabaseError>(),
+            // never left this process
+            sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => {
+                return Self::Refused(error.into());
+            }
+            _ => None,
+        };
+        let Some(answer) = answer else {
+            return Self::NoAnswer(error.into());
+        };
+        if !matches!(answer.severity(), PgSeverity::Error) {
+            // a backend that is going down says so in the middle of anything, also of a commit
+            return Self::NoAnswer(error.into());
+        }
+        let sort = match answer.code() {
+            "40001" | "40P01" => Self::TransactionConflict,
+            "55P03" => Self::LockTimeout,
+            "23505" if answer.constraint() == Some("events_event_id_key") => Self::DuplicateEventId,
+            "57014" => Self::ServerFailure, // the server's time limit, which another append may have used up
+            code if is_server_sqlstate(code) => Self::ServerFailure,
+            code => match code.get(..2) {
+                // data, integrity, names and rights, limits of the server
+                Some("22" | "23" | "42" | "54") => Self::Refused,
+                _ => Self::ServerFailure,
+            },
+        };
+        sort(error.into())
+    }
+
+    /// What the driver or the server said.
+    pub(crate) fn into_source(self) -> BoxError {
+        match self {
+            Self::NotSent(source)
+            | Self::TransactionConflict(source)
+            | Self::LockTimeout(source)
+            | Self::DuplicateEventId(source)
+            | Self::Refused(source)
+            | Self::ServerFailure(source)
+            | Self::NoAnswer(source) => source,
+        }
+    }
+
+    /// The error of a checkpoint.
+    pub(crate) fn into_checkpoint_error(self, name: &Name) -> CheckpointError {
+        CheckpointError::new(name, self.into_source())
+    }
+}
+
+impl From<StatementError> for ReadError {
+    fn from(fault: StatementError) -> Self {
+        Self::Unavailable(fault.into_source())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eventbus::{HandlerError, port::AppendError};
+
+    use super::*;
+
+    #[test]
+    fn states_of_the_server_are_told_from_those_of_a_statement() {
+        for code in ["53100", "53200", "53300", "58030", "58P01", "08006", "40001", "40P01", "55P03", "57P01", "57P03"]
+        {
+            assert!(is_server_sqlstate(code), "{code}");
+        }
+        for code in ["57014", "23505", "22P02", "42P01", "25P02", "25P03", "P0001", "55000", "54000", "XX000", "", "5"]
+        {
+            assert!(!is_server_sqlstate(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_found_however_deep_it_lies() {
+        let broken = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let wrapped = AppendError::OutcomeUnknown(BatchFailure { appends: 2, source: Arc::new(broken()) }.into());
+        for error in [BoxError::from(broken()), Box::new(Arc::new(broken())), wrapped.into()] {
+            assert_eq!(server_fault(&*error), Some(ServerFault::new("connection broken")), "{error}");
+        }
+        for error in [BoxError::from(sqlx::Error::RowNotFound), "disk full".into()] {
+            assert_eq!(server_fault(&*error), None, "{error}");
+        }
+        // a file or a service of the handler's own is no connection of the store
+        let own = HandlerError::from(std::io::Error::from(std::io::ErrorKind::ConnectionReset));
+        assert_eq!(server_fault(own.get_ref()), None);
+    }
+}

@@ -1,0 +1,267 @@
+//! A connection on loan to a transaction, and how it comes back.
+//!
+//! Keep: it comes back exactly once: at the end, when the transaction is dropped, or when its time is up, whichever is
+//! first. Whoever is late finds nothing but the reason.
+//!
+//! Real time, not the given clock: a lock that other threads wait for.
+
+use std::{
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    thread::ThreadId,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, InterruptHandle};
+use tokio::runtime::Handle;
+
+use crate::{
+    commit_guard::GuardedConnection, error::SqliteTransactionError, shadow_databases::ShadowConnection,
+    write_permit::WritePermit,
+};
+
+/// What a transaction holds.
+pub(crate) enum HeldConnection {
+    /// The connection that writes.
+    Live(Box<WritePermit>),
+    /// One on the copies of a shadow.
+    Shadow(Box<ShadowConnection>),
+}
+
+impl HeldConnection {
+    pub(crate) fn connection(&self) -> &GuardedConnection {
+        match self {
+            Self::Live(permit) => permit.connection(),
+            Self::Shadow(write_permit) => write_permit.connection(),
+        }
+    }
+
+    /// Whether appends wait for it.
+    fn is_blocking_appends(&self) -> bool {
+        match self {
+            Self::Live(_) => true,
+            Self::Shadow(permit) => permit.live_permit().is_some(),
+        }
+    }
+}
+
+/// A connection on loan to a transaction.
+pub(crate) struct CheckedOutConnection {
+    state: Mutex<CheckoutState>,
+    last_user: Mutex<ConnectionUser>,
+    /// When its time is up.
+    deadline: Mutex<Option<Instant>>,
+    /// Nothing if nobody waits for it.
+    limit: Option<Duration>,
+    interrupt: InterruptHandle,
+}
+
+enum CheckoutState {
+    Open(HeldConnection),
+    Ended(EndReason),
+}
+
+/// Why there is no connection any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EndReason {
+    TimedOut(Duration),
+    RolledBack,
+}
+
+impl CheckedOutConnection {
+    pub(crate) fn new(held: HeldConnection, limit: Duration) -> Arc<Self> {
+        let limit = held.is_blocking_appends().then_some(limit);
+        let interrupt = held.connection().get_interrupt_handle();
+        let checked_out = Self {
+            state: Mutex::new(CheckoutState::Open(held)),
+            last_user: Mutex::new(ConnectionUser::current()),
+            deadline: Mutex::default(),
+            limit,
+            interrupt,
+        };
+        checked_out.restart_deadline();
+        Arc::new(checked_out)
+    }
+
+    /// Whether appends wait for it.
+    pub(crate) const fn is_blocking_appends(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// The connection, until the guard goes.
+    ///
+    /// # Errors
+    /// Why there is none any more.
+    pub(crate) fn lock_connection(&self) -> Result<ConnectionGuard<'_>, SqliteTransactionError> {
+        let guard = ConnectionGuard(lock(&self.state));
+        match &*guard.0 {
+            CheckoutState::Ended(end) => Err((*end).into()),
+            CheckoutState::Open(_) => match self.end_reason(&guard) {
+                Some(end) => {
+                    guard.end(end);
+                    Err(end.into())
+                }
+                None => Ok(guard),
+            },
+        }
+    }
+
+    /// Why the transaction cannot go on.
+    fn end_reason(&self, guard: &ConnectionGuard<'_>) -> Option<EndReason> {
+        let timed_out = self.expired().map(EndReason::TimedOut);
+        timed_out.or_else(|| guard.held().connection().is_transaction_over().then_some(EndReason::RolledBack))
+    }
+
+    /// Takes the connection away from the transaction.
+    ///
+    /// # Errors
+    /// Why there is none any more.
+    pub(crate) fn take(&self) -> Result<HeldConnection, SqliteTransactionError> {
+        let mut guard = self.lock_connection()?;
+        match std::mem::replace(&mut *guard.0, CheckoutState::Ended(EndReason::RolledBack)) {
+            CheckoutState::Open(hold) => Ok(hold),
+            CheckoutState::Ended(end) => Err(end.into()),
+        }
+    }
+
+    /// Rolls back and gives the connection back, without waiting for whoever uses it right now.
+    pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
+        match self.state.try_lock() {
+            Ok(state) => ConnectionGuard(state).end(end),
+            Err(TryLockError::Poisoned(state)) => ConnectionGuard(state.into_inner()).end(end),
+            Err(TryLockError::WouldBlock) => {
+                let deferred = DeferredEnd { checked_out: Arc::clone(self), end };
+                if let Ok(runtime) = Handle::try_current() {
+                    runtime.spawn_blocking(move || drop(deferred));
+                }
+            }
+        }
+    }
+
+    /// The same, waiting.
+    pub(crate) fn end_and_wait(self: Arc<Self>, end: EndReason) {
+        drop(DeferredEnd { checked_out: self, end });
+    }
+
+    /// When its time is up; nothing if it has ended, or has no end.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        lock(&self.deadline).filter(|_| self.is_open())
+    }
+
+    /// How long it could be open, if that is over.
+    pub(crate) fn expired(&self) -> Option<Duration> {
+        let deadline = *lock(&self.deadline);
+        self.limit.filter(|_| deadline.is_some_and(|deadline| deadline <= Instant::now()))
+    }
+
+    fn is_open(&self) -> bool {
+        match self.state.try_lock() {
+            Ok(state) => matches!(*state, CheckoutState::Open(_)),
+            Err(TryLockError::Poisoned(state)) => matches!(**state.get_ref(), CheckoutState::Open(_)),
+            // somebody uses it
+            Err(TryLockError::WouldBlock) => true,
+        }
+    }
+
+    /// Work of the store itself, however long it takes, does not count.
+    pub(crate) fn stop_deadline(&self) {
+        *lock(&self.deadline) = None;
+    }
+
+    pub(crate) fn restart_deadline(&self) {
+        *lock(&self.deadline) = self.limit.and_then(|limit| Instant::now().checked_add(limit));
+    }
+
+    /// Notes who uses it.
+    pub(crate) fn set_user(&self) {
+        *lock(&self.last_user) = ConnectionUser::current();
+    }
+
+    pub(crate) fn is_used_by_caller(&self) -> bool {
+        *lock(&self.last_user) == ConnectionUser::current() && self.is_open()
+    }
+}
+
+/// The connection of a transaction, while nobody may take it away.
+pub(crate) struct ConnectionGuard<'l>(MutexGuard<'l, CheckoutState>);
+
+impl ConnectionGuard<'_> {
+    pub(crate) fn held(&self) -> &HeldConnection {
+        match &*self.0 {
+            CheckoutState::Open(hold) => hold,
+            CheckoutState::Ended(_) => unreachable!("asked before, and nobody else can end it"),
+        }
+    }
+
+    pub(crate) fn held_mut(&mut self) -> &mut HeldConnection {
+        match &mut *self.0 {
+            CheckoutState::Open(hold) => hold,
+            CheckoutState::Ended(_) => unreachable!("asked before, and nobody else can end it"),
+        }
+    }
+
+    /// Rolls back, if that was not done before.
+    fn end(mut self, end: EndReason) {
+        if matches!(*self.0, CheckoutState::Open(_)) {
+            let open = std::mem::replace(&mut *self.0, CheckoutState::Ended(end));
+            // whoever gets the connection next must not wait for this lock
+            drop(self);
+            drop(open);
+        }
+    }
+}
+
+impl Deref for ConnectionGuard<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.held().connection()
+    }
+}
+
+/// An end that has to wait for a statement: it runs when dropped, so also if the runtime ends before the thread begins.
+struct DeferredEnd {
+    checked_out: Arc<CheckedOutConnection>,
+    end: EndReason,
+}
+
+impl Drop for DeferredEnd {
+    fn drop(&mut self) {
+        loop {
+            match self.checked_out.state.try_lock() {
+                Ok(state) => return ConnectionGuard(state).end(self.end),
+                Err(TryLockError::Poisoned(state)) => return ConnectionGuard(state.into_inner()).end(self.end),
+                // again and again, for each statement that is begun after the end
+                Err(TryLockError::WouldBlock) => self.checked_out.interrupt.interrupt(),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl From<EndReason> for SqliteTransactionError {
+    fn from(end: EndReason) -> Self {
+        match end {
+            EndReason::TimedOut(limit) => Self::TimedOut { limit },
+            EndReason::RolledBack => Self::RolledBack,
+        }
+    }
+}
+
+/// Who uses a transaction: a task, or a thread that runs none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ConnectionUser {
+    Task(tokio::task::Id),
+    Thread(ThreadId),
+}
+
+impl ConnectionUser {
+    fn current() -> Self {
+        tokio::task::try_id().map_or_else(|| Self::Thread(std::thread::current().id()), Self::Task)
+    }
+}
+
+/// A panic leaves a transaction that is rolled back when it ends: it is sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,119 @@
+//! Where a store is.
+//!
+//! Real time, not the given clock: a name that no other store of the process has.
+
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
+
+use eventbus::port::redacted;
+use uuid::Uuid;
+
+use crate::error::SqliteConnectError;
+
+/// Where a store is: a file, or a piece of memory that lasts as long as a connection to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum DatabaseLocation {
+    Memory(Uuid),
+    File(PathBuf),
+}
+
+impl DatabaseLocation {
+    /// A piece of memory of its own.
+    pub(crate) fn new_memory() -> Self {
+        Self::Memory(Uuid::now_v7())
+    }
+
+    /// Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to the empty path, and readers
+    /// are opened later, perhaps in another working directory. A URL is refused: it would name a file of its own.
+    pub(crate) fn from_path(path: &Path) -> Result<Self, SqliteConnectError> {
+        if let Some(url) = path.to_str().filter(|path| path.starts_with("sqlite:") || path.contains("://")) {
+            let reason = "`open` takes a path, `connect` a URL";
+            return Err(SqliteConnectError::InvalidUrl { url: redacted_url(url), reason });
+        }
+        match std::path::absolute(path) {
+            Ok(path) => Ok(Self::File(path)),
+            Err(source) => Err(SqliteConnectError::Unavailable { path: path.to_owned(), source: source.into() }),
+        }
+    }
+
+    pub(crate) fn from_url(url: &str) -> Result<Self, SqliteConnectError> {
+        let refuse = |reason| Err(SqliteConnectError::InvalidUrl { url: redacted_url(url), reason });
+        let Some(rest) = url.strip_prefix("sqlite:") else {
+            return refuse("it does not begin with `sqlite:`");
+        };
+        match rest.strip_prefix("//").unwrap_or(rest) {
+            ":memory:" => Ok(Self::new_memory()),
+            "" => refuse("the path is missing"),
+            path if path.starts_with(':') => {
+                refuse("what begins with a colon is no file, and `:memory:` has nothing after it")
+            }
+            path if path.contains('?') => refuse("parameters are not understood, use `SqliteEventStoreConfig`"),
+            path => Self::from_path(Path::new(path)),
+        }
+    }
+
+    /// What SQLite opens; several connections of a process may share a piece of memory.
+    pub(crate) fn database(&self) -> Cow<'_, Path> {
+        match self {
+            Self::Memory(id) => Cow::Owned(format!("file:eventbus-{id}?mode=memory&cache=shared").into()),
+            Self::File(path) => Cow::Borrowed(path),
+        }
+    }
+
+    pub(crate) const fn is_memory(&self) -> bool {
+        matches!(self, Self::Memory(_))
+    }
+
+    /// How errors name it.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            Self::Memory(_) => Path::new(":memory:"),
+            Self::File(path) => path,
+        }
+    }
+}
+
+/// A URL of another kind may hold a password.
+fn redacted_url(url: &str) -> String {
+    if url.starts_with("sqlite:") { url.into() } else { redacted(url) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_a_file_or_memory() {
+        for memory in ["sqlite::memory:", "sqlite://:memory:"] {
+            assert!(matches!(DatabaseLocation::from_url(memory).unwrap(), DatabaseLocation::Memory(_)));
+        }
+        let absolute = DatabaseLocation::File("/var/lib/app/events.db".into());
+        assert_eq!(DatabaseLocation::from_url("sqlite:/var/lib/app/events.db").unwrap(), absolute);
+        assert_eq!(DatabaseLocation::from_url("sqlite:///var/lib/app/events.db").unwrap(), absolute);
+        let relative = DatabaseLocation::File(std::env::current_dir().unwrap().join("a b/events.db"));
+        assert_eq!(DatabaseLocation::from_url("sqlite:a b/events.db").unwrap(), relative);
+    }
+
+    #[test]
+    fn wrong_urls_are_refused_without_their_password() {
+        let error = DatabaseLocation::from_url("postgres://app:secret@db/orders").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`postgres://app@db/orders` opens no SQLite event store: it does not begin with `sqlite:`; \
+             write `sqlite:path/to/file` or `sqlite::memory:`"
+        );
+        for (url, part) in [
+            ("sqlite:", "path is missing"),
+            ("sqlite://", "path is missing"),
+            ("sqlite::memory:x", "`:memory:` has nothing after it"),
+            ("sqlite://:memory", "begins with a colon"),
+            ("sqlite:a.db?mode=ro", "SqliteEventStoreConfig"),
+            ("events.db", "does not begin"),
+        ] {
+            let error = DatabaseLocation::from_url(url).unwrap_err().to_string();
+            assert!(error.contains(part), "{url}: {error}");
+        }
+    }
+}

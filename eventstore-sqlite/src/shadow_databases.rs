@@ -1,0 +1,236 @@
+//! The file in which the copies of a shadow are, beside the store's own.
+//!
+//! Its database is `main` on its connections, and the store is attached to them to be read: so a name means the copy if
+//! there is one, and the live table otherwise.
+//!
+//! Keep: a name of a file is never used twice. A former owner may still have it open, and SQLite deletes logs by name.
+//!
+//! Real time, not the given clock: a name that no other process has.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use eventbus::{Name, Position};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
+use uuid::Uuid;
+
+use crate::{
+    checkpoint::to_position,
+    commit_guard::{GuardedConnection, roll_back},
+    connection::READ_WRITE,
+    error::SqliteTransactionError,
+    location::DatabaseLocation,
+    schema::TableDefinitions,
+    write_permit::WritePermit,
+};
+
+/// The connections to copies that are not in use.
+pub(crate) struct ShadowDatabases {
+    live_location: DatabaseLocation,
+    busy_timeout: Duration,
+    idle: Mutex<HashMap<Name, IdleShadow>>,
+}
+
+struct IdleShadow {
+    file: String,
+    connection: Option<GuardedConnection>,
+}
+
+impl ShadowDatabases {
+    pub(crate) fn new(live: DatabaseLocation, busy_timeout: Duration) -> Self {
+        Self { live_location: live, busy_timeout, idle: Mutex::default() }
+    }
+
+    /// A name for a file that was never used before.
+    pub(crate) fn new_file_name(&self, shadow: &Name) -> String {
+        let clean = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let readable: String = shadow.chars().map(clean).take(64).collect();
+        let store = self.live_location.path().file_name().unwrap_or_default().to_string_lossy();
+        let id = Uuid::now_v7().simple();
+        if self.live_location.is_memory() { id.to_string() } else { format!("{store}.{readable}.{id}.rebuild") }
+    }
+
+    /// Whether it may still be there; memory is lost with the row that names it.
+    pub(crate) fn has_file(&self, file: &str) -> bool {
+        self.live_location.is_memory() || self.location(file).is_ok_and(|place| place.path().exists())
+    }
+
+    /// The file that is used already, if one is.
+    pub(crate) fn idle_file(&self, shadow: &Name) -> Option<String> {
+        self.idle().get(shadow).map(|idle| idle.file.clone())
+    }
+
+    /// What SQLite opens.
+    pub(crate) fn database_path(&self, file: &str) -> Result<PathBuf, SqliteTransactionError> {
+        Ok(self.location(file)?.database().into_owned())
+    }
+
+    fn location(&self, file: &str) -> Result<DatabaseLocation, SqliteTransactionError> {
+        match &self.live_location {
+            DatabaseLocation::Memory(_) => {
+                Uuid::parse_str(file).map(DatabaseLocation::Memory).map_err(|_| missing_shadow(file))
+            }
+            DatabaseLocation::File(live) if Path::new(file).file_name().is_some_and(|name| name == file) => {
+                Ok(DatabaseLocation::File(live.with_file_name(file)))
+            }
+            DatabaseLocation::File(_) => Err(missing_shadow(file)),
+        }
+    }
+
+    /// Makes the copies, or finds them as they are: how far they were filled. Nothing if the live tables have changed
+    /// since they were made.
+    pub(crate) fn open_or_create(
+        &self,
+        shadow: &Name,
+        file: String,
+        tables: &[String],
+    ) -> Result<Option<Position>, SqliteTransactionError> {
+        let connection = self.open(&file, true)?;
+        // only now: copies in memory end with their last connection
+        self.idle().remove(shadow);
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        let made = create_tables(&connection, shadow, tables);
+        if let Ok(Some(_)) = made {
+            connection.execute_batch("COMMIT")?;
+            self.idle().insert(shadow.clone(), IdleShadow { file, connection: Some(connection) });
+        } else {
+            roll_back(&connection);
+        }
+        made
+    }
+
+    /// Begins a transaction, waiting for another one on the same copies.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        shadow: &Name,
+        file: String,
+        live_permit: Option<WritePermit>,
+    ) -> Result<ShadowConnection, SqliteTransactionError> {
+        let idle = self.idle().get_mut(shadow).filter(|idle| idle.file == file).and_then(|idle| idle.connection.take());
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.open(&file, false)?,
+        };
+        let (copies, shadow) = (Arc::clone(self), shadow.clone());
+        let shadow_connection =
+            ShadowConnection { connection: Some(connection), databases: copies, shadow, file, live_permit };
+        shadow_connection.connection().begin()?;
+        Ok(shadow_connection)
+    }
+
+    /// Closes the connection and removes the files.
+    pub(crate) fn remove(&self, shadow: &Name, file: &str) -> Result<(), SqliteTransactionError> {
+        self.idle().remove(shadow);
+        if self.live_location.is_memory() {
+            return Ok(());
+        }
+        let path = self.location(file)?.path().to_owned();
+        for suffix in ["", "-wal", "-shm"] {
+            let mut path = path.clone().into_os_string();
+            path.push(suffix);
+            match std::fs::remove_file(&path) {
+                Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(SqliteTransactionError::ShadowFile { path: path.into(), source });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&self, file: &str, create: bool) -> Result<GuardedConnection, SqliteTransactionError> {
+        let place = self.location(file)?;
+        if !create && !self.has_file(file) {
+            return Err(missing_shadow(file));
+        }
+        let mut flags = READ_WRITE;
+        flags.set(OpenFlags::SQLITE_OPEN_CREATE, create || place.is_memory());
+        let connection = Connection::open_with_flags(place.database(), flags)?;
+        connection.busy_timeout(self.busy_timeout)?;
+        // the copies lack the tables that others of them refer to
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
+        if !self.live_location.is_memory() {
+            // after a power failure the copies are filled again from where they stood
+            connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false)?;
+        }
+        let live = self.live_location.database();
+        connection.execute("ATTACH ?1 AS eventbus_live", [live.to_string_lossy()])?;
+        Ok(GuardedConnection::new(connection)?)
+    }
+
+    fn return_connection(&self, shadow: &Name, file: &str, connection: GuardedConnection) {
+        if let Some(idle) = self.idle().get_mut(shadow).filter(|idle| idle.file == file) {
+            idle.connection = Some(connection);
+        }
+    }
+
+    /// It is changed in single steps only, so a poisoned lock still guards a sound value.
+    fn idle(&self) -> MutexGuard<'_, HashMap<Name, IdleShadow>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn missing_shadow(file: &str) -> SqliteTransactionError {
+    SqliteTransactionError::NoShadow { name: file.to_owned() }
+}
+
+/// Makes the tables and notes how, unless they were made already.
+fn create_tables(
+    connection: &Connection,
+    shadow: &Name,
+    tables: &[String],
+) -> Result<Option<Position>, SqliteTransactionError> {
+    connection.execute_batch(include_str!("sql/create_shadow.sql"))?;
+    let wanted = TableDefinitions::from_live_tables(connection, tables)?;
+    let found: Option<String> =
+        connection.query_row("SELECT definition FROM eventbus_shadow", [], |row| row.get(0)).optional()?;
+    match found {
+        None => {
+            wanted.create(connection)?;
+            let note = "INSERT INTO eventbus_shadow (only_row, definition) VALUES (1, ?1)";
+            connection.execute(note, [wanted.as_text()])?;
+        }
+        Some(found) if found == wanted.as_text() => {}
+        Some(_) => return Ok(None),
+    }
+    let position: Option<i64> = connection
+        .query_row(include_str!("sql/shadow_position.sql"), [shadow.as_str()], |row| row.get(0))
+        .optional()?;
+    let position = to_position(position.unwrap_or_default(), || format!("shadow `{shadow}`"))?;
+    Ok(Some(position))
+}
+
+/// A connection to copies in a transaction, until this is dropped.
+pub(crate) struct ShadowConnection {
+    /// Taken only when it is dropped.
+    connection: Option<GuardedConnection>,
+    databases: Arc<ShadowDatabases>,
+    shadow: Name,
+    file: String,
+    /// The store in memory can be read by nobody else while somebody writes it.
+    live_permit: Option<WritePermit>,
+}
+
+impl ShadowConnection {
+    pub(crate) fn connection(&self) -> &GuardedConnection {
+        self.connection.as_ref().expect("it is put back only when the turn ends")
+    }
+
+    pub(crate) const fn live_permit(&self) -> Option<&WritePermit> {
+        self.live_permit.as_ref()
+    }
+}
+
+impl Drop for ShadowConnection {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.reset();
+            self.databases.return_connection(&self.shadow, &self.file, connection);
+        }
+    }
+}

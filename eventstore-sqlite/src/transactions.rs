@@ -1,0 +1,156 @@
+//! Transactions of the store, on its own tables or on the copies of a shadow.
+
+use std::{error::Error, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Position,
+    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
+};
+use rusqlite::{Connection, OptionalExtension as _};
+
+use crate::{
+    blocking::blocking,
+    checked_out::HeldConnection,
+    error::{self, SqliteTransactionError, read_error},
+    lease::ttl_millis,
+    schema::check_table,
+    store::SqliteEventStore,
+    transaction::SqliteTransaction,
+    write_permit::WritePermit,
+};
+
+/// How many deliveries are forgotten at once, so that appends need not wait for all of them.
+const FORGET_BATCH_MAX: u32 = 1_000;
+
+#[async_trait]
+impl Transactions for SqliteEventStore {
+    fn transaction_type(&self) -> TypeKey {
+        TypeKey::of::<SqliteTransaction>()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        error::server_fault(error)
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        Ok(Box::new(self.begin_transaction().await?))
+    }
+
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
+        check_tables(shadow)?;
+        if self.find_shadow(&shadow.name).await?.is_some_and(|found| found.has_replaced_live) {
+            self.drop_shadow(shadow).await?;
+        }
+        // the second time if the tables have changed since the copies were made
+        for _ in 0..2 {
+            let file = self.register_shadow(&shadow.name).await?;
+            let (copies, wanted) = (Arc::clone(self.shadow_databases()), shadow.clone());
+            let live = self.acquire_if_in_memory().await?;
+            let made = blocking(move || {
+                let made = copies.open_or_create(&wanted.name, file, &wanted.tables);
+                drop(live);
+                made
+            });
+            if let Some(position) = made.await?? {
+                return Ok(position);
+            }
+            self.drop_shadow(shadow).await?;
+        }
+        Err(SqliteTransactionError::NoShadow { name: shadow.name.to_string() }.into())
+    }
+
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
+        check_tables(shadow)?;
+        let file = match self.shadow_databases().idle_file(&shadow.name) {
+            Some(file) => file,
+            None => self.find_shadow(&shadow.name).await?.ok_or_else(|| missing_shadow(shadow))?.file,
+        };
+        let live = self.acquire_if_in_memory().await?;
+        let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.name.clone());
+        let connection = blocking(move || copies.begin(&name, file, live)).await??;
+        Ok(Box::new(SqliteTransaction::new(self.clone(), HeldConnection::Shadow(Box::new(connection)))))
+    }
+
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        let Some(ShadowRow { file, .. }) = self.find_shadow(&shadow.name).await? else {
+            return Ok(());
+        };
+        let (copies, name, removed) = (Arc::clone(self.shadow_databases()), shadow.name.clone(), file.clone());
+        blocking(move || copies.remove(&name, &removed)).await??;
+        // afterwards, so that no file is left that no row names
+        let name = shadow.name.clone();
+        let forget = move |connection: &Connection| {
+            connection.prepare_cached(include_str!("sql/forget_shadow.sql"))?.execute((name.as_str(), file.as_str()))
+        };
+        self.writer().write(forget).await.map(drop)
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let older_than = ttl_millis(older_than);
+        let forget = move |connection: &Connection| {
+            let mut forget = connection.prepare_cached(include_str!("sql/forget_deliveries.sql"))?;
+            forget.execute((older_than, FORGET_BATCH_MAX))
+        };
+        let mut all = 0;
+        loop {
+            let forgotten = self.writer().write(forget).await?;
+            all += forgotten as u64;
+            if forgotten < FORGET_BATCH_MAX as usize {
+                return Ok(all);
+            }
+        }
+    }
+}
+
+impl SqliteEventStore {
+    /// The connection that writes if nobody may write meanwhile: what is in memory has no snapshots.
+    async fn acquire_if_in_memory(&self) -> Result<Option<WritePermit>, BoxError> {
+        match self.is_in_memory() {
+            true => self.writer().acquire_permit().await.map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The file of a shadow; a new one if there is none, or it is gone.
+    async fn register_shadow(&self, shadow: &Name) -> Result<String, BoxError> {
+        let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.clone());
+        let note = move |connection: &Connection| {
+            if let Some(found) = find_row(connection, &name)?.filter(|found| copies.has_file(&found.file)) {
+                return Ok(found.file);
+            }
+            let fresh = copies.new_file_name(&name);
+            connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
+            Ok(fresh)
+        };
+        self.writer().write(note).await
+    }
+
+    async fn find_shadow(&self, shadow: &Name) -> Result<Option<ShadowRow>, BoxError> {
+        let shadow = shadow.clone();
+        let found = self.readers().read(move |connection| find_row(connection, &shadow).map_err(read_error));
+        Ok(found.await?)
+    }
+}
+
+/// A shadow that was made.
+pub(crate) struct ShadowRow {
+    pub(crate) file: String,
+    /// Whether its rows have replaced the live ones.
+    has_replaced_live: bool,
+}
+
+pub(crate) fn find_row(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<ShadowRow>> {
+    let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
+    find.query_row([shadow.as_str()], |row| Ok(ShadowRow { file: row.get(0)?, has_replaced_live: row.get(1)? }))
+        .optional()
+}
+
+/// Refuses tables that cannot have copies.
+pub(crate) fn check_tables(shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+    shadow.tables.iter().try_for_each(|table| check_table(table))
+}
+
+fn missing_shadow(shadow: &Shadow) -> SqliteTransactionError {
+    SqliteTransactionError::NoShadow { name: shadow.name.to_string() }
+}

@@ -1,0 +1,168 @@
+//! Consumers whose processes end while they handle events, with the default configuration of the Redis bus.
+//!
+//! Those that are killed at random must make no dead letter of any event; an event that ends its process must become one.
+
+use std::{
+    env,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
+};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use fastrand::Rng;
+use tokio::process::{Child, Command};
+
+use super::{HarnessError, run_summary::RunSummary};
+
+/// The variables that tell a process to consume.
+const SERVER_VARIABLE: &str = "FIRE_ENDS_REDIS";
+const NAME_VARIABLE: &str = "FIRE_ENDS_NAME";
+
+/// The aggregate whose event ends the process.
+const CRASHING_AGGREGATE: &str = "killer";
+/// The set of the aggregates that were handled.
+const HANDLED_KEY: &str = "handled";
+/// How many consumers there are at any time, and how many events each handles at once.
+const CONSUMERS: usize = 4;
+const CONCURRENCY: usize = 16;
+/// How long an event takes at most, in milliseconds.
+const HANDLER_TIME_MAX_MS: u64 = 100;
+
+fn config(redis: &str, consumer_name: Option<String>) -> RedisEventBusConfig {
+    RedisEventBusConfig {
+        redis_url: redis.into(),
+        consumer_name,
+        concurrency: CONCURRENCY,
+        ..RedisEventBusConfig::default()
+    }
+}
+
+/// Consumes for ever if the environment says so; returns `false` if it does not.
+///
+/// # Errors
+/// If the server is not there.
+pub async fn run_as_child() -> Result<bool, HarnessError> {
+    let Ok(redis) = env::var(SERVER_VARIABLE) else {
+        return Ok(false);
+    };
+    let bus = RedisEventBus::connect(config(&redis, env::var(NAME_VARIABLE).ok())).await?;
+    let connection = test_servers::redis_connection(&redis).await;
+    let work = Subscriber::new(Name::from_static("work"), EventFilter::All, move |delivery| {
+        let (id, mut connection) = (delivery.metadata().aggregate_id().to_string(), connection.clone());
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..=HANDLER_TIME_MAX_MS))).await;
+            if id == CRASHING_AGGREGATE {
+                std::process::abort();
+            }
+            let _: u64 = redis::cmd("SADD").arg(HANDLED_KEY).arg(&id).query_async(&mut connection).await?;
+            Ok(())
+        })
+    });
+    bus.subscribers().add(bus.default_group().clone(), work);
+    bus.start_consuming().await?;
+    Ok(true)
+}
+
+fn consumer(redis: &str, name: Option<&str>) -> Result<Child, HarnessError> {
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .env(SERVER_VARIABLE, redis)
+        .env_remove(NAME_VARIABLE)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    if let Some(name) = name {
+        command.env(NAME_VARIABLE, name);
+    }
+    Ok(command.kill_on_drop(true).spawn()?)
+}
+
+fn event(id: &str) -> Result<RecordedEvent, HarnessError> {
+    let event = NewEvent::new(Name::from_static("Deposited"), 1, "{}");
+    Ok(event.recorded_as(StreamId::parse("Account", id)?, Version::FIRST, None))
+}
+
+async fn publish(bus: &RedisEventBus, ids: impl Iterator<Item = String>) -> Result<(), HarnessError> {
+    let events = ids.map(|id| event(&id)).collect::<Result<Vec<_>, _>>()?;
+    for events in events.chunks(1_000) {
+        bus.publish(events).await?;
+    }
+    Ok(())
+}
+
+async fn is_finished(bus: &RedisEventBus) -> Result<bool, HarnessError> {
+    Ok(bus.progress(bus.default_group()).await?.is_settled())
+}
+
+/// Kills one of several consumers every second or two until all events are handled: none may become a dead letter.
+///
+/// # Errors
+/// What the servers and the system say.
+pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let (began, mut rng) = (Instant::now(), Rng::with_seed(seed));
+    let server = test_servers::private_redis();
+    let url = server.url();
+    let bus = RedisEventBus::connect(config(url, Some("watcher".into()))).await?;
+    publish(&bus, (0..events).map(|number| number.to_string())).await?;
+    let names: Vec<_> = (0..CONSUMERS).map(|number| format!("consumer-{number}")).collect();
+    let mut consumers = names.iter().map(|name| consumer(url, Some(name))).collect::<Result<Vec<_>, _>>()?;
+    let mut figures =
+        RunSummary { events, description: "consumers killed every 1-2 s".into(), ..RunSummary::new("random") };
+    while !is_finished(&bus).await? {
+        tokio::time::sleep(Duration::from_millis(rng.u64(1_000..=2_000))).await;
+        let number = rng.usize(..CONSUMERS);
+        consumers[number].kill().await?;
+        consumers[number] = consumer(url, Some(&names[number]))?;
+        figures.faults += 1;
+    }
+    let mut connection = test_servers::redis_connection(url).await;
+    let handled: u64 = redis::cmd("SCARD").arg(HANDLED_KEY).query_async(&mut connection).await?;
+    if handled != events {
+        figures.failures.push(format!("{handled} of {events} events were handled"));
+    }
+    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    if !dead_letters.is_empty() {
+        figures.failures.push(format!("{} events are dead letters", dead_letters.len()));
+    }
+    Ok(RunSummary { took: began.elapsed(), ..figures })
+}
+
+/// Starts a consumer again whenever its process has ended, under another name each time, until the event that ends it is
+/// a dead letter, which is to take ten minutes at most; no other may become one.
+///
+/// # Errors
+/// What the servers and the system say.
+pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
+    const AT_MOST: Duration = Duration::from_secs(600);
+    let began = Instant::now();
+    let server = test_servers::private_redis();
+    let url = server.url();
+    let bus = RedisEventBus::connect(config(url, Some("watcher".into()))).await?;
+    let ids =
+        (0..events).map(|number| if number == events / 2 { CRASHING_AGGREGATE.into() } else { number.to_string() });
+    publish(&bus, ids).await?;
+    let mut figures =
+        RunSummary { events, description: "an event that ends its process".into(), ..RunSummary::new("killer") };
+    let mut running = consumer(url, None)?;
+    while !is_finished(&bus).await? && began.elapsed() < AT_MOST {
+        tokio::select! {
+            ended = running.wait() => {
+                ended?;
+                figures.faults += 1;
+                running = consumer(url, None)?;
+            }
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+        }
+    }
+    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    let dead: Vec<_> = dead_letters.iter().filter_map(|dead_letter| dead_letter.aggregate_id.as_deref()).collect();
+    if dead != [CRASHING_AGGREGATE] {
+        figures.failures.push(format!("dead letters after {:?}: {dead:?}", began.elapsed()));
+    }
+    figures.slowest_recovery = Some(began.elapsed());
+    Ok(RunSummary { took: began.elapsed(), ..figures })
+}

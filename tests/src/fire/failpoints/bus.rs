@@ -1,0 +1,103 @@
+//! A bus at whose relay's calls the process dies.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use eventbus::{
+    Name, Position,
+    port::{
+        EventBus, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome, RelayTarget,
+        ResyncOutcome, ResyncRequest,
+    },
+    testkit::delegate,
+};
+
+use super::FailPoints;
+
+/// A bus at whose relay's calls the process dies.
+#[derive(Clone)]
+pub struct FailPointBus {
+    bus: Arc<dyn EventBus>,
+    fail_points: FailPoints,
+}
+
+impl FailPointBus {
+    /// Wraps a bus.
+    pub fn new(bus: impl EventBus, fail_points: FailPoints) -> Self {
+        Self { bus: Arc::new(bus), fail_points }
+    }
+
+    fn target(&self) -> Result<&dyn RelayTarget, PublishError> {
+        self.bus.relay_target().ok_or_else(|| PublishError::Refused {
+            destination: self.bus.destination().clone(),
+            event_id: None,
+            source: "the bus keeps no positions".into(),
+        })
+    }
+}
+
+impl fmt::Debug for FailPointBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FailPointBus").field("fail_points", &self.fail_points).finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl RelayTarget for FailPointBus {
+    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
+        let published = self.target()?.publish_range(publisher, range);
+        // one without events only asks
+        if range.events.is_empty() { published.await } else { self.fail_points.around("publish", published).await }
+    }
+
+    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
+        self.target()?.published_positions(publisher).await
+    }
+
+    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
+        self.fail_points.around("adopt", self.target()?.resync(publisher, request)).await
+    }
+
+    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
+        self.target()?.group_floors(publisher, known).await
+    }
+
+    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+        self.target()?.rewind(publisher, to).await
+    }
+}
+
+delegate!(FailPointBus, self => self.bus; DeadLetters, EventBus {
+    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.fail_points.around("publish", self.bus.publish(events)).await
+    }
+
+    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        self.fail_points.around("publish", self.bus.publish_feed(events)).await
+    }
+
+    fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        self.bus.relay_target().is_some().then_some(self)
+    }
+
+    fn backlogs(&self) -> Option<&dyn Backlogs> {
+        self.bus.backlogs()
+    }
+
+    async fn announce(
+        &self,
+        announced: &[Announced],
+        store: Option<&dyn EventStore>,
+    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
+        self.bus.announce(announced, store).await
+    }
+
+    fn is_durable(&self) -> bool {
+        self.bus.is_durable()
+    }
+
+    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
+        self.bus.resume_from(store).await
+    }
+});

@@ -1,0 +1,106 @@
+//! A store at whose calls the process dies.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use eventbus::{
+    ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
+    port::{
+        Append, AppendError, AppendEvents, CheckpointError, Checkpoints, EventStore, EventTypes, Floor, Floors, Notes,
+        Transactions,
+    },
+    testkit::delegate,
+};
+
+use super::{FailPoints, transaction::FailPointTransactions};
+
+/// A store at whose calls the process dies.
+#[derive(Clone)]
+pub struct FailPointStore {
+    store: Arc<dyn EventStore>,
+    fail_points: FailPoints,
+}
+
+impl FailPointStore {
+    /// Wraps a store.
+    pub fn new(store: impl EventStore, fail_points: FailPoints) -> Self {
+        Self { store: Arc::new(store), fail_points }
+    }
+}
+
+impl std::fmt::Debug for FailPointStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FailPointStore").field("fail_points", &self.fail_points).finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl AppendEvents for FailPointStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        self.fail_points.around("append", self.store.append(stream, expected, events)).await
+    }
+
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        self.fail_points.around("append", self.store.append_many(appends)).await
+    }
+}
+
+delegate!(FailPointStore, self => self.store; ReadStream, ReadFeed, Leases, UnfinishedDeliveries {
+    async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+        self.fail_points.around("checkpoint", self.store.save_progress(group, update)).await
+    }
+});
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Checkpoints for FailPointStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        self.store.load_checkpoint(name).await
+    }
+
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        self.fail_points.around("checkpoint", self.store.save_checkpoint(name, position)).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Floors for FailPointStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        self.store.floors(destination).await
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        self.fail_points.around("floors", self.store.save_floors(destination, floors)).await
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        self.store.forget_floor(destination, group).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl EventStore for FailPointStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        let transactions = self.store.transactions()?;
+        Some(Arc::new(FailPointTransactions::new(transactions, self.fail_points.clone())))
+    }
+
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        self.store.notes()
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
+        self.store.event_types()
+    }
+}

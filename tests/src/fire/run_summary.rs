@@ -1,0 +1,83 @@
+//! What a run comes to: one row of the table that a long run prints.
+
+use std::{fmt, time::Duration};
+
+use super::auditor::{Report, Violation};
+
+/// What a part of the suite came to.
+#[derive(Debug, Clone)]
+pub struct RunSummary {
+    /// The part.
+    pub part: &'static str,
+    /// How many events were stored.
+    pub events: u64,
+    /// How many faults there were.
+    pub faults: u64,
+    /// What was faulty, in words.
+    pub description: String,
+    /// The longest time from a fault until everything went on, or from the last one until all was done; none if it is
+    /// not measured.
+    pub slowest_recovery: Option<Duration>,
+    /// How long it took.
+    pub took: Duration,
+    /// What the auditor says.
+    pub report: Report,
+    /// What else is wrong: a reader that must fail did not, for example.
+    pub failures: Vec<String>,
+}
+
+impl RunSummary {
+    /// Begins with nothing.
+    #[must_use]
+    pub fn new(part: &'static str) -> Self {
+        Self {
+            part,
+            events: 0,
+            faults: 0,
+            description: String::new(),
+            slowest_recovery: None,
+            took: Duration::ZERO,
+            report: Report::default(),
+            failures: Vec::new(),
+        }
+    }
+
+    /// Whether all promises were kept, and the run was able to tell.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.events > 0 && self.report.is_clean() && self.failures.is_empty()
+    }
+
+    /// The head of the table.
+    #[must_use]
+    pub fn table_header() -> String {
+        format!(
+            "{:<12} {:>9} {:>7} {:>6} {:>9} {:>13} {:>6} {:>10} {:>8}  {}",
+            "part", "events", "faults", "lost", "repeated", "out of order", "other", "recovery", "took", "what"
+        )
+    }
+}
+
+impl fmt::Display for RunSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = [Violation::Skipped, Violation::LostAck, Violation::CheckpointAhead];
+        let repeated = [Violation::Repeated, Violation::StoredTwice, Violation::CheckpointBehind];
+        let order = [Violation::Reordered, Violation::StreamOrder];
+        let [lost, repeated, order] = [&lost[..], &repeated, &order].map(|kinds| self.report.count(kinds));
+        let other = self.report.count(&self.report.violations()) - lost - repeated - order;
+        let recovery = self.slowest_recovery.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
+        write!(
+            f,
+            "{:<12} {:>9} {:>7} {lost:>6} {repeated:>9} {order:>13} {other:>6} {recovery:>10} {:>6.0} s  {}",
+            self.part,
+            self.events,
+            self.faults,
+            self.took.as_secs_f64(),
+            self.description
+        )?;
+        if !self.report.is_clean() {
+            write!(f, "\n{}", self.report)?;
+        }
+        self.failures.iter().try_for_each(|objection| write!(f, "\n  {objection}"))
+    }
+}

@@ -1,0 +1,231 @@
+//! The file of a SQLite store goes while an application appends to it, with the settings that a store has by default:
+//! nothing is acknowledged into a file that nobody will find, and what was acknowledged is there when it comes back.
+
+use std::{
+    error::Error,
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::{Duration, Instant},
+};
+
+use eventbus::{
+    App, ExpectedVersion, Uuid,
+    port::{AppendError, AppendEvents as _},
+};
+use eventstore_sqlite::{SqliteEventStore, SqliteFileError, rusqlite::Connection};
+use fastrand::Rng;
+use tokio::task::JoinSet;
+
+use super::{
+    HarnessError,
+    auditor::audit,
+    evidence::{Evidence, Stored},
+    history::{AppendRecord, StoredAt},
+    run_summary::RunSummary,
+    workload::{self, AppendLog, ids},
+};
+
+const WRITERS: u64 = 4;
+/// So many answers are waited for in each phase.
+const ANSWERS_PER_PHASE: u64 = 20;
+/// The longest that a phase may take.
+const PHASE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What happens to the files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileFault {
+    /// The database is removed.
+    Removed,
+    /// Its write-ahead log is removed.
+    LogRemoved,
+    /// Another file takes its place.
+    Replaced,
+    /// Its folder is moved away, and back.
+    Moved,
+}
+
+impl FileFault {
+    const ALL: [Self; 4] = [Self::Removed, Self::LogRemoved, Self::Replaced, Self::Moved];
+
+    fn inject(self, path: &Path) -> Result<(), HarnessError> {
+        match self {
+            Self::Removed => fs::remove_file(path)?,
+            Self::LogRemoved => fs::remove_file(path.with_extension("db-wal"))?,
+            Self::Replaced => {
+                let other = path.with_extension("other");
+                fs::copy(path, &other)?;
+                fs::rename(other, path)?;
+            }
+            Self::Moved => fs::rename(folder(path)?, moved_folder(path)?)?,
+        }
+        Ok(())
+    }
+}
+
+fn folder(path: &Path) -> Result<&Path, HarnessError> {
+    path.parent().ok_or_else(|| "the file is in no folder".into())
+}
+
+fn moved_folder(path: &Path) -> Result<PathBuf, HarnessError> {
+    Ok(folder(path)?.with_extension("elsewhere"))
+}
+
+/// Before the fault, while the file is gone, after it came back.
+const PHASES: usize = 3;
+
+/// How far a round is, and what was answered in each phase to what was sent in it.
+#[derive(Debug, Default)]
+struct FileRound {
+    phase: AtomicUsize,
+    acknowledged: [AtomicU64; PHASES],
+    refused: [AtomicU64; PHASES],
+    is_over: AtomicUsize,
+}
+
+impl FileRound {
+    async fn wait_for(&self, counts: &[AtomicU64; PHASES], phase: usize) -> Result<(), HarnessError> {
+        let begin = Instant::now();
+        while counts[phase].load(SeqCst) < ANSWERS_PER_PHASE {
+            if begin.elapsed() > PHASE_TIMEOUT {
+                return Err(format!("phase {phase} does not end: {self:?}").into());
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Lets files go so many times, in each way in turn.
+///
+/// # Errors
+/// What went wrong with the run itself; what it shows is in the figures.
+pub async fn run(faults: u64, seed: u64) -> Result<RunSummary, HarnessError> {
+    let begin = Instant::now();
+    let mut figures = RunSummary::new("files");
+    figures.description = "databases and logs removed, replaced, moved away and back".into();
+    for number in 0..faults {
+        let fault = FileFault::ALL[number as usize % FileFault::ALL.len()];
+        run_round(fault, seed * 1_000 + number, &mut figures).await?;
+        figures.faults += 1;
+    }
+    Ok(RunSummary { took: begin.elapsed(), ..figures })
+}
+
+async fn run_round(fault: FileFault, seed: u64, figures: &mut RunSummary) -> Result<(), HarnessError> {
+    let path = std::env::temp_dir().join(test_servers::unique_name("fire-files")).join("events.db");
+    fs::create_dir_all(folder(&path)?)?;
+    let store = SqliteEventStore::open(&path).await?;
+    let app = App::builder().store(store.clone()).start().await?;
+    let (round, mut writing) = (Arc::<FileRound>::default(), JoinSet::new());
+    for writer in 0..WRITERS {
+        writing.spawn(write(store.clone(), Arc::clone(&round), Rng::with_seed(seed * WRITERS + writer)));
+    }
+    round.wait_for(&round.acknowledged, 0).await?;
+    fault.inject(&path)?;
+    round.phase.store(1, SeqCst);
+    round.wait_for(&round.refused, 1).await?;
+    if fault == FileFault::Moved {
+        round.phase.store(2, SeqCst);
+        fs::rename(moved_folder(&path)?, folder(&path)?)?;
+        let back = Instant::now();
+        round.wait_for(&round.acknowledged, 2).await?;
+        figures.slowest_recovery = figures.slowest_recovery.max(Some(back.elapsed()));
+    }
+    round.is_over.store(1, SeqCst);
+    let mut told = Vec::new();
+    while let Some(notes) = writing.join_next().await {
+        let (notes, objections) = notes??;
+        told.extend(notes.records);
+        figures.failures.extend(objections.into_iter().map(|objection| format!("{fault:?}: {objection}")));
+    }
+    let into_nothing = round.acknowledged[1].load(SeqCst);
+    if into_nothing > 0 {
+        figures.failures.push(format!("{fault:?}: {into_nothing} appends were acknowledged into nothing"));
+    }
+    // the projections and the relay cannot finish either where the file stays away
+    let _ = app.shutdown(Duration::from_secs(5)).await;
+    drop(store);
+    figures.events += round.acknowledged.iter().map(|count| count.load(SeqCst)).sum::<u64>();
+    if fault == FileFault::Moved {
+        let report = audit(&Evidence { stored: load_stored(&path)?, append_records: told, readers: Vec::new() });
+        if !report.is_clean() {
+            figures.failures.push(format!("{fault:?}: {report}"));
+        }
+    }
+    fs::remove_dir_all(folder(&path)?)?;
+    Ok(())
+}
+
+/// Appends until the round is over; also returns what is wrong with the answers.
+async fn write(
+    store: SqliteEventStore,
+    round: Arc<FileRound>,
+    mut random: Rng,
+) -> Result<(AppendLog, Vec<String>), HarnessError> {
+    let (mut notes, mut objections) = (AppendLog::default(), Vec::new());
+    while round.is_over.load(SeqCst) == 0 {
+        let stream = workload::stream(random.u64(..20))?;
+        let events = workload::events(&mut random, 1..=3);
+        // only what was sent after the fault is known to have been answered after it
+        let phase = round.phase.load(SeqCst);
+        notes.record_sent(&events);
+        match store.append(&stream, ExpectedVersion::Any, events.clone()).await {
+            Ok(records) => {
+                notes.records.push(AppendRecord::Stored(workload::stored_at_of(&records)));
+                // what was sent while the file was away may be stored once it is back
+                let answered = round.phase.load(SeqCst);
+                round.acknowledged[if phase == 1 { answered } else { phase }].fetch_add(1, SeqCst);
+            }
+            Err(error) => {
+                if !names_a_file(&error) {
+                    objections.push(format!("an error that names no file: {error:?}"));
+                }
+                if matches!(error, AppendError::Unavailable(_)) {
+                    notes.records.push(AppendRecord::Refused(ids(&events)));
+                }
+                round.refused[phase].fetch_add(1, SeqCst);
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    Ok((notes, objections))
+}
+
+fn names_a_file(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.is::<SqliteFileError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// What the file holds, read without the code under test.
+fn load_stored(path: &Path) -> Result<Vec<Stored>, HarnessError> {
+    const STORED: &str = "SELECT position, version, event_id, aggregate_id, payload ->> 'amount'
+                          FROM eventbus_events ORDER BY position";
+    let connection = Connection::open(path)?;
+    let mut statement = connection.prepare(STORED)?;
+    let rows = statement.query_map([], |row| {
+        Ok((
+            row.get::<_, i64>(0)?,
+            row.get::<_, i64>(1)?,
+            row.get::<_, Vec<u8>>(2)?,
+            row.get::<_, String>(3)?,
+            row.get(4)?,
+        ))
+    })?;
+    rows.map(|row| {
+        let (position, version, event, stream, amount) = row?;
+        let place =
+            StoredAt { event: Uuid::from_slice(&event)?, version: version.try_into()?, position: position.try_into()? };
+        Ok(Stored { stored_at: place, stream: stream.into(), amount })
+    })
+    .collect()
+}
