@@ -6,13 +6,13 @@ use eventbus::{
 };
 use tracing::Span;
 
-use crate::{bus::Shared, trace::TraceContext};
+use crate::{bus::BusInner, trace::TraceContext};
 
-pub(crate) fn publish(_: &Shared, _: &[RecordedEvent]) -> Span {
+pub(crate) fn publish(_: &BusInner, _: &[RecordedEvent]) -> Span {
     Span::none()
 }
 
-pub(crate) fn handle(_: &Shared, delivery: &Delivery, handler: &Name) -> Span {
+pub(crate) fn handle(_: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     handler_span(delivery, handler)
 }
 

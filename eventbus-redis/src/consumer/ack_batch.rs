@@ -98,8 +98,8 @@ impl AckBatch {
         for disposed_entry in disposed {
             let DisposedEntry { id, record, disposition: verdict, .. } = disposed_entry;
             match verdict {
-                Disposition::Acknowledge { has_tries: false } => self.acknowledged.push(id),
-                Disposition::Acknowledge { has_tries: true } => self.acknowledged_with_attempts.push(id),
+                Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
+                Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
                 Disposition::Skip(delivery_attempts) => self.unhandled.extend(record.map(|record| UnhandledEntry {
                     id,
                     record,

@@ -88,7 +88,7 @@ impl RedisCoordinator {
     async fn broadcast_page(&self, page: &mut u64, content: StateContent) {
         *page += 1;
         // texts and numbers are always JSON
-        if let Ok(Value::Object(data)) = serde_json::to_value(StatePage { page: *page, told: content }) {
+        if let Ok(Value::Object(data)) = serde_json::to_value(StatePage { page: *page, content }) {
             self.broadcast(message_kind::STATE, vec![data]).await;
         }
     }

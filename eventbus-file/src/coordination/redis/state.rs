@@ -22,7 +22,7 @@ pub(super) struct StatePage {
     /// From 1.
     pub(super) page: u64,
     #[serde(flatten)]
-    pub(super) told: StateContent,
+    pub(super) content: StateContent,
 }
 
 /// What is on a page.
@@ -129,7 +129,7 @@ impl QueueInner {
 impl RedisCoordinator {
     /// Looks whether what another worker told of is here, too.
     pub(super) async fn compare_with_files(&self, queue: &std::sync::Arc<QueueInner>, page: StatePage) {
-        let (what, unseen) = match page.told {
+        let (what, unseen) = match page.content {
             StateContent::Events(told) => {
                 ("events", queue.blocking(move |queue| queue.find_unseen_events(&told)).await)
             }
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_page_comes_back_with_what_is_added_to_messages() {
-        let page = StatePage { page: 3, told: StateContent::Events(vec![(1, 3)]) };
+        let page = StatePage { page: 3, content: StateContent::Events(vec![(1, 3)]) };
         let mut data = serde_json::to_value(&page).unwrap();
         assert_eq!(data, serde_json::json!({"page": 3, "events": [[1, 3]]}));
         data["worker_id"] = "another".into();

@@ -134,7 +134,7 @@ pub enum Disposition {
     /// All handlers have succeeded: acknowledge it, then [`InFlight::release`].
     Acknowledge {
         /// Whether something about its tries was written down before.
-        has_tries: bool,
+        has_attempts: bool,
     },
     /// No handler here wants it: acknowledge it and count it as skipped, or leave it to another consumer of the group
     /// that wants it, and write down these tries for that one; then [`InFlight::release`].
@@ -174,7 +174,7 @@ impl Disposition {
         };
         Some(match next {
             RetryDecision::Acknowledge => {
-                Self::Acknowledge { has_tries: *delivery_attempts != DeliveryAttempts::default() }
+                Self::Acknowledge { has_attempts: *delivery_attempts != DeliveryAttempts::default() }
             }
             RetryDecision::RetryAfter(after) => Self::Retry { attempts: delivery_attempts.clone(), after },
             RetryDecision::DeadLetter => Self::DeadLetter(delivery_attempts.clone()),

@@ -19,7 +19,7 @@ use crate::fire::{HarnessError, run_summary::RunSummary, workload};
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How often it is looked at how far the readers are.
-const LOOK_AT_PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What the readers have not handled of the events up to a probe: it falls as long as they go on.
 const LEFT_BEFORE: &str = "
@@ -166,7 +166,7 @@ impl ServerScenario {
         }
         let (mut fewest, mut fell, mut looked) = (i64::MAX, Instant::now(), Instant::now());
         while !self.is_handled(event.event_id().as_uuid()).await.unwrap_or(false) {
-            if looked.elapsed() > LOOK_AT_PROGRESS {
+            if looked.elapsed() > PROGRESS_INTERVAL {
                 looked = Instant::now();
                 // none can be counted while the database is away
                 let left = self.left_before(event.event_id().as_uuid()).await.unwrap_or(fewest);

@@ -15,7 +15,7 @@ async fn entries_of_one_aggregate_run_in_order_while_others_flow() {
     let of_a: Vec<_> = slow.begun().into_iter().filter(|number| [1, 2, 6].contains(number)).collect();
     assert_eq!(of_a, [1, 2, 6]);
     assert_eq!(slow.begun().len(), 6);
-    let acknowledged = bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_tries: false });
+    let acknowledged = bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_attempts: false });
     assert_eq!(acknowledged.len(), 6);
     let stats = bench.context.counters.snapshot();
     assert_eq!((stats.events_consumed, stats.events_processed_success), (6, 6));

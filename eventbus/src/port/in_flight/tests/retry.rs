@@ -22,7 +22,7 @@ async fn a_retry_holds_up_its_aggregate_only() {
     let took = began.elapsed();
     assert!((500..=1_100).contains(&took.as_millis()), "{took:?}");
     assert_eq!(retries(&bench), [id(1)]);
-    let acknowledged = bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_tries: true });
+    let acknowledged = bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_attempts: true });
     assert_eq!(acknowledged, [id(1)], "something was written down about it");
     let stats = bench.context.counters.snapshot();
     let counted = (stats.events_consumed, stats.events_processed_failed, stats.handler_errors);

@@ -85,7 +85,7 @@ async fn others_run_while_a_suspect_waits_and_nothing_beside_it() {
     held.let_go(1);
     bench.in_flight.release([&id(2), &id(3)]);
     bench.drain().await;
-    assert_eq!(bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_tries: true }), [id(1)]);
+    assert_eq!(bench.verdicts(|verdict| *verdict == Disposition::Acknowledge { has_attempts: true }), [id(1)]);
 }
 
 #[tokio::test(start_paused = true)]
