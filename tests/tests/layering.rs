@@ -1,38 +1,9 @@
 //! The arrows of ARCHITECTURE.md: who may import whom.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// Every Rust file below a folder but those of unit tests, with its text.
-fn sources(folder: &Path) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.file_stem().is_some_and(|name| name == "tests") {
-            continue;
-        }
-        if path.is_dir() {
-            found.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&path).unwrap();
-            found.push((path, text));
-        }
-    }
-    found
-}
-
-/// The code of a file: no comments, no documentation, and nothing from its unit tests on.
-fn code(text: &str) -> String {
-    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
-    code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
-}
+use workspace_tests::source::{PRODUCT, files, workspace};
 
 /// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
 fn imports(code: &str, module: &str) -> bool {
@@ -69,12 +40,12 @@ fn top_level(list: &str) -> Vec<String> {
 }
 
 fn assert_never_imports(folder: &str, forbidden: &[&str], except: &str) {
-    let folder = workspace().join("eventbus/src").join(folder);
-    let files = sources(&folder);
-    assert!(!files.is_empty(), "nothing in {}", folder.display());
-    for (path, text) in files.iter().filter(|(path, _)| except.is_empty() || !path.to_string_lossy().contains(except)) {
+    let files = files(&format!("eventbus/src/{folder}"), &[".rs"]).unwrap();
+    assert!(!files.is_empty(), "no file in {folder}");
+    for file in files.iter().filter(|file| except.is_empty() || !file.path.contains(except)) {
+        let code = file.code();
         for module in forbidden {
-            assert!(!imports(&code(text), module), "{} imports `{module}`", path.display());
+            assert!(!imports(&code, module), "{} imports `{module}`", file.path);
         }
     }
 }
@@ -112,11 +83,11 @@ fn backend_crates_use_values_and_ports_not_what_runs() {
         "InMemoryEventBus",
     ];
     for backend in ["eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
-        for (path, text) in sources(&workspace().join(backend).join("src")) {
-            let code = code(&text);
+        for file in files(&format!("{backend}/src"), &[".rs"]).unwrap() {
+            let code = file.code();
             let words: Vec<_> = code.split(|c: char| !c.is_alphanumeric() && c != '_').collect();
             for name in runtime {
-                assert!(!words.contains(&name), "{} names `{name}`", path.display());
+                assert!(!words.contains(&name), "{} names `{name}`", file.path);
             }
         }
     }
@@ -124,9 +95,7 @@ fn backend_crates_use_values_and_ports_not_what_runs() {
 
 #[test]
 fn nothing_depends_on_examples_or_tests() {
-    for package in
-        ["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"]
-    {
+    for package in PRODUCT {
         let manifest = fs::read_to_string(workspace().join(package).join("Cargo.toml")).unwrap();
         let dependencies = manifest.split("[dependencies]").nth(1).unwrap().split("\n[").next().unwrap();
         for forbidden in ["examples", "workspace-tests", "test-servers", "ui-tests"] {

@@ -1,11 +1,9 @@
 //! The library takes time, waiting and ids from a clock that it was given, and nowhere else.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+
+use workspace_tests::source::{SourceFile, product_files};
 
 /// The clock itself.
 const CLOCK: &str = "eventbus/src/domain/clock.rs";
@@ -94,35 +92,9 @@ const SOURCES: &[&str] = &[
 ];
 const FUNCTIONS: &[&str] = &["sleep", "sleep_until", "timeout", "timeout_at", "interval", "interval_at"];
 
-const CRATES: &[&str] =
-    &["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"];
-
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-/// Every Rust file below a folder that is no test, by its path in the workspace.
-fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_str().unwrap();
-        if path.is_dir() {
-            // the suites measure backends as they are
-            if !["tests", "testkit"].contains(&name) {
-                sources(&path, found);
-            }
-        } else if name.ends_with(".rs") && name != "tests.rs" {
-            let place = path.strip_prefix(workspace()).unwrap().to_str().unwrap().to_owned();
-            found.push((place, fs::read_to_string(&path).unwrap()));
-        }
-    }
-}
-
-/// The lines of code that ask the system: no comments, no documentation, and nothing from the unit tests on.
-fn asks(text: &str) -> Vec<String> {
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
-    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-    lines.filter(|line| asks_the_system(line)).map(|line| line.trim().to_owned()).collect()
+/// The lines of code that ask the system: no comments, no documentation, no unit tests.
+fn asks(file: &SourceFile) -> Vec<String> {
+    file.code().lines().filter(|line| asks_the_system(line)).map(|line| line.trim().to_owned()).collect()
 }
 
 fn asks_the_system(line: &str) -> bool {
@@ -144,14 +116,11 @@ fn asks_the_system(line: &str) -> bool {
 
 #[test]
 fn only_the_clock_asks_the_system() {
-    let mut files = Vec::new();
-    for package in CRATES {
-        sources(&workspace().join(package).join("src"), &mut files);
-    }
+    let files = product_files().unwrap();
     assert!(files.len() > 100, "{} files", files.len());
     let mut found: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for (place, text) in files.iter().filter(|(place, _)| place != CLOCK) {
-        found.insert(place, asks(text));
+    for file in files.iter().filter(|file| file.path != CLOCK) {
+        found.insert(&file.path, asks(file));
     }
     let mut wrong = Vec::new();
     for (place, lines) in &found {

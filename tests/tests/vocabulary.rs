@@ -1,0 +1,173 @@
+//! Names keep to the words of ARCHITECTURE's glossary.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::collections::BTreeSet;
+
+use syn::{
+    Attribute, Ident, Item,
+    visit::{self, Visit},
+};
+use workspace_tests::source::{files, product_files};
+
+/// Private words that names of types, traits, functions, constants, modules, fields and variants no longer hold. The
+/// glossary has the field's word for each idea.
+const RETIRED: &str = "
+adopt adopts adopted adopting adoption aside asked asking ask beat beats beating blame board breath bring bringing brought
+buried burial bury burying crowding deaths desk die differing doom doomed double effort ending endure epitaph fate
+forgetful forsaken gauge ghost hand hands heard hello hole holes hopeless impatience impatient intake judge judged keeper
+keeping lane lanes learn lend lent let letter letters life look looked looking looks marked marking midway mine
+nameless nap notebook pace papers paper parked passing patience patient patiently placed places pour quiet
+rerun retake retaken revive revived rewound rival said says scene sealed seal sees several slip soon stash steady
+sweep tenure terms tell tells tidy told together trial tries trouble turn turns unclear vain verdict verdicts
+weather witness who why word words";
+
+/// Names that hold a retired word on purpose: the name, the end of the path of its file, and the reason.
+const EXCEPTIONS: &[(&str, &str, &str)] = &[
+    ("trouble", "status.rs", "a field of the status that operators read as JSON"),
+    ("trouble_since", "status.rs", "a field of the status that operators read as JSON"),
+    ("trouble", "follow/control.rs", "a field of the status that operators read as JSON"),
+    ("letters", "port/dead_letter.rs", "a field of the page that operators read as JSON"),
+    ("tries", "eventbus-file/src/bus/dead_letters.rs", "a field of the stored dead letter"),
+    ("told", "eventbus-redis/src/store/durability.rs", "a field of the warning that operators read as JSON"),
+    ("Told", "tests/src/fire/history.rs", "an entry of the history file, which the auditor reads"),
+];
+
+/// Words that a retired word may stand beside: (before, word, after); an empty one stands for any.
+const COMPOUNDS: &[(&str, &str, &str)] = &[("dead", "letter", ""), ("dead", "letters", ""), ("", "hand", "off")];
+
+/// Collects the names that a file defines, but for those of its unit tests.
+#[derive(Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    fn add(&mut self, name: &Ident) {
+        self.0.insert(name.to_string().trim_start_matches("r#").to_owned());
+    }
+}
+
+fn is_test(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string().starts_with("test"),
+        meta => meta.path().segments.last().is_some_and(|name| name.ident == "test"),
+    })
+}
+
+impl<'a> Visit<'a> for Names {
+    fn visit_item(&mut self, item: &'a Item) {
+        let (name, attributes) = match item {
+            Item::Const(item) => (&item.ident, &item.attrs),
+            Item::Enum(item) => (&item.ident, &item.attrs),
+            Item::Fn(item) => (&item.sig.ident, &item.attrs),
+            Item::Mod(item) => (&item.ident, &item.attrs),
+            Item::Static(item) => (&item.ident, &item.attrs),
+            Item::Struct(item) => (&item.ident, &item.attrs),
+            Item::Trait(item) => (&item.ident, &item.attrs),
+            Item::Type(item) => (&item.ident, &item.attrs),
+            Item::Impl(item) if is_test(&item.attrs) => return,
+            _ => return visit::visit_item(self, item),
+        };
+        if !is_test(attributes) {
+            self.add(name);
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_impl_item_fn(&mut self, function: &'a syn::ImplItemFn) {
+        if !is_test(&function.attrs) {
+            self.add(&function.sig.ident);
+            visit::visit_impl_item_fn(self, function);
+        }
+    }
+
+    fn visit_impl_item_const(&mut self, constant: &'a syn::ImplItemConst) {
+        self.add(&constant.ident);
+    }
+
+    fn visit_trait_item_fn(&mut self, function: &'a syn::TraitItemFn) {
+        self.add(&function.sig.ident);
+        visit::visit_trait_item_fn(self, function);
+    }
+
+    fn visit_field(&mut self, field: &'a syn::Field) {
+        if let Some(name) = &field.ident
+            && !is_test(&field.attrs)
+        {
+            self.add(name);
+        }
+    }
+
+    fn visit_variant(&mut self, variant: &'a syn::Variant) {
+        self.add(&variant.ident);
+        visit::visit_variant(self, variant);
+    }
+}
+
+/// Splits a name at `_` and at capitals, in lower case: `DeadLetterPage` is `dead letter page`.
+fn words(name: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before = '_';
+    for c in name.chars() {
+        if c == '_' || c.is_uppercase() && !before.is_uppercase() {
+            words.push(String::new());
+        }
+        if c != '_' {
+            words.last_mut().unwrap().extend(c.to_lowercase());
+        }
+        before = c;
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// Returns the first retired word of a name.
+fn retired_word(name: &str) -> Option<String> {
+    let words = words(name);
+    let is_compound = |at: usize| {
+        let at_offset =
+            |offset: isize| at.checked_add_signed(offset).and_then(|at| words.get(at)).map_or("", String::as_str);
+        COMPOUNDS.iter().any(|(before, word, after)| {
+            *word == words[at]
+                && (before.is_empty() || *before == at_offset(-1))
+                && (after.is_empty() || *after == at_offset(1))
+        })
+    };
+    let is_retired = |at: &usize| RETIRED.split_whitespace().any(|word| word == words[*at]) && !is_compound(*at);
+    (0..words.len()).find(is_retired).map(|at| words[at].clone())
+}
+
+#[test]
+fn names_hold_no_retired_word() {
+    let mut sources = product_files().unwrap();
+    sources.extend(files("tests/src/fire", &[".rs"]).unwrap());
+    assert!(sources.len() > 300, "{} files", sources.len());
+    let mut wrong = Vec::new();
+    let mut used = BTreeSet::new();
+    for file in &sources {
+        let mut names = Names::default();
+        names.visit_file(&syn::parse_file(&file.text).unwrap());
+        for name in &names.0 {
+            let Some(word) = retired_word(name) else { continue };
+            match EXCEPTIONS.iter().position(|(exempt, path, _)| exempt == name && file.path.ends_with(path)) {
+                Some(exception) => drop(used.insert(exception)),
+                None => wrong.push(format!("{}: `{name}` holds `{word}`", file.path)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "take the word of ARCHITECTURE's glossary:\n{}", wrong.join("\n"));
+    let unused: Vec<_> = (0..EXCEPTIONS.len()).filter(|at| !used.contains(at)).map(|at| EXCEPTIONS[at]).collect();
+    assert!(unused.is_empty(), "exceptions that no name needs any more: {unused:?}");
+}
+
+#[test]
+fn the_check_itself_splits_names_and_sees_retired_words() {
+    assert_eq!(words("DeadLetterPage"), ["dead", "letter", "page"]);
+    assert_eq!(words("HAND_OFF_TO_NEWER"), ["hand", "off", "to", "newer"]);
+    for (name, word) in
+        [("left_in_hand", "hand"), ("GroupHand", "hand"), ("letters_of", "letters"), ("LOOK_SOON", "look")]
+    {
+        assert_eq!(retired_word(name).as_deref(), Some(word), "{name}");
+    }
+    for name in ["dead_letters", "DeadLetter", "skip_or_hand_off", "returned", "outlook"] {
+        assert_eq!(retired_word(name), None, "{name}");
+    }
+}
