@@ -11,6 +11,7 @@ mod group_commit;
 mod in_transaction;
 mod plan;
 mod retry_budget;
+mod stored_at;
 
 use async_trait::async_trait;
 use eventbus::{
@@ -20,10 +21,11 @@ use eventbus::{
 
 pub(crate) use self::group_commit::GroupCommit;
 pub use self::in_transaction::PgAppendInError;
+pub(crate) use self::in_transaction::append_in_transaction;
 use crate::store::PgEventStore;
 
 /// What becomes of an append.
-type AppendResult = Result<Vec<RecordedEvent>, AppendError>;
+pub(crate) type AppendResult = Result<Vec<RecordedEvent>, AppendError>;
 
 #[async_trait]
 impl AppendEvents for PgEventStore {
@@ -40,7 +42,7 @@ impl AppendEvents for PgEventStore {
 
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results: Vec<AppendResult> = Vec::with_capacity(appends.len());
-        let mut request = self.group_commit.new_request();
+        let mut request = self.inner().group_commit().new_request();
         for append in appends {
             let number = results.len();
             results.push(check_append(&append).map(|()| Vec::new()));
@@ -49,11 +51,11 @@ impl AppendEvents for PgEventStore {
             }
             if !request.has_room_for(&append) {
                 // before the next ones, which may be for the same streams
-                self.group_commit.append(request.take(), &mut results).await;
+                self.inner().group_commit().append(request.take(), &mut results).await;
             }
             request.push(number, append);
         }
-        self.group_commit.append(request.take(), &mut results).await;
+        self.inner().group_commit().append(request.take(), &mut results).await;
         results
     }
 }

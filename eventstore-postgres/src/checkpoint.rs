@@ -12,8 +12,8 @@ use crate::store::PgEventStore;
 #[async_trait]
 impl Checkpoints for PgEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_checkpoint.clone()).bind(name.as_str());
-        let rows = self.connections.fetch_all(query).await;
+        let query = sqlx::query(self.inner().statements().load_checkpoint.clone()).bind(name.as_str());
+        let rows = self.inner().connections().fetch_all(query).await;
         let Some(row) = rows.map_err(|fault| fault.into_checkpoint_error(name))?.pop() else {
             return Ok(None);
         };
@@ -24,8 +24,9 @@ impl Checkpoints for PgEventStore {
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.statements.save_checkpoint.clone()).bind(name.as_str()).bind(position.as_i64());
-        let saved = self.connections.fetch_all(query).await;
+        let query =
+            sqlx::query(self.inner().statements().save_checkpoint.clone()).bind(name.as_str()).bind(position.as_i64());
+        let saved = self.inner().connections().fetch_all(query).await;
         saved.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
     }
 }
@@ -33,8 +34,8 @@ impl Checkpoints for PgEventStore {
 #[async_trait]
 impl Notes for PgEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_note.clone()).bind(name.as_str());
-        let rows = self.connections.fetch_all(query).await;
+        let query = sqlx::query(self.inner().statements().load_note.clone()).bind(name.as_str());
+        let rows = self.inner().connections().fetch_all(query).await;
         let Some(row) = rows.map_err(|fault| fault.into_checkpoint_error(name))?.pop() else {
             return Ok(None);
         };
@@ -42,14 +43,14 @@ impl Notes for PgEventStore {
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.statements.save_note.clone()).bind(name.as_str()).bind(text.to_owned());
-        let saved = self.connections.fetch_all(query).await;
+        let query = sqlx::query(self.inner().statements().save_note.clone()).bind(name.as_str()).bind(text.to_owned());
+        let saved = self.inner().connections().fetch_all(query).await;
         saved.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.statements.delete_note.clone()).bind(name.as_str());
-        let forgotten = self.connections.fetch_all(query).await;
+        let query = sqlx::query(self.inner().statements().delete_note.clone()).bind(name.as_str());
+        let forgotten = self.inner().connections().fetch_all(query).await;
         forgotten.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
     }
 
@@ -59,11 +60,12 @@ impl Notes for PgEventStore {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let query = sqlx::query(self.statements.list_note_names.clone())
+        let query = sqlx::query(self.inner().statements().list_note_names.clone())
             .bind(prefix.as_str())
             .bind(after.map_or("", Name::as_str))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows = self.connections.fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(prefix))?;
+        let rows =
+            self.inner().connections().fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(prefix))?;
         let name = |row: &PgRow| Ok::<_, BoxError>(Name::new("note", row.try_get::<&str, _>(0)?)?);
         rows.iter().map(|row| name(row).map_err(|error| CheckpointError::new(prefix, error))).collect()
     }

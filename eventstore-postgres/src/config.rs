@@ -176,3 +176,11 @@ impl fmt::Debug for PgEventStoreConfig {
             .finish()
     }
 }
+
+/// A thousand years: as good as for ever, and within the server's range.
+const LEASE_MICROSECONDS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000_000;
+
+/// A time from or until now, as the server can reckon with it.
+pub(crate) fn microseconds(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).map_or(LEASE_MICROSECONDS_MAX, |time| time.min(LEASE_MICROSECONDS_MAX))
+}

@@ -12,12 +12,16 @@ use crate::store::PgEventStore;
 #[async_trait]
 impl EventTypes for PgEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
-        let query = sqlx::query(self.statements.event_types.clone());
-        let rows =
-            self.connections.fetch_all(query).await.map_err(|fault| ReadError::Unavailable(fault.into_source()))?;
+        let query = sqlx::query(self.inner().statements().event_types.clone());
+        let rows = self
+            .inner()
+            .connections()
+            .fetch_all(query)
+            .await
+            .map_err(|fault| ReadError::Unavailable(fault.into_source()))?;
         let types: Result<Vec<_>, BoxError> = rows.iter().map(decode_event_type).collect();
         let types = types.map_err(|source| ReadError::corrupt("the table of event types", source))?;
-        types.iter().for_each(|stored| self.listed_types.add(&stored.event_type, stored.schema_version));
+        types.iter().for_each(|stored| self.inner().listed_types().add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
 }

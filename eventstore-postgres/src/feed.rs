@@ -18,6 +18,7 @@ use crate::{
     pool::Query,
     record::{PAGE_EVENTS_MAX, decode_page, decode_time},
     store::PgEventStore,
+    store_inner::StoreInner,
 };
 
 /// The most positions that one statement looks at for a filter, which may let none of them through.
@@ -29,21 +30,21 @@ impl ReadFeed for PgEventStore {
         let wanted = FilterParameters::new(filter);
         paged(after.as_i64(), move |after| {
             let wanted = wanted.clone();
-            async move { self.feed_page(after, through.as_i64(), &wanted).await }
+            async move { feed_page(self.inner(), after, through.as_i64(), &wanted).await }
         })
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let head = self.fetch_number(sqlx::query(self.statements.head.clone())).await?;
+        let head = fetch_number(self.inner(), sqlx::query(self.inner().statements().head.clone())).await?;
         Ok(head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0))))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
         let wanted = FilterParameters::new(filter);
         let (mut after, mut count) = (after.as_i64(), 0);
-        while let Some(reach) = self.find_window_end(after, through.as_i64()).await? {
-            let query = wanted.bind_to(&self.statements.count_events, after, reach);
-            let found: i64 = self.fetch_number(query).await?.unwrap_or(0);
+        while let Some(reach) = find_window_end(self.inner(), after, through.as_i64()).await? {
+            let query = wanted.bind_to(&self.inner().statements().count_events, after, reach);
+            let found: i64 = fetch_number(self.inner(), query).await?.unwrap_or(0);
             count += u64::try_from(found).unwrap_or(0);
             after = reach;
         }
@@ -51,8 +52,8 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        let query = sqlx::query(self.statements.first_recorded_after.clone()).bind(after.as_i64());
-        let rows = self.connections.fetch_all(query).await?;
+        let query = sqlx::query(self.inner().statements().first_recorded_after.clone()).bind(after.as_i64());
+        let rows = self.inner().connections().fetch_all(query).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
         };
@@ -62,57 +63,67 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {
-        let rows = self.connections.fetch_all(sqlx::query(self.statements.store_id.clone())).await?;
+        let rows =
+            self.inner().connections().fetch_all(sqlx::query(self.inner().statements().store_id.clone())).await?;
         let row = rows.first().ok_or_else(|| ReadError::Unavailable("the store has no id".into()))?;
         row.try_get(0).map_err(unreadable_answer)
     }
 
     fn appended(&self) -> &AppendSignal {
-        &self.append_notifier.signal
+        &self.inner().append_notifier().signal
     }
 }
 
-impl PgEventStore {
-    /// The last event of the window that begins after `after` and does not go beyond `end`.
-    async fn find_window_end(&self, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
-        self.fetch_number(
-            sqlx::query(self.statements.window_end.clone()).bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS),
-        )
-        .await
-    }
+/// The last event of the window that begins after `after` and does not go beyond `end`.
+async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
+    fetch_number(
+        inner,
+        sqlx::query(inner.statements().window_end.clone()).bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS),
+    )
+    .await
+}
 
-    async fn fetch_number(&self, query: Query<'_>) -> Result<Option<i64>, ReadError> {
-        let rows = self.connections.fetch_all(query).await?;
-        let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
-        row.try_get(0).map_err(unreadable_answer)
-    }
+async fn fetch_number(inner: &StoreInner, query: Query<'_>) -> Result<Option<i64>, ReadError> {
+    let rows = inner.connections().fetch_all(query).await?;
+    let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
+    row.try_get(0).map_err(unreadable_answer)
+}
 
-    async fn feed_page(&self, after: i64, end: i64, filter: &FilterParameters) -> Result<Page<i64>, ReadError> {
-        if after >= end {
-            return Ok((Vec::new(), None));
-        }
-        let (rows, reach) = self.feed_rows(after, end, filter).await?;
-        let (events, is_last) = decode_page(&rows)?;
-        let next = match events.last().and_then(RecordedEvent::position) {
-            Some(last) if !is_last => Some(last.as_i64()),
-            _ => (reach < end).then_some(reach),
-        };
-        Ok((events, next))
+async fn feed_page(
+    inner: &StoreInner,
+    after: i64,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<Page<i64>, ReadError> {
+    if after >= end {
+        return Ok((Vec::new(), None));
     }
+    let (rows, reach) = feed_rows(inner, after, end, filter).await?;
+    let (events, is_last) = decode_page(&rows)?;
+    let next = match events.last().and_then(RecordedEvent::position) {
+        Some(last) if !is_last => Some(last.as_i64()),
+        _ => (reach < end).then_some(reach),
+    };
+    Ok((events, next))
+}
 
-    /// The next events asked for, and the event up to which they were looked for.
-    async fn feed_rows(&self, after: i64, end: i64, filter: &FilterParameters) -> Result<(Vec<PgRow>, i64), ReadError> {
-        if filter.is_all {
-            let query = sqlx::query(self.statements.read_page.clone()).bind(after).bind(end).bind(PAGE_EVENTS_MAX);
-            return Ok((self.connections.fetch_all(query).await?, end));
-        }
-        let reach = match end - after {
-            ..=FILTER_WINDOW_POSITIONS => end,
-            _ => self.find_window_end(after, end).await?.unwrap_or(end),
-        };
-        let query = filter.bind_to(&self.statements.read_filtered, after, reach).bind(PAGE_EVENTS_MAX);
-        Ok((self.connections.fetch_all(query).await?, reach))
+/// The next events asked for, and the event up to which they were looked for.
+async fn feed_rows(
+    inner: &StoreInner,
+    after: i64,
+    end: i64,
+    filter: &FilterParameters,
+) -> Result<(Vec<PgRow>, i64), ReadError> {
+    if filter.is_all {
+        let query = sqlx::query(inner.statements().read_page.clone()).bind(after).bind(end).bind(PAGE_EVENTS_MAX);
+        return Ok((inner.connections().fetch_all(query).await?, end));
     }
+    let reach = match end - after {
+        ..=FILTER_WINDOW_POSITIONS => end,
+        _ => find_window_end(inner, after, end).await?.unwrap_or(end),
+    };
+    let query = filter.bind_to(&inner.statements().read_filtered, after, reach).bind(PAGE_EVENTS_MAX);
+    Ok((inner.connections().fetch_all(query).await?, reach))
 }
 
 /// A filter as `wanted.sql` has it.
@@ -162,6 +173,7 @@ mod tests {
 
     use super::*;
     use crate::PgEventStoreConfig;
+    use crate::read::stream_page;
 
     const DEPOSITED: Name = Name::from_static("Deposited");
 
@@ -196,7 +208,7 @@ mod tests {
         for filter in [FeedFilter::all(), filter] {
             let (wanted, mut from, mut sizes) = (FilterParameters::new(&filter), Some(0), Vec::new());
             while let Some(after) = from {
-                let (events, next) = store.feed_page(after, 18, &wanted).await.unwrap();
+                let (events, next) = feed_page(store.inner(), after, 18, &wanted).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
                 from = next;
             }
@@ -205,7 +217,7 @@ mod tests {
         for (start, direction) in [(Version::FIRST, Direction::Forward), (Version::MAX, Direction::Backward)] {
             let (mut from, mut sizes) = (Some(start), Vec::new());
             while let Some(version) = from {
-                let (events, next) = store.stream_page(&stream, version, direction).await.unwrap();
+                let (events, next) = stream_page(store.inner(), &stream, version, direction).await.unwrap();
                 sizes.push(events.iter().map(|event| event.payload().len()).collect::<Vec<_>>());
                 from = next;
             }
@@ -226,7 +238,7 @@ mod tests {
 
     /// Ends what `connection` has begun, too.
     async fn drop_schema(store: &PgEventStore, mut connection: PgConnection) {
-        let drop = store.statements.schema.fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
+        let drop = store.inner().statements().schema.fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
     }
 
@@ -234,8 +246,8 @@ mod tests {
     #[tokio::test]
     async fn filtered_pages_are_walked_along_the_positions() {
         let (store, mut connection) = store_with_events(5_000).await;
-        let schema = store.statements.schema.name();
-        let sql = store.statements.read_filtered.as_str();
+        let schema = store.inner().statements().schema.name();
+        let sql = store.inner().statements().read_filtered.as_str();
         let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {sql}");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare))).await.unwrap();
         for mode in ["force_custom_plan", "force_generic_plan"] {
@@ -259,7 +271,7 @@ mod tests {
         let (store, mut late) = store_with_events(10).await;
         let told = store.head().await.unwrap();
         let lock = "BEGIN; SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | 3)";
-        let lock = store.statements.schema.fill_placeholders(lock);
+        let lock = store.inner().statements().schema.fill_placeholders(lock);
         late.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await.unwrap();
         assert_eq!((told.get(), store.head().await.unwrap().get()), (10, 3));
         for filter in [FeedFilter::all(), FeedFilter::all().event_types([DEPOSITED])] {

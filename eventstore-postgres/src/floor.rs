@@ -9,13 +9,13 @@ use eventbus::{
 };
 use sqlx::{Row, postgres::PgRow};
 
-use crate::{pool::Query, store::PgEventStore};
+use crate::{pool::Query, store::PgEventStore, store_inner::StoreInner};
 
 #[async_trait]
 impl Floors for PgEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_floors.clone()).bind(destination.as_str());
-        let rows = self.fetch_floor_rows(destination, query).await?;
+        let query = sqlx::query(self.inner().statements().load_floors.clone()).bind(destination.as_str());
+        let rows = fetch_floor_rows(self.inner(), destination, query).await?;
         rows.iter().map(|row| decode_floor(destination, row)).collect()
     }
 
@@ -25,23 +25,26 @@ impl Floors for PgEventStore {
         if floors.is_empty() {
             return Ok(());
         }
-        let query = sqlx::query(self.statements.save_floors.clone())
+        let query = sqlx::query(self.inner().statements().save_floors.clone())
             .bind(destination.as_str())
             .bind(floors.keys().copied().collect::<Vec<_>>())
             .bind(floors.values().map(|position| position.as_i64()).collect::<Vec<_>>());
-        self.fetch_floor_rows(destination, query).await.map(drop)
+        fetch_floor_rows(self.inner(), destination, query).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.statements.forget_floor.clone()).bind(destination.as_str()).bind(group.as_str());
-        self.fetch_floor_rows(destination, query).await.map(drop)
+        let query =
+            sqlx::query(self.inner().statements().forget_floor.clone()).bind(destination.as_str()).bind(group.as_str());
+        fetch_floor_rows(self.inner(), destination, query).await.map(drop)
     }
 }
 
-impl PgEventStore {
-    async fn fetch_floor_rows(&self, destination: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
-        self.connections.fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(destination))
-    }
+async fn fetch_floor_rows(
+    inner: &StoreInner,
+    destination: &Name,
+    query: Query<'_>,
+) -> Result<Vec<PgRow>, CheckpointError> {
+    inner.connections().fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(destination))
 }
 
 fn decode_floor(destination: &Name, row: &PgRow) -> Result<Floor, CheckpointError> {

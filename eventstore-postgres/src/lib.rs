@@ -25,6 +25,7 @@ mod shadow;
 mod statement_error;
 mod statements;
 mod store;
+mod store_inner;
 mod transaction;
 mod transactions;
 mod unfinished;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use eventbus::port::ReadError;
 use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store::PgEventStore};
+use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store_inner::StoreInner};
 
 /// An append that is open for so long has been forgotten, or its transaction does too much.
 const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
@@ -22,22 +22,14 @@ pub struct PgOpenAppend {
     pub application_name: String,
 }
 
-impl PgEventStore {
-    /// The append that is open the longest, of whichever process; none if none is open.
-    ///
-    /// Readers of the feed do not get past it. What is appended by itself is open for milliseconds; one that stays is in
-    /// a transaction of the application's, see [`append_in`](Self::append_in).
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`] if the store cannot be reached.
-    pub async fn oldest_append(&self) -> Result<Option<PgOpenAppend>, ReadError> {
-        let rows = self.connections.fetch_all(sqlx::query(self.statements.open_append.clone())).await?;
-        let open = rows.first().map(PgOpenAppend::decode).transpose();
+impl PgOpenAppend {
+    /// Loads the append that has been open the longest.
+    pub(crate) async fn load_oldest(store: &StoreInner) -> Result<Option<Self>, ReadError> {
+        let rows = store.connections().fetch_all(sqlx::query(store.statements().open_append.clone())).await?;
+        let open = rows.first().map(Self::decode).transpose();
         open.map_err(|error| ReadError::Unavailable(error.into()))
     }
-}
 
-impl PgOpenAppend {
     fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
         let seconds: Option<f64> = row.try_get("seconds")?;
         Ok(Self {

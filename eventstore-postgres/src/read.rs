@@ -10,6 +10,7 @@ use sqlx::Row;
 use crate::{
     record::{PAGE_EVENTS_MAX, decode_page},
     store::PgEventStore,
+    store_inner::StoreInner,
 };
 
 #[async_trait]
@@ -18,15 +19,15 @@ impl ReadStream for PgEventStore {
         let stream = stream.clone();
         paged(from, move |from| {
             let stream = stream.clone();
-            async move { self.stream_page(&stream, from, direction).await }
+            async move { stream_page(self.inner(), &stream, from, direction).await }
         })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        let query = sqlx::query(self.statements.stream_version.clone())
+        let query = sqlx::query(self.inner().statements().stream_version.clone())
             .bind(stream.aggregate_id().as_str())
             .bind(stream.aggregate_type().as_str());
-        let Some(row) = self.connections.fetch_all(query).await?.pop() else {
+        let Some(row) = self.inner().connections().fetch_all(query).await?.pop() else {
             return Ok(Version::NONE);
         };
         let corrupt = |source: BoxError| ReadError::corrupt(format!("stream `{stream}`"), source);
@@ -35,31 +36,29 @@ impl ReadStream for PgEventStore {
     }
 }
 
-impl PgEventStore {
-    pub(crate) async fn stream_page(
-        &self,
-        stream: &StreamId,
-        from: Version,
-        direction: Direction,
-    ) -> Result<Page<Version>, ReadError> {
-        let sql = match direction {
-            Direction::Forward => &self.statements.read_forward,
-            Direction::Backward => &self.statements.read_backward,
-        };
-        let query = sqlx::query(sql.clone())
-            .bind(stream.aggregate_id().as_str())
-            .bind(stream.aggregate_type().as_str())
-            .bind(from.as_i64())
-            .bind(PAGE_EVENTS_MAX);
-        let rows = self.connections.fetch_all(query).await?;
-        let (events, is_last) = decode_page(&rows)?;
-        let next = match events.last().map(RecordedEvent::version) {
-            Some(last) if !is_last => match direction {
-                Direction::Forward => Some(last.next()),
-                Direction::Backward => last.get().checked_sub(1).map(Version::new),
-            },
-            _ => None,
-        };
-        Ok((events, next))
-    }
+pub(crate) async fn stream_page(
+    inner: &StoreInner,
+    stream: &StreamId,
+    from: Version,
+    direction: Direction,
+) -> Result<Page<Version>, ReadError> {
+    let sql = match direction {
+        Direction::Forward => &inner.statements().read_forward,
+        Direction::Backward => &inner.statements().read_backward,
+    };
+    let query = sqlx::query(sql.clone())
+        .bind(stream.aggregate_id().as_str())
+        .bind(stream.aggregate_type().as_str())
+        .bind(from.as_i64())
+        .bind(PAGE_EVENTS_MAX);
+    let rows = inner.connections().fetch_all(query).await?;
+    let (events, is_last) = decode_page(&rows)?;
+    let next = match events.last().map(RecordedEvent::version) {
+        Some(last) if !is_last => match direction {
+            Direction::Forward => Some(last.next()),
+            Direction::Backward => last.get().checked_sub(1).map(Version::new),
+        },
+        _ => None,
+    };
+    Ok((events, next))
 }

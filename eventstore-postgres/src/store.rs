@@ -2,20 +2,26 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::port::{EventStore, EventTypes, ListedEventTypes, Notes, Transactions};
+use eventbus::{
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError, EventStore, EventTypes, FromTransaction, Notes, ReadError, Transactions},
+};
+use sqlx::PgConnection;
 
 use crate::{
-    append::GroupCommit,
+    append::append_in_transaction,
     config::PgEventStoreConfig,
     error::PgConnectError,
     migrate,
-    notify::{AppendNotifier, NotifyTask},
-    open_append,
+    notify::NotifyTask,
+    open_append::{self, PgOpenAppend},
     pool::ConnectionPools,
     preflight,
     schema::Schema,
     setup_session::SetupSession,
     statements::Statements,
+    store_inner::StoreInner,
+    transaction::PgTransaction,
     transactions::PgTransactions,
 };
 
@@ -25,12 +31,7 @@ use crate::{
 /// schema at once. Stores of different schemas share nothing but the server.
 #[derive(Clone)]
 pub struct PgEventStore {
-    pub(crate) connections: ConnectionPools,
-    pub(crate) statements: Arc<Statements>,
-    pub(crate) append_notifier: Arc<AppendNotifier>,
-    pub(crate) group_commit: Arc<GroupCommit>,
-    pub(crate) listed_types: Arc<ListedEventTypes>,
-    pub(crate) config: PgEventStoreConfig,
+    inner: Arc<StoreInner>,
 }
 
 impl PgEventStore {
@@ -74,16 +75,8 @@ impl PgEventStore {
             NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
         }
         let connections = ConnectionPools::new(&config, options);
-        let statements = Arc::new(Statements::new(&schema));
-        let listed_types = Arc::default();
-        let group_commit = GroupCommit::new(
-            &config,
-            connections.clone(),
-            Arc::clone(&statements),
-            Arc::clone(&listed_types),
-            Arc::clone(&append_notifier),
-        );
-        Ok(Self { connections, statements, append_notifier, group_commit, listed_types, config })
+        let inner = StoreInner::new(config, connections, Statements::new(&schema), append_notifier);
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
@@ -123,19 +116,99 @@ impl PgEventStore {
     /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of one that is kept for longer is
     /// closed when its owner lets it go.
     pub async fn close(&self) {
-        self.append_notifier.close().await;
-        self.group_commit.close();
-        self.connections.close().await;
+        self.inner.close().await;
+    }
+
+    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
+    ///
+    /// It is made like those of handlers: on a connection of the store, of which `max_transactions` have one at the same
+    /// time, with `transaction_timeout` as its limit.
+    ///
+    /// # Errors
+    /// Why no connection can be had, for example that the server is away.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId};
+    /// use eventstore_postgres::{PgEventStore, sqlx};
+    ///
+    /// # async fn example(store: PgEventStore, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction().await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *tx.connection()).await?;
+    /// store.append_in(tx.connection(), &stream, ExpectedVersion::Any, events).await?;
+    /// tx.commit().await?; // the rows and the events, or neither
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn begin_transaction(&self) -> Result<PgTransaction, BoxError> {
+        PgTransaction::begin(&self.inner).await
+    }
+
+    /// Appends in a transaction of the caller's: the events are there when it commits, together with whatever else it
+    /// writes, or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
+    ///
+    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is as
+    /// it was before, and can go on; only where the connection itself broke is it lost.
+    ///
+    /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
+    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes, or that
+    /// [`begin_transaction`](Self::begin_transaction) began; after that of another one `store.appended().notify()` wakes
+    /// those in this process, and without it they find the events when they look next. A future that is dropped before it
+    /// is done leaves open what was appended: roll back then.
+    ///
+    /// # Errors
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
+    /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
+    /// the outcome is never unknown, because nothing is kept without a commit.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::ReadFeed};
+    /// use eventstore_postgres::PgEventStore;
+    /// use sqlx::{PgPool, Postgres};
+    ///
+    /// # async fn example(store: PgEventStore, pool: PgPool, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
+    /// let mut transaction = pool.begin().await?;
+    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *transaction).await?;
+    /// store.append_in(&mut transaction, &stream, ExpectedVersion::Any, events).await?;
+    /// transaction.commit().await?;
+    /// store.appended().notify();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn append_in(
+        &self,
+        connection: &mut PgConnection,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        append_in_transaction(&self.inner, connection, Append { stream: stream.clone(), expected, events }).await
+    }
+
+    /// The append that is open the longest, of whichever process; none if none is open.
+    ///
+    /// Readers of the feed do not get past it. What is appended by itself is open for milliseconds; one that stays is in
+    /// a transaction of the application's, see [`append_in`](Self::append_in).
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the store cannot be reached.
+    pub async fn oldest_append(&self) -> Result<Option<PgOpenAppend>, ReadError> {
+        PgOpenAppend::load_oldest(&self.inner).await
+    }
+
+    pub(crate) fn inner(&self) -> &StoreInner {
+        &self.inner
     }
 }
 
 impl EventStore for PgEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        Some(Arc::new(PgTransactions(self.clone())))
+        Some(Arc::new(PgTransactions::new(Arc::clone(&self.inner))))
     }
 
     fn describe(&self) -> String {
-        format!("PgEventStore {} schema {}", self.config.server(), self.config.schema)
+        format!("PgEventStore {} schema {}", self.inner.config().server(), self.inner.config().schema)
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
@@ -147,11 +220,19 @@ impl EventStore for PgEventStore {
     }
 }
 
+impl FromTransaction<PgEventStore> for PgConnection {
+    type Transaction = PgTransaction;
+
+    fn from_transaction(transaction: &mut PgTransaction) -> &mut Self {
+        transaction.connection()
+    }
+}
+
 impl fmt::Debug for PgEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgEventStore")
-            .field("server", &self.config.server())
-            .field("schema", &self.config.schema)
+            .field("server", &self.inner.config().server())
+            .field("schema", &self.inner.config().schema)
             .finish_non_exhaustive()
     }
 }

@@ -5,23 +5,19 @@
 //!
 //! Real time, not the given clock: the replies of PostgreSQL, which ends transactions by its own clock.
 
-use std::{any::Any, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
-use eventbus::{
-    BoxError, EventId, Name, Position,
-    port::{FromTransaction, Lease, Shadow, Transaction},
-};
+use eventbus::{BoxError, Position, port::Lease};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    error::PgTransactionError, identifier::Identifier, notify::AppendNotifier, pool::Query, statements::Statements,
-    store::PgEventStore,
+    config::milliseconds, error::PgTransactionError, identifier::Identifier, notify::AppendNotifier, pool::Query,
+    statements::Statements, store_inner::StoreInner,
 };
 
 /// A transaction of the store's database, that of a handler or projection or one that
-/// [`begin_transaction`](PgEventStore::begin_transaction) begins; dropped is rolled back.
+/// [`begin_transaction`](crate::PgEventStore::begin_transaction) begins; dropped is rolled back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
 pub struct PgTransaction {
@@ -35,21 +31,32 @@ pub struct PgTransaction {
     /// Whether a statement may have failed: somebody else used the connection, or one of ours did not come to its end.
     is_unchecked: bool,
     /// Whether names of tables mean the copies of a shadow.
-    pub(crate) is_in_shadow: bool,
+    is_in_shadow: bool,
 }
 
 impl PgTransaction {
-    pub(crate) fn new(inner: sqlx::Transaction<'static, Postgres>, store: &PgEventStore, limit: Duration) -> Self {
-        Self {
+    /// Begins a transaction on a connection of the store, whose limits make the server end what its owner cannot.
+    pub(crate) async fn begin(store: &StoreInner) -> Result<Self, BoxError> {
+        // with limits so that the server ends what its owner cannot: the owner may be paused
+        let limit = store.config().transaction_timeout;
+        let milliseconds = milliseconds(limit);
+        // sooner than the limit of a statement: so a lock that is held is told from a statement that takes too long
+        let lock_milliseconds = (milliseconds / 2).max(1);
+        let begin = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
+             SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
+        );
+        let inner = store.connections().begin(begin).await?;
+        Ok(Self {
             inner,
-            statements: Arc::clone(&store.statements),
-            append_notifier: Arc::clone(&store.append_notifier),
+            statements: Arc::clone(store.statements()),
+            append_notifier: Arc::clone(store.append_notifier()),
             limit,
             deadline: Instant::now() + limit,
             has_appended: Some(false),
             is_unchecked: false,
             is_in_shadow: false,
-        }
+        })
     }
 
     /// The connection, for statements that are to be part of the transaction. Not to be committed by hand.
@@ -65,8 +72,24 @@ impl PgTransaction {
     /// # Errors
     /// What the server says, then nothing is kept; where the connection broke, or [`PgTransactionError::TimedOut`] came
     /// while committing, nobody knows.
-    pub async fn commit(self) -> Result<(), BoxError> {
-        Transaction::commit(Box::new(self)).await
+    pub async fn commit(mut self) -> Result<(), BoxError> {
+        let has_appended = match self.has_appended {
+            Some(has_appended) if !self.is_unchecked => has_appended,
+            _ => self.load_has_appended().await?,
+        };
+        let Self { inner, append_notifier, limit, deadline, .. } = self;
+        if Instant::now() >= deadline {
+            return Err(PgTransactionError::TimedOut { limit }.into());
+        }
+        let committed = timeout_at(deadline, inner.commit()).await;
+        // also where nobody knows what became of it: who looks will see
+        if has_appended {
+            append_notifier.notify();
+        }
+        match committed {
+            Ok(committed) => Ok(committed?),
+            Err(_) => Err(PgTransactionError::TimedOut { limit }.into()),
+        }
     }
 
     pub(crate) fn statements(&self) -> &Statements {
@@ -95,6 +118,53 @@ impl PgTransaction {
         Ok(())
     }
 
+    /// Returns `true` if the transaction has used up its time.
+    pub(crate) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    /// Moves the checkpoint of `lease` on, if the lease is live; its reply tells whether events were appended, too.
+    pub(crate) async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let sql = match from {
+            Position::START => &self.statements.advance_first,
+            _ => &self.statements.advance,
+        };
+        let query = sqlx::query(sql.clone())
+            .bind(lease.role.as_str())
+            .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
+            .bind(from.as_i64())
+            .bind(to.as_i64());
+        let rows = self.fetch_all(query).await?;
+        if let Some(row) = rows.first() {
+            self.has_appended = Some(row.try_get(0)?);
+        }
+        Ok(!rows.is_empty())
+    }
+
+    pub(crate) fn is_in_shadow(&self) -> bool {
+        self.is_in_shadow
+    }
+
+    pub(crate) fn set_in_shadow(&mut self) {
+        self.is_in_shadow = true;
+    }
+
+    /// The type of a column, as the catalogue calls it.
+    pub(crate) async fn find_column_type(
+        &mut self,
+        table: &Identifier,
+        column: &Identifier,
+    ) -> Result<Option<String>, BoxError> {
+        let query = sqlx::query(include_str!("sql/column_type.sql")).bind(table.to_string()).bind(column.name());
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
+    /// The table that a statement would mean, with its schema.
+    pub(crate) async fn find_table(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
+        let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
+        Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// Asks whether events were appended; fails in a transaction that has failed.
     async fn load_has_appended(&mut self) -> Result<bool, BoxError> {
         let rows = self.fetch_all(sqlx::query(self.statements.has_appended.clone())).await?;
@@ -116,91 +186,8 @@ impl PgTransaction {
     }
 }
 
-#[async_trait]
-impl Transaction for PgTransaction {
-    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
-        self
-    }
-
-    fn is_late(&self) -> bool {
-        Instant::now() >= self.deadline
-    }
-
-    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
-        let sql = match from {
-            Position::START => &self.statements.advance_first,
-            _ => &self.statements.advance,
-        };
-        let query = sqlx::query(sql.clone())
-            .bind(lease.role.as_str())
-            .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
-            .bind(from.as_i64())
-            .bind(to.as_i64());
-        let rows = self.fetch_all(query).await?;
-        if let Some(row) = rows.first() {
-            self.has_appended = Some(row.try_get(0)?);
-        }
-        Ok(!rows.is_empty())
-    }
-
-    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        let query = sqlx::query(self.statements.record_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
-        Ok(!self.fetch_all(query).await?.is_empty())
-    }
-
-    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        self.replace_live_rows(shadow).await
-    }
-
-    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
-        let table = Identifier::new(table)?;
-        match column {
-            Some(column) => Ok(self.find_column_type(&table, &Identifier::new(column)?).await?.is_some()),
-            None => Ok(self.find_table(&table).await?.is_some()),
-        }
-    }
-
-    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
-        let (table, column) = (Identifier::new(table)?, Identifier::new(column)?);
-        let of_type = self.find_column_type(&table, &column).await?;
-        let of_type = of_type
-            .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
-        // the type as the catalogue calls it: so the column is compared as it is, along its index
-        let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
-        self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)
-    }
-
-    async fn commit(mut self: Box<Self>) -> Result<(), BoxError> {
-        let has_appended = match self.has_appended {
-            Some(has_appended) if !self.is_unchecked => has_appended,
-            _ => self.load_has_appended().await?,
-        };
-        let Self { inner, append_notifier, limit, deadline, .. } = *self;
-        if Instant::now() >= deadline {
-            return Err(PgTransactionError::TimedOut { limit }.into());
-        }
-        let committed = timeout_at(deadline, inner.commit()).await;
-        // also where nobody knows what became of it: who looks will see
-        if has_appended {
-            append_notifier.notify();
-        }
-        match committed {
-            Ok(committed) => Ok(committed?),
-            Err(_) => Err(PgTransactionError::TimedOut { limit }.into()),
-        }
-    }
-}
-
 impl fmt::Debug for PgTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PgTransaction").finish_non_exhaustive()
-    }
-}
-
-impl FromTransaction<PgEventStore> for PgConnection {
-    type Transaction = PgTransaction;
-
-    fn from_transaction(transaction: &mut PgTransaction) -> &mut Self {
-        transaction.connection()
     }
 }

@@ -1,23 +1,30 @@
-//! Beginning transactions.
+//! The ports of transactions: beginning them, and what the runtime does in one.
 
-use std::{error::Error, time::Duration};
+use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Position,
-    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
+    BoxError, EventId, Name, Position,
+    port::{Lease, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
-use sqlx::Row as _;
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
 use crate::{
-    config::milliseconds, lease::microseconds, statement_error, store::PgEventStore, transaction::PgTransaction,
+    config::microseconds, error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error,
+    store_inner::StoreInner, transaction::PgTransaction,
 };
 
 /// The most deliveries that one statement forgets.
 const FORGET_BATCH_MAX: i64 = 10_000;
 
 /// The transactions of a store.
-pub(crate) struct PgTransactions(pub(crate) PgEventStore);
+pub(crate) struct PgTransactions(Arc<StoreInner>);
+
+impl PgTransactions {
+    pub(crate) fn new(store: Arc<StoreInner>) -> Self {
+        Self(store)
+    }
+}
 
 #[async_trait]
 impl Transactions for PgTransactions {
@@ -30,26 +37,26 @@ impl Transactions for PgTransactions {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        Ok(Box::new(self.0.begin_transaction().await?))
+        Ok(Box::new(PgTransaction::begin(&self.0).await?))
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
-        let mut transaction = self.0.begin_transaction().await?;
-        let filled = transaction.make_shadow(shadow).await?;
-        Box::new(transaction).commit().await?;
+        let mut transaction = PgTransaction::begin(&self.0).await?;
+        let filled = ShadowTables::new(&mut transaction, shadow).make().await?;
+        transaction.commit().await?;
         Ok(filled)
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
-        let mut transaction = self.0.begin_transaction().await?;
-        transaction.switch_to_copies(shadow).await?;
+        let mut transaction = PgTransaction::begin(&self.0).await?;
+        ShadowTables::new(&mut transaction, shadow).switch_to_copies().await?;
         Ok(Box::new(transaction))
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
-        let mut transaction = self.0.begin_transaction().await?;
-        transaction.drop_shadow(shadow).await?;
-        Box::new(transaction).commit().await
+        let mut transaction = PgTransaction::begin(&self.0).await?;
+        ShadowTables::new(&mut transaction, shadow).drop_all().await?;
+        transaction.commit().await
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
@@ -57,8 +64,8 @@ impl Transactions for PgTransactions {
         let mut forgotten = 0;
         loop {
             let query =
-                sqlx::query(self.0.statements.forget_deliveries.clone()).bind(microseconds).bind(FORGET_BATCH_MAX);
-            let rows = self.0.connections.fetch_all(query).await.map_err(|fault| fault.into_source())?;
+                sqlx::query(self.0.statements().forget_deliveries.clone()).bind(microseconds).bind(FORGET_BATCH_MAX);
+            let rows = self.0.connections().fetch_all(query).await.map_err(|fault| fault.into_source())?;
             let batch: i64 = rows.first().ok_or("no answer")?.try_get(0)?;
             forgotten += u64::try_from(batch)?;
             if batch < FORGET_BATCH_MAX {
@@ -68,39 +75,48 @@ impl Transactions for PgTransactions {
     }
 }
 
-impl PgEventStore {
-    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
-    ///
-    /// It is made like those of handlers: on a connection of the store, of which `max_transactions` have one at the same
-    /// time, with `transaction_timeout` as its limit.
-    ///
-    /// # Errors
-    /// Why no connection can be had, for example that the server is away.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use eventbus::{ExpectedVersion, NewEvent, StreamId};
-    /// use eventstore_postgres::{PgEventStore, sqlx};
-    ///
-    /// # async fn example(store: PgEventStore, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
-    /// let mut tx = store.begin_transaction().await?;
-    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *tx.connection()).await?;
-    /// store.append_in(tx.connection(), &stream, ExpectedVersion::Any, events).await?;
-    /// tx.commit().await?; // the rows and the events, or neither
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn begin_transaction(&self) -> Result<PgTransaction, BoxError> {
-        // with limits so that the server ends what its owner cannot: the owner may be paused
-        let limit = self.config.transaction_timeout;
-        let milliseconds = milliseconds(limit);
-        // sooner than the limit of a statement: so a lock that is held is told from a statement that takes too long
-        let lock_milliseconds = (milliseconds / 2).max(1);
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
-             SET LOCAL statement_timeout = {milliseconds}; SET LOCAL lock_timeout = {lock_milliseconds}"
-        );
-        let inner = self.connections.begin(begin).await?;
-        Ok(PgTransaction::new(inner, self, limit))
+#[async_trait]
+impl Transaction for PgTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self
+    }
+
+    fn is_late(&self) -> bool {
+        Self::is_late(self)
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        Self::advance(self, lease, from, to).await
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        let query = sqlx::query(self.statements().record_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
+        Ok(!self.fetch_all(query).await?.is_empty())
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+        ShadowTables::new(self, shadow).replace_live_rows().await
+    }
+
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let table = Identifier::new(table)?;
+        match column {
+            Some(column) => Ok(self.find_column_type(&table, &Identifier::new(column)?).await?.is_some()),
+            None => Ok(self.find_table(&table).await?.is_some()),
+        }
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        let (table, column) = (Identifier::new(table)?, Identifier::new(column)?);
+        let of_type = self.find_column_type(&table, &column).await?;
+        let of_type = of_type
+            .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
+        // the type as the catalogue calls it: so the column is compared as it is, along its index
+        let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
+        self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), BoxError> {
+        Self::commit(*self).await
     }
 }

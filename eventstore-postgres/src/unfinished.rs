@@ -7,7 +7,7 @@ use eventbus::{
 };
 use sqlx::{Row, postgres::PgRow};
 
-use crate::{pool::Query, record::decode_time, store::PgEventStore};
+use crate::{pool::Query, record::decode_time, store::PgEventStore, store_inner::StoreInner};
 
 /// What errors about the dead letters of all groups are called after.
 static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
@@ -16,7 +16,7 @@ static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 impl UnfinishedDeliveries for PgEventStore {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
         let ProgressUpdate { checkpoint, unfinished, finished } = update;
-        let query = sqlx::query(self.statements.save_progress.clone())
+        let query = sqlx::query(self.inner().statements().save_progress.clone())
             .bind(group.as_str())
             .bind(unfinished.iter().map(|row| row.position.as_i64()).collect::<Vec<_>>())
             .bind(unfinished.iter().map(|row| row.attempts.to_json()).collect::<Vec<_>>())
@@ -24,18 +24,20 @@ impl UnfinishedDeliveries for PgEventStore {
             .bind(finished.iter().map(|position| position.as_i64()).collect::<Vec<_>>())
             .bind(checkpoint.as_ref().map(|(name, _)| name.as_str()))
             .bind(checkpoint.as_ref().map(|(_, position)| position.as_i64()));
-        self.fetch_unfinished_rows(group, query).await.map(drop)
+        fetch_unfinished_rows(self.inner(), group, query).await.map(drop)
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_waiting_deliveries.clone()).bind(group.as_str());
-        let rows = self.fetch_unfinished_rows(group, query).await?;
+        let query = sqlx::query(self.inner().statements().load_waiting_deliveries.clone()).bind(group.as_str());
+        let rows = fetch_unfinished_rows(self.inner(), group, query).await?;
         rows.iter().map(|row| decode_waiting(row).map_err(|error| CheckpointError::new(group, error))).collect()
     }
 
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_dead_positions.clone()).bind(group.as_str()).bind(after.as_i64());
-        let rows = self.fetch_unfinished_rows(group, query).await?;
+        let query = sqlx::query(self.inner().statements().load_dead_positions.clone())
+            .bind(group.as_str())
+            .bind(after.as_i64());
+        let rows = fetch_unfinished_rows(self.inner(), group, query).await?;
         rows.iter().map(|row| decode_position(row, 0).map_err(|error| CheckpointError::new(group, error))).collect()
     }
 
@@ -44,28 +46,32 @@ impl UnfinishedDeliveries for PgEventStore {
         after: Option<&DeadDelivery>,
         limit: usize,
     ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let query = sqlx::query(self.statements.load_dead_deliveries.clone())
+        let query = sqlx::query(self.inner().statements().load_dead_deliveries.clone())
             .bind(after.map(|after| after.dead_since))
             .bind(after.map(|after| after.position.as_i64()))
             .bind(after.map(|after| after.group.as_str()))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows = self.fetch_unfinished_rows(&DEAD_LETTERS_NAME, query).await?;
+        let rows = fetch_unfinished_rows(self.inner(), &DEAD_LETTERS_NAME, query).await?;
         rows.iter()
             .map(|row| decode_dead(row).map_err(|error| CheckpointError::new(&DEAD_LETTERS_NAME, error)))
             .collect()
     }
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        let query =
-            sqlx::query(self.statements.load_dead_delivery.clone()).bind(group.as_str()).bind(position.as_i64());
-        let rows = self.fetch_unfinished_rows(group, query).await?;
+        let query = sqlx::query(self.inner().statements().load_dead_delivery.clone())
+            .bind(group.as_str())
+            .bind(position.as_i64());
+        let rows = fetch_unfinished_rows(self.inner(), group, query).await?;
         rows.first().map(decode_dead).transpose().map_err(|error| CheckpointError::new(group, error))
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        let rows = self
-            .fetch_unfinished_rows(&DEAD_LETTERS_NAME, sqlx::query(self.statements.count_dead_deliveries.clone()))
-            .await?;
+        let rows = fetch_unfinished_rows(
+            self.inner(),
+            &DEAD_LETTERS_NAME,
+            sqlx::query(self.inner().statements().count_dead_deliveries.clone()),
+        )
+        .await?;
         let unreadable = |error: sqlx::Error| CheckpointError::new(&DEAD_LETTERS_NAME, error);
         let count = rows.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(unreadable)?;
         Ok(count.unwrap_or(0).unsigned_abs())
@@ -78,22 +84,24 @@ impl UnfinishedDeliveries for PgEventStore {
         retry_with: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
         let sql = if retry_with.is_some() {
-            &self.statements.requeue_dead_delivery
+            &self.inner().statements().requeue_dead_delivery
         } else {
-            &self.statements.delete_dead_delivery
+            &self.inner().statements().delete_dead_delivery
         };
         let mut query = sqlx::query(sql.clone()).bind(group.as_str()).bind(position.as_i64());
         if let Some(attempts) = retry_with {
             query = query.bind(attempts.to_json());
         }
-        Ok(!self.fetch_unfinished_rows(group, query).await?.is_empty())
+        Ok(!fetch_unfinished_rows(self.inner(), group, query).await?.is_empty())
     }
 }
 
-impl PgEventStore {
-    async fn fetch_unfinished_rows(&self, name: &Name, query: Query<'_>) -> Result<Vec<PgRow>, CheckpointError> {
-        self.connections.fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(name))
-    }
+async fn fetch_unfinished_rows(
+    inner: &StoreInner,
+    name: &Name,
+    query: Query<'_>,
+) -> Result<Vec<PgRow>, CheckpointError> {
+    inner.connections().fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(name))
 }
 
 fn decode_position(row: &PgRow, column: usize) -> Result<Position, BoxError> {

@@ -8,7 +8,7 @@ use eventbus::{
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{AppendResult, executor::StoredAt};
+use super::{AppendResult, stored_at::StoredAt};
 
 /// An append, the one who waits for its result, and its place among those that are under way.
 #[derive(Debug)]

@@ -8,45 +8,26 @@
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use eventbus::{
-    BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, StreamId,
     port::{BoxFuture, ListedEventTypes, ReadError},
 };
-use sqlx::{Row, postgres::PgRow};
-use time::OffsetDateTime;
+use sqlx::postgres::PgRow;
 use tokio::time::timeout;
-use uuid::Uuid;
 
 use super::{
     blocked_streams::{BlockedStreamGuard, BlockedStreams, STREAM_LOCK_WAIT},
     entry::CommitEntry,
     plan::StatementPlan,
     retry_budget::RetryBudget,
+    stored_at::StoredAt,
 };
 use crate::{
     notify::AppendNotifier,
     pool::ConnectionPools,
-    record::decode_time,
     resolve::{self, AppendResolution, StoredState},
     statement_error::{StatementError, error_per_append},
     statements::{AppendStatements, Statements},
 };
-
-/// Where an event was put.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct StoredAt {
-    event_id: EventId,
-    version: Version,
-    position: Position,
-    recorded_at: OffsetDateTime,
-}
-
-impl StoredAt {
-    /// The event at this place of its stream.
-    pub(super) fn into_record(self, event: NewEvent, stream: &StreamId) -> RecordedEvent {
-        let record = event.recorded_as(stream.clone(), self.version, Some(self.position));
-        record.with_recorded_at(Some(self.recorded_at))
-    }
-}
 
 /// An append that was refused although nothing speaks against it.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +126,7 @@ impl AppendExecutor {
             None => self.send_multi_stream(plan, statements).await?,
         };
         // stored, and the answer makes no sense: the records themselves will tell
-        rows.iter().map(decode_stored_at).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
+        rows.iter().map(StoredAt::decode).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
     }
 
     /// Sends a statement that waits at most 100 ms for a row: then somebody keeps it.
@@ -189,9 +170,7 @@ impl AppendExecutor {
         for entry in entries {
             let events = &entry.append.events;
             match stored.split_at_checked(events.len()) {
-                Some((own, rest))
-                    if own.iter().zip(events).all(|(place, event)| place.event_id == event.event_id()) =>
-                {
+                Some((own, rest)) if own.iter().zip(events).all(|(place, event)| place.is_of(event)) => {
                     stored = rest;
                     self.listed_types.add_all(events);
                     entry.complete_stored(own);
@@ -285,14 +264,6 @@ impl AppendExecutor {
             self.append_notifier.notify();
         }
     }
-}
-
-/// Reads a row of `append.sql` or `append_many.sql`.
-pub(super) fn decode_stored_at(row: &PgRow) -> Result<StoredAt, BoxError> {
-    let number = |column: usize| -> Result<u64, BoxError> { Ok(u64::try_from(row.try_get::<i64, _>(column)?)?) };
-    let event_id = EventId::from(row.try_get::<Uuid, _>(0)?);
-    let recorded_at = decode_time(row.try_get_unchecked(3)?)?;
-    Ok(StoredAt { event_id, version: number(1)?.into(), position: Position::new(number(2)?), recorded_at })
 }
 
 /// Appends to be settled, in order.

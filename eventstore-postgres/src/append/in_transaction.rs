@@ -4,21 +4,16 @@
 //! appended nothing does not hold up the feed.
 
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    BoxError, RecordedEvent,
     port::{Append, AppendError},
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
-use super::{
-    AppendResult, check_append,
-    entry::conflict_error,
-    executor::{StreamContention, decode_stored_at},
-    plan,
-};
+use super::{AppendResult, check_append, entry::conflict_error, executor::StreamContention, plan, stored_at::StoredAt};
 use crate::{
     resolve::{self, AppendResolution},
     statement_error::StatementError,
-    store::PgEventStore,
+    store_inner::StoreInner,
 };
 
 const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
@@ -47,70 +42,34 @@ pub enum PgAppendInError {
     SynchronousCommitOff,
 }
 
-impl PgEventStore {
-    /// Appends in a transaction of the caller's: the events are there when it commits, together with whatever else it
-    /// writes, or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
-    ///
-    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is as
-    /// it was before, and can go on; only where the connection itself broke is it lost.
-    ///
-    /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
-    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes, or that
-    /// [`begin_transaction`](Self::begin_transaction) began; after that of another one `store.appended().notify()` wakes
-    /// those in this process, and without it they find the events when they look next. A future that is dropped before it
-    /// is done leaves open what was appended: roll back then.
-    ///
-    /// # Errors
-    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
-    /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
-    /// the outcome is never unknown, because nothing is kept without a commit.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::ReadFeed};
-    /// use eventstore_postgres::PgEventStore;
-    /// use sqlx::{PgPool, Postgres};
-    ///
-    /// # async fn example(store: PgEventStore, pool: PgPool, stream: StreamId, events: Vec<NewEvent>) -> eventbus::Result<()> {
-    /// let mut transaction = pool.begin().await?;
-    /// sqlx::query("UPDATE accounts SET is_closed = true").execute(&mut *transaction).await?;
-    /// store.append_in(&mut transaction, &stream, ExpectedVersion::Any, events).await?;
-    /// transaction.commit().await?;
-    /// store.appended().notify();
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn append_in(
-        &self,
-        connection: &mut PgConnection,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        if events.is_empty() {
-            return Ok(Vec::new());
-        }
-        let append = Append { stream: stream.clone(), expected, events };
-        check_append(&append)?;
-        let mut transactional = TransactionalAppend { store: self, connection, append };
-        transactional.set_savepoint().await?;
-        let result = transactional.append().await;
-        let end = if matches!(result, Ok((true, _))) {
-            self.statements.release_append_savepoint.clone()
-        } else {
-            ROLL_BACK_AND_RELEASE
-        };
-        // a connection that broke tells for itself
-        let ended = transactional.execute(end).await;
-        let (_, records) = result?;
-        ended?;
-        Ok(records)
+/// Appends in the transaction that `connection` is in.
+pub(crate) async fn append_in_transaction(
+    store: &StoreInner,
+    connection: &mut PgConnection,
+    append: Append,
+) -> AppendResult {
+    if append.events.is_empty() {
+        return Ok(Vec::new());
     }
+    check_append(&append)?;
+    let mut transactional = TransactionalAppend { store, connection, append };
+    transactional.set_savepoint().await?;
+    let result = transactional.append().await;
+    let end = if matches!(result, Ok((true, _))) {
+        store.statements().release_append_savepoint.clone()
+    } else {
+        ROLL_BACK_AND_RELEASE
+    };
+    // a connection that broke tells for itself
+    let ended = transactional.execute(end).await;
+    let (_, records) = result?;
+    ended?;
+    Ok(records)
 }
 
 /// An append in a transaction.
 struct TransactionalAppend<'a> {
-    store: &'a PgEventStore,
+    store: &'a StoreInner,
     connection: &'a mut PgConnection,
     append: Append,
 }
@@ -134,8 +93,8 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and tells whether it did or had been done before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        let lists_types = !self.store.listed_types.has_all(&self.append.events);
-        let statements = self.store.statements.appends(lists_types);
+        let lists_types = !self.store.listed_types().has_all(&self.append.events);
+        let statements = self.store.statements().appends(lists_types);
         for _ in 0..APPEND_ATTEMPTS_MAX {
             let query = plan::single_append_query(&self.append, statements);
             match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
@@ -163,14 +122,14 @@ impl TransactionalAppend<'_> {
     fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
         for (row, event) in rows.iter().zip(&self.append.events) {
             if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
-                self.store.listed_types.add(event.event_type(), event.schema_version());
+                self.store.listed_types().add(event.event_type(), event.schema_version());
             }
         }
         Ok(())
     }
 
     fn decode_records(&self, rows: &[PgRow]) -> AppendResult {
-        let stored: Result<Vec<_>, BoxError> = rows.iter().map(decode_stored_at).collect();
+        let stored: Result<Vec<_>, BoxError> = rows.iter().map(StoredAt::decode).collect();
         let stored = stored.map_err(AppendError::Unavailable)?;
         let Append { stream, events, .. } = &self.append;
         let recorded = events.iter().zip(stored);
@@ -180,7 +139,7 @@ impl TransactionalAppend<'_> {
 
     async fn resolve(&mut self) -> Result<AppendResolution, AppendError> {
         let appends = std::iter::once(&self.append);
-        let query = resolve::query(self.store.statements.resolve.clone(), appends.clone());
+        let query = resolve::query(self.store.statements().resolve.clone(), appends.clone());
         let rows = self
             .connection
             .fetch_all(query)
