@@ -1,4 +1,4 @@
-//! What probes ask.
+//! Routes for health probes and operators.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ struct ProbeResponse {
 
 /// Routes for probes: `GET /health/live` and `GET /health/ready`.
 ///
-/// `/health/live` answers 200 as long as the process does. `/health/ready` answers 200 while the store of every app can be
-/// read ([`Health::is_ready`]), else 503, within two seconds; of an app without a store its bus is asked. A bus that is
-/// away is an alert: saves work all the same. Both answer with JSON, as `{"status":"ready","alerts":[]}`, where `alerts`
-/// says what is wrong, or what soon may be.
+/// `/health/live` answers 200 as long as the process responds. `/health/ready` answers 200 while the store of every app
+/// can be read ([`Health::is_ready`]), else 503, within two seconds; an app without a store is ready while its bus is.
+/// With a store, a bus that is away is an alert only: saves still work. Both answer with JSON, as
+/// `{"status":"ready","alerts":[]}`, where `alerts` lists current and likely problems.
 ///
-/// A projection that stopped at an event is an alert only: it stops there in every process, and were none of them ready,
-/// all the service would be away for it. Alerts name servers, types and positions, and hold nothing of an event's fields:
-/// what handlers and projections say of their failures is in the log, and in [`status_routes`].
+/// A projection that stopped at an event is an alert only: it stops there in every process, and if none of them were
+/// ready, the whole service would be away for it. Alerts name servers, types and positions, and hold no fields of
+/// events: the log and [`status_routes`] have the errors of handlers and projections.
 pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new()
@@ -34,21 +34,21 @@ pub fn health_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<I
         .route("/health/ready", get(async move || ready(&apps).await))
 }
 
-/// What an app is doing, for those who run it.
+/// Status of an app, for operators.
 #[derive(Debug, Serialize)]
 struct AppStatus {
     health: Health,
     relay: Option<RelayStatus>,
     projections: Vec<ProjectionStatus>,
-    /// What handlers failed at last, in their own words.
+    /// The last failure of each handler, with the handler's own error text.
     failures: Vec<String>,
     counted: BusStats,
 }
 
-/// A route for operators: `GET /status` answers with a JSON array, which says of every app how its store, bus, relay and
-/// projections fare and what its handlers failed at last.
+/// A route for operators: `GET /status` answers with a JSON array, which holds for each app the health of store and
+/// bus, the status of relay and projections, and the last failures of its handlers.
 ///
-/// It repeats the words of handlers and projections, which may hold values of events: serve it to operators only.
+/// It repeats the error texts of handlers and projections, which may hold values of events: serve it to operators only.
 pub fn status_routes<S: Clone + Send + Sync + 'static>(apps: impl IntoIterator<Item = App>) -> Router<S> {
     let apps: Arc<[App]> = apps.into_iter().collect();
     Router::new().route("/status", get(async move || Json(join_all(apps.iter().map(status)).await)))
@@ -58,7 +58,7 @@ async fn status(app: &App) -> AppStatus {
     AppStatus {
         health: app.health().await,
         relay: app.relay_status().await,
-        // why they cannot be asked is what the health says of the store
+        // `health` has the store's error, if it cannot be read
         projections: app.projections().await.unwrap_or_default(),
         failures: app.failures(),
         counted: app.bus().stats(),

@@ -1,8 +1,8 @@
 //! For web services with axum 0.8 (feature `axum`): repositories as state, errors as problem details, probes.
 //!
-//! A router whose state is the [`App`] gives its handlers `State<App>` and `State<AggregateRepository<A>>`. A handler that
-//! returns `Result<_, Problem>` writes `?` behind everything: a conflict is answered with 409, what does not exist with
-//! 404, a store that is away with 503 and `retry-after`, the rest with 500 and a line in the log.
+//! A router whose state is the [`App`] gives its handlers `State<App>` and `State<AggregateRepository<A>>`. A handler
+//! that returns `Result<_, Problem>` writes `?` behind each call: a conflict becomes 409, a missing aggregate 404, a
+//! store that is away 503 with `retry-after`, every other error 500 with a line in the log.
 //!
 //! # Examples
 //! ```
@@ -55,10 +55,10 @@
 //! }
 //! ```
 //!
-//! Two types are called `State`: axum's, in handlers of requests, and that of `eventbus::prelude`, in handlers of events. A
-//! file with both kinds imports axum's under another name: `use axum::extract::State as Shared;`.
+//! Two types are called `State`: axum's, in handlers of requests, and that of `eventbus::prelude`, in handlers of
+//! events. A file with both kinds imports axum's under a new name: `use axum::extract::State as Shared;`.
 //!
-//! A signal ends requests first, then what they are answered by:
+//! A signal ends requests first, then the app that answers them:
 //! ```no_run
 //! # use std::time::Duration;
 //! # use eventbus::{App, shutdown_signal};
@@ -77,7 +77,8 @@
 //! }
 //! ```
 //!
-//! Keep: nothing else of this crate knows it, and no answer says what only the log may.
+//! Invariant: no other module of this crate depends on this one, and no response holds error texts that are for the
+//! log.
 
 mod health;
 mod problem;

@@ -1,4 +1,4 @@
-//! What a request is refused with.
+//! Errors as HTTP responses: problem details.
 
 use ::axum::{
     Json,
@@ -18,9 +18,9 @@ use crate::{
     },
 };
 
-/// Why a request is refused: problem details as in RFC 9457, `application/problem+json`.
+/// A refused request: problem details as in RFC 9457, `application/problem+json`.
 ///
-/// What a decision of an aggregate refuses with becomes one by a `From` of its own.
+/// Implement `From` for the refusals of an aggregate's decisions.
 ///
 /// # Examples
 /// ```
@@ -39,23 +39,23 @@ pub struct Problem {
     mistakes: Vec<Mistake>,
 }
 
-/// What is wrong with one field of a request.
+/// A mistake in one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Mistake {
-    /// Where, as a JSON pointer: `#/email`.
+    /// The field, as a JSON pointer: `#/email`.
     pub pointer: String,
-    /// What.
+    /// The mistake, for the client.
     pub detail: String,
 }
 
 impl Mistake {
-    /// In a field of the request's object, whatever characters its name has.
+    /// Creates a mistake in a field of the request's object; escapes the name's characters.
     pub fn in_field(field: &str, detail: impl Into<String>) -> Self {
         Self { pointer: format!("#/{}", escaped(field)), detail: detail.into() }
     }
 }
 
-/// The name of a field as a part of a JSON pointer in the fragment of a URI (RFC 6901, sections 3 and 6).
+/// Escapes the name of a field for a JSON pointer in the fragment of a URI (RFC 6901, sections 3 and 6).
 fn escaped(field: &str) -> String {
     let mut part = String::with_capacity(field.len());
     for byte in field.bytes() {
@@ -71,30 +71,30 @@ fn escaped(field: &str) -> String {
 }
 
 impl Problem {
-    /// A problem that `detail` tells the client of.
+    /// Creates a problem; the client gets `detail`.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self { status, detail: detail.into(), mistakes: Vec::new() }
     }
 
-    /// The same with the fields that are wrong, as its member `errors`.
+    /// Adds the fields that are wrong, as the member `errors`.
     pub fn with_mistakes(mut self, mistakes: Vec<Mistake>) -> Self {
         self.mistakes = mistakes;
         self
     }
 
-    /// 503 with `retry-after`: it passes. The log has the error, the client a polite word.
+    /// Creates a 503 with `retry-after`, for an error that passes. The log gets the error, the client a fixed text.
     pub fn unavailable(error: impl Into<Error>) -> Self {
-        tracing::warn!(error = ?error.into(), "a request cannot be answered for now");
+        tracing::warn!(error = ?error.into(), "a request fails for now");
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "not available at the moment, try again")
     }
 
-    /// 500: trying again mends nothing. The log has the error, the client a polite word.
+    /// Creates a 500, for an error that a retry cannot resolve. The log gets the error, the client a fixed text.
     pub fn internal(error: impl Into<Error>) -> Self {
-        tracing::error!(error = ?error.into(), "a request cannot be answered");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "something is wrong here")
+        tracing::error!(error = ?error.into(), "a request fails");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal error")
     }
 
-    /// What it is answered with.
+    /// Returns the status of the response.
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         self.status
@@ -149,7 +149,7 @@ impl From<LoadError> for Problem {
 impl From<SaveError> for Problem {
     fn from(error: SaveError) -> Self {
         match &error {
-            _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "somebody else was first, look again"),
+            _ if error.is_conflict() => Self::new(StatusCode::CONFLICT, "a concurrent change was first, try again"),
             SaveError::Append(append) if append.is_retryable() => Self::unavailable(error),
             SaveError::Append(_) | SaveError::Encode(_) => Self::internal(error),
         }
@@ -208,7 +208,7 @@ as_axum_rejects!(JsonRejection, PathRejection, QueryRejection);
 mod tests {
     use super::*;
 
-    /// Red if a name is put into the pointer as it is.
+    /// Fails if the pointer holds a name unescaped.
     #[test]
     fn a_pointer_names_the_field_whatever_it_is_called() {
         for (field, pointer) in [

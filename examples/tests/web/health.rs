@@ -103,9 +103,9 @@ async fn a_projection_that_stopped_is_an_alert_and_the_rest_goes_on() {
 
     web = start();
     let read = web.get("/analytics?position=1").await;
-    assert_eq!((read.problem().0, read.body["detail"].as_str().unwrap()), (500, "something is wrong here"));
+    assert_eq!((read.problem().0, read.body["detail"].as_str().unwrap()), (500, "internal error"));
     let shown = web.get(ada.header("location")).await;
-    assert_eq!((shown.problem().0, shown.body["detail"].as_str().unwrap()), (500, "something is wrong here"));
+    assert_eq!((shown.problem().0, shown.body["detail"].as_str().unwrap()), (500, "internal error"));
     let ready = web.get("/health/ready").await;
     assert!(ready.status == 200 && alerts(&ready).contains("`analytics` stopped at"), "{ready:#?}");
     assert_eq!(web.register("Grace", "grace@example.com").await.status, 201);
