@@ -1,4 +1,4 @@
-//! What whoever follows a feed is told from elsewhere, and tells.
+//! The control of a follower: pauses, resumes and stops it from elsewhere, and reports its status.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::{clock::SharedClock, stream::Position};
 
-/// How far someone who follows a feed has come.
+/// The progress of a follower.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct FollowStatus {
-    /// Everything up to here was handed out, or not asked for.
+    /// The stream has yielded every event up to here that the filter selects.
     pub position: Position,
-    /// Whether it has once come to the end of what there was.
+    /// Set once the follower has reached the end of the feed.
     pub is_live: bool,
-    /// Why the store cannot be read at the moment.
+    /// The error of the store, while it cannot be read.
     pub trouble: Option<String>,
 }
 
@@ -31,7 +31,7 @@ struct FollowInner {
 }
 
 impl FollowControl {
-    /// Of someone who has come so far.
+    /// Creates the control of a follower that begins after `position`.
     pub(super) fn new(position: Position, clock: SharedClock) -> Self {
         Self(Arc::new(FollowInner {
             cancel: CancellationToken::new(),
@@ -41,30 +41,30 @@ impl FollowControl {
         }))
     }
 
-    /// Hands out nothing more until it is resumed.
+    /// Pauses the stream: it yields no event until it is resumed.
     pub fn pause(&self) {
         self.0.is_paused.send_replace(true);
     }
 
-    /// Goes on where it was paused.
+    /// Resumes the stream where it was paused.
     pub fn resume(&self) {
         self.0.is_paused.send_replace(false);
     }
 
-    /// Ends the stream; what was read and not handed out yet is not handed out any more.
+    /// Ends the stream; it drops events that it has read and not yielded.
     pub fn stop(&self) {
         self.0.cancel.cancel();
     }
 
-    /// How far it has come.
+    /// Returns the progress.
     #[must_use]
     pub fn status(&self) -> FollowStatus {
         self.0.status.borrow().clone()
     }
 
-    /// Waits until it has once come to the end of what there was. False: it did not within `timeout`.
+    /// Waits until the follower has once reached the end of the feed. Returns `false` if it did not within `timeout`.
     ///
-    /// Somebody else has to take the events meanwhile.
+    /// A different task has to poll the stream in the meantime.
     pub async fn wait_until_live(&self, timeout: Duration) -> bool {
         let mut status = self.0.status.subscribe();
         self.0.clock.timeout(timeout, status.wait_for(|status| status.is_live)).await.is_ok()
@@ -74,12 +74,12 @@ impl FollowControl {
         &self.0.clock
     }
 
-    /// Cancelled when it is stopped.
+    /// Returns the token that [`stop`](Self::stop) cancels.
     pub(super) fn cancel(&self) -> &CancellationToken {
         &self.0.cancel
     }
 
-    /// Waits while it is paused. False: it was stopped.
+    /// Waits while it is paused. Returns `false` if it was stopped.
     pub(super) async fn wait_while_paused(&self) -> bool {
         let mut is_paused = self.0.is_paused.subscribe();
         let resumed = is_paused.wait_for(|is_paused| !is_paused);

@@ -1,7 +1,7 @@
-//! Reading on in a feed, without a seam between what is there and what comes.
+//! The reader of a follower: reads stored events, then new ones, without a gap or a repetition between them.
 //!
-//! Keep: the position to read on from is moved past what was not asked for only to a head that was asked for *before*
-//! reading. A later one may be beyond an event that the reading has not seen.
+//! Invariant: past events that the filter leaves out, the cursor moves only to a head that the reader loaded *before*
+//! it read the page. A later head may lie beyond an event that this read did not see.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -14,14 +14,14 @@ use crate::{
     runtime::feed_poller::FeedPoller,
 };
 
-/// How many events are taken from a page that the store has read; a bound in case it reads without end.
+/// Largest page: bounds memory in case the store's stream is always ready.
 const PAGE_EVENTS_MAX: usize = 1_024;
 
-/// Where someone is in a feed.
+/// A reader's place in a feed.
 pub(super) struct FeedReader {
     store: Arc<dyn EventStore>,
     filter: FeedFilter,
-    /// Everything up to here is in the page, or was handed out before.
+    /// All selected events up to here are in the buffer or were yielded before.
     cursor: Position,
     buffer: VecDeque<RecordedEvent>,
     poller: FeedPoller,
@@ -42,7 +42,7 @@ impl FeedReader {
         }
     }
 
-    /// The next event; `None` once it is stopped.
+    /// Returns the next event; `None` once the follower is stopped.
     pub(super) async fn next(&mut self) -> Option<Result<RecordedEvent, ReadError>> {
         let cancel = self.control.cancel().clone();
         loop {
@@ -78,7 +78,7 @@ impl FeedReader {
         }
     }
 
-    /// Reads what comes next. False: the end is reached for now.
+    /// Reads the next page. Returns `false` at the end of the feed.
     async fn read_page(&mut self) -> Result<bool, ReadError> {
         let head = self.store.head().await?;
         if head > self.cursor {
@@ -99,7 +99,7 @@ impl FeedReader {
         Ok(!is_at_the_end)
     }
 
-    /// Takes the events of a page; an error behind them is met again by the next reading.
+    /// Buffers the events of a page; the next read meets an error behind them again.
     fn take_page(&mut self, chunk: Vec<Result<RecordedEvent, ReadError>>) -> Result<(), ReadError> {
         for record in chunk {
             match record {

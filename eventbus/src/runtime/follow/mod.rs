@@ -1,4 +1,4 @@
-//! Following a store's feed: what is there, then what comes, in one stream without a seam.
+//! Followers of a store's feed: stored events, then new ones, in one stream without a gap.
 
 mod control;
 mod feed_reader;
@@ -21,10 +21,11 @@ use crate::{
     port::{EventStore, FeedFilter, ReadError},
 };
 
-/// Which part of a store's feed is to be followed.
+/// A follower of a store's feed, before it starts.
 ///
-/// The stream first gives what the store holds, then waits for what is appended, by this process or another. Every event
-/// comes once, in position order. A page of events is in memory at a time; the next one is read when it is used up.
+/// The stream first yields the stored events, then waits for new ones, which this or a different process appends. Every
+/// event comes once, in position order. One page of events is in memory at a time; the stream reads the next one when
+/// that is used up.
 ///
 /// # Examples
 /// ```
@@ -33,7 +34,7 @@ use crate::{
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
 /// let store = InMemoryEventStore::new();
-/// let mut events = Follow::of(store.clone()).start();
+/// let mut events = Follow::new(store.clone()).start();
 ///
 /// let event = NewEvent::new(Name::new("event type", "Deposited")?, 1, r#"{"cents":120}"#);
 /// store.append(&StreamId::parse("Account", "1")?, ExpectedVersion::Any, vec![event]).await?;
@@ -63,25 +64,25 @@ impl Follow {
         Self { store, after: Position::START, filter: FeedFilter::all(), clock: SharedClock::SYSTEM }
     }
 
-    /// Begins after this position, for example a checkpoint; for what comes from now on, after the store's `head`.
+    /// Begins after this position, for example a checkpoint; for new events only, after the store's `head`.
     pub const fn after(mut self, position: Position) -> Self {
         self.after = position;
         self
     }
 
-    /// Gives only what `filter` asks for.
+    /// Yields only the events that `filter` selects.
     pub fn filter(mut self, filter: FeedFilter) -> Self {
         self.filter = filter;
         self
     }
 
-    /// By which clock a store that cannot be reached is tried again; the machine's by default.
+    /// Sets the clock of polls and of retries while the store cannot be reached; the machine's by default.
     pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// Begins to follow; the first page is read when the first event is waited for.
+    /// Starts following; the first poll of the stream reads the first page.
     pub fn start(self) -> Following {
         let control = FollowControl::new(self.after, self.clock);
         let reader = FeedReader::new(self.store, self.after, self.filter, control.clone());
@@ -103,9 +104,9 @@ impl fmt::Debug for Follow {
     }
 }
 
-/// The events of a feed, those to come included. It ends when it is stopped, or after an event that is damaged.
+/// The stream of a follower. It ends when it is stopped, or after a damaged event.
 ///
-/// A store that cannot be reached is tried again; [`FollowControl::status`] says so meanwhile.
+/// While the store cannot be reached the stream retries, and [`FollowControl::status`] shows the error.
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Following {
     events: Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send>>,
@@ -114,7 +115,7 @@ pub struct Following {
 }
 
 impl Following {
-    /// Pauses, resumes and stops it from elsewhere, and says how far it has come.
+    /// Returns a control that pauses, resumes and stops the stream from elsewhere, and reports its progress.
     #[must_use]
     pub fn control(&self) -> FollowControl {
         self.control.clone()

@@ -1,4 +1,4 @@
-//! Why an aggregate could not be loaded, saved or updated.
+//! The errors of loading, saving and updating an aggregate.
 
 use crate::{
     domain::{
@@ -8,7 +8,7 @@ use crate::{
     port::{AppendError, ReadError},
 };
 
-/// Why an aggregate could not be loaded.
+/// A load of an aggregate that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -18,12 +18,12 @@ pub enum LoadError {
         /// Its stream.
         stream: StreamId,
     },
-    /// It has fewer events than asked for.
+    /// It has fewer events than the caller wants.
     #[error("aggregate `{stream}` is at version {actual}, version {wanted} is not reached yet")]
     VersionNotReached {
         /// Its stream.
         stream: StreamId,
-        /// The version asked for.
+        /// The version that the caller wants.
         wanted: Version,
         /// The version it has.
         actual: Version,
@@ -35,7 +35,7 @@ pub enum LoadError {
         stream: StreamId,
         /// The version of the event.
         version: Version,
-        /// What is wrong with the event.
+        /// The decoder's error.
         source: DecodeError,
     },
     /// The store could not be read.
@@ -44,18 +44,18 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// Whether the aggregate has no events.
+    /// Returns `true` if the aggregate has no events.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
     }
 }
 
-/// Why an aggregate could not be saved.
+/// A save of an aggregate that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SaveError {
-    /// The store did not take the events.
+    /// The append failed, or its outcome is unknown.
     #[error(transparent)]
     Append(#[from] AppendError),
     /// An event cannot be written.
@@ -64,30 +64,30 @@ pub enum SaveError {
 }
 
 impl SaveError {
-    /// Whether another writer was first.
+    /// Returns `true` if a concurrent writer was first.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Append(error) if error.is_conflict())
     }
 }
 
-/// Why an aggregate could not be updated; `X` is the decision's own refusal.
+/// An update of an aggregate that failed; `X` is the decision's own refusal.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpdateError<X> {
-    /// The decision refused; nothing was stored, and it was not tried again.
+    /// The decision refused; the repository stored no event and did not retry.
     #[error("{0}")]
     Refused(X),
     /// The aggregate could not be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The aggregate could not be saved, also when other writers were first each time.
+    /// The aggregate could not be saved, or a concurrent writer was first at every attempt.
     #[error(transparent)]
     Save(#[from] SaveError),
 }
 
 impl<X> UpdateError<X> {
-    /// What the decision said, if it refused.
+    /// Returns the decision's refusal, if it refused.
     #[must_use]
     pub fn refused(&self) -> Option<&X> {
         match self {
@@ -96,13 +96,13 @@ impl<X> UpdateError<X> {
         }
     }
 
-    /// Whether other writers were first each time.
+    /// Returns `true` if a concurrent writer was first at every attempt.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Save(error) if error.is_conflict())
     }
 
-    /// Whether there is no such aggregate.
+    /// Returns `true` if the aggregate has no events.
     #[must_use]
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Load(error) if error.is_not_found())

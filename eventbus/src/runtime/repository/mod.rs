@@ -1,4 +1,4 @@
-//! Loading and saving.
+//! The repository: loads aggregates from a store, decides, and saves their events.
 
 mod error;
 mod save_publisher;
@@ -26,7 +26,7 @@ use crate::{
     port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
 };
 
-/// How often an update that lost against another writer is decided anew, and how soon.
+/// Retries of an update after a conflict with a concurrent writer: count and delays.
 const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(10),
@@ -34,10 +34,11 @@ const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_millis(200),
 };
 
-/// Loads aggregates of one type from a store, and saves what they recorded. Cloning is cheap.
+/// Loads aggregates of one type from a store, and saves the events that they recorded. Cloning is cheap.
 ///
-/// It works alone with any store. The relay of an app publishes whatever its store holds, also what a repository outside
-/// of it saved: before the app starts, for a handler that takes it as [`State`](crate::State), or in another process.
+/// It works alone with any store. The relay of an app publishes all events of its store, also those that a repository
+/// outside of the app saved: before the app starts, in a handler that takes it as [`State`](crate::State), or in a
+/// different process.
 ///
 /// # Examples
 /// ```
@@ -75,7 +76,7 @@ pub struct AggregateRepository<A: Aggregate> {
 }
 
 impl<A: Apply> AggregateRepository<A> {
-    /// A repository on `store`, without a bus.
+    /// Creates a repository on `store`, without a bus.
     pub fn new(store: impl EventStore) -> Self {
         Self::with_publisher(Arc::new(store), SavePublisher::None)
     }
@@ -98,38 +99,37 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Publishes to `bus` after each save: the plain form, for programs without a relay.
     ///
-    /// A crash between saving and publishing leaves events unpublished. A failed publish is reported in
-    /// [`Saved::publication`], never as a failed save. Refused where a relay publishes the store to the same
-    /// destination.
+    /// A crash between saving and publishing leaves events unpublished. [`Saved::publication`] reports a failed
+    /// publish, which is never a failed save. If a relay publishes the store to the same destination, the
+    /// repository refuses to publish.
     #[must_use]
     pub fn publish_to(mut self, bus: impl EventBus) -> Self {
         self.publisher = SavePublisher::to_bus(Arc::new(bus));
         self
     }
 
-    /// The same repository, which stamps its saves with `context`.
+    /// Returns a clone that stamps its saves with `context`.
     #[must_use]
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
 
-    /// Decides an update that lost against another writer anew as `policy` says; 10 times within about a second by
-    /// default.
+    /// Retries updates after a conflict as `policy` says; by default 10 times within about a second.
     #[must_use]
     pub fn with_conflict_retries(mut self, policy: RetryPolicy) -> Self {
         self.conflict_retry = policy;
         self
     }
 
-    /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; from the
-    /// machine's by default. A repository of an app has the app's.
+    /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; by
+    /// default from the machine's. A repository of an app has the app's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: impl Into<SharedClock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// Begins a new aggregate. Nothing is stored before it is saved.
+    /// Creates a new aggregate. The store holds no event of it before it is saved.
     #[must_use]
     pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
@@ -170,7 +170,7 @@ impl<A: Apply> AggregateRepository<A> {
         }
     }
 
-    /// Whether an aggregate has events.
+    /// Returns `true` if the aggregate has events.
     ///
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
@@ -178,7 +178,7 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(self.version(id).await? > Version::NONE)
     }
 
-    /// The number of events of an aggregate, without loading it; 0 if it has none.
+    /// Returns the number of events of an aggregate, without loading it; 0 if it has none.
     ///
     /// # Errors
     /// [`LoadError::Read`] if the store cannot be read.
@@ -186,15 +186,16 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(self.store.stream_version(&A::stream(id)).await?)
     }
 
-    /// Stores what `root` recorded, if nobody else stored events of it since it was loaded.
+    /// Stores the pending events of `root`, if no other writer appended to its stream since it was loaded.
     ///
-    /// Afterwards nothing is pending; after an error everything still is. The events keep their ids, so saving again
-    /// after an unknown outcome stores them once; after recording more meanwhile it is refused
-    /// ([`AppendError::EventIdTaken`]), and the aggregate is to be loaded anew. Nothing recorded: nothing happens.
+    /// Afterwards no event is pending; after an error all still are. Events keep their ids, so saving again after an
+    /// unknown outcome stores them once. If `root` recorded more events in between, the store refuses
+    /// ([`AppendError::EventIdTaken`]): load the aggregate anew. Without pending events the call does not reach the
+    /// store.
     ///
     /// # Errors
-    /// [`SaveError::Append`] with a conflict if another writer was first, or because the store could not be reached;
-    /// [`SaveError::Encode`] if an event cannot be written. Nothing is stored unless the outcome is unknown.
+    /// [`SaveError::Append`] with a conflict if a concurrent writer was first, or because the store could not be
+    /// reached; [`SaveError::Encode`] if an event cannot be written. No event is stored unless the outcome is unknown.
     pub async fn save(&self, root: &mut AggregateRoot<A>) -> Result<Saved, SaveError> {
         if root.pending().is_empty() {
             return Ok(Saved::nothing(root.version()));
@@ -225,7 +226,7 @@ impl<A: Apply> AggregateRepository<A> {
         Ok(root)
     }
 
-    /// Encodes the events of one save: one conversation, whoever began it.
+    /// Encodes the events of one save. They share one correlation id: that of the context, else a new one.
     fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
         let mut context = self.context.clone();
         context.correlation_id.get_or_insert_with(|| self.clock.new_id());
@@ -236,7 +237,8 @@ impl<A: Apply> AggregateRepository<A> {
         root.pending_with_ids().map(encode).collect()
     }
 
-    /// Appends, and resolves an unknown outcome by appending the same event ids again.
+    /// Appends; resolves an unknown outcome by appending the same event ids again, which the store does not store
+    /// twice.
     async fn append(
         &self,
         root: &AggregateRoot<A>,
@@ -253,7 +255,7 @@ impl<A: Apply> AggregateRepository<A> {
         loop {
             let error = match self.store.append(&stream, expected, events.clone()).await {
                 Err(AppendError::OutcomeUnknown(error)) => error,
-                // says that this try stored nothing, not what became of the first one
+                // this attempt stored no event, but the outcome of the first one is still unknown
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
                 outcome => return outcome,
             };

@@ -1,4 +1,4 @@
-//! Publishing after a save, where no relay does it.
+//! Publishes after each save, where no relay publishes the store.
 
 use std::sync::{
     Arc,
@@ -12,7 +12,7 @@ use crate::{
     runtime::relay,
 };
 
-/// Who publishes what a repository saves.
+/// The publisher of a repository's saves: none, the app's relay, or the repository itself.
 #[derive(Clone)]
 pub(super) enum SavePublisher {
     None,
@@ -26,13 +26,13 @@ impl SavePublisher {
     }
 
     pub(super) async fn publish(&self, store: &Arc<dyn EventStore>, records: &[RecordedEvent]) -> Publication {
-        let Self::Bus { bus, is_relay_checked: checked } = self else {
+        let Self::Bus { bus, is_relay_checked } = self else {
             return if matches!(self, Self::Relay) { Publication::ByRelay } else { Publication::None };
         };
         let published = async {
-            if !checked.load(Ordering::Relaxed) {
+            if !is_relay_checked.load(Ordering::Relaxed) {
                 refuse_if_relayed(store, bus).await?;
-                checked.store(true, Ordering::Relaxed);
+                is_relay_checked.store(true, Ordering::Relaxed);
             }
             bus.publish(records).await
         };
@@ -46,7 +46,8 @@ impl SavePublisher {
     }
 }
 
-/// A relay leaves its checkpoint in the store: where there is one, everything is published already.
+/// Refuses to publish if the store has the checkpoint of a relay to this destination, which publishes all events
+/// already.
 async fn refuse_if_relayed(store: &Arc<dyn EventStore>, bus: &Arc<dyn EventBus>) -> Result<(), PublishError> {
     let destination = bus.destination().clone();
     match store.load_checkpoint(&relay::checkpoint_name(&destination)).await {

@@ -1,4 +1,4 @@
-//! What a save reports.
+//! The report of a save.
 
 use serde::Serialize;
 
@@ -11,32 +11,32 @@ use crate::{
     port::{MessageId, PublishError},
 };
 
-/// What a save stored, and what became of publishing it. As JSON it holds the events whole.
+/// The stored events of a save, and whether they are published. Its JSON holds the events whole.
 #[derive(Debug, Serialize)]
 #[non_exhaustive]
 pub struct Saved {
-    /// The version of the aggregate now.
+    /// The version of the aggregate after the save.
     pub version: Version,
-    /// The position of the last event; `None` if there was nothing to save. What `app.projected` waits for.
+    /// The position of the last event, which `app.projected` waits for; `None` if no event was pending.
     pub position: Option<Position>,
     /// The events as recorded.
     pub events: Vec<RecordedEvent>,
-    /// What became of publishing them.
+    /// The outcome of publishing them.
     pub publication: Publication,
 }
 
-/// What became of publishing saved events.
+/// The outcome of publishing saved events.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Publication {
-    /// The repository publishes nothing: it has no bus, or there was nothing to publish.
+    /// The repository published no event: it has no bus, or no event was pending.
     None,
     /// The app's relay publishes them, in order; `app.published` waits for it.
     ByRelay,
-    /// They are published under these ids.
+    /// The bus has them under these message ids.
     Published(Vec<MessageId>),
-    /// They are saved, but not published, or nobody knows: see the error.
+    /// They are saved, but not published, or the outcome is unknown: see the error.
     Failed(#[serde(serialize_with = "shown::display")] PublishError),
 }
 

@@ -1,4 +1,4 @@
-//! The ways to decide.
+//! The updating methods of the repository: load, decide, save.
 
 use super::{
     AggregateRepository, Saved,
@@ -10,10 +10,10 @@ use crate::domain::{
 };
 
 impl<A: Apply> AggregateRepository<A> {
-    /// Loads, decides, saves; and again if another writer was first, with jittered delays, up to a bound.
+    /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
     ///
-    /// The decision is pure, and a plain closure, not an `async` one: what it needs from elsewhere is loaded before. It
-    /// may run several times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one
+    /// The decision is a pure, plain closure, not an `async` one: load the values it needs before. It may run several
+    /// times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one
     /// that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
     /// ```ignore
@@ -22,8 +22,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// ```
     ///
     /// # Errors
-    /// [`UpdateError::Refused`] with what the decision said, at once; [`UpdateError::Load`] if there is no such
-    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also when every retry conflicted.
+    /// [`UpdateError::Refused`] with the decision's refusal, at once; [`UpdateError::Load`] if there is no such
+    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also if every retry conflicted.
     ///
     /// [`UpdateError::Refused`]: crate::UpdateError::Refused
     /// [`UpdateError::Load`]: crate::UpdateError::Load
@@ -38,8 +38,8 @@ impl<A: Apply> AggregateRepository<A> {
         })
     }
 
-    /// As [`update`](Self::update), for decisions that depend on what was just decided: `decide` records by itself, and
-    /// may return a value.
+    /// As [`update`](Self::update), for decisions that depend on events they have just recorded: `decide` records by
+    /// itself, and may return a value.
     ///
     /// # Errors
     /// As for [`update`](Self::update).
@@ -73,9 +73,9 @@ impl<A: Apply> AggregateRepository<A> {
         UpdateFuture::new(self, id, AggregateExistence::Absent, decide, record_events::<A, D, T, X>, |saved, ()| saved)
     }
 
-    /// As [`update`](Self::update), on a new aggregate if there is none.
+    /// As [`update`](Self::update), on a new aggregate if the id has no events.
     ///
-    /// The decision returns a `Result`. One that never refuses names [`Never`](crate::Never), or the compiler asks for the
+    /// The decision returns a `Result`. If it never refuses, name [`Never`](crate::Never), or the compiler asks for the
     /// type of its error.
     ///
     /// # Examples
@@ -120,7 +120,7 @@ impl<A: Apply> AggregateRepository<A> {
     }
 }
 
-/// Has a decision's events recorded.
+/// Records the events of a decision.
 fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
     A: Apply,

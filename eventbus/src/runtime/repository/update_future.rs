@@ -1,4 +1,4 @@
-//! A decision that is being made: load, decide, save, and again if another writer was first.
+//! The future of an update: loads, decides, saves, and begins anew after a conflict.
 
 use std::{
     fmt,
@@ -14,10 +14,10 @@ use crate::domain::{
     stream::AggregateId,
 };
 
-/// A decision that is made when this is awaited; made by [`AggregateRepository::update`], and those like it.
+/// The future of [`AggregateRepository::update`] and its variants; it decides when it is awaited.
 ///
-/// It says by its type which closure decides, but demands nothing of it: a closure that does not fit, as an `async` one, is
-/// one mistake, and not a second one where it is awaited.
+/// Its type names the closure but has no bounds on it: for a closure that does not fit, such as an `async` one, the
+/// compiler reports one error at the call, and no second one at the `.await`.
 #[must_use = "a decision is made when it is awaited"]
 pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
     repository: &'a AggregateRepository<A>,
@@ -25,7 +25,7 @@ pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
     existence: AggregateExistence,
     decision: D,
     decide: DecideFn<A, D, V, X>,
-    /// What the caller gets of what was saved and decided.
+    /// Makes the caller's result of the save and the decision's value.
     output: fn(Saved, V) -> O,
     attempt: u32,
     decided: Option<V>,
@@ -34,18 +34,25 @@ pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
 
 type DecideFn<A, D, V, X> = fn(&D, &mut AggregateRoot<A>) -> Result<V, X>;
 
-/// Which aggregate a decision is about.
+/// The existence that an update requires of its aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AggregateExistence {
-    /// One that is there.
+    /// It has events.
     Required,
-    /// One that is there, or a new one.
+    /// It has events, or is new.
     Optional,
-    /// A new one: a conflict is final.
+    /// It is new: a conflict is final, as no retry can remove the other events.
     Absent,
 }
 
-/// What is under way.
+/// The step in progress.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | load | loaded, the decision accepts | save |
+/// | load | not loaded, or the decision refuses | done, with the error |
+/// | save | conflict, and the aggregate may exist and a retry is left | load, after a delay |
+/// | save | saved, or any other error | done |
 enum UpdateState<'a, A: Apply> {
     Load(BoxFuture<'a, Result<AggregateRoot<A>, LoadError>>),
     Save(BoxFuture<'a, Result<Saved, SaveError>>),
@@ -60,8 +67,8 @@ impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
         decide: DecideFn<A, D, V, X>,
         output: fn(Saved, V) -> O,
     ) -> Self {
-        let step = UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
-        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, state: step }
+        let state = UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
+        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, state }
     }
 }
 
@@ -79,23 +86,22 @@ impl<A: Apply> AggregateRepository<A> {
     }
 }
 
-/// Nothing in it is pinned: what is under way is in boxes.
+/// No field is pinned in place: the futures are boxed.
 impl<A: Apply, D, V, X, O> Unpin for UpdateFuture<'_, A, D, V, X, O> {}
 
 impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
     type Output = Result<O, UpdateError<X>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { repository, id, existence: existing, decision, decide, output, attempt, decided, state: step } =
-            &mut *self;
-        let (repository, id, existence) = (*repository, *id, *existing);
+        let Self { repository, id, existence, decision, decide, output, attempt, decided, state } = &mut *self;
+        let (repository, id, existence) = (*repository, *id, *existence);
         loop {
-            match step {
+            match state {
                 UpdateState::Load(load) => {
                     let mut root = ready!(load.as_mut().poll(context))?;
                     *decided = Some(decide(decision, &mut root).map_err(UpdateError::Refused)?);
                     *attempt += 1;
-                    *step = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
+                    *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
                 }
                 UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
                     Err(error)
@@ -103,15 +109,15 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
                             && existence != AggregateExistence::Absent
                             && repository.conflict_retry.allows(*attempt) =>
                     {
-                        tracing::debug!(stream = %A::stream(id), attempt, "another writer was first, deciding anew");
+                        tracing::debug!(stream = %A::stream(id), attempt, "conflict, loading and deciding anew");
                         let delay = repository.conflict_retry.jittered(*attempt);
-                        *step = UpdateState::Load(Box::pin(async move {
+                        *state = UpdateState::Load(Box::pin(async move {
                             repository.clock.sleep(delay).await;
                             repository.load_with_existence(id, existence).await
                         }));
                     }
                     saved => {
-                        let decided = decided.take().expect("it is polled to its end once, and saved what was decided");
+                        let decided = decided.take().expect("the load step decides before each save step");
                         return Poll::Ready(Ok(output(saved?, decided)));
                     }
                 },
