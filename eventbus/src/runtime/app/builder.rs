@@ -1,4 +1,4 @@
-//! Putting an app together.
+//! The builder of an app: collects the options, checks the plan, starts the tasks.
 
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -23,13 +23,13 @@ use crate::{
     },
 };
 
-/// How long waiting methods of an app wait at most, unless the builder says otherwise.
+/// Default timeout of an app's waiting methods.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long [`App::run_until_signal`] lets what is in flight finish, unless the builder says otherwise.
+/// Default timeout of [`App::run_until_signal`] for deliveries in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// For how long what the app notes in its store holds.
+/// Lifetimes of an app's leases and inbox notes in its store.
 pub(super) struct StoreSettings {
     pub(super) lease_ttl: Duration,
     pub(super) inbox_retention: Duration,
@@ -42,10 +42,10 @@ impl Default for StoreSettings {
     }
 }
 
-/// Puts an app together; [`start`](Self::start) checks everything and sets it going.
+/// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///
-/// Without `.store(..)` and `.bus(..)` everything is in memory: that is the app for tests. With a bus and no store it
-/// only consumes; with a store and no handlers it only publishes.
+/// Without `.store(..)` and `.bus(..)` both are in memory: that is the app for tests. With a bus and no store it only
+/// consumes; with a store and no handlers it only publishes.
 #[must_use = "an app does nothing before it is started"]
 pub struct AppBuilder {
     store: Option<Arc<dyn EventStore>>,
@@ -92,8 +92,8 @@ impl AppBuilder {
         self
     }
 
-    /// Shares a value with handlers and projections, which take it as `State<T>`; one per type. What is no `Clone` goes
-    /// in an `Arc`, and is taken as `State<Arc<T>>`.
+    /// Shares a value with handlers and projections, which take it as `State<T>`; one per type. Put a value without
+    /// `Clone` in an `Arc`, and take it as `State<Arc<T>>`.
     pub fn state<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         self.state = self.state.with(value);
         self
@@ -134,68 +134,69 @@ impl AppBuilder {
 
     /// Leaves publishing to other processes: this one saves, consumes and projects only.
     ///
-    /// It is never needed: of all processes on a store one relays to a stream, and another takes over when it dies.
+    /// It is never needed: of all processes on a store one relays to a stream, and a standby takes over when it dies.
     pub fn without_relay(mut self) -> Self {
         self.relay = false;
         self
     }
 
-    /// How long the relay's lease lasts: another process takes over that long after the last sign of life of the one that
-    /// relays; at once after a shutdown. 10 s by default, at least 100 ms.
+    /// Sets the duration of the relay's lease: a standby takes over that long after the last renewal by the process
+    /// that relays; at once after a shutdown. 10 s by default, at least 100 ms.
     pub fn relay_lease(mut self, lease: Duration) -> Self {
         self.relay_options.lease = lease.max(LEASE_TTL_MIN);
         self
     }
 
-    /// Publishes to a stream that may carry the events of other stores too; otherwise the relay refuses it, since a
-    /// database that was made anew beside a stream of the former one is rarely meant.
+    /// Publishes to a stream that may carry the events of other stores too. Otherwise the relay refuses such a stream,
+    /// since a new database beside the stream of a former one is usually a mistake.
     pub fn share_stream(mut self) -> Self {
         self.relay_options.is_stream_shared = true;
         self
     }
 
-    /// How long `projected`, `published` and `settled` wait at most, and `rebuild` for guards; 30 s by default.
+    /// Sets the timeout of `projected`, `published` and `settled`, and of `rebuild` for guards; 30 s by default.
     pub fn wait_timeout(mut self, timeout: Duration) -> Self {
         self.wait_timeout = timeout;
         self
     }
 
-    /// How long [`App::run_until_signal`] lets what is in flight finish after a signal; 30 s by default.
+    /// Sets the time that [`App::run_until_signal`] gives deliveries in flight after a signal; 30 s by default.
     pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
         self.shutdown_timeout = timeout;
         self
     }
 
-    /// For how long no other process feeds a projection after the last sign of life of the one that does; 10 s by default,
-    /// at least 100 ms. State in memory is fed in every process.
+    /// Sets the duration of a projection's lease: a standby feeds the projection that long after the last renewal by
+    /// its owner; 10 s by default, at least 100 ms. Every process feeds state in memory.
     pub fn projection_lease(mut self, lease: Duration) -> Self {
         self.store_settings.lease_ttl = lease.max(LEASE_TTL_MIN);
         self
     }
 
-    /// How long the store remembers which events took effect in handlers that take its transaction; 30 days by default.
+    /// Sets how long the store remembers which events took effect in handlers that take its transaction; 30 days by
+    /// default.
     ///
-    /// A delivery that comes again later than that takes effect again. So it must be longer than an event can wait: for
-    /// a group that consumes nothing meanwhile, for a retry, or as a dead letter that is replayed in the end.
+    /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
+    /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
     pub fn inbox_retention(mut self, retention: Duration) -> Self {
         self.store_settings.inbox_retention = retention;
         self
     }
 
-    /// By which clock everything of the app goes: ids of events and when they occurred, retries, leases, timeouts; the
-    /// machine's by default. Store and bus in memory have it too; others are given theirs by their own builders.
+    /// Sets the clock of the app: ids of events and when they occurred, retries, leases, timeouts; the machine's by
+    /// default. Store and bus in memory use it too; other stores and buses take a clock from their own builders.
     ///
-    /// With a clock that is moved by hand (`testkit::ManualClock`) a test lets hours pass in an instant.
+    /// With a manual clock (`testkit::ManualClock`) a test lets hours pass in an instant.
     pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
         self.clock = clock.into();
         self
     }
 
-    /// Checks everything, then sets relay, consumers and projections going.
+    /// Checks all parts, then starts relay, consumers and projections.
     ///
-    /// One warning in the log names the event types that the store holds and that no code here knows: neither an event that
-    /// is linked into the program nor one that a handler or projection of the app takes. Of events that were stored before
-    /// the store listed their types nothing is known.
+    /// One warning in the log names the stored event types that no code here knows: they are neither linked into the
+    /// program nor taken by a handler or projection of the app. It leaves out types whose events were stored before the
+    /// store kept a list of types.
     ///
     /// # Errors
     /// [`StartError`] with every mistake there is, each with its place in the source.
@@ -251,12 +252,13 @@ impl AppBuilder {
     }
 }
 
-/// How long starting waits for a bus that may be away. Real time: it is the reply of a server.
+/// Timeout of the announcement at start, as the bus may be away. Real time, as it waits for the reply of a server.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Tells the bus what the groups of the app handle; what they skipped long ago is to be decided first.
+/// Announces to the bus which types the groups of the app handle. Types that a group skipped long ago, and whose
+/// handler does not say whether to deliver them, are mistakes.
 ///
-/// A bus that is away is told when the app consumes.
+/// A bus that is away gets the announcement when the app consumes.
 async fn announce_types(
     plan: &CheckedPlan,
     bus: &dyn EventBus,
@@ -269,7 +271,7 @@ async fn announce_types(
     let skipped = match tokio::time::timeout(ANNOUNCE_TIMEOUT, bus.announce(&announced, store)).await {
         Ok(Ok(skipped)) => skipped,
         Ok(Err(error)) => {
-            tracing::debug!(destination = %bus.destination(), %error, "what the app handles is announced later");
+            tracing::debug!(destination = %bus.destination(), %error, "the app announces its event types later");
             return Ok(());
         }
         Err(_) => return Ok(()),
@@ -284,7 +286,7 @@ async fn announce_types(
     StartError::unless_empty(mistakes.collect())
 }
 
-/// Connects the bus if that was left to the app; one that is away is connected later.
+/// Connects the bus, unless it is connected already. Returns `false` if it is away: a task connects it later.
 async fn try_connect(bus: &dyn EventBus) -> Result<bool, StartMistake> {
     match bus.ensure_connected().await {
         Ok(()) => Ok(true),

@@ -1,4 +1,4 @@
-//! Why waiting for an app was in vain.
+//! The errors of waiting for an app.
 
 use std::time::Duration;
 
@@ -8,55 +8,56 @@ use crate::{
     runtime::{projection::ProjectionError, relay::RelayError},
 };
 
-/// Why a position is not published.
+/// A wait for a published position that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishedError {
-    /// Nobody relays: the app only consumes, or its bus lives in the process and the builder says `.without_relay()`.
+    /// No process relays: the app only consumes, or its bus lives in the process and the builder says
+    /// `.without_relay()`.
     #[error("the app has no relay: it only consumes, or its builder says `.without_relay()`")]
     NoRelay,
-    /// The relay publishes nothing until somebody decides.
+    /// The relay has stopped until an operator decides.
     #[error(transparent)]
     Relay(#[from] RelayError),
     /// The relay ended before it got that far.
     #[error("the relay stopped at position {position}, before {wanted}: {reason}")]
     Stopped {
-        /// Where it stopped.
+        /// The position where it stopped.
         position: Position,
-        /// Where it should have been.
+        /// The wanted position.
         wanted: Position,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The relay did not get that far in time.
     #[error("the relay is at position {position}, {wanted} was not reached within {timeout:?}: {problem}")]
     TimedOut {
-        /// Where the relay is.
+        /// The position of the relay.
         position: Position,
-        /// Where it should have been.
+        /// The wanted position.
         wanted: Position,
-        /// How long it was waited for at most.
+        /// The builder's timeout.
         timeout: Duration,
-        /// What keeps it.
+        /// The problem that delays it.
         problem: String,
     },
 }
 
-/// Why an app does not settle.
+/// A wait for an idle app that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
-    /// Handlers failed deliveries as often as they may, or an entry was no event, and those became dead letters since this
-    /// was last said. The log has each of them; this names the last of each handler, and the last without one.
+    /// Deliveries became dead letters since the last report: their handlers used up all attempts, or the entry was no
+    /// event. The log has each of them; this names the last one of each handler, and the last one without a handler.
     #[error("{dead} deliver{} given up: {}", if *dead == 1 { "y was" } else { "ies were" }, last.join("; "))]
     DeadLetters {
-        /// How many deliveries.
+        /// The number of deliveries.
         dead: u64,
-        /// Each handler that failed, with the last event it failed and why; then the last entry that no handler got.
+        /// Each handler that failed, with its last failed event and the error; then the last entry without a handler.
         last: Vec<String>,
     },
-    /// Handlers failed deliveries as often as they may; as the bus keeps no dead letters, they stay pending. The log has
-    /// each of them; this names the last of each handler.
+    /// Handlers used up all attempts of deliveries, which stay pending, as the bus keeps no dead letters. The log has
+    /// each of them; this names the last one of each handler.
     #[error(
         "{exhausted} event{} of group `{group}` failed and stay{} pending: {}",
         if *exhausted == 1 { "" } else { "s" }, if *exhausted == 1 { "s" } else { "" }, last.join("; ")
@@ -64,17 +65,17 @@ pub enum SettleError {
     Exhausted {
         /// The consumer group.
         group: Name,
-        /// How many deliveries.
+        /// The number of deliveries.
         exhausted: u64,
-        /// Each handler that failed, with the last event it failed and why.
+        /// Each handler that failed, with its last failed event and the error.
         last: Vec<String>,
     },
-    /// Something was still busy.
+    /// The relay, a projection or a group was still busy at the timeout.
     #[error("still waiting for {waiting_for} after {timeout:?}")]
     TimedOut {
-        /// What was still busy.
+        /// The busy part, and its problem if it has one.
         waiting_for: String,
-        /// How long it was waited for.
+        /// The builder's timeout.
         timeout: Duration,
     },
     /// The relay does not publish.
@@ -86,7 +87,7 @@ pub enum SettleError {
     /// The store could not be read.
     #[error(transparent)]
     Store(#[from] ReadError),
-    /// The bus could not be asked.
+    /// The bus did not answer.
     #[error(transparent)]
     Bus(#[from] ConsumeError),
 }

@@ -1,6 +1,8 @@
-//! The end of a process that a handler keeps from ending: one that blocks its thread can be neither cancelled nor waited for.
+//! The exit guard: ends a process that a handler keeps from ending, because it blocks its thread and ignores
+//! cancellation.
 //!
-//! Keep: it is a thread with a runtime of its own. The app's runtime may have no thread left that notices a signal.
+//! Invariant: the guard is a thread with its own runtime, as the app's runtime may have no free thread to notice a
+//! signal.
 
 use std::{
     io,
@@ -25,17 +27,26 @@ use crate::{
 /// `EX_SOFTWARE`: an error of the program itself.
 const EXIT_STATUS: i32 = 70;
 
-/// How long after the deadline of a shutdown the process is ended.
+/// Time between the deadline of a shutdown and the exit.
 const EXIT_GRACE_PERIOD: Duration = Duration::from_secs(5);
 
 /// Ends the process some time after a signal, unless it is dropped before.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | armed | a signal | counting: deadline and grace period |
+/// | armed, counting | drop | disarmed |
+/// | counting | `stay_armed`, as handlers still block | returned: drop no longer disarms it |
+/// | counting | the time is up | the process exits |
+/// | returned | the time is up, and a handler still blocks | the process exits |
+/// | returned | the time is up, and no handler blocks | disarmed |
 pub(super) struct ExitGuard {
     cancel: CancellationToken,
     has_returned: Arc<AtomicBool>,
     stays_armed: bool,
 }
 
-/// Everything that may block a thread.
+/// The handlers and projections that may block a thread.
 pub(super) struct ActivitySources {
     pub(super) subscribers: Subscribers,
     pub(super) projections: Vec<AnyProjection>,
@@ -49,13 +60,13 @@ impl ActivitySources {
     }
 }
 
-/// What blocks a thread now, in words.
+/// Describes the handlers and projections that block a thread now.
 pub(super) fn describe_blocking(activities: &[Arc<Activity>]) -> Vec<String> {
     activities.iter().flat_map(|activity| activity.blocking()).collect()
 }
 
 impl ExitGuard {
-    /// Begins to listen for a signal, after which a shutdown may take until `deadline`.
+    /// Starts listening for a signal, after which a shutdown may take until `deadline`.
     pub(super) fn new(deadline: Duration, activity_sources: ActivitySources) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -69,7 +80,7 @@ impl ExitGuard {
             let after = deadline.saturating_add(EXIT_GRACE_PERIOD);
             let waited = runtime.block_on(cancelled.run_until_cancelled(async {
                 signals.received().await;
-                // before the handlers leave the bus
+                // before the shutdown removes the subscribers from the bus, and their activities with them
                 let activities = activity_sources.activities();
                 tokio::time::sleep(after).await;
                 activities
@@ -84,7 +95,8 @@ impl ExitGuard {
         Ok(Self { cancel, has_returned, stays_armed: false })
     }
 
-    /// Ends the process all the same if something still blocks a thread then: whoever ends the runtime would wait for it.
+    /// Lets the guard outlive its drop, for a handler that still blocks: the drop of the runtime would wait for its
+    /// thread.
     pub(super) fn stay_armed(mut self) {
         self.stays_armed = true;
         self.has_returned.store(true, Ordering::SeqCst);
@@ -101,12 +113,12 @@ impl Drop for ExitGuard {
 
 fn exit(after: Duration, blocking: &[String]) {
     let who = match blocking {
-        [] => "something that is no handler keeps the app's runtime busy".into(),
+        [] => "a task that is no handler keeps the app's runtime busy".into(),
         blocking => format!("these block their threads: {}", blocking.join("; ")),
     };
     let text = format!("not stopped {after:?} after the signal, {who}: the process exits with status {EXIT_STATUS}");
     tracing::error!("{text}");
-    // no subscriber takes the log
+    // without a log subscriber the text would be lost
     if tracing::dispatcher::get_default(|dispatch| dispatch.is::<NoSubscriber>()) {
         eprintln!("{text}");
     }

@@ -1,6 +1,6 @@
-//! The app: a store, a bus, and everything that runs on them.
+//! The app: a store, a bus, and the relay, consumers and projections on them.
 //!
-//! Keep: this is the only place that names the defaults in memory.
+//! Invariant: no module outside of this one names the in-memory defaults of store and bus.
 
 mod builder;
 mod error;
@@ -43,12 +43,12 @@ use crate::{
     port::{EventBus, EventStore, MessageId, ShutdownError},
 };
 
-/// How long the store may take to say where it ends, for an error that is due. Real time: it is the reply of a server.
+/// Timeout of the store's head for the text of a due error. Real time, as it waits for the reply of a server.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
 ///
-/// Everything stops when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for what is in
+/// All its tasks stop when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for deliveries in
 /// flight.
 ///
 /// # Examples
@@ -95,9 +95,9 @@ struct AppInner {
     tasks: AppTasks,
     wait_timeout: Duration,
     shutdown_timeout: Duration,
-    /// How many deliveries the bus had given up when that was last said.
+    /// Dead letters of the bus that `settled` has reported, or that the start found.
     reported_dead_letters: AtomicU64,
-    /// Since when store and bus are.
+    /// Start times of the outages of store and bus.
     outage_starts: OutageStarts,
 }
 
@@ -105,15 +105,15 @@ struct AppInner {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Published {
-    /// Everything up to here is published.
+    /// The relay has published all events up to here.
     pub position: Position,
-    /// What the bus called the event at the position asked for; `None` if it was published too long ago, or by another
+    /// The bus's id of the event at the wanted position; `None` if it was published too long ago, or by a different
     /// process.
     pub message_id: Option<MessageId>,
 }
 
 impl App {
-    /// Begins to put an app together.
+    /// Creates a builder.
     pub fn builder() -> AppBuilder {
         AppBuilder::new()
     }
@@ -143,19 +143,19 @@ impl App {
         }))
     }
 
-    /// A repository of aggregates of one type; the app's relay publishes what it saves.
+    /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
     #[must_use]
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
         AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay.is_some(), self.clock().clone())
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.0.store
     }
 
-    /// Follows the store's feed: what is there, then what comes.
+    /// Follows the store's feed: stored events, then new ones.
     ///
     /// # Examples
     /// ```standalone_crate
@@ -187,13 +187,13 @@ impl App {
         Follow::from_shared(Arc::clone(&self.0.store)).clock(self.clock().clone())
     }
 
-    /// The bus.
+    /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &Arc<dyn EventBus> {
         &self.0.bus
     }
 
-    /// A projection of the app: a cheap handle to read it by.
+    /// Returns a projection of the app: a cheap handle to read it by.
     ///
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection.
@@ -201,13 +201,13 @@ impl App {
         self.find_projection::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
     }
 
-    /// Waits until a projection includes everything up to `position`, then reads it: read your own writes.
+    /// Waits until a projection includes all events up to `position`, then reads it: read your own writes.
     ///
-    /// `None` waits for nothing, so that [`Saved::position`](crate::Saved) fits as it is.
+    /// `None` does not wait, so that [`Saved::position`](crate::Saved) fits as it is.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did not
-    /// get there, or could not be read, within the builder's `wait_timeout`.
+    /// [`ProjectionError`] if the app has no such projection or was shut down, if it stopped at an event, or if it did
+    /// not get there, or could not be read, within the builder's `wait_timeout`.
     pub async fn projected<P: Projection>(
         &self,
         position: impl Into<Option<Position>>,
@@ -224,27 +224,28 @@ impl App {
         read
     }
 
-    /// What to say of a position that the store does not have.
+    /// Describes a position that the store does not have yet.
     async fn describe_missing_position(&self, wanted: Position) -> Option<String> {
         let head = tokio::time::timeout(HEAD_TIMEOUT, self.0.store.head()).await.ok()?.ok()?;
         (head < wanted).then(|| format!("the store ends at position {head}"))
     }
 
-    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within the builder's `shutdown_timeout`, 30 s by default; what is
-    /// in flight is finished. A program with more to stop waits for [`shutdown_signal`](crate::shutdown_signal) itself.
+    /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within the builder's `shutdown_timeout`, 30 s by default;
+    /// deliveries in flight finish. A program with more to stop waits for [`shutdown_signal`](crate::shutdown_signal)
+    /// itself.
     ///
-    /// A handler that blocks its thread can be neither ended nor waited for, and the runtime could not be dropped either.
-    /// If one still does so 5 s after that time, the process exits with status 70; log and standard error name handler and
-    /// event.
+    /// The app can neither end nor await a handler that blocks its thread, and the runtime could not be dropped either.
+    /// If one still blocks 5 s after that time, the process exits with status 70; log and standard error name handler
+    /// and event.
     ///
     /// # Errors
-    /// If signals cannot be listened for, or something was still busy when the time was up.
+    /// If the process cannot listen for signals, or a handler, the relay or a projection was still busy at the timeout.
     pub async fn run_until_signal(self) -> Result<()> {
         let exit = ExitGuard::new(self.0.shutdown_timeout, self.activity_sources())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
-        // before the handlers leave the bus
+        // before the shutdown removes the subscribers from the bus, and their activities with them
         let activities = self.activity_sources().activities();
         let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
@@ -264,14 +265,15 @@ impl App {
         ActivitySources { subscribers: self.0.bus.subscribers().clone(), projections: self.0.projections.clone() }
     }
 
-    /// Stops everything; what is in flight gets until `timeout`.
+    /// Stops all tasks of the app; deliveries in flight have until `timeout`.
     ///
-    /// It ends no handler that blocks its thread, and a Tokio runtime waits forever for that thread when `main` returns. A
-    /// program that does not use [`run_until_signal`](Self::run_until_signal), which exits then, calls
+    /// It cannot end a handler that blocks its thread, and a Tokio runtime waits forever for that thread when `main`
+    /// returns. A program that does not use [`run_until_signal`](Self::run_until_signal), which exits then, calls
     /// [`std::process::exit`] after an error.
     ///
     /// # Errors
-    /// [`ShutdownError`] if something was still busy then; its events are delivered again by the next start.
+    /// [`ShutdownError`] if a handler, the relay or a projection was still busy then; the bus redelivers its events
+    /// after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.0.tasks.shutdown(&*self.0.bus, timeout).await
     }

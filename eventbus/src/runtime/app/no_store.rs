@@ -1,4 +1,4 @@
-//! The store of an app that only consumes: there is none, and whoever needs one is told.
+//! The stand-in for the store of an app that only consumes: every request returns an error.
 
 use std::time::Duration;
 
@@ -163,7 +163,7 @@ impl UnfinishedDeliveries for NoStore {
     }
 }
 
-/// What errors about the dead letters of all groups are called after.
+/// The name in errors about the dead letters of all groups.
 static DEAD_LETTERS: Name = Name::from_static("dead letters");
 
 impl EventStore for NoStore {}

@@ -1,22 +1,22 @@
-//! Since when store and bus are away.
+//! Start times of the outages of store and bus, which `health` reports.
 
 use std::sync::{Mutex, PoisonError};
 
 use time::OffsetDateTime;
 
-/// What can be away.
+/// A server that can be away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Dependency {
     Store,
     Bus,
 }
 
-/// Since when they are, as far as was noticed.
+/// Start times of the current outages, as far as this process has noticed. Locked: concurrent health checks share it.
 #[derive(Debug, Default)]
 pub(super) struct OutageStarts(Mutex<[Option<OffsetDateTime>; 2]>);
 
 impl OutageStarts {
-    /// Notes that a part is there, or away since then at the latest. Returns since when it is away.
+    /// Records that a server answers, or is away since `since` at the latest. Returns the start of its outage.
     pub(super) fn record(&self, dependency: Dependency, since: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
         let mut starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let start = &mut starts[dependency as usize];

@@ -1,4 +1,4 @@
-//! What an app is going to run, and everything that is wrong with it.
+//! The plan of an app: the handlers and projections to run, and the check that finds every mistake in it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// The group that `discover_groups` knows projections by.
+/// The group name of projections in `discover_groups`.
 const PROJECTIONS_GROUP: &str = "projections";
 
-/// What of the linked handlers and projections runs.
+/// The linked handlers and projections that the app runs.
 #[derive(Debug)]
 pub(super) enum Discovery {
     Off,
@@ -35,7 +35,7 @@ impl Discovery {
     }
 }
 
-/// What the builder was told.
+/// The builder's input.
 pub(super) struct Plan<'a> {
     pub(super) discovery: Discovery,
     pub(super) handlers: Vec<HandlerDefinition>,
@@ -46,7 +46,7 @@ pub(super) struct Plan<'a> {
     pub(super) default_group: &'a Name,
 }
 
-/// What an app runs, checked.
+/// A plan without mistakes.
 pub(super) struct CheckedPlan {
     pub(super) handlers: Vec<HandlerDefinition>,
     pub(super) projections: Vec<AnyProjection>,
@@ -54,10 +54,10 @@ pub(super) struct CheckedPlan {
 }
 
 impl Plan<'_> {
-    /// Adds what is discovered, and reports every mistake at once.
+    /// Adds the discovered handlers and projections, and reports every mistake at once.
     pub(super) fn check(mut self) -> Result<CheckedPlan, StartError> {
         let mut mistakes = Vec::new();
-        let (duplicates, of_tests) = self.duplicate_aggregates();
+        let (duplicates, in_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
         self.discover(&mut mistakes);
         self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
@@ -67,7 +67,7 @@ impl Plan<'_> {
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
         StartError::unless_empty(mistakes)?;
-        for duplicate in of_tests {
+        for duplicate in in_tests {
             tracing::warn!("in a test this is no error without `discover()`: {duplicate}");
         }
         self.log_not_run();
@@ -100,8 +100,8 @@ impl Plan<'_> {
         }
     }
 
-    /// Says which linked handlers and projections this app leaves out, if it discovers nothing. An app that picks groups
-    /// leaves the others to other processes.
+    /// Warns of linked handlers and projections that this app does not run, if it does not discover. An app that picks
+    /// groups leaves the remaining ones to other processes.
     fn log_not_run(&self) {
         if !matches!(self.discovery, Discovery::Off) {
             return;
@@ -164,14 +164,14 @@ impl Plan<'_> {
         mistakes.extend(unknown.map(|group| StartMistake::UnknownGroup { group: group.clone(), known: known.clone() }));
     }
 
-    /// The linked aggregates that have the type of another one, in the order of types and places: those that are mistakes,
-    /// and those that only stand together because one binary holds several tests.
+    /// Finds linked aggregates of the same type, in the order of types and places. Returns those that are mistakes, and
+    /// those that only stand together because one binary holds several tests.
     fn duplicate_aggregates(&self) -> (Vec<StartMistake>, Vec<StartMistake>) {
         let mut linked: Vec<_> = inventory::iter::<AggregateRegistration>().collect();
         linked.sort_unstable_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
         linked.dedup_by_key(|aggregate| (aggregate.aggregate_type, aggregate.source, aggregate.rust_type));
         let discovers_nothing = matches!(self.discovery, Discovery::Off);
-        let (mut mistakes, mut of_tests) = (Vec::new(), Vec::new());
+        let (mut mistakes, mut in_tests) = (Vec::new(), Vec::new());
         for pair in linked.windows(2).filter(|pair| pair[0].aggregate_type == pair[1].aggregate_type) {
             let mistake = StartMistake::DuplicateAggregateType {
                 aggregate_type: pair[0].aggregate_type,
@@ -180,10 +180,10 @@ impl Plan<'_> {
                 second_type: pair[1].rust_type,
                 second: pair[1].source,
             };
-            let is_of_tests = discovers_nothing && pair.iter().any(|aggregate| aggregate.is_test);
-            if is_of_tests { of_tests.push(mistake) } else { mistakes.push(mistake) }
+            let is_in_tests = discovers_nothing && pair.iter().any(|aggregate| aggregate.is_test);
+            if is_in_tests { in_tests.push(mistake) } else { mistakes.push(mistake) }
         }
-        (mistakes, of_tests)
+        (mistakes, in_tests)
     }
 
     fn duplicate_projections(&self) -> Vec<StartMistake> {
@@ -220,7 +220,7 @@ impl Plan<'_> {
 }
 
 impl CheckedPlan {
-    /// The consumer groups of the handlers, sorted.
+    /// Returns the consumer groups of the handlers, sorted.
     pub(super) fn groups(&self) -> Vec<Name> {
         let mut groups: Vec<_> = self.handlers.iter().map(|handler| group_of(handler, &self.default_group)).collect();
         groups.sort();
@@ -228,7 +228,7 @@ impl CheckedPlan {
         groups
     }
 
-    /// Says in one line what runs here.
+    /// Logs in one line the store, bus, groups and projections of the app.
     pub(super) fn log_start(&self, store: Option<&dyn EventStore>, bus: &dyn EventBus, relays: bool) {
         let mut groups: BTreeMap<Name, usize> = BTreeMap::new();
         for handler in &self.handlers {
@@ -246,7 +246,7 @@ impl CheckedPlan {
         tracing::info!(%store, bus = %bus.describe(), %groups, %projections, %relay, "app runs");
     }
 
-    /// Shows who gets what.
+    /// Logs the event types of each handler and projection.
     pub(super) fn log_routes(&self) {
         for handler in &self.handlers {
             let group = group_of(handler, &self.default_group);

@@ -1,4 +1,4 @@
-//! What can be asked of, and done to, the projections of an app.
+//! The status of an app's projections, and the operator's commands to them.
 
 use super::App;
 use crate::{
@@ -13,11 +13,11 @@ use crate::{
 };
 
 impl App {
-    /// How each projection of the app is doing, sorted by name; of one with tables also who rebuilds it, in whichever
-    /// process. Other rebuilds are known to their callers only.
+    /// Returns the status of each projection of the app, sorted by name. For a projection with tables it shows a
+    /// rebuild in any process; only their callers know of other rebuilds.
     ///
     /// # Errors
-    /// [`ReadError`] if the store cannot be asked.
+    /// [`ReadError`] if the store cannot be read.
     pub async fn projections(&self) -> Result<Vec<ProjectionStatus>, ReadError> {
         let store = &*self.0.store;
         let head = store.head().await?;
@@ -30,14 +30,14 @@ impl App {
 
     /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::RebuildProgress) for a bar.
     ///
-    /// - State in memory: a new instance is folded beside the old one, which is read until it is replaced. Let go of the
-    ///   projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
-    /// - Rows in the store's transaction: copies of the projection's `tables(..)` are filled while the live ones serve and
-    ///   go on; when they have caught up, the rows are replaced in one transaction. A rebuild that ended early, in whatever
-    ///   way, left the live rows as they were; calling this again goes on where it was. Methods that changed since then
-    ///   need a new `version = ..` in the attribute, which begins at zero.
-    /// - Rows somewhere else: every event is handled again, through the instance that the app has, also if nobody waits
-    ///   for it any more. Only the process that feeds the projection can do that.
+    /// - State in memory: the rebuild folds a new instance beside the old one, which serves reads until it is replaced.
+    ///   Drop the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
+    /// - Rows in the store's transaction: the rebuild fills copies of the projection's `tables(..)` while the live ones
+    ///   serve and go on; when the copies have caught up, it replaces the rows in one transaction. A rebuild that ends
+    ///   early leaves the live rows as they were; calling this again goes on where it was. Methods that changed since
+    ///   then need a new `version = ..` in the attribute, which begins at zero.
+    /// - Rows elsewhere: the app's own instance handles every event again, also after the caller has dropped the
+    ///   future. Only the process that feeds the projection can do that.
     ///
     /// # Examples
     /// ```no_run
@@ -54,7 +54,7 @@ impl App {
     /// ```
     ///
     /// # Errors
-    /// [`RebuildError`]; what was read before is read still.
+    /// [`RebuildError`]; reads still see the former state.
     pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
         Rebuild::new(move |report| {
             Box::pin(async move {
@@ -66,26 +66,26 @@ impl App {
 
     /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
     ///
-    /// In one transaction its rows are deleted from every table, and its events are handled again up to where the
-    /// projection is; nobody sees it without rows. The projection stands still meanwhile. Events that an operator had
-    /// skipped are left out and counted, also those that cannot be read.
+    /// One transaction deletes its rows from every table and handles its events again up to the projection's position,
+    /// so no reader sees it without rows. The projection pauses meanwhile. Events that an operator had skipped are left
+    /// out and counted, also those that cannot be read.
     ///
-    /// The rows are found by the id alone: where the tables hold aggregates of several types, no two of them may have the
-    /// same id, or the rows of the other one are deleted and not written again.
+    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types, no two of them
+    /// may have the same id, or it deletes the rows of the other aggregate and does not write them again.
     ///
     /// # Errors
-    /// [`RebuildError`]; its rows then are what they were.
+    /// [`RebuildError`]; the rows then stay as they were.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
         self.find_handle::<P>()?.rebuild_stream(stream, &tasks.runner_context, tasks.stop()).await
     }
 
-    /// Lets a projection that stopped at an event try it again, when what was wrong with it is mended. False: it had not
+    /// Has a projection that stopped at an event retry it, once its cause is repaired. Returns `false` if it had not
     /// stopped.
     ///
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection; [`ProjectionError::InMemory`] for state in
-    /// memory, which is to be rebuilt instead.
+    /// memory: rebuild it instead.
     pub fn resume_projection<P: Projection>(&self) -> Result<bool, ProjectionError> {
         let handle = self.projection::<P>()?;
         let definition = P::definition();
@@ -95,14 +95,15 @@ impl App {
         Ok(handle.resume())
     }
 
-    /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], as its rows are right: nothing in them comes
-    /// from the events that were passed by, or somebody made up for them by hand. For operators; `reason` is logged. Returns
-    /// `false` if nothing is noted as passed by.
+    /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], because its rows are right: no row
+    /// depends on the missed events, or an operator has corrected the rows by hand. For operators; the log gets
+    /// `reason`. Returns `false` if the store has no note of missed events.
     ///
-    /// The store keeps it: no process stops for these events any more, and none rebuilds the rows for them.
+    /// The store keeps the decision: no process stops for these events any more, and none rebuilds the rows for them.
     ///
     /// # Errors
-    /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be asked.
+    /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be
+    /// reached.
     pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
         let tasks = &self.0.tasks;
         let is_news = self.find_handle::<P>()?.accept_missed_events(&tasks.runner_context, tasks.stop()).await?;

@@ -1,4 +1,4 @@
-//! What an app says of its relay, and what operators tell it.
+//! The relay as an app shows it, the app's health, and the operator's commands to the relay.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,15 +14,15 @@ use crate::{
     },
 };
 
-/// How long the store and the bus may take to answer before they are called unwell. Real time: it is the reply of a server.
+/// Timeout of store and bus in a health check. Real time, as it waits for the reply of a server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl App {
-    /// Waits until the relay has published everything up to `position`, also where another process relays: what that one
-    /// publishes is seen about a second later.
+    /// Waits until the relay has published all events up to `position`. If a different process relays, this one sees
+    /// its progress about a second later.
     ///
     /// # Errors
-    /// [`PublishedError`] if nobody relays, the relay stopped, or it did not get there within the builder's
+    /// [`PublishedError`] if no process relays, the relay stopped, or it did not reach `position` within the builder's
     /// `wait_timeout`.
     pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
         let wanted = position.into().unwrap_or(Position::START);
@@ -53,15 +53,14 @@ impl App {
         }
     }
 
-    /// How the relay fares; `None` if nobody relays: the app only consumes, or its bus lives in the process and the
-    /// builder says `.without_relay()`.
+    /// Returns the relay's status; `None` without a relay: the app only consumes, or its bus lives in the process and
+    /// the builder says `.without_relay()`.
     pub async fn relay_status(&self) -> Option<RelayStatus> {
         Some(self.relay()?.status(self.clock()).await)
     }
 
-    /// Whether store and bus are well, the relay of this process publishes, and no projection of it stopped at an event;
-    /// what a health endpoint answers. It never fails, and takes two seconds at most: a store or a bus that does not answer
-    /// by then is not well.
+    /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,
+    /// and takes two seconds at most: a store or a bus that does not answer by then is not well.
     pub async fn health(&self) -> Health {
         let stopped = self.0.projections.iter().filter_map(|projection| {
             let status = projection.status(Position::START);
@@ -69,13 +68,13 @@ impl App {
             Some(with_since(what, status.stopped_since))
         });
         let stopped = stopped.collect();
-        let (health, store_trouble, lags) = tokio::join!(self.bus_health(), self.store_problem(), self.lags());
+        let (health, store_problem, lags) = tokio::join!(self.bus_health(), self.store_problem(), self.lags());
         let health = self.with_bus_outage_start(health).with_lags(lags);
         let health = if self.0.groups.is_empty() { health.with_nothing_to_consume() } else { health };
         let health = health.with_stopped_projections(stopped).with_unfilled(self.0.tasks.unfilled.groups());
         let health = if self.0.has_store { health.with_store() } else { health };
         let health = self.0.projections.iter().fold(health, |health, projection| projection.add_to_health(health));
-        let health = match store_trouble {
+        let health = match store_problem {
             Some(problem) => health.with_store_problem(with_since(problem, self.store_outage_start())),
             None => {
                 self.0.outage_starts.record(Dependency::Store, None);
@@ -93,19 +92,21 @@ impl App {
         }
     }
 
-    /// Publishes everything after `from` again, with the same event ids and positions, by whichever process relays: for
-    /// operators. Returns from where it is published: `from`, or lower if the relay is not that far.
+    /// Has the relay publish all events after `from` again, with the same event ids and positions, in whichever process
+    /// it runs: for operators. Returns the position after which it publishes: `from`, or lower if the relay is not that
+    /// far.
     ///
-    /// It resolves [`RelayError::StoreBehindBus`](crate::RelayError::StoreBehindBus): say where the copy ended that the store was restored from, or any
-    /// position before it; [`Position::START`] is always right. Handlers see again what they have seen.
+    /// It resolves [`RelayError::StoreBehindBus`](crate::RelayError::StoreBehindBus): give the position where the
+    /// backup ended from which the store was restored, or any position before it; [`Position::START`] is always right.
+    /// Handlers get the republished events again.
     ///
-    /// It returns before that is published: the relay notices within a second, and until then
+    /// It returns before the relay publishes: the relay notices within a second, and until then
     /// [`published`](Self::published) does not wait for it; [`settled`](Self::settled) does.
     ///
     /// # Errors
-    /// [`RepublishError`]; a bus in the process keeps no position that could be set back.
+    /// [`RepublishError`]; a bus in the process keeps no position to set back.
     pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {
-        // a bus that never heard of the store has nothing to set back, and cannot tell why
+        // a bus that has no position of this store has none to set back either, and its own error would not say why
         let stopped = self.relay().and_then(|relay| relay.read_progress(|now| now.stopped.clone()));
         if let Some(error @ RelayError::OtherStore { .. }) = stopped {
             return Err(error.into());
@@ -113,8 +114,8 @@ impl App {
         relay::republish(&*self.0.store, &*self.0.bus, from).await
     }
 
-    /// Forgets how far a consumer group of the bus has finished, so that nothing is kept or published again for it: for
-    /// operators. A group that is still on the bus is soon known again, so retire it there first.
+    /// Deletes the floor of a consumer group of the bus, so that events are neither kept nor republished for it: for
+    /// operators. The relay soon adds a group again that is still on the bus, so retire it there first.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
@@ -131,7 +132,7 @@ impl App {
         })
     }
 
-    /// With since when the bus is away, if it is: since this or the relay has noticed.
+    /// Adds the start of the bus's outage, if it is away: when this check or the relay first noticed.
     fn with_bus_outage_start(&self, mut health: Health) -> Health {
         if health.connected {
             self.0.outage_starts.record(Dependency::Bus, None);
@@ -143,7 +144,7 @@ impl App {
         health
     }
 
-    /// Since when the store cannot be read: since this, the relay or a projection has noticed.
+    /// Returns the start of the store's outage: when this check, the relay or a projection first noticed.
     fn store_outage_start(&self) -> Option<OffsetDateTime> {
         let relay = self.relay().and_then(|relay| relay.read_progress(RelayProgress::since));
         let projections =
@@ -152,7 +153,7 @@ impl App {
         self.0.outage_starts.record(Dependency::Store, Some(since))
     }
 
-    /// Why the store cannot be read, if the app has one and it cannot.
+    /// Returns the error of the store, if the app has one and it cannot be read.
     async fn store_problem(&self) -> Option<String> {
         if !self.0.has_store {
             return None;
@@ -163,12 +164,13 @@ impl App {
         }
     }
 
-    /// For how many seconds the oldest event has waited for the relay and for each projection, as far as the store tells.
+    /// Returns for how many seconds the oldest event has waited for the relay and for each projection, as far as the
+    /// store answers.
     async fn lags(&self) -> BTreeMap<String, u64> {
         if !self.0.has_store {
             return BTreeMap::new();
         }
-        let ask = async {
+        let load_lags = async {
             let mut places = Vec::new();
             if let Some(relay) = self.relay() {
                 places.push(("relay".to_owned(), relay.position().await));
@@ -187,7 +189,7 @@ impl App {
             }
             lags
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, ask).await.unwrap_or_default()
+        tokio::time::timeout(ANSWER_TIMEOUT, load_lags).await.unwrap_or_default()
     }
 
     fn relay(&self) -> Option<RelayView> {
@@ -197,7 +199,7 @@ impl App {
     }
 }
 
-/// What is wrong, and since when.
+/// Appends the start time to a problem, if it is known.
 fn with_since(what: String, since: Option<OffsetDateTime>) -> String {
     match since.and_then(|since| since.format(&Rfc3339).ok()) {
         Some(since) => format!("{what} (since {since})"),

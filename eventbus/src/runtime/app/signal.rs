@@ -7,14 +7,14 @@ pub(super) use self::elsewhere::Signals;
 #[cfg(unix)]
 pub(super) use self::unix::Signals;
 
-/// Waits for SIGTERM or SIGINT (Ctrl-C), which end the process by themselves no more from the call on.
+/// Waits for SIGTERM or SIGINT (Ctrl-C), which from the call on no longer end the process by themselves.
 ///
-/// That stays so after the wait: call it again, if a second one is to end the process at once.
-/// [`App::run_until_signal`](crate::App::run_until_signal) waits for it; this is for programs that have more to stop, as
-/// a [web service](crate::axum) has.
+/// That stays so after the wait: call it again, if a second signal is to end the process at once.
+/// [`App::run_until_signal`](crate::App::run_until_signal) waits for it; this is for programs that have more to stop,
+/// as a [web service](crate::axum) has.
 ///
 /// # Errors
-/// If signals cannot be listened for.
+/// If the process cannot listen for signals.
 ///
 /// # Panics
 /// Outside of a Tokio runtime with I/O enabled, as under `#[tokio::main]` it is.
@@ -58,7 +58,7 @@ mod unix {
             Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
         }
 
-        /// Waits for one of them and says which it was.
+        /// Waits for one of them and returns its name.
         pub(in crate::runtime::app) async fn received(mut self) -> &'static str {
             tokio::select! {
                 _ = self.terminate.recv() => "SIGTERM",

@@ -1,4 +1,4 @@
-//! A way out for operators: events that a projection or the relay skips.
+//! The operator's commands to skip an event in a projection or in the relay.
 
 use std::sync::Arc;
 
@@ -15,18 +15,19 @@ use crate::{
 
 impl App {
     /// Has a projection skip one event for good, which it cannot decode or handle, and go on behind it: for operators.
-    /// Returns `false` if it skipped the event before; the former reason stays then.
+    /// Returns `false` if it skips the event already; the former reason stays then.
     ///
-    /// The store keeps it with the reason: every process that feeds the projection skips the event, and so do rebuilds,
-    /// which [count](crate::Rebuilt::skipped) it. One that stopped there, in any process, goes on within seconds; state in
-    /// memory is folded anew in this process, and where it stopped in another one within minutes. What the projection has
-    /// handled already stays handled until it is rebuilt. Handlers and other projections get the event as before.
+    /// The store keeps the order with the reason: every process that feeds the projection skips the event, and so do
+    /// rebuilds, which [count](crate::Rebuilt::skipped) it. A projection that stopped there goes on within seconds, in
+    /// any process; state in memory is folded anew in this process at once, and within minutes in other processes where
+    /// it stopped. An event that the projection has handled already stays handled until a rebuild. Handlers and other
+    /// projections get the event as before.
     ///
-    /// A row that cannot even be read stops a projection with [`ProjectionError::Damaged`](crate::ProjectionError::Damaged):
-    /// its text says where the row is.
+    /// A row that cannot even be read stops a projection with
+    /// [`ProjectionError::Damaged`](crate::ProjectionError::Damaged): its text says where the row is.
     ///
     /// # Errors
-    /// [`SkipError`]; nothing is skipped then, unless it is [`SkipError::Rebuild`].
+    /// [`SkipError`]; the projection does not skip the event then, unless it is [`SkipError::Rebuild`].
     ///
     /// # Examples
     /// ```no_run
@@ -52,7 +53,7 @@ impl App {
         handle.clear_cached_skips();
         if handle.may_resume_after(position) {
             match P::definition().kind {
-                // a method that failed may have changed the state half way
+                // a method that failed may have changed a part of the state
                 ProjectionKind::InMemory if !handle.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
                 _ => drop(handle.resume()),
             }
@@ -60,11 +61,11 @@ impl App {
         Ok(is_new)
     }
 
-    /// Has a projection take an event again that it [skipped](Self::skip_event): rebuild the projection then, if it is past
-    /// the event. Returns `false` if it did not skip the event.
+    /// Has a projection take an event again that it [skipped](Self::skip_event): rebuild the projection then, if it is
+    /// past the event. Returns `false` if it does not skip the event.
     ///
     /// # Errors
-    /// [`SkipError`]; it is skipped still then.
+    /// [`SkipError`]; the skip stays then.
     pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
         let handle = self.projection::<P>()?;
         let was_skipped = self.skip_editor().unskip(&projection_role(P::definition().name), position).await?;
@@ -72,32 +73,33 @@ impl App {
         Ok(was_skipped)
     }
 
-    /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not get
-    /// the event. Returns `false` if it was skipped before.
+    /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not
+    /// get the event. Returns `false` if the relay skips it already.
     ///
-    /// Whichever process relays goes on behind it, within a minute, and to a bus in the process within seconds; its
-    /// [status](crate::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the event, as the
-    /// store cannot read it any more, lets go of it within seconds.
+    /// The relay goes on behind it within a minute, in whichever process it runs, and to a bus in the process within
+    /// seconds; its [status](crate::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the
+    /// event, as the store cannot read it any more, releases it within seconds.
     ///
     /// # Errors
-    /// [`SkipError`]; nothing is skipped then.
+    /// [`SkipError`]; the relay does not skip the event then.
     pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
         self.skip_editor().skip(&relay_to(self.0.bus.destination()), position, reason).await
     }
 
-    /// Has the relay publish an event again that it skipped, if it is not past it; [`republish`](Self::republish) sets it
-    /// back. Returns `false` if it was not skipped.
+    /// Has the relay publish an event that it skipped, if it is not past it; [`republish`](Self::republish) sets the
+    /// relay back. Returns `false` if the relay does not skip the event.
     ///
     /// # Errors
-    /// [`SkipError`]; it is skipped still then.
+    /// [`SkipError`]; the skip stays then.
     pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
         self.skip_editor().unskip(&relay_to(self.0.bus.destination()), position).await
     }
 
-    /// The events that projections of this app and the relay to its bus skip, with who said so, when and why.
+    /// Returns the events that projections of this app and the relay to its bus skip, with process, time and reason of
+    /// each order.
     ///
     /// # Errors
-    /// [`SkipError`] if the store cannot be asked.
+    /// [`SkipError`] if the store cannot be read.
     pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
         let names =
             self.0.projections.iter().map(AnyProjection::definition).map(|definition| projection_role(definition.name));
@@ -110,7 +112,7 @@ impl App {
     }
 
     fn skip_editor(&self) -> SkipEditor {
-        let feeding = &self.0.tasks.runner_context;
-        SkipEditor { store: Arc::clone(&self.0.store), owner: feeding.owner.clone(), clock: feeding.clock.clone() }
+        let context = &self.0.tasks.runner_context;
+        SkipEditor { store: Arc::clone(&self.0.store), owner: context.owner.clone(), clock: context.clock.clone() }
     }
 }

@@ -9,7 +9,7 @@ use crate::{
     runtime::registry::EventRegistry,
 };
 
-/// How many event types a line of the log names.
+/// Largest number of event types in one log line.
 const LOGGED_TYPES_MAX: usize = 50;
 
 /// Names the stored event types that no code here knows, and those of a higher schema version, in one warning.
@@ -38,13 +38,14 @@ fn log_unknown(unknown: &[String]) {
     );
 }
 
-/// The highest schema version of each event type that is linked, or that a handler or projection of the app takes.
+/// Returns the highest schema version of each event type that is linked, or that a handler or projection of the app
+/// takes.
 fn known_types(plan: &CheckedPlan) -> BTreeMap<&'static str, u32> {
-    let taken = plan.handlers.iter().map(|handler| handler.events);
-    let taken = taken.chain(plan.projections.iter().map(|projection| projection.definition().events));
+    let subscribed = plan.handlers.iter().map(|handler| handler.events);
+    let subscribed = subscribed.chain(plan.projections.iter().map(|projection| projection.definition().events));
     let mut known = BTreeMap::new();
     let registry = EventRegistry::discover();
-    for event in registry.iter().chain(taken.flat_map(|events: EventFilter| events.descriptors())) {
+    for event in registry.iter().chain(subscribed.flat_map(|events: EventFilter| events.descriptors())) {
         let version = known.entry(event.event_type).or_default();
         *version = event.schema_version.max(*version);
     }

@@ -24,30 +24,30 @@ use crate::{
     },
 };
 
-/// How long a store may take to answer when everything is to stop. Real time: it is the reply of a server.
+/// Timeout of the store's reply during a shutdown. Real time, as it waits for the reply of a server.
 const STORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Relay, consumers and projections of an app; dropped, they are told to stop.
+/// The tasks of an app: relay, consumers, projections. Dropping them cancels them.
 pub(super) struct AppTasks {
     cancel: CancellationToken,
-    /// Ends at once what did not stop in time.
+    /// Aborts the tasks that did not stop in time.
     abort: CancellationToken,
-    /// The same for what is nothing without the store.
+    /// Aborts the tasks that can only wait, once the store does not answer.
     abort_store_tasks: CancellationToken,
     tracker: TaskTracker,
-    /// What projections are fed with.
+    /// Store, states and lease settings of the projection runners.
     pub(super) runner_context: RunnerContext,
     pub(super) relay: Option<watch::Receiver<RelayProgress>>,
-    /// The groups that are not given what they miss.
+    /// The groups whose backlog the filler cannot fill.
     pub(super) unfilled: Unfilled,
 }
 
-/// What the tasks of an app work with.
+/// The parts of an app that its tasks share.
 pub(super) struct TaskEnvironment<'a> {
     pub(super) store: &'a Arc<dyn EventStore>,
     pub(super) bus: &'a Arc<dyn EventBus>,
-    /// Whether the bus was reached; if not, a task connects it before relay and consumers begin.
+    /// Set if the bus is connected; if not, a task connects it before relay and consumers begin.
     pub(super) is_connected: bool,
     pub(super) state: &'a StateMap,
     pub(super) clock: &'a SharedClock,
@@ -58,7 +58,7 @@ impl AppTasks {
         environment: TaskEnvironment<'_>,
         plan: &CheckedPlan,
         relay: Option<RelayOptions>,
-        terms: &StoreSettings,
+        settings: &StoreSettings,
     ) -> Result<Self, BoxError> {
         let TaskEnvironment { store, bus, is_connected, state, clock } = environment;
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
@@ -77,7 +77,7 @@ impl AppTasks {
                 store: Arc::clone(store),
                 state: state.clone(),
                 owner: new_owner(),
-                lease_ttl: terms.lease_ttl,
+                lease_ttl: settings.lease_ttl,
                 clock: clock.clone(),
             },
             relay: None,
@@ -123,7 +123,7 @@ impl AppTasks {
             let begin = async move {
                 let _ = begun.send(());
             };
-            // the consumer first: an app that is started consumes, and its health says so
+            // biased: polls the consumer before `start` returns, so that a started app consumes and its health says so
             tasks.spawn_abortable(&tasks.abort, async {
                 tokio::join!(biased; consumer, begin);
             });
@@ -133,7 +133,7 @@ impl AppTasks {
         if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(uses_transaction)) {
             tasks.spawn_store_task(handler_inbox::purge_inbox(
                 transactions,
-                terms.inbox_retention,
+                settings.inbox_retention,
                 clock.clone(),
                 tasks.cancel.clone(),
             ));
@@ -154,7 +154,7 @@ impl AppTasks {
         self.spawn_abortable(&self.abort_store_tasks, task);
     }
 
-    /// Cancelled when everything is to end.
+    /// Returns the token that is cancelled when the app stops.
     pub(super) const fn stop(&self) -> &CancellationToken {
         &self.cancel
     }
@@ -163,16 +163,19 @@ impl AppTasks {
         self.cancel.is_cancelled()
     }
 
-    /// Stops everything; what is in flight gets until `timeout`, unless it can only wait for a store that is gone.
+    /// Stops all tasks. Deliveries in flight have until `timeout`; tasks that wait for a store that does not answer end
+    /// sooner.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
         let clock = &self.runner_context.clock;
         let began = clock.instant();
         let stopping = async {
-            // the bus is told first that it closes: then consumers finish what nobody else would look for
+            // biased: the bus learns first that it closes for good, so that a consumer whose name does not come back
+            // finishes the entries it has read
             let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
             let left = timeout.saturating_sub(clock.elapsed(began));
             (bus_stopped, clock.timeout(left, self.tracker.wait()).await)
         };
+        // biased: the shutdown begins before the watch of the store, which only aborts tasks and never ends
         let (bus_stopped, tasks_stopped) = tokio::select! {
             biased;
             stopped = stopping => stopped,
@@ -190,7 +193,7 @@ impl AppTasks {
         }
     }
 
-    /// Aborts what waits for the store, if that does not answer any more.
+    /// Aborts the tasks that wait for the store, if it does not answer any more; never returns.
     async fn abort_if_store_is_silent(&self) -> Infallible {
         let answers = async {
             while self.runner_context.store.head().await.is_err() {
@@ -210,9 +213,9 @@ impl Drop for AppTasks {
     }
 }
 
-/// The places of an app's handlers on a bus, given up when nothing consumes for them any more.
+/// The subscriptions of an app's handlers on a bus; dropping them cancels them.
 ///
-/// Keep: never before that. What a consumer has in hand for a group without handlers stays unhandled.
+/// Invariant: they outlive the consumer. An entry in flight for a group without handlers would stay unhandled.
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
@@ -249,7 +252,7 @@ async fn run_when_connected(
     }
 }
 
-/// Connects a bus that was away when the app started; one that refuses is asked again too, as somebody may mend it.
+/// Connects a bus that was away when the app started. Retries also a refusal, since an operator may repair its cause.
 async fn connect(
     bus: Arc<dyn EventBus>,
     clock: SharedClock,
@@ -282,22 +285,23 @@ async fn connect(
     connected.send_replace(true);
 }
 
-/// Says in the log when a bus consumes that could not at first.
+/// Logs when the bus consumes after an outage; never returns.
 async fn log_when_consuming(bus: &dyn EventBus, clock: &SharedClock, outage: &mut Outage) -> Infallible {
     while outage.lasts() {
         clock.sleep(STATUS_POLL_INTERVAL).await;
         if bus.is_consuming()
             && let Some(lasted) = outage.ends()
         {
-            tracing::info!(destination = %bus.destination(), ?lasted, "consumes now");
+            tracing::info!(destination = %bus.destination(), ?lasted, "the bus consumes now");
         }
     }
     std::future::pending().await
 }
 
-/// Consumes until cancelled; a bus that is away at first is tried again.
+/// Consumes until cancelled, and retries while the bus is away.
 ///
-/// Where someone else consumes on the same bus, that one serves the app's handlers too; this one takes over after it.
+/// If a different caller consumes on the same bus, its consumer serves the app's handlers too; this one takes over when
+/// that consumer ends.
 async fn consume_until_cancelled(
     bus: Arc<dyn EventBus>,
     _subscriptions: Subscriptions,
@@ -313,18 +317,19 @@ async fn consume_until_cancelled(
     let (mut attempt, mut outage) = (0, Outage::new(clock.clone()));
     while !cancel.is_cancelled() {
         let mut consuming = std::pin::pin!(bus.start_consuming());
+        // biased: polls the consumer first, so that `is_consuming` tells below whether it has begun
         let stopped = tokio::select! {
             biased;
             stopped = &mut consuming => stopped,
             never = log_when_consuming(&*bus, &clock, &mut outage) => match never {},
-            // what has not begun would begin after it was stopped
+            // a consumer that has not begun would not notice the stop and begin after it
             () = cancel.cancelled() => match bus.is_consuming() {
                 true => tokio::join!(bus.stop_consuming(), consuming).1,
                 false => return,
             },
         };
         match stopped {
-            // stopped by hand: whoever consumes next serves the handlers
+            // the program stopped the bus's consumers: the next `start_consuming` on this bus serves the handlers
             Ok(()) => return cancel.cancelled().await,
             Err(error @ ConsumeError::ShutDown { .. }) => {
                 return tracing::error!(destination = %bus.destination(), %error, "cannot consume");

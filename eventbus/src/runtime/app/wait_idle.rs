@@ -1,4 +1,4 @@
-//! Waiting until an app has nothing left to do.
+//! The wait for an idle app: all events published, handled and projected.
 
 use std::{
     collections::VecDeque,
@@ -13,18 +13,18 @@ use crate::{
     runtime::relay,
 };
 
-/// How soon a bus is asked again. Real time, as is the limit: what is waited for is the work of other tasks, also where
-/// the app's clock is moved by hand.
+/// Pause between polls of the bus. Real time, as is the timeout: the wait is for the work of other tasks, also where a
+/// test moves the app's clock by hand.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 impl App {
-    /// Waits until everything stored is published, handled and projected, and what handlers stored meanwhile too: for
-    /// tests.
+    /// Waits until all stored events are published, handled and projected, also those that handlers store meanwhile:
+    /// for tests.
     ///
     /// # Errors
-    /// [`SettleError::DeadLetters`] if deliveries were given up since the app started or since the last call said so;
-    /// [`SettleError::TimedOut`] with what was waited for, retries included; an error of a relay or projection that
-    /// stopped, or of a store or bus that cannot be asked.
+    /// [`SettleError::DeadLetters`] if deliveries became dead letters since the app started or since the last call
+    /// reported them; [`SettleError::TimedOut`] with the part that is still busy, also with retries; an error of a
+    /// relay or projection that stopped, or of a store or bus that does not answer.
     pub async fn settled(&self) -> Result<(), SettleError> {
         let waiting = Mutex::new("the store".to_owned());
         let wait_idle = async {
@@ -46,15 +46,15 @@ impl App {
             waiting_for = format!("{waiting_for} (the relay: {problem})");
         }
         for (what, describe) in [("busy", Subscriber::handling as fn(&_) -> _), ("failed", Subscriber::failure)] {
-            let said = self.describe_handlers(describe);
-            if !said.is_empty() {
-                waiting_for = format!("{waiting_for} ({what}: {})", said.join("; "));
+            let descriptions = self.describe_handlers(describe);
+            if !descriptions.is_empty() {
+                waiting_for = format!("{waiting_for} ({what}: {})", descriptions.join("; "));
             }
         }
         Err(SettleError::TimedOut { waiting_for, timeout })
     }
 
-    /// The end of the store, if anything of this app follows it.
+    /// Returns the store's head, if the relay or a projection of this app follows it.
     async fn followed_head(&self) -> Result<Position, ReadError> {
         if self.0.tasks.relay.is_some() || !self.0.projections.is_empty() {
             self.0.store.head().await
@@ -97,14 +97,14 @@ impl App {
                     }),
                 };
             }
-            let left = [(progress.unread, "unread"), (progress.pending, "pending")];
-            let left = left.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
-            wait_for(format!("group `{group}` ({})", left.collect::<Vec<_>>().join(", ")));
+            let rest = [(progress.unread, "unread"), (progress.pending, "pending")];
+            let rest = rest.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+            wait_for(format!("group `{group}` ({})", rest.collect::<Vec<_>>().join(", ")));
             tokio::time::sleep(IDLE_POLL_INTERVAL).await;
         }
     }
 
-    /// Says once that deliveries were given up.
+    /// Reports each dead letter once.
     async fn check_new_dead_letters(&self) -> Result<(), SettleError> {
         let now = self.0.bus.stats().messages_sent_to_dlq;
         let before = self.0.reported_dead_letters.swap(now, Ordering::Relaxed);
@@ -118,12 +118,13 @@ impl App {
         }
     }
 
-    /// The last of up to `dead` dead letters of this app's groups that no handler failed, as an entry that is no event.
+    /// Finds the last of the newest `dead` dead letters of this app's groups that has no handler, as an entry that is
+    /// no event.
     async fn find_unhandled_dead_letter(&self, dead: u64) -> Option<String> {
         const DEAD_LETTER_PAGE_SIZE: usize = 100;
         let (mut after, mut newest) = (None, VecDeque::new());
         loop {
-            // what cannot be read now is in the log
+            // the log has those that cannot be read now
             let page = self
                 .0
                 .bus
@@ -144,21 +145,21 @@ impl App {
         let dead_letter =
             newest.into_iter().rfind(|dead_letter| dead_letter.handler.as_deref().is_none_or(str::is_empty))?;
         let id = dead_letter.original_message_id.unwrap_or(dead_letter.id);
-        Some(format!("entry `{id}`: {}", dead_letter.error.as_deref().unwrap_or("it was given up without a reason")))
+        Some(format!("entry `{id}`: {}", dead_letter.error.as_deref().unwrap_or("no reason recorded")))
     }
 
-    /// What the handlers failed at last and have not succeeded with since, and why.
+    /// Describes for each handler the last event that failed and has not succeeded since, and the error.
     #[cfg(feature = "axum")]
     pub(crate) fn failures(&self) -> Vec<String> {
         self.describe_handlers(Subscriber::failure)
     }
 
-    /// What the handlers of all groups have to say.
+    /// Describes the handlers of all groups.
     fn describe_handlers(&self, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
         self.0.groups.iter().flat_map(|group| self.describe_group_handlers(group, &describe)).collect()
     }
 
-    /// What the handlers of a group have to say.
+    /// Describes the handlers of a group.
     fn describe_group_handlers(&self, group: &Name, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
         let subscribers = self.0.bus.subscribers().of_group(group);
         subscribers.iter().filter_map(describe).collect()
