@@ -1,4 +1,4 @@
-//! What the macros say about handlers and projections.
+//! Definitions of handlers and projections, as the macros write them, and their registration at link time.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     },
 };
 
-/// How a handler is called: the delivery is shared, the transaction exclusive.
+/// The generated function that calls a handler: the delivery is shared, the transaction exclusive.
 #[doc(hidden)]
 pub(crate) type HandlerCall = for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> BoxFuture<'d, Result<(), HandlerError>>;
 
@@ -20,11 +20,11 @@ pub(crate) type HandlerCall = for<'d> fn(&'d Delivery, TransactionSlot<'d>) -> B
     note = "put `#[handler]` on an `async fn`; its name then is a type too"
 )]
 pub trait Handler: 'static {
-    /// What the annotation says.
+    /// Returns the name, options and events of the annotation.
     fn definition() -> HandlerDefinition;
 }
 
-/// What the annotation of a handler says.
+/// Name, options and events of a handler, from its annotation and signature.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct HandlerDefinition {
@@ -55,7 +55,7 @@ impl HandlerDefinition {
         Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
     }
 
-    /// What its parameters demand.
+    /// Returns the states and the transaction that its parameters need.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);
@@ -84,7 +84,7 @@ impl HandlerDefinition {
     note = "put `#[projection(name = \"..\")]` on an `impl {Self}` whose methods take the events"
 )]
 pub trait Projection: Sized + Send + Sync + 'static {
-    /// What the annotation and the methods say.
+    /// Returns the name, kind and events, from the annotation and the methods.
     fn definition() -> ProjectionDefinition;
 
     /// Handles one event; called when the methods take `&self`.
@@ -111,7 +111,7 @@ pub trait Projection: Sized + Send + Sync + 'static {
     }
 }
 
-/// How a projection keeps its rows; follows from the signatures of its methods.
+/// Where a projection keeps its rows; follows from the signatures of its methods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -124,26 +124,26 @@ pub enum ProjectionKind {
     AtLeastOnce,
 }
 
-/// What the annotation and the methods of a projection say.
+/// Name, kind and events of a projection, from its annotation and the signatures of its methods.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ProjectionDefinition {
     /// Its durable name.
     pub name: &'static str,
-    /// How it keeps its rows.
+    /// Where it keeps its rows.
     pub kind: ProjectionKind,
     /// The events its methods take.
     pub events: EventFilter,
     /// Where the `impl` block stands.
     pub source: Source,
-    /// Which version of it, from 1: a rebuild that was interrupted goes on only in the same version.
+    /// The version of its methods, from 1: an interrupted rebuild goes on only in the same version.
     pub version: u32,
-    /// The tables that hold its rows and nothing else, if it is said which: what a rebuild replaces.
+    /// The tables that hold only its rows, if the annotation names them: a rebuild replaces these.
     pub tables: &'static [&'static str],
-    /// The column of each table that holds the id of the aggregate a row belongs to, if it is said which.
+    /// The column of each table that holds the id of the aggregate a row belongs to, if the annotation names it.
     pub key: Option<&'static str>,
-    /// How long a method may take that writes rows; 60 s if `None`. What folds state in memory has no limit: it cannot be
-    /// ended in the middle.
+    /// Time limit of a method that writes rows; 60 s if `None`. A method that folds state in memory has no limit: the
+    /// runner cannot end it in the middle.
     pub timeout: Option<Duration>,
     pub(crate) requires: fn(&mut Requirements),
 }
@@ -183,7 +183,8 @@ impl ProjectionDefinition {
         self
     }
 
-    /// How long one of its methods may take; `None` for those that cannot be ended in the middle.
+    /// Returns the time limit of its methods; `None` for state in memory, where the runner cannot end a method in the
+    /// middle.
     pub(crate) fn time_limit(&self) -> Option<Duration> {
         match self.kind {
             ProjectionKind::InMemory => None,
@@ -193,7 +194,7 @@ impl ProjectionDefinition {
         }
     }
 
-    /// What its parameters demand.
+    /// Returns the states and the transaction that its parameters need.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);
@@ -216,7 +217,7 @@ pub struct AggregateRegistration {
     pub rust_type: &'static str,
     /// Where it stands.
     pub source: Source,
-    /// Whether it stands in a crate that is compiled as a test.
+    /// Set if it stands in a crate that is compiled as a test.
     pub is_test: bool,
 }
 
@@ -229,8 +230,8 @@ inventory::collect!(AggregateRegistration);
 inventory::collect!(EventRegistration);
 inventory::collect!(HandlerRegistration);
 
-/// Finds out whether a projection has a default, by the order in which methods are looked up: the impl for `Probe<P>`
-/// comes before the one for `&Probe<P>`, if its bound holds.
+/// Detects whether a projection has a default, by the order of method lookup: rustc takes the impl for `Probe<P>`
+/// before the one for `&Probe<P>`, if its bound holds.
 #[doc(hidden)]
 pub struct Probe<P>(PhantomData<P>);
 

@@ -14,15 +14,16 @@ use crate::{
     note = "after the event a handler takes `State<T>` of `eventbus` (axum's is another type), `Attempt`, `&Metadata`, `&RecordedEvent`, or the store's connection as `&mut`; did you mean `State<{Self}>`?"
 )]
 pub trait FromDelivery: Sized + Send {
-    /// What the parameter demands of the application; checked at start.
+    /// Adds what the parameter needs from the application to `requirements`; the app checks them at start.
     fn requires(requirements: &mut Requirements) {
         let _ = requirements;
     }
 
-    /// Takes the parameter for one call.
+    /// Makes the parameter of one call.
     ///
     /// # Errors
-    /// [`HandlerError`] if it is not there; `start()` rules that out for what [`requires`](Self::requires) names.
+    /// [`HandlerError`] if the value is missing; `start()` rules that out for values that [`requires`](Self::requires)
+    /// names.
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError>;
 }
 
@@ -78,7 +79,7 @@ impl<T: Clone + Send + Sync + 'static> FromDelivery for State<T> {
     }
 }
 
-/// How often the event was handed over to the handler, this time included: 1 is the first try.
+/// The number of this delivery attempt of the event to the handler: 1 is the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -94,14 +95,14 @@ impl fmt::Display for Attempt {
     }
 }
 
-/// What a handler can return: `()`, or `Result<(), E>` with any error.
+/// A return type of handlers: `()`, or `Result<(), E>` with any error.
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
     label = "expected `()` or `Result<(), E>` where `E` is an error",
     note = "return `()`, or `Result<(), E>` with an error: an `Error + Send + Sync`, a text, or `eventbus::Error`"
 )]
 pub trait HandlerOutcome {
-    /// The outcome as the bus understands it.
+    /// Converts the value into the outcome that the bus records.
     ///
     /// # Errors
     /// The handler's own error.
@@ -121,7 +122,7 @@ impl<E: Into<HandlerError>> HandlerOutcome for Result<(), E> {
     }
 }
 
-/// The decoded first parameter, or the error as the bus understands it.
+/// Converts the decode error of the first parameter into a handler error.
 #[doc(hidden)]
 pub fn decoded<E>(event: Result<E, DecodeError>) -> Result<E, HandlerError> {
     event.map_err(HandlerError::undecodable)

@@ -1,4 +1,4 @@
-//! Following a store's feed: when to look again.
+//! The poller of a store's feed: decides when a reader reads again. The relay, `Follow` and projections use it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,11 +9,12 @@ use crate::{
     port::{AppendWatch, EventStore, RetryPolicy},
 };
 
-/// How soon, and at the latest how late, a feed is asked again for what other processes appended.
+/// Shortest and longest pause before a reader polls for events that other processes appended.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
-/// How a reader of a feed waits: for the signal of its own process, else a poll that slows down while nothing comes.
+/// Poll backoff of a feed reader: an append in its own process wakes it, else it polls, more slowly while no events
+/// come.
 pub(crate) struct FeedPoller {
     appended: AppendWatch,
     interval: Duration,
@@ -26,17 +27,18 @@ impl FeedPoller {
         Self { appended: store.appended().watch(), interval: POLL_INTERVAL_MIN, failures: 0, clock }
     }
 
-    /// Something was read: the next look may be soon.
+    /// Resets the poll interval and the failure backoff, after the reader read events.
     pub(crate) fn reset(&mut self) {
         self.interval = POLL_INTERVAL_MIN;
         self.failures = 0;
     }
 
-    /// Nothing was there to read: waits until looking again is worth it. False: cancelled meanwhile.
+    /// Waits at the end of the feed for an append or the next poll. Returns `false` if it was cancelled.
     pub(crate) async fn wait_idle(&mut self, cancel: &CancellationToken) -> bool {
         self.failures = 0;
         let interval = self.interval;
         self.interval = (interval * 2).min(POLL_INTERVAL_MAX);
+        // an append in this process must not wait for the poll, nor a shutdown for either
         tokio::select! {
             () = cancel.cancelled() => false,
             () = self.appended.appended() => { self.interval = POLL_INTERVAL_MIN; true }
@@ -44,7 +46,7 @@ impl FeedPoller {
         }
     }
 
-    /// Waits after a failure, longer each time. False: cancelled meanwhile.
+    /// Waits after a failed read, longer each time. Returns `false` if it was cancelled.
     pub(crate) async fn wait_after_failure(&mut self, cancel: &CancellationToken) -> bool {
         const BACKOFF: RetryPolicy = RetryPolicy {
             retry_for: Duration::MAX,
@@ -53,6 +55,7 @@ impl FeedPoller {
             max_delay: Duration::from_secs(2),
         };
         self.failures = self.failures.saturating_add(1);
+        // a shutdown must not wait for the backoff
         tokio::select! {
             () = cancel.cancelled() => false,
             () = self.clock.sleep(BACKOFF.jittered(self.failures)) => true,
@@ -67,13 +70,13 @@ mod tests {
     use super::*;
     use crate::memory::InMemoryEventStore;
 
-    fn watch() -> (Arc<dyn EventStore>, FeedPoller, CancellationToken) {
+    fn poller() -> (Arc<dyn EventStore>, FeedPoller, CancellationToken) {
         let store: Arc<dyn EventStore> = Arc::new(InMemoryEventStore::new());
         let feed = FeedPoller::new(&store, SharedClock::SYSTEM);
         (store, feed, CancellationToken::new())
     }
 
-    /// How long the watch is idle, in milliseconds.
+    /// Returns how long the poller waits, in milliseconds.
     async fn idle(feed: &mut FeedPoller) -> u128 {
         let began = Instant::now();
         assert!(feed.wait_idle(&CancellationToken::new()).await);
@@ -82,7 +85,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
-        let (_store, mut feed, cancel) = watch();
+        let (_store, mut feed, cancel) = poller();
         feed.wait_after_failure(&cancel).await;
         assert!(feed.failures > 0);
         feed.wait_idle(&cancel).await;
@@ -91,16 +94,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn looks_become_rare_while_nothing_happens_and_frequent_when_something_does() {
-        let (store, mut feed, _) = watch();
-        let mut looks = Vec::new();
+        let (store, mut feed, _) = poller();
+        let mut waits = Vec::new();
         for _ in 0..8 {
-            looks.push(idle(&mut feed).await);
+            waits.push(idle(&mut feed).await);
         }
-        // the clock of tokio ticks in milliseconds, so a look may be one late
+        // the clock of tokio ticks in milliseconds, so a poll may be one late
         let expected = [5, 10, 20, 40, 80, 160, 250, 250];
-        assert!(looks.iter().zip(expected).all(|(look, wanted)| (wanted..=wanted + 1).contains(look)), "{looks:?}");
+        assert!(waits.iter().zip(expected).all(|(wait, wanted)| (wanted..=wanted + 1).contains(wait)), "{waits:?}");
         store.appended().notify();
-        assert_eq!(idle(&mut feed).await, 0, "told at once");
+        assert_eq!(idle(&mut feed).await, 0, "an append wakes it at once");
         assert!(idle(&mut feed).await <= 6, "more may come soon");
         idle(&mut feed).await;
         feed.reset();
@@ -109,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failures_are_tried_again_later_and_later_until_one_does_not_fail() {
-        let (_store, mut feed, cancel) = watch();
+        let (_store, mut feed, cancel) = poller();
         for longest in [50, 100, 200, 400, 800, 1_600, 2_000, 2_000] {
             let began = Instant::now();
             assert!(feed.wait_after_failure(&cancel).await);
@@ -122,7 +125,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_waits_is_cancelled_at_once() {
-        let (_store, mut feed, cancel) = watch();
+        let (_store, mut feed, cancel) = poller();
         cancel.cancel();
         let began = Instant::now();
         assert!(!feed.wait_after_failure(&cancel).await);

@@ -1,7 +1,8 @@
-//! Handlers in the store's transaction: what they write and that they handled the event commit together.
+//! The inbox of handlers that take the store's transaction: their rows and the note of the delivery commit together.
 //!
-//! Keep: the delivery is noted before the handler runs, in the transaction in which it runs. So whatever ends it early, an
-//! error, a panic, a timeout, a crash, leaves neither rows nor note; and after an unknown outcome the note tells.
+//! Invariant: the inbox notes the delivery before the handler runs, in the handler's transaction. So an error, a panic,
+//! a timeout or a crash leaves neither rows nor note, and after an unknown outcome the note decides whether to run
+//! again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,7 +26,7 @@ use crate::{
     },
 };
 
-/// When a store that cannot begin a transaction is asked again.
+/// Delays between attempts to begin a transaction while the store is away.
 const BEGIN_RETRY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
@@ -33,18 +34,18 @@ const BEGIN_RETRY: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(5),
 };
 
-/// Lets a handler take effect once for each event.
+/// Lets one handler take effect once for each event.
 pub(crate) struct HandlerInbox {
     transactions: Arc<dyn Transactions>,
-    /// What the store knows the handler by.
+    /// The key of the handler's notes in the store: group and handler name.
     name: Name,
-    /// Cancelled when nothing is to begin any more.
+    /// Cancelled when the app stops: a transaction that has not begun within the grace period is given up.
     stop: CancellationToken,
     clock: SharedClock,
 }
 
 impl HandlerInbox {
-    /// `None` for a handler that takes no transaction, or where there are none to take.
+    /// Creates the inbox of a handler; `None` if it takes no transaction, or if no store of the environment lends one.
     pub(crate) fn for_handler(
         handler: &HandlerDefinition,
         group: &Name,
@@ -60,7 +61,7 @@ impl HandlerInbox {
         })
     }
 
-    /// Runs the handler in a transaction of its own, unless that was committed before.
+    /// Runs the handler in its own transaction, unless an earlier delivery of the event has committed.
     pub(crate) async fn run_once(&self, delivery: &Delivery, call: HandlerCall) -> Result<(), HandlerError> {
         let event_id = delivery.metadata().event_id();
         let begin_outcome = without_timeout(within_grace_period(&self.stop, self.begin_transaction(event_id)))
@@ -79,12 +80,14 @@ impl HandlerInbox {
                 Err(error)
             }
         };
+        // a late transaction was ended by the store for its age: the handler was slow, the server is well
         committed.map_err(|error| if is_late { error } else { classify_error(error, &*self.transactions) })
     }
 
-    /// A transaction in which the delivery is noted; `None` if it was handled before.
+    /// Begins a transaction and notes the delivery in it; returns `None` if the handler took effect for the event
+    /// before.
     ///
-    /// A store that is away is waited for, until the app stops: it is no fault of the event, and uses up no attempt.
+    /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
     async fn begin_transaction(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
         let mut failures = 0;
         loop {
@@ -117,7 +120,7 @@ impl HandlerInbox {
     }
 }
 
-/// The error, as a fault of the server if the store's driver finds one in it, whatever the handler made of it.
+/// Turns the error into a server fault if the store's driver finds one in it, also where the handler wrapped it.
 pub(crate) fn classify_error(error: HandlerError, transactions: &dyn Transactions) -> HandlerError {
     match transactions.server_fault(error.get_ref()) {
         Some(fault) => error.with_server_fault(fault),
@@ -125,7 +128,7 @@ pub(crate) fn classify_error(error: HandlerError, transactions: &dyn Transaction
     }
 }
 
-/// Forgets deliveries that took effect longer ago than `retention`, about once an hour until cancelled.
+/// Deletes notes of deliveries that took effect longer ago than `retention`, about once an hour, until cancelled.
 pub(crate) async fn purge_inbox(
     transactions: Arc<dyn Transactions>,
     retention: Duration,
@@ -135,7 +138,7 @@ pub(crate) async fn purge_inbox(
     const HOUR: Duration = Duration::from_secs(3_600);
     let mut outage = Outage::new(clock.clone());
     loop {
-        // apps that were started together do not come together
+        // jitter: processes that started together do not all purge at once
         let pause = HOUR.mul_f64(0.75 + fastrand::f64() / 2.0);
         if cancel.run_until_cancelled(clock.sleep(pause)).await.is_none() {
             return;

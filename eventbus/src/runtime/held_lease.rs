@@ -1,7 +1,8 @@
-//! Having a role: a lease that is taken, kept while it is needed, and given back.
+//! Held leases: acquired for a role, renewed in the background, released. Projections and the editor of skipped events
+//! use them.
 //!
-//! Keep: a tenure that is over was over before anybody else's began only by the clock of the store. What must not be
-//! written by a former owner is fenced by the lease's epoch, where it is written.
+//! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
+//! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,14 +17,13 @@ use crate::{
     port::{EventStore, Lease, LeaseError, Outage},
 };
 
-/// The shortest lease: shorter ones would be lost between two renewals, and pass to and fro between busy processes.
+/// The shortest lease: a shorter one would expire between two renewals, and move back and forth between busy processes.
 pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 
-/// How long giving a lease back may take: it runs out by itself anyway. Real time, as for everything that waits for the
-/// reply of a store.
+/// Timeout of a release: an unreleased lease expires by itself. Real time, as in every wait for the reply of a store.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A name for this start of the program: host, process, and eight digits that no other start has.
+/// Makes a name for this start of the program: host, process, and eight digits that no other start has.
 pub(crate) fn new_owner() -> Name {
     let host = std::env::var("HOSTNAME").ok().filter(|host| !host.is_empty());
     let host = host.or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
@@ -32,20 +32,20 @@ pub(crate) fn new_owner() -> Name {
     Name::new("owner", name).unwrap_or_else(|_| Name::numbered(&Name::from_static("host"), std::process::id() as usize))
 }
 
-/// Somebody who wants a role.
+/// The request of one process for a role's lease.
 #[derive(Clone)]
 pub(crate) struct LeaseRequest {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) role: Name,
     pub(crate) owner: Name,
-    /// How long a lease lasts that is not kept; it is renewed three times in that time.
+    /// Time after which an unrenewed lease expires; the renewal task renews it three times in that time.
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
-    /// From when the role was given up, until somebody has it again.
+    /// The time without an owner: from when this process lost the lease until it sees an owner again.
     pub(crate) outage: LeaseOutage,
 }
 
-/// Of a role that was given up, as its lease could not be renewed: shared by those who take it one after the other.
+/// Outage of a role whose lease this process could not renew; shared by its successive held leases, which log it once.
 #[derive(Clone)]
 pub(crate) struct LeaseOutage(Arc<Mutex<Outage>>);
 
@@ -56,7 +56,7 @@ impl LeaseOutage {
 
     fn begins(&self, role: &Name) {
         if self.0.lock().unwrap_or_else(PoisonError::into_inner).begins() {
-            tracing::warn!(%role, "lease could not be renewed in time, the role is given up");
+            tracing::warn!(%role, "this process could not renew the lease in time and gives up the role");
         }
     }
 
@@ -68,21 +68,23 @@ impl LeaseOutage {
 }
 
 impl LeaseRequest {
-    /// Takes the role if nobody else has it; over when `cancel` says so, too.
+    /// Acquires the role's lease; `None` if a different owner holds it. Cancelling `cancel` ends the held lease too.
     pub(crate) async fn acquire(&self, cancel: &CancellationToken) -> Result<Option<HeldLease>, LeaseError> {
-        let asked = self.clock.instant();
+        // before the request: the store counts the ttl from its arrival, which is no earlier
+        let sent_at = self.clock.instant();
         let lease = self.store.acquire_lease(&self.role, &self.owner, self.ttl).await?;
-        let message = if lease.is_some() { "the role is taken again" } else { "another process has the role" };
+        let message = if lease.is_some() { "this process has the role again" } else { "another process has the role" };
         self.outage.ends(&self.role, message);
-        Ok(lease.map(|lease| self.start_renewal(lease, asked, cancel)))
+        Ok(lease.map(|lease| self.start_renewal(lease, sent_at, cancel)))
     }
 
-    /// Takes the role, whoever has it.
+    /// Seizes the role's lease from its owner, which the higher epoch fences from now on.
     pub(crate) async fn seize(&self, cancel: &CancellationToken) -> Result<HeldLease, LeaseError> {
-        let asked = self.clock.instant();
+        // before the request: the store counts the ttl from its arrival, which is no earlier
+        let sent_at = self.clock.instant();
         let lease = self.store.seize_lease(&self.role, &self.owner, self.ttl).await?;
-        self.outage.ends(&self.role, "the role is taken again");
-        Ok(self.start_renewal(lease, asked, cancel))
+        self.outage.ends(&self.role, "this process has the role again");
+        Ok(self.start_renewal(lease, sent_at, cancel))
     }
 
     fn start_renewal(&self, lease: Lease, sent_at: Instant, cancel: &CancellationToken) -> HeldLease {
@@ -101,7 +103,17 @@ impl LeaseRequest {
     }
 }
 
-/// A role that this process has, as far as it knows. Dropped it is kept no longer, and runs out.
+/// A role that this process has, as far as it knows. Dropping it stops the renewal, and the lease expires.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | held | the store renews the lease | held, valid for `ttl` from when the request was sent |
+/// | held | a renewal fails or times out before `ttl` is over | held |
+/// | held | `ttl` passes without a renewal, as in a paused process | expired: `may_have_expired`, `ended` follows |
+/// | held, expired | the store answers that the lease has passed on | ended, `may_have_expired` |
+/// | expired | a renewal succeeds: no other owner took the role | held |
+/// | expired | a renewal fails or times out | ended |
+/// | any | release, drop, or the caller's `cancel` | ended |
 pub(crate) struct HeldLease {
     store: Arc<dyn EventStore>,
     lease: Lease,
@@ -115,26 +127,28 @@ impl HeldLease {
         &self.lease
     }
 
-    /// How long the lease lasts without a sign of life.
+    /// Returns the time after which the lease expires without a renewal.
     pub(crate) fn ttl(&self) -> Duration {
         self.last_renewal.ttl
     }
 
-    /// Cancelled when the lease has passed to somebody else, or could not be kept, or the work is to end.
+    /// Returns the token that is cancelled when the lease has passed to a new owner, could not be renewed in time, or
+    /// the caller cancels the work.
     pub(crate) const fn ended(&self) -> &CancellationToken {
         &self.ended
     }
 
-    /// Whether somebody else may have the role by now; known at once also after the process was paused.
+    /// Returns `true` if a new owner may have the role by now; correct at once also after the process was paused,
+    /// since it compares the clock and waits for no timer.
     pub(crate) fn may_have_expired(&self) -> bool {
         !self.last_renewal.is_valid()
     }
 
-    /// Gives the role back, so that the next owner need not wait.
+    /// Releases the lease, so that the next owner need not wait for it to expire.
     pub(crate) async fn release(self) {
         self.renewal_task.abort();
         if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, self.store.release_lease(&self.lease)).await {
-            tracing::debug!(role = %self.lease.role, %error, "lease was not given back, it runs out");
+            tracing::debug!(role = %self.lease.role, %error, "lease was not released, it expires by itself");
         }
     }
 }
@@ -154,7 +168,8 @@ struct LeaseRenewal {
     outage: LeaseOutage,
 }
 
-/// When the request was sent that kept a lease last; `None` if it was lost.
+/// Send time of the last request that renewed the lease; `None` once the lease has passed on. Locked, since the owner
+/// reads it while the renewal task writes it.
 struct LastRenewal {
     sent_at: Mutex<Option<Instant>>,
     ttl: Duration,
@@ -173,10 +188,11 @@ impl LastRenewal {
 }
 
 impl LeaseRenewal {
-    /// Renews the lease until it is over.
+    /// Renews the lease until it ends.
     async fn run(self, ended: CancellationToken) {
         let pause = self.ttl / 3;
         loop {
+            // a lease that ended needs no further renewal
             tokio::select! {
                 () = ended.cancelled() => return,
                 () = self.last_renewal.clock.sleep(pause) => {}
@@ -187,7 +203,7 @@ impl LeaseRenewal {
         }
     }
 
-    /// False: it has passed to somebody else, or may have by now.
+    /// Renews the lease once. Returns `false` if it has passed to a new owner, or may have by now.
     async fn renew(&self, timeout: Duration) -> bool {
         let sent_at = self.last_renewal.clock.instant();
         match tokio::time::timeout(timeout, self.store.renew_lease(&self.lease, self.ttl)).await {
@@ -196,12 +212,12 @@ impl LeaseRenewal {
                 return true;
             }
             Ok(Ok(false)) => {
-                tracing::info!(role = %self.lease.role, "the role has passed to somebody else");
+                tracing::info!(role = %self.lease.role, "the role has passed to another process");
                 self.last_renewal.record(None);
                 return false;
             }
             Ok(Err(error)) => tracing::debug!(role = %self.lease.role, %error, "lease was not renewed, trying again"),
-            Err(_) => tracing::debug!(role = %self.lease.role, "renewing the lease takes long, trying again"),
+            Err(_) => tracing::debug!(role = %self.lease.role, "lease renewal timed out, trying again"),
         }
         let has_time = self.last_renewal.is_valid();
         if !has_time {
@@ -219,7 +235,7 @@ mod tests {
     const ROLE: Name = Name::from_static("projection:rows");
     const TTL: Duration = Duration::from_secs(10);
 
-    fn candidate(store: &InMemoryEventStore, owner: &'static str) -> LeaseRequest {
+    fn request(store: &InMemoryEventStore, owner: &'static str) -> LeaseRequest {
         LeaseRequest {
             store: Arc::new(store.clone()),
             role: ROLE,
@@ -233,41 +249,41 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_role_is_kept_as_long_as_it_is_needed_and_then_given_back() {
         let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
-        let tenure = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        let held_lease = request(&store, "a").acquire(&cancel).await.unwrap().unwrap();
         tokio::time::sleep(10 * TTL).await;
-        assert!(!tenure.may_have_expired());
-        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_none());
-        tenure.release().await;
-        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_some());
+        assert!(!held_lease.may_have_expired());
+        assert!(request(&store, "b").acquire(&cancel).await.unwrap().is_none());
+        held_lease.release().await;
+        assert!(request(&store, "b").acquire(&cancel).await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_role_that_is_dropped_runs_out() {
         let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
-        drop(candidate(&store, "a").acquire(&cancel).await.unwrap());
-        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_none());
+        drop(request(&store, "a").acquire(&cancel).await.unwrap());
+        assert!(request(&store, "b").acquire(&cancel).await.unwrap().is_none());
         tokio::time::sleep(TTL).await;
-        assert!(candidate(&store, "b").acquire(&cancel).await.unwrap().is_some());
+        assert!(request(&store, "b").acquire(&cancel).await.unwrap().is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_lost_a_role_is_told() {
         let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
-        let first = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
-        let second = candidate(&store, "b").seize(&cancel).await.unwrap();
+        let first = request(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        let second = request(&store, "b").seize(&cancel).await.unwrap();
         tokio::time::timeout(TTL, first.ended().cancelled()).await.unwrap();
         assert!(first.may_have_expired() && !second.may_have_expired());
         first.release().await;
-        assert_eq!(store.lease_of(&ROLE).await.unwrap().as_ref(), Some(second.lease()), "it is somebody else's");
+        assert_eq!(store.lease_of(&ROLE).await.unwrap().as_ref(), Some(second.lease()), "the second owner keeps it");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_paused_owner_knows_at_once_that_it_may_have_lost_the_role() {
         let (store, cancel) = (InMemoryEventStore::new(), CancellationToken::new());
-        let tenure = candidate(&store, "a").acquire(&cancel).await.unwrap().unwrap();
-        // no timer fires meanwhile, as in a process that stands still
+        let held_lease = request(&store, "a").acquire(&cancel).await.unwrap().unwrap();
+        // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
-        assert!(tenure.may_have_expired());
+        assert!(held_lease.may_have_expired());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What runs: registry, parameters of handlers, repository, relay, subscriptions, projections, app.
+//! The running parts: event registry, handler parameters, repository, relay, subscriptions, projections, app.
 
 pub(crate) mod app;
 pub(crate) mod definition;

@@ -7,8 +7,8 @@ use crate::domain::event::{DomainEvent, EventDescriptor};
 
 /// The event types of a program by wire name.
 ///
-/// Decoding never needs it: aggregates decode from their own list, handlers and projections from their parameters. It
-/// answers "which types does this binary know", for tools and messages.
+/// Decoding never needs the registry: aggregates decode from their own list, handlers and projections from their
+/// parameters. It answers "which types does this binary know", for tools and messages.
 ///
 /// # Examples
 /// ```
@@ -28,15 +28,15 @@ pub struct EventRegistry {
 }
 
 impl EventRegistry {
-    /// Knows no event type.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Knows every event type that is linked into the program.
+    /// Creates a registry of all event types that are linked into the program.
     ///
-    /// A crate that the binary never names is not linked and registers nothing: add `use my_crate as _;`.
+    /// A crate that the binary never names is not linked and registers no types: add `use my_crate as _;`.
     #[must_use]
     pub fn discover() -> Self {
         let mut found: Vec<_> = inventory::iter::<EventRegistration>().map(|registration| registration.0).collect();
@@ -61,7 +61,7 @@ impl EventRegistry {
         }
     }
 
-    /// The description of a type.
+    /// Returns the description of a type.
     ///
     /// # Errors
     /// [`UnknownEventType`] if no linked type has this wire name.
@@ -72,18 +72,18 @@ impl EventRegistry {
         })
     }
 
-    /// The descriptions of all types, sorted by wire name.
+    /// Returns the descriptions of all types, sorted by wire name.
     pub fn iter(&self) -> impl Iterator<Item = &EventDescriptor> {
         self.events.values()
     }
 
-    /// How many types are known.
+    /// Returns the number of types.
     #[must_use]
     pub fn len(&self) -> usize {
         self.events.len()
     }
 
-    /// Whether no type is known.
+    /// Returns `true` if the registry holds no type.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()

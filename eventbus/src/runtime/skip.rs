@@ -1,6 +1,6 @@
-//! What operators have projections and the relay skip: who says so, why, and how it is changed.
+//! Events that operators have projections and the relay skip: reason and author of each, and the editor of the list.
 //!
-//! Keep: the event stays in the store, and others read it. What a reader skips is changed under a lease.
+//! Invariant: the event stays in the store, and other readers read it. A reader's list changes only under its lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,73 +16,73 @@ use crate::{
     port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, save_skips, skips, skips_to_note},
 };
 
-/// For how long a note is changed at most, before another may change it.
+/// Lease of the editor: after a crash the next editor waits so long at most.
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An event that a reader of the feed skips, because an operator said so: it cannot be decoded, or fails for good.
+/// An event that a reader of the feed skips on an operator's order: the reader cannot decode it, or always fails on it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SkippedEvent {
     /// The reader: `projection:{name}`, or `relay:{destination}`.
     #[serde(serialize_with = "shown::display")]
     pub reader: Name,
-    /// Where the event is in the feed.
+    /// The event's position in the feed.
     pub position: Position,
-    /// Why, in the operator's words.
+    /// The operator's reason.
     pub reason: String,
-    /// The process in which that was said: host, process id, and digits that no other start has.
+    /// The process through which the operator ordered it: host, process id, and digits that no other start has.
     pub by: String,
-    /// When, in whole microseconds.
+    /// The time of the order, in whole microseconds.
     #[serde(serialize_with = "shown::moment")]
     pub at: OffsetDateTime,
 }
 
-/// Why an event was not skipped, or not taken again.
+/// An order to skip an event, or to skip it no longer, that failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SkipError {
     /// The app has no such projection.
     #[error(transparent)]
     NotRunning(#[from] ProjectionError),
-    /// The store ends before that position, or it is 0, where nothing is.
+    /// The store ends before that position, or the position is 0, which no event has.
     #[error("there is no event at position {position}: the store ends at {head}")]
     NoSuchPosition {
         /// The position.
         position: Position,
-        /// Where the store ends.
+        /// The last position of the store.
         head: Position,
     },
     /// The store keeps no notes.
-    #[error("the store cannot keep which events `{reader}` skips")]
+    #[error("the store keeps no notes, so it cannot keep the list of events that `{reader}` skips")]
     NotesUnsupported {
         /// The reader.
         reader: Name,
     },
-    /// Another process changes what the reader skips, for longer than that takes.
-    #[error("another process changes what `{reader}` skips")]
+    /// A different process holds the lease of the reader's list for longer than a change takes.
+    #[error("another process is changing the list of events that `{reader}` skips")]
     Busy {
         /// The reader.
         reader: Name,
     },
-    /// The note in the store cannot be understood: another program wrote it.
-    #[error("what `{reader}` skips cannot be read")]
+    /// The reader's list in the store is no valid list: a different program wrote it.
+    #[error("the list of events that `{reader}` skips cannot be read")]
     Damaged {
         /// The reader.
         reader: Name,
-        /// What is wrong with it.
+        /// The parser's error.
         source: BoxError,
     },
-    /// The event is skipped, but the state in memory could not be folded anew.
+    /// The reader skips the event, but the rebuild of its state in memory failed.
     #[error(transparent)]
     Rebuild(#[from] RebuildError),
-    /// The store could not be asked where it ends.
+    /// The store could not return its last position.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The note could not be read or written.
+    /// The reader's list could not be read or written.
     #[error(transparent)]
     Note(#[from] CheckpointError),
-    /// The note could not be kept from others.
+    /// The lease of the reader's list could not be acquired.
     #[error(transparent)]
     Lease(#[from] LeaseError),
 }
@@ -110,14 +110,14 @@ impl From<SkipsError> for SkipError {
     }
 }
 
-/// What a reader skips, sorted by position, as operators are shown it.
+/// Loads the events that a reader skips, sorted by position, for operators.
 pub(crate) async fn load_skipped_events(store: &dyn EventStore, reader: &Name) -> Result<Vec<SkippedEvent>, SkipError> {
     let damaged = |source| SkipError::Damaged { reader: reader.clone(), source };
     let skips = skips(store, reader).await?;
     skips.into_iter().map(|skip| SkippedEvent::from_skip(skip, reader).map_err(damaged)).collect()
 }
 
-/// Who changes what readers skip.
+/// The editor of the lists of skipped events.
 pub(crate) struct SkipEditor {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) owner: Name,
@@ -125,7 +125,7 @@ pub(crate) struct SkipEditor {
 }
 
 impl SkipEditor {
-    /// Notes that `reader` skips an event. Returns `false` if it did so before; the former reason stays then.
+    /// Has `reader` skip an event. Returns `false` if it skips the event already; the former reason stays then.
     pub(crate) async fn skip(&self, reader: &Name, position: Position, reason: &str) -> Result<bool, SkipError> {
         let head = self.store.head().await?;
         if position == Position::START || position > head {
@@ -143,12 +143,12 @@ impl SkipEditor {
             })
             .await?;
         if is_new {
-            tracing::warn!(%reader, %position, reason, "an event is skipped from now on");
+            tracing::warn!(%reader, %position, reason, "the reader skips an event from now on");
         }
         Ok(is_new)
     }
 
-    /// Lets `reader` take an event again. Returns `false` if it did not skip it.
+    /// Has `reader` take an event again. Returns `false` if it does not skip it.
     pub(crate) async fn unskip(&self, reader: &Name, position: Position) -> Result<bool, SkipError> {
         let was_skipped = self
             .update_skips(reader, |skipped| {
@@ -158,12 +158,13 @@ impl SkipEditor {
             })
             .await?;
         if was_skipped {
-            tracing::warn!(%reader, %position, "an event is skipped no more");
+            tracing::warn!(%reader, %position, "the reader no longer skips an event");
         }
         Ok(was_skipped)
     }
 
-    /// Changes the note of a reader; two who do so at once take turns.
+    /// Changes the list of a reader. The lease orders concurrent editors: each rewrites the whole list, so without it
+    /// one would undo the change of the other.
     async fn update_skips(
         &self,
         reader: &Name,

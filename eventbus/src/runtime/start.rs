@@ -1,4 +1,4 @@
-//! What can be wrong with an app before it starts, all of it in one report.
+//! The mistakes that keep an app from starting, all in one report.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use crate::{
     port::{ConnectError, SkippedBefore},
 };
 
-/// Everything that keeps an app from starting.
+/// The mistakes that keep an app from starting.
 ///
 /// `Display` and `Debug` both print the whole list.
 pub struct StartError {
@@ -23,7 +23,7 @@ impl StartError {
         if mistakes.is_empty() { Ok(()) } else { Err(Self { mistakes }) }
     }
 
-    /// The mistakes: events, then names used twice, then what is missing.
+    /// The mistakes: events, then names used twice, then missing states, stores and instances.
     #[must_use]
     pub fn mistakes(&self) -> &[StartMistake] {
         &self.mistakes
@@ -54,17 +54,17 @@ impl fmt::Debug for StartError {
 
 impl std::error::Error for StartError {}
 
-/// One thing that keeps an app from starting.
+/// One mistake that keeps an app from starting.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartMistake {
-    /// `discover()` found nothing.
+    /// `discover()` found no handlers and no projections.
     #[error(
         "discover() found no handlers and no projections: a crate that the binary never names is not linked; \
          add `use my_crate as _;` to main.rs"
     )]
     NothingDiscovered,
-    /// `discover_groups` names a group that nothing belongs to.
+    /// `discover_groups` names a group without handlers and projections.
     #[error("no handler belongs to group `{group}` (groups: {})", known.join(", "))]
     UnknownGroup {
         /// The group asked for.
@@ -84,12 +84,12 @@ pub enum StartMistake {
         /// The other.
         second: EventDescriptor,
     },
-    /// Two aggregates have one type, so they would read and write each other's streams. Found among all that are linked,
-    /// also without `discover()`.
+    /// Two aggregates have one type, so they would read and write each other's streams. The check covers all linked
+    /// aggregates, also without `discover()`.
     ///
-    /// One binary often holds several tests, each with an `Account` of its own. So where one of the two stands in a crate
-    /// that is compiled as a test, it is a warning in the log, unless the app discovers and hence runs what belongs to both.
-    /// Examples in doc comments are no such crates: mark one of them `standalone_crate`.
+    /// One binary often holds several tests, each with an `Account` of its own. So if one of the two stands in a crate
+    /// that is compiled as a test, the app only logs a warning, unless it discovers and hence runs the handlers of
+    /// both. Examples in doc comments are no such crates: mark one of them `standalone_crate`.
     #[error(
         "two aggregates have the type `{aggregate_type}` and would share streams: {first_type} ({first}) and \
          {second_type} ({second}); set `#[aggregate(type = \"..\")]` on one"
@@ -136,7 +136,7 @@ pub enum StartMistake {
         /// The type.
         state: &'static str,
     },
-    /// A handler or projection takes the transaction of another store.
+    /// A handler or projection takes the transaction of a different store.
     #[error(
         "`{name}` ({source_place}) takes the connection of another store (`&mut` of a `{}`), but {}",
         short_type_name(wanted),
@@ -171,7 +171,8 @@ pub enum StartMistake {
         /// Where it stands.
         source_place: Source,
     },
-    /// A group skipped events of a type long before it had a handler for it, and the handler does not say whether they are delivered.
+    /// A group skipped events of a type long before it had a handler for them, and the handler has no `start` option to
+    /// say whether the bus delivers them.
     #[error(
         "group `{}` skipped {} event(s) of type `{}` before `{name}` ({source_place}) was there to handle them, the first \
          {}s ago: `#[handler(start = \"oldest\")]` handles them now, `#[handler(start = \"now\")]` leaves them unhandled",
@@ -180,25 +181,25 @@ pub enum StartMistake {
     SkippedBefore {
         /// The handler.
         name: &'static str,
-        /// Where it is.
+        /// Where it stands.
         source_place: Source,
-        /// What was skipped.
+        /// The skipped events.
         skipped: SkippedBefore,
     },
-    /// The bus refuses to be used as it was configured.
+    /// The bus refuses its configuration.
     #[error("the event bus cannot be used")]
     BusRefused(#[source] ConnectError),
-    /// The store could not be asked how far the app had come.
-    #[error("the store could not be asked how far {what} had come")]
+    /// The store could not return the saved progress of the app.
+    #[error("the store could not return the progress of {what}")]
     Unavailable {
-        /// Whose progress.
+        /// The part of the app whose progress it is.
         what: String,
-        /// What the store said.
+        /// The store's error.
         source: BoxError,
     },
 }
 
-/// The name of a type without its path.
+/// Returns the name of a type without its path.
 fn short_type_name(path: &str) -> &str {
     path.rsplit("::").next().unwrap_or(path)
 }

@@ -1,4 +1,4 @@
-//! Subscribing to a bus with types: closures, handler values, annotated handlers, projections.
+//! Typed subscriptions to a bus: closures, handler values, annotated handlers, projections.
 
 use std::{future::Future, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Something that handles events of type `E`: a closure, or a value with an `async fn handle`.
+/// A handler of events of type `E`: a closure, or a value with an `async fn handle`.
 ///
 /// # Examples
 /// ```
@@ -45,7 +45,8 @@ pub trait EventHandler<E>: Send + Sync + 'static {
     /// Handles one event.
     ///
     /// # Errors
-    /// Whatever went wrong; the bus tries again, and makes the delivery a dead letter in the end: see [`HandlerError`].
+    /// The handler's own error: the bus retries the delivery, and moves it to the dead letters in the end; see
+    /// [`HandlerError`].
     fn handle(&self, event: E) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
@@ -63,9 +64,9 @@ where
 
 /// The typed methods of every bus.
 pub trait EventBusExt: EventBus {
-    /// Subscribes to the events `E` asks for, in the bus's own group.
+    /// Subscribes to the events of `E`, in the bus's own group.
     ///
-    /// The type of the closure's parameter says which: `bus.subscribe(|event: OrderCreated| async move { .. })`.
+    /// The type of the closure's parameter selects them: `bus.subscribe(|event: OrderCreated| async move { .. })`.
     fn subscribe<E: EventSet>(&self, handler: impl EventHandler<E>) -> Subscription {
         self.subscribers().add(self.default_group().clone(), typed_subscriber::<E, _>(handler))
     }
@@ -79,7 +80,7 @@ pub trait EventBusExt: EventBus {
     /// Subscribes an annotated handler, in its own group or else the bus's.
     ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that `state` has not, or a transaction: that is
+    /// [`StartError`] if the handler takes a state that `state` does not hold, or a transaction, which needs
     /// [`subscribe_handler_in`](Self::subscribe_handler_in).
     fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
         let mut subscriptions =
@@ -87,13 +88,13 @@ pub trait EventBusExt: EventBus {
         subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
-    /// The same for a handler that may take the connection of `store`: it runs in a transaction of its own.
+    /// Subscribes an annotated handler that may take the connection of `store`: it runs in a transaction of its own.
     ///
-    /// What is noted there about deliveries is to be forgotten at times, see
+    /// The store notes each delivery that took effect. Delete old notes now and then with
     /// [`Transactions::forget_deliveries`](crate::port::Transactions::forget_deliveries); an app does so by itself.
     ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that `state` has not, or the transaction of another store.
+    /// [`StartError`] if the handler takes a state that `state` does not hold, or the transaction of a different store.
     fn subscribe_handler_in<H: Handler>(
         &self,
         state: &StateMap,
@@ -107,17 +108,18 @@ pub trait EventBusExt: EventBus {
     /// Subscribes every annotated handler that is linked into the program.
     ///
     /// # Errors
-    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not, transactions.
+    /// [`StartError`] with every mistake: no handler found, a name used twice, states that `state` does not hold,
+    /// transactions.
     fn subscribe_discovered(&self, state: &StateMap) -> Result<Vec<Subscription>, StartError> {
         subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::without_store(state))
     }
 
-    /// The same where handlers may take the connection of `store`, see
+    /// Subscribes every annotated handler that is linked into the program; they may take the connection of `store`, see
     /// [`subscribe_handler_in`](Self::subscribe_handler_in).
     ///
     /// # Errors
-    /// [`StartError`] with every mistake: none found, a name used twice, states that `state` has not, transactions of
-    /// another store.
+    /// [`StartError`] with every mistake: no handler found, a name used twice, states that `state` does not hold,
+    /// transactions of a different store.
     fn subscribe_discovered_in(
         &self,
         state: &StateMap,
@@ -138,25 +140,25 @@ pub trait EventBusExt: EventBus {
         self.subscribers().add(self.default_group().clone(), subscriber)
     }
 
-    /// How many subscribers there are, wildcards aside; a projection of two types counts as two.
+    /// Returns the number of subscribers, wildcards aside; a projection of two types counts as two.
     #[doc(alias = "get_subscriber_count")]
     fn subscriber_count(&self) -> usize {
         self.subscribers().count()
     }
 
-    /// How many subscribers ask for the types of `E` by name.
+    /// Returns the number of subscribers that name the types of `E`.
     #[doc(alias = "get_subscriber_count")]
     fn subscriber_count_of<E: EventSet>(&self) -> usize {
         E::EVENTS.event_types().into_iter().map(|event_type| self.subscribers().count_of(event_type)).sum()
     }
 
-    /// How many subscribers ask for every event.
+    /// Returns the number of subscribers to every event.
     #[doc(alias = "get_wildcard_subscriber_count")]
     fn wildcard_subscriber_count(&self) -> usize {
         self.subscribers().wildcard_count()
     }
 
-    /// Consumes in a task of its own; it ends when the bus is told to stop.
+    /// Consumes in a task of its own, which ends when the bus stops consuming.
     fn start_consuming_in_background(&self) -> tokio::task::JoinHandle<Result<(), ConsumeError>>
     where
         Self: Clone + Sized,
@@ -181,7 +183,7 @@ fn undecodable(error: DecodeError) -> HandlerError {
     HandlerError::undecodable(error)
 }
 
-/// What logs call a subscriber that has no durable name: the last 255 bytes of its type's path.
+/// Returns the name that logs give a subscriber without a durable one: the last 255 bytes of its type's path.
 fn type_name_of<H>() -> Name {
     let path = std::any::type_name::<H>();
     let start = path.len().saturating_sub(crate::MAX_NAME_BYTES);
@@ -189,23 +191,23 @@ fn type_name_of<H>() -> Name {
     Name::new("subscriber", tail).unwrap_or(Name::from_static("subscriber"))
 }
 
-/// Every linked handler, sorted by name and place.
+/// Returns every linked handler, sorted by name and place.
 pub(crate) fn discovered_handlers() -> Vec<HandlerDefinition> {
     let mut found: Vec<_> = inventory::iter::<HandlerRegistration>().map(|registration| (registration.0)()).collect();
     found.sort_unstable_by_key(|handler| (handler.name, handler.source));
     found
 }
 
-/// The group a handler belongs to.
+/// Returns the group a handler belongs to.
 pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> Name {
     definition.group.map_or_else(|| default_group.clone(), Name::from_static)
 }
 
-/// What handlers run with.
+/// The states, transactions and clock that handlers run with.
 #[derive(Clone)]
 pub(crate) struct HandlerEnvironment {
     pub(crate) state: StateMap,
-    /// The store's own, for handlers that take part in them.
+    /// The store's transactions, for handlers that take its connection.
     pub(crate) transactions: Option<Arc<dyn Transactions>>,
     /// Cancelled when the app stops.
     pub(crate) stop: CancellationToken,
@@ -238,7 +240,7 @@ fn subscribe_handlers<B: EventBus + ?Sized>(
     Ok(handlers.iter().map(subscribe).collect())
 }
 
-/// A handler with what it runs with.
+/// Returns the subscriber that runs a handler in `environment`.
 pub(crate) fn handler_subscriber(
     definition: HandlerDefinition,
     group: &Name,
@@ -260,7 +262,7 @@ pub(crate) fn handler_subscriber(
     .with_options(definition.options)
 }
 
-/// Reports every mistake of handlers that run without an app.
+/// Reports every mistake of handlers that a caller subscribes without an app.
 fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironment) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
     let transaction = environment.transactions.as_ref().map(|transactions| transactions.transaction_type());
@@ -277,7 +279,7 @@ fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironme
     StartError::unless_empty(mistakes)
 }
 
-/// The handlers that share a name with the one before them; `handlers` is sorted by name.
+/// Returns a mistake for each handler that shares its name with the one before it; `handlers` is sorted by name.
 pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMistake> {
     let same = |pair: &&[HandlerDefinition]| pair[0].name == pair[1].name;
     let mistake = |pair: &[HandlerDefinition]| StartMistake::DuplicateHandler {
@@ -288,7 +290,7 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
     handlers.windows(2).filter(same).map(mistake).collect()
 }
 
-/// What a handler or projection demands and the app has not.
+/// Returns the states and transactions that a handler or projection takes and that the app does not have.
 pub(crate) fn unmet_requirements(
     name: &'static str,
     source_place: crate::Source,
