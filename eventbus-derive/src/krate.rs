@@ -1,4 +1,4 @@
-//! The path under which generated code finds the library.
+//! The path of the library in generated code.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
@@ -13,7 +13,8 @@ use crate::{
 /// The option that every macro has.
 pub(crate) const CRATE: Known = Known::path("crate", "`crate = my_framework::eventbus`");
 
-/// The path given with `crate = ..`, else the crate `eventbus`, which is not to be found if it has another name.
+/// Returns the path given with `crate = ..`, else `::eventbus`. Reports a crate that depends on it under a different
+/// name.
 pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
     if let Some(path) = options.path("crate", mistakes) {
         return path;
@@ -30,7 +31,7 @@ pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
     path
 }
 
-/// Where `ident` stands in the source, for start-up messages.
+/// Writes the source place of `ident`, for start-up messages.
 pub(crate) fn source(krate: &Path, ident: &Ident) -> TokenStream {
     quote_spanned!(ident.span()=> #krate::Source::new(::core::file!(), ::core::line!()))
 }

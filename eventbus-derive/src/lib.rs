@@ -1,7 +1,7 @@
 //! The macros of `eventbus`; use them through that crate, where their documentation is.
 //!
 //! Every macro reads its input into a model and collects all mistakes on the way (`parse`), then writes code from the
-//! model alone (`expand`). What it writes names only `eventbus`, the standard library by absolute paths, and the types
+//! model alone (`expand`). Generated code names only `eventbus`, the standard library by absolute paths, and the types
 //! of its input.
 
 mod aggregate;
@@ -63,11 +63,11 @@ pub fn aggregate(item: TokenStream) -> TokenStream {
 /// |---|---|
 /// | `name = "send-receipt"` | the durable name; the function's name if left out |
 /// | `group = "mail"` | the consumer group; the bus's own if left out |
-/// | `retries = 5` | how often a failed delivery is tried again, after growing delays, before it is a dead letter; the bus decides if left out |
-/// | `timeout_ms = 30_000` | how long one try may take; then it is ended, and has failed; 60 s if left out. A store that is away is waited for beside that |
-/// | `concurrency = 4` | how many deliveries run at once, each of another aggregate, however long they take; if left out the bus decides, and one that awaits for 10 s lets another begin beside it |
-/// | `start = "oldest"` | where it begins when its group is new, or skipped its events longer ago than a day: with the oldest event, or with `"now"`; if left out, a new group begins with the oldest, and events that were skipped long ago are an error at the start |
-/// | `manual` | not found by `discover()`: the builder is given it, by `.handler::<..>()` |
+/// | `retries = 5` | how often the bus retries a failed delivery, after growing delays, before it is a dead letter; the bus decides if left out |
+/// | `timeout_ms = 30_000` | the time limit of one attempt, which then fails; 60 s if left out. The wait for a store that is away does not count |
+/// | `concurrency = 4` | how many deliveries run at once, each of a different aggregate, however long they take; if left out the bus decides, and one that awaits for 10 s lets a second one begin beside it |
+/// | `start = "oldest"` | where the handler begins if its group is new, or skipped its events longer ago than a day: with the oldest event, or with `"now"`; if left out, a new group begins with the oldest, and events that were skipped long ago are an error at the start |
+/// | `manual` | not found by `discover()`: give it to the builder, by `.handler::<..>()` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
@@ -80,12 +80,12 @@ pub fn handler(arguments: TokenStream, item: TokenStream) -> TokenStream {
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `name = "order-statistics"` | the durable name, under which its checkpoint is kept; never left out |
+/// | `name = "order-statistics"` | the durable name of the projection and its checkpoint; never left out |
 /// | `tables("order_rows", "order_lines")` | the tables of its rows, which a rebuild replaces; needed for rows in the store |
 /// | `key = "order_id"` | the column of each table that holds the aggregate's id, to rebuild one aggregate; with `tables` |
-/// | `version = 2` | the version of its methods: a rebuild that was interrupted goes on only in the same one; with `tables` |
-/// | `timeout_ms = 30_000` | how long a method that writes rows may take; then it is ended, and has failed; 60 s if left out |
-/// | `manual` | not found by `discover()`: the builder is given it, by `.projection(..)` or `.projection_with(..)` |
+/// | `version = 2` | the version of its methods: an interrupted rebuild goes on only in the same one; with `tables` |
+/// | `timeout_ms = 30_000` | the time limit of a method that writes rows, which then fails; 60 s if left out |
+/// | `manual` | not found by `discover()`: give it to the builder, by `.projection(..)` or `.projection_with(..)` |
 /// | `crate = path` | where `eventbus` is re-exported |
 #[proc_macro_attribute]
 pub fn projection(arguments: TokenStream, item: TokenStream) -> TokenStream {

@@ -1,4 +1,4 @@
-//! Attributes on parts of an item, where nobody reads them.
+//! Attributes on parts of an item, where no macro reads them.
 
 use syn::{Attribute, Data, Field};
 

@@ -1,4 +1,4 @@
-//! The parameters of handlers and event methods: the event first, then what is taken from the delivery.
+//! The parameters of handlers and event methods: the event first, then values of the delivery.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
@@ -6,7 +6,7 @@ use syn::{FnArg, Ident, Path, ReturnType, Signature, Type, spanned::Spanned};
 
 use crate::{mistakes::Mistakes, text};
 
-/// The parameters that were understood.
+/// The parsed parameters.
 pub(crate) struct Parameters {
     pub(crate) event: Event,
     rest: Vec<Parameter>,
@@ -29,7 +29,7 @@ enum Parameter {
 }
 
 impl Parameters {
-    /// Reads the parameters after `self`; `who` takes them (`a handler`).
+    /// Parses the parameters after `self`; `who` takes them (`a handler`).
     pub(crate) fn parse(who: &str, signature: &Signature, mistakes: &mut Mistakes) -> Option<Self> {
         let mut types = signature.inputs.iter().filter_map(|input| match input {
             FnArg::Typed(typed) => Some(strip_groups(&typed.ty)),
@@ -57,17 +57,17 @@ impl Parameters {
         event.map(|event| Self { event, rest })
     }
 
-    /// Whether one of them is the store's transaction.
+    /// Returns `true` if one of them is the store's transaction.
     pub(crate) fn has_transaction(&self) -> bool {
         self.rest.iter().any(|parameter| matches!(parameter, Parameter::Transaction(_)))
     }
 
-    /// Whether one of them demands something of the application.
+    /// Returns `true` if one of them needs a value from the application.
     pub(crate) fn has_requirements(&self) -> bool {
         self.rest.iter().any(|parameter| !matches!(parameter, Parameter::Borrowed(_)))
     }
 
-    /// Statements that tell `requirements` what the parameters demand.
+    /// Writes the statements that add the needs of the parameters to `requirements`.
     pub(crate) fn requirements(&self, krate: &Path, requirements: &Ident) -> TokenStream {
         self.rest
             .iter()
@@ -83,7 +83,7 @@ impl Parameters {
             .collect()
     }
 
-    /// The arguments of the call, the decoded `event` first.
+    /// Writes the arguments of the call, the decoded `event` first.
     pub(crate) fn arguments(&self, krate: &Path, event: &Ident, delivery: &Ident, transaction: &Ident) -> TokenStream {
         let event = if self.event.borrowed { quote!(&#event) } else { quote!(#event) };
         let rest = self.rest.iter().map(|parameter| match parameter {
@@ -102,13 +102,13 @@ impl Parameters {
 }
 
 impl Event {
-    /// `<Event as EventSet>::EVENTS`.
+    /// Writes `<Event as EventSet>::EVENTS`.
     pub(crate) fn filter(&self, krate: &Path) -> TokenStream {
         let ty = &self.ty;
         quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::EVENTS)
     }
 
-    /// Decodes the event of `delivery`, or leaves with the error.
+    /// Writes the decoding of the event of `delivery`, which returns early with the error.
     pub(crate) fn decode(&self, krate: &Path, delivery: &Ident) -> TokenStream {
         let ty = &self.ty;
         let decoded = quote_spanned!(ty.span()=> <#ty as #krate::EventSet>::decode);
@@ -116,7 +116,7 @@ impl Event {
     }
 }
 
-/// Turns what the function returned into what the bus understands.
+/// Writes the conversion of the function's return value into a handler outcome.
 pub(crate) fn outcome(krate: &Path, output: &ReturnType, outcome: &Ident) -> TokenStream {
     match output {
         ReturnType::Type(_, ty) if contains(ty, "impl") => {
@@ -129,7 +129,7 @@ pub(crate) fn outcome(krate: &Path, output: &ReturnType, outcome: &Ident) -> Tok
     }
 }
 
-/// A local variable that no name of the user's can meet.
+/// Makes a local variable that cannot collide with a name of the user.
 pub(crate) fn local(name: &str) -> Ident {
     Ident::new(name, Span::mixed_site())
 }
@@ -171,7 +171,7 @@ fn check_type(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     }
 }
 
-/// Reports a parameter that is there, but not in the way it is written: by value, by `&` or by `&mut`.
+/// Reports a known parameter that is taken in the wrong way: by value, by `&` or by `&mut`.
 fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     let (inner, borrow) = match ty {
         Type::Reference(reference) if reference.mutability.is_some() => (strip_groups(&reference.elem), Some("&mut ")),
@@ -200,7 +200,7 @@ fn check_borrow(who: &str, ty: &Type, mistakes: &mut Mistakes) {
     }
 }
 
-/// The type without the invisible delimiters that `macro_rules!` puts around it.
+/// Returns the type without the invisible delimiters that `macro_rules!` puts around it.
 pub(crate) fn strip_groups(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => strip_groups(&group.elem),
@@ -209,7 +209,7 @@ pub(crate) fn strip_groups(ty: &Type) -> &Type {
     }
 }
 
-/// Whether `word` stands anywhere in the type.
+/// Returns `true` if the type contains `word`.
 pub(crate) fn contains(ty: &impl ToTokens, word: &str) -> bool {
     fn search(tokens: TokenStream, word: &str) -> bool {
         tokens.into_iter().any(|token| match token {

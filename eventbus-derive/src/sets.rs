@@ -1,7 +1,7 @@
-//! The impls that every enum of events has, generated or the user's own.
+//! The impls of every enum of events, generated or the user's own.
 //!
-//! Keep: events are named as `<Event as DomainEvent>::..` only, each with the span of its type. So a type that is no
-//! event gives the same error everywhere, which rustc shows once.
+//! Invariant: the code names events only as `<Event as DomainEvent>::..`, each with the span of its type. So a type
+//! that is no event gives the same error everywhere, which rustc shows once.
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
@@ -18,7 +18,7 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// A variant that holds the event type `event`, which messages point at.
+    /// Creates a variant that holds the event type `event`, which messages point at.
     pub(crate) fn new(variant: &Ident, event: impl ToTokens + Spanned) -> Self {
         Self {
             variant: variant.clone(),
@@ -33,26 +33,26 @@ impl Member {
         Self { span, ..self }
     }
 
-    /// The event as written, for messages.
+    /// Returns the event as written, for messages.
     pub(crate) fn code(&self) -> &str {
         &self.code
     }
 
-    /// Where messages about the event point.
+    /// Returns the span that messages about the event point at.
     pub(crate) const fn span(&self) -> Span {
         self.span
     }
 
-    /// `<Event as DomainEvent>::item`.
+    /// Writes `<Event as DomainEvent>::item`.
     pub(crate) fn item(&self, krate: &Path, item: &str) -> TokenStream {
         let (event, item) = (&self.event, Ident::new(item, Span::call_site()));
         quote_spanned!(self.span=> <#event as #krate::DomainEvent>::#item)
     }
 }
 
-/// `EventSet`, `EncodeEvent` and `From` for the enum `ident`.
+/// Writes `EventSet`, `EncodeEvent` and `From` for the enum `ident`.
 ///
-/// An enum that is not `complete` has variants that are no members; they are reported elsewhere.
+/// An enum that is not `complete` has variants that are no members; the parser has reported them.
 pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: bool) -> TokenStream {
     let site = Span::mixed_site();
     let (record, event_type, event) =
@@ -99,7 +99,7 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
     }
 }
 
-/// Refuses to compile where two events have one wire name.
+/// Writes the compile-time check that no two events have one wire name.
 pub(crate) fn distinct(krate: &Path, ident: &Ident, members: &[Member]) -> TokenStream {
     let checks = members.iter().enumerate().skip(1).map(|(index, member)| {
         let message = format!(

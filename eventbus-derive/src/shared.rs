@@ -6,14 +6,14 @@ use syn::{Data, DeriveInput, Field};
 
 use crate::{mistakes::Mistakes, parameters::contains};
 
-/// Reports fields with an `Rc`; `what` they are fields of (`an event`).
+/// Reports fields with an `Rc`; `what` names their item (`an event`).
 pub(crate) fn check(what: &str, data: &Data, mistakes: &mut Mistakes) {
     for field in with_rc(data) {
         mistakes.at(&field.ty, format!("`Rc` stays in one thread, and {what} is used in any: write `Arc`"));
     }
 }
 
-/// Says that a type with such a field can be shared, so that rustc does not repeat it; it is never compiled to the end.
+/// Declares a type with such a field as shareable, so that rustc does not repeat the mistake; the code never compiles.
 pub(crate) fn fallback(input: &DeriveInput) -> TokenStream {
     let ident = &input.ident;
     if with_rc(&input.data).is_empty() || !input.generics.params.is_empty() {

@@ -1,6 +1,7 @@
-//! What stands around the item that a macro is given: read from its source file, and from the manifest of its crate.
+//! The surroundings of a macro's item: its source file, and the manifest of its crate.
 //!
-//! Keep: what cannot be read or parsed is no mistake. It only lets one message of ours stand for several of rustc's.
+//! Invariant: a file that cannot be read or parsed is no mistake. The surroundings only let one message of ours replace
+//! several of rustc's.
 
 use std::{
     env, fs,
@@ -12,9 +13,9 @@ use syn::{Attribute, Block, ImplItem, Item, ItemStruct, Meta, Path, Stmt, Token,
 
 use crate::{parameters::contains, text};
 
-/// Whether the function stands in an `impl` block or a trait, as far as its file tells.
+/// Returns `true` if the function stands in an `impl` block or a trait, as far as its file shows.
 pub(crate) fn is_in_a_block(function: &Ident) -> bool {
-    // only what is indented can be in a block
+    // a function in a block is indented, so most files need no parsing
     if !proc_macro::is_available() || proc_macro::Span::call_site().column() <= 1 {
         return false;
     }
@@ -28,7 +29,7 @@ fn is_in_a_block_of(items: &[Item], function: &str) -> bool {
     found.in_a_block && !found.free
 }
 
-/// Where functions with `#[handler]` and one name were found.
+/// The places of functions with `#[handler]` and one name.
 #[derive(Default)]
 struct Found {
     in_a_block: bool,
@@ -82,26 +83,26 @@ fn is_handler(attribute: &Attribute) -> bool {
     attribute.path().segments.last().is_some_and(|segment| segment.ident == "handler")
 }
 
-/// A struct or enum that has a name already; what it derives.
+/// A struct or enum that has a wanted name already, with the traits that it derives.
 pub(crate) struct Taken {
     derives: Vec<String>,
 }
 
 impl Taken {
-    /// Whether the type derives a trait of this name.
+    /// Returns `true` if the type derives a trait of this name.
     pub(crate) fn derives(&self, name: &str) -> bool {
         self.derives.iter().any(|derived| derived == name)
     }
 }
 
-/// The struct or enum `name` in the module of the item `beside`, as far as their file tells.
+/// Finds the struct or enum `name` in the module of the item `beside`, as far as their file shows.
 pub(crate) fn type_beside(beside: &Ident, name: &Ident) -> Option<Taken> {
     if !proc_macro::is_available() {
         return None;
     }
     let source = source()?;
     let (beside, name) = (text::name_of(beside), text::name_of(name));
-    // hardly any file has one, and others need not be parsed
+    // hardly any file has one, and files without it need no parsing
     if !["enum", "struct"].iter().any(|word| source.contains(&format!("{word} {name}"))) {
         return None;
     }
@@ -139,8 +140,8 @@ fn source() -> Option<String> {
     fs::read_to_string(proc_macro::Span::call_site().local_file()?).ok()
 }
 
-/// The name of the first field of the struct `name` whose type has the word `Rc`, as far as its file tells; `None` where the
-/// file has several of this name, or vouches for one with an `unsafe impl`.
+/// Finds the first field of the struct `name` whose type has the word `Rc`, as far as its file shows. Returns `None` if
+/// the file has several structs of this name, or an `unsafe impl`, which may vouch for the type.
 pub(crate) fn field_with_rc(name: &Ident) -> Option<String> {
     if !proc_macro::is_available() {
         return None;
@@ -172,7 +173,7 @@ fn structs_called<'i>(items: &'i [Item], name: &str, found: &mut Vec<&'i ItemStr
     }
 }
 
-/// The name under which the crate that is compiled depends on `eventbus`, if it is another one.
+/// Returns the name under which the compiled crate depends on `eventbus`, if it is a different one.
 pub(crate) fn renamed() -> Option<String> {
     if !proc_macro::is_available() {
         return None;
@@ -182,21 +183,21 @@ pub(crate) fn renamed() -> Option<String> {
     renamed_in(&manifest, || workspace_of(&folder))
 }
 
-/// The manifest of the workspace that a folder is in.
+/// Reads the manifest of the workspace that a folder is in.
 fn workspace_of(folder: &FilePath) -> Option<String> {
     let mut manifests = folder.ancestors().filter_map(|folder| fs::read_to_string(folder.join("Cargo.toml")).ok());
     manifests.find(|manifest| manifest.lines().any(|line| line.trim().starts_with("[workspace")))
 }
 
-/// A dependency, as far as it is of interest here.
+/// A dependency in a manifest.
 #[derive(Default)]
 struct Dependency {
     name: String,
-    /// Whether it is listed for the members of a workspace, and not for the crate itself.
+    /// Set if the manifest lists it for the members of a workspace, and not for the crate itself.
     is_of_workspace: bool,
-    /// Whether it is listed as the package `eventbus`.
+    /// Set if its package is `eventbus`.
     is_eventbus: bool,
-    /// Whether it is what the workspace lists.
+    /// Set if it inherits the workspace's entry.
     is_inherited: bool,
 }
 
@@ -217,7 +218,7 @@ fn renamed_in(manifest: &str, workspace: impl FnOnce() -> Option<String>) -> Opt
     Some(renamed.name.replace('-', "_"))
 }
 
-/// The dependencies in a manifest; `None` in that of `eventbus` itself.
+/// Parses the dependencies in a manifest; `None` for the manifest of `eventbus` itself.
 fn dependencies(manifest: &str) -> Option<Vec<Dependency>> {
     let (mut section, mut found) = (String::new(), Vec::<Dependency>::new());
     for line in manifest.lines().map(str::trim) {

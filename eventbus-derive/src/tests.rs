@@ -3,7 +3,7 @@ use quote::quote;
 
 use crate::{aggregate, domain_event, handler, mistakes::Mistakes, projection};
 
-/// What a macro writes for a correct item; with a message for the first mistake if there is one.
+/// Returns the code that a macro writes for a correct item; fails with the mistakes if there are any.
 fn written(expand: impl FnOnce(&mut Mistakes) -> TokenStream) -> TokenStream {
     let mut mistakes = Mistakes::default();
     let code = expand(&mut mistakes);
@@ -48,7 +48,7 @@ fn all() -> [TokenStream; 5] {
     ]
 }
 
-/// The words of the code, and whether each comes right after `::`.
+/// Returns the words of the code, each with whether it comes right after `::`.
 fn words(code: TokenStream) -> Vec<(String, bool)> {
     let mut words = Vec::new();
     let mut after_colons = false;

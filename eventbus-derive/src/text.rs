@@ -1,4 +1,4 @@
-//! Texts of users and for users: durable names, and how code looks in messages.
+//! Texts of users and for users: durable names, and code in messages.
 
 use quote::ToTokens;
 use syn::{Ident, LitStr, ext::IdentExt};
@@ -8,7 +8,7 @@ use crate::mistakes::Mistakes;
 /// The longest durable name, in bytes; the same as `eventbus::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
 
-/// The name of an item without the `r#` of a raw identifier.
+/// Returns the name of an item without the `r#` of a raw identifier.
 pub(crate) fn name_of(ident: &Ident) -> String {
     ident.unraw().to_string()
 }
@@ -16,7 +16,7 @@ pub(crate) fn name_of(ident: &Ident) -> String {
 /// Checks a durable name where it is written; `what` names its kind (`an event type`).
 pub(crate) fn check_name(what: &str, name: &LitStr, mistakes: &mut Mistakes) {
     let value = name.value();
-    let fault = if value.is_empty() {
+    let problem = if value.is_empty() {
         "this one is empty".to_owned()
     } else if value.len() > MAX_NAME_BYTES {
         format!("this one has {} bytes", value.len())
@@ -25,10 +25,10 @@ pub(crate) fn check_name(what: &str, name: &LitStr, mistakes: &mut Mistakes) {
     } else {
         return;
     };
-    mistakes.at(name, format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {fault}"));
+    mistakes.at(name, format!("{what} has 1 to {MAX_NAME_BYTES} bytes and no control characters: {problem}"));
 }
 
-/// Code as its author would write it: `legacy::Closed`, `Envelope<Closed>`.
+/// Formats code as its author would write it: `legacy::Closed`, `Envelope<Closed>`.
 pub(crate) fn code_of(tokens: impl ToTokens) -> String {
     tokens
         .to_token_stream()

@@ -7,7 +7,7 @@ use syn::Ident;
 use super::model::{Listed, Model};
 use crate::{sets, surroundings::Taken, text};
 
-/// The enum and the impls; what is not `complete` is not checked against its events.
+/// Writes the enum and the impls; without the checks against its events if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, .. } = model;
     if let Some(taken) = &model.taken {
@@ -43,10 +43,11 @@ pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     }
 }
 
-/// The user's own type in place of the enum: enough for uses of the aggregate not to be mistakes too.
+/// Writes impls for the user's own type in place of the enum, so that rustc reports no further errors at uses of the
+/// aggregate.
 ///
-/// The impl of a trait that is not there has rustc check no bodies, which may use the enum's variants. Names that are not
-/// found are no errors of their own beside ours.
+/// The impl of a missing trait keeps rustc from checking function bodies, which may use the enum's variants. Beside our
+/// `compile_error!` rustc does not report the missing trait itself.
 fn fallback(model: &Model, taken: &Taken) -> TokenStream {
     let Model { krate, ident, event, aggregate_type, listed, .. } = model;
     let unless = |derived: &str, code: TokenStream| (!taken.derives(derived)).then_some(code);
@@ -126,7 +127,7 @@ fn expand_enum(model: &Model, members: &[sets::Member]) -> TokenStream {
     }
 }
 
-/// What makes `root.record(OrderCreated { .. })` possible.
+/// Writes the conversions for `root.record(OrderCreated { .. })`.
 fn expand_recording(model: &Model) -> TokenStream {
     let Model { krate, event, .. } = model;
     let out = Ident::new("out", Span::mixed_site());
@@ -146,7 +147,7 @@ fn expand_recording(model: &Model) -> TokenStream {
     quote!(#(#events)* #itself)
 }
 
-/// Registers the aggregate, so that the start of an app finds two with one type.
+/// Registers the aggregate, so that an app finds two aggregates of one type when it starts.
 fn expand_registration(model: &Model) -> TokenStream {
     let Model { krate, ident, aggregate_type, .. } = model;
     let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident));

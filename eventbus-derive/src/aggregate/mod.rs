@@ -9,7 +9,7 @@ use syn::DeriveInput;
 
 use crate::{mistakes::Mistakes, shared};
 
-/// The code of the derive. With mistakes the enum and the impls are still there, for the events that are known.
+/// Returns the code of the derive. With mistakes it still has the enum and the impls, for the events that were parsed.
 pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
         return TokenStream::new();

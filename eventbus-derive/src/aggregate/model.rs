@@ -1,4 +1,4 @@
-//! What the macro understood.
+//! The model of an aggregate: the parsed attribute and struct.
 
 use syn::{Ident, Path, Visibility};
 
@@ -13,7 +13,7 @@ pub(super) struct Model {
     /// The name of the enum of its events.
     pub(super) event: Ident,
     pub(super) listed: Vec<Listed>,
-    /// The user's own type of that name, which was reported: it stands in for the enum.
+    /// The user's own type of that name, already reported as a mistake: it stands in for the enum.
     pub(super) taken: Option<Taken>,
 }
 

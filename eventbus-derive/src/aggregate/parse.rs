@@ -24,7 +24,7 @@ const OPTIONS: &[Known] = &[
     krate::CRATE,
 ];
 
-/// Reads the item; `None` if there is nothing to make an aggregate of.
+/// Parses the item; `None` if it cannot be an aggregate.
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_attributes("aggregate", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);
@@ -89,7 +89,7 @@ fn event(member: TokenStream, mistakes: &mut Mistakes) -> Option<Listed> {
     listed
 }
 
-/// Gives the enum another name if an event has it already, so that what follows is about one mistake.
+/// Renames the enum if an event has its name already, so that rustc reports no further errors.
 fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
     match listed.iter().find(|listed| listed.path.is_ident(&event)) {
         None => event,
@@ -105,7 +105,7 @@ fn distinct(event: Ident, listed: &[Listed], mistakes: &mut Mistakes) -> Ident {
     }
 }
 
-/// Reports a type of the user's that has the name of the enum already.
+/// Reports a type of the user that has the name of the enum already.
 fn taken(aggregate: &Ident, event: &Ident, options: &Options, mistakes: &mut Mistakes) -> Option<Taken> {
     let taken = surroundings::type_beside(aggregate, event)?;
     let name = text::name_of(event);

@@ -7,7 +7,7 @@ use syn::{Ident, spanned::Spanned};
 use super::model::{Aggregate, Event, Kind, Member, Model};
 use crate::{sets, text};
 
-/// The impls; what is not `complete` is not registered.
+/// Writes the impls; without the registration if the model is not `complete`.
 pub(super) fn expand(model: &Model, complete: bool) -> TokenStream {
     let impls = match &model.kind {
         Kind::Event(event) => expand_event(model, event, complete),

@@ -1,4 +1,4 @@
-//! `#[derive(DomainEvent)]`: a struct becomes an event, an enum of events a set to ask for.
+//! `#[derive(DomainEvent)]`: a struct becomes an event, an enum becomes a set of events.
 
 mod expand;
 mod model;
@@ -10,7 +10,7 @@ use syn::DeriveInput;
 
 use crate::{mistakes::Mistakes, shared};
 
-/// The code of the derive. With mistakes the impls are still there, so that uses of the type add no errors.
+/// Returns the code of the derive. With mistakes it still has the impls, so that uses of the type add no errors.
 pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
         return TokenStream::new();

@@ -1,4 +1,4 @@
-//! What the macro understood.
+//! The model of an event or of a set of events: the parsed attribute and item.
 
 use syn::{Ident, Path, Type};
 
@@ -26,13 +26,13 @@ pub(super) struct Event {
     pub(super) is_unit: bool,
 }
 
-/// Which aggregate an event belongs to.
+/// The aggregate that an event belongs to.
 pub(super) enum Aggregate {
     /// The type of the aggregate, which must list the event.
     Type(Path),
-    /// The name of an aggregate that is somewhere else.
+    /// The name of an aggregate in a different crate.
     Name(String),
-    /// Not said; already reported.
+    /// Missing; already reported.
     Unknown,
 }
 

@@ -24,7 +24,7 @@ const OPTIONS: &[Known] = &[
     krate::CRATE,
 ];
 
-/// Reads the item; `None` if there is nothing to make an event of.
+/// Parses the item; `None` if it cannot be an event or a set of events.
 pub(super) fn parse(input: &DeriveInput, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_attributes("event", OPTIONS, &input.attrs, mistakes);
     let krate = krate::path(&options, mistakes);

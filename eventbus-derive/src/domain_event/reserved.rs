@@ -22,7 +22,7 @@ const RESERVED: [&str; 12] = [
 
 /// Reports every field whose key on the wire is reserved.
 ///
-/// Sees what stands in serde's attributes; what serde makes up at run time (`flatten`) is refused by the encoder.
+/// Reads serde's attributes; the encoder refuses reserved keys that serde makes at run time (`flatten`).
 pub(super) fn check(container: &[Attribute], fields: &Punctuated<Field, Token![,]>, mistakes: &mut Mistakes) {
     let container = Serde::of(container);
     for field in fields {
@@ -46,7 +46,7 @@ fn message(name: &str) -> String {
     format!("`{name}` is a field of the envelope that every event travels in; give the event's own field another name")
 }
 
-/// What serde's attributes say about the names on the wire.
+/// Serde's attributes about the names on the wire.
 #[derive(Default)]
 struct Serde {
     renames: Vec<LitStr>,
@@ -56,7 +56,7 @@ struct Serde {
 }
 
 impl Serde {
-    /// Reads the attributes; what serde itself would refuse is left to serde.
+    /// Parses the attributes; leaves mistakes in them to serde.
     fn of(attrs: &[Attribute]) -> Self {
         let mut serde = Self::default();
         for attr in attrs.iter().filter(|attr| attr.path().is_ident("serde")) {
@@ -96,7 +96,7 @@ impl Serde {
         serde
     }
 
-    /// Whether one direction of `rename_all` leaves a reserved name as it is.
+    /// Returns `true` if one direction of `rename_all` leaves a reserved name as it is.
     fn keeps(&self, name: &str) -> bool {
         self.rename_all.is_empty()
             || self.rename_all.iter().any(|rule| match rule.as_str() {

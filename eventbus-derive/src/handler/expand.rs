@@ -10,7 +10,7 @@ use crate::{
     text,
 };
 
-/// The type, its description, and its registration.
+/// Writes the type, its `Handler` impl and its registration.
 pub(super) fn expand(model: &Model) -> TokenStream {
     let Model { twin: Twin { krate, ident, .. }, name, parameters, manual, .. } = model;
     let twin = expand_twin(&model.twin);
@@ -42,7 +42,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     }
 }
 
-/// The type alone, which says that it is a handler: enough for its uses not to be mistakes too.
+/// Writes the type and an empty `Handler` impl only, so that rustc reports no further errors at its uses.
 pub(super) fn fallback(twin: &Twin) -> TokenStream {
     let (krate, ident) = (&twin.krate, &twin.ident);
     let twin = expand_twin(twin);
@@ -107,13 +107,13 @@ fn expand_call(model: &Model) -> TokenStream {
     let Twin { krate, ident, .. } = &model.twin;
     let (delivery, event) = (local("delivery"), local("event"));
     let (transaction, returned) = (local("transaction"), local("returned"));
-    let taken = if model.parameters.has_transaction() { quote!(#transaction) } else { quote!(_) };
+    let slot = if model.parameters.has_transaction() { quote!(#transaction) } else { quote!(_) };
     let decode = model.parameters.event.decode(krate, &delivery);
     let arguments = model.parameters.arguments(krate, &event, &delivery, &transaction);
     let call = quote_spanned!(ident.span()=> #krate::__private::must_be_send(#ident(#arguments)));
     let outcome = outcome(krate, &model.output, &returned);
     quote! {
-        |#delivery, #taken| ::std::boxed::Box::pin(async move {
+        |#delivery, #slot| ::std::boxed::Box::pin(async move {
             let #event = #decode;
             let #returned = #call.await;
             #outcome

@@ -1,4 +1,4 @@
-//! `#[handler]`: an async function stays what it is, and a type of its name describes it.
+//! `#[handler]`: an async function stays as it is, and a type of the same name describes it.
 
 mod expand;
 mod model;
@@ -9,7 +9,7 @@ use quote::quote;
 
 use crate::mistakes::Mistakes;
 
-/// The code of the attribute. With mistakes the function and its type are still there.
+/// Returns the code of the attribute. With mistakes it still has the function and its type.
 pub(crate) fn attribute(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let twin = match parse::parse(arguments, item, mistakes) {
         parse::Parsed::Handler(model) if mistakes.is_empty() => expand::expand(&model),

@@ -1,4 +1,4 @@
-//! What the macro understood.
+//! The model of a handler: the parsed attribute and function.
 
 use syn::{Ident, Path, ReturnType, Visibility};
 

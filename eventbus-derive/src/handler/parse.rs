@@ -25,17 +25,17 @@ const OPTIONS: &[Known] = &[
 
 const FREE: &str = "a handler is a free function: move it out of this block, and take what it needs as `State<T>`";
 
-/// How much of the item was understood.
+/// The parsed part of the item.
 pub(super) enum Parsed {
-    /// All of it.
+    /// The whole handler.
     Handler(Box<Model>),
-    /// That it is a function, but not what it takes.
+    /// A function whose parameters have a mistake.
     Function(Twin),
-    /// Not even that; or that it stands where no type can stand next to it.
+    /// No function, or one where no type can stand beside it.
     Nothing,
 }
 
-/// Reads the arguments of the attribute and the function.
+/// Parses the arguments of the attribute and the function.
 pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> Parsed {
     let options = Options::of_arguments("handler", OPTIONS, arguments, mistakes);
     let krate = krate::path(&options, mistakes);
@@ -81,7 +81,7 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
 fn function(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemFn> {
     syn::parse2::<ItemFn>(item.clone())
         .map_err(|error| match syn::parse2::<Item>(item.clone()) {
-            // a function of a trait, without a body
+            // a trait's function without a body is no `ItemFn`
             Ok(Item::Verbatim(_)) | Err(_) if let Ok(function) = syn::parse2::<TraitItemFn>(item.clone()) => {
                 mistakes.at(&function.sig.ident, FREE);
             }
@@ -91,7 +91,7 @@ fn function(item: &TokenStream, mistakes: &mut Mistakes) -> Option<ItemFn> {
         .ok()
 }
 
-/// Reports what no handler has; whether it has a `self`.
+/// Reports the parts of a signature that no handler may have. Returns `true` if it has a `self`.
 fn check_signature(signature: &Signature, mistakes: &mut Mistakes) -> bool {
     if signature.asyncness.is_none() {
         mistakes.at(signature.fn_token, "a handler is an `async fn`: it may wait without holding up the others");

@@ -1,6 +1,6 @@
 //! The options of an attribute: `key = value`, `key(list)`, `key`.
 //!
-//! Values stay tokens until somebody asks for the key, so that an unknown key never hides the mistakes after it.
+//! Values stay tokens until the macro reads the key, so that an unknown key never hides the mistakes after it.
 
 mod split;
 mod suggest;
@@ -52,7 +52,7 @@ impl Known {
         Self::new(key, "a name", example)
     }
 
-    /// An option that takes nothing.
+    /// An option without a value.
     pub(crate) const fn flag(key: &'static str, example: &'static str) -> Self {
         Self::new(key, "no value", example)
     }
@@ -62,13 +62,13 @@ impl Known {
     }
 }
 
-/// An option as it is written.
+/// An option as written.
 struct Found {
     key: Ident,
     value: Value,
 }
 
-/// What follows the key, not looked into.
+/// The unparsed value of an option.
 enum Value {
     Nothing,
     Equals(TokenStream),
@@ -83,7 +83,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// The options in the attributes called `attribute`.
+    /// Collects the options in the attributes called `attribute`.
     pub(crate) fn of_attributes(
         attribute: &'static str,
         known: &'static [Known],
@@ -103,7 +103,7 @@ impl Options {
         options
     }
 
-    /// The options in the arguments of the attribute macro `attribute`.
+    /// Collects the options in the arguments of the attribute macro `attribute`.
     pub(crate) fn of_arguments(
         attribute: &'static str,
         known: &'static [Known],
@@ -142,12 +142,12 @@ impl Options {
         self.found.iter().find(|found| found.key == key)
     }
 
-    /// The key where it is written, if it is.
+    /// Returns the key as written, if the option is given.
     pub(crate) fn key(&self, key: &str) -> Option<&Ident> {
         self.find(key).map(|found| &found.key)
     }
 
-    /// Parses the value of `key` as what stands after `=`.
+    /// Parses the value after the `=` of `key`.
     fn value<T>(&self, key: &str, parser: impl Parser<Output = T>, mistakes: &mut Mistakes) -> Option<T> {
         let found = self.find(key)?;
         let value = match &found.value {
@@ -174,12 +174,12 @@ impl Options {
         }
     }
 
-    /// The string given for `key`.
+    /// Returns the string given for `key`.
     pub(crate) fn text(&self, key: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
         self.value(key, <LitStr as Parse>::parse, mistakes)
     }
 
-    /// The one of `choices` that is given for `key`.
+    /// Returns the one of `choices` that is given for `key`.
     pub(crate) fn one_of(&self, key: &str, choices: &[&'static str], mistakes: &mut Mistakes) -> Option<&'static str> {
         let given = self.text(key, mistakes)?;
         let choice = choices.iter().copied().find(|choice| *choice == given.value());
@@ -190,14 +190,14 @@ impl Options {
         choice
     }
 
-    /// The durable name given for `key`; `what` names its kind (`an event type`).
+    /// Returns the durable name given for `key`; `what` names its kind (`an event type`).
     pub(crate) fn name(&self, key: &str, what: &str, mistakes: &mut Mistakes) -> Option<LitStr> {
         let name = self.text(key, mistakes)?;
         text::check_name(what, &name, mistakes);
         Some(name)
     }
 
-    /// The number given for `key`, within `range`.
+    /// Returns the number given for `key`, within `range`.
     pub(crate) fn number<N: FromStr + PartialOrd + Display>(
         &self,
         key: &str,
@@ -214,17 +214,17 @@ impl Options {
         number
     }
 
-    /// The path given for `key`.
+    /// Returns the path given for `key`.
     pub(crate) fn path(&self, key: &str, mistakes: &mut Mistakes) -> Option<Path> {
         self.value(key, Path::parse_mod_style, mistakes)
     }
 
-    /// The name given for `key`.
+    /// Returns the name given for `key`.
     pub(crate) fn ident(&self, key: &str, mistakes: &mut Mistakes) -> Option<Ident> {
         self.value(key, <Ident as Parse>::parse, mistakes)
     }
 
-    /// Whether the flag `key` is set.
+    /// Returns `true` if the flag `key` is given.
     pub(crate) fn flag(&self, key: &str, mistakes: &mut Mistakes) -> bool {
         let Some(found) = self.find(key) else {
             return false;
@@ -235,7 +235,7 @@ impl Options {
         true
     }
 
-    /// The members of the list given for `key`, and where the list is.
+    /// Returns the span of the key and the members of the list given for it.
     pub(crate) fn list(&self, key: &str, mistakes: &mut Mistakes) -> Option<(Span, Vec<TokenStream>)> {
         let found = self.find(key)?;
         if let Value::List(tokens) = &found.value {

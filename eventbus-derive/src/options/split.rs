@@ -1,11 +1,11 @@
-//! Takes the tokens of an attribute apart, without an opinion on what they mean.
+//! The splitter of an attribute's tokens into options and their values.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::{Error, Result};
 
 use super::{Found, Value};
 
-/// Splits at commas, but not at those between `<` and `>`; a trailing comma adds nothing.
+/// Splits at commas, but not at those between `<` and `>`; a trailing comma adds no part.
 pub(crate) fn comma_separated(tokens: TokenStream) -> Vec<TokenStream> {
     let mut parts = Vec::new();
     let mut part = Vec::new();
@@ -29,7 +29,7 @@ pub(crate) fn comma_separated(tokens: TokenStream) -> Vec<TokenStream> {
     parts
 }
 
-/// Takes one option apart.
+/// Splits one option into key and value.
 pub(super) fn key_and_value(option: TokenStream) -> Result<Found> {
     let mut tokens = option.into_iter();
     let key = match tokens.next() {

@@ -1,9 +1,9 @@
-//! What to say about an option that does not exist.
+//! The message for an unknown option.
 
-/// The farthest that a key may be from a known one to be taken for a misspelling.
+/// Largest edit distance of a key that counts as a misspelling of a known one.
 const FAR: usize = 3;
 
-/// The message for an unknown key: the nearest known one, and all of them.
+/// Makes the message for an unknown key: the nearest known one, and all of them.
 pub(super) fn unknown(attribute: &str, key: &str, known: &[&str]) -> String {
     let options = known.join(", ");
     match nearest(key, known) {
@@ -12,7 +12,7 @@ pub(super) fn unknown(attribute: &str, key: &str, known: &[&str]) -> String {
     }
 }
 
-/// The known key that `key` was probably meant to be.
+/// Returns the known key that `key` probably misspells.
 pub(super) fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     known
         .iter()

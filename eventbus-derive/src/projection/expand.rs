@@ -10,7 +10,7 @@ use crate::{
     text,
 };
 
-/// The impl, the check that each event goes to one method, and the registration.
+/// Writes the impl, the check that each event goes to one method, and the registration.
 pub(super) fn expand(model: &Model) -> TokenStream {
     let Model { krate, self_ty, span, manual, .. } = model;
     let definition = expand_definition(model);
@@ -46,7 +46,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     }
 }
 
-/// The impl alone: enough for uses of the projection not to be mistakes too.
+/// Writes the impl only, so that rustc reports no further errors at uses of the projection.
 pub(super) fn fallback(model: &Model) -> TokenStream {
     let Model { krate, self_ty, has_rc, .. } = model;
     let shared = has_rc.then(|| {
@@ -99,7 +99,7 @@ fn expand_definition(model: &Model) -> TokenStream {
     }
 }
 
-/// What a rebuild needs to know.
+/// Writes tables, key, version and timeout of the definition.
 fn expand_rebuild(model: &Model) -> TokenStream {
     let Model { tables, key, version, timeout_ms, .. } = model;
     let timeout = timeout_ms.map(|timeout_ms| quote!(.with_timeout_ms(#timeout_ms)));
@@ -174,7 +174,7 @@ fn expand_project(model: &Model) -> TokenStream {
     }
 }
 
-/// Calls the method if the event is one of its own.
+/// Writes the call of the method, for events that it takes.
 fn expand_arm(
     model: &Model,
     method: &Method,
@@ -203,7 +203,7 @@ fn expand_arm(
     }
 }
 
-/// Refuses to compile where two methods take one event, at the event of the second.
+/// Writes the compile-time check that no two methods take one event; its error is at the event of the second.
 fn expand_disjoint(model: &Model) -> TokenStream {
     let krate = &model.krate;
     model

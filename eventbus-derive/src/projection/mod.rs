@@ -1,4 +1,4 @@
-//! `#[projection]`: the methods of an `impl` block become a read model that is fed by events.
+//! `#[projection]`: the methods of an `impl` block become a read model of events.
 
 mod expand;
 mod model;
@@ -9,7 +9,7 @@ use quote::quote;
 
 use crate::mistakes::Mistakes;
 
-/// The code of the attribute. With mistakes the `impl` block is still there.
+/// Returns the code of the attribute. With mistakes it still has the `impl` block.
 pub(crate) fn attribute(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let projection = parse::parse(arguments, item, mistakes)
         .map(|model| if mistakes.is_empty() { expand::expand(&model) } else { expand::fallback(&model) })

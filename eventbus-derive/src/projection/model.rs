@@ -1,4 +1,4 @@
-//! What the macro understood.
+//! The model of a projection: the parsed attribute and `impl` block.
 
 use proc_macro2::Span;
 use syn::{Attribute, Ident, Path, ReturnType, Type};
@@ -11,20 +11,20 @@ pub(super) struct Model {
     pub(super) name: String,
     pub(super) kind: Kind,
     pub(super) manual: bool,
-    /// What a rebuild needs to know; only of rows in the store's transaction.
+    /// The tables that a rebuild replaces; only for rows in the store's transaction, as `key` and `version`.
     pub(super) tables: Vec<String>,
     pub(super) key: Option<String>,
     pub(super) version: Option<u32>,
     pub(super) timeout_ms: Option<u64>,
     pub(super) self_ty: Type,
-    /// Where the type is named.
+    /// The span of the type's name.
     pub(super) span: Span,
-    /// Whether it has a field that stays in one thread, which is a mistake.
+    /// Set if the type has a field that stays in one thread, which is a mistake.
     pub(super) has_rc: bool,
     pub(super) methods: Vec<Method>,
 }
 
-/// How the rows are kept; follows from the methods.
+/// The place of the rows; follows from the methods.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     InMemory,
@@ -35,7 +35,7 @@ pub(super) enum Kind {
 /// A method that takes an event.
 pub(super) struct Method {
     pub(super) ident: Ident,
-    /// `#[cfg(..)]`: what describes the method comes and goes with it.
+    /// Its `#[cfg(..)]` attributes: the code that describes the method gets them too.
     pub(super) cfgs: Vec<Attribute>,
     pub(super) is_async: bool,
     pub(super) takes_mut_self: bool,

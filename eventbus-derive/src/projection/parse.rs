@@ -27,7 +27,7 @@ const OPTIONS: &[Known] = &[
 
 const ELSEWHERE: &str = "move helpers and constructors to another `impl` block";
 
-/// Reads the arguments of the attribute and the block; `None` if there is nothing to make a projection of.
+/// Parses the arguments of the attribute and the block; `None` if it cannot be a projection.
 pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut Mistakes) -> Option<Model> {
     let options = Options::of_arguments("projection", OPTIONS, arguments, mistakes);
     let krate = krate::path(&options, mistakes);
@@ -79,7 +79,8 @@ pub(super) fn parse(arguments: TokenStream, item: &TokenStream, mistakes: &mut M
     })
 }
 
-/// Whether the type has a field that stays in one thread: an `impl` block has no fields, so its file is asked.
+/// Returns `true` if the type has a field that stays in one thread. An `impl` block shows no fields, so this reads its
+/// file.
 fn check_fields(self_ty: &Type, mistakes: &mut Mistakes) -> bool {
     let Type::Path(TypePath { qself: None, path, .. }) = self_ty else {
         return false;
@@ -94,7 +95,7 @@ fn check_fields(self_ty: &Type, mistakes: &mut Mistakes) -> bool {
     true
 }
 
-/// The tables, each named once.
+/// Returns the tables; reports those that are named twice.
 fn tables(options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
     const EXPECTED: &str = "`tables` expects names of tables, as in `tables(\"order_rows\", \"order_lines\")`";
     let Some((span, members)) = options.list("tables", mistakes) else {
@@ -121,9 +122,9 @@ fn tables(options: &Options, mistakes: &mut Mistakes) -> Vec<String> {
     tables
 }
 
-/// Names of tables and columns go into statements, so they are plain ones.
+/// Checks a name of a table or column: it goes into statements, so it must be plain.
 fn check_identifier(what: &str, literal: &LitStr, mistakes: &mut Mistakes) {
-    /// The longest that PostgreSQL keeps.
+    /// The longest name that PostgreSQL keeps.
     const MAX_BYTES: usize = 63;
     let name = literal.value();
     let is_plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -135,19 +136,19 @@ fn check_identifier(what: &str, literal: &LitStr, mistakes: &mut Mistakes) {
     }
 }
 
-/// What has a colon or a star is a key of a store that has keys, or all that begin alike. Other stores refuse it.
+/// Checks a name with a colon or a star: a key of a store with keys, or all keys of one prefix. Other stores refuse it.
 fn check_key(literal: &LitStr, mistakes: &mut Mistakes) {
     const MAX_BYTES: usize = 255;
     let name = literal.value();
     let star_within = name.trim_end_matches('*').contains('*') || name.ends_with("**") || name == "*";
     let has_other = name.chars().any(|c| c.is_control() || c.is_whitespace());
     if name.len() > MAX_BYTES || star_within || has_other {
-        let wanted = "a key has up to 255 bytes, no spaces, and a `*` only behind what several begin with";
+        let wanted = "a key has up to 255 bytes, no spaces, and a `*` only at its end, behind a prefix";
         mistakes.at(literal, wanted);
     }
 }
 
-/// What only rows in the store's transaction have.
+/// Reports options that only rows in the store's transaction may have.
 fn check_rebuild(options: &Options, kind: Kind, mistakes: &mut Mistakes) {
     if let (Kind::InMemory, Some(key)) = (kind, options.key("timeout_ms")) {
         let why = "`timeout_ms` ends a method that writes rows; one that takes `&mut self` cannot be ended half-way";
@@ -227,7 +228,7 @@ fn method(function: &ImplItemFn, mistakes: &mut Mistakes) -> Option<Method> {
     })
 }
 
-/// Whether it is `&mut self` rather than `&self`; `None` if it is neither.
+/// Returns `true` for `&mut self`, `false` for `&self`, `None` for other receivers.
 fn takes_mut_self(receiver: &Receiver) -> Option<bool> {
     match &receiver.kind {
         ReceiverKind::Reference(_, None, mutability) => Some(mutability.is_some()),
