@@ -1,4 +1,4 @@
-//! Definitions of handlers and projections, as the macros write them, and their registration at link time.
+//! Definitions of handlers and projections, written by the macros and registered at link time.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -55,7 +55,7 @@ impl HandlerDefinition {
         Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
     }
 
-    /// Returns the states and the transaction that its parameters need.
+    /// Returns the states and transactions that its parameters take.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);
@@ -124,7 +124,7 @@ pub enum ProjectionKind {
     AtLeastOnce,
 }
 
-/// Name, kind and events of a projection, from its annotation and the signatures of its methods.
+/// Name, kind and events of a projection, from its annotation and methods.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ProjectionDefinition {
@@ -142,8 +142,7 @@ pub struct ProjectionDefinition {
     pub tables: &'static [&'static str],
     /// The column of each table that holds the id of the aggregate a row belongs to, if the annotation names it.
     pub key: Option<&'static str>,
-    /// Time limit of a method that writes rows; 60 s if `None`. A method that folds state in memory has no limit: the
-    /// runner cannot end it in the middle.
+    /// Time limit of a method that writes rows; 60 s if `None`. A fold in memory has none: it cannot be ended half-way.
     pub timeout: Option<Duration>,
     pub(crate) requires: fn(&mut Requirements),
 }
@@ -183,8 +182,7 @@ impl ProjectionDefinition {
         self
     }
 
-    /// Returns the time limit of its methods; `None` for state in memory, where the runner cannot end a method in the
-    /// middle.
+    /// Returns the time limit of its methods; `None` for state in memory, as a fold cannot be ended half-way.
     pub(crate) fn time_limit(&self) -> Option<Duration> {
         match self.kind {
             ProjectionKind::InMemory => None,
@@ -194,7 +192,7 @@ impl ProjectionDefinition {
         }
     }
 
-    /// Returns the states and the transaction that its parameters need.
+    /// Returns the states and transactions that its parameters take.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);

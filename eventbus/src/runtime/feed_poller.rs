@@ -1,4 +1,4 @@
-//! The poller of a store's feed: decides when a reader reads again. The relay, `Follow` and projections use it.
+//! The poller of a store's feed, used by relay, followers and projections: decides when a reader reads again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,12 +9,11 @@ use crate::{
     port::{AppendWatch, EventStore, RetryPolicy},
 };
 
-/// Shortest and longest pause before a reader polls for events that other processes appended.
+/// Shortest and longest pause between polls for events of other processes.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
 const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
 
-/// Poll backoff of a feed reader: an append in its own process wakes it, else it polls, more slowly while no events
-/// come.
+/// Poll backoff of a feed reader: an append in its process wakes it, else it polls ever more slowly.
 pub(crate) struct FeedPoller {
     appended: AppendWatch,
     interval: Duration,
@@ -27,7 +26,7 @@ impl FeedPoller {
         Self { appended: store.appended().watch(), interval: POLL_INTERVAL_MIN, failures: 0, clock }
     }
 
-    /// Resets the poll interval and the failure backoff, after the reader read events.
+    /// Resets interval and backoff, after the reader read events.
     pub(crate) fn reset(&mut self) {
         self.interval = POLL_INTERVAL_MIN;
         self.failures = 0;
@@ -38,7 +37,7 @@ impl FeedPoller {
         self.failures = 0;
         let interval = self.interval;
         self.interval = (interval * 2).min(POLL_INTERVAL_MAX);
-        // an append in this process must not wait for the poll, nor a shutdown for either
+        // neither an append nor a shutdown waits for the poll
         tokio::select! {
             () = cancel.cancelled() => false,
             () = self.appended.appended() => { self.interval = POLL_INTERVAL_MIN; true }
@@ -55,7 +54,7 @@ impl FeedPoller {
             max_delay: Duration::from_secs(2),
         };
         self.failures = self.failures.saturating_add(1);
-        // a shutdown must not wait for the backoff
+        // a shutdown does not wait for the backoff
         tokio::select! {
             () = cancel.cancelled() => false,
             () = self.clock.sleep(BACKOFF.jittered(self.failures)) => true,

@@ -1,8 +1,7 @@
 //! The inbox of handlers that take the store's transaction: their rows and the note of the delivery commit together.
 //!
 //! Invariant: the inbox notes the delivery before the handler runs, in the handler's transaction. So an error, a panic,
-//! a timeout or a crash leaves neither rows nor note, and after an unknown outcome the note decides whether to run
-//! again.
+//! a timeout or a crash leaves neither rows nor note; after an unknown outcome the note shows whether it ran.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +38,7 @@ pub(crate) struct HandlerInbox {
     transactions: Arc<dyn Transactions>,
     /// The key of the handler's notes in the store: group and handler name.
     name: Name,
-    /// Cancelled when the app stops: a transaction that has not begun within the grace period is given up.
+    /// Cancelled when the app stops: no transaction begins after the grace period.
     stop: CancellationToken,
     clock: SharedClock,
 }
@@ -80,12 +79,11 @@ impl HandlerInbox {
                 Err(error)
             }
         };
-        // a late transaction was ended by the store for its age: the handler was slow, the server is well
+        // the store ended a late transaction for its age: no fault of the server
         committed.map_err(|error| if is_late { error } else { classify_error(error, &*self.transactions) })
     }
 
-    /// Begins a transaction and notes the delivery in it; returns `None` if the handler took effect for the event
-    /// before.
+    /// Begins a transaction and notes the delivery in it; `None` if the handler took effect for the event before.
     ///
     /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
     async fn begin_transaction(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
@@ -128,7 +126,7 @@ pub(crate) fn classify_error(error: HandlerError, transactions: &dyn Transaction
     }
 }
 
-/// Deletes notes of deliveries that took effect longer ago than `retention`, about once an hour, until cancelled.
+/// Deletes notes of deliveries older than `retention`, about once an hour, until cancelled.
 pub(crate) async fn purge_inbox(
     transactions: Arc<dyn Transactions>,
     retention: Duration,

@@ -1,5 +1,4 @@
-//! Held leases: acquired for a role, renewed in the background, released. Projections and the editor of skipped events
-//! use them.
+//! Held leases: acquired for a role, renewed in the background, released. Used by projections and the skip editor.
 //!
 //! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
 //! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.
@@ -17,10 +16,10 @@ use crate::{
     port::{EventStore, Lease, LeaseError, Outage},
 };
 
-/// The shortest lease: a shorter one would expire between two renewals, and move back and forth between busy processes.
+/// The shortest lease: a shorter one would expire between two renewals, and pass to and fro between busy processes.
 pub(crate) const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 
-/// Timeout of a release: an unreleased lease expires by itself. Real time, as in every wait for the reply of a store.
+/// Timeout of a release; a lease that was not released expires. Real time: it waits for the reply of a store.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Makes a name for this start of the program: host, process, and eight digits that no other start has.
@@ -38,14 +37,14 @@ pub(crate) struct LeaseRequest {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) role: Name,
     pub(crate) owner: Name,
-    /// Time after which an unrenewed lease expires; the renewal task renews it three times in that time.
+    /// Time until an unrenewed lease expires; the renewal task renews it three times in that time.
     pub(crate) ttl: Duration,
     pub(crate) clock: SharedClock,
-    /// The time without an owner: from when this process lost the lease until it sees an owner again.
+    /// From the loss of the lease until this process sees an owner again.
     pub(crate) outage: LeaseOutage,
 }
 
-/// Outage of a role whose lease this process could not renew; shared by its successive held leases, which log it once.
+/// Outage of a role whose lease could not be renewed; shared by successive held leases, which log it once.
 #[derive(Clone)]
 pub(crate) struct LeaseOutage(Arc<Mutex<Outage>>);
 
@@ -70,7 +69,7 @@ impl LeaseOutage {
 impl LeaseRequest {
     /// Acquires the role's lease; `None` if a different owner holds it. Cancelling `cancel` ends the held lease too.
     pub(crate) async fn acquire(&self, cancel: &CancellationToken) -> Result<Option<HeldLease>, LeaseError> {
-        // before the request: the store counts the ttl from its arrival, which is no earlier
+        // before the request, as the store counts the ttl from its arrival
         let sent_at = self.clock.instant();
         let lease = self.store.acquire_lease(&self.role, &self.owner, self.ttl).await?;
         let message = if lease.is_some() { "this process has the role again" } else { "another process has the role" };
@@ -80,7 +79,7 @@ impl LeaseRequest {
 
     /// Seizes the role's lease from its owner, which the higher epoch fences from now on.
     pub(crate) async fn seize(&self, cancel: &CancellationToken) -> Result<HeldLease, LeaseError> {
-        // before the request: the store counts the ttl from its arrival, which is no earlier
+        // before the request, as the store counts the ttl from its arrival
         let sent_at = self.clock.instant();
         let lease = self.store.seize_lease(&self.role, &self.owner, self.ttl).await?;
         self.outage.ends(&self.role, "this process has the role again");
@@ -127,24 +126,23 @@ impl HeldLease {
         &self.lease
     }
 
-    /// Returns the time after which the lease expires without a renewal.
+    /// Returns the time until an unrenewed lease expires.
     pub(crate) fn ttl(&self) -> Duration {
         self.last_renewal.ttl
     }
 
-    /// Returns the token that is cancelled when the lease has passed to a new owner, could not be renewed in time, or
-    /// the caller cancels the work.
+    /// Cancelled when the lease has passed to a new owner, could not be renewed in time, or the caller cancels.
     pub(crate) const fn ended(&self) -> &CancellationToken {
         &self.ended
     }
 
-    /// Returns `true` if a new owner may have the role by now; correct at once also after the process was paused,
-    /// since it compares the clock and waits for no timer.
+    /// Returns `true` if a new owner may have the role by now; correct also right after a pause of the process, as it
+    /// needs no timer.
     pub(crate) fn may_have_expired(&self) -> bool {
         !self.last_renewal.is_valid()
     }
 
-    /// Releases the lease, so that the next owner need not wait for it to expire.
+    /// Releases the lease, so that the next owner need not wait.
     pub(crate) async fn release(self) {
         self.renewal_task.abort();
         if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, self.store.release_lease(&self.lease)).await {
@@ -168,8 +166,8 @@ struct LeaseRenewal {
     outage: LeaseOutage,
 }
 
-/// Send time of the last request that renewed the lease; `None` once the lease has passed on. Locked, since the owner
-/// reads it while the renewal task writes it.
+/// Send time of the last successful renewal; `None` once the lease has passed on. Locked: the task writes, the owner
+/// reads.
 struct LastRenewal {
     sent_at: Mutex<Option<Instant>>,
     ttl: Duration,

@@ -1,4 +1,4 @@
-//! Events that operators have projections and the relay skip: reason and author of each, and the editor of the list.
+//! Events that operators have projections and the relay skip, and the editor of these lists.
 //!
 //! Invariant: the event stays in the store, and other readers read it. A reader's list changes only under its lease.
 
@@ -16,11 +16,11 @@ use crate::{
     port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, save_skips, skips, skips_to_note},
 };
 
-/// Lease of the editor: after a crash the next editor waits so long at most.
+/// Lease of an editor, which bounds the wait for one that crashed.
 const SKIP_LEASE_TTL: Duration = Duration::from_secs(10);
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An event that a reader of the feed skips on an operator's order: the reader cannot decode it, or always fails on it.
+/// An event that a reader of the feed skips by order of an operator: it cannot be decoded, or always fails.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct SkippedEvent {
@@ -31,7 +31,7 @@ pub struct SkippedEvent {
     pub position: Position,
     /// The operator's reason.
     pub reason: String,
-    /// The process through which the operator ordered it: host, process id, and digits that no other start has.
+    /// The process that took the order: host, process id, and digits that no other start has.
     pub by: String,
     /// The time of the order, in whole microseconds.
     #[serde(serialize_with = "shown::moment")]
@@ -163,8 +163,8 @@ impl SkipEditor {
         Ok(was_skipped)
     }
 
-    /// Changes the list of a reader. The lease orders concurrent editors: each rewrites the whole list, so without it
-    /// one would undo the change of the other.
+    /// Changes the list of a reader under its lease, since an editor rewrites the whole list and would undo a
+    /// concurrent change.
     async fn update_skips(
         &self,
         reader: &Name,

@@ -155,7 +155,7 @@ pub enum StartMistake {
         /// The transaction type of the store, if it has one.
         offered: Option<&'static str>,
     },
-    /// A projection has no default, and the builder was given no instance.
+    /// A projection has no default, and the builder has no instance.
     #[error("projection `{name}` ({source_place}) has no `Default`; give the builder one: `.projection(..)`")]
     ProjectionWithoutInstance {
         /// The projection.

@@ -45,8 +45,7 @@ pub trait EventHandler<E>: Send + Sync + 'static {
     /// Handles one event.
     ///
     /// # Errors
-    /// The handler's own error: the bus retries the delivery, and moves it to the dead letters in the end; see
-    /// [`HandlerError`].
+    /// The handler's own error: the bus retries, and in the end makes a dead letter; see [`HandlerError`].
     fn handle(&self, event: E) -> impl Future<Output = Result<(), HandlerError>> + Send;
 }
 
@@ -114,7 +113,7 @@ pub trait EventBusExt: EventBus {
         subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::without_store(state))
     }
 
-    /// Subscribes every annotated handler that is linked into the program; they may take the connection of `store`, see
+    /// Subscribes every linked handler, also those that take the connection of `store`; see
     /// [`subscribe_handler_in`](Self::subscribe_handler_in).
     ///
     /// # Errors
@@ -262,7 +261,7 @@ pub(crate) fn handler_subscriber(
     .with_options(definition.options)
 }
 
-/// Reports every mistake of handlers that a caller subscribes without an app.
+/// Reports every mistake of handlers without an app.
 fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironment) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
     let transaction = environment.transactions.as_ref().map(|transactions| transactions.transaction_type());
@@ -279,7 +278,7 @@ fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironme
     StartError::unless_empty(mistakes)
 }
 
-/// Returns a mistake for each handler that shares its name with the one before it; `handlers` is sorted by name.
+/// Reports handlers that share a name with the one before them; `handlers` is sorted by name.
 pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMistake> {
     let same = |pair: &&[HandlerDefinition]| pair[0].name == pair[1].name;
     let mistake = |pair: &[HandlerDefinition]| StartMistake::DuplicateHandler {
@@ -290,7 +289,7 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
     handlers.windows(2).filter(same).map(mistake).collect()
 }
 
-/// Returns the states and transactions that a handler or projection takes and that the app does not have.
+/// Reports states and transactions that a handler or projection takes and the app does not have.
 pub(crate) fn unmet_requirements(
     name: &'static str,
     source_place: crate::Source,

@@ -173,8 +173,7 @@ impl AppBuilder {
         self
     }
 
-    /// Sets how long the store remembers which events took effect in handlers that take its transaction; 30 days by
-    /// default.
+    /// Sets how long the store remembers events that took effect in handlers with its transaction; 30 days by default.
     ///
     /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
     /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
@@ -252,7 +251,7 @@ impl AppBuilder {
     }
 }
 
-/// Timeout of the announcement at start, as the bus may be away. Real time, as it waits for the reply of a server.
+/// Timeout of the announcement at start, as the bus may be away. Real time: it is the reply of a server.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Announces to the bus which types the groups of the app handle. Types that a group skipped long ago, and whose

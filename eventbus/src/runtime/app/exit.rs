@@ -1,8 +1,6 @@
-//! The exit guard: ends a process that a handler keeps from ending, because it blocks its thread and ignores
-//! cancellation.
+//! The exit guard: ends a process although a handler blocks its thread, where no cancellation reaches it.
 //!
-//! Invariant: the guard is a thread with its own runtime, as the app's runtime may have no free thread to notice a
-//! signal.
+//! Invariant: it is a thread with its own runtime, as the app's may have no free thread to notice a signal.
 
 use std::{
     io,
@@ -80,7 +78,7 @@ impl ExitGuard {
             let after = deadline.saturating_add(EXIT_GRACE_PERIOD);
             let waited = runtime.block_on(cancelled.run_until_cancelled(async {
                 signals.received().await;
-                // before the shutdown removes the subscribers from the bus, and their activities with them
+                // before the shutdown removes the handlers from the bus
                 let activities = activity_sources.activities();
                 tokio::time::sleep(after).await;
                 activities
@@ -95,7 +93,7 @@ impl ExitGuard {
         Ok(Self { cancel, has_returned, stays_armed: false })
     }
 
-    /// Lets the guard outlive its drop, for a handler that still blocks: the drop of the runtime would wait for its
+    /// Keeps the guard armed after its drop, for a handler that still blocks: the drop of the runtime waits for its
     /// thread.
     pub(super) fn stay_armed(mut self) {
         self.stays_armed = true;

@@ -43,12 +43,12 @@ use crate::{
     port::{EventBus, EventStore, MessageId, ShutdownError},
 };
 
-/// Timeout of the store's head for the text of a due error. Real time, as it waits for the reply of a server.
+/// Timeout of the store's head, for an error text. Real time: it is the reply of a server.
 const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
 ///
-/// All its tasks stop when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for deliveries in
+/// Its tasks stop when the last clone is dropped, or by [`shutdown`](Self::shutdown), which waits for deliveries in
 /// flight.
 ///
 /// # Examples
@@ -239,13 +239,13 @@ impl App {
     /// and event.
     ///
     /// # Errors
-    /// If the process cannot listen for signals, or a handler, the relay or a projection was still busy at the timeout.
+    /// If the process cannot listen for signals, or a task was still busy at the timeout.
     pub async fn run_until_signal(self) -> Result<()> {
         let exit = ExitGuard::new(self.0.shutdown_timeout, self.activity_sources())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
-        // before the shutdown removes the subscribers from the bus, and their activities with them
+        // before the shutdown removes the handlers from the bus
         let activities = self.activity_sources().activities();
         let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
@@ -272,8 +272,7 @@ impl App {
     /// [`std::process::exit`] after an error.
     ///
     /// # Errors
-    /// [`ShutdownError`] if a handler, the relay or a projection was still busy then; the bus redelivers its events
-    /// after the next start.
+    /// [`ShutdownError`] if a task was still busy then; its events are redelivered after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
         self.0.tasks.shutdown(&*self.0.bus, timeout).await
     }

@@ -1,4 +1,4 @@
-//! Start times of the outages of store and bus, which `health` reports.
+//! Start times of the outages of store and bus, for `health`.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ pub(super) enum Dependency {
     Bus,
 }
 
-/// Start times of the current outages, as far as this process has noticed. Locked: concurrent health checks share it.
+/// Start times of current outages, as this process noticed them. Locked: health checks run concurrently.
 #[derive(Debug, Default)]
 pub(super) struct OutageStarts(Mutex<[Option<OffsetDateTime>; 2]>);
 

@@ -1,4 +1,4 @@
-//! The plan of an app: the handlers and projections to run, and the check that finds every mistake in it.
+//! The plan of an app: handlers and projections to run, and the check for mistakes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -130,7 +130,7 @@ impl Plan<'_> {
         }
     }
 
-    /// Adds the default instance of a projection, unless the builder was given one of its type.
+    /// Adds the default instance of a projection, unless the builder has one of its type.
     fn add_discovered(&mut self, projection: &ProjectionRegistration, mistakes: &mut Vec<StartMistake>) {
         let definition = (projection.definition)();
         let place = |of: &ProjectionDefinition| (of.name, of.source);

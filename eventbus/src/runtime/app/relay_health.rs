@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Timeout of store and bus in a health check. Real time, as it waits for the reply of a server.
+/// Timeout of store and bus in a health check. Real time: it is the reply of a server.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl App {

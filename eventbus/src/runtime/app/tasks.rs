@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-/// Timeout of the store's reply during a shutdown. Real time, as it waits for the reply of a server.
+/// Timeout of the store's reply during a shutdown. Real time: it is the reply of a server.
 const STORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -123,7 +123,7 @@ impl AppTasks {
             let begin = async move {
                 let _ = begun.send(());
             };
-            // biased: polls the consumer before `start` returns, so that a started app consumes and its health says so
+            // biased: the consumer begins before `start` returns, and health says so
             tasks.spawn_abortable(&tasks.abort, async {
                 tokio::join!(biased; consumer, begin);
             });
@@ -163,14 +163,13 @@ impl AppTasks {
         self.cancel.is_cancelled()
     }
 
-    /// Stops all tasks. Deliveries in flight have until `timeout`; tasks that wait for a store that does not answer end
-    /// sooner.
+    /// Stops all tasks. Deliveries in flight have until `timeout`; tasks that wait for a silent store end sooner.
     pub(super) async fn shutdown(&self, bus: &dyn EventBus, timeout: Duration) -> Result<(), ShutdownError> {
         let clock = &self.runner_context.clock;
         let began = clock.instant();
         let stopping = async {
-            // biased: the bus learns first that it closes for good, so that a consumer whose name does not come back
-            // finishes the entries it has read
+            // biased: the bus learns first that it closes for good: a consumer whose name does not return then finishes
+            // the entries it has read
             let (bus_stopped, ()) = tokio::join!(biased; bus.shutdown(timeout), async { self.cancel.cancel() });
             let left = timeout.saturating_sub(clock.elapsed(began));
             (bus_stopped, clock.timeout(left, self.tracker.wait()).await)
@@ -300,8 +299,8 @@ async fn log_when_consuming(bus: &dyn EventBus, clock: &SharedClock, outage: &mu
 
 /// Consumes until cancelled, and retries while the bus is away.
 ///
-/// If a different caller consumes on the same bus, its consumer serves the app's handlers too; this one takes over when
-/// that consumer ends.
+/// If a different caller consumes on the same bus, its consumer serves the app's handlers too, until this one takes
+/// over.
 async fn consume_until_cancelled(
     bus: Arc<dyn EventBus>,
     _subscriptions: Subscriptions,

@@ -1,4 +1,4 @@
-//! The control of a follower: pauses, resumes and stops it from elsewhere, and reports its status.
+//! The control of a follower, and its status.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::domain::{clock::SharedClock, stream::Position};
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct FollowStatus {
-    /// The stream has yielded every event up to here that the filter selects.
+    /// The stream has yielded all selected events up to here.
     pub position: Position,
     /// Set once the follower has reached the end of the feed.
     pub is_live: bool,
@@ -64,7 +64,7 @@ impl FollowControl {
 
     /// Waits until the follower has once reached the end of the feed. Returns `false` if it did not within `timeout`.
     ///
-    /// A different task has to poll the stream in the meantime.
+    /// A different task has to poll the stream.
     pub async fn wait_until_live(&self, timeout: Duration) -> bool {
         let mut status = self.0.status.subscribe();
         self.0.clock.timeout(timeout, status.wait_for(|status| status.is_live)).await.is_ok()

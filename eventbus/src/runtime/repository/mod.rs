@@ -1,4 +1,4 @@
-//! The repository: loads aggregates from a store, decides, and saves their events.
+//! The repository: loads and saves aggregates.
 
 mod error;
 mod save_publisher;
@@ -129,7 +129,7 @@ impl<A: Apply> AggregateRepository<A> {
         self
     }
 
-    /// Creates a new aggregate. The store holds no event of it before it is saved.
+    /// Creates a new aggregate; the store has no event of it before a save.
     #[must_use]
     pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
@@ -190,8 +190,7 @@ impl<A: Apply> AggregateRepository<A> {
     ///
     /// Afterwards no event is pending; after an error all still are. Events keep their ids, so saving again after an
     /// unknown outcome stores them once. If `root` recorded more events in between, the store refuses
-    /// ([`AppendError::EventIdTaken`]): load the aggregate anew. Without pending events the call does not reach the
-    /// store.
+    /// ([`AppendError::EventIdTaken`]): load the aggregate anew. Without pending events it returns at once.
     ///
     /// # Errors
     /// [`SaveError::Append`] with a conflict if a concurrent writer was first, or because the store could not be
@@ -237,8 +236,7 @@ impl<A: Apply> AggregateRepository<A> {
         root.pending_with_ids().map(encode).collect()
     }
 
-    /// Appends; resolves an unknown outcome by appending the same event ids again, which the store does not store
-    /// twice.
+    /// Appends; resolves an unknown outcome by appending the same event ids again.
     async fn append(
         &self,
         root: &AggregateRoot<A>,

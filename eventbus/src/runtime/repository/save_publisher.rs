@@ -46,8 +46,7 @@ impl SavePublisher {
     }
 }
 
-/// Refuses to publish if the store has the checkpoint of a relay to this destination, which publishes all events
-/// already.
+/// Refuses if the store has the checkpoint of a relay to this destination, which publishes all events.
 async fn refuse_if_relayed(store: &Arc<dyn EventStore>, bus: &Arc<dyn EventBus>) -> Result<(), PublishError> {
     let destination = bus.destination().clone();
     match store.load_checkpoint(&relay::checkpoint_name(&destination)).await {
