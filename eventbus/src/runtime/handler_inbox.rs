@@ -1,7 +1,7 @@
 //! The inbox of handlers that take the store's transaction: their rows and the note of the delivery commit together.
 //!
 //! Invariant: the inbox notes the delivery before the handler runs, in the handler's transaction. So an error, a panic,
-//! a timeout or a crash leaves neither rows nor note; after an unknown outcome the note shows whether it ran.
+//! a timeout or a crash leaves neither rows nor note; after an unknown outcome the note shows whether it took effect.
 
 use std::{sync::Arc, time::Duration};
 
