@@ -1,7 +1,7 @@
-//! Appending: the version is compared and the events are added in one script.
+//! Appending: one script compares the version and adds the events.
 //!
-//! Keep: whatever can be refused is known before the first entry is added, since a script that fails half way is not
-//! rolled back. So an append may be sent again: its ids tell.
+//! Invariant: an append that is refused leaves no entry. Redis does not roll back a script, so the script checks first,
+//! and removes its entries if the feed refuses one. An append may be sent again: its event ids identify it.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{command, script::store::APPEND};
 
-/// How many events one script adds at most, but for an append that has more: the server does nothing else meanwhile.
+/// Most events that one script adds, unless a single append has more: the server runs no other command meanwhile.
 const APPEND_BATCH_EVENTS_MAX: usize = 512;
 
-/// How many bytes of events one script adds at most, but for an append that has more.
+/// Most bytes of events that one script adds, unless a single append has more.
 const APPEND_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How many bytes of events an append may have: the server closes the connection of whoever sends far more.
+/// Most bytes of events of an append: the server closes a connection that sends far more.
 const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 #[async_trait]
@@ -42,12 +42,12 @@ impl AppendEvents for RedisEventStore {
         }
     }
 
-    /// Sends as many events at once as the server should handle in one step, at least one append.
+    /// Appends in batches as large as the server should handle in one step, each of at least one append.
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results = Vec::with_capacity(appends.len());
         let mut batch: Vec<Append> = Vec::new();
         let (mut events, mut size) = (0, 0);
-        // what is refused or empty has its result at once, in its place
+        // a refused or empty append has its result at once, in its place
         let mut indexes = Vec::new();
         for append in appends {
             match check_append(&append) {
@@ -74,7 +74,7 @@ impl AppendEvents for RedisEventStore {
     }
 }
 
-/// Whether there is anything to append.
+/// Returns `true` if the append has events, and an error if it must be refused.
 pub(super) fn check_append(append: &Append) -> Result<bool, AppendError> {
     check_ids(&append.stream, &append.events)?;
     let bytes = events_bytes(&append.events);
@@ -86,7 +86,7 @@ pub(super) fn check_append(append: &Append) -> Result<bool, AppendError> {
     Ok(!append.events.is_empty())
 }
 
-/// What the events of an append have that has no limit of its own.
+/// Returns the bytes of payloads and attributes, which have no limits of their own.
 fn events_bytes(events: &[NewEvent]) -> usize {
     events.iter().map(event_bytes).sum()
 }
@@ -95,7 +95,7 @@ fn event_bytes(event: &NewEvent) -> usize {
     event.payload().len() + event.context().attributes.as_json().len()
 }
 
-/// What became of one append.
+/// Reply of the script to one append.
 enum AppendReply {
     New { after: Version, first: Position },
     AlreadyStored(Vec<u64>),
@@ -119,12 +119,12 @@ impl RedisEventStore {
         if appends.is_empty() {
             return;
         }
-        for (place, result) in indexes.drain(..).zip(self.run_appends(appends).await) {
-            results[place] = result;
+        for (index, result) in indexes.drain(..).zip(self.run_appends(appends).await) {
+            results[index] = result;
         }
     }
 
-    /// Makes appends in one step, and returns a result for each.
+    /// Runs appends in one script, and returns a result for each.
     async fn run_appends(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let acknowledged = self.acknowledged().position();
         let recorded_at = self.config().clock.now();
@@ -142,10 +142,10 @@ impl RedisEventStore {
         let mut placed = placed.into_iter();
         let mut is_new = false;
         for append in appends {
-            let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("no answer".into())));
+            let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("the server sent no reply".into())));
             if let Ok(AppendReply::New { first, .. }) = &placed {
                 self.inner.known_event_types.add_all(&append.events);
-                // before these the store ended there
+                // the store ended right before the first of these events
                 self.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
                 self.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
                 is_new = true;
@@ -197,12 +197,13 @@ impl RedisEventStore {
             Ok(AppendReply::Corrupt(key, entry)) => {
                 Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
             }
-            Ok(AppendReply::Failed(said)) => Err(AppendError::Refused { stream, source: said.into() }),
+            Ok(AppendReply::Failed(reason)) => Err(AppendError::Refused { stream, source: reason.into() }),
             Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
         }
     }
 
-    /// The result of the append that some ids are known from. What is stored never changes, so it is read afterwards.
+    /// Returns the result of the earlier append of these event ids. Stored events never change, so reading them after
+    /// the script is safe.
     pub(super) async fn first_result(
         &self,
         stream: &StreamId,
@@ -222,7 +223,7 @@ impl RedisEventStore {
     }
 }
 
-/// Adds events to the arguments of a script, as it takes them.
+/// Adds events to the arguments of a script, in the order in which `take_events` reads them.
 pub(super) fn write_events(
     events: &[NewEvent],
     recorded_at: OffsetDateTime,

@@ -1,4 +1,4 @@
-//! How far the readers of the feed, and the groups of a bus, have come.
+//! Checkpoints and notes of the readers of the feed, and low-water marks of the groups of a bus.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -41,9 +41,9 @@ impl Notes for RedisEventStore {
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        let mut forget = DELETE_NOTE.prepare_invoke();
-        forget.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str());
-        self.run_script_for::<()>(name, &forget).await
+        let mut delete = DELETE_NOTE.prepare_invoke();
+        delete.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str());
+        self.run_script_for::<()>(name, &delete).await
     }
 
     async fn list_note_names(
@@ -56,7 +56,7 @@ impl Notes for RedisEventStore {
             Some(after) if after >= prefix => format!("({after}"),
             _ => format!("[{prefix}"),
         };
-        // no name has a byte that UTF-8 has not
+        // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
         let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
         let mut range = redis::cmd("ZRANGEBYLEX");
         range.arg(self.keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
@@ -108,7 +108,7 @@ impl RedisEventStore {
 pub(super) fn parse_position(key: &str, text: &str) -> Result<Position, BoxError> {
     let position = text.parse().map_err(|_| {
         let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-        format!("key `{key}` holds `{shown}`, which is no position")
+        format!("key `{key}` holds `{shown}`, which is not a position")
     })?;
     Ok(Position::new(position))
 }

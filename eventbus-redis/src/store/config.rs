@@ -1,4 +1,4 @@
-//! What a Redis event store is told.
+//! The configuration of a Redis event store.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -15,15 +15,16 @@ use crate::{
     server::{Server, url_problem},
 };
 
-/// What a Redis event store is told: a plain struct with defaults.
+/// The configuration of a Redis event store: a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
-/// seconds. [`from_env`](Self::from_env) reads it from the environment. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
+/// seconds. [`from_env`](Self::from_env) reads it from the environment. For TLS and for secrets the same holds as for
+/// [`RedisEventBusConfig`](crate::RedisEventBusConfig).
 ///
 /// # Redis Cluster
 /// The store has one order of all events, so all its keys are on one node: give it a prefix with a hash tag, as
-/// `{shop}`. [`connect`](crate::RedisEventStore::connect) refuses another one there. The URL names the master that has
-/// the slot (`CLUSTER KEYSLOT {shop}`); a store does not grow beyond that one node.
+/// `{shop}`. [`connect`](crate::RedisEventStore::connect) refuses a prefix without one there. The URL names the master
+/// that has the slot (`CLUSTER KEYSLOT {shop}`); a store does not grow beyond that one node.
 ///
 /// # Examples
 /// ```
@@ -37,20 +38,21 @@ pub struct RedisEventStoreConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
     /// `redis+unix:///path`; user and password percent-encoded. Default `redis://localhost:6379`.
     pub redis_url: String,
-    /// What all keys begin with, a colon behind it; on a cluster with a hash tag, as `{shop}`. Also the keys that
-    /// handlers and projections write in the store's transactions. Default: nothing.
+    /// Prefix of all keys, with a colon behind it; on a cluster with a hash tag, as `{shop}`. Keys that handlers and
+    /// projections write in the store's transactions have it too. Default: empty.
     pub key_prefix: String,
-    /// How long the server may take to answer. Default 5 s.
+    /// Time limit of a reply of the server. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_timeout: Duration,
-    /// How long connecting may take. Default 5 s.
+    /// Time limit of connecting. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// How long a transaction may take, from the first thing that others wait for to its commit. Then the others go on,
-    /// and it commits nothing. For one whose process died they wait a second at most. Default 30 s.
+    /// Time limit of a transaction, from its first lock (of a checkpoint or a delivery) to its commit. After it the
+    /// transactions that wait for the lock go on, and this one does not commit. For a transaction whose process died
+    /// they wait one second at most. Default 30 s.
     #[serde(deserialize_with = "seconds")]
     pub transaction_timeout: Duration,
-    /// Whether connecting asks the server how it keeps its data, and warns in the log of what may be lost. Default true.
+    /// Set if connecting asks the server how it keeps its data, and logs a warning of what may be lost. Default true.
     pub check_durability: bool,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
@@ -60,7 +62,7 @@ pub struct RedisEventStoreConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
+    /// Clock that dates recorded events and makes ids; the server's clock judges leases. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
 }
@@ -91,7 +93,8 @@ impl RedisEventStoreConfig {
     /// # Examples
     /// ```
     /// use eventbus_redis::RedisEventStoreConfig;
-    /// let config = RedisEventStoreConfig { redis_url: "localhost".into(), key_prefix: "a\n".into(), ..Default::default() };
+    /// let (redis_url, key_prefix) = ("localhost".into(), "a\n".into());
+    /// let config = RedisEventStoreConfig { redis_url, key_prefix, ..Default::default() };
     /// assert_eq!(config.validate().unwrap_err().mistakes.len(), 2);
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
@@ -117,11 +120,11 @@ impl RedisEventStoreConfig {
     }
 
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and
-    /// its name (`EVENTBUS_KEY_PREFIX`). What means the same for a bus has the same name there, as
-    /// [`RedisEventBusConfig::from_env`](crate::RedisEventBusConfig::from_env) says.
+    /// its name (`EVENTBUS_KEY_PREFIX`). Fields that a bus has too share its variables, see
+    /// [`RedisEventBusConfig::from_env`](crate::RedisEventBusConfig::from_env).
     ///
     /// # Errors
-    /// [`InvalidConfig`] with all mistakes of reading; connecting or [`validate`](Self::validate) finds the others.
+    /// [`InvalidConfig`] with all mistakes of reading; connecting or [`validate`](Self::validate) finds the rest.
     ///
     /// # Examples
     /// ```
@@ -156,8 +159,8 @@ impl RedisEventStoreConfig {
         config
     }
 
-    /// The name of the key that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix. In the type
-    /// `:` and `%` are written as `%3A` and `%25`, so that two aggregates never have one key.
+    /// Returns the key of the stream that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix.
+    /// In the type `:` and `%` are written as `%3A` and `%25`, so that two aggregates never share a key.
     #[must_use]
     pub fn stream_key(&self, aggregate_type: &str, aggregate_id: &str) -> String {
         super::keys::StoreKeys::new(&self.key_prefix).stream(aggregate_type, aggregate_id)

@@ -1,4 +1,4 @@
-//! How the server keeps its data, and what may be lost.
+//! Durability of the server: its settings, and the loss of acknowledged events.
 
 use std::{
     collections::HashMap,
@@ -13,11 +13,11 @@ use serde::Serialize;
 use super::RedisEventStore;
 use crate::{command, connection::boxed};
 
-/// What [`RedisEventStore::durability`] has found.
+/// Findings of [`RedisEventStore::durability`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Durability {
-    /// What may be lost, and when; nothing of it if there are none.
+    /// Ways in which acknowledged events may be lost; empty if the check found none.
     pub warnings: Vec<DurabilityWarning>,
 }
 
@@ -26,34 +26,35 @@ pub struct Durability {
 #[serde(tag = "warning", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DurabilityWarning {
-    /// Events that this process was told are stored are not there any more: the server was restored from an older copy,
-    /// or crashed before it had written them. Their positions are given to others.
+    /// Events that the server acknowledged to this process are gone: the server was restored from an older copy, or
+    /// crashed before it had written them. The store gives their positions to other events.
     Lost {
-        /// The highest position that was told.
+        /// The highest position that the server had acknowledged.
         told: Position,
-        /// Where the store ended afterwards.
+        /// The position at which the store ended afterwards.
         found: Position,
     },
-    /// There is no append-only file: what came after the last snapshot is lost in a crash.
+    /// There is no append-only file: a crash loses all events since the last snapshot.
     NoAppendOnlyFile,
-    /// The append-only file cannot be written at the moment.
+    /// The server cannot write the append-only file at the moment.
     AppendOnlyFileFails,
-    /// It is synced once a second: a crash of the machine, or a kill at the wrong moment, loses the last of them.
+    /// The server syncs the append-only file once a second: a crash of the machine, or a kill at the wrong moment,
+    /// loses the last events.
     SyncedEverySecond,
-    /// It is synced when the operating system likes.
+    /// The operating system decides when to sync the append-only file.
     SyncedByTheSystem,
-    /// It is not synced while it is rewritten.
+    /// The server does not sync the append-only file while it rewrites it.
     NotSyncedInRewrites,
     /// A server whose memory is full removes keys of its own choice: events, also old ones.
     Evicts {
         /// The policy.
         policy: String,
     },
-    /// Nobody has a copy: with the disk everything is lost.
+    /// There is no replica: losing the disk loses all events.
     NoReplica,
-    /// A write is acknowledged before any replica has it: a failover loses the last ones.
+    /// The server acknowledges writes before any replica has them: a failover loses the last ones.
     AcknowledgedAlone,
-    /// The server does not say, as managed ones do not.
+    /// The server does not show the setting; managed servers often hide it.
     NotChecked {
         /// The setting.
         setting: &'static str,
@@ -61,7 +62,7 @@ pub enum DurabilityWarning {
 }
 
 impl DurabilityWarning {
-    /// The command that mends it, if one does.
+    /// Returns the command that repairs the setting; `None` if no command does.
     #[must_use]
     pub const fn repair(&self) -> Option<&'static str> {
         match self {
@@ -80,8 +81,8 @@ impl fmt::Display for DurabilityWarning {
         match self {
             Self::Lost { told, found } => write!(
                 f,
-                "the server lost acknowledged events: the store ended at {found} after {told} was told, and positions \
-                 between are given again; what was read outside of this Redis is to be compared with it"
+                "the server lost acknowledged events: it had acknowledged {told}, then the store ended at {found}, and \
+                 new events get the positions between; compare the store with what other systems have read from it"
             ),
             Self::NoAppendOnlyFile => f.write_str(
                 "there is no append-only file: a crash loses every event since the last snapshot, acknowledged or not",
@@ -96,7 +97,7 @@ impl fmt::Display for DurabilityWarning {
                 f.write_str("`appendfsync no`: a crash of the machine loses what the system has not written, mostly 30 s")
             }
             Self::NotSyncedInRewrites => f.write_str(
-                "`no-appendfsync-on-rewrite yes`: a crash of the machine while the file is rewritten loses what came since",
+                "`no-appendfsync-on-rewrite yes`: a crash of the machine during a rewrite of the file loses events since",
             ),
             Self::Evicts { policy } => {
                 write!(f, "`maxmemory-policy {policy}`: when memory is full the server removes events, also old ones")
@@ -106,17 +107,18 @@ impl fmt::Display for DurabilityWarning {
                 "`min-replicas-to-write 0`: a failover loses acknowledged events that no replica had received",
             ),
             Self::NotChecked { setting } => {
-                write!(f, "`{setting}` could not be checked: the server does not say; ask who runs it")
+                write!(f, "`{setting}` could not be checked: the server does not show it; ask its operator")
             }
         }
     }
 }
 
 impl RedisEventStore {
-    /// Asks the server how it keeps its data, and says what may be lost, and when. Connecting does it too, and writes
-    /// each warning to the log, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
+    /// Asks the server how it keeps its data, and returns how it may lose events. Connecting does it too, and logs each
+    /// warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
     ///
-    /// No warnings are no proof: replication is asynchronous, and a failover may still lose what was acknowledged last.
+    /// No warnings are no proof: replication is asynchronous, and a failover may still lose the last acknowledged
+    /// events.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the server cannot be asked.
@@ -125,20 +127,20 @@ impl RedisEventStore {
     /// ```no_run
     /// # async fn run(store: eventbus_redis::RedisEventStore) -> eventbus::Result<()> {
     /// for warning in store.durability().await?.warnings {
-    ///     println!("{warning}; {}", warning.repair().unwrap_or("no command mends it"));
+    ///     println!("{warning}; {}", warning.repair().unwrap_or("no command repairs it"));
     /// }
     /// # Ok(())
     /// # }
     /// ```
     pub async fn durability(&self) -> Result<Durability, ReadError> {
-        let mut ask = redis::pipe();
-        ask.cmd("INFO");
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("INFO");
         for setting in ["appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write"] {
-            ask.cmd("CONFIG").arg("GET").arg(setting);
+            pipeline.cmd("CONFIG").arg("GET").arg(setting);
         }
-        ask.ignore_errors();
+        pipeline.ignore_errors();
         let replies: Vec<RedisResult<Value>> =
-            self.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+            self.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
         let info: Option<String> = next().and_then(command::parse_value).ok();
@@ -152,7 +154,7 @@ impl RedisEventStore {
         Ok(Durability { warnings })
     }
 
-    /// Writes the warnings to the log.
+    /// Logs the warnings.
     pub(super) async fn log_durability_warnings(&self) {
         let address = self.config().server().address();
         match self.durability().await {
@@ -167,7 +169,7 @@ impl RedisEventStore {
     }
 }
 
-/// What the answers of the server mean.
+/// Returns the warnings for the replies of the server; `None` is a setting that it does not show.
 fn find_warnings(
     info: Option<&str>,
     fsync: Option<&str>,
@@ -175,16 +177,16 @@ fn find_warnings(
     replicas: Option<&str>,
 ) -> Vec<DurabilityWarning> {
     use DurabilityWarning as Warning;
-    let told = |name: &str| {
+    let info_field = |name: &str| {
         info?.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
     };
     let mut found = Vec::new();
     let not_checked = |setting| Warning::NotChecked { setting };
-    match told("aof_enabled").as_deref() {
+    match info_field("aof_enabled").as_deref() {
         None => found.push(not_checked("appendonly")),
         Some("0") => found.push(Warning::NoAppendOnlyFile),
         Some(_) => {
-            if told("aof_last_write_status").is_some_and(|status| status != "ok") {
+            if info_field("aof_last_write_status").is_some_and(|status| status != "ok") {
                 found.push(Warning::AppendOnlyFileFails);
             }
             match fsync {
@@ -198,12 +200,12 @@ fn find_warnings(
             }
         }
     }
-    match told("maxmemory_policy") {
+    match info_field("maxmemory_policy") {
         None => found.push(not_checked("maxmemory-policy")),
         Some(policy) if policy.starts_with("allkeys") => found.push(Warning::Evicts { policy }),
         Some(_) => {}
     }
-    match (told("connected_slaves").as_deref(), replicas) {
+    match (info_field("connected_slaves").as_deref(), replicas) {
         (None, _) => found.push(not_checked("replicas")),
         (Some("0"), _) => found.push(Warning::NoReplica),
         (Some(_), Some("0")) => found.push(Warning::AcknowledgedAlone),
@@ -213,9 +215,10 @@ fn find_warnings(
     found
 }
 
-/// The highest position that this process was told is stored, by which a loss is noticed.
+/// The highest position that the server has acknowledged to this process. A store that ends before it has lost events.
 ///
-/// Keep: what is compared was told before the server was asked. Answers may overtake each other.
+/// Invariant: a caller reads the position before it sends the request whose reply it compares: replies may overtake
+/// each other.
 #[derive(Debug, Default)]
 pub(super) struct AcknowledgedPosition {
     position: AtomicU64,
@@ -228,21 +231,22 @@ impl AcknowledgedPosition {
         Position::new(self.position.load(Ordering::Acquire))
     }
 
-    /// Notes that events are stored up to here.
+    /// Notes that the store holds events up to `position`.
     pub(super) fn raise_to(&self, position: Position) {
         self.position.fetch_max(position.get(), Ordering::AcqRel);
     }
 
-    /// The store ends at `found`, which was asked for after `told` was known. Returns `true` if it has lost events.
+    /// Compares the end of the store, `found`, with a position that was acknowledged before. Returns `true` if events
+    /// are lost.
     pub(super) fn check_head(&self, acknowledged: Position, found: Position) -> bool {
         if found >= acknowledged {
             self.raise_to(found);
             return false;
         }
-        let (told, found) = (acknowledged.get(), found.get());
-        // one of those who notice says so
-        if self.position.compare_exchange(told, found, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            self.lost_from.store(told, Ordering::Release);
+        let (acknowledged, found) = (acknowledged.get(), found.get());
+        // of tasks that find the loss at once, one logs it
+        if self.position.compare_exchange(acknowledged, found, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+            self.lost_from.store(acknowledged, Ordering::Release);
             self.lost_to.store(found, Ordering::Release);
             if let Some(lost) = self.loss() {
                 tracing::error!("event store: {lost}");
@@ -252,9 +256,9 @@ impl AcknowledgedPosition {
     }
 
     fn loss(&self) -> Option<DurabilityWarning> {
-        let told = self.lost_from.load(Ordering::Acquire);
+        let acknowledged = self.lost_from.load(Ordering::Acquire);
         let found = Position::new(self.lost_to.load(Ordering::Acquire));
-        (told > 0).then(|| DurabilityWarning::Lost { told: Position::new(told), found })
+        (acknowledged > 0).then(|| DurabilityWarning::Lost { told: Position::new(acknowledged), found })
     }
 }
 
@@ -289,16 +293,16 @@ mod tests {
 
     #[test]
     fn a_loss_is_what_was_told_before_it_was_asked_for() {
-        let told = AcknowledgedPosition::default();
-        told.check_head(Position::START, Position::new(7));
-        let before = told.position();
-        told.check_head(before, Position::new(9));
-        told.check_head(before, Position::new(8)); // an answer that was overtaken
-        assert_eq!((told.position().get(), told.loss()), (9, None));
-        told.check_head(told.position(), Position::new(4));
+        let acknowledged = AcknowledgedPosition::default();
+        acknowledged.check_head(Position::START, Position::new(7));
+        let before = acknowledged.position();
+        acknowledged.check_head(before, Position::new(9));
+        acknowledged.check_head(before, Position::new(8)); // a reply that was overtaken
+        assert_eq!((acknowledged.position().get(), acknowledged.loss()), (9, None));
+        acknowledged.check_head(acknowledged.position(), Position::new(4));
         let lost = DurabilityWarning::Lost { told: Position::new(9), found: Position::new(4) };
-        assert_eq!(told.loss(), Some(lost));
-        told.check_head(told.position(), Position::new(4));
-        assert_eq!(told.position(), Position::new(4));
+        assert_eq!(acknowledged.loss(), Some(lost));
+        acknowledged.check_head(acknowledged.position(), Position::new(4));
+        assert_eq!(acknowledged.position(), Position::new(4));
     }
 }

@@ -1,6 +1,8 @@
-//! Between an event and its entries: the event itself in the stream of its aggregate, a pointer to it in the feed.
+//! Encodes and decodes the entries of an event: the event in the stream of its aggregate, the pointer to it in the
+//! feed.
 //!
-//! Keep: `type`, `timestamp` and `data` come first; fields are added behind ours, never renamed.
+//! Invariant: `type`, `timestamp` and `data` come first; a new field goes behind the existing ones, and no field is
+//! renamed.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
@@ -20,7 +22,7 @@ mod field {
     pub(super) const EVENT_ID: &str = "event_id";
     /// The microseconds within the millisecond of `timestamp`.
     pub(super) const MICROS: &str = "micros";
-    /// When the event was appended, in microseconds since 1970; a former release wrote none.
+    /// Time of the append in microseconds since 1970; a former release wrote none.
     pub(super) const RECORDED: &str = "recorded";
     pub(super) const SCHEMA_VERSION: &str = "schema_version";
     pub(super) const CORRELATION_ID: &str = "correlation_id";
@@ -28,19 +30,19 @@ mod field {
     pub(super) const TENANT_ID: &str = "tenant_id";
     pub(super) const ACTOR_ID: &str = "actor_id";
     pub(super) const METADATA: &str = "metadata";
-    /// Added by the script that knows it.
+    /// The script that assigns the position adds this field.
     pub(super) const POSITION: &str = "position";
 
-    /// Of a pointer, beside `type`.
+    /// Fields of a pointer, beside `type`.
     pub(super) const AGGREGATE: &str = "aggregate";
     pub(super) const ID: &str = "id";
     pub(super) const VERSION: &str = "version";
     pub(super) const TENANT: &str = "tenant";
-    /// About how many bytes the event has.
+    /// Bytes of the event, approximately.
     pub(super) const BYTES: &str = "bytes";
 }
 
-/// Adds the fields of an event, but for its position, to the arguments of a script; returns how many arguments.
+/// Adds the fields of an event, without its position, to the arguments of a script; returns the number of arguments.
 pub(crate) fn write_fields(event: &NewEvent, recorded_at: OffsetDateTime, mut add: impl FnMut(&[u8])) -> usize {
     let mut count = 0;
     let mut put = |name: &str, value: &str| {
@@ -117,7 +119,7 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
     Ok(RecordedEvent::new(metadata, payload))
 }
 
-/// What the feed holds of an event: enough to filter, and where the rest is.
+/// Entry of the feed for an event: the fields to filter by, and the place of the event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FeedPointer {
     pub(crate) position: u64,
@@ -151,7 +153,7 @@ impl FeedPointer {
         })
     }
 
-    /// Whether its event is asked for.
+    /// Returns `true` if the filter selects the event.
     pub(crate) fn matches(&self, filter: &FeedFilter) -> bool {
         let types = filter.wanted_aggregate_types();
         types.is_none_or(|types| types.contains(self.stream.aggregate_type()))
@@ -160,15 +162,15 @@ impl FeedPointer {
     }
 }
 
-/// The version or position that the id of an entry is.
+/// Parses the id of an entry: a version or a position.
 pub(crate) fn number_of(id: &str) -> Result<u64, BoxError> {
     match id.parse::<EntryId>() {
         Ok(EntryId { ms, number: 0 }) if ms > 0 => Ok(ms),
-        _ => Err("its id is not one of the store's: somebody else added it".into()),
+        _ => Err("its id is not one of the store's: a foreign client added it".into()),
     }
 }
 
-/// The fields of an entry that are still to be read.
+/// The fields of an entry that are not read yet.
 struct FieldReader(Vec<(String, Vec<u8>)>);
 
 impl FieldReader {
@@ -176,33 +178,32 @@ impl FieldReader {
         entry.fields.map(Self).ok_or_else(|| "it has no fields".into())
     }
 
-    /// A field that may be absent.
+    /// Takes a field that may be absent.
     fn optional(&mut self, name: &str) -> Result<Option<String>, BoxError> {
         let Some((_, value)) = self.0.iter_mut().find(|(found, _)| found == name) else {
             return Ok(None);
         };
-        let text = String::from_utf8(std::mem::take(value)).map_err(|_| format!("its `{name}` is no text"))?;
+        let text = String::from_utf8(std::mem::take(value)).map_err(|_| format!("its `{name}` is not a text"))?;
         Ok(Some(text))
     }
 
     fn text(&mut self, name: &str) -> Result<String, BoxError> {
         let text = self.optional(name)?;
-        text.ok_or_else(|| format!("it has no `{name}`: somebody else added it, or damaged it").into())
+        text.ok_or_else(|| format!("it has no `{name}`: a foreign client added or changed it").into())
     }
 
     fn parsed_optional<T: std::str::FromStr>(&mut self, name: &str) -> Result<Option<T>, BoxError> {
         let text = self.optional(name)?;
-        text.map(|text| text.parse().map_err(|_| format!("its `{name}` is no number that can be there").into()))
-            .transpose()
+        text.map(|text| text.parse().map_err(|_| format!("its `{name}` is not a valid number").into())).transpose()
     }
 
     fn parsed<T: std::str::FromStr>(&mut self, name: &str) -> Result<T, BoxError> {
         let text = self.text(name)?;
-        text.parse().map_err(|_| format!("its `{name}` is no number that can be there").into())
+        text.parse().map_err(|_| format!("its `{name}` is not a valid number").into())
     }
 
     fn uuid(&mut self, name: &str) -> Result<Option<Uuid>, BoxError> {
         let text = self.optional(name)?;
-        text.map(|text| Uuid::try_parse(&text).map_err(|_| format!("its `{name}` is no UUID").into())).transpose()
+        text.map(|text| Uuid::try_parse(&text).map_err(|_| format!("its `{name}` is not a UUID").into())).transpose()
     }
 }

@@ -1,4 +1,4 @@
-//! What errors of Redis mean to users of the store.
+//! Maps errors of Redis to errors of the store.
 
 use eventbus::{
     BoxError, StreamId,
@@ -8,7 +8,7 @@ use redis::RedisError;
 
 use crate::{command, connection::CommandError, fault};
 
-/// Something in a key of the store that the store has not written, or not so.
+/// An entry of the store's keys that the store has not written, or not in this form.
 #[derive(Debug, thiserror::Error)]
 #[error("key `{key}`, entry {entry}")]
 pub(crate) struct CorruptEntry {
@@ -29,12 +29,12 @@ impl From<CorruptEntry> for ReadError {
     }
 }
 
-/// A key that holds something else than the store would keep there.
+/// Returns the error for a key that does not hold what the store keeps there.
 pub(crate) fn corrupt_key(key: &str, source: impl Into<BoxError>) -> ReadError {
     ReadError::corrupt(format!("key `{key}`"), source)
 }
 
-/// A read that failed; `key` is what was asked for.
+/// Maps the error of a failed read of `key`.
 pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
     match error {
         CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt_key(key, error),
@@ -42,7 +42,7 @@ pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
     }
 }
 
-/// An append that failed as a whole.
+/// Maps the error of a script that appends.
 pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendError {
     match error {
         CommandError::NotSent(text) => AppendError::Unavailable(text.into()),
@@ -54,16 +54,16 @@ pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendErro
     }
 }
 
-/// What a script found that compared the last entry of a key with their number.
+/// Returns the error for a key whose last entry does not fit the number of its entries.
 pub(crate) fn corrupt_last_entry(key: &str, entry: &str) -> CorruptEntry {
     CorruptEntry::new(
         key,
         entry,
-        "it is not what the store has written last: entries were added by somebody else, or removed",
+        "it is not the entry that the store wrote last: a foreign client added or removed entries",
     )
 }
 
-/// Whether the server refuses for good, until somebody changes something.
+/// Returns `true` if the server refuses until its settings, rights or data change.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
     fault::fault_of_reply(error).is_none()
         && (command::is_refusal(error) || command::is_wrong_server(error) || error.code() == Some("ERR"))

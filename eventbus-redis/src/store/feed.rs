@@ -1,4 +1,4 @@
-//! Reading all events in the order of their positions, which have no gaps.
+//! Reads all events in the order of their positions, which have no gaps.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -20,7 +20,7 @@ use crate::{
     connection::{CommandError, boxed},
 };
 
-/// How many pointers are looked at for events that are asked for.
+/// Pointers that one command scans for events that match a filter.
 const FEED_SCAN_PAGE: usize = 2_048;
 
 #[async_trait]
@@ -34,14 +34,14 @@ impl ReadFeed for RedisEventStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let (feed, told) = (self.keys().feed(), self.acknowledged().position());
+        let (feed, acknowledged) = (self.keys().feed(), self.acknowledged().position());
         let reply = self.connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
         let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
         let head = match entries.into_iter().next() {
             Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
             None => Position::START,
         };
-        self.check_head(told, head);
+        self.check_head(acknowledged, head);
         Ok(head)
     }
 
@@ -77,14 +77,14 @@ impl ReadFeed for RedisEventStore {
     }
 }
 
-/// Where a page begins.
+/// Start of a page.
 struct FeedCursor {
     after: Position,
-    /// What was found before, and is to be read.
+    /// Pointers whose events are not read yet.
     unread: Vec<FeedPointer>,
 }
 
-/// How many of these are read at once.
+/// Returns the number of pointers to read at once.
 fn batch_len(pointers: &[FeedPointer]) -> usize {
     let mut bytes = 0_usize;
     let fits = |pointer: &&FeedPointer| {
@@ -102,22 +102,22 @@ impl RedisEventStore {
         through: Position,
         filter: &FeedFilter,
     ) -> Result<Page<FeedCursor>, ReadError> {
-        let FeedCursor { mut after, unread: mut held } = cursor;
+        let FeedCursor { mut after, mut unread } = cursor;
         let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
         let mut is_last = false;
-        if held.is_empty() {
+        if unread.is_empty() {
             let found = self.pointers(after, through, count).await?;
             is_last = found.len() < count;
             after = found.last().map_or(after, |last| Position::new(last.position));
-            held = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
+            unread = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
         }
-        let rest = held.split_off(batch_len(&held));
-        let events = load_events(self, &held).await?;
+        let rest = unread.split_off(batch_len(&unread));
+        let events = load_events(self, &unread).await?;
         let next = (!rest.is_empty() || !is_last).then_some(FeedCursor { after, unread: rest });
         Ok((events, next.filter(|next| next.after < through || !next.unread.is_empty())))
     }
 
-    /// The next pointers of the feed: without a hole.
+    /// Returns the next pointers of the feed, and an error if there is a gap.
     async fn pointers(&self, after: Position, through: Position, count: usize) -> Result<Vec<FeedPointer>, ReadError> {
         let Some(from) = after.get().checked_add(1).filter(|from| *from <= through.get()) else {
             return Ok(Vec::new());
@@ -131,7 +131,7 @@ impl RedisEventStore {
             if let Ok(found) = number_of(&entry.id)
                 && found != wanted
             {
-                let source = format!("it follows a hole: the entry {wanted}-0 is missing, somebody removed it");
+                let source = format!("it follows a gap: entry {wanted}-0 is missing, a foreign client removed it");
                 return Err(CorruptEntry::new(&feed, &entry.id, source).into());
             }
             pointers.push(FeedPointer::read(&feed, entry)?);
@@ -139,18 +139,18 @@ impl RedisEventStore {
         Ok(pointers)
     }
 
-    /// The events at positions, as far as they are there.
+    /// Returns the events at those of the positions that the feed has.
     pub(super) async fn events_at(&self, positions: &[u64]) -> Result<Vec<RecordedEvent>, ReadError> {
         let feed = self.keys().feed();
         let mut events = Vec::with_capacity(positions.len());
         for positions in positions.chunks(PAGE_EVENTS_MAX) {
-            let mut ask = redis::Pipeline::with_capacity(positions.len());
-            ask.ignore_errors();
+            let mut pipeline = redis::Pipeline::with_capacity(positions.len());
+            pipeline.ignore_errors();
             for &position in positions {
-                ask.add_command(commands::range(&feed, position, position, 1));
+                pipeline.add_command(commands::range(&feed, position, position, 1));
             }
             let replies: Vec<RedisResult<Value>> =
-                self.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+                self.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
             let mut pointers = Vec::with_capacity(positions.len());
             for reply in replies {
                 let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
@@ -160,9 +160,9 @@ impl RedisEventStore {
             }
             let mut rest = &pointers[..];
             while !rest.is_empty() {
-                let (some, others) = rest.split_at(batch_len(rest));
-                events.extend(load_events(self, some).await?);
-                rest = others;
+                let (batch, later) = rest.split_at(batch_len(rest));
+                events.extend(load_events(self, batch).await?);
+                rest = later;
             }
         }
         Ok(events)

@@ -1,14 +1,14 @@
-//! Every name of a key of the store, and nowhere else.
+//! The names of the store's keys. No other module builds one.
 //!
-//! Keep: no two things have one name, whatever aggregates, projections and roles are called. So a part that others follow
-//! has its colons escaped.
+//! Invariant: no two items share a key, for all names of aggregates, projections and roles. So each name that a second
+//! name follows has its colons escaped.
 
 use eventbus::Name;
 
-/// What the names of keys begin with that are the store's own, behind the prefix.
+/// Prefixes of the store's own keys, behind `key_prefix`.
 const RESERVED_PREFIXES: [&str; 4] = ["aggregate:", "projection:", "checkpoint:", "eventstore:"];
 
-/// What framework roles of projections begin with.
+/// Prefix of the roles of projections.
 const PROJECTION_ROLE_PREFIX: &str = "projection:";
 
 /// The names of a store's keys.
@@ -22,42 +22,42 @@ impl StoreKeys {
         Self { prefix: if prefix.is_empty() { String::new() } else { format!("{prefix}:") } }
     }
 
-    /// The events of an aggregate.
+    /// The stream with the events of an aggregate.
     pub(crate) fn stream(&self, aggregate_type: &str, aggregate_id: &str) -> String {
         format!("{}aggregate:{}:{aggregate_id}", self.prefix, escape(aggregate_type))
     }
 
-    /// The order of all events. That of an aggregate has one colon more.
+    /// The stream that orders all events. The key of an aggregate's stream has one colon more.
     pub(crate) fn feed(&self) -> String {
         format!("{}aggregate:feed", self.prefix)
     }
 
-    /// Where the event of an id is, a hash.
+    /// Hash: the position of the event of each id.
     pub(crate) fn ids(&self) -> String {
         self.own_key("ids")
     }
 
-    /// The stored event types, a hash: of each its highest schema version and its first position.
+    /// Hash: the highest schema version and the first position of each stored event type.
     pub(crate) fn event_types(&self) -> String {
         self.own_key("event-types")
     }
 
-    /// What the store is, a hash.
+    /// Hash: the id and the format of the store.
     pub(crate) fn meta(&self) -> String {
         self.own_key("meta")
     }
 
-    /// What a reader noted beside its checkpoint.
+    /// A note of a reader beside its checkpoint.
     pub(crate) fn note(&self, name: &Name) -> String {
         format!("{}note:{name}", self.prefix)
     }
 
-    /// The names of the notes, a sorted set.
+    /// Sorted set: the names of the notes.
     pub(crate) fn note_names(&self) -> String {
         self.own_key("notes")
     }
 
-    /// How far a reader has come. The role of a projection is called `projection:` and its name.
+    /// The checkpoint of a reader. The role of a projection is `projection:` and its name.
     pub(crate) fn checkpoint(&self, name: &Name) -> String {
         match name.strip_prefix(PROJECTION_ROLE_PREFIX).filter(|name| !name.is_empty()) {
             Some(projection) => format!("{}projection:{projection}:checkpoint", self.prefix),
@@ -65,47 +65,47 @@ impl StoreKeys {
         }
     }
 
-    /// Who has a role, a hash.
+    /// Hash: the owner, epoch and expiry of the lease of a role.
     pub(crate) fn lease(&self, role: &Name) -> String {
         self.own_key(&format!("lease:{role}"))
     }
 
-    /// How far the groups of a bus have finished, a hash.
+    /// Hash: the low-water marks of the groups of a bus.
     pub(crate) fn floors(&self, destination: &Name) -> String {
         self.own_key(&format!("floors:{destination}"))
     }
 
-    /// What a group of the in-process bus has not finished and that waits, a hash by position.
+    /// Hash by position: the deliveries of a group of the in-process bus that wait for a retry.
     pub(crate) fn waiting(&self, group: &Name) -> String {
         self.own_key(&format!("waiting:{group}"))
     }
 
-    /// The dead letters of the in-process bus, a sorted set by time. Its members are position and group.
+    /// Sorted set by time: the dead letters of the in-process bus. Its members are position and group.
     pub(crate) fn dead_letters(&self) -> String {
         self.own_key("dead")
     }
 
-    /// What the handlers made of the dead letters, a hash by their members.
+    /// Hash by member: the delivery attempts of the dead letters.
     pub(crate) fn dead_letter_attempts(&self) -> String {
         self.own_key("dead-tries")
     }
 
-    /// What was handled, and when, a sorted set.
+    /// Sorted set by time: the deliveries that handlers have handled in a transaction.
     pub(crate) fn deliveries(&self) -> String {
         self.own_key("deliveries")
     }
 
-    /// Who is about to write something that others wait for.
+    /// The lock that a transaction holds on a checkpoint or a delivery.
     pub(crate) fn transaction_lock(&self, kind: &str, what: &str) -> String {
         self.own_key(&format!("claim:{kind}:{what}"))
     }
 
-    /// How far the copies of a rebuild are filled, a hash.
+    /// Hash: the tables of a rebuild, and the position up to which it has filled their copies.
     pub(crate) fn shadow(&self, shadow: &Name) -> String {
         self.own_key(&format!("shadow:{shadow}"))
     }
 
-    /// The names of the copies that a rebuild has made, a set.
+    /// Set: the keys that a rebuild has copies of.
     pub(crate) fn shadow_copies(&self, shadow: &Name) -> String {
         self.own_key(&format!("copies:{shadow}"))
     }
@@ -115,12 +115,12 @@ impl StoreKeys {
         self.own_key(&format!("copy:{}:{key}", escape(shadow)))
     }
 
-    /// Where a transaction puts a key aside while it commits.
+    /// The backup of a key that a transaction changes while it commits.
     pub(crate) fn undo_backup(&self, transaction: &str, number: usize) -> String {
         self.own_key(&format!("aside:{transaction}:{number}"))
     }
 
-    /// A key of the user's.
+    /// A key of the user, with the prefix.
     pub(crate) fn live_key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
@@ -130,22 +130,22 @@ impl StoreKeys {
     }
 }
 
-/// Whether a key without its prefix is the store's own.
+/// Returns `true` if a key, without the prefix, is the store's own.
 pub(crate) fn is_reserved(key: &str) -> bool {
     RESERVED_PREFIXES.iter().any(|own| key.starts_with(own))
 }
 
-/// Whether keys that begin so can be the store's own.
+/// Returns `true` if keys with this stem can be the store's own.
 pub(crate) fn may_be_reserved(stem: &str) -> bool {
     RESERVED_PREFIXES.iter().any(|own| own.starts_with(stem) || stem.starts_with(own))
 }
 
-/// Whether a key, with its prefix, says that there is a store.
+/// Returns `true` if a key, with its prefix, is the `meta` key of a store.
 pub(crate) fn is_store_meta(key: &str) -> bool {
     key.ends_with(":eventstore:meta")
 }
 
-/// Without colons, and another text for each text.
+/// Returns a text without colons, different for each input.
 fn escape(text: &str) -> String {
     text.replace('%', "%25").replace(':', "%3A")
 }

@@ -1,7 +1,7 @@
-//! Who has which role, by the clock of the server.
+//! The leases of roles, by the clock of the server.
 //!
-//! Keep: epochs grow for ever, also across a crash that lost the last of them: each is also the time. So no key of a role
-//! is ever removed.
+//! Invariant: the epochs of a role only grow. Each is at least the server's time, so a crash that lost the last of them
+//! does no harm; and no script removes the key of a role, so a clock that is set back does none.
 
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ impl RedisEventStore {
         script
     }
 
-    /// Each of these scripts may run twice: the later one tells.
+    /// Runs a script of a lease, which may run twice: the last reply is valid.
     async fn run_lease_script<T: FromRedisValue>(
         &self,
         role: &Name,
@@ -73,7 +73,7 @@ impl RedisEventStore {
     }
 }
 
-/// A time that the clock of the server can hold: a thousand years are for ever.
+/// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.
 pub(super) fn millis(time: Duration) -> u64 {
     const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
     u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)

@@ -1,10 +1,10 @@
 //! The event store on Redis Streams.
 //!
 //! A stream per aggregate holds its events, under ids that are their versions; one stream, the feed, holds a pointer to
-//! each event, under ids that are the positions; a hash knows where the event of an id is.
+//! each event, under ids that are the positions; a hash maps the id of each event to its position.
 //!
-//! Keep: all three are written by one script and by nothing else. What is read is checked against the ids: a hole, or an
-//! entry that somebody else added, is an error that names key and entry.
+//! Invariant: one script writes all three, and no other code does. Reads check entries against the ids: a gap, or an
+//! entry of a foreign client, is an error that names key and entry.
 
 mod append;
 mod checkpoint;
@@ -44,7 +44,7 @@ use keys::StoreKeys;
 /// The format of keys and entries that this release writes.
 const FORMAT: u32 = 1;
 
-/// An event store on Redis Streams, and nothing else: for who has a Redis and no database. Clones share one store.
+/// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
 ///
 /// # Examples
 /// ```no_run
@@ -61,7 +61,7 @@ pub struct RedisEventStore {
     inner: Arc<StoreInner>,
 }
 
-/// What the clones of a store share.
+/// State that the clones of a store share.
 struct StoreInner {
     config: RedisEventStoreConfig,
     keys: StoreKeys,
@@ -69,18 +69,18 @@ struct StoreInner {
     id: Uuid,
     append_signal: AppendSignal,
     known_event_types: ListedEventTypes,
-    /// The commands that are known to write to one key.
+    /// Commands of which the server has confirmed that they write to one key.
     checked_commands: RwLock<HashSet<String>>,
     acknowledged: durability::AcknowledgedPosition,
 }
 
 impl RedisEventStore {
-    /// Connects, and makes the store if there is none with this prefix yet.
+    /// Connects, and creates the store if there is none with this prefix yet.
     ///
     /// # Errors
     /// [`RedisConnectError`] if the configuration has mistakes, the server is not there, does not answer in time or
-    /// refuses, is a node of a cluster and the prefix has no hash tag, or holds something else under the names of the
-    /// store's keys. It names the address, never the password.
+    /// refuses, is a node of a cluster and the prefix has no hash tag, or holds keys of other types under the names of
+    /// the store's keys. It names the address, never the password.
     ///
     /// # Examples
     /// ```
@@ -111,17 +111,17 @@ impl RedisEventStore {
         }
         let id = id.and_then(|id| Uuid::try_parse(&id).ok());
         let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
-        let (appended, listed, commands, told) = Default::default();
+        let (append_signal, known_event_types, checked_commands, acknowledged) = Default::default();
         let store = Self {
             inner: Arc::new(StoreInner {
                 config,
                 keys,
                 connection: link,
                 id,
-                append_signal: appended,
-                known_event_types: listed,
-                checked_commands: commands,
-                acknowledged: told,
+                append_signal,
+                known_event_types,
+                checked_commands,
+                acknowledged,
             }),
         };
         if store.config().check_durability {
@@ -156,7 +156,8 @@ impl RedisEventStore {
         &self.inner.acknowledged
     }
 
-    /// The store ends at `found`; what it lost may have been the list of event types, which is then made anew.
+    /// Compares the end of the store with `acknowledged`. A loss may include the listed event types: appends then list
+    /// them again.
     fn check_head(&self, acknowledged: Position, found: Position) {
         if self.acknowledged().check_head(acknowledged, found) {
             self.inner.known_event_types.clear();

@@ -1,4 +1,4 @@
-//! Reading one stream, in pages.
+//! Reads one stream, in pages.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -17,7 +17,7 @@ use crate::{
     script::{READ_PAGE, store::STREAM_VERSION},
 };
 
-/// How many events are read at once; fewer if they have more than [`PAGE_BYTES`].
+/// Most events of a page; fewer if they have more than [`PAGE_BYTES`].
 pub(super) const PAGE_EVENTS_MAX: usize = 256;
 
 #[async_trait]
@@ -57,7 +57,8 @@ struct StreamRead {
 }
 
 impl RedisEventStore {
-    /// The events from a version on; `goes_on` says that the event of this version must be there.
+    /// Reads the events from a version on; `goes_on` is set behind a page, so that the event of this version must
+    /// exist.
     async fn read_page(
         &self,
         reading: &StreamRead,
@@ -103,10 +104,10 @@ impl RedisEventStore {
 }
 
 fn missing_event(key: &str, version: Version) -> ReadError {
-    CorruptEntry::new(key, &format!("{version}-0"), "the event is missing: somebody removed it").into()
+    CorruptEntry::new(key, &format!("{version}-0"), "the event is missing: a foreign client removed it").into()
 }
 
-/// Events behind pointers, in their order: those that follow each other in a stream are read at once.
+/// Loads the events of pointers, in their order. One command reads each run of consecutive versions of a stream.
 pub(super) async fn load_events(
     store: &RedisEventStore,
     pointers: &[entry::FeedPointer],
@@ -122,14 +123,14 @@ pub(super) async fn load_events(
         let stream = &run[0].stream;
         store.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
     };
-    let mut ask = redis::Pipeline::with_capacity(runs.len());
-    ask.ignore_errors();
+    let mut pipeline = redis::Pipeline::with_capacity(runs.len());
+    pipeline.ignore_errors();
     for run in &runs {
         let last = run[run.len() - 1].version;
-        ask.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
+        pipeline.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
     }
     let replies: Vec<RedisResult<Value>> =
-        store.connection().query_all(&ask).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        store.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
     let mut events = Vec::with_capacity(pointers.len());
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);

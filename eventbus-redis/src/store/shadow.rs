@@ -1,4 +1,4 @@
-//! Transactions of the store, on the live keys or on the copies of a rebuild.
+//! Transactions on the live keys or on a rebuild's copies, and the life of these copies.
 
 use std::{collections::BTreeSet, error::Error, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
     script::store::{FORGET_DELIVERIES, MAKE_SHADOW},
 };
 
-/// How many deliveries are forgotten, or keys removed or looked at, in one step.
+/// Most deliveries or keys that one command removes or scans.
 const SHADOW_BATCH_MAX: usize = 1_000;
 
 #[async_trait]
@@ -40,7 +40,7 @@ impl Transactions for RedisEventStore {
         parse_tables(shadow)?;
         let keys = self.keys();
         let mut make = MAKE_SHADOW.prepare_invoke();
-        // keys of users have no limit but their length, so the lengths tell them apart
+        // a user's key may hold any character: the lengths tell lists apart
         let text: String = shadow.tables.iter().map(|table| format!("{}:{table} ", table.len())).collect();
         make.key(keys.shadow(&shadow.name)).key(keys.shadow_copies(&shadow.name)).arg(text);
         for _ in 0..2 {
@@ -62,7 +62,7 @@ impl Transactions for RedisEventStore {
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
         let keys = self.keys();
-        // first the note, without which nobody fills them, and last their names, without which nobody finds them
+        // first the note, without which no transaction fills copies; last the names, by which a retry finds copies
         self.unlink(&[keys.shadow(&shadow.name)]).await?;
         let copies: Vec<_> =
             self.list_shadow_copies(shadow).await?.iter().map(|key| keys.shadow_copy(&shadow.name, key)).collect();
@@ -75,10 +75,10 @@ impl Transactions for RedisEventStore {
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
         let mut all = 0;
         loop {
-            let mut forget = FORGET_DELIVERIES.prepare_invoke();
-            forget.key(self.keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
-            // once: a second one would not count what the first has forgotten
-            let forgotten: u64 = self.connection().run(&forget).await.map_err(RedisTransactionError::unavailable)?;
+            let mut script = FORGET_DELIVERIES.prepare_invoke();
+            script.key(self.keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
+            // never sent twice: a second run would not count what the first removed
+            let forgotten: u64 = self.connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
             all += forgotten;
             if forgotten < SHADOW_BATCH_MAX as u64 {
                 return Ok(all);
@@ -88,7 +88,7 @@ impl Transactions for RedisEventStore {
 }
 
 impl RedisEventStore {
-    /// What a commit has to do so that the copies of a rebuild take the place of the live keys.
+    /// Lists the copies of a rebuild that a commit renames over live keys, and the live keys that it removes.
     pub(super) async fn plan_shadow_swap(&self, shadow: &Shadow) -> Result<ShadowSwap, RedisTransactionError> {
         let tables = parse_tables(shadow)?;
         let position = self.load_shadow_position(shadow).await?;
@@ -113,15 +113,15 @@ impl RedisEventStore {
         Ok(ShadowSwap { shadow: shadow.name.clone(), position, swaps, removed_keys: gone.into_iter().collect() })
     }
 
-    /// How far copies are filled.
+    /// Returns the position up to which the copies are filled.
     async fn load_shadow_position(&self, shadow: &Shadow) -> Result<Position, RedisTransactionError> {
-        let mut ask = redis::cmd("HGET");
-        ask.arg(self.keys().shadow(&shadow.name)).arg("position");
-        let position: Option<u64> = self.query_for_transaction(&ask).await?;
+        let mut command = redis::cmd("HGET");
+        command.arg(self.keys().shadow(&shadow.name)).arg("position");
+        let position: Option<u64> = self.query_for_transaction(&command).await?;
         position.map(Position::new).ok_or_else(|| missing_shadow(shadow))
     }
 
-    /// The keys of which a rebuild has copies, as the transaction calls them.
+    /// Returns the keys of which a rebuild has copies, without the prefix.
     async fn list_shadow_copies(&self, shadow: &Shadow) -> Result<BTreeSet<String>, RedisTransactionError> {
         let mut copies = BTreeSet::new();
         let key = self.keys().shadow_copies(&shadow.name);
@@ -129,8 +129,8 @@ impl RedisEventStore {
         loop {
             let mut scan = redis::cmd("SSCAN");
             scan.arg(&key).arg(&cursor).arg("COUNT").arg(SHADOW_BATCH_MAX);
-            let (next, some): (String, Vec<String>) = self.query_for_transaction(&scan).await?;
-            copies.extend(some);
+            let (next, page): (String, Vec<String>) = self.query_for_transaction(&scan).await?;
+            copies.extend(page);
             cursor = next;
             if cursor == "0" {
                 return Ok(copies);
@@ -138,7 +138,8 @@ impl RedisEventStore {
         }
     }
 
-    /// The live keys that begin so, with the prefix. Nobody makes or removes one meanwhile: who writes them is fenced.
+    /// Returns the live keys that begin with `stem`, with the prefix. The projection writes none of them meanwhile: the
+    /// rebuild has seized its lease, which fences it.
     async fn list_live_keys(&self, stem: &str) -> Result<BTreeSet<String>, RedisTransactionError> {
         let matching = scan_pattern(&self.keys().live_key(stem));
         let mut found = BTreeSet::new();
@@ -146,12 +147,12 @@ impl RedisEventStore {
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(&cursor).arg("MATCH").arg(&matching).arg("COUNT").arg(SHADOW_BATCH_MAX);
-            let (next, some): (String, Vec<String>) = self.query_for_transaction(&scan).await?;
-            if some.iter().any(|key| keys::is_store_meta(key)) {
-                let reason = "the keys of another store begin like that";
+            let (next, page): (String, Vec<String>) = self.query_for_transaction(&scan).await?;
+            if page.iter().any(|key| keys::is_store_meta(key)) {
+                let reason = "the keys of another store begin with it";
                 return Err(RedisTransactionError::InvalidKey { key: format!("{stem}*"), reason });
             }
-            found.extend(some);
+            found.extend(page);
             cursor = next;
             if cursor == "0" {
                 return Ok(found);

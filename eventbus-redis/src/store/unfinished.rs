@@ -1,4 +1,4 @@
-//! What groups of the in-process bus have not finished.
+//! Unfinished deliveries of the in-process bus: those that wait for a retry, and the dead letters.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -15,7 +15,7 @@ use crate::{
     script::store::{END_DEAD_LETTER, LOAD_DEAD_LETTERS, SAVE_PROGRESS},
 };
 
-/// What errors about the dead letters of all groups are called after.
+/// Name in errors about the dead letters of all groups.
 static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 
 #[async_trait]
@@ -108,7 +108,7 @@ impl UnfinishedDeliveries for RedisEventStore {
         let delivery_attempts: Option<String> = self.query_for(group, &attempts).await?;
         let found = since
             .zip(delivery_attempts)
-            .map(|(since, tries)| parse_dead_delivery(&keys.dead_letters(), &member, &since, &tries));
+            .map(|(since, json)| parse_dead_delivery(&keys.dead_letters(), &member, &since, &json));
         found.transpose().map_err(|error| CheckpointError::new(group, error))
     }
 
@@ -131,7 +131,7 @@ impl UnfinishedDeliveries for RedisEventStore {
             .arg(dead_letter_member(group, position))
             .arg(position.get())
             .arg(again.map(DeliveryAttempts::to_json).unwrap_or_default());
-        // once: a second one would find that the first has ended it
+        // never sent twice: a second run would find that the first has ended it
         let ended: Result<u64, _> = self.connection().run(&script).await;
         ended.map(|ended| ended > 0).map_err(|error| CheckpointError::new(group, boxed(error)))
     }
@@ -151,15 +151,16 @@ fn dead_letter_member(group: &Name, position: Position) -> String {
     format!("{position}:{group}")
 }
 
-/// The group and position of a member.
+/// Parses the group and position of a member.
 fn parse_member(key: &str, member: &str) -> Result<(Name, Position), BoxError> {
-    let (at, group) = member.split_once(':').ok_or_else(|| format!("key `{key}` holds what is no dead letter"))?;
+    let (at, group) =
+        member.split_once(':').ok_or_else(|| format!("key `{key}` holds a member that is not a dead letter"))?;
     Ok((Name::new("consumer group", group)?, parse_position(key, at)?))
 }
 
 fn parse_dead_delivery(key: &str, member: &str, since: &str, attempts: &str) -> Result<DeadDelivery, BoxError> {
     let (group, position) = parse_member(key, member)?;
-    let micros: f64 = since.parse().map_err(|_| format!("key `{key}` holds `{member}` with no time"))?;
+    let micros: f64 = since.parse().map_err(|_| format!("key `{key}` holds `{member}` without a time"))?;
     #[allow(
         clippy::cast_possible_truncation,
         reason = "a score: microseconds, which a double holds exactly until 2255"

@@ -1,6 +1,7 @@
--- Looks whether a checkpoint may be moved, and keeps others from moving it for a while.
--- KEYS  the lease; the checkpoint, a text, or in a hash the field `position`; who is about to move it
--- ARGV  owner, epoch, from where, who asks, for how many ms, `text` or `hash`
+-- Locks a checkpoint for a transaction, if its lease and its position are as the transaction expects.
+-- KEYS  the lease; the checkpoint, a text, or in a hash the field `position`; the lock
+-- ARGV  owner, epoch, expected position, token of the transaction, TTL of the lock in ms, `text` or `hash`
+-- Reply: `ok`; `busy` if a different transaction has the lock; `lost` if the lease or the checkpoint has moved
 local has = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if has[1] ~= ARGV[1] or has[2] ~= ARGV[2] then return 'lost' end
 local at

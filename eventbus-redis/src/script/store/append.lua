@@ -1,12 +1,12 @@
--- Appends events to streams: each append all or nothing, each by itself.
+-- Appends events to streams. Each append is all or nothing, independent of the rest.
 --
--- KEYS  the feed; where the event of an id is; the stored event types; then the stream of each append
--- ARGV  up to where the store is known to have held events; for each append: what it expects (any, none, exists or a
---       version), the aggregate's type and id, the number of events; for each of these: id, type, its schema version (behind
---       a `(` if its type is known to be listed), tenant, how many bytes it has, the number of arguments that follow, names
---       and values of its fields
--- Reply for each append: `new`, the version before, the first position; `known` and the position of each id that is
---       known, or ''; `conflict` and the version; `damaged`, key and entry; `failed` and what the server said.
+-- KEYS  the feed; the positions by event id; the stored event types; then the stream of each append
+-- ARGV  the highest acknowledged position; for each append: the expected version (any, none, exists or a number), the
+--       aggregate's type and id, the number of events; for each of these: id, type, schema version (behind a `(` if its
+--       type is known to be listed), tenant, size in bytes, the number of arguments that follow, names and values of
+--       its fields
+-- Reply for each append: `new`, the version before, the first position; `known` and for each id its position, or '' if
+--       it is new; `conflict` and the version; `damaged`, key and entry; `failed` and the server's error.
 local feed, ids, types = KEYS[1], KEYS[2], KEYS[3]
 
 local function is_as_expected(expected, version)

@@ -1,10 +1,11 @@
--- Commits a transaction: first all that must still hold is looked at, then all is written, or nothing.
+-- Commits a transaction: makes all checks, then all writes, or none.
 --
--- KEYS  every key, in any order; they are named by their numbers
--- ARGV  the steps: each a word, and what it needs. Those that look come before those that write, and effects, which
---       may fail and are undone then, before what cannot.
--- Reply: `ok` and, if events are appended, the last position; or why nothing was written: `lost`, `changed` and the key,
---       `late`, `damaged`, key and entry, `failed` and the key, the command and what the server said.
+-- KEYS  every key, in any order; the steps name them by number
+-- ARGV  the steps: each a word and its arguments. Steps that check come before steps that write; effects, which may
+--       fail and are then undone, come before writes that cannot fail.
+-- Reply: `ok` and, if events are appended, the last position; or the reason why the script wrote no key: `lost`,
+--       `changed` and the key, `late`, `damaged`, key and entry, `failed` and the key, the command and the server's
+--       error.
 local function take_key() return KEYS[tonumber(take())] end
 
 local function take_list()
@@ -13,11 +14,11 @@ local function take_list()
   return list
 end
 
--- How effects are undone, the last one first, if one of them fails.
+-- If an effect fails, the script undoes the effects before it, the last one first.
 local undo, kept, spare = {}, {}, {}
 
--- Remembers what an effect changes: a part of a key, or the key, of which a copy is put aside, or which is itself put
--- aside if it is to be removed. It is put back as it was put aside, so whoever has no right to do so is refused before.
+-- Saves what an effect changes: a part of a key, or a copy of the key, or the renamed key if the effect removes it. The
+-- undo runs the command that saved the key, so a user without the right to it fails before.
 local function keep(kind, key, aside, part)
   local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
   if kept[place] then return end
@@ -65,44 +66,44 @@ local function undo_all(key, name, refused)
   return { 'failed', key, name, refused }
 end
 
--- What is to be appended, and behind which position.
+-- The planned appends, and the last position before them.
 local appends, head = {}, nil
 
--- Somebody has a role.
+-- Checks that the lease still has this owner and epoch.
 function steps.fence()
   local has, owner, epoch = redis.call('HMGET', take_key(), 'owner', 'epoch'), take(), take()
   if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
 end
 
--- Nobody else has what this transaction claimed. The claim may have ended: what was done since is looked for by itself.
+-- Checks that no different token holds a lock. It may have expired: further steps find commits since.
 function steps.claim()
   local holder, token = redis.call('GET', take_key()), take()
   if holder and holder ~= token then return { 'late' } end
 end
 
--- A delivery is not noted yet.
+-- Checks that a delivery is not noted yet.
 function steps.first()
   if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
 end
 
--- A checkpoint is where it was.
+-- Checks that a checkpoint has not moved.
 function steps.at()
   if (redis.call('GET', take_key()) or '0') ~= take() then return { 'lost' } end
 end
 
--- Copies are filled as far as they were.
+-- Checks that the position of a rebuild's copies has not moved.
 function steps.filled()
   if redis.call('HGET', take_key(), 'position') ~= take() then return { 'lost' } end
 end
 
--- What was read is still there.
+-- Checks that a read has the same reply as before.
 function steps.same()
   local key, seen, name, args = take_key(), take(), take(), take_list()
   local reply = redis.pcall(name, key, unpack(args))
   if is_error(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
 end
 
--- Events can be appended: nobody has appended to their stream meanwhile, nor them.
+-- Checks that a stream has the same version, and that the store does not know the ids of the events.
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
   local told = take()
@@ -118,7 +119,7 @@ function steps.events()
   if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
 end
 
--- An effect.
+-- Makes an effect; undoes all effects if it fails.
 steps['do'] = function()
   local key, kind, aside, name, args = take_key(), take(), take_key(), take(), take_list()
   local part
@@ -131,7 +132,7 @@ steps['do'] = function()
   if refused then return undo_all(key, name, refused) end
 end
 
--- The events that are to be appended are added, to streams that are as they were.
+-- Adds the planned events to their streams, which the checks have found unchanged.
 function steps.append()
   local position = head
   for _, append in ipairs(appends) do
@@ -143,33 +144,33 @@ function steps.append()
   end
 end
 
--- They are found from now on.
+-- Adds the planned events to the feed and the index.
 function steps.place()
   local feed, ids, types = take_key(), take_key(), take_key()
   for _, append in ipairs(appends) do
-    -- only the first can be refused
+    -- the server can refuse only the first entry
     local refused = add_places(feed, ids, types, append.type, append.id, append.version, head, append.events)
     if refused then return undo_all(feed, 'XADD', refused) end
     head = head + #append.events
   end
 end
 
--- A copy takes the place of a key.
+-- Renames a copy over a key, or removes the key.
 function steps.swap()
   local copy, live = take_key(), take_key()
   if redis.call('EXISTS', copy) == 1 then redis.call('RENAME', copy, live) else redis.call('UNLINK', live) end
 end
 
--- A key that looks like a row is removed. Rows are no streams, but events are.
+-- Removes a key that looks like a row, unless it is a stream: rows are no streams, but events are.
 function steps.clear()
   local key = take_key()
   if redis.call('TYPE', key).ok ~= 'stream' then redis.call('UNLINK', key) end
 end
 
--- A key is removed.
+-- Removes a key.
 function steps.drop() redis.call('UNLINK', take_key()) end
 
--- A key is listed as written, so that it is found again; not if it is not.
+-- Lists a key as written, so that a rebuild finds it; undone if an effect fails.
 function steps.list()
   local names, name = take_key(), take()
   if redis.call('SADD', names, name) == 1 then
@@ -177,16 +178,16 @@ function steps.list()
   end
 end
 
--- A checkpoint moves.
+-- Moves a checkpoint.
 function steps.set() redis.call('SET', take_key(), take()) end
 
--- The checkpoint of copies moves.
+-- Moves the position of a rebuild's copies.
 function steps.fill() redis.call('HSET', take_key(), 'position', take()) end
 
--- Others may go on.
+-- Releases a lock.
 function steps.release() redis.call('DEL', take_key()) end
 
--- A delivery is noted.
+-- Notes a delivery.
 function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end
 
 local outcome

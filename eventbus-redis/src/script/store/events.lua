@@ -7,21 +7,21 @@ end
 
 local function is_error(reply) return type(reply) == 'table' and reply.err end
 
--- What the server says of itself if it writes nothing now: without memory, as a replica, with a full disk, alone.
+-- Codes of errors by which the server refuses all writes for now: full memory, a replica, a full disk, no replicas.
 local OF_SERVER = { OOM = true, READONLY = true, MASTERDOWN = true, MISCONF = true, NOREPLICAS = true }
 
--- Whether it says so. It does to what would be the first to write, so then nothing is written.
+-- Returns `true` if an error has such a code: a script's first write fails with it, so the script has written no key.
 local function is_of_server(said) return OF_SERVER[string.match(said, '^%u+')] end
 
--- The number of entries; else what is to be replied. Whether they are the store's own, the next entry shows, as its id
--- must be beyond theirs; `length_of` says why it was refused.
+-- Returns the number of entries, or nil and the script's reply. A foreign entry shows when the next entry is added,
+-- whose id must be higher than all ids before; `length_of` then finds the reason.
 local function version_of(key)
   local length = redis.pcall('XLEN', key)
   if is_error(length) then return nil, { 'failed', length.err } end
   return length
 end
 
--- The number of entries, which is the number in the last one's id; else what is to be replied.
+-- Returns the number of entries if it is the number in the last one's id, or nil and the script's reply.
 local function length_of(key)
   local length, refusal = version_of(key)
   if refusal or length == 0 then return length, refusal end
@@ -30,7 +30,7 @@ local function length_of(key)
   return length
 end
 
--- Why the feed takes no more entries: what is to be replied.
+-- Returns the script's reply: the reason why the feed takes no more entries.
 local function damage_of(feed, ids)
   local length, last = 0, '0-0'
   if redis.call('EXISTS', feed) == 1 then
@@ -44,7 +44,7 @@ local function damage_of(feed, ids)
   return { 'damaged', ids, redis.call('HLEN', ids) .. ' of ' .. length .. ' in ' .. feed }
 end
 
--- The last position that was given; else what is to be replied.
+-- Returns the last position, or nil and the script's reply.
 local function head_of(feed, ids)
   local length = redis.call('XLEN', feed)
   if redis.call('HLEN', ids) == length then return length end
@@ -61,7 +61,7 @@ local function take_events()
   return events, by_id
 end
 
--- Where the events of these ids are; nothing if none is known.
+-- Returns the positions of the events with these ids, or `false` if the store knows none of them.
 local function known_places(ids, by_id)
   local places, is_known = { 'known' }, false
   for from = 1, #by_id, 1000 do
@@ -74,8 +74,8 @@ local function known_places(ids, by_id)
   return is_known and places
 end
 
--- Adds events behind a version; returns what the server said if it refuses. It can refuse the first only: the stream has
--- had a later entry, or the server takes nothing.
+-- Adds events behind a version; returns the error if the server refuses. It can refuse only the first: if the stream
+-- has had a later entry, or if the server refuses all writes.
 local function add_events(key, version, head, events)
   for i, event in ipairs(events) do
     local fields = event.fields
@@ -86,7 +86,8 @@ local function add_events(key, version, head, events)
   end
 end
 
--- As if they had not been added. Newer servers than Redis 7.0 take no last id back: there the stream is made anew.
+-- Removes events that were just added. Servers newer than Redis 7.0 do not lower the last id: there the script makes
+-- the stream anew.
 local function remove_events(key, version, events)
   for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
   if version > 0 and not is_error(redis.pcall('XSETID', key, version .. '-0')) then return end
@@ -95,14 +96,15 @@ local function remove_events(key, version, events)
   for _, entry in ipairs(entries) do redis.call('XADD', key, entry[1], unpack(entry[2])) end
 end
 
--- Whether the store has lost events, and perhaps the list of types: it ends before where it is known to have ended.
+-- Set if the store has lost events, and perhaps the list of types: it ends before an acknowledged position.
 local has_lost = false
 
 local function compare(head, told)
   if head and head < tonumber(told) then has_lost = true end
 end
 
--- Notes that an event of this type and schema version is at a position, unless that is known.
+-- Lists the type of an event with its schema version and position, unless it is listed with that version or a higher
+-- one.
 local function list_type(types, event, position)
   local is_known, version = string.match(event.lists, '^(%(?)(%d+)$')
   if is_known == '(' and not has_lost then return end
@@ -112,8 +114,8 @@ local function list_type(types, event, position)
   redis.call('HSET', types, event.type, version .. ' ' .. (first or position))
 end
 
--- Adds where the events are to the feed and to the index, and lists their types where these may be missing; returns what the
--- server said if it refuses the first.
+-- Adds events to the feed and to the index by id, and lists types that may be missing; returns the error if the server
+-- refuses the first.
 local function add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
     local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,

@@ -1,6 +1,7 @@
--- Looks whether a delivery is noted, and keeps others from noting it for a while.
--- KEYS  what was handled; who is about to note it
--- ARGV  the delivery, who asks, for how many ms
+-- Locks a delivery for a transaction, if it is not handled yet.
+-- KEYS  the handled deliveries; the lock
+-- ARGV  the delivery, token of the transaction, TTL of the lock in ms
+-- Reply: `ok`; `busy` if a different transaction has the lock; `lost` if the delivery is handled
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 'lost' end
 local holder = redis.call('GET', KEYS[2])
 if holder and holder ~= ARGV[2] then return 'busy' end

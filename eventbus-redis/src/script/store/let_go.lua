@@ -1,6 +1,6 @@
--- Lets others do what somebody was about to do.
--- KEYS  what is claimed
--- ARGV  who claimed it
+-- Releases the locks that a transaction still holds.
+-- KEYS  the locks
+-- ARGV  token of the transaction
 for _, claim in ipairs(KEYS) do
   if redis.call('GET', claim) == ARGV[1] then redis.call('DEL', claim) end
 end

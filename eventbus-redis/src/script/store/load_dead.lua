@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- The dead letters after one of them, oldest first.
--- KEYS  the dead letters of all groups; their tries
--- ARGV  time and member of that one, or '' and '' for the first; how many at most
--- Reply: for each member, time, tries
+-- Loads a page of dead letters, oldest first.
+-- KEYS  the dead letters of all groups; their delivery attempts
+-- ARGV  time and member of the last one of the page before, or '' and ''; the size of the page
+-- Reply: for each member, time, delivery attempts
 local since, after, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local STEP = 100
 local found, skipped = {}, 0

@@ -3,6 +3,6 @@ local function now_in_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A whole number in full.
+-- Returns a whole number without an exponent.
 local function whole(number) return string.format('%.0f', number) end
 

@@ -1,5 +1,5 @@
--- Makes a store, or finds it; replies with its id and the format of its keys.
--- KEYS  what the store is; the feed; where the event of an id is; the stored event types
+-- Finds or makes a store; replies with its id and the format of its keys.
+-- KEYS  the store's `meta`; the feed; the positions by event id; the stored event types
 -- ARGV  the id of a new store, the format of a new store
 local function check(key, kind)
   local is = redis.call('TYPE', key).ok

@@ -1,8 +1,9 @@
--- Saves the progress of a group: rows that are written over, rows that go, and its checkpoint.
+-- Saves the progress of a group: replaces rows, removes rows, and sets its checkpoint.
 -- KEYS  the waiting deliveries of the group, a hash by position; the dead letters of all groups, a sorted set by time;
---       their tries, a hash; the checkpoint
--- ARGV  the group; the position of the checkpoint, or ''; how many rows are written; for each of these position, tries and
---       time of death, or ''; then the positions whose rows go
+--       their delivery attempts, a hash; the checkpoint
+-- ARGV  the group; the position of the checkpoint, or ''; the number of rows to replace; for each of these its
+--       position, its delivery attempts, and the time since when it is a dead letter, or ''; then the positions of rows
+--       to remove
 local waiting, dead, tries, checkpoint = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, position, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 

@@ -1,6 +1,7 @@
--- Takes the lease of a role, if it is free or is taken from anybody; replies with its epoch.
+-- Acquires the lease of a role: if it is free, or from any owner.
 -- KEYS  the lease
--- ARGV  owner, for how many ms, `free` or `any`
+-- ARGV  owner, TTL in ms, `free` or `any`
+-- Reply: the epoch, or nil if a different owner has the lease
 local lease, owner, ttl, whose = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local now = now_in_ms()
 local had = redis.call('HMGET', lease, 'owner', 'epoch', 'until', 'renewed')

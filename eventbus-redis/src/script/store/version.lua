@@ -1,4 +1,4 @@
--- The number of entries in a stream, which is the number in the last one's id.
+-- Replies with the number of entries in a stream, which is the number in the last one's id.
 -- KEYS  the stream
 -- Reply: `ok` and the number, or `damaged`, key and entry
 local length, refusal = length_of(KEYS[1])

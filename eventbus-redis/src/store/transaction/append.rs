@@ -1,4 +1,4 @@
-//! Events that a transaction appends: looked at now, added by the commit if everything is still so.
+//! Appends of a transaction: checked when planned, checked again and added by the commit.
 
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct PlannedAppend {
     stream: StreamId,
-    /// What is in the stream, and what this transaction has put behind it before.
+    /// Version of the stream in the store, and the number of events that this transaction planned for it before these.
     stored_version: Version,
     already_planned: usize,
     events: Vec<NewEvent>,
@@ -28,16 +28,16 @@ pub(super) struct PlannedAppend {
 }
 
 impl RedisEventStore {
-    /// Appends inside an open transaction of this store, that of a handler or one that
-    /// [`begin_transaction`](Self::begin_transaction) began: the events are there when it commits, and not if it does not.
+    /// Appends in an open transaction of this store, a handler's or one of
+    /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
     ///
-    /// The returned events have no positions: these are given by the commit. If somebody else appends to the stream
-    /// before that, the commit fails with [`RedisTransactionError::Changed`], and a handler begins anew. Appending event
-    /// ids that are stored returns their records and adds nothing.
+    /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
+    /// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler runs again. Appending
+    /// event ids that are stored returns their records and adds no event.
     ///
     /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction belongs to
-    /// another store or to a rebuild. An error leaves the transaction as it was.
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
+    /// belongs to a different store or to a rebuild. An error leaves the transaction as it was.
     ///
     /// # Examples
     /// ```no_run
@@ -70,19 +70,19 @@ impl RedisEventStore {
         transaction.append(append).await
     }
 
-    /// The records of events that are stored, if these are.
+    /// Returns the stored records of these events; `None` if the store knows none of their ids.
     async fn find_stored(
         &self,
         stream: &StreamId,
         events: &[NewEvent],
     ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-        let mut ask = redis::cmd("HMGET");
-        ask.arg(self.keys().ids());
+        let mut command = redis::cmd("HMGET");
+        command.arg(self.keys().ids());
         for event in events {
-            ask.arg(event.event_id().as_uuid().as_bytes());
+            command.arg(event.event_id().as_uuid().as_bytes());
         }
         let found: Vec<Option<u64>> =
-            self.connection().query(&ask).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+            self.connection().query(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
         let positions: Vec<u64> = found.into_iter().flatten().collect();
         if positions.is_empty() {
             return Ok(None);
@@ -95,9 +95,9 @@ impl RedisTransaction {
     async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
         let Append { stream, expected, events } = append;
         let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
-        let again = self.appends.iter().flat_map(|appended| &appended.recorded);
-        let again = again.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
-        if let Some(first) = first_result(&stream, &ids, again)? {
+        let planned = self.appends.iter().flat_map(|appended| &appended.recorded);
+        let planned = planned.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
+        if let Some(first) = first_result(&stream, &ids, planned)? {
             return Ok(first);
         }
         if let Some(first) = self.store.find_stored(&stream, &events).await? {
@@ -133,7 +133,7 @@ impl RedisTransaction {
         Ok(recorded)
     }
 
-    /// What must still hold of what is to be appended, and what that is.
+    /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
     pub(super) fn add_append_checks(&self, program: &mut Program) {
         let keys = self.store.keys();
         for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in
@@ -148,7 +148,7 @@ impl RedisTransaction {
         }
     }
 
-    /// The commit has appended, up to a position.
+    /// Notes that the commit has appended events up to position `last`, and wakes the readers of the feed.
     pub(super) fn record_append(&self, last: &str) {
         if let (false, Ok(last)) = (self.appends.is_empty(), last.parse::<u64>()) {
             self.store.inner.known_event_types.add_all(self.appends.iter().flat_map(|appended| &appended.events));

@@ -1,4 +1,4 @@
-//! The commit of a transaction: one script that looks at everything, then writes everything.
+//! The commit of a transaction: one script that makes all checks, then all writes.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The script as it is put together.
+/// A call of the commit script: its keys, and its steps as arguments.
 #[derive(Default)]
 pub(crate) struct Program {
     keys: Vec<String>,
@@ -49,7 +49,7 @@ impl Program {
         self
     }
 
-    /// A command that is undone if one after it fails; `aside` is where its key is put meanwhile.
+    /// Adds an effect, which the script undoes if a later step fails; `backup_key` holds a backup of its key meanwhile.
     pub(crate) fn effect(&mut self, key: &str, backup_key: &str, effect: &Effect) {
         let Effect { undo, name, args, .. } = effect;
         self.arg("do").key(key).arg(undo.as_arg());
@@ -72,11 +72,12 @@ impl Program {
 }
 
 impl RedisTransaction {
-    /// Commits a transaction of the caller's own. One that a handler or projection takes is the store's to commit.
+    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The app commits those of
+    /// handlers.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] says why; only after [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) may it
-    /// be committed.
+    /// [`RedisTransactionError`] if the transaction is not committed; after
+    /// [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) it may be.
     pub async fn commit(mut self) -> Result<(), RedisTransactionError> {
         self.store.check_commands(&self.effects).await?;
         let program = self.program();
@@ -86,7 +87,7 @@ impl RedisTransaction {
         if self.locks.is_timed_out() {
             return Err(self.timed_out_error());
         }
-        // once: a second one would find that the first has let the claims go
+        // never sent twice: a second run would take the writes of the first for a conflict, or repeat effects
         let reply: Result<Vec<String>, _> = self.store.connection().run(&program.script()).await;
         let reply = reply.map_err(|error| match error {
             CommandError::NotSent(text) => RedisTransactionError::Unavailable(text.into()),
@@ -114,7 +115,7 @@ impl RedisTransaction {
             "failed" => {
                 let (key, command, source) = (next(), next(), next());
                 Err(match fault::fault_of_text(&source) {
-                    // the command could be run when there is room again
+                    // a fault of the server, as full memory: a later run can succeed
                     Some(_) => RedisTransactionError::Unavailable(source.into()),
                     None => RedisTransactionError::EffectRefused { key, command, source: source.into() },
                 })
@@ -134,7 +135,7 @@ impl RedisTransaction {
         program
     }
 
-    /// What must still hold.
+    /// Adds the steps that check.
     fn add_checks(&self, program: &mut Program) {
         let keys = self.store.keys();
         for moved in &self.checkpoint_moves {
@@ -146,8 +147,8 @@ impl RedisTransaction {
             };
             program.arg(step).key(&key).arg(moved.from.to_string());
         }
-        for claim in self.locks.keys() {
-            program.arg("claim").key(claim).arg(self.locks.token());
+        for lock in self.locks.keys() {
+            program.arg("claim").key(lock).arg(self.locks.token());
         }
         for note in &self.handled_deliveries {
             program.arg("first").key(&keys.deliveries()).arg(note);
@@ -156,12 +157,12 @@ impl RedisTransaction {
             program.arg("same").key(&read.key).arg(&read.fingerprint).arg(&read.command).arg_list(&read.args);
         }
         self.add_append_checks(program);
-        for replacing in &self.shadow_swaps {
-            program.arg("filled").key(&keys.shadow(&replacing.shadow)).arg(replacing.position.to_string());
+        for swap in &self.shadow_swaps {
+            program.arg("filled").key(&keys.shadow(&swap.shadow)).arg(swap.position.to_string());
         }
     }
 
-    /// What is written: first what may fail.
+    /// Adds the steps that write. Those that may fail come first: the script can still undo them.
     fn add_writes(&self, program: &mut Program) {
         let keys = self.store.keys();
         if let Some(shadow) = &self.shadow {
@@ -177,15 +178,15 @@ impl RedisTransaction {
             let program = program.arg("append").arg("place");
             program.key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
         }
-        for replacing in &self.shadow_swaps {
-            for (copy, live) in &replacing.swaps {
+        for swap in &self.shadow_swaps {
+            for (copy, live) in &swap.swaps {
                 program.arg("swap").key(copy).key(live);
             }
-            for gone in &replacing.removed_keys {
-                program.arg("clear").key(gone);
+            for removed in &swap.removed_keys {
+                program.arg("clear").key(removed);
             }
-            program.arg("drop").key(&keys.shadow(&replacing.shadow));
-            program.arg("drop").key(&keys.shadow_copies(&replacing.shadow));
+            program.arg("drop").key(&keys.shadow(&swap.shadow));
+            program.arg("drop").key(&keys.shadow_copies(&swap.shadow));
         }
         for moved in &self.checkpoint_moves {
             let to = moved.to.to_string();
@@ -197,14 +198,14 @@ impl RedisTransaction {
         for note in &self.handled_deliveries {
             program.arg("note").key(&keys.deliveries()).arg(note);
         }
-        for claim in self.locks.keys() {
-            program.arg("release").key(claim);
+        for lock in self.locks.keys() {
+            program.arg("release").key(lock);
         }
     }
 }
 
 impl RedisEventStore {
-    /// Asks the server about commands that it was not asked about before: each writes to one key, right behind its name.
+    /// Checks with the server that each new command writes to one key, right behind its name.
     async fn check_commands(&self, effects: &[Effect]) -> Result<(), RedisTransactionError> {
         let mut unknown: Vec<&str> =
             effects.iter().filter(|it| it.needs_command_check).map(|it| it.name.as_str()).collect();
@@ -214,9 +215,10 @@ impl RedisEventStore {
         if unknown.is_empty() {
             return Ok(());
         }
-        let mut ask = redis::cmd("COMMAND");
-        ask.arg("INFO").arg(&unknown);
-        let replies: Vec<Value> = self.connection().query(&ask).await.map_err(RedisTransactionError::unavailable)?;
+        let mut command = redis::cmd("COMMAND");
+        command.arg("INFO").arg(&unknown);
+        let replies: Vec<Value> =
+            self.connection().query(&command).await.map_err(RedisTransactionError::unavailable)?;
         let mut replies = replies.into_iter();
         for name in unknown {
             let reply = replies.next().unwrap_or(Value::Nil);
@@ -231,7 +233,7 @@ impl RedisEventStore {
     }
 }
 
-/// What keeps a command from being an effect, by what the server says of it.
+/// Returns the reason why a command cannot be an effect, from the server's `COMMAND INFO`.
 fn effect_problem(info: Value) -> Result<Option<&'static str>, RedisError> {
     let Value::Array(info) = info else {
         return Ok(Some("the server does not know it"));
@@ -245,17 +247,17 @@ fn effect_problem(info: Value) -> Result<Option<&'static str>, RedisError> {
     let (first, last): (i64, i64) = (command::parse_value(next())?, command::parse_value(next())?);
     let has = |flag: &str| flags.iter().any(|found| found == flag);
     Ok(if !has("write") {
-        Some("it writes nothing; `query` reads")
+        Some("it does not write; use `query` to read")
     } else if has("noscript") || has("blocking") {
-        Some("the server takes it in no transaction")
+        Some("the server refuses it in scripts")
     } else if first != 1 || last != 1 || has("movablekeys") {
-        Some("it is not about one key, right behind its name")
+        Some("it does not take one key, right behind its name")
     } else {
         None
     })
 }
 
-/// Whether a failed read says something about the store, rather than about what was asked.
+/// Returns `true` if the server refuses the command itself, rather than being unavailable.
 pub(super) fn is_command_refusal(error: &RedisError) -> bool {
     is_refused(error)
 }

@@ -1,4 +1,4 @@
-//! What handlers and projections write: effects, which the commit makes all at once.
+//! Effects: the writes of handlers and projections, which the commit makes in one step.
 
 use redis::ToSingleRedisArg;
 
@@ -8,36 +8,36 @@ use super::{
     write_set::PredictedValue,
 };
 
-/// The most arguments of one command: a script can pass on no more than some thousand.
+/// Most arguments of one command: a script can pass on only some thousand.
 const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 
 /// A command that the commit sends.
 #[derive(Debug, Clone)]
 pub(crate) struct Effect {
-    /// As the server knows it.
+    /// The key with prefix, or the copy of a rebuild.
     pub(crate) key: String,
-    /// As the transaction calls it.
+    /// The key as the handler names it.
     pub(crate) logical_key: String,
     pub(crate) undo: Undo,
     pub(crate) name: String,
-    /// What follows the key.
+    /// Arguments behind the key.
     pub(crate) args: Vec<Vec<u8>>,
-    /// Whether it was named by the user, so that the server is to be asked about it.
+    /// Set if the user named the command, so that the store must check it with the server.
     pub(crate) needs_command_check: bool,
 }
 
-/// What an effect may change, and so what is remembered of it.
+/// The part of a key that an effect may change: the script saves it first, to undo the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Undo {
     /// The field of a hash that its first argument names.
     Field,
-    /// The member of a set that its first argument is.
+    /// The member of a set that is its first argument.
     Member,
-    /// The score of the member that its last argument is.
+    /// The score of the member that is its last argument.
     Score,
-    /// Anything in the key.
+    /// The whole key, which the script copies.
     Key,
-    /// The key, which is gone afterwards.
+    /// The whole key, which the effect removes: the script renames it first.
     Drop,
 }
 
@@ -61,16 +61,16 @@ pub(crate) fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
     argument.to_redis_args().into_iter().next().unwrap_or_default()
 }
 
-/// What is written. Nothing is sent before the commit, so a command that the server refuses, as `HINCRBY` on a text, is
-/// known only then; nothing is committed in that case.
+/// Writes. The transaction sends them with the commit, so only then does the server refuse one, as `HINCRBY` on a text;
+/// the commit then fails as a whole.
 ///
-/// Each of these fails at once only if the key cannot be one here: it is empty, the store's own, or, in a rebuild, in
-/// none of the projection's `tables(..)`.
+/// These methods fail at once only if the key is not allowed: it is empty, longer than 1,024 bytes, the store's own,
+/// or, in a rebuild, in none of the projection's `tables(..)`.
 impl RedisTransaction {
     /// Adds to a number in a field of a hash, which counts from 0.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hincrby(&mut self, key: &str, field: &str, by: i64) -> Result<(), RedisTransactionError> {
         self.push_effect(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)])?;
         self.write_set.add_to_field(key, field.as_bytes(), by);
@@ -81,7 +81,7 @@ impl RedisTransaction {
     /// such numbers are not exact, so count money in its smallest unit.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) -> Result<(), RedisTransactionError> {
         self.push_effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)])?;
         self.write_set.set_field(key, field.as_bytes(), PredictedValue::Unknown);
@@ -91,7 +91,7 @@ impl RedisTransaction {
     /// Sets a field of a hash.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         let value = to_bytes(value);
         self.push_effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()])?;
@@ -102,17 +102,17 @@ impl RedisTransaction {
     /// Removes a field of a hash.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hdel(&mut self, key: &str, field: &str) -> Result<(), RedisTransactionError> {
         self.push_effect(key, Undo::Field, "HDEL", vec![field.into()])?;
         self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(None));
         Ok(())
     }
 
-    /// Sets a text, whatever the key held.
+    /// Sets a text, and replaces a value of any kind.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         let value = to_bytes(value);
         self.push_effect(key, Undo::Key, "SET", vec![value.clone()])?;
@@ -123,7 +123,7 @@ impl RedisTransaction {
     /// Adds to a number in a text, which counts from 0.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn incrby(&mut self, key: &str, by: i64) -> Result<(), RedisTransactionError> {
         self.push_effect(key, Undo::Key, "INCRBY", vec![to_bytes(by)])?;
         self.write_set.add_to_value(key, by);
@@ -133,7 +133,7 @@ impl RedisTransaction {
     /// Removes a key of any kind.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn del(&mut self, key: &str) -> Result<(), RedisTransactionError> {
         self.push_effect(key, Undo::Drop, "DEL", Vec::new())?;
         self.write_set.set_value(key, PredictedValue::Exactly(None));
@@ -143,7 +143,7 @@ impl RedisTransaction {
     /// Adds a member to a set.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn sadd(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         self.push_blind_write(key, Undo::Member, "SADD", vec![to_bytes(member)])
     }
@@ -151,7 +151,7 @@ impl RedisTransaction {
     /// Removes a member from a set.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn srem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         self.push_blind_write(key, Undo::Member, "SREM", vec![to_bytes(member)])
     }
@@ -159,7 +159,7 @@ impl RedisTransaction {
     /// Gives a member of a sorted set its score.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn zadd(&mut self, key: &str, member: impl ToSingleRedisArg, score: f64) -> Result<(), RedisTransactionError> {
         self.push_blind_write(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)])
     }
@@ -167,7 +167,7 @@ impl RedisTransaction {
     /// Adds to the score of a member of a sorted set, which counts from 0.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) -> Result<(), RedisTransactionError> {
         self.push_blind_write(key, Undo::Score, "ZINCRBY", vec![to_bytes(by), to_bytes(member)])
     }
@@ -175,18 +175,19 @@ impl RedisTransaction {
     /// Removes a member from a sorted set.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here.
+    /// [`RedisTransactionError`] if the key is not allowed.
     pub fn zrem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         self.push_blind_write(key, Undo::Score, "ZREM", vec![to_bytes(member)])
     }
 
-    /// Any other command that writes to one key, which stands right behind its name: `command("RPUSH", "log", ["a"])`.
+    /// Adds any other command that writes to one key, right behind its name: `command("RPUSH", "log", ["a"])`.
     ///
-    /// So that it can be undone, the commit copies the key first, which takes as long as the key is large: it is for
-    /// small ones. The commit fails with [`RedisTransactionError::InvalidCommand`] for one that is not of that form.
+    /// The commit copies the key first, to be able to undo the command. That takes as long as the key is large: use it
+    /// for small keys. The commit fails with [`RedisTransactionError::InvalidCommand`] if the command is not of that
+    /// form.
     ///
     /// # Errors
-    /// [`RedisTransactionError`] if the key cannot be one here, or there are more than 1,000 arguments.
+    /// [`RedisTransactionError`] if the key is not allowed, or there are more than 1,000 arguments.
     pub fn command<A: ToSingleRedisArg>(
         &mut self,
         name: &str,

@@ -1,31 +1,31 @@
-//! Why something could not be done in a transaction.
+//! The error of a transaction.
 
 use std::time::Duration;
 
 use eventbus::BoxError;
 
-/// Why something could not be done in a transaction. Nothing of it is committed then, unless it says so.
+/// Reason why a transaction failed. It is not committed, unless the variant says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisTransactionError {
-    /// A key cannot be called so here.
-    #[error("`{key}` cannot be a key of a transaction here: {reason}")]
+    /// The key is not allowed in a transaction.
+    #[error("`{key}` is not allowed as a key of a transaction: {reason}")]
     InvalidKey {
         /// The key, without the store's prefix.
         key: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
-    /// A rebuild fills copies of the tables only; a key beside them would be written by it and by the live projection.
+    /// A rebuild writes only copies of the tables: a key beside them would be the live projection's too.
     #[error("key `{key}` is in none of the tables that `{shadow}` fills: name it in `tables(..)`")]
     NotInTables {
         /// The key, without the store's prefix.
         key: String,
-        /// What fills the copies.
+        /// The name of the rebuild.
         shadow: String,
     },
-    /// The transaction has written the key in a way whose outcome only the server knows: read it before.
-    #[error("key `{key}` is written in this transaction, what will be there is not known before the commit")]
+    /// The transaction has written the key by a command whose result only the server knows: read the key before.
+    #[error("this transaction has written key `{key}`, its value is not known before the commit")]
     ReadAfterBlindWrite {
         /// The key, without the store's prefix.
         key: String,
@@ -33,53 +33,54 @@ pub enum RedisTransactionError {
     /// The command is not one that writes to the one key right behind its name.
     #[error("`{command}` cannot be an effect: {reason}")]
     InvalidCommand {
-        /// Its name.
+        /// The command.
         command: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
-    /// The server refused an effect, for example because the key is of another kind; all others are undone.
-    #[error("`{command}` on key `{key}` was refused, nothing is committed")]
+    /// The server refused a command, for example because the key is of a different kind; the commit undid the effects
+    /// before it.
+    #[error("the server refused `{command}` on key `{key}`, the transaction is not committed")]
     EffectRefused {
         /// The command.
         command: String,
         /// The key, as the server knows it.
         key: String,
-        /// What the server said.
+        /// The server's reason.
         source: BoxError,
     },
-    /// What the transaction has read, or a stream that it appends to, was changed by somebody else before it committed:
-    /// begin anew.
-    #[error("key `{key}` was changed by somebody else, nothing is committed")]
+    /// A concurrent writer has changed a key that the transaction read, or a stream that it appends to: begin a new
+    /// transaction.
+    #[error("a concurrent writer changed key `{key}`, the transaction is not committed")]
     Changed {
         /// The key, as the server knows it.
         key: String,
     },
-    /// The role has passed to somebody else, or somebody else has moved the checkpoint or noted the delivery.
-    #[error("somebody else has the role, or did the same before: nothing is committed")]
+    /// The lease has passed to a new owner, or a concurrent transaction has moved the checkpoint or noted the delivery.
+    #[error("the lease has a new owner, or a concurrent commit was first: the transaction is not committed")]
     Superseded,
-    /// It took too long, and others may have gone on.
-    #[error("the transaction took longer than {limit:?}, the `transaction_timeout`: nothing is committed")]
+    /// The transaction took longer than `transaction_timeout`, so a transaction that waited for its locks may go on.
+    #[error("the transaction took longer than {limit:?}, the `transaction_timeout`: it is not committed")]
     TimedOut {
-        /// How long it may take.
+        /// The time limit.
         limit: Duration,
     },
     /// A rebuild cannot do this in its copies.
-    #[error("`{what}` is not for the copies of a rebuild")]
+    #[error("`{what}` is not possible in a rebuild")]
     InShadow {
-        /// What was to be done.
+        /// The operation.
         what: &'static str,
     },
-    /// Events are appended in transactions of their own store.
+    /// A store appends only in its own transactions.
     #[error("the transaction belongs to another store")]
     OtherStore,
-    /// There are no copies of this name.
+    /// There is no rebuild of this name.
     #[error("there is no rebuild `{name}`")]
     NoShadow {
         /// The name.
         name: String,
     },
-    /// The rows of one aggregate cannot be told from others.
+    /// The table does not have the rows of an aggregate under this column.
     #[error(
         "rows of `{table}` are not found by `{column}`: write `key = \"key\"` for tables such as `order:*`, of which \
          each aggregate has a key, and `key = \"field\"` for a hash with a field per aggregate"
@@ -87,13 +88,13 @@ pub enum RedisTransactionError {
     NoRows {
         /// The table.
         table: String,
-        /// What they were to be found by.
+        /// The column that was to find them.
         column: String,
     },
-    /// The server could not be reached, or can do nothing now; nothing is committed.
+    /// The server could not be reached, or cannot run commands now; the transaction is not committed.
     #[error("the Redis of the store is unavailable")]
     Unavailable(#[source] BoxError),
-    /// The connection broke after sending: it may be committed or not.
+    /// The connection broke after sending: the transaction may be committed or not.
     #[error("the connection broke: the transaction may be committed or not")]
     OutcomeUnknown(#[source] BoxError),
 }

@@ -1,9 +1,9 @@
-//! What a transaction keeps others from doing, until it ends, its process dies, or its time is up.
+//! The locks of a transaction: a second transaction waits until the first ends, its process dies, or its time is up.
 //!
-//! Keep: a claim only saves work that would be done for nothing. What is done twice is refused by the commit, which
-//! compares epoch, checkpoint and notes. So a claim is short, and renewed as long as the transaction lives.
+//! Invariant: a lock only saves work that the commit would refuse, which compares epoch, checkpoint and noted
+//! deliveries by itself. So a lock expires soon, and a task renews it while the transaction lives.
 //!
-//! Real time, not the given clock: claims, by the clock of Redis.
+//! Real time, not the given clock: locks, by the clock of Redis.
 
 use std::time::Duration;
 
@@ -16,22 +16,22 @@ use crate::{
     store::{RedisEventStore, lease::millis},
 };
 
-/// When a claim of somebody else is looked at again.
+/// Delays before a lock that is held is polled again: doubled up to the second one.
 const LOCK_POLL_INTERVAL_FIRST: Duration = Duration::from_millis(2);
 const LOCK_POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
 
-/// How long others wait for a process that died.
+/// Longest wait for the lock of a process that died.
 const LOCK_TTL_MAX: Duration = Duration::from_secs(1);
-/// How many times a claim is renewed within that.
+/// Renewals of a lock within its TTL.
 const LOCK_RENEWALS_PER_TTL: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct TransactionLocks {
     store: RedisEventStore,
-    /// Tells this transaction from others.
+    /// Value of the lock keys: identifies this transaction.
     token: String,
     keys: Vec<String>,
-    /// When the first was asked for.
+    /// Time of the first request for a lock: `transaction_timeout` starts here.
     first_locked_at: Option<Instant>,
     renewal: Option<AbortHandle>,
 }
@@ -50,7 +50,7 @@ impl TransactionLocks {
         &self.keys
     }
 
-    /// How long a claim holds that is not renewed.
+    /// Returns the time after which a lock expires without a renewal.
     pub(super) fn ttl_ms(&self) -> u64 {
         millis(self.ttl()).max(1)
     }
@@ -59,18 +59,20 @@ impl TransactionLocks {
         LOCK_TTL_MAX.min(self.store.config().transaction_timeout)
     }
 
-    /// Whether others were told that they wait no longer than this.
+    /// Returns `true` if `transaction_timeout` has passed: the locks may have expired, and waiting transactions gone
+    /// on.
     pub(super) fn is_timed_out(&self) -> bool {
         self.first_locked_at.is_some_and(|since| since.elapsed() > self.store.config().transaction_timeout)
     }
 
-    /// Runs a script that claims `key`, as soon as nobody else has it. False: there is nothing to claim any more.
+    /// Runs a script that takes the lock `key`, and polls while it is held. Returns `false` if a commit has made the
+    /// work of this transaction obsolete.
     pub(super) async fn acquire(
         &mut self,
         key: String,
         script: &ScriptInvocation<'_>,
     ) -> Result<bool, RedisTransactionError> {
-        // before it is sent: if this is given up meanwhile, it is let go
+        // before the script is sent: if the caller drops this future meanwhile, `Drop` releases the lock
         if !self.keys.contains(&key) {
             self.keys.push(key.clone());
         }
@@ -95,7 +97,7 @@ impl TransactionLocks {
         }
     }
 
-    /// Renews all claims as long as this lives, up to the time that a transaction may take.
+    /// Renews all locks until the transaction ends, for `transaction_timeout` at most.
     fn start_renewal(&mut self) {
         let (store, token, keys, pause) =
             (self.store.clone(), self.token.clone(), self.keys.clone(), self.ttl() / LOCK_RENEWALS_PER_TTL);
@@ -106,7 +108,7 @@ impl TransactionLocks {
             script.key(keys).arg(token).arg(ms);
             while Instant::now() + pause < end {
                 tokio::time::sleep(pause).await;
-                // one that fails may be the last: the claims end, and the commit tells
+                // a failure may let the locks expire; the commit checks for itself
                 drop(store.connection().run_idempotent::<()>(&script).await);
             }
         });
@@ -115,19 +117,19 @@ impl TransactionLocks {
     }
 
     fn stop_renewal(&mut self) {
-        if let Some(heart) = self.renewal.take() {
-            heart.abort();
+        if let Some(task) = self.renewal.take() {
+            task.abort();
         }
     }
 
-    /// Nothing is claimed any more.
+    /// Forgets the locks: the commit has released them.
     pub(super) fn clear(&mut self) {
         self.keys.clear();
     }
 }
 
 impl Drop for TransactionLocks {
-    /// Lets go what is still claimed; where nobody can be told, it ends by itself.
+    /// Releases locks that are still held; outside of a runtime they expire.
     fn drop(&mut self) {
         self.stop_renewal();
         if self.keys.is_empty() {
@@ -142,7 +144,7 @@ impl Drop for TransactionLocks {
             let mut script = RELEASE_LOCKS.prepare_invoke();
             script.key(keys).arg(token);
             if let Err(error) = store.connection().run_idempotent::<()>(&script).await {
-                tracing::debug!(%error, "claims of a transaction are left to end by themselves");
+                tracing::debug!(%error, "locks of a transaction are not released and will expire");
             }
         });
     }

@@ -1,7 +1,7 @@
 //! The open transaction that handlers and projections write in.
 //!
-//! Keep: nothing is written before the commit, which is one script. It looks at the epoch of the lease, the checkpoint
-//! and the claims of deliveries in that same step, so what was to be written twice is not written at all.
+//! Invariant: a transaction writes only in its commit, which is one script. The script compares the epoch of the lease,
+//! the checkpoint and the noted deliveries in the same step, so it refuses to write an effect a second time.
 
 mod append;
 mod commit;
@@ -32,20 +32,35 @@ use locks::TransactionLocks;
 use read_set::TrackedRead;
 use write_set::WriteSet;
 
-/// An open transaction of a [`RedisEventStore`]: what handlers and projections take by `&mut`, or
-/// [`begin_transaction`](RedisEventStore::begin_transaction) begins.
+// States of a transaction:
+//
+// | state | event | next state |
+// |---|---|---|
+// | open, no lock | read, effect, append | open, no lock: the transaction collects them |
+// | open | `advance` or `is_first`, the script replies `ok` | locked: a task renews the locks |
+// | open, locked | `advance` or `is_first`, the script replies `busy` | same state: polls until the lock is free |
+// | open, locked | `advance` or `is_first`, the script replies `lost` | same state: the caller gets `false` |
+// | locked | `transaction_timeout` passes | timed out: the locks expire, `is_late` is true |
+// | open, locked | `commit`, all checks of the script hold | committed: the script has released the locks |
+// | open, locked | `commit`, a check fails or an effect is refused | ended: no write; `Drop` releases the locks |
+// | open, locked | `commit`, the connection breaks | outcome unknown: `Drop` releases locks that are left |
+// | timed out | `commit` | ended: `TimedOut`, no write |
+// | open, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
+
+/// An open transaction of a [`RedisEventStore`]: handlers and projections take it by `&mut`, and
+/// [`begin_transaction`](RedisEventStore::begin_transaction) begins one.
 ///
-/// What is written in it, and the checkpoint or the note that the event was handled, is written by one script, all of it
-/// or nothing. A crash neither repeats nor loses it, as long as Redis keeps what it acknowledged.
+/// One script writes the effects, and the checkpoint or the note that the event was handled: all of them or none. A
+/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged.
 ///
 /// # Keys
-/// Keys are called without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix), which is put before them: all
-/// that belongs to a store begins with it. Without one `stats:orders` is `stats:orders`. Keys that begin with
-/// `aggregate:`, `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
+/// Keys are given without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them,
+/// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`,
+/// `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
 ///
-/// While a projection is rebuilt, the keys that its `tables(..)` name mean their copies, and no others may be written.
-/// A table is a key, or all keys that begin alike, as `order:*`. The copies take the place of the keys in the step that
-/// moves the checkpoint; keys of such a table that the rebuild did not write are removed in it.
+/// In a rebuild of a projection, the keys that its `tables(..)` name mean their copies, and other keys cannot be
+/// written. A table is a key, or all keys with one prefix, as `order:*`. The step that moves the checkpoint renames the
+/// copies over the keys, and removes keys of such a table that the rebuild did not write.
 ///
 /// # Examples
 /// ```
@@ -83,7 +98,7 @@ pub struct RedisTransaction {
     appends: Vec<PlannedAppend>,
 }
 
-/// A checkpoint on its way.
+/// A move of a checkpoint, planned for the commit.
 #[derive(Debug)]
 struct CheckpointMove {
     lease: Lease,
@@ -91,19 +106,20 @@ struct CheckpointMove {
     to: Position,
 }
 
-/// Copies that take the place of keys.
+/// A swap of a rebuild's copies for live keys, planned for the commit.
 #[derive(Debug)]
 pub(crate) struct ShadowSwap {
     pub(crate) shadow: Name,
     pub(crate) position: Position,
-    /// Each copy and the key that it replaces; where there is no copy, there will be no key.
+    /// Each copy and the live key that it replaces; the commit removes the key if there is no copy.
     pub(crate) swaps: Vec<(String, String)>,
-    /// Keys that the copies have not.
+    /// Live keys that have no copy.
     pub(crate) removed_keys: Vec<String>,
 }
 
 impl RedisEventStore {
-    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it writes nothing.
+    /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
+    /// nothing.
     ///
     /// [`append_in`](Self::append_in) appends events in it.
     ///
@@ -116,7 +132,7 @@ impl RedisEventStore {
     ///     tx.hincrby("stock", "book", -1)?;
     ///     tx.sadd("sold", "book")?;
     /// }
-    /// tx.commit().await?; // fails if somebody changed the stock meanwhile
+    /// tx.commit().await?; // fails if the stock has changed since
     /// # Ok(()) }
     /// ```
     #[must_use]
@@ -170,7 +186,7 @@ impl Transaction for RedisTransaction {
             Some(shadow) => (keys.shadow(&shadow.name), "hash"),
             None => (keys.checkpoint(&lease.role), "text"),
         };
-        // a former owner is fenced: nobody waits for it
+        // the lock's name has the epoch: an owner need not wait for a former one, whose commit is fenced
         let claim = keys.transaction_lock("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
         let mut script = LOCK_CHECKPOINT.prepare_invoke();
         script.key(keys.lease(&lease.role)).key(checkpoint).key(&claim);
@@ -185,7 +201,7 @@ impl Transaction for RedisTransaction {
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
         self.ensure_not_in_shadow("is_first")?;
-        // names have no control characters
+        // names have no control characters, so a zero byte separates
         let note = [handler.as_bytes(), &[0], event.as_uuid().as_bytes()].concat();
         if self.handled_deliveries.contains(&note) {
             return Ok(false);
@@ -204,13 +220,13 @@ impl Transaction for RedisTransaction {
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.ensure_not_in_shadow("replace_rows")?;
-        let replacing = self.store.plan_shadow_swap(shadow).await?;
-        let position = replacing.position;
-        self.shadow_swaps.push(replacing);
+        let swap = self.store.plan_shadow_swap(shadow).await?;
+        let position = swap.position;
+        self.shadow_swaps.push(swap);
         Ok(position)
     }
 
-    /// A key that is not there is an empty table.
+    /// A missing key is an empty table.
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
         let by = match Table::parse(table)? {
             Table::Prefix(_) => "key",

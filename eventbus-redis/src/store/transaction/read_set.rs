@@ -1,4 +1,4 @@
-//! What a transaction reads: what is committed, with what it has itself written since.
+//! Reads of a transaction: committed values, with its own writes applied.
 
 use redis::{FromRedisValue, ToSingleRedisArg, Value};
 
@@ -10,30 +10,31 @@ use super::{
 };
 use crate::{command, connection::CommandError, script::store::READ_KEY};
 
-/// Something that was read, and has to be the same when the transaction commits.
+/// A read whose reply must be the same when the transaction commits.
 #[derive(Debug)]
 pub(super) struct TrackedRead {
     pub(super) key: String,
-    /// What tells the reply from others.
+    /// Hash of the reply.
     pub(super) fingerprint: String,
     pub(super) command: String,
     pub(super) args: Vec<Vec<u8>>,
 }
 
-/// What is read is what is committed, and what this transaction has written since. If somebody else changes it before
-/// the commit, that fails with [`RedisTransactionError::Changed`], and a handler or projection begins anew.
+/// Reads. They return committed values, with this transaction's own writes applied. If a concurrent writer changes one
+/// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler or projection runs again.
 impl RedisTransaction {
-    /// The text of a key.
+    /// Returns the text of a key.
     ///
     /// # Errors
-    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction wrote it by a command whose outcome only the server
-    /// knows; [`EffectRefused`](RedisTransactionError::EffectRefused) if it is of another kind, or not what is asked for.
+    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction wrote it by a command whose result only the
+    /// server knows; [`EffectRefused`](RedisTransactionError::EffectRefused) if it is of a different kind, or not a
+    /// `T`.
     pub async fn get<T: FromRedisValue>(&mut self, key: &str) -> Result<Option<T>, RedisTransactionError> {
         let known = self.write_set.predicted_value(key);
         self.read_through_write_set("GET", key, Vec::new(), known).await
     }
 
-    /// A field of a hash.
+    /// Returns a field of a hash.
     ///
     /// # Errors
     /// As for [`get`](Self::get).
@@ -46,11 +47,12 @@ impl RedisTransaction {
         self.read_through_write_set("HGET", key, vec![field.into()], known).await
     }
 
-    /// What a command replies that reads one key, which stands right behind its name: `query("ZSCORE", "ranks", ["a"])`.
+    /// Returns the reply of a command that reads one key, right behind its name: `query("ZSCORE", "ranks", ["a"])`.
     ///
     /// # Errors
     /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction has written the key;
-    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses, as it does for what writes.
+    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses the command, as it does if it
+    /// writes.
     pub async fn query<T: FromRedisValue, A: ToSingleRedisArg>(
         &mut self,
         name: &str,
@@ -89,7 +91,7 @@ impl RedisTransaction {
         command::parse_value(value).map_err(|error| refused_error(name, key, error))
     }
 
-    /// Asks the server, and remembers what it said.
+    /// Reads from the server, and tracks the reply for the commit.
     async fn read_tracked(
         &mut self,
         name: &str,
@@ -106,12 +108,12 @@ impl RedisTransaction {
         };
         let mut script = READ_KEY.prepare_invoke();
         script.key(&stored_key).arg(name).arg(&args);
-        let (reply, seen): (Value, String) =
+        let (reply, fingerprint): (Value, String) =
             self.store.connection().run_idempotent(&script).await.map_err(|error| match error {
                 CommandError::Sent(error) if is_command_refusal(&error) => refused_error(name, key, error),
                 error => RedisTransactionError::unavailable(error),
             })?;
-        self.read_set.push(TrackedRead { key: stored_key, fingerprint: seen, command: name.into(), args });
+        self.read_set.push(TrackedRead { key: stored_key, fingerprint, command: name.into(), args });
         Ok(reply)
     }
 }

@@ -1,4 +1,4 @@
-//! The tables of a projection: keys, or all keys that begin alike.
+//! The tables of a projection: single keys, or all keys with one prefix.
 
 use eventbus::port::Shadow;
 
@@ -15,14 +15,14 @@ pub(crate) enum Table<'t> {
 }
 
 impl<'t> Table<'t> {
-    /// Reads what `tables(..)` says.
+    /// Parses a name in `tables(..)`.
     pub(crate) fn parse(text: &'t str) -> Result<Self, RedisTransactionError> {
         let Some(stem) = text.strip_suffix('*') else {
             return check_key(text).map(|()| Self::Key(text));
         };
         check_key(stem)?;
         if keys::may_be_reserved(stem) {
-            return Err(invalid_key(text, "the store's own keys begin like that"));
+            return Err(invalid_key(text, "keys of the store begin with it"));
         }
         Ok(Self::Prefix(stem))
     }
@@ -35,12 +35,12 @@ impl<'t> Table<'t> {
     }
 }
 
-/// Checks the tables of a shadow.
+/// Parses the tables of a shadow.
 pub(crate) fn parse_tables(shadow: &Shadow) -> Result<Vec<Table<'_>>, RedisTransactionError> {
     shadow.tables.iter().map(|table| Table::parse(table)).collect()
 }
 
-/// Refuses what is no key of the user's.
+/// Refuses a key that a user may not write.
 pub(crate) fn check_key(key: &str) -> Result<(), RedisTransactionError> {
     if key.is_empty() {
         return Err(invalid_key(key, "it is empty"));
@@ -49,7 +49,7 @@ pub(crate) fn check_key(key: &str) -> Result<(), RedisTransactionError> {
         return Err(invalid_key(key, "it has more than 1024 bytes"));
     }
     if keys::is_reserved(key) {
-        return Err(invalid_key(key, "keys that begin like that are the store's own"));
+        return Err(invalid_key(key, "it begins like the store's own keys"));
     }
     Ok(())
 }
@@ -59,7 +59,7 @@ fn invalid_key(key: &str, reason: &'static str) -> RedisTransactionError {
     RedisTransactionError::InvalidKey { key, reason }
 }
 
-/// A stem as `SCAN` matches it literally.
+/// Returns the `SCAN` pattern that matches all keys with this literal stem.
 pub(crate) fn scan_pattern(stem: &str) -> String {
     let mut pattern = String::with_capacity(stem.len() + 2);
     for c in stem.chars() {

@@ -1,15 +1,15 @@
-//! What a transaction has written so far, as far as that is known before the commit: so that it reads its own writes.
+//! Predicted results of a transaction's writes, so that the transaction reads them before the commit.
 
 use std::collections::HashMap;
 
-/// What will be at a place.
+/// Value of a key or field after the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum PredictedValue {
-    /// This, or nothing.
+    /// This value; `None` if it will be missing.
     Exactly(Option<Vec<u8>>),
-    /// What is there now and so much.
+    /// The current value plus this number.
     CurrentPlus(i64),
-    /// Only the server knows.
+    /// Known only to the server.
     Unknown,
 }
 
@@ -26,7 +26,7 @@ impl PredictedValue {
     }
 }
 
-/// Reads a number as the server does; nothing is 0.
+/// Parses a number as the server does; a missing value is 0.
 pub(super) fn parse_number(value: Option<&[u8]>) -> Option<i64> {
     value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
 }
@@ -36,19 +36,19 @@ pub(super) struct WriteSet(HashMap<String, KeyWrites>);
 
 #[derive(Debug, Default)]
 struct KeyWrites {
-    /// The key as a text; none if only its fields are written.
+    /// The key as a text; `None` if the transaction wrote only its fields.
     value: Option<PredictedValue>,
     fields: HashMap<Vec<u8>, PredictedValue>,
 }
 
 impl WriteSet {
-    /// What will be in the key as a text; none: what is there now.
+    /// Returns the text that the key will hold; `None` if the transaction does not change it.
     pub(super) fn predicted_value(&self, key: &str) -> Option<PredictedValue> {
         let key = self.0.get(key)?;
         if key.fields.is_empty() { key.value.clone() } else { Some(PredictedValue::Unknown) }
     }
 
-    /// What will be in a field; none: what is there now.
+    /// Returns the value that the field will hold; `None` if the transaction does not change it.
     pub(super) fn predicted_field(&self, key: &str, field: &[u8]) -> Option<PredictedValue> {
         let key = self.0.get(key)?;
         key.fields.get(field).or(key.value.as_ref()).cloned()
