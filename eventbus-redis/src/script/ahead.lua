@@ -1,10 +1,10 @@
--- What a projection has to process next, in one instant with how its stream stands.
+-- Reads the next entries of a projection, and the state of its stream in the same instant.
 --
 -- KEYS  stream, checkpoint, projections
--- ARGV  the projection, the id to look from or '' for the checkpoint, how many entries at most, how many bytes
--- Replies {checkpoint, what is noted of the projection, the entry with the id if it is there, a page of entries after it, 1
--- if there may be more, how many the stream ever got or -1, how many it has, its first id, the highest id it ever had, the
--- highest one that was deleted by name}.
+-- ARGV  the projection, the id to read after or '' for the checkpoint, the most entries, the most bytes
+-- Replies {checkpoint, the projection's note, the entry with the id if it exists, a page of entries after it, 1 if
+-- there may be more, the number of entries ever added or -1, the length, the first id, the highest id ever added, the
+-- highest id deleted by name}.
 
 local stream, none = KEYS[1], '0-0'
 local at, note = redis.call('GET', KEYS[2]) or '0', redis.call('HGET', KEYS[3], ARGV[1]) or ''

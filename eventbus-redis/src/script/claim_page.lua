@@ -1,9 +1,9 @@
--- Gives a consumer pending entries of its group that no consumer was given for long: at most a number of entries, up to the
--- entry that reaches a number of bytes.
--- KEYS stream   ARGV group, consumer, idle time (ms), where to begin, how many pending entries to look at, how many to claim,
--- how many bytes
--- Replies with {where to go on, '-' at the end, entries, how often each was delivered, ids of entries that were deleted, the
--- bytes of the entries}.
+-- Claims pending entries of a group that have been idle for long: at most a number of entries, up to the entry that
+-- reaches a number of bytes.
+-- KEYS stream   ARGV group, consumer, idle time (ms), id to begin at, the most pending entries to scan, the most to
+-- claim, the most bytes
+-- Replies with {id to continue at, '-' at the end; the entries; the deliveries of each; ids of entries that were
+-- deleted; the bytes of the entries}.
 local stream, group, me, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)

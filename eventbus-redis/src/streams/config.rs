@@ -1,4 +1,4 @@
-//! What the streams door is told.
+//! The configuration of [`RedisStreams`](crate::RedisStreams).
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -14,16 +14,15 @@ use crate::{
     server::{Server, url_problem},
 };
 
-/// What [`RedisStreams`](crate::RedisStreams) is told: a plain struct with defaults.
+/// The configuration of [`RedisStreams`](crate::RedisStreams): a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
 /// seconds. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
 ///
 /// # Redis Cluster
-/// What happens in one step needs keys in one slot: a projection its checkpoint, what it writes, and what is known of
-/// its stream. So there the prefix must have a hash tag, as `{shop}`, which
-/// [`connect`](crate::RedisStreams::connect) demands; a projection reads `{shop}:orders` and writes
-/// `{shop}:stats:orders`, or it is refused with
+/// A projection changes its checkpoint, its keys and its note beside the stream in one step, so these keys must be in
+/// one slot. So there the prefix must have a hash tag, as `{shop}`, which [`connect`](crate::RedisStreams::connect)
+/// demands; a projection reads `{shop}:orders` and writes `{shop}:stats:orders`, or it is refused with
 /// [`StreamProjectionError::OtherSlot`](crate::StreamProjectionError::OtherSlot). The URL names the master that has the
 /// slot.
 ///
@@ -38,12 +37,12 @@ pub struct RedisStreamsConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
     /// `redis+unix:///path`; user and password percent-encoded. Default `redis://localhost:6379`.
     pub redis_url: String,
-    /// What the names of streams begin with that are published to, a colon behind it. Default `events`.
+    /// Prefix of the keys of published streams, with a colon behind it. Default `events`.
     pub stream_prefix: String,
-    /// How long the server may take to answer. Default 5 s.
+    /// Time limit of a reply of the server. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_timeout: Duration,
-    /// How long connecting may take. Default 5 s.
+    /// Time limit of connecting. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
@@ -54,7 +53,7 @@ pub struct RedisStreamsConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// By which clock events that are published have their times. Default: the machine's.
+    /// Clock that dates published events. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
 }
@@ -75,7 +74,7 @@ impl Default for RedisStreamsConfig {
 }
 
 impl RedisStreamsConfig {
-    /// The key of a stream that is published to: `{prefix}:{stream}`.
+    /// Returns the key of a published stream: `{prefix}:{stream}`.
     #[must_use]
     pub fn stream_key(&self, stream: &str) -> String {
         format!("{}:{stream}", self.stream_prefix)

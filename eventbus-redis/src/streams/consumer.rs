@@ -1,7 +1,7 @@
-//! Consuming plain events in a group.
+//! Consumes plain events in a consumer group.
 //!
-//! Keep: a read that waits is never dropped with what it may have been given, and what was deleted while it was pending
-//! is told, not skipped.
+//! Invariant: a blocked read is never dropped with entries that the server may have given it, and a claim reports
+//! entries that were deleted while they were pending.
 
 use std::{fmt, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     keys, script,
 };
 
-/// How entries are taken.
+/// Options of [`EventConsumer::consume`] and [`StreamReader::wait`](super::StreamReader::wait).
 ///
 /// # Examples
 /// ```
@@ -27,9 +27,9 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consume {
-    /// How many at most; at least one. Default 10. Fewer come where they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Most entries, at least one. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     pub count: usize,
-    /// How long to wait if there are none; 0 does not wait. Default 5,000 ms.
+    /// Time to wait if there are none; 0 does not wait. Default 5,000 ms.
     pub block: Duration,
 }
 
@@ -39,7 +39,7 @@ impl Default for Consume {
     }
 }
 
-/// What pending entries are taken over.
+/// Options of [`EventConsumer::claim_pending`].
 ///
 /// # Examples
 /// ```
@@ -49,10 +49,10 @@ impl Default for Consume {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
-    /// For how long nobody must have been given them. Default 60,000 ms. With 0 a consumer takes back what it had when
-    /// it died, and whatever others have in hand.
+    /// Least time since the last delivery of an entry. Default 60,000 ms. With 0 a consumer reclaims its entries from
+    /// before a crash, and all entries that are in flight at other consumers.
     pub min_idle: Duration,
-    /// How many at most. Default 10. Fewer come where they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Most entries. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     pub count: usize,
 }
 
@@ -62,31 +62,31 @@ impl Default for Claim {
     }
 }
 
-/// What was taken over.
+/// Result of [`EventConsumer::claim_pending`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Claimed {
     /// The entries, the oldest first.
     pub entries: Vec<ClaimedEntry>,
-    /// Entries that were deleted while they were pending, by trimming or by hand: nobody can handle them any more, and
-    /// they are pending no more.
+    /// Entries that were deleted while they were pending, by trimming or by hand: they cannot be handled, and are no
+    /// longer pending.
     pub deleted: Vec<MessageId>,
 }
 
-/// An entry that was taken over.
+/// A claimed entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ClaimedEntry {
     /// The entry.
     pub entry: StreamEntry,
-    /// How often it was delivered, this time included; by it poison is known.
+    /// Number of deliveries, this one included; a high one shows a poison message.
     pub deliveries: u64,
 }
 
 /// A consumer of a group; made by [`RedisStreams::consumer`].
 ///
-/// The consumers of a group share the entries of the stream. What one was given stays pending until it is acknowledged;
-/// after a crash somebody [claims](Self::claim_pending) it. So an entry may be handled more than once.
+/// The consumers of a group share the entries of the stream. An entry stays pending until its consumer acknowledges it;
+/// after a crash a consumer of the group [claims](Self::claim_pending) it. So an entry may be handled more than once.
 ///
 /// # Examples
 /// ```no_run
@@ -122,26 +122,25 @@ impl EventConsumer {
         group: &str,
         consumer: &str,
     ) -> Result<Self, RedisCommandError> {
-        let (streams, waiting) = (streams.clone(), BlockingEntryReader::default());
-        let made =
-            Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), entry_reader: waiting };
-        made.ensure_group().await?;
-        Ok(made)
+        let (streams, entry_reader) = (streams.clone(), BlockingEntryReader::default());
+        let joined = Self { streams, key: key.into(), group: group.into(), consumer: consumer.into(), entry_reader };
+        joined.ensure_group().await?;
+        Ok(joined)
     }
 
-    /// Takes entries that nobody of the group was given, and waits for them if there are none; none if none came. They end
-    /// with the entry with which they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Reads entries that the group has not delivered yet, and waits for them if there are none; returns none if none
+    /// arrive. They end with the entry with which they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
-    /// An entry that somebody else wrote, or that is damaged, comes like all others: only what is asked of it
-    /// [fails](crate::EntryError), and it can be acknowledged.
+    /// An entry of a foreign program, or one that is damaged, arrives like any entry: only the methods that read its
+    /// fields [fail](crate::EntryError), and it can be acknowledged.
     ///
-    /// A group that the server has lost is made anew: it goes on where it was as far as that is known, else it begins
-    /// with the oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call goes on
-    /// with the same read, whatever it is told.
+    /// If the server has lost the group, this makes it anew: it continues where it was if that is known, else with the
+    /// oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call continues the
+    /// same read, also if its options differ.
     ///
     /// # Errors
-    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so are
-    /// those that came for a consumer that was dropped, or died, while it waited.
+    /// [`RedisCommandError`]. Entries whose reply was lost are pending, and can be [claimed](Self::claim_pending); so
+    /// are entries that arrived for a consumer that was dropped, or died, while it waited.
     #[doc(alias = "xreadgroup")]
     pub async fn consume(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Deadline::after(options.block);
@@ -161,10 +160,10 @@ impl EventConsumer {
         }
     }
 
-    /// Says that entries are done with, and returns how many of them were pending.
+    /// Acknowledges entries, and returns how many of them were pending.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; it can be said again.
+    /// [`RedisCommandError`]; acknowledging again is safe.
     #[doc(alias = "xack")]
     pub async fn acknowledge<'e>(
         &self,
@@ -177,11 +176,11 @@ impl EventConsumer {
         self.streams.query(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
-    /// Takes entries over that are pending for long, whoever was given them, also this consumer. It looks at all that
-    /// is pending, until it has as many as it was told, or [`PAGE_BYTES`](eventbus::port::PAGE_BYTES) of them.
+    /// Claims entries that have been pending for long, of all consumers, this one included. It scans all pending
+    /// entries until it has `count` of them, or [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// # Errors
-    /// [`RedisCommandError`]. What was taken over by then is pending on this consumer.
+    /// [`RedisCommandError`]. Entries that it has claimed by then are pending on this consumer.
     #[doc(alias = "xautoclaim")]
     pub async fn claim_pending(&self, options: Claim) -> Result<Claimed, RedisCommandError> {
         let (mut all, mut bytes, mut from) = (Claimed::default(), 0, "-".to_owned());
@@ -189,7 +188,7 @@ impl EventConsumer {
             let count = (options.count - all.entries.len()).min(i32::MAX as usize);
             let reader = GroupRead { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
             let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
-            // once: what a lost reply had would be idle no more
+            // never sent twice: the entries that a first run claimed are not idle any more
             let claimed = match self.streams.connection().run::<Value>(&claim).await {
                 Err(error) if command::is_group_missing(&error) => {
                     self.ensure_group().await?;
@@ -211,7 +210,7 @@ impl EventConsumer {
         Ok(all)
     }
 
-    /// Makes the group if it is missing, listed among those that trimming waits for.
+    /// Makes the group if it is missing, and lists it among the groups that trimming waits for.
     async fn ensure_group(&self) -> Result<(), RedisCommandError> {
         let mut create = script::CREATE_GROUP.key(&self.key);
         create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);

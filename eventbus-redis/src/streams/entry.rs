@@ -1,4 +1,4 @@
-//! An entry of a stream, as it is, and what it says.
+//! An entry of a stream, and its decoded fields.
 
 use std::fmt;
 
@@ -10,8 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{command::Entry, keys::plain_field as field};
 
-/// An entry of a stream, with the fields that it has. Whoever wrote it: nothing of it is looked at before it is asked
-/// for.
+/// An entry of a stream with its fields, of any program: a field is decoded only when a method reads it.
 ///
 /// # Examples
 /// ```no_run
@@ -24,23 +23,23 @@ use crate::{command::Entry, keys::plain_field as field};
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamEntry {
-    /// What Redis calls the entry.
+    /// The id that Redis gave the entry.
     pub id: MessageId,
-    /// The fields and their values; none if it was deleted while it was pending.
+    /// The fields and their values; `None` if the entry was deleted while it was pending.
     fields: Option<Vec<(String, Vec<u8>)>>,
 }
 
-/// Why an entry is not what was asked for.
+/// Reason why a field of an entry cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EntryError {
-    /// It was deleted while it was pending; nobody knows any more what it was.
+    /// The entry was deleted while it was pending; its fields are lost.
     #[error("entry {entry} was deleted")]
     Deleted {
         /// The entry.
         entry: MessageId,
     },
-    /// It has no such field: somebody else wrote it.
+    /// The entry has no such field: a foreign program wrote it.
     #[error("entry {entry} has no field `{field}`")]
     Missing {
         /// The entry.
@@ -48,20 +47,20 @@ pub enum EntryError {
         /// The field.
         field: &'static str,
     },
-    /// The field holds something else.
+    /// The field holds a value of a different form.
     #[error("field `{field}` of entry {entry} cannot be read")]
     Invalid {
         /// The entry.
         entry: MessageId,
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The reason.
         source: BoxError,
     },
 }
 
 impl EntryError {
-    /// The entry.
+    /// Returns the id of the entry.
     #[must_use]
     pub const fn entry(&self) -> &MessageId {
         match self {
@@ -71,7 +70,7 @@ impl EntryError {
 }
 
 impl StreamEntry {
-    /// The type of the event, as `order.created`.
+    /// Returns the type of the event, as `order.created`.
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the field `type`.
@@ -79,7 +78,7 @@ impl StreamEntry {
         self.text(field::TYPE)
     }
 
-    /// When the event was published, by the clock of its publisher, in milliseconds since 1970.
+    /// Returns the time when the event was published, by the clock of its publisher, in milliseconds since 1970.
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the field `timestamp`.
@@ -88,7 +87,7 @@ impl StreamEntry {
         text.parse().map_err(|error| self.invalid(field::TIMESTAMP, error))
     }
 
-    /// What the event says, decoded from JSON.
+    /// Returns the data of the event, decoded from JSON.
     ///
     /// # Errors
     /// [`EntryError`] names the entry and the field `data`.
@@ -96,20 +95,20 @@ impl StreamEntry {
         from_json(self.bytes(field::DATA)?).map_err(|error| self.invalid(field::DATA, error))
     }
 
-    /// A field of any name, as it is; the last one of several of that name.
+    /// Returns the bytes of a field of any name; the last one of several of that name.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         let mut fields = self.fields().iter().rev();
         fields.find(|(field, _)| field == name).map(|(_, value)| value.as_slice())
     }
 
-    /// All fields, in their order.
+    /// Returns all fields, in their order.
     #[must_use]
     pub fn fields(&self) -> &[(String, Vec<u8>)] {
         self.fields.as_deref().unwrap_or_default()
     }
 
-    /// Whether it was deleted while it was pending.
+    /// Returns `true` if the entry was deleted while it was pending.
     #[must_use]
     pub const fn is_deleted(&self) -> bool {
         self.fields.is_none()
@@ -132,7 +131,7 @@ impl StreamEntry {
 }
 
 impl fmt::Debug for StreamEntry {
-    /// With values as texts, as far as they are.
+    /// Shows the values as texts; bytes that are not UTF-8 are replaced.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let texts = |(name, value): &(String, Vec<u8>)| (name.clone(), String::from_utf8_lossy(value).into_owned());
         let fields: Option<Vec<_>> = self.fields.as_ref().map(|fields| fields.iter().map(texts).collect());
@@ -162,11 +161,11 @@ mod tests {
         assert_eq!((foreign.event_type().ok(), foreign.field("order_id")), (Some("created"), Some(&b"123"[..])));
         assert!(format!("{foreign:?}").contains(r#"[("type", "created"), ("order_id", "123")]"#), "{foreign:?}");
         let damaged = entry(&[("type", b"\xff"), ("timestamp", b"soon"), ("data", b"{")]);
-        let said = |error: EntryError| (error.entry().to_string(), error.to_string());
+        let text = |error: EntryError| (error.entry().to_string(), error.to_string());
         let of = |field: &str| ("7-1".to_owned(), format!("field `{field}` of entry 7-1 cannot be read"));
-        assert_eq!(said(damaged.event_type().unwrap_err()), of("type"));
-        assert_eq!(said(damaged.timestamp_ms().unwrap_err()), of("timestamp"));
-        assert_eq!(said(damaged.data::<u64>().unwrap_err()), of("data"));
+        assert_eq!(text(damaged.event_type().unwrap_err()), of("type"));
+        assert_eq!(text(damaged.timestamp_ms().unwrap_err()), of("timestamp"));
+        assert_eq!(text(damaged.data::<u64>().unwrap_err()), of("data"));
         let deleted = StreamEntry { id: MessageId::new("7-1"), fields: None };
         assert!(matches!(deleted.event_type(), Err(EntryError::Deleted { .. })));
         assert_eq!(entry(&[("data", b"1"), ("data", b"2")]).data::<u64>().ok(), Some(2));

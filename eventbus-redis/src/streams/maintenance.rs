@@ -1,4 +1,4 @@
-//! Keeping streams short, and seeing how they fare.
+//! Trims streams, and shows their health.
 
 use std::collections::BTreeMap;
 
@@ -16,11 +16,11 @@ use crate::{
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
-/// How a stream fares, in one instant. As JSON it names entries by their ids, without their fields.
+/// State of a stream in one instant. As JSON it names entries by their ids, without their fields.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StreamHealth {
-    /// How many entries there are.
+    /// Number of entries.
     pub length: u64,
     /// The oldest entry.
     #[serde(serialize_with = "by_id")]
@@ -30,26 +30,25 @@ pub struct StreamHealth {
     pub last_entry: Option<StreamEntry>,
     /// The groups, by name.
     pub consumer_groups: Vec<GroupHealth>,
-    /// How far each projection over the stream has come, by the prefix of its program and its name,
-    /// `events:order-stats`. A rebuild is one of its own, `events:order-stats:rebuild`. Colons within prefix and name
-    /// are shown as `%3A`.
+    /// Checkpoint of each projection over the stream, by the prefix of its program and its name, `events:order-stats`.
+    /// A rebuild has its own, `events:order-stats:rebuild`. Colons within prefix and name are shown as `%3A`.
     pub projections: BTreeMap<String, MessageId>,
 }
 
-/// How a consumer group fares.
+/// State of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct GroupHealth {
-    /// What it is called.
+    /// Name of the group.
     pub name: String,
-    /// How many consumers it has ever had that were not removed.
+    /// Number of consumers that it has ever had, without removed ones.
     pub consumers: u64,
-    /// Entries that were given to consumers and not acknowledged.
+    /// Number of entries that were delivered to consumers and not acknowledged.
     pub pending: u64,
-    /// The last entry that was given to one.
+    /// The last entry that was delivered to a consumer.
     pub last_delivered_id: MessageId,
-    /// How many entries nobody was given. `None` where the server cannot know without counting: after entries were
-    /// deleted in the middle of the stream, or where the group was begun there.
+    /// Number of entries that no consumer has read. `None` if the server cannot know without counting: after entries
+    /// were deleted in the middle of the stream, or if the group began there.
     pub lag: Option<u64>,
 }
 
@@ -60,14 +59,15 @@ fn by_id<S: Serializer>(entry: &Option<StreamEntry>, serializer: S) -> Result<S:
 
 impl RedisStreams {
     /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
-    /// every [projection](crate::EventProjection) over it is done with them. What holds the rest is said in
-    /// [`held_by`](Trimmed::held_by).
+    /// every [projection](crate::EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
+    /// holds the rest.
     ///
     /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
-    /// first run until it is [retired](crate::EventProjection::retire). A rebuild of it later begins with what is left.
+    /// first run until it is [retired](crate::EventProjection::retire). A later rebuild begins with the entries that
+    /// remain.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; what was removed until then stays so, and calling again goes on with the rest.
+    /// [`RedisCommandError`]; entries removed until then stay removed, and calling again continues with the rest.
     ///
     /// # Examples
     /// ```no_run
@@ -85,7 +85,7 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
-    /// they are lost to them. A projection [says so](crate::StreamProjectionError::Missing) when it runs.
+    /// these lose them. A projection [stops](crate::StreamProjectionError::Missing) when it runs.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -107,7 +107,7 @@ impl RedisStreams {
         }
     }
 
-    /// Asks how the stream of a key fares. One that is missing is empty.
+    /// Returns the state of the stream of a key. A missing stream is empty.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -125,9 +125,9 @@ impl RedisStreams {
     /// ```
     #[doc(alias = "xinfo")]
     pub async fn health(&self, key: &str) -> Result<StreamHealth, RedisCommandError> {
-        let ask = streams::health(key, &keys::projections(key));
+        let pipeline = streams::health(key, &keys::projections(key));
         let failed = |error| RedisCommandError::from_command_error(key, error);
-        let replies: Vec<RedisResult<Value>> = self.connection().query_all(&ask).await.map_err(failed)?;
+        let replies: Vec<RedisResult<Value>> = self.connection().query_all(&pipeline).await.map_err(failed)?;
         parse_health(replies).map_err(|error| failed(CommandError::Sent(error)))
     }
 }
@@ -144,14 +144,14 @@ fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisE
     let mut consumer_groups: Vec<_> =
         groups.into_iter().map(|group| group_health(group, length, first_entry.as_ref())).collect();
     consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
-    // an id, and what is known of the place
+    // a note is an id, a count and a hash, see `StreamPosition`
     let id = |note: String| MessageId::new(note.split(' ').next().unwrap_or_default());
     let projections = projections.into_iter().map(|(name, note)| (name, id(note))).collect();
     Ok(StreamHealth { length, first_entry, last_entry, consumer_groups, projections })
 }
 
-/// The server counts entries as unread that were trimmed away: where a group is before the first one, all that are
-/// there are unread, and no others.
+/// Corrects the server's lag, which counts trimmed entries as unread: if a group is before the first entry, its lag is
+/// the length of the stream.
 fn group_health(group: GroupState, length: u64, first: Option<&StreamEntry>) -> GroupHealth {
     let id = |text: &str| text.parse::<EntryId>().ok();
     let first = first.and_then(|first| id(first.id.as_str()));

@@ -1,7 +1,7 @@
-//! Streams of plain events, of which each says its type, its time and its data: publishing, consuming, projecting.
+//! Streams of plain events, each with its type, its time and its data: publishing, consuming, projecting.
 //!
-//! Keep: what is given here is a door to what the server can do. Scripts are where two commands would leave something
-//! half done; there is one for all that a projection writes.
+//! Invariant: these types add little to the commands of the server. A script replaces commands only if two of them
+//! could leave a state half done; one script makes all writes of a projection.
 
 mod config;
 mod consumer;
@@ -32,9 +32,10 @@ use crate::{
 
 /// Streams of plain events on a Redis server. Cloning shares the connection.
 ///
-/// An entry has the fields `type`, `timestamp` (milliseconds since 1970) and `data` (JSON), whatever program wrote it.
-/// Nothing here needs a store: for aggregates with versions there is [`RedisEventStore`](crate::RedisEventStore), for
-/// handlers that are tried again and dead letters [`RedisEventBus`](crate::RedisEventBus).
+/// An entry has the fields `type`, `timestamp` (milliseconds since 1970) and `data` (JSON), so programs in any language
+/// can write it. Streams need no store: for aggregates with versions there is
+/// [`RedisEventStore`](crate::RedisEventStore), for handlers with retries and dead letters
+/// [`RedisEventBus`](crate::RedisEventBus).
 ///
 /// # Examples
 /// ```no_run
@@ -62,7 +63,7 @@ pub struct RedisStreams {
 struct StreamsInner {
     config: RedisStreamsConfig,
     connection: SharedConnection,
-    /// Whether keys that are used together must share a slot.
+    /// Set if keys of one step must share a slot.
     is_cluster: bool,
 }
 
@@ -77,7 +78,7 @@ impl RedisStreams {
         let mistaken = |mistake| InvalidConfig::for_streams(vec![mistake]);
         let link = SharedConnection::new(config.server(), Arc::new(BusCounters::default())).map_err(mistaken)?;
         let _: u64 = link.connect(&script::CHECK_SCRIPTING.prepare_invoke()).await?;
-        // not everybody may ask
+        // a user may lack the right to `INFO`: the server then counts as no cluster
         let info: String = link.query(&command::cluster_info()).await.unwrap_or_default();
         let is_cluster = command::is_cluster_node(&info);
         Ok(Self { inner: Arc::new(StreamsInner { config, connection: link, is_cluster }) })
@@ -89,14 +90,14 @@ impl RedisStreams {
         &self.inner.config
     }
 
-    /// Publishes to streams, each called without its prefix.
+    /// Returns a publisher, which names streams without the prefix.
     #[must_use]
     pub fn publisher(&self) -> EventPublisher {
         EventPublisher::new(self)
     }
 
-    /// Joins a consumer group of the stream of a key, as `events:orders`. A group that is missing is made, and begins
-    /// with the oldest entry; so is a stream that is missing.
+    /// Joins a consumer group of the stream of a key, as `events:orders`. Makes a missing group, which begins with the
+    /// oldest entry, and a missing stream.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -104,7 +105,7 @@ impl RedisStreams {
         EventConsumer::join(self, key, group, consumer).await
     }
 
-    /// Reads the stream of a key by hand, from the oldest entry on: see [`StreamReader`].
+    /// Returns a reader of the stream of a key without a group, from the oldest entry on: see [`StreamReader`].
     #[must_use]
     pub fn reader(&self, key: &str) -> StreamReader {
         StreamReader::new(self, key)
@@ -114,7 +115,7 @@ impl RedisStreams {
         &self.inner.connection
     }
 
-    /// How long the reply of a read may take that waits for a slice of time.
+    /// Returns the time limit of the reply of a read that blocks for [`READ_BLOCK_MAX`].
     fn read_timeout(&self) -> Duration {
         self.config().socket_timeout.saturating_add(READ_BLOCK_MAX)
     }

@@ -1,4 +1,4 @@
-//! Publishing plain events.
+//! Publishes plain events.
 
 use std::borrow::Cow;
 
@@ -32,19 +32,19 @@ pub struct EventPublisher {
     streams: RedisStreams,
 }
 
-/// Why an event was not published, or may not have been.
+/// Reason why an event was not published, or may not have been.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventPublishError {
-    /// The data cannot be written as JSON, for example as a number is NaN; nothing was published.
+    /// The data cannot be encoded as JSON, for example because a number is NaN; no event was published.
     #[error("the data of `{event_type}` cannot be encoded: {source}")]
     Unencodable {
         /// The type of the event.
         event_type: String,
-        /// What is wrong with it.
+        /// The reason.
         source: FieldError,
     },
-    /// The server did not do it. After [`RedisCommandError::OutcomeUnknown`] it may have: publishing again may then
+    /// The server did not publish. After [`RedisCommandError::OutcomeUnknown`] it may have: publishing again may then
     /// publish twice.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
@@ -69,8 +69,8 @@ impl EventPublisher {
     }
 
     /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
-    /// stay. **What groups and projections have not read is removed too**: a projection then
-    /// [stops](crate::StreamProjectionError::Missing). [`RedisStreams::trim`] loses nothing.
+    /// stay. **This also removes entries that groups and projections have not read**: a projection then
+    /// [stops](crate::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
     ///
     /// # Errors
     /// [`EventPublishError`].
@@ -84,8 +84,8 @@ impl EventPublisher {
         self.add(stream, event_type, data, Some(max_length)).await
     }
 
-    /// Publishes events one right behind the other, all or none, and returns the ids of their entries. Readers see all
-    /// of them or none, and nothing of others between them. The server does nothing else meanwhile: keep batches small.
+    /// Publishes events in one step, all or none, and returns the ids of their entries. Readers see all of them or
+    /// none, and no other entries between them. The server runs no other command meanwhile: keep batches small.
     ///
     /// # Errors
     /// [`EventPublishError`].
@@ -122,7 +122,7 @@ impl EventPublisher {
         })
     }
 
-    /// The fields of an entry, in their order.
+    /// Returns the fields of an entry, in their order.
     fn entry_fields<T: Serialize + ?Sized>(
         &self,
         event_type: &str,
@@ -155,7 +155,7 @@ impl RedisStreams {
     /// Adds an entry with fields of any names to the stream of a key, and returns its id.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; after [`OutcomeUnknown`](RedisCommandError::OutcomeUnknown) it may be there.
+    /// [`RedisCommandError`]; after [`OutcomeUnknown`](RedisCommandError::OutcomeUnknown) the entry may be there.
     ///
     /// # Examples
     /// ```no_run
@@ -168,8 +168,8 @@ impl RedisStreams {
         self.add_entry(key, fields, None).await
     }
 
-    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **What groups and
-    /// projections have not read is removed too.**
+    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **This also
+    /// removes entries that groups and projections have not read.**
     ///
     /// # Errors
     /// [`RedisCommandError`], as [`add`](Self::add).
@@ -193,7 +193,7 @@ impl RedisStreams {
     }
 }
 
-/// A stream whose ids ran out in the middle of a batch.
+/// Returns the error for a batch that the server added in part, because the ids of the stream ran out.
 fn partial_batch_error(refused: usize, error: &RedisError) -> RedisError {
     std::io::Error::other(format!("{refused} of the events were not added: {error}")).into()
 }

@@ -1,6 +1,7 @@
-//! Reading a stream by hand: no group, nothing acknowledged.
+//! Reads a stream without a consumer group, and so without acknowledgements.
 //!
-//! Keep: a place moves only with what was handed to the caller, so that a failed or abandoned read loses nothing.
+//! Invariant: the position moves only past entries that were returned to the caller, so a failed or dropped read loses
+//! none.
 
 use std::fmt;
 
@@ -19,9 +20,9 @@ use crate::{
     entry_id::EntryId,
 };
 
-/// A place in a stream from which it is read by hand; made by [`RedisStreams::reader`].
+/// A reader of a stream with a position of its own, without a group; made by [`RedisStreams::reader`].
 ///
-/// It begins before the oldest entry, and moves with what it has read.
+/// It begins before the oldest entry, and moves past the entries that it returns.
 ///
 /// # Examples
 /// ```no_run
@@ -56,32 +57,32 @@ impl StreamReader {
         }
     }
 
-    /// Moves to the place after an entry, which need not exist: that entry itself is not read.
+    /// Moves behind an entry, which need not exist: reads return entries after it.
     #[must_use]
     pub fn after(mut self, id: &MessageId) -> Self {
         self.after = Some(id.clone());
         self
     }
 
-    /// Ends [`page`](Self::page) with an entry, which is read too.
+    /// Ends [`page`](Self::page) with an entry, this one included.
     #[must_use]
     pub fn through(mut self, id: &MessageId) -> Self {
         self.through = Some(id.clone());
         self
     }
 
-    /// The entry that was read last, or that was moved behind.
+    /// Returns the last entry that was read, or that [`after`](Self::after) moved behind.
     #[must_use]
     pub const fn position(&self) -> Option<&MessageId> {
         self.after.as_ref()
     }
 
     /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. Where the stream ends
-    /// there are none.
+    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. At the end of the
+    /// stream it is empty.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; refused too if it is to begin or end with what is no id. The place stays.
+    /// [`RedisCommandError`]; refused too if the id to begin or end with is not an id. The position stays.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let (after, through) = (check_id(&self.key, self.after.as_ref())?, check_id(&self.key, self.through.as_ref())?);
@@ -89,11 +90,11 @@ impl StreamReader {
         Ok(self.advance_past(entries))
     }
 
-    /// Reads the last `count` entries that are after this place, the oldest of them first, and moves to the end. They are
-    /// fewer where the newest of them reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Reads the last `count` entries after the position, the oldest of them first, and moves to the end. They are
+    /// fewer if the newest of them reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// # Errors
-    /// [`RedisCommandError`]; the place stays.
+    /// [`RedisCommandError`]; the position stays.
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let newest = pages::newest(&[&self.key], check_id(&self.key, self.after.as_ref())?, count.max(1));
@@ -104,23 +105,23 @@ impl StreamReader {
         Ok(entries)
     }
 
-    /// Moves to the end of the stream, so that only what comes is read. The place is known from then on: nothing is
-    /// missed between two reads.
+    /// Moves to the end of the stream: reads return only entries that are added from now on, and miss none of them.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; the place stays.
+    /// [`RedisCommandError`]; the position stays.
     pub async fn skip_to_end(&mut self) -> Result<(), RedisCommandError> {
         self.last(0).await?;
         self.after.get_or_insert_with(|| MessageId::new("0-0"));
         Ok(())
     }
 
-    /// Waits for entries after this place, at most `block`, and reads a [page](Self::page) of them; none if none came.
+    /// Waits for entries after the position, at most `block`, and reads a [page](Self::page) of them; empty if none
+    /// arrive.
     ///
-    /// It has a connection of its own. Dropping the future, as `select!` and timeouts do, loses no entry.
+    /// The reader has its own connection. Dropping the future, as `select!` and timeouts do, loses no entry.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; the place stays.
+    /// [`RedisCommandError`]; the position stays.
     #[doc(alias = "xread")]
     pub async fn wait(&mut self, options: Consume) -> Result<Vec<StreamEntry>, RedisCommandError> {
         let until = Deadline::after(options.block);
@@ -156,7 +157,7 @@ impl StreamReader {
     }
 }
 
-/// An id as the server takes it; other words mean something to it.
+/// Returns the text of an id, and an error for a text that is not one: the server gives words such as `$` a meaning.
 fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i str>, RedisCommandError> {
     let Some(text) = id.map(MessageId::as_str) else {
         return Ok(None);
@@ -164,7 +165,7 @@ fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i st
     if EntryId::parse_id_or_time(text).is_some() {
         return Ok(Some(text));
     }
-    let source = format!("`{text}` is no id of an entry").into();
+    let source = format!("`{text}` is not an id of an entry").into();
     Err(RedisCommandError::Refused { stream: stream.into(), source })
 }
 

@@ -1,4 +1,4 @@
-//! One step of a projection: what some entries write, and the checkpoint.
+//! One step of a projection: the effects of some entries, and the checkpoint.
 
 use std::collections::BTreeSet;
 
@@ -14,31 +14,31 @@ use crate::{
     streams::Effects,
 };
 
-/// The checkpoint of a projection that has processed nothing.
+/// The checkpoint of a projection that has processed no entry.
 pub(super) const CHECKPOINT_START: &str = "0";
-/// What the keys begin with that are the projections' own.
+/// Prefix of the projections' own keys.
 const RESERVED_KEY_PREFIX: &str = "projection:";
 
-/// How many commands are written in one step, if they are not all of one entry: the server does nothing else meanwhile
-/// (some milliseconds).
+/// Most commands of one step, unless a single entry has more: the server runs no other command meanwhile (some
+/// milliseconds).
 const STEP_EFFECTS_MAX: usize = 1_000;
 
-/// Where a step writes.
+/// The keys that a step writes.
 pub(super) enum ProjectionTarget<'p> {
-    /// What is served.
+    /// The live keys.
     Live,
-    /// The copies of the rebuild that has this token.
+    /// The copies of the rebuild with this token.
     Rebuild(&'p str),
 }
 
-/// What came of a step.
+/// Outcome of a step.
 pub(super) enum StepOutcome {
     Done,
-    /// The checkpoint is elsewhere; nothing was written.
+    /// The checkpoint has moved; the step wrote no key.
     CheckpointMoved,
 }
 
-/// What a script replied.
+/// Reply of the script to a step.
 pub(super) enum ProgramReply {
     Done,
     CheckpointMoved,
@@ -46,7 +46,7 @@ pub(super) enum ProgramReply {
     Refused { key: String, command: String, reason: String },
 }
 
-/// What an entry is to write.
+/// An entry and its effects.
 struct PreparedEntry<'e> {
     entry: &'e StreamEntry,
     effects: Vec<Effect>,
@@ -55,7 +55,7 @@ struct PreparedEntry<'e> {
 }
 
 impl EventProjection {
-    /// Processes what is ahead. What comes before an entry that fails is written.
+    /// Processes a batch. If an entry fails, the entries before it are written.
     pub(super) async fn apply_batch(
         &self,
         target: &ProjectionTarget<'_>,
@@ -83,16 +83,16 @@ impl EventProjection {
     }
 
     fn prepare_entry<'e>(&self, entry: &'e StreamEntry) -> Result<PreparedEntry<'e>, StreamProjectionError> {
-        let nothing = PreparedEntry { entry, effects: Vec::new(), unknown: None, is_skipped: false };
+        let no_effects = PreparedEntry { entry, effects: Vec::new(), unknown: None, is_skipped: false };
         if self.skip_predicates.iter().any(|is_skipped| is_skipped(entry)) {
             tracing::info!(projection = self.name, stream = self.stream, entry = %entry.id, "skipping an entry");
-            return Ok(PreparedEntry { is_skipped: true, ..nothing });
+            return Ok(PreparedEntry { is_skipped: true, ..no_effects });
         }
         let (projection, stream) = (|| self.name.clone(), || self.stream.clone());
         let of_entry = |source| StreamProjectionError::Entry { projection: projection(), stream: stream(), source };
         let event_type = entry.event_type().map_err(of_entry)?;
         let Some(handle) = self.handlers.get(event_type) else {
-            return Ok(PreparedEntry { unknown: Some(event_type), ..nothing });
+            return Ok(PreparedEntry { unknown: Some(event_type), ..no_effects });
         };
         let mut effects = Effects::default();
         handle(entry, &mut effects).map_err(|failure| match failure {
@@ -107,24 +107,24 @@ impl EventProjection {
         })?;
         let effects = effects.list;
         match effects.iter().find(|effect| effect.key.is_empty() || effect.key.starts_with(RESERVED_KEY_PREFIX)) {
-            None => Ok(PreparedEntry { effects, ..nothing }),
+            None => Ok(PreparedEntry { effects, ..no_effects }),
             Some(effect) => {
-                Err(self.effect_error(entry, &effect.key, &effect.name, "it is no key for a projection to write"))
+                Err(self.effect_error(entry, &effect.key, &effect.name, "a projection cannot write this key"))
             }
         }
     }
 
-    fn effect_error(&self, entry: &StreamEntry, key: &str, command: &str, said: &str) -> StreamProjectionError {
+    fn effect_error(&self, entry: &StreamEntry, key: &str, command: &str, reason: &str) -> StreamProjectionError {
         StreamProjectionError::Effect {
             projection: self.name.clone(),
             entry: entry.id.clone(),
             key: key.into(),
             command: command.into(),
-            source: said.into(),
+            source: reason.into(),
         }
     }
 
-    /// Writes all in one step; where the server refuses a part of it, one after the other, to find out which.
+    /// Writes the entries in as few steps as possible; if the server refuses one, entry by entry, to find out which.
     async fn write_prepared(
         &self,
         target: &ProjectionTarget<'_>,
@@ -142,8 +142,8 @@ impl EventProjection {
                 ProgramReply::CheckpointMoved => return Ok(StepOutcome::CheckpointMoved),
                 ProgramReply::Superseded => return Err(self.superseded_error()),
                 ProgramReply::Refused { .. } if count > 1 => is_one_by_one = true,
-                ProgramReply::Refused { key, command, reason: said } => {
-                    return Err(self.effect_error(next.entry, &key, &command, &said));
+                ProgramReply::Refused { key, command, reason } => {
+                    return Err(self.effect_error(next.entry, &key, &command, &reason));
                 }
             }
         }
@@ -167,14 +167,15 @@ impl EventProjection {
             program.arg("list").key(&listed).arg(key);
         }
         for (number, effect) in effects.into_iter().enumerate() {
-            let aside = self.own_key(&format!("aside:{number}"));
-            program.effect(&self.target_key(target, &effect.logical_key), &aside, effect);
+            let backup_key = self.own_key(&format!("aside:{number}"));
+            program.effect(&self.target_key(target, &effect.logical_key), &backup_key, effect);
         }
         self.add_position_note(&mut program, target, position);
         program.arg("set").key(&checkpoint).arg(&to);
         let mut reply = self.run_program(&program).await?;
         if matches!((&reply, target), (ProgramReply::CheckpointMoved, ProjectionTarget::Rebuild(_))) {
-            // nobody else fills these copies: the reply to a first try was lost
+            // only this rebuild fills these copies: if its step has moved the checkpoint, the reply to a first run was
+            // lost
             let at: Option<String> = self.query(&streams::get(&checkpoint)).await?;
             reply = if at.as_ref() == Some(&to) { ProgramReply::Done } else { ProgramReply::CheckpointMoved };
         }
@@ -185,7 +186,12 @@ impl EventProjection {
                 let known = applied.unknown.entry(unknown.to_owned()).or_default();
                 if *known == 0 {
                     let (projection, stream) = (&self.name, &self.stream);
-                    tracing::info!(projection, stream, event_type = unknown, "no handler for the events of a type");
+                    tracing::info!(
+                        projection,
+                        stream,
+                        event_type = unknown,
+                        "projection has no handler for event type"
+                    );
                 }
                 *known += 1;
             }
@@ -193,7 +199,7 @@ impl EventProjection {
         Ok(reply)
     }
 
-    /// Begins with what must hold: the copies are still this rebuild's, and the checkpoint is where it was.
+    /// Adds the checks of a step: the copies still belong to this rebuild, and the checkpoint is at `from`.
     pub(super) fn add_checks(&self, program: &mut Program, target: &ProjectionTarget<'_>, from: &str) {
         if let ProjectionTarget::Rebuild(token) = target {
             program.arg("claim").key(&self.own_key("rebuilding")).arg(token);
@@ -201,7 +207,7 @@ impl EventProjection {
         program.arg("at").key(&self.progress_keys(target).0).arg(from);
     }
 
-    /// The key of the checkpoint, and of the set of keys that were written.
+    /// Returns the key of the checkpoint, and the key of the set of written keys.
     pub(super) fn progress_keys(&self, target: &ProjectionTarget<'_>) -> (String, String) {
         match target {
             ProjectionTarget::Live => (self.own_key("checkpoint"), self.own_key("keys")),
@@ -209,7 +215,7 @@ impl EventProjection {
         }
     }
 
-    /// The key that is written for one that a handler names.
+    /// Returns the key to write for a key that a handler names.
     pub(super) fn target_key(&self, target: &ProjectionTarget<'_>, key: &str) -> String {
         match target {
             ProjectionTarget::Live => key.to_owned(),
@@ -217,7 +223,7 @@ impl EventProjection {
         }
     }
 
-    /// Notes how far the projection has come, for those who trim the stream, and what is known of the place.
+    /// Adds a write of the projection's note: trimming respects its id, and the next batch detects a loss by it.
     pub(super) fn add_position_note(
         &self,
         program: &mut Program,
@@ -228,7 +234,7 @@ impl EventProjection {
         self.change_projection_notes(program, "HSET", args);
     }
 
-    /// What it is called among the projections of the stream.
+    /// Returns the name of the target among the projections of the stream.
     pub(super) fn progress_name(&self, target: &ProjectionTarget<'_>) -> String {
         match target {
             ProjectionTarget::Live => self.progress_field(),
@@ -244,21 +250,21 @@ impl EventProjection {
         program.effect(&key, "", &effect);
     }
 
-    /// The checkpoint of what is served.
+    /// Returns the checkpoint of the live keys.
     pub(super) async fn live_checkpoint(&self) -> Result<String, RedisCommandError> {
         let at: Option<String> = self.query(&streams::get(&self.own_key("checkpoint"))).await?;
         Ok(at.unwrap_or_else(|| CHECKPOINT_START.to_owned()))
     }
 
-    pub(super) fn refused_error(&self, said: &str) -> StreamProjectionError {
-        RedisCommandError::Refused { stream: self.stream.clone(), source: said.into() }.into()
+    pub(super) fn refused_error(&self, reason: &str) -> StreamProjectionError {
+        RedisCommandError::Refused { stream: self.stream.clone(), source: reason.into() }.into()
     }
 
     pub(super) fn superseded_error(&self) -> StreamProjectionError {
         StreamProjectionError::Superseded { projection: self.name.clone() }
     }
 
-    /// Runs a step, twice if the connection was lost: the second time finds what the first one did.
+    /// Runs a step, twice if the connection was lost: a second run finds the checkpoint where the first one moved it.
     pub(super) async fn run_program(&self, program: &Program) -> Result<ProgramReply, StreamProjectionError> {
         self.check_slots(program.keys())?;
         let reply: Result<Vec<String>, _> = self.streams.connection().run_idempotent(&program.script()).await;
@@ -284,7 +290,7 @@ impl EventProjection {
     }
 }
 
-/// How many of some entries are written together; at least one.
+/// Returns the number of entries to write in one step; at least one.
 fn step_len(prepared: &[PreparedEntry<'_>]) -> usize {
     let mut effects = 0;
     let fits = |one: &&PreparedEntry<'_>| {

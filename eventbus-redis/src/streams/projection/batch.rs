@@ -1,7 +1,7 @@
-//! What a projection has to process next, and whether entries are gone that it had not processed.
+//! Loads the next entries of a projection, and detects entries that are gone before they were processed.
 //!
-//! Keep: beside the checkpoint it is noted how many of the entries that the stream ever got are behind it; all others
-//! must be there. Checkpoint, note and stream are looked at in one instant, else they do not fit each other.
+//! Invariant: a note beside the checkpoint holds how many of the entries ever added to the stream are not after it; the
+//! rest must exist. One script reads checkpoint, note and stream in one instant, else they would not fit each other.
 
 use std::{fmt, str::FromStr};
 
@@ -15,16 +15,16 @@ use super::{
 };
 use crate::{RedisCommandError, StreamEntry, command, entry_id::EntryId, keys, script, store::Program};
 
-/// How many entries are processed in one step; fewer if they have [`PAGE_BYTES`].
+/// Most entries of a batch; fewer if they have [`PAGE_BYTES`].
 const PROJECTION_BATCH_MAX: usize = 100;
 
-/// What is known of a place in a stream. What is not known is a `-` in the text.
+/// A position in a stream, as the note holds it. In the text, `-` stands for an unknown number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct StreamPosition {
     pub(super) id: EntryId,
-    /// How many of the entries that the stream ever got are not after it.
+    /// Number of entries ever added to the stream that are not after this position.
     entries_before: Option<u64>,
-    /// What the entry itself is, as a hash.
+    /// Hash of the entry at this position.
     entry_hash: Option<u64>,
 }
 
@@ -46,50 +46,50 @@ impl FromStr for StreamPosition {
     }
 }
 
-/// What a projection has before it.
+/// The next entries of a projection.
 pub(super) struct ProjectionBatch {
-    /// The checkpoint, as it stands there.
+    /// The checkpoint, as Redis holds it.
     pub(super) checkpoint: String,
-    /// What comes next.
+    /// The entries after the position.
     pub(super) entries: Vec<StreamEntry>,
-    /// What is noted of the place.
+    /// The position in the note, if it fits the checkpoint.
     saved_position: Option<StreamPosition>,
-    /// The place, with what is known of it now.
+    /// The position with its numbers as of this batch.
     position: StreamPosition,
     loss: Loss,
 }
 
-/// Whether entries are gone that were not processed.
+/// Entries that are gone before they were processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Loss {
     None,
-    /// So many were deleted by name, as `XDEL` does.
+    /// This many were deleted by name, as `XDEL` does.
     Deleted(u64),
-    /// So many were trimmed away; `None` if nobody knows.
+    /// This many were trimmed; `None` if unknown, perhaps none.
     Trimmed(Option<u64>),
-    /// It is another stream.
+    /// The stream is a different one.
     Replaced,
 }
 
-/// How a stream stands, seen from a place in it.
+/// State of a stream, seen from a position in it.
 #[derive(Debug, Clone, Copy)]
 struct StreamSnapshot {
-    /// How many entries it ever got, if the server counts.
+    /// Number of entries ever added, if the server counts them.
     added: Option<u64>,
     length: u64,
     first: EntryId,
     newest: EntryId,
     highest_deleted: EntryId,
-    /// How many it has after the place; `None` if they are many.
+    /// Number of entries after the position; `None` if they are more than a batch.
     entries_after: Option<u64>,
-    /// How many of those were read.
+    /// Number of them that the batch has read.
     entries_read: u64,
-    /// What the entry of the place is, if it is there.
+    /// Hash of the entry at the position, if it exists.
     entry_hash: Option<u64>,
 }
 
 impl StreamSnapshot {
-    /// Whether all entries that it has are after a place.
+    /// Returns `true` if all existing entries are after a position.
     fn starts_after(&self, at: EntryId) -> bool {
         self.length == 0 || self.first > at
     }
@@ -112,7 +112,7 @@ impl StreamSnapshot {
         };
         match (self.entries_after.map(|_| missing), self.starts_after(position.id)) {
             (None | Some(0), _) => Loss::None,
-            // in the middle nothing is trimmed; it may be that steps have passed what was deleted
+            // only `XDEL` leaves a gap behind existing entries, perhaps of an id that steps have passed since
             (Some(missing), false) if self.highest_deleted > EntryId::ZERO => Loss::Deleted(missing),
             (Some(_), false) => Loss::Replaced,
             (Some(1), true) if self.highest_deleted > position.id => Loss::Deleted(1),
@@ -120,7 +120,7 @@ impl StreamSnapshot {
         }
     }
 
-    /// What is known of a place, if nothing that is gone after it counts.
+    /// Returns a position with the numbers of this snapshot: entries that are gone count as behind it.
     fn position_at(&self, at: EntryId, noted: Option<StreamPosition>) -> StreamPosition {
         let counted = self.entries_after.and_then(|after| self.added?.checked_sub(after));
         let noted = noted.unwrap_or_default();
@@ -133,7 +133,7 @@ impl StreamSnapshot {
 }
 
 impl ProjectionBatch {
-    /// The place behind so many of the entries.
+    /// Returns the position behind the first `count` entries.
     pub(super) fn position_after(&self, count: usize) -> StreamPosition {
         match count.checked_sub(1).and_then(|last| self.entries.get(last)) {
             None => self.position,
@@ -151,8 +151,8 @@ impl ProjectionBatch {
 }
 
 impl EventProjection {
-    /// Looks from the checkpoint on, and makes the projection known to those who trim. Returns how many entries were
-    /// deleted by name before they were processed, too.
+    /// Loads the entries after the checkpoint, and saves the projection's note, which trimming respects. Also returns
+    /// the number of entries that were deleted by name before they were processed.
     pub(super) async fn next_batch(
         &self,
         target: &ProjectionTarget<'_>,
@@ -188,16 +188,16 @@ impl EventProjection {
         }
     }
 
-    /// Sets the checkpoint by hand, behind an entry or before the oldest one: the projection goes on there, with what
-    /// the stream has now.
+    /// Sets the checkpoint by hand, behind an entry or before the oldest one: the projection continues there, with the
+    /// entries that the stream has now.
     ///
     /// It is for what a run cannot decide: after [`Missing`](StreamProjectionError::Missing) with the id that it names,
-    /// if what is missing may stay missing; after [`Replaced`](StreamProjectionError::Replaced) with `None`, if all that
-    /// is in the stream now is new. What is after the entry is processed, **once more if it was**;
-    /// [`rebuild`](Self::rebuild) begins from zero instead.
+    /// if the missing entries may stay missing; after [`Replaced`](StreamProjectionError::Replaced) with `None`, if all
+    /// entries in the stream are new. The projection processes the entries after the checkpoint, **once more if it had
+    /// processed them**; [`rebuild`](Self::rebuild) begins from zero instead.
     ///
     /// # Errors
-    /// [`StreamProjectionError::Command`]; refused too if it is no id of an entry.
+    /// [`StreamProjectionError::Command`]; refused too if `entry` is not an id of an entry.
     ///
     /// # Examples
     /// ```no_run
@@ -214,7 +214,7 @@ impl EventProjection {
     pub async fn set_checkpoint_after(&self, entry: Option<&MessageId>) -> Result<(), StreamProjectionError> {
         let text = entry.map_or(CHECKPOINT_START, MessageId::as_str);
         let at = EntryId::parse_id_or_time(text)
-            .ok_or_else(|| self.refused_error(&format!("`{text}` is no id of an entry")))?;
+            .ok_or_else(|| self.refused_error(&format!("`{text}` is not an id of an entry")))?;
         loop {
             let batch = self.load_batch(&ProjectionTarget::Live, &at.to_string()).await?;
             if self.save_position(&ProjectionTarget::Live, &batch.checkpoint, Some(at), batch.position).await? {
@@ -223,7 +223,8 @@ impl EventProjection {
         }
     }
 
-    /// Notes what is known of a place, if the checkpoint is still there; and moves it, if it is to be moved.
+    /// Saves the note of a position, and moves the checkpoint if `to` is given. Returns `false` if the checkpoint is no
+    /// longer at `from`.
     async fn save_position(
         &self,
         target: &ProjectionTarget<'_>,
@@ -244,11 +245,11 @@ impl EventProjection {
             ProgramReply::Done => Ok(true),
             ProgramReply::CheckpointMoved => Ok(false),
             ProgramReply::Superseded => Err(self.superseded_error()),
-            ProgramReply::Refused { key, reason: said, .. } => Err(self.refused_error(&format!("`{key}`: {said}"))),
+            ProgramReply::Refused { key, reason, .. } => Err(self.refused_error(&format!("`{key}`: {reason}"))),
         }
     }
 
-    /// Looks from an id on, or from the checkpoint.
+    /// Loads the entries after an id, or after the checkpoint if `from` is empty.
     async fn load_batch(
         &self,
         target: &ProjectionTarget<'_>,
@@ -258,19 +259,19 @@ impl EventProjection {
         let (checkpoint, _) = self.progress_keys(target);
         let keys = [self.stream.clone(), checkpoint, keys::projections(&self.stream)];
         self.check_slots(&keys)?;
-        let mut look = script::NEXT_PROJECTION_BATCH.key(&keys);
-        look.arg(self.progress_name(target)).arg(from).arg(PROJECTION_BATCH_MAX).arg(PAGE_BYTES);
-        let reply: Result<BatchReply, _> = self.streams.connection().run_idempotent(&look).await;
+        let mut script = script::NEXT_PROJECTION_BATCH.key(&keys);
+        script.arg(self.progress_name(target)).arg(from).arg(PROJECTION_BATCH_MAX).arg(PAGE_BYTES);
+        let reply: Result<BatchReply, _> = self.streams.connection().run_idempotent(&script).await;
         let failed = |error| RedisCommandError::from_command_error(&self.stream, error);
         Ok(parse_batch(reply.map_err(failed)?, from).map_err(|error| failed(error.into()))?)
     }
 }
 
-/// What the script replies.
+/// Reply of the script.
 type BatchReply = (String, String, Value, Value, bool, i64, u64, String, String, String);
 
-fn parse_batch(looked: BatchReply, from: &str) -> Result<ProjectionBatch, RedisError> {
-    let (checkpoint, note, own, entries, has_more, added, length, first, newest, highest_deleted) = looked;
+fn parse_batch(reply: BatchReply, from: &str) -> Result<ProjectionBatch, RedisError> {
+    let (checkpoint, note, own, entries, has_more, added, length, first, newest, highest_deleted) = reply;
     let id = |text: &str| EntryId::parse_id_or_time(text).unwrap_or(EntryId::ZERO);
     let at = id(if from.is_empty() { &checkpoint } else { from });
     let found =
@@ -291,7 +292,7 @@ fn parse_batch(looked: BatchReply, from: &str) -> Result<ProjectionBatch, RedisE
     if stream.starts_after(at) {
         stream.entries_after = Some(length);
     }
-    let noted = note.parse::<StreamPosition>().ok().filter(|mark| mark.id == at && from.is_empty());
+    let noted = note.parse::<StreamPosition>().ok().filter(|position| position.id == at && from.is_empty());
     let loss = stream.detect_loss(noted.unwrap_or(StreamPosition { id: at, ..StreamPosition::default() }));
     Ok(ProjectionBatch { checkpoint, entries, saved_position: noted, position: stream.position_at(at, noted), loss })
 }

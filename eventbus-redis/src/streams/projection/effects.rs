@@ -1,19 +1,20 @@
-//! What the handlers of a projection write.
+//! The writes of a projection's handlers.
 
 use redis::ToSingleRedisArg;
 
 use crate::store::{Effect, Undo, to_bytes};
 
-/// What the handlers of an [`EventProjection`](super::EventProjection) write: commands, each for one key.
+/// The commands that handlers of an [`EventProjection`](super::EventProjection) write, each to one key.
 ///
-/// Nothing is sent before the handler has returned; then all is written together with the checkpoint, or nothing. While
-/// the projection is rebuilt, a key means its copy.
+/// The projection sends the commands after the handler has returned, and writes all of them together with the
+/// checkpoint, or none. In a rebuild of the projection, a key means its copy.
 ///
-/// These are all: each writes to one key, so that it has a copy in a rebuild, and can be undone if a later one of the step
-/// is refused. Texts and lists are copied for that, once in a step: keep lists short, with [`ltrim`](Self::ltrim).
+/// There are no other commands: each writes to one key, so that a rebuild can write a copy, and the step can undo it if
+/// the server refuses a later one. For that a step copies texts and lists, once each: keep lists short, with
+/// [`ltrim`](Self::ltrim).
 ///
-/// A command that the server refuses, as `hincrby` on a text, stops the projection, and nothing of its event is
-/// written. Keys that begin with `projection:` are the projections' own, and refused too.
+/// A command that the server refuses, as `hincrby` on a text, stops the projection, which then writes no command of the
+/// event. Keys that begin with `projection:` are the projections' own, and refused too.
 #[derive(Debug, Default)]
 pub struct Effects {
     pub(super) list: Vec<Effect>,
@@ -41,7 +42,7 @@ impl Effects {
         self.push(key, Undo::Field, "HDEL", vec![field.into()]);
     }
 
-    /// Sets a text, whatever the key held.
+    /// Sets a text, and replaces a value of any kind.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) {
         self.push(key, Undo::Key, "SET", vec![to_bytes(value)]);
     }

@@ -1,31 +1,31 @@
-//! Why a projection does not go on.
+//! The error of a projection.
 
 use eventbus::{BoxError, port::MessageId};
 
 use crate::{EntryError, RedisCommandError};
 
-/// Why a projection over a stream does not go on. What came before the entry that it names is written, and the
-/// checkpoint is there; that entry is not.
+/// Reason why a projection over a stream stops. The entries before the one that it names are written, and the
+/// checkpoint is behind them; that entry is not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamProjectionError {
-    /// Nothing was read or written: the projection cannot be called so.
-    #[error("a projection cannot be called `{}`: {reason}", projection.escape_debug())]
+    /// The name of the projection is not valid; it read and wrote no key.
+    #[error("`{}` is not a valid name of a projection: {reason}", projection.escape_debug())]
     InvalidName {
         /// The name.
         projection: String,
-        /// Why not.
+        /// The reason.
         reason: BoxError,
     },
-    /// An entry has no type, or its data is not what the handler of its type takes.
-    /// [`skip_if`](crate::EventProjection::skip_if) goes on without it.
+    /// An entry has no type, or its data does not decode for the handler of its type.
+    /// [`skip_if`](crate::EventProjection::skip_if) skips it.
     #[error("projection `{projection}` cannot read an entry of `{stream}`")]
     Entry {
         /// The projection.
         projection: String,
         /// The key of the stream.
         stream: String,
-        /// The entry, its field, and what is wrong.
+        /// The entry, its field, and the reason.
         source: EntryError,
     },
     /// A handler has failed.
@@ -39,10 +39,10 @@ pub enum StreamProjectionError {
         entry: MessageId,
         /// Its type.
         event_type: String,
-        /// What the handler said.
+        /// The handler's error.
         source: BoxError,
     },
-    /// The server refuses what a handler writes, or the key is one of the projections' own.
+    /// The server refuses a command of a handler, or the key is one of the projections' own.
     #[error("projection `{projection}` cannot write `{command}` to `{key}` for entry {entry}")]
     Effect {
         /// The projection.
@@ -53,10 +53,10 @@ pub enum StreamProjectionError {
         key: String,
         /// The command.
         command: String,
-        /// What is wrong with it.
+        /// The reason.
         source: BoxError,
     },
-    /// The server is a node of a cluster, and what is to be written in one step is not in one slot there.
+    /// The server is a node of a cluster, and the keys of one step are not in one slot.
     #[error("projection `{projection}`: `{key}` and `{checkpoint}` are in different slots, give them one hash tag")]
     OtherSlot {
         /// The projection.
@@ -66,11 +66,12 @@ pub enum StreamProjectionError {
         /// The key of the checkpoint.
         checkpoint: String,
     },
-    /// Entries are gone that it had not processed: trimmed by another program, by a publisher with a maximum length, or
-    /// by [`trim_may_lose`](crate::RedisStreams::trim_may_lose). [`rebuild`](crate::EventProjection::rebuild) begins with
-    /// what is left, [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) goes on without them.
+    /// Entries that the projection had not processed are gone: trimmed by a foreign program, by a publisher with a
+    /// maximum length, or by [`trim_may_lose`](crate::RedisStreams::trim_may_lose).
+    /// [`rebuild`](crate::EventProjection::rebuild) begins with the entries that remain,
+    /// [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) continues without them.
     #[error(
-        "projection `{projection}`: {} of `{stream}` after {after} are gone that it had not processed",
+        "projection `{projection}`: {} of `{stream}` after {after} were removed before it had processed them",
         entries_text(.entries)
     )]
     Missing {
@@ -78,13 +79,13 @@ pub enum StreamProjectionError {
         projection: String,
         /// The key of the stream.
         stream: String,
-        /// The checkpoint, behind which they were; `0-0` if it had processed nothing.
+        /// The checkpoint, behind which they were; `0-0` before the first entry.
         after: MessageId,
-        /// How many; `None` if that is not known, nor whether it is any: the projection was
-        /// [retired](crate::EventProjection::retire), or its checkpoint was set by somebody else.
+        /// Their number; `None` if it is not known, and may be zero: the projection was
+        /// [retired](crate::EventProjection::retire), or a foreign program set its checkpoint.
         entries: Option<u64>,
     },
-    /// The stream is another one: it was deleted and made anew, or has lost what came last.
+    /// The stream is a different one: it was deleted and made anew, or has lost its last entries.
     /// [`rebuild`](crate::EventProjection::rebuild) begins from zero,
     /// [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) keeps the numbers.
     #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
@@ -96,29 +97,30 @@ pub enum StreamProjectionError {
         /// The checkpoint.
         checkpoint: MessageId,
     },
-    /// Another rebuild of the same projection was begun after this one, or somebody removed its copies; it has changed
-    /// nothing that is served.
+    /// A later rebuild of the same projection has taken over, or a foreign program removed the copies; the live keys
+    /// are unchanged.
     #[error(
-        "this rebuild of projection `{projection}` has lost its copies: somebody began another one, or removed them"
+        "this rebuild of projection `{projection}` has lost its copies: a later rebuild began, or they were removed"
     )]
     Superseded {
         /// The projection.
         projection: String,
     },
-    /// The server did not do it. What was to be written is written completely or not at all, and the checkpoint tells.
+    /// The server did not run the step, or its reply was lost: the step is written as a whole or not at all, and the
+    /// checkpoint shows which.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
 
 impl StreamProjectionError {
-    /// Whether going on can succeed without anybody changing anything.
+    /// Returns `true` if a retry can succeed although no operator changes the system.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Command(error) if error.is_retryable())
     }
 
-    /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses what
-    /// the handler writes. The projection goes on once the entry, or the key, is mended or deleted.
+    /// Returns `true` if one entry stopped the projection: it cannot be read, its handler failed, or the server refuses
+    /// what the handler writes. The projection continues once the entry, or the key, is repaired or deleted.
     #[must_use]
     pub const fn is_entry_error(&self) -> bool {
         matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })

@@ -1,9 +1,10 @@
 //! Projections of a stream into keys of the same Redis.
 //!
-//! Keep: what a handler writes and the checkpoint are one step, made only if the checkpoint is where the entry was read
-//! after. So it does not matter who runs, how many, and when they die. What it has not processed and is gone stops it.
+//! Invariant: one step writes the effects of entries and moves the checkpoint, only if the checkpoint is still where
+//! the entries were read after. So any number of runners may run, and die at any moment. A projection stops if entries
+//! are gone that it had not processed.
 //!
-//! Real time, not the given clock: connecting to Redis again.
+//! Real time, not the given clock: reconnecting to Redis.
 
 mod apply;
 mod batch;
@@ -31,21 +32,21 @@ use crate::{RedisCommandError, blocking_read::RECONNECT_BACKOFF, command::stream
 
 /// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
 ///
-/// What the handlers write and the checkpoint change in one step, compared with the checkpoint: a crash neither repeats
-/// nor loses, and any number of processes may run it at once, as long as Redis keeps what it acknowledged. Handlers are
-/// called for an entry more than once, so they do nothing but write [`Effects`].
+/// One step writes the effects of the handlers and moves the checkpoint, unless it has moved: a crash neither repeats
+/// nor loses an entry, and any number of processes may run the projection at once, as long as Redis keeps what it
+/// acknowledged. A handler may be called for an entry more than once, so it only writes [`Effects`].
 ///
-/// A projection is known by its name, its stream and the
-/// [`stream_prefix`](crate::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name over another
-/// stream, or of a program with another prefix, has a checkpoint of its own. The keys that handlers write are theirs to
-/// keep apart.
+/// A projection is identified by its name, its stream and the
+/// [`stream_prefix`](crate::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name over a
+/// different stream, or of a program with a different prefix, has its own checkpoint. Programs must keep the keys of
+/// their handlers apart.
 ///
 /// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
-/// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): nothing is missed in silence.
-/// [`RedisStreams::trim`] removes none of them; a publisher's maximum length does.
+/// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): no entry is missed in silence.
+/// [`RedisStreams::trim`] removes no such entry; a publisher's maximum length does.
 ///
-/// [`catch_up`](Self::catch_up) processes what is there, [`run`](Self::run) what comes too, [`rebuild`](Self::rebuild)
-/// begins anew while the old numbers are served.
+/// [`catch_up`](Self::catch_up) processes the entries of the stream, [`run`](Self::run) also new ones,
+/// [`rebuild`](Self::rebuild) starts from the oldest entry while the old numbers are served.
 ///
 /// # Examples
 /// ```no_run
@@ -62,9 +63,9 @@ use crate::{RedisCommandError, blocking_read::RECONNECT_BACKOFF, command::stream
 ///         effects.hincrbyfloat("stats:orders", "total_value", order.total);
 ///     })
 ///     .on("order.shipped", |_: OrderShipped, effects| effects.hincrby("stats:orders", "shipped_count", 1));
-/// let rebuilt = stats.rebuild(|now| println!("{} of {}, {:?} left", now.done, now.of, now.left())).await?;
+/// let rebuilt = stats.rebuild(|now| println!("{} of {}, {:?} left", now.done, now.of, now.time_left())).await?;
 /// println!("{} processed", rebuilt.processed);
-/// stats.run(std::future::pending()).await?; // with what comes, until the process ends
+/// stats.run(std::future::pending()).await?; // with new entries, until the process ends
 /// # Ok(())
 /// # }
 /// ```
@@ -77,20 +78,20 @@ pub struct EventProjection {
     skip_predicates: Vec<SkipPredicate>,
 }
 
-/// How soon an entry that stopped a running projection is tried again.
+/// Delay before a running projection retries an entry that stopped it.
 const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(60);
 
 type SkipPredicate = Arc<dyn Fn(&StreamEntry) -> bool + Send + Sync>;
 type EventHandlerFn = Arc<dyn Fn(&StreamEntry, &mut Effects) -> Result<(), ApplyFailure> + Send + Sync>;
 
-/// Why a handler did not write.
+/// Reason why a handler wrote no effects.
 enum ApplyFailure {
     Entry(EntryError),
     Handler(BoxError),
 }
 
 impl RedisStreams {
-    /// Begins a projection of the stream of a key, as `events:orders`; it has no handlers yet.
+    /// Returns a projection of the stream of a key, as `events:orders`, without handlers.
     #[must_use]
     pub fn projection(&self, name: &str, key: &str) -> EventProjection {
         let (streams, name, stream) = (self.clone(), name.into(), key.into());
@@ -99,7 +100,7 @@ impl RedisStreams {
 }
 
 impl EventProjection {
-    /// Handles the events of a type, in the place of a handler that it had. Their data is decoded into `T`.
+    /// Sets the handler of a type of events, and replaces an earlier one. Their data is decoded into `T`.
     #[must_use]
     pub fn on<T, F>(self, event_type: &str, handler: F) -> Self
     where
@@ -112,8 +113,7 @@ impl EventProjection {
         })
     }
 
-    /// Handles the events of a type with what may fail. Then the projection stops with the entry's id, and nothing of
-    /// the event is written.
+    /// Sets a handler that may fail. The projection then stops with the entry's id, and writes no effects of the event.
     #[must_use]
     pub fn try_on<T, E, F>(mut self, event_type: &str, handler: F) -> Self
     where
@@ -129,9 +129,9 @@ impl EventProjection {
         self
     }
 
-    /// Skips entries, of whatever type, before anything in them is read: a damaged one, or those of another program.
-    /// The checkpoint moves behind them, they are [counted](Applied::skipped), and a rebuild skips them too. Without
-    /// this an entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
+    /// Skips entries of any type before their fields are read: a damaged one, or those of a foreign program. The
+    /// checkpoint moves past them, [`Applied::skipped`] counts them, and a rebuild skips them too. Without this an
+    /// entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
     ///
     /// # Examples
     /// ```no_run
@@ -147,7 +147,7 @@ impl EventProjection {
         self
     }
 
-    /// The last entry that is processed.
+    /// Returns the last processed entry; `None` before the first.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -155,10 +155,10 @@ impl EventProjection {
         Ok(Some(self.live_checkpoint().await?).filter(|at| at != apply::CHECKPOINT_START).map(MessageId::new))
     }
 
-    /// Processes what the stream has after the checkpoint, and returns what was done. Entries of types without a
-    /// handler are skipped and counted.
+    /// Processes the entries after the checkpoint, and returns the result. Entries of types without a handler are
+    /// skipped and counted.
     ///
-    /// Dropping the future, or the end of the process, at any moment neither repeats nor loses anything.
+    /// Dropping the future, or the end of the process, at any moment neither repeats nor loses an entry.
     ///
     /// # Errors
     /// [`StreamProjectionError`].
@@ -176,19 +176,20 @@ impl EventProjection {
             if batch.entries.is_empty() {
                 return Ok(());
             }
-            // where somebody else was faster, it is looked again
+            // if a concurrent runner was first, the loop continues behind it
             self.apply_batch(&ProjectionTarget::Live, &batch, applied).await?;
         }
     }
 
-    /// Processes what the stream has and what comes, until `stop` is done; returns what was done by then, but for a step
-    /// that is under way. While the server is away it waits for it. The first entry of a type without a handler is told
-    /// in the log.
+    /// Processes the entries of the stream and new ones until `stop` completes; returns the result by then, without a
+    /// step under way. It retries with backoff in an outage, and every minute after an
+    /// [entry error](StreamProjectionError::is_entry_error). Logs the first entry of each type without a handler.
     ///
     /// # Errors
-    /// [`StreamProjectionError`] that trying again does not mend.
+    /// [`StreamProjectionError`] of any other kind.
     pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Applied, StreamProjectionError> {
         let mut applied = Applied::default();
+        // a step under way may be dropped: the server makes all of it or none
         let failed = tokio::select! {
             () = stop => None,
             error = self.run_until_error(&mut applied) => Some(error),
@@ -230,10 +231,10 @@ impl EventProjection {
                 Err(error) if error.is_entry_error() => {
                     stop.begins();
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    let now = Some((error.to_string(), cause));
-                    // another entry may be met, or fail in another way
-                    if last_logged != now
-                        && let Some((error, cause)) = &now
+                    let current = Some((error.to_string(), cause));
+                    // logged again if a different entry fails, or for a different cause
+                    if last_logged != current
+                        && let Some((error, cause)) = &current
                     {
                         tracing::error!(
                             projection = self.name,
@@ -242,7 +243,7 @@ impl EventProjection {
                             "projection stopped, trying again every minute"
                         );
                     }
-                    last_logged = now;
+                    last_logged = current;
                     clock.sleep(STOPPED_RETRY_DELAY).await;
                 }
                 Err(error) => return error,
@@ -250,18 +251,18 @@ impl EventProjection {
         }
     }
 
-    /// Forgets that there is such a projection, so that it holds no [trimming](RedisStreams::trim) any more. What it
-    /// wrote, and its checkpoint, stay. The next run makes it known again, or says that entries may be
+    /// Removes the projection's note from the stream, so that it holds no [trimming](RedisStreams::trim) any more. The
+    /// keys that it wrote, and its checkpoint, stay. The next run notes it again, or fails because entries may be
     /// [missing](StreamProjectionError::Missing).
     ///
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
-        let forget = streams::delete_fields(
+        let delete = streams::delete_fields(
             &keys::projections(&self.stream),
             &[&self.progress_field(), &self.rebuild_progress_field()],
         );
-        self.query::<u64>(&forget).await.map(drop)
+        self.query::<u64>(&delete).await.map(drop)
     }
 
     async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {
@@ -281,12 +282,12 @@ impl EventProjection {
         }
     }
 
-    /// What it is called among the projections of the stream.
+    /// Returns its name among the projections of the stream.
     fn progress_field(&self) -> String {
         keys::projection_field(&self.streams.config().stream_prefix, &self.name)
     }
 
-    /// What a rebuild is called among the projections of the stream.
+    /// Returns the name of a rebuild among the projections of the stream.
     fn rebuild_progress_field(&self) -> String {
         format!("{}:rebuild", self.progress_field())
     }

@@ -1,4 +1,4 @@
-//! What a projection has done, as values.
+//! Results and progress of a projection, as values.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -8,60 +8,59 @@ use tokio::time::Instant;
 
 use crate::trim::in_seconds;
 
-/// What a run of a projection has done.
+/// Result of a run of a projection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Applied {
-    /// How many entries were processed, those of unknown types included. What another runner did in the meantime is not
-    /// counted.
+    /// Number of processed entries, those of unknown types included, without those that a concurrent runner processed.
     pub processed: u64,
-    /// How many of them had a type without a handler, by type. They were skipped.
+    /// Number of them without a handler for their type, by type. They were skipped.
     pub unknown: BTreeMap<String, u64>,
-    /// How many of them it was [told to skip](crate::EventProjection::skip_if).
+    /// Number of them that [`skip_if`](crate::EventProjection::skip_if) skipped.
     pub skipped: u64,
-    /// How many entries were deleted by name, as `XDEL` does, before they were processed. It has gone on without them, as
-    /// a rebuild would.
+    /// Number of entries that were deleted by name, as `XDEL` does, before they were processed. The projection
+    /// continued without them, as a rebuild would.
     pub deleted: u64,
-    /// The last entry that is processed, whoever did it.
+    /// The last processed entry, by any runner.
     pub position: Option<MessageId>,
 }
 
-/// How far a rebuild has come.
+/// Progress of a rebuild.
 ///
 /// # Examples
 /// ```
 /// use eventbus_redis::ProjectionProgress;
 /// use std::time::Duration;
 /// let now = ProjectionProgress { done: 500, of: 2_000, took: Duration::from_secs(5) };
-/// assert_eq!((now.per_second(), now.left()), (100.0, Some(Duration::from_secs(15))));
+/// assert_eq!((now.per_second(), now.time_left()), (100.0, Some(Duration::from_secs(15))));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct ProjectionProgress {
-    /// How many entries are processed.
+    /// Number of processed entries.
     pub done: u64,
-    /// How many there are: those of the stream when the rebuild began, and those that came and were processed since.
+    /// Number of entries in total: those of the stream when the rebuild began, and those added and processed since.
     pub of: u64,
-    /// How long it has taken.
+    /// Time since the rebuild began.
     #[serde(serialize_with = "in_seconds")]
     pub took: Duration,
 }
 
 impl ProjectionProgress {
-    /// Entries per second.
+    /// Returns processed entries per second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         let seconds = self.took.as_secs_f64();
         if seconds > 0.0 { self.done as f64 / seconds } else { 0.0 }
     }
 
-    /// About how long it takes yet; `None` as long as nobody can tell.
+    /// Returns the estimated time to the end; `None` while the rate is unknown.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.of.saturating_sub(self.done) as f64 / self.per_second()).ok()
     }
 }
 
-/// Tells how far a rebuild has come.
+/// Reports the progress of a rebuild to its callback.
 pub(super) struct ProgressReporter<F> {
     report: F,
     began: Instant,

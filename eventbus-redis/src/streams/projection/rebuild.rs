@@ -1,7 +1,20 @@
-//! Beginning a projection anew, while what it wrote before is served.
+//! Rebuilds a projection into copies of its keys, while the live keys are served.
 //!
-//! Keep: copies are filled as the projection itself would be, by whoever has the token, and take the place of what is
-//! served in the step that moves the checkpoint.
+//! Invariant: only the rebuild whose token is in the key `rebuilding` fills the copies, by the same steps as the live
+//! projection, and the step that renames them over the live keys also moves the live checkpoint.
+//!
+//! | state | event | next state |
+//! |---|---|---|
+//! | none | `start_rebuild` sets `rebuilding` to its token | clearing |
+//! | clearing | the copies of an earlier rebuild are removed, the start is noted | filling |
+//! | filling | a batch has entries: the step writes the copies and their checkpoint | filling |
+//! | filling | a batch is empty, the live checkpoint has not moved: swap | done: `rebuilding` holds `done <token>` |
+//! | filling | a batch is empty, but the live checkpoint has moved | filling: loads the next batch |
+//! | clearing, filling | `rebuilding` or the copies' checkpoint is not this rebuild's | superseded: returns the error |
+//! | clearing, filling | an error that is not retryable | failed: the copies are removed |
+//! | clearing, filling | a retryable error, a drop or a crash | abandoned: the next rebuild removes the copies |
+//!
+//! The swap is the only transition that changes live keys.
 
 use std::collections::BTreeSet;
 
@@ -14,22 +27,23 @@ use super::{
 use crate::{command::streams, keys, store::Program};
 
 impl EventProjection {
-    /// Processes the stream from its oldest entry on, into copies of the keys, and puts them in the place of the keys
-    /// together with the checkpoint. Until then the old numbers are served, and go on where the projection runs.
+    /// Processes the stream from its oldest entry on, into copies of the keys, then renames the copies over the keys
+    /// together with the checkpoint. Until then the old numbers are served, and a running projection updates them.
     /// Returns how many entries were [processed](Applied::processed).
     ///
-    /// Keys that the projection wrote before and that the rebuild does not write are removed. `on_progress` is told
-    /// after each hundred entries. What a rebuild leaves that was dropped or killed, the next one clears away; of
+    /// The last step removes keys that the projection wrote before and that the rebuild does not write. `on_progress`
+    /// is called after each hundred entries. The next rebuild removes the copies of one that was dropped or killed; of
     /// several at once the one that began last wins. The last step names all keys at once: it takes about a millisecond
     /// for a thousand of them.
     ///
     /// # Errors
-    /// [`StreamProjectionError`]; then nothing that is served has changed, and where the server is there, nothing is left.
+    /// [`StreamProjectionError`]; the live keys are then unchanged, and if the server is available, the copies are
+    /// removed.
     pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
         let token = self.streams.config().clock.new_id().to_string();
         let rebuilt = self.rebuild_with_token(&token, on_progress).await;
         if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
-            // what is left now the next rebuild clears away
+            // if this fails too, the next rebuild removes the copies
             drop(self.clear_copies(&token, None).await);
         }
         rebuilt
@@ -42,21 +56,22 @@ impl EventProjection {
     ) -> Result<Applied, StreamProjectionError> {
         let target = ProjectionTarget::Rebuild(token);
         self.start_rebuild(token).await?;
-        let mut meter = ProgressReporter::new(
+        let mut progress = ProgressReporter::new(
             self.query(&streams::length(&self.stream)).await?,
             on_progress,
             self.streams.config().clock.clone(),
         );
         let mut applied = Applied::default();
         loop {
-            // before the entries: where there are none after it, none was processed that the copies lack
+            // read before the entries: if there are none and the swap finds it unchanged, the copies lack no entry that
+            // the live projection has processed
             let live = self.live_checkpoint().await?;
             let (batch, deleted) = self.next_batch(&target).await?;
             applied.deleted += deleted;
             if batch.entries.is_empty() {
                 if self.swap_copies(token, &batch, &live).await? {
                     applied.position = batch.checkpoint_id();
-                    meter.report_progress(applied.processed);
+                    progress.report_progress(applied.processed);
                     return Ok(applied);
                 }
                 continue;
@@ -64,21 +79,21 @@ impl EventProjection {
             if let StepOutcome::CheckpointMoved = self.apply_batch(&target, &batch, &mut applied).await? {
                 return Err(self.superseded_error());
             }
-            meter.report_progress(applied.processed);
+            progress.report_progress(applied.processed);
         }
     }
 
-    /// Takes over from a rebuild that is or was under way, and clears away what it has made.
+    /// Takes over from an earlier rebuild, and removes its copies.
     async fn start_rebuild(&self, token: &str) -> Result<(), StreamProjectionError> {
         self.check_name()?;
         let claim = self.own_key("rebuilding");
-        // before anything of it is written: its step can be sent
+        // before the first write, so that a rebuild whose step would be refused leaves no token
         self.check_slots(&[claim.clone(), keys::projections(&self.stream)])?;
         self.query::<redis::Value>(&streams::set(&claim, token)).await?;
         self.clear_copies(token, Some(StreamPosition::default())).await
     }
 
-    /// Clears away the copies, and notes where they begin anew, or nothing.
+    /// Removes the copies, and notes the position `start`; without it removes the note too.
     async fn clear_copies(&self, token: &str, start: Option<StreamPosition>) -> Result<(), StreamProjectionError> {
         let target = ProjectionTarget::Rebuild(token);
         let (checkpoint, listed) = self.progress_keys(&target);
@@ -86,7 +101,7 @@ impl EventProjection {
         let mut clear = Program::default();
         clear.arg("claim").key(&self.own_key("rebuilding")).arg(token);
         match start {
-            Some(mark) => self.add_position_note(&mut clear, &target, mark),
+            Some(position) => self.add_position_note(&mut clear, &target, position),
             None => self.change_projection_notes(&mut clear, "HDEL", vec![self.rebuild_progress_field().into_bytes()]),
         }
         for key in stale {
@@ -96,11 +111,12 @@ impl EventProjection {
         match self.run_program(&clear).await? {
             ProgramReply::Done => Ok(()),
             ProgramReply::CheckpointMoved | ProgramReply::Superseded => Err(self.superseded_error()),
-            ProgramReply::Refused { key, reason: said, .. } => Err(self.refused_error(&format!("`{key}`: {said}"))),
+            ProgramReply::Refused { key, reason, .. } => Err(self.refused_error(&format!("`{key}`: {reason}"))),
         }
     }
 
-    /// Puts the copies, behind which nothing is ahead, in the place of what is served, if that is still at `live`.
+    /// Renames the copies over the live keys after the last batch. Returns `false` if the live checkpoint is no longer
+    /// `live`.
     async fn swap_copies(
         &self,
         token: &str,
@@ -130,14 +146,14 @@ impl EventProjection {
         match self.run_program(&program).await? {
             ProgramReply::Done => Ok(true),
             ProgramReply::CheckpointMoved => Ok(false),
-            // perhaps only the reply to a first try was lost
+            // perhaps the reply to a first run was lost, which left `done`
             ProgramReply::Superseded => {
                 match self.query::<Option<String>>(&streams::get(&self.own_key("rebuilding"))).await? {
                     Some(found) if found == done => Ok(true),
                     _ => Err(self.superseded_error()),
                 }
             }
-            ProgramReply::Refused { key, reason: said, .. } => Err(self.refused_error(&format!("`{key}`: {said}"))),
+            ProgramReply::Refused { key, reason, .. } => Err(self.refused_error(&format!("`{key}`: {reason}"))),
         }
     }
 }
