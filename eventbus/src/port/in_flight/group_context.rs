@@ -1,4 +1,4 @@
-//! How a group's entries are handled.
+//! The context in which the entries of one group are handled.
 
 use std::{fmt, sync::Arc};
 
@@ -9,56 +9,57 @@ use crate::{
     port::{BusCounters, RetryPolicy, SpanFn, Subscribers, dispatch::Limits},
 };
 
-/// Lets the deliveries of a bus run beside each other, or one of them alone.
+/// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.
 #[derive(Debug, Clone, Default)]
 pub struct RunLock(Arc<RwLock<()>>);
 
 impl RunLock {
-    /// Waits until nothing runs alone; others may run beside this one until the guard is dropped.
+    /// Waits until no delivery runs alone; more may run beside this one until the guard is dropped.
     pub async fn shared(&self) -> RunGuard {
         RunGuard::Shared(Arc::clone(&self.0).read_owned().await)
     }
 
-    /// Waits until nothing else runs, and lets nothing begin meanwhile nor until the guard is dropped.
+    /// Waits until no other delivery runs; none begins during the wait, nor until the guard is dropped.
     pub async fn exclusive(&self) -> RunGuard {
         RunGuard::Exclusive(Arc::clone(&self.0).write_owned().await)
     }
 }
 
-/// Lets a delivery run until it is dropped.
+/// Permission for one delivery to run, until dropped.
 #[derive(Debug)]
 #[allow(dead_code, reason = "it is held, not read")]
 pub enum RunGuard {
-    /// Beside others.
+    /// Beside other deliveries.
     Shared(OwnedRwLockReadGuard<()>),
     /// Alone.
     Exclusive(OwnedRwLockWriteGuard<()>),
 }
 
-/// How a group's entries are handled.
+/// The handlers, limits and counters that the deliveries of one group share.
 #[derive(Clone)]
 pub struct GroupContext {
     /// The group.
     pub group: Name,
-    /// Its handlers, and those of other groups.
+    /// The subscribers of the bus, of all groups.
     pub subscribers: Subscribers,
-    /// Where deliveries are counted.
+    /// The counters of the bus.
     pub counters: Arc<BusCounters>,
-    /// How often and when a failed delivery is tried again.
+    /// When and how often a failed delivery is retried.
     pub retry: RetryPolicy,
-    /// How many at once, and how fast.
+    /// The limits for concurrent and for slow deliveries.
     pub limits: Limits,
-    /// Which deliveries run at once; one for all groups of a bus.
+    /// Lets a suspect run alone; one for all groups of a bus.
     pub run_lock: RunLock,
     /// Makes the spans in which handlers run.
     pub span: Arc<SpanFn>,
 }
 
-/// Each worker is a task: more would take the memory rather than the work.
+/// Limit for the workers of a group: each is a task, and more would only take memory.
 const MAX_WORKERS: usize = 10_000;
 
 impl GroupContext {
-    /// How many workers it takes: as many as the handler wants that wants most, and no more than there is room for.
+    /// Returns the number of workers: the highest concurrency among the group's handlers and its limit, at most
+    /// [`MAX_WORKERS`].
     pub(super) fn workers(&self) -> usize {
         self.subscribers.most_concurrency(&self.group).max(self.limits.concurrency).clamp(1, MAX_WORKERS)
     }

@@ -1,12 +1,12 @@
-//! What a consumer has in hand: entries that were read and are not done with, and the workers that handle them.
+//! In-flight entries of one consumer: read from the bus, not yet acknowledged; and the workers that handle them.
 //!
-//! A bus takes entries in with [`InFlight::add`], runs [`InFlight::work`] as often as it wants entries handled at once, writes
-//! down what came of them ([`InFlight::disposed`]), and says so ([`InFlight::release`]). Of entries that wait for a retry, and of
-//! those parked behind them, only their ids, aggregates and times are kept: the bus reads them again when they are due
-//! ([`InFlight::due`]).
+//! A bus adds entries with [`InFlight::add`], runs [`InFlight::work`] in a task, persists the dispositions
+//! ([`InFlight::disposed`]), and then removes the entries ([`InFlight::release`]). Of entries that wait for a retry,
+//! and of those blocked behind them, only ids, ordering keys and times stay in memory: the bus reads them again when
+//! they are due ([`InFlight::due`]).
 //!
-//! Keep: entries of one aggregate are handled one after the other, in the order they came, also over retries; the others
-//! flow meanwhile.
+//! Invariant: workers handle entries of one aggregate one at a time, in the order they were added, also across retries;
+//! entries of other aggregates flow meanwhile.
 
 mod group_context;
 mod read_ahead;
@@ -37,46 +37,47 @@ pub use group_context::{GroupContext, RunLock};
 use state::{Bounds, InFlightState, WaitingLimit};
 pub use worker_slots::WorkerSlots;
 
-/// How many bytes of events a consumer holds unless it is told otherwise: 16 MiB.
+/// Default limit for the events that a consumer holds, in bytes: 16 MiB.
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
 
-/// How many entries may wait for a retry, or be parked behind one that does, unless a consumer is told otherwise.
+/// Default limit for the entries of a consumer that wait for a retry, or are blocked behind one that does.
 pub const DEFAULT_MAX_WAITING: usize = 100_000;
 
-/// An entry that is to be read again, as its turn has come.
+/// An entry that is due: the bus must read it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DueEntry {
-    /// What the bus calls it.
+    /// The id of the entry on the bus.
     pub id: MessageId,
-    /// Whether it has waited until the time in its tries. Then it is about to be handled: take that time out of what is
-    /// written down of it, so that it counts as in flight if the process ends.
+    /// Set if the entry has waited until the retry time in its attempts. It is about to be handled: the bus removes
+    /// that time from the persisted attempts, so that the entry counts as in flight if the process ends.
     pub has_waited: bool,
 }
 
-/// An entry that a consumer has taken.
+/// An entry as a consumer received it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct InFlightEntry {
-    /// What the bus calls it.
+    /// The id of the entry on the bus.
     pub id: MessageId,
     /// The event.
     pub record: RecordedEvent,
-    /// What came of it before.
+    /// The attempts before, as persisted.
     pub attempts: DeliveryAttempts,
-    /// Whether it was pending on a process that has ended: it may have been the cause.
+    /// Set if the entry was pending on a process that has ended: it may be the cause.
     pub is_redelivered: bool,
 }
 
 impl InFlightEntry {
-    /// Whether it was in flight when its process ended, and is to run alone.
+    /// Returns `true` if the entry was in flight when its process ended: it must run alone.
     #[must_use]
     pub fn is_suspect(&self, clock: &SharedClock) -> bool {
         self.attempts.is_suspect() || (self.is_redelivered && !self.attempts.is_waiting(clock))
     }
 
-    /// What is to be written down before a [suspect](Self::is_suspect) is handled at once: that it begins, or that it is
-    /// given up.
+    /// Begins a [suspect](Self::is_suspect), and returns the disposition that the caller must persist before it runs
+    /// the handlers: [`Begin`](Disposition::Begin), or [`DeadLetter`](Disposition::DeadLetter) after too many process
+    /// ends.
     #[must_use]
     pub fn begin(&mut self, is_alone: bool, clock: &SharedClock) -> Disposition {
         if self.is_redelivered && !self.attempts.is_waiting(clock) && !self.attempts.note_process_end(clock) {
@@ -87,20 +88,20 @@ impl InFlightEntry {
         Disposition::Begin(self.attempts.clone())
     }
 
-    /// An entry that nobody had before.
+    /// Creates an entry without earlier attempts.
     #[must_use]
     pub fn new(id: MessageId, record: RecordedEvent) -> Self {
         Self { id, record, attempts: DeliveryAttempts::default(), is_redelivered: false }
     }
 
-    /// Says what came of it before.
+    /// Sets the attempts before, as persisted.
     #[must_use]
     pub fn with_attempts(mut self, attempts: DeliveryAttempts) -> Self {
         self.attempts = attempts;
         self
     }
 
-    /// Says that its process has ended, of it perhaps.
+    /// Marks the entry as redelivered: its process has ended, perhaps because of it.
     #[must_use]
     pub fn redelivered(mut self) -> Self {
         self.is_redelivered = true;
@@ -108,54 +109,54 @@ impl InFlightEntry {
     }
 }
 
-/// What came of an entry, to be written down.
+/// An entry with its disposition, for the bus to persist.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct DisposedEntry {
-    /// What the bus calls it.
+    /// The id of the entry on the bus.
     pub id: MessageId,
-    /// The event; nothing if it is none.
+    /// The event; `None` if the entry cannot be decoded. A [`Retry`](Disposition::Retry) may leave it out.
     pub record: Option<RecordedEvent>,
-    /// What is to be done.
+    /// The action that the bus takes.
     pub disposition: Disposition,
 }
 
 impl DisposedEntry {
-    /// Says what is to be done with an entry.
+    /// Pairs an entry with its disposition.
     #[must_use]
-    pub const fn new(id: MessageId, record: Option<RecordedEvent>, verdict: Disposition) -> Self {
-        Self { id, record, disposition: verdict }
+    pub const fn new(id: MessageId, record: Option<RecordedEvent>, disposition: Disposition) -> Self {
+        Self { id, record, disposition }
     }
 }
 
-/// What is to be done with an entry.
+/// The action that the bus takes with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition {
-    /// All handlers have succeeded: acknowledge it, then [`InFlight::release`].
+    /// All handlers have succeeded: the bus acknowledges the entry, then calls [`InFlight::release`].
     Acknowledge {
-        /// Whether something about its tries was written down before.
+        /// Set if attempts of the entry may have been persisted before.
         has_attempts: bool,
     },
-    /// No handler here wants it: acknowledge it and count it as skipped, or leave it to another consumer of the group
-    /// that wants it, and write down these tries for that one; then [`InFlight::release`].
+    /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, or persists these
+    /// attempts and leaves it to a consumer of the group that wants it; then it calls [`InFlight::release`].
     Skip(DeliveryAttempts),
-    /// It is tried again later and stays in hand: write its tries down, before it is read again.
+    /// The entry is retried later and stays in flight: the bus persists its attempts before it reads the entry again.
     Retry {
-        /// What came of it so far.
+        /// The attempts so far.
         attempts: DeliveryAttempts,
-        /// When it is tried again, from now.
+        /// The delay before the retry.
         after: Duration,
     },
-    /// It is about to be handled, and may have ended the process that had it before: write its tries down, then
-    /// [`InFlight::begin`].
+    /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
+    /// attempts, then calls [`InFlight::begin`].
     Begin(DeliveryAttempts),
-    /// Its attempts are used up: make it a dead letter, then [`InFlight::release`].
+    /// The attempts are used up: the bus moves the entry to the dead letters, then calls [`InFlight::release`].
     DeadLetter(DeliveryAttempts),
 }
 
 impl Disposition {
-    /// What is to be done after the handlers ran, which is noted in `tries`. `None`: the group has no handlers, so
-    /// nobody has decided about it.
+    /// Records the outcome of a run in the attempts, and returns the action that follows. `None`: the group has no
+    /// handlers, so the entry is still undecided.
     #[must_use]
     pub fn from_outcome(
         outcome: Outcome,
@@ -166,7 +167,7 @@ impl Disposition {
         let next = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => {
-                delivery_attempts.reset_process_ends(); // nothing that could have ended the process has run
+                delivery_attempts.reset_process_ends(); // no handler ran that could have ended the process
                 return Some(Self::Skip(delivery_attempts.clone()));
             }
             Outcome::Handled { succeeded } => delivery_attempts.succeed(&succeeded),
@@ -182,59 +183,61 @@ impl Disposition {
     }
 }
 
-/// What a consumer has in hand, shared between its tasks.
+/// In-flight entries of one consumer, shared between its tasks.
 #[derive(Debug)]
 pub struct InFlight {
     state: Mutex<InFlightState>,
     bounds: Bounds,
     clock: SharedClock,
-    /// Tells all idle workers that there may be something to do: so one that finds more than it can do, or a delay that
-    /// another does not know of, needs to tell nobody.
+    /// Wakes all idle workers, always together: a worker that finds more work than it can do, or a delay that the
+    /// others do not know of, needs to wake none.
     work: Notify,
-    /// Tells the bus that there is something to write down.
+    /// Wakes the bus if dispositions are ready to persist.
     outbox: Notify,
-    /// Tells the bus that there may be room again.
+    /// Wakes the bus if there may be room again.
     room: Notify,
-    /// Tells the bus that something may be due.
+    /// Wakes the bus if entries may be due.
     due: Notify,
-    /// The group and who subscribes, once it is worked for.
+    /// The group and its subscribers, set by [`work`](Self::work).
     group: OnceLock<(Name, Subscribers)>,
-    /// Whether workers handle entries.
+    /// Set while workers handle entries.
     is_worked: AtomicBool,
     worker_slots: WorkerSlots,
 }
 
 impl InFlight {
-    /// An empty hand that holds `entries` of `bytes` bytes together; at least one entry, however large.
+    /// Creates an empty set of in-flight entries, limited to `entries` entries of `bytes` bytes together; it holds at
+    /// least one entry, however large.
     ///
-    /// It is filled with what the workers finish in about a tenth of a second, at the pace that was measured last, and
-    /// with two entries for each worker at first.
+    /// A consumer reads ahead what its workers finish in about a tenth of a second, at the pace that was measured last,
+    /// and two entries for each worker at first.
     #[must_use]
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
         let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
         let bounds = Bounds { entries: entries.max(1), bytes };
-        let (group, is_worked, places) = (OnceLock::new(), AtomicBool::new(false), WorkerSlots::default());
-        Self { state, bounds, clock, work, outbox, room, due, group, is_worked, worker_slots: places }
+        let (group, is_worked, worker_slots) = (OnceLock::new(), AtomicBool::new(false), WorkerSlots::default());
+        Self { state, bounds, clock, work, outbox, room, due, group, is_worked, worker_slots }
     }
 
-    /// Lets so many entries wait for a retry, or be parked behind one that does, at least one; [`DEFAULT_MAX_WAITING`] if left
-    /// out. When so many do, nothing is to be read until a tenth of them is gone, and health has an alert.
+    /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
+    /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
+    /// has an alert.
     #[must_use]
     pub fn with_max_waiting(self, entries: usize) -> Self {
         *self.state() = InFlightState::new(self.clock.clone(), entries.max(1));
         self
     }
 
-    /// Shares its places with other hands of the same consumer and group: together they handle as many entries at once as
-    /// one of them would alone.
+    /// Takes worker slots from `slots`, which in-flight entries of the same consumer and group share: together they run
+    /// as many entries at once as one of them would alone.
     #[must_use]
     pub fn with_slots(self, slots: &WorkerSlots) -> Self {
         Self { worker_slots: slots.clone(), ..self }
     }
 
-    /// Holds aggregates back of which earlier events wait elsewhere: what comes of them is parked until each was
-    /// [released](Self::unblock_streams) as often. What a worker has already is not.
+    /// Blocks aggregates whose earlier events wait elsewhere, as in a backlog: their entries do not start until each
+    /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs already is not stopped.
     pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
         let now = self.clock.instant();
         let mut state = self.state();
@@ -244,7 +247,7 @@ impl InFlight {
         self.notify_waiters(state);
     }
 
-    /// Lets the events of aggregates go on that were [held back](Self::block_streams).
+    /// Unblocks aggregates that were [blocked](Self::block_streams), each once.
     pub fn unblock_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
         let now = self.clock.instant();
         let mut state = self.state();
@@ -255,15 +258,15 @@ impl InFlight {
         self.work.notify_waiters();
     }
 
-    /// How many entries have failed and are tried again, or are parked behind one of those.
+    /// Returns the number of entries that are being retried, or are blocked behind one of those.
     #[must_use]
     pub fn count_retried(&self) -> usize {
         self.state().retried()
     }
 
-    /// Takes entries in that are not in hand already; says how many.
+    /// Adds the entries that are not in flight already; returns how many.
     pub fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
-        // the caller's iterator may ask us about what is in hand
+        // before the lock: the caller's iterator may call our methods
         let entries: Vec<_> = entries.into_iter().collect();
         let now = self.clock.instant();
         let mut state = self.state();
@@ -277,7 +280,8 @@ impl InFlight {
         added
     }
 
-    /// Tells those who wait for it what there is to do, after the state was changed.
+    /// Wakes the tasks of the bus that the changed state concerns, and logs if the waiting limit was reached or
+    /// cleared.
     fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) {
         let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
         let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_limit_change());
@@ -294,20 +298,22 @@ impl InFlight {
         let group = self.group.get().map(|(group, _)| tracing::field::display(group));
         match crowding {
             Some(WaitingLimit::Reached) => {
-                self.work.notify_waiters(); // what is new is waited for no more
+                self.work.notify_waiters(); // no new entries follow: idle workers run retries now
                 tracing::error!(
                     group,
-                    "too many events wait for a retry, or behind one that does: nothing is read until a tenth is gone"
+                    "too many events wait for a retry, or behind one that does: the consumer reads no more until a \
+                     tenth of them is gone"
                 );
             }
-            Some(WaitingLimit::Cleared) => tracing::info!(group, "fewer events wait for a retry: reading goes on"),
+            Some(WaitingLimit::Cleared) => {
+                tracing::info!(group, "fewer events wait for a retry: the consumer reads again");
+            }
             None => {}
         }
     }
 
-    /// Says whether there is more to be read that is new, and soon: as long as there is, what was read again is handled
-    /// only now and then, and a worker rather waits. A bus that does not say so has it handled whenever a worker has
-    /// nothing else to do.
+    /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
+    /// and an idle worker waits for a new entry instead. A bus that never sets it has retries run by any idle worker.
     pub fn set_has_more(&self, has_more: bool) {
         let mut state = self.state();
         if state.set_has_more(has_more) {
@@ -316,21 +322,21 @@ impl InFlight {
         }
     }
 
-    /// Waits until entries are to be read again.
+    /// Waits until the bus must read entries again.
     pub async fn due(&self) {
         while self.state().due_room(self.bounds) == 0 {
             self.due.notified().await;
         }
     }
 
-    /// The entries that are to be read again now; each is handed out once. What came of them before must be written down
-    /// by now. Each is to be [resumed](Self::resume), [not read](Self::return_due), [put off](Self::postpone), or
-    /// [let go](Self::release).
+    /// Returns the entries that the bus must read again now, each once. Before it calls this, the bus must persist the
+    /// dispositions of [`take_disposed`](Self::take_disposed). Then it [resumes](Self::resume) each entry,
+    /// [returns](Self::return_due) it unread, [postpones](Self::postpone) or [releases](Self::release) it.
     pub fn take_due(&self) -> Vec<DueEntry> {
         self.state().take_due(self.clock.instant(), self.bounds)
     }
 
-    /// Goes on with entries that were read again, with what is written down of their tries.
+    /// Resumes entries that the bus has read again, with their persisted attempts.
     pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
         let now = self.clock.instant();
         let mut state = self.state();
@@ -341,7 +347,7 @@ impl InFlight {
         self.work.notify_waiters();
     }
 
-    /// Says that entries could not be read again for now: they are still due.
+    /// Returns entries that the bus could not read again: they are still due.
     pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let mut state = self.state();
         for id in ids {
@@ -351,7 +357,7 @@ impl InFlight {
         self.work.notify_waiters();
     }
 
-    /// Says that entries cannot be read again before some time has passed: they are due again then.
+    /// Postpones entries that the bus cannot read again yet: they are due after `time`.
     pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
         let until = self.clock.instant() + time;
         let mut state = self.state();
@@ -362,18 +368,18 @@ impl InFlight {
         self.work.notify_waiters();
     }
 
-    /// Whether so many entries wait that none is to be read.
+    /// Returns `true` if so many entries wait that the bus must read no more.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
         self.crowded().is_some()
     }
 
-    /// How many wait if these are too many, and since when.
+    /// Returns how many entries wait, and since when these are too many; `None` if they are not.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
         self.state().crowded()
     }
 
-    /// The delivery that failed first of those that are unfinished, and how many are unfinished.
+    /// Returns the unfinished delivery that failed first, with the number of unfinished deliveries.
     pub(super) fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
         let (oldest, unfinished) = {
             let state = self.state();
@@ -383,45 +389,45 @@ impl InFlight {
         Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
     }
 
-    /// Takes in what no handler can ever handle, as it is no event.
+    /// Adds an entry that is no event: no handler can ever handle it.
     pub fn add_undecodable(&self, id: MessageId, attempts: DeliveryAttempts) {
         if self.state().add_undecodable(id, attempts) {
             self.outbox.notify_one();
         }
     }
 
-    /// Whether an entry is in hand.
+    /// Returns `true` if the entry is in flight.
     #[must_use]
     pub fn contains(&self, id: &MessageId) -> bool {
         self.state().contains(id)
     }
 
-    /// The entries in hand, unsorted.
+    /// Returns the ids of the in-flight entries, unsorted.
     #[must_use]
     pub fn ids(&self) -> Vec<MessageId> {
         self.state().ids()
     }
 
-    /// How many entries are in hand: being handled, waiting for a retry, parked, or not yet written down.
+    /// Returns the number of in-flight entries: ready, running, waiting for a retry, blocked, or not yet persisted.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state().len()
     }
 
-    /// Whether nothing is in hand.
+    /// Returns `true` if no entry is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// How many more entries it holds; those that wait do not count, but where too many do it holds no more.
+    /// Returns how many more entries fit. Those that wait take no room, but none fit if too many wait.
     #[must_use]
     pub fn free(&self) -> usize {
         let state = self.state();
         if state.crowded().is_some() { 0 } else { state.free(self.bounds) }
     }
 
-    /// Waits until it is to be filled, and says how many entries it holds then.
+    /// Waits until the bus should read more entries, and returns how many.
     pub async fn room(&self) -> usize {
         loop {
             let room = self.room_beside(0);
@@ -432,60 +438,61 @@ impl InFlight {
         }
     }
 
-    /// How many entries are to be read now beside some that are about to be added; none if it is not to be filled.
+    /// Returns how many entries the bus should read now, beside `coming` that it is about to add; 0 while the workers
+    /// have enough.
     #[must_use]
     pub fn room_beside(&self, coming: usize) -> usize {
         self.state().room(coming, self.bounds)
     }
 
-    /// Waits until something is to be written down. It is not to wait for more: what is written down late is handled
-    /// again if the process ends meanwhile. What comes while it is written goes into the next write.
+    /// Waits until dispositions are ready to persist. The bus should not wait for more of them: an entry is handled
+    /// again if the process ends before the write. Dispositions that arrive during a write go into the next one.
     pub async fn disposed(&self) {
         while self.state().unwritten() == 0 {
             self.outbox.notified().await;
         }
     }
 
-    /// What came of entries, in order; each is handed out once.
+    /// Returns the entries whose dispositions the bus must persist, in order, each once.
     ///
-    /// An entry that was skipped is handled instead if a handler of it has come meanwhile: the bus may have announced that
-    /// handler already, and would not look again for what was left before. Only an event of its aggregate that has
-    /// been started by then runs before it.
+    /// A skipped entry is handled instead if a handler for it has joined meanwhile: the bus may have announced that
+    /// handler already, and would not search again for events that were skipped before. Of its aggregate, only an entry
+    /// that was started meanwhile, or is being read again, runs before it.
     pub fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let settled = self.state().drain();
-        if !settled.iter().any(|settled| matches!(settled.disposition, Disposition::Skip(_))) {
-            return settled;
+        let disposed = self.state().drain();
+        if !disposed.iter().any(|entry| matches!(entry.disposition, Disposition::Skip(_))) {
+            return disposed;
         }
-        let (skipped, settled): (Vec<_>, Vec<_>) = settled.into_iter().partition(|settled| self.has_handler(settled));
+        let (skipped, disposed): (Vec<_>, Vec<_>) = disposed.into_iter().partition(|entry| self.has_handler(entry));
         if !skipped.is_empty() {
             let now = self.clock.instant();
             let mut state = self.state();
-            // the last first, as each comes before the others of its aggregate
+            // the last first: each goes to the front of its aggregate's queue
             for skipped in skipped.into_iter().rev() {
                 state.handle_skipped(skipped, now);
             }
             self.notify_waiters(state);
             self.work.notify_waiters();
         }
-        settled
+        disposed
     }
 
-    /// Whether a handler has come of an entry that was skipped, and workers are there to handle it.
-    fn has_handler(&self, settled: &DisposedEntry) -> bool {
-        let DisposedEntry { record: Some(record), disposition: Disposition::Skip(_), .. } = settled else {
+    /// Returns `true` if a handler has joined for a skipped entry, and workers are there to run it.
+    fn has_handler(&self, disposed: &DisposedEntry) -> bool {
+        let DisposedEntry { record: Some(record), disposition: Disposition::Skip(_), .. } = disposed else {
             return false;
         };
         let handle = |(group, subscribers): &(Name, Subscribers)| subscribers.handle(group, record.event_type());
         self.is_worked.load(Ordering::Acquire) && self.group.get().is_some_and(handle)
     }
 
-    /// How many entries it reads ahead at the pace of its workers, those that run among them.
+    /// Returns the read-ahead window: the entries that are running or read ahead at the workers' pace.
     #[must_use]
     pub fn read_ahead(&self) -> usize {
         self.state().read_ahead_window(self.bounds).1
     }
 
-    /// It is written down that these are begun.
+    /// Lets suspects run: the bus has persisted that they begin.
     pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let mut state = self.state();
         for id in ids {
@@ -495,7 +502,8 @@ impl InFlight {
         self.work.notify_waiters();
     }
 
-    /// Lets entries go: they are done with, or someone else has taken them over. A handler that has one is cancelled.
+    /// Removes entries: their dispositions are persisted, or another consumer has taken them over. Cancels handlers
+    /// that run one of them.
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let now = self.clock.instant();
         let mut state = self.state();
@@ -510,19 +518,20 @@ impl InFlight {
         }
     }
 
-    /// Lets go of everything that is neither being handled nor done with; tries that were to be written down still are.
+    /// Removes the entries that neither run nor are finished, and returns their ids for the bus to nack. Attempts that
+    /// are ready to persist stay so.
     pub fn nack_idle(&self) -> Vec<MessageId> {
         self.nack_idle_if(|_| true)
     }
 
-    /// Does the same with some entries only.
+    /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let mut state = self.state();
-        let given_back = state.remove_idle(which);
+        let nacked = state.remove_idle(which);
         self.notify_waiters(state);
         self.room.notify_one();
         self.work.notify_waiters();
-        given_back
+        nacked
     }
 
     fn state(&self) -> MutexGuard<'_, InFlightState> {

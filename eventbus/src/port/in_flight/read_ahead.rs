@@ -1,37 +1,37 @@
-//! How far to read ahead: what the workers finish in a moment.
+//! The read-ahead window of a consumer: the entries that its workers finish in [`READ_AHEAD_TIME`].
 //!
-//! Keep: what is read is this consumer's alone, so the other consumers of the group get the less the more it reads; and
-//! what was read when the process ends is delivered again.
+//! Invariant: the window is no larger than that, as an entry once read is not available to the other consumers of the
+//! group, and is redelivered if the process ends.
 
 use std::time::Duration;
 
-/// How long what was read ahead should keep the workers busy: far longer than a round trip, far shorter than anybody
-/// waits for a share.
+/// The time for which entries that were read ahead keep the workers busy: far longer than a round trip, and so short
+/// that the other consumers of the group hardly wait for their share.
 const READ_AHEAD_TIME: Duration = Duration::from_millis(100);
-/// The share of the latest duration in the average.
+/// The weight of the latest duration in the average.
 const AVERAGE_WEIGHT: f64 = 0.125;
 
-/// The measured pace of a consumer's workers, and how many deliveries they are given at once.
+/// The measured pace of a consumer's workers, and the window that follows from it.
 ///
-/// It begins with two deliveries per worker, and grows by one with each that ends, up to what the workers finish in a
-/// moment at the measured pace; one per worker, if that takes longer.
+/// The window begins with two deliveries per worker and grows by one with each delivery that ends, up to the number
+/// that the workers finish in [`READ_AHEAD_TIME`] at the measured pace; at least one per worker.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
-    /// How long a delivery takes, in seconds; `None` before the first has ended.
+    /// The average duration of a delivery, in seconds; `None` before the first has ended.
     average: Option<f64>,
     window: usize,
-    /// How many bytes an event has, about.
+    /// The estimated size of an event, in bytes.
     event_bytes: usize,
 }
 
 impl ReadAhead {
-    /// How many deliveries `workers` may have: running, and read ahead.
+    /// Returns how many deliveries `workers` may have, running and read ahead together.
     pub(super) fn window(&self, workers: usize, limit: usize) -> usize {
         let least = if self.average.is_none() { workers.saturating_mul(2) } else { workers };
         self.window.max(least).min(limit)
     }
 
-    /// A delivery ended after this time.
+    /// Records that a delivery ended after `took`.
     pub(super) fn ended(&mut self, took: Duration, workers: usize) {
         let took = took.as_secs_f64();
         let average = self.average.map_or(took, |average| average + (took - average) * AVERAGE_WEIGHT);
@@ -42,23 +42,23 @@ impl ReadAhead {
         self.window = (self.window.max(workers) + 1).min(target.max(workers));
     }
 
-    /// The workers have had nothing to do: what comes next is shared anew.
+    /// Resets the window after the workers were idle: the consumers of the group share the next entries anew.
     pub(super) fn reset_window(&mut self) {
         self.window = 0;
     }
 
-    /// An event of this size was read.
+    /// Records that an event of this size was read.
     pub(super) fn read(&mut self, bytes: usize) {
-        // follows growth at once, as too much memory does harm, and the rest slowly
+        // grows at once, as too low an estimate costs memory, and shrinks slowly
         self.event_bytes = bytes.max(self.event_bytes - self.event_bytes / 8);
     }
 
-    /// How many bytes so many events have, about.
+    /// Returns the estimated size of so many events, in bytes.
     pub(super) fn bytes_of(&self, events: usize) -> usize {
         self.event_bytes.saturating_mul(events)
     }
 
-    /// How many events fit into so many bytes, about.
+    /// Returns the estimated number of events that fit into so many bytes.
     pub(super) fn fitting(&self, bytes: usize) -> usize {
         bytes / self.event_bytes.max(1)
     }

@@ -1,18 +1,11 @@
-//! The state of what a consumer has in hand: no tasks, no locks.
+//! The state of a consumer's in-flight entries: no tasks, no locks. [`Stage`] has the transition table.
 //!
-//! Keep: of one aggregate only the first entry in hand is startable; the others are parked behind it until it is done
-//! with. An entry leaves the hand when what became of it is written down, or when someone else has taken it over.
+//! Entries that wait for a retry, and those blocked behind them, have no body: only id, ordering key and time stay in
+//! memory, and the bus reads event and attempts again when they are due. They take no room.
 //!
-//! What waits for a retry, and what is parked behind it, is not in flight: only its id, its aggregate and its time are
-//! kept, and the bus reads event and tries again when its turn has come.
-//!
-//! | stage | with event and tries | next stage |
-//! |---|---|---|
-//! | parked | yes, or no if one before it waited | when it is the first: ready, suspect, waiting; due if it is without; parked, and without, if its aggregate is held back |
-//! | waiting | no | when its time has come: due |
-//! | due | no | when the bus asks what is due: reading |
-//! | reading | no | when the bus has read it: ready, suspect, waiting; due again if it could not be read; waiting if put off |
-//! | ready, suspect, running | yes | when it has failed: waiting, and those behind it are without |
+//! Invariant: of each ordering key only the first entry can start; the entries behind it are [`Stage::Blocked`] until
+//! its disposition allows the next one. An entry is removed only once the bus has persisted its disposition, or when
+//! another consumer owns it.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
@@ -35,21 +28,21 @@ use crate::{
     port::{DeliveryAttempts, MessageId, Outcome, RetryPolicy},
 };
 
-/// An aggregate, as far as order goes: two that share a number only wait for each other without need.
+/// The hash of an aggregate's name. Aggregates that share a hash wait for each other without need, and no more.
 type OrderingKey = u64;
 
-/// What an event takes beside its texts, about.
+/// The estimated memory of an event beside its texts, in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 500;
-/// Of what was never delivered here before, so many entries are handled for one that was read again, as long as there are
-/// both: retries, which may be many times as many as events, take little from those that do not fail.
+/// As long as both are ready, workers run so many new entries for each retry: retries may be many times as many as new
+/// entries, and must take little from those that do not fail.
 const NEW_ENTRIES_PER_RETRY: usize = 20;
-/// After how long without a delivery what comes next is shared anew.
+/// The idle time after which the read-ahead window is reset.
 const READ_AHEAD_RESET_AFTER: Duration = Duration::from_secs(1);
 
-/// A map by numbers that are spread well enough as they are.
+/// A map by numbers that are spread well enough to need no keyed hash.
 type NumberMap<T> = HashMap<u64, T, BuildHasherDefault<NumberHasher>>;
 
-/// Takes a number as its own hash, mixed as the map looks at the highest bits too.
+/// Hashes a number by one multiplication, as the map uses its highest bits too.
 #[derive(Debug, Default)]
 struct NumberHasher(u64);
 
@@ -74,31 +67,31 @@ struct StoredEntry {
     id: MessageId,
     key: OrderingKey,
     stage: Stage,
-    /// Nothing while it waits, or is parked behind one that waits; nor when it is done with.
+    /// `None` while the entry waits, or is blocked behind one that waits; also once it is [`Stage::Disposed`].
     body: Option<Box<EntryBody>>,
     /// When a handler failed first, in milliseconds since 1970.
     failing_since: Option<u64>,
 }
 
-/// What is read again after a wait.
+/// The part of an entry that the bus reads again after a wait.
 #[derive(Debug)]
 struct EntryBody {
-    /// Nothing, if it is no event.
+    /// `None` if the entry is no event.
     record: Option<RecordedEvent>,
     attempts: DeliveryAttempts,
-    /// How many bytes of memory the event takes, about.
+    /// The estimated memory of the event, in bytes.
     bytes: usize,
-    /// Whether it was read again.
+    /// Set if the bus has read the entry again.
     is_retry: bool,
 }
 
 impl StoredEntry {
-    fn dispose(&self, verdict: Disposition) -> DisposedEntry {
+    fn dispose(&self, disposition: Disposition) -> DisposedEntry {
         let record = self.body.as_ref().and_then(|body| body.record.clone());
-        DisposedEntry { id: self.id.clone(), record, disposition: verdict }
+        DisposedEntry { id: self.id.clone(), record, disposition }
     }
 
-    /// Takes back that a suspect is begun.
+    /// Reverts that a suspect begins, and returns the attempts for the bus to persist.
     fn undo_begin(&mut self, is_alone: bool, clock: &SharedClock) -> Option<DisposedEntry> {
         let body = self.body.as_mut()?;
         body.attempts.undo_begin(is_alone, clock);
@@ -115,29 +108,65 @@ impl StoredEntry {
     }
 }
 
+/// The stage of an entry.
+///
+/// An entry is *activated* when it becomes the first of its ordering key: it is added or read again, or the entry
+/// before it leaves the queue.
+///
+/// | stage | event | next stage |
+/// |---|---|---|
+/// | – | `add`, behind another entry of its key | `Blocked`; without body if one before it has none |
+/// | – | `add`, as the first of its key | `Blocked`, then activated |
+/// | – | `add`, redelivered, after five process ends alone | `DeadLettering`; blocks its key once it is the first |
+/// | – | `add_undecodable` | `DeadLettering`, without a key |
+/// | `Blocked` | activated, key in `blocked_keys` | `Blocked`; its key loses all bodies |
+/// | `Blocked` | activated, without body | `Due`, has not waited |
+/// | `Blocked` | activated, before its retry time | `Waiting`; its key loses all bodies |
+/// | `Blocked` | activated, in flight when its process ended | `Suspect` |
+/// | `Blocked` | activated, else | `Ready` |
+/// | `Blocked` | `unblock_stream`, as the first of its key | activated |
+/// | `Ready` | `block_stream` | `Blocked`; its key loses all bodies |
+/// | `Ready` | `handle_skipped` puts an entry before it | `Blocked` |
+/// | `Ready` | `next_job` | `Running` |
+/// | `Waiting` | `expire_waits`, at its time | `Due` |
+/// | `Due` | `take_due` | `Reading` |
+/// | `Reading` | `resume` | `Blocked` with body, then activated |
+/// | `Reading` | `not_read` | `Due`, since the same time |
+/// | `Reading` | `put_off` | `Waiting` |
+/// | `Suspect` | `note_start` | `NotingStart`; [`Disposition::Begin`] goes to the outbox |
+/// | `NotingStart` | `begin`: the bus has persisted that | `StartNoted` |
+/// | `StartNoted` | `take_started` | `Running` |
+/// | `Running` | `record_outcome`: success, or no handler wants it | `Disposed`; leaves its key, the next is activated |
+/// | `Running` | `record_outcome`: failure with a retry | `Waiting`; its key loses all bodies |
+/// | `Running` | `record_outcome`: failure for good | `DeadLettering`; blocks its key |
+/// | `Running` | `record_outcome`: the group has no handlers | `Suspect` if it was one, else `Ready` |
+/// | `Disposed` | `handle_skipped`, first of its key or before a `Ready` one | `Blocked`, then activated |
+/// | `Disposed` | `handle_skipped`, else | `Blocked` as the second of its key |
+/// | any | `remove` | removed; the worker of a `Running` one is notified; the next of its key is activated |
+/// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; a begin in the outbox is reverted |
 #[derive(Debug)]
 enum Stage {
-    /// Behind another entry of its aggregate.
+    /// Behind the first entry of its ordering key, or its key is in `blocked_keys`.
     Blocked,
-    /// To be read again then.
+    /// The bus reads it again after `until`.
     Waiting { until: Instant, has_waited: bool },
-    /// To be read again, since this time.
+    /// Ready to be read again, since this time.
     Due { since: Instant, has_waited: bool },
-    /// It is being read again.
+    /// The bus is reading it again.
     Reading { since: Instant, has_waited: bool },
-    /// To run alone.
+    /// Ready to run alone.
     Suspect,
-    /// A suspect of which it is being written down that it begins, alone or beside others.
+    /// A suspect that begins, alone or beside other deliveries; the bus has not persisted that yet.
     NotingStart { is_alone: bool },
-    /// A suspect of which that is written down.
+    /// A suspect that begins; the bus has persisted that.
     StartNoted { is_alone: bool },
-    /// Startable.
+    /// Ready to run.
     Ready,
-    /// A worker has it since this time.
+    /// A worker runs its handlers, since this time.
     Running(Arc<Notify>, Instant),
-    /// Done with; the next of its aggregate may run.
+    /// Finished, not yet persisted; the next of its ordering key may run.
     Disposed,
-    /// To become a dead letter; the next of its aggregate waits until it is one.
+    /// Not yet a dead letter; the next of its ordering key waits until it is one.
     DeadLettering,
 }
 
@@ -150,36 +179,36 @@ pub(super) struct Job {
     pub(super) attempts: DeliveryAttempts,
 }
 
-/// What a worker may do next.
+/// The next step of a worker.
 #[derive(Debug)]
 pub(super) enum NextJob {
     Work(Job, WorkerSlot),
-    /// Nothing to do, until this time at most.
+    /// No entry is ready, until this time at most.
     Idle(Option<Instant>),
-    /// Nothing it has a place for, until one is freed or something else is due.
+    /// An entry is ready, but no slot is free; until a slot is freed, or until this time at most.
     NoSlot(Option<Instant>),
 }
 
-/// The entries of one aggregate, in the order they came.
+/// The entries of one ordering key, in the order they were added.
 #[derive(Debug, Default)]
 struct OrderingQueue {
     numbers: VecDeque<u64>,
-    /// How many of them are here with their events.
+    /// The number of entries with a body.
     with_body: usize,
-    /// Whether the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
+    /// Set if the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
     is_blocked: bool,
-    /// Whether one of them was in flight when its process ended: then those behind it were not.
+    /// Set if one of them was in flight when its process ended: then those behind it were not.
     has_suspect: bool,
 }
 
-/// How much a consumer may have at once.
+/// The limits for the in-flight entries of a consumer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) entries: usize,
     pub(super) bytes: usize,
 }
 
-/// Whether so many entries wait that no more are read.
+/// A change at the limit for waiting entries: when it is reached, the bus reads no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitingLimit {
     Reached,
@@ -192,90 +221,92 @@ pub(super) struct InFlightState {
     items: NumberMap<StoredEntry>,
     numbers: HashMap<MessageId, u64>,
     queues: NumberMap<OrderingQueue>,
-    /// How many entries with their events are in queues that are not held: work for the workers.
+    /// The number of entries with a body in queues that are not blocked: work for the workers.
     active: usize,
-    /// How many entries are here without their events, and how many may be.
+    /// The number of entries without a body, and its limit.
     without_body: usize,
     max_without_body: usize,
     /// Since when there are too many.
     crowded_since: Option<OffsetDateTime>,
-    /// That this has changed, and nobody was told yet.
+    /// The latest change of `crowded_since`, until [`take_limit_change`](Self::take_limit_change) returns it.
     limit_change: Option<WaitingLimit>,
     running: usize,
-    /// How many workers there are.
+    /// The number of workers.
     workers: usize,
-    /// The bytes of all events here.
+    /// The estimated memory of all bodies.
     bytes: usize,
     read_ahead: ReadAhead,
     /// When the last delivery ended.
     last_end: Option<Instant>,
     ready: BTreeSet<u64>,
-    /// The same of those that were read again, how many of these are running, and how many others are started before the
-    /// next of these is.
+    /// The ready entries that were read again, how many of these run, and how many new entries start before the next of
+    /// these does.
     ready_retries: BTreeSet<u64>,
     running_retries: usize,
     new_before_retry: usize,
-    /// Whether there is more to be read that is new.
+    /// Set if the bus can read more new entries at once.
     has_more: bool,
-    /// Those that may run, with how often each ran alone in vain: the likely ones last.
+    /// The [`Stage::Suspect`] entries by `ended_alone`: the likely causes last.
     suspects: BTreeSet<(u32, u64)>,
     waiting: BTreeSet<(Instant, u64)>,
-    /// The aggregates that are held back, and how often.
+    /// The ordering keys that [`block_stream`](Self::block_stream) blocked, and how often.
     blocked_keys: NumberMap<usize>,
-    /// The handlers of those that have failed, by when they failed first and by their numbers.
+    /// The failed handlers of each unfinished entry, by the time of its first failure and its number.
     failing: BTreeMap<(u64, u64), Arc<str>>,
-    /// Those that are to be read again, with since when: so none waits for ever for others that are due again and again.
+    /// The [`Stage::Due`] entries, the longest due first: none waits for ever behind entries that are due again and
+    /// again.
     due: BTreeSet<(Instant, u64)>,
-    /// How many of them are being read.
+    /// The number of [`Stage::Reading`] entries.
     reading: usize,
-    /// How many are done with, once that is written down.
+    /// The number of [`Stage::Disposed`] entries.
     disposed_count: usize,
-    /// What is to be written down, in order.
+    /// The dispositions for the bus to persist, in order.
     outbox: Vec<DisposedEntry>,
     next: u64,
     clock: SharedClock,
 }
 
 impl InFlightState {
-    pub(super) fn new(clock: SharedClock, most_waiters: usize) -> Self {
-        Self { clock, max_without_body: most_waiters, ..Self::default() }
+    pub(super) fn new(clock: SharedClock, max_without_body: usize) -> Self {
+        Self { clock, max_without_body, ..Self::default() }
     }
 
     pub(super) fn len(&self) -> usize {
         self.items.len()
     }
 
-    /// How many of them are in flight: here with their events, or not yet written down.
+    /// Returns the number of entries that take room: those with a body, or not yet persisted.
     pub(super) fn in_flight(&self) -> usize {
         self.items.len() - self.without_body
     }
 
-    /// How many wait, and since when that is too many.
+    /// Returns how many entries wait, and since when these are too many; `None` if they are not.
     pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
         Some((self.without_body, self.crowded_since?))
     }
 
-    /// Since when the one that failed first of all does so, in milliseconds since 1970, and which handlers.
+    /// Returns the time of the earliest first failure among the unfinished entries, in milliseconds since 1970, and the
+    /// handlers that failed.
     pub(super) fn oldest_failing(&self) -> Option<(u64, Arc<str>)> {
         self.failing.first_key_value().map(|((since, _), handlers)| (*since, Arc::clone(handlers)))
     }
 
-    /// Notes that an entry has failed and is unfinished.
+    /// Records that an entry has failed and is unfinished.
     fn mark_failing(&mut self, number: u64) {
         let Some(item) = self.items.get_mut(&number) else {
             return;
         };
         let attempts = item.body.as_ref().map(|body| &body.attempts);
-        let Some((since, delivery_attempts)) = attempts.and_then(|tries| Some((tries.first_failed_at?, tries))) else {
+        let Some((since, attempts)) = attempts.and_then(|attempts| Some((attempts.first_failed_at?, attempts))) else {
             return;
         };
         if let Some(before) = item.failing_since.replace(since) {
             self.failing.remove(&(before, number));
         }
-        self.failing.insert((since, number), delivery_attempts.handlers().into());
+        self.failing.insert((since, number), attempts.handlers().into());
     }
 
-    /// That too many began to wait, or do so no more; handed out once.
+    /// Returns whether the waiting limit was reached or cleared since the last call.
     pub(super) fn take_limit_change(&mut self) -> Option<WaitingLimit> {
         self.limit_change.take()
     }
@@ -288,7 +319,7 @@ impl InFlightState {
         }
     }
 
-    /// It is over when a tenth of them is gone: else it would end and begin with each.
+    /// Clears the limit only once a tenth of the entries is gone: else it would change with each entry.
     fn uncount_without_body(&mut self) {
         self.without_body -= 1;
         if self.without_body <= self.max_without_body - self.max_without_body.div_ceil(10)
@@ -298,35 +329,33 @@ impl InFlightState {
         }
     }
 
-    /// Whether a worker may find something to do, now or when a delay has passed.
+    /// Returns `true` if a worker can run an entry, now or when a delay has passed.
     pub(super) fn has_work(&self) -> bool {
         self.startable() > 0 || !self.waiting.is_empty() || !self.suspects.is_empty() || !self.due.is_empty()
     }
 
-    /// How many could be started now.
+    /// Returns the number of entries that can start now.
     pub(super) fn startable(&self) -> usize {
         self.ready.len() + self.ready_retries.len()
     }
 
-    /// How many more entries are to be read, beside some that are about to come.
+    /// Returns how many more entries the bus should read, beside `coming` that it is about to add.
     ///
-    /// More are read when half of what the workers finish in a moment is gone, or when one of them has nothing to do:
-    /// what it could do may all be parked behind what others do.
-    ///
-    /// Nothing is read while too many wait.
+    /// The bus reads when half of the read-ahead window is gone, or when a worker is idle: all entries here may be
+    /// blocked behind those that run. It reads none while too many wait.
     pub(super) fn room(&self, coming: usize, bounds: Bounds) -> usize {
         if self.crowded_since.is_some() {
             return 0;
         }
         let (workers, window) = self.read_ahead_window(bounds);
-        // else those that are tried again one after the other would leave no room for new ones
-        let are_more_again = self.reading + self.ready_retries.len() + self.due.len() > 0;
-        let running_again = if are_more_again { self.running_retries } else { 0 };
+        // workers count as idle while retries follow retries: else these would leave no room for new entries
+        let has_more_retries = self.reading + self.ready_retries.len() + self.due.len() > 0;
+        let running_retries = if has_more_retries { self.running_retries } else { 0 };
         let idle = match self.ready.len() {
-            0 => (workers + running_again).saturating_sub(self.running + coming),
+            0 => (workers + running_retries).saturating_sub(self.running + coming),
             _ => 0,
         };
-        let active = self.active.saturating_sub(self.ready_retries.len() + running_again) + coming;
+        let active = self.active.saturating_sub(self.ready_retries.len() + running_retries) + coming;
         if active > window / 2 && idle == 0 {
             return 0;
         }
@@ -334,22 +363,22 @@ impl InFlightState {
         self.fitting(window.saturating_sub(active).max(idle).min(free), self.reading + coming, bounds)
     }
 
-    /// Whether there is something new to be started, or about to be read: at once, or as soon as it is written down that
-    /// others are done with.
+    /// Returns `true` if a new entry can start, or the bus is about to read one: at once, or as soon as it has
+    /// persisted dispositions.
     fn has_new_work(&self, bounds: Bounds) -> bool {
         let is_read = || self.disposed_count > 0 || self.room(0, bounds) > 0;
         !self.ready.is_empty() || (self.has_more && self.crowded_since.is_none() && is_read())
     }
 
-    /// Says whether there is more to be read that is new. Returns `true` if that has changed.
+    /// Sets whether the bus can read more new entries at once. Returns `true` if that has changed.
     pub(super) const fn set_has_more(&mut self, has_more: bool) -> bool {
         let has_changed = self.has_more != has_more;
         self.has_more = has_more;
         has_changed
     }
 
-    /// How many of those that are due are to be read again now: a share of what is read ahead, a larger one where nothing
-    /// else is to be started, as soon as half of it is gone.
+    /// Returns how many due entries the bus should read again now: a share of the read-ahead window, larger if no new
+    /// entry can start, as soon as half of that share is used up.
     pub(super) fn due_room(&self, bounds: Bounds) -> usize {
         if self.due.is_empty() {
             return 0;
@@ -367,26 +396,26 @@ impl InFlightState {
             0 => workers.saturating_sub(self.running + self.reading),
             _ => 0,
         };
-        // suspects, which run one at a time, are not to take all the room
+        // suspects run one at a time, and must not take all the room
         let room = (window + share).saturating_sub(self.suspects.len() + ahead).max(idle);
         let free = bounds.entries.saturating_sub(self.in_flight() + self.reading);
         self.fitting((share - ahead).min(self.due.len()).min(room).min(free), self.reading, bounds)
     }
 
-    /// How many fit beside what is in flight, which is never none if that is nothing.
+    /// Returns how many entries fit beside those that take room; at least one if none does.
     pub(super) fn free(&self, bounds: Bounds) -> usize {
         let in_flight = self.in_flight();
         let fitting = self.read_ahead.fitting(bounds.bytes.saturating_sub(self.bytes));
         bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
     }
 
-    /// How many workers there are, and how many entries they finish in a moment.
+    /// Returns the number of workers, and their read-ahead window.
     pub(super) fn read_ahead_window(&self, bounds: Bounds) -> (usize, usize) {
         let workers = self.workers.max(1);
         (workers, self.read_ahead.window(workers, bounds.entries))
     }
 
-    /// How many of those that are wanted fit in beside some that are about to come: at least one if there is nothing else.
+    /// Returns how many of the `wanted` entries fit beside `coming` more; at least one if no entry takes room.
     fn fitting(&self, wanted: usize, coming: usize, bounds: Bounds) -> usize {
         if self.in_flight() == 0 && coming == 0 {
             return wanted.min(self.read_ahead.fitting(bounds.bytes).max(1));
@@ -403,52 +432,51 @@ impl InFlightState {
         self.numbers.contains_key(id)
     }
 
-    /// The ids of all entries, unsorted.
+    /// Returns the ids of all entries, unsorted.
     pub(super) fn ids(&self) -> Vec<MessageId> {
         self.numbers.keys().cloned().collect()
     }
 
-    /// What is to be written down, in order; it is handed out once.
+    /// Takes the dispositions for the bus to persist, in order.
     pub(super) fn drain(&mut self) -> Vec<DisposedEntry> {
         std::mem::take(&mut self.outbox)
     }
 
-    /// How many wait to be written down.
+    /// Returns the number of dispositions in the outbox.
     pub(super) fn unwritten(&self) -> usize {
         self.outbox.len()
     }
 
-    /// Takes an entry in. False: it is there already.
+    /// Adds an entry. Returns `false` if it is there already.
     pub(super) fn add(&mut self, entry: InFlightEntry, now: Instant) -> bool {
-        let InFlightEntry { id, record, attempts: mut delivery_attempts, is_redelivered: is_left_over } = entry;
+        let InFlightEntry { id, record, mut attempts, is_redelivered } = entry;
         if self.contains(&id) {
             return false;
         }
-        let lane = self.hasher.hash_one(record.metadata().stream());
+        let key = self.hasher.hash_one(record.metadata().stream());
         let bytes = bytes_of(&record);
         if self.is_empty()
             && self.last_end.is_some_and(|end| now.saturating_duration_since(end) > READ_AHEAD_RESET_AFTER)
         {
             self.read_ahead.reset_window();
         }
-        let disposition = self.examine_redelivered(&mut delivery_attempts, lane, is_left_over);
+        let disposition = self.examine_redelivered(&mut attempts, key, is_redelivered);
         let stage =
             if matches!(disposition, Some(Disposition::DeadLetter(_))) { Stage::DeadLettering } else { Stage::Blocked };
-        let body =
-            Some(Box::new(EntryBody { record: Some(record), attempts: delivery_attempts, bytes, is_retry: false }));
-        let Some(number) = self.insert(StoredEntry { id, key: lane, stage, body, failing_since: None }) else {
+        let body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: false }));
+        let Some(number) = self.insert(StoredEntry { id, key, stage, body, failing_since: None }) else {
             return false;
         };
         self.mark_failing(number);
         self.read_ahead.read(bytes);
-        if let (Some(verdict), Some(item)) = (disposition, self.items.get(&number)) {
-            self.outbox.push(item.dispose(verdict));
+        if let (Some(disposition), Some(item)) = (disposition, self.items.get(&number)) {
+            self.outbox.push(item.dispose(disposition));
         }
-        let queue = self.queues.entry(lane).or_default();
+        let queue = self.queues.entry(key).or_default();
         let is_behind_waiters = queue.numbers.len() > queue.with_body;
         queue.numbers.push_back(number);
         queue.with_body += 1;
-        queue.has_suspect |= is_left_over;
+        queue.has_suspect |= is_redelivered;
         let is_first = queue.numbers.len() == 1;
         if !queue.is_blocked {
             self.active += 1;
@@ -461,7 +489,7 @@ impl InFlightState {
         true
     }
 
-    /// What is to be noted about an entry that is taken in, as its process has ended.
+    /// Updates the attempts of an entry that is added, and returns the disposition to persist if its process has ended.
     fn examine_redelivered(
         &self,
         delivery_attempts: &mut DeliveryAttempts,
@@ -476,7 +504,7 @@ impl InFlightState {
             return None;
         }
         if self.queues.get(&key).is_some_and(|queue| queue.has_suspect) {
-            return None; // only the first of an aggregate is in flight
+            return None; // only the first entry of an aggregate was in flight
         }
         if delivery_attempts.note_process_end(&self.clock) {
             return Some(Disposition::Retry {
@@ -488,7 +516,7 @@ impl InFlightState {
         Some(Disposition::DeadLetter(delivery_attempts.clone()))
     }
 
-    /// Takes in what no handler can ever handle. False: it is there already.
+    /// Adds an entry that no handler can ever handle. Returns `false` if it is there already.
     pub(super) fn add_undecodable(&mut self, id: MessageId, delivery_attempts: DeliveryAttempts) -> bool {
         let body =
             Some(Box::new(EntryBody { record: None, attempts: delivery_attempts.clone(), bytes: 0, is_retry: false }));
@@ -513,7 +541,7 @@ impl InFlightState {
         Some(number)
     }
 
-    /// The first of its aggregate: may it start?
+    /// Activates the first entry of its ordering key: see the table of [`Stage`].
     fn activate(&mut self, number: u64, now: Instant) {
         let Some(item) = self.items.get_mut(&number) else {
             return;
@@ -547,7 +575,7 @@ impl InFlightState {
         self.set_blocked(key, false);
     }
 
-    /// Parks what comes of an aggregate until it is released.
+    /// Blocks the entries of an aggregate until [`unblock_stream`](Self::unblock_stream).
     pub(super) fn block_stream(&mut self, stream: &StreamId, now: Instant) {
         let key = self.hasher.hash_one(stream);
         *self.blocked_keys.entry(key).or_default() += 1;
@@ -558,15 +586,15 @@ impl InFlightState {
         }
     }
 
-    /// Lets the first of an aggregate start.
+    /// Unblocks an aggregate once; activates its first entry if no other block is left.
     pub(super) fn unblock_stream(&mut self, stream: &StreamId, now: Instant) {
-        let lane = self.hasher.hash_one(stream);
-        match self.blocked_keys.get_mut(&lane) {
+        let key = self.hasher.hash_one(stream);
+        match self.blocked_keys.get_mut(&key) {
             Some(times) if *times > 1 => return *times -= 1,
-            Some(_) => drop(self.blocked_keys.remove(&lane)),
+            Some(_) => drop(self.blocked_keys.remove(&key)),
             None => return,
         }
-        if let Some(first) = self.first_of(lane)
+        if let Some(first) = self.first_of(key)
             && self.items.get(&first).is_some_and(|item| matches!(item.stage, Stage::Blocked))
         {
             self.activate(first, now);
@@ -577,7 +605,7 @@ impl InFlightState {
         self.queues.get(&key)?.numbers.front().copied()
     }
 
-    /// How many have failed and are tried again, or are parked behind one of those.
+    /// Returns the number of entries that are being retried, or are blocked behind one of those.
     pub(super) fn retried(&self) -> usize {
         let is_retried = |number: &u64| {
             self.items.get(number).is_some_and(|item| match &item.stage {
@@ -591,7 +619,7 @@ impl InFlightState {
         retried.map(|queue| queue.numbers.len()).sum()
     }
 
-    /// The first of its aggregate waits until then, and those behind it are parked for as long.
+    /// Makes the first entry of an ordering key wait; the entries behind it stay blocked meanwhile.
     fn park_until(&mut self, number: u64, until: Instant) {
         let Some(item) = self.items.get_mut(&number) else {
             return;
@@ -603,13 +631,13 @@ impl InFlightState {
         self.drop_bodies(key);
     }
 
-    /// Drops the events of those that are parked, and of a first one that waits: they are read again.
+    /// Drops the bodies of blocked entries, and of a first one that waits: the bus reads them again.
     fn drop_bodies(&mut self, key: OrderingKey) {
         let numbers = self.queues.get(&key).map(|queue| queue.numbers.iter().copied());
-        // those that were stripped before come behind the others
-        let is_whole = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
-        let whole: Vec<u64> = numbers.into_iter().flatten().take_while(is_whole).collect();
-        for number in whole {
+        // entries without a body come behind those with one
+        let has_body = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
+        let with_body: Vec<u64> = numbers.into_iter().flatten().take_while(has_body).collect();
+        for number in with_body {
             self.drop_body(number);
         }
     }
@@ -631,21 +659,21 @@ impl InFlightState {
         self.count_without_body();
     }
 
-    /// Says whether the first of a queue waits, and with it all others.
-    fn set_blocked(&mut self, key: OrderingKey, is_held: bool) {
+    /// Sets whether a queue waits for its first entry; keeps `active` in step.
+    fn set_blocked(&mut self, key: OrderingKey, is_blocked: bool) {
         if let Some(queue) = self.queues.get_mut(&key)
-            && queue.is_blocked != is_held
+            && queue.is_blocked != is_blocked
         {
-            queue.is_blocked = is_held;
-            match is_held {
+            queue.is_blocked = is_blocked;
+            match is_blocked {
                 true => self.active -= queue.with_body,
                 false => self.active += queue.with_body,
             }
         }
     }
 
-    /// What a worker is to do: the first that came of those that may start, suspects apart, and now and then one that was
-    /// read again.
+    /// Returns the next step of a worker: the ready entry that was added first, and now and then a retry; never a
+    /// suspect.
     pub(super) fn next_job(
         &mut self,
         worker: &Arc<Notify>,
@@ -666,13 +694,13 @@ impl InFlightState {
         }
     }
 
-    /// The entry that is to start next, which is ready no more; none if a new one is about to be read, whose turn it is.
+    /// Takes the entry that starts next; `None` if it is the turn of a new one that the bus is about to read.
     fn next_ready(&mut self, bounds: Bounds) -> Option<u64> {
         if (self.new_before_retry == 0 || !self.has_new_work(bounds))
-            && let Some(again) = self.ready_retries.pop_first()
+            && let Some(retry) = self.ready_retries.pop_first()
         {
             self.new_before_retry = NEW_ENTRIES_PER_RETRY;
-            return Some(again);
+            return Some(retry);
         }
         let new = self.ready.pop_first()?;
         self.new_before_retry = self.new_before_retry.saturating_sub(1);
@@ -689,9 +717,9 @@ impl InFlightState {
         Some(Job { number, id: item.id.clone(), record, attempts: body.attempts.clone() })
     }
 
-    /// The suspect that is to run next: of those that may, one that ran alone in vain least often. One that did before
-    /// waits until all is read that is due and that there is room for, as a less likely one may be among that: else it
-    /// would end the process first, each time again.
+    /// Returns the suspect to run next: the one that its process ended with least often while it ran alone. One with
+    /// such an end waits until the bus has read all due entries that fit, as a less likely suspect may be among them:
+    /// else it would end the process first, each time again.
     pub(super) fn next_suspect(&mut self, now: Instant, bounds: Bounds) -> NextSuspect {
         self.expire_waits(now);
         let is_read = self.reading == 0 && self.due_room(bounds) == 0;
@@ -703,7 +731,7 @@ impl InFlightState {
         }
     }
 
-    /// Has it written down that a suspect begins. Returns `false` if it is in hand no more.
+    /// Queues for the bus to persist that a suspect begins. Returns `false` if the entry is not in flight any more.
     pub(super) fn note_start(&mut self, number: u64, is_alone: bool) -> bool {
         let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Suspect)) else {
             return false;
@@ -719,7 +747,7 @@ impl InFlightState {
         true
     }
 
-    /// A suspect whose beginning is written down, to be handled.
+    /// Starts a suspect once the bus has persisted that it begins.
     pub(super) fn take_started(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> StartNote {
         match self.items.get(&number).map(|item| &item.stage) {
             Some(Stage::StartNoted { .. }) => {
@@ -730,7 +758,7 @@ impl InFlightState {
         }
     }
 
-    /// Those that have waited long enough are due.
+    /// Makes the entries due that have waited long enough.
     fn expire_waits(&mut self, now: Instant) {
         while let Some((since, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.pop_first();
@@ -745,7 +773,7 @@ impl InFlightState {
         }
     }
 
-    /// What is to be read again now, those first that are due for longest; each is handed out once.
+    /// Returns the entries that the bus must read again now, the longest due first, each once.
     pub(super) fn take_due(&mut self, now: Instant, bounds: Bounds) -> Vec<DueEntry> {
         self.expire_waits(now);
         let mut due_entries = Vec::new();
@@ -762,22 +790,21 @@ impl InFlightState {
         due_entries
     }
 
-    /// An entry was read again. Returns `false` if it is not wanted any more.
+    /// Resumes an entry that the bus has read again. Returns `false` if the entry is not [`Stage::Reading`] any more.
     pub(super) fn resume(&mut self, entry: InFlightEntry, now: Instant) -> bool {
         let Some((number, _, has_waited)) = self.reading(&entry.id) else {
             return false;
         };
-        let InFlightEntry { record, attempts: mut delivery_attempts, .. } = entry;
+        let InFlightEntry { record, mut attempts, .. } = entry;
         if has_waited {
-            delivery_attempts.next_at = None; // it has waited by our clock; another one's may differ
+            attempts.next_at = None; // it has waited by our clock; the clock of another consumer may differ
         }
         let Some(item) = self.items.get_mut(&number) else {
             return false;
         };
         let (bytes, key) = (bytes_of(&record), item.key);
         item.stage = Stage::Blocked;
-        item.body =
-            Some(Box::new(EntryBody { record: Some(record), attempts: delivery_attempts, bytes, is_retry: true }));
+        item.body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: true }));
         self.bytes += bytes;
         self.reading -= 1;
         self.uncount_without_body();
@@ -793,7 +820,7 @@ impl InFlightState {
         true
     }
 
-    /// An entry could not be read again: it is still due.
+    /// Returns an entry that the bus could not read again: it is still due.
     pub(super) fn not_read(&mut self, id: &MessageId) {
         if let Some((number, since, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
@@ -804,20 +831,20 @@ impl InFlightState {
         }
     }
 
-    /// An entry that is being read again is put off: it is due again later.
+    /// Postpones an entry that the bus cannot read again yet.
     pub(super) fn put_off(&mut self, id: &MessageId, until: Instant) {
         if let Some((number, _, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
         {
-            let lane = item.key;
+            let key = item.key;
             item.stage = Stage::Waiting { until, has_waited };
             self.reading -= 1;
             self.waiting.insert((until, number));
-            self.set_blocked(lane, true);
+            self.set_blocked(key, true);
         }
     }
 
-    /// An entry that is being read again, since when it was due, and whether it has waited.
+    /// Returns the number of an entry that is being read again, since when it was due, and whether it has waited.
     fn reading(&self, id: &MessageId) -> Option<(u64, Instant, bool)> {
         let number = *self.numbers.get(id)?;
         match self.items.get(&number)?.stage {
@@ -826,7 +853,7 @@ impl InFlightState {
         }
     }
 
-    /// It is written down that the entry is begun.
+    /// Records that the bus has persisted that a suspect begins.
     pub(super) fn begin(&mut self, id: &MessageId) {
         let item = self.numbers.get(id).and_then(|number| self.items.get_mut(number));
         if let Some(item) = item
@@ -836,13 +863,13 @@ impl InFlightState {
         }
     }
 
-    /// Whether a worker still has the entry.
+    /// Returns `true` if a worker still runs the entry.
     pub(super) fn is_running(&self, number: u64) -> bool {
         self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running(..)))
     }
 
-    /// A worker has handled an entry. Returns `true` if something is to be written down; nothing happens if someone else
-    /// has taken the entry over meanwhile.
+    /// Records the outcome of a run. Returns `true` if the bus must persist it; ignores it if the entry was released
+    /// meanwhile.
     pub(super) fn record_outcome(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) -> bool {
         let Some(item) = self.items.get_mut(&number) else {
             return false;
@@ -856,7 +883,7 @@ impl InFlightState {
             return false;
         };
         self.running_retries -= usize::from(body.is_retry);
-        let Some(verdict) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
+        let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
             if body.attempts.is_suspect() {
                 body.attempts.note_slow_consumer();
                 item.stage = Stage::Suspect;
@@ -870,21 +897,21 @@ impl InFlightState {
         };
         self.read_ahead.ended(now.saturating_duration_since(since), self.workers);
         let key = item.key;
-        match verdict {
+        match disposition {
             Disposition::Retry { after, .. } => {
-                self.outbox.push(DisposedEntry { id: item.id.clone(), record: None, disposition: verdict });
+                self.outbox.push(DisposedEntry { id: item.id.clone(), record: None, disposition });
                 self.mark_failing(number);
                 self.park_until(number, now + after);
             }
             Disposition::DeadLetter(_) => {
                 item.stage = Stage::DeadLettering;
-                self.outbox.push(item.dispose(verdict));
+                self.outbox.push(item.dispose(disposition));
                 self.set_blocked(key, true);
             }
             _ => {
-                // nobody needs the record here any more, and whoever gets it drops it outside of our lock
+                // moved, not cloned: the bus drops the record outside of our lock
                 let (record, bytes) = (body.record.take(), body.bytes);
-                self.outbox.push(DisposedEntry { id: item.id.clone(), record, disposition: verdict });
+                self.outbox.push(DisposedEntry { id: item.id.clone(), record, disposition });
                 item.stage = Stage::Disposed;
                 self.disposed_count += 1;
                 item.body = None;
@@ -895,10 +922,10 @@ impl InFlightState {
         true
     }
 
-    /// Has an entry handled that was skipped, unless it was let go since: before the others of its aggregate of which none
-    /// was started.
+    /// Queues a skipped entry to be handled, unless it was released since: before the first entry of its aggregate if
+    /// that is still ready, else right behind it.
     pub(super) fn handle_skipped(&mut self, skipped: DisposedEntry, now: Instant) {
-        let DisposedEntry { id, record: Some(record), disposition: Disposition::Skip(tries) } = skipped else {
+        let DisposedEntry { id, record: Some(record), disposition: Disposition::Skip(attempts) } = skipped else {
             return;
         };
         let number = self.numbers.get(&id).copied();
@@ -910,7 +937,7 @@ impl InFlightState {
         }
         let (key, bytes) = (item.key, bytes_of(&record));
         item.stage = Stage::Blocked;
-        item.body = Some(Box::new(EntryBody { record: Some(record), attempts: tries, bytes, is_retry: false }));
+        item.body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: false }));
         self.bytes += bytes;
         self.disposed_count -= 1;
         let first = self.first_of(key);
@@ -932,7 +959,7 @@ impl InFlightState {
         }
     }
 
-    /// Lets an entry go, whatever its stage; a worker that has it is told. False: it was not there.
+    /// Removes an entry, in any stage, and notifies a worker that runs it. Returns `false` if the entry was not there.
     pub(super) fn remove(&mut self, id: &MessageId, now: Instant) -> bool {
         let Some(number) = self.numbers.remove(id) else {
             return false;
@@ -945,22 +972,22 @@ impl InFlightState {
         }
         if matches!(item.stage, Stage::Disposed) {
             self.disposed_count -= 1;
-            return true; // it has left its lane
+            return true; // it has left its queue
         }
         match &item.body {
             Some(body) => self.bytes -= body.bytes,
             None => self.uncount_without_body(),
         }
-        let (is_whole, ended_alone) = (item.body.is_some(), item.ended_alone());
-        let is_again = item.body.as_ref().is_some_and(|body| body.is_retry);
+        let (has_body, ended_alone) = (item.body.is_some(), item.ended_alone());
+        let is_retry = item.body.as_ref().is_some_and(|body| body.is_retry);
         match item.stage {
             Stage::Running(worker, _) => {
                 self.running -= 1;
-                self.running_retries -= usize::from(is_again);
+                self.running_retries -= usize::from(is_retry);
                 worker.notify_one();
             }
             Stage::Waiting { until, .. } => drop(self.waiting.remove(&(until, number))),
-            Stage::Ready if is_again => drop(self.ready_retries.remove(&number)),
+            Stage::Ready if is_retry => drop(self.ready_retries.remove(&number)),
             Stage::Ready => drop(self.ready.remove(&number)),
             Stage::Suspect => drop(self.suspects.remove(&(ended_alone, number))),
             Stage::Due { since, .. } => drop(self.due.remove(&(since, number))),
@@ -971,12 +998,12 @@ impl InFlightState {
             | Stage::DeadLettering
             | Stage::Disposed => {}
         }
-        self.leave_queue(item.key, number, is_whole, now);
+        self.leave_queue(item.key, number, has_body, now);
         true
     }
 
-    /// Lets go of everything that is neither being handled nor done with. Of a suspect that was to be begun it is not
-    /// written down any more, or written down that it was not.
+    /// Removes the entries that neither run nor are finished, and returns their ids. If a suspect was to begin, its
+    /// begin leaves the outbox; if the bus has taken that already, the outbox gets the attempts that revert it.
     pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let is_busy =
             |item: &StoredEntry| matches!(item.stage, Stage::Running(..) | Stage::Disposed | Stage::DeadLettering);
@@ -1001,8 +1028,8 @@ impl InFlightState {
         ids
     }
 
-    /// The entry does not hold up others of its aggregate any more.
-    fn leave_queue(&mut self, key: OrderingKey, number: u64, is_whole: bool, now: Instant) {
+    /// Takes an entry out of its queue, and activates the next one if the entry was the first.
+    fn leave_queue(&mut self, key: OrderingKey, number: u64, has_body: bool, now: Instant) {
         let Some(queue) = self.queues.get_mut(&key) else {
             return;
         };
@@ -1012,9 +1039,9 @@ impl InFlightState {
         } else if let Some(slot) = queue.numbers.iter().position(|other| *other == number) {
             queue.numbers.remove(slot);
         } else {
-            return; // what is no event has no aggregate
+            return; // an entry that is no event has no aggregate
         }
-        if is_whole {
+        if has_body {
             queue.with_body -= 1;
             if !queue.is_blocked {
                 self.active -= 1;
@@ -1028,7 +1055,7 @@ impl InFlightState {
     }
 }
 
-/// How many bytes of memory an event takes, about.
+/// Returns the estimated memory of an event, in bytes.
 fn bytes_of(record: &RecordedEvent) -> usize {
     let metadata = record.metadata();
     EVENT_OVERHEAD_BYTES

@@ -1,21 +1,28 @@
-//! Suspects: entries that were in flight when the process that had them ended. One of them may have ended it.
+//! Suspects: entries that were in flight when the process that had them ended. One of them may be the cause.
 //!
-//! To find out which, each runs alone, after a delay: nothing else of the bus runs beside it. Then a process that ends has
-//! ended of it, or by chance; after five times in a row it is taken for the cause. An entry that only waited for a retry,
-//! or behind another one of its aggregate, was not in flight.
+//! To find it, the consumer runs each suspect alone, after a delay: no other delivery of the bus runs beside it. If the
+//! process ends during that run, the cause is this entry or chance; after five such ends in a row the entry becomes a
+//! dead letter. An entry that only waited for a retry, or was blocked behind an earlier one of its aggregate, is no
+//! suspect.
 //!
-//! | stage | what happens | next stage | what is noted with the entry |
+//! Invariant: the bus persists that a suspect begins before the handlers run. In the other order the end that it causes
+//! would not count.
+//!
+//! This table shows the attempts that the bus persists at each step; [`state`](super::state) has all transitions.
+//!
+//! | stage | event | next stage | persisted attempts |
 //! |---|---|---|---|
-//! | – | taken in, in flight when its process ended | waiting | one more end; a delay: 1 s, 2 s … 1 min |
-//! | – | the same, after the fifth end alone | burying | it becomes a dead letter |
-//! | – | taken in, its process lives and was slow | suspect, if it was one | – |
-//! | waiting | its delay has passed, and it is read again | suspect | – |
-//! | suspect | nothing else runs | marking | one more end alone, as if it had ended already; no delay |
-//! | suspect | others run on for as long as its delay was | marking | no delay |
-//! | marking | that is written down | running | – |
-//! | marking | it is given back | – | that it has not begun |
-//! | running | handled, or failed as any other | – | no ends |
-//! | running | the process ends | – | – |
+//! | – | added; in flight when its process ended | `Waiting` | `process_ends` + 1; `next_at`: in 1 s, 2 s … 1 min |
+//! | – | the same, with `ended_alone` at 5 | `DeadLettering` | moved to the dead letters |
+//! | – | added as a suspect; its process was slow, and lives | `Suspect` | later: `ended_alone` - 1 |
+//! | `Waiting` | its delay has passed; the bus has read it again | `Suspect` | no `next_at`, from now on or when it begins |
+//! | `Suspect` | no other delivery runs | `NotingStart` | `ended_alone` + 1, in advance; no `next_at` |
+//! | `Suspect` | other deliveries run on for as long as its delay was | `NotingStart` | no `next_at` |
+//! | `NotingStart` | the bus has persisted that it begins | `StartNoted`, `Running` | – |
+//! | `NotingStart`, `StartNoted` | nacked | – | `ended_alone` as before; `next_at`: now |
+//! | `Running` | handled, or failed as any other entry | see [`state`](super::state) | `process_ends` and `ended_alone`: 0 |
+//! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1 |
+//! | `Running` | the process ends | – | – |
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,28 +31,28 @@ use tokio::{sync::Notify, time::Instant};
 use super::{GroupContext, InFlight, state::Job, workers::GroupHandlers};
 use crate::port::StopSignal;
 
-/// What is to be done about suspects.
+/// The suspect that runs next, or the time to wait for one.
 #[derive(Debug)]
 pub(super) enum NextSuspect {
-    /// This one may run, alone if all others end within this time.
+    /// This suspect may run: alone if all other deliveries end within this time, else beside them.
     Now(u64, Duration),
-    /// None may, until this time at most.
+    /// No suspect may run, until this time at most.
     Later(Option<Instant>),
 }
 
-/// A suspect of which it is to be written down that it begins.
+/// The state of a suspect that the bus must persist as begun.
 #[derive(Debug)]
 pub(super) enum StartNote {
-    /// It is written down.
+    /// The bus has persisted it.
     Started(Job),
-    /// It is not written down yet.
+    /// The bus has not persisted it yet.
     Pending,
-    /// It is in hand no more.
+    /// The entry is not in flight any more.
     Released,
 }
 
 impl InFlight {
-    /// Handles suspects, one at a time, until it is to stop.
+    /// Handles suspects, one at a time, until `stop`.
     pub(super) async fn run_suspects(&self, context: &GroupContext, stop: &StopSignal) {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = GroupHandlers::new(context);
@@ -61,7 +68,7 @@ impl InFlight {
             };
             let begun = tokio::select! {
                 begun = begun => begun,
-                () = stop.stopped() => return, // it is given back
+                () = stop.stopped() => return, // the bus nacks the suspect
             };
             if let Some((job, _alone, _beside)) = begun {
                 self.handle(job, context, &handlers, &taken_over).await;
@@ -69,7 +76,7 @@ impl InFlight {
         }
     }
 
-    /// The next suspect that may run, and how long to wait for the others to end; nothing when it is to stop.
+    /// Returns the next suspect that may run, and how long to wait for other deliveries to end; `None` once stopped.
     async fn next_suspect(
         &self,
         context: &GroupContext,
@@ -80,6 +87,7 @@ impl InFlight {
             if stop.is_stopped() {
                 return None;
             }
+            // before the state is read: a wake-up between reading and waiting is not lost
             let mut changed = std::pin::pin!(self.work.notified());
             changed.as_mut().enable();
             handlers.refresh(context);
@@ -98,20 +106,20 @@ impl InFlight {
             };
             tokio::select! {
                 () = changed => {}
-                () = self.sleep_until(until) => self.work.notify_waiters(), // others may have waited for this time too
+                () = self.sleep_until(until) => self.work.notify_waiters(), // workers may wait for this time too
                 _ = handlers.changes.changed() => handlers.is_stale = true,
                 () = stop.stopped() => {}
             }
         }
     }
 
-    /// Waits until it is written down that a suspect begins; `None` if it is in hand no more.
+    /// Waits until the bus has persisted that a suspect begins; `None` if it is not in flight any more.
     async fn start_noted(&self, number: u64, worker: &Arc<Notify>) -> Option<Job> {
         loop {
             let mut changed = std::pin::pin!(self.work.notified());
             changed.as_mut().enable();
-            let marked = self.state().take_started(number, worker, self.clock.instant());
-            match marked {
+            let start_note = self.state().take_started(number, worker, self.clock.instant());
+            match start_note {
                 StartNote::Started(job) => return Some(job),
                 StartNote::Released => return None,
                 StartNote::Pending => changed.await,

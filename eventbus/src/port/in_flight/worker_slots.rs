@@ -1,6 +1,8 @@
-//! Places: how many deliveries of a group one consumer runs at once, where it has more than one hand.
+//! Worker slots: limit the deliveries of a group that one consumer runs at once, also if it has several
+//! [`InFlight`](super::InFlight)s.
 //!
-//! A hand has places of its own unless it is given those of another one ([`InFlight::with_slots`](super::InFlight::with_slots)).
+//! Each `InFlight` has slots of its own unless [`InFlight::with_slots`](super::InFlight::with_slots) makes it share
+//! them.
 
 use std::sync::{
     Arc,
@@ -9,7 +11,7 @@ use std::sync::{
 
 use tokio::sync::{Notify, futures::Notified};
 
-/// The places of a consumer's workers. Cloning shares them.
+/// The slots of a consumer's workers. Cloning shares them.
 #[derive(Debug, Clone, Default)]
 pub struct WorkerSlots(Arc<SlotCounter>);
 
@@ -19,19 +21,19 @@ struct SlotCounter {
     freed: Notify,
 }
 
-/// A place that is taken until this is dropped.
+/// A slot in use, until dropped.
 #[derive(Debug)]
 pub(super) struct WorkerSlot(WorkerSlots);
 
 impl WorkerSlots {
-    /// Takes one of so many places; `None` if all of them are taken.
+    /// Takes one of `slots` slots; `None` if all are in use.
     pub(super) fn take(&self, slots: usize) -> Option<WorkerSlot> {
-        let next = |taken| (taken < slots).then_some(taken + 1);
-        let taken = self.0.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        taken.is_ok().then(|| WorkerSlot(self.clone()))
+        let next = |in_use| (in_use < slots).then_some(in_use + 1);
+        let updated = self.0.in_use.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        updated.is_ok().then(|| WorkerSlot(self.clone()))
     }
 
-    /// Ends when a place was freed since it was enabled.
+    /// Returns a future that completes when a slot is freed after it was enabled.
     pub(super) fn freed(&self) -> Notified<'_> {
         self.0.freed.notified()
     }
@@ -39,8 +41,8 @@ impl WorkerSlots {
 
 impl Drop for WorkerSlot {
     fn drop(&mut self) {
-        let SlotCounter { in_use: taken, freed } = &*self.0.0;
-        taken.fetch_sub(1, Ordering::AcqRel);
+        let SlotCounter { in_use, freed } = &*self.0.0;
+        in_use.fetch_sub(1, Ordering::AcqRel);
         freed.notify_waiters();
     }
 }

@@ -1,4 +1,4 @@
-//! The workers that handle what is in hand.
+//! Workers: the tasks that run handlers for in-flight entries.
 
 use std::{
     pin::pin,
@@ -20,27 +20,28 @@ use super::{
 use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog};
 
 impl InFlight {
-    /// Handles entries until it is to stop, as many at once as the handlers allow; ends when the last is handled.
+    /// Handles entries until `stop`, as many at once as the handlers allow; returns when the last run has ended.
     pub async fn work(self: &Arc<Self>, context: &GroupContext, stop: &StopSignal) {
         let _ = self.group.set((context.group.clone(), context.subscribers.clone()));
         self.is_worked.store(true, Ordering::Release);
         context.subscribers.add_in_flight(&context.group, self);
         let mut changes = context.subscribers.watch();
-        let mut free_places = watchdog::freed_slots().subscribe();
+        let mut freed_slots = watchdog::freed_slots().subscribe();
         let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
         {
-            let (hand, desk, stop) = (Arc::clone(self), context.clone(), stop.clone());
-            alone.spawn(async move { hand.run_suspects(&desk, &stop).await });
+            let (in_flight, context, stop) = (Arc::clone(self), context.clone(), stop.clone());
+            alone.spawn(async move { in_flight.run_suspects(&context, &stop).await });
         }
         loop {
             changes.mark_unchanged();
             while !stop.is_stopped() && workers.len() < self.workers(context) {
-                let (hand, desk, stop) = (Arc::clone(self), context.clone(), stop.clone());
-                workers.spawn(async move { hand.run_worker(&desk, &stop).await });
+                let (in_flight, context, stop) = (Arc::clone(self), context.clone(), stop.clone());
+                workers.spawn(async move { in_flight.run_worker(&context, &stop).await });
             }
+            // a long run and a change of subscribers both may call for more workers
             tokio::select! {
                 _ = changes.changed() => {}
-                _ = free_places.changed() => self.work.notify_waiters(), // those that had no place
+                _ = freed_slots.changed() => self.work.notify_waiters(), // the workers without a slot
                 ended = workers.join_next() => match ended {
                     Some(ended) => propagate_panic(ended),
                     None => break,
@@ -54,8 +55,8 @@ impl InFlight {
         self.is_worked.store(false, Ordering::Release);
     }
 
-    /// How many workers it takes; more than it holds entries would have nothing to do. One whose handler takes long, or
-    /// blocks its thread for longer than it may take, is replaced.
+    /// Returns the number of workers, at most one per entry that fits. Each worker whose handler takes long, or blocks
+    /// its thread past its time limit, gets a replacement.
     fn workers(&self, context: &GroupContext) -> usize {
         context.workers().saturating_add(context.subscribers.without_slot(&context.group)).min(self.bounds.entries)
     }
@@ -64,13 +65,14 @@ impl InFlight {
         let taken_over = Arc::new(Notify::new());
         let mut handlers = GroupHandlers::new(context);
         while let Some((job, _running)) = self.next_job(context, &taken_over, &mut handlers, stop).await {
-            // whoever was woken by taking it waits behind this task, and would wait for a handler that blocks its thread
+            // taking the entry woke tasks that wait behind this one: they run before a handler that may block the
+            // thread
             tokio::task::yield_now().await;
             self.handle(job, context, &handlers, &taken_over).await;
         }
     }
 
-    /// Hands an entry to the handlers, until they have ended or another consumer has it.
+    /// Runs the handlers for an entry, until they end or the entry is released.
     pub(super) async fn handle(&self, job: Job, context: &GroupContext, handlers: &GroupHandlers, taken_over: &Notify) {
         let attempt = job.attempts.attempts.saturating_add(1);
         let delivery = Delivery::new(job.record, context.group.clone()).with_attempt(attempt).with_message_id(job.id);
@@ -78,7 +80,7 @@ impl InFlight {
         let handling =
             dispatch(&handlers.current, &delivery, &job.attempts, &context.limits, &self.clock, &*context.span);
         let outcome = tokio::select! {
-            biased;
+            biased; // a run that has ended counts, also if its entry is released at the same moment
             outcome = handling => outcome,
             () = self.until_taken_over(taken_over, job.number) => return,
         };
@@ -86,7 +88,7 @@ impl InFlight {
         self.record_outcome(job.number, outcome, context);
     }
 
-    /// The next entry to handle; nothing when it is to stop.
+    /// Returns the next entry to handle, and the guards to hold meanwhile; `None` once stopped.
     async fn next_job(
         &self,
         context: &GroupContext,
@@ -94,36 +96,37 @@ impl InFlight {
         handlers: &mut GroupHandlers,
         stop: &StopSignal,
     ) -> Option<(Job, (RunGuard, WorkerSlot))> {
-        let mut lacks_place = false;
+        let mut lacks_slot = false;
         loop {
             if stop.is_stopped() {
                 return None;
             }
+            // before the state is read: a wake-up between reading and waiting is not lost
             let mut changed = pin!(self.work.notified());
             changed.as_mut().enable();
             let mut freed = pin!(self.worker_slots.freed());
-            if lacks_place {
+            if lacks_slot {
                 freed.as_mut().enable();
             }
             handlers.refresh(context);
-            // before it is taken: what waits for something that runs alone may still be given back
+            // before taking an entry: while a suspect runs alone, an entry that no worker has taken can be nacked
             let beside = tokio::select! {
                 beside = context.run_lock.shared() => beside,
                 () = stop.stopped() => return None,
             };
-            let (due, no_place) = match self.take(context, worker, handlers) {
+            let (due, no_slot) = match self.take(context, worker, handlers) {
                 NextJob::Work(job, slot) => return Some((job, (beside, slot))),
                 NextJob::Idle(due) => (due, false),
                 NextJob::NoSlot(due) => (due, true),
             };
             drop(beside);
-            let was_told = std::mem::replace(&mut lacks_place, no_place);
-            if lacks_place && !was_told {
-                continue; // one may have been freed meanwhile
+            let was_enabled = std::mem::replace(&mut lacks_slot, no_slot);
+            if lacks_slot && !was_enabled {
+                continue; // a slot may have been freed before `freed` was enabled
             }
             tokio::select! {
                 () = changed => {}
-                () = freed, if lacks_place => {}
+                () = freed, if lacks_slot => {}
                 () = self.sleep_until(due) => {}
                 _ = handlers.changes.changed() => handlers.is_stale = true,
                 () = stop.stopped() => {}
@@ -143,11 +146,11 @@ impl InFlight {
         next_job
     }
 
-    /// Waits until a worker does not have an entry any more, as somebody else has it.
+    /// Waits until an entry does not run any more, as the consumer has released it.
     async fn until_taken_over(&self, taken_over: &Notify, number: u64) {
         loop {
             taken_over.notified().await;
-            // the word may be about an entry before
+            // the notification may be for an earlier entry of this worker
             if !self.state().is_running(number) {
                 return;
             }
@@ -168,7 +171,7 @@ impl InFlight {
     }
 }
 
-/// A worker panics only if we have made a mistake: let it be seen, and the consumer begin anew.
+/// Resumes the panic of a worker. Only a bug in this crate causes one: the consumer fails visibly and is restarted.
 fn propagate_panic(ended: Result<(), JoinError>) {
     if let Err(error) = ended
         && error.is_panic()
@@ -177,7 +180,7 @@ fn propagate_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// The handlers of a group, as they were last.
+/// The handlers of a group as of the last [`refresh`](Self::refresh).
 pub(super) struct GroupHandlers {
     pub(super) current: Vec<Subscriber>,
     pub(super) changes: watch::Receiver<()>,
@@ -189,7 +192,7 @@ impl GroupHandlers {
         Self { current: Vec::new(), changes: context.subscribers.watch(), is_stale: true }
     }
 
-    /// Notices subscribers that came or went.
+    /// Reloads the handlers if subscribers have joined or left.
     pub(super) fn refresh(&mut self, context: &GroupContext) {
         if self.is_stale || self.changes.has_changed().unwrap_or_default() {
             self.is_stale = false;

@@ -1,4 +1,4 @@
-//! Two hands of one consumer: what one has comes before what the other has, and they share their places.
+//! Two sets of in-flight entries of one consumer: entries of the first block those of the second, and both share slots.
 
 use super::*;
 
@@ -12,41 +12,41 @@ fn stream(aggregate: &str) -> StreamId {
 
 #[tokio::test(start_paused = true)]
 async fn an_aggregate_that_is_held_back_waits_until_it_is_released_and_others_flow() {
-    let witness = Witness::willing();
-    let mut bench = Bench::with(Limits::default(), in_flight(), [witness.subscriber("a")]);
+    let handler = RecordingHandler::willing();
+    let mut bench = Bench::with(Limits::default(), in_flight(), [handler.subscriber("a")]);
     bench.in_flight.block_streams([&stream("a"), &stream("b"), &stream("b")]);
-    bench.add([taken("a", 1), taken("a", 2), taken("b", 3), taken("c", 4), taken("a", 5)]);
-    settle_down().await;
-    assert_eq!(witness.begun(), [4]);
+    bench.add([entry("a", 1), entry("a", 2), entry("b", 3), entry("c", 4), entry("a", 5)]);
+    run_ready_tasks().await;
+    assert_eq!(handler.begun(), [4]);
     bench.write();
-    assert_eq!((bench.in_flight.len(), bench.in_flight.free()), (4, 100), "they are not in flight");
+    assert_eq!((bench.in_flight.len(), bench.in_flight.free()), (4, 100), "they take no room");
     bench.in_flight.unblock_streams([&stream("a"), &stream("b"), &stream("never")]);
-    settle_down().await;
+    run_ready_tasks().await;
     bench.write();
-    settle_down().await;
+    run_ready_tasks().await;
     bench.write();
-    settle_down().await;
-    assert_eq!(witness.begun(), [4, 1, 2, 5], "in their order; the other was held back twice");
+    run_ready_tasks().await;
+    assert_eq!(handler.begun(), [4, 1, 2, 5], "in their order; the other one was blocked twice");
     bench.in_flight.unblock_streams([&stream("b")]);
     bench.drain().await;
-    bench.add([taken("a", 6)]);
+    bench.add([entry("a", 6)]);
     bench.drain().await;
-    assert_eq!(witness.begun(), [4, 1, 2, 5, 3, 6]);
+    assert_eq!(handler.begun(), [4, 1, 2, 5, 3, 6]);
     bench.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_has_begun_is_held_back_and_what_runs_is_not() {
-    let witness = Witness::held();
-    let mut bench = Bench::with(Limits::default(), in_flight(), [witness.subscriber("a")]);
-    bench.add([taken("a", 1), taken("a", 2), taken("b", 3)]);
-    settle_down().await;
+    let handler = RecordingHandler::held();
+    let mut bench = Bench::with(Limits::default(), in_flight(), [handler.subscriber("a")]);
+    bench.add([entry("a", 1), entry("a", 2), entry("b", 3)]);
+    run_ready_tasks().await;
     bench.in_flight.block_streams([&stream("a"), &stream("b")]);
-    witness.let_go(10);
-    settle_down().await;
+    handler.finish(10);
+    run_ready_tasks().await;
     bench.write();
-    settle_down().await;
-    assert_eq!(witness.begun(), [1]);
+    run_ready_tasks().await;
+    assert_eq!(handler.begun(), [1]);
     assert_eq!(bench.in_flight.nack_idle().len(), 2);
     assert!(bench.in_flight.is_empty());
     bench.stop().await;
@@ -54,21 +54,21 @@ async fn what_nobody_has_begun_is_held_back_and_what_runs_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn hands_with_the_same_places_handle_as_many_at_once_as_one() {
-    let (one, other, places) = (Witness::held(), Witness::held(), WorkerSlots::default());
+    let (one, other, slots) = (RecordingHandler::held(), RecordingHandler::held(), WorkerSlots::default());
     let limits = Limits { concurrency: 2, ..Limits::default() };
     let mut benches =
-        [&one, &other].map(|witness| Bench::with(limits, in_flight().with_slots(&places), [witness.subscriber("a")]));
+        [&one, &other].map(|handler| Bench::with(limits, in_flight().with_slots(&slots), [handler.subscriber("a")]));
     for bench in &benches {
-        bench.add((1..=20).map(|number| taken(&number.to_string(), number)));
+        bench.add((1..=20).map(|number| entry(&number.to_string(), number)));
     }
     for _ in 0..20 {
-        settle_down().await;
+        run_ready_tasks().await;
         assert_eq!(one.running() + other.running(), 2);
-        one.let_go(1);
-        other.let_go(1);
+        one.finish(1);
+        other.finish(1);
     }
-    one.let_go(20);
-    other.let_go(20);
+    one.finish(20);
+    other.finish(20);
     for bench in &mut benches {
         bench.drain().await;
     }
@@ -80,18 +80,18 @@ async fn hands_with_the_same_places_handle_as_many_at_once_as_one() {
 
 #[tokio::test(start_paused = true)]
 async fn what_failed_and_what_is_parked_behind_it_counts_as_retried() {
-    let witness = Witness::new(|number| match number {
+    let handler = RecordingHandler::new(|number| match number {
         1 => Err(HandlerError::retry_after(Duration::from_secs(3_600), "later")),
         _ => Ok(()),
     });
-    let bench = Bench::with(Limits::default(), in_flight(), [witness.subscriber("a")]);
-    bench.add([taken("a", 1), taken("a", 2), taken("a", 3)]);
+    let bench = Bench::with(Limits::default(), in_flight(), [handler.subscriber("a")]);
+    bench.add([entry("a", 1), entry("a", 2), entry("a", 3)]);
     assert_eq!(bench.in_flight.count_retried(), 0);
-    settle_down().await;
+    run_ready_tasks().await;
     assert_eq!((bench.in_flight.count_retried(), bench.in_flight.len()), (3, 3));
     bench.in_flight.block_streams([&stream("b")]);
-    bench.add([taken("b", 4)]);
-    settle_down().await;
-    assert_eq!((bench.in_flight.count_retried(), bench.in_flight.len()), (3, 4), "what is held back is not");
+    bench.add([entry("b", 4)]);
+    run_ready_tasks().await;
+    assert_eq!((bench.in_flight.count_retried(), bench.in_flight.len()), (3, 4), "a blocked one is not retried");
     bench.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A hand whose entries are written down by the test, and handlers that do as they are told.
+//! In-flight entries whose dispositions the test persists, and handlers that record their runs.
 
 mod beside;
 mod flow;
@@ -57,29 +57,29 @@ fn event(aggregate: &str, number: u64) -> RecordedEvent {
     NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::new(number), None)
 }
 
-fn taken(aggregate: &str, number: u64) -> InFlightEntry {
+fn entry(aggregate: &str, number: u64) -> InFlightEntry {
     InFlightEntry::new(id(number), event(aggregate, number))
 }
 
-fn left_over(aggregate: &str, number: u64, tries: DeliveryAttempts) -> InFlightEntry {
-    taken(aggregate, number).with_attempts(tries).redelivered()
+fn redelivered(aggregate: &str, number: u64, attempts: DeliveryAttempts) -> InFlightEntry {
+    entry(aggregate, number).with_attempts(attempts).redelivered()
 }
 
-/// What a handler is told to do with an event.
-type Told = dyn Fn(u64) -> Result<(), HandlerError> + Send + Sync;
+/// Returns the result of a handler for an event, by its number.
+type Behavior = dyn Fn(u64) -> Result<(), HandlerError> + Send + Sync;
 
-/// A handler that notes what it begins and ends, and waits for permits.
+/// A handler that records its runs, and waits for a permit in each.
 #[derive(Clone)]
-struct Witness {
+struct RecordingHandler {
     begun: Arc<Mutex<Vec<u64>>>,
     attempts: Arc<Mutex<Vec<u32>>>,
     running: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
     permits: Arc<Semaphore>,
-    told: Arc<Told>,
+    behavior: Arc<Behavior>,
 }
 
-/// Says, when it is dropped, that a handler does not run any more.
+/// Decrements the number of running handlers when dropped.
 struct Running(Arc<AtomicUsize>);
 
 impl Drop for Running {
@@ -88,15 +88,15 @@ impl Drop for Running {
     }
 }
 
-impl Witness {
-    fn new(told: impl Fn(u64) -> Result<(), HandlerError> + Send + Sync + 'static) -> Self {
+impl RecordingHandler {
+    fn new(behavior: impl Fn(u64) -> Result<(), HandlerError> + Send + Sync + 'static) -> Self {
         Self {
             begun: Arc::default(),
             attempts: Arc::default(),
             running: Arc::default(),
             most: Arc::default(),
             permits: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
-            told: Arc::new(told),
+            behavior: Arc::new(behavior),
         }
     }
 
@@ -104,17 +104,17 @@ impl Witness {
         Self::new(|_| Ok(()))
     }
 
-    /// Ends only when it is let.
+    /// Each run ends only after [`finish`](Self::finish).
     fn held() -> Self {
         Self { permits: Arc::new(Semaphore::new(0)), ..Self::willing() }
     }
 
-    /// Fails with these numbers, for ever.
+    /// Always fails with these numbers.
     fn failing(numbers: &'static [u64]) -> Self {
         Self::new(|number| if numbers.contains(&number) { Err("no".into()) } else { Ok(()) })
     }
 
-    /// Fails as often as the number says, by number.
+    /// Fails with each number as many times as given, then succeeds.
     fn failing_at_first(times: &[(u64, u32)]) -> Self {
         let left = Mutex::new(HashMap::<u64, u32>::from_iter(times.iter().copied()));
         Self::new(move |number| match left.lock().unwrap().get_mut(&number) {
@@ -126,7 +126,7 @@ impl Witness {
         })
     }
 
-    fn let_go(&self, count: usize) {
+    fn finish(&self, count: usize) {
         self.permits.add_permits(count);
     }
 
@@ -134,7 +134,7 @@ impl Witness {
         self.begun.lock().unwrap().clone()
     }
 
-    /// The same sorted: workers that begin at once have no order among them.
+    /// As [`begun`](Self::begun), sorted: workers that start at once have no order among them.
     fn begun_sorted(&self) -> Vec<u64> {
         let mut begun = self.begun();
         begun.sort_unstable();
@@ -146,20 +146,20 @@ impl Witness {
     }
 
     fn subscriber(&self, name: &'static str) -> Subscriber {
-        let witness = self.clone();
+        let handler = self.clone();
         Subscriber::new(Name::from_static(name), EventFilter::All, move |delivery| {
-            let (witness, delivery) = (witness.clone(), delivery.clone());
-            Box::pin(async move { witness.handle(&delivery).await })
+            let (handler, delivery) = (handler.clone(), delivery.clone());
+            Box::pin(async move { handler.handle(&delivery).await })
         })
     }
 
-    /// Leaves one event to another.
+    /// Leaves the event with this number to `other`.
     fn or_if(&self, number: u64, other: &Self) -> Subscriber {
-        let (witness, other) = (self.clone(), other.clone());
+        let (handler, other) = (self.clone(), other.clone());
         Subscriber::new(Name::from_static("either"), EventFilter::All, move |delivery| {
-            let is_others = delivery.metadata().version() == Version::new(number);
-            let (witness, delivery) = (if is_others { &other } else { &witness }.clone(), delivery.clone());
-            Box::pin(async move { witness.handle(&delivery).await })
+            let is_for_other = delivery.metadata().version() == Version::new(number);
+            let (handler, delivery) = (if is_for_other { &other } else { &handler }.clone(), delivery.clone());
+            Box::pin(async move { handler.handle(&delivery).await })
         })
     }
 
@@ -171,45 +171,45 @@ impl Witness {
         let _running = Running(Arc::clone(&self.running));
         self.most.fetch_max(running, Ordering::SeqCst);
         self.permits.acquire().await?.forget();
-        (self.told)(number)
+        (self.behavior)(number)
     }
 }
 
-/// A hand at work, on a bus that keeps its entries and what is written down of them.
+/// In-flight entries with running workers, on a bus that stores entries and attempts in memory.
 struct Bench {
     in_flight: Arc<InFlight>,
     context: GroupContext,
     stop: CancellationToken,
     written: Vec<DisposedEntry>,
     working: JoinHandle<()>,
-    kept: Arc<Kept>,
+    bus: Arc<FakeBus>,
 }
 
-/// What the bus of a hand keeps.
+/// The bus of a [`Bench`].
 #[derive(Default)]
-struct Kept {
+struct FakeBus {
     entries: Mutex<HashMap<MessageId, InFlightEntry>>,
-    /// What was written down before something was read again, and the test has not seen.
+    /// The dispositions that were persisted before a reread, and that the test has not taken.
     written: Mutex<Vec<DisposedEntry>>,
-    /// How many entries were read again.
+    /// The number of entries that were read again.
     read_again: AtomicUsize,
     changed: Notify,
 }
 
-impl Kept {
+impl FakeBus {
     fn take_disposed(&self, in_flight: &InFlight) -> Vec<DisposedEntry> {
-        let settled = in_flight.take_disposed();
-        for DisposedEntry { id, disposition: verdict, .. } in &settled {
-            if let Disposition::Retry { attempts: tries, .. } | Disposition::Begin(tries) = verdict
-                && let Some(kept) = self.entries.lock().unwrap().get_mut(id)
+        let disposed = in_flight.take_disposed();
+        for DisposedEntry { id, disposition, .. } in &disposed {
+            if let Disposition::Retry { attempts, .. } | Disposition::Begin(attempts) = disposition
+                && let Some(stored) = self.entries.lock().unwrap().get_mut(id)
             {
-                kept.attempts = tries.clone();
+                stored.attempts = attempts.clone();
             }
         }
-        settled
+        disposed
     }
 
-    /// Reads again what is due.
+    /// Reads due entries again.
     async fn read_again(&self, in_flight: &InFlight) {
         loop {
             in_flight.due().await;
@@ -217,9 +217,9 @@ impl Kept {
             self.changed.notify_one();
             for due in in_flight.take_due() {
                 self.read_again.fetch_add(1, Ordering::SeqCst);
-                let kept = self.entries.lock().unwrap().get(&due.id).cloned();
-                match kept {
-                    Some(taken) => in_flight.resume([taken]),
+                let stored = self.entries.lock().unwrap().get(&due.id).cloned();
+                match stored {
+                    Some(entry) => in_flight.resume([entry]),
                     None => in_flight.release([&due.id]),
                 }
             }
@@ -246,82 +246,86 @@ impl Bench {
         for subscriber in subscribers {
             context.subscribers.add(GROUP.clone(), subscriber);
         }
-        let kept = Arc::<Kept>::default();
+        let bus = Arc::<FakeBus>::default();
         let working = tokio::spawn({
             let (in_flight, context, stop) =
                 (Arc::clone(&in_flight), context.clone(), StopSignal::from_token(stop.clone()));
-            let kept = Arc::clone(&kept);
+            let bus = Arc::clone(&bus);
             async move {
                 tokio::select! {
                     () = in_flight.work(&context, &stop) => {}
-                    () = kept.read_again(&in_flight) => {}
+                    () = bus.read_again(&in_flight) => {}
                 }
             }
         });
-        Self { in_flight, context, stop, written: Vec::new(), working, kept }
+        Self { in_flight, context, stop, written: Vec::new(), working, bus }
     }
 
-    fn add(&self, taken: impl IntoIterator<Item = InFlightEntry>) -> usize {
-        let taken: Vec<_> = taken.into_iter().collect();
-        let kept = taken.iter().map(|taken| (taken.id.clone(), taken.clone()));
-        self.kept.entries.lock().unwrap().extend(kept);
-        self.in_flight.add(taken)
+    fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
+        let entries: Vec<_> = entries.into_iter().collect();
+        let stored = entries.iter().map(|entry| (entry.id.clone(), entry.clone()));
+        self.bus.entries.lock().unwrap().extend(stored);
+        self.in_flight.add(entries)
     }
 
-    /// Waits until something is to be written down.
-    async fn settled(&self) {
-        while self.kept.written.lock().unwrap().is_empty() {
+    /// Waits until dispositions are ready to persist.
+    async fn disposed(&self) {
+        while self.bus.written.lock().unwrap().is_empty() {
             tokio::select! {
                 () = self.in_flight.disposed() => return,
-                () = self.kept.changed.notified() => {}
+                () = self.bus.changed.notified() => {}
             }
         }
     }
 
     fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let mut settled = std::mem::take(&mut *self.kept.written.lock().unwrap());
-        settled.extend(self.kept.take_disposed(&self.in_flight));
-        settled
+        let mut disposed = std::mem::take(&mut *self.bus.written.lock().unwrap());
+        disposed.extend(self.bus.take_disposed(&self.in_flight));
+        disposed
     }
 
     fn join(&self, subscriber: Subscriber) -> Subscription {
         self.context.subscribers.add(GROUP.clone(), subscriber)
     }
 
-    /// Writes down what came of entries.
+    /// Persists the dispositions that are ready.
     fn write(&mut self) {
-        for settled in self.take_disposed() {
-            let ids = [&settled.id];
-            match settled.disposition {
+        for disposed in self.take_disposed() {
+            let ids = [&disposed.id];
+            match disposed.disposition {
                 Disposition::Acknowledge { .. } | Disposition::Skip(_) | Disposition::DeadLetter(_) => {
                     self.in_flight.release(ids)
                 }
                 Disposition::Begin(_) => self.in_flight.begin(ids),
                 Disposition::Retry { .. } => {}
             }
-            self.written.push(settled);
+            self.written.push(disposed);
         }
     }
 
-    /// Writes everything down until nothing is left to do.
+    /// Persists dispositions until no entry is in flight.
     async fn drain(&mut self) {
         while !self.in_flight.is_empty() {
-            self.settled().await;
+            self.disposed().await;
             self.write();
         }
     }
 
-    /// The numbers of those whose verdict is so.
-    fn verdicts(&self, wanted: impl Fn(&Disposition) -> bool) -> Vec<MessageId> {
-        self.written.iter().filter(|settled| wanted(&settled.disposition)).map(|settled| settled.id.clone()).collect()
+    /// Returns the ids of the persisted entries whose disposition matches.
+    fn ids_with(&self, wanted: impl Fn(&Disposition) -> bool) -> Vec<MessageId> {
+        self.written
+            .iter()
+            .filter(|disposed| wanted(&disposed.disposition))
+            .map(|disposed| disposed.id.clone())
+            .collect()
     }
 
     fn dead_lettered(&self) -> Vec<DeliveryAttempts> {
-        let buried = |settled: &DisposedEntry| match &settled.disposition {
-            Disposition::DeadLetter(tries) => Some(tries.clone()),
+        let dead_letter = |disposed: &DisposedEntry| match &disposed.disposition {
+            Disposition::DeadLetter(attempts) => Some(attempts.clone()),
             _ => None,
         };
-        self.written.iter().filter_map(buried).collect()
+        self.written.iter().filter_map(dead_letter).collect()
     }
 
     async fn stop(self) {
@@ -330,8 +334,8 @@ impl Bench {
     }
 }
 
-/// Lets all that is ready run.
-async fn settle_down() {
+/// Lets all ready tasks run.
+async fn run_ready_tasks() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! What needs no workers.
+//! The state machine alone, without workers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,32 +10,32 @@ use crate::port::{Failure, Outcome};
 struct Table {
     state: InFlightState,
     worker: Arc<Notify>,
-    places: WorkerSlots,
+    slots: WorkerSlots,
     now: Instant,
     bounds: Bounds,
 }
 
 impl Table {
-    fn with(taken: impl IntoIterator<Item = InFlightEntry>) -> Self {
+    fn with(entries: impl IntoIterator<Item = InFlightEntry>) -> Self {
         let (mut state, now) = (InFlightState::new(SharedClock::SYSTEM, 100), Instant::now());
-        for taken in taken {
-            assert!(state.add(taken, now));
+        for entry in entries {
+            assert!(state.add(entry, now));
         }
-        Self { state, worker: Arc::default(), places: WorkerSlots::default(), now, bounds: BOUNDS }
+        Self { state, worker: Arc::default(), slots: WorkerSlots::default(), now, bounds: BOUNDS }
     }
 
-    fn turn(&mut self) -> NextJob {
-        self.state.next_job(&self.worker, self.places.take(100), 2, self.now, self.bounds)
+    fn next(&mut self) -> NextJob {
+        self.state.next_job(&self.worker, self.slots.take(100), 2, self.now, self.bounds)
     }
 
     fn job(&mut self) -> Job {
-        match self.turn() {
+        match self.next() {
             NextJob::Work(job, _) => job,
             idle => panic!("{idle:?}"),
         }
     }
 
-    fn settle(&mut self, number: u64, outcome: Outcome) -> bool {
+    fn record_outcome(&mut self, number: u64, outcome: Outcome) -> bool {
         self.state.record_outcome(number, outcome, &RETRY, self.now)
     }
 
@@ -43,23 +43,23 @@ impl Table {
         self.state.take_due(self.now, self.bounds)
     }
 
-    /// Entries that have failed, each of an aggregate of its own, and are to be read again now.
+    /// Starts with failed entries, each of its own aggregate, that are due now.
     fn with_due(numbers: std::ops::RangeInclusive<u64>) -> Self {
-        let mut table = Self::with(numbers.clone().map(|number| taken(&number.to_string(), number)));
+        let mut table = Self::with(numbers.clone().map(|number| entry(&number.to_string(), number)));
         for _ in numbers {
             let job = table.job();
-            assert!(table.settle(job.number, later()));
+            assert!(table.record_outcome(job.number, later()));
         }
         table.now += Duration::from_secs(5);
         table
     }
 
-    /// Reads entries again, and says how many.
+    /// Resumes the due entries; returns how many.
     fn resume(&mut self) -> usize {
         let due = self.due();
         for DueEntry { id, .. } in &due {
             let number = id.as_str().trim_end_matches("-0");
-            let again = taken(number, number.parse().unwrap());
+            let again = entry(number, number.parse().unwrap());
             assert!(self.state.resume(again, self.now));
         }
         due.len()
@@ -80,57 +80,57 @@ fn handled() -> Outcome {
 
 #[test]
 fn a_delivery_that_nobody_attended_to_is_first_again() {
-    let mut table = Table::with([taken("a", 1), taken("b", 2)]);
+    let mut table = Table::with([entry("a", 1), entry("b", 2)]);
     let job = table.job();
     assert!(table.state.is_running(job.number));
-    assert!(!table.settle(job.number, Outcome::Unattended));
+    assert!(!table.record_outcome(job.number, Outcome::Unattended));
     assert!(!table.state.is_running(job.number));
     assert_eq!((table.state.unwritten(), table.job().id), (0, id(1)));
 }
 
 #[test]
 fn what_a_worker_does_not_have_is_not_settled() {
-    let mut table = Table::with([taken("a", 1), taken("a", 2)]);
+    let mut table = Table::with([entry("a", 1), entry("a", 2)]);
     let job = table.job();
-    assert!(table.settle(job.number, handled()));
-    assert!(!table.settle(job.number, handled()), "twice");
-    assert!(!table.settle(job.number + 1, handled()), "too early");
-    assert!(!table.settle(99, handled()));
+    assert!(table.record_outcome(job.number, handled()));
+    assert!(!table.record_outcome(job.number, handled()), "twice");
+    assert!(!table.record_outcome(job.number + 1, handled()), "too early");
+    assert!(!table.record_outcome(99, handled()));
     assert_eq!(table.state.drain().len(), 1);
-    assert_eq!(table.state.unwritten(), 0, "it is handed out once");
+    assert_eq!(table.state.unwritten(), 0, "the outbox returns each once");
 }
 
 #[test]
 fn an_idle_worker_knows_how_long() {
-    let mut table = Table::with([taken("a", 1)]);
+    let mut table = Table::with([entry("a", 1)]);
     assert!(table.state.has_work() && table.state.startable() == 1);
     let job = table.job();
     assert!(!table.state.has_work());
-    assert!(table.settle(job.number, later()));
+    assert!(table.record_outcome(job.number, later()));
     assert!(table.state.has_work() && table.state.startable() == 0);
-    assert!(matches!(table.turn(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
+    assert!(matches!(table.next(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(5)));
     table.now += Duration::from_secs(5);
-    assert!(matches!(table.turn(), NextJob::Idle(None)), "it is to be read again");
+    assert!(matches!(table.next(), NextJob::Idle(None)), "it is due");
     assert_eq!(table.due(), [DueEntry { id: job.id.clone(), has_waited: true }]);
     assert!(table.state.resume(
-        InFlightEntry { attempts: DeliveryAttempts { attempts: 1, ..DeliveryAttempts::default() }, ..taken("a", 1) },
+        InFlightEntry { attempts: DeliveryAttempts { attempts: 1, ..DeliveryAttempts::default() }, ..entry("a", 1) },
         table.now
     ));
     assert_eq!(table.job().attempts.attempts, 1);
-    assert!(matches!(table.turn(), NextJob::Idle(None)));
+    assert!(matches!(table.next(), NextJob::Idle(None)));
 }
 
 #[test]
 fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
-    let mut table = Table::with([left_over("a", 1, DeliveryAttempts::default()), taken("b", 2)]);
+    let mut table = Table::with([redelivered("a", 1, DeliveryAttempts::default()), entry("b", 2)]);
     let later = DeliveryAttempts { next_at: Some(u64::MAX), last_failed_at: Some(0), ..DeliveryAttempts::default() };
-    assert!(table.state.add(InFlightEntry { attempts: later, ..taken("c", 3) }, table.now));
-    assert!(matches!(table.turn(), NextJob::Work(Job { number: 1, .. }, _)));
+    assert!(table.state.add(InFlightEntry { attempts: later, ..entry("c", 3) }, table.now));
+    assert!(matches!(table.next(), NextJob::Work(Job { number: 1, .. }, _)));
     table.state.begin(&id(1));
     assert!(table.state.remove(&id(1), table.now) && table.state.remove(&id(3), table.now));
-    assert!(table.state.add(taken("d", 4), table.now));
-    assert_eq!(table.job().id, id(4), "not the one that was begun and let go");
-    assert!(matches!(table.turn(), NextJob::Idle(None)), "not when the one that waited was due");
+    assert!(table.state.add(entry("d", 4), table.now));
+    assert_eq!(table.job().id, id(4), "not the one that was begun and released");
+    assert!(matches!(table.next(), NextJob::Idle(None)), "not when the one that waited was due");
     assert!(table.state.remove(&id(2), table.now) && table.state.remove(&id(4), table.now));
     let left = format!("{:?}", table.state);
     assert!(left.contains("queues: {}") && left.contains("waiting: {}") && left.contains("suspects: {}"), "{left}");
@@ -138,8 +138,8 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
 
 #[test]
 fn letting_go_says_whether_it_was_there() {
-    let mut table = Table::with([taken("a", 1), taken("a", 2), taken("a", 3)]);
-    assert!(table.state.remove(&id(2), table.now), "a parked one, and the first stays the first");
+    let mut table = Table::with([entry("a", 1), entry("a", 2), entry("a", 3)]);
+    assert!(table.state.remove(&id(2), table.now), "a blocked one, and the first stays the first");
     assert_eq!((table.job().id, table.state.startable()), (id(1), 0));
     assert!(table.state.remove(&id(1), table.now));
     assert!(!table.state.remove(&id(1), table.now));
@@ -151,14 +151,14 @@ fn letting_go_says_whether_it_was_there() {
 fn one_that_was_read_again_runs_for_twenty_that_are_new_as_long_as_there_are_both() {
     let mut table = Table::with_due(1..=4);
     for number in 101..=150 {
-        assert!(table.state.add(taken(&number.to_string(), number), table.now));
+        assert!(table.state.add(entry(&number.to_string(), number), table.now));
     }
-    assert_eq!((table.resume(), table.resume()), (2, 0), "as many as there are workers are read ahead");
+    assert_eq!((table.resume(), table.resume()), (2, 0), "one per worker is read ahead");
     let mut order = Vec::new();
     for _ in 0..54 {
         let job = table.job();
         order.push(job.id.as_str().trim_end_matches("-0").parse::<u64>().unwrap());
-        assert!(table.settle(job.number, handled()));
+        assert!(table.record_outcome(job.number, handled()));
         table.resume();
     }
     let again: Vec<usize> = (0..54).filter(|place| order[*place] <= 4).collect();
@@ -172,20 +172,20 @@ fn what_is_tried_again_all_the_time_leaves_room_for_what_is_new() {
     for _ in 0..9 {
         assert_eq!(table.resume(), 2);
         let jobs = [table.job(), table.job()];
-        assert_eq!(table.state.room(0, table.bounds), 1, "both workers are busy with what is tried again");
+        assert_eq!(table.state.room(0, table.bounds), 1, "both workers are busy with retries");
         for job in jobs {
-            assert!(table.settle(job.number, handled()) && table.state.remove(&job.id, table.now));
+            assert!(table.record_outcome(job.number, handled()) && table.state.remove(&job.id, table.now));
         }
     }
 }
 
 #[test]
 fn what_is_due_for_longest_is_read_again_first() {
-    let mut table = Table::with([taken("a", 1), taken("b", 2)]);
+    let mut table = Table::with([entry("a", 1), entry("b", 2)]);
     let (first, second) = (table.job(), table.job());
-    assert!(table.settle(second.number, later()));
+    assert!(table.record_outcome(second.number, later()));
     table.now += Duration::from_secs(1);
-    assert!(table.settle(first.number, later()));
+    assert!(table.record_outcome(first.number, later()));
     table.now += Duration::from_secs(9);
     let ids: Vec<_> = table.due().into_iter().map(|due| due.id).collect();
     assert_eq!(ids, [id(2), id(1)]);
@@ -194,19 +194,19 @@ fn what_is_due_for_longest_is_read_again_first() {
 #[test]
 fn what_is_put_off_is_due_again_then_and_holds_up_its_aggregate() {
     let mut table = Table::with_due(1..=1);
-    assert!(table.state.add(taken("1", 2), table.now), "of the same aggregate");
+    assert!(table.state.add(entry("1", 2), table.now), "of the same aggregate");
     assert_eq!(table.due().len(), 1);
     table.state.put_off(&id(1), table.now + Duration::from_secs(1));
-    assert!(!table.state.resume(taken("1", 1), table.now), "it is being read no more");
+    assert!(!table.state.resume(entry("1", 1), table.now), "the bus is not reading it any more");
     assert!(table.due().is_empty() && table.state.has_work());
-    assert!(matches!(table.turn(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(1)));
+    assert!(matches!(table.next(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(1)));
     table.now += Duration::from_secs(1);
     assert_eq!(table.due(), [DueEntry { id: id(1), has_waited: true }]);
-    assert!(table.state.resume(taken("1", 1), table.now));
+    assert!(table.state.resume(entry("1", 1), table.now));
     let job = table.job();
     assert_eq!(job.id, id(1));
-    assert!(table.settle(job.number, handled()));
-    assert_eq!(table.due(), [DueEntry { id: id(2), has_waited: false }], "it was parked");
+    assert!(table.record_outcome(job.number, handled()));
+    assert_eq!(table.due(), [DueEntry { id: id(2), has_waited: false }], "it was blocked");
 }
 
 #[test]
@@ -215,27 +215,27 @@ fn a_worker_waits_for_what_is_new_as_long_as_it_follows_and_there_is_room_for_it
     assert!(table.resume() > 3);
     assert!(table.state.set_has_more(true) && !table.state.set_has_more(true));
     let first = table.job();
-    assert_eq!(first.id, id(1), "its turn has come");
-    assert!(table.settle(first.number, handled()));
+    assert_eq!(first.id, id(1), "a retry may run at once");
+    assert!(table.record_outcome(first.number, handled()));
     for number in 101..=120 {
-        assert!(matches!(table.turn(), NextJob::Idle(_)), "a new one is about to be read");
-        assert!(table.state.add(taken(&number.to_string(), number), table.now));
+        assert!(matches!(table.next(), NextJob::Idle(_)), "the bus is about to read a new one");
+        assert!(table.state.add(entry(&number.to_string(), number), table.now));
         let job = table.job();
         assert_eq!(job.id, id(number));
-        assert!(table.settle(job.number, handled()));
+        assert!(table.record_outcome(job.number, handled()));
     }
     let again = table.job();
     assert_eq!(again.id, id(2));
-    assert!(table.settle(again.number, handled()));
+    assert!(table.record_outcome(again.number, handled()));
     table.bounds.entries = 1;
-    assert!(matches!(table.turn(), NextJob::Idle(_)), "there is room once it is written down what is done with");
+    assert!(matches!(table.next(), NextJob::Idle(_)), "there is room once the dispositions are persisted");
     for number in (1..=2).chain(101..=120) {
         assert!(table.state.remove(&id(number), table.now));
     }
     let third = table.job();
-    assert_eq!(third.id, id(3), "nothing is read, as there is no room");
+    assert_eq!(third.id, id(3), "the bus reads no new one, as there is no room");
     table.bounds = BOUNDS;
-    assert!(matches!(table.turn(), NextJob::Idle(_)));
+    assert!(matches!(table.next(), NextJob::Idle(_)));
     assert!(table.state.set_has_more(false));
     assert_eq!(table.job().id, id(4));
 }

@@ -1,51 +1,51 @@
-//! What waits: it is not in flight, is read again when its turn has come, and is bounded.
+//! Waiting entries: they take no room, the bus reads them again when they are due, and their number is limited.
 
 use super::*;
 use crate::port::{Health, HealthThresholds};
 
-/// Fails for an hour at the first try.
-fn failing_once(numbers: std::ops::Range<u64>) -> Witness {
+/// Fails at the first attempt, with a retry after an hour.
+fn failing_once(numbers: std::ops::Range<u64>) -> RecordingHandler {
     let failed = Mutex::new(std::collections::HashSet::new());
-    Witness::new(move |number| match numbers.contains(&number) && failed.lock().unwrap().insert(number) {
+    RecordingHandler::new(move |number| match numbers.contains(&number) && failed.lock().unwrap().insert(number) {
         true => Err(HandlerError::retry_after(Duration::from_secs(3_600), "later")),
         false => Ok(()),
     })
 }
 
-fn bench(witness: &Witness, in_flight: InFlight) -> Bench {
-    Bench::with(Limits::default(), in_flight, [witness.subscriber("a")])
+fn bench(handler: &RecordingHandler, in_flight: InFlight) -> Bench {
+    Bench::with(Limits::default(), in_flight, [handler.subscriber("a")])
 }
 
 fn of(aggregate: u64, number: u64) -> InFlightEntry {
-    taken(&aggregate.to_string(), number)
+    entry(&aggregate.to_string(), number)
 }
 
 #[tokio::test(start_paused = true)]
 async fn others_flow_though_far_more_wait_than_fit_in_hand() {
-    let witness = failing_once(1..501);
-    let mut bench = bench(&witness, InFlight::new(4, 4_000, SharedClock::SYSTEM));
+    let handler = failing_once(1..501);
+    let mut bench = bench(&handler, InFlight::new(4, 4_000, SharedClock::SYSTEM));
     for number in 1..=1_000 {
         assert!(bench.in_flight.room().await >= 1);
         bench.add([of(number % 250, number)]);
-        settle_down().await;
+        run_ready_tasks().await;
         bench.write();
     }
-    // 250 wait, and 250 that were to fail too and all that came later are parked behind them
-    assert_eq!((witness.begun().len(), bench.in_flight.len(), bench.in_flight.free()), (250, 1_000, 4));
+    // 250 wait; the 250 others that will fail, and all later ones, are blocked behind them
+    assert_eq!((handler.begun().len(), bench.in_flight.len(), bench.in_flight.free()), (250, 1_000, 4));
     bench.add([of(1_001, 1_001)]);
-    settle_down().await;
-    assert_eq!(witness.begun().last(), Some(&1_001));
+    run_ready_tasks().await;
+    assert_eq!(handler.begun().last(), Some(&1_001));
     bench.drain().await;
     let first = |number: &u64| *number % 250 == 3;
-    let of_one: Vec<u64> = witness.begun().into_iter().filter(first).collect();
+    let of_one: Vec<u64> = handler.begun().into_iter().filter(first).collect();
     assert_eq!(of_one, [3, 3, 253, 253, 503, 753], "in their order");
-    assert_eq!(bench.kept.read_again.load(Ordering::SeqCst), 250 * 5, "each when its turn had come");
+    assert_eq!(bench.bus.read_again.load(Ordering::SeqCst), 250 * 5, "each when it was due");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_more_is_read_while_too_many_wait_and_health_says_since_when() {
-    let witness = failing_once(1..11);
-    let mut bench = bench(&witness, InFlight::new(100, usize::MAX, SharedClock::SYSTEM).with_max_waiting(10));
+    let handler = failing_once(1..11);
+    let mut bench = bench(&handler, InFlight::new(100, usize::MAX, SharedClock::SYSTEM).with_max_waiting(10));
     let alerts = |bench: &Bench| {
         bench.context.subscribers.report(Health::connected(true, 0, 0)).alerts(&HealthThresholds::default())
     };
@@ -53,7 +53,7 @@ async fn no_more_is_read_while_too_many_wait_and_health_says_since_when() {
         assert!(bench.in_flight.room().await > 0);
         assert!(alerts(&bench).is_empty());
         bench.add([of(number, number)]);
-        settle_down().await;
+        run_ready_tasks().await;
         bench.write();
     }
     assert_eq!((bench.in_flight.room_beside(0), bench.in_flight.is_crowded()), (0, true));
@@ -65,25 +65,25 @@ async fn no_more_is_read_while_too_many_wait_and_health_says_since_when() {
     assert!(!waiting.is_finished());
     bench.drain().await;
     assert!(waiting.await.unwrap() > 0 && alerts(&bench).is_empty());
-    assert_eq!(witness.begun().len(), 20);
+    assert_eq!(handler.begun().len(), 20);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_has_vanished_while_it_waited_is_let_go_and_frees_its_aggregate() {
-    let witness = failing_once(1..2);
-    let mut bench = bench(&witness, InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
+    let handler = failing_once(1..2);
+    let mut bench = bench(&handler, InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
     bench.add([of(1, 1), of(1, 2), of(1, 3)]);
-    settle_down().await;
-    bench.kept.entries.lock().unwrap().remove(&id(1));
+    run_ready_tasks().await;
+    bench.bus.entries.lock().unwrap().remove(&id(1));
     bench.drain().await;
-    assert_eq!(witness.begun(), [1, 2, 3]);
+    assert_eq!(handler.begun(), [1, 2, 3]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_read_again_stays_due() {
-    let witness = failing_once(1..2);
+    let handler = failing_once(1..2);
     let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
-    let context = bench(&witness, InFlight::new(1, 1, SharedClock::SYSTEM)).context;
+    let context = bench(&handler, InFlight::new(1, 1, SharedClock::SYSTEM)).context;
     let (stop, worker) = (CancellationToken::new(), Arc::clone(&in_flight));
     let signal = StopSignal::from_token(stop.clone());
     let working = tokio::spawn(async move { worker.work(&context, &signal).await });
@@ -94,18 +94,18 @@ async fn what_cannot_be_read_again_stays_due() {
     for _ in 0..3 {
         in_flight.due().await;
         assert_eq!(in_flight.take_due(), [DueEntry { id: id(1), has_waited: true }]);
-        assert!(in_flight.take_due().is_empty(), "each is handed out once");
+        assert!(in_flight.take_due().is_empty(), "take_due returns each once");
         in_flight.return_due([&id(1)]);
     }
     in_flight.take_due();
-    in_flight.resume([of(1, 1), of(1, 2)]); // the second is not its turn
-    settle_down().await;
-    assert_eq!(witness.begun(), [1, 1]);
-    assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), has_waited: false }], "it was parked");
+    in_flight.resume([of(1, 1), of(1, 2)]); // the second one is not due
+    run_ready_tasks().await;
+    assert_eq!(handler.begun(), [1, 1]);
+    assert_eq!(in_flight.take_due(), [DueEntry { id: id(2), has_waited: false }], "it was blocked");
     assert_eq!(in_flight.nack_idle(), [id(2)]);
     in_flight.resume([of(1, 2)]);
-    settle_down().await;
-    assert_eq!(witness.begun(), [1, 1], "it was given back meanwhile");
+    run_ready_tasks().await;
+    assert_eq!(handler.begun(), [1, 1], "it was nacked meanwhile");
     stop.cancel();
     working.await.unwrap();
 }
