@@ -1,6 +1,6 @@
-//! What has come of an entry so far, and what is to become of it; shared by all buses.
+//! The attempts at an entry so far, and the retry decision that follows from them; shared by all buses.
 //!
-//! Keep: each handler has a budget of its own, and one that has succeeded does not run again.
+//! Invariant: each handler has a retry budget of its own, and a handler that has succeeded does not run again.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -9,70 +9,70 @@ use serde::{Deserialize, Serialize};
 use super::{Failure, HandlerErrorKind, RetryPolicy, retry::LONGEST};
 use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::Name};
 
-/// What the handlers of a group have made of an entry so far. It is empty until one of them has failed, or the process
-/// has died while they ran.
+/// The attempts of a group's handlers at an entry, as buses persist them. Empty until a handler has failed, or the
+/// process has ended while handlers ran.
 ///
 /// Times are milliseconds since 1970.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct DeliveryAttempts {
-    /// How often the entry was handled and a handler failed.
+    /// The number of runs in which a handler failed.
     pub attempts: u32,
-    /// How often in a row its process ended while it was in flight.
+    /// The number of times in a row that its process ended while the entry was in flight.
     #[serde(skip_serializing_if = "is_zero")]
     pub process_ends: u32,
-    /// How often in a row its process ended while it was the only event that was handled; noted before it is, and taken
-    /// back after.
+    /// The number of times in a row that its process ended while this event alone was handled; incremented before such a
+    /// run, and reset after it.
     #[serde(skip_serializing_if = "is_zero")]
     pub ended_alone: u32,
-    /// How often the entry was delivered in vain to consumers that keep no tries, as those written in Python, which
-    /// limit retries by number. These count for each handler against [`RetryPolicy::max_retries`] where that is set; they
-    /// never shorten [`RetryPolicy::retry_for`], which begins with the first failure that was noted.
+    /// The number of failed deliveries to consumers that persist no attempts, such as those written in Python, which
+    /// limit retries by number. They count for each handler against [`RetryPolicy::max_retries`] if that is set; they
+    /// never shorten [`RetryPolicy::retry_for`], which begins with the first recorded failure.
     #[serde(skip_serializing_if = "is_zero")]
     pub elsewhere: u32,
     /// The handlers that have succeeded, sorted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub done: Vec<String>,
-    /// The handlers that have not, by name.
+    /// The handlers that have failed and not succeeded since, by name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, HandlerFailure>,
-    /// When a handler failed first.
+    /// The time of the first failure of a handler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_failed_at: Option<u64>,
-    /// When a handler failed last.
+    /// The time of the last failure of a handler.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_failed_at: Option<u64>,
-    /// When to try again.
+    /// The time of the next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_at: Option<u64>,
-    /// Whether all attempts are used up, and no dead letter was to be written.
+    /// Set if all attempts are used up, and the bus writes no dead letters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_exhausted: bool,
 }
 
-/// A handler that has failed.
+/// The failure of one handler.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct HandlerFailure {
-    /// How often.
+    /// The number of failed attempts.
     pub attempts: u32,
-    /// Why, the last time.
+    /// The error of the last attempt.
     pub error: String,
-    /// Since when it fails, by the clock of the consumer that handled it then. Time in which its database had a fault is
-    /// left out: `since` moves on by it.
+    /// Since when the handler fails, by the clock of the consumer that ran it then. Time in which its database had a
+    /// fault does not count: `since` moves on by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<u64>,
-    /// Whether it is not tried again.
+    /// Set if the handler is not retried.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gave_up: bool,
-    /// How often in a row it met a fault of the database, which uses up no attempt.
+    /// The number of times in a row that the handler met a fault of the database, which uses up no attempt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub server_faults: u32,
 }
 
 impl HandlerFailure {
-    /// Whether there are no more retries, of those that the handler itself says or the policy, or no more time.
+    /// Returns `true` if no retry is left, by the handler's own limit or else by the policy's, or if the time is over.
     fn has_used_up(&mut self, retries: Option<u32>, policy: &RetryPolicy, now: u64) -> bool {
         let since = *self.since.get_or_insert(now);
         let most = retries.or(policy.max_retries);
@@ -80,12 +80,12 @@ impl HandlerFailure {
     }
 }
 
-/// What is to be done with an entry after its handlers ran.
+/// The next step for an entry after its handlers ran.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RetryDecision {
-    /// Nothing is left to do.
+    /// All handlers have succeeded.
     Acknowledge,
-    /// Try again after this time.
+    /// Retry after this delay.
     RetryAfter(Duration),
     /// All attempts are used up.
     DeadLetter,
@@ -96,7 +96,7 @@ const fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-/// When an event is tried again that met a fault of the database: it may last for hours.
+/// The retry delays after a fault of the database, which may last for hours.
 const SERVER_FAULT_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
@@ -104,10 +104,10 @@ const SERVER_FAULT_BACKOFF: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(300),
 };
 
-/// After how many ends of its process in a row, while nothing else ran, an event is taken for their cause.
+/// The number of process ends in a row, while this event alone was handled, after which it becomes a dead letter.
 const MAX_PROCESS_ENDS_ALONE: u32 = 5;
 
-/// How long a suspect waits: what ends a process at once ends it so often only.
+/// The delays of a suspect: they limit how often an event can end its process.
 const SUSPECT_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
@@ -115,7 +115,7 @@ const SUSPECT_BACKOFF: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(60),
 };
 
-/// How much of an error's text is kept, in bytes.
+/// The limit for the text of an error, in bytes.
 const MAX_ERROR_BYTES: usize = 4_000;
 
 fn truncate_error(mut text: String) -> String {
@@ -131,7 +131,7 @@ fn millis(time: Duration) -> u64 {
 }
 
 impl DeliveryAttempts {
-    /// An entry that did not get as far as a handler: it can never be handled.
+    /// Creates the attempts of an entry that did not get as far as a handler: it can never be handled.
     #[must_use]
     pub fn undecodable(error: String, clock: &SharedClock) -> Self {
         let now = Some(clock.unix_millis());
@@ -144,34 +144,34 @@ impl DeliveryAttempts {
         }
     }
 
-    /// An entry that some handlers have handled before, and that is tried anew by the others.
+    /// Creates the attempts of a replayed entry: the handlers in `done` have handled it, the rest run again.
     #[must_use]
     pub fn replayed(done: Vec<String>) -> Self {
         Self { done, ..Self::default() }
     }
 
-    /// The tries as JSON, in which stores and buses keep them.
+    /// Returns the attempts as JSON, in which stores and buses persist them.
     #[must_use]
     pub fn to_json(&self) -> String {
-        // texts, numbers and lists of them: nothing of it can fail
+        // serializing strings, numbers and lists of them cannot fail
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// Reads what [`to_json`](Self::to_json) wrote.
+    /// Parses the JSON of [`to_json`](Self::to_json).
     ///
     /// # Errors
-    /// Where the text is not that.
+    /// If the text is not such JSON.
     pub fn from_json(json: &str) -> Result<Self, BoxError> {
         Ok(from_json(json)?)
     }
 
-    /// Whether no handler ran so far, as far as is known.
+    /// Returns `true` if no result of a handler is recorded.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.done.is_empty() && self.failed.is_empty()
     }
 
-    /// Whether a handler is not to run any more.
+    /// Returns `true` if this handler must not run again: it has succeeded or given up.
     #[must_use]
     pub fn is_finished_for(&self, handler: &str) -> bool {
         !self.is_empty()
@@ -179,36 +179,37 @@ impl DeliveryAttempts {
                 || self.failed.get(handler).is_some_and(|failed| failed.gave_up))
     }
 
-    /// Whether a handler is not tried again: then it is a dead letter at last.
+    /// Returns `true` if a handler has given up: the entry becomes a dead letter in the end.
     pub(crate) fn has_given_up(&self) -> bool {
         self.failed.values().any(|failed| failed.gave_up)
     }
 
-    /// The handlers that failed, sorted and separated by commas; empty if it did not get as far as a handler.
+    /// Returns the handlers that failed, sorted and separated by commas; empty if the entry did not get as far as a
+    /// handler.
     #[must_use]
     pub fn handlers(&self) -> String {
         let names: Vec<&str> = self.failed.keys().map(String::as_str).filter(|name| !name.is_empty()).collect();
         names.join(",")
     }
 
-    /// Why the handlers failed; each error is named by its handler where there are several.
+    /// Returns the errors of the handlers; if there are several, each begins with the name of its handler.
     #[must_use]
     pub fn errors(&self) -> String {
-        let words = |(name, failed): (&String, &HandlerFailure)| match self.failed.len() {
+        let describe = |(name, failed): (&String, &HandlerFailure)| match self.failed.len() {
             1 => failed.error.clone(),
             _ => format!("{name}: {}", failed.error),
         };
-        let errors: Vec<String> = self.failed.iter().map(words).collect();
+        let errors: Vec<String> = self.failed.iter().map(describe).collect();
         errors.join("; ")
     }
 
-    /// How often the entry was tried in vain, for the handler that was tried most.
+    /// Returns the number of failed attempts of the handler that has the most.
     #[must_use]
     pub fn most_attempts(&self) -> u32 {
         self.failed.values().map(|failed| failed.attempts).max().unwrap_or_default()
     }
 
-    /// Its handlers ran, and those left have succeeded.
+    /// Records a run in which no handler failed.
     pub(crate) fn succeed(&mut self, succeeded: &[Name]) -> RetryDecision {
         if !self.has_given_up() {
             return RetryDecision::Acknowledge;
@@ -225,7 +226,7 @@ impl DeliveryAttempts {
         self.done.sort();
     }
 
-    /// Its handlers ran, and some failed.
+    /// Records a run in which handlers failed.
     pub(crate) fn fail(
         &mut self,
         failures: &[Failure],
@@ -251,7 +252,8 @@ impl DeliveryAttempts {
         next
     }
 
-    /// When the handler is to run again; `None` if it gives up. `passed` is the time since the failure before.
+    /// Records the failure of one handler. Returns its delay; `None` if it gives up. `passed` is the time since the
+    /// failure before.
     fn fail_one(&mut self, failure: &Failure, policy: &RetryPolicy, now: u64, passed: u64) -> Option<Duration> {
         let before = self.elsewhere;
         let fresh = || HandlerFailure { attempts: before, ..HandlerFailure::default() };
@@ -276,18 +278,19 @@ impl DeliveryAttempts {
         }
     }
 
-    /// Whether it was in flight when its process ended, and has not been handled since.
+    /// Returns `true` if the entry was in flight when its process ended, and no run has ended since.
     pub(crate) const fn is_suspect(&self) -> bool {
         self.process_ends > 0
     }
 
-    /// Whether it waits, as was noted last: then it was not in flight when its process ended.
+    /// Returns `true` if the entry waits, as persisted last: then it was not in flight when its process ended.
     pub(crate) fn is_waiting(&self, clock: &SharedClock) -> bool {
-        // what begins alone is noted without a time; a retry that was due may have begun
+        // `begin` removes the time of a suspect before it runs; a retry whose time has passed may have run
         self.next_at.is_some_and(|next| self.is_suspect() || next > clock.unix_millis())
     }
 
-    /// Its process ended while it was in flight. Returns `false` if that happened too often while nothing else ran.
+    /// Records that the process ended while the entry was in flight. Returns `false` if that happened too often while
+    /// this event alone was handled.
     pub(crate) fn note_process_end(&mut self, clock: &SharedClock) -> bool {
         if self.ended_alone >= MAX_PROCESS_ENDS_ALONE {
             return false;
@@ -297,29 +300,29 @@ impl DeliveryAttempts {
         true
     }
 
-    /// How long a suspect waits before it runs, and then for the others to end.
+    /// Returns the delay of a suspect before it runs, which is also its time limit for other deliveries to end.
     pub(crate) fn suspect_delay(&self) -> Duration {
         SUSPECT_BACKOFF.delay(self.process_ends)
     }
 
-    /// Its process lives and was slow: what ran alone there has not ended it.
+    /// Takes one end alone back: the process lives and was slow, so the run there has not ended it.
     pub(crate) const fn note_slow_consumer(&mut self) {
         self.ended_alone = self.ended_alone.saturating_sub(1);
     }
 
-    /// A suspect begins, alone or beside others.
+    /// Records that a suspect begins, alone or beside other deliveries.
     pub(crate) const fn begin(&mut self, is_alone: bool) {
         self.ended_alone += is_alone as u32;
         self.next_at = None;
     }
 
-    /// A suspect of which that was noted has not begun.
+    /// Reverts [`begin`](Self::begin) of a suspect that did not run.
     pub(crate) fn undo_begin(&mut self, is_alone: bool, clock: &SharedClock) {
         self.ended_alone = self.ended_alone.saturating_sub(u32::from(is_alone));
         self.wait_until(clock.unix_millis(), Duration::ZERO);
     }
 
-    /// The process has not ended of it.
+    /// Clears the process ends: a run has ended, and the process lives.
     pub(crate) const fn reset_process_ends(&mut self) {
         (self.process_ends, self.ended_alone) = (0, 0);
     }
@@ -329,7 +332,7 @@ impl DeliveryAttempts {
         self.next_at = Some(now.saturating_add(millis(delay)));
     }
 
-    /// The process ends whenever the handlers run.
+    /// Gives up an entry whose process ends whenever its handlers run.
     pub(crate) fn give_up_after_process_ends(&mut self, clock: &SharedClock) {
         let (now, times) = (Some(clock.unix_millis()), self.ended_alone);
         let error = format!("the process ended {times} times while this event alone was handled");
@@ -341,8 +344,8 @@ impl DeliveryAttempts {
         self.last_failed_at = now;
     }
 
-    /// How long is left until the next try, at most the time between the last failure and it: the clock of whoever
-    /// wrote it may differ.
+    /// Returns the time until the next attempt, at most the time between the last failure and that attempt: the clock
+    /// of the consumer that recorded them may differ.
     pub(crate) fn wait(&self, clock: &SharedClock) -> Duration {
         let Some(next) = self.next_at else {
             return Duration::ZERO;

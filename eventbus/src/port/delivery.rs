@@ -1,4 +1,4 @@
-//! One event, handed over by a bus to the handlers of one group.
+//! Deliveries: one event, passed by a bus to the handlers of one group.
 
 use std::{fmt, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::domain::{
     record::RecordedEvent,
 };
 
-/// One event, handed over by a bus to the handlers of one group. Cloning is cheap.
+/// One event, passed by a bus to the handlers of one group. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Delivery {
     record: RecordedEvent,
@@ -22,20 +22,20 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Hands `record` over to `group` for the first time.
+    /// Creates the first delivery of `record` to `group`.
     #[must_use]
     pub fn new(record: RecordedEvent, group: Name) -> Self {
         Self { record, group, attempt: 1, message_id: None, state: StateMap::new() }
     }
 
-    /// Says how often the event was handed over, this time included.
+    /// Sets the number of this attempt: 1 is the first.
     #[must_use]
     pub fn with_attempt(mut self, attempt: u32) -> Self {
         self.attempt = attempt;
         self
     }
 
-    /// Says what the bus calls the entry.
+    /// Sets the id of the entry on the bus.
     #[must_use]
     pub fn with_message_id(mut self, message_id: MessageId) -> Self {
         self.message_id = Some(message_id);
@@ -55,25 +55,25 @@ impl Delivery {
         &self.record
     }
 
-    /// Everything about the event but its own fields.
+    /// The metadata of the event: all but its own fields.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.record.metadata()
     }
 
-    /// The consumer group, or the projection, it is handed over to.
+    /// The consumer group, or the projection, that receives it.
     #[must_use]
     pub const fn group(&self) -> &Name {
         &self.group
     }
 
-    /// How often the event was handed over, this time included: 1 is the first try.
+    /// The number of this attempt: 1 is the first.
     #[must_use]
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// What the bus calls the entry; `None` when it comes from a store's feed.
+    /// The id of the entry on the bus; `None` if it comes from a store's feed.
     #[must_use]
     pub const fn message_id(&self) -> Option<&MessageId> {
         self.message_id.as_ref()
@@ -86,16 +86,17 @@ impl Delivery {
     }
 }
 
-/// Why a handler did not handle an event, and what is to become of the delivery.
+/// The error of a handler for an event, and the next step for the delivery.
 ///
-/// Every error converts into it with `?` and is tried again, after a delay that grows, as often as the handler's
-/// `retries` or else the bus's policy say; [`permanent`](Self::permanent) and [`retry_after`](Self::retry_after) ask for
-/// something else. Only handlers that have not succeeded run again, and later events of the same aggregate wait
-/// meanwhile. A delivery whose attempts are used up is a [dead letter](crate::port::DeadLetters). A panic, and a handler
-/// that takes longer than its `timeout_ms`, count as errors.
+/// Every error converts into it with `?`, and the bus retries it, after a delay that grows, as often as the handler's
+/// `retries` or else the bus's policy say; [`permanent`](Self::permanent) and [`retry_after`](Self::retry_after) change
+/// that. Only handlers that have not succeeded run again, and later events of the same aggregate wait meanwhile. A
+/// delivery whose attempts are used up is a [dead letter](crate::port::DeadLetters). A panic, and a handler that takes
+/// longer than its `timeout_ms`, count as errors.
 ///
-/// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a fault of the
-/// server among its sources, whatever the handler made of it: see [`Transactions::server_fault`](crate::port::Transactions::server_fault).
+/// An error of a handler that takes the store's connection uses up no attempt if the store's driver finds a fault of
+/// the server among its sources, however the handler has wrapped it: see
+/// [`Transactions::server_fault`](crate::port::Transactions::server_fault).
 ///
 /// # Examples
 /// ```
@@ -111,26 +112,26 @@ pub struct HandlerError {
     server_fault: Option<ServerFault>,
 }
 
-/// What is to become of a delivery that a handler did not handle.
+/// The next step for a delivery that a handler did not handle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HandlerErrorKind {
-    /// Try again, after the delay of the bus's policy.
+    /// Retry after the delay of the bus's policy.
     Retry,
-    /// Try again, not before this delay has passed.
+    /// Retry, not before this delay has passed.
     RetryAfter(Duration),
-    /// Trying again will not help: straight to the dead letters.
+    /// A retry cannot help: straight to the dead letters.
     Permanent,
-    /// The event could not be decoded: no try can help, straight to the dead letters.
+    /// The event cannot be decoded, so a retry cannot help: straight to the dead letters.
     Undecodable,
     /// The handler panicked: as [`Retry`](Self::Retry).
     Panicked,
-    /// The handler took longer than it may, and was ended: as [`Retry`](Self::Retry).
+    /// The handler reached its time limit, and was cancelled: as [`Retry`](Self::Retry).
     TimedOut,
-    /// The handler waited for the store's transaction when its app stopped: again later, and no attempt is used up.
+    /// The handler waited for the store's transaction when its app stopped: retry later; it uses up no attempt.
     NotBegun,
-    /// The database of the handler's transaction had a fault of its own, such as a full disk or a lock that is held: again
-    /// later, after delays that grow to 5 minutes, without limit, and no attempt is used up.
+    /// The database of the handler's transaction had a fault of its own, such as a full disk or a lock that is held:
+    /// retry after delays that grow to 5 minutes, without limit; it uses up no attempt.
     ServerFault,
 }
 
@@ -139,17 +140,17 @@ impl HandlerError {
         Self { kind, source, server_fault: None }
     }
 
-    /// An error that no retry can mend.
+    /// Creates an error that no retry can fix.
     pub fn permanent(error: impl Into<BoxError>) -> Self {
         Self::of(HandlerErrorKind::Permanent, error.into())
     }
 
-    /// An error that may be gone after `delay`. It uses up an attempt and its time, as any other.
+    /// Creates an error that may be gone after `delay`. It uses up an attempt and its time, as any error.
     pub fn retry_after(delay: Duration, error: impl Into<BoxError>) -> Self {
         Self::of(HandlerErrorKind::RetryAfter(delay), error.into())
     }
 
-    /// The error of a handler that panicked.
+    /// Creates the error of a handler that panicked.
     pub(crate) fn from_panic(panic: &(dyn std::any::Any + Send)) -> Self {
         let text =
             (panic.downcast_ref::<&str>().copied()).or_else(|| panic.downcast_ref::<String>().map(String::as_str));
@@ -157,23 +158,23 @@ impl HandlerError {
         Self::of(HandlerErrorKind::Panicked, message.into())
     }
 
-    /// The error of a handler that took longer than it may.
+    /// Creates the error of a handler that reached its time limit.
     pub(crate) fn timed_out(timeout: Duration) -> Self {
         Self::of(HandlerErrorKind::TimedOut, format!("handler took longer than {timeout:?}").into())
     }
 
-    /// The app stopped before the store began a transaction for the handler.
+    /// Creates the error for an app that stopped before the store began a transaction for the handler.
     pub(crate) fn not_begun() -> Self {
         let source = "the app stops, and the store has not begun a transaction for the handler".into();
         Self::of(HandlerErrorKind::NotBegun, source)
     }
 
-    /// The same error, once the store's driver has found a fault of the server in it.
+    /// Marks the error: the store's driver has found a fault of the server in it.
     pub(crate) fn with_server_fault(self, fault: ServerFault) -> Self {
         Self { kind: HandlerErrorKind::ServerFault, server_fault: Some(fault), ..self }
     }
 
-    /// What the database said of itself, if this is [`HandlerErrorKind::ServerFault`].
+    /// The fault of the database, if this is [`HandlerErrorKind::ServerFault`].
     #[must_use]
     pub const fn server_fault(&self) -> Option<&ServerFault> {
         self.server_fault.as_ref()
@@ -188,20 +189,20 @@ impl HandlerError {
     #[doc(hidden)]
     #[must_use]
     pub fn missing(key: TypeKey) -> Self {
-        Self::of(HandlerErrorKind::Permanent, format!("`{}` is not there", key.name()).into())
+        Self::of(HandlerErrorKind::Permanent, format!("the application provides no `{}`", key.name()).into())
     }
 
     pub(crate) fn into_source(self) -> BoxError {
         self.source
     }
 
-    /// What is to become of the delivery.
+    /// The next step for the delivery.
     #[must_use]
     pub const fn kind(&self) -> HandlerErrorKind {
         self.kind
     }
 
-    /// Whether no retry can mend it.
+    /// Returns `true` if no retry can fix it.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         matches!(self.kind, HandlerErrorKind::Permanent | HandlerErrorKind::Undecodable)

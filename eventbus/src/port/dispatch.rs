@@ -1,7 +1,7 @@
-//! Running the handlers of a group for one delivery; shared by all buses.
+//! Runs the handlers of a group for one delivery; shared by all buses.
 //!
-//! Keep: every handler of the group that has not succeeded runs, also after another one failed; a panic, or a handler
-//! that takes longer than it may, is a failure of that delivery, never of the consumer.
+//! Invariant: every handler of the group that has not succeeded runs, also after an earlier one failed; a panic, or a
+//! run past its time limit, is a failure of that delivery, never of the consumer.
 
 use std::{
     fmt,
@@ -26,9 +26,9 @@ pub type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), Han
 /// Makes the span in which a handler runs.
 pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
 
-/// The span in which the handler with that name runs: what log lines of the handler begin with.
+/// Creates the span in which the handler with that name runs: log lines of the handler begin with it.
 ///
-/// It is short, for it stands before each message, and of the level of errors, so that none is logged without it.
+/// The span is short, for it precedes each message, and has the error level, so that no message is logged without it.
 #[must_use]
 pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
@@ -45,14 +45,14 @@ pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandlerOptions {
-    /// How often a failed delivery is tried again; the bus decides if `None`.
+    /// The number of retries of a failed delivery; the bus decides if `None`.
     pub retries: Option<u32>,
-    /// How long one try may take; 60 s if `None`. A store that is away is waited for beside that.
+    /// The time limit for one attempt; 60 s if `None`. The wait for an unreachable store does not count.
     pub timeout: Option<Duration>,
-    /// How many deliveries run at once, each of another aggregate, however long they take. If `None` the bus decides, and
-    /// one that awaits for 10 s lets another begin beside it.
+    /// The number of deliveries that run at once, each of its own aggregate, however long they take. If `None` the bus
+    /// decides, and a run that awaits for 10 s lets the next one begin beside it.
     pub concurrency: Option<u32>,
-    /// Where it begins when its group is new, or skipped its events long ago; the bus decides if `None`.
+    /// The start of the handler when its group is new, or skipped its events long ago; the bus decides if `None`.
     pub start: Option<HandlerStart>,
 }
 
@@ -67,7 +67,7 @@ impl HandlerOptions {
         Self { retries, timeout, concurrency, start: None }
     }
 
-    /// Says where the handler begins.
+    /// Sets where the handler begins.
     #[must_use]
     pub const fn starting(mut self, start: HandlerStart) -> Self {
         self.start = Some(start);
@@ -75,7 +75,7 @@ impl HandlerOptions {
     }
 }
 
-/// Something that handles events: a handler, a projection, a closure.
+/// A named function that handles events: of a handler, a projection, or a closure.
 #[derive(Clone)]
 pub struct Subscriber {
     name: Name,
@@ -83,19 +83,19 @@ pub struct Subscriber {
     options: HandlerOptions,
     handle: Arc<HandleFn>,
     activity: Arc<Activity>,
-    /// As many permits as deliveries may run at once.
+    /// One permit for each delivery that may run at once.
     permits: Arc<OnceLock<Arc<Semaphore>>>,
 }
 
 impl Subscriber {
-    /// Puts a subscriber together; `name` is what logs and dead letters call it.
+    /// Creates a subscriber; logs and dead letters show `name`.
     pub fn new<F>(name: Name, events: EventFilter, handle: F) -> Self
     where
         F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
     {
         let options = HandlerOptions::default();
-        let (activity, turns) = (Arc::default(), Arc::default());
-        Self { name, events, options, handle: Arc::new(handle), activity, permits: turns }
+        let (activity, permits) = (Arc::default(), Arc::default());
+        Self { name, events, options, handle: Arc::new(handle), activity, permits }
     }
 
     /// Sets the options from the handler's attribute.
@@ -105,18 +105,18 @@ impl Subscriber {
         self
     }
 
-    /// The same with another name, if there is one.
+    /// Renames the subscriber, if there is a new name.
     pub(super) fn renamed(self, name: Option<Name>) -> Self {
         Self { name: name.unwrap_or(self.name), ..self }
     }
 
-    /// What logs and dead letters call it.
+    /// The name in logs and dead letters.
     #[must_use]
     pub const fn name(&self) -> &Name {
         &self.name
     }
 
-    /// Which events it handles.
+    /// The filter for the events that it handles.
     #[must_use]
     pub const fn events(&self) -> EventFilter {
         self.events
@@ -128,18 +128,18 @@ impl Subscriber {
         self.options
     }
 
-    /// Whether it wants every event.
+    /// Returns `true` if it handles every event.
     #[must_use]
     pub const fn is_wildcard(&self) -> bool {
         matches!(self.events, EventFilter::All)
     }
 
-    /// The longest of its runs, if it takes long.
+    /// Returns its longest run, if that is long.
     pub(super) fn long_run(&self) -> Option<RunningHandler> {
         self.activity.long_run()
     }
 
-    /// What it waits for, if its database has a fault.
+    /// Returns the database fault that it waits for.
     pub(super) fn waiting(&self) -> Option<WaitingForServer> {
         self.activity.waiting(&self.name)
     }
@@ -148,17 +148,17 @@ impl Subscriber {
         &self.activity
     }
 
-    /// What it is handling, in words.
+    /// Describes its oldest current run.
     pub(crate) fn handling(&self) -> Option<String> {
         self.activity.handling(&self.name)
     }
 
-    /// What it failed at last and has not succeeded with since, and why, in words.
+    /// Describes its last failure; `None` if it has succeeded with that event since.
     pub(crate) fn failure(&self) -> Option<String> {
         self.activity.failure(&self.name)
     }
 
-    /// Waits for its turn, then handles the delivery in a span of its own.
+    /// Waits for a permit, then handles the delivery in a span of its own.
     async fn run(
         &self,
         delivery: &Delivery,
@@ -211,42 +211,43 @@ impl fmt::Debug for Subscriber {
     }
 }
 
-/// How many deliveries a handler gets at once, and which handlers are slow.
+/// The limits for concurrent deliveries, and for slow handlers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// How many deliveries a handler gets at once that does not say it itself; one that awaits for 10 s counts no more.
+    /// The number of deliveries that a handler without its own limit runs at once; a run that awaits for 10 s does not
+    /// count any more.
     pub concurrency: usize,
-    /// How many consumers of its group a handler serves: each may hand it as many deliveries.
+    /// The number of consumers of its group that a handler serves: each may deliver as many at once.
     pub consumers: usize,
-    /// A handler that takes so long is logged.
+    /// The time after which a run is logged as slow.
     pub slow: Duration,
 }
 
 impl Default for Limits {
-    /// One consumer, one after the other; a second is slow.
+    /// One consumer, one delivery at a time; a run of a second is slow.
     fn default() -> Self {
         Self { concurrency: 1, consumers: 1, slow: Duration::from_secs(1) }
     }
 }
 
-/// What came of a delivery.
+/// The outcome of a delivery.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Outcome {
     /// Every handler that wants the event and had not given up has succeeded, now or before.
     Handled {
-        /// Those that succeeded now.
+        /// The handlers that succeeded now.
         succeeded: Vec<Name>,
     },
     /// No handler of the group wants the event.
     Skipped,
-    /// The group has no handlers any more: leave it pending, for nobody has decided about it.
+    /// The group has no handlers any more: the delivery stays pending, as it is undecided.
     Unattended,
     /// Some handlers failed.
     Failed {
-        /// Those that failed now.
+        /// The handlers that failed now.
         failures: Vec<Failure>,
-        /// Those that succeeded now.
+        /// The handlers that succeeded now.
         succeeded: Vec<Name>,
     },
 }
@@ -257,13 +258,13 @@ pub enum Outcome {
 pub struct Failure {
     /// The name of the handler.
     pub handler: Name,
-    /// How often it is tried again; the bus decides if `None`.
+    /// The number of its retries; the bus decides if `None`.
     pub retries: Option<u32>,
     /// Why it failed.
     pub error: HandlerError,
 }
 
-/// Runs every subscriber that wants the event and has neither succeeded nor given up before: those of its type first,
+/// Runs every subscriber that wants the event and has neither succeeded nor given up before: first those of its type,
 /// then those of all types, in the order they subscribed; each in a `span` of its own.
 pub async fn dispatch(
     subscribers: &[Subscriber],
@@ -293,7 +294,7 @@ pub async fn dispatch(
             }
         }
     }
-    // what others of the group have yet to try again is left to them
+    // a failed handler that only other consumers of the group have, and that has retries left, is left to these
     match (is_wanted || attempts.has_given_up(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled { succeeded },

@@ -1,4 +1,4 @@
-//! When an outage begins and ends: each is worth one line in the log.
+//! Outages: the callers log one line when one begins and one when it ends.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::domain::clock::SharedClock;
 
-/// Something that can fail again and again until it works again, such as reaching a server.
+/// The outage state of an operation that can fail repeatedly until it works again, such as reaching a server.
 ///
 /// # Examples
 /// ```
@@ -24,26 +24,26 @@ pub struct Outage {
 }
 
 impl Outage {
-    /// Nothing has failed yet.
+    /// Creates the state of an operation that has not failed yet.
     #[must_use]
     pub const fn new(clock: SharedClock) -> Self {
         Self { clock, since: None }
     }
 
-    /// It failed. Returns `true` if it worked before.
+    /// Records a failure. Returns `true` if the operation worked before.
     pub fn begins(&mut self) -> bool {
-        let is_news = self.since.is_none();
+        let is_new = self.since.is_none();
         self.since.get_or_insert_with(|| self.clock.instant());
-        is_news
+        is_new
     }
 
-    /// It works. Returns for how long it did not, in milliseconds at the finest; `None` if it worked before.
+    /// Records a success. Returns how long the outage lasted, in whole milliseconds; `None` if there was none.
     pub fn ends(&mut self) -> Option<Duration> {
         let lasted = self.clock.elapsed(self.since.take()?);
         Some(Duration::from_millis(u64::try_from(lasted.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// Whether it lasts.
+    /// Returns `true` during an outage.
     #[must_use]
     pub const fn lasts(&self) -> bool {
         self.since.is_some()

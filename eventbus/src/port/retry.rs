@@ -1,8 +1,8 @@
-//! When to try again.
+//! Retry policies: limits and delays.
 
 use std::time::Duration;
 
-/// For how long, how often, and after which delays, something is tried again: exponential, capped, jittered.
+/// For how long, how often and after which delays an operation is retried: exponential, capped, jittered.
 ///
 /// # Examples
 /// ```
@@ -15,9 +15,9 @@ use std::time::Duration;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// For how long to try again, from the first failure on.
+    /// For how long to retry, from the first failure on.
     pub retry_for: Duration,
-    /// How many times to try after the first try, at most; as often as there is time for if `None`.
+    /// The number of retries, at most; as many as there is time for if `None`.
     pub max_retries: Option<u32>,
     /// The delay before the first retry.
     pub first_delay: Duration,
@@ -37,7 +37,7 @@ impl Default for RetryPolicy {
     }
 }
 
-/// A hundred years: clocks cannot hold every delay that one can ask for.
+/// The limit for delays, a hundred years: clocks cannot hold every delay that a caller can ask for.
 pub(super) const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
 
 impl RetryPolicy {
@@ -47,15 +47,16 @@ impl RetryPolicy {
         self.max_retries.is_none_or(|most| retry <= most)
     }
 
-    /// The delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the longest.
+    /// Returns the delay before retry `attempt` (the first is 1), without jitter: doubles from the first to the
+    /// longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
         self.first_delay.saturating_mul(factor).min(self.max_delay).min(LONGEST)
     }
 
-    /// The delay before retry `attempt`, anywhere between half of [`delay`](Self::delay) and all of it, so that those
-    /// who failed together do not come back together.
+    /// Returns a random delay before retry `attempt`, between half of [`delay`](Self::delay) and all of it, so that
+    /// operations that failed together are not retried together.
     #[must_use]
     pub fn jittered(&self, attempt: u32) -> Duration {
         self.delay(attempt).mul_f64(0.5 + fastrand::f64() / 2.0)

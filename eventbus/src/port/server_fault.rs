@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
 
-/// What a database says is wrong with itself: its disk is full, a lock is held, it shuts down, the connection broke.
+/// A fault of the database itself: its disk is full, a lock is held, it shuts down, the connection broke.
 ///
-/// The text is a code and what it stands for, such as `SQLSTATE 53100`; it never holds a stored value, so health reports
-/// may show it.
+/// The text is a code and its meaning, such as `SQLSTATE 53100`; it never holds a stored value, so health reports may
+/// show it.
 ///
 /// # Examples
 /// ```
@@ -16,7 +16,7 @@ use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
 pub struct ServerFault(Cow<'static, str>);
 
 impl ServerFault {
-    /// Names a fault; `code` is what the server calls it, without any stored value.
+    /// Names a fault by the server's own `code`, without any stored value.
     #[must_use]
     pub fn new(code: impl Into<Cow<'static, str>>) -> Self {
         Self(code.into())
@@ -29,12 +29,12 @@ impl fmt::Display for ServerFault {
     }
 }
 
-/// An error and its sources, the outermost first: where drivers look for errors of their own.
+/// Returns an error and its sources, the outermost first, in which a driver finds its own errors.
 pub fn source_chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     iter::successors(Some(unshared(error)), |error: &&'e (dyn Error + 'static)| (**error).source().map(unshared))
 }
 
-/// The error inside an `Arc`, which answers with its own type and with the source of what it holds.
+/// Returns the error inside an `Arc`: the `Arc` hides its type, and passes on only its source.
 fn unshared<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
     error.downcast_ref::<Arc<dyn Error + Send + Sync>>().map_or(error, |shared| &**shared)
 }

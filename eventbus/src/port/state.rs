@@ -1,4 +1,4 @@
-//! What handlers share with the application, and what they demand of it.
+//! The values that handlers share with the application, and the requirements they have of it.
 
 use std::{
     any::{Any, TypeId},
@@ -81,7 +81,7 @@ impl StateMap {
         self.0.get(&TypeId::of::<T>())?.value.downcast_ref().cloned()
     }
 
-    /// Whether there is a value of this type.
+    /// Returns `true` if there is a value of this type.
     #[must_use]
     pub fn contains(&self, key: TypeKey) -> bool {
         self.0.contains_key(&key.id)
@@ -94,7 +94,7 @@ impl fmt::Debug for StateMap {
     }
 }
 
-/// What a handler or projection demands of the application; checked once, at start.
+/// The requirements of a handler or projection, which the application checks once, at start.
 #[derive(Debug, Clone, Default)]
 pub struct Requirements {
     states: Vec<TypeKey>,
@@ -102,30 +102,30 @@ pub struct Requirements {
 }
 
 impl Requirements {
-    /// Demands a `.state(T)`.
+    /// Requires a `.state(T)`.
     pub fn state<T: 'static>(&mut self) {
         demand(&mut self.states, TypeKey::of::<T>());
     }
 
-    /// Demands a store whose transactions are `T`.
+    /// Requires a store whose transactions are `T`.
     pub fn transaction<T: 'static>(&mut self) {
         demand(&mut self.transactions, TypeKey::of::<T>());
     }
 
-    /// The state types demanded.
+    /// The state types required.
     #[must_use]
     pub fn states(&self) -> &[TypeKey] {
         &self.states
     }
 
-    /// The transaction types demanded.
+    /// The transaction types required.
     #[must_use]
     pub fn transactions(&self) -> &[TypeKey] {
         &self.transactions
     }
 }
 
-/// Several methods of a projection may take the same; what is missing is to be said once.
+/// Adds a key once: several methods of a projection may take the same type, and the start reports it missing once.
 fn demand(demanded: &mut Vec<TypeKey>, key: TypeKey) {
     if !demanded.contains(&key) {
         demanded.push(key);

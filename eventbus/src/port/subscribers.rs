@@ -1,4 +1,4 @@
-//! Who subscribes to a bus; shared by all buses.
+//! The subscribers of a bus, by consumer group; shared by all buses.
 
 use std::sync::{
     Arc, PoisonError, RwLock, Weak,
@@ -22,7 +22,7 @@ pub struct Subscribers {
     in_flight: Arc<RwLock<Vec<GroupInFlight>>>,
 }
 
-/// What a consumer of a group has in hand.
+/// A group, and the in-flight entries of one of its consumers.
 type GroupInFlight = (Name, Weak<InFlight>);
 
 #[derive(Debug)]
@@ -40,8 +40,8 @@ impl Default for Subscribers {
 }
 
 impl Subscribers {
-    /// Adds a subscriber to a group, from the next delivery on. One whose name is taken in its group gets a number
-    /// behind it (`name#2`): who has succeeded and who has not is told by names.
+    /// Adds a subscriber to a group, from the next delivery on. If the group has one of that name, the new one gets a
+    /// number behind it (`name#2`), as attempts record successes and failures by name.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.write();
@@ -82,13 +82,13 @@ impl Subscribers {
         self.read().iter().filter(of_group).any(|entry| entry.subscriber.events().matches(event_type))
     }
 
-    /// How many there are, counted as the tutorial does: a projection of two types is two.
+    /// Returns the number of subscribers, counted as the tutorial does: a projection of two types is two.
     #[must_use]
     pub fn count(&self) -> usize {
         self.read().iter().map(|entry| entry.subscriber.events().descriptors().len()).sum()
     }
 
-    /// How many want this type by name.
+    /// Returns the number of subscribers that want this type by name.
     #[must_use]
     pub fn count_of(&self, event_type: &str) -> usize {
         let wants =
@@ -96,14 +96,14 @@ impl Subscribers {
         self.read().iter().filter(wants).count()
     }
 
-    /// How many want every event.
+    /// Returns the number of subscribers that want every event.
     #[must_use]
     pub fn wildcard_count(&self) -> usize {
         self.read().iter().filter(|entry| entry.subscriber.is_wildcard()).count()
     }
 
-    /// What the subscribers of a group handle, each type and version once; where several begin differently, the one that
-    /// wants more counts.
+    /// Returns the types that the subscribers of a group handle, each type and version once; if several differ in where
+    /// they begin, the one that wants more counts.
     #[must_use]
     pub fn announced(&self, group: &Name) -> Vec<Announced> {
         let of_group = self.of_group(group);
@@ -111,7 +111,7 @@ impl Subscribers {
         Announced::all(each)
     }
 
-    /// The versions of an event type that subscribers of a group were made for.
+    /// Returns the versions of an event type that the subscribers of a group were made for.
     #[must_use]
     pub fn versions(&self, group: &Name, event_type: &Name) -> Vec<u32> {
         let of_group = self.of_group(group);
@@ -119,7 +119,7 @@ impl Subscribers {
         events.filter(|event| event.event_type == event_type.as_str()).map(|event| event.schema_version).collect()
     }
 
-    /// Whether every subscriber of a group begins with what comes from now on.
+    /// Returns `true` if every subscriber of a group begins with events from now on.
     #[must_use]
     pub fn start_now(&self, group: &Name) -> bool {
         let subscribers = self.of_group(group);
@@ -127,7 +127,7 @@ impl Subscribers {
         !subscribers.is_empty() && subscribers.iter().all(begins_now)
     }
 
-    /// The largest number of deliveries that a subscriber of the group wants at once; 0 if none says it.
+    /// Returns the highest concurrency that a subscriber of the group sets; 0 if none does.
     pub(super) fn most_concurrency(&self, group: &Name) -> usize {
         let entries = self.read();
         let of_group = entries.iter().filter(|entry| entry.group == *group);
@@ -135,7 +135,8 @@ impl Subscribers {
         most.unwrap_or_default() as usize
     }
 
-    /// Adds to a report what the handlers run for long, which databases they wait for, and what consumers have not finished.
+    /// Adds to a report the long runs of the handlers, the database faults they wait for, and the unfinished deliveries
+    /// of the consumers.
     #[must_use]
     pub fn report(&self, health: Health) -> Health {
         let entries = self.read();
@@ -146,13 +147,13 @@ impl Subscribers {
         health.with_oldest_unfinished(self.oldest_unfinished())
     }
 
-    /// Of each group the delivery of this process that has been unfinished for longest since it failed.
+    /// Returns for each group the delivery of this process that has been unfinished for longest since it failed.
     fn oldest_unfinished(&self) -> Vec<OldestUnfinished> {
         let all_in_flight = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
         all_in_flight.iter().filter_map(|(group, in_flight)| in_flight.upgrade()?.oldest_unfinished(group)).collect()
     }
 
-    /// Reports from now on whether too many entries wait in the hand of a consumer.
+    /// Reports from now on the unfinished entries of a consumer, and if too many of them wait.
     pub(super) fn add_in_flight(&self, group: &Name, in_flight: &Arc<InFlight>) {
         let mut all_in_flight = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
@@ -168,7 +169,7 @@ impl Subscribers {
         all_in_flight.iter().filter_map(crowded).collect()
     }
 
-    /// What the handlers of a group have been busy with for longest, if that is long.
+    /// Returns the longest run of a group's handlers, if it is long.
     #[must_use]
     pub fn long_run(&self, group: &Name) -> Option<RunningHandler> {
         let entries = self.read();
@@ -176,19 +177,19 @@ impl Subscribers {
         of_group.filter_map(|entry| entry.subscriber.long_run()).max_by_key(|run| run.seconds)
     }
 
-    /// What each runs at the moment.
+    /// Returns the activity of each subscriber.
     pub(crate) fn activities(&self) -> Vec<Arc<Activity>> {
         self.read().iter().map(|entry| Arc::clone(entry.subscriber.activity())).collect()
     }
 
-    /// How many runs of a group's handlers have given their places up: they take long, or block their threads.
+    /// Returns the number of runs of a group's handlers without a slot: they are long, or block their threads.
     pub(super) fn without_slot(&self, group: &Name) -> usize {
         let entries = self.read();
         let of_group = entries.iter().filter(|entry| entry.group == *group);
         of_group.map(|entry| entry.subscriber.activity().without_slot()).sum()
     }
 
-    /// Watches for subscribers that come or go.
+    /// Returns a receiver that changes when subscribers join or leave.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
@@ -203,7 +204,7 @@ impl Subscribers {
     }
 }
 
-/// A subscriber's place on a bus. Dropping it changes nothing; [`cancel`](Self::cancel) ends it.
+/// The subscription of one subscriber. It outlives this value; only [`cancel`](Self::cancel) ends it.
 #[derive(Debug)]
 pub struct Subscription {
     id: u64,
@@ -218,7 +219,8 @@ impl Subscription {
         &self.group
     }
 
-    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Says whether it was still there.
+    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Returns `true` if it was still
+    /// there.
     pub fn cancel(&self) -> bool {
         let mut entries = self.subscribers.write();
         let before = entries.len();

@@ -1,4 +1,4 @@
-//! Budgets, delays and what is written down of them.
+//! Retry budgets, delays, and their JSON.
 
 use super::*;
 use crate::port::HandlerError;
@@ -21,50 +21,54 @@ fn plain(handler: &'static str) -> Failure {
 
 #[test]
 fn a_handler_runs_once_and_as_often_again_as_its_budget_says() {
-    let mut tries = DeliveryAttempts::default();
+    let mut attempts = DeliveryAttempts::default();
     for _ in 0..2 {
-        assert!(matches!(tries.fail(&[plain("a")], &[], &POLICY, &CLOCK), RetryDecision::RetryAfter(_)));
+        assert!(matches!(attempts.fail(&[plain("a")], &[], &POLICY, &CLOCK), RetryDecision::RetryAfter(_)));
     }
-    assert_eq!(tries.fail(&[plain("a")], &[], &POLICY, &CLOCK), RetryDecision::DeadLetter);
-    assert_eq!((tries.attempts, tries.most_attempts()), (3, 3));
+    assert_eq!(attempts.fail(&[plain("a")], &[], &POLICY, &CLOCK), RetryDecision::DeadLetter);
+    assert_eq!((attempts.attempts, attempts.most_attempts()), (3, 3));
     let mut never = DeliveryAttempts::default();
     assert_eq!(never.fail(&[failure("a", Some(0), "no".into())], &[], &POLICY, &CLOCK), RetryDecision::DeadLetter);
 }
 
 #[test]
 fn a_handler_that_succeeded_or_gave_up_is_left_alone_while_others_are_tried() {
-    let mut tries = DeliveryAttempts::default();
+    let mut attempts = DeliveryAttempts::default();
     let permanent = failure("b", None, HandlerError::permanent("never"));
-    let next = tries.fail(&[plain("a"), permanent], &[Name::from_static("c")], &POLICY, &CLOCK);
+    let next = attempts.fail(&[plain("a"), permanent], &[Name::from_static("c")], &POLICY, &CLOCK);
     assert!(matches!(next, RetryDecision::RetryAfter(_)), "a may still succeed");
-    assert!(!tries.is_finished_for("a"));
-    assert!(tries.is_finished_for("b") && tries.is_finished_for("c"));
-    assert_eq!((tries.handlers(), tries.errors()), ("a,b".into(), "a: no; b: never".into()));
-    assert_eq!(tries.succeed(&[Name::from_static("a")]), RetryDecision::DeadLetter, "b has failed for good");
-    assert_eq!((tries.handlers(), tries.errors()), ("b".into(), "never".into()));
-    assert_eq!(tries.done, ["a", "c"]);
+    assert!(!attempts.is_finished_for("a"));
+    assert!(attempts.is_finished_for("b") && attempts.is_finished_for("c"));
+    assert_eq!((attempts.handlers(), attempts.errors()), ("a,b".into(), "a: no; b: never".into()));
+    assert_eq!(attempts.succeed(&[Name::from_static("a")]), RetryDecision::DeadLetter, "b has failed for good");
+    assert_eq!((attempts.handlers(), attempts.errors()), ("b".into(), "never".into()));
+    assert_eq!(attempts.done, ["a", "c"]);
 }
 
 #[test]
 fn a_handler_that_recovers_is_no_failure() {
-    let mut tries = DeliveryAttempts::default();
-    tries.fail(&[plain("a"), plain("b")], &[], &POLICY, &CLOCK);
-    tries.fail(&[plain("b")], &[Name::from_static("a")], &POLICY, &CLOCK);
-    assert_eq!(tries.handlers(), "b");
-    assert_eq!(tries.succeed(&[Name::from_static("b")]), RetryDecision::Acknowledge);
+    let mut attempts = DeliveryAttempts::default();
+    attempts.fail(&[plain("a"), plain("b")], &[], &POLICY, &CLOCK);
+    attempts.fail(&[plain("b")], &[Name::from_static("a")], &POLICY, &CLOCK);
+    assert_eq!(attempts.handlers(), "b");
+    assert_eq!(attempts.succeed(&[Name::from_static("b")]), RetryDecision::Acknowledge);
 }
 
 #[test]
 fn delays_grow_and_a_handler_may_ask_for_its_own() {
-    let mut tries = DeliveryAttempts::default();
-    let RetryDecision::RetryAfter(first) = tries.fail(&[plain("a")], &[], &POLICY, &CLOCK) else { panic!("gave up") };
-    let RetryDecision::RetryAfter(second) = tries.fail(&[plain("a")], &[], &POLICY, &CLOCK) else { panic!("gave up") };
+    let mut attempts = DeliveryAttempts::default();
+    let RetryDecision::RetryAfter(first) = attempts.fail(&[plain("a")], &[], &POLICY, &CLOCK) else {
+        panic!("gave up")
+    };
+    let RetryDecision::RetryAfter(second) = attempts.fail(&[plain("a")], &[], &POLICY, &CLOCK) else {
+        panic!("gave up")
+    };
     assert!((500..=1_000).contains(&first.as_millis()), "{first:?}");
     assert!((1_000..=2_000).contains(&second.as_millis()), "{second:?}");
     let hour = Duration::from_secs(3_600);
     let asked = failure("a", None, HandlerError::retry_after(hour, "later"));
     assert_eq!(DeliveryAttempts::default().fail(&[asked], &[], &POLICY, &CLOCK), RetryDecision::RetryAfter(hour));
-    let left = tries.wait(&CLOCK); // in whole milliseconds
+    let left = attempts.wait(&CLOCK); // in whole milliseconds
     assert!(
         left <= second + Duration::from_millis(1) && left + Duration::from_millis(500) > second,
         "{left:?} of {second:?}"
@@ -74,9 +78,9 @@ fn delays_grow_and_a_handler_may_ask_for_its_own() {
 #[test]
 fn a_delay_that_no_clock_can_hold_is_cut() {
     let asked = || failure("a", None, HandlerError::retry_after(Duration::MAX, "never"));
-    let mut tries = DeliveryAttempts::default();
-    assert_eq!(tries.fail(&[asked()], &[], &POLICY, &CLOCK), RetryDecision::RetryAfter(LONGEST));
-    assert!(tries.wait(&CLOCK) > Duration::from_secs(90 * 366 * 86_400), "{:?}", tries.wait(&CLOCK));
+    let mut attempts = DeliveryAttempts::default();
+    assert_eq!(attempts.fail(&[asked()], &[], &POLICY, &CLOCK), RetryDecision::RetryAfter(LONGEST));
+    assert!(attempts.wait(&CLOCK) > Duration::from_secs(90 * 366 * 86_400), "{:?}", attempts.wait(&CLOCK));
     let policy = RetryPolicy {
         retry_for: Duration::MAX,
         max_retries: Some(9),
@@ -90,32 +94,32 @@ fn a_delay_that_no_clock_can_hold_is_cut() {
 #[test]
 fn a_clock_that_is_wrong_lengthens_no_wait() {
     let now = CLOCK.unix_millis();
-    let tries = DeliveryAttempts {
+    let attempts = DeliveryAttempts {
         last_failed_at: Some(now + 3_600_000),
         next_at: Some(now + 3_601_000),
         ..DeliveryAttempts::default()
     };
-    assert_eq!(tries.wait(&CLOCK), Duration::from_secs(1));
+    assert_eq!(attempts.wait(&CLOCK), Duration::from_secs(1));
 }
 
 #[test]
 fn a_process_that_ends_of_an_event_ends_five_times_of_it_alone() {
     let clock = SharedClock::SYSTEM;
-    let mut tries = DeliveryAttempts::default();
-    assert!(tries.note_process_end(&clock) && tries.is_waiting(&clock));
+    let mut attempts = DeliveryAttempts::default();
+    assert!(attempts.note_process_end(&clock) && attempts.is_waiting(&clock));
     let mut delays = Vec::new();
     for _ in 0..5 {
-        delays.push(tries.suspect_delay().as_secs());
-        tries.begin(true);
-        assert!(!tries.is_waiting(&clock));
-        if !tries.note_process_end(&clock) {
+        delays.push(attempts.suspect_delay().as_secs());
+        attempts.begin(true);
+        assert!(!attempts.is_waiting(&clock));
+        if !attempts.note_process_end(&clock) {
             break;
         }
     }
-    assert_eq!((delays, tries.ended_alone), (vec![1, 2, 4, 8, 16], 5));
-    tries.give_up_after_process_ends(&clock);
-    assert_eq!(tries.errors(), "the process ended 5 times while this event alone was handled");
-    assert_eq!(tries.succeed(&[]), RetryDecision::DeadLetter);
+    assert_eq!((delays, attempts.ended_alone), (vec![1, 2, 4, 8, 16], 5));
+    attempts.give_up_after_process_ends(&clock);
+    assert_eq!(attempts.errors(), "the process ended 5 times while this event alone was handled");
+    assert_eq!(attempts.succeed(&[]), RetryDecision::DeadLetter);
 }
 
 #[test]
@@ -128,10 +132,10 @@ fn a_long_error_is_cut_between_letters_and_shows_it() {
 
 #[test]
 fn what_is_written_is_read() {
-    let mut tries = DeliveryAttempts::default();
-    tries.fail(&[plain("a")], &[Name::from_static("b")], &POLICY, &CLOCK);
-    let json = serde_json::to_string(&tries).unwrap();
-    assert_eq!(serde_json::from_str::<DeliveryAttempts>(&json).unwrap(), tries);
+    let mut attempts = DeliveryAttempts::default();
+    attempts.fail(&[plain("a")], &[Name::from_static("b")], &POLICY, &CLOCK);
+    let json = serde_json::to_string(&attempts).unwrap();
+    assert_eq!(serde_json::from_str::<DeliveryAttempts>(&json).unwrap(), attempts);
     assert_eq!(serde_json::from_str::<DeliveryAttempts>(r#"{"later":1}"#).unwrap(), DeliveryAttempts::default());
 }
 
@@ -152,12 +156,12 @@ mod for_a_time {
     #[test]
     fn without_a_number_it_is_tried_for_as_long_as_the_policy_says() {
         let (manual, clock) = clock();
-        let (policy, mut tries, mut runs) = (RetryPolicy::default(), DeliveryAttempts::default(), 0);
+        let (policy, mut attempts, mut runs) = (RetryPolicy::default(), DeliveryAttempts::default(), 0);
         let waited = loop {
             runs += 1;
-            match tries.fail(&[plain("a")], &[], &policy, &clock) {
+            match attempts.fail(&[plain("a")], &[], &policy, &clock) {
                 RetryDecision::RetryAfter(delay) => manual.advance(delay),
-                next => break (next, tries.last_failed_at.unwrap() - tries.first_failed_at.unwrap()),
+                next => break (next, attempts.last_failed_at.unwrap() - attempts.first_failed_at.unwrap()),
             }
         };
         let hours = 3_600 * 1_000;
@@ -169,27 +173,27 @@ mod for_a_time {
     #[test]
     fn each_handler_has_its_own_time_and_keeps_it_when_the_tries_are_written_and_read() {
         let (manual, clock) = clock();
-        let mut tries = DeliveryAttempts::default();
-        tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+        let mut attempts = DeliveryAttempts::default();
+        attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
         manual.advance(HOUR);
-        tries.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
-        // another consumer takes over
-        let mut tries = DeliveryAttempts::from_json(&tries.to_json()).unwrap();
+        attempts.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
+        // a second consumer takes over
+        let mut attempts = DeliveryAttempts::from_json(&attempts.to_json()).unwrap();
         manual.advance(HOUR);
-        let next = tries.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
+        let next = attempts.fail(&[plain("a"), plain("b")], &[], &FOR_TWO_HOURS, &clock);
         assert!(matches!(next, RetryDecision::RetryAfter(_)), "b may still succeed");
-        assert!(tries.is_finished_for("a") && !tries.is_finished_for("b"));
+        assert!(attempts.is_finished_for("a") && !attempts.is_finished_for("b"));
         manual.advance(HOUR);
-        assert_eq!(tries.fail(&[plain("b")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::DeadLetter);
+        assert_eq!(attempts.fail(&[plain("b")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::DeadLetter);
     }
 
     #[test]
     fn the_number_of_retries_ends_it_before_the_time_is_over() {
         let (_, clock) = clock();
         let policy = RetryPolicy { max_retries: Some(1), ..FOR_TWO_HOURS };
-        let mut tries = DeliveryAttempts::default();
-        assert!(matches!(tries.fail(&[plain("a")], &[], &policy, &clock), RetryDecision::RetryAfter(_)));
-        assert_eq!(tries.fail(&[plain("a")], &[], &policy, &clock), RetryDecision::DeadLetter);
+        let mut attempts = DeliveryAttempts::default();
+        assert!(matches!(attempts.fail(&[plain("a")], &[], &policy, &clock), RetryDecision::RetryAfter(_)));
+        assert_eq!(attempts.fail(&[plain("a")], &[], &policy, &clock), RetryDecision::DeadLetter);
     }
 
     #[test]
@@ -198,10 +202,10 @@ mod for_a_time {
         let delivered = || DeliveryAttempts { elsewhere: 5, ..DeliveryAttempts::default() };
         let by_number = RetryPolicy { max_retries: Some(5), ..FOR_TWO_HOURS };
         assert_eq!(delivered().fail(&[plain("a")], &[], &by_number, &clock), RetryDecision::DeadLetter);
-        let mut tries = delivered();
-        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
+        let mut attempts = delivered();
+        assert!(matches!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
         manual.advance(HOUR);
-        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
+        assert!(matches!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
     }
 
     #[test]
@@ -211,38 +215,38 @@ mod for_a_time {
             let fault = crate::port::ServerFault::new("SQLSTATE 53100");
             failure("a", None, HandlerError::from("no").with_server_fault(fault))
         };
-        let mut tries = DeliveryAttempts::default();
-        tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
+        let mut attempts = DeliveryAttempts::default();
+        attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock);
         for _ in 0..5 {
             manual.advance(HOUR);
-            assert!(matches!(tries.fail(&[fault()], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
+            assert!(matches!(attempts.fail(&[fault()], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
         }
         manual.advance(HOUR);
-        assert!(matches!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
+        assert!(matches!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::RetryAfter(_)));
         manual.advance(HOUR);
-        assert_eq!(tries.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::DeadLetter);
+        assert_eq!(attempts.fail(&[plain("a")], &[], &FOR_TWO_HOURS, &clock), RetryDecision::DeadLetter);
     }
 
     #[test]
     fn faults_of_the_database_are_tried_again_after_100_ms_and_after_5_minutes_at_most() {
         let (manual, clock) = clock();
-        let (mut tries, mut delays) = (DeliveryAttempts::default(), Vec::new());
+        let (mut attempts, mut delays) = (DeliveryAttempts::default(), Vec::new());
         for fault in 0..40 {
             let error = HandlerError::from("no").with_server_fault(crate::port::ServerFault::new("SQLSTATE 53100"));
-            let next = tries.fail(&[failure("a", Some(0), error)], &[], &POLICY, &clock);
+            let next = attempts.fail(&[failure("a", Some(0), error)], &[], &POLICY, &clock);
             let RetryDecision::RetryAfter(delay) = next else { panic!("{next:?} after {fault} faults") };
             let longest = Duration::from_millis(100 << fault.min(20)).min(Duration::from_secs(300));
             assert!((longest / 2..=longest).contains(&delay), "{delay:?} after {fault} faults");
-            let wait = tries.wait(&clock); // in whole milliseconds
+            let wait = attempts.wait(&clock); // in whole milliseconds
             assert!(wait <= delay && delay - wait < Duration::from_millis(1), "{wait:?} of {delay:?}");
             manual.advance(delay);
-            assert!(!tries.is_waiting(&clock));
+            assert!(!attempts.is_waiting(&clock));
             delays.push(delay);
         }
         delays.sort();
         delays.dedup();
         assert!(delays.len() > 30, "they differ: {delays:?}");
-        assert_eq!(tries.attempts, 40);
-        assert_eq!(tries.failed["a"].attempts, 0, "none of them is an attempt of the handler");
+        assert_eq!(attempts.attempts, 40);
+        assert_eq!(attempts.failed["a"].attempts, 0, "none of them is an attempt of the handler");
     }
 }
