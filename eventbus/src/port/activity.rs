@@ -1,10 +1,11 @@
-//! What a handler or projection runs at the moment, and what it failed at last: for time limits, logs, health and those who
-//! wait for it in vain.
+//! The current runs of each handler and projection, and its last failure: for time limits, logs, health, and callers
+//! that time out waiting for it.
 //!
-//! One that awaits is ended by its time limit, and logged by its own task. One that blocks its thread can be neither: the
-//! [`watchdog`](super::watchdog), a thread of its own, says so.
+//! The task of a run that awaits ends it at its time limit, and logs it. It can do neither while the run blocks its
+//! thread: the [`watchdog`](super::watchdog), a thread of its own, logs such a run.
 //!
-//! Keep: nothing here is locked while a handler runs; a run is over when its guard goes, whatever ended it.
+//! Invariant: no lock of this module is held while a handler runs; a run is over when its guard is dropped, however it
+//! ended.
 
 use std::{
     future::{Future, poll_fn},
@@ -20,20 +21,19 @@ use tracing::{Dispatch, Span};
 use super::{Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer, watchdog};
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 
-/// How long one run of a handler, or of a method of a projection that may be run again, may take unless its attribute says
-/// otherwise.
+/// Default time limit for one run of a handler, or of a method of a projection that can be run again.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A run that takes so long is logged while it lasts, again after twice the time, and so on. It gives its place up, so that
-/// events of other aggregates are handled beside it.
+/// The time after which a run is long: its task logs it, again after twice the time, and so on. The run releases its
+/// slot, so that events of other aggregates are handled beside it.
 pub(super) const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
-    /// The run that the current task is in.
+    /// The run of the current task.
     static CURRENT_RUN: Arc<Run>;
 }
 
-/// What a handler or projection runs at the moment, and what it failed at last.
+/// The current runs of a handler or projection, and its last failure.
 #[derive(Debug, Default)]
 pub(crate) struct Activity(Mutex<ActivityState>);
 
@@ -42,12 +42,12 @@ struct ActivityState {
     /// The runs, the oldest first.
     runs: Vec<Arc<Run>>,
     failed: Option<(RecordedEvent, String)>,
-    /// Since when the database has a fault, and which.
+    /// Since when its database has a fault, and the fault.
     server_fault: Option<(OffsetDateTime, String)>,
     is_watched: bool,
 }
 
-/// One run: an event and who handles it.
+/// One run: an event and its handler.
 #[derive(Debug)]
 pub(crate) struct Run {
     activity: Weak<Activity>,
@@ -58,32 +58,32 @@ pub(crate) struct Run {
     timeout: Option<Duration>,
     clock_source: SharedClock,
     clock: Mutex<RunClock>,
-    /// Where the task logs, for the watchdog.
+    /// The log subscriber of the task, for the watchdog.
     dispatch: Dispatch,
     span: Span,
 }
 
 #[derive(Debug)]
 struct RunClock {
-    /// `None` while it waits for the store's transaction, which does not count.
+    /// `None` while the run waits for the store's transaction, which does not count.
     since: Option<Instant>,
-    /// Since when its thread is in it without a pause. Real time: no clock frees a thread.
+    /// Since when its thread polls the run without a pause. Real time: no clock frees a thread.
     polled_since: Option<std::time::Instant>,
-    /// When the watchdog logs it.
+    /// The blocked time after which the watchdog logs the run.
     log_at: Duration,
-    /// Whether it blocks its thread for longer than it may take.
+    /// Set if the run blocks its thread past its time limit.
     is_stuck: bool,
-    /// Whether it takes long.
+    /// Set if the run is long.
     is_long: bool,
     permit: Option<HandlerPermit>,
 }
 
-/// The place of a run among those that its handler may run at once.
+/// The permit of a run: its handler has as many as it may run at once.
 #[derive(Debug)]
 pub(crate) struct HandlerPermit {
     #[allow(dead_code, reason = "it is held, not read")]
     permit: OwnedSemaphorePermit,
-    /// Whether a run keeps it however long it takes, unless it blocks its thread for longer than it may take.
+    /// Set if the run keeps it however long it takes, unless the run blocks its thread past its time limit.
     is_kept: bool,
 }
 
@@ -93,23 +93,23 @@ impl HandlerPermit {
     }
 }
 
-/// What a run took longer than.
+/// The time limit that a run has exceeded.
 #[derive(Debug)]
 pub(crate) struct TookTooLong(pub(crate) Duration);
 
 impl Activity {
-    /// Runs `handling` and watches over it: ends it after `timeout`, the time in [`without_timeout`] left out. It holds `turn`
-    /// until it ends or has run for long.
+    /// Runs `handling` and watches it: ends it after `timeout`, not counting the time in [`without_timeout`]. The run
+    /// holds `permit` until it ends or is long.
     pub(crate) async fn watch<T>(
         self: &Arc<Self>,
-        who: &Name,
+        handler: &Name,
         delivery: &Delivery,
         timeout: Option<Duration>,
-        turn: Option<HandlerPermit>,
+        permit: Option<HandlerPermit>,
         handling: impl Future<Output = T>,
         clock: &SharedClock,
     ) -> Result<T, TookTooLong> {
-        let running = self.begin(who, delivery, timeout, turn, clock);
+        let running = self.begin(handler, delivery, timeout, permit, clock);
         let run = Arc::clone(&running.run);
         let mut handling = pin!(CURRENT_RUN.scope(Arc::clone(&run), handling));
         let mut polled = pin!(poll_fn(|context| {
@@ -120,7 +120,7 @@ impl Activity {
         loop {
             let left = |limit: Duration| limit.saturating_sub(run.took());
             tokio::select! {
-                biased;
+                biased; // a run that ends at its time limit has ended
                 output = &mut polled => return Ok(output),
                 () = clock.sleep(left(timeout.unwrap_or(Duration::MAX))) => {}
                 () = clock.sleep(left(log_at)) => {}
@@ -139,16 +139,16 @@ impl Activity {
 
     fn begin(
         self: &Arc<Self>,
-        who: &Name,
+        handler: &Name,
         delivery: &Delivery,
         timeout: Option<Duration>,
-        handler_permit: Option<HandlerPermit>,
+        permit: Option<HandlerPermit>,
         clock: &SharedClock,
     ) -> RunningGuard<'_> {
         let since = Some(clock.instant());
         let run = Arc::new(Run {
             activity: Arc::downgrade(self),
-            handler: who.clone(),
+            handler: handler.clone(),
             group: delivery.group().clone(),
             record: delivery.record().clone(),
             began_at: clock.now(),
@@ -160,7 +160,7 @@ impl Activity {
                 log_at: LONG_RUN_AFTER,
                 is_stuck: false,
                 is_long: false,
-                permit: handler_permit,
+                permit,
             }),
             dispatch: tracing::dispatcher::get_default(Dispatch::clone),
             span: Span::current(),
@@ -175,10 +175,10 @@ impl Activity {
         RunningGuard { activity: self, run }
     }
 
-    /// Notes how a run ended.
+    /// Records how a run ended.
     pub(crate) fn ended(
         &self,
-        who: &Name,
+        handler: &Name,
         record: &RecordedEvent,
         result: &Result<(), HandlerError>,
         clock: &SharedClock,
@@ -190,7 +190,7 @@ impl Activity {
                 now.failed.take_if(|(failed, _)| failed.metadata().event_id() == event_id);
                 None
             }
-            // nothing was learnt of the database
+            // the handler did not reach its database, so the fault stays
             Err(error) if error.kind() == HandlerErrorKind::NotBegun => return,
             Err(error) => {
                 now.failed = Some((record.clone(), error.to_string()));
@@ -203,50 +203,49 @@ impl Activity {
         drop(now);
         if let Some(since) = over {
             let lasted = (clock.now() - since).unsigned_abs();
-            tracing::info!(handler = %who, ?lasted, "handler goes on, its database has no fault any more");
+            tracing::info!(%handler, ?lasted, "handler goes on, its database has no fault any more");
         }
     }
 
-    /// What the handler called `name` waits for, if its database has a fault.
+    /// Returns the database fault that the handler called `name` waits for.
     pub(crate) fn waiting(&self, name: &Name) -> Option<WaitingForServer> {
         let now = self.state();
         let (since, fault) = now.server_fault.as_ref()?;
         Some(WaitingForServer { name: name.to_string(), fault: fault.clone(), since: rfc3339(*since) })
     }
 
-    /// What it is handling, in words.
+    /// Describes the oldest current run.
     pub(crate) fn handling(&self, name: &Name) -> Option<String> {
         self.state().runs.first().map(|run| describe(name, &run.record))
     }
 
-    /// What the subscriber called `name` failed at last and has not succeeded with since, and why, in words.
+    /// Describes the last failure of the subscriber called `name`; `None` if it has succeeded with that event since.
     pub(crate) fn failure(&self, name: &Name) -> Option<String> {
         let now = self.state();
         let (record, error) = now.failed.as_ref()?;
         Some(format!("{}: {error}", describe(name, record)))
     }
 
-    /// The run that takes longest, if it takes long.
+    /// Returns the longest run, if it is long.
     pub(crate) fn long_run(&self) -> Option<RunningHandler> {
         let runs = self.runs();
         let took = runs.iter().map(|run| (run.took(), run)).max_by_key(|(took, _)| *took);
         took.filter(|(took, _)| *took >= LONG_RUN_AFTER).map(|(took, run)| run.to_running_handler(took))
     }
 
-    /// How many runs have given their places up: those that take long, and those that block their threads for longer than
-    /// they may take.
+    /// Returns the number of runs without a slot: those that are long, or block their threads past their time limits.
     pub(crate) fn without_slot(&self) -> usize {
         self.runs().iter().filter(|run| run.has_no_slot()).count()
     }
 
-    /// The runs that block a thread at the moment, in words: nothing can end them.
+    /// Describes the runs that block a thread at the moment: no time limit can end them.
     pub(crate) fn blocking(&self) -> Vec<String> {
         let runs = self.runs();
         let blocking = runs.iter().filter(|run| run.blocked_for() >= Duration::from_secs(1));
         blocking.map(|run| describe(&run.handler, &run.record)).collect()
     }
 
-    /// Logs runs that block their threads. Returns `true` if one gives its place up now.
+    /// Logs runs that block their threads. Returns `true` if one of them releases its slot now.
     pub(super) fn check_blocked(&self) -> bool {
         self.runs().iter().filter(|run| run.check_blocked()).count() > 0
     }
@@ -265,16 +264,16 @@ impl Run {
         self.clock().since.map_or(Duration::ZERO, |since| self.clock_source.elapsed(since))
     }
 
-    /// How long its thread is in it without a pause.
+    /// Returns for how long its thread has polled the run without a pause.
     fn blocked_for(&self) -> Duration {
         self.clock().polled_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
-    /// Lets another event be handled beside it, unless its handler says how many it handles at once.
+    /// Releases the slot of the run, and its permit unless the handler sets its own concurrency.
     fn release_slot(&self) {
         let mut clock = self.clock();
         clock.is_long = true;
-        clock.permit.take_if(|turn| !turn.is_kept);
+        clock.permit.take_if(|permit| !permit.is_kept);
         drop(clock);
         watchdog::notify_slot_freed();
     }
@@ -308,7 +307,7 @@ impl Run {
         let is_long = !clock.is_long && blocked >= LONG_RUN_AFTER;
         if is_long {
             clock.is_long = true;
-            clock.permit.take_if(|turn| !turn.is_kept);
+            clock.permit.take_if(|permit| !permit.is_kept);
         }
         let is_due = blocked >= clock.log_at;
         if is_due {
@@ -336,8 +335,8 @@ impl Run {
     }
 }
 
-/// Notes that the store cannot begin a transaction for the current run, because of this fault. Returns `true` if no run of
-/// the handler had met one before.
+/// Records that the store cannot begin a transaction for the current run, because of this fault. Returns `true` if the
+/// handler had no fault before.
 pub(crate) fn note_server_fault(fault: String, clock: &SharedClock) -> bool {
     let Some(activity) = CURRENT_RUN.try_with(|run| run.activity.upgrade()).ok().flatten() else {
         return true;
@@ -348,14 +347,15 @@ pub(crate) fn note_server_fault(fault: String, clock: &SharedClock) -> bool {
     former.is_none()
 }
 
-/// Awaits what the time limit of the current run does not count, as the wait for a store that is away.
+/// Awaits `waiting`, such as the wait for an unreachable store, without counting it in the time limit of the current
+/// run.
 pub(crate) async fn without_timeout<T>(waiting: impl Future<Output = T>) -> T {
     let run = CURRENT_RUN.try_with(Arc::clone).ok();
     let _paused = run.as_deref().map(UncountedTime::new);
     waiting.await
 }
 
-/// While it is there, the time of a run is not counted; afterwards it begins anew.
+/// Stops the clock of a run, until dropped; then the clock starts at zero again.
 struct UncountedTime<'r>(&'r Run);
 
 impl<'r> UncountedTime<'r> {
@@ -371,7 +371,7 @@ impl Drop for UncountedTime<'_> {
     }
 }
 
-/// While it is there, a thread is in the handler.
+/// Marks that a thread polls the run, until dropped.
 struct PollGuard<'r>(&'r Run);
 
 impl<'r> PollGuard<'r> {
@@ -389,7 +389,7 @@ impl Drop for PollGuard<'_> {
     }
 }
 
-/// While it is there, an event is being handled.
+/// Registers a run, until dropped.
 struct RunningGuard<'a> {
     activity: &'a Activity,
     run: Arc<Run>,
@@ -407,7 +407,7 @@ fn describe(name: &Name, record: &RecordedEvent) -> String {
     format!("`{name}` with `{event_type}` of `{stream}`")
 }
 
-/// A time as reports show it.
+/// Formats a time as reports show it.
 pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
     let time = time.replace_nanosecond(0).unwrap_or(time);
     time.format(&Rfc3339).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! The life of a bus's consumers: begin, one task per group, stop, shut down; shared by all buses.
+//! The lifecycle of a bus's consumers: start, one task per group, stop, shut down; shared by all buses.
 //!
-//! Keep: a task is asked to stop and then awaited. It is aborted only when a deadline has passed, or when the future
-//! of [`Consuming::run`] is dropped; what it had in hand then stays pending.
+//! Invariant: a stop signals each task and awaits it. A task is aborted only when a deadline has passed, or when the
+//! future of [`Consuming::run`] is dropped; its in-flight entries then stay pending.
 
 use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
 
@@ -14,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
 use crate::domain::{clock::SharedClock, name::Name};
 
-/// When a consumer that died is replaced.
+/// The delays before a consumer that died is replaced.
 const RESTART_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
     first_delay: Duration::from_millis(50),
     max_delay: Duration::from_secs(5),
 };
-/// A consumer that lived so long did not die of what its predecessor died of.
+/// The lifetime after which a consumer that dies counts as the first: it did not die of its predecessor's cause.
 const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
-/// Whether a bus consumes, and how it is asked to stop; a bus keeps one and shares it with its clones.
+/// The running consumers of a bus, if any, and their stop tokens; a bus shares one with its clones.
 #[derive(Debug, Default)]
 pub struct Consuming {
     state: Mutex<ConsumingState>,
@@ -44,7 +44,7 @@ struct CancelTokens {
     ended: CancellationToken,
 }
 
-/// How the consumer of one group is asked to stop.
+/// The signal for the consumer of one group to stop.
 #[derive(Debug, Clone)]
 pub struct StopSignal(CancellationToken);
 
@@ -54,57 +54,57 @@ impl StopSignal {
         Self(token)
     }
 
-    /// A signal that also stops when the returned token is cancelled; the token alone does not stop this one.
+    /// Returns a signal that also stops when the returned token is cancelled; that token does not stop this signal.
     #[must_use]
     pub fn child(&self) -> (Self, CancellationToken) {
         let token = self.0.child_token();
         (Self(token.clone()), token)
     }
 
-    /// Whether the consumer is to stop after the delivery it is in.
+    /// Returns `true` if the consumer must stop after its current delivery.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
         self.0.is_cancelled()
     }
 
-    /// Waits until the consumer is to stop.
+    /// Waits until the consumer must stop.
     pub async fn stopped(&self) {
         self.0.cancelled().await;
     }
 
-    /// Waits for `last`, but once the consumer is to stop only for a second more. `None`: given up.
+    /// Awaits `last`, but only a second more once the consumer must stop. `None`: the second is over.
     pub(crate) async fn within_grace_period<F: Future>(&self, last: F) -> Option<F::Output> {
         within_grace_period(&self.0, last).await
     }
 }
 
-/// How long something that a store is asked for goes on after it was to stop: the store may be gone. Real time, since it is
-/// the reply of a server that is waited for.
+/// The time for which a request to a store goes on after a stop: the store may be unreachable. Real time, as the caller
+/// waits for the reply of a server.
 const STOP_GRACE_PERIOD: Duration = Duration::from_secs(1);
 
-/// Waits for `last`, but once it is to stop only for a second more. `None`: given up.
+/// Awaits `last`, but only a second more once `stop` is cancelled. `None`: the second is over.
 pub(crate) async fn within_grace_period<F: Future>(stop: &CancellationToken, last: F) -> Option<F::Output> {
     let over = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_GRACE_PERIOD).await;
     };
     tokio::select! {
-        biased;
+        biased; // a reply that is ready counts
         last = last => Some(last),
         () = over => None,
     }
 }
 
 impl Consuming {
-    /// Nothing consumes yet; what waits, waits by this clock.
+    /// Creates the state of a bus that does not consume yet; `clock` measures its delays.
     #[must_use]
     pub fn with_clock(clock: SharedClock) -> Self {
         Self { clock, ..Self::default() }
     }
 
     /// Runs `consume` in a task of its own for every group that has subscribers, also for those that get their first
-    /// one later, until [`stop`](Self::stop); a group that loses its last subscriber is stopped alone. A task that
-    /// panics is replaced, after a delay that grows up to five seconds.
+    /// one later, until [`stop`](Self::stop); stops the task of a group that loses its last subscriber. Replaces a task
+    /// that panics, after a delay that grows up to five seconds.
     ///
     /// # Errors
     /// [`ConsumeError::AlreadyConsuming`] while another call runs, [`ConsumeError::ShutDown`] after
@@ -127,7 +127,7 @@ impl Consuming {
             }
         }
         tokio::select! {
-            biased;
+            biased; // tasks that have ended are not logged as aborted
             () = tasks.await_all() => {}
             () = run.tokens.abort.cancelled() => log_aborted(subscribers),
         }
@@ -152,9 +152,9 @@ impl Consuming {
         Ok(Run { consuming: self, tokens })
     }
 
-    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped.
+    /// Signals the consumers to stop after their current deliveries; returns once they have stopped.
     ///
-    /// A handler must not wait for it: it would wait for itself.
+    /// A handler must not await it: the handler would wait for itself.
     pub async fn stop(&self) {
         let Some(run) = self.state().run.clone() else {
             return;
@@ -163,27 +163,27 @@ impl Consuming {
         run.ended.cancelled().await;
     }
 
-    /// Whether [`run`](Self::run) is running.
+    /// Returns `true` while [`run`](Self::run) is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.state().run.is_some()
     }
 
-    /// Lets nothing begin any more.
+    /// Refuses later calls of [`run`](Self::run).
     pub fn close(&self) {
         self.state().closed = true;
     }
 
-    /// Whether it was closed.
+    /// Returns `true` after [`close`](Self::close).
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state().closed
     }
 
-    /// Closes, stops, and aborts what has not stopped after `timeout`.
+    /// Closes, stops, and aborts the consumers that have not stopped after `timeout`.
     ///
     /// # Errors
-    /// [`ShutdownError`] if something had to be aborted; `what` names it.
+    /// [`ShutdownError`], which names `what`, if it aborts consumers.
     pub async fn shutdown(&self, what: &str, timeout: Duration) -> Result<(), ShutdownError> {
         self.close();
         if self.clock.timeout(timeout, self.stop()).await.is_ok() {
@@ -200,7 +200,7 @@ impl Consuming {
     }
 }
 
-/// Names what kept a shutdown waiting, before it is aborted.
+/// Logs the handlers that still run, before a shutdown aborts them.
 fn log_aborted(subscribers: &Subscribers) {
     for group in subscribers.groups() {
         let of_group = subscribers.of_group(&group);
@@ -210,7 +210,7 @@ fn log_aborted(subscribers: &Subscribers) {
     }
 }
 
-/// One call of [`Consuming::run`]; dropping it says that nothing runs any more.
+/// One call of [`Consuming::run`]; dropping it marks the end of the run.
 struct Run<'a> {
     consuming: &'a Consuming,
     tokens: CancelTokens,
@@ -228,7 +228,7 @@ impl Drop for Run<'_> {
 struct Tasks {
     set: JoinSet<()>,
     groups: HashMap<Id, Task>,
-    /// How many consumers of a group died one soon after the other.
+    /// The number of consumers of a group that died in a row, each soon after its start.
     restarts: HashMap<Name, u32>,
     clock: SharedClock,
 }
@@ -241,7 +241,7 @@ struct Task {
 }
 
 impl Tasks {
-    /// Starts a task for each group that has none, and stops those of groups that are gone.
+    /// Starts a task for each group that has none, and stops the tasks of groups without subscribers.
     fn follow<F, T>(&mut self, groups: &[Name], stop: &CancellationToken, consume: &F)
     where
         F: Fn(Name, StopSignal) -> T,
@@ -269,7 +269,7 @@ impl Tasks {
         }
     }
 
-    /// Waits until a task ends; for ever when there is none.
+    /// Waits until a task ends; for ever if there is none.
     async fn await_one(&mut self) {
         let (id, result) = match self.set.join_next_with_id().await {
             Some(Ok((id, ()))) => (id, Ok(())),
@@ -284,11 +284,11 @@ impl Tasks {
             return;
         };
         if error.is_cancelled() {
-            // nobody aborts a single task: the runtime is shutting down, and takes us with it
+            // no code aborts a single task: the runtime is shutting down, and drops this future too
             tracing::debug!(%group, "consumer ended with the runtime");
             return std::future::pending().await;
         }
-        tracing::error!(%group, %error, "consumer died, starting another one");
+        tracing::error!(%group, %error, "consumer died, starting its replacement");
         let deaths = self.restarts.entry(group).or_default();
         *deaths = if self.clock.elapsed(began) < RESTART_BACKOFF_RESET_AFTER { deaths.saturating_add(1) } else { 1 };
     }

@@ -1,6 +1,7 @@
-//! The thread that sees handlers which block their threads: no task can, as it may be waiting for such a thread.
+//! The watchdog: a thread that reports handlers that block their threads. No task can, as it may wait for such a
+//! thread.
 //!
-//! Keep: it holds no activity alive, and ends when none is left.
+//! Invariant: the watchdog keeps no activity alive, and ends when none is left.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
@@ -12,12 +13,12 @@ use tokio::sync::watch;
 
 use super::activity::Activity;
 
-/// How often it looks. It takes a thread's own time: a clock that is moved by hand frees no thread.
+/// The interval between checks. Real time: a test's clock frees no thread.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 static WATCHED: Mutex<Vec<Weak<Activity>>> = Mutex::new(Vec::new());
 
-/// Watches over what `activity` runs from now on.
+/// Watches the runs of `activity` from now on; starts the watchdog if it does not run.
 pub(super) fn watch(activity: &Arc<Activity>) {
     let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
     watched.push(Arc::downgrade(activity));
@@ -27,7 +28,7 @@ pub(super) fn watch(activity: &Arc<Activity>) {
     let begun = thread::Builder::new().name("eventbus-watchdog".into()).spawn(check_all);
     if let Err(error) = begun {
         watched.clear();
-        tracing::warn!(%error, "no thread watches over handlers that block theirs");
+        tracing::warn!(%error, "the watchdog thread does not start: no log reports handlers that block their threads");
     }
 }
 
@@ -41,14 +42,14 @@ fn check_all() {
         }
         let alive: Vec<_> = watched.iter().filter_map(Weak::upgrade).collect();
         drop(watched);
-        let news = alive.iter().filter(|activity| activity.check_blocked()).count();
-        if news > 0 {
+        let freed = alive.iter().filter(|activity| activity.check_blocked()).count();
+        if freed > 0 {
             notify_slot_freed();
         }
     }
 }
 
-/// Tells whenever a run gives its place up to another: as it takes long, or blocks its thread for longer than it may take.
+/// Changes whenever a run releases its slot: it is long, or blocks its thread past its time limit.
 pub(super) fn freed_slots() -> &'static watch::Sender<u64> {
     static FREED_SLOTS: std::sync::OnceLock<watch::Sender<u64>> = std::sync::OnceLock::new();
     FREED_SLOTS.get_or_init(watch::Sender::default)

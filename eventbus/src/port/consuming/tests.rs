@@ -18,7 +18,7 @@ fn subscribers() -> Subscribers {
     subscribers
 }
 
-/// The consumer of a group that does nothing until it is stopped.
+/// A consumer that idles until it is stopped.
 async fn idle(_: Name, stop: StopSignal) {
     stop.stopped().await;
 }
@@ -34,7 +34,7 @@ fn a_runtime_that_shuts_down_is_no_dead_consumer() {
     assert!((&mut run).now_or_never().is_none());
     drop(runtime);
     assert!((&mut run).now_or_never().is_none());
-    assert!((&mut run).now_or_never().is_none(), "starts no other one");
+    assert!((&mut run).now_or_never().is_none(), "starts no replacement");
 }
 
 #[tokio::test]
@@ -54,14 +54,14 @@ async fn a_consumer_that_dies_is_replaced() {
     for dies in [true, false] {
         let began = tokio::select! {
             began = begins.recv() => began,
-            _ = &mut run => panic!("nobody stopped it"),
+            _ = &mut run => panic!("the run ended without a stop"),
         };
         assert_eq!(began, Some(dies));
     }
     tokio::join!(consuming.stop(), run).1.unwrap();
 }
 
-/// How long after the death of the one before consumers begin that live for `life`.
+/// Returns the delays between the death of a consumer, after `life`, and the start of its replacement.
 async fn delays(life: Duration, count: usize) -> Vec<Duration> {
     let (consuming, subscribers) = (Consuming::default(), subscribers());
     let (begun, mut begins) = tokio::sync::mpsc::unbounded_channel();
@@ -81,7 +81,7 @@ async fn delays(life: Duration, count: usize) -> Vec<Duration> {
     };
     tokio::select! {
         () = seeing => {}
-        _ = run => panic!("nobody stopped it"),
+        _ = run => panic!("the run ended without a stop"),
     }
     seen.windows(2).map(|pair| pair[1] - pair[0] - life).collect()
 }
@@ -131,7 +131,7 @@ async fn a_group_that_loses_its_last_subscriber_is_stopped_alone() {
     subscription.cancel();
     let gone = tokio::select! {
         gone = stops.recv() => gone,
-        _ = &mut run => panic!("nobody stopped it"),
+        _ = &mut run => panic!("the run ended without a stop"),
     };
     assert_eq!(gone.as_ref(), Some(&OTHER));
     assert!(stops.try_recv().is_err());
