@@ -294,7 +294,7 @@ async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behin
     let billing = billing.start().await.unwrap();
     let alert = async |app: &App| {
         let alerts = app.health().await.alerts(&HealthThresholds::default());
-        alerts.iter().any(|alert| alert.contains("`billing` is not given") && alert.contains("position 3"))
+        alerts.iter().any(|alert| alert.contains("`billing` does not receive") && alert.contains("position 3"))
     };
     wait_until("the damage is an alert", async || alert(&billing).await).await;
     wait_until("what stands before it is given", async || refunds.sorted() == [1]).await;

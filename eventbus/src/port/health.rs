@@ -1,4 +1,4 @@
-//! Whether a bus is well, for probes and alerts.
+//! The health of a bus, for probes and alerts.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::activity::rfc3339;
 use crate::domain::{clock::SharedClock, stream::Position};
 
-/// Whether a bus is well. As JSON it is what a health endpoint answers.
+/// The health of a bus; as JSON, the body for a health endpoint.
 ///
-/// A process that only publishes does not consume, so the `status` of its bus is never healthy: it looks at `connected`.
-/// An [`App`](crate::App) without handlers knows that.
+/// A process that only publishes does not consume, so the `status` of its bus is never healthy: it checks `connected`.
+/// An [`App`](crate::App) without handlers takes care of that.
 ///
 /// # Examples
 /// ```
@@ -24,17 +24,17 @@ use crate::domain::{clock::SharedClock, stream::Position};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Health {
-    /// Healthy: connected and consuming, and nothing else stands still.
+    /// Healthy: connected and consuming, the store can be read, and the relay has not stopped.
     pub status: HealthStatus,
-    /// Whether the bus could be asked.
+    /// Set if the bus answered.
     pub connected: bool,
-    /// Whether this process consumes.
+    /// Set if this process consumes.
     pub consuming: bool,
-    /// Entries handed over and not acknowledged, over all groups; 0 when not connected.
+    /// Pending entries, delivered and not acknowledged, over all groups; 0 when not connected.
     pub pending_messages: u64,
-    /// Entries in the dead letters; 0 when not connected.
+    /// Dead letters; 0 when not connected.
     pub dlq_messages: u64,
-    /// Why the bus could not be asked.
+    /// Why the bus did not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Why the store of this process cannot be read.
@@ -46,30 +46,31 @@ pub struct Health {
     /// The projections of this process that stopped at an event, each with the event and why.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub projections: Vec<String>,
-    /// Handlers and projections that have been busy with one event for long, the longest of each; of other processes that
-    /// of each group, where the bus knows.
+    /// Handlers and projections that have been busy with one event for long: the longest run of each; of other
+    /// processes the longest of each group, if the bus knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<RunningHandler>,
-    /// Consumers that have an entry and show no life, the one with the oldest entry of each group, where the bus knows.
+    /// Consumers with a pending entry that send no heartbeat: in each group the one with the oldest entry, if the bus
+    /// knows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub silent: Vec<SilentConsumer>,
-    /// The events that groups are not delivered as the store cannot read them, where the bus reads them from there.
+    /// The events that groups wait for and the store cannot read, if the bus reads them from there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unreadable: Vec<UnreadableEvents>,
-    /// Groups that are not given what they miss and only the store holds, as this process cannot bring it.
+    /// Groups that miss events which only the store holds, and which this process cannot bring to them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unfilled: Vec<UnfilledGroup>,
     /// Handlers and projections of this process that wait for a database with a fault of its own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingForServer>,
-    /// Groups of which this process reads no more, as too many deliveries wait for a retry.
+    /// Groups for which this process reads no more, as too many deliveries wait for a retry.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub crowded: Vec<CrowdedGroup>,
-    /// Of each group the delivery that has been unfinished for longest since a handler failed; on Redis also what no live
-    /// consumer has in hand.
+    /// For each group the delivery that has been unfinished for longest since a handler failed; on Redis also one that
+    /// no live consumer has in flight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unfinished: Vec<OldestUnfinished>,
-    /// For how many seconds the oldest event has waited that is not published (`relay`), or not included in a projection.
+    /// The wait of the oldest event that is not published (`relay`), or not included in a projection, in seconds.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub lag_seconds: BTreeMap<String, u64>,
     #[serde(skip)]
@@ -82,7 +83,7 @@ pub struct Health {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RunningHandler {
-    /// The consumer that says so, if it is of another process.
+    /// The consumer that reports the run, if it belongs to a different process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumer: Option<String>,
     /// The handler or projection.
@@ -93,11 +94,11 @@ pub struct RunningHandler {
     pub event_type: String,
     /// The id of the event.
     pub event_id: String,
-    /// When it began, in RFC 3339.
+    /// When the run began, in RFC 3339.
     pub since: String,
-    /// How long that is ago, in whole seconds; time spent waiting for a store that is away is left out.
+    /// The duration of the run so far, in whole seconds, without the time spent waiting for an unreachable store.
     pub seconds: u64,
-    /// Whether it keeps a thread of the runtime busy, so that no time limit can end it.
+    /// Set if the run keeps a thread of the runtime busy, so that no time limit can end it.
     pub blocks_its_thread: bool,
 }
 
@@ -113,7 +114,8 @@ impl fmt::Display for RunningHandler {
     }
 }
 
-/// A consumer that has an entry and has shown no life for long: it hangs or has ended, and no consumer has taken over yet.
+/// A consumer with a pending entry that has sent no heartbeat for long: it hangs or has ended, and no consumer has
+/// reclaimed the entry yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SilentConsumer {
     /// The consumer.
@@ -122,26 +124,26 @@ pub struct SilentConsumer {
     pub group: String,
     /// The entry.
     pub entry_id: String,
-    /// For how many seconds it has shown no life.
+    /// The time without a heartbeat, in seconds.
     pub seconds: u64,
 }
 
 impl fmt::Display for SilentConsumer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { consumer, group, entry_id, seconds } = self;
-        write!(f, "`{consumer}` of `{group}` has entry {entry_id} and has shown no life for {seconds} s")
+        write!(f, "`{consumer}` of `{group}` has entry {entry_id} and has sent no heartbeat for {seconds} s")
     }
 }
 
-/// Events that a group is not delivered, as the store cannot read them: their rows are damaged or gone. They are tried again
-/// every minute; the group handles all others.
+/// Events that a group waits for and the store cannot read: their rows are damaged or gone. The bus retries them every
+/// minute; the group handles all other events.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct UnreadableEvents {
     /// The group.
     pub group: String,
-    /// How many there are.
+    /// The number of such events.
     pub count: u64,
-    /// Where the first one is in the store.
+    /// The position of the first one in the store.
     pub first: Position,
     /// Since when this process knows of one, in RFC 3339.
     pub since: String,
@@ -153,22 +155,22 @@ impl fmt::Display for UnreadableEvents {
         let events = if *count == 1 { "event" } else { "events" };
         write!(
             f,
-            "`{group}` waits for {count} {events} that the store cannot read since {since}, at position {first} first: mend \
-             what is there, or skip it with `app.skip_published_event`"
+            "`{group}` waits for {count} {events} that the store cannot read since {since}, the first at position {first}: \
+             mend its row, or skip it with `app.skip_published_event`"
         )
     }
 }
 
-/// A group that is not given what it misses and only the store holds: the store cannot read it, or the bus does not take it.
-/// It is tried again twice a second; the group is given nothing behind it, and the other groups are not kept by it.
+/// A group that misses events which only the store holds, and cannot receive one: the store cannot read it, or the bus
+/// refuses it. The process retries twice a second; the group receives no event behind that one, and other groups go on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct UnfilledGroup {
     /// The group.
     pub group: String,
-    /// It was given everything that it misses up to here.
+    /// The position up to which the group has received all events that it missed.
     pub after: Position,
-    /// What keeps it from the rest, without the words of store and bus: the log has these.
+    /// The error at the next event, without the texts of store and bus: the log has these.
     pub error: String,
     /// Since when, in RFC 3339.
     pub since: String,
@@ -179,8 +181,8 @@ impl fmt::Display for UnfilledGroup {
         let Self { group, after, error, since } = self;
         write!(
             f,
-            "`{group}` is not given what it misses after position {after} since {since}: {error}; the log says why. An event \
-             that cannot be read or published is to be mended, or skipped with `app.skip_published_event`"
+            "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the \
+             log. Mend an event that cannot be read or published, or skip it with `app.skip_published_event`"
         )
     }
 }
@@ -191,7 +193,7 @@ impl fmt::Display for UnfilledGroup {
 pub struct WaitingForServer {
     /// The handler or projection.
     pub name: String,
-    /// What the database says of itself, such as `SQLSTATE 53100`; never a stored value.
+    /// The fault that the database reports, such as `SQLSTATE 53100`; never a stored value.
     pub fault: String,
     /// Since when, in RFC 3339.
     pub since: String,
@@ -204,13 +206,14 @@ impl fmt::Display for WaitingForServer {
     }
 }
 
-/// A consumer group of which this process reads no more: too many deliveries wait for a retry, or behind one that does.
+/// A consumer group for which this process reads no more: too many deliveries wait for a retry, or behind one that
+/// does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct CrowdedGroup {
     /// The group.
     pub group: String,
-    /// How many wait.
+    /// The number of deliveries that wait.
     pub waiting: u64,
     /// Since when these are too many, in RFC 3339.
     pub since: String,
@@ -223,26 +226,26 @@ impl fmt::Display for CrowdedGroup {
     }
 }
 
-/// The delivery of a group that has been unfinished for longest: it fails again and again, or nobody handles it.
+/// The delivery of a group that has been unfinished for longest: it fails again and again, or no consumer handles it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct OldestUnfinished {
     /// The group.
     pub group: String,
-    /// The handler that fails; several are separated by commas. `None` if none has failed, or that is not known.
+    /// The handler that fails; several are separated by commas. `None` if none has failed, or the bus does not know it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub handler: Option<String>,
-    /// Since when, in RFC 3339: when a handler failed first, or when the event was published if that is not known.
+    /// Since when, in RFC 3339: the first failure of a handler, or else the publishing of the event.
     pub since: String,
-    /// How long that is ago, in whole seconds.
+    /// The time since then, in whole seconds.
     pub seconds: u64,
-    /// How many deliveries of the group are unfinished, this one included, as far as is known.
+    /// The number of known unfinished deliveries of the group, this one included.
     pub unfinished: u64,
 }
 
 impl OldestUnfinished {
-    /// Describes the oldest of `unfinished` deliveries of a group: `since` is in milliseconds since 1970 by `clock`, and
-    /// `handlers` may be empty.
+    /// Describes the oldest of `unfinished` deliveries of a group: `since` is in milliseconds since 1970 by `clock`,
+    /// and `handlers` may be empty.
     #[must_use]
     pub fn new(group: impl Into<String>, handlers: &str, since: u64, unfinished: u64, clock: &SharedClock) -> Self {
         let age = Duration::from_millis(clock.unix_millis().saturating_sub(since));
@@ -255,7 +258,7 @@ impl OldestUnfinished {
         }
     }
 
-    /// Puts what is known of one group from two sides together: the older one counts.
+    /// Merges two reports of one group: the older delivery counts.
     fn merge(&mut self, other: Self) {
         let unfinished = self.unfinished.max(other.unfinished);
         if other.seconds > self.seconds || (other.seconds == self.seconds && self.handler.is_none()) {
@@ -276,13 +279,13 @@ impl fmt::Display for OldestUnfinished {
     }
 }
 
-/// Whether a bus does its work.
+/// The status of a bus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
-    /// It is connected and consumes.
+    /// The bus works: see [`Health::status`].
     Healthy,
-    /// It does not do both.
+    /// The bus does not work.
     Unhealthy,
 }
 
@@ -295,18 +298,18 @@ impl fmt::Display for HealthStatus {
     }
 }
 
-/// From where on numbers are worth an alert: a plain struct with defaults.
+/// The thresholds for alerts: a plain struct with defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HealthThresholds {
     /// More pending entries than this are too many. Default 1000.
     pub pending_messages: u64,
     /// More dead letters than this are too many. Default 10.
     pub dlq_messages: u64,
-    /// A handler that is busy with one event for longer than this takes too long, and a consumer that has an entry must not
-    /// be silent for longer. What takes less than 10 s is not known here. Default 30 s.
+    /// A handler that is busy with one event for longer than this takes too long, and a consumer with a pending entry
+    /// must not be silent for longer. Health does not see runs of less than 10 s. Default 30 s.
     pub in_flight_age: Duration,
-    /// A delivery that has been unfinished for longer than this since a handler failed is an alert, however often it is
-    /// to be tried again. Default 5 min.
+    /// A delivery that has been unfinished for longer than this since a handler failed is an alert, however many
+    /// retries are left. Default 5 min.
     pub unfinished_age: Duration,
     /// An event that waits longer than this to be published or projected waits too long, in seconds. Default 60.
     pub lag_seconds: u64,
@@ -325,7 +328,7 @@ impl Default for HealthThresholds {
 }
 
 impl Health {
-    /// Of a bus that answered.
+    /// Creates the report of a bus that answered.
     #[must_use]
     pub const fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
         let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
@@ -352,7 +355,7 @@ impl Health {
         }
     }
 
-    /// Of a bus that could not be asked.
+    /// Creates the report of a bus that did not answer.
     #[must_use]
     pub fn disconnected(consuming: bool, error: impl Into<String>) -> Self {
         Self {
@@ -378,96 +381,96 @@ impl Health {
         }
     }
 
-    /// Of a process without handlers: that it does not consume is as it should be.
+    /// Adapts the report to a process without handlers, which has nothing to consume.
     #[must_use]
     pub fn with_nothing_to_consume(self) -> Self {
         let status = if self.connected { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         Self { status, has_nothing_to_consume: true, ..self }
     }
 
-    /// Of a process with a store: it is ready while that can be read.
+    /// Adapts the report to a process with a store: it is ready while the store can be read.
     #[must_use]
     pub fn with_store(self) -> Self {
         Self { has_store: true, ..self }
     }
 
-    /// With why the store cannot be read: unhealthy.
+    /// Adds why the store cannot be read: unhealthy.
     #[must_use]
     pub fn with_store_problem(self, problem: String) -> Self {
         Self { status: HealthStatus::Unhealthy, store: Some(problem), has_store: true, ..self }
     }
 
-    /// With what keeps the relay from publishing for now: an alert.
+    /// Adds the problem that keeps the relay from publishing for now: an alert.
     #[must_use]
     pub fn with_relay_problem(mut self, problem: String) -> Self {
         self.relay = Some(problem);
         self
     }
 
-    /// With what keeps the relay from publishing until somebody decides: unhealthy.
+    /// Adds the reason why the relay does not publish until an operator decides: unhealthy.
     #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
         Self { status: HealthStatus::Unhealthy, ..self.with_relay_problem(reason) }
     }
 
-    /// With how long the oldest event has waited that is not published or projected: an alert each that is too long.
+    /// Sets the waits of the oldest events that are not published or projected: an alert for each that is too long.
     #[must_use]
     pub fn with_lags(mut self, lag_seconds: BTreeMap<String, u64>) -> Self {
         self.lag_seconds = lag_seconds;
         self
     }
 
-    /// With the projections that stopped at an event: an alert each. The status stays: the rest goes on.
+    /// Sets the projections that stopped at an event: an alert each. The status stays: the rest goes on.
     #[must_use]
     pub fn with_stopped_projections(mut self, stopped: Vec<String>) -> Self {
         self.projections = stopped;
         self
     }
 
-    /// With handlers and projections that are busy with one event for long, beside those that are known.
+    /// Adds handlers and projections that are busy with one event for long.
     #[must_use]
     pub fn with_running_handlers(mut self, in_flight: Vec<RunningHandler>) -> Self {
         self.in_flight.extend(in_flight);
         self
     }
 
-    /// With consumers that have an entry and show no life, beside those that are known.
+    /// Adds consumers with a pending entry that send no heartbeat.
     #[must_use]
     pub fn with_silent_consumers(mut self, silent: Vec<SilentConsumer>) -> Self {
         self.silent.extend(silent);
         self
     }
 
-    /// With the events that groups wait for and the store cannot read: an alert for each group.
+    /// Sets the events that groups wait for and the store cannot read: an alert for each group.
     #[must_use]
     pub fn with_unreadable(mut self, unreadable: Vec<UnreadableEvents>) -> Self {
         self.unreadable = unreadable;
         self
     }
 
-    /// With the groups that are not given what they miss: an alert each.
+    /// Sets the groups that do not receive events that they miss: an alert each.
     #[must_use]
     pub fn with_unfilled(mut self, unfilled: Vec<UnfilledGroup>) -> Self {
         self.unfilled = unfilled;
         self
     }
 
-    /// With handlers and projections that wait for a database, beside those that are known: an alert each.
+    /// Adds handlers and projections that wait for a database: an alert each.
     #[must_use]
     pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
         self.waiting.extend(waiting);
         self
     }
 
-    /// With groups of which no more is read, beside those that are known: an alert each.
+    /// Adds groups for which the process reads no more: an alert each.
     #[must_use]
     pub fn with_crowded_groups(mut self, crowded: Vec<CrowdedGroup>) -> Self {
         self.crowded.extend(crowded);
         self
     }
 
-    /// With the oldest unfinished deliveries of groups, beside those that are known: of each group the oldest one counts,
-    /// and is an alert if it is old.
+    /// Adds the oldest unfinished deliveries of groups: for each group the oldest one counts, and is an alert if it is
+    /// old.
     #[must_use]
     pub fn with_oldest_unfinished(mut self, oldest: Vec<OldestUnfinished>) -> Self {
         for other in oldest {
@@ -479,14 +482,14 @@ impl Health {
         self
     }
 
-    /// Whether the bus is connected and consumes.
+    /// Returns `true` if [`status`](Self::status) is healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.status == HealthStatus::Healthy
     }
 
-    /// Whether the process can do what it is asked: its store can be read; without a store, its bus is connected and
-    /// consumed. While only the bus is away saves work, and their events are published when it is back.
+    /// Returns `true` if the process can serve requests: its store can be read; without a store, its bus is connected
+    /// and consumed. During an outage of only the bus, saves work, and the relay publishes their events afterwards.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match self.has_store {
@@ -495,7 +498,7 @@ impl Health {
         }
     }
 
-    /// What is wrong, in words; nothing if all is well.
+    /// Returns one text per problem; none if all is well.
     #[must_use]
     pub fn alerts(&self, thresholds: &HealthThresholds) -> Vec<String> {
         let mut alerts = Vec::new();

@@ -1,4 +1,4 @@
-//! What a bus counts and shows.
+//! The counters of a bus, and the description of its stream.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,7 +8,7 @@ use super::{OldestUnfinished, Outcome, RunningHandler, SilentConsumer, Unreadabl
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
-        /// What a bus counted since it was made.
+        /// The counters of a bus since its creation.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
         pub struct BusStats {
@@ -45,30 +45,31 @@ macro_rules! counters {
 counters! {
     /// Events published by this bus.
     events_published,
-    /// Events this bus took over for its handlers, repeats included.
+    /// Events delivered to the handlers of this bus, retries included.
     events_consumed,
     /// Deliveries all of whose handlers succeeded.
     events_processed_success,
     /// Deliveries with a failed handler.
     events_processed_failed,
-    /// Deliveries taken over from consumers that died.
+    /// Deliveries reclaimed from consumers that died.
     messages_recovered,
     /// Deliveries that used up their attempts.
     messages_sent_to_dlq,
     /// Errors of single handlers.
     handler_errors,
-    /// Connections made anew after a loss.
+    /// Reconnections after a lost connection.
     reconnections,
     /// Events that no handler of the group wants.
     events_skipped,
-    /// Deliveries that used up their attempts and stay pending, as there are to be no dead letters.
+    /// Deliveries that used up their attempts and stay pending, as dead letters are disabled.
     messages_exhausted,
     /// Deliveries whose entries were deleted before they were handled.
     messages_deleted,
 }
 
 impl BusCounters {
-    /// Counts what came of a delivery. What no handler here wants is left to the bus: another consumer may want it.
+    /// Counts the outcome of a delivery. The bus counts an event that no handler here wants: a different consumer of
+    /// the group may want it.
     pub fn count(&self, outcome: &Outcome) {
         match outcome {
             Outcome::Handled { .. } => self.events_processed_success(1),
@@ -81,23 +82,23 @@ impl BusCounters {
     }
 }
 
-/// What there is to know about a bus's stream.
+/// A description of a bus's stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct StreamInfo {
-    /// Whether the bus could be asked; everything else is empty when not.
+    /// Set if the bus answered; if not, all other fields but `stats` are empty.
     pub connected: bool,
     /// The stream itself.
     pub stream: StreamSummary,
     /// The consumer groups, sorted by name.
     pub consumer_groups: Vec<GroupInfo>,
-    /// Entries handed over and not acknowledged, over all groups.
+    /// Pending entries, delivered and not acknowledged, over all groups.
     pub pending_messages: u64,
-    /// Entries in the dead letters.
+    /// Dead letters.
     pub dlq_messages: u64,
-    /// Consumers that show life, over all groups.
+    /// Consumers that send heartbeats, over all groups.
     pub active_consumers: u64,
-    /// What this bus counted.
+    /// The counters of this bus.
     pub stats: BusStats,
 }
 
@@ -123,33 +124,33 @@ pub struct GroupInfo {
     pub name: String,
     /// The consumers it knows, by name; on Redis also those that are gone.
     pub consumers: u64,
-    /// Entries handed over and not acknowledged.
+    /// Pending entries: delivered and not acknowledged.
     pub pending: u64,
-    /// The consumers that show life.
+    /// The consumers that send heartbeats.
     pub active_consumers: u64,
-    /// The id of the newest entry handed over, where the bus knows.
+    /// The id of the newest delivered entry, if the bus knows it.
     pub last_delivered_id: Option<String>,
-    /// Entries not handed over yet, where the bus knows.
+    /// Entries not delivered yet, if the bus knows.
     pub lag: Option<u64>,
-    /// The id of the oldest entry handed over and not acknowledged, where the bus knows.
+    /// The id of the oldest pending entry, if the bus knows it.
     pub oldest_pending_id: Option<String>,
-    /// How long ago that entry was published, in milliseconds.
+    /// The time since that entry was published, in milliseconds.
     pub oldest_pending_age_ms: Option<u64>,
-    /// What consumers of other processes have been busy with for long, where the bus knows.
+    /// Long runs of consumers of other processes, if the bus knows.
     pub in_flight: Vec<RunningHandler>,
-    /// The consumer with the oldest entry of those that show no life, where the bus knows.
+    /// The consumer with the oldest entry of those that send no heartbeat, if the bus knows.
     pub silent: Option<SilentConsumer>,
-    /// The delivery that has been unfinished for longest since a handler failed, or that no live consumer has in hand,
-    /// where the bus knows of other processes; what a process knows of itself is in its [health](super::Health).
+    /// The delivery that has been unfinished for longest since a handler failed, or that no live consumer has in
+    /// flight, if the bus knows of other processes; a process reports its own in its [health](super::Health).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_unfinished: Option<OldestUnfinished>,
-    /// The events that the group is not delivered as their store cannot read them, where the bus reads them from there.
+    /// The events that the group waits for and their store cannot read, if the bus reads them from there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<UnreadableEvents>,
 }
 
 impl GroupInfo {
-    /// Describes a group all of whose consumers show life, and of which no more is known.
+    /// Describes a group all of whose consumers send heartbeats; the rest is unknown.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
         Self {
             name: name.into(),
