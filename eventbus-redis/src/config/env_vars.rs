@@ -1,37 +1,38 @@
-//! Reading variables of the environment into fields of a configuration.
+//! Reading environment variables into fields of a configuration.
 
 use std::{collections::BTreeSet, env, str::FromStr, sync::Once, time::Duration};
 
 use crate::{RedisEventBusConfig, RedisEventStoreConfig, error::ConfigMistake};
 
-/// What the names of our variables begin with.
+/// The prefix of our variables.
 const VARIABLE_PREFIX: &str = "EVENTBUS_";
-/// The server under another name, which is a mistake.
+/// A mistaken name of the server's variable.
 const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
 
-/// A variable of this process.
+/// Returns a variable of this process.
 pub(crate) fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
     env::var_os(name).map(|value| value.into_string().map_err(|_| NotUtf8))
 }
 
-/// A variable that holds something else than text.
+/// A variable whose value is not UTF-8.
 pub(crate) struct NotUtf8;
 
-/// Logs one warning for each variable of this process that is called like ours and that no configuration reads; once.
+/// Logs one warning for each variable of this process that begins like ours and that no configuration reads; once.
 pub(crate) fn warn_unknown_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         let set: Vec<_> = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
         for (variable, nearest) in find_unknown_variables(set.iter().map(String::as_str)) {
-            tracing::warn!(variable, "a variable is set that nothing reads; did you mean `{nearest}`?");
+            tracing::warn!(variable, "no configuration reads this variable; did you mean `{nearest}`?");
         }
     });
 }
 
-/// The variables that are called like ours and that no configuration reads, each with the nearest name that one reads.
+/// Returns the variables that begin like ours and that no configuration reads, each with the nearest name that one
+/// reads.
 fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
-    let nothing = |_: &str| None;
-    let (mut bus, mut store) = (EnvVars::new(nothing), EnvVars::new(nothing));
+    let unset = |_: &str| None;
+    let (mut bus, mut store) = (EnvVars::new(unset), EnvVars::new(unset));
     RedisEventBusConfig::read(&mut bus);
     RedisEventStoreConfig::read(&mut store);
     let known: BTreeSet<_> = bus.requested.into_iter().chain(store.requested).collect();
@@ -44,11 +45,11 @@ fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a st
     ours.filter_map(with_nearest).collect()
 }
 
-/// Reads variables, and gathers the mistakes in them.
+/// Reads variables, and collects the mistakes in them.
 pub(crate) struct EnvVars<G> {
     get: G,
     pub(crate) mistakes: Vec<ConfigMistake>,
-    /// The names that were asked for.
+    /// The names that a configuration has read.
     requested: Vec<&'static str>,
 }
 
@@ -57,7 +58,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         Self { get, mistakes: Vec::new(), requested: Vec::new() }
     }
 
-    /// The server, which has one name wherever it is asked for.
+    /// Reads the server's URL, which has the same variable in every configuration.
     pub(crate) fn redis_url(&mut self, field: &mut String) {
         self.text("REDIS_URL", field);
         if self.value(MISNAMED_URL_VARIABLE).is_some() {
@@ -130,7 +131,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
 mod tests {
     use super::*;
 
-    /// Red if a name that the bus or the store reads is not known, or one that neither reads is.
+    /// Fails if the set of known names lacks one that the bus or the store reads, or has one that neither reads.
     #[test]
     fn a_mistyped_variable_is_named_with_the_nearest_one() {
         let set = [

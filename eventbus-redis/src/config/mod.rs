@@ -1,4 +1,4 @@
-//! What a Redis bus is told.
+//! The configuration of a Redis bus.
 
 mod env;
 pub(crate) mod env_vars;
@@ -16,10 +16,10 @@ use serde::{Deserialize, Deserializer, de};
 
 use crate::{keys, partition::partition_of, server::Server};
 
-/// What a Redis bus is told: a plain struct with defaults.
+/// The configuration of a Redis bus: a plain struct with defaults.
 ///
-/// It deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are numbers
-/// of seconds. [`from_env`](Self::from_env) reads it from the environment.
+/// The struct deserializes from any format; absent fields take their defaults, unknown ones are refused, timeouts are
+/// numbers of seconds. [`from_env`](Self::from_env) reads the environment.
 ///
 /// # TLS
 /// `rediss://` needs the cargo feature `tls`. The server's certificate must be for the host of the URL and signed by an
@@ -27,14 +27,14 @@ use crate::{keys, partition::partition_of, server::Server};
 /// cryptography provider that the application has installed, else ring, which connecting installs for the process.
 ///
 /// # Secrets
-/// The password is shown by nothing: not by `Debug`, not in errors, not in the log. Nor is a user without a password,
+/// No output shows the password: neither `Debug`, nor errors, nor the log. Nor do they show a user without a password,
 /// which mostly is a password that lacks its colon.
 ///
 /// # Redis Cluster
-/// The bus uses several keys together, so on a cluster they must be on one node: give it a prefix with a hash tag, as
-/// `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses another one there, because `orders:stream` and
+/// The bus uses several keys together, so on a cluster they must be on one node: use a prefix with a hash tag, as
+/// `{orders}`. [`connect`](crate::RedisEventBus::connect) refuses any other prefix there, because `orders:stream` and
 /// `orders:stream_dlq` would be on different nodes. The URL names the master that has the slot
-/// (`CLUSTER KEYSLOT {orders}`); the bus does not follow a slot that moves to another node.
+/// (`CLUSTER KEYSLOT {orders}`); the bus does not follow a slot that moves to a different node.
 ///
 /// # Examples
 /// ```
@@ -50,89 +50,92 @@ pub struct RedisEventBusConfig {
     /// `redis+unix:///path[?db=1&user=…&pass=…]` for a socket; user and password percent-encoded. Default
     /// `redis://localhost:6379`.
     pub redis_url: String,
-    /// What the names of all keys begin with; on a cluster with a hash tag, as `{orders}`. Default `events`.
+    /// The prefix of all keys; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
-    /// The group of subscribers that name none. It is made on connecting, also where all name another one or nobody
-    /// subscribes: then it stays unread, and holds no trimming. Default `default`.
+    /// The group of subscribers that name none. Connecting creates it, even if every subscriber names its own group or
+    /// there is no subscriber: then it stays unread, and holds no trimming. Default `default`.
     pub consumer_group: String,
-    /// The name of this consumer within its groups; unique among those that run. With one that is the same after a
-    /// restart the consumer recovers what it had in hand at once, in order within each aggregate. What a consumer leaves that died for
-    /// good is claimed by others after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's name and eight
-    /// random hex digits, so a name that never comes back.
+    /// The name of this consumer within its groups; unique among running consumers. If it is the same after a restart,
+    /// the consumer recovers its in-flight entries at once, in order within each aggregate. Other consumers claim the
+    /// entries of one that does not come back after [`pending_idle_ms`](Self::pending_idle_ms). Default: the host's
+    /// name and eight random hex digits, so a name that never comes back.
     pub consumer_name: Option<String>,
-    /// How many consumers this bus is in each of its groups, at most 1024. Several are called `<consumer_name>-0`, `-1`
-    /// and so on, and each reads, holds and handles as much as this configuration and the handlers say. They share the
-    /// events of a group as consumers in several processes do: the order of an aggregate holds across them with
-    /// [`partitions`](Self::partitions) only. More at once in order is [`concurrency`](Self::concurrency). Default 1.
+    /// The number of consumers that this bus runs in each of its groups, at most 1024. Several are called
+    /// `<consumer_name>-0`, `-1` and so on, and each reads, holds and handles as much as this configuration and the
+    /// handlers say. They share the events of a group as consumers in several processes do: the order of an aggregate
+    /// holds across them with [`partitions`](Self::partitions) only. To handle more events at once in order, raise
+    /// [`concurrency`](Self::concurrency). Default 1.
     pub consumers: usize,
-    /// How many entries are read at once, at most 1,000,000. Default 100.
+    /// The maximum number of entries that one read returns, at most 1,000,000. Default 100.
     pub batch_size: usize,
-    /// How long a read waits for entries, in milliseconds, at most; reads are cut into slices of a second.
+    /// The maximum time that a read waits for entries, in milliseconds; the client cuts it into slices of a second.
     /// Default 5000.
     pub block_ms: u64,
-    /// For how many seconds a failed delivery is tried again before it becomes a dead letter. Default 14400, four hours.
+    /// The number of seconds for which a consumer retries a failed delivery before it becomes a dead letter. Default
+    /// 14400, four hours.
     pub retry_for_seconds: u64,
-    /// How often a failed delivery is tried again at most, within that time: with 3 it runs four times. Default: as often
+    /// The maximum number of retries of a failed delivery within that time: with 3 it runs four times. Default: as many
     /// as there is time for.
     pub max_retries: Option<u32>,
-    /// How long a consumer may show no sign of life before others claim its entries, in milliseconds. One that is slow
-    /// and alive keeps what it holds. Default 60000.
+    /// The time without a sign of life after which other consumers claim a consumer's entries, in milliseconds. A
+    /// consumer that is slow and alive keeps its entries. Default 60000.
     pub pending_idle_ms: u64,
-    /// Whether deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
-    /// handled again; they are counted as exhausted, and trimming stops before them. Default true.
+    /// Set if deliveries that used up their attempts become dead letters. Otherwise they stay pending and are not
+    /// handled again; they count as exhausted, and trimming stops before them. Default true.
     pub enable_dlq: bool,
-    /// What the name of the dead letters' stream ends with, after that of the stream. Default `_dlq`.
+    /// The suffix that makes the name of the dead letters' stream from the stream's. Default `_dlq`.
     pub dlq_stream_suffix: String,
-    /// How long the server may take to answer. Default 5 s.
+    /// The reply timeout. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_timeout: Duration,
-    /// How long connecting may take. Default 5 s.
+    /// The connect timeout. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Whether entries carry the trace that an event is part of; with the cargo feature `opentelemetry` also whether
-    /// publishing and handling are spans in the words of OpenTelemetry. Default true.
+    /// Set if entries carry the trace that an event is part of; with the cargo feature `opentelemetry` publishing and
+    /// handling are then also spans in OpenTelemetry's words. Default true.
     pub enable_tracing: bool,
-    /// Part of the name of the key that remembers the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
+    /// A part of the name of the key that stores the attempts of a group, `{<stream>}:<retry_key_prefix>:<group>`.
     /// Default `retry`.
     pub retry_key_prefix: String,
-    /// After how many seconds attempts are forgotten that nobody touched and whose entries are pending no more.
-    /// Default 86400.
+    /// The number of seconds after which a consumer deletes attempts that no consumer has updated meanwhile, and whose
+    /// entries are no longer pending. Default 86400.
     pub retry_key_expiry_seconds: u64,
-    /// Whether everything goes over one connection, with short reads that do not wait. Default false.
+    /// Set to use one connection for all commands, with short reads that do not block. Default false.
     pub single_connection_client: bool,
-    /// How many events a consumer handles at once; those of one aggregate always follow each other. One that awaits
-    /// for 10 s lets another begin beside it, unless its handler has a `concurrency` of its own. At most
-    /// [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
+    /// The number of events that a consumer handles at once; those of one aggregate always run one after the other. An
+    /// event whose handler awaits for 10 s lets the next one begin beside it, unless its handler has a `concurrency` of
+    /// its own. At most [`max_in_flight`](Self::max_in_flight), and 10,000. Default 1.
     pub concurrency: usize,
-    /// How many entries a consumer holds at most; then it reads no more. Those that wait for a retry, or are parked behind
-    /// one that does, do not count, but are [bounded](Self::max_waiting) too. It reads ahead what its workers finish in about
-    /// a tenth of a second, at the pace that it measures, so that the other consumers of the group get their share. Entries
-    /// that it takes over meanwhile from a consumer that died may exceed that by one batch. Default: ten times
-    /// [`batch_size`](Self::batch_size).
+    /// The maximum number of in-flight entries of a consumer; at it the consumer reads no more. Entries that wait for a
+    /// retry, or are parked behind one that does, do not count, but are [bounded](Self::max_waiting) too. The consumer
+    /// reads ahead what its workers finish in about a tenth of a second, at the pace that it measures, so that the
+    /// other consumers of the group get their share. Entries that it meanwhile takes over from a consumer that died may
+    /// exceed the limit by one batch. Default: ten times [`batch_size`](Self::batch_size).
     #[serde(alias = "max_in_hand")]
     pub max_in_flight: Option<usize>,
-    /// How many entries of a consumer may wait for a retry, or be parked behind one that does: then it reads no more until
-    /// a tenth of them is gone, and health has an alert. It keeps their ids. Default 100000.
+    /// The maximum number of entries of a consumer that wait for a retry, or are parked behind one that does: at it the
+    /// consumer reads no more until a tenth of them is gone, and health has an alert. The consumer keeps their ids.
+    /// Default 100000.
     pub max_waiting: usize,
-    /// How many bytes of events a consumer holds at most, as for [`max_in_flight`](Self::max_in_flight); one event may be
-    /// larger. The size of what is read next is taken from what was read before. Default 16 MiB.
+    /// The maximum number of bytes of a consumer's in-flight events, as for [`max_in_flight`](Self::max_in_flight); one
+    /// event may be larger. The consumer estimates the size of the next read from earlier reads. Default 16 MiB.
     #[serde(alias = "max_in_hand_bytes")]
     pub max_in_flight_bytes: usize,
-    /// How long the first retry waits, in milliseconds; each further one waits twice as long. Each is shortened at
-    /// random, by half at most. Default 100.
+    /// The delay of the first retry, in milliseconds; each further retry waits twice as long. Each delay is shortened
+    /// at random, by half at most. Default 100.
     pub retry_delay_ms: u64,
-    /// How long a retry waits at most, in milliseconds. Default 300000.
+    /// The maximum delay of a retry, in milliseconds. Default 300000.
     pub retry_max_delay_ms: u64,
-    /// Since when events of a type that a group skipped are delivered when a member announces the type for the first time.
-    /// What was skipped earlier is delivered or not as the handler's `start` says. Default 24 hours.
+    /// The maximum time since a group began to skip a type: if a member announces the type for the first time within
+    /// it, the group gets the skipped events. Later the handler's `start` decides. Default 24 hours.
     #[serde(deserialize_with = "seconds")]
     pub deliver_skipped_within: Duration,
-    /// From how many milliseconds on a handler is called slow in the log. Default 1000.
+    /// The run time, in milliseconds, from which on the log calls a handler slow. Default 1000.
     pub slow_handler_ms: u64,
-    /// How many entries the stream keeps of those that every group has finished; older ones are removed within about a
-    /// second while this bus consumes, see [`trim`](crate::RedisEventBus::trim). Default: all of them.
+    /// The number of entries that the stream keeps of those that every group has finished; while this bus consumes, it
+    /// removes older ones within about a second, see [`trim`](crate::RedisEventBus::trim). Default: all of them.
     pub trim_max_length: Option<u64>,
-    /// For how many seconds the stream keeps entries that every group has finished, as for
+    /// The number of seconds for which the stream keeps entries that every group has finished, as for
     /// [`trim_max_length`](Self::trim_max_length). Default: for ever.
     pub trim_max_age_seconds: Option<u64>,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
@@ -143,20 +146,21 @@ pub struct RedisEventBusConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// Whether events are refused that the Python library eventsource-py does not read: those of aggregates whose ids are
-    /// no UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
-    /// and those of version 0. Set it where its services read the stream. It cannot refuse fields that a Python service
-    /// does not know: from release 0.9 on the library refuses those, so a new field comes to Python first. Default false.
+    /// Set to refuse events that the Python library eventsource-py does not read: those of aggregates whose ids are no
+    /// UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
+    /// and those of version 0. Set it where Python services read the stream. It cannot refuse fields that a Python
+    /// service does not know: from release 0.9 on the library refuses those, so a new field must come to the Python
+    /// services first. Default false.
     pub readable_by_python: bool,
-    /// Into how many streams the events are split by aggregate, at most 1024; with more than one each is consumed by one
-    /// consumer of a group at a time, so that the order within an aggregate holds across consumers. The number is
-    /// recorded with the first connection, and changed by [`repartition`](crate::RedisEventBus::repartition) only. The
+    /// The number of streams into which the events are split by aggregate, at most 1024; with more than one, each is
+    /// consumed by one consumer of a group at a time, so that the order within an aggregate holds across consumers. The
+    /// first connection records the number; only [`repartition`](crate::RedisEventBus::repartition) changes it. The
     /// Python library reads no such streams. Default 1: one stream.
     pub partitions: u32,
-    /// How long a consumer may show no sign of life before others take its partitions over, in milliseconds. Default
-    /// 10000.
+    /// The time without a sign of life after which other consumers take over a consumer's partitions, in milliseconds.
+    /// Default 10000.
     pub partition_lease_ms: u64,
-    /// By which clock delays and times go that are this process's own; the server's judges claims and leases. Default: the
+    /// The clock for this process's delays and times; the server's clock judges claims and leases. Default: the
     /// machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -205,14 +209,15 @@ impl Default for RedisEventBusConfig {
 }
 
 impl RedisEventBusConfig {
-    /// The name of the stream that carries all events; with several partitions what the names of theirs begin with.
+    /// Returns the name of the stream that carries all events; with several partitions the prefix of their streams'
+    /// names.
     #[must_use]
     pub fn stream_name(&self) -> String {
         keys::stream(&self.stream_prefix)
     }
 
-    /// The name of the stream that carries the events of an aggregate: with several partitions the number that follows
-    /// is the XXH3 hash (64 bits, seed 0) of the id's text, modulo their number.
+    /// Returns the name of the stream that carries the events of an aggregate: with several partitions its number is
+    /// the XXH3 hash (64 bits, seed 0) of the id's text, modulo the number of partitions.
     ///
     /// # Examples
     /// ```
@@ -229,18 +234,18 @@ impl RedisEventBusConfig {
         }
     }
 
-    /// The name of the stream that keeps the dead letters.
+    /// Returns the name of the stream that keeps the dead letters.
     #[must_use]
     pub fn dlq_stream_name(&self) -> String {
         keys::dead_letters(&self.stream_prefix, &self.dlq_stream_suffix)
     }
 
-    /// How many entries a consumer holds at most.
+    /// Returns the maximum number of in-flight entries of a consumer.
     pub(crate) fn in_flight_limit(&self) -> usize {
         self.max_in_flight.unwrap_or_else(|| self.batch_size.saturating_mul(10))
     }
 
-    /// How the server is reached.
+    /// Returns the settings for reaching the server.
     pub(crate) fn server(&self) -> Server<'_> {
         Server {
             url: &self.redis_url,
@@ -302,7 +307,7 @@ impl fmt::Debug for RedisEventBusConfig {
     }
 }
 
-/// A name for a consumer that was given none: the host's and eight hex digits.
+/// Returns a default consumer name: the host's name and eight hex digits.
 pub(crate) fn consumer_name(clock: &SharedClock) -> String {
     let host = ["HOSTNAME", "COMPUTERNAME"]
         .iter()
@@ -312,7 +317,7 @@ pub(crate) fn consumer_name(clock: &SharedClock) -> String {
     let host = host.unwrap_or_default();
     let host: String = host.trim().chars().filter(|c| !c.is_control()).take(60).collect();
     let host = if host.is_empty() { "consumer" } else { &host };
-    // the last digits of such an id are random
+    // the last digits of a generated id are random
     let id = clock.new_id().simple().to_string();
     format!("{host}-{}", &id[24..])
 }

@@ -1,4 +1,4 @@
-//! Finding every mistake of a configuration at once.
+//! Validation of a configuration: finds every mistake at once.
 
 use std::time::Duration;
 
@@ -10,20 +10,20 @@ use crate::{
     server::url_problem,
 };
 
-/// Leaves room for what keys and checkpoint names add to the prefix.
+/// The maximum length of a prefix: leaves room for what keys and checkpoint names append.
 const MAX_PREFIX_BYTES: usize = 200;
-/// More entries at once than a server should have to send, or a consumer to hold.
+/// More entries than a server should send at once, or a consumer hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
-/// Each has a connection of its own, and handles as many events at once as it is told.
+/// The maximum number of consumers: each has a connection of its own, and handles `concurrency` events at once.
 const MAX_CONSUMERS: u64 = 1_024;
-/// The first number of handlers at once that is too many: each is a task.
+/// The first `concurrency` that is too high: each running handler is a task.
 const MAX_CONCURRENCY: usize = 10_001;
 /// A hundred years; the server refuses numbers that its clock cannot hold.
 const MAX_SECONDS: u64 = 100 * 366 * 86_400;
-/// What stands after the name of the stream in the names of other keys.
+/// Words that follow the name of the stream in the names of other keys.
 const RESERVED_KEY_NAMES: [&str; 10] =
     ["members", "floors", "relay", "layout", "lease", "types", "skipped", "backlog", "fills", "unjoined"];
-/// More streams than any number of consumers needs; some scripts look at all of them.
+/// More streams than any number of consumers needs; some scripts visit all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
 impl RedisEventBusConfig {
@@ -88,13 +88,13 @@ impl RedisEventBusConfig {
     }
 
     fn concurrency_problem(&self) -> Option<String> {
-        let (concurrency, in_hand) = (self.concurrency, self.in_flight_limit());
+        let (concurrency, limit) = (self.concurrency, self.in_flight_limit());
         match concurrency {
             0 => Some("is 0".into()),
             MAX_CONCURRENCY.. => Some(format!("is {concurrency}, at most {} is allowed", MAX_CONCURRENCY - 1)),
             // a limit of 0 is a mistake of its own
-            _ if concurrency > in_hand && in_hand > 0 => {
-                Some(format!("is {concurrency}, but a consumer holds at most {in_hand} entries (`max_in_flight`)"))
+            _ if concurrency > limit && limit > 0 => {
+                Some(format!("is {concurrency}, but a consumer holds at most {limit} entries (`max_in_flight`)"))
             }
             _ => None,
         }
@@ -137,21 +137,22 @@ pub(crate) fn prefix_problem(value: &str) -> Option<String> {
     })
 }
 
-/// A suffix that makes the name of another key.
+/// Returns the problem of a suffix that would make the name of a key in use.
 fn suffix_problem(suffix: &str, retry_prefix: &str) -> Option<String> {
     prefix_problem(suffix).or_else(|| {
         let word = suffix.strip_prefix(':')?.split(':').next()?;
         let is_partition = word.bytes().all(|byte| byte.is_ascii_digit());
-        let taken = is_partition || RESERVED_KEY_NAMES.contains(&word) || retry_prefix.split(':').next() == Some(word);
-        taken.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
+        let is_reserved =
+            is_partition || RESERVED_KEY_NAMES.contains(&word) || retry_prefix.split(':').next() == Some(word);
+        is_reserved.then(|| format!("begins with `:{word}`, as other keys of the bus do"))
     })
 }
 
-/// A prefix that makes the name of another key.
+/// Returns the problem of a prefix that would make the name of a key in use.
 fn retry_prefix_problem(prefix: &str) -> Option<String> {
     prefix_problem(prefix).or_else(|| {
         let word = prefix.split(':').next()?;
-        let taken = RESERVED_KEY_NAMES.contains(&word);
-        taken.then(|| format!("begins with `{word}`, as other keys of the bus do"))
+        let is_reserved = RESERVED_KEY_NAMES.contains(&word);
+        is_reserved.then(|| format!("begins with `{word}`, as other keys of the bus do"))
     })
 }
