@@ -1,4 +1,4 @@
-//! Every command that goes to Redis, and how its reply is read; nothing else builds one.
+//! The commands that go to Redis, and the parsers of their replies; no other module builds a command.
 
 pub(crate) mod admin;
 pub(crate) mod pages;
@@ -15,10 +15,10 @@ use redis::{
 
 use crate::{connection::CommandError, script, wire::EntryFields};
 
-/// How many entries a script is given at once: the server does nothing else meanwhile.
+/// The number of entries that one script call takes: the server runs no other command meanwhile.
 pub(crate) const SCRIPT_BATCH_MAX: usize = 500;
 
-/// One entry of a stream as it came; the fields are gone when the entry was deleted while it was pending.
+/// An entry of a stream as the server sent it; the fields are `None` if it was deleted while it was pending.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) id: String,
@@ -26,7 +26,7 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
-    /// The bytes of its id, names and values.
+    /// Returns the number of bytes of its id, names and values.
     pub(crate) fn bytes(&self) -> usize {
         let of_fields = |fields: &Vec<(String, Vec<u8>)>| {
             fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
@@ -35,7 +35,7 @@ impl Entry {
     }
 }
 
-/// Where a consumer reads.
+/// The place where a consumer reads, and the number of entries.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct GroupRead<'a> {
     pub(crate) stream: &'a str,
@@ -45,21 +45,21 @@ pub(crate) struct GroupRead<'a> {
 }
 
 impl GroupRead<'_> {
-    /// Reads entries that are new to the group, without waiting: at most `count`, up to the entry that reaches the bytes in
-    /// the last argument, which the caller adds. Replies with [a list](parse_range_entries).
+    /// Reads entries that are new to the group, without blocking: at most `count`, up to the entry that reaches the
+    /// byte limit in the last argument, which the caller adds. The reply is [a list](parse_range_entries).
     pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
         let mut script = script::READ_NEW.key(self.stream);
         script.arg(self.group).arg(self.consumer).arg(self.count);
         script
     }
 
-    /// Entries that nobody of the group has read; waits for them if `block` is given.
+    /// Reads entries that are new to the group; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
         let mut command = cmd("XREADGROUP");
         command.arg("GROUP").arg(self.group).arg(self.consumer);
         command.arg("COUNT").arg(self.count);
         if let Some(block) = block {
-            // 0 would wait for ever
+            // 0 would block for ever
             let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
             command.arg("BLOCK").arg(ms);
         }
@@ -92,7 +92,7 @@ pub(crate) fn client_id() -> Cmd {
     command
 }
 
-/// Ends the blocking read of another connection as if its time were up; no entry is lost by it.
+/// Ends the blocking read of a connection as if its time were up; it loses no entry.
 pub(crate) fn unblock(client: i64) -> Cmd {
     let mut command = cmd("CLIENT");
     command.arg("UNBLOCK").arg(client);
@@ -105,45 +105,45 @@ pub(crate) fn cluster_info() -> Cmd {
     command
 }
 
-/// Whether the reply of [`cluster_info`] is that of a node of a cluster.
+/// Returns `true` if the reply of [`cluster_info`] comes from a node of a cluster.
 pub(crate) fn is_cluster_node(info: &str) -> bool {
     info.lines().any(|line| line.trim() == "cluster_enabled:1")
 }
 
-/// Whether the group, or its stream, is gone.
+/// Returns `true` if the group, or its stream, does not exist.
 pub(crate) fn is_group_missing(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || is_key_missing(error))
 }
 
-/// Whether a read that waited ended because the stream is gone.
+/// Returns `true` if a blocking read ended because the stream was deleted.
 pub(crate) fn is_unblocked(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("UNBLOCKED"))
 }
 
-/// Whether a partition is somebody else's by now.
+/// Returns `true` if the fencing token is stale: the partition has a newer owner.
 pub(crate) fn is_fenced(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("FENCED"))
 }
 
-/// Whether the server is there and refuses for good, until somebody changes something.
+/// Returns `true` if the server refuses, and will refuse a retry too.
 pub(crate) fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
         || is_stream_closed(error)
 }
 
-/// Whether the stream takes no entries any more, as it was given partitions.
+/// Returns `true` if the stream accepts no more entries, because the bus was given partitions.
 pub(crate) fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
-/// Whether the server cannot serve this configuration: it has no such database, or another node has the key.
+/// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
 pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || error.to_string().contains("refused to switch database")
 }
 
-/// Whether a key is missing.
+/// Returns `true` if the key does not exist.
 fn is_key_missing(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("no such key"))
 }
@@ -157,38 +157,38 @@ pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
     command
 }
 
-/// The ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
+/// Lists the ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
 pub(crate) fn pending_of_consumer(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
     let mut command = cmd("XPENDING");
     command.arg(stream).arg(group).arg(from).arg("+").arg(count).arg(consumer);
     command
 }
 
-/// Reads the ids in the reply of [`pending_of_consumer`].
+/// Parses the ids in the reply of [`pending_of_consumer`].
 pub(crate) fn parse_pending_ids(reply: Value) -> RedisResult<Vec<String>> {
     let pending: Vec<(String, Value, Value, Value)> = parse_value(reply)?;
     Ok(pending.into_iter().map(|(id, ..)| id).collect())
 }
 
-/// How many entries are pending in a group.
+/// Counts the entries that are pending in a group.
 pub(crate) fn count_pending(stream: &str, group: &str) -> Cmd {
     let mut command = cmd("XPENDING");
     command.arg(stream).arg(group);
     command
 }
 
-/// Reads the number in the reply of [`count_pending`].
+/// Parses the number in the reply of [`count_pending`].
 pub(crate) fn parse_pending_count(reply: Value) -> RedisResult<u64> {
     let (count, ..): (u64, Value, Value, Value) = parse_value(reply)?;
     Ok(count)
 }
 
-/// Reads a value of a reply.
+/// Converts a value of a reply.
 pub(crate) fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
-/// Adds an entry; with a length the stream keeps about so many.
+/// Adds an entry; `max_length` trims the stream to about that length.
 pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length: Option<u64>) -> Cmd {
     let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.as_ref().len()).sum();
     let mut command = Cmd::with_capacity(2 * fields.len() + 6, bytes + stream.len() + "XADDMAXLEN~*".len() + 20);
@@ -203,8 +203,8 @@ pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length
     command
 }
 
-/// Adds entries in one round trip, as one transaction: the server takes all of them, or refuses all of them for want of
-/// memory. What can still refuse one alone, as a stream whose ids have run out, is in its reply.
+/// Adds entries in one round trip, as one transaction: the server takes all of them, or for want of memory none. If it
+/// refuses a single one, as when the stream's ids have run out, that one's reply is the error.
 pub(crate) fn add_all(stream: &str, entries: &[EntryFields<'_>]) -> Pipeline {
     let mut pipeline = Pipeline::with_capacity(entries.len());
     pipeline.atomic().ignore_errors();
@@ -214,12 +214,12 @@ pub(crate) fn add_all(stream: &str, entries: &[EntryFields<'_>]) -> Pipeline {
     pipeline
 }
 
-/// Whether the server itself says that nothing was done.
+/// Returns `true` if the error is a reply: then the server did not execute the command.
 pub(crate) fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
-/// The state of a stream, of its groups, and the length of the dead letters.
+/// Inspects a stream and its groups, and counts the dead letters.
 pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.cmd("XINFO").arg("STREAM").arg(stream);
@@ -229,7 +229,7 @@ pub(crate) fn inspect(stream: &str, dead_letters: &str) -> Pipeline {
     pipeline
 }
 
-/// The groups of a stream, and its length.
+/// Inspects the groups of a stream, and counts its entries.
 pub(crate) fn inspect_groups(stream: &str) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.cmd("XINFO").arg("GROUPS").arg(stream);
@@ -247,7 +247,7 @@ pub(crate) fn count_after(stream: &str, after: &str) -> Cmd {
     command
 }
 
-/// What there is to know about a stream.
+/// The state of a stream.
 #[derive(Debug, Default)]
 pub(crate) struct StreamState {
     pub(crate) length: u64,
@@ -255,18 +255,18 @@ pub(crate) struct StreamState {
     pub(crate) last_id: Option<String>,
 }
 
-/// What there is to know about a group.
+/// The state of a group.
 #[derive(Debug)]
 pub(crate) struct GroupState {
     pub(crate) name: String,
     pub(crate) consumers: u64,
     pub(crate) pending: u64,
     pub(crate) last_delivered: String,
-    /// Entries not read; the server does not always know.
+    /// The number of unread entries; `None` if the server has lost count.
     pub(crate) lag: Option<u64>,
 }
 
-/// Reads the reply of `XINFO STREAM`; a stream that is missing is empty.
+/// Parses the reply of `XINFO STREAM`; a stream that is missing is empty.
 pub(crate) fn parse_stream(reply: RedisResult<Value>) -> RedisResult<StreamState> {
     let reply = match reply {
         Err(error) if is_key_missing(&error) => return Ok(StreamState::default()),
@@ -281,7 +281,7 @@ pub(crate) fn parse_stream(reply: RedisResult<Value>) -> RedisResult<StreamState
     Ok(StreamState { length: take_field(&mut map, "length")?, first_id, last_id })
 }
 
-/// Reads the reply of `XINFO GROUPS`; a stream that is missing has none.
+/// Parses the reply of `XINFO GROUPS`; a stream that is missing has none.
 pub(crate) fn parse_groups(reply: RedisResult<Value>) -> RedisResult<Vec<GroupState>> {
     let reply = match reply {
         Err(error) if is_key_missing(&error) => return Ok(Vec::new()),
@@ -304,7 +304,7 @@ fn take_field<T: FromRedisValue>(map: &mut HashMap<String, Value>, key: &str) ->
     Ok(from_redis_value(map.remove(key).unwrap_or(Value::Nil))?)
 }
 
-/// Reads the reply of `XREADGROUP` on one stream; no entries are nil.
+/// Parses the reply of `XREADGROUP` on one stream; nil means no entries.
 pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     let stream = match reply {
         Value::Nil => return Ok(Vec::new()),
@@ -322,12 +322,12 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     }
 }
 
-/// Reads the reply of `XRANGE` and `XREVRANGE`.
+/// Parses the reply of `XRANGE` and `XREVRANGE`.
 pub(crate) fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
 }
 
-/// The last id of each stream in the reply of `XREAD`.
+/// Parses the reply of `XREAD`: the last id of each stream.
 pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
     let streams: Vec<(String, Vec<Value>)> = match reply {
         Value::Nil => return Ok(Vec::new()),
@@ -340,7 +340,7 @@ pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>>
     streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, parse_entry(last)?.id))).collect()
 }
 
-/// Reads one entry of a stream.
+/// Parses one entry of a stream.
 pub(crate) fn parse_entry(value: Value) -> RedisResult<Entry> {
     let mut parts = match value {
         Value::Array(parts) => parts.into_iter(),
@@ -374,7 +374,7 @@ fn bytes(value: Value) -> Vec<u8> {
     }
 }
 
-/// A field's name; one that is no UTF-8 is none that is looked for.
+/// Parses a field's name; one that is not UTF-8 is not a field of ours.
 fn parse_text(value: Value) -> String {
     String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

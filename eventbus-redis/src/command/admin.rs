@@ -1,4 +1,4 @@
-//! The commands of those who run the bus, and how their replies are read.
+//! The commands for operators of the bus, and the parsers of their replies.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,14 +7,14 @@ use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
 use super::{is_key_missing, take_field};
 use crate::keys;
 
-/// Entries from an id, or after one that begins with `(`, up to an id.
+/// Reads entries from an id, or after one that begins with `(`, up to an id.
 pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
     let mut command = cmd("XRANGE");
     command.arg(stream).arg(from).arg(to).arg("COUNT").arg(count);
     command
 }
 
-/// The newest entry.
+/// Reads the newest entry.
 pub(crate) fn newest(stream: &str) -> Cmd {
     let mut command = cmd("XREVRANGE");
     command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
@@ -27,19 +27,19 @@ pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
     command
 }
 
-/// Keeps at least so many entries, whoever has read the others.
+/// Trims a stream to about `max_length` entries, but not below, even if groups have not read the removed ones.
 pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
     let mut command = cmd("XTRIM");
     command.arg(stream).arg("MAXLEN").arg("~").arg(max_length);
     command
 }
 
-/// Reads the reply of `TIME`, as milliseconds since 1970.
+/// Converts the reply of `TIME` to milliseconds since 1970.
 pub(crate) fn to_milliseconds((seconds, micros): (u64, u64)) -> u64 {
     seconds.saturating_mul(1_000).saturating_add(micros / 1_000)
 }
 
-/// The server's time.
+/// Reads the server's time.
 pub(crate) fn time() -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.cmd("TIME");
@@ -47,8 +47,8 @@ pub(crate) fn time() -> Pipeline {
     pipeline
 }
 
-/// Adds what asks for the consumers of a group, its members, its oldest pending entries, and the oldest of those on which no
-/// claim was renewed for `silent_ms`.
+/// Adds commands that read the consumers of a group, its members, its oldest pending entries, and the oldest of those
+/// whose claims no consumer has renewed for `silent_ms`.
 pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, group: &str, silent_ms: u64) {
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
     pipeline.cmd("HGETALL").arg(keys::members(home, group));
@@ -64,20 +64,20 @@ pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, g
         .arg(SILENT_ENTRIES_MAX);
 }
 
-/// How many of the oldest pending entries health reads the delivery attempts of. Most old ones have failed.
+/// The number of oldest pending entries of which health reads the delivery attempts. Most old ones have failed.
 const OLDEST_PENDING_MAX: usize = 10;
 
-/// How many entries without a sign of life are looked at: those that wait for absent members are among them.
+/// The number of entries with unrenewed claims that health reads: those that wait for absent members are among them.
 const SILENT_ENTRIES_MAX: usize = 100;
 
-/// A consumer as the server knows it.
+/// The state of a consumer, as the server has it.
 #[derive(Debug)]
 pub(crate) struct ConsumerState {
     pub(crate) name: String,
     pub(crate) idle: Duration,
 }
 
-/// Reads the reply of `XINFO CONSUMERS`; a group that is gone has none.
+/// Parses the reply of `XINFO CONSUMERS`; a group that is gone has none.
 pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<ConsumerState>> {
     let reply = match reply {
         Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
@@ -91,7 +91,7 @@ pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<Cons
     consumers.into_iter().map(read).collect()
 }
 
-/// Reads the delivery attempts that consumers noted of entries.
+/// Reads the delivery attempts that consumers saved for entries.
 pub(crate) fn load_attempts<'a>(retry: &str, ids: impl Iterator<Item = &'a str>) -> Cmd {
     let mut command = cmd("HMGET");
     command.arg(retry);
@@ -101,8 +101,8 @@ pub(crate) fn load_attempts<'a>(retry: &str, ids: impl Iterator<Item = &'a str>)
     command
 }
 
-/// Reads the reply of `XPENDING` with a range: the entries, their consumers, and for how many milliseconds these have shown
-/// no life.
+/// Parses the reply of `XPENDING` with a range: the entries, their consumers, and the milliseconds since each claim was
+/// last renewed.
 pub(crate) fn parse_pending(reply: RedisResult<Value>) -> RedisResult<Vec<(String, String, u64)>> {
     let reply = match reply {
         Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
@@ -112,7 +112,7 @@ pub(crate) fn parse_pending(reply: RedisResult<Value>) -> RedisResult<Vec<(Strin
     Ok(pending.into_iter().map(|(id, consumer, idle, _)| (id, consumer, idle)).collect())
 }
 
-/// Whether a group, or its stream, is gone.
+/// Returns `true` if a group, or its stream, does not exist.
 fn is_group_missing(error: &redis::RedisError) -> bool {
     error.code() == Some("NOGROUP") || is_key_missing(error)
 }

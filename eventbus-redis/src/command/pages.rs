@@ -8,25 +8,25 @@ use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 use super::{Entry, parse_range_entries, parse_value};
 use crate::script;
 
-/// Some entries of streams, in order.
+/// A page of entries of streams, in order.
 #[derive(Debug, Default)]
 pub(crate) struct EntryPage {
     pub(crate) entries: Vec<Entry>,
-    /// Whether there are more.
+    /// Set if more entries follow.
     pub(crate) has_more: bool,
 }
 
 impl EntryPage {
-    /// Reads the reply of [`page`] and [`newest`].
+    /// Parses the reply of [`page`] and [`newest`].
     pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
         let (entries, has_more): (Value, bool) = parse_value(reply)?;
         Ok(Self { entries: parse_range_entries(entries)?, has_more })
     }
 }
 
-/// Entries after an id, or from the oldest on, up to one, or to the newest: at most so many, and none after the one with
-/// which they have [`PAGE_BYTES`]. Of several streams the oldest of all, all read at the same instant, or one that is
-/// added later might have a lower id.
+/// Reads entries after `after`, or from the oldest one on, up to `through` or the newest one: at most `count`, and none
+/// after the one that reaches [`PAGE_BYTES`]. Of several streams it reads the oldest entries of all, all streams at the
+/// same instant: otherwise an entry added between two reads could have a lower id than one already read.
 pub(crate) fn page<S: AsRef<str>>(
     streams: &[S],
     after: Option<&str>,
@@ -36,7 +36,7 @@ pub(crate) fn page<S: AsRef<str>>(
     range_script(streams, "XRANGE", &exclusive_start(after), through.unwrap_or("+"), count)
 }
 
-/// The newest entries that are after an id, the newest first; as many as of [`page`].
+/// Reads the newest entries after an id, newest first, with the limits of [`page`].
 pub(crate) fn newest<S: AsRef<str>>(streams: &[S], after: Option<&str>, count: usize) -> ScriptInvocation<'static> {
     range_script(streams, "XREVRANGE", "+", &exclusive_start(after), count)
 }
@@ -59,7 +59,7 @@ fn range_script<S: AsRef<str>>(
 /// Waits until one of some streams has an entry after an id; replies with the first one.
 pub(crate) fn wait<S: AsRef<str>>(streams: &[S], after: Option<&str>, block: Duration) -> Cmd {
     let mut command = cmd("XREAD");
-    // 0 would wait for ever
+    // 0 would block for ever
     let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
     command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
     for stream in streams {

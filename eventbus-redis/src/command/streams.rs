@@ -1,4 +1,4 @@
-//! The commands of the streams door, and how their replies are read.
+//! The commands of `RedisStreams`, and the parsers of their replies.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, cmd};
 use super::{Entry, GroupRead, SCRIPT_BATCH_MAX, parse_entry, parse_value};
 use crate::script;
 
-/// Takes over entries that are pending for long, of some that are pending: at most so many as the reader is given at once,
-/// and none after the one with which they have so many bytes.
+/// Claims entries that have been pending for `idle`, from `from` on: at most as many as the reader's `count`, and none
+/// after the one that reaches `bytes`.
 pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
     let GroupRead { stream, group, consumer, count } = reader;
     let mut script = script::CLAIM_PAGE.key(stream);
@@ -17,25 +17,25 @@ pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, byte
     script
 }
 
-/// What [`claim_page`] replies.
+/// The reply of [`claim_page`].
 pub(crate) struct ClaimPageReply {
-    /// Where to go on; `-` at the end.
+    /// The id at which the next page begins; `-` at the end.
     pub(crate) next: String,
-    /// With how often each was delivered.
+    /// The entries, each with its number of deliveries.
     pub(crate) entries: Vec<(Entry, u64)>,
-    /// Entries that were pending and are not there any more.
+    /// Entries that were deleted while they were pending.
     pub(crate) deleted: Vec<String>,
     pub(crate) bytes: usize,
 }
 
-/// Reads the reply of [`claim_page`].
+/// Parses the reply of [`claim_page`].
 pub(crate) fn parse_claim_page(reply: Value) -> RedisResult<ClaimPageReply> {
     let (next, entries, deliveries, deleted, bytes): (_, Vec<Value>, Vec<u64>, _, _) = parse_value(reply)?;
     let entries = entries.into_iter().zip(deliveries).map(|(value, deliveries)| Ok((parse_entry(value)?, deliveries)));
     Ok(ClaimPageReply { next, entries: entries.collect::<RedisResult<_>>()?, deleted, bytes })
 }
 
-/// The length, first and last entry, groups of a stream, and its projections, in one instant.
+/// Reads the length, first and last entry, groups and projections of a stream, in one instant.
 pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {
     let mut pipeline = redis::pipe();
     pipeline.atomic().ignore_errors();
@@ -65,7 +65,7 @@ pub(crate) fn set(key: &str, value: &str) -> Cmd {
     command
 }
 
-/// The members of a set.
+/// Reads the members of a set.
 pub(crate) fn members(key: &str) -> Cmd {
     let mut command = cmd("SMEMBERS");
     command.arg(key);
