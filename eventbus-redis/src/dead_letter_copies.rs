@@ -1,22 +1,16 @@
-//! Copies of the dead letters in a store, from which they are put back when Redis has lost them.
+//! Copies of the dead letters in a store, from which the copier puts back those that Redis has lost.
 //!
-//! Applications and tools list, replay and discard dead letters in Redis. The store keeps a note with a copy of each dead
-//! letter of its own events; this loop alone reads the notes. The loop notes a dead letter that has no note, and removes the
-//! note of one that Redis has no more, as an application or a tool has replayed or discarded it.
+//! Applications and tools list, replay and discard dead letters in Redis. The store keeps a note with a copy of each
+//! dead letter of its own events; only the copier reads the notes. It notes a dead letter that has no note, and deletes
+//! the note of one that Redis no longer has, because an application or a tool has replayed or discarded it.
 //!
-//! Unless Redis was emptied, or is an older copy of itself. A record in Redis, one for each store, tells: a generation, and a
-//! number that grows before notes change. The store notes both after its notes have changed.
+//! If Redis was emptied, or is an older copy of itself, the copier puts back each dead letter that only has a note. A
+//! [record](CopyRecord) in Redis, one for each store, shows the case: a generation, and a revision that grows before
+//! notes change. The store saves both after its notes have changed.
 //!
-//! | the record in Redis | the store noted | meaning | next |
-//! |---|---|---|---|
-//! | none | anything | Redis was emptied, or nothing was ever copied | put back what has a note only |
-//! | is restoring | anything | putting back was interrupted | the same again |
-//! | another generation, or a lower number | | Redis is an older copy | the same |
-//! | the same generation, no lower number | | nothing is lost | compare, if the stream changed since |
-//! | any | nothing | the store is new here | compare |
-//!
-//! Keep: each step replaces the record only if it is still the one that was read, so of two processes one goes on. What was
-//! half done is done again: a dead letter that is in Redis already is known by what it says, and not put back.
+//! Invariant: each step replaces the record only if it is still the one that the process has read, so of two processes
+//! one continues. The copier repeats an interrupted step, but puts back no dead letter whose [key](DeadLetterKey) is in
+//! Redis already.
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -37,27 +31,27 @@ use crate::{
     script,
 };
 
-/// How often the stream is looked at; after a burial of this process it is at once.
+/// The interval of the checks for changes; a dead letter of this process triggers one at once.
 const COPY_INTERVAL: Duration = Duration::from_secs(10);
-/// How soon again while another process copies, or something is away.
+/// The delay before the next check while a different process copies, or the store or Redis is away.
 const COPY_RETRY_DELAY: Duration = Duration::from_secs(1);
-/// How long another process waits for one that died while it copied.
+/// The copier's lease: how long other processes wait for a copier that died.
 const COPY_LEASE_TTL: Duration = Duration::from_secs(10);
-/// How many dead letters are read, noted or put back at once; fewer if they have [`PAGE_BYTES`].
+/// The number of dead letters that one step reads, notes or puts back; fewer if they reach [`PAGE_BYTES`].
 const COPY_BATCH_MAX: usize = 100;
-/// How many names of notes are read at once.
+/// The number of note names that one read returns.
 const NOTE_NAMES_PAGE: usize = 1_000;
-/// The longest name of a stream that stands in the names of notes as it is.
+/// The longest stream name that is part of the names of notes; of a longer one its hash is.
 const PLAIN_STREAM_NAME_MAX: usize = 180;
 
-/// Copies the dead letters of a bus to a store, for as long as it is polled or until the bus is shut down.
+/// Copies the dead letters of a bus to a store, until the future is dropped or the bus is shut down.
 pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
     let (clock, dead_letters) = (bus.config.clock.clone(), bus.config.dlq_stream_name());
     let mut outage = Outage::new(clock.clone());
     let names = match NoteNames::new(&dead_letters) {
         Ok(names) => names,
         Err(error) => {
-            return tracing::error!(%dead_letters, %error, "dead letters cannot be copied to the store");
+            return tracing::error!(%dead_letters, %error, "cannot copy dead letters to the store");
         }
     };
     let mut copies = DeadLetterCopier {
@@ -71,7 +65,7 @@ pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
         let pause = match copies.sync_if_changed().await {
             Ok(()) => {
                 if let Some(lasted) = outage.ends() {
-                    tracing::info!(%dead_letters, ?lasted, "dead letters are copied to the store again");
+                    tracing::info!(%dead_letters, ?lasted, "copying dead letters to the store again");
                 }
                 COPY_INTERVAL
             }
@@ -79,11 +73,12 @@ pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
             Err(CopyError::Busy) => COPY_RETRY_DELAY,
             Err(CopyError::Failed(error)) => {
                 if outage.begins() {
-                    tracing::warn!(%dead_letters, %error, "dead letters are not copied to the store, trying again");
+                    tracing::warn!(%dead_letters, %error, "cannot copy dead letters to the store, retrying");
                 }
                 COPY_RETRY_DELAY
             }
         };
+        // a new dead letter of this process ends the pause: until it is copied, Redis alone has it
         tokio::select! {
             () = bus.dead_letter_signal.notified() => {}
             () = clock.sleep(pause) => {}
@@ -91,14 +86,14 @@ pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
     }
 }
 
-/// Why a look ended before its end.
+/// The reason why a check ended early.
 #[derive(Debug)]
 enum CopyError {
-    /// Another process copies, or has replaced the record.
+    /// A different process copies, or has replaced the record.
     Busy,
     /// The bus was shut down.
     ShutDown,
-    /// Store or Redis cannot do it now.
+    /// The store or Redis is unavailable or refuses.
     Failed(BoxError),
 }
 
@@ -135,19 +130,19 @@ impl From<RedisCommandError> for CopyError {
     }
 }
 
-/// What the stream of dead letters has come to.
+/// The counters of the dead letters' stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct StreamCounts {
     length: u64,
-    /// The newest id ever.
+    /// The newest id that the stream ever had.
     last_generated_id: EntryId,
     max_deleted_id: EntryId,
-    /// How many were ever added.
+    /// The number of entries ever added.
     entries_added: u64,
 }
 
 impl StreamCounts {
-    /// Whether since then dead letters were added, and none was removed.
+    /// Returns `true` if since then dead letters were added, and none was removed.
     fn has_only_grown(&self, since: &Self) -> bool {
         let grown = self.length.checked_sub(since.length);
         self.last_generated_id >= since.last_generated_id
@@ -157,22 +152,37 @@ impl StreamCounts {
     }
 }
 
-/// What Redis keeps of the copies that a store has.
+/// The record in Redis of the copies that a store has.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | no record | the check finds neither dead letters nor copies | no record |
+/// | no record | the check finds some: Redis was emptied, or the first copy begins | restoring |
+/// | restoring | a check begins: the one before was interrupted | restoring |
+/// | restoring | the copier puts back a page of dead letters that only have a note | restoring |
+/// | copied | the saved generation differs, or the saved revision is higher: Redis is an older copy | restoring |
+/// | copied | the stream has changed, or no revision is saved: the store is new here | copied |
+/// | restoring, copied | the comparison has ended, and the store has saved generation and revision | copied |
+/// | any state | Redis loses its data | no record, or an older one |
+///
+/// A check that begins restoring sets a new generation; every step but the last of a check raises the revision. A
+/// record that cannot be parsed counts as none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct CopyRecord {
     generation: String,
     revision: u64,
     is_restoring: bool,
-    /// What the stream had come to before it was compared last.
+    /// The counters of the stream at the start of the last comparison that ended.
     compared_counts: StreamCounts,
 }
 
 impl fmt::Display for CopyRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, revision: changes, is_restoring, compared_counts: seen } = self;
+        let Self { generation, revision, is_restoring, compared_counts: counts } = self;
         let state = if *is_restoring { "restoring" } else { "copied" };
-        let StreamCounts { length, last_generated_id: last, max_deleted_id: max_deleted, entries_added: added } = seen;
-        write!(f, "{generation} {changes} {state} {length} {last} {max_deleted} {added}")
+        let StreamCounts { length, last_generated_id: last, max_deleted_id: max_deleted, entries_added: added } =
+            counts;
+        write!(f, "{generation} {revision} {state} {length} {last} {max_deleted} {added}")
     }
 }
 
@@ -181,17 +191,12 @@ impl FromStr for CopyRecord {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let words: Vec<&str> = text.split(' ').collect();
-        let [generation, changes, state, length, last, max_deleted, added] = words[..] else {
+        let [generation, revision, state, length, last, max_deleted, added] = words[..] else {
             return Err(());
         };
         let compared_counts = parse_counts(length, last, max_deleted, added).ok_or(())?;
-        let changes = changes.parse().map_err(drop)?;
-        Ok(Self {
-            generation: generation.to_owned(),
-            revision: changes,
-            is_restoring: state != "copied",
-            compared_counts,
-        })
+        let revision = revision.parse().map_err(drop)?;
+        Ok(Self { generation: generation.to_owned(), revision, is_restoring: state != "copied", compared_counts })
     }
 }
 
@@ -204,20 +209,20 @@ fn parse_counts(length: &str, last: &str, max_deleted: &str, added: &str) -> Opt
     })
 }
 
-/// What tells a dead letter from all others, wherever it is: when it died, to the millisecond, and a hash of the event, the
-/// group, the entry and that time.
+/// The identity of a dead letter, in Redis and in its copy: the time when it became one, in milliseconds, and a hash of
+/// the event, the group, the entry and that time.
 type DeadLetterKey = (u64, u128);
 
-/// What a store's notes are called.
+/// The names of a store's notes.
 struct NoteNames {
-    /// What the names of all copies begin with.
+    /// The prefix of the names of all copies.
     prefix: Name,
-    /// Under which generation and number are noted; also the lease of the one who copies.
+    /// The name of the note with generation and revision; also the role of the copier's lease.
     role: Name,
 }
 
 impl NoteNames {
-    /// The names for a stream of dead letters: with the stream's name, or with its hash where that is too long for a name.
+    /// Returns the names for a stream of dead letters: with the stream's name, or with its hash if that is too long.
     fn new(dead_letters: &str) -> Result<Self, InvalidName> {
         let named = |text: &str| {
             let stem = Name::new("note", format!("dead-letter:{text}/"))?;
@@ -232,7 +237,7 @@ impl NoteNames {
         Name::new("note", format!("{}{died_at:014}-{hash:032x}", self.prefix))
     }
 
-    /// The dead letter that a note is about; `None` for one of a stream whose name is longer.
+    /// Returns the key of the dead letter that a note copies; `None` if the stream has a longer name.
     fn parse_key(&self, note: &Name) -> Option<DeadLetterKey> {
         let (died_at, hash) = note.strip_prefix(self.prefix.as_str())?.split_once('-')?;
         let is_ours = died_at.len() == 14 && hash.len() == 32;
@@ -240,10 +245,10 @@ impl NoteNames {
     }
 }
 
-/// A dead letter as a store keeps it: names and values, in order.
+/// A dead letter as a store keeps it: the names and values of its fields, in order.
 type StoredDeadLetter = Vec<(String, String)>;
 
-/// The dead letter in an entry, if its event is of this store: its relay published it.
+/// Returns the dead letter in an entry, if its event is of this store: its relay published it.
 fn to_stored_dead_letter(fields: &DeadLetterFields, store: &str) -> Option<(DeadLetterKey, StoredDeadLetter)> {
     let (delivered, about) = split_fields(fields.clone());
     field_text(&delivered, field::STORE).filter(|of| of == store)?;
@@ -265,19 +270,19 @@ fn to_stored_dead_letter(fields: &DeadLetterFields, store: &str) -> Option<(Dead
     Some(((timestamp_ms.unwrap_or_default(), xxh3_128(&hash_input)), dead_letter.collect::<Option<_>>()?))
 }
 
-/// The copies that one store has of a bus's dead letters.
+/// The copier of a bus's dead letters to one store.
 struct DeadLetterCopier {
     bus: Arc<BusInner>,
     store: Arc<dyn EventStore>,
     note_names: NoteNames,
-    /// The store's; empty before it was asked for.
+    /// The id of the store; empty before the first check.
     store_id: String,
-    /// The record that the store agreed with.
+    /// The record with which the store agreed at the last check.
     agreed_record: Option<String>,
 }
 
 impl DeadLetterCopier {
-    /// Compares Redis and the store, if something has changed.
+    /// Compares Redis with the store, if the stream or the record has changed.
     async fn sync_if_changed(&mut self) -> Result<(), CopyError> {
         if self.store_id.is_empty() {
             self.store_id = self.store.store_id().await.map_err(CopyError::from_error)?.to_string();
@@ -290,13 +295,13 @@ impl DeadLetterCopier {
             return Ok(());
         }
         let saved_state = self.notes()?.load_note(&self.note_names.role).await?;
-        let saved_state = saved_state.as_deref().and_then(|noted| noted.split_once(' '));
+        let saved_state = saved_state.as_deref().and_then(|saved| saved.split_once(' '));
         let saved_state: Option<(&str, u64)> =
-            saved_state.and_then(|(generation, changes)| Some((generation, changes.parse().ok()?)));
+            saved_state.and_then(|(generation, revision)| Some((generation, revision.parse().ok()?)));
         let is_lost = match (&record, saved_state) {
             (None, _) => true,
             (Some(record), saved_state) => {
-                let is_older = |(generation, changes)| generation != record.generation || changes > record.revision;
+                let is_older = |(generation, revision)| generation != record.generation || revision > record.revision;
                 record.is_restoring || saved_state.is_some_and(is_older)
             }
         };
@@ -309,8 +314,9 @@ impl DeadLetterCopier {
             && counts.length == 0
             && self.notes()?.list_note_names(&self.note_names.prefix, None, 1).await?.is_empty()
         {
-            return Ok(()); // there is nothing yet
+            return Ok(()); // neither dead letters nor copies exist yet
         }
+        // the record guards writes to Redis; this lease keeps two processes from changing notes at once
         let owner = Name::new("owner", &self.bus.instance)?;
         let lease =
             self.store.acquire_lease(&self.note_names.role, &owner, COPY_LEASE_TTL).await?.ok_or(CopyError::Busy)?;
@@ -320,15 +326,15 @@ impl DeadLetterCopier {
             Some(record) => record.generation.clone(),
             None => self.bus.config.clock.new_id().simple().to_string(),
         };
-        let changes = record.map_or(0, |record| record.revision).saturating_add(1);
-        let own_record = CopyRecord { generation, revision: changes, is_restoring: is_lost, compared_counts: before };
+        let revision = record.map_or(0, |record| record.revision).saturating_add(1);
+        let own_record = CopyRecord { generation, revision, is_restoring: is_lost, compared_counts: before };
         let compared = self.sync(text, own_record, counts, after, &lease).await;
         let released = self.store.release_lease(&lease).await;
         self.agreed_record = Some(compared?);
         Ok(released?)
     }
 
-    /// Compares dead letters with copies, those after an id or all; returns the record in the end.
+    /// Compares dead letters with copies, those after an id or all; returns the final record.
     async fn sync(
         &mut self,
         text: Option<String>,
@@ -342,7 +348,7 @@ impl DeadLetterCopier {
         let found = self.save_new_copies(&own_record, &copies, after, lease).await?;
         let missing_keys: Vec<DeadLetterKey> = copies.difference(&found).copied().collect();
         for keys in missing_keys.chunks(COPY_BATCH_MAX) {
-            // what was read before Redis was emptied is not what it has now
+            // if Redis was emptied since the stream was read, `missing_keys` is stale
             self.ensure_own_record(&own_record, lease).await?;
             if own_record.is_restoring {
                 self.restore_lost(&mut own_record, keys).await?;
@@ -354,7 +360,7 @@ impl DeadLetterCopier {
         }
         if own_record.is_restoring && !missing_keys.is_empty() {
             let (dead_letters, count) = (self.bus.config.dlq_stream_name(), missing_keys.len());
-            tracing::warn!(%dead_letters, count, "dead letters that Redis had lost were put back from the store");
+            tracing::warn!(%dead_letters, count, "put back dead letters from the store that Redis had lost");
         }
         let saved_state = format!("{} {}", own_record.generation, own_record.revision);
         self.notes()?.save_note(&self.note_names.role, &saved_state).await?;
@@ -363,7 +369,7 @@ impl DeadLetterCopier {
         Ok(done.to_string())
     }
 
-    /// Notes the dead letters after an id that have no copy; returns all that it found.
+    /// Notes the dead letters after an id that have no copy; returns the keys of all that it found.
     async fn save_new_copies(
         &self,
         own_record: &CopyRecord,
@@ -397,7 +403,7 @@ impl DeadLetterCopier {
         }
     }
 
-    /// Puts dead letters back that Redis has lost, oldest first; by pages, each in one step with the record.
+    /// Puts back dead letters that Redis has lost, oldest first: each page in one step with the record.
     async fn restore_lost(&self, own_record: &mut CopyRecord, keys: &[DeadLetterKey]) -> Result<(), CopyError> {
         let (mut dead_letters, mut bytes) = (Vec::new(), 0);
         for (number, key) in keys.iter().enumerate() {
@@ -415,7 +421,7 @@ impl DeadLetterCopier {
         Ok(())
     }
 
-    /// Replaces the record, and adds dead letters, if the record is still this one.
+    /// Replaces the record and adds dead letters, if the record is still `text`.
     async fn replace_record(
         &self,
         text: &str,
@@ -438,14 +444,14 @@ impl DeadLetterCopier {
         }
     }
 
-    /// Fails if another process copies by now, or Redis has lost the record.
+    /// Fails with [`CopyError::Busy`] if a different process copies by now, or Redis has lost the record.
     async fn ensure_own_record(&self, own_record: &CopyRecord, lease: &Lease) -> Result<(), CopyError> {
-        let is_kept = self.store.renew_lease(lease, COPY_LEASE_TTL).await?;
+        let is_leased = self.store.renew_lease(lease, COPY_LEASE_TTL).await?;
         let (text, _) = self.load_record().await?;
-        if is_kept && text.as_deref() == Some(&own_record.to_string()) { Ok(()) } else { Err(CopyError::Busy) }
+        if is_leased && text.as_deref() == Some(&own_record.to_string()) { Ok(()) } else { Err(CopyError::Busy) }
     }
 
-    /// The record, and what the stream has come to.
+    /// Loads the record and the counters of the stream.
     async fn load_record(&self) -> Result<(Option<String>, StreamCounts), CopyError> {
         let mut script = script::INSPECT_DEAD_LETTERS.prepare_invoke();
         let stream = self.bus.config.dlq_stream_name();
@@ -453,12 +459,13 @@ impl DeadLetterCopier {
         let reply: (Option<String>, String, String, String, String) = self.bus.run_idempotent(&script).await?;
         let (text, length, last, max_deleted, added) = reply;
         let counts = parse_counts(&length, &last, &max_deleted, &added);
-        let counts = counts
-            .ok_or_else(|| CopyError::from_error(format!("the server told {length} {last} {max_deleted} {added}")))?;
+        let counts = counts.ok_or_else(|| {
+            CopyError::from_error(format!("the server replied {length} {last} {max_deleted} {added}"))
+        })?;
         Ok((text, counts))
     }
 
-    /// The dead letters of which the store has a copy.
+    /// Loads the keys of the dead letters of which the store has a copy.
     async fn load_copied_keys(&self) -> Result<BTreeSet<DeadLetterKey>, CopyError> {
         let (mut all, mut last) = (BTreeSet::new(), None);
         loop {

@@ -1,7 +1,7 @@
-//! The dead letters of the stream: what was delivered, field by field, then `original_message_id` and what else is
-//! known about the failure.
+//! The dead letters of the stream: entries with the delivered fields, then `original_message_id` and the other fields
+//! about the failure.
 //!
-//! Keep: a replay is one script that never looks into a value, so that nothing is lost or changed by it.
+//! Invariant: a replay is one script that never reads a value, so it can neither lose nor change one.
 
 use async_trait::async_trait;
 use eventbus::port::{
@@ -19,10 +19,10 @@ use crate::{
     script, wire,
 };
 
-/// How many dead letters are read, replayed or discarded at once; fewer if they have [`PAGE_BYTES`].
+/// The number of dead letters that one step reads, replays or discards; fewer if they reach [`PAGE_BYTES`].
 const DEAD_LETTER_PAGE_MAX: usize = 100;
 
-/// What is about a dead letter, where nothing marks the place from which on it is.
+/// The names of the fields about the failure, for a dead letter without the field that marks where those begin.
 const FAILURE_FIELDS: [&str; 10] = [
     field::ORIGINAL_MESSAGE_ID,
     field::RETRY_COUNT,
@@ -51,7 +51,7 @@ impl DeadLetters for RedisEventBus {
         };
         let (mut dead_letters, mut bytes) = (Vec::new(), 0_usize);
         loop {
-            // without a filter all that is read is shown, and one more tells whether there is a next page
+            // without a filter the page shows all that it reads; one more entry tells if a next page exists
             let count = match *filter == DeadLetterFilter::default() {
                 true => (limit - dead_letters.len()).saturating_add(1).min(DEAD_LETTER_PAGE_MAX),
                 false => DEAD_LETTER_PAGE_MAX,
@@ -114,10 +114,10 @@ impl DeadLetters for RedisEventBus {
     }
 }
 
-/// A way through the dead letters that were there at some time.
+/// A cursor over the dead letters that existed when it was opened.
 struct DeadLetterCursor {
     after: EntryId,
-    /// The newest one; `None` if there is nothing left.
+    /// The newest of these dead letters; `None` at the end.
     last: Option<EntryId>,
 }
 
@@ -129,7 +129,7 @@ impl BusInner {
         Ok(DeadLetterCursor { after: EntryId::ZERO, last })
     }
 
-    /// The ids on the next page that match, which may be none; no page is left at the end.
+    /// Returns the ids on the next page that match, perhaps none; `None` at the end.
     async fn next_matching_ids(
         &self,
         pages: &mut DeadLetterCursor,
@@ -148,7 +148,7 @@ impl BusInner {
         Ok(Some(matching.map(|found| found.id.to_string()).collect()))
     }
 
-    /// A page of the dead letters after one, up to one, and whether there are more.
+    /// Loads a page of the dead letters after `after`, up to `to`; returns also `true` if more follow.
     async fn load_dead_letter_page(
         &self,
         after: EntryId,
@@ -182,7 +182,7 @@ impl BusInner {
         self.run(&replay).await.map_err(|error| self.dead_letter_error(error))
     }
 
-    /// Each goes to the partition that its aggregate has now.
+    /// Replays each dead letter to the partition that its aggregate has now.
     async fn replay_to_partitions(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
         let mut replies = Vec::with_capacity(ids.len());
         for id in ids {
@@ -228,7 +228,7 @@ impl BusInner {
 /// The fields of an entry.
 pub(crate) type DeadLetterFields = Vec<(String, Vec<u8>)>;
 
-/// What was delivered, and what is about the dead letter: the same rule as in the script that replays.
+/// Splits the fields into those delivered and those about the failure, by the rule of the replay script.
 pub(crate) fn split_fields(mut fields: DeadLetterFields) -> (DeadLetterFields, DeadLetterFields) {
     match fields.iter().rposition(|(name, _)| name == field::ORIGINAL_MESSAGE_ID) {
         Some(first) => {
@@ -241,21 +241,21 @@ pub(crate) fn split_fields(mut fields: DeadLetterFields) -> (DeadLetterFields, D
 
 fn parse_dead_letter(entry: Entry) -> DeadLetter {
     let (delivered, about) = split_fields(entry.fields.unwrap_or_default());
-    let said = |name| field_text(&about, name);
-    let time = |name| OffsetDateTime::parse(&said(name)?, &Rfc3339).ok();
-    let number = |name| said(name)?.parse().ok();
+    let about_text = |name| field_text(&about, name);
+    let time = |name| OffsetDateTime::parse(&about_text(name)?, &Rfc3339).ok();
+    let number = |name| about_text(name)?.parse().ok();
 
     let mut dead_letter = DeadLetter::new(MessageId::new(entry.id.as_str()));
-    dead_letter.original_message_id = said(field::ORIGINAL_MESSAGE_ID).map(MessageId::new);
-    dead_letter.error = said(field::ERROR);
-    dead_letter.handler = said(field::HANDLER);
-    dead_letter.group = said(field::GROUP);
+    dead_letter.original_message_id = about_text(field::ORIGINAL_MESSAGE_ID).map(MessageId::new);
+    dead_letter.error = about_text(field::ERROR);
+    dead_letter.handler = about_text(field::HANDLER);
+    dead_letter.group = about_text(field::GROUP);
     dead_letter.attempts = number(field::ATTEMPTS);
     dead_letter.retry_count = number(field::RETRY_COUNT);
     dead_letter.first_failed_at = time(field::FIRST_FAILED_AT);
     dead_letter.last_failed_at = time(field::LAST_FAILED_AT);
     dead_letter.dead_lettered_at = time(field::DLQ_TIMESTAMP).or_else(|| added_at(&entry.id));
-    let done = said(field::DONE_HANDLERS).and_then(|json| serde_json::from_str(&json).ok());
+    let done = about_text(field::DONE_HANDLERS).and_then(|json| serde_json::from_str(&json).ok());
     dead_letter.done_handlers = done.unwrap_or_default();
 
     dead_letter.record = wire::decode(&delivered).ok();
@@ -277,7 +277,7 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// When the server added an entry.
+/// Returns the time at which the server added an entry.
 fn added_at(id: &str) -> Option<OffsetDateTime> {
     let id: EntryId = id.parse().ok()?;
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(id.ms) * 1_000_000).ok()
