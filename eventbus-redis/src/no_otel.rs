@@ -1,4 +1,4 @@
-//! Without the feature `opentelemetry` spans are known to `tracing` alone, and events keep the trace they came with.
+//! Spans without the feature `opentelemetry`: only `tracing` sees them, and events keep the trace they came with.
 
 use eventbus::{
     Name, RecordedEvent,
