@@ -1,4 +1,4 @@
-//! The bus itself: what its clones share, and the port it implements.
+//! The bus: the state that its clones share, and the port that it implements.
 
 use std::{
     error::Error as _,
@@ -33,20 +33,19 @@ use crate::{
 
 /// A bus on Redis Streams. Cloning shares it.
 ///
-/// Its consumers keep the order of an aggregate each; with [`partitions`](RedisEventBusConfig::partitions) all of a group
-/// do together.
+/// Each consumer keeps the order of an aggregate; with [`partitions`](RedisEventBusConfig::partitions) all consumers of
+/// a group together keep it.
 ///
-/// Events published by one process reach the handlers of all others. Each consumer group gets every event at least
-/// once; the consumers of a group, one per bus object that consumes or [several](RedisEventBusConfig::consumers), share
-/// its events. A delivery with a failed handler is tried again while other aggregates flow on, and becomes a dead letter
-/// at last; what a consumer has in hand when it dies is handled by the next one of its
-/// [name](RedisEventBusConfig::consumer_name), or by another one later.
+/// Events published by one process reach the handlers of all other processes. Each consumer group gets every event at
+/// least once; the consumers of a group, one per bus object that consumes or [several](RedisEventBusConfig::consumers),
+/// share its events. The consumer retries a delivery with a failed handler while other aggregates flow on, and finally
+/// moves it to the dead letters. The in-flight entries of a consumer that dies go to the next one of its
+/// [name](RedisEventBusConfig::consumer_name), or later to any other consumer.
 ///
 /// # Connections
-/// A bus holds one connection, which all that does not wait for entries shares, and one more for each consumer that it
-/// is in a group, on which nothing but its reads waits; with
-/// [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in all. Each
-/// [`follow`](History::follow) has its own besides.
+/// A bus holds one connection, which all commands but blocking reads share, and for each group one more per consumer,
+/// which only its reads use; with [`single_connection_client`](RedisEventBusConfig::single_connection_client) one in
+/// all. Each [`follow`](History::follow) has its own besides.
 ///
 /// # Examples
 /// ```no_run
@@ -71,40 +70,40 @@ pub struct RedisEventBus {
     pub(crate) inner: Arc<BusInner>,
 }
 
-/// What the clones of a bus, and its consumers, share. Each partition has its own, which differs by the stream.
+/// The state that the clones of a bus and its consumers share. Each partition has its own, with its stream.
 #[derive(Clone)]
 pub(crate) struct BusInner {
     pub(crate) config: RedisEventBusConfig,
     pub(crate) destination: Name,
     pub(crate) default_group: Name,
     pub(crate) consumer_name: String,
-    /// Tells this bus object from another one of its name.
+    /// A random id: tells this bus object from those of the same consumer name.
     pub(crate) instance: String,
-    /// Whether the next start has another consumer name, so that nobody would look for what this one leaves.
+    /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
     pub(crate) has_temporary_name: bool,
-    /// The stream with the events: of a partition, if this is one's.
+    /// The stream with the events; in the state of a partition that partition's stream.
     pub(crate) stream: String,
-    /// What the keys are named after that partitions have in common: the stream itself, where there are none.
+    /// The base name of the keys that partitions share: the stream itself, if there are no partitions.
     pub(crate) base_stream: String,
-    /// The same, of the bus itself, where this is the backlog of a group.
+    /// The base stream of the bus; differs from `base_stream` in the state of a group's backlog.
     pub(crate) bus_stream: String,
-    /// Those of the partitions, by number; none, where there is one stream.
+    /// The states of the partitions, by number; empty if there is one stream.
     pub(crate) partitions: Vec<Arc<Self>>,
-    /// That of the layout of the partitions, a decimal.
+    /// The generation of the partition layout, a decimal.
     pub(crate) layout_generation: Arc<OnceLock<String>>,
-    /// Whether the layout was joined; held by the one who joins it.
+    /// Set once the bus has joined the layout. The lock admits one join at a time.
     pub(crate) is_joined: Arc<Mutex<bool>>,
     pub(crate) connection: Arc<SharedConnection>,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) subscribers: Subscribers,
     pub(crate) consuming: Arc<Consuming>,
-    /// Which deliveries run at once.
+    /// Lets deliveries run side by side, or one suspected poison message alone.
     pub(crate) run_lock: RunLock,
-    /// Held by those who write a dead letter, until it is counted.
+    /// Writers of dead letters hold it shared until the dead letter is counted; `progress` waits for them.
     pub(crate) dead_letter_lock: Arc<RwLock<()>>,
-    /// Signals a new dead letter to the one who copies them.
+    /// Wakes the task that copies dead letters to the store.
     pub(crate) dead_letter_signal: Arc<Notify>,
-    /// Held by a recovery by hand: all of them have one name, so nothing else tells whose an entry is.
+    /// Admits one manual recovery at a time: all have one consumer name, so it does not tell whose an entry is.
     pub(crate) recovery_lock: Arc<Mutex<()>>,
 }
 
@@ -113,7 +112,7 @@ impl RedisEventBus {
     /// begins with the oldest event.
     ///
     /// # Errors
-    /// [`RedisConnectError`] if the configuration has mistakes, or the server is not there, does not answer in time or
+    /// [`RedisConnectError`] if the configuration has mistakes, or the server is unreachable, does not reply in time or
     /// refuses. It names the address, never the password.
     ///
     /// # Examples
@@ -131,12 +130,12 @@ impl RedisEventBus {
         Ok(bus)
     }
 
-    /// Makes a bus that is not connected yet: the configuration is checked, and no server asked.
+    /// Creates a bus that is not connected yet: checks the configuration, and asks no server.
     ///
-    /// An app connects it when it starts: a server that is away then is waited for in the background, while the app saves
-    /// and says that the bus is away; one that refuses, as it was given a wrong password, another number of partitions or
-    /// no certificate that it trusts, is an error of the start. Without an app
-    /// [`ensure_connected`](EventBus::ensure_connected) connects; before that nothing is published or consumed.
+    /// An app connects the bus when it starts. While the server is away, the app retries in the background, saves, and
+    /// reports that the bus is away; if the server refuses, as with a wrong password, a different number of partitions
+    /// or a certificate that the client does not trust, the start fails. Without an app
+    /// [`ensure_connected`](EventBus::ensure_connected) connects; before that the bus publishes and consumes no event.
     ///
     /// # Errors
     /// [`InvalidConfig`] with all mistakes.
@@ -156,7 +155,7 @@ impl RedisEventBus {
         config.validate()?;
         let link = SharedConnection::new(config.server(), Arc::clone(&counters))
             .map_err(|mistake| InvalidConfig::for_bus(vec![mistake]))?;
-        let is_passing = config.consumer_name.is_none();
+        let has_temporary_name = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
         config.consumer_name = Some(consumer.clone());
         let stream = config.stream_name();
@@ -169,7 +168,7 @@ impl RedisEventBus {
             default_group,
             consumer_name: consumer,
             instance: clock.new_id().simple().to_string(),
-            has_temporary_name: is_passing,
+            has_temporary_name,
             bus_stream: stream.clone(),
             base_stream: stream.clone(),
             stream,
@@ -185,33 +184,33 @@ impl RedisEventBus {
             dead_letter_signal: Arc::default(),
             recovery_lock: Arc::default(),
         };
-        bus.connection.block_commands("it is not connected yet");
+        bus.connection.block_commands("the bus is not connected yet");
         bus.create_partitions();
         Ok(Self { inner: Arc::new(bus) })
     }
 
-    /// The configuration, with the name that this consumer has.
+    /// Returns the configuration, with the consumer name that this bus uses.
     #[must_use]
     pub fn config(&self) -> &RedisEventBusConfig {
         &self.inner.config
     }
 
-    /// Whether the bus is connected as far as it knows; a lost connection is noticed with the next command.
+    /// Returns `true` if no error has shown the connection to be lost; the next command notices a loss.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         !self.inner.consuming.is_closed() && self.inner.connection.is_up()
     }
 
-    /// Takes over entries of the bus's own group that have been pending without a sign of life, whoever had them, and
-    /// handles each once with the subscribers of this bus. A consumer does that by itself while it consumes; this is for
-    /// a process that does not, or wants it now.
+    /// Takes over entries of the bus's own group that have been pending without a sign of life, whichever consumer had
+    /// them, and handles each once with the subscribers of this bus. A consumer does that by itself while it consumes;
+    /// call this in a process that does not consume, or to do it now.
     ///
-    /// Without subscribers nothing is taken over. A failed entry stays pending for the next recovery or consumer. Several
-    /// calls on one bus follow each other, so a handler must not wait for one.
+    /// Without subscribers it takes over no entry. A failed entry stays pending for the next recovery or consumer.
+    /// Several calls on one bus run one after the other, so a handler must not wait for one.
     ///
     /// # Errors
-    /// [`ConsumeError::Unavailable`] if the server cannot be asked; what was not written down is delivered again.
-    /// [`ConsumeError::ShutDown`] after a shutdown.
+    /// [`ConsumeError::Unavailable`] if the server cannot be reached; entries whose outcome was not written are
+    /// delivered again. [`ConsumeError::ShutDown`] after a shutdown.
     ///
     /// # Examples
     /// ```no_run
@@ -226,7 +225,7 @@ impl RedisEventBus {
         self.inner.recover(recovery).await
     }
 
-    /// Reads the stream by hand, from the oldest entry on: see [`History`].
+    /// Returns a reader of the stream without a group, from the oldest entry on: see [`History`].
     #[must_use]
     pub fn history(&self) -> History {
         History::new(Arc::clone(&self.inner))
@@ -235,14 +234,14 @@ impl RedisEventBus {
     /// Asks the server for a sign of life.
     ///
     /// # Errors
-    /// What the transport said.
+    /// The transport's error, or the server's.
     pub async fn ping(&self) -> Result<(), BoxError> {
         let ping = command::ping();
         let reply = self.inner.connection.query::<redis::Value>(&ping).await;
         reply.map(drop).map_err(boxed)
     }
 
-    /// Stops consuming after the deliveries in hand, and lets the connections go. The bus cannot be used any more.
+    /// Stops consuming after the running deliveries, and closes the connections. The bus cannot be used any more.
     pub async fn disconnect(&self) {
         self.inner.consuming.close();
         self.inner.consuming.stop().await;
@@ -251,7 +250,7 @@ impl RedisEventBus {
 }
 
 impl BusInner {
-    /// Makes what each partition has of its own.
+    /// Creates the state of each partition.
     fn create_partitions(&mut self) {
         if self.config.partitions > 1 {
             let part = |number| Self { stream: keys::partition(&self.base_stream, number), ..self.clone() };
@@ -259,12 +258,12 @@ impl BusInner {
         }
     }
 
-    /// That of the layout of the partitions, a decimal; `0` before it is known.
+    /// Returns the generation of the partition layout, a decimal; `0` before the bus has joined.
     pub(crate) fn layout_generation(&self) -> &str {
         self.layout_generation.get().map_or("0", |generation| generation)
     }
 
-    /// Connects, joins the layout of the stream, and makes the default group; once.
+    /// Connects, joins the layout of the stream, and creates the default group; does so once.
     async fn join(&self) -> Result<(), RedisConnectError> {
         let mut joined = self.is_joined.lock().await;
         if *joined {
@@ -289,7 +288,7 @@ impl BusInner {
         let _ = self.layout_generation.set(generation);
         self.connection.allow_commands();
         for part in self.partitions_or_self() {
-            // it holds no trimming until somebody joins it
+            // the group holds no trimming until a consumer joins it
             let create = part.create_group_script(&self.default_group, "0-0", GroupCreation::Unjoined);
             self.connection
                 .run_idempotent::<redis::Value>(&create)
@@ -300,7 +299,7 @@ impl BusInner {
     }
 }
 
-/// Makes a name that the validation of the configuration has let through.
+/// Parses a name that has passed the validation of the configuration.
 fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
     Name::new(field, value)
         .map_err(|error| InvalidConfig::for_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))

@@ -1,9 +1,9 @@
 //! Connections to the server.
 //!
-//! Keep: a connection on which somebody waits for entries serves nobody else, and a read that waits is never dropped:
-//! the server would hand the next entry to nobody.
+//! Invariant: a connection with a blocking read serves no other command, and a blocking read is never dropped: the
+//! server would deliver the next entry to a reader that is gone.
 //!
-//! Real time, not the given clock: connecting, and the replies of Redis.
+//! Connect and reply timeouts use real time, not the configured clock.
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -19,14 +19,15 @@ use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{ConfigMistake, RedisConnectError, command, keys, server::Server, tls};
 
-/// When another connection is tried beside one that is being made.
+/// The time after which a second connect attempt starts beside the first.
 const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
-/// How many are tried at once.
+/// The number of connect attempts that run at once.
 const PARALLEL_CONNECTS_MAX: usize = 8;
-/// When what may be sent twice is sent again over another connection, as the first may be dead.
+/// The reply timeout after which the client repeats an idempotent command over a second connection, as the first may be
+/// dead.
 pub(crate) const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// The shared connection for everything that does not wait, made when it is needed and made anew when it was lost.
+/// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
 pub(crate) struct SharedConnection {
     client: Client,
     address: String,
@@ -35,51 +36,51 @@ pub(crate) struct SharedConnection {
     connect_timeout: Duration,
     response_timeout: Duration,
     state: RwLock<ConnectionState>,
-    /// Held by the one who connects.
+    /// The last failed attempt. The lock admits one connect attempt at a time.
     last_failure: Mutex<Option<ConnectFailure>>,
     counters: Arc<BusCounters>,
 }
 
-/// A prefix without a hash tag, and the field that says it.
+/// A prefix without a hash tag, and the configuration field that holds it.
 #[derive(Debug, Clone)]
 struct UntaggedPrefix {
     field: &'static str,
     prefix: String,
 }
 
-/// The connection, as it is known now.
+/// The last known state of the connection.
 #[derive(Default)]
 struct ConnectionState {
     connection: Option<MultiplexedConnection>,
-    /// Counts the connections, so that a loss is noticed once.
+    /// Counts the connections: a late error of an earlier one does not drop its successor.
     number: u64,
     is_closed: bool,
-    /// Why nothing is to be sent yet, of a bus that has not joined its stream.
+    /// The reason for refusing commands while the bus has not joined its stream.
     blocked_reason: Option<String>,
 }
 
-/// Why connecting failed, for those who waited meanwhile.
+/// The last connect failure, which callers that waited for the lock share.
 struct ConnectFailure {
     at: Instant,
     text: String,
 }
 
-/// Why a command has no reply.
+/// The reason why a command has no reply.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum CommandError {
-    /// There is no connection; nothing was sent.
+    /// No connection was open; the command was not sent.
     #[error("{0}")]
     NotSent(String),
-    /// It was, or may have been, sent.
+    /// The command was sent, or may have been.
     #[error(transparent)]
     Sent(#[from] RedisError),
 }
 
 impl SharedConnection {
-    /// Prepares the connection; nothing is sent yet.
+    /// Prepares the connection; sends no command.
     ///
     /// # Errors
-    /// The field of the configuration that makes no client.
+    /// The configuration field from which no client can be built.
     pub(crate) fn new(server: Server<'_>, counters: Arc<BusCounters>) -> Result<Self, ConfigMistake> {
         server.warn_plaintext();
         let (field, prefix) = server.prefix;
@@ -96,24 +97,24 @@ impl SharedConnection {
         })
     }
 
-    /// Lets nothing but [`connect`](Self::connect) be sent.
+    /// Refuses all commands until [`allow_commands`](Self::allow_commands); [`connect`](Self::connect) still sends.
     pub(crate) fn block_commands(&self, why: &str) {
         let mut slot = self.state_mut();
         (slot.connection, slot.blocked_reason) = (None, Some(why.to_owned()));
     }
 
-    /// Lets everything be sent.
+    /// Allows all commands.
     pub(crate) fn allow_commands(&self) {
         self.state_mut().blocked_reason = None;
     }
 
-    /// Whether the last that was heard of the connection is good.
+    /// Returns `true` if a connection is open and no error has shown it to be lost.
     pub(crate) fn is_up(&self) -> bool {
         self.state().connection.is_some()
     }
 
-    /// Makes a connection of the caller's own, whose replies may take `response_timeout`. One that takes long to make
-    /// may lead nowhere although the server is back: then others are tried beside it.
+    /// Opens a connection for the caller alone, with a reply timeout. A long attempt may be stuck although the server
+    /// is back, so further attempts start beside it.
     pub(crate) async fn open_dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         match tokio::time::timeout(self.connect_timeout, self.open_without_timeout(response_timeout)).await {
             Ok(connected) => connected,
@@ -121,7 +122,7 @@ impl SharedConnection {
         }
     }
 
-    /// The same, for a caller that limits the time for connecting.
+    /// Opens the connection, for a caller that limits the connect time.
     async fn open_without_timeout(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(response_timeout));
@@ -137,7 +138,7 @@ impl SharedConnection {
         }
     }
 
-    /// Connects, and runs a script, within the time for connecting.
+    /// Connects and runs a script, both within the connect timeout.
     pub(crate) async fn connect<T: FromRedisValue>(
         &self,
         first: &ScriptInvocation<'_>,
@@ -146,9 +147,9 @@ impl SharedConnection {
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.open_without_timeout(self.response_timeout).await?;
-            let spread = self.untagged_prefix_on_cluster(&mut connection).await?;
-            if let Some(spread) = spread {
-                return Ok((connection, Err(spread)));
+            let untagged = self.untagged_prefix_on_cluster(&mut connection).await?;
+            if let Some(untagged) = untagged {
+                return Ok((connection, Err(untagged)));
             }
             let reply = first.invoke_async(&mut connection).await?;
             Ok::<_, RedisError>((connection, Ok(reply)))
@@ -169,7 +170,7 @@ impl SharedConnection {
         }
     }
 
-    /// Why nothing was made, though there was a connection.
+    /// Converts the error of a setup command that was sent after connecting.
     pub(crate) fn setup_error(&self, error: CommandError) -> RedisConnectError {
         match error {
             CommandError::Sent(error) => self.connect_error(error),
@@ -180,7 +181,7 @@ impl SharedConnection {
     }
 
     fn connect_error(&self, error: RedisError) -> RedisConnectError {
-        // the time for connecting is limited by the caller, so it was an answer that did not come
+        // the caller limits the connect time, so this timeout is that of a reply
         let (address, timeout) = (self.address.clone(), self.response_timeout);
         match error {
             error if error.is_timeout() => RedisConnectError::TimedOut { address, timeout },
@@ -194,7 +195,7 @@ impl SharedConnection {
         }
     }
 
-    /// The prefix of the keys, if the server is a node of a cluster and would have them on several nodes.
+    /// Returns the untagged prefix if the server is a node of a cluster, which would spread its keys over nodes.
     async fn untagged_prefix_on_cluster(
         &self,
         connection: &mut MultiplexedConnection,
@@ -205,12 +206,12 @@ impl SharedConnection {
         match command::cluster_info().query_async::<String>(connection).await {
             Ok(info) => Ok(Some(prefix.clone()).filter(|_| command::is_cluster_node(&info))),
             Err(error) if is_connection_lost(&error) => Err(error),
-            // not everybody may ask
+            // the user may lack the right to `INFO`
             Err(_) => Ok(None),
         }
     }
 
-    /// Sends a command that may be sent twice; on a connection that turns out to be lost it is.
+    /// Sends an idempotent command; if the connection turns out to be lost, sends it once more over a new one.
     pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_with_short_timeout().await?;
         match command.query_async(&mut connection).await {
@@ -240,7 +241,7 @@ impl SharedConnection {
         Ok(reply?)
     }
 
-    /// Forgets a connection that an error has shown to be lost, and says whether it did.
+    /// Drops a connection that an error shows to be lost; returns `true` if the error does.
     pub(crate) fn drop_if_lost(&self, number: u64, error: &RedisError) -> bool {
         let is_lost = is_connection_lost(error);
         if is_lost {
@@ -252,17 +253,17 @@ impl SharedConnection {
         is_lost
     }
 
-    /// The connection, made now if there is none. Those who waited while it failed share the failure.
+    /// Returns the open connection, or connects. Callers that waited while connecting failed share that failure.
     pub(crate) async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
         if let Some(open) = self.state().open_connection()? {
             return Ok(open);
         }
-        let asked = Instant::now();
+        let called_at = Instant::now();
         let mut last_failure = self.last_failure.lock().await;
         if let Some(open) = self.state().open_connection()? {
             return Ok(open);
         }
-        if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= asked) {
+        if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= called_at) {
             return Err(CommandError::NotSent(failure.text.clone()));
         }
         match self.open_dedicated(self.response_timeout).await {
@@ -281,7 +282,7 @@ impl SharedConnection {
         }
     }
 
-    /// The connection, which is taken for lost soon when there is no reply.
+    /// Returns the connection with a short reply timeout, for idempotent commands.
     pub(crate) async fn get_with_short_timeout(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         connection.set_response_timeout(self.response_timeout.min(IDEMPOTENT_REPLY_TIMEOUT));
@@ -307,7 +308,7 @@ impl SharedConnection {
         }
     }
 
-    /// Lets the connection go, and makes no other.
+    /// Closes the connection and refuses to open a new one.
     pub(crate) fn close(&self) {
         let mut slot = self.state_mut();
         slot.connection = None;
@@ -324,7 +325,7 @@ impl SharedConnection {
 }
 
 impl ConnectionState {
-    /// The connection and its number, if there is one.
+    /// Returns the connection and its number, if it is open.
     fn open_connection(&self) -> Result<Option<(MultiplexedConnection, u64)>, CommandError> {
         self.check_open()?;
         Ok(self.connection.clone().map(|connection| (connection, self.number)))
@@ -332,7 +333,7 @@ impl ConnectionState {
 
     fn check_open(&self) -> Result<(), CommandError> {
         if self.is_closed {
-            return Err(CommandError::NotSent("it was disconnected".into()));
+            return Err(CommandError::NotSent("the client was disconnected".into()));
         }
         if let Some(why) = &self.blocked_reason {
             return Err(CommandError::NotSent(why.clone()));
@@ -340,7 +341,7 @@ impl ConnectionState {
         Ok(())
     }
 
-    /// Takes a new connection, and returns its number.
+    /// Stores a new connection and returns its number.
     fn replace(&mut self, connection: MultiplexedConnection) -> u64 {
         self.connection = Some(connection);
         self.number += 1;
@@ -348,12 +349,12 @@ impl ConnectionState {
     }
 }
 
-/// Whether an error shows that a connection is lost, or leads to a server that is a replica now.
+/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica.
 pub(crate) fn is_connection_lost(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
 }
 
-/// What a command error is to users of the bus.
+/// Converts a command error to the error that users of the bus see.
 pub(crate) fn boxed(error: CommandError) -> BoxError {
     match error {
         CommandError::NotSent(text) => text.into(),

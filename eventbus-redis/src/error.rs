@@ -1,4 +1,4 @@
-//! Why there is no bus or store. No message shows a password.
+//! Errors of configuring, connecting and sending commands. No message shows a password.
 
 use std::{fmt, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 #[error("invalid configuration of the Redis {of}: {}", list(.mistakes))]
 #[non_exhaustive]
 pub struct InvalidConfig {
-    /// What it is for: the `bus`, the `streams` or the `event store`.
+    /// The subject of the configuration: the `bus`, the `streams` or the `event store`.
     pub of: &'static str,
     /// The mistakes, in the order of the fields.
     pub mistakes: Vec<ConfigMistake>,
@@ -43,7 +43,7 @@ impl InvalidConfig {
 pub struct ConfigMistake {
     /// The field, or the environment variable.
     pub field: String,
-    /// What is wrong with it.
+    /// The problem: a verb phrase that follows the field.
     pub problem: String,
 }
 
@@ -64,23 +64,23 @@ fn list(mistakes: &[ConfigMistake]) -> String {
     mistakes.join("; ")
 }
 
-/// Why [`RedisEventBus::connect`](crate::RedisEventBus::connect) gave no bus, or
-/// [`RedisEventStore::connect`](crate::RedisEventStore::connect) no store.
+/// Errors of [`RedisEventBus::connect`](crate::RedisEventBus::connect) and
+/// [`RedisEventStore::connect`](crate::RedisEventStore::connect).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisConnectError {
-    /// The configuration has mistakes; nothing was tried.
+    /// The configuration has mistakes; no connection was attempted.
     #[error(transparent)]
     Config(#[from] InvalidConfig),
-    /// Nobody answers at the address, or the connection broke.
+    /// No server listens at the address, or the connection broke.
     #[error("cannot connect to Redis at {address}")]
     Unavailable {
         /// The address, without the password.
         address: String,
-        /// What the transport said.
+        /// The transport's error.
         source: BoxError,
     },
-    /// There was no answer in time.
+    /// The server did not reply in time.
     #[error(
         "Redis at {address} did not answer within {timeout:?}{}",
         if asks_for_tls(.address) { "; does it speak TLS? the URL asks for it (`rediss://`)" } else { "" }
@@ -88,37 +88,38 @@ pub enum RedisConnectError {
     TimedOut {
         /// The address, without the password.
         address: String,
-        /// How long it was waited for.
+        /// The timeout that passed.
         timeout: Duration,
     },
-    /// What answers there is no Redis, or wants TLS that the URL does not ask for. Perhaps the port is that of something
-    /// else.
-    #[error("what answers at {address} does not speak Redis")]
+    /// The server at the address is not Redis (perhaps the port belongs to a different service), or requires TLS that
+    /// the URL does not ask for.
+    #[error("the server at {address} does not speak Redis")]
     NotRedis {
         /// The address, without the password.
         address: String,
-        /// What could not be understood.
+        /// The reply that the client could not parse.
         source: BoxError,
     },
-    /// What answers there does not speak TLS, which the URL asks for (`rediss://`). Perhaps the port is the plain one.
-    /// Nothing was sent.
-    #[error("what answers at {address} does not speak TLS, which `rediss://` asks for")]
+    /// The server does not speak TLS, which the URL asks for (`rediss://`); perhaps the port is the plaintext one. The
+    /// client sent no command.
+    #[error("the server at {address} does not speak TLS, which `rediss://` asks for")]
     NoTls {
         /// The address, without the password.
         address: String,
-        /// What could not be understood.
+        /// The reply that the client could not parse.
         source: BoxError,
     },
-    /// The server shows a certificate that is not to be trusted: of an authority that neither the platform nor
-    /// `tls_ca_file` knows, for another host, or expired. Nothing was sent.
-    #[error("the certificate of Redis at {address} is not to be trusted")]
+    /// The client does not trust the server's certificate: its authority is known neither to the platform nor to
+    /// `tls_ca_file`, it is for a different host, or it has expired. The client sent no command.
+    #[error("the certificate of Redis at {address} is not trusted")]
     Untrusted {
         /// The address, without the password.
         address: String,
-        /// What is wrong with the certificate.
+        /// The problem with the certificate.
         source: BoxError,
     },
-    /// The server is a node of a cluster, and nothing keeps the keys together there; nothing was written.
+    /// The server is a node of a cluster, and the keys share no hash tag, so they would be on several nodes; connecting
+    /// wrote no key.
     #[error(
         "Redis at {address} is a node of a cluster, where the keys must share a hash tag: set `{field}` to \
          `{{{}}}` instead of `{prefix}`",
@@ -127,65 +128,65 @@ pub enum RedisConnectError {
     NeedsHashTag {
         /// The address, without the password.
         address: String,
-        /// The field of the configuration that says what all keys begin with.
+        /// The configuration field that holds the prefix of all keys.
         field: &'static str,
-        /// What it says, which has no hash tag.
+        /// The field's value, which has no hash tag.
         prefix: String,
     },
-    /// The stream has another number of partitions; nothing was written.
+    /// The stream has a different number of partitions; connecting wrote no key.
     #[error(transparent)]
     PartitionCountMismatch(#[from] PartitionCountMismatch),
-    /// The server answers and refuses: a wrong password, missing rights, a database that it has not, a key of another
-    /// kind, or one that another node of its cluster has.
+    /// The server refuses: the password is wrong, rights are missing, the database does not exist, a key has the
+    /// wrong type, or a different node of the cluster holds it.
     #[error("Redis at {address} refuses")]
     Refused {
         /// The address, without the password.
         address: String,
-        /// What the server said.
+        /// The server's error reply.
         source: BoxError,
     },
 }
 
 impl RedisConnectError {
-    /// Whether connecting again can succeed without anybody changing anything.
+    /// Returns `true` if a later attempt can succeed with the same configuration and server.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::TimedOut { .. })
     }
 }
 
-/// Why the server did not do what the bus was told.
+/// Errors of a command that the bus sent to the server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisCommandError {
-    /// The bus was disconnected or shut down.
+    /// A call disconnected the bus or shut it down.
     #[error("the bus on `{stream}` is shut down")]
     ShutDown {
         /// The stream of the bus.
         stream: String,
     },
-    /// The server could not be reached, or can do nothing now; nothing was done.
+    /// The client could not reach the server, or the server cannot execute commands now; it did not execute this one.
     #[error("the Redis of `{stream}` is unavailable")]
     Unavailable {
         /// The stream of the bus.
         stream: String,
-        /// What the transport said.
+        /// The transport's error.
         source: BoxError,
     },
-    /// The connection broke after sending; it may be done or not.
-    #[error("the connection to the Redis of `{stream}` broke, it may or may not have done what it was told")]
+    /// The connection broke after the client sent the command; the server may or may not have executed it.
+    #[error("the connection to the Redis of `{stream}` broke, the server may or may not have executed the command")]
     OutcomeUnknown {
         /// The stream of the bus.
         stream: String,
-        /// What the transport said.
+        /// The transport's error.
         source: BoxError,
     },
-    /// The server answers and refuses, until somebody changes something.
+    /// The server refuses; a retry fails too until an operator changes the server or the configuration.
     #[error("the Redis of `{stream}` refuses")]
     Refused {
         /// The stream of the bus.
         stream: String,
-        /// What the server said.
+        /// The server's error reply.
         source: BoxError,
     },
 }
@@ -202,14 +203,14 @@ impl RedisCommandError {
         }
     }
 
-    /// Whether trying again can succeed without anybody changing anything.
+    /// Returns `true` if a retry of the same command can succeed.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })
     }
 }
 
-/// Whether the server refuses for good, until somebody changes something.
+/// Returns `true` if a retry would be refused too.
 fn is_refused(error: &RedisError) -> bool {
     command::is_refusal(error) || command::is_wrong_server(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
 }

@@ -1,4 +1,4 @@
-//! How a server is reached: what the configurations of the bus and of the store have in common.
+//! The settings for reaching a server, which the configurations of the bus and of the store have in common.
 
 use std::{
     collections::BTreeSet,
@@ -12,29 +12,29 @@ use redis::{Client, IntoConnectionInfo};
 
 use crate::{ConfigMistake, tls};
 
-/// What does not parse may hold a password anywhere, so it is not shown.
+/// The problem of a URL that does not parse. It does not show the URL, which may hold a password anywhere.
 const INVALID_URL_PROBLEM: &str =
     "is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)";
 const TCP_PARAMETERS: [&str; 1] = ["protocol"];
 const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 
-/// How a server is reached.
+/// The settings for reaching a server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Server<'c> {
     pub(crate) url: &'c str,
     pub(crate) tls_ca_file: Option<&'c Path>,
-    /// What the client shows to a server that asks for it.
+    /// The certificate that the client shows to a server that asks for one.
     pub(crate) tls_cert_file: Option<&'c Path>,
     pub(crate) tls_key_file: Option<&'c Path>,
-    /// How long an answer may take.
+    /// The reply timeout.
     pub(crate) timeout: Duration,
     pub(crate) connect_timeout: Duration,
-    /// The field of the configuration that says what all keys begin with, and what it says.
+    /// The configuration field that holds the prefix of all keys, and its value.
     pub(crate) prefix: (&'static str, &'c str),
 }
 
 impl Server<'_> {
-    /// The address without the password, for messages.
+    /// Returns the address without the password, for messages.
     pub(crate) fn address(&self) -> String {
         let shown = redacted(self.url);
         let Some(((scheme, user), host)) =
@@ -47,7 +47,7 @@ impl Server<'_> {
         if password.is_some_and(|rest| !rest.starts_with('@')) { shown } else { format!("{scheme}://{host}") }
     }
 
-    /// Prepares a client; nothing is sent yet.
+    /// Prepares a client; sends no command.
     pub(crate) fn client(&self) -> Result<Client, ConfigMistake> {
         if asks_for_tls(self.url) {
             return tls::client(self);
@@ -55,18 +55,18 @@ impl Server<'_> {
         Client::open(self.url).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
     }
 
-    /// What is wrong with the authorities to trust, without looking at their file.
+    /// Returns the problem of `tls_ca_file` beside the other settings, without reading the file.
     pub(crate) fn ca_problem(&self) -> Option<String> {
         self.without_tls(self.tls_ca_file)
     }
 
-    /// What is wrong with the certificate of the client, without looking at its file.
+    /// Returns the problem of `tls_cert_file` beside the other settings, without reading the file.
     pub(crate) fn certificate_problem(&self) -> Option<String> {
         let lacks_key = self.tls_cert_file.is_some() && self.tls_key_file.is_none();
         self.without_tls(self.tls_cert_file).or_else(|| lacks_key.then(|| "is set without `tls_key_file`".into()))
     }
 
-    /// What is wrong with the key of the client, without looking at its file.
+    /// Returns the problem of `tls_key_file` beside the other settings, without reading the file.
     pub(crate) fn key_problem(&self) -> Option<String> {
         let lacks_certificate = self.tls_key_file.is_some() && self.tls_cert_file.is_none();
         self.without_tls(self.tls_key_file)
@@ -78,12 +78,12 @@ impl Server<'_> {
         without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned())
     }
 
-    /// Warns, once for each server, if what is sent to it can be read on the way.
+    /// Warns, once for each server, if machines on the way can read what the client sends.
     pub(crate) fn warn_plaintext(&self) {
         static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         if is_plaintext_remote(self.url) {
             let address = self.address();
-            // a set is as good after a panic as before
+            // a panic elsewhere leaves the set valid
             if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone()) {
                 tracing::warn!(
                     server = address,
@@ -95,7 +95,7 @@ impl Server<'_> {
     }
 }
 
-/// What is wrong with a URL.
+/// Returns the problem of a URL.
 pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
     let Some(parsed) = redis::parse_redis_url(url) else {
         return Some(INVALID_URL_PROBLEM.into());
@@ -114,18 +114,18 @@ pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
     if parsed.into_connection_info().is_err() {
         return Some(INVALID_URL_PROBLEM.into());
     }
-    // an unknown one may be a part of a password
+    // the parameters are not shown: an unknown one may be a part of a password
     unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
 }
 
-/// Whether a URL names another machine, without TLS.
+/// Returns `true` if a URL names a remote machine, without TLS.
 fn is_plaintext_remote(url: &str) -> bool {
     let parsed = redis::parse_redis_url(url);
     parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
         && !asks_for_tls(url)
 }
 
-/// Whether a URL asks for TLS.
+/// Returns `true` if a URL asks for TLS.
 pub(crate) fn asks_for_tls(url: &str) -> bool {
     redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
 }

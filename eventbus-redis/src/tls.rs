@@ -1,7 +1,7 @@
-//! Connections with TLS: whom to trust, and what to show.
+//! Connections with TLS: the authorities to trust, and the client's certificate.
 //!
-//! Keep: an application that chose a cryptography provider for rustls keeps it; where several are linked and none is
-//! chosen, connecting would panic.
+//! Invariant: an application's choice of a cryptography provider for rustls stands. If it made none, this module
+//! installs ring: where several are linked and none is chosen, connecting would panic.
 
 use std::{error::Error, fs, io, path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{ConfigMistake, server::Server};
 /// Prepares a client that trusts the authorities of the configuration.
 pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
     if CryptoProvider::get_default().is_none() {
-        // fails if somebody else was faster, which is as good
+        // fails if a concurrent caller has installed a provider, which serves as well
         let _ = ring::default_provider().install_default();
     }
     let root_cert = pem("tls_ca_file", server.tls_ca_file, "CERTIFICATE")?;
@@ -22,18 +22,18 @@ pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
     let client_tls =
         client_cert.zip(client_key).map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
     let build = |client_tls, root_cert| Client::build_with_tls(server.url, TlsCertificates { client_tls, root_cert });
-    let (of_client, is_shown) = (client_tls.clone(), client_tls.is_some());
+    let (client_only, is_shown) = (client_tls.clone(), client_tls.is_some());
     build(client_tls, root_cert.clone()).map_err(|error| {
-        // which of the files is to blame is known only by leaving the others out
-        let blamed = match is_shown && build(of_client, None).is_err() {
+        // the error does not name the file at fault: leave out the authorities and try again
+        let field = match is_shown && build(client_only, None).is_err() {
             true => "tls_cert_file",
             false => "tls_ca_file",
         };
-        ConfigMistake::new(blamed, format!("cannot be used: {error}"))
+        ConfigMistake::new(field, format!("cannot be used: {error}"))
     })
 }
 
-/// The text of a PEM file that is to hold something of a kind.
+/// Reads a PEM file; fails if it has no block of the kind.
 fn pem(field: &str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>, ConfigMistake> {
     let Some(file) = file else {
         return Ok(None);
@@ -41,7 +41,7 @@ fn pem(field: &str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>, 
     let mistake = |problem| ConfigMistake::new(field, problem);
     let pem =
         fs::read_to_string(file).map_err(|error| mistake(format!("({}) cannot be read: {error}", file.display())))?;
-    // the kinds of keys are named before that: `RSA PRIVATE KEY`
+    // the algorithm of a key precedes its kind: `RSA PRIVATE KEY`
     let is_there = pem.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(&format!("{kind}-----")));
     match is_there {
         true => Ok(Some(pem.into_bytes())),
@@ -49,12 +49,12 @@ fn pem(field: &str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>, 
     }
 }
 
-/// Whether connecting failed because the server's certificate is not to be trusted.
+/// Returns `true` if connecting failed because the client does not trust the server's certificate.
 pub(crate) fn is_untrusted(error: &RedisError) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Whether connecting failed because the server answers with something else than TLS.
+/// Returns `true` if connecting failed because the server does not answer with TLS.
 pub(crate) fn is_no_tls(error: &RedisError) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
 }

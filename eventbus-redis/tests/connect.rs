@@ -114,7 +114,7 @@ async fn a_server_that_is_no_redis_is_told_apart() {
         }
     });
     let error = RedisEventBus::connect(config_on(&format!("redis://:secret@127.0.0.1:{port}"))).await.unwrap_err();
-    assert_eq!(error.to_string(), format!("what answers at redis://127.0.0.1:{port} does not speak Redis"));
+    assert_eq!(error.to_string(), format!("the server at redis://127.0.0.1:{port} does not speak Redis"));
     assert!(matches!(error, RedisConnectError::NotRedis { .. }) && !error.is_retryable(), "{error:?}");
     answering.abort();
 }

@@ -93,7 +93,7 @@ async fn nothing_is_sent_before_it_is_connected() {
     let bus = RedisEventBus::lazy(config()).unwrap();
     let refused = bus.publish(&[event("1")]).await.unwrap_err();
     assert!(matches!(refused, PublishError::Unavailable { .. }), "{refused:?}");
-    assert!(said(&refused).contains("it is not connected yet"), "{refused:?}");
+    assert!(said(&refused).contains("the bus is not connected yet"), "{refused:?}");
     bus.ensure_connected().await.unwrap();
     bus.publish(&[event("1")]).await.unwrap();
 }

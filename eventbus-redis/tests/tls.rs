@@ -117,7 +117,7 @@ async fn a_fault_of_tls_is_an_error_of_the_start_of_an_app_that_connects_its_bus
         let refused = bus.ensure_connected().await.unwrap_err();
         assert!(matches!(refused, ConnectError::Refused { .. }), "{refused:?}");
         let error = said(&App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap_err());
-        assert!(error.contains("is not to be trusted") && !error.contains("secret"), "{error}");
+        assert!(error.contains("is not trusted") && !error.contains("secret"), "{error}");
     }
     let bus = RedisEventBus::lazy(unknown.config()).unwrap();
     let app = App::builder().store(InMemoryEventStore::new()).bus(bus).start().await.unwrap();
@@ -171,7 +171,7 @@ async fn a_server_that_answers_without_tls_is_told_so() {
     let config = RedisEventBusConfig { redis_url, ..tls.config() };
     let error = RedisEventBus::connect(config).await.unwrap_err();
     assert!(matches!(error, RedisConnectError::NoTls { .. }) && !error.is_retryable(), "{error:?}");
-    let text = format!("what answers at rediss://127.0.0.1:{port} does not speak TLS, which `rediss://` asks for");
+    let text = format!("the server at rediss://127.0.0.1:{port} does not speak TLS, which `rediss://` asks for");
     assert_eq!(error.to_string(), text);
     assert!(!said(&error).contains("secret"), "{}", said(&error));
     answering.abort();
