@@ -1,10 +1,10 @@
-//! The backlog of a group: a stream of its own with what it is given beside what the stream holds for all.
+//! The backlog of a group: a stream with events that this group alone is to handle.
 //!
-//! A new group begins with the oldest event of each store that publishes here: what the stream lacks of it, as it was
-//! trimmed or lost, goes there from the store. So does what a group skipped of a type that it announces for the first time,
-//! from the stream or, if that was trimmed, from the store.
+//! A new group begins with the oldest event of each store that publishes here. If the stream was trimmed or lost, a
+//! process with the store copies the missing events to the backlog. So do events that the group skipped get there, once
+//! it announces their type for the first time: from the stream or, if that was trimmed, from the store.
 //!
-//! Keep: how far a backlog is filled moves in the script that fills it, so any number of processes may fill one.
+//! Invariant: the script that fills a backlog moves the fill's position, so any number of processes may fill one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,26 +31,33 @@ use crate::{
     trace::TraceCarrier,
 };
 
-/// How many entries of the stream are looked at in one step: the server does nothing else meanwhile.
+/// The number of stream entries that one script call reads: the server runs no other command meanwhile.
 const BACKLOG_COPY_BATCH: usize = 200;
 
-/// What there is to know about the backlog of a group.
+/// The state of a group's backlog.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | `None` | the stream lacks events of a new group, or a group announces a type that it skipped | `Unfinished` |
+/// | `Unfinished` | every fill and copy has ended, and the group has finished every entry | `Finished` |
+/// | `Finished` | the script that found it finished has removed the backlog's keys | `None` |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BacklogState {
-    /// There is none.
+    /// The group has no backlog.
     None,
-    /// It is being filled, or not everything in it is finished.
+    /// Fills or copies are under way, or the group has unfinished entries in the backlog.
     Unfinished {
-        /// Whether the group is new, so that nothing else comes before what it has to do there.
+        /// Set while the backlog comes before the group's streams: the group is new, and not all that remains waits for
+        /// a retry, an absent member or an operator.
         is_first: bool,
-        /// The stores of which events are missing while no process with them shows life, separated by spaces.
+        /// The stores of which events are missing and no process shows life, separated by spaces.
         missing_stores: String,
-        /// How many entries of it are left, without those that are not filled in yet.
+        /// The number of unfinished entries, without those that are not filled in yet.
         remaining: u64,
-        /// What is to be copied into it: the number of a stream, and an event type.
+        /// The copies still to make: the number of a stream, and an event type.
         pending_copies: Vec<(usize, String)>,
     },
-    /// It is finished, and was removed.
+    /// The group has finished the backlog, and the server has removed it.
     Finished,
 }
 
@@ -109,8 +116,8 @@ impl Backlogs for RedisEventBus {
                 add.arg(*name).arg(&**value);
             }
         }
-        let said: String = self.inner.connection.run(&add).await.map_err(|error| part.publish_error(error))?;
-        Ok(match said.as_str() {
+        let outcome: String = self.inner.connection.run(&add).await.map_err(|error| part.publish_error(error))?;
+        Ok(match outcome.as_str() {
             "filled" => FillOutcome::Done,
             "full" => FillOutcome::Full,
             _ => FillOutcome::Moved,
@@ -133,8 +140,8 @@ fn parse_fill(
 }
 
 impl BusInner {
-    /// The same bus, reading the backlog of a group. With partitions one consumer has all of it at a time, so that its
-    /// order holds; else the consumers of the group share it.
+    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns all of it,
+    /// so that its order holds; else the consumers of the group share it.
     pub(crate) fn for_backlog(&self, group: &Name) -> Self {
         let stream = keys::backlog(&self.base_stream, group);
         let mut backlog = Self {
@@ -152,54 +159,52 @@ impl BusInner {
         backlog
     }
 
-    /// Whether this is the backlog of a group.
+    /// Returns `true` if this is the backlog of a group.
     pub(crate) fn is_backlog(&self) -> bool {
         self.base_stream != self.bus_stream
     }
 
-    /// Looks how the backlog of a group is.
+    /// Loads the state of a group's backlog, and tidies it on the server.
     pub(crate) async fn inspect_backlog(&self, group: &Name) -> Result<BacklogState, CommandError> {
         self.inspect_backlog_as(group, None).await
     }
 
-    /// The same as a consumer of the backlog, of which so many entries in hand are tried again, or parked behind such.
+    /// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or are parked.
     pub(crate) async fn inspect_backlog_as(
         &self,
         group: &Name,
         consumer: Option<(&str, usize)>,
     ) -> Result<BacklogState, CommandError> {
         let backlog = keys::backlog(&self.base_stream, group);
-        let mut look = script::INSPECT_BACKLOG.key(&backlog);
-        look.key(keys::retry(&backlog, &self.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
-        look.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
-        look.key(keys::retried(&backlog));
+        let mut inspect = script::INSPECT_BACKLOG.key(&backlog);
+        inspect.key(keys::retry(&backlog, &self.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
+        inspect.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
+        inspect.key(keys::retried(&backlog));
         for part in self.partitions_or_self() {
-            look.key(keys::fills(&part.stream));
+            inspect.key(keys::fills(&part.stream));
         }
-        look.arg(group.as_str());
+        inspect.arg(group.as_str());
         if let Some((name, retried)) = consumer {
-            look.arg(name).arg(retried);
+            inspect.arg(name).arg(retried);
         }
-        let mut said: Vec<String> = self.connection.run_idempotent(&look).await?;
-        let copies = said.split_off(4.min(said.len()));
+        let mut reply: Vec<String> = self.connection.run_idempotent(&inspect).await?;
+        let copies = reply.split_off(4.min(reply.len()));
         let copy = |text: String| {
             let (number, event_type) = text.split_once(' ')?;
             Some((number.parse().ok()?, event_type.to_owned()))
         };
         let copies = copies.into_iter().filter_map(copy).collect();
-        let is_first = said.get(1).is_some_and(|said| said == "1");
-        let forsaken = said.get(2).cloned().unwrap_or_default();
-        let left = said.get(3).and_then(|left| left.parse().ok()).unwrap_or_default();
-        Ok(match said.first().map(String::as_str) {
-            Some("more") => {
-                BacklogState::Unfinished { is_first, missing_stores: forsaken, remaining: left, pending_copies: copies }
-            }
+        let is_first = reply.get(1).is_some_and(|flag| flag == "1");
+        let missing_stores = reply.get(2).cloned().unwrap_or_default();
+        let remaining = reply.get(3).and_then(|count| count.parse().ok()).unwrap_or_default();
+        Ok(match reply.first().map(String::as_str) {
+            Some("more") => BacklogState::Unfinished { is_first, missing_stores, remaining, pending_copies: copies },
             Some("finished") => BacklogState::Finished,
             _ => BacklogState::None,
         })
     }
 
-    /// Whether a group has a backlog that comes before everything else.
+    /// Returns `true` if a group has a backlog that comes before the group's streams.
     pub(crate) async fn is_backlog_first(&self, group: &Name) -> Result<bool, CommandError> {
         let backlog = self.inspect_backlog(group).await?;
         Ok(
@@ -207,7 +212,7 @@ impl BusInner {
         )
     }
 
-    /// Copies what a group skipped of a type from a stream into its backlog.
+    /// Copies the events of a type that a group skipped from a stream to its backlog, as far as there is room.
     pub(crate) async fn copy_to_backlog(
         &self,
         group: &Name,
@@ -228,7 +233,7 @@ impl BusInner {
         }
     }
 
-    /// Announces what groups handle.
+    /// Announces the types that groups handle; returns those with skipped events that need a decision.
     pub(crate) async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
         let mut older = Vec::new();
         let mut groups: Vec<&Name> = announced.iter().map(|announced| &announced.group).collect();
@@ -271,7 +276,7 @@ impl BusInner {
         announce
     }
 
-    /// Whether the server still has what it noted of the types that a group announced.
+    /// Returns `true` if the server still has the types that a group announced.
     pub(crate) async fn has_recorded_types(
         &self,
         group: &Name,
@@ -280,20 +285,20 @@ impl BusInner {
         if recorded_types.is_empty() {
             return Ok(true);
         }
-        let mut look = redis::cmd("HMGET");
-        look.arg(keys::known_types(&self.base_stream, group)).arg(recorded_types);
-        let found: Vec<Option<String>> = self.connection.query(&look).await?;
+        let mut command = redis::cmd("HMGET");
+        command.arg(keys::known_types(&self.base_stream, group)).arg(recorded_types);
+        let found: Vec<Option<String>> = self.connection.query(&command).await?;
         Ok(found.iter().all(Option::is_some))
     }
 
-    /// What a group has yet to do of its backlog.
+    /// Returns the progress of a group in its backlog.
     pub(crate) async fn backlog_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
         match self.inspect_backlog(group).await? {
             BacklogState::None | BacklogState::Finished => Ok(GroupProgress::default()),
             BacklogState::Unfinished { .. } => {
                 let backlog = self.for_backlog(group);
                 let mut progress = backlog.load_progress(group).await?;
-                // it may not be filled yet
+                // the fill may not have begun, so an empty backlog is not a finished one
                 progress.unread = progress.unread.max(u64::from(progress.pending == 0));
                 Ok(progress)
             }
@@ -301,9 +306,9 @@ impl BusInner {
     }
 }
 
-/// What the server notes of an announcement: not the types of which it is undecided whether older events are delivered.
+/// Returns the fields that the server stores for an announcement: without the types that have undecided older events.
 pub(crate) fn types_to_record(announced: &[Announced], undecided: &[SkippedBefore]) -> Vec<String> {
-    let is_noted = |announced: &&Announced| match &announced.event_type {
+    let is_decided = |announced: &&Announced| match &announced.event_type {
         Some(name) => undecided.iter().all(|skipped| skipped.event_type != name.as_str()),
         None => undecided.is_empty(),
     };
@@ -311,7 +316,7 @@ pub(crate) fn types_to_record(announced: &[Announced], undecided: &[SkippedBefor
         Some(name) => format!("{name}@{}", announced.schema_version),
         None => "*".to_owned(),
     };
-    announced.iter().filter(is_noted).map(field).collect()
+    announced.iter().filter(is_decided).map(field).collect()
 }
 
 pub(crate) fn consume_error(bus: &BusInner, error: CommandError) -> ConsumeError {

@@ -1,9 +1,9 @@
-//! A read that waits, on a connection of its reader's own.
+//! Blocking reads, on a connection of the reader's own.
 //!
-//! Keep: a read that waits is kept while nobody polls it, and polled again by the next call: each read begun beside it
-//! would wait behind it on the same connection, and what the server gives it would reach nobody.
+//! Invariant: a pending read survives its caller, and the next call resumes it. A second read would queue behind it on
+//! the same connection, and the entries that the server delivers to the first one would be lost to the reader.
 //!
-//! Real time, not the given clock: the replies of Redis.
+//! Reply timeouts use real time, not the configured clock.
 
 use std::{
     pin::Pin,
@@ -23,10 +23,10 @@ use crate::{
     connection::{SharedConnection, is_connection_lost},
 };
 
-/// How long a read waits for entries at a time: what it takes to notice that somebody wants it to end.
+/// The maximum time that one blocking read waits, so the time that a stop or a deadline may go unnoticed.
 pub(crate) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
 
-/// When a reader that goes on by itself tries again.
+/// The backoff of a reader that reconnects by itself.
 pub(crate) const RECONNECT_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
@@ -34,7 +34,7 @@ pub(crate) const RECONNECT_BACKOFF: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(2),
 };
 
-/// When a wait is over; never, if that is further away than time goes.
+/// The end of a wait; `None` if it is beyond what the clock can represent, so never.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline(Option<Instant>);
 
@@ -47,7 +47,7 @@ impl Deadline {
         self.0.is_some_and(|end| end <= Instant::now())
     }
 
-    /// What is left of it, a [`READ_BLOCK_MAX`] at most.
+    /// Returns the time that remains, at most [`READ_BLOCK_MAX`].
     pub(crate) fn remaining_slice(self) -> Duration {
         self.0.map_or(READ_BLOCK_MAX, |end| end.saturating_duration_since(Instant::now()).min(READ_BLOCK_MAX))
     }
@@ -55,10 +55,10 @@ impl Deadline {
 
 type PendingRead<T> = Pin<Box<dyn Future<Output = RedisResult<T>> + Send>>;
 
-/// A connection for reads that wait, made with the first one, and the read that waits on it.
+/// A connection for blocking reads, opened by the first one, and the read that is pending on it.
 pub(crate) struct BlockingReader<T> {
     connection: Option<MultiplexedConnection>,
-    /// Never locked: it makes what holds it shareable.
+    /// Never locked: it only makes the reader `Sync`.
     pending_read: Mutex<Option<PendingRead<T>>>,
 }
 
@@ -69,8 +69,8 @@ impl<T> Default for BlockingReader<T> {
 }
 
 impl<T: Send + 'static> BlockingReader<T> {
-    /// Begins a read, or goes on with the one before whose caller has stopped waiting for the reply. A connection that was lost is
-    /// left. `timeout` is how long a reply may take, waiting included.
+    /// Starts a read, or resumes the pending one of a caller that stopped waiting. Drops the connection if it turns out
+    /// to be lost. `timeout` limits the reply, blocking included.
     async fn start_or_resume<R>(
         &mut self,
         link: &SharedConnection,
@@ -99,11 +99,11 @@ impl<T: Send + 'static> BlockingReader<T> {
     }
 }
 
-/// New entries of a group that are waited for.
+/// Blocking reads of entries that are new to a group.
 pub(crate) type BlockingEntryReader = BlockingReader<Vec<Entry>>;
 
 impl BlockingEntryReader {
-    /// Reads a page of new entries, or goes on with the read before; waits for the first entry if `block` is given.
+    /// Reads a page of new entries, or resumes the pending read; waits for the first entry if `block` is given.
     pub(crate) async fn read_new_entries(
         &mut self,
         link: &SharedConnection,
@@ -119,11 +119,14 @@ impl BlockingEntryReader {
             let mut entries = command::parse_range_entries(page.invoke_async(&mut connection).await?)?;
             if let Some(wait) = wait.filter(|_| entries.is_empty()) {
                 entries = command::parse_group_entries(wait.query_async(&mut connection).await?)?;
-                let left = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
-                if let Some(rest) = rest.as_mut().filter(|_| left > 0) {
-                    // what came before an error is this consumer's already
-                    let more =
-                        rest.arg(left).invoke_async(&mut connection).await.and_then(command::parse_range_entries);
+                let remaining_bytes = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
+                if let Some(rest) = rest.as_mut().filter(|_| remaining_bytes > 0) {
+                    // if the second read fails, the entries of the first are already pending on this consumer
+                    let more = rest
+                        .arg(remaining_bytes)
+                        .invoke_async(&mut connection)
+                        .await
+                        .and_then(command::parse_range_entries);
                     entries.extend(more.unwrap_or_default());
                 }
             }
@@ -133,18 +136,18 @@ impl BlockingEntryReader {
     }
 }
 
-/// Pages of streams that are waited for.
+/// Blocking reads of pages of streams.
 pub(crate) type BlockingPageReader = BlockingReader<RequestedPage>;
 
-/// A page, and what was asked for: after which entry, and how many.
+/// A page, and the request that it answers: the entry after which it begins, and the number of entries.
 pub(crate) struct RequestedPage {
     request: (Option<String>, usize),
     page: EntryPage,
 }
 
 impl BlockingPageReader {
-    /// Reads a page of the entries after an id; waits for the first one if `block` is given. No caller gets a page that
-    /// was read for another call.
+    /// Reads a page of the entries after an id; waits for the first one if `block` is given. Discards a page that a
+    /// pending read brings for an earlier request.
     pub(crate) async fn read_page<S: AsRef<str>>(
         &mut self,
         link: &SharedConnection,
@@ -154,10 +157,10 @@ impl BlockingPageReader {
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<EntryPage> {
-        let asked = (after.map(str::to_owned), count);
+        let request = (after.map(str::to_owned), count);
         loop {
             let wait = block.map(|block| pages::wait(streams, after, block));
-            let (page, asks) = (pages::page(streams, after, None, count), asked.clone());
+            let (page, answered) = (pages::page(streams, after, None, count), request.clone());
             let read = self.start_or_resume(link, timeout, |mut connection| async move {
                 let found = match wait {
                     Some(wait) => wait.query_async(&mut connection).await?,
@@ -167,10 +170,10 @@ impl BlockingPageReader {
                     Value::Nil => EntryPage::default(),
                     _ => EntryPage::parse(page.invoke_async(&mut connection).await?)?,
                 };
-                Ok(RequestedPage { request: asks, page })
+                Ok(RequestedPage { request: answered, page })
             });
             let read = read.await?;
-            if read.request == asked {
+            if read.request == request {
                 return Ok(read.page);
             }
         }

@@ -8,19 +8,19 @@ pub(crate) struct EntryId {
     pub(crate) number: u64,
 }
 
-/// A text that is no id of an entry.
+/// A text that is not the id of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct InvalidEntryId;
 
 impl EntryId {
     pub(crate) const ZERO: Self = Self { ms: 0, number: 0 };
 
-    /// Reads an id, or a time alone, which is the first id of it.
+    /// Parses an id, or a time alone, which stands for its first id.
     pub(crate) fn parse_id_or_time(text: &str) -> Option<Self> {
         text.parse().or_else(|_| format!("{text}-0").parse()).ok()
     }
 
-    /// The highest id before this one.
+    /// Returns the highest id below this one.
     pub(crate) const fn previous(self) -> Self {
         match self {
             Self { ms: 0, number: 0 } => Self::ZERO,
@@ -33,7 +33,7 @@ impl EntryId {
 impl FromStr for EntryId {
     type Err = InvalidEntryId;
 
-    /// Reads the form that the server writes: `1795157844243-0`.
+    /// Parses the form that the server writes: `1795157844243-0`.
     fn from_str(text: &str) -> Result<Self, InvalidEntryId> {
         let number = |digits: &str| match digits.bytes().all(|c| c.is_ascii_digit()) {
             true => digits.parse().map_err(|_| InvalidEntryId),

@@ -1,4 +1,4 @@
-//! Faults of the server, told apart from refusals of what it was told.
+//! Faults of the server, as distinct from its refusals of a command.
 
 use std::error::Error;
 
@@ -10,12 +10,12 @@ use crate::{
     store::RedisTransactionError,
 };
 
-/// What the server says when it can do nothing now, whatever it is told: its memory or disk is full, it loads its data, is
-/// a replica, waits for replicas or a script, or its cluster is not whole.
+/// The error codes with which the server refuses every command for now: its memory or disk is full, it loads its data,
+/// is a replica, waits for replicas or a script, or its cluster is not complete.
 const SERVER_FAULT_CODES: [&str; 9] =
     ["OOM", "READONLY", "LOADING", "BUSY", "MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"];
 
-/// The fault of the server that an error or one of its sources reports, a broken connection included.
+/// Returns the server fault that an error or one of its sources reports, a broken connection included.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<RedisError>() {
@@ -25,7 +25,7 @@ pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault>
             return fault_of_command(error);
         }
         match error.downcast_ref::<RedisTransactionError>()? {
-            // somebody else was first, as in a conflict of transactions
+            // a different transaction committed first: a conflict, which a retry resolves
             RedisTransactionError::Changed { .. } => Some(ServerFault::new("changed by another transaction")),
             RedisTransactionError::OutcomeUnknown(_) => Some(connection_fault()),
             RedisTransactionError::Unavailable(source) if !has_reply(&**source) => {
@@ -43,7 +43,7 @@ fn fault_of_command(error: &CommandError) -> Option<ServerFault> {
     }
 }
 
-/// The fault that a reply is, or that there was none.
+/// Returns the server fault that a reply reports, if any.
 pub(crate) fn fault_of_reply(error: &RedisError) -> Option<ServerFault> {
     match error.code() {
         Some(code) => fault_of_code(code),
@@ -54,7 +54,7 @@ pub(crate) fn fault_of_reply(error: &RedisError) -> Option<ServerFault> {
     }
 }
 
-/// The fault that the text of a reply begins with, as scripts pass it on.
+/// Returns the server fault whose code begins a reply, as scripts pass it on.
 pub(crate) fn fault_of_text(reply: &str) -> Option<ServerFault> {
     fault_of_code(reply.trim_start_matches('-').split_whitespace().next()?)
 }

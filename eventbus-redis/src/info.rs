@@ -1,4 +1,4 @@
-//! What the server says about the stream and its groups.
+//! The state of the stream and its groups, as the server reports it.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -23,20 +23,20 @@ use crate::{
     keys, script,
 };
 
-/// What a consumer says of itself.
+/// The record that a member of a group writes about itself.
 #[derive(Deserialize)]
 struct MemberRecord {
-    /// When it said so, in milliseconds since 1970 by the server's clock.
+    /// The time of the record, in milliseconds since 1970 by the server's clock.
     at: u64,
-    /// How long it is to be believed, in milliseconds.
+    /// The time for which the record is a sign of life, in milliseconds.
     live_ms: u64,
-    /// Whether it has ended since.
+    /// Set if the member has left since.
     #[serde(default)]
     left: bool,
-    /// What tells it from others.
+    /// The id of the bus object, and of the consumer within it.
     #[serde(default)]
     instance: String,
-    /// What it was busy with for long when it said so, as JSON.
+    /// The handler that had been running for long at that time, as JSON.
     busy: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl MemberRecord {
         !self.left && self.at.saturating_add(self.live_ms) > now
     }
 
-    /// What it has been busy with for long.
+    /// Returns the handler that has been running for long.
     fn to_running_handler(&self, name: &str, now: u64) -> Option<RunningHandler> {
         let mut run: RunningHandler = serde_json::from_str(self.busy.as_deref()?).ok()?;
         run.seconds = run.seconds.saturating_add(now.saturating_sub(self.at) / 1_000);
@@ -54,8 +54,8 @@ impl MemberRecord {
     }
 }
 
-/// How many consumers show life: the members that said so not long ago, and those of other programs that were busy not
-/// long ago.
+/// Counts the consumers that show life: the members with a recent record, and the consumers of other programs that were
+/// active within `idle`.
 fn count_active_consumers(
     consumers: &[ConsumerState],
     members: &HashMap<String, MemberRecord>,
@@ -70,7 +70,7 @@ fn count_active_consumers(
     (live + busy) as u64
 }
 
-/// Adds what there is to know about a partition.
+/// Adds the state of a partition to that of the bus.
 fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
     let id = |id: &Option<String>| id.as_ref().and_then(|id| id.parse::<EntryId>().ok());
     let older =
@@ -97,7 +97,7 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
         group.last_delivered_id = newer(group.last_delivered_id.take(), other.last_delivered_id);
         group.oldest_pending_id = older(group.oldest_pending_id.take(), other.oldest_pending_id);
         group.oldest_pending_age_ms = group.oldest_pending_age_ms.max(other.oldest_pending_age_ms);
-        // each partition knows the same members
+        // each partition has the same members
         group.in_flight = other.in_flight;
         group.silent = group.silent.take().or(other.silent);
         let age = |oldest: &Option<OldestUnfinished>| oldest.as_ref().map(|oldest| oldest.seconds);
@@ -111,7 +111,7 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
 }
 
 impl BusInner {
-    /// Whether a consumer is of this bus: where it has several, each has a number behind its name.
+    /// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
     fn is_own_instance(&self, instance: &str) -> bool {
         let rest = instance.strip_prefix(self.instance.as_str());
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
@@ -119,7 +119,7 @@ impl BusInner {
 
     pub(crate) async fn stream_info(&self) -> StreamInfo {
         let mut info = self.inspect_all().await.unwrap_or_else(|error| {
-            tracing::warn!(stream = self.stream, %error, "stream cannot be inspected");
+            tracing::warn!(stream = self.stream, %error, "cannot inspect the stream");
             StreamInfo::default()
         });
         info.stats = self.counters.snapshot();
@@ -181,7 +181,7 @@ impl BusInner {
 
     async fn inspect_groups(&self, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {
         let mut commands = admin::time();
-        // a consumer of ours renews its claims three times in that time
+        // our consumers renew their claims three times in that time
         let silent_ms = self.config.pending_idle_ms / 2;
         for group in &groups {
             admin::inspect_group(&mut commands, &self.stream, &self.base_stream, &group.name, silent_ms);
@@ -203,7 +203,8 @@ impl BusInner {
             let silent = admin::parse_pending(next())?;
             let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
             if self.is_partition() {
-                consumers.clear(); // whoever owns the partition has the same name there
+                // all owners of a partition have one consumer name there
+                consumers.clear();
                 info.consumers = members.len() as u64;
             }
             info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
@@ -217,7 +218,7 @@ impl BusInner {
                 members.iter().filter(|(_, member)| member.is_live(now) && !self.is_own_instance(&member.instance));
             info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
             info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
-            // the owner of a partition shows life by its lease, and what is left to absent members is to wait
+            // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait
             let mut silent = silent.into_iter().filter(|(_, consumer, _)| !consumer.starts_with(keys::ABSENT_CONSUMER));
             let silent = silent.next().filter(|_| !self.is_partition());
             info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
@@ -231,8 +232,8 @@ impl BusInner {
         Ok(described)
     }
 
-    /// Of the oldest pending entries of a group, the one that has been unfinished for longest since a handler failed. What
-    /// has not failed counts since it was published, unless a live consumer of ours has it: it is about to be handled.
+    /// Returns, of the oldest pending entries of a group, the one unfinished for longest since a handler failed. An
+    /// entry without a failure counts from its publishing, unless a live consumer of ours is about to handle it.
     async fn find_oldest_unfinished(
         &self,
         group: &GroupInfo,
@@ -287,7 +288,8 @@ impl BusInner {
             Ok(all)
         };
         let progress = asking.await;
-        drop(self.dead_letter_lock.write().await); // what it says is counted
+        // dead letters that are no longer pending are counted by now
+        drop(self.dead_letter_lock.write().await);
         progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
     }
 
@@ -299,7 +301,7 @@ impl BusInner {
         let groups = command::parse_groups(next())?;
         let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
         let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
-            // it would begin with the oldest entry
+            // a group that does not exist yet begins with the oldest entry
             return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
         };
         Ok(GroupProgress {
@@ -309,7 +311,7 @@ impl BusInner {
         })
     }
 
-    /// How many entries used up their attempts and are to stay pending.
+    /// Counts the entries that used up their attempts and stay pending.
     async fn count_exhausted(&self, group: &Name) -> Result<u64, CommandError> {
         if self.config.enable_dlq {
             return Ok(0);
@@ -318,7 +320,7 @@ impl BusInner {
         self.connection.run_idempotent(count.key(&self.stream).arg(group.as_str())).await
     }
 
-    /// Where the server does not know how many entries are unread, they are counted, a thousand at a time.
+    /// Returns the number of unread entries; counts them, a thousand at a time, if the server has lost count.
     async fn count_unread(&self, group: &GroupState) -> Result<u64, CommandError> {
         match group.lag {
             Some(lag) => Ok(lag),

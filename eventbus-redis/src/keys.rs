@@ -1,102 +1,100 @@
-//! Every name of a key or of an entry's field, and nowhere else.
+//! The names of all keys, and of all fields of entries; no other module spells one.
 
-/// What the server calls the consumer on which entries are pending that were left: the first member takes them that
-/// handles them, and none may be there.
+/// The consumer name of entries left for an absent member: the first member that handles their type claims them.
 pub(crate) const ABSENT_CONSUMER: &str = "absent";
 
-/// The stream of all events.
+/// Names the stream of all events.
 pub(crate) fn stream(prefix: &str) -> String {
     format!("{prefix}:stream")
 }
 
-/// The stream of dead letters.
+/// Names the stream of dead letters.
 pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
     format!("{prefix}:stream{suffix}")
 }
 
-/// What is known of the copies that stores have of dead letters, a hash by store.
+/// Names the hash with the records of the stores' copies of dead letters, by store.
 pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
     same_slot_key(dead_letters, "copies")
 }
 
-/// The stream of one partition.
+/// Names the stream of one partition.
 pub(crate) fn partition(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")
 }
 
-/// How many partitions there are, which is a hash.
+/// Names the hash with the number of partitions.
 pub(crate) fn layout(stream: &str) -> String {
     format!("{stream}:layout")
 }
 
-/// Who reads a partition for a group, which is a hash.
+/// Names the hash with the owner of a partition in a group.
 pub(crate) fn lease(partition: &str, group: &str) -> String {
     same_slot_key(partition, &format!("lease:{group}"))
 }
 
-/// The attempts of a group, which are a hash.
+/// Names the hash with the attempts of a group.
 pub(crate) fn retry(stream: &str, prefix: &str, group: &str) -> String {
     same_slot_key(stream, &format!("{prefix}:{group}"))
 }
 
-/// The members of a group and what they handle.
+/// Names the hash with the members of a group and the types that they handle.
 pub(crate) fn members(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("members:{group}"))
 }
 
-/// Every type that a group ever announced, as `type@version`, a hash.
+/// Names the hash with every type that a group ever announced, as `type@version`.
 pub(crate) fn known_types(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("types:{group}"))
 }
 
-/// What a group skipped, by event type, a hash.
+/// Names the hash with the entries that a group skipped, by event type.
 pub(crate) fn skipped(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("skipped:{group}"))
 }
 
-/// What is to be put into the backlogs of groups, a hash.
+/// Names the hash with the fills and copies that the backlogs of groups still need.
 pub(crate) fn fills(stream: &str) -> String {
     same_slot_key(stream, "fills")
 }
 
-/// The stream that a group has for itself.
+/// Names the stream of a group's backlog.
 pub(crate) fn backlog(stream: &str, group: &str) -> String {
     same_slot_key(stream, &format!("backlog:{group}"))
 }
 
-/// How much of a backlog its consumers try again, a hash.
+/// Names the hash with the number of entries that wait for a retry in a backlog, by consumer.
 pub(crate) fn retried(backlog: &str) -> String {
     same_slot_key(backlog, "retried")
 }
 
-/// The entries that each group begins with; what is below all of them is done with.
+/// Names the hash with the low-water mark of each group: the group has finished all entries below it.
 pub(crate) fn floors(stream: &str) -> String {
     same_slot_key(stream, "floors")
 }
 
-/// How far the relays of stores have published, and what they keep beside.
+/// Names the hash with the published positions of stores, and the relays' other records.
 pub(crate) fn relay(stream: &str) -> String {
     same_slot_key(stream, "relay")
 }
 
-/// How far the projections of a stream have come, a hash.
+/// Names the hash with the checkpoints of the projections over a stream.
 pub(crate) fn projections(stream: &str) -> String {
     same_slot_key(stream, "projections")
 }
 
-/// Something of a projection over a stream, in the slot of a prefix that has a hash tag. Other prefixes, streams and
-/// names have other keys.
+/// Names a key of a projection, in the slot of a prefix that has a hash tag. Different prefixes, streams and names have
+/// different keys.
 pub(crate) fn projection_key(prefix: &str, stream: &str, name: &str, what: &str) -> String {
     format!("projection:{}:{}:{}:{what}", escape_part(prefix), escape_part(stream), escape_part(name))
 }
 
-/// What a projection is called among those of its stream; what follows it there begins with a colon.
+/// Names the field of a projection in the hash of its stream; its suffixes begin with a colon.
 pub(crate) fn projection_field(prefix: &str, name: &str) -> String {
     format!("{}:{}", escape_part(prefix), escape_part(name))
 }
 
-/// A part of a key that others follow: without colons and braces but those of its hash tag, and another text for each
-/// text.
+/// Escapes a part of a key, unambiguously: the result has no colons, and no braces but those of its hash tag.
 fn escape_part(text: &str) -> String {
     let escaped = |text: &str| text.replace('%', "%25").replace(':', "%3A").replace('{', "%7B").replace('}', "%7D");
     match text.split_once('{').and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
@@ -105,23 +103,24 @@ fn escape_part(text: &str) -> String {
     }
 }
 
-/// A key in the slot of the stream, as scripts need it on a cluster.
+/// Names a key in the slot of the stream, as scripts need it on a cluster.
 fn same_slot_key(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
 }
 
-/// Whether only a part of a key decides its slot: what stands between the first `{` and the next `}`, if anything.
+/// Returns `true` if only a part of a key decides its slot: the text between the first `{` and the next `}`, unless
+/// empty.
 pub(crate) fn has_hash_tag(key: &str) -> bool {
     hash_tag(key) != key
 }
 
-/// What decides the slot of a key.
+/// Returns the part of a key that decides its slot.
 pub(crate) fn hash_tag(key: &str) -> &str {
     let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
     tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
 }
 
-/// The fields of an entry of the streams door, in their order.
+/// The fields of an entry of `RedisStreams`, in their order.
 pub(crate) mod plain_field {
     pub(crate) const TYPE: &str = "type";
     pub(crate) const TIMESTAMP: &str = "timestamp";
@@ -139,24 +138,24 @@ pub(crate) mod field {
     pub(crate) const PAYLOAD: &str = "payload";
     /// The store whose relay published it; ours.
     pub(crate) const STORE: &str = "store";
-    /// The place in the store's total order; ours.
+    /// The position in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
-    /// The trace that the event is part of, as the W3C has it; ours.
+    /// The trace that the event is part of, in the W3C's format; ours.
     pub(crate) const TRACEPARENT: &str = "traceparent";
-    /// What tracing systems add to it; ours.
+    /// The additions of tracing systems to the trace; ours.
     pub(crate) const TRACESTATE: &str = "tracestate";
     /// The one group that a replayed dead letter is for; ours.
     pub(crate) const REPLAY_GROUP: &str = "replay_group";
     /// The handlers of that group that had succeeded, as a JSON array; ours.
     pub(crate) const REPLAY_DONE: &str = "replay_done";
 
-    /// The id that a dead letter had in the stream; what follows it is about the dead letter, not part of the event.
+    /// The id that a dead letter had in the stream; from here on fields are about the dead letter, not the event.
     pub(crate) const ORIGINAL_MESSAGE_ID: &str = "original_message_id";
-    /// How often a dead letter was tried again.
+    /// The number of retries of a dead letter.
     pub(crate) const RETRY_COUNT: &str = "retry_count";
-    /// When a delivery became a dead letter.
+    /// The time at which a delivery became a dead letter.
     pub(crate) const DLQ_TIMESTAMP: &str = "dlq_timestamp";
-    /// Why a dead letter failed; ours, like all that follow.
+    /// The error of a dead letter; ours, like all fields below.
     pub(crate) const ERROR: &str = "error";
     pub(crate) const HANDLER: &str = "handler";
     pub(crate) const GROUP: &str = "group";
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(relay("{orders}:stream"), "{orders}:stream:relay");
     }
 
-    /// Red if a part of the key is not escaped.
+    /// Fails if a part of the key is not escaped.
     #[test]
     fn each_projection_has_keys_of_its_own_in_the_slot_of_its_prefix() {
         let key = projection_key("events", "events:orders", "order-stats", "checkpoint");
@@ -216,7 +215,7 @@ mod tests {
         }
     }
 
-    /// The slots of the stream, the dead letters, and the other keys of a bus.
+    /// Returns the slots of the stream, the dead letters, and the other keys of a bus.
     async fn slots(connection: &mut redis::aio::MultiplexedConnection, prefix: &str) -> [u16; 9] {
         let stream = stream(prefix);
         let partition = partition(&stream, 3);

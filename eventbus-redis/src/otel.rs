@@ -1,8 +1,7 @@
-//! The spans of the Redis bus in the words that OpenTelemetry has for messaging, and traces that go on from one process to
-//! another.
+//! The spans of the Redis bus in OpenTelemetry's words for messaging, and traces that continue from process to process.
 //!
-//! Keep: what only OpenTelemetry reads goes to its span past `tracing`, whose fields stand before each line of the log. The
-//! kind cannot: it is given when a span is made.
+//! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
+//! kind of a span cannot: OpenTelemetry takes it when the span is created.
 
 use eventbus::{Name, RecordedEvent, port::Delivery};
 use opentelemetry::{
@@ -14,7 +13,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::{bus::BusInner, trace::TraceContext};
 
-/// Around one call of publish.
+/// Creates the span of one `publish` call.
 pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     let span = tracing::info_span!("publish", otel.kind = "producer", otel.status_code = Empty, error.type = Empty);
     if span.is_disabled() {
@@ -29,12 +28,12 @@ pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     span
 }
 
-/// What the server called the one event that was published.
+/// Records the id of the one event that the call published.
 pub(crate) fn published(span: &Span, id: &str) {
     set(span, "messaging.message.id", id.to_owned());
 }
 
-/// Around one run of a handler; it goes on with the trace of the event.
+/// Creates the span of one handler run; it continues the trace of the event.
 pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
     // the fields of `port::handler_span` first
@@ -86,12 +85,12 @@ fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
     span.set_attribute(name, value);
 }
 
-/// Names it as traces show it. It has begun then: its parent cannot change any more.
+/// Sets the name that traces show. The call also starts the span, so its parent must be set before.
 fn set_span_name(span: &Span, bus: &BusInner, operation: &str) {
     span.context().span().update_name(format!("{operation} {}", bus.stream));
 }
 
-/// What others need to go on with the trace of a span, if it is part of one.
+/// Returns the context with which a different process continues the trace of a span, if the span is part of one.
 pub(crate) fn context(span: &Span) -> Option<TraceContext> {
     let context = span.context();
     let span = context.span();
@@ -104,12 +103,12 @@ pub(crate) fn context(span: &Span) -> Option<TraceContext> {
     Some(TraceContext { parent: format!("00-{trace}-{span}-{flags:02x}"), state })
 }
 
-/// Has a span go on with the trace of an event.
+/// Makes a span continue the trace of an event.
 fn continue_trace(span: &Span, context: &TraceContext) {
     if let Some(parent) = parse_context(context)
         && let Err(error) = span.set_parent(Context::new().with_remote_span_context(parent))
     {
-        tracing::debug!(%error, "a span does not go on with the trace of its event");
+        tracing::debug!(%error, "a span does not continue the trace of its event");
     }
 }
 

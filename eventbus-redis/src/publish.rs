@@ -1,6 +1,6 @@
-//! Publishing: one round trip, all or none, an id per event.
+//! Publishing: adds events in one round trip, all or none, and returns an id per event.
 //!
-//! Keep: nothing is sent after something that was refused; it would overtake it.
+//! Invariant: after a refused batch no later one is sent; it would overtake the refused one.
 
 use std::collections::HashMap;
 
@@ -20,7 +20,7 @@ use crate::{
     wire,
 };
 
-/// How many entries are added at once: the server does nothing else meanwhile.
+/// The number of entries that one round trip adds: the server runs no other command meanwhile.
 const PUBLISH_BATCH_MAX: usize = 10_000;
 
 impl BusInner {
@@ -61,7 +61,7 @@ impl BusInner {
         }
     }
 
-    /// The fields of an event's entry, if it may be published.
+    /// Returns the fields of an event's entry, or the reason why it cannot be published.
     pub(crate) fn encode<'a>(
         &self,
         event: &'a RecordedEvent,
@@ -139,7 +139,7 @@ impl BusInner {
         adding
     }
 
-    /// Takes the ids of what was added; the error of the first entry that was not.
+    /// Appends the ids of the added entries to `ids`; fails with the error of the first entry that was refused.
     fn collect_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
         let before = ids.len();
         let mut refusal = None;
@@ -173,7 +173,7 @@ impl BusInner {
     }
 }
 
-/// What spans call an error.
+/// Returns the `error.type` of a span.
 pub(crate) const fn error_type(error: &PublishError) -> &'static str {
     match error {
         PublishError::Refused { .. } => "refused",
@@ -183,7 +183,7 @@ pub(crate) const fn error_type(error: &PublishError) -> &'static str {
     }
 }
 
-/// Some events were published, the ones after them were not.
+/// Builds the error for a publish whose first events were added and whose later ones were not.
 fn partial_publish_error(published: usize, error: &CommandError) -> RedisError {
     std::io::Error::other(format!("{published} events were published, then: {error}")).into()
 }

@@ -1,6 +1,6 @@
 //! The JSON of every status of this crate: operators and dashboards read it, so each name in it is deliberate.
 //!
-//! Each is built field by field: one that is added does not compile before its JSON is said here.
+//! Each test builds a status field by field: a new field does not compile before the test states its JSON.
 
 use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 
@@ -72,7 +72,7 @@ fn durability() {
     is(&Durability { warnings }, expected);
 }
 
-/// What a stream holds is in no status: it may be shown by a health route.
+/// No status shows the contents of a stream: a health route may show the status.
 #[test]
 fn the_health_of_a_stream_names_entries_by_their_ids() {
     let entry = |id: &str| Entry { id: id.into(), fields: Some(vec![("data".into(), b"secret".to_vec())]) };

@@ -1,7 +1,7 @@
-//! The trace context that goes with an event, and the spans in which events are published and handled.
+//! The trace context of an event, and the spans of publishing and handling.
 //!
-//! Keep: with `enable_tracing = false` nothing is carried, and spans are known to `tracing` alone. A context of a foreign
-//! publisher that is none means nothing.
+//! Invariant: with `enable_tracing = false` entries carry no context, and only `tracing` sees the spans. An invalid
+//! context of a foreign publisher counts as none.
 
 use eventbus::{
     Attributes, Name, RecordedEvent,
@@ -11,25 +11,25 @@ use tracing::Span;
 
 use crate::{bus::BusInner, keys::field, otel, wire};
 
-/// Longer states may be cut by whoever passes them on, says the W3C.
+/// The size up to which, by the W3C's rules, every system passes a state on uncut.
 const MAX_STATE_BYTES: usize = 512;
 
-/// Around one call of publish.
+/// Creates the span of one `publish` call.
 pub(crate) fn publish_span(bus: &BusInner, events: &[RecordedEvent]) -> Span {
     if bus.config.enable_tracing { otel::publish(bus, events) } else { Span::none() }
 }
 
-/// Around one run of a handler; it goes on with the trace of the event.
+/// Creates the span of one handler run; it continues the trace of the event.
 pub(crate) fn delivery_span(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     if bus.config.enable_tracing { otel::handle(bus, delivery, handler) } else { handler_span(delivery, handler) }
 }
 
-/// Says in a span that it ended badly.
+/// Records in a span that it ended with an error.
 pub(crate) fn record_error(span: &Span, error_type: &str) {
     span.record("otel.status_code", "ERROR").record("error.type", error_type);
 }
 
-/// The trace that an event is part of, as the W3C writes it.
+/// The trace that an event is part of, in the W3C's format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TraceContext {
     pub(crate) parent: String,
@@ -37,7 +37,7 @@ pub(crate) struct TraceContext {
 }
 
 impl TraceContext {
-    /// The context that the application attached to an event.
+    /// Returns the context that the application attached to an event.
     pub(crate) fn from_event(event: &RecordedEvent) -> Option<Self> {
         let attributes = event.metadata().attributes();
         if !attributes.as_json().contains(field::TRACEPARENT) {
@@ -48,7 +48,7 @@ impl TraceContext {
         Self::parse(text(field::TRACEPARENT), text(field::TRACESTATE))
     }
 
-    /// The context beside the payload of an entry.
+    /// Returns the context beside the payload of an entry.
     fn from_fields(fields: &[(String, Vec<u8>)]) -> Option<Self> {
         Self::parse(wire::flat_field(fields, field::TRACEPARENT), wire::flat_field(fields, field::TRACESTATE))
     }
@@ -58,13 +58,13 @@ impl TraceContext {
         Some(Self { parent: parent.into(), state: state.filter(|state| is_state(state)).map(Into::into) })
     }
 
-    /// Puts the context beside the payload.
+    /// Appends the context to the fields beside the payload.
     fn append_to_fields(self, fields: &mut wire::EntryFields<'_>) {
         fields.push((field::TRACEPARENT, self.parent.into_bytes().into()));
         fields.extend(self.state.map(|state| (field::TRACESTATE, state.into_bytes().into())));
     }
 
-    /// The attributes with the context behind them.
+    /// Returns the attributes with the context appended.
     fn append_to_attributes(self, attributes: &Attributes) -> Option<Attributes> {
         let before = attributes.as_json().trim_end().strip_suffix('}')?;
         let comma = if attributes.is_empty() { "" } else { "," };
@@ -75,9 +75,9 @@ impl TraceContext {
     }
 }
 
-/// What the entries of one call of publish carry.
+/// The trace context for the entries of one `publish` call.
 pub(crate) struct TraceCarrier {
-    /// Nothing, if nothing is to be carried.
+    /// The context of the span, if it has one; the outer `None` if tracing is off.
     current: Option<Option<TraceContext>>,
 }
 
@@ -86,7 +86,7 @@ impl TraceCarrier {
         Self { current: bus.config.enable_tracing.then(|| otel::context(span)) }
     }
 
-    /// Has the entry of an event carry the context attached to the event, else that of the span.
+    /// Adds the context attached to the event to its entry, else that of the span.
     pub(crate) fn inject(&self, event: &RecordedEvent, fields: &mut wire::EntryFields<'_>) {
         if let Some(current) = &self.current
             && let Some(context) = TraceContext::from_event(event).or_else(|| current.clone())
@@ -96,7 +96,7 @@ impl TraceCarrier {
     }
 }
 
-/// The event as handlers get it: the context that its entry carried is attached to it, unless it has one.
+/// Returns the event for its handlers: with the context of its entry attached, unless it has one of its own.
 pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
     if !bus.config.enable_tracing {
         return event;
@@ -110,7 +110,7 @@ pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Ve
     }
 }
 
-/// Whether it is a `traceparent`: version, trace, span and flags in lower-case hex, neither id of zeros only.
+/// Returns `true` for a `traceparent`: version, trace, span and flags in lower-case hex, neither id of zeros only.
 fn is_parent(text: &str) -> bool {
     let mut parts = text.split('-');
     let mut hex = |digits| {

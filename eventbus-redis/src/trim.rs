@@ -1,6 +1,7 @@
-//! Keeping the stream short.
+//! Trimming of the stream.
 //!
-//! Keep: what a known group has yet to read or acknowledge is never removed, and deciding and removing are one script.
+//! Invariant: trimming never removes an entry that a known group has yet to read or acknowledge; one script decides and
+//! removes.
 
 use std::time::Duration;
 
@@ -10,10 +11,11 @@ use serde::{Serialize, Serializer};
 
 use crate::{RedisCommandError, RedisEventBus, bus::BusInner, command::admin, entry_id::EntryId, keys, script};
 
-/// How many entries are removed at once: the server does nothing else meanwhile (about a millisecond).
+/// The number of entries that one script call removes: the server runs no other command meanwhile (about a
+/// millisecond).
 const TRIM_BATCH_MAX: u64 = 200;
 
-/// From when on entries may be removed from the stream: those beyond either limit. Without limits none are.
+/// The limits of the stream: trimming may remove entries beyond either one. Without limits it removes none.
 ///
 /// # Examples
 /// ```
@@ -25,20 +27,20 @@ const TRIM_BATCH_MAX: u64 = 200;
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trim {
-    /// How many entries may stay; 0 removes all that every group is done with. Of several partitions each keeps its even
-    /// share.
+    /// The number of entries that may stay; 0 removes all that every group has finished. Of several partitions each
+    /// keeps an even share.
     pub max_length: Option<u64>,
-    /// How old an entry may become, by the server's clock, to the millisecond.
+    /// The maximum age of an entry, by the server's clock, to the millisecond.
     pub max_age: Option<Duration>,
 }
 
-/// What came of trimming.
+/// The result of trimming.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Trimmed {
-    /// How many entries were removed.
+    /// The number of removed entries.
     pub removed: u64,
-    /// The group, or the projection, because of which entries beyond the limits are still there.
+    /// The group, or the projection, that holds entries beyond the limits.
     pub held_by: Option<TrimBlocker>,
 }
 
@@ -48,47 +50,46 @@ pub struct Trimmed {
 pub struct TrimBlocker {
     /// The group, or the projection; of several the one that is furthest behind.
     pub group: String,
-    /// Why it holds entries.
+    /// The reason why it holds entries.
     pub reason: TrimBlockReason,
     /// The id of its oldest unfinished entry.
     pub oldest: MessageId,
-    /// How long ago that entry was published.
+    /// The time since that entry was published.
     #[serde(serialize_with = "in_seconds")]
     pub age: Duration,
 }
 
-/// Why a group holds entries.
+/// The reason why a group holds entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum TrimBlockReason {
-    /// It has not read them.
+    /// The group has not read them.
     Unread,
-    /// It has read them and not acknowledged them.
+    /// The group has read them and not acknowledged them.
     Pending,
-    /// The server has lost it; a consumer of the group makes it anew, and it goes on where it was. If there is none any
-    /// more, [`retire_group`](RedisEventBus::retire_group) says so.
+    /// The server has lost the group; a consumer of the group creates it again, and it goes on where it was. If the
+    /// group has no consumer any more, [retire](RedisEventBus::retire_group) it.
     Missing,
-    /// It is a projection over the stream, and has not come so far; see
-    /// [`EventProjection`](crate::EventProjection::retire).
+    /// A projection over the stream has not come so far; see [`EventProjection`](crate::EventProjection::retire).
     Projection,
 }
 
-/// How durations are written in statuses: as seconds.
+/// Serializes a duration as seconds, as in all statuses.
 pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
 
 impl RedisEventBus {
-    /// Removes the oldest entries that are beyond the limits, as far as every consumer group is done with them.
+    /// Removes the oldest entries beyond the limits that every consumer group has finished.
     ///
-    /// Every group of the stream counts, also one of another program that has never read, until it is
-    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group that
-    /// nobody consumes any more holds its entries for ever: it is named in [`held_by`](Trimmed::held_by). Where a relay publishes, the newest entry stays. The server is kept busy for about a millisecond at a time. Several may trim at
-    /// once.
+    /// Every group of the stream counts, also one of a foreign program that has never read, until it is
+    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group without
+    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. Where a relay publishes, the
+    /// newest entry stays. Each step keeps the server busy for about a millisecond. Several callers may trim at once.
     ///
     /// # Errors
-    /// [`RedisCommandError`]; what was removed until then stays so, and calling again goes on with the rest.
+    /// [`RedisCommandError`]; entries removed until then stay removed, and a further call goes on with the rest.
     ///
     /// # Examples
     /// ```no_run
@@ -111,8 +112,8 @@ impl RedisEventBus {
         Ok(all)
     }
 
-    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also those that groups have not
-    /// read**: they are lost to them. Returns how many. [`trim`](Self::trim) loses nothing.
+    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also entries that groups have not
+    /// read**: those groups lose them. Returns the number of removed entries. [`trim`](Self::trim) loses none.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -126,12 +127,12 @@ impl RedisEventBus {
     }
 }
 
-/// Who holds the older entry.
+/// Returns the blocker with the older entry.
 pub(crate) fn older_blocker(one: Option<TrimBlocker>, other: Option<TrimBlocker>) -> Option<TrimBlocker> {
     one.into_iter().chain(other).max_by_key(|held_by| held_by.age)
 }
 
-/// What one run of the script did.
+/// The result of one script call.
 pub(crate) struct TrimStep {
     removed: u64,
     pub(crate) has_more: bool,
@@ -139,26 +140,26 @@ pub(crate) struct TrimStep {
     pub(crate) held_by: Option<TrimBlocker>,
 }
 
-/// The steps of a trimming.
+/// The progress of a trim over several script calls.
 #[derive(Default)]
 pub(crate) struct TrimProgress {
-    /// How many entries there were at first.
+    /// The length of the stream at the first call.
     length: Option<u64>,
     pub(crate) total: Trimmed,
 }
 
 impl TrimProgress {
-    /// Adds what a step did, and says whether there is to be another one.
+    /// Adds the result of a call; returns `true` if a further one is to follow.
     pub(crate) fn add_step(&mut self, step: TrimStep) -> bool {
         self.total.removed += step.removed;
         self.total.held_by = step.held_by;
-        // what is published meanwhile is for the next time
+        // entries published meanwhile are left to the next trim
         step.has_more && self.total.removed < *self.length.get_or_insert(step.length)
     }
 }
 
-/// What removes some of the oldest entries that are beyond the limits and that nobody needs; with `is_forced` also those
-/// that somebody needs.
+/// Builds the script that removes some of the oldest entries beyond the limits that no group needs; with `is_forced`
+/// also those that groups need.
 pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
     let text = |limit: Option<u128>| limit.map(|limit| limit.to_string()).unwrap_or_default();
     let mut trim = script::TRIM.prepare_invoke();
@@ -168,7 +169,7 @@ pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> Script
     trim
 }
 
-/// What the script replies.
+/// The reply of the script.
 pub(crate) type TrimReply = (u64, bool, u64, u64, String, String, String);
 
 impl From<TrimReply> for TrimStep {
@@ -196,12 +197,12 @@ impl BusInner {
         Ok(steps.total)
     }
 
-    /// How many of so many entries one stream may keep.
+    /// Returns the number of entries that one stream may keep of `length`.
     fn even_share(&self, length: u64) -> u64 {
         length.div_ceil(self.config.partitions.max(1).into())
     }
 
-    /// Removes some of the oldest entries that are beyond the limits and that every group is done with.
+    /// Removes some of the oldest entries beyond the limits that every group has finished.
     pub(crate) async fn trim_step(&self, limits: Trim) -> Result<TrimStep, RedisCommandError> {
         let limits = Trim { max_length: limits.max_length.map(|length| self.even_share(length)), ..limits };
         self.run::<TrimReply>(&trim_script(&self.stream, limits, false)).await.map(TrimStep::from)
