@@ -128,6 +128,7 @@ impl RedisEventStore {
     async fn run_appends(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let acknowledged = self.acknowledged().position();
         let recorded_at = self.config().clock.now();
+        // may run twice: the event ids identify an append that has run
         let reply = self
             .connection()
             .run_idempotent_or_unknown::<Vec<Value>>(&self.append_script(&appends, acknowledged, recorded_at))
@@ -253,12 +254,12 @@ fn to_recorded(
     first: Position,
     recorded_at: OffsetDateTime,
 ) -> Vec<RecordedEvent> {
-    let place = |(number, event): (usize, NewEvent)| {
+    let to_record = |(number, event): (usize, NewEvent)| {
         let position = Position::new(first.get() + number as u64);
         let record = event.recorded_as(stream.clone(), after.plus(number + 1), Some(position));
         record.with_recorded_at(Some(recorded_at))
     };
-    events.into_iter().enumerate().map(place).collect()
+    events.into_iter().enumerate().map(to_record).collect()
 }
 
 fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
@@ -270,8 +271,8 @@ fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
             first: Position::new(next_value(&mut parts)?),
         },
         "known" => {
-            let places: Vec<String> = parts.map(command::parse_value).collect::<RedisResult<_>>()?;
-            AppendReply::AlreadyStored(places.iter().filter_map(|place| place.parse().ok()).collect())
+            let positions: Vec<String> = parts.map(command::parse_value).collect::<RedisResult<_>>()?;
+            AppendReply::AlreadyStored(positions.iter().filter_map(|position| position.parse().ok()).collect())
         }
         "conflict" => AppendReply::Conflict(Version::new(next_value(&mut parts)?)),
         "damaged" => AppendReply::Corrupt(next_value(&mut parts)?, next_value(&mut parts)?),

@@ -90,7 +90,7 @@ impl StoreKeys {
         self.own_key("dead-tries")
     }
 
-    /// Sorted set by time: the deliveries that handlers have handled in a transaction.
+    /// Sorted set by time: the deliveries handled in transactions.
     pub(crate) fn deliveries(&self) -> String {
         self.own_key("deliveries")
     }
@@ -100,7 +100,7 @@ impl StoreKeys {
         self.own_key(&format!("claim:{kind}:{what}"))
     }
 
-    /// Hash: the tables of a rebuild, and the position up to which it has filled their copies.
+    /// Hash: the tables and the position of a rebuild.
     pub(crate) fn shadow(&self, shadow: &Name) -> String {
         self.own_key(&format!("shadow:{shadow}"))
     }
@@ -115,7 +115,7 @@ impl StoreKeys {
         self.own_key(&format!("copy:{}:{key}", escape(shadow)))
     }
 
-    /// The backup of a key that a transaction changes while it commits.
+    /// The backup of a key during a commit.
     pub(crate) fn undo_backup(&self, transaction: &str, number: usize) -> String {
         self.own_key(&format!("aside:{transaction}:{number}"))
     }

@@ -141,6 +141,7 @@ pub(super) async fn load_events(
             let version = Version::new(pointer.version);
             let found = entries.next().ok_or_else(|| missing_event(&key, version))?;
             let id = found.id.clone();
+            // the range skips a missing version
             if entry::number_of(&id).is_ok_and(|number| number > pointer.version) {
                 return Err(missing_event(&key, version));
             }

@@ -49,6 +49,7 @@ impl Transactions for RedisEventStore {
             if let Some(position) = position {
                 return Ok(Position::new(position));
             }
+            // copies of other tables, or of a former rebuild
             self.drop_shadow(shadow).await?;
         }
         Err(missing_shadow(shadow).into())
@@ -95,22 +96,22 @@ impl RedisEventStore {
         let copies = self.list_shadow_copies(shadow).await?;
         let keys = self.keys();
         let mut replaced: BTreeSet<String> = BTreeSet::new();
-        let mut gone = BTreeSet::new();
+        let mut removed = BTreeSet::new();
         for table in tables {
             match table {
                 Table::Key(key) => drop(replaced.insert(key.to_owned())),
                 Table::Prefix(stem) => {
                     replaced.extend(copies.iter().filter(|copy| table.contains(copy)).cloned());
-                    gone.extend(self.list_live_keys(stem).await?);
+                    removed.extend(self.list_live_keys(stem).await?);
                 }
             }
         }
         let swaps: Vec<_> =
             replaced.iter().map(|key| (keys.shadow_copy(&shadow.name, key), keys.live_key(key))).collect();
         for (_, live) in &swaps {
-            gone.remove(live);
+            removed.remove(live);
         }
-        Ok(ShadowSwap { shadow: shadow.name.clone(), position, swaps, removed_keys: gone.into_iter().collect() })
+        Ok(ShadowSwap { shadow: shadow.name.clone(), position, swaps, removed_keys: removed.into_iter().collect() })
     }
 
     /// Returns the position up to which the copies are filled.

@@ -188,6 +188,7 @@ impl RedisStreams {
         fields: &[(&str, V)],
         max_length: Option<u64>,
     ) -> Result<MessageId, RedisCommandError> {
+        // never sent twice: that would publish twice
         let id: Result<String, _> = self.connection().query_once(&command::add(key, fields, max_length)).await;
         id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
     }

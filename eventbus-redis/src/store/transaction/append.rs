@@ -95,6 +95,7 @@ impl RedisTransaction {
     async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
         let Append { stream, expected, events } = append;
         let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+        // ids that this transaction has planned are not in the store yet
         let planned = self.appends.iter().flat_map(|appended| &appended.recorded);
         let planned = planned.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
         if let Some(first) = first_result(&stream, &ids, planned)? {
@@ -117,11 +118,11 @@ impl RedisTransaction {
             return Err(AppendError::Conflict { stream, expected, actual });
         }
         let recorded_at = self.store.config().clock.now();
-        let place = |(number, event): (usize, &NewEvent)| {
+        let to_record = |(number, event): (usize, &NewEvent)| {
             let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
             record.with_recorded_at(Some(recorded_at))
         };
-        let recorded: Vec<_> = events.iter().enumerate().map(place).collect();
+        let recorded: Vec<_> = events.iter().enumerate().map(to_record).collect();
         self.appends.push(PlannedAppend {
             stream,
             stored_version: before,

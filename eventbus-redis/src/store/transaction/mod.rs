@@ -187,16 +187,16 @@ impl Transaction for RedisTransaction {
             None => (keys.checkpoint(&lease.role), "text"),
         };
         // the lock's name has the epoch: an owner need not wait for a former one, whose commit is fenced
-        let claim = keys.transaction_lock("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
+        let lock = keys.transaction_lock("checkpoint", &format!("{}:{}", lease.epoch, lease.role));
         let mut script = LOCK_CHECKPOINT.prepare_invoke();
-        script.key(keys.lease(&lease.role)).key(checkpoint).key(&claim);
+        script.key(keys.lease(&lease.role)).key(checkpoint).key(&lock);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(from.get());
         script.arg(self.locks.token()).arg(self.locks.ttl_ms()).arg(kind);
-        let may = self.locks.acquire(claim, &script).await?;
-        if may {
+        let is_acquired = self.locks.acquire(lock, &script).await?;
+        if is_acquired {
             self.checkpoint_moves.push(CheckpointMove { lease: lease.clone(), from, to });
         }
-        Ok(may)
+        Ok(is_acquired)
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
@@ -207,11 +207,11 @@ impl Transaction for RedisTransaction {
             return Ok(false);
         }
         let keys = self.store.keys();
-        let claim = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
+        let lock = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
         let mut script = LOCK_DELIVERY.prepare_invoke();
-        script.key(keys.deliveries()).key(&claim);
+        script.key(keys.deliveries()).key(&lock);
         script.arg(&note).arg(self.locks.token()).arg(self.locks.ttl_ms());
-        let is_first = self.locks.acquire(claim, &script).await?;
+        let is_first = self.locks.acquire(lock, &script).await?;
         if is_first {
             self.handled_deliveries.push(note);
         }

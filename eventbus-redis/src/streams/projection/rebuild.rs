@@ -86,10 +86,10 @@ impl EventProjection {
     /// Takes over from an earlier rebuild, and removes its copies.
     async fn start_rebuild(&self, token: &str) -> Result<(), StreamProjectionError> {
         self.check_name()?;
-        let claim = self.own_key("rebuilding");
+        let token_key = self.own_key("rebuilding");
         // before the first write, so that a rebuild whose step would be refused leaves no token
-        self.check_slots(&[claim.clone(), keys::projections(&self.stream)])?;
-        self.query::<redis::Value>(&streams::set(&claim, token)).await?;
+        self.check_slots(&[token_key.clone(), keys::projections(&self.stream)])?;
+        self.query::<redis::Value>(&streams::set(&token_key, token)).await?;
         self.clear_copies(token, Some(StreamPosition::default())).await
     }
 
