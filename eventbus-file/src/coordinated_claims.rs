@@ -1,4 +1,4 @@
-//! Claims by name, with whoever coordinates as the fast way to a no.
+//! Claims by name: the coordinator refuses fast, the files decide.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl QueueInner {
-    /// Claims something that nobody has; to the end, also if nobody waits for it any more.
+    /// Acquires a free claim; runs to its end even if the caller drops this future.
     pub(crate) async fn claim(self: &Arc<Self>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
         let (queue, claim_id) = (Arc::clone(self), claim_id.to_owned());
         join_task(tokio::spawn(async move { queue.claim_with_coordination(&claim_id, data).await })).await
@@ -25,7 +25,7 @@ impl QueueInner {
         let ttl = self.config.claim_expiration;
         self.claims.folder_of(claim_id)?;
         let asked = self.coordination.claim(claim_id, &data, ttl).await;
-        // whoever coordinates may not have heard that it was given back
+        // the coordinator may have missed a release
         if asked == Some(false) && self.has_live_claim(claim_id).await? {
             self.metrics.claims_refused.add(1);
             return Ok(None);
@@ -33,7 +33,7 @@ impl QueueInner {
         let id = claim_id.to_owned();
         let claiming = self.blocking(move |queue| queue.claims.create(&id, data, false)).await;
         let Ok(Some(NewClaim { claim: now, previous: before })) = claiming else {
-            // the directory decides
+            // the files decide: withdraw what the coordinator granted
             self.coordination.release(claim_id).await;
             self.metrics.claims_refused.add(1);
             return claiming.map(|_| None);
@@ -50,7 +50,7 @@ impl QueueInner {
         Ok(newest.is_some_and(|claim| claim.is_live()))
     }
 
-    /// Makes a claim last from now on.
+    /// Extends a claim by its lifetime from now on.
     pub(crate) async fn renew(self: &Arc<Self>, claim: &Claim) -> Result<Claim> {
         let old = claim.clone();
         let renewed = self.blocking(move |queue| queue.claims.renew(&old, old.data.clone())).await;
@@ -67,7 +67,7 @@ impl QueueInner {
         }
     }
 
-    /// Gives a claim back.
+    /// Releases a claim, and wakes the waiting tasks.
     pub(crate) async fn release(self: &Arc<Self>, claim: Claim) -> Result<Claim> {
         let released = self.blocking(move |queue| queue.claims.release(&claim, claim.data.clone())).await?;
         self.coordination.release(&released.claim_id).await;
@@ -77,8 +77,8 @@ impl QueueInner {
 }
 
 impl FileQueue {
-    /// Claims something by name, until [`claim_expiration`](crate::FileQueueConfig::claim_expiration) has passed.
-    /// `false`: another worker has it, or this one already.
+    /// Acquires a claim by name, until [`claim_expiration`](crate::FileQueueConfig::claim_expiration) has passed.
+    /// Returns `false` if a worker owns it already, this one included.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].
@@ -100,7 +100,7 @@ impl FileQueue {
         Ok(self.try_claim(claim_id, data).await?.is_some())
     }
 
-    /// The same as [`create_claim`](Self::create_claim), returning the claim: what to renew and to release.
+    /// Acquires a claim as [`create_claim`](Self::create_claim) does, and returns it, to be renewed and released.
     ///
     /// # Errors
     /// As [`create_claim`](Self::create_claim).
@@ -109,7 +109,7 @@ impl FileQueue {
         self.inner.claim(claim_id, data).await
     }
 
-    /// The newest claim of that name, live or not; `None` if there never was one.
+    /// Returns the newest claim of a name, live or not; `None` if there never was one.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].
@@ -118,18 +118,18 @@ impl FileQueue {
         self.inner.blocking(move |queue| queue.claims.load_newest(&claim_id)).await
     }
 
-    /// Makes a claim of this worker last from now on.
+    /// Extends a claim of this worker by its lifetime from now on.
     ///
     /// # Errors
-    /// [`FileQueueError::ClaimLost`] if it ran out or is another's; [`FileQueueError::Io`].
+    /// [`FileQueueError::ClaimLost`] if it expired or a different worker owns it; [`FileQueueError::Io`].
     pub async fn renew_claim(&self, claim: &Claim) -> Result<Claim> {
         self.inner.renew(claim).await
     }
 
-    /// Gives a claim back: anybody may take it now.
+    /// Releases a claim: any worker may acquire it now.
     ///
     /// # Errors
-    /// [`FileQueueError::ClaimLost`] if it is another's; [`FileQueueError::Io`].
+    /// [`FileQueueError::ClaimLost`] if a different worker owns it; [`FileQueueError::Io`].
     pub async fn release_claim(&self, claim: Claim) -> Result<()> {
         self.inner.release(claim).await.map(drop)
     }

@@ -1,6 +1,7 @@
-//! What workers tell each other beside the files; it makes them fast, the files decide.
+//! Coordination of workers beside the files: it makes them fast, the files decide.
 //!
-//! Keep: no answer from here is needed. Whoever coordinates may be away at any time, and may have lost everything.
+//! Invariant: the queue depends on no answer of the coordinator, which may be away at any time, and may have lost all
+//! its data.
 
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
@@ -11,24 +12,34 @@ use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Whether a queue's workers reach each other beside the files.
+/// State of the coordination beside the files.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | `Alone` | none: the queue was opened without Redis | |
+/// | `Connected` | a command loses the connection, times out or meets a read-only replica | `Away` |
+/// | `Connected` | the connection for messages ends | `Away` |
+/// | `Connected` | Redis refuses a command, as a right is missing | `Connected`; the files decide for that call |
+/// | `Away`, `Refused` | Redis accepts both connections | `Connected`; the worker resyncs |
+/// | `Away`, `Refused` | connecting fails or takes too long | `Away` |
+/// | `Away`, `Refused` | Redis answers, but refuses the password or a right | `Refused` |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CoordinationStatus {
-    /// There is nothing but the files.
+    /// The queue was opened without Redis; the files decide alone.
     Alone,
     /// Redis answers.
     Connected,
-    /// Redis does not answer; the files decide alone, and it is tried again and again.
+    /// Redis does not answer; the files decide alone, and the worker keeps trying to connect.
     Away {
-        /// What went wrong last.
+        /// The last error.
         error: String,
     },
     /// Redis answers and refuses this worker: a wrong password, or a right is missing. The files decide alone until
     /// an operator changes that; the worker keeps trying to connect.
     Refused {
-        /// What the server said.
+        /// The answer of the server.
         error: String,
     },
 }
@@ -55,7 +66,7 @@ pub(crate) struct Message {
 }
 
 /// The kinds of messages.
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "without Redis nobody is told"))]
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only Redis sends messages"))]
 pub(crate) mod message_kind {
     pub(crate) const ADD_EVENT: &str = "add_event";
     pub(crate) const ADD_CLAIM: &str = "add_claim";
@@ -67,66 +78,66 @@ pub(crate) mod message_kind {
     pub(crate) const STATE: &str = "state";
 }
 
-/// What came of drawing ids.
-#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "without Redis nobody draws"))]
+/// Outcome of reserving ids.
+#[cfg_attr(not(feature = "redis"), allow(dead_code, reason = "only Redis reserves ids"))]
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum IdReservation {
-    /// These are ours to try.
+    /// This worker may try these ids.
     Reserved(Range<u64>),
-    /// The counter is not there: say what the files tell.
+    /// The coordinator has no counter: the caller repeats the request with the newest id of the files as the floor.
     CounterMissing,
     /// The files decide alone.
     Away,
 }
 
-/// What coordinates the workers of a queue.
+/// Coordinates the workers of a queue beside the files.
 #[async_trait]
 pub(crate) trait Coordinator: Send + Sync + fmt::Debug {
-    /// Draws ids, all above `floor` if that is given.
+    /// Reserves ids, all above `floor` if that is given.
     async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let _ = (count, floor);
         IdReservation::Away
     }
 
-    /// Lowers the counter, if it is still what it was.
+    /// Lowers the counter to `to` if it is still `from`.
     async fn lower_counter(&self, from: u64, to: u64) {
         let _ = (from, to);
     }
 
-    /// Takes a claim, if nobody has it. `None`: the files decide alone.
+    /// Acquires a claim; `Some(false)` if a worker owns it. `None`: the files decide alone.
     async fn claim(&self, claim_id: &str, data: &Value, ttl: Duration) -> Option<bool> {
         let _ = (claim_id, data, ttl);
         None
     }
 
-    /// Makes a claim of this worker last.
+    /// Extends a claim of this worker.
     async fn renew(&self, claim_id: &str, data: &Value, ttl: Duration) {
         let _ = (claim_id, data, ttl);
     }
 
-    /// Gives a claim of this worker back.
+    /// Releases a claim of this worker.
     async fn release(&self, claim_id: &str) {
         let _ = claim_id;
     }
 
-    /// Tells the other workers.
+    /// Sends messages to the other workers.
     async fn broadcast(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
         let _ = (kind, data);
     }
 
-    /// Whether it answers.
+    /// Returns the state of the coordination.
     fn status(&self) -> CoordinationStatus {
         CoordinationStatus::Alone
     }
 }
 
-/// Nothing but the files.
+/// No coordination: the files decide alone.
 #[derive(Debug)]
 pub(crate) struct FilesOnly;
 
 impl Coordinator for FilesOnly {}
 
-/// `{key: value}`.
+/// Returns `{key: value}`.
 pub(crate) fn message_data(key: &str, value: impl Into<Value>) -> Map<String, Value> {
     Map::from_iter([(key.to_owned(), value.into())])
 }

@@ -1,4 +1,4 @@
-//! How Redis coordinates a queue.
+//! The configuration of the coordination through Redis, and the names of its keys.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use crate::{
     error::Result,
 };
 
-/// How Redis coordinates a queue: a plain struct with defaults. No password is shown by `Debug`, nor in errors.
+/// Configuration of the coordination through Redis: a plain struct with defaults. `Debug` and errors show no password.
 ///
 /// # Examples
 /// ```
@@ -36,10 +36,10 @@ use crate::{
 pub struct RedisCoordination {
     /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
     pub redis_url: String,
-    /// Several servers, in place of the one: each queue has one of them, which follows from its name. All workers must
+    /// Several servers, in place of the one: a queue uses one of them, which follows from its name. All workers must
     /// list the same. Default: none.
     pub redis_urls: Vec<String>,
-    /// The database; that of the URL, which is 0 if it names none, if left out.
+    /// The database. Default: that of the URL, or 0 if the URL names none.
     pub redis_db: Option<i64>,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
@@ -49,16 +49,16 @@ pub struct RedisCoordination {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
-    /// What all keys begin with. Default `eventy`.
+    /// Prefix of all keys. Default `eventy`.
     pub redis_prefix: String,
-    /// How long one worker has to tell the others the whole state, before another may. Default 30 s.
+    /// Time that one worker has to broadcast the whole state, before a second one may. Default 30 s.
     #[doc(alias = "resync_lock_timeout_seconds")]
     pub resync_lock_timeout: Duration,
-    /// Whether to ask the others for the whole state when the queue is opened. Default false.
+    /// Set if this worker asks the other workers for the whole state when it opens the queue. Default false.
     pub resync: bool,
-    /// How long an answer is waited for before the files decide alone. Default 500 ms.
+    /// Time that a worker waits for an answer before the files decide alone. Default 500 ms.
     pub response_timeout: Duration,
-    /// How long is waited between two tries to connect, at the most. Default 2 s.
+    /// Longest delay between two attempts to connect. Default 2 s.
     pub reconnect_interval: Duration,
 }
 
@@ -98,7 +98,7 @@ impl fmt::Debug for RedisCoordination {
     }
 }
 
-/// A URL without its user, who may be a password that lacks its colon.
+/// Returns a URL without its user, which may be a password that lacks its colon.
 fn without_credentials(url: &str) -> String {
     let shown = redacted(url);
     match shown.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
@@ -108,7 +108,7 @@ fn without_credentials(url: &str) -> String {
 }
 
 impl RedisCoordination {
-    /// The server of a queue. One more server takes over its share of the queues; the others stay where they are.
+    /// Returns the server of a queue. One more server takes over its share of the queues; the rest stay where they are.
     #[must_use]
     pub fn url_for(&self, queue_name: &str) -> &str {
         let score = |url: &&String| xxh3_64(format!("{url}\n{queue_name}").as_bytes());
@@ -153,29 +153,29 @@ impl RedisCoordination {
     }
 }
 
-/// Warns, once for each server, if what is sent to it can be read on the way.
+/// Warns, once for each server, if machines on the way to it can read the connection.
 fn warn_of_plaintext(url: &str) {
     static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     if is_on_another_machine(url) {
         let server = without_credentials(url);
-        // a set is as good after a panic as before
+        // a set is still valid after a panic of a holder of the lock
         if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone()) {
             tracing::warn!(
                 server,
-                "the connection to Redis has no TLS: every machine on the way can read the password, and what workers tell \
-                 each other; to repair: `rediss://`, and the cargo feature `tls` of eventbus-file"
+                "the connection to Redis has no TLS: every machine on the way can read the password, and the messages \
+                 of workers; to repair: `rediss://`, and the cargo feature `tls` of eventbus-file"
             );
         }
     }
 }
 
-/// Whether a URL names another machine.
+/// Returns `true` if a URL names a remote machine.
 fn is_on_another_machine(url: &str) -> bool {
     let parsed = redis::parse_redis_url(url);
     parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
 }
 
-/// The names of the keys of a queue.
+/// Names of the keys of a queue.
 #[derive(Debug)]
 pub(super) struct RedisKeys {
     prefix: String,
@@ -187,7 +187,7 @@ impl RedisKeys {
         Self { prefix: prefix.into(), queue: queue.into() }
     }
 
-    /// The name of the queue.
+    /// Returns the name of the queue.
     pub(super) fn queue(&self) -> &str {
         &self.queue
     }
@@ -204,7 +204,7 @@ impl RedisKeys {
         self.named("resync_lock")
     }
 
-    /// The channel, not a key.
+    /// Returns the name of the channel, which is no key.
     pub(super) fn events(&self) -> String {
         self.named("events")
     }

@@ -1,7 +1,7 @@
 //! Coordination through Redis: a counter, claims that expire, messages.
 //!
-//! Keep: whatever Redis says or forgets, the files decide. A connection that failed is not asked again before it was
-//! made anew, so that a server that is away costs one timeout.
+//! Invariant: the files decide, not Redis, which may have lost its data. After a connection failed, the worker sends no
+//! command before it has a new connection, so that a server that is away costs one timeout.
 
 mod config;
 mod monitor;
@@ -28,10 +28,10 @@ use config::RedisKeys;
 use super::{CoordinationStatus, Coordinator, IdReservation, Message};
 use crate::{FileQueue, FileQueueConfig, error::Result, event::now, metrics::Metrics, queue::QueueInner};
 
-/// How many messages are sent at once.
+/// Maximum number of messages in one pipeline.
 const BROADCAST_BATCH_MAX: usize = 500;
 
-/// What a queue knows of its Redis.
+/// The coordinator of a queue through its Redis.
 #[derive(Debug)]
 pub(crate) struct RedisCoordinator {
     config: RedisCoordination,
@@ -45,13 +45,13 @@ pub(crate) struct RedisCoordinator {
 #[derive(Debug, Default)]
 struct ConnectionState {
     connection: Option<Connection>,
-    /// Tells who listens that this connection is lost; the next one has another.
+    /// Cancelled when this connection is lost; the next connection has a new token.
     lost: CancellationToken,
-    /// What went wrong last.
+    /// The last error.
     error: String,
-    /// Whether the server said that.
+    /// Set if the server answered with that error and refuses this worker.
     is_refused: bool,
-    /// While there is no connection; it is logged when it begins and when it is over.
+    /// The time without a connection; the coordinator logs its begin and its end.
     outage: Outage,
 }
 
@@ -67,7 +67,7 @@ impl std::fmt::Debug for Connection {
 impl FileQueue {
     /// Opens the queue in a folder that workers on several machines share, coordinated through Redis.
     ///
-    /// If Redis is away, the queue works all the same, by its files alone; it is tried again and again.
+    /// If Redis is away, the queue works all the same, by its files alone, and keeps trying to connect.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -108,7 +108,7 @@ impl RedisCoordinator {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks Redis, if it is there. `None`: the files decide alone.
+    /// Sends a command if there is a connection. `None`: the files decide alone.
     async fn query<T: FromRedisValue>(
         &self,
         what: &'static str,
@@ -132,14 +132,14 @@ impl RedisCoordinator {
             || error.is_timeout()
             || error.code() == Some("READONLY");
         if is_refusal(error) || !leaves {
-            tracing::warn!(queue, what, %error, "Redis refuses, the files decide alone");
+            tracing::warn!(queue, what, %error, "Redis refuses a command, the files decide alone");
         }
         if leaves && self.disconnect(error.to_string()) {
             tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
     }
 
-    /// Asks Redis no more until there is another connection. Returns `true` if it was asked until now.
+    /// Drops the connection, so that no command is sent before there is a new one. Returns `true` if an outage begins.
     fn disconnect(&self, error: String) -> bool {
         let mut slot = self.state_mut();
         if slot.connection.take().is_none() {
@@ -157,7 +157,7 @@ impl RedisCoordinator {
     fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {
         data.insert("worker_id".into(), self.worker_id.clone().into());
         let message = Message { kind: kind.into(), data, timestamp: timestamp(now()) };
-        // a map of texts and numbers is always JSON
+        // a map of texts and numbers can always be written as JSON
         serde_json::to_string(&message).unwrap_or_default()
     }
 }
@@ -180,7 +180,7 @@ fn millis(time: Duration) -> u64 {
 impl Coordinator for RedisCoordinator {
     async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let floor = floor.map_or(-1, |floor| i64::try_from(floor).unwrap_or(i64::MAX));
-        let drawn = self.query("drawing ids", async |redis| {
+        let drawn = self.query("reserving ids", async |redis| {
             let mut draw = script::RESERVE_IDS.prepare_invoke();
             draw.key(self.keys.next_event_id()).arg(count).arg(floor).invoke_async::<u64>(redis).await
         });
@@ -233,7 +233,7 @@ impl Coordinator for RedisCoordinator {
             for message in some {
                 publish.publish(self.keys.events(), message).ignore();
             }
-            let sent = self.query("telling the others", async |redis| publish.query_async::<()>(redis).await).await;
+            let sent = self.query("publishing messages", async |redis| publish.query_async::<()>(redis).await).await;
             if sent.is_none() {
                 return;
             }

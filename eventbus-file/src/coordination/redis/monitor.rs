@@ -1,6 +1,6 @@
-//! The connection: made, watched, made anew; and what comes over it.
+//! The connection to Redis: connecting, probing, reconnecting, and receiving messages.
 //!
-//! Real time, not the given clock: a connection to Redis.
+//! Real time, not the given clock: timeouts of a connection to Redis.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How often Redis is asked whether it is there when nothing else is.
+/// Interval at which an idle connection is probed.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
-/// How long is waited after a first failure.
+/// Delay before the first attempt to reconnect.
 const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(20);
 
-/// Connects, then watches the connection in the background. Returns after the first try.
+/// Connects, then watches the connection in the background. Returns after the first attempt.
 pub(super) async fn start(redis: Arc<RedisCoordinator>, queue: Arc<QueueInner>, ended: CancellationToken) {
     let connected = redis.connect().await;
     if connected.is_some() && redis.config.resync {
@@ -36,7 +36,7 @@ pub(super) async fn start(redis: Arc<RedisCoordinator>, queue: Arc<QueueInner>, 
     });
 }
 
-/// Never ends.
+/// Receives messages, and reconnects after each loss; never returns.
 async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut connected: Option<PubSub>) {
     let mut delay = RECONNECT_DELAY_FIRST;
     loop {
@@ -52,7 +52,7 @@ async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut c
             redis.metrics.redis_reconnections.add(1);
             let lasted = redis.state_mut().outage.ends().unwrap_or_default();
             tracing::info!(queue = redis.keys.queue(), ?lasted, "Redis is back");
-            // it may have forgotten everything, and the others may have missed what was told
+            // Redis may have lost its data, and the other workers may have missed messages
             redis.resync(queue).await;
             queue.change_signal.send_replace(());
         }
@@ -60,7 +60,7 @@ async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut c
 }
 
 impl RedisCoordinator {
-    /// The connection for messages was lost, and with it the other one.
+    /// Drops the connection for commands after the one for messages was lost.
     fn handle_lost_subscription(&self) {
         let error = "the connection for messages was lost";
         if self.disconnect(error.into()) {
@@ -68,7 +68,7 @@ impl RedisCoordinator {
         }
     }
 
-    /// Connects for questions and for messages.
+    /// Opens one connection for commands and one for messages.
     async fn connect(&self) -> Option<PubSub> {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
         let (error, is_refused) = match connecting {
@@ -93,7 +93,7 @@ impl RedisCoordinator {
                 tracing::error!(
                     queue,
                     error,
-                    "Redis refuses this worker, the files decide alone: mend its user or password"
+                    "Redis refuses this worker, the files decide alone: correct its user, password or rights"
                 )
             }
             true => tracing::warn!(queue, error, "no connection to Redis, the files decide alone"),
@@ -112,11 +112,12 @@ impl RedisCoordinator {
         Ok((Connection(connection), messages))
     }
 
-    /// Takes in what the others tell, until the connection is lost.
+    /// Handles the messages of the other workers until the connection is lost.
     async fn receive_messages(&self, queue: &Arc<QueueInner>, mut messages: PubSub) {
         let mut messages = messages.on_message();
         let lost = self.state().lost.clone();
         loop {
+            // a lost connection for commands ends the loop too: the worker makes both anew and resyncs
             tokio::select! {
                 message = messages.next() => match message {
                     Some(message) => self.handle_message(queue, &message).await,
@@ -130,10 +131,10 @@ impl RedisCoordinator {
         }
     }
 
-    /// Another worker says something. Whatever it is, there may be something to look at; what it means is in the files.
+    /// Handles a message of a worker. A message of any kind wakes the waiting tasks, as there may be new files to read.
     async fn handle_message(&self, queue: &Arc<QueueInner>, message: &Msg) {
         let Ok(message) = serde_json::from_slice::<Message>(message.get_payload_bytes()) else {
-            tracing::warn!(channel = message.get_channel_name(), "message that is none of ours passed over");
+            tracing::warn!(channel = message.get_channel_name(), "foreign message passed over");
             return;
         };
         if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(&self.worker_id) {
@@ -145,7 +146,7 @@ impl RedisCoordinator {
             message_kind::RESYNC => self.resync(queue).await,
             message_kind::STATE => match serde_json::from_value(message.data.into()) {
                 Ok(page) => self.compare_with_files(queue, page).await,
-                Err(error) => tracing::warn!(%error, "state that cannot be read passed over"),
+                Err(error) => tracing::warn!(%error, "undecodable page of a state passed over"),
             },
             _ => {}
         }

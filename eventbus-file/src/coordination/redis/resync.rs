@@ -1,7 +1,7 @@
-//! Telling everybody the whole state: after Redis was away, and when a worker asks.
+//! The resync: one worker broadcasts the whole state, after Redis was away and when a worker asks.
 //!
-//! Keep: one worker at a time does it, and only from the files. It takes nothing away: a counter is only raised, a claim
-//! only put where there is none. A message is small, however many files there are.
+//! Invariant: one worker at a time resyncs, and only from the files. It deletes no data in Redis: it only raises the
+//! counter, and only sets claims that are missing. A message is small, however many files there are.
 //!
 //! Real time, not the given clock: the replies of Redis.
 
@@ -22,11 +22,11 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How much of a list is told at once.
+/// Maximum number of subscribers or claims on a page.
 const PAGE_ITEMS_MAX: usize = 200;
 
 impl RedisCoordinator {
-    /// Puts Redis right and tells the others everything, unless another worker is at it.
+    /// Restores the data in Redis and broadcasts the whole state, unless a different worker holds the resync lock.
     pub(super) async fn resync(&self, queue: &Arc<QueueInner>) {
         let lock = self.keys.resync_lock();
         let options = SetOptions::default()
@@ -40,11 +40,12 @@ impl RedisCoordinator {
         if locked.flatten().is_none() {
             return;
         }
-        let told = tokio::time::timeout(self.config.resync_lock_timeout, self.broadcast_state(queue)).await;
-        match told {
+        // no longer than the lock lasts: a second worker may begin then
+        let sent = tokio::time::timeout(self.config.resync_lock_timeout, self.broadcast_state(queue)).await;
+        match sent {
             Ok(Ok(())) => self.metrics.resyncs.add(1),
-            Ok(Err(error)) => tracing::warn!(error = error.log(), "the state was not told"),
-            Err(_) => tracing::warn!("telling the state took longer than its lock lasts; the rest is not told"),
+            Ok(Err(error)) => tracing::warn!(error = error.log(), "the resync failed"),
+            Err(_) => tracing::warn!("the resync took longer than `resync_lock_timeout`; the rest is not sent"),
         }
         self.query("unlocking", async |redis| {
             script::RELEASE_CLAIM.key(&lock).arg(&self.worker_id).invoke_async::<()>(redis).await
@@ -54,7 +55,7 @@ impl RedisCoordinator {
 
     async fn broadcast_state(&self, queue: &Arc<QueueInner>) -> Result<()> {
         let head = queue.blocking(|queue| queue.log.head()).await?;
-        // draws none, but raises the counter to what the files tell
+        // reserves no id, but raises the counter above the newest id of the files
         self.reserve_ids(0, Some(head)).await;
         let mut page = 0;
         for some in queue.blocking(QueueInner::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
@@ -87,13 +88,13 @@ impl RedisCoordinator {
 
     async fn broadcast_page(&self, page: &mut u64, content: StateContent) {
         *page += 1;
-        // texts and numbers are always JSON
+        // texts and numbers can always be written as JSON
         if let Ok(Value::Object(data)) = serde_json::to_value(StatePage { page: *page, content }) {
             self.broadcast(message_kind::STATE, vec![data]).await;
         }
     }
 
-    /// Puts claims where there are none.
+    /// Sets claims that are missing in Redis.
     async fn put_claims(&self, claims: &[Claim]) {
         let mut put = redis::pipe();
         for claim in claims {
@@ -102,6 +103,6 @@ impl RedisCoordinator {
             let key = self.keys.claim(&claim.claim_id);
             put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
         }
-        self.query("putting claims", async |redis| put.query_async::<()>(redis).await).await;
+        self.query("setting claims", async |redis| put.query_async::<()>(redis).await).await;
     }
 }

@@ -1,10 +1,11 @@
-//! What Redis does in one step.
+//! The Lua scripts, each one atomic step of Redis.
 
 use std::sync::LazyLock;
 
 use redis::Script;
 
-/// Draws ids above a floor; 0 if the counter is not there and no floor (-1) is given. The key holds the next id.
+/// Reserves ids above a floor and returns the first; 0 if there is no counter and no floor (-1). The key holds the next
+/// id.
 pub(super) static RESERVE_IDS: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -20,7 +21,7 @@ return next",
     )
 });
 
-/// Lowers the counter if it is still what it was.
+/// Lowers the counter if it still has the expected value.
 pub(super) static LOWER_COUNTER: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -31,7 +32,7 @@ return 1",
     )
 });
 
-/// Makes a claim last, and takes it back where Redis has forgotten it; 0 if it is another worker's.
+/// Extends a claim, and restores it if Redis has lost it; 0 if a different worker owns it.
 pub(super) static RENEW_CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
@@ -47,7 +48,7 @@ return 1",
     )
 });
 
-/// Removes a claim, or a lock, of this worker; 0 if it is another's.
+/// Deletes a claim, or a lock, of this worker; 0 if it is gone or a different worker owns it.
 pub(super) static RELEASE_CLAIM: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"

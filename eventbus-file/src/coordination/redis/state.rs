@@ -1,7 +1,7 @@
-//! The whole state as it is told, page by page; and what a worker makes of it that hears of it.
+//! The whole state as a worker broadcasts it, page by page, and the check of a received page against the files.
 //!
-//! Keep: the files are the truth, so whoever hears of a file looks whether it is there. One that is not there, and was not
-//! removed, says that the workers do not share their folder, or not at once.
+//! Invariant: the files are the truth, so a worker that hears of a file checks that its folder has the file. A file
+//! that is missing there, and was not removed, shows that the workers do not share a folder, or see new files late.
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -9,11 +9,11 @@ use time::OffsetDateTime;
 use super::RedisCoordinator;
 use crate::{claim_store::Claim, claimed_event::event_of_claim, error::Result, names, queue::QueueInner};
 
-/// How many ranges of ids are on a page, and how many ids they are looked for in.
+/// Maximum number of id ranges on a page, and of ids that they span.
 const PAGE_RANGES_MAX: usize = 200;
 const PAGE_IDS_MAX: u64 = names::ID_JUMP_MAX;
 
-/// Ids from one up to another.
+/// The first and the last id of a range.
 pub(super) type IdRange = (u64, u64);
 
 /// A page of the state.
@@ -25,7 +25,7 @@ pub(super) struct StatePage {
     pub(super) content: StateContent,
 }
 
-/// What is on a page.
+/// Content of a page.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StateContent {
@@ -36,13 +36,13 @@ pub(super) enum StateContent {
     Events(Vec<IdRange>),
     /// The events that have results.
     Results(Vec<IdRange>),
-    /// That was all.
+    /// The last page.
     End {
         next_event_id: u64,
     },
 }
 
-/// A live claim; what its owner says about it may be large, and is in the file.
+/// A live claim without its data, which may be large and is in the file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ClaimSummary {
     claim_id: String,
@@ -60,7 +60,7 @@ impl From<&Claim> for ClaimSummary {
 }
 
 impl QueueInner {
-    /// The subscribers of this worker, and of those that consume for groups.
+    /// Returns the subscribers of this worker, and of the workers that consume for groups.
     pub(super) fn list_subscribers(&self) -> Result<Vec<String>> {
         let mut subscribers = self.subscriber_ids();
         for group in self.list_groups()? {
@@ -70,7 +70,7 @@ impl QueueInner {
         Ok(subscribers.into_iter().collect())
     }
 
-    /// The claims that may be live: an event that has its result is nobody's.
+    /// Returns the claims that may be live: that of an event with a result is not.
     pub(super) fn list_open_claims(&self) -> Result<Vec<String>> {
         let mut open = Vec::new();
         for id in self.claims.list_ids()? {
@@ -96,24 +96,24 @@ impl QueueInner {
         live
     }
 
-    /// Some of the events, from an id on, and where the next page begins.
+    /// Returns a page of event ids from an id on, and the first id of the next page.
     pub(super) fn event_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
         ranges(self.log.ids_from(from)?)
     }
 
-    /// The same of results.
+    /// Returns a page of result ids in the same way.
     pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
         ranges(self.result_ids(from)?)
     }
 
-    /// Of events that another worker told of, the first that is not here, and how many are not.
+    /// Returns the first of the reported events that is missing here, and the number of missing events.
     fn find_unseen_events(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
         loop {
             let removed = self.log.removed_through()?;
             let remaining = reported.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
             let first = remaining.clone().map(|(from, _)| from).min().unwrap_or_default();
             let unseen = find_missing(remaining, self.log.ids_from(first)?)?;
-            // what was removed meanwhile is not missing
+            // events that were removed meanwhile are not missing: check again
             if unseen.is_none() || self.log.removed_through()? == removed {
                 return Ok(unseen);
             }
@@ -127,7 +127,7 @@ impl QueueInner {
 }
 
 impl RedisCoordinator {
-    /// Looks whether what another worker told of is here, too.
+    /// Checks that this folder has the files of a page that a different worker sent.
     pub(super) async fn compare_with_files(&self, queue: &std::sync::Arc<QueueInner>, page: StatePage) {
         let (what, unseen) = match page.content {
             StateContent::Events(told) => {
@@ -144,15 +144,15 @@ impl RedisCoordinator {
                 self.metrics.files_unseen.add(count);
                 tracing::error!(
                     what, first, count, root = %queue.config.root_dir.display(),
-                    "another worker has files that are not in this folder: it has another folder, or it is not shared at once"
+                    "a worker reports files that are missing here: it has a different folder, or new files appear late"
                 );
             }
-            Err(error) => tracing::warn!(error = error.log(), what, "what another worker told was not looked for"),
+            Err(error) => tracing::warn!(error = error.log(), what, "cannot check the files that a worker reports"),
         }
     }
 }
 
-/// Ids as ranges, as many as go on a page, and the id that the next page begins with.
+/// Returns ids as ranges, as many as fit on a page, and the first id of the next page.
 fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<IdRange>, Option<u64>)> {
     let mut ranges: Vec<IdRange> = Vec::new();
     for id in ids {
@@ -168,7 +168,7 @@ fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<IdRange>, Optio
     Ok((ranges, None))
 }
 
-/// Which ids of some ranges are not among others, both sorted: the first, and how many.
+/// Returns the first id of `reported` that is not in `own`, and the number of such ids; both are sorted.
 fn find_missing(
     reported: impl Iterator<Item = IdRange>,
     own: impl Iterator<Item = Result<u64>>,

@@ -1,6 +1,6 @@
-//! Connections with TLS: whom to trust, and what to show.
+//! Connections with TLS: the trusted authorities, and the certificate of this worker.
 //!
-//! Keep: an application that chose a cryptography provider for rustls keeps it; where several are linked and none is
+//! Invariant: an application that chose a cryptography provider for rustls keeps it; if several are linked and none is
 //! chosen, connecting would panic.
 
 #[cfg(feature = "tls")]
@@ -11,7 +11,7 @@ use redis::{Client, ConnectionInfo};
 use super::RedisCoordination;
 use crate::{config::invalid_config, error::Result};
 
-/// Whether a URL asks for TLS, and for one that this build has.
+/// Returns `true` if a URL asks for TLS; an error if it asks for TLS that this build refuses.
 pub(super) fn has_tls_scheme(url: &str) -> Result<bool> {
     let Some(url) = redis::parse_redis_url(url) else {
         return Ok(false);
@@ -27,15 +27,15 @@ pub(super) fn has_tls_scheme(url: &str) -> Result<bool> {
     Err(invalid_config("redis_url", problem.into()))
 }
 
-/// Prepares a client that trusts the authorities of a file, or those of the platform, and shows its certificate if it has
-/// one.
+/// Builds a client that trusts the authorities of a file, or those of the platform, and that presents its certificate
+/// if it has one.
 #[cfg(feature = "tls")]
 pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result<Client> {
     use redis::{ClientTlsConfig, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
     if CryptoProvider::get_default().is_none() {
-        // fails if somebody else was faster, which is as good
+        // fails if a different thread was faster, which is as good
         let _ = ring::default_provider().install_default();
     }
     let root_cert = pem("tls_ca_file", redis.tls_ca_file.as_deref(), "CERTIFICATE")?;
@@ -53,13 +53,13 @@ pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result
     };
     let shows_one = client_tls.is_some();
     build(client_tls).map_err(|error| {
-        // which of the files is to blame is known only by leaving the others out
+        // the error does not name the file: build without the client's certificate to find it
         let blamed = if shows_one && build(None).is_ok() { "tls_cert_file" } else { "tls_ca_file" };
         invalid_config(blamed, format!("cannot be used: {error}"))
     })
 }
 
-/// The text of a PEM file that is to hold something of a kind.
+/// Reads a PEM file, and checks that it holds an item of a kind.
 #[cfg(feature = "tls")]
 fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>> {
     let Some(file) = file else {
@@ -67,7 +67,7 @@ fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<
     };
     let unusable = |problem: String| invalid_config(setting, format!("({}) {problem}", file.display()));
     let pem = std::fs::read_to_string(file).map_err(|error| unusable(format!("cannot be read: {error}")))?;
-    // the kinds of keys are named before that: `RSA PRIVATE KEY`
+    // the label of a key may begin with its algorithm: `RSA PRIVATE KEY`
     let is_there = pem.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(&format!("{kind}-----")));
     match is_there {
         true => Ok(Some(pem.into_bytes())),
@@ -75,8 +75,8 @@ fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<
     }
 }
 
-/// What asks for TLS does not get this far.
+/// Refuses: `has_tls_scheme` has already refused a URL that asks for TLS.
 #[cfg(not(feature = "tls"))]
 pub(super) fn client(_: &ConnectionInfo, _: &RedisCoordination) -> Result<Client> {
-    Err(invalid_config("redis_url", "asks for TLS, which this build has not".into()))
+    Err(invalid_config("redis_url", "asks for TLS, which this build lacks".into()))
 }
