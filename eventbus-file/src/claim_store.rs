@@ -1,7 +1,8 @@
 //! Exclusive claims as files: a folder per claim, a file per epoch.
 //!
-//! Keep: who takes a claim creates the file of the next epoch, which only one can; from then on nothing that the owner
-//! of an earlier epoch does counts. An owner writes its own epoch's file only, and never after its time is over.
+//! Invariant: a worker acquires a claim by creating the file of the next epoch, which only one worker can; from then on
+//! no write by the owner of an earlier epoch has an effect. An owner writes only the file of its own epoch, and renews
+//! it only while it is live.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,39 +22,51 @@ use crate::{
     names,
 };
 
-/// A claim: a worker's right to something, until it runs out.
+/// A claim: the exclusive right of one worker to a name, until it expires.
 ///
-/// Times are those of the owner's clock; the clocks of machines that share a directory must agree to within a small part
-/// of the time that claims last.
+/// Times are those of the owner's clock; the clocks of machines that share a folder must agree to within a small part
+/// of a claim's lifetime.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | none | a worker creates the file of epoch 1 | live |
+/// | live | its owner renews it | live, with a later `expires_at` |
+/// | live, expired | its owner releases it | released |
+/// | live | `expires_at` passes, or the clock is set back by more than the claim's lifetime | expired |
+/// | expired | its owner renews it | unchanged; the call fails with `ClaimLost` |
+/// | released, expired | a worker creates the file of the next epoch | live, owned by that worker |
+/// | live, of a consumer group | a worker with the owner's name creates the next epoch's file | live, owned by it |
+/// | superseded by a later epoch | its owner renews or releases it, or writes a result | unchanged; `ClaimLost` |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Claim {
-    /// What is claimed.
+    /// The claimed name.
     pub claim_id: String,
-    /// How often it was claimed before and now: what an owner does is refused once there is a later epoch.
+    /// Number of its owners so far, from 1: once there is a later epoch, the queue refuses writes of this one.
     pub epoch: u64,
     /// The worker that owns it.
     pub worker_id: String,
-    /// When it was claimed.
+    /// Time of its creation.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it was renewed last.
+    /// Time of its last renewal.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub renewed_at: Option<OffsetDateTime>,
-    /// When it runs out, unless it is renewed.
+    /// Time at which it expires, unless its owner renews it.
     #[serde(with = "time::serde::rfc3339")]
     pub expires_at: OffsetDateTime,
-    /// When its owner gave it back.
+    /// Time at which its owner released it.
     #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
     pub released_at: Option<OffsetDateTime>,
-    /// What its owner says about it.
+    /// Data of its owner.
     #[serde(default)]
     pub data: Value,
 }
 
 impl Claim {
-    /// Whether it keeps others away now. One that was taken or renewed later than now, by more than it lasts, does not: the
-    /// clock was set back since, so its end may be arbitrarily far away.
+    /// Returns `true` if the claim is exclusive now: neither released nor expired. A claim that was created or renewed
+    /// in the future, by more than its lifetime, counts as expired: the clock was set back since, so its end may be
+    /// arbitrarily far away.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let (now, since) = (now(), self.renewed_at.unwrap_or(self.created_at));
@@ -61,7 +74,7 @@ impl Claim {
         self.released_at.is_none() && self.expires_at > now && !is_of_the_future
     }
 
-    /// How long it lasts from now on, if it is live.
+    /// Returns the time until it expires; zero if it is not live.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         match self.is_live() {
@@ -70,7 +83,7 @@ impl Claim {
         }
     }
 
-    /// What its owner says about it, decoded.
+    /// Returns the decoded data of its owner.
     ///
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
@@ -93,11 +106,11 @@ pub(crate) struct ClaimStore {
     ttl: Duration,
 }
 
-/// A claim that was just taken.
+/// A claim that this worker has just acquired.
 #[derive(Debug)]
 pub(crate) struct NewClaim {
     pub(crate) claim: Claim,
-    /// The epoch that was over, if there was one.
+    /// The claim of the epoch before, if there was one.
     pub(crate) previous: Option<Claim>,
 }
 
@@ -110,12 +123,12 @@ impl ClaimStore {
         &self.folder
     }
 
-    /// Where the epochs of a claim are.
+    /// Returns the folder that holds the epochs of a claim.
     pub(crate) fn folder_of(&self, claim_id: &str) -> Result<PathBuf> {
         Ok(self.folder.join(names::encode("claim id", claim_id)?))
     }
 
-    /// Which things are or were claimed, sorted.
+    /// Returns the names that are or were claimed, sorted.
     pub(crate) fn list_ids(&self) -> Result<Vec<String>> {
         let mut ids: Vec<String> =
             disk::list_names(&self.folder)?.iter().filter_map(|name| names::decode(name)).collect();
@@ -123,7 +136,7 @@ impl ClaimStore {
         Ok(ids)
     }
 
-    /// The claim of the latest epoch.
+    /// Loads the claim of the latest epoch.
     pub(crate) fn load_newest(&self, claim_id: &str) -> Result<Option<Claim>> {
         match find_latest_epoch(&self.folder_of(claim_id)?)? {
             Some(epoch) => self.load_epoch(claim_id, epoch),
@@ -131,7 +144,7 @@ impl ClaimStore {
         }
     }
 
-    /// The claim of one epoch; `None` if it is not there, or no longer.
+    /// Loads the claim of one epoch; `None` if its file does not exist, or no longer.
     pub(crate) fn load_epoch(&self, claim_id: &str, epoch: u64) -> Result<Option<Claim>> {
         let path = self.folder_of(claim_id)?.join(names::file_name(epoch));
         let Some(content) = disk::read(&path)? else {
@@ -145,12 +158,12 @@ impl ClaimStore {
         }
     }
 
-    /// Claims something; `None` if somebody has it. `own` says whether a claim of this very worker may be claimed anew.
+    /// Acquires a claim; `None` if it is live. With `allows_own`, a live claim of this worker is free to it.
     pub(crate) fn create(&self, claim_id: &str, data: Value, allows_own: bool) -> Result<Option<NewClaim>> {
         self.create_with(claim_id, allows_own, |_| Ok(data))
     }
 
-    /// The same, with data that follow from the epoch before.
+    /// Acquires a claim as [`create`](Self::create) does, with data that follow from the epoch before.
     pub(crate) fn create_with(
         &self,
         claim_id: &str,
@@ -177,7 +190,7 @@ impl ClaimStore {
         if !self.disk.create(&path, &event::to_pretty_json("the claim", &claim)?)? {
             return Ok(None);
         }
-        // while we were slow others may have gone on, and the file of this epoch been forgotten
+        // a slow worker may have created a file anew that a later owner had removed
         if self.check_owned(&claim).is_err() {
             self.disk.remove(&path)?;
             return Ok(None);
@@ -189,7 +202,7 @@ impl ClaimStore {
         Ok(self.folder_of(&claim.claim_id)?.join(names::file_name(claim.epoch)))
     }
 
-    /// Refuses what is done about an epoch that is over, or another worker's.
+    /// Returns an error unless this worker owns the claim and its epoch is the latest.
     pub(crate) fn check_owned(&self, claim: &Claim) -> Result<()> {
         let is_own = claim.worker_id == self.worker_id;
         match is_own && find_latest_epoch(&self.folder_of(&claim.claim_id)?)? == Some(claim.epoch) {
@@ -198,7 +211,7 @@ impl ClaimStore {
         }
     }
 
-    /// Makes a claim last from now on, and says something else about it.
+    /// Extends a claim by its lifetime from now on, with new data.
     pub(crate) fn renew(&self, claim: &Claim, data: Value) -> Result<Claim> {
         if !claim.is_live() {
             return Err(claim.lost_error());
@@ -208,7 +221,7 @@ impl ClaimStore {
         self.rewrite(renewed)
     }
 
-    /// Gives a claim back.
+    /// Releases a claim, with new data.
     pub(crate) fn release(&self, claim: &Claim, data: Value) -> Result<Claim> {
         self.rewrite(Claim { released_at: Some(now()), data, ..claim.clone() })
     }
@@ -216,12 +229,12 @@ impl ClaimStore {
     fn rewrite(&self, claim: Claim) -> Result<Claim> {
         self.check_owned(&claim)?;
         self.disk.replace(&self.path(&claim)?, &event::to_pretty_json("the claim", &claim)?)?;
-        // somebody may have taken it over while we wrote
+        // a later epoch may have begun since the first check
         self.check_owned(&claim)?;
         Ok(claim)
     }
 
-    /// Removes the files of the epochs before the one before this.
+    /// Removes the files of earlier epochs, except for the one just before this.
     pub(crate) fn remove_epochs_before(&self, claim: &Claim) -> Result<()> {
         let folder = self.folder_of(&claim.claim_id)?;
         for epoch in list_epochs(&folder)? {
@@ -232,13 +245,13 @@ impl ClaimStore {
         Ok(())
     }
 
-    /// Removes all that is known of a claim.
+    /// Removes the files of all epochs of a claim.
     pub(crate) fn remove_all_epochs(&self, claim_id: &str) -> Result<()> {
         let folder = self.folder_of(claim_id)?;
         for epoch in list_epochs(&folder)? {
             self.disk.remove(&folder.join(names::file_name(epoch)))?;
         }
-        // it stays if somebody has put a file there
+        // the folder stays if it holds a foreign file
         let _ = std::fs::remove_dir(folder);
         Ok(())
     }

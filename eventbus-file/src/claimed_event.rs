@@ -1,8 +1,9 @@
-//! Work: an event, claimed, until it has its result.
+//! Claimed events: one worker processes each until it writes the result.
 //!
-//! Keep: an event has one result. Whoever loses its claim writes none, and of two who believe to have it, one does.
+//! Invariant: an event has one result. A worker that lost its claim writes none; of two workers that believe to own it,
+//! one does.
 //!
-//! Real time, not the given clock: claims that other workers read in files.
+//! Real time, not the given clock: other workers read the claims in files.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -26,10 +27,10 @@ use crate::{
     results::EventResult,
 };
 
-/// An event that this worker has claimed, to be processed.
+/// An event that this worker has claimed, and that it processes.
 ///
-/// The claim is renewed in the background for as long as this value lives. Dropping it without a result lets the claim
-/// run out; then another worker gets the event.
+/// The queue renews the claim in the background for as long as this value lives. If the worker drops it without a
+/// result, the claim expires; then the next worker gets the event.
 #[derive(Debug)]
 pub struct ClaimedEvent {
     event: QueueEvent,
@@ -37,7 +38,7 @@ pub struct ClaimedEvent {
     renewal: ClaimRenewal,
 }
 
-/// Renews a claim in the background, until it is dropped or the claim is lost.
+/// Background renewal of a claim, until this value is dropped or the claim is lost.
 #[derive(Debug)]
 struct ClaimRenewal {
     claim: Arc<Mutex<Claim>>,
@@ -52,12 +53,12 @@ impl Drop for ClaimRenewal {
     }
 }
 
-/// The name of an event's claim.
+/// Returns the name of an event's claim.
 pub(crate) fn event_claim_id(event_id: u64) -> String {
     format!("event-{event_id}")
 }
 
-/// The event that a claim of that name is on, if it is on one.
+/// Returns the event whose claim has this name; `None` if it is not the name of an event's claim.
 #[cfg(feature = "redis")]
 pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
     claim.strip_prefix("event-")?.parse().ok()
@@ -71,39 +72,39 @@ impl ClaimedEvent {
         Self { event, queue, renewal: ClaimRenewal { claim, lost, stop, task } }
     }
 
-    /// The event.
+    /// Returns the event.
     #[must_use]
     pub const fn event(&self) -> &QueueEvent {
         &self.event
     }
 
-    /// The claim as it is now.
+    /// Returns the claim as it is now.
     #[must_use]
     pub fn claim(&self) -> Claim {
         self.renewal.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Waits until the claim is lost, which may never happen: work that goes on then is in vain.
+    /// Waits until the claim is lost, which may never happen: from then on, a second worker may process the event.
     pub async fn claim_lost(&self) {
         self.renewal.lost.cancelled().await;
     }
 
-    /// Whether the claim is lost: no result of ours counts any more.
+    /// Returns `true` if the claim is lost, or expired: a second worker may process the event.
     #[must_use]
     pub fn is_claim_lost(&self) -> bool {
         self.renewal.lost.is_cancelled() || !self.claim().is_live()
     }
 
-    /// Writes the result: it went well.
+    /// Writes the result of a success.
     ///
     /// # Errors
-    /// [`FileQueueError::ClaimLost`] or [`FileQueueError::HasResult`] if another worker has taken the event over;
+    /// [`FileQueueError::ClaimLost`] or [`FileQueueError::HasResult`] if the event has passed to a different worker;
     /// [`FileQueueError::Io`].
     pub async fn succeed<T: Serialize + ?Sized>(self, details: &T) -> Result<EventResult> {
         self.finish(true, details).await
     }
 
-    /// Writes the result: it failed, for good.
+    /// Writes the result of a final failure.
     ///
     /// # Errors
     /// As [`succeed`](Self::succeed).
@@ -111,10 +112,10 @@ impl ClaimedEvent {
         self.finish(false, details).await
     }
 
-    /// Gives the event back without a result: anybody may have it now.
+    /// Releases the event without a result: any worker may claim it now.
     ///
     /// # Errors
-    /// [`FileQueueError::ClaimLost`] if another worker has taken the event over; [`FileQueueError::Io`].
+    /// [`FileQueueError::ClaimLost`] if the event has passed to a different worker; [`FileQueueError::Io`].
     pub async fn release(mut self) -> Result<()> {
         let claim = self.stop_renewing().await;
         self.queue.release(claim).await.map(drop)
@@ -126,19 +127,20 @@ impl ClaimedEvent {
         self.queue.write_result(self.event.id(), claim, success, details).await
     }
 
-    /// From here on nobody else writes our claim's file.
+    /// Stops the renewal and returns the claim: from then on only the caller writes its file.
     async fn stop_renewing(&mut self) -> Claim {
         self.renewal.stop.cancel();
-        // it ends by itself; a runtime that ends aborts it
+        // the task ends by itself, or a runtime that shuts down aborts it
         let _ = (&mut self.renewal.task).await;
         self.claim()
     }
 }
 
-/// How soon a renewal that failed is tried again.
+/// Delay before the retry of a failed renewal.
 const RENEW_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Renews a claim whenever a third of its time has passed, until it is lost or somebody says stop; never stops half-way.
+/// Renews a claim each time a third of its lifetime has passed, until it is lost or `stop` is cancelled; completes a
+/// renewal that has begun.
 async fn renew_until_stopped(
     queue: Arc<QueueInner>,
     claim: Arc<Mutex<Claim>>,
@@ -173,16 +175,16 @@ async fn renew_until_stopped(
     }
 }
 
-/// What stands at the front of the queue.
+/// Result of the search for the first claimable event.
 enum ClaimCandidate {
-    /// This may be claimed.
+    /// The first event that a worker may claim.
     Claimable(QueueEvent),
-    /// Nothing to claim up to the newest event.
+    /// No event up to the newest is claimable.
     Nothing,
 }
 
 impl QueueInner {
-    /// The first event after an id that has no result and no live claim.
+    /// Returns the first event after an id that has neither a result nor a live claim.
     fn find_claimable(&self, after: u64) -> Result<ClaimCandidate> {
         let (head, mut id) = (self.log.head()?, after);
         loop {
@@ -211,14 +213,14 @@ impl QueueInner {
                 Ok(EventStatus::Claimed)
             }
             LogEntry::Torn(error) => {
-                tracing::error!(id, error = error.log(), "passed over and left alone");
+                tracing::error!(id, error = error.log(), "torn event passed over");
                 Ok(EventStatus::Finished)
             }
             LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
                 Ok(Some(claim)) if claim.is_live() => Ok(EventStatus::Claimed),
                 Ok(_) => Ok(EventStatus::Claimable(event)),
                 Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(id, error = error.log(), "event passed over");
+                    tracing::error!(id, error = error.log(), "event with a torn claim passed over");
                     Ok(EventStatus::Claimed)
                 }
                 Err(error) => Err(error),
@@ -244,7 +246,7 @@ impl QueueInner {
             let Some(claim) = self.claim(&event_claim_id(id), Value::Null).await? else {
                 continue;
             };
-            // whoever had it before may have ended it since we looked
+            // the owner before may have written the result since the search
             if self.blocking(move |queue| queue.has_result(id)).await? {
                 match self.release(claim).await {
                     Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
@@ -256,7 +258,7 @@ impl QueueInner {
     }
 }
 
-/// Work that is given back if nobody waits for it any more.
+/// A claimed event that is released if the caller drops its future before it gets the event.
 struct ReleaseOnDrop(Option<ClaimedEvent>);
 
 impl Drop for ReleaseOnDrop {
@@ -264,23 +266,31 @@ impl Drop for ReleaseOnDrop {
         if let Some(work) = self.0.take()
             && let Ok(runtime) = Handle::try_current()
         {
-            // if that fails, the claim runs out
+            // if the release fails, the claim expires
             runtime.spawn(work.release());
         }
     }
 }
 
-/// How it stands with an event.
+/// State of an id for the workers that claim events.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | claimable | a worker creates its claim | claimed |
+/// | claimed | its claim is released or expires | claimable |
+/// | claimed | its owner writes the result | finished |
+///
+/// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
 enum EventStatus {
     Finished,
-    /// Everything up to here is done.
+    /// All events up to this id were removed.
     FinishedThrough(u64),
     Claimed,
     Claimable(QueueEvent),
 }
 
 impl FileQueue {
-    /// Claims the first event that has no result and that nobody has claimed; `None` if there is none now.
+    /// Claims the first event that has neither a result nor a live claim; `None` if there is none now.
     ///
     /// # Errors
     /// [`FileQueueError::Io`].
@@ -288,8 +298,8 @@ impl FileQueue {
         self.inner.try_claim_next().await
     }
 
-    /// The same, waiting for an event; also for the folder, if it was removed. Nothing stays claimed if it is dropped, in a
-    /// `select!` for example.
+    /// Claims the next event as [`try_claim_next`](Self::try_claim_next) does, and waits while there is none; also
+    /// while the folder is missing. If the caller drops the future, in a `select!` for example, no event stays claimed.
     ///
     /// # Errors
     /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].

@@ -1,17 +1,17 @@
-//! Which events have their result, as far as a worker knows.
+//! The events that have a result, as far as a worker knows.
 
 use std::collections::BTreeMap;
 
-/// The events that need not be looked at again: a result is for ever.
+/// The events that a worker need not check again: a result is final.
 #[derive(Debug, Default)]
 pub(crate) struct FinishedEvents {
     finished_through: u64,
-    /// The runs that are done further on: the first of each and its last.
+    /// Runs of finished events after that: the first id of each and its last.
     later_runs: BTreeMap<u64, u64>,
 }
 
 impl FinishedEvents {
-    /// The first event after one that is to be looked at.
+    /// Returns the first event after an id that is not known to be finished.
     pub(crate) fn next_unfinished(&self, id: u64) -> u64 {
         let next = id.max(self.finished_through) + 1;
         match self.later_runs.range(..=next).next_back() {
