@@ -1,6 +1,6 @@
-//! How a queue works.
+//! The configuration of a queue, which checks it on opening.
 //!
-//! Real time, not the given clock: a name that no other worker has.
+//! Real time, not the given clock: a generated worker id is unique among processes.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::{FileQueueError, Result};
 
-/// How a queue works: a plain struct with defaults.
+/// Configuration of a queue: a plain struct with defaults.
 ///
 /// # Examples
 /// ```
@@ -28,46 +28,46 @@ use crate::error::{FileQueueError, Result};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileQueueConfig {
-    /// The folder of the queue; made if it is missing. Default `queue`.
+    /// Folder of the queue; the queue makes it if it is missing. Default `queue`.
     pub root_dir: PathBuf,
-    /// What the queue is called, in Redis keys too; all its workers must call it the same. The last part of `root_dir` if
-    /// left out.
+    /// Name of the queue, part of its Redis keys too; all its workers must use the same. Default: the last part of
+    /// `root_dir`.
     pub queue_name: Option<String>,
-    /// What this worker is called; no other that lives may be called so. A worker that is called the same after a restart
-    /// goes on at once where it was. Made up if left out.
+    /// Name of this worker, unique among the live workers of the queue. A worker that keeps its name over a restart
+    /// resumes its consumer groups at once. Default: generated.
     pub worker_id: Option<String>,
-    /// How long a claim lasts that is not renewed. Default 300 s.
+    /// Lifetime of a claim that its owner does not renew. Default 300 s.
     #[doc(alias = "claim_expiration_seconds")]
     pub claim_expiration: Duration,
-    /// How long the group of a worker that died waits for another one to take it over. Default 10 s.
+    /// Time after which a group passes from a worker that died to one that waits. Default 10 s.
     pub group_expiration: Duration,
-    /// How long a missing id below an existing one is waited for. Its publisher may be slow; if it is slower, it
-    /// publishes under another id. Default 2 s.
+    /// Time that readers wait for a missing id below an existing one. Its publisher may be slow; if it is slower, it
+    /// publishes under a later id. Default 2 s.
     pub gap_timeout: Duration,
-    /// How often the folder is looked at, at the least, by those who wait. Default 250 ms.
+    /// Longest interval at which a waiting worker polls the folder. Default 250 ms.
     pub poll_interval: Duration,
-    /// Payloads of so many bytes or more are compressed, into a file each: `zcat` shows them. Default: none.
+    /// Smallest payload in bytes that the queue compresses, into a file of its own: `zcat` shows it. Default: none.
     pub compress_from: Option<usize>,
-    /// Whether files are synced to disk, so that they outlast a power failure. Default true.
+    /// Set if the queue syncs files to disk, so that they outlast a power failure. Default true.
     pub sync: bool,
-    /// The consumer group of handlers that name none. Default `default`.
+    /// Consumer group of handlers that name none. Default `default`.
     pub default_group: Name,
-    /// When failed deliveries are tried again. Default for four hours, after delays from 100 ms to 5 min.
+    /// Schedule of the retries of a failed delivery. Default: for four hours, after delays from 100 ms to 5 min.
     pub retry: RetryPolicy,
-    /// How many deliveries a handler gets at once that does not say it itself, in the one process that consumes for its
+    /// Number of concurrent deliveries to a handler that sets none itself, in the one process that consumes for its
     /// group. Default 1.
     pub concurrency: usize,
-    /// How many deliveries a group has in hand at most, not counting those that wait for a retry or are parked behind one
-    /// that does: of these it keeps the ids of up to 10,000. Default 1,000.
+    /// Maximum number of in-flight deliveries of a group, not counting those that wait for a retry or are parked behind
+    /// one that does: of these the group keeps the ids of up to 10,000. Default 1,000.
     pub max_in_flight: usize,
-    /// How many bytes of events a group has in hand at most, one event apart. Default 16 MiB.
+    /// Maximum size in bytes of the in-flight events of a group; one event may exceed it. Default 16 MiB.
     pub max_in_flight_bytes: usize,
-    /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
-    /// delivered what it skipped and the folder still holds. What is older is delivered if the handler says `start =
-    /// "oldest"`, and not if it says `start = "now"`. Default 24 h.
+    /// Age up to which a group gets the events of a type that it skipped, once it has its first handler of that type.
+    /// The age counts from the first skipped event. The group gets those that the folder still holds; if the first is
+    /// older, it gets them if the handler says `start = "oldest"`, and not if it says `start = "now"`. Default 24 h.
     pub deliver_skipped_within: Duration,
-    /// By which clock retries, timeouts and the times of dead letters go. What workers compare through files, as the ends of
-    /// claims, goes by the machine's. Default: the machine's.
+    /// Clock of retries, timeouts and the times of dead letters. Times that workers compare through files, as the ends
+    /// of claims, are of the machine's clock. Default: the machine's.
     pub clock: SharedClock,
 }
 
@@ -95,12 +95,12 @@ impl Default for FileQueueConfig {
 }
 
 impl FileQueueConfig {
-    /// The defaults, for the queue in this folder.
+    /// Returns the defaults for the queue in a folder.
     pub fn at(root_dir: impl Into<PathBuf>) -> Self {
         Self { root_dir: root_dir.into(), ..Self::default() }
     }
 
-    /// What the queue is called.
+    /// Returns the name of the queue.
     pub(crate) fn name(&self) -> Result<Name> {
         let name = match &self.queue_name {
             Some(name) => name.clone(),
@@ -110,14 +110,14 @@ impl FileQueueConfig {
         Name::new("queue name", name).map_err(invalid)
     }
 
-    /// The last part of the folder's path, also where that is `.` or a link.
+    /// Returns the last part of the folder's path, also where that is `.` or a link.
     fn name_of_folder(&self) -> String {
         let absolute = self.root_dir.canonicalize().unwrap_or_else(|_| self.root_dir.clone());
         let named = if self.root_dir.file_name().is_some() { &self.root_dir } else { &absolute };
         named.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// What this worker is called.
+    /// Returns the name of this worker.
     pub(crate) fn worker(&self) -> Result<String> {
         let invalid = |error: eventbus::InvalidName| invalid_config("worker_id", error.to_string());
         match &self.worker_id {
@@ -126,7 +126,7 @@ impl FileQueueConfig {
         }
     }
 
-    /// Names the first setting that makes no sense.
+    /// Returns an error that names the first invalid setting.
     pub(crate) fn check(&self) -> Result<()> {
         let times = [
             ("claim_expiration", self.claim_expiration),
@@ -144,7 +144,7 @@ impl FileQueueConfig {
     }
 }
 
-/// Names the first time that is too short, or that no clock can tell.
+/// Returns an error that names the first duration that is too short, or too long for a clock.
 pub(crate) fn check_times(times: &[(&'static str, Duration)]) -> Result<()> {
     let is_wrong = |time: &Duration| *time < Duration::from_millis(1) || *time > DURATION_MAX;
     match times.iter().find(|(_, time)| is_wrong(time)) {
@@ -158,7 +158,7 @@ pub(crate) fn check_times(times: &[(&'static str, Duration)]) -> Result<()> {
 /// A hundred years.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Some letters and digits that nobody else has.
+/// Returns letters and digits that no other worker has.
 fn unique_suffix() -> String {
     let id = Uuid::now_v7().simple().to_string();
     id[id.len() - 12..].to_owned()

@@ -1,34 +1,35 @@
-//! What goes wrong with a queue of files; each error names the file or the id.
+//! The error of a queue's operations; each names the file or the id.
 
 use std::{io, path::PathBuf};
 
 use eventbus::{BoxError, EventId, FieldError, Name};
 
-/// Why something on a queue was not done.
+/// Error of an operation on a queue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FileQueueError {
-    /// The file system refused; what was to be done is not done, or may be done in part where several were asked for.
+    /// The file system refused; the operation had no effect, or one in part where the caller asked for several.
     #[error("cannot {what} `{path}`")]
     Io {
-        /// What was tried.
+        /// The refused step, a verb phrase.
         what: &'static str,
-        /// With which file or folder.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// A file does not hold what its name says: it is cut off, or somebody else wrote it. It is left alone.
+    /// A file does not hold what its name says: it is cut off, or a foreign program wrote it. The queue leaves it as it
+    /// is.
     #[error("`{path}` holds no {what}")]
     Torn {
-        /// What its name says.
+        /// The content that its name promises.
         what: &'static str,
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         source: BoxError,
     },
-    /// A value cannot be written as JSON, for example as a number is NaN, or is not JSON of the type that was asked for.
+    /// A value cannot be written as JSON, for example as a number is NaN, or is not JSON of the requested type.
     #[error("{what} is not JSON of that type")]
     Json {
         /// The value, with the id of the event or claim that has it.
@@ -36,33 +37,33 @@ pub enum FileQueueError {
         /// The field and what is wrong with it; it quotes no value.
         source: FieldError,
     },
-    /// An event cannot be written, as its payload or its attributes are no JSON; no file was made.
+    /// The payload or the attributes of an event are no JSON; the queue wrote no file.
     #[error("event {event_id} cannot be written as JSON")]
     Unwritable {
         /// The event.
         event_id: EventId,
-        /// What is wrong with it, and where.
+        /// The field and what is wrong with it.
         source: FieldError,
     },
-    /// A file would be larger than any that is read; it was not made. Large data has a place of its own, and its name goes
-    /// into the event.
+    /// A file would be larger than any that a reader accepts; the queue did not write it. Store large data elsewhere
+    /// and publish its name.
     #[error("{} would have {bytes} bytes as a file, at most {most} are written", too_large_subject(.event_id))]
     TooLarge {
         /// The event; `None` if it is a claim, a result or the like.
         event_id: Option<EventId>,
-        /// How many bytes it would have.
+        /// Its size in bytes.
         bytes: u64,
-        /// How many it may have.
+        /// The largest allowed size in bytes.
         most: u64,
     },
-    /// An id or a name cannot be that of a file.
+    /// An id or a name is no valid name of a file.
     #[error("invalid {what} `{value}`: {reason}")]
     InvalidName {
-        /// What it should name.
+        /// The kind of name.
         what: &'static str,
         /// The name, cut to 40 characters.
         value: String,
-        /// Why not.
+        /// The reason.
         reason: &'static str,
     },
     /// A worker consumes for the group, and only that worker may change the group's progress.
@@ -71,15 +72,15 @@ pub enum FileQueueError {
         /// The group.
         group: Name,
     },
-    /// The claim is another worker's, or ran out, or was released: what is done about it counts for nothing.
+    /// A different worker owns the claim, or it expired, or its owner released it: the operation has no effect.
     #[error("claim `{claim_id}` of epoch {epoch} is not, or no longer, this worker's")]
     ClaimLost {
         /// The claim.
         claim_id: String,
-        /// The epoch that is over.
+        /// The epoch that the caller named.
         epoch: u64,
     },
-    /// The event has its one result already.
+    /// The event already has its one result.
     #[error("event {event_id} has a result already")]
     HasResult {
         /// The event.
@@ -88,42 +89,42 @@ pub enum FileQueueError {
     /// A payload cannot be written as JSON, for example as a number is NaN.
     #[error("the payload cannot be encoded: {0}")]
     Payload(#[source] FieldError),
-    /// A setting does not make sense.
+    /// A setting is invalid.
     #[error("setting `{setting}` {reason}")]
     InvalidConfig {
         /// The setting.
         setting: &'static str,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: String,
     },
-    /// The async runtime ended before the file system was asked.
+    /// The async runtime ended before the operation ran.
     #[error("the runtime is shutting down")]
     RuntimeEnded,
-    /// The queue was shut down.
+    /// The application shut the queue down.
     #[error("the queue is shut down")]
     ShutDown,
 }
 
-/// What is tried in vain while the folder of the queue is not there.
+/// The refused step of [`FileQueueError::Io`] while the folder of the queue is missing.
 pub(crate) const FIND_FOLDER: &str = "find folder";
 
 fn too_large_subject(event_id: &Option<EventId>) -> String {
-    event_id.map_or_else(|| "what was to be written".into(), |id| format!("event {id}"))
+    event_id.map_or_else(|| "the content".into(), |id| format!("event {id}"))
 }
 
 impl FileQueueError {
-    /// Whether doing it again can succeed without anybody changing anything.
+    /// Returns `true` if repeating the call can succeed without a change by the caller or an operator.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Io { .. })
     }
 
-    /// Whether the folder of the queue is not there now.
+    /// Returns `true` if the folder of the queue is missing now.
     pub(crate) fn is_folder_missing(&self) -> bool {
         matches!(self, Self::Io { what: FIND_FOLDER, .. })
     }
 
-    /// With its causes, for the log.
+    /// Returns the error with its causes, for the log.
     pub(crate) fn log(&self) -> &(dyn std::error::Error + 'static) {
         self
     }

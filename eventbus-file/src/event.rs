@@ -1,4 +1,4 @@
-//! Events, and how they are written: pretty JSON, but for the payload, which is kept byte for byte.
+//! Events and their files: pretty JSON, except for the payload, which stays as it is, byte for byte.
 //!
 //! Real time, not the given clock: the times that workers compare through files.
 
@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use crate::error::{FileQueueError, Result};
 
-/// What an event is that was published as nothing but a payload.
+/// The event type of an event that was published as a plain payload.
 const MESSAGE_EVENT_TYPE: Name = Name::from_static("message");
-/// The aggregate type of such an event; each is an aggregate of its own, so that none waits for another.
+/// The aggregate type of such an event; each is an aggregate of its own, so that no handler waits for an earlier one.
 const QUEUE_AGGREGATE_TYPE: Name = Name::from_static("queue");
 
 /// An event of a queue.
@@ -28,32 +28,32 @@ pub struct QueueEvent {
 }
 
 impl QueueEvent {
-    /// Its id: from 1, increasing, never used twice.
+    /// Returns its id: from 1, increasing, never used twice.
     #[must_use]
     pub const fn id(&self) -> u64 {
         self.id
     }
 
-    /// When it was published, by the clock of its publisher.
+    /// Returns the time of publishing, by the clock of its publisher.
     #[must_use]
     pub const fn created_at(&self) -> OffsetDateTime {
         self.created_at
     }
 
-    /// The worker that published it.
+    /// Returns the name of the worker that published it.
     #[must_use]
     pub fn worker_id(&self) -> &str {
         &self.worker_id
     }
 
-    /// The event as handlers get it; one that was published as a plain payload is a `message` of an aggregate of its
-    /// own.
+    /// Returns the event as handlers get it; one that was published as a plain payload is a `message` of an aggregate
+    /// of its own.
     #[must_use]
     pub const fn record(&self) -> &RecordedEvent {
         &self.record
     }
 
-    /// The payload, decoded.
+    /// Returns the decoded payload.
     ///
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
@@ -71,12 +71,12 @@ impl QueueEvent {
     }
 }
 
-/// What a bus calls an event.
+/// Returns the message id by which the bus names an event.
 pub(crate) fn message_id(id: u64) -> MessageId {
     MessageId::new(id.to_string())
 }
 
-/// A payload as an event of its own.
+/// Returns a payload as an event of its own.
 pub(crate) fn record_of_payload<T: Serialize + ?Sized>(payload: &T) -> Result<RecordedEvent> {
     let json = to_json(payload).map_err(FileQueueError::Payload)?;
     let event = NewEvent::new(MESSAGE_EVENT_TYPE, 1, json);
@@ -84,7 +84,14 @@ pub(crate) fn record_of_payload<T: Serialize + ?Sized>(payload: &T) -> Result<Re
     Ok(event.recorded_as(stream, Version::FIRST, None))
 }
 
-/// What is in the file of an event: an event, or the word that there will be none.
+/// Content of the file of an id: an event, or a gap.
+///
+/// | state of an id | event | next state |
+/// |---|---|---|
+/// | no file | its publisher links the event's file | event |
+/// | no file, below an existing id | `gap_timeout` passes, and a reader or a relay links a file with `gap` | gap |
+/// | no file | a relay that sets the published position back links a file with `gap` and `again` | gap |
+/// | event, gap | the removal mark reaches the id | removed: readers ignore the file |
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct EventFile {
     #[serde(with = "time::serde::rfc3339")]
@@ -93,34 +100,34 @@ pub(crate) struct EventFile {
     /// The store whose relay wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) store: Option<Uuid>,
-    /// Why nobody will ever publish under this id.
+    /// Set if the id is a gap: the reason why it has no event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gap: Option<String>,
-    /// The relay of the store publishes again after this gap.
+    /// Set if the relay of the store publishes again after this gap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) again: Option<RepublishFrom>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event: Option<WrittenRecord>,
 }
 
-/// From where on a relay publishes again.
+/// The position after which a relay publishes again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RepublishFrom {
-    /// What is after this position of the store.
+    /// The first event that it publishes again is the one after this position of the store.
     pub(crate) after: u64,
-    /// The epoch of the relay that said so.
+    /// The epoch of the relay that wrote the gap.
     pub(crate) epoch: u64,
 }
 
 impl EventFile {
-    /// The word that there is no event.
+    /// Returns the content of a gap.
     pub(crate) fn for_gap(worker: &str, why: &str) -> Self {
         let (created_at, worker_id, gap) = (now(), worker.into(), Some(why.into()));
         Self { created_at, worker_id, store: None, gap, again: None, event: None }
     }
 }
 
-/// An event as it is written, in whichever file.
+/// An event as JSON, in the file of an event or of a dead letter.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct WrittenRecord {
     event_id: EventId,
@@ -142,15 +149,15 @@ pub(crate) struct WrittenRecord {
     actor_id: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     metadata: Option<Box<RawValue>>,
-    /// `null` too is a payload, so it is not an `Option`; the text `null` stands for none where there is a file.
+    /// Not an `Option`, as `null` is a payload too; with `payload_file` it is the text `null`.
     payload: Box<RawValue>,
-    /// The file below `payloads/` that holds the payload, compressed.
+    /// The file below `payloads/` that holds the compressed payload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) payload_file: Option<String>,
 }
 
 impl WrittenRecord {
-    /// Writes an event down; where its payload is in a file, only the name of that.
+    /// Converts an event; if its payload is in a file, only with the name of that file.
     pub(crate) fn new(record: &RecordedEvent, payload_file: Option<String>) -> Result<Self> {
         let metadata = record.metadata();
         let attributes = metadata.attributes();
@@ -179,12 +186,12 @@ impl WrittenRecord {
         })
     }
 
-    /// Which event it is, and its place in its store.
+    /// Returns its position in its store and its id; `None` if it has no position.
     pub(crate) fn position_and_event_id(&self) -> Option<(u64, EventId)> {
         Some((self.position?, self.event_id))
     }
 
-    /// The event; `payload` if it came from a file.
+    /// Returns the event, with `payload` if that came from a file.
     pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
         let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?;
         let event_type = Name::new("event type", &self.event_type)?;
@@ -205,19 +212,19 @@ impl WrittenRecord {
     }
 }
 
-/// A value as JSON in memory: no number of it is lost.
+/// Converts a value to JSON in memory, with all digits of its numbers.
 pub(crate) fn to_value<T: Serialize + ?Sized>(what: &'static str, value: &T) -> Result<Value> {
     to_json(value).and_then(from_json).map_err(FileQueueError::json(what))
 }
 
-/// A value as a person reads it, with a line end.
+/// Writes a value as indented JSON for a human reader, with a line end.
 pub(crate) fn to_pretty_json<T: Serialize>(what: &'static str, value: &T) -> Result<Vec<u8>> {
     let mut json = serde_json::to_vec_pretty(value).map_err(FileQueueError::json(what))?;
     json.push(b'\n');
     Ok(json)
 }
 
-/// The time now, UTC, in whole microseconds.
+/// Returns the time now, UTC, in whole microseconds.
 pub(crate) fn now() -> OffsetDateTime {
     let now = OffsetDateTime::now_utc();
     now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)

@@ -1,6 +1,6 @@
-//! What does not belong in the folder of a queue, or holds nothing.
+//! The check of a queue's folder for foreign and torn files.
 //!
-//! Keep: it is told and left alone. Nothing here writes.
+//! Invariant: the check reports problems and repairs none; no function here writes.
 
 use std::{
     collections::HashSet,
@@ -22,7 +22,7 @@ use crate::{
     relay::parse_store_id,
 };
 
-/// A file or folder that the queue does not know what to do with, and leaves alone.
+/// A file or folder that the queue cannot use, and leaves as it is.
 #[derive(Debug, Serialize)]
 #[serde(tag = "problem", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -33,12 +33,12 @@ pub enum FolderProblem {
         #[serde(serialize_with = "path_text")]
         path: PathBuf,
     },
-    /// It has the name of a file of a queue, and does not hold such a thing.
+    /// Its name is that of a file of a queue, but its content is not.
     Torn {
         /// The file.
         #[serde(serialize_with = "path_text")]
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         #[serde(serialize_with = "error_text")]
         error: FileQueueError,
     },
@@ -50,12 +50,12 @@ pub enum FolderProblem {
     },
 }
 
-/// As text, also where it is not UTF-8.
+/// Serializes a path as text, also where it is not UTF-8.
 fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())
 }
 
-/// What is wrong, and why.
+/// Serializes an error with its cause.
 fn error_text<S: Serializer>(error: &FileQueueError, serializer: S) -> Result<S::Ok, S::Error> {
     match error.source() {
         Some(why) => serializer.collect_str(&format_args!("{error}: {why}")),
@@ -64,7 +64,7 @@ fn error_text<S: Serializer>(error: &FileQueueError, serializer: S) -> Result<S:
 }
 
 impl FolderProblem {
-    /// The file or folder.
+    /// Returns the path of the file or folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
@@ -73,7 +73,7 @@ impl FolderProblem {
     }
 }
 
-/// What was found so far.
+/// Findings of a check so far.
 #[derive(Debug, Default)]
 struct FolderScan {
     problems: Vec<FolderProblem>,
@@ -81,7 +81,7 @@ struct FolderScan {
 }
 
 impl FolderScan {
-    /// The names in a folder that belong there; the others are foreign.
+    /// Returns the names in a folder that belong there; reports the rest as foreign.
     fn list_known<T>(&mut self, folder: &Path, known: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
         if folder.is_file() {
             self.problems.push(FolderProblem::Foreign { path: folder.into() });
@@ -192,14 +192,14 @@ impl QueueInner {
 }
 
 impl FileQueue {
-    /// Looks at every file of the queue, and tells which do not belong there or hold nothing. They are left alone: a
-    /// consumer makes a torn event a dead letter of its group and goes on, and [`claim_next`](Self::claim_next) passes it
-    /// over.
+    /// Checks every file of the queue, and returns those that do not belong there or are torn. The queue leaves them as
+    /// they are: a consumer makes a torn event a dead letter of its group and goes on, and
+    /// [`claim_next`](Self::claim_next) passes it over.
     ///
     /// # Errors
     /// [`FileQueueError::Io`] if a file cannot be read.
     pub async fn check(&self) -> Result<Vec<FolderProblem>> {
-        // works without a readable `queue.json`, too
+        // not by `blocking`, which fails if `queue.json` is unreadable
         let queue = Arc::clone(&self.inner);
         join_task(tokio::task::spawn_blocking(move || queue.check_folder())).await
     }

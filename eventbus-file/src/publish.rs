@@ -1,6 +1,6 @@
-//! Publishing: events are written, then get their ids.
+//! Publishing: the publisher writes its events to disk, then links each to an id.
 //!
-//! Keep: an event that was published is told to the others after it is there, never before.
+//! Invariant: the publisher announces an event to other workers after the event's file exists, never before.
 
 use std::{
     collections::VecDeque,
@@ -24,11 +24,11 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How many events are written at once.
+/// Maximum number of events that a publisher writes at once.
 const PUBLISH_BATCH_MAX: usize = 500;
 
 impl FileQueue {
-    /// Publishes a payload. When this returns it is on disk, and every worker will see it.
+    /// Publishes a payload. When this returns, the event is on disk and visible to every worker.
     ///
     /// # Errors
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
@@ -38,7 +38,7 @@ impl FileQueue {
         published.pop().ok_or(FileQueueError::RuntimeEnded)
     }
 
-    /// Publishes payloads, in order; much faster than one after the other.
+    /// Publishes payloads in order; much faster than one call for each.
     ///
     /// # Errors
     /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
@@ -48,23 +48,23 @@ impl FileQueue {
     }
 }
 
-/// Publishing that ended early.
+/// Failure of publishing several events.
 #[derive(Debug)]
 pub(crate) struct PublishFailure {
-    /// Whether some events were, or may have been, published before.
+    /// Set if some of the events were, or may have been, published.
     pub(crate) is_partial: bool,
     pub(crate) error: FileQueueError,
 }
 
 impl From<FileQueueError> for PublishFailure {
-    /// Of an error that came before anything was published.
+    /// Wraps an error that came before the first event was published.
     fn from(error: FileQueueError) -> Self {
         Self { is_partial: false, error }
     }
 }
 
 impl QueueInner {
-    /// Publishes events, in order; also if nobody waits for it any more, as ids that were drawn are to be used.
+    /// Publishes events in order, even if the caller drops this future: a reserved id that stays unused delays readers.
     pub(crate) async fn publish(
         self: &Arc<Self>,
         records: Vec<RecordedEvent>,
@@ -125,14 +125,14 @@ impl QueueInner {
                 return Err(PublishFailure { is_partial: true, error });
             }
             if is_reserved && !staged.is_empty() {
-                // somebody took ids without drawing them
+                // a publisher without Redis used ids that it did not reserve
                 floor = Some(self.blocking(|queue| queue.log.head()).await?);
             }
         }
         Ok(())
     }
 
-    /// Ids from whoever coordinates, above what the files tell if it does not know.
+    /// Reserves ids from the coordinator; if that has no counter, with the newest id of the files as the floor.
     async fn reserve_ids(self: &Arc<Self>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
         let count = count as u64;
         let mut reserved = self.coordination.reserve_ids(count, floor).await;
@@ -146,7 +146,8 @@ impl QueueInner {
         }
     }
 
-    /// Drawn ids, unless they are so far ahead that the counter must be wrong: then it is put right, and the files decide.
+    /// Returns reserved ids, or `None` if they are so far ahead that the counter must be wrong: then it lowers the
+    /// counter, and the files decide.
     async fn accept_if_plausible(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
         let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
         if is_near(self.newest_id.load(Ordering::Relaxed)) {
@@ -157,12 +158,12 @@ impl QueueInner {
         if is_near(head) {
             return Ok(Some(ids));
         }
-        tracing::error!(drawn = ids.start, newest = head, "the counter is wrong, and is lowered");
+        tracing::error!(drawn = ids.start, newest = head, "the id counter in Redis is too high: lowering it");
         self.coordination.lower_counter(ids.end, head + 1).await;
         Ok(None)
     }
 
-    /// Writes events to disk, without ids; all of them or none. `store`: its relay publishes them.
+    /// Writes events to disk, without ids; all of them or none. `store` is set if its relay publishes them.
     pub(crate) fn stage(
         &self,
         records: &[RecordedEvent],
@@ -171,7 +172,7 @@ impl QueueInner {
     ) -> Result<VecDeque<StagedFile>> {
         let mut payload_files = Vec::new();
         let mut content = |record: &RecordedEvent| {
-            // also of one that is compressed: a small file may stand for more than there is memory
+            // before compression: a small compressed file can expand to more than the memory of its reader
             disk::check_size(record.payload().len() as u64, Some(record.metadata().event_id()))?;
             let payload_file = self.payloads.write(record)?;
             payload_files.extend(payload_file.clone());
@@ -191,7 +192,7 @@ impl QueueInner {
             }
             Err(error) => {
                 for name in payload_files {
-                    // one that stays is told as unused
+                    // if it stays, `check` reports it as unused
                     let _ = self.payloads.remove(&name);
                 }
                 Err(error)
@@ -199,17 +200,17 @@ impl QueueInner {
         }
     }
 
-    /// Forgets what was staged and got no id, with the payloads of their own.
+    /// Removes staged files that got no id, and their payload files.
     pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
         for staged in staged.drain(..).filter(StagedFile::has_no_name) {
             if let Ok(Some(name)) = log::find_payload_file_at(&staged.path) {
-                // one that stays is told as unused
+            // if it stays, `check` reports it as unused
                 let _ = self.payloads.remove(&name);
             }
         }
     }
 
-    /// Tells everybody of events that are there.
+    /// Wakes the waiting tasks of this worker, and announces published events to the other workers.
     pub(crate) async fn notify_published(&self, ids: &[u64]) {
         let Some(newest) = ids.last() else {
             return;

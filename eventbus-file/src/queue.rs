@@ -1,4 +1,4 @@
-//! The queue: what every part of it shares.
+//! The queue, and the state that all its parts share.
 
 use std::{
     collections::HashMap,
@@ -34,7 +34,7 @@ use crate::{
 ///
 /// As a work queue: [`publish`](Self::publish), [`claim_next`](Self::claim_next), [`ClaimedEvent::succeed`](crate::ClaimedEvent::succeed).
 /// As a bus it is given to an `App`, or subscribed to by `eventbus::EventBusExt`. Every process that opens the folder is
-/// a worker of the queue; the crate's page says what is promised.
+/// a worker of the queue; the crate's page lists its guarantees.
 ///
 /// # Examples
 /// ```
@@ -54,11 +54,11 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct FileQueue {
     pub(crate) inner: Arc<QueueInner>,
-    /// Ends what runs in the background with the last clone.
+    /// Stops the background tasks when the last clone is dropped.
     _background: Arc<DropGuard>,
 }
 
-/// What every part of a queue shares.
+/// The state that all parts of a queue share.
 #[derive(Debug)]
 pub(crate) struct QueueInner {
     pub(crate) config: FileQueueConfig,
@@ -68,31 +68,31 @@ pub(crate) struct QueueInner {
     pub(crate) log: EventLog,
     pub(crate) payloads: PayloadFiles,
     pub(crate) claims: ClaimStore,
-    /// The groups: who consumes for each, and how far it has come.
+    /// The groups: one claim each, owned by the worker that consumes for it, with the group's progress as its data.
     pub(crate) groups: ClaimStore,
     pub(crate) coordination: Arc<dyn Coordinator>,
     pub(crate) metrics: Arc<Metrics>,
-    /// Tells those who wait that there may be something new.
+    /// Wakes waiting tasks: there may be new files.
     pub(crate) change_signal: watch::Sender<()>,
-    /// The newest event that this worker knows of.
+    /// The newest event id that this worker knows of.
     pub(crate) newest_id: AtomicU64,
-    /// The events that have their result, as far as this worker knows.
+    /// The events that have a result, as far as this worker knows.
     finished_events: Mutex<FinishedEvents>,
-    /// Which queue the folder holds, as far as this worker knows; what it remembers is about that one.
+    /// The queue that the folder held when this worker last read its id; all state in memory is about that queue.
     queue_id: Mutex<Uuid>,
-    /// Shared by those who use the folder; alone with it is who forgets what was about another queue.
+    /// Shared while a task uses the folder; exclusive while a task resets the state of a queue that was in the folder.
     folder_lock: RwLock<()>,
-    /// How far stores are published, as far as it was looked at.
+    /// Published positions of the stores, as of the events that this worker has read.
     relay_states: Mutex<HashMap<Uuid, RelayState>>,
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
     pub(crate) consuming: Consuming,
-    /// Which deliveries run at once.
+    /// Lets deliveries run beside each other, or one of them alone.
     pub(crate) run_lock: RunLock,
 }
 
 impl FileQueue {
-    /// Opens the queue in a folder; makes it if it is not there.
+    /// Opens the queue in a folder; makes the folder if it is missing.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidConfig`]; [`FileQueueError::Io`] if the folder cannot be used.
@@ -107,31 +107,31 @@ impl FileQueue {
         Self { inner: queue, _background: Arc::new(background.drop_guard()) }
     }
 
-    /// What the queue is called.
+    /// Returns the name of the queue.
     #[must_use]
     pub fn name(&self) -> &Name {
         &self.inner.name
     }
 
-    /// What this worker is called.
+    /// Returns the name of this worker.
     #[must_use]
     pub fn worker_id(&self) -> &str {
         &self.inner.worker_id
     }
 
-    /// How it works.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &FileQueueConfig {
         &self.inner.config
     }
 
-    /// What it counted since it was opened.
+    /// Returns the counters, which begin with 0 when the queue is opened.
     #[must_use]
     pub fn metrics(&self) -> FileQueueMetrics {
         self.inner.metrics.snapshot()
     }
 
-    /// Whether the workers reach each other beside the files.
+    /// Returns the state of the coordination beside the files.
     #[must_use]
     pub fn coordination(&self) -> CoordinationStatus {
         self.inner.coordination.status()
@@ -183,15 +183,17 @@ impl QueueInner {
         self.relay_states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Which queue the folder holds, as far as this worker knows.
+    /// Returns the id of the queue that all state in memory is about.
     pub(crate) fn queue_id(&self) -> Uuid {
         *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes sure that what is remembered is about the queue that the folder holds, for as long as the guard lives.
+    /// Resets the state in memory if the folder holds a different queue than before. While the guard lives, the state
+    /// stays that of the queue found.
     fn lock_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
         loop {
             let found = self.disk.load_queue_id()?;
+            // shared: two tasks may use the folder at once, but no task may reset the state under them
             let using = self.folder_lock.read().unwrap_or_else(PoisonError::into_inner);
             if self.queue_id() == found {
                 return Ok(using);
@@ -216,7 +218,7 @@ impl QueueInner {
         self.finished_events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the file system, on a thread that may wait for it.
+    /// Runs `ask` on a thread that may block on the file system.
     pub(crate) async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
         ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
@@ -230,7 +232,7 @@ impl QueueInner {
     }
 }
 
-/// What comes of a task, which goes on to its end though nobody may wait for it any more.
+/// Returns the result of a task, which runs to its end even if the caller drops this future.
 pub(crate) async fn join_task<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
     match task.await {
         Ok(result) => result,

@@ -1,7 +1,8 @@
-//! Removing old events.
+//! Removal of old events.
 //!
-//! Keep: the mark is written before anything is removed, so that no id is used twice; and before that how far each store
-//! is published, which only the events tell. An event goes with its payload and its claim; its result stays.
+//! Invariant: a worker writes the removal mark before it removes the first event, so that no id is used twice; and
+//! before the mark, the published position of each store, which only the events show. It removes an event together with
+//! its payload and its claim; the result stays.
 
 use crate::{
     FileQueue,
@@ -13,24 +14,24 @@ use crate::{
     queue::QueueInner,
 };
 
-/// When an event may go.
+/// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RemovalCondition {
-    /// Every consumer group that ever consumed is done with it.
+    /// Every consumer group that ever consumed has finished it.
     Groups,
-    /// It has its result.
+    /// It has a result.
     Result,
     /// Both.
     GroupsAndResult,
 }
 
-/// What was removed.
+/// Report of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RemovalReport {
-    /// How many events.
+    /// Number of removed events.
     pub events: u64,
-    /// Up to this id there are none any more; lower than what was asked for if something is not done with.
+    /// All events up to this id are removed; lower than the requested id if an event does not meet the condition.
     pub through: u64,
 }
 
@@ -50,7 +51,7 @@ impl QueueInner {
         if through > self.log.removed_through()? {
             self.write_all_records()?;
             let mark = RemovalMark { removed_through: through, removed_at: now(), worker_id: &self.worker_id };
-            // another worker may have written the same mark
+            // `false` is fine: a second worker wrote the same mark
             self.disk.create(&folder.join(names::file_name(through)), &event::to_pretty_json("the mark", &mark)?)?;
         }
         let through = self.log.removed_through()?;
@@ -63,7 +64,7 @@ impl QueueInner {
             removed.events += u64::from(self.disk.remove(&self.log.path(id))?);
         }
         self.log.remove_empty_folders(through)?;
-        // the one before stays: whoever lists the folder just now sees one of them
+        // the mark before stays: a worker that lists the folder meanwhile sees at least one of the two
         let mut marks = self.log.list_removal_marks()?;
         marks.sort_unstable_by(|one, other| other.cmp(one));
         for older in marks.into_iter().skip(2) {
@@ -72,7 +73,7 @@ impl QueueInner {
         Ok(removed)
     }
 
-    /// Up to which id, at most, everything may go.
+    /// Returns the highest id, at most the given one, up to which all events may be removed.
     fn removable_through(&self, id: u64, when: RemovalCondition) -> Result<u64> {
         let mut limit = id.min(self.log.head()?);
         if when != RemovalCondition::Result {
@@ -92,9 +93,9 @@ impl QueueInner {
         Ok(match self.log.read(id)? {
             LogEntry::Missing => false,
             LogEntry::Gap | LogEntry::Removed(_) => true,
-            // it is left alone, but nothing waits for it
+            // the file stays, but no reader waits for it
             LogEntry::Torn(_) => true,
-            // its publisher still has to see that it had the id first
+            // its publisher has yet to check that it linked the id before a removal
             LogEntry::Event(_) if self.log.is_staged(id)? => false,
             LogEntry::Event(_) => when == RemovalCondition::Groups || self.has_result(id)?,
         })
@@ -102,12 +103,12 @@ impl QueueInner {
 }
 
 impl FileQueue {
-    /// Removes events up to an id, as far as they are done with. Ids are not used again. Files that hold no event stay.
-    /// The last events of a publisher that died go an hour later.
+    /// Removes events up to an id, as far as they meet a condition. Ids are never used again. Files that hold no event
+    /// stay. The last events of a publisher that died become removable after an hour.
     ///
     /// # Errors
-    /// [`FileQueueError::Io`](crate::FileQueueError::Io); what was removed until then stays so, and calling again goes
-    /// on with the rest.
+    /// [`FileQueueError::Io`](crate::FileQueueError::Io); events removed until then stay removed, and a repeated call
+    /// goes on with the rest.
     ///
     /// # Examples
     /// ```
