@@ -1,8 +1,8 @@
 //! Files that appear whole or not at all.
 //!
-//! Keep: content is written under a name in `tmp/` and synced before it gets its own name, by a hard link that fails
-//! where the name is taken, or by a rename over an older version. A reader never sees a part of a file. It opens
-//! regular files of bounded size only: a pipe cannot block it, and a link cannot lead it elsewhere.
+//! Invariant: a writer writes content under a name in `tmp/` and syncs it before it gives it its own name, by a hard
+//! link that fails if the name exists, or by a rename over an older version. So a reader never sees a part of a file. A
+//! reader opens only regular files of bounded size: a pipe cannot block it, and a link cannot lead it elsewhere.
 //!
 //! Real time, not the given clock: the file system's times, and names that no other worker has.
 
@@ -24,17 +24,17 @@ use crate::{
     event, names,
 };
 
-/// So many bytes a file has at most; larger ones are neither written nor read.
+/// Maximum size of a file in bytes; a larger file is neither written nor read.
 pub(crate) const FILE_BYTES_MAX: u64 = 128 << 20;
 
-/// The folder of files that have no name of their own yet.
+/// Folder of files that have no name of their own yet.
 pub(crate) const TMP_FOLDER: &str = "tmp";
-/// The end of the names in it.
+/// Suffix of the names in it.
 pub(crate) const TMP_SUFFIX: &str = ".tmp";
-/// What lies there so long was left by a process that died.
+/// Age after which a file there belongs to a process that died.
 const TMP_FILE_AGE_MAX: Duration = Duration::from_secs(3_600);
 
-/// How many files are synced at once: the file system then commits them together.
+/// Number of files that are synced at once: the file system then commits them together.
 const SYNC_THREADS: usize = 16;
 
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(crate) struct Disk {
     folders: &'static [&'static str],
 }
 
-/// Which queue the folder holds: one that was removed and made anew is another.
+/// Identity of the queue in the folder: a folder that was removed and made anew holds a new queue.
 #[derive(Debug, Serialize, Deserialize)]
 struct QueueIdentity {
     queue_id: Uuid,
@@ -52,14 +52,14 @@ struct QueueIdentity {
     created_at: OffsetDateTime,
 }
 
-/// Content on disk that has no name of its own yet, or only just got it; dropping it forgets it.
+/// Content on disk that has no name of its own yet, or only just got it; dropping it removes the name in `tmp/`.
 #[derive(Debug)]
 pub(crate) struct StagedFile {
     pub(crate) path: PathBuf,
 }
 
 impl StagedFile {
-    /// Whether it surely never got a name of its own.
+    /// Returns `true` if it certainly never got a name of its own.
     pub(crate) fn has_no_name(&self) -> bool {
         content(&self.path).is_some_and(|(_, names)| names == 1)
     }
@@ -67,15 +67,15 @@ impl StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        // what is left behind is swept when a queue is opened
+        // a file that remains is removed when a worker opens the queue
         let _ = fs::remove_file(&self.path);
     }
 }
 
 impl Disk {
-    /// Makes the folders of a queue, and removes what dead processes left in `tmp/`.
+    /// Makes the folders of a queue, and removes the files of dead processes in `tmp/`.
     ///
-    /// A folder that is made here is its owner's alone; in one that was there, modes follow it.
+    /// A folder that it makes is its owner's alone; in a folder that existed, modes follow that folder.
     pub(crate) fn open(root: PathBuf, sync: bool, folders: &'static [&'static str]) -> Result<Self> {
         let disk = Self { root, sync, folders };
         if !disk.root.is_dir() {
@@ -84,7 +84,7 @@ impl Disk {
                 .map_err(FileQueueError::io("create folder", &disk.root))?;
         }
         disk.make_folders()?;
-        // who has no right to write is told so now
+        // a worker without the right to write fails here, not at its first event
         drop(disk.stage(&[])?);
         disk.load_queue_id()?;
         disk.remove_stale_tmp_files();
@@ -98,7 +98,8 @@ impl Disk {
         self.sync_folder(&self.root)
     }
 
-    /// Which queue the folder holds. One that was removed and is there again, empty, becomes a queue again.
+    /// Returns the id of the queue in the folder. A folder that was removed and exists again, empty, becomes a new
+    /// queue.
     pub(crate) fn load_queue_id(&self) -> Result<Uuid> {
         let path = self.root.join(names::QUEUE_FILE);
         loop {
@@ -106,7 +107,7 @@ impl Disk {
                 let identity: Result<QueueIdentity, _> = from_json(&content);
                 return Ok(identity.map_err(|error| FileQueueError::torn("queue", &path, error))?.queue_id);
             }
-            // never the folder itself: it may be on a disk that is not there now
+            // the root folder is never made here: it may be on a disk that is not mounted now
             fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
             self.make_folders()?;
             let identity = QueueIdentity { queue_id: Uuid::now_v7(), created_at: event::now() };
@@ -118,7 +119,7 @@ impl Disk {
         &self.root
     }
 
-    /// Removes what dead processes left in `tmp/`.
+    /// Removes the files of dead processes in `tmp/`.
     pub(crate) fn remove_stale_tmp_files(&self) {
         let Ok(entries) = fs::read_dir(self.root.join(TMP_FOLDER)) else {
             return;
@@ -133,7 +134,7 @@ impl Disk {
         }
     }
 
-    /// Writes content to disk without giving it a name.
+    /// Writes content to disk, without a name of its own.
     pub(crate) fn stage(&self, content: &[u8]) -> Result<StagedFile> {
         check_size(content.len() as u64, None)?;
         let folder = self.root.join(TMP_FOLDER);
@@ -151,7 +152,7 @@ impl Disk {
         Ok(staged)
     }
 
-    /// Writes several contents to disk, in order, synced at once.
+    /// Writes several contents to disk, synced at the same time; returns them in order.
     pub(crate) fn stage_all(&self, contents: &[Vec<u8>]) -> Result<Vec<StagedFile>> {
         let each = contents.len().div_ceil(SYNC_THREADS).max(1);
         let parts = std::thread::scope(|scope| {
@@ -166,9 +167,9 @@ impl Disk {
         Ok(parts?.into_iter().flatten().collect())
     }
 
-    /// Gives staged content a name. `false`: the name is taken.
+    /// Gives staged content a name. Returns `false` if different content has the name.
     ///
-    /// The folder is made if it is missing; it is not synced.
+    /// Makes the folder if it is missing; does not sync it.
     pub(crate) fn link(&self, staged: &StagedFile, path: &Path) -> Result<bool> {
         self.refuse_symlink_parent(path)?;
         let mut linked = fs::hard_link(&staged.path, path);
@@ -181,7 +182,7 @@ impl Disk {
         }
         match linked {
             Ok(()) => Ok(true),
-            // a file server may have linked and lost the answer: then both names stand for the same content
+            // a file server may have linked and lost the answer: then both names are of the same content
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let content = content_id(&staged.path);
                 Ok(content.is_some() && content_id(path) == content)
@@ -190,7 +191,7 @@ impl Disk {
         }
     }
 
-    /// Makes a folder of the queue, and those above it up to the queue's own, which must be there.
+    /// Makes a folder of the queue, and those above it up to the queue's own, which must exist.
     fn make_folder(&self, folder: &Path) -> Result<()> {
         let failed = |error| FileQueueError::io("create folder", folder)(error);
         match modes::create_folder(folder, &self.root) {
@@ -210,7 +211,7 @@ impl Disk {
         }
     }
 
-    /// Refuses to give names in a folder that a symbolic link leads to; the queue's own may be one.
+    /// Refuses a path in a folder that is a symbolic link; the queue's own folder may be one.
     fn refuse_symlink_parent(&self, path: &Path) -> Result<()> {
         match path.parent() {
             Some(folder) if folder != self.root => refuse_symlink(folder),
@@ -218,7 +219,7 @@ impl Disk {
         }
     }
 
-    /// Makes a file that was not there. `false`: it is there already.
+    /// Makes a new file. Returns `false` if it exists already.
     pub(crate) fn create(&self, path: &Path, content: &[u8]) -> Result<bool> {
         let staged = self.stage(content)?;
         let created = self.link(&staged, path)?;
@@ -228,18 +229,19 @@ impl Disk {
         Ok(created)
     }
 
-    /// Makes a file, or a new version of it. After a power failure it may be the old version again, never a mixture.
+    /// Makes a file, or replaces it. After a power failure it may be the old version again, never a mixture.
     pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> Result<()> {
         let staged = self.stage(content)?;
         fs::rename(&staged.path, path).map_err(FileQueueError::io("replace", path))
     }
 
-    /// Whether the content of a file is still staged: whoever gave it that name is not done, or died of late.
+    /// Returns `true` if the content of a file is still staged: its writer has not finished, or died within the last
+    /// hour.
     pub(crate) fn is_staged(&self, path: &Path) -> Result<bool> {
         let Some((id, 2..)) = content(path) else {
             return Ok(false);
         };
-        // the other name may as well be in somebody's copy of the folder
+        // the second name may also be in a copy of the folder by links
         let staged = self.root.join(TMP_FOLDER);
         Ok(list_names(&staged)?.iter().any(|name| content_id(&staged.join(name)) == Some(id)))
     }
@@ -253,22 +255,22 @@ impl Disk {
         synced.map_err(FileQueueError::io("sync folder", folder))
     }
 
-    /// Removes a file. `false`: it is not there.
+    /// Removes a file. Returns `false` if it does not exist.
     pub(crate) fn remove(&self, path: &Path) -> Result<bool> {
         default_if_missing(fs::remove_file(path).map(|()| true)).map_err(FileQueueError::io("remove", path))
     }
 
-    /// Moves a file to a name that nobody else uses. `false`: it is not there.
+    /// Moves a file to a name that no other writer uses. Returns `false` if it does not exist.
     pub(crate) fn rename(&self, from: &Path, to: &Path) -> Result<bool> {
         default_if_missing(fs::rename(from, to).map(|()| true)).map_err(FileQueueError::io("rename", from))
     }
 }
 
-/// What is said of a symbolic link where a file or folder of the queue should be.
+/// Reason of the error for a symbolic link in place of a file or folder of the queue.
 const SYMLINK_REFUSED: &str = "it is a symbolic link, which is not followed";
 
-/// What a file holds; `None` if it is not there. What has its name and is no regular file of at most [`FILE_BYTES_MAX`]
-/// holds nothing; it is not waited for, and no link is followed.
+/// Reads a file; `None` if it does not exist. A path that is no regular file of at most [`FILE_BYTES_MAX`] is torn; the
+/// reader does not block on it, and follows no link.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     let torn = |reason: String| Err(FileQueueError::torn("file", path, reason));
     let failed = |error| FileQueueError::io("read", path)(error);
@@ -304,7 +306,7 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// What is in the place of a regular file.
+/// Describes a path that is no regular file.
 fn describe_file_type(metadata: &Metadata) -> String {
     let what = match metadata {
         folder if folder.is_dir() => "it is a folder",
@@ -318,7 +320,8 @@ fn is_symlink(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Refuses a folder that a symbolic link leads to. It says nothing about the files that should be there.
+/// Refuses a folder that is a symbolic link, by an error of the file system: the link does not show that files are
+/// torn.
 fn refuse_symlink(folder: &Path) -> Result<()> {
     match is_symlink(folder) {
         false => Ok(()),
@@ -330,7 +333,7 @@ fn ok_if_exists(error: io::Error) -> io::Result<()> {
     if error.kind() == ErrorKind::AlreadyExists { Ok(()) } else { Err(error) }
 }
 
-/// Refuses a payload whose file would be too large for every reader.
+/// Refuses content whose file would be too large for every reader.
 pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Result<()> {
     match bytes > FILE_BYTES_MAX {
         false => Ok(()),
@@ -338,17 +341,17 @@ pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Res
     }
 }
 
-/// Whether something has the name of a file.
+/// Returns `true` if a file, folder or link has this path.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
     default_if_missing(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("look for", path))
 }
 
-/// The names in a folder, unsorted; none if it is not there. Names that are no UTF-8 are left out.
+/// Returns the names in a folder, unsorted, without those that are no UTF-8; none if the folder does not exist.
 pub(crate) fn list_names(folder: &Path) -> Result<Vec<String>> {
     Ok(list_all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
 }
 
-/// The names in a folder, unsorted; none if it is not there, or is a file.
+/// Returns the names in a folder, unsorted; none if it does not exist, or is a file.
 pub(crate) fn list_all_names(folder: &Path) -> Result<Vec<OsString>> {
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == ErrorKind::NotADirectory => return Ok(Vec::new()),
@@ -358,7 +361,7 @@ pub(crate) fn list_all_names(folder: &Path) -> Result<Vec<OsString>> {
     names.collect::<io::Result<_>>().map_err(FileQueueError::io("list", folder))
 }
 
-/// Takes what is not there for nothing.
+/// Returns the default if the file or folder does not exist.
 fn default_if_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(T::default()),
@@ -366,12 +369,12 @@ fn default_if_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Which content a name stands for.
+/// Returns the inode of a path.
 fn content_id(path: &Path) -> Option<u64> {
     content(path).map(|(id, _)| id)
 }
 
-/// Which content a name stands for, and how many names that has.
+/// Returns the inode of a path, and the number of its names.
 #[cfg(unix)]
 fn content(path: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt as _;
@@ -383,7 +386,7 @@ fn content(_: &Path) -> Option<(u64, u64)> {
     None
 }
 
-/// How files and folders are opened and made where they have modes.
+/// Opening and making files and folders with modes.
 #[cfg(unix)]
 mod modes {
     use std::{
@@ -395,7 +398,7 @@ mod modes {
 
     use super::*;
 
-    /// For the owner alone.
+    /// Sets the mode of a folder for the owner alone.
     pub(super) fn private(builder: &mut DirBuilder) -> &mut DirBuilder {
         builder.mode(0o700)
     }
@@ -410,7 +413,7 @@ mod modes {
         Ok(fs::metadata(folder)?.mode() & 0o7777)
     }
 
-    /// Makes a file with the mode of a folder, whatever the process masks.
+    /// Makes a file with the mode of a folder, regardless of the process's umask.
     pub(super) fn create(path: &Path, like: &Path) -> io::Result<File> {
         let mode = of_folder(like)? & 0o666;
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
@@ -420,7 +423,7 @@ mod modes {
         Ok(file)
     }
 
-    /// Makes a folder with the mode of another one, whatever the process masks.
+    /// Makes a folder with the mode of the folder `like`, regardless of the process's umask.
     pub(super) fn create_folder(folder: &Path, like: &Path) -> io::Result<()> {
         let mode = of_folder(like)?;
         DirBuilder::new().mode(mode & 0o777).create(folder)?;
@@ -476,7 +479,7 @@ mod tests {
     #[test]
     fn a_folder_that_cannot_be_written_to_is_told_on_opening() {
         let root = tempfile::tempdir().unwrap();
-        // where even the superuser makes no files
+        // a folder in which even the superuser makes no files
         let queue = root.path().join("queue");
         std::os::unix::fs::symlink("/proc/self/fdinfo", &queue).unwrap();
         let refused = Disk::open(queue, true, &[]).unwrap_err();

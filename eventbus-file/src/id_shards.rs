@@ -1,12 +1,12 @@
 //! Folders with a file per id, a thousand to a folder.
 //!
-//! Keep: no more ids than a thousand are held at once, however many there are.
+//! Invariant: memory holds at most a thousand ids at once, however many there are.
 
 use std::path::{Path, PathBuf};
 
 use crate::{disk, error::Result, names};
 
-/// The folders of a thousand ids in a folder, sorted.
+/// Returns the folders of a thousand ids in a folder, sorted.
 pub(crate) fn list_shards(folder: &Path) -> Result<Vec<u64>> {
     let mut shards: Vec<u64> =
         disk::list_names(folder)?.iter().filter_map(|name| names::parse_shard_name(name)).collect();
@@ -14,7 +14,7 @@ pub(crate) fn list_shards(folder: &Path) -> Result<Vec<u64>> {
     Ok(shards)
 }
 
-/// The ids that have files in one of these, sorted.
+/// Returns the ids that have files in one of these, sorted.
 pub(crate) fn list_shard_ids(folder: &Path, shard: u64) -> Result<Vec<u64>> {
     let names = disk::list_names(&folder.join(names::shard_name(shard)))?;
     let mut ids: Vec<u64> = names.iter().filter_map(|name| names::parse_file_name(name)).collect();
@@ -23,7 +23,7 @@ pub(crate) fn list_shard_ids(folder: &Path, shard: u64) -> Result<Vec<u64>> {
     Ok(ids)
 }
 
-/// The ids that have files in some of these, from one on; a folder is looked at when it is its turn.
+/// Returns the ids that have files in some of these, from one on; lists each folder when the iterator reaches it.
 pub(crate) fn ids_from(folder: PathBuf, shards: Vec<u64>, first: u64) -> impl Iterator<Item = Result<u64>> {
     let shards = shards.into_iter().filter(move |shard| *shard >= names::shard_index(first));
     let ids = shards.flat_map(move |shard| match list_shard_ids(&folder, shard) {

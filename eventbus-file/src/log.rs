@@ -1,9 +1,9 @@
-//! The events of a queue as files: who gets which id, who reads what.
+//! The log: the events of a queue as files, each under the id that it was linked to.
 //!
-//! Keep: an id belongs to whoever linked its file first. A missing id below an existing one is waited for, and then
-//! filled by a file that says so, so that every reader sees the same events in the same order. What is at or below the
-//! removed mark is not there, whatever lies in the folder: a mark is written before anything is removed, and looked at
-//! after a file was made or read, so that no id is used twice.
+//! Invariant: an id belongs to the worker that linked its file first. Readers wait for a missing id below an existing
+//! one, and then fill it by a gap, so that all see the same events in the same order. Events up to the removal mark do
+//! not exist, even if the folder holds their files: a worker writes the mark before it removes the first file, and
+//! reads it after it made or read a file, so that no id is used twice.
 //!
 //! Real time, not the given clock: publishers in other processes.
 
@@ -29,21 +29,22 @@ use crate::{
     payload::PayloadFiles,
 };
 
-/// How many missing ids are filled at once.
+/// Maximum number of missing ids that a worker waits for, and fills, at once.
 const MISSING_IDS_MAX: u64 = 10_000;
-/// An id that was due so long ago and was not filled is not missing any more, or nobody looks for it.
+/// Age after which a worker forgets a missing id that was due for a gap and got none: it has a file, or no reader needs
+/// it.
 const MISSING_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// What is under an id.
+/// Content of the log under an id.
 #[derive(Debug)]
 pub(crate) enum LogEntry {
     /// An event.
     Event(QueueEvent),
-    /// Nothing, for ever.
+    /// No event, now or later.
     Gap,
-    /// Nothing yet.
+    /// No file yet.
     Missing,
-    /// It was removed, and everything before it: this is the last such id.
+    /// Removed, as all events up to the given id.
     Removed(u64),
     /// The file holds no event.
     Torn(FileQueueError),
@@ -55,7 +56,7 @@ pub(crate) struct EventLog {
     payloads: PayloadFiles,
     events_folder: PathBuf,
     removed_folder: PathBuf,
-    /// Since when ids below the newest were seen to be missing.
+    /// Ids below the newest that this worker found missing, and when it first did.
     missing_since: Mutex<HashMap<u64, Instant>>,
     gap_timeout: Duration,
     metrics: Arc<Metrics>,
@@ -79,7 +80,7 @@ impl EventLog {
         names::id_path(&self.events_folder, id)
     }
 
-    /// The highest id that was ever used, as far as files tell.
+    /// Returns the highest id that was ever used, according to the files.
     pub(crate) fn head(&self) -> Result<u64> {
         let removed = self.removed_through()?;
         for shard in self.shards()?.into_iter().rev() {
@@ -90,13 +91,13 @@ impl EventLog {
         Ok(removed)
     }
 
-    /// The ids that have files, from one on.
+    /// Returns the ids that have files, from one on.
     pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let from = from.max(self.removed_through()? + 1);
         Ok(id_shards::ids_from(self.events_folder.clone(), self.shards()?, from))
     }
 
-    /// The folders of a thousand ids, sorted; those too far ahead are foreign.
+    /// Returns the folders of a thousand ids, sorted, without those that are too far ahead: they are foreign.
     pub(crate) fn shards(&self) -> Result<Vec<u64>> {
         let mut shards = id_shards::list_shards(&self.events_folder)?;
         let mut last = names::shard_index(self.removed_through()?);
@@ -108,17 +109,17 @@ impl EventLog {
         Ok(shards)
     }
 
-    /// Up to which id everything was removed.
+    /// Returns the id up to which all events were removed.
     pub(crate) fn removed_through(&self) -> Result<u64> {
         Ok(self.list_removal_marks()?.into_iter().max().unwrap_or_default())
     }
 
-    /// The marks of removals, unsorted.
+    /// Returns the removal marks, unsorted.
     pub(crate) fn list_removal_marks(&self) -> Result<Vec<u64>> {
         Ok(disk::list_names(&self.removed_folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
     }
 
-    /// The ids that have files though they may not, sorted; files that hold no event are left out.
+    /// Returns the ids up to one that still have files, sorted, without files that hold no event.
     pub(crate) fn list_files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
@@ -128,21 +129,21 @@ impl EventLog {
         Ok(ids)
     }
 
-    /// Removes the folders that get no more files.
+    /// Removes the folders of removed ids that are empty.
     pub(crate) fn remove_empty_folders(&self, through: u64) -> Result<()> {
         for shard in self.shards()?.into_iter().filter(|shard| *shard < names::shard_index(through)) {
-            // one that is not empty stays
+            // a folder that is not empty stays
             let _ = std::fs::remove_dir(self.events_folder.join(names::shard_name(shard)));
         }
         Ok(())
     }
 
-    /// What the file of an id holds, whether or not it was removed.
+    /// Reads the file of an id, even if the id is at or below the removal mark.
     pub(crate) fn read_file(&self, id: u64) -> Result<Option<EventFile>> {
         read_file_at(&self.path(id))
     }
 
-    /// The file with the payload of an event; `None` too where there is no event.
+    /// Returns the name of the payload file of an event; `None` also if there is no event.
     pub(crate) fn find_payload_file(&self, id: u64) -> Result<Option<String>> {
         find_payload_file_at(&self.path(id))
     }
@@ -155,7 +156,7 @@ impl EventLog {
             .try_for_each(|shard| self.disk.sync_folder(&self.events_folder.join(names::shard_name(shard))))
     }
 
-    /// What is under an id.
+    /// Reads the entry of an id.
     pub(crate) fn read(&self, id: u64) -> Result<LogEntry> {
         let path = self.path(id);
         let slot = match disk::read(&path) {
@@ -163,7 +164,7 @@ impl EventLog {
             Ok(None) => Ok(LogEntry::Missing),
             Err(error) => Err(error),
         };
-        // after all its files were read: a payload goes before the event does
+        // after reading its files: a removal deletes the payload before the event
         let removed = self.removed_through()?;
         if id <= removed {
             return Ok(LogEntry::Removed(removed));
@@ -174,7 +175,7 @@ impl EventLog {
         }
     }
 
-    /// Whether the publisher of an event is not done with it, or died of late.
+    /// Returns `true` if the publisher of an event has not finished, or died within the last hour.
     pub(crate) fn is_staged(&self, id: u64) -> Result<bool> {
         self.disk.is_staged(&self.path(id))
     }
@@ -191,8 +192,8 @@ impl EventLog {
         Ok(LogEntry::Event(QueueEvent::new(id, file.created_at, file.worker_id, record)))
     }
 
-    /// The next thing after an id, with its id: `None` if nothing was published after it yet. Waits for no missing id:
-    /// then too it is `None`, until the patience is over and the gap is filled.
+    /// Returns the next entry after an id, with its id; `None` if there is no later event yet, or if the next id is
+    /// missing and its `gap_timeout` has not passed. Fills an overdue gap, and does not wait.
     pub(crate) fn next_entry(&self, after: u64, worker: &str) -> Result<Option<(u64, LogEntry)>> {
         let id = after.saturating_add(1);
         match self.read(id)? {
@@ -207,11 +208,11 @@ impl EventLog {
         }
     }
 
-    /// Fills an id that has been missing for too long, and those after it that have been so, too. `false`: there is still
-    /// time for its publisher.
+    /// Fills an id that has been missing for too long, and those directly after it that have, too. Returns `false` if
+    /// its publisher still has time.
     pub(crate) fn fill_overdue_gap(&self, id: u64, worker: &str) -> Result<bool> {
         if !self.missing_since().contains_key(&id) {
-            // a publisher that died may have drawn many: they are all waited for from now on
+            // a publisher that died may have reserved many ids: their times all begin now
             let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MISSING_IDS_MAX))).map(|id| (id, Instant::now()));
             let mut missing = self.missing_since();
@@ -231,7 +232,7 @@ impl EventLog {
         Ok(!overdue.is_empty())
     }
 
-    /// Forgets what was about another queue in the same folder.
+    /// Forgets the missing ids of a queue that was in the folder before.
     pub(crate) fn forget_missing(&self) {
         self.missing_since().clear();
     }
@@ -240,7 +241,7 @@ impl EventLog {
         self.missing_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says that nobody will publish under these ids, where nobody did.
+    /// Links a gap under each of these ids that has no file.
     fn fill_gaps(&self, ids: &[u64], worker: &str) -> Result<()> {
         let gap = EventFile::for_gap(worker, "drawn by a publisher that did not publish; filled so that readers go on");
         let contents = vec![event::to_pretty_json("the gap", &gap)?; ids.len()];
@@ -260,7 +261,7 @@ fn read_file_at(path: &Path) -> Result<Option<EventFile>> {
     file.map_err(|error| FileQueueError::torn("event", path, error))
 }
 
-/// The file with the payload of the event in a file; `None` too where there is no event.
+/// Returns the name of the payload file of the event in a file; `None` also if there is no event.
 pub(crate) fn find_payload_file_at(path: &Path) -> Result<Option<String>> {
     match read_file_at(path) {
         Err(FileQueueError::Torn { .. }) => Ok(None),

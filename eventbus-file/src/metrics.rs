@@ -1,4 +1,4 @@
-//! What a queue counts.
+//! The counters of a queue.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
-        /// What a queue counted since it was opened.
+        /// Counters of a queue, from 0 when it is opened.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
         #[non_exhaustive]
         pub struct FileQueueMetrics {
@@ -29,42 +29,42 @@ macro_rules! counters {
 counters! {
     /// Events published.
     events_published,
-    /// Ids that another worker was faster to take.
+    /// Ids that a different worker linked first.
     id_collisions,
-    /// Ids that nobody published under, filled so that readers go on.
+    /// Ids without an event that this worker filled by a gap, so that readers go on.
     gaps_filled,
     /// Payloads written compressed.
     payloads_compressed,
-    /// Claims taken.
+    /// Claims acquired.
     claims_created,
-    /// Claims that another worker had.
+    /// Claims refused, as a worker owned them.
     claims_refused,
     /// Claims renewed.
     claims_renewed,
-    /// Claims of ours that ran out or were taken over.
+    /// Claims of this worker that expired or passed to a different worker.
     claims_lost,
-    /// Claims of others that had run out and were taken over.
+    /// Claims that this worker acquired after they had expired at their owner.
     claims_taken_over,
     /// Results written.
     results_written,
-    /// Results refused, as the claim was lost or the event had one.
+    /// Results refused, as the claim was lost or the event had a result.
     results_refused,
     /// Messages sent to the other workers.
     broadcasts_sent,
     /// Messages received from them.
     broadcasts_received,
-    /// Calls of Redis that failed; the directory decided alone.
+    /// Commands to Redis that failed; the files decided alone.
     redis_failures,
-    /// Connections to Redis made anew after a loss.
+    /// Connections to Redis after a loss.
     redis_reconnections,
-    /// Times this worker told the others the whole state.
+    /// Times that this worker broadcast the whole state.
     resyncs,
-    /// Files that another worker told of then, and that this one did not find: they do not share their folder, or not at
-    /// once.
+    /// Files that a different worker reported in a resync and that this one did not find: the two do not share a
+    /// folder, or new files appear late.
     files_unseen,
 }
 
-/// A number that only grows.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 pub(crate) struct Count(AtomicU64);
 

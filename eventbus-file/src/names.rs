@@ -1,6 +1,6 @@
-//! How ids and names become names of files, and back.
+//! Conversion of ids and names to names of files, and back.
 //!
-//! Keep: one id has one spelling. Exclusive creation decides by the name of a file.
+//! Invariant: one id has one spelling, as exclusive creation decides by the name of a file.
 
 use std::path::{Path, PathBuf};
 
@@ -16,56 +16,57 @@ pub(crate) const DEAD_LETTERS: &str = "dead_letters";
 pub(crate) const REPLAYS: &str = "replays";
 pub(crate) const RELAYS: &str = "relays";
 
-/// The file that says which queue the folder holds.
+/// The file with the identity of the queue in the folder.
 pub(crate) const QUEUE_FILE: &str = "queue.json";
 
-/// All folders of a queue but the one of temporary files.
+/// All folders of a queue, except for that of temporary files.
 pub(crate) const FOLDERS: [&str; 9] =
     [EVENTS, RESULTS, CLAIMS, SUBSCRIPTIONS, PAYLOADS, REMOVED, DEAD_LETTERS, REPLAYS, RELAYS];
 
-/// How many ids share a folder.
+/// Number of ids that share a folder.
 const IDS_PER_FOLDER: u64 = 1_000;
-/// How far ids may jump. What lies further ahead was not put there by a publisher: no crash leaves so many unused.
+/// Largest jump of ids. A file further ahead is not from a publisher: no crash leaves so many ids unused.
 pub(crate) const ID_JUMP_MAX: u64 = 100 * IDS_PER_FOLDER;
-/// No number that counts something comes so far; those after it can be told, too.
+/// Largest number of a file. No counter comes so far, and the numbers after it do not overflow.
 const NUMBER_MAX: u64 = u64::MAX / 2;
-/// What a file system takes, less what we put behind it.
+/// Maximum length of a name in a file system, less the suffixes of this crate.
 const ENCODED_NAME_BYTES_MAX: usize = 200;
 
-/// `000000000012.json`.
+/// Returns the name of the file of a number: `000000000012.json`.
 pub(crate) fn file_name(id: u64) -> String {
     format!("{id:012}.json")
 }
 
-/// The number of a file that is named by one.
+/// Returns the number of a file that is named by one.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let number: u64 = digits.parse().ok()?;
     (file_name(number) == name && (1..=NUMBER_MAX).contains(&number)).then_some(number)
 }
 
-/// Which folder of a thousand ids an id is in.
+/// Returns the number of the folder of a thousand ids that an id is in.
 pub(crate) const fn shard_index(id: u64) -> u64 {
     id / IDS_PER_FOLDER
 }
 
-/// `000000000`: the name of a folder of a thousand ids.
+/// Returns the name of a folder of a thousand ids: `000000000`.
 pub(crate) fn shard_name(index: u64) -> String {
     format!("{index:09}")
 }
 
-/// The number of a folder of a thousand ids.
+/// Returns the number of a folder of a thousand ids.
 pub(crate) fn parse_shard_name(name: &str) -> Option<u64> {
     let index: u64 = name.parse().ok()?;
     (shard_name(index) == name).then_some(index)
 }
 
-/// The path of a file that is named by an id.
+/// Returns the path of a file that is named by an id.
 pub(crate) fn id_path(folder: &Path, id: u64) -> PathBuf {
     folder.join(shard_name(shard_index(id))).join(file_name(id))
 }
 
-/// A name that any file system takes: letters, digits, `_`, `-` and inner dots stay, the rest becomes `%` and hex.
+/// Returns a name that any file system accepts: letters, digits, `_`, `-` and inner dots stay, the rest becomes `%` and
+/// hex.
 pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
     let invalid = |reason| FileQueueError::InvalidName { what, value: name.chars().take(40).collect(), reason };
     if name.is_empty() {
@@ -85,7 +86,7 @@ pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
     }
 }
 
-/// The name that was [`encoded`] so; `None` if none was.
+/// Returns the name that [`encode`] made this from; `None` if there is none.
 pub(crate) fn decode(name: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(name.len());
     let mut rest = name.bytes();

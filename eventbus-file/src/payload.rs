@@ -1,9 +1,9 @@
 //! Large payloads, in compressed files of their own.
 //!
-//! Keep: the payload is there before the event that names it. A crash leaves a payload that no event names, never an
-//! event without its payload.
+//! Invariant: a publisher writes the payload before the event that names it. A crash leaves a payload that no event
+//! names, never an event without its payload.
 //!
-//! Real time, not the given clock: a name that no other worker has.
+//! Real time, not the given clock: the name of a payload is unique among workers.
 
 use std::{
     io::{Read as _, Write as _},
@@ -22,14 +22,14 @@ use crate::{
     names,
 };
 
-/// How the names of these files end.
+/// Suffix of the names of these files.
 const PAYLOAD_SUFFIX: &str = ".json.gz";
 
 #[derive(Debug, Clone)]
 pub(crate) struct PayloadFiles {
     disk: Arc<Disk>,
     folder: PathBuf,
-    /// From how many bytes on payloads are compressed.
+    /// Smallest payload in bytes that is compressed.
     compress_from: Option<usize>,
 }
 
@@ -39,7 +39,7 @@ impl PayloadFiles {
         Self { disk, folder, compress_from }
     }
 
-    /// Writes the payload of an event into a file of its own if it is large; returns the name of that.
+    /// Writes the payload of an event into a file of its own if it is large; returns the name of the file.
     pub(crate) fn write(&self, record: &RecordedEvent) -> Result<Option<String>> {
         let length = record.payload().len();
         if self.compress_from.is_none_or(|from| length < from) {
@@ -74,7 +74,8 @@ impl PayloadFiles {
         self.disk.remove(&self.path(name)?)
     }
 
-    /// The path of a payload: an event may have been written by anybody, and names no other files.
+    /// Returns the path of a payload; refuses a name that is not one of a payload, as an event may come from a foreign
+    /// program.
     fn path(&self, name: &str) -> Result<PathBuf> {
         is_payload_name(name).then(|| self.folder.join(name)).ok_or_else(|| FileQueueError::InvalidName {
             what: "name of a payload",
@@ -84,12 +85,12 @@ impl PayloadFiles {
     }
 }
 
-/// Whether a payload may be called so.
+/// Returns `true` if this is the name of a payload's file.
 pub(crate) fn is_payload_name(name: &str) -> bool {
     name.strip_suffix(PAYLOAD_SUFFIX).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
 }
 
-/// Whether a text is JSON.
+/// Returns an error unless a text is JSON.
 fn check_json(payload: &str) -> Result<(), FieldError> {
     from_json::<IgnoredAny>(payload).map(drop)
 }

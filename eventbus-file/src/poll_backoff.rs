@@ -1,6 +1,6 @@
-//! Waiting for something new.
+//! Waiting for new files.
 //!
-//! Real time, not the given clock: what other workers write into files.
+//! Real time, not the given clock: other workers write the files.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     queue::QueueInner,
 };
 
-/// Waits for news, or until it is time to look all the same.
+/// Waits for a change, or until the next poll of the folder is due.
 ///
-/// Where others tell what they do, looking is for what they could not tell; without that it is done soon at first, then
-/// less and less often.
+/// While the workers are connected, they announce their changes, and polling only finds those whose message was lost:
+/// it is due at the longest delay. Without a connection, the delay begins short and doubles up to the longest.
 #[derive(Debug)]
 pub(crate) struct PollBackoff {
     coordination: Arc<dyn Coordinator>,
@@ -23,7 +23,7 @@ pub(crate) struct PollBackoff {
     delay_max: Duration,
 }
 
-/// How soon it is looked again at first.
+/// First delay between two polls.
 const POLL_DELAY_FIRST: Duration = Duration::from_millis(5);
 
 impl PollBackoff {
@@ -33,7 +33,7 @@ impl PollBackoff {
         Self { coordination, change_signal, delay: POLL_DELAY_FIRST.min(longest), delay_max: longest }
     }
 
-    /// There was something: it may go on so.
+    /// Makes the next delay short again, after a poll that found a change.
     pub(crate) fn reset(&mut self) {
         self.delay = POLL_DELAY_FIRST.min(self.delay_max);
     }
@@ -44,7 +44,7 @@ impl PollBackoff {
             _ => self.delay,
         };
         tokio::select! {
-            // the sender lives as long as we do
+            // the coordinator or a task of this worker announces a change; the sender lives as long as the queue
             _ = self.change_signal.changed() => self.reset(),
             () = tokio::time::sleep(next) => self.delay = (self.delay * 2).min(self.delay_max),
         }

@@ -1,4 +1,4 @@
-//! Results: one per event, whoever wrote it first.
+//! Results: one for each event, by the first worker that writes one.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -18,28 +18,28 @@ use crate::{
     queue::QueueInner,
 };
 
-/// What came of an event; there is one result per event, for ever.
+/// Result of an event; an event has one result, which never changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EventResult {
     /// The event.
     pub event_id: u64,
-    /// Whether it went well.
+    /// Set if the worker reported a success.
     pub success: bool,
     /// The worker that wrote it.
     pub worker_id: String,
     /// The epoch of its claim.
     pub epoch: u64,
-    /// When it was written.
+    /// Time of writing.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// What the worker says.
+    /// Data of the worker.
     #[serde(default)]
     pub details: Value,
 }
 
 impl EventResult {
-    /// What the worker says, decoded.
+    /// Returns the decoded data of the worker.
     ///
     /// # Errors
     /// [`FileQueueError::Json`] if it is not of that type.
@@ -107,16 +107,16 @@ impl QueueInner {
         if !self.disk.create(&self.result_path(event_id), content)? {
             return Err(FileQueueError::HasResult { event_id });
         }
-        // only for those who look at claims; the result says it
+        // only for readers of claims: the result already ends the claim
         if let Err(error) = self.claims.release(claim, claim.data.clone()) {
-            tracing::debug!(claim = claim.claim_id, error = error.log(), "claim not given back, it runs out");
+            tracing::debug!(claim = claim.claim_id, error = error.log(), "claim not released, it expires");
         }
         Ok(())
     }
 }
 
 impl FileQueue {
-    /// The result of an event; `None` if it has none yet.
+    /// Returns the result of an event; `None` if it has none yet.
     ///
     /// # Errors
     /// [`FileQueueError::Io`], [`FileQueueError::Torn`].

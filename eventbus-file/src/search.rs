@@ -1,4 +1,4 @@
-//! Looking for events, results and claims: by time, by id, in pages.
+//! Search for events, results and claims: by time, by id, in pages.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     results::EventResult,
 };
 
-/// What is looked for: what matches every field that is set. The default means all, a hundred on a page.
+/// Search criteria: an item must match every field that is set. The default matches all items, a hundred on a page.
 ///
 /// # Examples
 /// ```
@@ -39,9 +39,9 @@ pub struct Search {
     pub from: Option<OffsetDateTime>,
     /// Created before this time.
     pub before: Option<OffsetDateTime>,
-    /// Where to go on: the [`next`](SearchPage::next) of the page before.
+    /// Start of the page: the [`next`](SearchPage::next) of the page before.
     pub page: Option<PageToken>,
-    /// How many are on a page at most; at least one.
+    /// Maximum number of items on a page; at least one.
     pub limit: usize,
 }
 
@@ -57,17 +57,17 @@ impl Search {
     }
 }
 
-/// Some of what was looked for, in order, and where to go on.
+/// A page of items, in order, and the start of the next page.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct SearchPage<T> {
-    /// What was found.
+    /// The items.
     pub items: Vec<T>,
-    /// Where the next page begins; `None` if this is the last.
+    /// Start of the next page; `None` if this is the last.
     pub next: Option<PageToken>,
 }
 
-/// Where a page begins. As text it may be given to others, and taken back.
+/// Start of a page. It converts to text and back, for use in an API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PageToken(String);
 
@@ -80,7 +80,7 @@ impl fmt::Display for PageToken {
 impl FromStr for PageToken {
     type Err = std::convert::Infallible;
 
-    /// Never fails here: what is no token is refused by the search.
+    /// Never fails: the search refuses a text that is no token.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(Self(text.into()))
     }
@@ -97,7 +97,7 @@ impl PageToken {
     }
 }
 
-/// Puts a page together from what is found one after the other, each with the token of what comes after it.
+/// Collects a page of found items, each with the token of the page that begins after it.
 fn collect_page<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: usize) -> Result<SearchPage<T>> {
     let (mut items, mut last) = (Vec::new(), None);
     for one in found {
@@ -113,11 +113,11 @@ fn collect_page<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, lim
     Ok(SearchPage { items, next: None })
 }
 
-/// A file that holds nothing is told of and passed over.
+/// Logs a torn file and passes it over.
 fn skip_torn<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     match read {
         Err(error @ FileQueueError::Torn { .. }) => {
-            tracing::warn!(error = error.log(), "passed over");
+            tracing::warn!(error = error.log(), "torn file passed over");
             Ok(None)
         }
         other => other,
@@ -146,7 +146,7 @@ impl QueueInner {
         Ok(ids.map(matching))
     }
 
-    /// The events that have results, from one on.
+    /// Returns the ids of events that have results, from one on.
     pub(crate) fn result_ids(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
         let folder = self.disk.root().join(names::RESULTS);
         let shards = id_shards::list_shards(&folder)?;
@@ -188,7 +188,7 @@ impl FileQueue {
         Arc::clone(&self.inner).blocking(move |queue| find(queue, &search)).await
     }
 
-    /// An event by its id; `None` if there is none, or no longer.
+    /// Returns an event by its id; `None` if there is none, or no longer.
     ///
     /// # Errors
     /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
@@ -196,7 +196,7 @@ impl FileQueue {
         self.inner.blocking(move |queue| queue.load_event(id)).await
     }
 
-    /// Events by their ids, in the order asked for.
+    /// Returns events by their ids, in the order of `ids`.
     ///
     /// # Errors
     /// As [`event`](Self::event).
@@ -205,7 +205,7 @@ impl FileQueue {
         self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.load_event(id)).collect()).await
     }
 
-    /// A page of events, by id. Files that hold none are told to the log and passed over.
+    /// Returns a page of events, by id. Logs torn files and passes them over.
     ///
     /// # Errors
     /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
@@ -217,7 +217,7 @@ impl FileQueue {
         .await
     }
 
-    /// How many events there are from the page on.
+    /// Returns the number of matching events from the page on.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -225,7 +225,7 @@ impl FileQueue {
         self.find(search, |queue, search| count_found(queue.find_events(search)?)).await
     }
 
-    /// A page of results, by the ids of their events.
+    /// Returns a page of results, by the ids of their events.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -237,7 +237,7 @@ impl FileQueue {
         .await
     }
 
-    /// How many results there are from the page on.
+    /// Returns the number of matching results from the page on.
     ///
     /// # Errors
     /// As [`events`](Self::events).
@@ -245,7 +245,7 @@ impl FileQueue {
         self.find(search, |queue, search| count_found(queue.find_results(search)?)).await
     }
 
-    /// A page of claims, live or not, the newest of each name, by name.
+    /// Returns a page of claims by name: the newest of each name, live or not.
     ///
     /// # Errors
     /// [`FileQueueError::Io`].
@@ -257,7 +257,7 @@ impl FileQueue {
         .await
     }
 
-    /// How many claims there are from the page on.
+    /// Returns the number of matching claims from the page on.
     ///
     /// # Errors
     /// [`FileQueueError::Io`].

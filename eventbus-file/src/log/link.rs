@@ -1,4 +1,4 @@
-//! Who gets which id.
+//! Linking staged events to ids.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -8,26 +8,26 @@ use crate::{
     error::{FileQueueError, Result},
 };
 
-/// What to do about an id that somebody else has.
+/// Reaction to an id that is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OnTakenId {
     TryNext,
     Stop,
 }
 
-/// What came of linking.
+/// Outcome of linking.
 #[derive(Debug, Default)]
 pub(crate) struct LinkOutcome {
     pub(crate) ids: Vec<u64>,
-    /// How many ids were taken.
+    /// Number of ids that were in use.
     pub(crate) collisions: u64,
-    /// Why it ended early.
+    /// The error that ended it early.
     pub(crate) error: Option<FileQueueError>,
 }
 
 impl EventLog {
-    /// Gives staged events ids: those drawn, as far as they are free, or the next ones after the newest file. Returns
-    /// the ids given, in order; what is left in `staged` has none yet.
+    /// Links staged events to the reserved ids that are free, or, without reserved ids, to the next ones after the
+    /// newest file. Returns the linked ids in order; the events that remain in `staged` have none yet.
     pub(crate) fn link(&self, staged: &mut VecDeque<StagedFile>, reserved: Option<Range<u64>>) -> Result<LinkOutcome> {
         let ids = match reserved {
             Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
@@ -36,7 +36,7 @@ impl EventLog {
         self.link_range(staged, ids, OnTakenId::TryNext)
     }
 
-    /// Gives staged events the ids after one, up to the first that somebody else has.
+    /// Links staged events to the ids after one, up to the first id that is in use.
     pub(crate) fn link_after(&self, staged: &mut VecDeque<StagedFile>, id: u64) -> Result<LinkOutcome> {
         self.link_range(staged, id + 1..u64::MAX, OnTakenId::Stop)
     }
@@ -74,8 +74,8 @@ impl EventLog {
         Ok(linked)
     }
 
-    /// Gives a staged event an id. `false`: somebody else has it, or had it until it was removed. What is ours is not
-    /// removed as long as it is staged, so if the id was removed when we look, it was another's.
+    /// Links a staged event to an id. Returns `false` if a different event has the id, or had it until a removal. No
+    /// worker removes an event that is still staged, so if the id is removed after the link, a different event had it.
     fn link_event(&self, staged: &StagedFile, id: u64) -> Result<bool> {
         let path = self.path(id);
         if !self.disk.link(staged, &path)? {
