@@ -89,7 +89,7 @@ impl FileQueue {
     /// # let folder = tempfile::tempdir()?;
     /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
     /// if queue.create_claim("task_1", "worker_data").await? {
-    ///     let claim = queue.get_claim("task_1").await?.expect("we have it");
+    ///     let claim = queue.get_claim("task_1").await?.expect("this worker owns it");
     ///     println!("claimed by worker {}", claim.worker_id);
     ///     queue.renew_claim(&claim).await?; // for a task that takes long
     /// }

@@ -204,7 +204,7 @@ impl QueueInner {
     pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
         for staged in staged.drain(..).filter(StagedFile::has_no_name) {
             if let Ok(Some(name)) = log::find_payload_file_at(&staged.path) {
-            // if it stays, `check` reports it as unused
+                // if it stays, `check` reports it as unused
                 let _ = self.payloads.remove(&name);
             }
         }

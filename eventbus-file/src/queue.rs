@@ -203,7 +203,7 @@ impl QueueInner {
             let known = std::mem::replace(&mut *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner), found);
             if known != found {
                 let root = self.disk.root().display();
-                tracing::warn!(folder = %root, "the folder was removed and made anew, the queue begins with what it has now");
+                tracing::warn!(folder = %root, "the folder was removed and made anew, it holds a new queue");
                 *self.finished_events() = FinishedEvents::default();
                 self.relay_states().clear();
                 self.newest_id.store(0, Ordering::Relaxed);

@@ -1,6 +1,6 @@
-//! Dead letters: a file each, with the event in it, named by the event and the group that gave it up.
+//! Dead letters: a file each, with the event in it, named by the event and the group.
 //!
-//! Keep: a replay is one rename, so that a dead letter is either there or being replayed.
+//! Invariant: a replay begins by one rename, so that a dead letter is either stored or being replayed.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,7 +28,16 @@ use crate::{
     queue::QueueInner,
 };
 
-/// What is in the file of a dead letter.
+/// Content of the file of a dead letter, or of a replay.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | none | a delivery fails for good | in `dead_letters/` |
+/// | in `dead_letters/` | an operator replays it | in `replays/` |
+/// | in `dead_letters/` | an operator discards it | removed |
+/// | in `replays/` | a handler fails and has attempts left | in `replays/`, with `replay` set |
+/// | in `replays/` | its handlers succeed, or skip it | removed |
+/// | in `replays/` | it fails for good | in `dead_letters/`, then removed from `replays/` |
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct DeadLetterFile {
     pub(super) id: u64,
@@ -39,12 +48,12 @@ pub(super) struct DeadLetterFile {
     handler: String,
     error: String,
     attempts: u32,
-    /// Which handlers have succeeded, which failed, how often and when.
+    /// The handlers that succeeded, and those that failed, how often and when.
     pub(super) tries: DeliveryAttempts,
-    /// The event; nothing if the file of the event holds none.
+    /// The event; `None` if the event's file is torn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     event: Option<WrittenRecord>,
-    /// What came of it since it is being replayed.
+    /// The attempts since the replay began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) replay: Option<DeliveryAttempts>,
 }
@@ -98,12 +107,12 @@ impl DeadLetterFile {
     }
 }
 
-/// `000000000012-default`: the name of a dead letter, without its end.
+/// Returns the name of a dead letter without its suffix: `000000000012-default`.
 pub(super) fn file_stem(id: u64, group: &Name) -> Result<String> {
     Ok(format!("{id:012}-{}", names::encode("group", group)?))
 }
 
-/// The event and the group that a dead letter's name tells.
+/// Returns the event and the group in the name of a dead letter.
 pub(super) fn parse_stem(stem: &str) -> Option<(u64, Name)> {
     let (id, group) = stem.split_once('-')?;
     let id = names::parse_file_name(&format!("{id}.json"))?;
@@ -115,12 +124,12 @@ impl QueueInner {
         self.disk.root().join(names::DEAD_LETTERS).join(format!("{stem}.json"))
     }
 
-    /// The dead letters, oldest event first.
+    /// Returns the names of all dead letters, oldest event first.
     pub(crate) fn list_dead_letter_stems(&self) -> Result<Vec<String>> {
         list_stems(&self.disk.root().join(names::DEAD_LETTERS))
     }
 
-    /// Makes a delivery a dead letter; the one that is there already is of the same delivery.
+    /// Makes a delivery a dead letter; replaces an existing one, which is of the same delivery.
     pub(super) fn write_dead_letter(
         &self,
         id: u64,
@@ -150,7 +159,7 @@ impl QueueInner {
         dead_letter.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
 
-    /// A page of dead letters after one; one that is torn tells only that.
+    /// Loads a page of dead letters after one; passes torn ones over.
     fn load_dead_letter_page(
         &self,
         filter: &DeadLetterFilter,
@@ -165,7 +174,7 @@ impl QueueInner {
             }
             if let Some(dead_letter) = self.load_intact_dead_letter(&stem)?.filter(|found| filter.matches(found)) {
                 if dead_letters.len() == limit.max(1) || bytes >= PAGE_BYTES {
-                    let next = dead_letters.last().map(|letter| letter.id.clone());
+                    let next = dead_letters.last().map(|dead_letter| dead_letter.id.clone());
                     return Ok(DeadLetterPage::new(dead_letters, next));
                 }
                 bytes = bytes.saturating_add(dead_letter.bytes());
@@ -175,7 +184,7 @@ impl QueueInner {
         Ok(DeadLetterPage::new(dead_letters, None))
     }
 
-    /// Does something with each dead letter that matches; returns with how many.
+    /// Applies `end` to each dead letter that matches; returns the number of those for which it returned `true`.
     fn for_each_matching(
         &self,
         filter: &DeadLetterFilter,
@@ -190,11 +199,11 @@ impl QueueInner {
         Ok(count)
     }
 
-    /// A dead letter; one that is torn is told and left alone.
+    /// Loads a dead letter; logs a torn one and passes it over.
     fn load_intact_dead_letter(&self, stem: &str) -> Result<Option<DeadLetter>> {
         match self.load_dead_letter(stem) {
             Err(error @ FileQueueError::Torn { .. }) => {
-                tracing::error!(error = error.log(), "dead letter passed over and left alone");
+                tracing::error!(error = error.log(), "torn dead letter passed over");
                 Ok(None)
             }
             dead_letter => dead_letter,
@@ -206,19 +215,19 @@ impl QueueInner {
     }
 }
 
-/// Whether a dead letter may be called so.
+/// Returns `true` if this is the name of a dead letter's file.
 pub(crate) fn is_dead_letter_name(name: &str) -> bool {
     name.strip_suffix(".json").and_then(parse_stem).is_some()
 }
 
-/// Whether a file holds a dead letter.
+/// Returns an error unless a file holds a dead letter.
 pub(crate) fn check_dead_letter(path: &Path) -> Result<()> {
     let content = disk::read(path)?.unwrap_or_default();
     let file: Result<DeadLetterFile, _> = from_json(&content);
     file.map(drop).map_err(|error| FileQueueError::torn("dead letter", path, error))
 }
 
-/// The names of dead letters in a folder, without their end, sorted.
+/// Returns the names of dead letters in a folder, without their suffix, sorted.
 pub(super) fn list_stems(folder: &Path) -> Result<Vec<String>> {
     let names = disk::list_names(folder)?;
     let mut stems: Vec<_> = names.iter().filter_map(|name| name.strip_suffix(".json")).collect();
@@ -243,7 +252,7 @@ impl FileQueue {
         })
     }
 
-    /// Whoever consumes for the group may be another worker.
+    /// Wakes the consumer of the group, here or in a different worker.
     async fn notify_replayed(&self, what: &str) {
         self.inner.change_signal.send_replace(());
         self.inner.coordination.broadcast(message_kind::REPLAY_EVENT, vec![message_data("dead_letter_id", what)]).await;

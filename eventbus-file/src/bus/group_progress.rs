@@ -1,4 +1,4 @@
-//! How far a group has come, and who consumes for it: a claim below `subscriptions/` whose data is the progress.
+//! The progress of a group, and its consumer: a claim below `subscriptions/` whose data is the progress.
 
 use std::collections::BTreeMap;
 
@@ -17,33 +17,42 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How far a group has come.
+/// Progress of a group.
+///
+/// | state of an event | event | next state |
+/// |---|---|---|
+/// | after `read` | the consumer receives it and saves the progress | open: in flight |
+/// | open | its handlers succeed, or skip it | finished |
+/// | open | a handler fails and has attempts left | open: waits for the retry, with its attempts |
+/// | open | no handler is here that wants it or can decode it | open: received again when the handlers change |
+/// | open | it fails for good, or its file is torn | finished, after its dead letter is written |
+/// | open | the group passes to the next owner | open: redelivered there |
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Progress {
-    /// The newest event that was taken.
+    /// The newest event that the group received.
     pub(super) read: u64,
-    /// Every event up to here is done with; told for those who read the file.
+    /// Every event up to here is finished; stored only for human readers of the file.
     finished_through: u64,
-    /// The events that were taken and are not done with, and what came of them so far.
+    /// Events that the group received and has not finished, with their attempts so far.
     pub(super) open: BTreeMap<u64, DeliveryAttempts>,
-    /// The event types that the group ever announced, and the events that it left unhandled.
+    /// Event types that the group ever announced, and the events that it left unhandled.
     pub(super) types: GroupTypes,
     /// The handlers of the worker that consumes.
     pub(crate) handlers: Vec<String>,
-    /// The queue that all this is about; another one has other events.
+    /// The queue of these events: in a different queue, the group begins anew.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) queue_id: Option<Uuid>,
 }
 
 impl Progress {
-    /// Every event up to here is done with.
+    /// Returns the id up to which every event is finished.
     pub(crate) fn finished_through(&self) -> u64 {
         let oldest = self.open.keys().next().copied().into_iter().chain(self.types.oldest_unfinished()).min();
         oldest.map_or(self.read, |oldest| self.read.min(oldest.saturating_sub(1)))
     }
 
-    /// How many events wait for a handler that is not here, or are handled.
+    /// Returns the number of events that are open, or wait for a handler that is not here.
     pub(super) fn count_pending(&self) -> u64 {
         self.open.len() as u64 + self.types.count_left_pending()
     }
@@ -59,12 +68,12 @@ impl Progress {
 pub(super) struct OwnedGroup {
     pub(super) claim: Claim,
     pub(super) progress: Progress,
-    /// Whether the worker before has died, or lost it.
+    /// Set if the previous owner did not release the group: it died, or lost it.
     pub(super) was_abandoned: bool,
 }
 
 impl QueueInner {
-    /// Who consumes for a group, or did last, and how far it has come.
+    /// Loads the claim of the worker that consumes for a group, or did last, and the group's progress.
     pub(crate) fn load_group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
         match self.groups.load_newest(group)? {
             Some(claim) => {
@@ -75,7 +84,7 @@ impl QueueInner {
         }
     }
 
-    /// How far a group has come in the queue that the folder holds, as a claim tells.
+    /// Returns the progress in a claim; none yet if it is of a different queue than the folder holds.
     fn decode_progress(&self, claim: Option<&Claim>) -> Result<Progress> {
         let queue_id = Some(self.queue_id());
         let stored = claim.map(Claim::data::<Progress>).transpose()?.unwrap_or_default();
@@ -85,13 +94,14 @@ impl QueueInner {
         })
     }
 
-    /// The groups that were ever consumed for.
+    /// Returns the groups that exist.
     pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
         let names = self.groups.list_ids()?.into_iter();
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
-    /// Makes a group that is not there: it begins with the oldest event, and nothing is removed that it has not handled.
+    /// Makes a group if it is missing: it begins with the oldest event, and no event is removed before it has finished
+    /// it.
     pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
         match self.groups.load_newest(group)? {
             None => self.make_group_at(group, 0),
@@ -109,7 +119,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Has a group without a consumer skip a type from now on.
+    /// Makes a group without a consumer skip a type from now on.
     pub(super) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let mut was_announced = false;
         let forgotten = self.groups.create_with(group, false, |before| {
@@ -125,7 +135,7 @@ impl QueueInner {
         Ok(was_announced)
     }
 
-    /// Takes a group over that nobody consumes for. `None`: somebody does.
+    /// Acquires a group that no other worker consumes for; `None` if one does.
     pub(super) fn acquire_group(&self, group: &Name) -> Result<Option<OwnedGroup>> {
         let handlers = || {
             let subscribers = self.subscribers.of_group(group);
@@ -141,11 +151,11 @@ impl QueueInner {
         let Some(NewClaim { claim: now, .. }) = claimed else {
             return Ok(None);
         };
-        // the one before may have written since it was looked at; now it cannot any more
+        // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
         let before = self.groups.load_epoch(group, now.epoch - 1)?;
-        let was_left = before.as_ref().is_some_and(|before| before.released_at.is_none());
+        let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
         let progress = of(before.as_ref())?;
         self.groups.remove_epochs_before(&now)?;
-        Ok(Some(OwnedGroup { claim: now, progress, was_abandoned: was_left }))
+        Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
     }
 }

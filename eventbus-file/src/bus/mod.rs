@@ -1,7 +1,7 @@
 //! The queue as a bus: every consumer group gets every event.
 //!
-//! Keep: one worker at a time consumes for a group, so the order of an aggregate's events is kept over all workers. What
-//! a worker writes about a group after another one has taken it over counts for nothing.
+//! Invariant: one worker at a time consumes for a group, so the order of an aggregate's events holds over all workers.
+//! Once a second worker has taken the group over, writes of the first have no effect.
 
 mod consumer;
 mod dead_letters;
@@ -58,8 +58,8 @@ impl EventBus for FileQueue {
         Some(self)
     }
 
-    /// Only the worker that consumes for a group writes what is kept of it: this one says what is undecided, and what its
-    /// handlers announce is recorded when it consumes.
+    /// Returns the event types that are undecided, and writes none: only the worker that consumes for a group writes
+    /// its progress, so this one records the types of its handlers when it consumes.
     async fn announce(
         &self,
         announced: &[Announced],
@@ -127,8 +127,8 @@ impl EventBus for FileQueue {
 }
 
 impl FileQueue {
-    /// Has a group forget that it ever announced an event type, in any version: what waits for a handler of the type is
-    /// skipped, and so is what comes. Returns `true` if it had announced it.
+    /// Makes a group forget that it ever announced an event type, in any version: the group skips the events that wait
+    /// for a handler of the type, and all later ones. Returns `true` if the group had announced the type.
     ///
     /// # Errors
     /// [`FileQueueError::GroupInUse`] while a worker consumes for the group; [`FileQueueError::Io`].
@@ -178,7 +178,7 @@ impl QueueInner {
     }
 
     fn count_unread(&self, progress: &Progress) -> Result<u64> {
-        // what was skipped and is to be delivered is read again
+        // a skipped range that is due is read again
         let due = u64::from(progress.types.due().is_some());
         self.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
     }

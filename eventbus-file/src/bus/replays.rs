@@ -1,4 +1,4 @@
-//! Dead letters that are being replayed: files that were moved to `replays/`, until they are done with.
+//! Replays: dead letters that were moved to `replays/`, until their delivery ends.
 
 use std::path::PathBuf;
 
@@ -21,12 +21,12 @@ impl QueueInner {
         self.disk.root().join(names::REPLAYS).join(format!("{stem}.json"))
     }
 
-    /// Hands a dead letter over to its group. `false`: it is not there any more.
+    /// Moves a dead letter to the replays of its group. Returns `false` if it does not exist any more.
     pub(super) fn start_replay(&self, stem: &str) -> Result<bool> {
         self.disk.rename(&self.dead_letter_path(stem), &self.replay_path(stem))
     }
 
-    /// The events that are replayed to a group.
+    /// Returns the events that are replayed to a group.
     pub(super) fn list_replays(&self, group: &Name) -> Result<Vec<u64>> {
         let stems = list_stems(&self.disk.root().join(names::REPLAYS))?;
         let of_group = stems.iter().filter_map(|stem| parse_stem(stem).filter(|(_, of)| of == group));
@@ -42,7 +42,7 @@ impl QueueInner {
         file.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
 
-    /// What is to be handled again; `None` if there is nothing any more.
+    /// Loads a replay as an entry; `None` if it does not exist any more.
     pub(super) fn load_replay(&self, id: u64, group: &Name) -> Result<Option<InFlightEntry>> {
         let Some(mut file) = self.read_replay_file(id, group)? else {
             return Ok(None);
@@ -54,7 +54,7 @@ impl QueueInner {
         Ok(record.map(|record| InFlightEntry::new(message_id(id), record).with_attempts(attempts)))
     }
 
-    /// Writes down what came of a replay that goes on.
+    /// Saves the attempts of a replay that goes on.
     pub(super) fn save_replay_attempts(&self, id: u64, group: &Name, attempts: DeliveryAttempts) -> Result<()> {
         if let Some(mut file) = self.read_replay_file(id, group)? {
             file.replay = Some(attempts);
@@ -64,12 +64,12 @@ impl QueueInner {
         Ok(())
     }
 
-    /// A replay is done with.
+    /// Removes a replay that is finished.
     pub(super) fn remove_replay(&self, id: u64, group: &Name) -> Result<()> {
         self.disk.remove(&self.replay_path(&file_stem(id, group)?)).map(drop)
     }
 
-    /// A replay has failed for good: it is a dead letter again.
+    /// Makes a replay that failed for good a dead letter again.
     pub(super) fn return_to_dead_letters(
         &self,
         id: u64,

@@ -1,4 +1,4 @@
-//! Telling the other workers who subscribes here.
+//! Announcing the subscribers of this worker to the other workers.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     queue::QueueInner,
 };
 
-/// Tells the others of each subscriber that comes or goes, until the queue is dropped.
+/// Announces each subscriber that comes or goes to the other workers, until `ended`.
 pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: CancellationToken) {
     let mut changes = queue.subscribers.watch();
     let mut known = BTreeSet::new();
@@ -19,6 +19,7 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
         broadcast(&queue, message_kind::CREATE_SUBSCRIBER, now.difference(&known)).await;
         broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
         known = now;
+        // this task shares the queue's state, so it ends when the last `FileQueue` is dropped, not when its state is
         tokio::select! {
             () = ended.cancelled() => return,
             _ = changes.changed() => {}
@@ -34,7 +35,7 @@ async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<It
 }
 
 impl QueueInner {
-    /// The subscribers of this worker, each as `group/handler`.
+    /// Returns the subscribers of this worker, each as `group/handler`.
     pub(crate) fn subscriber_ids(&self) -> BTreeSet<String> {
         let of_group = |group| {
             let subscribers = self.subscribers.of_group(&group);

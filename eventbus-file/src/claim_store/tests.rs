@@ -11,7 +11,7 @@ fn workers(lasting: Duration) -> (tempfile::TempDir, ClaimStore, ClaimStore) {
 }
 
 fn claimed(claimed: Option<NewClaim>) -> Claim {
-    claimed.expect("nobody has it").claim
+    claimed.expect("the claim is free").claim
 }
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -54,7 +54,7 @@ fn what_ran_out_is_taken_over_and_its_owner_is_kept_out() {
     assert_eq!(new.epoch, 2);
     assert!(matches!(one.check_owned(&old), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
     assert!(matches!(one.release(&old, Value::Null), Err(FileQueueError::ClaimLost { .. })));
-    assert!(matches!(two.renew(&new, Value::Null), Err(FileQueueError::ClaimLost { .. })), "it has run out");
+    assert!(matches!(two.renew(&new, Value::Null), Err(FileQueueError::ClaimLost { .. })), "it has expired");
 }
 
 #[test]

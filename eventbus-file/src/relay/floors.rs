@@ -1,4 +1,4 @@
-//! How far consumer groups have finished what a store's relay published.
+//! Low-water marks: how far consumer groups have finished the events of a store's relay.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How many events are looked at to find one of a store.
+/// Maximum number of events read to find one of a store.
 const FLOOR_SCAN_MAX: u64 = 500;
 
 impl QueueInner {
@@ -30,7 +30,7 @@ impl QueueInner {
     fn load_group_floor(&self, relayed: &RelayState, group: &Name) -> Result<GroupFloor> {
         let (owner, progress) = match self.load_group(group) {
             Err(error @ FileQueueError::Torn { .. }) => {
-                tracing::warn!(%group, error = error.log(), "how far the group has come cannot be told");
+                tracing::warn!(%group, error = error.log(), "the group's progress is torn, its low-water mark unknown");
                 return Ok(GroupFloor::Unknown);
             }
             group => group?,
@@ -42,8 +42,8 @@ impl QueueInner {
         Ok(finished.map_or(GroupFloor::Unknown, |position| GroupFloor::At(position.into())))
     }
 
-    /// The position up to which everything is published that a store has up to an id, at the latest; `None` if that would
-    /// take long to tell.
+    /// Returns a position of the store up to which all its events are published at or below an id; `None` if the search
+    /// would take too long.
     fn find_finished_position(&self, relayed: &RelayState, through: u64) -> Result<Option<u64>> {
         let record = &relayed.record;
         let begun_again = record.begun.iter().filter(|begun| begun.id > through).map(|begun| begun.after).min();

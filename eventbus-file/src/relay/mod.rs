@@ -1,8 +1,8 @@
-//! Publishing for relays: where a store's events are in the log says how far it is published.
+//! Publishing for relays: the store's events in the log show how far the store is published.
 //!
-//! Keep: an event of a store is linked under the id that follows on all that were looked at, none of them missing, and
-//! under no other. So whoever links it has seen what was published before, and of two relays one links it, however long
-//! either was held up. Setting the position back takes an id in the same way.
+//! Invariant: a relay links an event only to the id that directly follows all ids that it has read, none of them
+//! missing. So the relay that links it has read all events published before, and of two relays one links it, however
+//! long either was delayed. Setting the published position back uses an id in the same way.
 
 mod floors;
 mod record;
@@ -31,7 +31,7 @@ use crate::{
     queue::QueueInner,
 };
 
-/// A range that is none, or an event in it that cannot be published.
+/// An invalid range, or an event in it that cannot be published.
 #[derive(Debug, thiserror::Error)]
 enum Unpublishable {
     #[error("event {event_id} has no place in a store, so no relay can publish it")]
@@ -51,26 +51,26 @@ impl Unpublishable {
     }
 }
 
-/// What came of one try.
+/// Outcome of one attempt.
 enum RelayStep<T> {
     Done(T),
-    /// Somebody else wrote meanwhile: look again.
+    /// The log or the record changed, perhaps by a second relay: repeat the attempt.
     Retry,
     /// An id is missing: wait for its publisher.
     WaitForGap,
 }
 
-/// A range on its way.
+/// A range that is being published.
 struct PendingRange {
     publisher: Publisher,
-    /// How far the store is published if nobody else publishes it.
+    /// Published position of the store, unless a second relay publishes.
     position: u64,
-    /// How far it is published with this range.
+    /// Published position of the store once this range is published.
     through: u64,
-    /// Where each event belongs that is not published yet.
+    /// Position and id of each event that is not published yet.
     unpublished: VecDeque<(u64, EventId)>,
     staged: VecDeque<StagedFile>,
-    /// The ids that were given.
+    /// The ids of the events that were linked.
     ids: Vec<u64>,
 }
 
@@ -107,7 +107,8 @@ impl RelayTarget for FileQueue {
         Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
     }
 
-    /// No group has a hole: what is removed before a group has handled it was to be removed, by [`RemovalCondition::Result`].
+    /// Reports no gaps: an event that is removed before a group has finished it was removed on purpose, by
+    /// [`RemovalCondition::Result`].
     ///
     /// [`RemovalCondition::Result`]: crate::RemovalCondition::Result
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
@@ -127,27 +128,27 @@ impl RelayTarget for FileQueue {
     }
 }
 
-/// The places of the events of a range, which must be in order.
+/// Returns the positions of the events of a range, which must be in order.
 fn range_positions(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublishable> {
     let PublishRange { mut after, through, events } = range;
-    let mut places = VecDeque::with_capacity(events.len());
+    let mut positions = VecDeque::with_capacity(events.len());
     for event in events {
         let event_id = event.metadata().event_id();
         let position = event.position().ok_or(Unpublishable::NoPosition { event_id })?;
         if position <= after || position > through {
             return Err(Unpublishable::OutOfOrder { event_id, position, after, through });
         }
-        places.push_back((position.get(), event_id));
+        positions.push_back((position.get(), event_id));
         after = position;
     }
     match after <= through {
-        true => Ok(places),
+        true => Ok(positions),
         false => Err(Unpublishable::Backwards { after: range.after, through }),
     }
 }
 
 impl FileQueue {
-    /// Asks the file system for a relay.
+    /// Runs `ask` on a thread that may block on the file system; refuses after the shutdown.
     async fn blocking_for_relay<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&QueueInner) -> Result<T> + Send + 'static,
@@ -171,7 +172,7 @@ impl FileQueue {
             };
             let (sent, rest) = self.inner.blocking(send).await.map_err(unknown)?;
             pending = rest;
-            // what is there is told, whatever comes of the rest
+            // announce the linked events, even if the rest fails
             self.inner.notify_published(&pending.ids[notified..]).await;
             self.inner.counters.events_published((pending.ids.len() - notified) as u64);
             notified = pending.ids.len();
@@ -185,7 +186,7 @@ impl FileQueue {
 }
 
 impl QueueInner {
-    /// What keeps a relay from publishing after a position, as far as that is clear: then nothing need be staged.
+    /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
     fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
         Ok(match self.load_relay_state(publisher.store)? {
             Some(relayed) if relayed.has_missing_id => None,
@@ -207,7 +208,7 @@ impl QueueInner {
         }
         if pending.unpublished.is_empty() {
             if relayed.record.position < pending.through {
-                // what comes behind the last event is skipped, and no file tells of it
+                // the range ends after its last event, and no event file shows that: only a record does
                 let now = &mut relayed.record;
                 (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
                 if !self.write_record(&mut relayed)? {
@@ -239,7 +240,7 @@ impl QueueInner {
         Ok(RelayStep::Retry)
     }
 
-    /// The first missing id is filled when its publisher is overdue.
+    /// Fills the first missing id if its publisher is overdue; waits for it otherwise.
     fn fill_missing_or_wait<T>(&self, relayed: &RelayState) -> Result<RelayStep<T>> {
         let is_filled = self.log.fill_overdue_gap(relayed.record.through + 1, &self.worker_id)?;
         Ok(if is_filled { RelayStep::Retry } else { RelayStep::WaitForGap })
@@ -275,7 +276,7 @@ impl QueueInner {
     fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
         let Publisher { store, epoch } = publisher;
         let Some(relayed) = self.load_relay_state(store)? else {
-            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is told that it is lost
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is answered with `Lost`
         };
         if epoch < relayed.record.epoch {
             return Ok(RelayStep::Done(ResyncOutcome::Fenced));
@@ -298,7 +299,7 @@ impl QueueInner {
     }
 }
 
-/// What keeps a relay from publishing after a position.
+/// Returns the refusal of a relay that would publish after a position; `None` if it may.
 fn refusal(relayed: &RelayState, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
     let record = &relayed.record;
     if publisher.epoch < record.epoch {

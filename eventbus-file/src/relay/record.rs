@@ -1,8 +1,8 @@
-//! How far a store is published: what the events tell, from the last time on that somebody wrote it down.
+//! The published position of a store: the last record of it, and the events in the log since that record.
 //!
-//! Keep: the events are the truth, in the order of their ids; a record only saves reading them from the first one, and
-//! outlives them. So it is written before they are removed. Records are numbered, and the highest one counts: nobody who
-//! was held up puts an older one in its place.
+//! Invariant: the events are the truth, in the order of their ids; a record only saves reading them from the first one,
+//! and outlives them. So a worker writes a record before it removes events. Records are numbered, and the highest one
+//! counts: a delayed worker cannot put an older one in its place.
 
 use std::path::PathBuf;
 
@@ -22,44 +22,44 @@ use crate::{
     queue::QueueInner,
 };
 
-/// After how many ids what they tell is written down.
+/// Number of ids after which a relay writes a new record.
 const RECORD_INTERVAL_IDS: u64 = 1_000;
 
-/// How far a store is published.
+/// Published position of a store, as of an id of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RelayRecord {
     pub(super) store: Uuid,
-    /// Relays with a lower one are to step down.
+    /// The fencing token: relays with a lower epoch are refused.
     pub(super) epoch: u64,
-    /// Everything of the store up to here is published.
+    /// Every event of the store up to this position is published.
     pub(super) position: u64,
-    /// The event at the position; nothing if the position was set.
+    /// The event at the position; `None` if the position was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) event_id: Option<EventId>,
-    /// Up to this id all events were looked at.
+    /// The id up to which the record covers the log.
     pub(super) through: u64,
-    /// Where it was begun, and begun again.
+    /// The ids at which publishing began, and began again.
     pub(super) begun: Vec<PublishingStart>,
     #[serde(with = "time::serde::rfc3339")]
     pub(super) written_at: OffsetDateTime,
     pub(super) worker_id: String,
 }
 
-/// What comes after an id begins behind a position, again perhaps.
+/// A start of publishing: after the id `id`, the store's events begin after the position `after`, perhaps once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PublishingStart {
     pub(super) id: u64,
     pub(super) after: u64,
 }
 
-/// What is known of a store.
+/// Published position of a store as this worker knows it: the last record, brought up to date by the log.
 #[derive(Debug, Clone)]
 pub(crate) struct RelayState {
-    /// The number of the record that it was written down in last.
+    /// Number of the last record.
     record_number: u64,
     written_through: u64,
     pub(super) record: RelayRecord,
-    /// Whether there are ids after those that were looked at: the first of them is missing.
+    /// Set if the id after `record.through` is missing, and later ones exist.
     pub(super) has_missing_id: bool,
 }
 
@@ -68,7 +68,7 @@ impl RelayRecord {
         PublishedPosition { position: Position::new(self.position), event_id: self.event_id }
     }
 
-    /// Takes in what is under the next id.
+    /// Applies the file of the next id.
     fn apply(&mut self, id: u64, file: Option<&EventFile>) {
         self.through = id;
         let Some(file) = file.filter(|file| file.store == Some(self.store)) else {
@@ -93,12 +93,12 @@ impl QueueInner {
         self.disk.root().join(names::RELAYS).join(store.to_string())
     }
 
-    /// The stores that are, or were, published here.
+    /// Returns the stores that are, or were, published here.
     pub(super) fn list_relayed_stores(&self) -> Result<Vec<Uuid>> {
         let names = disk::list_names(&self.disk.root().join(names::RELAYS))?;
         let mut stores = Vec::new();
         for store in names.iter().filter_map(|name| parse_store_id(name)) {
-            // somebody may have died after making the folder
+            // a worker may have died after it made the folder
             if !self.list_record_numbers(store)?.is_empty() {
                 stores.push(store);
             }
@@ -113,7 +113,7 @@ impl QueueInner {
             .collect())
     }
 
-    /// A record; `None` if it is not there, or no longer.
+    /// Reads a record; `None` if it does not exist, or no longer.
     fn read_record(&self, store: Uuid, number: u64) -> Result<Option<RelayRecord>> {
         let path = self.records_folder(store).join(names::file_name(number));
         let Some(content) = disk::read(&path)? else {
@@ -127,7 +127,7 @@ impl QueueInner {
         }
     }
 
-    /// How far a store is published; `None` if nobody began.
+    /// Returns the published position of a store; `None` if no relay began to publish it.
     pub(super) fn load_relay_state(&self, store: Uuid) -> Result<Option<RelayState>> {
         loop {
             let Some(number) = self.list_record_numbers(store)?.into_iter().max() else {
@@ -141,7 +141,7 @@ impl QueueInner {
             self.apply_new_events(&mut relayed)?;
             let removed = self.log.removed_through()?;
             if removed >= first && self.list_record_numbers(store)?.into_iter().max() != Some(number) {
-                continue; // whoever removed what we were about to look at wrote down what it told
+                continue; // the worker that removed the unread events wrote a newer record before
             }
             relayed.record.through = relayed.record.through.max(removed);
             self.relay_states().insert(store, relayed.clone());
@@ -149,7 +149,7 @@ impl QueueInner {
         }
     }
 
-    /// What was written down, or was looked at since.
+    /// Returns a record, or the state in memory if that covers more of the log; `None` if the record is gone.
     fn load_latest_known(&self, store: Uuid, number: u64) -> Result<Option<RelayState>> {
         let known = self.relay_states().get(&store).cloned();
         if let Some(known) = &known
@@ -172,7 +172,7 @@ impl QueueInner {
         Ok(Some(RelayState { record_number: number, written_through, record: now, has_missing_id: false }))
     }
 
-    /// Looks at the events that came since, up to the first id that is missing.
+    /// Applies the events since then, up to the first missing id.
     fn apply_new_events(&self, relayed: &mut RelayState) -> Result<()> {
         let head = self.log.head()?;
         relayed.has_missing_id = false;
@@ -190,7 +190,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Writes down how far a store is published. `false`: somebody else has just written.
+    /// Writes the next record. Returns `false` if a different worker wrote one with its number.
     pub(super) fn write_record(&self, relayed: &mut RelayState) -> Result<bool> {
         let number = relayed.record_number + 1;
         let folder = self.records_folder(relayed.record.store);
@@ -203,14 +203,14 @@ impl QueueInner {
         }
         (relayed.record_number, relayed.written_through) = (number, relayed.record.through);
         self.relay_states().insert(relayed.record.store, relayed.clone());
-        // the one before stays: whoever lists the folder just now sees one of them
+        // the record before stays: a worker that lists the folder meanwhile sees at least one of the two
         for older in self.list_record_numbers(relayed.record.store)?.into_iter().filter(|older| older + 1 < number) {
             self.disk.remove(&folder.join(names::file_name(older)))?;
         }
         Ok(true)
     }
 
-    /// The first record of a store. `false`: there is one.
+    /// Writes the first record of a store. Returns `false` if there is one already.
     pub(super) fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
         let id = self.log.head()?;
         let now = RelayRecord {
@@ -226,7 +226,7 @@ impl QueueInner {
         self.write_record(&mut RelayState { record_number: 0, written_through: 0, record: now, has_missing_id: false })
     }
 
-    /// Keeps what is known in memory, and writes it down now and then.
+    /// Keeps the state in memory, and writes a record each [`RECORD_INTERVAL_IDS`] ids.
     pub(super) fn remember(&self, relayed: &mut RelayState) -> Result<()> {
         self.relay_states().insert(relayed.record.store, relayed.clone());
         if relayed.record.through >= relayed.written_through + RECORD_INTERVAL_IDS {
@@ -235,7 +235,7 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Writes down how far each store is published, before the events go that tell it.
+    /// Writes a record of each store, before a removal of the events that show its position.
     pub(crate) fn write_all_records(&self) -> Result<()> {
         for store in self.list_relayed_stores()? {
             while let Some(mut relayed) = self.load_relay_state(store)? {
@@ -247,13 +247,13 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Refuses a file that is no record, for those who look at all files.
+    /// Returns an error unless a file holds a record, for the check of the folder.
     pub(crate) fn check_record(&self, store: Uuid, number: u64) -> Result<()> {
         self.read_record(store, number).map(drop)
     }
 }
 
-/// The store that a folder of records is named by.
+/// Returns the store that a folder of records is named by.
 pub(crate) fn parse_store_id(name: &str) -> Option<Uuid> {
     Uuid::try_parse(name).ok().filter(|store| store.to_string() == name)
 }

@@ -1,4 +1,4 @@
-//! Event types: announcing those that are handled here, and leaving events for a handler that is not.
+//! Event types: announcing those with a handler here, and leaving events for a handler in a different release.
 
 use eventbus::port::{DeliveryAttempts, DisposedEntry, Unhandled, log_skipped_type};
 
@@ -6,7 +6,8 @@ use super::Consumer;
 use crate::error::Result;
 
 impl Consumer<'_> {
-    /// Announces what the handlers here handle, where that changed; what was left is taken again.
+    /// Announces the event types of the handlers here if they changed, and receives the events again that waited for a
+    /// handler.
     pub(super) async fn announce_event_types(&mut self) -> Result<()> {
         if !self.subscriber_changes.has_changed().unwrap_or_default() && !self.announced.is_empty() {
             return Ok(());
@@ -30,7 +31,8 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Notes an event that no handler wants. It is done with, or left with its tries for a handler that is not here.
+    /// Records an event that no handler here wants: skips it, or leaves it with its attempts for a handler that is not
+    /// here.
     pub(super) async fn skip_unhandled(
         &mut self,
         id: u64,
@@ -58,7 +60,7 @@ impl Consumer<'_> {
             }
             Unhandled::LeftPending { is_first: true } => tracing::warn!(
                 %group, %event_type,
-                "events are left: the group announced their type before, and no handler of it is here now; \
+                "events are left pending: the group announced their type before, and no handler of it is here now; \
                  `forget_event_type` lets the group skip it"
             ),
             _ => {}
@@ -66,14 +68,14 @@ impl Consumer<'_> {
         self.close_event(id).await
     }
 
-    /// Lets an event go that is taken again when other handlers are here.
+    /// Saves the attempts of an event that the consumer receives again when the handlers here change.
     pub(super) async fn leave_for_handler(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
         self.save_attempts(id, attempts).await?;
         self.without_handler.insert(id);
         Ok(())
     }
 
-    /// Whether an event that cannot be handled here is for a release that announced its schema version.
+    /// Returns `true` if an event that no handler here can decode is for a release that announced its schema version.
     pub(super) fn is_for_newer_release(&self, one: &DisposedEntry) -> bool {
         let Some(record) = &one.record else {
             return false;

@@ -1,9 +1,9 @@
-//! The consumer of one group: it owns the group, takes events, and writes down what came of them.
+//! The consumer of one group: it owns the group, receives events, and records their outcomes.
 //!
-//! Keep: that events were taken is written before a handler sees them, and what came of them before they are let go. All
-//! of it is one file, which only the owner of the latest epoch writes.
+//! Invariant: the consumer saves that it received an event before a handler gets it, and the outcome before it releases
+//! the event. The progress is one file, which only the owner of the latest epoch writes.
 //!
-//! Real time, not the given clock: what other workers read in files.
+//! Real time, not the given clock: other workers read the claim in files.
 
 mod event_types;
 mod outcomes;
@@ -32,14 +32,24 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How soon it is tried again after the file system refused.
+/// Delay before the retry after the file system refused.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// How many events of a group may wait for a retry, or be parked behind one that does: the file of the group has a note of
-/// each, and is written as a whole.
+/// Maximum number of events of a group that wait for a retry, or are parked behind one that does: the file of the group
+/// has an entry for each, and is written as a whole.
 const WAITING_MAX: usize = 10_000;
 
-/// Consumes for a group whenever nobody else does, until it is stopped.
+/// Consumes for a group whenever no other worker does, until `stop`.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | standby | the group's claim is free, and this worker acquires it | owner |
+/// | standby | a different worker owns the claim, or the file system refuses | standby, polls again |
+/// | owner | a cycle succeeds: the claim is renewed | owner |
+/// | owner | the file system refuses | owner, retries until the claim expires |
+/// | owner | the claim expired or passed on, or the folder holds a new queue | standby; nothing is written |
+/// | owner | `stop`, and the running handlers have ended | stopped, with the claim released |
+/// | standby | `stop` | stopped |
 pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSignal) {
     let mut poll_backoff = PollBackoff::new(&queue);
     let (mut is_standby, mut outage) = (false, Outage::new(queue.config.clock.clone()));
@@ -60,8 +70,8 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
                     tracing::warn!(
                         %group,
                         worker_id,
-                        "another worker, or another process with this worker id, has taken the group over, our claim ran out, or the \
-                         folder was made anew"
+                        "this worker lost the group: a different worker, or a process with the same worker id, took it \
+                         over, its claim expired, or the folder was made anew"
                     );
                 }
                 is_standby = false;
@@ -71,7 +81,7 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
             Ok(None) => {
                 if !std::mem::replace(&mut is_standby, true) {
                     tracing::info!(
-                        %group, "another worker consumes for the group, this one takes over when its claim runs out"
+                        %group, "a different worker consumes for the group, this one takes over when the claim expires"
                     );
                 }
             }
@@ -81,6 +91,7 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
                 }
             }
         }
+        // a release of the claim by its owner also wakes `poll_backoff`
         tokio::select! {
             () = stop.stopped() => {}
             () = poll_backoff.wait() => {}
@@ -88,38 +99,39 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
     }
 }
 
+/// The owner of a group's claim, from acquiring to losing or releasing it.
 struct Consumer<'a> {
     queue: &'a Arc<QueueInner>,
     group: &'a Name,
     owned: OwnedGroup,
     in_flight: Arc<InFlight>,
     poll_backoff: PollBackoff,
-    /// Whether there may be more to take.
+    /// Set if there may be more events to receive.
     has_more: bool,
-    /// Whether something is to be written down.
+    /// Set if the progress has changes that are not saved.
     is_dirty: bool,
     renew_at: Instant,
-    /// Not before this time, since the file system refused.
+    /// Set while the file system refuses: the time of the next attempt.
     retry_at: Option<Instant>,
-    /// Of the file system; it may outlast this consumer.
+    /// Outage of the file system; it may outlast this consumer.
     outage: &'a mut Outage,
-    /// Whether the worker before us may have died of a replay.
+    /// Set if the previous owner may have died in a replay.
     was_abandoned: bool,
-    /// What came of entries, not noted yet.
+    /// Entries with a disposition that is not recorded yet.
     disposed: VecDeque<DisposedEntry>,
-    /// What is to be let go, begun and handed over, as soon as that is written down.
+    /// Changes of the in-flight entries that wait until the progress is saved: to release, begin, add and resume.
     to_release: Vec<MessageId>,
     to_begin: Vec<MessageId>,
     to_add: Vec<InFlightEntry>,
     undecodable: Vec<(MessageId, DeliveryAttempts)>,
     to_resume: Vec<InFlightEntry>,
-    /// The events in hand that are replays.
+    /// In-flight events that are replays.
     replays: HashSet<u64>,
-    /// What was let go for a handler that is not here.
+    /// Open events that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
-    /// Tells of handlers that come or go.
+    /// Signals that a handler came or went.
     subscriber_changes: watch::Receiver<()>,
-    /// What the handlers announced last.
+    /// The types that the handlers announced last.
     announced: Vec<Announced>,
 }
 
@@ -165,17 +177,18 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Consumes until it is stopped. `true`: another worker consumes for the group now.
+    /// Consumes until `stop`. Returns `true` if this worker lost the group.
     async fn run(mut self, stop: &StopSignal) -> bool {
         let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
         let mut working = pin!(in_flight.work(&context, stop));
         while let Err(error) = self.receive_redelivered().await {
             if self.outage.begins() {
-                tracing::warn!(group = %self.group, error = error.log(), "what was left is not taken yet, trying again");
+                tracing::warn!(group = %self.group, error = error.log(), "open events not read yet, trying again");
             }
             if matches!(error, FileQueueError::ClaimLost { .. }) || !self.owned.claim.is_live() {
                 return true;
             }
+            // nothing is in flight yet: a stop need not wait for handlers
             tokio::select! {
                 () = stop.stopped() => return false,
                 () = tokio::time::sleep(RETRY_DELAY) => {}
@@ -202,6 +215,7 @@ impl<'a> Consumer<'a> {
                 }
             }
             let wake_at = self.retry_at.unwrap_or(self.renew_at);
+            // biased: handlers run inside `working`, then outcomes, which make room, come before new events
             tokio::select! {
                 biased;
                 () = &mut working => break,
@@ -216,18 +230,19 @@ impl<'a> Consumer<'a> {
         match self.finish().await {
             Err(FileQueueError::ClaimLost { .. }) => return true,
             Err(error) => {
-                tracing::warn!(group = %self.group, error = error.log(), "the group is taken over when our claim runs out")
+                tracing::warn!(group = %self.group, error = error.log(), "cannot release the group, its claim expires")
             }
             Ok(()) => {}
         }
         false
     }
 
-    /// Writes down what came of events, takes more, and renews the claim.
+    /// Records the outcomes of events, receives more, and renews the claim.
     async fn run_cycle(&mut self) -> Result<()> {
         self.check_same_queue().await?;
         self.record_outcomes().await?;
-        self.announce_event_types().await?; // what is settled after it would not be taken again for a handler that it announces
+        // after the outcomes: an event left without a handler later would not be received again for one announced here
+        self.announce_event_types().await?;
         self.read_due().await?;
         self.receive_replays().await?;
         self.receive_new().await?;
@@ -238,7 +253,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Refuses to go on where the folder holds another queue than the one whose events were taken.
+    /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
     async fn check_same_queue(&self) -> Result<()> {
         let (claim, known) = (self.owned.claim.clone(), self.owned.progress.queue_id);
         let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.queue_id()))).await?;
@@ -248,7 +263,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// What was to be written down is.
+    /// Applies the changes that waited for the progress to the in-flight entries.
     fn update_in_flight(&mut self) {
         self.in_flight.release(&std::mem::take(&mut self.to_release));
         self.in_flight.begin(&std::mem::take(&mut self.to_begin));
@@ -281,7 +296,7 @@ impl<'a> Consumer<'a> {
     }
 }
 
-/// Waits until more is to be taken, and there may be more.
+/// Waits until there is room for an entry, and there may be a new event.
 async fn wait_for_more(in_flight: &InFlight, poll_backoff: &mut PollBackoff, has_more: bool) {
     in_flight.room().await;
     if !has_more {

@@ -1,4 +1,4 @@
-//! Noting what came of events.
+//! Recording the dispositions of events.
 
 use eventbus::port::{DeliveryAttempts, DisposedEntry, Disposition};
 
@@ -6,7 +6,7 @@ use super::Consumer;
 use crate::error::Result;
 
 impl Consumer<'_> {
-    /// Notes what came of events.
+    /// Records the dispositions of events, in order; after an error, the next call goes on with the rest.
     pub(super) async fn record_outcomes(&mut self) -> Result<()> {
         self.disposed.extend(self.in_flight.take_disposed());
         while let Some(one) = self.disposed.pop_front() {
@@ -29,13 +29,13 @@ impl Consumer<'_> {
             Disposition::DeadLetter(delivery_attempts) if self.is_for_newer_release(one) => {
                 self.leave_for_handler(id, DeliveryAttempts::replayed(delivery_attempts.done.clone())).await?;
             }
-            Disposition::DeadLetter(tries) => {
-                self.move_to_dead_letters(id, one, tries.clone()).await?;
+            Disposition::DeadLetter(attempts) => {
+                self.move_to_dead_letters(id, one, attempts.clone()).await?;
                 counters.messages_sent_to_dlq(1);
             }
-            Disposition::Retry { attempts: tries, .. } => return self.save_attempts(id, tries.clone()).await,
-            Disposition::Begin(tries) => {
-                self.save_attempts(id, tries.clone()).await?;
+            Disposition::Retry { attempts, .. } => return self.save_attempts(id, attempts.clone()).await,
+            Disposition::Begin(attempts) => {
+                self.save_attempts(id, attempts.clone()).await?;
                 self.to_begin.push(one.id.clone());
                 return Ok(());
             }
@@ -44,7 +44,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// An event is done with.
+    /// Closes an event that is finished, or removes its replay.
     pub(super) async fn close_event(&mut self, id: u64) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
@@ -57,7 +57,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// An event goes on.
+    /// Saves the attempts of an event that stays open.
     pub(super) async fn save_attempts(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
@@ -68,11 +68,11 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// An event is given up.
+    /// Moves an event to the dead letters.
     async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
         let (group, record, claim) = (self.group.clone(), one.record.clone(), self.owned.claim.clone());
         let is_replay = self.replays.remove(&id);
-        let buried = self
+        let moved = self
             .queue
             .blocking(move |queue| {
                 queue.groups.check_owned(&claim)?;
@@ -82,7 +82,7 @@ impl Consumer<'_> {
                 }
             })
             .await;
-        match (&buried, is_replay) {
+        match (&moved, is_replay) {
             (Ok(()), true) => {}
             (Err(_), true) => drop(self.replays.insert(id)),
             (Ok(()), false) => {
@@ -91,6 +91,6 @@ impl Consumer<'_> {
             }
             (Err(_), false) => {}
         }
-        buried
+        moved
     }
 }

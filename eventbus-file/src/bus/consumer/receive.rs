@@ -1,4 +1,4 @@
-//! Taking events: what was left, what was replayed, what is new.
+//! Receiving events: open ones of the previous owner, retries, replays, and new ones.
 
 use eventbus::{
     Name,
@@ -15,33 +15,33 @@ use crate::{
     queue::QueueInner,
 };
 
-/// How many events are taken at once; fewer if they have more than [`PAGE_BYTES`].
+/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].
 const RECEIVE_BATCH_MAX: usize = 100;
 
-/// How many events are looked at, at most, for those of a range.
+/// Maximum number of events read at once to find those of a range.
 const RANGE_SCAN_MAX: usize = 1_000;
 
-/// What was read, not yet in hand.
+/// An event that was read, not yet in flight.
 #[derive(Debug)]
 enum ReadEvent {
     Event(QueueEvent),
     Torn(u64, FileQueueError),
 }
 
-/// What was read again.
+/// An in-flight entry that was read again.
 enum RereadEvent {
     Log(LogEntry),
     Replay(Option<InFlightEntry>),
 }
 
 impl Consumer<'_> {
-    /// Takes what the worker before us had taken and was not done with.
+    /// Receives the events that were open at the previous owner.
     pub(super) async fn receive_redelivered(&mut self) -> Result<()> {
         let open = self.owned.progress.open.keys().copied().collect();
         self.receive_open(open, self.owned.was_abandoned).await
     }
 
-    /// Takes events that were taken before.
+    /// Receives open events again.
     pub(super) async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
         let group = self.group.clone();
         let entries = self
@@ -51,10 +51,10 @@ impl Consumer<'_> {
                 open.into_iter().map(read).collect::<Result<Vec<_>>>()
             })
             .await?;
-        for (id, slot, is_letter) in entries {
+        for (id, slot, is_dead_letter) in entries {
             match slot {
-                // it was given up, and that was not yet written down here
-                _ if is_letter => drop(self.owned.progress.open.remove(&id)),
+                // the owner died, or the file system refused, before it saved the progress without this event
+                _ if is_dead_letter => drop(self.owned.progress.open.remove(&id)),
                 LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
                 LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
                 LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => drop(self.owned.progress.open.remove(&id)),
@@ -68,8 +68,8 @@ impl Consumer<'_> {
         match read {
             ReadEvent::Event(event) => {
                 let attempts = self.owned.progress.open.entry(event.id()).or_default().clone();
-                let taken = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
-                self.to_add.push(if is_redelivered { taken.redelivered() } else { taken });
+                let entry = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
+                self.to_add.push(if is_redelivered { entry.redelivered() } else { entry });
             }
             ReadEvent::Torn(id, error) => {
                 let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config.clock);
@@ -79,7 +79,7 @@ impl Consumer<'_> {
         }
     }
 
-    /// Reads events again that have waited. What has, counts as in flight from now on.
+    /// Reads the waiting events again that are due. One that is read counts as in flight from now on.
     pub(super) async fn read_due(&mut self) -> Result<()> {
         let due = self.in_flight.take_due();
         if due.is_empty() {
@@ -107,12 +107,12 @@ impl Consumer<'_> {
         for (due, reread) in due.into_iter().zip(read) {
             let id = due.id.as_str().parse().unwrap_or_default();
             match reread {
-                RereadEvent::Replay(Some(taken)) => self.to_resume.push(taken),
+                RereadEvent::Replay(Some(entry)) => self.to_resume.push(entry),
                 RereadEvent::Log(LogEntry::Event(event)) => {
                     let attempts = self.owned.progress.open.entry(id).or_default();
                     self.is_dirty |= due.has_waited && attempts.next_at.take().is_some();
-                    let taken = InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts.clone());
-                    self.to_resume.push(taken);
+                    let entry = InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts.clone());
+                    self.to_resume.push(entry);
                 }
                 RereadEvent::Log(LogEntry::Torn(error)) => {
                     self.to_release.push(due.id);
@@ -130,7 +130,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Takes what was replayed since, as far as there is room.
+    /// Receives new replays, as many as there is room for.
     pub(super) async fn receive_replays(&mut self) -> Result<()> {
         let room = self.in_flight.room_beside(self.to_add.len());
         let (group, known) = (self.group.clone(), self.replays.clone());
@@ -145,16 +145,16 @@ impl Consumer<'_> {
             .await?;
         for (id, entry) in replays {
             if self.owned.progress.open.contains_key(&id) {
-                continue; // it was given up, and that is about to be written down
+                continue; // a dead letter since a moment: the progress without the event is not saved yet
             }
             match entry {
-                Ok(Some(taken)) => {
-                    self.to_add.push(if self.was_abandoned { taken.redelivered() } else { taken });
+                Ok(Some(entry)) => {
+                    self.to_add.push(if self.was_abandoned { entry.redelivered() } else { entry });
                     self.replays.insert(id);
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(group = %self.group, id, error = error.log(), "replay passed over and left alone");
+                    tracing::error!(group = %self.group, id, error = error.log(), "unreadable replay passed over");
                     self.replays.insert(id);
                 }
             }
@@ -163,7 +163,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Takes events, as many as there is room for.
+    /// Receives new events, as many as there is room for.
     pub(super) async fn receive_new(&mut self) -> Result<()> {
         let room = self.in_flight.room_beside(self.to_add.len()).min(RECEIVE_BATCH_MAX);
         if room == 0 {
@@ -186,7 +186,7 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Takes events of a type that the group skipped, before any new one.
+    /// Receives events of a type that the group skipped, before any new event.
     async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
         let (through, read) = self.queue.blocking(move |queue| queue.read_due_range(&due, room)).await?;
         self.owned.progress.types.delivered_through(through);
@@ -200,7 +200,7 @@ impl Consumer<'_> {
 }
 
 impl QueueInner {
-    /// The next events of a range, and up to where they were looked for.
+    /// Returns the next events of a range, and the id up to which it searched.
     fn read_due_range(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<ReadEvent>)> {
         let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
         for _ in 0..RANGE_SCAN_MAX {
@@ -222,7 +222,7 @@ impl QueueInner {
         Ok((through, read))
     }
 
-    /// The next events after one, up to where they were read, and whether there may be more.
+    /// Returns the next events after one, the id up to which it read, and `true` if there may be more.
     fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<ReadEvent>, bool)> {
         let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
         while read.len() < count
@@ -245,7 +245,7 @@ impl QueueInner {
                 tracing::warn!(
                     read = after,
                     newest = head,
-                    "events are gone that were read, the group goes on with what comes"
+                    "events that the group read are gone, it goes on with new ones"
                 );
                 through = head;
             }
@@ -254,13 +254,13 @@ impl QueueInner {
         Ok((through, read, has_more))
     }
 
-    /// Whether a group has given an event up.
+    /// Returns `true` if a group has a dead letter of an event.
     fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
         disk::exists(&self.dead_letter_path(&dead_letters::file_stem(id, group)?))
     }
 }
 
-/// An error with its causes.
+/// Returns an error with its causes, as text.
 fn error_chain(error: &FileQueueError) -> String {
     let mut said = error.to_string();
     let mut cause = std::error::Error::source(error);
