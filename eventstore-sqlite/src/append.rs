@@ -1,7 +1,7 @@
 //! Appending to one stream, inside the transaction of a batch.
 //!
-//! The hot path asks for the stream's version and inserts. Only an append that is refused looks for its event ids:
-//! whether it repeats one that was stored is decided there.
+//! The hot path reads the stream's version and inserts. Only a refused append looks its event ids up, to find out
+//! whether it repeats a stored append.
 
 use std::sync::Arc;
 
@@ -44,13 +44,13 @@ impl AppendEvents for SqliteEventStore {
 }
 
 impl SqliteEventStore {
-    /// Nothing if there are no events.
+    /// Checks an append; `None` if it has no events.
     pub(crate) fn check(&self, append: port::Append) -> Result<Option<CheckedAppend>, AppendError> {
         CheckedAppend::check(append, self.writer().clock(), self.writer().listed_types())
     }
 }
 
-/// An append on its way to the connection.
+/// An append with valid events.
 #[derive(Debug)]
 pub(crate) struct CheckedAppend {
     stream: StreamId,
@@ -60,17 +60,18 @@ pub(crate) struct CheckedAppend {
     listed_types: Arc<ListedEventTypes>,
 }
 
-/// What became of an append, if its transaction commits.
+/// Outcome of an append, if its transaction commits.
 #[derive(Debug)]
 pub(crate) enum AppendOutcome {
-    /// Its events follow that version, from that position on, and were recorded then; perhaps it lists event types.
+    /// The events follow `previous_version` and begin at `first_position`; `has_new_types` if the append lists event
+    /// types.
     Appended { previous_version: Version, first_position: Position, recorded_at: OffsetDateTime, has_new_types: bool },
-    /// It was stored before.
+    /// An earlier append stored the events.
     AlreadyStored(Vec<RecordedEvent>),
 }
 
 impl CheckedAppend {
-    /// Nothing if there are no events.
+    /// Checks an append; `None` if it has no events.
     pub(crate) fn check(
         append: port::Append,
         clock: &SharedClock,
@@ -86,7 +87,7 @@ impl CheckedAppend {
         Ok(Some(Self { stream, expected, events, clock, listed_types }))
     }
 
-    /// How many events there are.
+    /// Returns the number of events.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
@@ -94,7 +95,8 @@ impl CheckedAppend {
     /// Stores the events, or leaves no trace of them in the transaction.
     ///
     /// # Errors
-    /// The inner one is about this append alone. The outer one is about the transaction: it must be rolled back.
+    /// The inner error is about this append alone. The outer one is about the transaction: the caller must roll it
+    /// back.
     pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
         let actual = stream_version(connection, &self.stream)?;
         if !self.expected.matches(actual) {
@@ -120,7 +122,7 @@ impl CheckedAppend {
         }
     }
 
-    /// A statement that fails leaves no trace by itself; several need a savepoint.
+    /// Inserts all events or none: a single statement that fails leaves no trace, several need a savepoint.
     fn insert_atomically(
         &self,
         connection: &Connection,
@@ -142,7 +144,7 @@ impl CheckedAppend {
         inserted
     }
 
-    /// Positions within one append follow each other: nobody else writes meanwhile.
+    /// Inserts the events; their positions follow each other, as no other connection writes meanwhile.
     fn insert_events(
         &self,
         connection: &Connection,
@@ -161,7 +163,7 @@ impl CheckedAppend {
         Ok(first.unwrap_or_default())
     }
 
-    /// Decides about an append that cannot be stored: a repeat, ids of others, or what `otherwise` says.
+    /// Decides about an append that cannot be stored: a repeat, a use of ids of different events, or else `otherwise`.
     fn resolve(
         &self,
         connection: &Connection,
@@ -190,12 +192,12 @@ impl CheckedAppend {
         AppendError::Refused { stream: self.stream.clone(), source: source.into() }
     }
 
-    /// Notes that the types of the events are listed, once the transaction has committed.
+    /// Marks the types of the events as listed; for after the commit.
     pub(crate) fn mark_types_listed(&self) {
         self.listed_types.add_all(&self.events);
     }
 
-    /// The records, once the transaction has committed.
+    /// Returns the records; for after the commit.
     pub(crate) fn into_records(self, outcome: AppendOutcome) -> Vec<RecordedEvent> {
         let (after, first, recorded_at) = match outcome {
             AppendOutcome::AlreadyStored(known) => return known,
@@ -212,7 +214,7 @@ impl CheckedAppend {
     }
 }
 
-/// The version of a stream, from its last event: one probe of the index.
+/// Returns the version of a stream, from its last event: one probe of the index.
 pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
     let id = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
     let version = connection
@@ -223,7 +225,7 @@ pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusq
     Ok(version.map_or(Version::NONE, |version| Version::new(u64::try_from(version).unwrap_or_default())))
 }
 
-/// Runs a statement that returns nothing.
+/// Runs a statement that returns no rows.
 pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }

@@ -1,6 +1,6 @@
-//! Jobs that share a transaction, each of which succeeds or fails alone.
+//! Batches: jobs that share a transaction, each of which succeeds or fails alone.
 //!
-//! Real time, not the given clock: how long the disk takes.
+//! Real time, not the given clock: the duration of commits.
 
 use std::{
     error::Error,
@@ -20,21 +20,32 @@ use crate::{
 };
 
 /// Jobs that share a transaction.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | new | the file was lost, and still is | jobs fail: `Unavailable` |
+/// | new | a different connection writes | not begun; requeued in a task, failed on a thread |
+/// | new | `BEGIN IMMEDIATE` succeeds | open |
+/// | open | a job spoils the transaction | rolled back; each of several jobs gets a batch of its own |
+/// | open | the only job spoils the transaction | rolled back; the job fails: `Unavailable` |
+/// | open | all jobs have run | committing |
+/// | committing | `COMMIT` fails, or the file is lost after it | jobs fail: `OutcomeUnknown` |
+/// | committing | `COMMIT` succeeds | committed: jobs get their results |
 pub(crate) struct Batch(Vec<Job>);
 
-/// What became of a batch, beside the answers to its jobs.
+/// Outcome of a batch, beside the results of its jobs.
 #[derive(Default)]
 pub(crate) struct BatchReport {
-    /// Whether events were appended.
+    /// Set if events were appended.
     pub(crate) has_appended: bool,
-    /// How long the commit took, if there was anything to commit.
+    /// Duration of the commit; `None` if there was no change to commit.
     pub(crate) commit_time: Option<Duration>,
-    /// The jobs that were not even begun, because another connection writes.
+    /// The batch if its transaction could not begin, because a different connection writes.
     pub(crate) not_begun: Option<(Batch, rusqlite::Error)>,
 }
 
 impl Batch {
-    /// Takes jobs, but not those that nobody waits for any more; `None` if nothing is left.
+    /// Makes a batch of the jobs whose callers still wait; `None` if there are none.
     pub(crate) fn from_jobs(mut jobs: Vec<Job>) -> Option<Self> {
         jobs.retain(|job| !job.is_abandoned());
         (!jobs.is_empty()).then_some(Self(jobs))
@@ -44,9 +55,9 @@ impl Batch {
         self.0.into_iter()
     }
 
-    /// Runs all jobs in one transaction and answers them once it has committed.
+    /// Runs all jobs in one transaction, and sends their results once it has committed.
     pub(crate) fn run(mut self, connection: &Connection, files: &OpenFiles) -> BatchReport {
-        roll_back(connection); // what a panic may have left open
+        roll_back(connection); // a panic may have left a transaction open
         if let Err(lost) = files.check_if_lost() {
             self.fail_with(AppendError::Unavailable, lost);
             return BatchReport::default();
@@ -78,12 +89,12 @@ impl Batch {
         let started = Instant::now();
         if let Err(error) = execute(connection, "COMMIT") {
             roll_back(connection);
-            // the log may hold the transaction all the same, and a crash now would bring it back
+            // the write-ahead log may hold the transaction all the same, and a crash now would bring it back
             self.fail_with(AppendError::OutcomeUnknown, Arc::new(error));
             return BatchReport::default();
         }
         if let Err(lost) = files.check() {
-            // nobody knows whether the file went before or after the commit
+            // the file may have gone before or after the commit
             self.fail_with(AppendError::OutcomeUnknown, lost);
             return BatchReport::default();
         }
@@ -101,7 +112,7 @@ impl Batch {
         report
     }
 
-    /// After one job spoiled the transaction of all, as a full disk does: each gets one of its own.
+    /// Runs each job in a transaction of its own, after one spoiled the shared transaction, as a full disk does.
     fn run_one_by_one(self, connection: &Connection, files: &OpenFiles, error: rusqlite::Error) -> BatchReport {
         if self.0.len() == 1 {
             self.fail(error);
@@ -122,7 +133,7 @@ impl Batch {
         all
     }
 
-    /// Tells everyone that nothing was stored.
+    /// Fails all jobs: no change was stored.
     pub(crate) fn fail(self, error: rusqlite::Error) {
         self.fail_with(AppendError::Unavailable, Arc::new(error));
     }

@@ -1,9 +1,9 @@
-//! A connection on loan to a transaction, and how it comes back.
+//! A connection that is checked out to a transaction, and its return.
 //!
-//! Keep: it comes back exactly once: at the end, when the transaction is dropped, or when its time is up, whichever is
-//! first. Whoever is late finds nothing but the reason.
+//! Invariant: the connection comes back exactly once: at the commit, when the transaction is dropped, or at its
+//! deadline, whichever is first. A later call finds only the reason.
 //!
-//! Real time, not the given clock: a lock that other threads wait for.
+//! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
     ops::Deref,
@@ -20,11 +20,11 @@ use crate::{
     write_permit::WritePermit,
 };
 
-/// What a transaction holds.
+/// The connection of a transaction.
 pub(crate) enum HeldConnection {
-    /// The connection that writes.
+    /// The write connection.
     Live(Box<WritePermit>),
-    /// One on the copies of a shadow.
+    /// A connection to the copies of a shadow.
     Shadow(Box<ShadowConnection>),
 }
 
@@ -36,7 +36,7 @@ impl HeldConnection {
         }
     }
 
-    /// Whether appends wait for it.
+    /// Returns `true` if appends wait for it.
     fn is_blocking_appends(&self) -> bool {
         match self {
             Self::Live(_) => true,
@@ -45,23 +45,33 @@ impl HeldConnection {
     }
 }
 
-/// A connection on loan to a transaction.
+/// A connection that is checked out to a transaction.
 pub(crate) struct CheckedOutConnection {
     state: Mutex<CheckoutState>,
     last_user: Mutex<ConnectionUser>,
-    /// When its time is up.
+    /// Time at which the watchdog ends it.
     deadline: Mutex<Option<Instant>>,
-    /// Nothing if nobody waits for it.
+    /// Longest time that it may be open; `None` if no append waits for it.
     limit: Option<Duration>,
     interrupt: InterruptHandle,
 }
 
+/// State of a checked-out connection.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | `Open` | a commit takes the connection | `Ended(RolledBack)`: later calls fail |
+/// | `Open` | the transaction is dropped, or an append spoiled it | `Ended(RolledBack)` |
+/// | `Open` | the deadline passes: the watchdog, or the next call, ends it | `Ended(TimedOut)` |
+/// | `Open` | the next call finds that a statement ended the transaction | `Ended(RolledBack)` |
+/// | `Open`, locked by a statement | an end | `Open` until the statement is interrupted, then `Ended` |
+/// | `Ended` | any call | `Ended`; the call fails with the reason |
 enum CheckoutState {
     Open(HeldConnection),
     Ended(EndReason),
 }
 
-/// Why there is no connection any more.
+/// Reason why a transaction has no connection any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum EndReason {
     TimedOut(Duration),
@@ -83,15 +93,15 @@ impl CheckedOutConnection {
         Arc::new(checked_out)
     }
 
-    /// Whether appends wait for it.
+    /// Returns `true` if appends wait for it.
     pub(crate) const fn is_blocking_appends(&self) -> bool {
         self.limit.is_some()
     }
 
-    /// The connection, until the guard goes.
+    /// Locks the connection until the guard is dropped.
     ///
     /// # Errors
-    /// Why there is none any more.
+    /// The reason of the end if the transaction has ended.
     pub(crate) fn lock_connection(&self) -> Result<ConnectionGuard<'_>, SqliteTransactionError> {
         let guard = ConnectionGuard(lock(&self.state));
         match &*guard.0 {
@@ -106,7 +116,7 @@ impl CheckedOutConnection {
         }
     }
 
-    /// Why the transaction cannot go on.
+    /// Returns the reason why the transaction cannot go on, if there is one.
     fn end_reason(&self, guard: &ConnectionGuard<'_>) -> Option<EndReason> {
         let timed_out = self.expired().map(EndReason::TimedOut);
         timed_out.or_else(|| guard.held().connection().is_transaction_over().then_some(EndReason::RolledBack))
@@ -115,7 +125,7 @@ impl CheckedOutConnection {
     /// Takes the connection away from the transaction.
     ///
     /// # Errors
-    /// Why there is none any more.
+    /// The reason of the end if the transaction has ended.
     pub(crate) fn take(&self) -> Result<HeldConnection, SqliteTransactionError> {
         let mut guard = self.lock_connection()?;
         match std::mem::replace(&mut *guard.0, CheckoutState::Ended(EndReason::RolledBack)) {
@@ -124,7 +134,7 @@ impl CheckedOutConnection {
         }
     }
 
-    /// Rolls back and gives the connection back, without waiting for whoever uses it right now.
+    /// Rolls back and returns the connection, without waiting for a statement that runs right now.
     pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
         match self.state.try_lock() {
             Ok(state) => ConnectionGuard(state).end(end),
@@ -138,17 +148,17 @@ impl CheckedOutConnection {
         }
     }
 
-    /// The same, waiting.
+    /// Rolls back and returns the connection; interrupts a statement that runs right now, and waits for its end.
     pub(crate) fn end_and_wait(self: Arc<Self>, end: EndReason) {
         drop(DeferredEnd { checked_out: self, end });
     }
 
-    /// When its time is up; nothing if it has ended, or has no end.
+    /// Returns the deadline; `None` if the transaction has ended, or has none.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         lock(&self.deadline).filter(|_| self.is_open())
     }
 
-    /// How long it could be open, if that is over.
+    /// Returns the time limit if the deadline has passed.
     pub(crate) fn expired(&self) -> Option<Duration> {
         let deadline = *lock(&self.deadline);
         self.limit.filter(|_| deadline.is_some_and(|deadline| deadline <= Instant::now()))
@@ -158,12 +168,12 @@ impl CheckedOutConnection {
         match self.state.try_lock() {
             Ok(state) => matches!(*state, CheckoutState::Open(_)),
             Err(TryLockError::Poisoned(state)) => matches!(**state.get_ref(), CheckoutState::Open(_)),
-            // somebody uses it
+            // a statement runs
             Err(TryLockError::WouldBlock) => true,
         }
     }
 
-    /// Work of the store itself, however long it takes, does not count.
+    /// Stops the deadline during work of the store itself, which does not count.
     pub(crate) fn stop_deadline(&self) {
         *lock(&self.deadline) = None;
     }
@@ -172,7 +182,7 @@ impl CheckedOutConnection {
         *lock(&self.deadline) = self.limit.and_then(|limit| Instant::now().checked_add(limit));
     }
 
-    /// Notes who uses it.
+    /// Records the calling task as its user.
     pub(crate) fn set_user(&self) {
         *lock(&self.last_user) = ConnectionUser::current();
     }
@@ -182,7 +192,7 @@ impl CheckedOutConnection {
     }
 }
 
-/// The connection of a transaction, while nobody may take it away.
+/// The connection of a transaction; no other thread can end it while the guard lives.
 pub(crate) struct ConnectionGuard<'l>(MutexGuard<'l, CheckoutState>);
 
 impl ConnectionGuard<'_> {
@@ -200,11 +210,11 @@ impl ConnectionGuard<'_> {
         }
     }
 
-    /// Rolls back, if that was not done before.
+    /// Rolls back, unless the transaction has ended before.
     fn end(mut self, end: EndReason) {
         if matches!(*self.0, CheckoutState::Open(_)) {
             let open = std::mem::replace(&mut *self.0, CheckoutState::Ended(end));
-            // whoever gets the connection next must not wait for this lock
+            // unlock first: the drop hands the connection on, and its next user must not wait for this lock
             drop(self);
             drop(open);
         }
@@ -231,7 +241,7 @@ impl Drop for DeferredEnd {
             match self.checked_out.state.try_lock() {
                 Ok(state) => return ConnectionGuard(state).end(self.end),
                 Err(TryLockError::Poisoned(state)) => return ConnectionGuard(state.into_inner()).end(self.end),
-                // again and again, for each statement that is begun after the end
+                // again and again: the user may begin the next statement after each interrupt
                 Err(TryLockError::WouldBlock) => self.checked_out.interrupt.interrupt(),
             }
             std::thread::sleep(Duration::from_millis(1));
@@ -248,7 +258,7 @@ impl From<EndReason> for SqliteTransactionError {
     }
 }
 
-/// Who uses a transaction: a task, or a thread that runs none.
+/// User of a transaction: a task, or a thread that runs none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ConnectionUser {
     Task(tokio::task::Id),
@@ -261,7 +271,7 @@ impl ConnectionUser {
     }
 }
 
-/// A panic leaves a transaction that is rolled back when it ends: it is sound.
+/// Locks a mutex, also after a panic: that leaves a transaction that is rolled back when it ends.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

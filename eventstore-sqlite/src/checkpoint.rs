@@ -1,4 +1,4 @@
-//! How far the readers of the feed have come.
+//! Checkpoints of the readers of the feed, and notes.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -88,7 +88,7 @@ fn load_position(connection: &Connection, name: &Name) -> Result<Option<Position
     position.map(|position| to_position(position, || format!("checkpoint `{name}`"))).transpose()
 }
 
-/// A position as it is stored; `place` says where.
+/// Converts a stored position; `place` names it in the error.
 pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
     let position = u64::try_from(stored).map(Position::new);
     position.map_err(|source| ReadError::corrupt(place(), source))

@@ -1,7 +1,7 @@
-//! A connection that can be lent to someone who must not commit.
+//! A connection for a user that must not commit.
 //!
-//! Keep: while it is sealed nothing commits, neither a `COMMIT` by hand nor a statement after a `ROLLBACK` by hand, and a
-//! transaction that was rolled back under its user is known to be broken.
+//! Invariant: while it is sealed, no statement commits, neither a `COMMIT` of the user nor a statement after a
+//! `ROLLBACK` of the user; and the connection records that its transaction was rolled back.
 
 use std::{
     ops::Deref,
@@ -15,7 +15,16 @@ use rusqlite::Connection;
 
 use crate::append::execute;
 
-/// A connection, and whether it may commit.
+/// A connection that is sealed during the transaction of a user.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | unsealed | [`begin`](Self::begin) | sealed: the commit hook refuses every commit |
+/// | sealed | the user runs `COMMIT` | over: SQLite rolls back instead |
+/// | sealed | the user or SQLite rolls back | over |
+/// | over | the user runs a statement that writes | over: it cannot commit by itself |
+/// | sealed | [`commit`](Self::commit) | unsealed |
+/// | sealed, over | [`reset`](Self::reset) | unsealed, without a transaction |
 pub(crate) struct GuardedConnection {
     connection: Connection,
     state: Arc<GuardState>,
@@ -44,7 +53,7 @@ impl GuardedConnection {
         Ok(())
     }
 
-    /// Whether the transaction that was begun is over.
+    /// Returns `true` if the transaction is over.
     pub(crate) fn is_transaction_over(&self) -> bool {
         self.state.is_rolled_back.load(Relaxed) || self.connection.is_autocommit()
     }
@@ -54,7 +63,7 @@ impl GuardedConnection {
         execute(&self.connection, "COMMIT")
     }
 
-    /// Makes it as it was before a transaction.
+    /// Rolls back, and unseals the connection.
     pub(crate) fn reset(&self) {
         roll_back(&self.connection);
         self.state.is_commit_blocked.store(false, Relaxed);
@@ -70,7 +79,7 @@ impl Deref for GuardedConnection {
 }
 
 pub(crate) fn roll_back(connection: &Connection) {
-    // if it fails, the next BEGIN says why
+    // if it fails, the next `BEGIN` returns the reason
     if !connection.is_autocommit() {
         let _ = execute(connection, "ROLLBACK");
     }

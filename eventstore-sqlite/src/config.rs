@@ -1,4 +1,4 @@
-//! What can be chosen when a store is opened.
+//! The configuration of a store.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use eventbus::SharedClock;
 
 use crate::error::SqliteConnectError;
 
-/// How a store is opened; the defaults are right for most.
+/// Configuration of a store; the defaults are right for most applications.
 ///
 /// # Examples
 /// ```
@@ -16,24 +16,24 @@ use crate::error::SqliteConnectError;
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqliteEventStoreConfig {
-    /// What an append that returned `Ok` survives. Default: [`Synchronous::Full`].
+    /// Failures that an append that returned `Ok` survives. Default: [`Synchronous::Full`].
     pub synchronous: Synchronous,
-    /// How long a call waits while another process writes, before it fails as unavailable. Default: 5 seconds.
+    /// Time that a call waits while a different process writes, before it fails as unavailable. Default: 5 seconds.
     pub busy_timeout: Duration,
-    /// How many pages are read at the same time, each on a connection of its own; from 1. Default: 4.
+    /// Maximum number of concurrent page reads, each on a connection of its own; from 1. Default: 4.
     pub readers: usize,
-    /// How many appends may wait for their turn; the next ones wait until there is room, from 1. Default: 4,096.
+    /// Maximum number of queued appends, from 1; further ones wait until there is room. Default: 4,096.
     pub queued_appends: usize,
-    /// How long a transaction of a handler or projection may be open, before it is rolled back because all appends of
-    /// this process wait for it. Default: 5 seconds.
+    /// Time that a transaction of a handler or projection may be open, before the store rolls it back because all
+    /// appends of this process wait for it. Default: 5 seconds.
     pub transaction_timeout: Duration,
-    /// Whether the file is made if it is missing. Default: true.
+    /// Set if the store makes a missing file. Default: true.
     pub create_if_missing: bool,
-    /// Whether the store may be made in a database that holds tables of someone else already. Default: false, so that
-    /// a wrong path does no harm. Tables that are added after the store was made need no permission.
+    /// Set if the store may make its tables in a database that already holds foreign tables. Default: false, so that a
+    /// wrong path does no harm. Tables that are added after those of the store need no permission.
     pub share_database: bool,
-    /// By which clock events are recorded; waits for other processes, and leases, go by the machine's, which all that share
-    /// a file have. Default: the machine's.
+    /// Clock of the recording times of events. Waits for other processes, and leases, use the clock of the machine,
+    /// which all processes that share a file have. Default: the machine's.
     pub clock: SharedClock,
 }
 
@@ -52,10 +52,10 @@ impl Default for SqliteEventStoreConfig {
     }
 }
 
-/// What an append that returned `Ok` survives.
+/// Failures that an append that returned `Ok` survives.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Synchronous {
-    /// Power failure and everything less: each commit waits for the disk.
+    /// A power failure, and all lesser ones: each commit waits for the disk.
     #[default]
     Full,
     /// The death of the process, but not a power failure, which may take the last appends back. About five times
@@ -76,13 +76,13 @@ impl SqliteEventStoreConfig {
     pub(crate) fn check(&self) -> Result<(), SqliteConnectError> {
         let fault = |what| Err(SqliteConnectError::InvalidConfig { what });
         if self.readers == 0 {
-            return fault("`readers` is 0; without one nothing can be read");
+            return fault("`readers` is 0; the store could not read");
         }
         if self.queued_appends == 0 {
-            return fault("`queued_appends` is 0; without room for one nothing can be appended");
+            return fault("`queued_appends` is 0; the store could not append");
         }
         if self.transaction_timeout.is_zero() {
-            return fault("`transaction_timeout` is 0; every transaction would be rolled back");
+            return fault("`transaction_timeout` is 0; the store would roll every transaction back");
         }
         if i32::try_from(self.busy_timeout.as_millis()).is_err() {
             return fault("`busy_timeout` is longer than 24 days, SQLite's limit");

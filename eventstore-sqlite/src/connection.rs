@@ -13,16 +13,16 @@ use crate::{
     migrate::migrate,
 };
 
-/// More than the statements there are, so that none is ever prepared twice.
+/// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
 const STATEMENT_CACHE_CAPACITY: usize = 64;
 
-/// Memory is named by a URI, files by plain absolute paths.
+/// Flags for reading and writing; a URI names a database in memory, a plain absolute path a file.
 pub(crate) const READ_WRITE: OpenFlags =
     OpenFlags::SQLITE_OPEN_READ_WRITE.union(OpenFlags::SQLITE_OPEN_NO_MUTEX).union(OpenFlags::SQLITE_OPEN_URI);
 
-/// Opens the connection that writes, and makes the tables or brings them up to date.
+/// Opens the write connection, and makes or migrates the tables.
 ///
-/// Keep: nothing is changed in the file, not even its journal mode, before it is known to be ours.
+/// Invariant: the store changes the file, even its journal mode, only after it found that the file is its own.
 pub(crate) fn open_writer(
     location: &DatabaseLocation,
     config: &SqliteEventStoreConfig,
@@ -58,7 +58,7 @@ fn prepare_journal(
     connection.pragma_update(None, "synchronous", synchronous).map_err(fault)
 }
 
-/// Tries until it is not busy: SQLite does not wait by itself for others that make a write-ahead log too.
+/// Repeats an attempt while it is busy: SQLite does not wait by itself for processes that make a write-ahead log too.
 fn retry_while_busy<T>(timeout: Duration, attempt: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
     let started = Instant::now();
     loop {
@@ -92,7 +92,7 @@ mod tests {
         for (synchronous, wanted) in [(Synchronous::Full, 2), (Synchronous::Normal, 1)] {
             let place = DatabaseLocation::from_path(&directory.join(format!("{wanted}.db"))).unwrap();
             let config = SqliteEventStoreConfig { synchronous, ..Default::default() };
-            // opened again it is as when it was made
+            // the setting is the same when the file is opened again
             for _ in 0..2 {
                 let connection = open_writer(&place, &config).unwrap();
                 let ask = |pragma| connection.pragma_query_value(None, pragma, |row| row.get(0));

@@ -1,4 +1,4 @@
-//! Why a store could not be opened, and what SQLite's errors mean to callers.
+//! The errors of opening a store and of its transactions, and the meaning of SQLite's errors to callers.
 
 use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
@@ -10,33 +10,33 @@ use rusqlite::ErrorCode;
 
 use crate::files::SqliteFileError;
 
-/// Why a store could not be opened.
+/// Error of opening a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteConnectError {
-    /// The URL is not one of this store, or was given where a path is expected.
+    /// The URL is not one of this store, or is in place of a path.
     #[error("`{url}` opens no SQLite event store: {reason}; write `sqlite:path/to/file` or `sqlite::memory:`")]
     InvalidUrl {
         /// The URL, without secrets.
         url: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
-    /// The configuration makes no sense.
+    /// The configuration is invalid.
     #[error("invalid configuration of a SQLite event store: {what}")]
     InvalidConfig {
-        /// Which field, and why.
+        /// The field, and the rule that it breaks.
         what: &'static str,
     },
-    /// The file is there, but it is not a SQLite database.
+    /// The file exists, but it is not a SQLite database.
     #[error("`{}` is not a SQLite database", path.display())]
     NotADatabase {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: BoxError,
     },
-    /// The file is a database of someone else.
+    /// The file is a foreign database.
     #[error(
         "`{}` is a database without an event store and with a table `{table}`; if it is the right one, set `share_database`",
         path.display()
@@ -57,14 +57,14 @@ pub enum SqliteConnectError {
         /// The newest version known here.
         known: i64,
     },
-    /// The tables could not be made or brought up to date; they are as they were.
+    /// The store could not make or migrate its tables; they are as they were.
     #[error("migration `{migration}` of `{}` failed", path.display())]
     Migration {
         /// The file.
         path: PathBuf,
         /// The migration that failed.
         migration: &'static str,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: BoxError,
     },
     /// The file cannot be written; SQLite also needs to make files beside it.
@@ -72,10 +72,10 @@ pub enum SqliteConnectError {
     ReadOnly {
         /// The file.
         path: PathBuf,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: BoxError,
     },
-    /// The file system does not support what the write-ahead log needs, as network file systems do not.
+    /// The file system, for example a network file system, does not support a write-ahead log.
     #[error("`{}` cannot have a write-ahead log (journal mode stays `{mode}`); use a local file system", path.display())]
     NoWriteAheadLog {
         /// The file.
@@ -83,44 +83,44 @@ pub enum SqliteConnectError {
         /// The journal mode it is in.
         mode: String,
     },
-    /// The file cannot be opened, or another process does not let go of it.
+    /// The file cannot be opened, or a different process keeps it locked.
     #[error("`{}` cannot be opened", path.display())]
     Unavailable {
         /// The file.
         path: PathBuf,
-        /// What SQLite or the operating system said.
+        /// The error of SQLite or the operating system.
         source: BoxError,
     },
 }
 
-/// Why something could not be done in a transaction.
+/// Error of an operation in a transaction.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteTransactionError {
-    /// It would wait for the transaction of its own task.
+    /// The operation would wait for the transaction of its own task.
     #[error(
-        "this task has a transaction of the store open, for which this would wait: use `append_in` with the transaction, \
-         and write anything else after it"
+        "this task has a transaction of the store open, for which the call would wait: use `append_in` with the \
+         transaction, and make other writes after it"
     )]
     InsideTransaction,
-    /// It was open for too long: all appends of the process wait for it.
+    /// The transaction was open for too long: all appends of the process wait for it.
     #[error("the transaction is rolled back: it was open for longer than {limit:?}, the `transaction_timeout`")]
     TimedOut {
-        /// How long it may be open.
+        /// The longest time that it may be open.
         limit: Duration,
     },
-    /// It was ended by hand, or by SQLite, as `ON CONFLICT ROLLBACK` and a full disk do.
-    #[error("the transaction is rolled back already; begin, commit and rollback are the store's")]
+    /// A statement of the user ended the transaction, or SQLite did, as with `ON CONFLICT ROLLBACK` or a full disk.
+    #[error("the transaction is rolled back already; leave begin, commit and rollback to the store")]
     RolledBack,
-    /// The transaction was begun by another store.
+    /// A different store began the transaction.
     #[error("the transaction belongs to another store")]
     OtherStore,
-    /// A table or column cannot be called so here.
+    /// The name is not allowed for a table or column here.
     #[error("`{name}` cannot be the name of a table or column here: {reason}")]
     InvalidName {
         /// The name.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
     /// There is no such table.
@@ -129,16 +129,16 @@ pub enum SqliteTransactionError {
         /// Its name.
         table: String,
     },
-    /// The copies were not made, or are gone.
+    /// The copies of a rebuild do not exist, or no longer.
     #[error("there are no copies of the tables of `{name}`")]
     NoShadow {
-        /// Whose.
+        /// The name of the shadow.
         name: String,
     },
-    /// A rebuild only fills copies.
+    /// The operation is not available in a rebuild, which only fills copies.
     #[error("`{what}` needs a transaction on the live tables, this one is on copies")]
     InShadow {
-        /// What was called.
+        /// The operation.
         what: &'static str,
     },
     /// A file of copies cannot be removed.
@@ -146,10 +146,10 @@ pub enum SqliteTransactionError {
     ShadowFile {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The file of the copies holds something else.
+    /// The file of the copies holds foreign data.
     #[error("the copies are damaged")]
     Damaged(#[from] ReadError),
     /// SQLite refuses a statement.
@@ -158,7 +158,7 @@ pub enum SqliteTransactionError {
 }
 
 impl SqliteConnectError {
-    /// Sorts what SQLite said about the file at `path`.
+    /// Sorts an error of SQLite about the file at `path`.
     pub(crate) fn from_sqlite(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         let code = error.sqlite_error_code();
@@ -175,13 +175,13 @@ impl SqliteConnectError {
     }
 }
 
-/// Whether another connection holds what this one needs: waiting helps.
+/// Returns `true` if a different connection holds a lock that this one needs: waiting helps.
 pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// The fault of the database that an error or one of its sources reports: another connection keeps it locked, the disk is
-/// full, the file cannot be read or written, or is gone.
+/// Returns the fault of the database that an error or one of its sources reports: a different connection keeps it
+/// locked, the disk is full, the file cannot be read or written, or is gone.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
         if error.is::<SqliteFileError>() {
@@ -205,7 +205,7 @@ fn fault_of_code(code: ErrorCode) -> Option<ServerFault> {
     }))
 }
 
-/// Whether the events are to blame, not the database: trying again would fail again.
+/// Returns `true` if the events are the cause, not the database: a retry would fail again.
 pub(crate) fn is_caused_by_events(error: &rusqlite::Error) -> bool {
     server_fault(error).is_none()
         && matches!(
@@ -214,7 +214,7 @@ pub(crate) fn is_caused_by_events(error: &rusqlite::Error) -> bool {
         )
 }
 
-/// What a reader is told.
+/// Converts an error of SQLite to that of a reader.
 pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::corrupt("the database file", error),

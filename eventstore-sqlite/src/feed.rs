@@ -18,7 +18,7 @@ use crate::{
     store::SqliteEventStore,
 };
 
-/// So many positions are searched for a page at most: what is rare must not keep a connection for long.
+/// Maximum number of positions that one page searches: a search for rare events must not keep a connection for long.
 const SEARCH_POSITIONS_MAX: i64 = 8_192;
 
 #[async_trait]
@@ -67,14 +67,14 @@ fn load_page(connection: &Connection, after: Position, through: Position) -> Res
     Ok((events, last.filter(|_| more)))
 }
 
-/// The events asked for among the next positions up to `end`, and where to search on.
+/// Loads the matching events among the next positions up to `end`, and the position to search on from.
 fn load_filtered_page(
     connection: &Connection,
     after: Position,
     end: Position,
     filter: &FilterParameters,
 ) -> Result<Page<Position>, ReadError> {
-    // nothing is to be searched for beyond the last event
+    // there is no event to search for beyond the last one
     let end = end.min(load_head(connection)?).as_i64();
     let through = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(end);
     let sql = include_str!("sql/read_feed_filtered.sql");
@@ -147,7 +147,7 @@ mod tests {
 
     const RARE: Name = Name::from_static("Rare");
 
-    /// Three rare events among very many others, and behind a hole.
+    /// Three rare events among very many common ones, and after a gap.
     fn database() -> Connection {
         let connection = open_writer(&DatabaseLocation::new_memory(), &SqliteEventStoreConfig::default()).unwrap();
         let events = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)

@@ -1,11 +1,11 @@
-//! The files that an open store writes to, compared with what their paths name now.
+//! The files that an open store writes to, compared with those that their paths name now.
 //!
-//! A file that was removed or replaced goes on existing for whoever has it open: SQLite commits to it without an error,
-//! and all of it is gone with the process. So what was committed is acknowledged only while the paths still name the
-//! files that were opened.
+//! A file that was removed or replaced still exists for a process that has it open: SQLite commits to it without an
+//! error, and the data is gone when the process ends. So the store acknowledges a commit only while the paths still
+//! name the files that it opened.
 //!
-//! Keep: the files are looked at by path and never opened here. Closing one would release the locks that SQLite holds
-//! on it in this process.
+//! Invariant: this module inspects the files by path and never opens them. Closing one would release the locks that
+//! SQLite holds on it in this process.
 
 use std::{
     fs, io,
@@ -16,49 +16,50 @@ use std::{
     },
 };
 
-/// Why nothing is acknowledged any more: a file of the store is no longer the one that was opened.
+/// Error of a store that acknowledges no more writes, as one of its files is no longer the one that it opened.
 ///
-/// It is the source of what appends, reads, checkpoints and leases return. What was acknowledged before is in the file
-/// that was opened. The store goes on if that file comes back to its place; otherwise open it again.
+/// It is the source of the errors of appends, reads, checkpoints and leases. Writes that the store acknowledged before
+/// are in the file that it opened. The store goes on if that file comes back to its place; otherwise open the store
+/// again.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SqliteFileError {
-    /// No file is there.
+    /// The path names no file.
     #[error("`{}` was removed while the store had it open; open the store again", path.display())]
     Removed {
         /// The database, its write-ahead log (`-wal`) or the index of the log (`-shm`).
         path: PathBuf,
     },
-    /// Another file is there.
-    #[error("`{}` was replaced by another file while the store had it open; open the store again", path.display())]
+    /// The path names a different file.
+    #[error("`{}` was replaced by a different file while the store had it open; open the store again", path.display())]
     Replaced {
         /// The database, its write-ahead log (`-wal`) or the index of the log (`-shm`).
         path: PathBuf,
     },
-    /// The operating system does not say which file is there.
-    #[error("`{}` cannot be looked at, so that nothing is known to be stored in it", path.display())]
+    /// The operating system does not report which file the path names.
+    #[error("`{}` cannot be inspected, so the store cannot tell whether it still writes to it", path.display())]
     Unknown {
         /// The database, its write-ahead log (`-wal`) or the index of the log (`-shm`).
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 }
 
-/// The files of one open database; none for one in memory.
+/// The files of an open database; none for one in memory.
 #[derive(Debug, Default)]
 pub(crate) struct OpenFiles {
     files: Vec<(PathBuf, FileId)>,
-    /// Whether the last check failed.
+    /// Set if the last check failed.
     is_lost: AtomicBool,
 }
 
 impl OpenFiles {
-    /// Notes which files are there; call it while SQLite has them open.
+    /// Records the files of a database; call it while SQLite has them open.
     ///
     /// # Errors
-    /// What the operating system said about the database. The log and its index may be missing: not every system keeps
-    /// them as files.
+    /// If the operating system cannot inspect the database. The log and its index may be missing: not every system
+    /// keeps them as files.
     pub(crate) fn from_database(database: &Path) -> io::Result<Self> {
         let mut files = vec![(database.to_owned(), FileId::of(database)?)];
         // SQLite follows symbolic links before it names the other two
@@ -76,7 +77,7 @@ impl OpenFiles {
 
     /// Compares device and inode of each file with what its path names now.
     ///
-    /// Windows lets nobody remove or replace a file that SQLite has open, so there is nothing to compare.
+    /// Windows refuses to remove or replace a file that SQLite has open, so there is no file to compare.
     pub(crate) fn check(&self) -> Result<(), SqliteFileError> {
         let compared = self.files.iter().try_for_each(|(path, opened)| match FileId::of(path) {
             Ok(found) if found == *opened => Ok(()),
@@ -88,21 +89,21 @@ impl OpenFiles {
         });
         if self.is_lost.swap(compared.is_err(), Relaxed) != compared.is_err() {
             match &compared {
-                Err(error) => tracing::error!(%error, "the event store lost its file, nothing more is acknowledged"),
+                Err(error) => tracing::error!(%error, "the event store lost its file, it acknowledges no more writes"),
                 Ok(()) => tracing::warn!("the event store has its file again"),
             }
         }
         compared
     }
 
-    /// Checks before a transaction begins, if the last check failed: then nothing need be written to know that it would
-    /// be lost.
+    /// Checks before a transaction begins, if the last check failed: the transaction would be lost, and need not be
+    /// written to find that out.
     pub(crate) fn check_if_lost(&self) -> Result<(), SqliteFileError> {
         if self.is_lost.load(Relaxed) { self.check() } else { Ok(()) }
     }
 }
 
-/// Which file a path names; an inode is not used again while SQLite has its file open.
+/// Identity of the file that a path names; the system does not reuse an inode while SQLite has its file open.
 #[cfg(unix)]
 #[derive(Debug, PartialEq, Eq)]
 struct FileId {

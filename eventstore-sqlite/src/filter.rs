@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use eventbus::{Name, port::FeedFilter};
 use uuid::Uuid;
 
-/// What the statements are given; `None` asks for everything.
+/// Parameters of the statements; `None` matches all events.
 #[derive(Debug, Clone)]
 pub(crate) struct FilterParameters {
     /// A JSON array.

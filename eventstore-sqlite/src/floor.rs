@@ -1,4 +1,4 @@
-//! How far the consumer groups of a bus have finished.
+//! Low-water marks of the consumer groups of a bus.
 
 use async_trait::async_trait;
 use eventbus::{

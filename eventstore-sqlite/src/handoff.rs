@@ -1,8 +1,9 @@
-//! The connection, held out to whoever claimed it.
+//! A write permit that is offered to a waiter.
 //!
-//! Keep: it is taken by a task that runs, or back when its time is up. A future that nobody polls keeps nothing.
+//! Invariant: the waiter takes the permit when its task is polled, or the watchdog takes it back at the deadline. So a
+//! future that is not polled keeps no connection.
 //!
-//! Real time, not the given clock: a lock that other threads wait for.
+//! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -11,6 +12,13 @@ use std::{
 
 use crate::write_permit::WritePermit;
 
+/// An offer of a write permit.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | offered | the waiter's task is polled | taken |
+/// | offered | the deadline passes: the watchdog takes the permit and drops it | taken back; the waiter queues again |
+/// | offered | the waiter is dropped, and the offer with it | dropped: the connection is idle |
 pub(crate) struct Handoff {
     permit: Mutex<Option<WritePermit>>,
     deadline: Option<Instant>,
@@ -21,17 +29,17 @@ impl Handoff {
         Arc::new(Self { permit: Mutex::new(Some(permit)), deadline: Instant::now().checked_add(limit) })
     }
 
-    /// The connection, unless it was taken back.
+    /// Returns the permit, unless the watchdog took it back.
     pub(crate) fn take(&self) -> Option<WritePermit> {
         self.lock().take()
     }
 
-    /// The connection, if nobody took it in time.
+    /// Takes the permit back if its deadline has passed.
     pub(crate) fn take_if_expired(&self) -> Option<WritePermit> {
         self.deadline.filter(|deadline| *deadline <= Instant::now()).and_then(|_| self.take())
     }
 
-    /// When it is taken back; nothing if it was taken.
+    /// Returns the deadline; `None` if the permit was taken.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let permit = self.lock();
         self.deadline.filter(|_| permit.is_some())

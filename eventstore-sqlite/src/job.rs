@@ -1,4 +1,4 @@
-//! Something to write: an append, or whatever else is one small change.
+//! Jobs of the writer: an append, or a small change.
 
 use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
@@ -6,28 +6,36 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::append::{AppendOutcome, CheckedAppend};
 
-/// Something to write, and who waits for it.
+/// A write, and the sender of its result.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | waiting | the queue has a permit for it | queued |
+/// | queued | a drainer takes the next jobs | in a batch |
+/// | queued | its caller is dropped | abandoned: the next batch leaves it out |
+/// | in a batch | a different connection writes, in a task | queued again, at the front |
+/// | in a batch | the batch commits or fails: see `Batch` | its caller gets the result |
 pub(crate) enum Job {
     Append {
         append: CheckedAppend,
-        /// Takes the append back, so that its records are made by who waits and not by who writes.
+        /// Returns the append too, so that the caller's task makes the records, and not the drainer.
         result_sender: oneshot::Sender<Result<(CheckedAppend, AppendOutcome), AppendError>>,
-        /// Its place among those that may be queued.
+        /// Its permit to be queued.
         _queue_permit: Option<OwnedSemaphorePermit>,
     },
     Write(Box<dyn PendingWrite>),
 }
 
-/// What a job says, if the transaction commits.
+/// Outcome of a job, if the transaction commits.
 pub(crate) enum JobOutcome {
     Append(Result<AppendOutcome, AppendError>),
     Written,
 }
 
-/// A change, and who waits for what it says.
+/// A change, and the sender of its result.
 pub(crate) trait PendingWrite: Send {
     fn is_abandoned(&self) -> bool;
-    /// May run again, after the transaction of the former time was rolled back.
+    /// Runs the change; may run again, after the transaction of the first run was rolled back.
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>);
     fn fail(self: Box<Self>, error: BoxError);
@@ -54,8 +62,8 @@ where
     }
 
     fn answer(self: Box<Self>) {
-        if let Some(said) = self.output {
-            let _ = self.result_sender.send(Ok(said));
+        if let Some(output) = self.output {
+            let _ = self.result_sender.send(Ok(output));
         }
     }
 
@@ -86,7 +94,7 @@ impl Job {
         }
     }
 
-    // whoever waited may be gone: then nobody wants the answer
+    // a send fails only if the caller is gone
     pub(crate) fn answer(self, answer: JobOutcome) {
         match (self, answer) {
             (Self::Append { append, result_sender: done, .. }, JobOutcome::Append(placed)) => {

@@ -1,6 +1,6 @@
-//! Who has which role, by the clock of the machine: all who share the file share it too.
+//! Leases, by the clock of the machine: all processes that share the file share the clock too.
 //!
-//! Keep: no row is ever deleted, so that an epoch is never used twice.
+//! Invariant: no statement deletes a row, so that no epoch is used twice.
 
 use std::time::Duration;
 
@@ -78,12 +78,12 @@ impl SqliteEventStore {
     }
 }
 
-/// The longest time that still fits behind the present one.
+/// Returns a time to live in milliseconds, at most the longest that fits after the present time.
 pub(crate) fn ttl_millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }
 
-/// An epoch as it is stored: one that does not fit was never handed out, and there is none below zero.
+/// Converts an epoch to its column: one that does not fit was never issued, and no row has one below zero.
 pub(crate) fn epoch_to_i64(epoch: u64) -> i64 {
     i64::try_from(epoch).unwrap_or(-1)
 }

@@ -4,10 +4,10 @@
 //! neither. An append that returned `Ok` survives a power failure, see [`Synchronous`]. Appends that run at the same
 //! time share one commit. Several processes may use one file, which must not be on a network file system.
 //!
-//! A file that is removed or replaced while the store has it open is noticed before anything is acknowledged, see
-//! [`SqliteFileError`]. One that is overwritten in place is not: stop the application to restore a copy.
+//! If a file is removed or replaced while the store has it open, the store notices before it acknowledges a write, see
+//! [`SqliteFileError`]. It does not notice a file that is overwritten in place: stop the application to restore a copy.
 //!
-//! The tables are called `eventbus_…`, so that an application may keep its read models in the same file.
+//! The tables have names that begin with `eventbus_`, so that an application may keep its read models in the same file.
 //!
 //! # Examples
 //! ```

@@ -1,6 +1,6 @@
-//! Where a store is.
+//! The location of a store.
 //!
-//! Real time, not the given clock: a name that no other store of the process has.
+//! Real time, not the given clock: the name of a database in memory is unique in the process.
 
 use std::{
     borrow::Cow,
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::SqliteConnectError;
 
-/// Where a store is: a file, or a piece of memory that lasts as long as a connection to it.
+/// Location of a store: a file, or a database in memory that lasts as long as a connection to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum DatabaseLocation {
     Memory(Uuid),
@@ -20,13 +20,14 @@ pub(crate) enum DatabaseLocation {
 }
 
 impl DatabaseLocation {
-    /// A piece of memory of its own.
+    /// Returns the location of a new database in memory.
     pub(crate) fn new_memory() -> Self {
         Self::Memory(Uuid::now_v7())
     }
 
-    /// Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to the empty path, and readers
-    /// are opened later, perhaps in another working directory. A URL is refused: it would name a file of its own.
+    /// Returns the location of a file. Makes the path absolute: SQLite gives a meaning of its own to `:memory:` and to
+    /// the empty path, and readers open it later, perhaps in a different working directory. Refuses a URL: it would
+    /// name a file.
     pub(crate) fn from_path(path: &Path) -> Result<Self, SqliteConnectError> {
         if let Some(url) = path.to_str().filter(|path| path.starts_with("sqlite:") || path.contains("://")) {
             let reason = "`open` takes a path, `connect` a URL";
@@ -47,14 +48,14 @@ impl DatabaseLocation {
             ":memory:" => Ok(Self::new_memory()),
             "" => refuse("the path is missing"),
             path if path.starts_with(':') => {
-                refuse("what begins with a colon is no file, and `:memory:` has nothing after it")
+                refuse("a path that begins with a colon is no file, and `:memory:` has nothing after it")
             }
             path if path.contains('?') => refuse("parameters are not understood, use `SqliteEventStoreConfig`"),
             path => Self::from_path(Path::new(path)),
         }
     }
 
-    /// What SQLite opens; several connections of a process may share a piece of memory.
+    /// Returns the name that SQLite opens; several connections of a process may share a database in memory.
     pub(crate) fn database(&self) -> Cow<'_, Path> {
         match self {
             Self::Memory(id) => Cow::Owned(format!("file:eventbus-{id}?mode=memory&cache=shared").into()),
@@ -66,7 +67,7 @@ impl DatabaseLocation {
         matches!(self, Self::Memory(_))
     }
 
-    /// How errors name it.
+    /// Returns the path that errors name.
     pub(crate) fn path(&self) -> &Path {
         match self {
             Self::Memory(_) => Path::new(":memory:"),
@@ -75,7 +76,7 @@ impl DatabaseLocation {
     }
 }
 
-/// A URL of another kind may hold a password.
+/// Redacts a URL of a foreign kind, which may hold a password.
 fn redacted_url(url: &str) -> String {
     if url.starts_with("sqlite:") { url.into() } else { redacted(url) }
 }

@@ -1,4 +1,4 @@
-//! Makes the tables, and brings those of an older release up to date.
+//! Makes the tables, and migrates those of an older release.
 //!
 //! A migration is never edited once released: a change is a new file and a new line in [`MIGRATIONS`].
 
@@ -20,7 +20,7 @@ const MIGRATIONS: &[(&str, &str)] = &[
     ("0008_event_types", include_str!("../migrations/0008_event_types.sql")),
 ];
 
-/// Checks that the database is one for this store, runs `before_writing`, then what migrations are missing.
+/// Checks that the database is one for this store, runs `before_writing`, then the missing migrations.
 ///
 /// All of them run in one transaction, which also keeps other processes out.
 pub(crate) fn migrate(
@@ -39,7 +39,7 @@ pub(crate) fn migrate(
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fault)?;
     transaction.execute(include_str!("sql/create_migrations.sql"), []).map_err(fault)?;
-    // asked again inside the transaction: another process may have been first
+    // read again inside the transaction: a different process may have been first
     let found = schema_version(&transaction, path)?;
     for (version, (name, sql)) in (1..).zip(MIGRATIONS) {
         if version > found {
@@ -79,7 +79,7 @@ fn refuse_foreign_tables(
     }
 }
 
-/// The version of the tables; 0 if there are none.
+/// Returns the version of the tables; 0 if there are none.
 fn schema_version(connection: &Connection, path: &Path) -> Result<i64, SqliteConnectError> {
     let ask = |sql| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
     let fault = |error| SqliteConnectError::from_sqlite(path, error);

@@ -32,11 +32,11 @@ impl ReadStream for SqliteEventStore {
     }
 }
 
-/// Where a page begins.
+/// Start of a page.
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
     from: Version,
-    /// Whether a page was read before, so that an event with exactly this version must be there.
+    /// Set if a page was read before, so that an event with exactly this version must exist.
     is_continued: bool,
 }
 
@@ -71,7 +71,7 @@ impl Cursor {
         Ok((events, next))
     }
 
-    /// A hole would make an aggregate that never was: finds it, and returns the version that comes next.
+    /// Returns the version that comes next; an error at a gap, which would make an aggregate that never existed.
     fn check_versions(
         self,
         stream: &StreamId,

@@ -15,14 +15,14 @@ use tokio::sync::Semaphore;
 
 use crate::{blocking::blocking, connection::open_reader, error::read_error, files::OpenFiles, row, writer::Writer};
 
-/// A page ends after so many events, or [`PAGE_BYTES`].
+/// Maximum number of events on a page, which also ends after [`PAGE_BYTES`].
 pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
 
-/// Where reads happen.
+/// Connections for reads.
 pub(crate) enum Readers {
-    /// On read-only connections of their own, opened when first needed.
+    /// Read-only connections, opened when first needed.
     Pooled(Arc<ReaderPool>),
-    /// On the connection that writes, between two transactions: a database in memory belongs to one connection.
+    /// The write connection, between two transactions: a database in memory belongs to one connection.
     OnWriter(Arc<Writer>),
 }
 
@@ -45,7 +45,7 @@ impl ReaderPool {
         }
     }
 
-    /// Keeps the connection only if all went well: a new one may recover from what broke this one.
+    /// Runs `f`, and keeps the connection only after a success: a new one may recover from the failure.
     fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let kept = idle().pop();
@@ -54,7 +54,7 @@ impl ReaderPool {
             let connection = match kept {
                 Some(connection) => connection,
                 None => {
-                    // SQLite would make a log that is missing
+                    // before opening: SQLite would make a missing write-ahead log
                     check()?;
                     open_reader(&self.path, self.busy_timeout).map_err(read_error)?
                 }
@@ -95,8 +95,8 @@ impl Readers {
     }
 }
 
-/// Reads a page, and says whether there may be more. It ends before a row that is no event: that is the error of the page
-/// which begins with it.
+/// Reads a page; `true` if there may be more. The page ends before a row that is no event: the next page begins with
+/// that row, and fails.
 pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
     let mut events = Vec::new();
     let mut bytes = 0;

@@ -1,4 +1,4 @@
-//! Between an event and its row.
+//! Conversion between an event and its row.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
@@ -38,12 +38,12 @@ pub(crate) fn insert_event(
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
 }
 
-/// A time as its column has it; the years -9999 to 9999 fit easily into 64 bits of microseconds.
+/// Converts a time to its column; the years -9999 to 9999 fit easily into 64 bits of microseconds.
 pub(crate) fn to_micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
 }
 
-/// The time in a column.
+/// Converts the time in a column.
 pub(crate) fn from_micros(micros: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
 }
@@ -89,7 +89,7 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     Ok(RecordedEvent::new(metadata, payload))
 }
 
-/// Whether a text can be a JSON object; whether it is one is seen when it is decoded.
+/// Returns `true` if a text can be a JSON object; decoding shows if it is one.
 fn is_object(text: &str) -> bool {
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     text.starts_with('{') && text.ends_with('}')

@@ -1,22 +1,25 @@
-//! Tables by their definitions: copied, emptied, filled.
+//! Tables by their definitions: copying, emptying and filling them.
 
 use rusqlite::{Connection, config::DbConfig};
 
 use crate::error::SqliteTransactionError;
 
-/// The longest name of a table or column.
+/// Longest name of a table or column in bytes.
 const NAME_BYTES_MAX: usize = 128;
 
-/// Refuses what is not a plain name, or names a table of the store.
+/// Refuses a name that is not plain, or that is one of a table of the store.
 pub(crate) fn check_table(name: &str) -> Result<(), SqliteTransactionError> {
     let lower = name.to_ascii_lowercase();
     if lower.starts_with("eventbus_") || lower.starts_with("sqlite_") {
-        return Err(SqliteTransactionError::InvalidName { name: name.into(), reason: "the table is not yours" });
+        return Err(SqliteTransactionError::InvalidName {
+            name: name.into(),
+            reason: "it is reserved for the store or SQLite",
+        });
     }
     check_name(name)
 }
 
-/// Refuses what is not a plain name.
+/// Refuses a name that is not plain.
 pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
     let is_plain = |name: &str| name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
     let fault =
@@ -24,7 +27,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
     match name.chars().next() {
         None => fault("it is empty"),
         Some(first) if first.is_ascii_digit() => fault("it begins with a digit"),
-        _ if !is_plain(name) => fault("only ASCII letters, digits and `_` are taken, and no schema"),
+        _ if !is_plain(name) => fault("only ASCII letters, digits and `_` are allowed, and no schema"),
         _ if name.len() > NAME_BYTES_MAX => fault("it is longer than 128 bytes"),
         _ => Ok(()),
     }
@@ -34,7 +37,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
 pub(crate) struct TableDefinitions(Vec<String>);
 
 impl TableDefinitions {
-    /// The definition of live tables.
+    /// Returns the definitions of live tables.
     pub(crate) fn from_live_tables(connection: &Connection, tables: &[String]) -> Result<Self, SqliteTransactionError> {
         let mut statements = Vec::new();
         let mut parts = connection.prepare(include_str!("sql/table_parts.sql"))?;
@@ -86,7 +89,7 @@ fn copy_rows(connection: &Connection, from: &str, tables: &[String]) -> rusqlite
     Ok(())
 }
 
-/// The columns that are stored because someone gave them, not because they are computed.
+/// Returns the columns that are not computed.
 fn columns(connection: &Connection, table: &str) -> rusqlite::Result<String> {
     let mut given =
         connection.prepare("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0 ORDER BY cid")?;

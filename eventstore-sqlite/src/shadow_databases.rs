@@ -1,11 +1,11 @@
-//! The file in which the copies of a shadow are, beside the store's own.
+//! The file with the copies of a shadow, beside the store's own.
 //!
-//! Its database is `main` on its connections, and the store is attached to them to be read: so a name means the copy if
-//! there is one, and the live table otherwise.
+//! Its database is `main` on its connections, and the store is attached to them for reading: so a name means the copy
+//! if there is one, and the live table otherwise.
 //!
-//! Keep: a name of a file is never used twice. A former owner may still have it open, and SQLite deletes logs by name.
+//! Invariant: no name of a file is used twice. A former owner may still have it open, and SQLite deletes logs by name.
 //!
-//! Real time, not the given clock: a name that no other process has.
+//! Real time, not the given clock: the name of a file is unique among processes.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use crate::{
     write_permit::WritePermit,
 };
 
-/// The connections to copies that are not in use.
+/// Idle connections to copies.
 pub(crate) struct ShadowDatabases {
     live_location: DatabaseLocation,
     busy_timeout: Duration,
@@ -45,7 +45,7 @@ impl ShadowDatabases {
         Self { live_location: live, busy_timeout, idle: Mutex::default() }
     }
 
-    /// A name for a file that was never used before.
+    /// Returns a name for a file that was never used before.
     pub(crate) fn new_file_name(&self, shadow: &Name) -> String {
         let clean = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
         let readable: String = shadow.chars().map(clean).take(64).collect();
@@ -54,17 +54,17 @@ impl ShadowDatabases {
         if self.live_location.is_memory() { id.to_string() } else { format!("{store}.{readable}.{id}.rebuild") }
     }
 
-    /// Whether it may still be there; memory is lost with the row that names it.
+    /// Returns `true` if a file may still exist; a database in memory is lost with the row that names it.
     pub(crate) fn has_file(&self, file: &str) -> bool {
         self.live_location.is_memory() || self.location(file).is_ok_and(|place| place.path().exists())
     }
 
-    /// The file that is used already, if one is.
+    /// Returns the file of a shadow if this process has used it already.
     pub(crate) fn idle_file(&self, shadow: &Name) -> Option<String> {
         self.idle().get(shadow).map(|idle| idle.file.clone())
     }
 
-    /// What SQLite opens.
+    /// Returns the name that SQLite opens.
     pub(crate) fn database_path(&self, file: &str) -> Result<PathBuf, SqliteTransactionError> {
         Ok(self.location(file)?.database().into_owned())
     }
@@ -81,8 +81,8 @@ impl ShadowDatabases {
         }
     }
 
-    /// Makes the copies, or finds them as they are: how far they were filled. Nothing if the live tables have changed
-    /// since they were made.
+    /// Makes the copies, or opens existing ones, and returns the position up to which they are filled. `None` if the
+    /// live tables have changed since the copies were made.
     pub(crate) fn open_or_create(
         &self,
         shadow: &Name,
@@ -90,7 +90,7 @@ impl ShadowDatabases {
         tables: &[String],
     ) -> Result<Option<Position>, SqliteTransactionError> {
         let connection = self.open(&file, true)?;
-        // only now: copies in memory end with their last connection
+        // after opening: copies in memory end with their last connection
         self.idle().remove(shadow);
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let made = create_tables(&connection, shadow, tables);
@@ -103,7 +103,7 @@ impl ShadowDatabases {
         made
     }
 
-    /// Begins a transaction, waiting for another one on the same copies.
+    /// Begins a transaction; waits for an open one on the same copies.
     pub(crate) fn begin(
         self: &Arc<Self>,
         shadow: &Name,
@@ -151,10 +151,10 @@ impl ShadowDatabases {
         flags.set(OpenFlags::SQLITE_OPEN_CREATE, create || place.is_memory());
         let connection = Connection::open_with_flags(place.database(), flags)?;
         connection.busy_timeout(self.busy_timeout)?;
-        // the copies lack the tables that others of them refer to
+        // a copy may refer to a table that has no copy
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         if !self.live_location.is_memory() {
-            // after a power failure the copies are filled again from where they stood
+            // after a power failure, filling goes on from the position that the copies then have
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE, false)?;
         }
@@ -169,7 +169,7 @@ impl ShadowDatabases {
         }
     }
 
-    /// It is changed in single steps only, so a poisoned lock still guards a sound value.
+    /// Locks the idle connections, also after a panic: each change is a single step, so the value is sound.
     fn idle(&self) -> MutexGuard<'_, HashMap<Name, IdleShadow>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,7 +179,7 @@ fn missing_shadow(file: &str) -> SqliteTransactionError {
     SqliteTransactionError::NoShadow { name: file.to_owned() }
 }
 
-/// Makes the tables and notes how, unless they were made already.
+/// Makes the tables and stores their definition, unless they exist; `None` if they exist with a different definition.
 fn create_tables(
     connection: &Connection,
     shadow: &Name,
@@ -207,18 +207,18 @@ fn create_tables(
 
 /// A connection to copies in a transaction, until this is dropped.
 pub(crate) struct ShadowConnection {
-    /// Taken only when it is dropped.
+    /// `None` only during the drop.
     connection: Option<GuardedConnection>,
     databases: Arc<ShadowDatabases>,
     shadow: Name,
     file: String,
-    /// The store in memory can be read by nobody else while somebody writes it.
+    /// Set for a store in memory: no connection may write it while this one reads it.
     live_permit: Option<WritePermit>,
 }
 
 impl ShadowConnection {
     pub(crate) fn connection(&self) -> &GuardedConnection {
-        self.connection.as_ref().expect("it is put back only when the turn ends")
+        self.connection.as_ref().expect("the connection is put back only on drop")
     }
 
     pub(crate) const fn live_permit(&self) -> Option<&WritePermit> {

@@ -1,4 +1,4 @@
-//! The store: how it is opened, and what it is made of.
+//! The store: its parts, and opening it.
 
 use std::{fmt, path::Path, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ use crate::{
 pub struct SqliteEventStore(Arc<StoreInner>);
 
 struct StoreInner {
-    // before the writer: the last connection that is closed tidies up, and readers cannot
+    // dropped before the writer: the last connection that closes removes the write-ahead log, and a reader cannot
     readers: Readers,
     shadow_databases: Arc<ShadowDatabases>,
     writer: Arc<Writer>,
@@ -44,7 +44,7 @@ struct StoreInner {
 }
 
 impl SqliteEventStore {
-    /// Opens the store in a file, which is made if it is missing. A URL is for [`connect`](Self::connect).
+    /// Opens the store in a file, and makes a missing one. A URL is for [`connect`](Self::connect).
     ///
     /// # Errors
     /// [`SqliteConnectError`] names the file and what is wrong with it; [`SqliteConnectError::InvalidUrl`] if it is a URL.
@@ -52,7 +52,7 @@ impl SqliteEventStore {
         Self::open_with(path, SqliteEventStoreConfig::default()).await
     }
 
-    /// Opens the store in a file, otherwise than by default.
+    /// Opens the store in a file, with a configuration.
     ///
     /// # Errors
     /// [`SqliteConnectError`] names the file or the field, and what is wrong with it.
@@ -62,7 +62,8 @@ impl SqliteEventStore {
 
     /// Makes an empty store that ends with its last clone.
     ///
-    /// It has one connection for all: readers wait for an open transaction, and those of its own task see what it wrote.
+    /// It has one connection in all: readers wait for an open transaction, and readers in the transaction's own task
+    /// see its writes.
     ///
     /// # Errors
     /// [`SqliteConnectError`] if there is no memory left for it.
@@ -78,7 +79,7 @@ impl SqliteEventStore {
         Self::connect_with(url, SqliteEventStoreConfig::default()).await
     }
 
-    /// Opens the store that a URL names, otherwise than by default.
+    /// Opens the store that a URL names, with a configuration.
     ///
     /// # Errors
     /// As for [`connect`](Self::connect), or [`SqliteConnectError::InvalidConfig`].
@@ -139,7 +140,7 @@ impl SqliteEventStore {
     }
 }
 
-/// The files of a database that is open.
+/// Returns the files of an open database.
 fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
     match location {
         DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),

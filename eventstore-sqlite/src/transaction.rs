@@ -1,6 +1,6 @@
 //! The open transaction that handlers and projections write in.
 //!
-//! Real time, not the given clock: how long the disk takes.
+//! Real time, not the given clock: the duration of commits.
 
 use std::{any::Any, fmt, ops::Deref, sync::Arc, time::Instant};
 
@@ -26,12 +26,13 @@ use crate::{
 /// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`, or
 /// [`begin_transaction`](SqliteEventStore::begin_transaction) begins.
 ///
-/// What is written in it commits together with the note that the event was handled, or not at all. It holds the one
-/// connection that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in
-/// it. After [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) it is rolled back.
+/// Its writes commit together with the record that the event was handled, or not at all. It holds the one connection
+/// that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in it. After
+/// [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) the store rolls it back.
 ///
-/// `BEGIN`, `COMMIT` and `ROLLBACK` are the store's; as statements they spoil the transaction, which then commits nothing. Append
-/// with [`append_in`](SqliteEventStore::append_in): an append beside it would wait for it, and is refused.
+/// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the store: as statements they spoil the transaction, which then cannot
+/// commit. Append with [`append_in`](SqliteEventStore::append_in): the store refuses an append beside it, which would
+/// wait for the transaction.
 ///
 /// # Examples
 /// ```
@@ -60,13 +61,13 @@ pub struct SqliteTransaction {
     checked_out: Arc<CheckedOutConnection>,
     store: SqliteEventStore,
     has_appended: bool,
-    /// The types that it lists, with their schema versions.
+    /// The event types that it lists, with their schema versions.
     new_event_types: Vec<(Name, u32)>,
 }
 
 /// The connection of a transaction, borrowed for some statements; not over an `await`.
 ///
-/// What outlives a transaction (pragmas, hooks, temporary tables, attached databases) is to be left alone: the store
+/// Do not change state that outlives a transaction (pragmas, hooks, temporary tables, attached databases): the store
 /// goes on with the same connection.
 pub struct SqliteTransactionConnection<'t>(ConnectionGuard<'t>);
 
@@ -85,16 +86,16 @@ impl SqliteTransaction {
         Self { checked_out, store, has_appended: false, new_event_types: Vec::new() }
     }
 
-    /// The connection, for whatever [`execute`](Self::execute) is too small for.
+    /// Returns the connection, for work that [`execute`](Self::execute) does not cover.
     ///
     /// # Errors
-    /// [`SqliteTransactionError`] if the transaction is over: its time was up, or it was rolled back.
+    /// [`SqliteTransactionError`] if the transaction is over: its deadline passed, or it was rolled back.
     pub fn connection(&mut self) -> Result<SqliteTransactionConnection<'_>, SqliteTransactionError> {
         self.checked_out.set_user();
         self.checked_out.lock_connection().map(SqliteTransactionConnection)
     }
 
-    /// Runs one statement, which is kept prepared, and returns how many rows it changed.
+    /// Runs one statement, keeps it prepared, and returns the number of changed rows.
     ///
     /// # Errors
     /// [`SqliteTransactionError`] if SQLite refuses it, or the transaction is over.
@@ -102,10 +103,10 @@ impl SqliteTransaction {
         Ok(self.connection()?.prepare_cached(sql)?.execute(parameters)?)
     }
 
-    /// Commits a transaction of the caller's own. One that a handler or projection takes is the store's to commit.
+    /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.
     ///
     /// # Errors
-    /// Whatever SQLite says; nothing is kept then.
+    /// If the transaction is over, SQLite refuses the commit, or the file is lost; no change is stored then.
     pub async fn commit(self) -> Result<(), BoxError> {
         let held = self.checked_out.take()?;
         let appended = self.has_appended;
@@ -115,7 +116,7 @@ impl SqliteTransaction {
             lists.iter().for_each(|(event_type, version)| listed.add(event_type, *version));
             Ok(())
         };
-        let at_once = matches!(&held, HeldConnection::Live(turn) if !turn.writer().has_slow_commits());
+        let at_once = matches!(&held, HeldConnection::Live(permit) if !permit.writer().has_slow_commits());
         if at_once { commit(held) } else { blocking(move || commit(held)).await? }
     }
 
@@ -150,7 +151,7 @@ impl SqliteTransaction {
     }
 }
 
-/// Appends, and ends the transaction if that spoiled it.
+/// Appends, and ends the transaction if the append spoiled it.
 fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -> Result<AppendOutcome, AppendError> {
     let guard = checked_out.lock_connection().map_err(|over| append.refused_error(over))?;
     if matches!(guard.held(), HeldConnection::Shadow(_)) {
@@ -165,10 +166,10 @@ fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -
 }
 
 impl SqliteEventStore {
-    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
+    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropping it rolls it back.
     ///
     /// # Errors
-    /// Why the connection that writes cannot be had, for example that another process keeps the file locked.
+    /// If the write connection is not available, for example because a different process keeps the file locked.
     ///
     /// # Examples
     /// ```
@@ -195,13 +196,13 @@ impl SqliteEventStore {
     }
 
     /// Appends inside an open transaction of this store, that of a handler or one that
-    /// [`begin_transaction`](Self::begin_transaction) began: the events are there when it commits, and not if it does not.
+    /// [`begin_transaction`](Self::begin_transaction) began: the commit stores the events, a rollback does not.
     ///
     /// A conflict leaves the transaction as it was.
     ///
     /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is over,
-    /// belongs to another store or to a rebuild.
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is
+    /// over, or belongs to a different store or to a rebuild.
     pub async fn append_in(
         &self,
         transaction: &mut SqliteTransaction,
@@ -253,11 +254,11 @@ impl Transaction for SqliteTransaction {
         transactions::check_tables(shadow)?;
         let (checked_out, store, shadow) = (Arc::clone(&self.checked_out), self.store.clone(), shadow.clone());
         checked_out.set_user();
-        // it may take long, and there is nothing its user could do about it
+        // copying may take long, and the user of the transaction cannot shorten it
         checked_out.stop_deadline();
         let replaced = blocking(move || {
             let replaced = replace_live_rows(&checked_out, &store, &shadow);
-            // here, where it is done also if nobody waits for it any more
+            // on this thread, which completes also if the caller's future is dropped
             checked_out.restart_deadline();
             store.writer().watch_transaction(&checked_out);
             replaced
@@ -276,7 +277,7 @@ impl Transaction for SqliteTransaction {
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
         check_table(table)?;
         check_name(column)?;
-        // a quoted name that no column has would be taken for a text, were it not for the table
+        // with the table, as SQLite reads a quoted name that no column has as a text
         self.execute(&format!("DELETE FROM \"{table}\" WHERE \"{table}\".\"{column}\" = ?1"), [value])?;
         Ok(())
     }
@@ -315,7 +316,7 @@ fn replace_live_rows(
     guard.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
     let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
     let filled: Option<i64> = guard.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
-    // a negative position is damage: nobody is there
+    // a negative position is damage: begin at the start
     Ok(filled.and_then(|filled| u64::try_from(filled).ok()).map_or(Position::START, Position::new))
 }
 

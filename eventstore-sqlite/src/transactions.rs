@@ -20,7 +20,7 @@ use crate::{
     write_permit::WritePermit,
 };
 
-/// How many deliveries are forgotten at once, so that appends need not wait for all of them.
+/// Maximum number of deliveries that are deleted at once, so that appends need not wait for all of them.
 const FORGET_BATCH_MAX: u32 = 1_000;
 
 #[async_trait]
@@ -42,7 +42,7 @@ impl Transactions for SqliteEventStore {
         if self.find_shadow(&shadow.name).await?.is_some_and(|found| found.has_replaced_live) {
             self.drop_shadow(shadow).await?;
         }
-        // the second time if the tables have changed since the copies were made
+        // a second time if the tables have changed since the copies were made
         for _ in 0..2 {
             let file = self.register_shadow(&shadow.name).await?;
             let (copies, wanted) = (Arc::clone(self.shadow_databases()), shadow.clone());
@@ -78,7 +78,7 @@ impl Transactions for SqliteEventStore {
         };
         let (copies, name, removed) = (Arc::clone(self.shadow_databases()), shadow.name.clone(), file.clone());
         blocking(move || copies.remove(&name, &removed)).await??;
-        // afterwards, so that no file is left that no row names
+        // after the file, so that no file remains without a row that names it
         let name = shadow.name.clone();
         let forget = move |connection: &Connection| {
             connection.prepare_cached(include_str!("sql/forget_shadow.sql"))?.execute((name.as_str(), file.as_str()))
@@ -104,7 +104,7 @@ impl Transactions for SqliteEventStore {
 }
 
 impl SqliteEventStore {
-    /// The connection that writes if nobody may write meanwhile: what is in memory has no snapshots.
+    /// Acquires the write connection of a store in memory, so that no append runs meanwhile: memory has no snapshots.
     async fn acquire_if_in_memory(&self) -> Result<Option<WritePermit>, BoxError> {
         match self.is_in_memory() {
             true => self.writer().acquire_permit().await.map(Some),
@@ -112,7 +112,7 @@ impl SqliteEventStore {
         }
     }
 
-    /// The file of a shadow; a new one if there is none, or it is gone.
+    /// Returns the file of a shadow; registers a new one if there is none, or it is gone.
     async fn register_shadow(&self, shadow: &Name) -> Result<String, BoxError> {
         let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.clone());
         let note = move |connection: &Connection| {
@@ -133,10 +133,10 @@ impl SqliteEventStore {
     }
 }
 
-/// A shadow that was made.
+/// A registered shadow.
 pub(crate) struct ShadowRow {
     pub(crate) file: String,
-    /// Whether its rows have replaced the live ones.
+    /// Set if its rows have replaced the live ones.
     has_replaced_live: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What groups of the in-process bus have not finished.
+//! Unfinished deliveries of the groups of the in-process bus.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -18,7 +18,7 @@ use crate::{
     store::SqliteEventStore,
 };
 
-/// What errors about the dead letters of all groups are called after.
+/// Name in errors about the dead letters of all groups.
 static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 
 #[async_trait]

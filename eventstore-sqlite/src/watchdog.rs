@@ -1,9 +1,9 @@
-//! Ends a transaction whose time is up, and takes a turn back that nobody takes.
+//! The watchdog: ends a transaction at its deadline, and takes back a permit that no task takes.
 //!
-//! On a thread of its own, which is there while it is needed: a user who keeps a task busy would keep a timer of the
+//! It runs on a thread of its own while there is a deadline: a user that keeps a task busy would keep a timer of the
 //! runtime from ever running.
 //!
-//! Real time, not the given clock: a lock that other threads wait for.
+//! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
@@ -15,10 +15,10 @@ use crate::{
     handoff::Handoff,
 };
 
-/// How long the thread stays at least, and sleeps at most.
+/// Longest sleep of the thread, which ends after a sleep if there is no deadline any more.
 const WATCHDOG_SLEEP_MAX: Duration = Duration::from_secs(1);
 
-/// The transaction that appends wait for, if there is one, and who looks at the clock.
+/// Watches the transaction that appends wait for, and the permit that is offered, if there are any.
 #[derive(Default)]
 pub(crate) struct Watchdog(Mutex<WatchdogState>);
 
@@ -30,15 +30,15 @@ struct WatchdogState {
 }
 
 impl Watchdog {
-    /// Notes the transaction, and sees to it that it ends in time. Without a thread its time is looked at whenever it is
-    /// used.
+    /// Watches a transaction, and ends it at its deadline. If no thread can start, each use of the transaction checks
+    /// the deadline.
     pub(crate) fn watch_transaction(self: &Arc<Self>, checked_out: &Arc<CheckedOutConnection>) {
         let mut watched = self.lock();
         watched.transaction = Arc::downgrade(checked_out);
         self.ensure_running(&mut watched);
     }
 
-    /// Notes that the connection is held out to somebody, and sees to it that it comes back if he does not take it.
+    /// Watches an offered permit, and takes it back at its deadline.
     pub(crate) fn watch_handoff(self: &Arc<Self>, handoff: &Arc<Handoff>) {
         let mut watched = self.lock();
         watched.handoff = Arc::downgrade(handoff);
@@ -51,7 +51,7 @@ impl Watchdog {
             let thread = std::thread::Builder::new().name("eventstore-sqlite".into());
             match thread.spawn(move || watchdog.run()) {
                 Ok(_) => state.is_running = true,
-                Err(error) => tracing::warn!(%error, "no thread looks after transactions that are open for too long"),
+                Err(error) => tracing::warn!(%error, "the watchdog of open transactions cannot start"),
             }
         }
     }
@@ -69,26 +69,27 @@ impl Watchdog {
         }
     }
 
-    /// When the transaction has to end, or to begin; nothing if there is none, and then the thread is not there any more.
+    /// Returns the next deadline; `None` if there is none, and then the thread ends.
     fn next_deadline_or_stop(&self) -> Option<Instant> {
         let mut watched = self.lock();
         let transaction_deadline = watched.transaction.upgrade().and_then(|checked_out| checked_out.deadline());
         let handoff_deadline = watched.handoff.upgrade().and_then(|handoff| handoff.deadline());
         let deadline = transaction_deadline.into_iter().chain(handoff_deadline).min();
+        // under the lock, so that a transaction that comes now starts a new thread
         watched.is_running = deadline.is_some();
         deadline
     }
 
     fn end_expired(&self) {
         if let Some((checked_out, limit)) =
-            self.transaction().and_then(|lent| lent.expired().map(|limit| (lent, limit)))
+            self.transaction().and_then(|open| open.expired().map(|limit| (open, limit)))
         {
-            tracing::warn!(?limit, "a transaction is rolled back: it was open for too long");
+            tracing::warn!(?limit, "rolling back a transaction that was open for too long");
             checked_out.end_and_wait(EndReason::TimedOut(limit));
         }
         let handoff = self.lock().handoff.upgrade();
-        if let Some(permit) = handoff.and_then(|offer| offer.take_if_expired()) {
-            tracing::warn!("a transaction is not begun: whoever asked for it has not looked for its turn");
+        if let Some(permit) = handoff.and_then(|handoff| handoff.take_if_expired()) {
+            tracing::warn!("taking back the write connection: the task that waited for it was not polled in time");
             drop(permit);
         }
     }

@@ -1,7 +1,7 @@
-//! The one writing connection in the hands of whoever has it.
+//! The write connection while one user has it.
 //!
-//! Keep: a turn ends by putting the connection back without a transaction, whatever happened to its user, and one that
-//! was claimed looks at the queue afterwards.
+//! Invariant: a permit ends by putting the connection back without an open transaction, even if its user panicked, and
+//! a permit that was handed off checks the queue afterwards.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,13 +24,13 @@ pub(crate) enum ExecutionContext {
     Thread,
 }
 
-/// The connection, until this is dropped.
+/// The write connection, until this is dropped.
 pub(crate) struct WritePermit {
-    /// Taken only when it is dropped.
+    /// `None` only during the drop.
     connection: Option<GuardedConnection>,
     writer: Arc<Writer>,
     is_handed_off: bool,
-    /// What is attached until it ends.
+    /// Databases that are attached until the permit ends.
     attached: Vec<String>,
     context: ExecutionContext,
 }
@@ -47,14 +47,14 @@ impl WritePermit {
     }
 
     pub(crate) fn connection(&self) -> &GuardedConnection {
-        self.connection.as_ref().expect("it is put back only when the turn ends")
+        self.connection.as_ref().expect("the connection is put back only when the permit is dropped")
     }
 
     pub(crate) const fn writer(&self) -> &Arc<Writer> {
         &self.writer
     }
 
-    /// Says whether it is claimed by somebody else than who runs the queue.
+    /// Sets whether a waiter has the permit, and not the drainer of the queue.
     pub(crate) const fn set_handed_off(&mut self, is_handed_off: bool) {
         self.is_handed_off = is_handed_off;
     }
@@ -63,7 +63,8 @@ impl WritePermit {
         self.context
     }
 
-    /// On a thread SQLite may sleep until another process is done; in a task it gives up at once.
+    /// Sets the context: on a thread SQLite may sleep until other processes have written; in a task it gives up at
+    /// once.
     pub(crate) fn set_context(&mut self, context: ExecutionContext) {
         self.context = context;
         let timeout = match context {
@@ -74,10 +75,10 @@ impl WritePermit {
         let _ = self.connection().busy_timeout(timeout);
     }
 
-    /// Begins a transaction, on a thread if another process has to be waited for.
+    /// Begins a transaction; if a different process writes, waits for it on a thread.
     ///
     /// # Errors
-    /// What SQLite said, or that the runtime ended.
+    /// If the file is lost, SQLite refuses, the runtime ended, or the caller's task was not polled in time.
     pub(crate) async fn begin(mut self) -> Result<Self, BoxError> {
         self.writer.files().check_if_lost()?;
         match self.connection().begin() {
@@ -91,13 +92,14 @@ impl WritePermit {
             let begun = self.connection().begin();
             self.set_context(ExecutionContext::Task);
             let writer = Arc::clone(&self.writer);
+            // not the permit itself: the caller may never be polled again, and then the watchdog takes it back
             begun.map(|()| writer.new_handoff(self))
         });
         let handoff = begin.await??;
         Ok(handoff.take().ok_or(SqliteTransactionError::TimedOut { limit })?)
     }
 
-    /// Attaches a database that is only read, until the turn ends, and returns the name of its schema.
+    /// Attaches a database read-only until the permit ends, and returns the name of its schema.
     pub(crate) fn attach(&mut self, database: &str) -> rusqlite::Result<String> {
         if let Some(known) = self.attached.iter().position(|known| known == database) {
             return Ok(attached_schema(known));

@@ -1,13 +1,13 @@
-//! The one connection that writes: whoever finds it free commits for all who wait.
+//! The write connection: the caller that finds it free commits for all that wait.
 //!
-//! A caller queues its job and tries to take the connection. The one who gets it runs everything that is queued in one
-//! transaction, again and again until nothing is left; the others only wait for their answers. So a lone caller commits
-//! in its own task without any hand-over, and many callers share commits without a timer or a thread.
+//! A caller queues its job and tries to take the connection. The caller that gets it, the drainer, runs all queued jobs
+//! in one transaction, again and again until the queue is empty; the rest only wait for their results. So a lone caller
+//! commits in its own task without any hand-over, and many callers share commits without a timer or a thread.
 //!
-//! Keep: a job is queued before the connection is tried, and whoever gives the connection back looks at the queue once
-//! more. In any other order a job can be left behind that nobody looks at.
+//! Invariant: a caller queues its job before it tries to take the connection, and a drainer checks the queue once more
+//! after it returned the connection. In any other order, a job can stay in the queue without a drainer.
 //!
-//! Real time, not the given clock: how long the disk takes, and locks of other processes.
+//! Real time, not the given clock: the duration of commits, and locks of other processes.
 
 use std::{
     sync::{
@@ -38,28 +38,39 @@ use crate::{
 
 mod submit;
 
-/// How long a caller's task may be kept busy for others before a thread that may block takes over.
+/// Longest time that a caller's task drains the queue, before a thread that may block takes over.
 const INLINE_TIME_MAX: Duration = Duration::from_millis(1);
-/// More events than a caller's task may insert by itself.
+/// Maximum number of events that a caller's task inserts by itself.
 pub(crate) const INLINE_EVENTS_MAX: usize = 128;
-/// After so long without a pause other processes get a chance: SQLite's lock is not fair.
+/// Longest time of draining without a pause in which other processes can write: SQLite's lock is not fair.
 const BURST_TIME_MAX: Duration = Duration::from_millis(50);
 const BURST_PAUSE: Duration = Duration::from_millis(1);
 
-/// The connection, and what is to be done with it.
+/// The write connection, and the queue of work for it.
+///
+/// | state of the connection | event | next state |
+/// |---|---|---|
+/// | idle | a caller queued work and takes the connection | draining, in the caller's task or on a thread |
+/// | draining | a waiter wants a transaction of its own | handed off: see `Handoff` |
+/// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
+/// | draining | the queue is empty | idle; the drainer checks the queue once more |
+/// | handed off | the waiter takes it and begins a transaction | checked out: see `CheckedOutConnection` |
+/// | handed off | the waiter was dropped before the handoff | draining |
+/// | handed off | the waiter is dropped later, or its deadline passes | idle; then draining |
+/// | checked out | commit, rollback, drop of the transaction or its deadline | idle; then draining |
 pub(crate) struct Writer {
     queue: Mutex<WriterQueue>,
-    /// Nothing while somebody has it.
+    /// `None` while a [`WritePermit`] has it.
     connection: Mutex<Option<GuardedConnection>>,
     files: Arc<OpenFiles>,
-    /// The transaction that has the connection, if one has.
+    /// Watches the transaction that has the connection, if one has.
     watchdog: Arc<Watchdog>,
-    /// As many permits as appends may still be queued.
+    /// One permit for each append that may still be queued.
     queue_permits: Arc<Semaphore>,
     queued_appends_max: usize,
     busy_timeout: Duration,
     transaction_timeout: Duration,
-    /// How long a commit takes lately: on a slow disk no task should wait for it.
+    /// Moving average of the duration of a commit: on a slow disk no task should wait for it.
     commit_micros: AtomicU64,
     appended: AppendSignal,
     listed_types: Arc<ListedEventTypes>,
@@ -85,7 +96,7 @@ impl Writer {
         }
     }
 
-    /// The files that hold what is committed.
+    /// Returns the files that hold the committed data.
     pub(crate) fn files(&self) -> &OpenFiles {
         &self.files
     }
@@ -94,19 +105,19 @@ impl Writer {
         &self.appended
     }
 
-    /// The event types that are known to be listed.
+    /// Returns the event types that are known to be listed.
     pub(crate) const fn listed_types(&self) -> &Arc<ListedEventTypes> {
         &self.listed_types
     }
 
-    /// Notes which transaction has the connection, and watches over it.
+    /// Watches a transaction if appends wait for it.
     pub(crate) fn watch_transaction(&self, checked_out: &Arc<CheckedOutConnection>) {
         if checked_out.is_blocking_appends() {
             self.watchdog.watch_transaction(checked_out);
         }
     }
 
-    /// The transaction that has the connection, if the calling task is the one that uses it.
+    /// Returns the transaction that has the connection, if the calling task uses it.
     fn own_transaction(&self) -> Option<Arc<CheckedOutConnection>> {
         self.watchdog.transaction().filter(|checked_out| checked_out.is_used_by_caller())
     }
@@ -123,7 +134,7 @@ impl Writer {
         self.transaction_timeout
     }
 
-    /// Whether commits take so long lately that no task should wait for one.
+    /// Returns `true` if commits take so long lately that no task should wait for one.
     pub(crate) fn has_slow_commits(&self) -> bool {
         self.commit_micros.load(Ordering::Relaxed) > INLINE_TIME_MAX.as_micros() as u64
     }
@@ -133,20 +144,20 @@ impl Writer {
         Some(WritePermit::new(connection, Arc::clone(self)))
     }
 
-    /// For the end of a turn only.
+    /// Puts the connection back; only for the drop of a permit.
     pub(crate) fn return_connection(&self, connection: GuardedConnection) {
         *lock(&self.connection) = Some(connection);
     }
 
-    /// Sees to it that someone runs what was just queued. Nothing here waits: a caller that goes away afterwards
-    /// takes nothing with it but its own answer.
+    /// Makes sure that a drainer runs the work that was just queued. Does not wait: a caller that is dropped afterwards
+    /// loses only its own result.
     pub(crate) fn start_draining(self: &Arc<Self>, is_large: bool) {
         if !(is_large || self.has_slow_commits()) {
             if self.drain_queue(ExecutionContext::Task) {
                 return;
             }
         } else if lock(&self.connection).is_none() {
-            return; // who has the connection will look at the queue once more
+            return; // the drainer that has the connection will check the queue once more
         }
         let rest = BlockingDrain(Arc::clone(self));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -154,7 +165,7 @@ impl Writer {
         }
     }
 
-    /// Runs what is queued until nothing is left, unless someone else has the connection. False if a thread has to
+    /// Runs queued work until the queue is empty, unless the connection is in use. Returns `false` if a thread has to
     /// go on.
     fn drain_queue(self: &Arc<Self>, context: ExecutionContext) -> bool {
         let started = Instant::now();
@@ -174,7 +185,7 @@ impl Writer {
                     break;
                 }
                 if burst.elapsed() > BURST_TIME_MAX {
-                    // not before the pause is over may anyone of this process begin another transaction
+                    // with the permit, so that no transaction of this process begins before the pause is over
                     std::thread::sleep(BURST_PAUSE);
                     burst = Instant::now();
                 }
@@ -190,7 +201,7 @@ impl Writer {
         }
     }
 
-    /// Gives the connection to the next one who claims it, and back if there is none.
+    /// Hands the permit to the first waiter that still wants it; returns it if there is none.
     fn pass_to_waiter(&self, mut permit: WritePermit) -> Option<WritePermit> {
         loop {
             let waiter = lock(&self.queue).waiters.pop_front();
@@ -200,21 +211,22 @@ impl Writer {
             let context = permit.context();
             permit.set_context(ExecutionContext::Task);
             permit.set_handed_off(true);
-            // it does not want it any more, and it did not take long to find out
+            // an error means that the waiter was dropped: take the permit back at once
             permit = waiter.send(self.new_handoff(permit)).err()?.take()?;
             permit.set_handed_off(false);
             permit.set_context(context);
         }
     }
 
-    /// Holds the connection out to somebody, for as long as a transaction may take.
+    /// Offers a permit to a waiter, for as long as a transaction may take.
     pub(crate) fn new_handoff(&self, permit: WritePermit) -> Arc<Handoff> {
         let handoff = Handoff::new(permit, self.transaction_timeout);
         self.watchdog.watch_handoff(&handoff);
         handoff
     }
 
-    /// Runs the visits and the next batch of jobs; false if there is nothing to run, or it has to wait.
+    /// Runs the connection tasks and the next batch of jobs. Returns `false` if there are none, or the batch has to
+    /// wait.
     fn run_next(&self, connection: &Connection, context: ExecutionContext) -> bool {
         let (tasks, jobs) = lock(&self.queue).take_batch();
         let idle = tasks.is_empty() && jobs.is_empty();
@@ -236,7 +248,7 @@ impl Writer {
         !idle
     }
 
-    /// Tells what was committed.
+    /// Signals appended events, and records the duration of a commit.
     pub(crate) fn record_commit(&self, has_appended: bool, commit: Option<Duration>) {
         if has_appended {
             self.appended.notify();
@@ -250,7 +262,7 @@ impl Writer {
     }
 }
 
-/// What is left for a thread: it runs when dropped, so also if the runtime ends before the thread begins.
+/// Draining on a thread: it runs when dropped, so also if the runtime ends before the thread begins.
 struct BlockingDrain(Arc<Writer>);
 
 impl Drop for BlockingDrain {
@@ -259,7 +271,8 @@ impl Drop for BlockingDrain {
     }
 }
 
-/// A panic leaves a queue as it was, and a transaction that the next batch rolls back: both are sound.
+/// Locks a mutex, also after a panic: that leaves the queue as it was, and a transaction that the next batch rolls
+/// back.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

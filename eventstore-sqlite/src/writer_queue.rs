@@ -1,4 +1,4 @@
-//! What waits for the connection that writes.
+//! The queue of work for the write connection.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -7,18 +7,18 @@ use tokio::sync::oneshot;
 
 use crate::{batch::Batch, handoff::Handoff, job::Job};
 
-/// How many jobs share a transaction at most: the first of them waits for the last.
+/// Maximum number of jobs that share a transaction: the first of them waits for the last.
 pub(crate) const BATCH_JOBS_MAX: usize = 512;
 
-/// Something else than writing, between two transactions.
+/// Work other than a write, between two transactions.
 pub(crate) type ConnectionTask = Box<dyn FnOnce(&Connection) + Send>;
 
-/// What waits for the connection that writes.
+/// Work that waits for the write connection.
 #[derive(Default)]
 pub(crate) struct WriterQueue {
     pub(crate) jobs: VecDeque<Job>,
     pub(crate) tasks: Vec<ConnectionTask>,
-    /// Those who want the connection for themselves for a while.
+    /// Callers that want the connection for a transaction of their own.
     pub(crate) waiters: VecDeque<oneshot::Sender<Arc<Handoff>>>,
 }
 

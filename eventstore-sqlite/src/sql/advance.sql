@@ -1,4 +1,5 @@
--- From ?3 to ?4, under the lease of role ?1 with epoch ?2; nothing is written if that is not so.
+-- Moves the checkpoint of role ?1 from ?3 to ?4; writes no row if its lease has no epoch ?2, or the checkpoint is not
+-- ?3.
 INSERT INTO eventbus_checkpoints (name, position)
 SELECT role, ?4 FROM eventbus_leases
 WHERE role = ?1 AND epoch = ?2

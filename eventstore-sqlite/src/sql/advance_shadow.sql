@@ -1,4 +1,4 @@
--- As advance.sql; the lease is the live one as it was when the transaction began, and the epoch here has the last word.
+-- As advance.sql; the lease is the live one as of the begin of the transaction, so the epoch in the copies fences too.
 INSERT INTO eventbus_shadow_checkpoints (name, position, epoch)
 SELECT role, ?4, epoch FROM eventbus_leases
 WHERE role = ?1 AND epoch = ?2

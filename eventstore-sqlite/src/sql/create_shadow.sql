@@ -1,4 +1,4 @@
--- In the file of the copies: what they are copies of, and how far they are filled.
+-- In the file of the copies: the definition of their tables, and the position up to which they are filled.
 CREATE TABLE IF NOT EXISTS main.eventbus_shadow (
     only_row   INTEGER PRIMARY KEY CHECK (only_row = 1),
     definition TEXT NOT NULL

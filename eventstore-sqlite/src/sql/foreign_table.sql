@@ -1,4 +1,4 @@
--- A table of someone else, in a database in which no store was created yet.
+-- A foreign table, in a database without a store.
 SELECT name FROM sqlite_schema
 WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'
   AND NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'eventbus_migrations')

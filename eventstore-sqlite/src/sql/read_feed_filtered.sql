@@ -1,4 +1,4 @@
--- ?3 and ?4 are JSON arrays of types, ?5 is a tenant; null asks for all. The plus signs keep it on the positions.
+-- ?3 and ?4 are JSON arrays of types, ?5 is a tenant; NULL matches all. The plus signs keep the query on the positions.
 SELECT position, version, occurred_at, event_id, schema_version, aggregate_type, aggregate_id, event_type, payload,
     correlation_id, causation_id, tenant_id, actor_id, attributes, recorded_at
 FROM eventbus_events

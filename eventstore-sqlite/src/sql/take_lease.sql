@@ -1,4 +1,4 @@
--- ?4: whoever has it
+-- Takes the lease of a live owner too if ?4.
 INSERT INTO eventbus_leases (role, owner, epoch, renewed_at, ends_at)
 VALUES (?1, ?2, 1, CAST(unixepoch('subsec') * 1000 AS INTEGER), CAST(unixepoch('subsec') * 1000 AS INTEGER) + ?3)
 ON CONFLICT (role) DO UPDATE

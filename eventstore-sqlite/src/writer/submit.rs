@@ -1,6 +1,6 @@
-//! What callers ask of the writer: each queues something and waits for its answer.
+//! Submitting work to the writer: a caller queues it and waits for the result.
 //!
-//! Keep: nothing is queued for a task that uses the open transaction itself: it would wait for its own end.
+//! Invariant: a task that uses the open transaction queues no work: it would wait for its own end.
 
 use std::sync::Arc;
 
@@ -32,7 +32,7 @@ impl Writer {
         await_records(answer).await
     }
 
-    /// Appends that are queued together share a transaction, unless they are very many.
+    /// Queues appends together, so that they share a transaction, unless they are very many.
     pub(crate) async fn append_many(
         self: &Arc<Self>,
         appends: Vec<CheckedAppend>,
@@ -68,17 +68,17 @@ impl Writer {
         results
     }
 
-    /// Waits until so many appends may be queued.
+    /// Waits until the queue has room for a number of appends.
     async fn acquire_queue_permits(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
         let appends = u32::try_from(appends).unwrap_or(u32::MAX);
-        // it is never closed
+        // the semaphore is never closed
         Arc::clone(&self.queue_permits).acquire_many_owned(appends).await.ok()
     }
 
-    /// Makes a small change in the transaction of whatever else is written at the time.
+    /// Makes a small change in the transaction of the next batch.
     ///
     /// # Errors
-    /// What SQLite said, or that the answer was lost.
+    /// If the calling task uses the open transaction, SQLite refuses the change, or a panic lost the result.
     pub(crate) async fn write<T: Send + 'static>(
         self: &Arc<Self>,
         change: impl FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -89,18 +89,18 @@ impl Writer {
         answer.await?
     }
 
-    /// Uses the connection for something else than writing, between two transactions.
+    /// Runs `f` on the connection between two transactions. Inside a transaction of the calling task, `f` gets the
+    /// transaction's connection, as the task would wait for itself.
     ///
     /// # Errors
-    /// If `f` panicked. Inside a transaction of the calling task it is the transaction's connection, for the task would
-    /// wait for itself.
+    /// If `f` panicked.
     pub(crate) async fn run_on_connection<T: Send + 'static>(
         self: &Arc<Self>,
         f: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T, RecvError> {
         let (done, answer) = oneshot::channel();
         let task = move |connection: &Connection| {
-            // nobody may wait any more
+            // the caller may be gone
             let _ = done.send(f(connection));
         };
         match self.own_transaction().as_ref().map(|checked_out| checked_out.lock_connection()) {
@@ -113,10 +113,10 @@ impl Writer {
         answer.await
     }
 
-    /// Waits for the connection, to have it alone. Between two claims whatever is queued gets a turn.
+    /// Waits for the connection, for a transaction of the caller's own. Between two such permits, a batch of jobs runs.
     ///
     /// # Errors
-    /// [`SqliteTransactionError::InsideTransaction`] if the calling task has it already.
+    /// [`SqliteTransactionError::InsideTransaction`] if the calling task has the connection already.
     pub(crate) async fn acquire_permit(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
         self.refuse_own_transaction()?;
         loop {
@@ -144,7 +144,7 @@ async fn await_records(
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     match answer.await {
         Ok(answer) => answer.map(|(append, placed)| append.into_records(placed)),
-        // only a panic drops a job without an answer
+        // only a panic drops a job without a result
         Err(lost) => Err(AppendError::OutcomeUnknown(lost.into())),
     }
 }
@@ -194,14 +194,14 @@ mod tests {
         }
     }
 
-    fn stored(turn: &WritePermit) -> i64 {
-        turn.connection().query_row("SELECT count(*) FROM eventbus_events", [], |row| row.get(0)).unwrap()
+    fn stored(permit: &WritePermit) -> i64 {
+        permit.connection().query_row("SELECT count(*) FROM eventbus_events", [], |row| row.get(0)).unwrap()
     }
 
     #[tokio::test]
     async fn no_more_is_queued_than_there_is_room_for() {
         let writer = writer(4);
-        let turn = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_permit().await.unwrap();
         let mut waiting: Vec<_> = (0..10).map(|id| append(&writer, id)).collect();
         let many = {
             let writer = Arc::clone(&writer);
@@ -212,9 +212,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(lock(&writer.queue).jobs.len(), 4);
-        // one that waits for room and goes away takes none
+        // a caller that is dropped while it waits for room takes none
         waiting.remove(7).abort();
-        drop(turn);
+        drop(permit);
         for appended in waiting {
             appended.await.unwrap().unwrap();
         }
@@ -225,7 +225,7 @@ mod tests {
     #[tokio::test]
     async fn a_claim_waits_for_one_batch_and_not_for_all() {
         let writer = writer(10_000);
-        let turn = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_permit().await.unwrap();
         let waiting: Vec<_> = (0..3 * BATCH_JOBS_MAX).map(|id| append(&writer, id)).collect();
         until_queued(&writer, 3 * BATCH_JOBS_MAX).await;
         let claiming = {
@@ -235,10 +235,10 @@ mod tests {
         while lock(&writer.queue).waiters.is_empty() {
             tokio::task::yield_now().await;
         }
-        drop(turn);
-        let turn = claiming.await.unwrap();
-        assert_eq!(stored(&turn), BATCH_JOBS_MAX as i64);
-        drop(turn);
+        drop(permit);
+        let permit = claiming.await.unwrap();
+        assert_eq!(stored(&permit), BATCH_JOBS_MAX as i64);
+        drop(permit);
         for appended in waiting {
             appended.await.unwrap().unwrap();
         }
@@ -253,26 +253,26 @@ mod tests {
         let connection =
             GuardedConnection::new(open_writer(&DatabaseLocation::new_memory(), &config).unwrap()).unwrap();
         let writer = Arc::new(Writer::new(connection, Arc::default(), &config));
-        let turn = writer.acquire_permit().await.unwrap();
-        let mut kept = Box::pin(writer.acquire_permit());
-        assert!(timeout(Duration::ZERO, &mut kept).await.is_err(), "somebody has the turn");
-        drop(turn);
-        timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("nobody takes the turn").unwrap();
-        // whoever looks late gets another one
-        assert_eq!(stored(&kept.await.unwrap()), 1);
+        let permit = writer.acquire_permit().await.unwrap();
+        let mut waiter = Box::pin(writer.acquire_permit());
+        assert!(timeout(Duration::ZERO, &mut waiter).await.is_err(), "the connection is in use");
+        drop(permit);
+        timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("the permit is taken back").unwrap();
+        // a waiter that is polled late gets a new permit
+        assert_eq!(stored(&waiter.await.unwrap()), 1);
     }
 
     #[tokio::test]
     async fn appends_of_one_call_are_queued_together() {
         let writer = writer(10_000);
-        let turn = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_permit().await.unwrap();
         let many = {
             let writer = Arc::clone(&writer);
             tokio::spawn(async move { writer.append_many((0..BATCH_JOBS_MAX + 10).map(one).collect()).await })
         };
         until_queued(&writer, 1).await;
         assert_eq!(lock(&writer.queue).jobs.len(), BATCH_JOBS_MAX + 10, "in one go");
-        drop(turn);
+        drop(permit);
         assert!(many.await.unwrap().iter().all(Result::is_ok));
     }
 }
