@@ -42,7 +42,8 @@ use crate::{
 pub struct Claim {
     /// The claimed name.
     pub claim_id: String,
-    /// Number of its owners so far, from 1: once there is a later epoch, the queue refuses writes of this one.
+    /// Number of times that the name was claimed so far: once there is a later epoch, the queue refuses writes of this
+    /// one.
     pub epoch: u64,
     /// The worker that owns it.
     pub worker_id: String,
@@ -123,7 +124,6 @@ impl ClaimStore {
         &self.folder
     }
 
-    /// Returns the folder that holds the epochs of a claim.
     pub(crate) fn folder_of(&self, claim_id: &str) -> Result<PathBuf> {
         Ok(self.folder.join(names::encode("claim id", claim_id)?))
     }
@@ -136,7 +136,6 @@ impl ClaimStore {
         Ok(ids)
     }
 
-    /// Loads the claim of the latest epoch.
     pub(crate) fn load_newest(&self, claim_id: &str) -> Result<Option<Claim>> {
         match find_latest_epoch(&self.folder_of(claim_id)?)? {
             Some(epoch) => self.load_epoch(claim_id, epoch),
@@ -221,7 +220,6 @@ impl ClaimStore {
         self.rewrite(renewed)
     }
 
-    /// Releases a claim, with new data.
     pub(crate) fn release(&self, claim: &Claim, data: Value) -> Result<Claim> {
         self.rewrite(Claim { released_at: Some(now()), data, ..claim.clone() })
     }
@@ -245,7 +243,6 @@ impl ClaimStore {
         Ok(())
     }
 
-    /// Removes the files of all epochs of a claim.
     pub(crate) fn remove_all_epochs(&self, claim_id: &str) -> Result<()> {
         let folder = self.folder_of(claim_id)?;
         for epoch in list_epochs(&folder)? {

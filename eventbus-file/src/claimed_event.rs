@@ -27,7 +27,7 @@ use crate::{
     results::EventResult,
 };
 
-/// An event that this worker has claimed, and that it processes.
+/// An event that this worker has claimed and processes.
 ///
 /// The queue renews the claim in the background for as long as this value lives. If the worker drops it without a
 /// result, the claim expires; then the next worker gets the event.
@@ -53,12 +53,11 @@ impl Drop for ClaimRenewal {
     }
 }
 
-/// Returns the name of an event's claim.
 pub(crate) fn event_claim_id(event_id: u64) -> String {
     format!("event-{event_id}")
 }
 
-/// Returns the event whose claim has this name; `None` if it is not the name of an event's claim.
+/// Returns the event of an event's claim; `None` for other claims.
 #[cfg(feature = "redis")]
 pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
     claim.strip_prefix("event-")?.parse().ok()
@@ -139,8 +138,7 @@ impl ClaimedEvent {
 /// Delay before the retry of a failed renewal.
 const RENEW_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Renews a claim each time a third of its lifetime has passed, until it is lost or `stop` is cancelled; completes a
-/// renewal that has begun.
+/// Renews a claim after each third of its lifetime, until it is lost or `stop`; completes a renewal that has begun.
 async fn renew_until_stopped(
     queue: Arc<QueueInner>,
     claim: Arc<Mutex<Claim>>,
@@ -298,8 +296,8 @@ impl FileQueue {
         self.inner.try_claim_next().await
     }
 
-    /// Claims the next event as [`try_claim_next`](Self::try_claim_next) does, and waits while there is none; also
-    /// while the folder is missing. If the caller drops the future, in a `select!` for example, no event stays claimed.
+    /// Claims as [`try_claim_next`](Self::try_claim_next), but waits while there is no event, or the folder is missing.
+    /// If the caller drops the future, in a `select!` for example, no event stays claimed.
     ///
     /// # Errors
     /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].

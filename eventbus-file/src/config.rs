@@ -100,7 +100,6 @@ impl FileQueueConfig {
         Self { root_dir: root_dir.into(), ..Self::default() }
     }
 
-    /// Returns the name of the queue.
     pub(crate) fn name(&self) -> Result<Name> {
         let name = match &self.queue_name {
             Some(name) => name.clone(),
@@ -117,7 +116,6 @@ impl FileQueueConfig {
         named.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Returns the name of this worker.
     pub(crate) fn worker(&self) -> Result<String> {
         let invalid = |error: eventbus::InvalidName| invalid_config("worker_id", error.to_string());
         match &self.worker_id {

@@ -235,8 +235,7 @@ impl Disk {
         fs::rename(&staged.path, path).map_err(FileQueueError::io("replace", path))
     }
 
-    /// Returns `true` if the content of a file is still staged: its writer has not finished, or died within the last
-    /// hour.
+    /// Returns `true` if content is still staged: its writer has not finished, or died within the last hour.
     pub(crate) fn is_staged(&self, path: &Path) -> Result<bool> {
         let Some((id, 2..)) = content(path) else {
             return Ok(false);
@@ -306,7 +305,6 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     }
 }
 
-/// Describes a path that is no regular file.
 fn describe_file_type(metadata: &Metadata) -> String {
     let what = match metadata {
         folder if folder.is_dir() => "it is a folder",
@@ -320,8 +318,7 @@ fn is_symlink(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink())
 }
 
-/// Refuses a folder that is a symbolic link, by an error of the file system: the link does not show that files are
-/// torn.
+/// Refuses a folder that is a symbolic link, by `Io`: that does not show that its files are torn.
 fn refuse_symlink(folder: &Path) -> Result<()> {
     match is_symlink(folder) {
         false => Ok(()),

@@ -119,7 +119,6 @@ impl FileQueueError {
         matches!(self, Self::Io { .. })
     }
 
-    /// Returns `true` if the folder of the queue is missing now.
     pub(crate) fn is_folder_missing(&self) -> bool {
         matches!(self, Self::Io { what: FIND_FOLDER, .. })
     }

@@ -71,7 +71,6 @@ impl QueueEvent {
     }
 }
 
-/// Returns the message id by which the bus names an event.
 pub(crate) fn message_id(id: u64) -> MessageId {
     MessageId::new(id.to_string())
 }
@@ -110,17 +109,16 @@ pub(crate) struct EventFile {
     pub(crate) event: Option<WrittenRecord>,
 }
 
-/// The position after which a relay publishes again.
+/// The order to a relay to publish again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RepublishFrom {
-    /// The first event that it publishes again is the one after this position of the store.
+    /// The position of the store after which it begins.
     pub(crate) after: u64,
     /// The epoch of the relay that wrote the gap.
     pub(crate) epoch: u64,
 }
 
 impl EventFile {
-    /// Returns the content of a gap.
     pub(crate) fn for_gap(worker: &str, why: &str) -> Self {
         let (created_at, worker_id, gap) = (now(), worker.into(), Some(why.into()));
         Self { created_at, worker_id, store: None, gap, again: None, event: None }

@@ -55,7 +55,6 @@ fn path_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Erro
     serializer.collect_str(&path.display())
 }
 
-/// Serializes an error with its cause.
 fn error_text<S: Serializer>(error: &FileQueueError, serializer: S) -> Result<S::Ok, S::Error> {
     match error.source() {
         Some(why) => serializer.collect_str(&format_args!("{error}: {why}")),
@@ -192,8 +191,8 @@ impl QueueInner {
 }
 
 impl FileQueue {
-    /// Checks every file of the queue, and returns those that do not belong there or are torn. The queue leaves them as
-    /// they are: a consumer makes a torn event a dead letter of its group and goes on, and
+    /// Checks every file, and returns those that do not belong to the queue or are torn. The queue leaves them as they
+    /// are: a consumer makes a torn event a dead letter of its group and goes on, and
     /// [`claim_next`](Self::claim_next) passes it over.
     ///
     /// # Errors

@@ -31,8 +31,7 @@ use crate::{
 
 /// Maximum number of missing ids that a worker waits for, and fills, at once.
 const MISSING_IDS_MAX: u64 = 10_000;
-/// Age after which a worker forgets a missing id that was due for a gap and got none: it has a file, or no reader needs
-/// it.
+/// Age after which a worker forgets an overdue id that it has not filled: it has a file, or no reader needs it.
 const MISSING_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// Content of the log under an id.
@@ -109,12 +108,10 @@ impl EventLog {
         Ok(shards)
     }
 
-    /// Returns the id up to which all events were removed.
     pub(crate) fn removed_through(&self) -> Result<u64> {
         Ok(self.list_removal_marks()?.into_iter().max().unwrap_or_default())
     }
 
-    /// Returns the removal marks, unsorted.
     pub(crate) fn list_removal_marks(&self) -> Result<Vec<u64>> {
         Ok(disk::list_names(&self.removed_folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
     }
@@ -156,7 +153,6 @@ impl EventLog {
             .try_for_each(|shard| self.disk.sync_folder(&self.events_folder.join(names::shard_name(shard))))
     }
 
-    /// Reads the entry of an id.
     pub(crate) fn read(&self, id: u64) -> Result<LogEntry> {
         let path = self.path(id);
         let slot = match disk::read(&path) {
@@ -192,8 +188,8 @@ impl EventLog {
         Ok(LogEntry::Event(QueueEvent::new(id, file.created_at, file.worker_id, record)))
     }
 
-    /// Returns the next entry after an id, with its id; `None` if there is no later event yet, or if the next id is
-    /// missing and its `gap_timeout` has not passed. Fills an overdue gap, and does not wait.
+    /// Returns the next entry after an id, with its id. Does not wait: `None` if there is no later event yet, or the
+    /// next id is missing and not overdue; fills an overdue one.
     pub(crate) fn next_entry(&self, after: u64, worker: &str) -> Result<Option<(u64, LogEntry)>> {
         let id = after.saturating_add(1);
         match self.read(id)? {

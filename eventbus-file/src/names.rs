@@ -37,7 +37,6 @@ pub(crate) fn file_name(id: u64) -> String {
     format!("{id:012}.json")
 }
 
-/// Returns the number of a file that is named by one.
 pub(crate) fn parse_file_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".json")?;
     let number: u64 = digits.parse().ok()?;
@@ -54,13 +53,11 @@ pub(crate) fn shard_name(index: u64) -> String {
     format!("{index:09}")
 }
 
-/// Returns the number of a folder of a thousand ids.
 pub(crate) fn parse_shard_name(name: &str) -> Option<u64> {
     let index: u64 = name.parse().ok()?;
     (shard_name(index) == name).then_some(index)
 }
 
-/// Returns the path of a file that is named by an id.
 pub(crate) fn id_path(folder: &Path, id: u64) -> PathBuf {
     folder.join(shard_name(shard_index(id))).join(file_name(id))
 }

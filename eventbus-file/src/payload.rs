@@ -55,7 +55,6 @@ impl PayloadFiles {
         Ok(Some(name))
     }
 
-    /// Reads a payload.
     pub(crate) fn read(&self, name: &str) -> Result<String> {
         let path = self.path(name)?;
         let torn = |source: BoxError| FileQueueError::torn("compressed payload", &path, source);
@@ -85,12 +84,10 @@ impl PayloadFiles {
     }
 }
 
-/// Returns `true` if this is the name of a payload's file.
 pub(crate) fn is_payload_name(name: &str) -> bool {
     name.strip_suffix(PAYLOAD_SUFFIX).is_some_and(|stem| Uuid::try_parse(stem).is_ok_and(|id| id.to_string() == stem))
 }
 
-/// Returns an error unless a text is JSON.
 fn check_json(payload: &str) -> Result<(), FieldError> {
     from_json::<IgnoredAny>(payload).map(drop)
 }

@@ -13,8 +13,8 @@ use crate::{
 
 /// Waits for a change, or until the next poll of the folder is due.
 ///
-/// While the workers are connected, they announce their changes, and polling only finds those whose message was lost:
-/// it is due at the longest delay. Without a connection, the delay begins short and doubles up to the longest.
+/// Connected workers announce their changes, and a poll only finds those whose message was lost: it is due after the
+/// longest delay. Without a connection, the delay begins short and doubles.
 #[derive(Debug)]
 pub(crate) struct PollBackoff {
     coordination: Arc<dyn Coordinator>,

@@ -80,7 +80,7 @@ pub(crate) struct QueueInner {
     finished_events: Mutex<FinishedEvents>,
     /// The queue that the folder held when this worker last read its id; all state in memory is about that queue.
     queue_id: Mutex<Uuid>,
-    /// Shared while a task uses the folder; exclusive while a task resets the state of a queue that was in the folder.
+    /// Shared while a task uses the folder, exclusive while a task resets the state in memory.
     folder_lock: RwLock<()>,
     /// Published positions of the stores, as of the events that this worker has read.
     relay_states: Mutex<HashMap<Uuid, RelayState>>,
@@ -188,12 +188,12 @@ impl QueueInner {
         *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Resets the state in memory if the folder holds a different queue than before. While the guard lives, the state
-    /// stays that of the queue found.
+    /// Resets the state in memory if the folder holds a different queue than before; no reset happens while the guard
+    /// lives.
     fn lock_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
         loop {
             let found = self.disk.load_queue_id()?;
-            // shared: two tasks may use the folder at once, but no task may reset the state under them
+            // shared: tasks use the folder at the same time, and no task resets the state under them
             let using = self.folder_lock.read().unwrap_or_else(PoisonError::into_inner);
             if self.queue_id() == found {
                 return Ok(using);
@@ -213,7 +213,6 @@ impl QueueInner {
         }
     }
 
-    /// The events that have their result, as far as this worker knows.
     pub(crate) fn finished_events(&self) -> MutexGuard<'_, FinishedEvents> {
         self.finished_events.lock().unwrap_or_else(PoisonError::into_inner)
     }

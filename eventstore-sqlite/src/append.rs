@@ -87,7 +87,6 @@ impl CheckedAppend {
         Ok(Some(Self { stream, expected, events, clock, listed_types }))
     }
 
-    /// Returns the number of events.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }

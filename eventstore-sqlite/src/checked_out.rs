@@ -182,7 +182,6 @@ impl CheckedOutConnection {
         *lock(&self.deadline) = self.limit.and_then(|limit| Instant::now().checked_add(limit));
     }
 
-    /// Records the calling task as its user.
     pub(crate) fn set_user(&self) {
         *lock(&self.last_user) = ConnectionUser::current();
     }

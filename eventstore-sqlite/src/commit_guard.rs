@@ -53,7 +53,6 @@ impl GuardedConnection {
         Ok(())
     }
 
-    /// Returns `true` if the transaction is over.
     pub(crate) fn is_transaction_over(&self) -> bool {
         self.state.is_rolled_back.load(Relaxed) || self.connection.is_autocommit()
     }

@@ -158,7 +158,6 @@ pub enum SqliteTransactionError {
 }
 
 impl SqliteConnectError {
-    /// Sorts an error of SQLite about the file at `path`.
     pub(crate) fn from_sqlite(path: &std::path::Path, error: rusqlite::Error) -> Self {
         let path = path.to_owned();
         let code = error.sqlite_error_code();
@@ -214,7 +213,6 @@ pub(crate) fn is_caused_by_events(error: &rusqlite::Error) -> bool {
         )
 }
 
-/// Converts an error of SQLite to that of a reader.
 pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::corrupt("the database file", error),

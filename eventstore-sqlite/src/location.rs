@@ -20,7 +20,6 @@ pub(crate) enum DatabaseLocation {
 }
 
 impl DatabaseLocation {
-    /// Returns the location of a new database in memory.
     pub(crate) fn new_memory() -> Self {
         Self::Memory(Uuid::now_v7())
     }

@@ -70,7 +70,6 @@ impl ReaderPool {
 }
 
 impl Readers {
-    /// Runs `f` with a connection.
     pub(crate) async fn read<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,

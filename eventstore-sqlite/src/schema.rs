@@ -37,7 +37,6 @@ pub(crate) fn check_name(name: &str) -> Result<(), SqliteTransactionError> {
 pub(crate) struct TableDefinitions(Vec<String>);
 
 impl TableDefinitions {
-    /// Returns the definitions of live tables.
     pub(crate) fn from_live_tables(connection: &Connection, tables: &[String]) -> Result<Self, SqliteTransactionError> {
         let mut statements = Vec::new();
         let mut parts = connection.prepare(include_str!("sql/table_parts.sql"))?;

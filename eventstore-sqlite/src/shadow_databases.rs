@@ -64,7 +64,6 @@ impl ShadowDatabases {
         self.idle().get(shadow).map(|idle| idle.file.clone())
     }
 
-    /// Returns the name that SQLite opens.
     pub(crate) fn database_path(&self, file: &str) -> Result<PathBuf, SqliteTransactionError> {
         Ok(self.location(file)?.database().into_owned())
     }

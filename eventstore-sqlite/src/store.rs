@@ -140,7 +140,6 @@ impl SqliteEventStore {
     }
 }
 
-/// Returns the files of an open database.
 fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
     match location {
         DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),

@@ -215,7 +215,6 @@ impl QueueInner {
     }
 }
 
-/// Returns `true` if this is the name of a dead letter's file.
 pub(crate) fn is_dead_letter_name(name: &str) -> bool {
     name.strip_suffix(".json").and_then(parse_stem).is_some()
 }

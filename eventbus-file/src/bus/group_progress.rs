@@ -94,7 +94,6 @@ impl QueueInner {
         })
     }
 
-    /// Returns the groups that exist.
     pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
         let names = self.groups.list_ids()?.into_iter();
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
@@ -109,7 +108,6 @@ impl QueueInner {
         }
     }
 
-    /// Makes a group that begins after an event.
     fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
         let progress = Progress { read, ..self.decode_progress(None)? };
         if let Some(NewClaim { claim: now, .. }) = self.groups.create(group, progress.to_value()?, false)? {

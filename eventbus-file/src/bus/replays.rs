@@ -26,7 +26,6 @@ impl QueueInner {
         self.disk.rename(&self.dead_letter_path(stem), &self.replay_path(stem))
     }
 
-    /// Returns the events that are replayed to a group.
     pub(super) fn list_replays(&self, group: &Name) -> Result<Vec<u64>> {
         let stems = list_stems(&self.disk.root().join(names::REPLAYS))?;
         let of_group = stems.iter().filter_map(|stem| parse_stem(stem).filter(|(_, of)| of == group));
@@ -64,7 +63,6 @@ impl QueueInner {
         Ok(())
     }
 
-    /// Removes a replay that is finished.
     pub(super) fn remove_replay(&self, id: u64, group: &Name) -> Result<()> {
         self.disk.remove(&self.replay_path(&file_stem(id, group)?)).map(drop)
     }

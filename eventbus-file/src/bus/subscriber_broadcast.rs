@@ -19,7 +19,7 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
         broadcast(&queue, message_kind::CREATE_SUBSCRIBER, now.difference(&known)).await;
         broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
         known = now;
-        // this task shares the queue's state, so it ends when the last `FileQueue` is dropped, not when its state is
+        // the task keeps the queue's state alive, so it must end when the last `FileQueue` is dropped
         tokio::select! {
             () = ended.cancelled() => return,
             _ = changes.changed() => {}

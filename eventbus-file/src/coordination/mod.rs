@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 ///
 /// | state | event | next state |
 /// |---|---|---|
-/// | `Alone` | none: the queue was opened without Redis | |
+/// | `Alone` | none: the queue was opened without Redis | `Alone` |
 /// | `Connected` | a command loses the connection, times out or meets a read-only replica | `Away` |
 /// | `Connected` | the connection for messages ends | `Away` |
 /// | `Connected` | Redis refuses a command, as a right is missing | `Connected`; the files decide for that call |

@@ -45,7 +45,7 @@ pub(super) struct RelayRecord {
     pub(super) worker_id: String,
 }
 
-/// A start of publishing: after the id `id`, the store's events begin after the position `after`, perhaps once more.
+/// A start of publishing: in the log after `id`, the store's events begin after the position `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PublishingStart {
     pub(super) id: u64,
@@ -68,7 +68,6 @@ impl RelayRecord {
         PublishedPosition { position: Position::new(self.position), event_id: self.event_id }
     }
 
-    /// Applies the file of the next id.
     fn apply(&mut self, id: u64, file: Option<&EventFile>) {
         self.through = id;
         let Some(file) = file.filter(|file| file.store == Some(self.store)) else {
@@ -253,7 +252,6 @@ impl QueueInner {
     }
 }
 
-/// Returns the store that a folder of records is named by.
 pub(crate) fn parse_store_id(name: &str) -> Option<Uuid> {
     Uuid::try_parse(name).ok().filter(|store| store.to_string() == name)
 }

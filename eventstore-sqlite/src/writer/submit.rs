@@ -68,7 +68,6 @@ impl Writer {
         results
     }
 
-    /// Waits until the queue has room for a number of appends.
     async fn acquire_queue_permits(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
         let appends = u32::try_from(appends).unwrap_or(u32::MAX);
         // the semaphore is never closed

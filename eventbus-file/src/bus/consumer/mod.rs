@@ -35,8 +35,8 @@ use crate::{
 /// Delay before the retry after the file system refused.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// Maximum number of events of a group that wait for a retry, or are parked behind one that does: the file of the group
-/// has an entry for each, and is written as a whole.
+/// Maximum number of events that wait for a retry, or are parked behind one that does: the file of the group has an
+/// entry for each, and is written as a whole.
 const WAITING_MAX: usize = 10_000;
 
 /// Consumes for a group whenever no other worker does, until `stop`.
@@ -111,7 +111,7 @@ struct Consumer<'a> {
     /// Set if the progress has changes that are not saved.
     is_dirty: bool,
     renew_at: Instant,
-    /// Set while the file system refuses: the time of the next attempt.
+    /// Time of the next attempt while the file system refuses.
     retry_at: Option<Instant>,
     /// Outage of the file system; it may outlast this consumer.
     outage: &'a mut Outage,
@@ -119,7 +119,7 @@ struct Consumer<'a> {
     was_abandoned: bool,
     /// Entries with a disposition that is not recorded yet.
     disposed: VecDeque<DisposedEntry>,
-    /// Changes of the in-flight entries that wait until the progress is saved: to release, begin, add and resume.
+    /// Changes of the in-flight entries that wait until the progress is saved.
     to_release: Vec<MessageId>,
     to_begin: Vec<MessageId>,
     to_add: Vec<InFlightEntry>,
@@ -215,7 +215,7 @@ impl<'a> Consumer<'a> {
                 }
             }
             let wake_at = self.retry_at.unwrap_or(self.renew_at);
-            // biased: handlers run inside `working`, then outcomes, which make room, come before new events
+            // biased: `working` runs the handlers and ends the loop; then outcomes, as they make room for new events
             tokio::select! {
                 biased;
                 () = &mut working => break,

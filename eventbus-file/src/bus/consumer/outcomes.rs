@@ -68,7 +68,6 @@ impl Consumer<'_> {
         Ok(())
     }
 
-    /// Moves an event to the dead letters.
     async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
         let (group, record, claim) = (self.group.clone(), one.record.clone(), self.owned.claim.clone());
         let is_replay = self.replays.remove(&id);

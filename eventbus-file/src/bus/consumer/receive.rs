@@ -41,7 +41,6 @@ impl Consumer<'_> {
         self.receive_open(open, self.owned.was_abandoned).await
     }
 
-    /// Receives open events again.
     pub(super) async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
         let group = self.group.clone();
         let entries = self
@@ -53,7 +52,7 @@ impl Consumer<'_> {
             .await?;
         for (id, slot, is_dead_letter) in entries {
             match slot {
-                // the owner died, or the file system refused, before it saved the progress without this event
+                // the event became a dead letter, but the progress without it was not saved
                 _ if is_dead_letter => drop(self.owned.progress.open.remove(&id)),
                 LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
                 LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
@@ -145,7 +144,7 @@ impl Consumer<'_> {
             .await?;
         for (id, entry) in replays {
             if self.owned.progress.open.contains_key(&id) {
-                continue; // a dead letter since a moment: the progress without the event is not saved yet
+                continue; // replayed before the progress without the event was saved
             }
             match entry {
                 Ok(Some(entry)) => {
@@ -254,7 +253,6 @@ impl QueueInner {
         Ok((through, read, has_more))
     }
 
-    /// Returns `true` if a group has a dead letter of an event.
     fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
         disk::exists(&self.dead_letter_path(&dead_letters::file_stem(id, group)?))
     }

@@ -187,7 +187,6 @@ impl RedisKeys {
         Self { prefix: prefix.into(), queue: queue.into() }
     }
 
-    /// Returns the name of the queue.
     pub(super) fn queue(&self) -> &str {
         &self.queue
     }

@@ -101,7 +101,6 @@ impl QueueInner {
         ranges(self.log.ids_from(from)?)
     }
 
-    /// Returns a page of result ids in the same way.
     pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
         ranges(self.result_ids(from)?)
     }
