@@ -162,7 +162,7 @@ impl CheckedAppend {
         Ok(first.unwrap_or_default())
     }
 
-    /// Decides about an append that cannot be stored: a repeat, a use of ids of different events, or else `otherwise`.
+    /// Decides about an append that cannot be stored: a repeat, a use of foreign event ids, or else `otherwise`.
     fn resolve(
         &self,
         connection: &Connection,

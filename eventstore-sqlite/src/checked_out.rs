@@ -64,7 +64,7 @@ pub(crate) struct CheckedOutConnection {
 /// | `Open` | the transaction is dropped, or an append spoiled it | `Ended(RolledBack)` |
 /// | `Open` | the deadline passes: the watchdog, or the next call, ends it | `Ended(TimedOut)` |
 /// | `Open` | the next call finds that a statement ended the transaction | `Ended(RolledBack)` |
-/// | `Open`, locked by a statement | an end | `Open` until the statement is interrupted, then `Ended` |
+/// | `Open`, locked by its user | an end | `Open` until the user unlocks it, its statements interrupted; then `Ended` |
 /// | `Ended` | any call | `Ended`; the call fails with the reason |
 enum CheckoutState {
     Open(HeldConnection),
@@ -134,7 +134,7 @@ impl CheckedOutConnection {
         }
     }
 
-    /// Rolls back and returns the connection, without waiting for a statement that runs right now.
+    /// Rolls back and returns the connection, without waiting for a user that has it locked.
     pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
         match self.state.try_lock() {
             Ok(state) => ConnectionGuard(state).end(end),
@@ -148,7 +148,7 @@ impl CheckedOutConnection {
         }
     }
 
-    /// Rolls back and returns the connection; interrupts a statement that runs right now, and waits for its end.
+    /// Rolls back and returns the connection; interrupts the statements of a user that has it locked, and waits.
     pub(crate) fn end_and_wait(self: Arc<Self>, end: EndReason) {
         drop(DeferredEnd { checked_out: self, end });
     }
@@ -168,7 +168,7 @@ impl CheckedOutConnection {
         match self.state.try_lock() {
             Ok(state) => matches!(*state, CheckoutState::Open(_)),
             Err(TryLockError::Poisoned(state)) => matches!(**state.get_ref(), CheckoutState::Open(_)),
-            // a statement runs
+            // its user has it locked
             Err(TryLockError::WouldBlock) => true,
         }
     }
@@ -228,7 +228,7 @@ impl Deref for ConnectionGuard<'_> {
     }
 }
 
-/// An end that has to wait for a statement: it runs when dropped, so also if the runtime ends before the thread begins.
+/// An end that has to wait for the lock: it runs when dropped, so also if the runtime ends before the thread begins.
 struct DeferredEnd {
     checked_out: Arc<CheckedOutConnection>,
     end: EndReason,

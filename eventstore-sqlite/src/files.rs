@@ -96,8 +96,8 @@ impl OpenFiles {
         compared
     }
 
-    /// Checks before a transaction begins, if the last check failed: the transaction would be lost, and need not be
-    /// written to find that out.
+    /// Checks before a transaction begins, if the last check failed: no write is needed to find out that it would be
+    /// lost.
     pub(crate) fn check_if_lost(&self) -> Result<(), SqliteFileError> {
         if self.is_lost.load(Relaxed) { self.check() } else { Ok(()) }
     }

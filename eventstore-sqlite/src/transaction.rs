@@ -106,7 +106,8 @@ impl SqliteTransaction {
     /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.
     ///
     /// # Errors
-    /// If the transaction is over, SQLite refuses the commit, or the file is lost; no change is stored then.
+    /// If the transaction is over, with no change stored; if `COMMIT` fails or the file is lost, with an unknown
+    /// outcome.
     pub async fn commit(self) -> Result<(), BoxError> {
         let held = self.checked_out.take()?;
         let appended = self.has_appended;
