@@ -24,9 +24,9 @@ impl QueueInner {
     async fn claim_with_coordination(self: &Arc<Self>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
         let ttl = self.config.claim_expiration;
         self.claims.folder_of(claim_id)?;
-        let asked = self.coordination.claim(claim_id, &data, ttl).await;
+        let granted = self.coordination.claim(claim_id, &data, ttl).await;
         // the coordinator may have missed a release
-        if asked == Some(false) && self.has_live_claim(claim_id).await? {
+        if granted == Some(false) && self.has_live_claim(claim_id).await? {
             self.metrics.claims_refused.add(1);
             return Ok(None);
         }

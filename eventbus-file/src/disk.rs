@@ -340,7 +340,7 @@ pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Res
 
 /// Returns `true` if a file, folder or link has this path.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
-    default_if_missing(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("look for", path))
+    default_if_missing(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("inspect", path))
 }
 
 /// Returns the names in a folder, unsorted, without those that are no UTF-8; none if the folder does not exist.

@@ -69,8 +69,8 @@ impl EventBus for FileQueue {
         let mut older = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = of_group[0].group.clone();
-            let asked = group.clone();
-            let found = self.inner.blocking(move |queue| queue.load_group(&asked)).await;
+            let key = group.clone();
+            let found = self.inner.blocking(move |queue| queue.load_group(&key)).await;
             let destination = self.inner.name.clone();
             let (_, mut progress) =
                 found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
@@ -119,8 +119,8 @@ impl EventBus for FileQueue {
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        let asked = group.clone();
-        let progress = self.inner.blocking(move |queue| queue.load_progress(&asked)).await;
+        let key = group.clone();
+        let progress = self.inner.blocking(move |queue| queue.load_progress(&key)).await;
         let destination = self.inner.name.clone();
         progress.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })
     }

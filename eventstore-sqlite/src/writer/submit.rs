@@ -55,7 +55,7 @@ impl Writer {
                 Job::Append {
                     append,
                     result_sender: done,
-                    _queue_permit: permits.as_mut().and_then(|rooms| rooms.split(1)),
+                    _queue_permit: permits.as_mut().and_then(|permits| permits.split(1)),
                 }
             });
             lock(&self.queue).jobs.extend(jobs);

@@ -54,8 +54,8 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
     let mut poll_backoff = PollBackoff::new(&queue);
     let (mut is_standby, mut outage) = (false, Outage::new(queue.config.clock.clone()));
     while !stop.is_stopped() {
-        let asked = group.clone();
-        let acquired = queue.blocking(move |queue| queue.acquire_group(&asked)).await;
+        let key = group.clone();
+        let acquired = queue.blocking(move |queue| queue.acquire_group(&key)).await;
         if acquired.is_ok()
             && let Some(lasted) = outage.ends()
         {

@@ -260,11 +260,11 @@ impl QueueInner {
 
 /// Returns an error with its causes, as text.
 fn error_chain(error: &FileQueueError) -> String {
-    let mut said = error.to_string();
+    let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        said.push_str(&format!(": {error}"));
+        text.push_str(&format!(": {error}"));
         cause = error.source();
     }
-    said
+    text
 }
