@@ -60,16 +60,16 @@ async fn of_a_server_that_is_away_roles_and_projections_say_so_once_and_when_the
     server.stop();
     let roles = ["projection:in-rows", "projection:elsewhere"].map(|role| format!("role={role}"));
     for role in &roles {
-        told(&["the role is given up", role]).await;
+        told(&["gives up the role", role]).await;
     }
     server.start();
     for role in &roles {
-        told(&["the role is taken again", role]).await;
+        told(&["this process has the role again", role]).await;
     }
     save(&app).await;
     app.shutdown(LONG).await.unwrap();
     for role in &roles {
-        assert_told_once(role, "the role is given up", "the role is taken again");
+        assert_told_once(role, "gives up the role", "this process has the role again");
     }
     for projection in ["in-rows", "elsewhere", "in-memory"].map(|name| format!("projection=\"{name}\"")) {
         assert_told_once(&projection, "projection cannot use its store, trying again", "projection goes on");
