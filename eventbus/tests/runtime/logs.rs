@@ -208,7 +208,7 @@ async fn a_group_that_finishes_nothing_any_more_is_named_once_with_its_age() {
         tokio::time::sleep(Duration::from_secs(300)).await;
     }
     let text = lines.text();
-    assert_eq!(text.matches("a group has finished nothing for long").count(), 1, "{text}");
+    assert_eq!(text.matches("a group has not advanced for long").count(), 1, "{text}");
     assert!(text.contains("group=dead floor=0 minutes=60"), "{text}");
 }
 

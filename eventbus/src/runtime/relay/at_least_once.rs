@@ -1,6 +1,6 @@
 //! Publishing to a bus that keeps no position beside its events.
 //!
-//! Keep: publish, then move the position. A crash between the two repeats events; the other way round would lose them.
+//! Invariant: publish, then move the position. A crash between the two repeats events; the other order would lose them.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     port::{EventBus, EventStore, MessageId},
 };
 
-/// Publishes to a bus that forgets: its groups keep their own progress in the store.
+/// Publishes to a bus that is not durable: its groups keep their own progress in the store.
 pub(super) struct VolatileBusPublisher<'a> {
     bus: &'a dyn EventBus,
     status: &'a RelayStatusCell,
@@ -38,24 +38,25 @@ impl<'a> VolatileBusPublisher<'a> {
         }
     }
 
-    /// Waits until a look is worth it: an operator has decided what is skipped, or a while has passed.
+    /// Sleeps until a retry can succeed: an operator has changed the skipped events, or [`STOPPED_RETRY_INTERVAL`] has
+    /// passed.
     async fn wait_while_stopped(&mut self, cancel: &CancellationToken) {
         let clock = self.status.clock();
         let since = clock.instant();
         while !cancel.is_cancelled() && clock.elapsed(since) < STOPPED_RETRY_INTERVAL {
             cancel.run_until_cancelled(clock.sleep(LEASE_CHECK_INTERVAL)).await;
-            // a store that cannot say so is asked again
+            // if the store cannot be reached, the next round asks it
             if matches!(self.reader.have_skips_changed().await, Ok(true)) {
                 return;
             }
         }
     }
 
-    /// Publishes the next range; the position is to be moved.
+    /// Publishes the next range; the caller moves the position.
     async fn publish_next_range(&mut self) -> Result<RangePublishResult, BoxError> {
         let mut range = self.reader.read_next(self.status.position()).await?;
         if range.events.is_empty() {
-            // what the relay skips is passed all the same
+            // a range of skipped events only moves the position, too
             return Ok(if range.moves_position() {
                 RangePublishResult::Published(range, Vec::new())
             } else {
@@ -74,10 +75,10 @@ impl<'a> VolatileBusPublisher<'a> {
     }
 }
 
-/// What came of publishing the next range.
+/// Outcome of publishing the next range.
 enum RangePublishResult {
     Published(FeedRange, Vec<MessageId>),
-    /// Everything is published.
+    /// All events are published.
     CaughtUp,
     Refused(RelayError),
 }
@@ -95,12 +96,12 @@ impl FeedPublisher for VolatileBusPublisher<'_> {
     }
 }
 
-/// Publishes to a bus that keeps its events; how far, the store keeps.
+/// Publishes to a durable bus; the store keeps the position.
 pub(super) struct AtLeastOncePublisher<'a> {
     store: &'a dyn EventStore,
     checkpoint: Name,
     is_position_loaded: bool,
-    /// Published, and not saved yet.
+    /// Published, but not yet saved in the checkpoint.
     unsaved: Option<(FeedRange, Vec<MessageId>)>,
     publisher: VolatileBusPublisher<'a>,
 }

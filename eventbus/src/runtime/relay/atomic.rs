@@ -1,6 +1,6 @@
 //! Publishing to a bus that keeps the position of the store beside its events.
 //!
-//! Keep: the answers of the bus are the truth. After any doubt the relay asks, and goes on from where the bus is.
+//! Invariant: the bus's answer decides. After any doubt the relay asks the bus, and continues from the bus's position.
 
 use std::time::Duration;
 
@@ -23,39 +23,58 @@ use crate::{
     },
 };
 
-/// How often the groups are looked after; and the bus asked while there is nothing to publish, so that a loss of its
-/// data is noticed at rest too.
+/// Interval of the group checks; also of asking an idle bus for its position, so that the relay notices a loss of the
+/// bus's data at rest too.
 const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Everything: `Position` is at most this in any store.
+/// The highest position that any store assigns.
 const POSITION_MAX: u64 = i64::MAX as u64;
 
-/// Under this name the store remembers that it went back behind what was published, until somebody decides.
+/// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
+/// its published position.
 pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
     Name::prefixed("relay-halted:", destination)
 }
 
-/// How far a newer copy of the store was published, if somebody has to decide from where to go on.
+/// Loads the published position of a newer copy of the store, if an operator has to decide from where to continue.
 pub(super) async fn load_halt(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
     let halted = store.load_checkpoint(&halt_checkpoint_name(destination)).await?;
     Ok(halted.filter(|published| *published > Position::START))
 }
 
-/// Publishes ranges.
+/// Publishes ranges to a bus that keeps the store's position.
+///
+/// The resync, by the answers of the bus:
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | starting | the store has a halt checkpoint | stopped: `StoreBehindBus` |
+/// | starting, publishing | `Published` | publishing, behind the range |
+/// | starting, publishing | `Moved(p)` | publishing from `p`; stopped if the store is behind the bus |
+/// | starting, publishing | `Lost`, also as the answer to a group check | resync from the lowest floor |
+/// | publishing | a group check finds a gap | rewind to the lowest floor of these groups |
+/// | publishing | `Refused` an event | publishing the events before it, then stopped: `EventRefused` |
+/// | publishing | a different error, the outcome may be unknown | publishing: sends the same range again |
+/// | publishing | the store is behind the bus (checked first, after a failure, and while idle) | stopped: `StoreBehindBus` |
+/// | resync, rewind | `At(p)` | publishing from `p` |
+/// | resync, rewind | `Moved(p)`: not needed | publishing from `p`; stopped if the store is behind the bus |
+/// | resync, rewind | `OtherStore` | stopped: `OtherStore` |
+/// | resync, rewind | an error | starting or publishing: the bus reports the loss or gap again |
+/// | any | `Fenced` | ended |
 pub(super) struct AtomicPublisher<'a> {
     relay: &'a Relay,
     store: &'a dyn EventStore,
     target: &'a dyn RelayTarget,
     epoch: u64,
-    /// Known once it has begun.
+    /// Set once the bus has answered for the first time.
     publisher: Option<Publisher>,
     reader: RangeReader<'a>,
-    /// What is published next, where that is clear.
+    /// The range to publish next, if it was read already or is to be sent again.
     next_range: Option<FeedRange>,
     last_bus_answer: Instant,
     groups_checked_at: Instant,
     group_tracker: GroupFloorTracker,
-    /// Whether the store may be another copy than the one that was published: it is the first look, or something failed.
+    /// Set before the first check and after each failure: the store may be a different copy than the published one.
     may_be_other_copy: bool,
 }
 
@@ -118,7 +137,7 @@ impl<'a> AtomicPublisher<'a> {
         self.publish_range(publisher, range).await
     }
 
-    /// Asks where the bus is, unless somebody has to decide first.
+    /// Asks the bus for its position, unless an operator has to decide first.
     async fn start(&mut self) -> Result<PublishStep, BoxError> {
         if let Some(published) = load_halt(self.store, self.destination()).await? {
             let newest = self.store.head().await?;
@@ -127,15 +146,15 @@ impl<'a> AtomicPublisher<'a> {
         let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
         let step = self.publish_range(publisher, FeedRange::empty(Position::START)).await?;
         self.publisher = Some(publisher);
-        // there may be something to publish, for all that is known
+        // an empty range tells the bus's position, not the end of the feed
         Ok(if matches!(step, PublishStep::CaughtUp) { PublishStep::Done } else { step })
     }
 
-    /// Publishes a range, and reads the next one meanwhile.
+    /// Publishes a range, and reads the next one at the same time.
     async fn publish_range(&mut self, publisher: Publisher, range: FeedRange) -> Result<PublishStep, BoxError> {
         let ranges = &mut self.reader;
         let read_ahead = async {
-            // what cannot be read now fails when it is its turn
+            // drops an error: reading the range when it is due returns it again
             if range.is_full { ranges.read_next(range.through).await.ok() } else { None }
         };
         let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
@@ -164,13 +183,13 @@ impl<'a> AtomicPublisher<'a> {
             return Ok(PublishStep::Done);
         }
         stopped.map(PublishStep::Stopped).map_err(|error| {
-            // whether it was published is told by the answer to the same range
+            // the outcome may be unknown: the bus's answer to the same range tells it
             self.next_range = Some(range);
             error.into()
         })
     }
 
-    /// Somebody else brought the bus to `position`.
+    /// Continues from `position`, to which a different process moved the bus; stops if the store is behind it.
     async fn follow_bus(&mut self, publisher: Publisher, position: Position) -> Result<PublishStep, BoxError> {
         if let Some(stopped) = self.check_store_behind(publisher, position).await? {
             return Ok(stopped);
@@ -184,10 +203,10 @@ impl<'a> AtomicPublisher<'a> {
         PublishStep::Done
     }
 
-    /// The bus lost what was published, or never heard of the store.
+    /// Sets the bus's position anew: the bus lost published events, or does not know the store.
     async fn resync(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
-        let gives_to_one = self.relay.bus.backlogs().is_some();
-        let ResyncPlan { floor, groups, fresh } = plan_resync(self.store, self.destination(), gives_to_one).await?;
+        let has_backlogs = self.relay.bus.backlogs().is_some();
+        let ResyncPlan { floor, groups, fresh } = plan_resync(self.store, self.destination(), has_backlogs).await?;
         let request = ResyncRequest {
             floor,
             groups: &groups,
@@ -198,18 +217,18 @@ impl<'a> AtomicPublisher<'a> {
         let destination = self.destination();
         match outcome {
             ResyncOutcome::At(Position::START) => {
-                tracing::info!(%destination, groups = groups.len(), "everything that the store holds is published");
+                tracing::info!(%destination, groups = groups.len(), "the relay publishes all events of the store");
             }
             ResyncOutcome::At(position) => tracing::warn!(
                 %destination, %position, groups = groups.len(),
-                "the bus does not hold what this store published last: it is published again from here"
+                "the bus does not hold the last published events of this store: the relay publishes again from here"
             ),
             _ => {}
         }
         self.apply_resync(publisher, outcome).await
     }
 
-    /// Once a second. What fails is tried again a second later: publishing need not wait for it.
+    /// Checks the groups once a second. A failed check is retried a second later: publishing need not wait for it.
     async fn check_groups_if_due(&mut self, publisher: Publisher) -> Option<PublishStep> {
         if self.relay.status.clock().elapsed(self.groups_checked_at) < GROUP_CHECK_INTERVAL {
             return None;
@@ -225,7 +244,7 @@ impl<'a> AtomicPublisher<'a> {
             GroupCheck::Healthy => None,
             GroupCheck::Lost => Some(self.resync(publisher).await?),
             GroupCheck::Gap(floor) => {
-                // a group that was never known is promised nothing; the bus is told all the same that it was noted
+                // an unknown group has no claim to earlier events; the bus reports its gap until this relay rewinds
                 let floor = floor.unwrap_or(self.relay.status.position());
                 let outcome = self.target.rewind(publisher, floor).await?;
                 Some(self.apply_resync(publisher, outcome).await?)
@@ -244,8 +263,8 @@ impl<'a> AtomicPublisher<'a> {
         }
     }
 
-    /// Whether the store is an older copy than the one that was published last, so that what it appends now would pass for
-    /// published. A part of the bus may be ahead of `published`, as somebody died half way through a range.
+    /// Returns the stop if the store is an older copy than the one published last: its new events would get published
+    /// positions. A part of the bus may be ahead of `published`, if a relay died half way through a range.
     async fn check_store_behind(
         &mut self,
         publisher: Publisher,
@@ -284,16 +303,16 @@ impl<'a> AtomicPublisher<'a> {
     }
 }
 
-/// Whether a store holds this event at this position, as far as it can tell.
+/// Returns `true` if a store holds this event at this position, or cannot tell yet.
 async fn holds_event(store: &dyn EventStore, position: Position, event_id: EventId) -> Result<bool, ReadError> {
     match store.read_all(position_before(position)).try_next().await? {
         Some(event) => Ok(event.position() == Some(position) && event.metadata().event_id() == event_id),
-        // the end that is safe to read may be behind for a moment
+        // the readable end of the feed may be behind the last event for a moment
         None => Ok(!is_beyond_end(store, position).await?),
     }
 }
 
-/// Whether a store holds nothing at or after a position.
+/// Returns `true` if a store holds no event at or after a position.
 async fn is_beyond_end(store: &dyn EventStore, position: Position) -> Result<bool, ReadError> {
     Ok(store.count_events(position_before(position), Position::new(POSITION_MAX), &FeedFilter::all()).await? == 0)
 }

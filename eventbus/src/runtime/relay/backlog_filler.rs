@@ -1,8 +1,8 @@
-//! Bringing groups of a bus what only the store has any more: all of it to a new group, or the events of one type to a
-//! group that skipped them.
+//! Fills the backlogs of consumer groups with events that only the store still holds: all of them for a new group, or
+//! those of one type for a group that skipped them.
 //!
-//! Keep: every process with the store does it; the bus takes each range once. What the relay skips no group is given. What
-//! cannot be brought to one group, such as a damaged row, keeps nothing from the others.
+//! Invariant: every process with the store fills; the bus accepts each range once. No group gets an event that the
+//! relay skips. A fill that fails for one group, such as at a damaged row, delays no other group.
 
 use std::{
     collections::BTreeMap,
@@ -28,33 +28,33 @@ use crate::{
     },
 };
 
-/// How often is asked what is missing.
+/// Interval at which the bus is asked for missing backlogs.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How soon a group may have done what it has.
+/// Delay after which a group with a full backlog may have room again.
 const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(50);
-/// How much is brought at once.
+/// Limits of one fill.
 const FILL_EVENTS_MAX: usize = 200;
 const FILL_BYTES_MAX: usize = 1024 * 1024;
-/// How often in a row a group is brought as much, while others wait.
+/// Number of fills in a row for one group, while other groups wait.
 const MAX_IN_A_ROW: usize = 50;
 
-/// The groups of a bus that are not given what they miss, with why and since when. Clones share it.
+/// Groups of a bus whose backlog cannot be filled, with the reason and since when. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Instant, UnfilledGroup)>>>);
 
 impl Unfilled {
-    /// What an operator is shown.
+    /// Returns the groups as an operator sees them.
     pub(crate) fn groups(&self) -> Vec<UnfilledGroup> {
         self.lock().values().map(|(_, group)| group.clone()).collect()
     }
 
-    /// Notes what a round failed at; the groups that are not among it are given again what they miss.
+    /// Records the failed fills of a round; the backlogs of all other groups are filled again.
     fn note(&self, failed: BTreeMap<Name, (BacklogFill, BoxError)>, clock: &SharedClock) {
         let mut known = self.lock();
         known.retain(|group, (began, _)| {
             let lasts = failed.contains_key(group);
             if !lasts {
-                tracing::info!(%group, lasted = ?clock.elapsed(*began), "the group is given again what it misses");
+                tracing::info!(%group, lasted = ?clock.elapsed(*began), "the backlog of the group is filled again");
             }
             lasts
         });
@@ -63,12 +63,12 @@ impl Unfilled {
                 tracing::warn!(
                     group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
                     after = %fill.after, error = ErrorLine(&*error).to_string(),
-                    "the group is not given what it misses, trying again"
+                    "the backlog of the group cannot be filled, trying again"
                 );
                 let (group, error, since) = (fill.group.to_string(), String::new(), rfc3339(clock.now()));
                 (clock.instant(), UnfilledGroup { group, after: fill.after, error, since })
             });
-            // the words of store and bus may hold values of events
+            // without the sources: messages of store and bus may hold values of events
             (unfilled.after, unfilled.error) = (fill.after, error.to_string());
         }
     }
@@ -78,7 +78,7 @@ impl Unfilled {
     }
 }
 
-/// Brings what is missing until cancelled.
+/// Fills backlogs until cancelled.
 pub(crate) async fn fill_backlogs(
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
@@ -99,7 +99,7 @@ pub(crate) async fn fill_backlogs(
             None => return,
             Some(Ok(Round { pause, failed })) => {
                 if let Some(lasted) = outage.ends() {
-                    tracing::info!(destination = %bus.destination(), ?lasted, "groups are given again what they miss");
+                    tracing::info!(destination = %bus.destination(), ?lasted, "backlogs of groups are filled again");
                 }
                 unfilled.note(failed, &clock);
                 pause
@@ -107,7 +107,7 @@ pub(crate) async fn fill_backlogs(
             Some(Err(error)) => {
                 if outage.begins() {
                     let error = ErrorLine(&*error).to_string();
-                    tracing::warn!(destination = %bus.destination(), error, "groups are not given what they miss, trying again");
+                    tracing::warn!(destination = %bus.destination(), error, "backlogs of groups cannot be filled, trying again");
                 }
                 BACKLOG_POLL_INTERVAL
             }
@@ -116,15 +116,15 @@ pub(crate) async fn fill_backlogs(
     }
 }
 
-/// What came of bringing each group some of what it misses.
+/// Outcome of one round: a part of each group's backlog.
 struct Round {
-    /// When there may be more to do.
+    /// Delay until there may be more to fill.
     pause: Duration,
-    /// What could not be brought first to a group, and why: that keeps nothing from the others.
+    /// The first failed fill of each group, and its error; it delays no other group.
     failed: BTreeMap<Name, (BacklogFill, BoxError)>,
 }
 
-/// Brings each group some of what it misses.
+/// Fills a part of each group's backlog.
 async fn fill_all(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: &Name) -> Result<Round, BoxError> {
     let id = store.store_id().await?;
     let fills = backlogs.fills(id).await?;
@@ -144,7 +144,7 @@ async fn fill_all(store: &dyn EventStore, backlogs: &dyn Backlogs, destination: 
     Ok(round)
 }
 
-/// Brings a group what it misses until it has enough to do, or others have waited for long.
+/// Fills the backlog of a group until it is full, or other groups have waited for [`MAX_IN_A_ROW`] fills.
 async fn fill_group(
     store: &dyn EventStore,
     backlogs: &dyn Backlogs,
@@ -156,7 +156,7 @@ async fn fill_group(
         Some(event_type) => FeedFilter::all().event_types([event_type.clone()]),
         None => FeedFilter::all(),
     };
-    // a group may take long: until then no event is read for it
+    // asks first: while the backlog is full, no event is read for the group
     if backlogs.fill(fill, fill.after, &[]).await? != FillOutcome::Done {
         return Ok(FULL_BACKLOG_DELAY);
     }
@@ -174,7 +174,7 @@ async fn fill_group(
                 Ok(None) => break,
                 Err(error) if events.is_empty() => return Err(error.into()),
                 Err(error) => {
-                    // what was read before it is brought first
+                    // the events before the error are filled first
                     through = events.last().and_then(RecordedEvent::position).unwrap_or(fill.after);
                     unread = Some(error);
                     break;
@@ -192,7 +192,7 @@ async fn fill_group(
         if filled == FillOutcome::Done && fill.after == Position::START {
             tracing::info!(
                 group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
-                through = %fill.through, "the group is given what the bus does not hold for it"
+                through = %fill.through, "the store fills the backlog of the group"
             );
         }
         match filled {
@@ -227,13 +227,13 @@ mod tests {
         runtime::skip::SkipEditor,
     };
 
-    /// Groups that miss the first positions of a store, and what they were given.
+    /// Groups that miss the first positions of a store, and the positions that they were given.
     struct Missing {
         groups: &'static [&'static str],
         through: Position,
-        /// Whether the first group is given nothing, as the bus refuses it.
+        /// Set if the bus refuses every fill of the first group.
         is_refused: AtomicBool,
-        /// Whether each group has enough to do.
+        /// Set if each group's backlog is full.
         is_full: AtomicBool,
         given: Mutex<Vec<(String, u64)>>,
     }
@@ -289,7 +289,7 @@ mod tests {
         let unfilled = Unfilled::default();
         for _ in 0..2 {
             let round = fill_all(&*store, &missing, &bus).await.unwrap();
-            assert_eq!(round.pause, Duration::ZERO, "there may be more for the other");
+            assert_eq!(round.pause, Duration::ZERO, "there may be more for `shipping`");
             unfilled.note(round.failed, &clock);
         }
         let of_shipping = |position| ("shipping".to_owned(), position);

@@ -1,4 +1,4 @@
-//! What only an operator can resolve, and why a position cannot be set back.
+//! Errors of the relay that only an operator can resolve, and of setting a position back.
 
 use uuid::Uuid;
 
@@ -13,90 +13,90 @@ use crate::{
     port::{CheckpointError, LeaseError, PublishError, ReadError},
 };
 
-/// Why the relay publishes nothing until somebody decides.
+/// An error that stops the relay until an operator resolves it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
-    /// The bus is ahead of the store: the store was restored from an older copy. What it appends now would have positions
-    /// that were published before, and would pass for published. Resolved by [`App::republish`](crate::App::republish).
+    /// The bus is ahead of the store: the store was restored from an older copy. Events that it appends now would get
+    /// published positions, and never reach the bus. Resolved by [`App::republish`](crate::App::republish).
     #[error(
         "`{destination}` was published up to position {published} by a newer copy of this store, which ends at {newest} \
-         now: it was restored; say from where to publish again, with `app.republish(position)`: where the copy ended, or \
-         earlier"
+         now: the store was restored; call `app.republish(position)` with the position at which the restored copy ended, \
+         or an earlier one"
     )]
     StoreBehindBus {
-        /// Where the events go.
+        /// The bus.
         destination: Name,
-        /// How far they were published.
+        /// Position up to which the newer copy was published.
         published: Position,
-        /// Where the store ends.
+        /// The end of the store.
         newest: Position,
     },
-    /// The stream carries the events of another store, and the relay was not told that this is meant. It looks again every
+    /// The stream carries the events of a different store, and the app does not share it. The relay retries every
     /// minute, and at once in a process that starts.
     #[error(
-        "`{destination}` carries the events of store {other}, and this is store {own}: if it is to carry both, say \
-         `.share_stream()` in both apps; if the other one is gone, remove what it published"
+        "`{destination}` carries the events of store {other}, and this is store {own}: to share it, call \
+         `.share_stream()` in both apps; if the other store is gone, remove its events"
     )]
     OtherStore {
-        /// Where the events should go.
+        /// The bus.
         destination: Name,
         /// The app's store.
         own: Uuid,
         /// The store whose events are there.
         other: Uuid,
     },
-    /// The bus refuses an event. Everything before it is published, and nothing after it: that would overtake it.
+    /// The bus refuses an event. All events before it are published, and none after it: those would overtake it.
     ///
-    /// The relay looks again every minute, and at once in a process that starts. It goes on when the bus takes the event:
-    /// raise the limit or change the option that the reason names, on the server, or in the app and start it again. An event
-    /// that no bus of yours can carry has to go from the store, whose positions may have gaps.
+    /// The relay retries every minute, and at once in a process that starts. It continues when the bus accepts the
+    /// event: raise the limit or change the option that the reason names, on the server, or in the app and start it
+    /// again. An event that no bus of yours can carry has to go from the store, whose positions may have gaps.
     #[error("`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: {reason}")]
     EventRefused {
-        /// Where the event should go.
+        /// The bus.
         destination: Name,
-        /// Where it is in the store.
+        /// Position of the event in the store.
         position: Position,
         /// Its type.
         event_type: Name,
         /// Its id.
         event_id: EventId,
-        /// What the bus says.
+        /// The reason that the bus gives.
         reason: String,
     },
-    /// What the store holds cannot be read: another program wrote or damaged it. Everything before it is published.
+    /// The store cannot read an event: a different program wrote or damaged it. All events before it are published.
     ///
-    /// The relay looks again every minute, and at once in a process that starts. It goes on when the event is mended, or when
-    /// it is to be skipped, by [`App::skip_published_event`](crate::App::skip_published_event).
-    #[error("what the store holds after position {after} cannot be read and published to `{destination}`: {reason}")]
+    /// The relay retries every minute, and at once in a process that starts. It continues when the event is repaired,
+    /// or skipped by [`App::skip_published_event`](crate::App::skip_published_event).
+    #[error("the store cannot read the event after position {after}, to publish it to `{destination}`: {reason}")]
     Damaged {
-        /// Where the event should go.
+        /// The bus.
         destination: Name,
-        /// Everything up to here is published.
+        /// All events up to this position are published.
         after: Position,
-        /// Where the store finds it, and what is wrong with it.
+        /// Where the store holds the event, and why it cannot be read.
         reason: String,
     },
-    /// The bus takes no events at all, such as one that was told another number of partitions than its stream has. The
-    /// relay looks again every minute, and at once in a process that starts.
+    /// The bus refuses all events, such as one with a different number of partitions than its stream has. The relay
+    /// retries every minute, and at once in a process that starts.
     #[error("`{destination}` refuses all events: {reason}")]
     Refused {
-        /// Where the events should go.
+        /// The bus.
         destination: Name,
-        /// What the bus says.
+        /// The reason that the bus gives.
         reason: String,
     },
 }
 
 impl RelayError {
-    /// What it says without the words of bus and store, which may hold values of events: for reports that anybody may read.
+    /// Returns the message without those of bus and store, which may hold values of events: for public reports.
     pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::EventRefused { destination, position, event_type, event_id, .. } => format!(
                 "`{destination}` refuses event {event_id} of type `{event_type}` at position {position}: the log says why"
             ),
             Self::Damaged { destination, after, .. } => format!(
-                "what the store holds after position {after} cannot be read and published to `{destination}`: the log says why"
+                "the store cannot read the event after position {after}, to publish it to `{destination}`: the log says why"
             ),
             Self::Refused { destination, .. } => format!("`{destination}` refuses all events: the log says why"),
             error => error.to_string(),
@@ -104,7 +104,7 @@ impl RelayError {
     }
 }
 
-/// Why a relay stops that cannot read what is next, or what is to be tried again.
+/// Returns the error that stops a relay which cannot read the next event; `Err` if a retry can succeed.
 pub(super) fn classify_read_error(
     error: BoxError,
     destination: &Name,
@@ -119,12 +119,12 @@ pub(super) fn classify_read_error(
     }
 }
 
-/// Whether the bus takes nothing because it was shut down.
+/// Returns `true` if the bus refuses events because it was shut down.
 pub(super) fn is_shut_down(error: &BoxError) -> bool {
     matches!(error.downcast_ref(), Some(PublishError::ShutDown { .. }))
 }
 
-/// Why a relay stops that was refused these events, or what is to be tried again.
+/// Returns the error that stops a relay if the bus refused these events; `Err` if a retry can succeed.
 pub(super) fn classify_publish_error(
     error: PublishError,
     events: &[RecordedEvent],
@@ -146,7 +146,7 @@ pub(super) fn classify_publish_error(
     })
 }
 
-/// Why nothing is published again.
+/// Error of publishing again from a position.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepublishError {
@@ -156,26 +156,26 @@ pub enum RepublishError {
         /// The bus.
         destination: Name,
     },
-    /// The stream carries the events of another store.
+    /// The stream carries the events of a different store.
     #[error(transparent)]
     Relay(#[from] RelayError),
-    /// Others published meanwhile, again and again; to be asked again.
-    #[error("relays of `{destination}` came in between; try again")]
+    /// The bus knew a relay with a higher epoch, again and again; retry.
+    #[error("relays of `{destination}` acquired the lease in between; try again")]
     Contended {
         /// The bus.
         destination: Name,
     },
-    /// The store or the bus could not be asked; to be asked again. The position may be set back all the same.
-    #[error("`{destination}` cannot be published again now")]
+    /// The store or the bus could not be reached; retry. The position may be set back all the same.
+    #[error("the position of `{destination}` cannot be set back now")]
     Unavailable {
         /// The bus.
         destination: Name,
-        /// What the store or the bus said.
+        /// The error of the store or the bus.
         source: BoxError,
     },
 }
 
-/// What keeps a position from being set back for a while.
+/// An error that keeps a position from being set back, until a retry succeeds.
 pub(super) trait TransientError: Into<BoxError> {}
 
 impl TransientError for ReadError {}
@@ -205,9 +205,9 @@ mod tests {
             (RelayError::Damaged { destination: destination.clone(), after: position, reason: reason() }, "position 7"),
             (RelayError::EventRefused { destination, position, event_type, event_id, reason: reason() }, "position 7"),
         ] {
-            let told = error.to_redacted_string();
-            assert!(told.contains(place) && told.ends_with("the log says why"), "{told}");
-            assert!(!told.contains("Mallory") && error.to_string().contains("Mallory"), "{told}");
+            let redacted = error.to_redacted_string();
+            assert!(redacted.contains(place) && redacted.ends_with("the log says why"), "{redacted}");
+            assert!(!redacted.contains("Mallory") && error.to_string().contains("Mallory"), "{redacted}");
         }
     }
 }

@@ -1,7 +1,9 @@
-//! How far the consumer groups of a bus have finished, kept in the store while the bus still knows.
+//! Floors of the consumer groups of a bus: low-water marks, saved in the store while the bus still knows them.
 //!
-//! Keep: a floor is what the bus said last, lower ones too: a group that was set back has finished less. What the bus
-//! cannot tell leaves the former floor as it is.
+//! A group has finished all events up to its floor; after a loss of the bus's data the relay publishes from the lowest.
+//!
+//! Invariant: the saved floor is the one that the bus reported last, also if lower: a group that was set back has
+//! finished less. A floor that the bus does not know leaves the saved one unchanged.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,21 +23,21 @@ use crate::{
     port::{EventBus, EventStore, Floor, GroupFloor, GroupFloors, Outage, Publisher, RelayTarget},
 };
 
-/// After how long a group that finishes nothing, while there is something to finish, is worth a line in the log.
+/// Time after which a group that does not advance, while it has events to finish, is logged.
 const IDLE_GROUP_WARN_AFTER: Duration = Duration::from_secs(3_600);
 
-/// What became of the groups.
+/// Outcome of a check of the groups.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum GroupCheck {
-    /// Nothing to do.
+    /// No group misses events.
     Healthy,
-    /// The bus does not hold what was published last.
+    /// The bus does not hold the last published events.
     Lost,
-    /// A group misses what was published after this position; nothing that is known, if there is none.
+    /// A group misses events published after this position, its floor; `None` if no such group has a saved floor.
     Gap(Option<Position>),
 }
 
-/// What is known of the groups of a bus, while this process relays.
+/// The groups of a bus, tracked while this process relays.
 #[derive(Debug, Default)]
 pub(super) struct GroupFloorTracker {
     tracked: HashMap<Name, TrackedGroup>,
@@ -46,7 +48,7 @@ pub(super) struct GroupFloorTracker {
 #[derive(Debug)]
 struct TrackedGroup {
     floor: Position,
-    /// Since when it is there.
+    /// Time of the last change of `floor`.
     unchanged_since: Instant,
     is_logged: bool,
     is_missing: bool,
@@ -57,7 +59,7 @@ impl GroupFloorTracker {
         Self { outage: Outage::new(clock.clone()), clock, ..Self::default() }
     }
 
-    /// Asks the bus how far the groups are, and saves what is new.
+    /// Asks the bus for the floors of the groups, and saves those that changed.
     pub(super) async fn check(
         &mut self,
         store: &dyn EventStore,
@@ -83,7 +85,7 @@ impl GroupFloorTracker {
             if floor == GroupFloor::Gap {
                 tracing::warn!(
                     %destination, %group, floor = former.map(Position::get),
-                    "somebody removed entries that a group had not finished: they are published again"
+                    "entries that a group had not finished were removed from the bus: the relay publishes them again"
                 );
                 gaps.push(former);
             }
@@ -95,15 +97,15 @@ impl GroupFloorTracker {
         Ok(if gaps.is_empty() { GroupCheck::Healthy } else { GroupCheck::Gap(gaps.into_iter().flatten().min()) })
     }
 
-    /// Logs that they cannot be looked after, and once which of them hold everything back although there is something to
+    /// Logs an outage of the checks, and once each group that has not advanced for long although it has events to
     /// finish before `published`.
     pub(super) fn log_problems(&mut self, destination: &Name, published: Position, failure: Option<&BoxError>) {
         if let Some(error) = failure {
             if self.outage.begins() {
-                tracing::warn!(%destination, error = %ErrorLine(&**error), "how far the groups are cannot be kept, trying again");
+                tracing::warn!(%destination, error = %ErrorLine(&**error), "the floors of the groups cannot be saved, trying again");
             }
         } else if let Some(lasted) = self.outage.ends() {
-            tracing::info!(%destination, ?lasted, "how far the groups are is kept again");
+            tracing::info!(%destination, ?lasted, "the floors of the groups are saved again");
         }
         for (group, tracked_group) in &mut self.tracked {
             let age = self.clock.elapsed(tracked_group.unchanged_since);
@@ -112,15 +114,15 @@ impl GroupFloorTracker {
                 let (floor, minutes) = (tracked_group.floor, age.as_secs() / 60);
                 tracing::warn!(
                     %destination, %group, %floor, minutes,
-                    "a group has finished nothing for long; what follows on its floor is kept for it, and is published \
-                     again if the bus loses its data: if nobody consumes it any more, retire it on the bus, then say \
-                     `app.forget_group(..)`"
+                    "a group has not advanced for long; the bus retains the events after its floor for it, and the relay \
+                     publishes them again if the bus loses its data: if no consumer reads the group any more, retire it on \
+                     the bus, then call `app.forget_group(..)`"
                 );
             }
         }
     }
 
-    /// Notes for how long a group has been where it is.
+    /// Records since when a group has its floor.
     fn track(&mut self, destination: &Name, group: &Name, reported_floors: GroupFloor, former: Option<Position>) {
         let at = if let GroupFloor::At(position) = reported_floors { Some(position) } else { former };
         let Some(floor) = at else {
@@ -134,25 +136,25 @@ impl GroupFloorTracker {
         }
         let is_missing = reported_floors == GroupFloor::Missing;
         if is_missing && !tracked_group.is_missing {
-            tracing::warn!(%destination, %group, %floor, "a group is gone from the bus; whoever consumes next makes it again");
+            tracing::warn!(%destination, %group, %floor, "a group is gone from the bus; its next consumer creates it again");
         }
         tracked_group.is_missing = is_missing;
     }
 }
 
-/// From where on, and for whom, everything is published anew.
+/// Plans from which position, and for which groups, the relay publishes again.
 ///
-/// A group that has finished nothing while others have, or while something was published before, is fresh where the bus
-/// gives it what it misses for itself: what the others have finished is not published again for it.
+/// On a bus with backlogs (`has_backlogs`) a group with its floor at the start is fresh: the bus fills its backlog, and
+/// the relay does not publish again for it what the other groups have finished.
 pub(super) async fn plan_resync(
     store: &dyn EventStore,
     destination: &Name,
-    gives_to_one: bool,
+    has_backlogs: bool,
 ) -> Result<ResyncPlan, BoxError> {
     let mut floors = store.floors(destination).await?;
     let groups = floors.iter().map(|floor| floor.group.clone()).collect();
     let mut fresh = Vec::new();
-    if gives_to_one {
+    if has_backlogs {
         let is_fresh = |floor: &mut Floor| floor.position == Position::START;
         fresh = floors.extract_if(.., is_fresh).map(|floor| floor.group).collect();
     }
@@ -166,17 +168,19 @@ pub(super) async fn plan_resync(
     Ok(ResyncPlan { floor: floor.min(newest), groups, fresh })
 }
 
-/// From where a store is to be published to a bus that has lost what was published, and for whom.
+/// The request to a bus that has lost published events.
 #[derive(Debug)]
 pub(super) struct ResyncPlan {
+    /// The relay publishes the events after this position.
     pub(super) floor: Position,
     /// The known groups.
     pub(super) groups: Vec<Name>,
-    /// Those of them that are given what is before the floor for themselves.
+    /// The known groups whose backlogs the bus fills with the events up to `floor`.
     pub(super) fresh: Vec<Name>,
 }
 
-/// Gives each of these groups a floor before it consumes: so it is known should the bus lose its data a moment later.
+/// Saves a floor for each of these groups before it consumes: the store then knows it if the bus loses its data a
+/// moment later.
 pub(crate) async fn register_groups(
     store: &dyn EventStore,
     bus: &dyn EventBus,
@@ -195,7 +199,7 @@ pub(crate) async fn register_groups(
     let publisher = Publisher { store: store.store_id().await?, epoch: 0 };
     let (reported_floors, default_floor) = match target.group_floors(publisher, &[]).await {
         Ok(GroupFloors::Groups(reported_floors)) => (reported_floors, Position::START),
-        // nothing was published by a relay that keeps floors: what one without them did stays done
+        // no relay with floors has published yet: events that one without floors has published are not repeated
         Ok(GroupFloors::Lost) if known.is_empty() && bus.backlogs().is_none() => {
             (Vec::new(), plan_resync(store, destination, false).await?.floor)
         }

@@ -1,8 +1,8 @@
-//! The time in which this process relays: it keeps the lease, saves the checkpoint, and publishes until it is told to
-//! stop or somebody else has taken over.
+//! One term of the relay's leadership: this process renews the lease, saves the checkpoint, and publishes until it is
+//! cancelled or a different process has taken over.
 //!
-//! Keep: a lease that has passed on is noticed before the checkpoint is saved, so that a process that was paused does
-//! not set back what its successor saved.
+//! Invariant: the leader notices a lost lease before it saves the checkpoint, so that a process that was paused does
+//! not set back its successor's checkpoint.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,40 +21,40 @@ use crate::{
 
 /// Publishes a feed, step by step.
 pub(super) trait FeedPublisher: Send {
-    /// Whether it saves the checkpoint by itself.
+    /// Set if the publisher saves the checkpoint by itself.
     const SAVES_CHECKPOINT: bool;
 
-    /// Publishes what is next.
+    /// Publishes the next range.
     fn step(&mut self) -> impl Future<Output = Result<PublishStep, BoxError>> + Send;
 }
 
-/// What came of one step.
+/// Outcome of one step.
 #[derive(Debug)]
 pub(super) enum PublishStep {
-    /// There may be more.
+    /// There may be more events to publish.
     Done,
-    /// Everything is published.
+    /// All events are published.
     CaughtUp,
-    /// The bus knows a later owner.
+    /// The bus knows a higher epoch.
     Fenced,
     /// Only an operator can help.
     Stopped(RelayError),
 }
 
-/// Why a process relays no more.
+/// Reason why a process is not the leader any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeadershipEnd {
-    /// It was told to stop.
+    /// The app cancelled it.
     Cancelled,
-    /// Somebody else has taken over.
+    /// A different process has taken over.
     TakenOver,
-    /// The bus knows a later owner, and the store does not: it has forgotten it.
+    /// The bus knows a higher epoch than the store, which has forgotten it.
     EpochBehindBus,
     /// Only an operator can help.
     Stopped,
 }
 
-/// Publishes until `ended`; the step is the last one.
+/// Publishes until cancelled, fenced or stopped; returns the last step.
 pub(super) async fn publish_until(
     cancel_publishing: &CancellationToken,
     publisher: &mut impl FeedPublisher,
@@ -70,11 +70,11 @@ pub(super) async fn publish_until(
                 feed.wait_idle(cancel_publishing).await;
             }
             Ok(last_step) => return last_step,
-            // trying again reads the same
+            // a retry would read the same damaged event
             Err(error) => match classify_read_error(error, status.destination(), status.position()) {
                 Ok(damaged) => return PublishStep::Stopped(damaged),
                 Err(error) => {
-                    // an app that stops shuts its bus down first, and ends the relay right after
+                    // an app that shuts down stops its bus first and cancels the relay right after: that is no outage
                     if is_shut_down(&error)
                         && cancel_publishing
                             .run_until_cancelled(status.clock().sleep(LEASE_CHECK_INTERVAL))
@@ -92,7 +92,7 @@ pub(super) async fn publish_until(
     PublishStep::Done
 }
 
-/// The lease, and what is to be done while it is held.
+/// The relay's lease, and the work while this process holds it.
 pub(super) struct Leadership<'a> {
     store: &'a dyn EventStore,
     status: &'a RelayStatusCell,
@@ -120,7 +120,7 @@ impl<'a> Leadership<'a> {
     pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, store: &Arc<dyn EventStore>) -> LeadershipEnd {
         let (destination, epoch) = (self.status.destination(), self.lease.epoch);
         if self.status.is_stopped() {
-            tracing::debug!(%destination, epoch, "this process looks whether the relay may go on");
+            tracing::debug!(%destination, epoch, "this process checks whether the stopped relay can go on");
         } else {
             tracing::info!(%destination, epoch, "this process relays");
         }
@@ -131,6 +131,7 @@ impl<'a> Leadership<'a> {
             cancel_publishing.cancel();
             last_step
         };
+        // concurrent: while the bus is slow, the lease is renewed all the same
         let (last_step, is_lease_held) =
             tokio::join!(publish, self.renew_until(&cancel_publishing, P::SAVES_CHECKPOINT));
         self.status.set_owner(false);
@@ -152,14 +153,14 @@ impl<'a> Leadership<'a> {
         }
     }
 
-    /// Saves how far it came, and releases the lease.
+    /// Saves the position, and releases the lease.
     async fn release(&self, publisher_saves: bool) {
-        // it may have passed on since it was looked after
+        // the lease may have passed on since its last renewal
         if !publisher_saves && matches!(self.store.renew_lease(&self.lease, self.ttl).await, Ok(true)) {
             self.save_checkpoint(self.status.position()).await;
         }
         if let Err(error) = self.store.release_lease(&self.lease).await {
-            tracing::debug!(role = %self.lease.role, %error, "the lease runs out by itself");
+            tracing::debug!(role = %self.lease.role, %error, "the lease was not released, it expires by itself");
         }
     }
 
@@ -168,7 +169,8 @@ impl<'a> Leadership<'a> {
         LeadershipEnd::TakenOver
     }
 
-    /// Keeps the lease until `ended`. False: it has passed to somebody else.
+    /// Renews the lease and saves the checkpoint until publishing ends. Returns `false` if a different owner holds the
+    /// lease.
     async fn renew_until(&self, cancel_publishing: &CancellationToken, publisher_saves: bool) -> bool {
         let renew_after = self.ttl / 3;
         let clock = self.status.clock();
@@ -201,7 +203,7 @@ impl<'a> Leadership<'a> {
     async fn save_checkpoint(&self, position: Position) -> bool {
         let saved = self.store.save_checkpoint(&self.lease.role, position).await;
         if let Err(error) = &saved {
-            tracing::debug!(%error, "how far the relay has come is not saved, trying again");
+            tracing::debug!(%error, "the relay's checkpoint was not saved, trying again");
         }
         saved.is_ok()
     }

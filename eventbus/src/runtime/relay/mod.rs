@@ -1,11 +1,11 @@
-//! The relay: the one publisher of what a store holds.
+//! The relay: the one publisher of a store's events.
 //!
 //! Reads the feed after its position and publishes it in order; a save only wakes it, so a bus outage delays handlers
-//! but never fails a save. Of the processes of an app one relays, by a lease in the store; the others stand by.
+//! but never fails a save. Of the processes of an app one is the leader, by a lease in the store; the rest stand by.
 //!
-//! Keep: the lease only saves double work. What keeps anything from being published twice is that a
-//! [`RelayTarget`](crate::port::RelayTarget) moves its position together with the events; any other bus gets events
-//! again after a crash between publishing and the checkpoint. The other way round would lose them.
+//! Invariant: the lease only saves double work. Events are published once because a
+//! [`RelayTarget`](crate::port::RelayTarget) moves its position together with them; any other bus gets events
+//! again after a crash between publishing and the checkpoint. The other order would lose them.
 
 mod at_least_once;
 mod atomic;
@@ -46,23 +46,23 @@ use crate::{
     port::{EventBus, EventStore, Lease},
 };
 
-/// How often the lease of the owner is looked after, and that of another tried.
+/// Interval at which the leader checks its lease, and a standby tries to acquire it.
 const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a relay that was stopped takes the lease to look whether it may go on: whoever takes it makes its epoch grow.
+/// Interval at which a stopped relay acquires the lease for a retry; each acquisition raises the epoch.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The checkpoint in the store that says how far a destination was fed; also the role of its relay.
+/// Returns the name of the checkpoint that holds the relay's position for a destination; also the role of its lease.
 pub(crate) fn checkpoint_name(destination: &Name) -> Name {
     Name::prefixed("relay:", destination)
 }
 
-/// How a relay is to work.
+/// Options of a relay.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RelayOptions {
-    /// For how long nobody else takes over after the last sign of life.
+    /// Duration of the lease: the shortest time after the last renewal until a standby takes over.
     pub(crate) lease: Duration,
-    /// Whether the stream may carry the events of other stores.
+    /// Set if the stream may carry the events of other stores.
     pub(crate) is_stream_shared: bool,
 }
 
@@ -73,6 +73,23 @@ impl Default for RelayOptions {
 }
 
 /// Publishes a store's feed to a bus.
+///
+/// The relay's leadership, in one process with [`RelayMode::ByLease`]:
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | standby | the lease is free or expired, or already this process's: acquired with a higher epoch | leader |
+/// | standby | another process holds the lease | standby; next attempt after a second, or a third of the lease |
+/// | standby | the store fails | standby with a problem; next attempt after a backoff |
+/// | leader | another process has acquired the lease | standby; next attempt after a pause |
+/// | leader | the bus knows a higher epoch, and the store renews the lease | standby; next attempt at once, which raises the epoch |
+/// | leader | the bus knows a higher epoch, and the store does not renew the lease | standby; next attempt after a pause |
+/// | leader | a renewal fails | leader; next renewal after a pause |
+/// | leader | an error that only an operator can resolve ([`RelayError`]) | stopped; releases the lease |
+/// | stopped | halted (the store is behind the bus), and an operator has resolved the halt | standby; next attempt at once |
+/// | stopped | not halted, and a minute has passed | standby; next attempt at once |
+/// | stopped | another process holds the same lease in two checks in a row | standby; next attempt at once |
+/// | any | cancelled | ended; a leader releases the lease |
 pub(crate) struct Relay {
     store: Arc<dyn EventStore>,
     bus: Arc<dyn EventBus>,
@@ -81,18 +98,18 @@ pub(crate) struct Relay {
     mode: RelayMode,
 }
 
-/// Who relays.
+/// Which process relays.
 enum RelayMode {
-    /// This process: the bus forgets, and its groups keep their own progress in the store.
+    /// This one, always: the bus is not durable, and its groups keep their own progress in the store.
     Always,
-    /// Whoever has the lease.
+    /// The one that holds the lease.
     ByLease { role: Name, owner: Name },
 }
 
 impl Relay {
-    /// Finds out from where the bus needs the feed.
+    /// Finds the position after which the bus needs the feed.
     ///
-    /// Call it after the handlers are subscribed: a bus that forgets goes back to its slowest group.
+    /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group.
     pub(crate) async fn prepare(
         store: Arc<dyn EventStore>,
         bus: Arc<dyn EventBus>,
@@ -105,7 +122,7 @@ impl Relay {
             let position = match store.load_checkpoint(&role).await? {
                 Some(position) => position,
                 None => {
-                    // from now on nobody else may publish what the store holds
+                    // while this checkpoint exists, repositories refuse to publish the store's events themselves
                     store.save_checkpoint(&role, Position::START).await?;
                     Position::START
                 }
@@ -126,7 +143,7 @@ impl Relay {
         self.status.subscribe()
     }
 
-    /// Publishes, whenever it is its turn, until cancelled.
+    /// Publishes whenever this process is the leader, until cancelled.
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
@@ -142,7 +159,7 @@ impl Relay {
                     match self.lead(lease, &cancel).await {
                         LeadershipEnd::TakenOver => self.pause(&cancel).await,
                         LeadershipEnd::Stopped => self.wait_while_stopped(role, &cancel).await,
-                        // a store that was restored has forgotten owners that the bus knows: it makes up for them, one by one
+                        // a restored store has forgotten epochs that the bus knows: each acquisition makes up for one
                         LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
                     }
                 }
@@ -160,7 +177,7 @@ impl Relay {
         }
     }
 
-    /// Publishes while this process has the lease.
+    /// Publishes while this process holds the lease.
     async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
         let leadership = Leadership::new(&*self.store, &self.status, lease, self.options.lease, cancel);
         match self.bus.relay_target() {
@@ -174,7 +191,8 @@ impl Relay {
         }
     }
 
-    /// Waits until a look is worth a lease: somebody decided, another process relays, or a while has passed.
+    /// Sleeps until acquiring the lease is worth its epoch: an operator has resolved the halt, a different process
+    /// relays, or [`STOPPED_RETRY_INTERVAL`] has passed.
     async fn wait_while_stopped(&self, role: &Name, cancel: &CancellationToken) {
         let (since, destination) = (self.status.clock().instant(), self.status.destination());
         let (is_halted, mut last_lease) = (self.status.is_halted(), None);
@@ -185,7 +203,7 @@ impl Relay {
                 false => self.status.clock().elapsed(since) >= STOPPED_RETRY_INTERVAL,
             };
             let owner = self.store.lease_of(role).await.ok().flatten();
-            // others that look have it for a moment only
+            // a stopped process that retries holds the lease for a moment only, a leader in two rounds
             if may_go_on || owner.is_some() && owner == last_lease {
                 return;
             }

@@ -1,7 +1,7 @@
-//! What is published at once: everything a feed holds after one position up to another.
+//! Ranges, the unit of publishing: all events of a feed after one position, up to a later one.
 //!
-//! Keep: a range ends at its last event, or at one behind it that the relay skips. A position without an event may be drawn
-//! again after a crash of the store.
+//! Invariant: a range ends at its last event, or at one behind it that the relay skips; never at a position without an
+//! event, which the store may assign after a crash.
 
 use std::time::Duration;
 
@@ -13,27 +13,27 @@ use crate::{
     port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream, read_around, relay_to, skipped_positions},
 };
 
-/// At most this much is published by one call: about a millisecond of a busy Redis.
+/// Limits of what one call publishes: about a millisecond of a busy Redis.
 const RANGE_EVENTS_MAX: usize = 256;
 const RANGE_BYTES_MAX: usize = 256 * 1024;
 
-/// Everything after one position up to another.
+/// All events after one position, up to a later one.
 #[derive(Debug)]
 pub(super) struct FeedRange {
     pub(super) after: Position,
     pub(super) through: Position,
     pub(super) events: Vec<RecordedEvent>,
-    /// Whether there may be more to publish behind it.
+    /// Set if more events may follow it.
     pub(super) is_full: bool,
 }
 
 impl FeedRange {
-    /// A range that only asks.
+    /// Returns a range without events: publishing it only asks the bus for its position.
     pub(super) fn empty(at: Position) -> Self {
         Self { after: at, through: at, events: Vec::new(), is_full: false }
     }
 
-    /// Ends before this position. False: it begins there, so nothing is left.
+    /// Cuts the range before this position. Returns `false` if no event is left.
     pub(super) fn truncate_before(&mut self, position: Position) -> bool {
         self.events.retain(|event| event.position() < Some(position));
         self.is_full = true;
@@ -42,7 +42,7 @@ impl FeedRange {
         last.is_some()
     }
 
-    /// Whether it brings the relay forward.
+    /// Returns `true` if it moves the relay forward.
     pub(super) fn moves_position(&self) -> bool {
         self.through > self.after
     }
@@ -52,10 +52,10 @@ impl FeedRange {
     }
 }
 
-/// Reads ranges, one behind the other; the feed stays open between them.
+/// Reads consecutive ranges; the feed stays open between them.
 pub(super) struct RangeReader<'a> {
     store: &'a dyn EventStore,
-    /// The feed, and up to where it was read.
+    /// The feed, and the position up to which it was read.
     feed: Option<(OpenFeed<'a>, Position)>,
     skips: Option<SkipList>,
 }
@@ -63,11 +63,11 @@ pub(super) struct RangeReader<'a> {
 /// An open feed.
 struct OpenFeed<'a> {
     records: RecordStream<'a>,
-    /// The last skipped event that it is read around: nothing is left before it once the feed has ended.
+    /// Position of the last skipped event; once the feed has ended, no unread event is left before it.
     last_skipped: Option<Position>,
 }
 
-/// What the relay skips, looked at anew now and then.
+/// Positions that the relay skips, loaded again at [`SKIPS_REFRESH_INTERVAL`].
 struct SkipList {
     reader: Name,
     clock: SharedClock,
@@ -75,11 +75,11 @@ struct SkipList {
     refreshed_at: Option<Instant>,
 }
 
-/// How often it is looked at what is to be skipped, when a feed is opened.
+/// Shortest interval between two loads of the skipped positions, when a feed is opened.
 const SKIPS_REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 impl SkipList {
-    /// Looks what is to be skipped; returns `true` if that has changed.
+    /// Loads the skipped positions; returns `true` if they have changed.
     async fn refresh(&mut self, store: &dyn EventStore) -> Result<bool, ReadError> {
         let positions = skipped_positions(store, &self.reader).await;
         let positions = positions.map_err(|error| ReadError::Unavailable(error.into()))?;
@@ -95,14 +95,14 @@ impl<'a> RangeReader<'a> {
         Self { store, feed: None, skips: None }
     }
 
-    /// Without what the relay to `destination` skips.
+    /// Leaves out the events that the relay to `destination` skips.
     pub(super) fn with_skips(mut self, destination: &Name, clock: &SharedClock) -> Self {
         let (reader, clock) = (relay_to(destination), clock.clone());
         self.skips = Some(SkipList { reader, clock, positions: Vec::new(), refreshed_at: None });
         self
     }
 
-    /// Returns `true` if other events are to be skipped than when it was looked last.
+    /// Loads the skipped positions; returns `true` if they have changed since the last load.
     pub(super) async fn have_skips_changed(&mut self) -> Result<bool, ReadError> {
         match &mut self.skips {
             Some(skips) => skips.refresh(self.store).await,
@@ -112,7 +112,7 @@ impl<'a> RangeReader<'a> {
 
     async fn open(&mut self, after: Position) -> Result<OpenFeed<'a>, ReadError> {
         if let Some(skips) = &mut self.skips {
-            if skips.refreshed_at.is_none_or(|looked| skips.clock.elapsed(looked) >= SKIPS_REFRESH_INTERVAL) {
+            if skips.refreshed_at.is_none_or(|at| skips.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
                 skips.refresh(self.store).await?;
             }
             if !skips.positions.is_empty() {
@@ -125,7 +125,7 @@ impl<'a> RangeReader<'a> {
         Ok(OpenFeed { records: self.store.read_all(after), last_skipped: None })
     }
 
-    /// What follows on `after`; without events, and ending there, if that is the end.
+    /// Reads the range after `after`; an empty one at the end of the feed.
     pub(super) async fn read_next(&mut self, after: Position) -> Result<FeedRange, ReadError> {
         let open = self.feed.take().filter(|(_, at)| *at == after);
         let mut feed = match open {
@@ -136,12 +136,12 @@ impl<'a> RangeReader<'a> {
         loop {
             let record = match feed.records.try_next().await {
                 Ok(Some(record)) => record,
-                // it is met again behind what was read
                 Err(error) if range.events.is_empty() => return Err(error),
                 Ok(None) => {
                     range.through = range.through.max(feed.last_skipped.unwrap_or_default());
                     break;
                 }
+                // the next read meets the error again, behind these events
                 Err(_) => break,
             };
             bytes += record.payload().len();
@@ -182,7 +182,7 @@ mod tests {
         std::iter::repeat_n("{}".into(), events)
     }
 
-    /// Where a range begins and ends, and how many events it has.
+    /// Returns where the next range begins and ends, and its number of events.
     async fn next(ranges: &mut RangeReader<'_>, after: u64) -> (u64, u64, usize) {
         let range = ranges.read_next(after.into()).await.unwrap();
         (range.after.get(), range.through.get(), range.events.len())

@@ -1,4 +1,4 @@
-//! Publishing again from a position, by an operator's word.
+//! Publishing again from a position, at an operator's command.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::{
     runtime::held_lease::new_owner,
 };
 
-/// For how long relays are kept away meanwhile, if this process dies in between.
+/// Duration of the lease that keeps relays away meanwhile; they wait no longer if this process dies in between.
 const REPUBLISH_LEASE_TTL: Duration = Duration::from_secs(5);
 
-/// How often the lease is taken at most: a store that was restored may have to make up for as many changes of hands.
+/// Limit of seizing the lease: a restored store may have to make up for as many forgotten epochs.
 const LEASE_ATTEMPTS_MAX: usize = 10_000;
 
-/// Sets the position of a bus back; whoever relays goes on from there. Returns from where it publishes.
+/// Sets the position of a bus back; the relay, in whichever process, continues from there. Returns the position.
 pub(crate) async fn republish(
     store: &dyn EventStore,
     bus: &dyn EventBus,
@@ -29,14 +29,14 @@ pub(crate) async fn republish(
     let Some(target) = bus.relay_target() else {
         return Err(RepublishError::NoPosition { destination: destination.clone() });
     };
-    // never ahead of the store, or the relay would stop there again
+    // not ahead of the store: there the relay would stop again
     let newest = store.head().await.map_err(RepublishError::unavailable(destination))?;
     let position = rewind(store, bus, target, from.min(newest)).await?;
     if load_halt(store, destination).await.map_err(RepublishError::unavailable(destination))?.is_some() {
         let resolved = store.save_checkpoint(&halt_checkpoint_name(destination), Position::START).await;
         resolved.map_err(RepublishError::unavailable(destination))?;
     }
-    tracing::info!(%destination, %position, "it is published again from here");
+    tracing::info!(%destination, %position, "the relay publishes again from here");
     Ok(position)
 }
 
@@ -55,7 +55,7 @@ async fn rewind(
             store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await.map_err(|error| unavailable(error.into()))?;
         let outcome = target.rewind(Publisher { store: own, epoch: lease.epoch }, to).await;
         if !matches!(outcome, Ok(ResyncOutcome::Fenced)) {
-            // it would run out by itself
+            // a lease that is not released expires by itself
             let _ = store.release_lease(&lease).await;
         }
         match outcome.map_err(|error| unavailable(error.into()))? {

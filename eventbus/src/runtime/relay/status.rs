@@ -1,4 +1,4 @@
-//! How far the relay has come, and how it fares.
+//! Progress and status of the relay.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,83 +19,84 @@ use crate::{
     port::MessageId,
 };
 
-/// How many message ids of the last published events are remembered for those who wait for them.
+/// Number of message ids of the last published events that the relay remembers for waiting callers.
 const RECENT_MESSAGE_IDS_MAX: usize = 1_024;
 
-/// How the relay of an app fares.
+/// Status of an app's relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RelayStatus {
-    /// Everything up to here is published. Where another process relays, it is what that one saved, about once a second.
+    /// All events up to this position are published. If a different process relays, it saves this about once a second.
     pub position: Position,
-    /// The end of the store; `None` if it cannot be asked.
+    /// The end of the store; `None` if it cannot be reached.
     pub head: Option<Position>,
-    /// Whether this process relays; the others stand by.
+    /// Set if this process relays; the rest stand by.
     pub is_owner: bool,
-    /// How long the oldest event that is not published has been stored, whichever process relays; zero if all are
-    /// published, `None` if the store cannot be asked.
+    /// Time since the oldest unpublished event was stored, whichever process relays; zero if all are published, `None`
+    /// if the store cannot be reached.
     #[serde(serialize_with = "shown::seconds")]
     pub lag: Option<Duration>,
-    /// What keeps it from publishing for now: it tries again.
+    /// The error that keeps the relay from publishing for now: it retries.
     pub trouble: Option<String>,
-    /// What keeps it from publishing until somebody decides.
+    /// The error that keeps the relay from publishing until an operator resolves it.
     #[serde(serialize_with = "shown::text")]
     pub stopped: Option<RelayError>,
-    /// Since when it is in trouble or stopped.
+    /// Time since which the relay does not publish for either reason.
     #[serde(serialize_with = "shown::time")]
     pub since: Option<OffsetDateTime>,
-    /// How many events it skips, see [`App::skip_published_event`](crate::App::skip_published_event); `None` if the store
-    /// cannot be asked.
+    /// Number of events that it skips, see [`App::skip_published_event`](crate::App::skip_published_event); `None` if
+    /// the store cannot be reached.
     pub skipped: Option<u64>,
 }
 
 impl RelayStatus {
-    /// How many events are not published yet, at most: positions have gaps. `None` if the store cannot be asked.
+    /// Returns the highest possible number of unpublished events: positions have gaps. `None` if the store cannot be
+    /// reached.
     #[must_use]
     pub fn lag_events(&self) -> Option<u64> {
         self.head.map(|head| head.get().saturating_sub(self.position.get()))
     }
 }
 
-/// How far the relay of this process has come.
+/// Progress of the relay of this process.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RelayProgress {
-    /// Everything up to here is published.
+    /// All events up to this position are published.
     pub(crate) position: Position,
-    /// What the bus called the last events, by position.
+    /// Message ids of the last published events, by position.
     recent: VecDeque<(Position, MessageId)>,
-    /// Whether this process relays at the moment.
+    /// Set while this process relays.
     pub(crate) is_owner: bool,
-    /// Why the relay does not publish at the moment.
+    /// The error that keeps the relay from publishing for now.
     pub(crate) problem: Option<String>,
-    /// Why it does not until somebody decides.
+    /// The error that keeps the relay from publishing until an operator resolves it.
     pub(crate) stopped: Option<RelayError>,
-    /// Since when it is in trouble or stopped.
+    /// Time of the first such error.
     pub(crate) since: Option<OffsetDateTime>,
 }
 
 impl RelayProgress {
-    /// Since when it does not publish, if so.
+    /// Returns since when it does not publish; `None` if it does.
     pub(crate) fn since(&self) -> Option<OffsetDateTime> {
         self.since.filter(|_| self.problem.is_some() || self.stopped.is_some())
     }
 
-    /// Notes since when it does not publish.
+    /// Sets since when it does not publish.
     fn update_since(&mut self, now: OffsetDateTime) {
         let is_bad = self.problem.is_some() || self.stopped.is_some();
         self.since = is_bad.then(|| self.since.unwrap_or(now));
     }
 
-    /// What the bus called the event at `position`, if it was published lately.
+    /// Returns the message id of the event at `position`, if it was published lately.
     pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
     }
 
     fn move_to(&mut self, position: Position) {
-        // what is published again is called something else
+        // an event that is published again gets a new message id
         self.recent.retain(|(published, _)| *published <= position);
-        // a stopped relay that is where it was may be stopped again by what comes next
+        // the next event may stop a relay again that has not moved: it stays stopped, and the log says it once
         self.stopped.take_if(|_| position != self.position);
         self.position = position;
         self.problem = None;
@@ -112,7 +113,7 @@ impl RelayProgress {
     }
 }
 
-/// Where a relay writes how far it has come and how it fares; the log gets what is news.
+/// The relay's status: written by the relay, watched by the app, and logged when it changes.
 pub(super) struct RelayStatusCell {
     destination: Name,
     progress: watch::Sender<RelayProgress>,
@@ -145,7 +146,7 @@ impl RelayStatusCell {
         self.progress.send_modify(|progress| progress.is_owner = is_owner);
     }
 
-    /// A range was published.
+    /// Records that a range was published.
     pub(super) fn record_published(&self, range: &FeedRange, ids: Vec<MessageId>) {
         self.update_and_log_recovery("relay publishes again", |progress| {
             progress.add_published(range, ids);
@@ -153,7 +154,7 @@ impl RelayStatusCell {
         });
     }
 
-    /// The bus is at this position, whoever brought it there.
+    /// Sets the position to that of the bus, whichever process has moved it.
     pub(super) fn set_position(&self, position: Position) {
         self.update_and_log_recovery("relay publishes again", |progress| {
             progress.move_to(position);
@@ -161,7 +162,7 @@ impl RelayStatusCell {
         });
     }
 
-    /// It did not work; it is logged once, until it works again.
+    /// Records an error that the relay retries; logs the first one until the relay publishes again.
     pub(super) fn set_problem(&self, error: &BoxError) {
         let (destination, error) = (&self.destination, ErrorLine(&**error).to_string());
         if self.progress.borrow().problem.is_some() {
@@ -176,7 +177,7 @@ impl RelayStatusCell {
         });
     }
 
-    /// Everything is published.
+    /// Records that all events are published.
     pub(super) fn set_caught_up(&self) {
         self.update_and_log_recovery("relay publishes again", |progress| {
             let was_stopped = progress.stopped.take().is_some();
@@ -184,7 +185,8 @@ impl RelayStatusCell {
         });
     }
 
-    /// Another process was seen to relay, `times` in a row. One that keeps at it has not stopped.
+    /// Records that a different process held the lease, `times` in a row. One that keeps it publishes: a stopped
+    /// process that retries holds it for a moment only.
     pub(super) fn set_standby(&self, times: u32) {
         self.update_and_log_recovery("another process relays", |progress| {
             let was_stopped = times > 2 && progress.stopped.take().is_some();
@@ -192,7 +194,7 @@ impl RelayStatusCell {
         });
     }
 
-    /// Changes what may end an outage; the log is told if it did, and how long it lasted.
+    /// Applies a change that may end an outage; logs the end and how long the outage lasted.
     fn update_and_log_recovery(&self, message: &'static str, change: impl FnOnce(&mut RelayProgress) -> bool) {
         let mut ended_since = None;
         self.progress.send_if_modified(|progress| {
@@ -207,17 +209,17 @@ impl RelayStatusCell {
         }
     }
 
-    /// Whether only an operator could help when it was looked at last.
+    /// Returns `true` if the last attempt ended with an error that only an operator can resolve.
     pub(super) fn is_stopped(&self) -> bool {
         self.progress.borrow().stopped.is_some()
     }
 
-    /// Whether it was stopped as the store went back, which the store itself remembers until somebody decides.
+    /// Returns `true` if the relay stopped because the store went back; the store keeps that until an operator decides.
     pub(super) fn is_halted(&self) -> bool {
         matches!(self.progress.borrow().stopped, Some(RelayError::StoreBehindBus { .. }))
     }
 
-    /// Only an operator can help.
+    /// Records an error that only an operator can resolve.
     pub(super) fn set_stopped(&self, error: RelayError) {
         self.progress.send_if_modified(|progress| {
             let is_news = progress.stopped.as_ref() != Some(&error);
@@ -272,18 +274,18 @@ mod tests {
 
     #[test]
     fn a_relay_stays_stopped_while_it_looks_and_is_where_it_was() {
-        let board = RelayStatusCell::new(Name::from_static("bus"), 5.into(), SharedClock::SYSTEM);
+        let status = RelayStatusCell::new(Name::from_static("bus"), 5.into(), SharedClock::SYSTEM);
         let stop = || {
             let (destination, reason) = (Name::from_static("bus"), "it is full".into());
-            board.set_stopped(RelayError::Refused { destination, reason });
+            status.set_stopped(RelayError::Refused { destination, reason });
         };
         stop();
-        board.set_position(5.into());
-        assert!(board.is_stopped());
-        board.set_position(6.into());
-        assert!(!board.is_stopped());
+        status.set_position(5.into());
+        assert!(status.is_stopped());
+        status.set_position(6.into());
+        assert!(!status.is_stopped());
         stop();
-        board.set_caught_up();
-        assert!(!board.is_stopped());
+        status.set_caught_up();
+        assert!(!status.is_stopped());
     }
 }

@@ -1,4 +1,4 @@
-//! What an app can see of the relay, whichever process has it.
+//! The relay as an app sees it, whichever process is the leader.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,21 +10,21 @@ use crate::{
     port::{EventBus, EventStore, Publisher, relay_to, skipped_positions},
 };
 
-/// How often the store is asked how far another process has come, while somebody waits for it.
+/// Interval at which a waiting caller polls the checkpoint of a relay in a different process.
 const POSITION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The relay of a destination, as seen from one process.
 pub(crate) struct RelayView {
     store: Arc<dyn EventStore>,
-    /// What the relay is called where it skips events.
+    /// The relay's name as a reader that skips events.
     reader: Name,
-    /// What another process saves about once a second; `None` if no other process can relay to this bus.
+    /// The checkpoint that the leader saves about once a second; `None` if no other process can relay to this bus.
     checkpoint: Option<Name>,
     progress: Option<watch::Receiver<RelayProgress>>,
 }
 
-/// Whether everything up to `wanted` is published by the word of the bus itself: a relay notices only with its next step
-/// that somebody set the position back. A bus that cannot tell says nothing against it.
+/// Returns `true` if the bus itself confirms that all events up to `wanted` are published, or keeps no position: a
+/// relay notices only with its next step that an operator has set the position back.
 pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventBus, wanted: Position) -> bool {
     let Some(target) = bus.relay_target() else {
         return true;
@@ -33,10 +33,10 @@ pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventB
         return false;
     };
     let published_positions = target.published_positions(Publisher { store, epoch: 0 }).await;
-    published_positions.is_ok_and(|published_positions| published_positions.iter().all(|mark| mark.position >= wanted))
+    published_positions.is_ok_and(|positions| positions.iter().all(|published| published.position >= wanted))
 }
 
-/// What the relay of this process knows.
+/// State of the relay of this process.
 #[derive(Default)]
 struct LocalRelayState {
     position: Position,
@@ -45,7 +45,7 @@ struct LocalRelayState {
 }
 
 impl RelayView {
-    /// `None` if nobody relays to this bus.
+    /// Returns `None` if no process relays to this bus.
     pub(crate) fn for_bus(
         store: &Arc<dyn EventStore>,
         bus: &dyn EventBus,
@@ -60,14 +60,14 @@ impl RelayView {
         })
     }
 
-    /// How far everything is published, as far as this process can tell.
+    /// Returns the position up to which all events are published, as far as this process can tell.
     pub(crate) async fn position(&self) -> Position {
         let local = self.local_state();
         let saved = if local.is_owner { None } else { self.load_saved_position().await };
         local.position.max(saved.unwrap_or_default())
     }
 
-    /// What the relay of this process tells.
+    /// Reads the progress of the relay of this process; the default if there is none.
     pub(crate) fn read_progress<T: Default>(&self, read: impl FnOnce(&RelayProgress) -> T) -> T {
         self.progress.as_ref().map(|progress| read(&progress.borrow())).unwrap_or_default()
     }
@@ -88,7 +88,8 @@ impl RelayView {
         self.store.load_checkpoint(self.checkpoint.as_ref()?).await.ok()?
     }
 
-    /// Waits until everything up to `wanted` is published. False: the relay ended, or only an operator can help.
+    /// Waits until all events up to `wanted` are published. Returns `false` if the relay ended, or has stopped until an
+    /// operator resolves the error.
     pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
         loop {
             let local = self.local_state();
@@ -104,6 +105,7 @@ impl RelayView {
                 clock.sleep(POSITION_POLL_INTERVAL).await;
                 continue;
             };
+            // the relay of this process wakes the caller, that of a different one only saves its checkpoint
             tokio::select! {
                 changed = progress.changed() => if changed.is_err() {
                     return progress.borrow().position >= wanted;
@@ -113,10 +115,10 @@ impl RelayView {
         }
     }
 
-    /// How long the first event after `position` has been stored.
+    /// Returns how long the first event after `position` has been stored.
     async fn lag(&self, position: Position, clock: &SharedClock) -> Option<Duration> {
         let waits_since = self.store.first_recorded_after(position).await.ok()?;
-        // the clock of whoever recorded it may be ahead
+        // the clock of the process that recorded it may be ahead
         Some(waits_since.map_or(Duration::ZERO, |since| (clock.now() - since).try_into().unwrap_or_default()))
     }
 
