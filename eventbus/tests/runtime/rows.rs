@@ -422,12 +422,12 @@ async fn is_refused<P: Projection + Default>(expected: &str) {
 #[tokio::test(start_paused = true)]
 async fn tables_and_keys_that_are_not_there_are_told_of_before_anything_is_written() {
     is_refused::<WrongTable>(
-        "projection `wrong-table` says `tables(\"order_row\")`, but the store has no such table: name those that its \
-         methods write, and make them before the app starts",
+        "projection `wrong-table` names `tables(\"order_row\")`, but the store has no such table: name those that its \
+         methods write, and create them before the app starts",
     )
     .await;
     is_refused::<WrongKey>(
-        "projection `wrong-key` says `key = \"order\"`, but its table `order_rows` has no such column",
+        "projection `wrong-key` names `key = \"order\"`, but its table `order_rows` has no such column",
     )
     .await;
 }

@@ -186,7 +186,7 @@ async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
     let somebody = Name::from_static("somebody");
     store.acquire_lease(&REBUILD, &somebody, Duration::from_secs(3_600)).await.unwrap();
     let error = app.rebuild::<OrderRows>().await.unwrap_err();
-    assert_eq!(error.to_string(), "projection `order-rows` is in the hands of somebody");
+    assert_eq!(error.to_string(), "projection `order-rows` is rebuilt or fed by somebody");
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,7 +200,7 @@ async fn one_process_rebuilds_and_the_others_are_told_who() {
     until("it rebuilds", async || store.lease_of(&REBUILD).await.unwrap().is_some()).await;
     let owner = store.lease_of(&REBUILD).await.unwrap().unwrap().owner;
     let refused = second.rebuild::<OrderRows>().await.unwrap_err();
-    assert_eq!(refused.to_string(), format!("projection `order-rows` is in the hands of {owner}"));
+    assert_eq!(refused.to_string(), format!("projection `order-rows` is rebuilt or fed by {owner}"));
     let rebuilding = second.projections().await.unwrap().remove(0).rebuilding.unwrap();
     assert_eq!(rebuilding.owner, owner);
     assert!(rebuilding.since.is_some_and(|since| (time::OffsetDateTime::now_utc() - since).whole_hours() == 0));

@@ -65,7 +65,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
         Ok(Rebuilt { events, skipped, position, took: self.context.clock.elapsed(began) })
     }
 
-    /// Handles the events of the stream that the live rows include. Returns how many it handled, and how many it skipped.
+    /// Handles the events of the stream that the live rows include. Returns the numbers of handled and skipped events.
     async fn replay_stream(
         &self,
         stream: &StreamId,

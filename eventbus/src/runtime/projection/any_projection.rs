@@ -1,4 +1,4 @@
-//! A projection whose type is forgotten, as the app keeps it.
+//! Type-erased projections, as an app holds them.
 
 use std::{
     any::{Any, TypeId},
@@ -22,7 +22,7 @@ use crate::{
     runtime::definition::{Projection, ProjectionDefinition},
 };
 
-/// A projection whose type is forgotten, as the app keeps it.
+/// A type-erased projection, as an app holds it.
 #[doc(hidden)]
 #[derive(Clone)]
 pub struct AnyProjection {
@@ -83,7 +83,7 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
 }
 
 impl AnyProjection {
-    /// A slot with the default instance of `P`, if it has one.
+    /// Returns the default instance of `P`, if it has one.
     #[must_use]
     pub fn with_default<P: Projection>(factory: Option<fn() -> P>) -> Option<Self> {
         factory.map(|make| Self::new(ProjectionHandle::with_factory(make)))
@@ -97,7 +97,7 @@ impl AnyProjection {
         &self.definition
     }
 
-    /// The projection, if it is a `P`.
+    /// Returns the projection, if it is a `P`.
     pub(crate) fn downcast<P: Projection>(&self) -> Option<&ProjectionHandle<P>> {
         let any: &dyn Any = &*self.handle;
         any.downcast_ref()
@@ -119,17 +119,17 @@ impl AnyProjection {
         self.handle.wait_for_position(position, timeout)
     }
 
-    /// Adds to a report what it runs for long, and that it waits for its store.
+    /// Adds to a report its run of a method that takes long, and that it waits for its store.
     pub(crate) fn add_to_health(&self, health: Health) -> Health {
         self.handle.add_to_health(health)
     }
 
-    /// What its methods run at the moment.
+    /// Returns the runs of its methods at the moment.
     pub(crate) fn activity(&self) -> Arc<Activity> {
         self.handle.activity()
     }
 
-    /// How it is doing, where the store ends at `head`, and who rebuilds it.
+    /// Loads its status for a store that ends at `head`, with the process that rebuilds it.
     pub(crate) async fn load_status(
         &self,
         store: &dyn EventStore,
@@ -139,7 +139,7 @@ impl AnyProjection {
         Ok(ProjectionStatus { rebuilding, ..self.handle.status(head) })
     }
 
-    /// How it is doing, where the store ends at `head`.
+    /// Returns its status for a store that ends at `head`.
     pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
         self.handle.status(head)
     }

@@ -1,4 +1,4 @@
-//! Why a projection does not go on, cannot be read, or cannot be rebuilt.
+//! Errors of feeding, reading and rebuilding projections.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     port::ReadError,
 };
 
-/// Why a projection does not go on, or cannot be read.
+/// An error that stops a projection, or keeps it from being read.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
@@ -20,60 +20,62 @@ pub enum ProjectionError {
     NotRunning {
         /// The projection asked for.
         name: &'static str,
-        /// The projections it has, sorted.
+        /// The projections that the app has, sorted.
         known: Vec<&'static str>,
     },
-    /// An event could not be handled: the projection stays before it and tries it again every minute, and when it is
-    /// rebuilt or resumed. State in memory is folded anew for that, if the app can make another instance.
+    /// An event could not be handled: the projection stays before it and retries it every minute, and when it is
+    /// rebuilt or resumed. State in memory is rebuilt for that, if the app can make a new instance.
     #[error("projection `{name}` stopped at position {position}: {error}")]
     Stopped {
         /// The projection.
         name: &'static str,
         /// The position of the event.
         position: Position,
-        /// What its method said.
+        /// The error of its method.
         error: String,
     },
-    /// The store holds something that cannot be read, at this position or after it: the projection stays before it and
-    /// tries again every minute, and when it is rebuilt or resumed.
+    /// The store cannot read an event at this position or after it: the projection stays before it and retries every
+    /// minute, and when it is rebuilt or resumed.
     #[error("projection `{name}` stopped before position {position}: {error}")]
     Damaged {
         /// The projection.
         name: &'static str,
-        /// The position up to which everything before was handled.
+        /// The position before which all events are handled.
         position: Position,
-        /// What cannot be read, and why.
+        /// The event that cannot be read, and why.
         error: String,
     },
-    /// An older release fed the projection and did not know these types: their events up to here are missing in it.
+    /// An older release fed the projection and did not know these types: it misses their events up to this position.
     ///
-    /// Rows elsewhere are brought up to date by [`App::rebuild`](crate::App::rebuild). Rows in the store are rebuilt as soon
-    /// as the attribute names their tables; until then nothing could replace them. Rows that are right all the same, or
-    /// were made right by hand, are accepted with [`App::accept_missed_events`](crate::App::accept_missed_events).
+    /// [`App::rebuild`](crate::App::rebuild) brings rows elsewhere up to date. The app rebuilds rows in the store as
+    /// soon as the attribute names their tables; without the names it cannot replace them. Rows that are right all the
+    /// same, or that an operator corrected, are accepted with
+    /// [`App::accept_missed_events`](crate::App::accept_missed_events).
     #[error(
-        "projection `{name}` was fed up to position {position} by a release that passed events of type `{types}` by: {}; \
-         if its rows are right all the same, say so with `app.accept_missed_events`",
+        "projection `{name}` misses events of type `{types}` up to position {position}, as an older release did not know \
+         them: {}; if its rows are right all the same, call `app.accept_missed_events`",
         if *is_elsewhere {
             "rebuild it with `app.rebuild`"
         } else {
-            "name its tables in the attribute, as in `tables(\"orders\")`, and it is rebuilt by itself (`app.rebuild` needs \
+            "name its tables in the attribute, as in `tables(\"orders\")`, and the app rebuilds it (`app.rebuild` needs \
              them, too)"
         }
     )]
     MissedEvents {
         /// The projection.
         name: &'static str,
-        /// How far it was fed.
+        /// The position up to which it was fed.
         position: Position,
         /// The types.
         types: String,
-        /// Whether its rows are elsewhere than in the store's transaction.
+        /// Set if its rows are elsewhere than in the store's transaction.
         is_elsewhere: bool,
     },
-    /// The store has no table of a name that the attribute gives, so nothing could rebuild its rows. Nothing is committed.
+    /// The attribute names a table that the store does not have, so its rows could not be rebuilt. The projection
+    /// commits no rows.
     #[error(
-        "projection `{name}` says `tables(\"{table}\")`, but the store has no such table: name those that its methods \
-         write, and make them before the app starts"
+        "projection `{name}` names `tables(\"{table}\")`, but the store has no such table: name those that its methods \
+         write, and create them before the app starts"
     )]
     NoTable {
         /// The projection.
@@ -81,8 +83,8 @@ pub enum ProjectionError {
         /// The table.
         table: &'static str,
     },
-    /// A table lacks the column that the attribute says holds the aggregate's id. Nothing is committed.
-    #[error("projection `{name}` says `key = \"{column}\"`, but its table `{table}` has no such column")]
+    /// A table lacks the column that the attribute names for the aggregate's id. The projection commits no rows.
+    #[error("projection `{name}` names `key = \"{column}\"`, but its table `{table}` has no such column")]
     NoColumn {
         /// The projection.
         name: &'static str,
@@ -91,8 +93,8 @@ pub enum ProjectionError {
         /// The column.
         column: &'static str,
     },
-    /// An event was handled half, perhaps, so the state cannot go on: only a rebuild mends it.
-    #[error("projection `{name}` keeps its state in memory, where an event may be handled half: rebuild it")]
+    /// An event may be half handled, so the state cannot be resumed, only rebuilt.
+    #[error("projection `{name}` keeps its state in memory, where an event may be half handled: rebuild it")]
     InMemory {
         /// The projection.
         name: &'static str,
@@ -102,15 +104,15 @@ pub enum ProjectionError {
     ShutDown {
         /// The projection.
         name: &'static str,
-        /// Where it is.
+        /// Its position.
         position: Position,
     },
-    /// Its state was in use for too long: a guard was not let go, or the method that handles an event does not end.
+    /// Its state was in use for too long: a guard was not dropped, or the method that handles an event does not end.
     #[error("projection `{name}` could not be read within {timeout:?}: an event is being handled, or a guard is held")]
     Busy {
         /// The projection.
         name: &'static str,
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
     },
     /// It did not get that far in time.
@@ -118,19 +120,19 @@ pub enum ProjectionError {
     TimedOut {
         /// The projection.
         name: &'static str,
-        /// Where it is.
+        /// Its position.
         position: Position,
-        /// Where it should have been.
+        /// The position that the caller waited for.
         wanted: Position,
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
-        /// What keeps it.
+        /// The reason for the delay.
         problem: String,
     },
 }
 
 impl ProjectionError {
-    /// The error without what the projection's own method said, which may hold values of events.
+    /// Returns the message without that of the projection's method or the store, which may hold values of events.
     pub(crate) fn to_redacted_string(&self) -> String {
         match self {
             Self::Stopped { name, position, .. } => {
@@ -138,7 +140,7 @@ impl ProjectionError {
             }
             Self::Damaged { name, position, .. } => {
                 format!(
-                    "projection `{name}` stopped before position {position}, what is stored cannot be read: the log says why"
+                    "projection `{name}` stopped before position {position}, the store cannot read an event: the log says why"
                 )
             }
             error => error.to_string(),
@@ -146,11 +148,11 @@ impl ProjectionError {
     }
 }
 
-/// Why a projection could not be rebuilt; its former state still stands, if it is kept in memory.
+/// Error of rebuilding a projection; state in memory is unchanged then.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RebuildError {
-    /// There is no way to make a new instance: it was given as a value.
+    /// The app cannot make a new instance, as it was given a value.
     #[error("projection `{name}` was given as a value; give the builder `.projection_with(..)`, or derive `Default`")]
     NoFactory {
         /// The projection.
@@ -159,7 +161,7 @@ pub enum RebuildError {
     /// The app has no such projection, or was shut down.
     #[error(transparent)]
     NotRunning(ProjectionError),
-    /// Its former state was in use for too long: a guard was not let go, or the method that handles an event does not
+    /// Its former state was in use for too long: a guard was not dropped, or the method that handles an event does not
     /// end.
     #[error(
         "projection `{name}` could not be replaced within {timeout:?}: an event is being handled, or a guard is held"
@@ -167,7 +169,7 @@ pub enum RebuildError {
     Busy {
         /// The projection.
         name: &'static str,
-        /// How long it was waited for.
+        /// The time limit.
         timeout: Duration,
     },
     /// Its rows are its own, so only a running app can replay events into them.
@@ -183,10 +185,10 @@ pub enum RebuildError {
         name: &'static str,
         /// The position of the event.
         position: Position,
-        /// What its method said.
+        /// The error of its method.
         error: String,
     },
-    /// It does not say in which tables its rows are, so nothing can replace them.
+    /// The attribute does not name the tables of its rows, so the store cannot replace them.
     #[error(
         "projection `{name}` does not say in which tables its rows are: write \
          `#[projection(name = \"{name}\", tables(\"..\"))]`"
@@ -195,7 +197,7 @@ pub enum RebuildError {
         /// The projection.
         name: &'static str,
     },
-    /// It does not say which rows belong to which aggregate.
+    /// The attribute does not name the column by which rows belong to an aggregate.
     #[error(
         "projection `{name}` does not say which rows belong to an aggregate: write \
          `#[projection(name = \"{name}\", tables(\"..\"), key = \"..\")]` with the column of the aggregate id, on methods that \
@@ -205,15 +207,15 @@ pub enum RebuildError {
         /// The projection.
         name: &'static str,
     },
-    /// Another process does what only one can do: it is rebuilding the projection, or feeds one whose rows are its own.
-    #[error("projection `{name}` is in the hands of {}", owner.as_deref().unwrap_or("another process"))]
+    /// A different process rebuilds the projection, or feeds it and its rows are its own: only one process can.
+    #[error("projection `{name}` is rebuilt or fed by {}", owner.as_deref().unwrap_or("another process"))]
     Elsewhere {
         /// The projection.
         name: &'static str,
-        /// Who does, if the store can tell: host, process, and more.
+        /// The name of that process, if the store knows it: host, process id, and more.
         owner: Option<Name>,
     },
-    /// Another process took over meanwhile. Calling it again begins where this one was, if that one is not at it.
+    /// A different process took over meanwhile. If it does not rebuild, a second call continues where this one stopped.
     #[error("rebuilding projection `{name}` was taken over by another process")]
     Lost {
         /// The projection.
@@ -222,13 +224,13 @@ pub enum RebuildError {
     /// The store could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// The store refused to make, fill, replace or remove rows, or could not be reached. Calling it again begins where
-    /// this one was.
+    /// The store refused to make, fill, replace or remove rows, or could not be reached. A second call continues where
+    /// this one stopped.
     #[error("projection `{name}` cannot be rebuilt")]
     Store {
         /// The projection.
         name: &'static str,
-        /// What the store said.
+        /// The error of the store.
         source: BoxError,
     },
 }

@@ -1,4 +1,4 @@
-//! What changes the state of a projection: events from a bus or a feed, and a rebuild.
+//! Changes to the state of a projection: by events from a bus or a feed, and by a rebuild.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -19,11 +19,11 @@ use crate::{
 };
 
 impl<P: Projection> ProjectionHandle<P> {
-    /// Handles one event by hand, as when the history of a stream is replayed to a new projection; an event that the
-    /// projection does not ask for is passed over. One that is given twice is counted twice.
+    /// Handles one event, as when the caller replays the history of a stream to a new projection; skips an event of a
+    /// type that the projection does not handle. An event that is given twice is counted twice.
     ///
     /// # Errors
-    /// What the projection's method returned, or that the event cannot be decoded; the state is left as the method left it.
+    /// If the projection's method fails, or the event cannot be decoded; the state stays as the method left it.
     ///
     /// # Examples
     /// ```
@@ -54,7 +54,7 @@ impl<P: Projection> ProjectionHandle<P> {
         self.handle_from_bus(&feed_delivery(&definition, event.clone(), &StateMap::new())).await
     }
 
-    /// Handles an event from a bus: at least once, in whatever order it comes.
+    /// Handles an event from a bus: at least once, and in any order.
     pub(crate) async fn handle_from_bus(&self, delivery: &Delivery) -> Result<(), HandlerError> {
         let delivery = delivery.clone().with_state(self.app_state().await);
         self.handle_if(&delivery, |_| true).await?;
@@ -64,7 +64,7 @@ impl<P: Projection> ProjectionHandle<P> {
         Ok(())
     }
 
-    /// Everything up to a position is handled, or more.
+    /// Raises the position to `position`, if it is lower.
     fn raise_position(&self, position: Position) {
         self.update(|progress| {
             progress.position = progress.position.max(position);
@@ -72,7 +72,8 @@ impl<P: Projection> ProjectionHandle<P> {
         });
     }
 
-    /// Handles an event from a feed, if it is the next one of `generation`. False: the position was set back.
+    /// Handles an event from a feed, if it is the next one of `generation`. Returns `false` if the position was set
+    /// back.
     pub(super) async fn handle_from_feed(&self, delivery: &Delivery, generation: u64) -> Result<bool, HandlerError> {
         let Some(position) = delivery.record().position() else {
             return Ok(true);
@@ -84,7 +85,7 @@ impl<P: Projection> ProjectionHandle<P> {
         Ok(self.advance(1, position, generation))
     }
 
-    /// Runs the method for an event, if `wanted` still holds once it is its turn.
+    /// Runs the method for an event, if `accepts` still holds once the state is free.
     async fn handle_if(
         &self,
         delivery: &Delivery,
@@ -98,7 +99,7 @@ impl<P: Projection> ProjectionHandle<P> {
                 }
                 let handled = self.run_method(delivery, state.project_mut(delivery)).await;
                 if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
-                    // under the lock, so that whoever replaces the state knows what it includes
+                    // under the lock, so that a replacement of the state knows which events it includes
                     self.raise_position(position);
                 }
                 handled
@@ -118,8 +119,8 @@ impl<P: Projection> ProjectionHandle<P> {
         run_watched(&P::definition(), self.activity(), delivery, handled, &self.clock()).await
     }
 
-    /// Replaces the state by `fresh`, brought up to date by `catch_up` while events wait; waits for guards to be let go
-    /// no longer than `guard_timeout`.
+    /// Replaces the state by `fresh`, which `catch_up` brings up to date while events wait; waits at most
+    /// `guard_timeout` for guards to be dropped.
     pub(super) async fn replace_state<E: From<ProjectionError>>(
         &self,
         mut fresh: P,
@@ -138,6 +139,7 @@ impl<P: Projection> ProjectionHandle<P> {
                 .await
                 .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?,
         };
+        // the lock keeps events out, so `target` is final, and no event is missing or handled twice
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;
@@ -151,7 +153,7 @@ impl<P: Projection> ProjectionHandle<P> {
     }
 }
 
-/// Runs a projection's method under its time limit; a panic is an error of that event.
+/// Runs a projection's method under its time limit; a panic counts as an error of the event.
 pub(super) async fn run_watched(
     definition: &ProjectionDefinition,
     activity: &Arc<Activity>,
@@ -168,7 +170,7 @@ pub(super) async fn run_watched(
     }
 }
 
-/// A delivery as a projection gets it from a feed.
+/// Makes the delivery of a record from a feed.
 pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedEvent, state: &StateMap) -> Delivery {
     Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
 }
@@ -253,7 +255,7 @@ mod tests {
         let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
         let replaced = seen.replace_state(Seen(1), Position::new(1), None, included);
         replaced.await.unwrap();
-        assert!(!handle(0).await, "it was in hand before");
+        assert!(!handle(0).await, "it was read before the state was replaced");
         assert!(handle(1).await);
         assert_eq!(seen.read().await.0, 1);
     }

@@ -1,4 +1,4 @@
-//! An event that could not be handled, and when it is tried again.
+//! Retries of an event that a projection could not handle.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::{
     port::{HandlerError, HandlerErrorKind, RetryPolicy},
 };
 
-/// How often, and after which delays, a projection tries an event again: 3 times, from 100 ms.
+/// A projection retries an event 3 times, with a backoff from 100 ms.
 const EVENT_RETRY_POLICY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(3),
@@ -19,14 +19,14 @@ const EVENT_RETRY_POLICY: RetryPolicy = RetryPolicy {
 #[derive(Debug)]
 pub(super) struct EventRetry {
     pub(super) position: Position,
-    /// How often it was tried.
+    /// Number of attempts so far.
     pub(super) attempts: u32,
-    /// What came of it at last.
+    /// The error of the last attempt.
     pub(super) error: HandlerError,
 }
 
 impl EventRetry {
-    /// Whether it is not tried again.
+    /// Returns `true` if no retry follows.
     pub(super) fn is_final(&self) -> bool {
         self.error.is_permanent() || !EVENT_RETRY_POLICY.allows(self.attempts)
     }
@@ -38,7 +38,7 @@ impl EventRetry {
         );
     }
 
-    /// After which time it is tried again.
+    /// Returns the backoff before the next attempt.
     pub(super) fn delay(&self) -> Duration {
         match self.error.kind() {
             HandlerErrorKind::RetryAfter(delay) => delay,

@@ -1,11 +1,11 @@
-//! What a projection was fed with: the event types that its owners knew, noted beside its checkpoint.
+//! Fed types of a projection: the event types that its owners knew, noted beside its checkpoint.
 //!
-//! Two releases of a projection share its rows while one is rolled out over the other, and the older one passes events by
-//! that only the newer one knows. So an owner that knows more takes the role from one that knows less, and whoever comes to
-//! feed the projection looks whether events of its types were passed by.
+//! Two releases of a projection share its rows while one is rolled out over the other, and the older one misses events
+//! of types that only the newer one knows. So a process that knows more types seizes the lease from an owner that knows
+//! fewer, and each new owner checks whether events of its types were missed.
 //!
-//! Keep: a type counts as fed up to the checkpoint only if every owner since its first event knew it; the note is changed
-//! under the lease, and says what was passed by until a rebuild has brought it.
+//! Invariant: a type counts as fed up to the checkpoint only if every owner since its first event knew it. The owner
+//! changes the note under the lease, and the note lists missed types until a rebuild has handled their events.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -28,31 +28,31 @@ use crate::{
 
 /// Stands for every type.
 const ALL_TYPES: &str = "*";
-/// For how long the role must be free before it is taken by a process that knows less than the last owner did: that one
-/// may only be starting anew.
+/// Time for which the lease must be free before a process acquires it that knows fewer types than the last owner, which
+/// may only be restarting.
 const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
-/// How soon a rebuild that failed is tried again.
+/// Delay until a failed rebuild is retried.
 const REBUILD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What the owner of a projection knows, or what is noted of all its owners.
+/// The event types that one owner of a projection knows, or the note about all its owners.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct FedTypes {
     /// The event types that the last owner knew, each with its highest schema version.
     types: BTreeMap<String, u32>,
-    /// The types that are not known to have been fed with everything up to the checkpoint, and from where on they were
-    /// passed by.
+    /// The types of which events up to the checkpoint may be missing, each with the position after which owners missed
+    /// them.
     unfed: BTreeMap<String, u64>,
 }
 
-/// What is to be done before a projection is fed.
+/// Outcome of the check for missed events, before a projection is fed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum TypeCheck {
-    /// Nothing: it was fed with everything.
+    /// No events were missed.
     Complete,
-    /// Its rows are to be rebuilt beside, as events were passed by.
+    /// Events were missed: the owner rebuilds the rows beside the live ones.
     NeedsRebuild,
-    /// It stopped, as events were passed by and nothing can rebuild it here.
+    /// Events were missed, and this process cannot rebuild: the projection stopped.
     Stopped,
 }
 
@@ -71,7 +71,7 @@ impl FedTypes {
         Self { types, unfed: BTreeMap::new() }
     }
 
-    /// Whether it knows every type of another one, in its version.
+    /// Returns `true` if it knows every type of `other`, in its version or a higher one.
     fn covers(&self, other: &Self) -> bool {
         let knows = |(name, version): (&String, &u32)| self.types.get(name).is_some_and(|known| known >= version);
         self.types.contains_key(ALL_TYPES) || other.types.iter().all(knows)
@@ -81,7 +81,7 @@ impl FedTypes {
         self.types.contains_key(ALL_TYPES) || self.types.contains_key(event_type)
     }
 
-    /// What is noted when an owner that knows `own` begins at a checkpoint, before it is known which events there are.
+    /// Returns the note for an owner that knows `own` and begins at a checkpoint, before it counts the missed events.
     fn after_owner_change(&self, own: &Self, checkpoint: Position) -> Self {
         let mut unfed = self.unfed.clone();
         for dropped in self.types.keys().filter(|name| *name != ALL_TYPES && !own.knows(name)) {
@@ -93,18 +93,18 @@ impl FedTypes {
         Self { types: own.types.clone(), unfed }
     }
 
-    /// What is noted when an operator says that the rows are right as they are.
+    /// Returns the note for rows that an operator accepts as they are.
     fn after_acceptance(&self, own: &Self, checkpoint: Position) -> Self {
         let mut fed_types = self.after_owner_change(own, checkpoint);
         fed_types.unfed.retain(|name, _| !own.knows(name));
         fed_types
     }
 
-    /// What is noted after a rebuild from the first event by a process that knows `own`: what it does not know is missing
-    /// from the first event on.
+    /// Returns the note after a rebuild from the first event by a process that knows `own`: events of types that it
+    /// does not know are missing from the first one on.
     fn after_rebuild(&self, own: &Self) -> Self {
-        let passed_by = self.unfed.keys().filter(|name| !own.knows(name));
-        Self { types: own.types.clone(), unfed: passed_by.map(|name| (name.clone(), 0)).collect() }
+        let missed = self.unfed.keys().filter(|name| !own.knows(name));
+        Self { types: own.types.clone(), unfed: missed.map(|name| (name.clone(), 0)).collect() }
     }
 }
 
@@ -125,17 +125,17 @@ async fn save_fed_types(context: &RunnerContext, role: &Name, fed_types: &FedTyp
     Ok(())
 }
 
-/// Notes that a projection was, or is from now on, rebuilt from the first event with all types that this process knows,
-/// which has the role.
+/// Notes that this process, which holds the lease, has rebuilt a projection, or begins to, from the first event with
+/// all types that it knows.
 ///
 /// # Errors
-/// If the role has passed to another process, or the store cannot be asked; the former note stands then, perhaps.
+/// If a different process may hold the lease, or the store cannot be reached; the former note may stand then.
 pub(super) async fn record_rebuild<P: Projection>(
     context: &RunnerContext,
     held_lease: &HeldLease,
 ) -> Result<(), BoxError> {
     if held_lease.may_have_expired() {
-        return Err("the role has passed to another process".into());
+        return Err("another process may hold the lease by now".into());
     }
     let (role, mut fed_types) = (projection_role(P::definition().name), FedTypes::from_filter(P::definition().events));
     if let Some(former) = load_fed_types(context, &role).await? {
@@ -145,8 +145,8 @@ pub(super) async fn record_rebuild<P: Projection>(
 }
 
 impl<P: Projection> ProjectionHandle<P> {
-    /// Notes that the rows are right though events were passed by; lets the projection go on. Returns `true` if something
-    /// was noted as passed by.
+    /// Notes that the rows are right although events were missed, and resumes the projection. Returns `true` if that
+    /// changed the note.
     pub(crate) async fn accept_missed_events(
         &self,
         context: &RunnerContext,
@@ -155,7 +155,7 @@ impl<P: Projection> ProjectionHandle<P> {
         let definition = P::definition();
         let name = definition.name;
         if definition.kind == ProjectionKind::InMemory {
-            return Ok(false); // it is folded from the first event at each start
+            return Ok(false); // each start replays it from the first event
         }
         let lease_request = LeaseRequest {
             store: Arc::clone(&context.store),
@@ -186,19 +186,19 @@ impl<P: Projection> ProjectionHandle<P> {
     }
 }
 
-/// Whether this process may take the role, and whether it is to take it from its owner.
+/// Comparison of the types that this process knows with those of the last owner; decides how it gets the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TypeComparison {
-    /// It takes the role when it is free.
+    /// Acquires the lease when it is free.
     Same,
-    /// It knows more than the owner.
+    /// Seizes the lease from its owner, which knows fewer types.
     KnowsMore,
-    /// It knows less than the last owner: it takes the role when that was free for long.
+    /// Acquires the lease when it was free for long, as the last owner knew more types.
     KnowsLess,
 }
 
 impl<P: Projection> ProjectionRunner<P> {
-    /// How what this process knows compares to what the last owner knew.
+    /// Compares the types that this process knows with those of the last owner.
     pub(super) async fn compare_types(&self) -> Result<TypeComparison, BoxError> {
         let own = FedTypes::from_filter(P::definition().events);
         Ok(match load_fed_types(&self.context, &projection_role(P::definition().name)).await? {
@@ -209,7 +209,8 @@ impl<P: Projection> ProjectionRunner<P> {
         })
     }
 
-    /// Whether the role was free for so long that a process may take it that knows less than the last owner.
+    /// Returns `true` if the lease was free for so long that a process may acquire it that knows fewer types than the
+    /// last owner.
     pub(super) async fn is_lease_free_for_long(
         &self,
         free_since: &mut Option<tokio::time::Instant>,
@@ -223,12 +224,12 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(clock.elapsed(since) >= FREE_LEASE_WAIT)
     }
 
-    /// Looks, once it has the role, whether events of its types were passed by.
+    /// Checks, once this process holds the lease, whether events of its types were missed.
     pub(super) async fn check_types(&self, held_lease: &HeldLease) -> Result<TypeCheck, BoxError> {
         let (definition, role) = (P::definition(), &held_lease.lease().role);
         let own = FedTypes::from_filter(definition.events);
         if self.handle.progress().borrow().must_reset_checkpoint {
-            // everything is fed again
+            // a restart: the feed begins at the first event anyway
             self.context.store.save_checkpoint(role, Position::START).await?;
             record_rebuild::<P>(&self.context, held_lease).await?;
             return Ok(TypeCheck::Complete);
@@ -260,8 +261,8 @@ impl<P: Projection> ProjectionRunner<P> {
         if definition.kind == ProjectionKind::Transactional && !definition.tables.is_empty() {
             tracing::warn!(
                 projection = definition.name, %checkpoint, types,
-                "an older release fed the projection and passed events of these types by: it is rebuilt, and its rows \
-                 serve meanwhile"
+                "an older release fed the projection and missed events of these types: this process rebuilds it, and its \
+                 rows serve meanwhile"
             );
             return Ok(TypeCheck::NeedsRebuild);
         }
@@ -273,7 +274,7 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(TypeCheck::Stopped)
     }
 
-    /// How many events of a type there are between two positions; of all types those that were not known before.
+    /// Counts the events of a type between two positions; for [`ALL_TYPES`] those of types that `former` does not name.
     async fn count_events_of(
         &self,
         name: &str,
@@ -292,7 +293,7 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(all - store.count_events(after, through, &FeedFilter::all().event_types(known)).await?)
     }
 
-    /// Rebuilds the rows beside the live ones, and tries again while it has the role.
+    /// Rebuilds the rows beside the live ones; retries while this process holds the lease.
     pub(super) async fn rebuild_until_done(&self, held_lease: &HeldLease, cancel: &CancellationToken) {
         let (projection, mut outage) = (P::definition().name, Outage::new(self.context.clock.clone()));
         while !held_lease.ended().is_cancelled() {
@@ -301,7 +302,7 @@ impl<P: Projection> ProjectionRunner<P> {
                 Ok(rebuilt) => {
                     return tracing::info!(
                         projection, events = rebuilt.events, took = ?rebuilt.took,
-                        "the projection was rebuilt with the events that were passed by"
+                        "the projection was rebuilt with the missed events"
                     );
                 }
                 Err(error) if outage.begins() => {

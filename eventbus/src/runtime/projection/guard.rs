@@ -8,7 +8,7 @@ use crate::domain::stream::Position;
 
 /// A view of a projection; derefs to its state.
 ///
-/// For a projection whose state is in memory it is a read lock: events wait while it is held, so let it go before the
+/// For a projection whose state is in memory it is a read lock: events wait while it is held, so drop it before the
 /// next `.await`.
 pub struct ProjectionGuard<'a, P> {
     state: StateRef<'a, P>,

@@ -1,4 +1,4 @@
-//! A projection with how far it has come.
+//! Handles of projections: the state and its progress, shared by the runner and the readers.
 
 use std::{
     fmt,
@@ -21,9 +21,9 @@ use crate::{
     runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
 };
 
-/// A projection with how far it has come. Cloning shares it.
+/// A projection with its position. Clones share both.
 ///
-/// An app makes and feeds its own ([`App::projection`](crate::App::projection)); by hand it is fed from a bus
+/// An app makes and feeds its own ([`App::projection`](crate::App::projection)); without an app, feed it from a bus
 /// ([`EventBusExt::subscribe_all`](crate::EventBusExt::subscribe_all)) or from a store
 /// ([`ProjectionHandle::rebuild`]).
 ///
@@ -60,7 +60,7 @@ struct ProjectionInner<P> {
     /// The clock of the app that feeds it.
     clock: Mutex<SharedClock>,
     activity: Arc<Activity>,
-    /// The positions that it skips, sorted; `None` if they are to be asked for.
+    /// The positions that it skips, sorted; `None` if they are to be loaded.
     skips: Mutex<Option<Arc<[Position]>>>,
 }
 
@@ -72,7 +72,7 @@ pub(super) enum ProjectionState<P> {
 }
 
 impl<P> ProjectionState<P> {
-    /// Whether an event is being handled, or one waits for a guard to be let go.
+    /// Returns `true` if an event is being handled, or waits for a guard to be dropped.
     fn is_in_use(&self) -> bool {
         match self {
             Self::Locked(lock) => lock.try_read().is_err(),
@@ -105,7 +105,7 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Reads the state as it is now; waits while an event is being handled.
     ///
-    /// A task that holds a guard and asks for another one may wait for ever: an event that came in between waits for
+    /// A task that holds a guard and requests a second one may wait for ever: an event that came in between waits for
     /// the first, and the second for that event.
     pub async fn read(&self) -> ProjectionGuard<'_, P> {
         let view = match &self.0.state {
@@ -115,7 +115,7 @@ impl<P: Projection> ProjectionHandle<P> {
         ProjectionGuard::new(view, self.position())
     }
 
-    /// The position up to which every event is included; fed from a bus, the highest position of those handled.
+    /// Returns the position up to which all events are included; fed from a bus, the highest position of those handled.
     #[must_use]
     pub fn position(&self) -> Position {
         self.0.progress.borrow().position
@@ -152,12 +152,12 @@ impl<P: Projection> ProjectionHandle<P> {
         &self.0.state
     }
 
-    /// What its methods run at the moment.
+    /// Returns the runs of its methods at the moment.
     pub(super) fn activity(&self) -> &Arc<Activity> {
         &self.0.activity
     }
 
-    /// The positions that it skips, asked for once until they are [forgotten](Self::clear_cached_skips).
+    /// Returns the positions that it skips; loads them once until they are [cleared](Self::clear_cached_skips).
     pub(super) async fn skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
         if let Some(known) = self.cached_skips() {
             return Ok(known);
@@ -167,17 +167,17 @@ impl<P: Projection> ProjectionHandle<P> {
         Ok(positions)
     }
 
-    /// The positions that it skips, if they were asked for.
+    /// Returns the positions that it skips, if loaded.
     pub(super) fn cached_skips(&self) -> Option<Arc<[Position]>> {
         self.lock_skips().clone()
     }
 
-    /// Says that what it skips may have changed.
+    /// Clears the loaded positions, as an operator may have changed them.
     pub(crate) fn clear_cached_skips(&self) {
         *self.lock_skips() = None;
     }
 
-    /// How many events it skips, as far as is known.
+    /// Returns the number of loaded positions up to `position` that it skips.
     pub(super) fn count_skipped(&self, position: Position) -> u64 {
         let skips = self.lock_skips();
         skips.iter().flat_map(|skips| skips.iter()).filter(|skipped| **skipped <= position).count() as u64

@@ -1,4 +1,4 @@
-//! Rebuilding state in memory: a new instance is folded beside the old one, then takes its place.
+//! Rebuilding state in memory: replays the feed into a new instance beside the old one, then replaces that.
 
 use std::{sync::Arc, time::Duration};
 
@@ -51,7 +51,7 @@ impl<P: Projection> ProjectionHandle<P> {
     }
 }
 
-/// A fold of a store's feed, from where it has come.
+/// A replay of a store's feed, with its progress.
 struct Replay<'a> {
     store: &'a dyn EventStore,
     skips: Arc<[Position]>,
@@ -63,7 +63,7 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Folds everything up to `target`: writers that do not pause would keep it from ever coming to the end.
+    /// Replays all events up to `target`: without that limit, writers that do not pause would keep it from ever ending.
     async fn replay_until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
         const REPORT_EVERY: u64 = 256;
         let mut position = self.meter.progress.position;

@@ -1,4 +1,4 @@
-//! How far a projection has come.
+//! Progress of a projection: its position, its stops and its problems.
 
 use time::OffsetDateTime;
 use tokio::sync::watch;
@@ -15,47 +15,49 @@ use crate::{
     runtime::definition::Projection,
 };
 
-/// How far a projection has come.
+/// Progress of a projection in this process.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ProjectionProgress {
     pub(super) position: Position,
-    /// Grows whenever the position was set back: whoever reads the feed starts anew.
+    /// Grows whenever the position is set back or the state is replaced: the reader of the feed starts anew.
     pub(super) generation: u64,
-    /// Whether the checkpoint in the store has yet to be set back too.
+    /// Set while the checkpoint in the store has yet to be set back too.
     pub(super) must_reset_checkpoint: bool,
-    /// Events handled since then.
+    /// Number of events handled since the last restart.
     pub(super) events: u64,
     pub(super) stopped: Option<ProjectionError>,
-    /// Why the feed or the checkpoint is not available at the moment.
+    /// The error that makes the feed or the checkpoint unavailable at the moment.
     pub(super) problem: Option<String>,
-    /// Since when, and the database's own word for it, if it has one.
+    /// Time of the first such error.
     pub(super) problem_since: Option<OffsetDateTime>,
+    /// The database's own report of the problem, if it has one.
     pub(super) server_fault: Option<ServerFault>,
-    /// Since when it is stopped, and at which position: it has stopped until it gets past that.
+    /// Time of the stop.
     pub(super) stopped_since: Option<OffsetDateTime>,
+    /// Position of the stop: a later one ends it.
     pub(super) stopped_at: Position,
-    /// Whether this process feeds it; another one may do it instead.
+    /// Set while this process feeds it.
     pub(super) is_owner: bool,
-    /// Whether the app that fed it does so no more.
+    /// Set once the app that fed it was shut down.
     pub(super) is_app_stopped: bool,
 }
 
 impl ProjectionProgress {
-    /// What it waits for, if its store is not available.
+    /// Returns the server that it waits for, if its store is not available.
     pub(super) fn waiting(&self, name: &'static str) -> Option<WaitingForServer> {
         let since = self.problem_since?;
         let fault = self.server_fault.as_ref().map_or_else(|| "it cannot be used".into(), ToString::to_string);
         Some(WaitingForServer { name: name.into(), fault, since: rfc3339(since) })
     }
 
-    /// Why the position will not grow any more, if so.
+    /// Returns why the position will not grow any more; `None` if it may.
     pub(super) fn end_reason(&self, name: &'static str) -> Option<ProjectionError> {
         let shut_down = ProjectionError::ShutDown { name, position: self.position };
         self.stopped.clone().or(self.is_app_stopped.then_some(shut_down))
     }
 }
 
-/// While it is there, an app feeds the projection.
+/// Marks a projection as fed by an app, until dropped.
 pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
 impl<'a> FeedGuard<'a> {
@@ -72,7 +74,8 @@ impl Drop for FeedGuard<'_> {
 }
 
 impl<P: Projection> ProjectionHandle<P> {
-    /// Says that everything up to `position` is handled, `events` more. False: the position was set back meanwhile.
+    /// Records that all events up to `position` are handled, `events` more. Returns `false` if the position was set
+    /// back meanwhile.
     pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
         let mut current = true;
         self.update(|progress| {
@@ -87,7 +90,7 @@ impl<P: Projection> ProjectionHandle<P> {
         current
     }
 
-    /// Says that the owner in this process has handled `events` more, and everything up to `position`.
+    /// Records that this process, the owner, has handled `events` more, and all events up to `position`.
     pub(super) fn advance_by_owner(&self, events: u64, position: Position) {
         self.update(|progress| {
             progress.position = position;
@@ -96,8 +99,7 @@ impl<P: Projection> ProjectionHandle<P> {
         });
     }
 
-    /// Changes it. A projection that gets past where it stopped goes on; the log is told if one that stopped does. Returns
-    /// what `change` does.
+    /// Applies `change` and returns its result. Resumes a projection that gets past its stop; logs each end of a stop.
     pub(super) fn update(&self, change: impl FnOnce(&mut ProjectionProgress) -> bool) -> bool {
         let mut ended_since = None;
         let changed = self.progress().send_if_modified(|progress| {
@@ -115,7 +117,8 @@ impl<P: Projection> ProjectionHandle<P> {
         changed
     }
 
-    /// Takes the position of the checkpoint, wherever it is, unless it is to be set back. False: it is where it was.
+    /// Takes the position of the checkpoint, also a lower one, unless the checkpoint is to be set back. Returns `true`
+    /// if the position has changed.
     pub(super) fn follow_checkpoint(&self, position: Position) -> bool {
         self.update(|progress| {
             let moved = progress.position != position && !progress.must_reset_checkpoint;
@@ -130,7 +133,7 @@ impl<P: Projection> ProjectionHandle<P> {
         })
     }
 
-    /// Says that the checkpoint is where the position was set back to.
+    /// Records that the checkpoint was set back too, unless the position was set back again meanwhile.
     pub(super) fn confirm_checkpoint_reset(&self, generation: u64) {
         self.progress().send_if_modified(|progress| {
             progress.must_reset_checkpoint &= progress.generation != generation;
@@ -138,19 +141,19 @@ impl<P: Projection> ProjectionHandle<P> {
         });
     }
 
-    /// Says whether this process feeds it.
+    /// Records whether this process feeds it.
     pub(super) fn set_owner(&self, is_owner: bool) {
         self.progress().send_modify(|progress| progress.is_owner = is_owner);
     }
 
-    /// Whether it stopped at the event there.
+    /// Returns `true` if it stopped at the event at `wanted`.
     fn is_stopped_at(&self, wanted: Position) -> bool {
         let progress = self.progress().borrow();
         matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position == wanted)
     }
 
-    /// Whether it may go on if it skips the event there: it stopped at that one, or before a damaged one, which is that
-    /// one perhaps.
+    /// Returns `true` if skipping this event may resume it: it stopped at the event, or before a damaged one, which may
+    /// be this one.
     pub(crate) fn may_resume_after(&self, skipped: Position) -> bool {
         let progress = self.progress().borrow();
         let is_before =
@@ -159,12 +162,13 @@ impl<P: Projection> ProjectionHandle<P> {
         is_before || self.is_stopped_at(skipped)
     }
 
-    /// Whether it stopped before what cannot be read: then it has handled everything before, and nothing of that.
+    /// Returns `true` if it stopped before an event that cannot be read: it has handled all events before it, and no
+    /// part of it.
     pub(crate) fn is_stopped_before_damage(&self) -> bool {
         matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. }))
     }
 
-    /// Lets it go on if it stopped at an event that it is to skip since then.
+    /// Resumes it if an operator has skipped the event at which it stopped.
     pub(super) async fn resume_if_skipped(&self, store: &dyn EventStore) {
         let known = self.cached_skips().unwrap_or_default();
         self.clear_cached_skips();
@@ -174,18 +178,18 @@ impl<P: Projection> ProjectionHandle<P> {
         }
     }
 
-    /// Lets it go on after it stopped. False: it did not stop.
+    /// Resumes it. Returns `false` if it was not stopped.
     pub(crate) fn resume(&self) -> bool {
         self.update(|progress| progress.stopped.take().is_some())
     }
 
-    /// Lets it go on if it stopped for something that is not there any more: what an older release had passed by, or what
-    /// could not be read.
+    /// Resumes it if the reason of its stop is gone: events that an older release missed, or an event that could not be
+    /// read.
     pub(super) fn resume_if(&self, is_gone: impl FnOnce(&ProjectionError) -> bool) {
         self.update(|progress| progress.stopped.take_if(|stopped| is_gone(stopped)).is_some());
     }
 
-    /// Lets it go on if the event before which it stopped was handled elsewhere.
+    /// Resumes it if a different process has handled the event before which it stopped.
     pub(super) fn resume_past(&self, checkpoint: Position) {
         self.update(|progress| {
             let is_past = matches!(
@@ -201,7 +205,7 @@ impl<P: Projection> ProjectionHandle<P> {
         });
     }
 
-    /// Sets the position back, so that the whole feed is handled again.
+    /// Sets the position back to the start, so that the owner handles the whole feed again.
     pub(super) fn restart(&self) {
         self.update(|progress| {
             progress.position = Position::START;
@@ -213,13 +217,12 @@ impl<P: Projection> ProjectionHandle<P> {
         });
     }
 
-    /// Follows the checkpoint again, which is another process's and was not set back.
+    /// Follows the checkpoint again, which belongs to a different process and was not set back.
     pub(super) fn undo_restart(&self) {
         self.progress().send_modify(|progress| progress.must_reset_checkpoint = false);
     }
 
-    /// Says what keeps the feed or the checkpoint from being used, or that nothing does any more. Returns `true` if that is
-    /// new.
+    /// Sets or clears the error that makes the feed or the checkpoint unavailable. Returns `true` if an outage begins.
     pub(super) fn set_problem(&self, problem: Option<(String, Option<ServerFault>)>) -> bool {
         let (problem, server_fault) = problem.map_or((None, None), |(problem, fault)| (Some(problem), fault));
         let (mut began, mut ended_since, now) = (false, None, self.clock().now());
@@ -240,12 +243,12 @@ impl<P: Projection> ProjectionHandle<P> {
         began
     }
 
-    /// Says in the log that what kept it from going on since then is over.
+    /// Logs the end of a stop or an outage.
     fn log_recovery(&self, since: OffsetDateTime) {
         tracing::info!(projection = P::definition().name, lasted = ?lasted(since, self.clock().now()), "projection goes on");
     }
 
-    /// Says that an app feeds it, until the result is dropped.
+    /// Marks it as fed by an app, until the guard is dropped.
     pub(super) fn feed_guard(&self) -> FeedGuard<'_> {
         FeedGuard::new(self.progress())
     }
@@ -259,13 +262,13 @@ impl<P: Projection> ProjectionHandle<P> {
         } else {
             tracing::error!(
                 projection = definition.name, %position, event_type = %record.event_type(), %error,
-                "projection stopped before an event, which it tries again every minute: mend what it fails at, or skip it"
+                "projection stopped before an event and retries it every minute: fix its error, or skip the event"
             );
         }
         self.stop(ProjectionError::Stopped { name: definition.name, position, error: error.to_string() }, generation);
     }
 
-    /// Stops before what the store holds and cannot be read.
+    /// Stops before an event that the store cannot read.
     pub(super) fn stop_at_damage(&self, error: &BoxError) {
         let name = P::definition().name;
         let (position, generation) = {
@@ -278,7 +281,7 @@ impl<P: Projection> ProjectionHandle<P> {
         } else {
             tracing::error!(
                 projection = name, %position, error,
-                "projection stopped before an event that cannot be read, which it tries again every minute: mend it, or skip it"
+                "projection stopped before an event that cannot be read and retries it every minute: repair or skip it"
             );
         }
         self.stop(ProjectionError::Damaged { name, position, error }, generation);

@@ -22,20 +22,20 @@ use crate::{
     runtime::definition::{Projection, ProjectionKind},
 };
 
-/// How often a rebuild that another process may have to do looks who feeds the projection.
+/// Interval at which a rebuild through the runner checks that this process still feeds the projection.
 const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a rebuild did.
+/// Result of a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Rebuilt {
     /// Events handled, those before an interruption included.
     pub events: u64,
-    /// Events left out, as an operator had [them skipped](crate::App::skip_event).
+    /// Events left out because an operator [skipped them](crate::App::skip_event).
     pub skipped: u64,
-    /// The position up to which the new state includes everything.
+    /// The position up to which the new state includes all events.
     pub position: Position,
-    /// How long it took, the time before an interruption not included; in seconds where it is serialized.
+    /// Duration, the time before an interruption not included; in seconds where it is serialized.
     #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
 }
@@ -47,7 +47,7 @@ impl Rebuilt {
 }
 
 impl<P: Projection> ProjectionHandle<P> {
-    /// What a rebuild did that ended so.
+    /// Returns the result of a rebuild with this last progress.
     pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
         Rebuilt::from_progress(end, self.count_skipped(end.position))
     }
@@ -69,7 +69,7 @@ impl<'a, T> Rebuild<'a, T> {
         Self { start: Box::new(start), report: Box::new(drop) }
     }
 
-    /// Tells `report` how far it has come, now and then and at the end.
+    /// Calls `report` with the progress, now and then and at the end.
     pub fn on_progress(mut self, report: impl FnMut(RebuildProgress) + Send + 'a) -> Self {
         self.report = Box::new(report);
         self
@@ -94,8 +94,8 @@ impl<'a, T> IntoFuture for Rebuild<'a, T> {
 impl<P: Projection> ProjectionHandle<P> {
     /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
     ///
-    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards are
-    /// counted again.
+    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards
+    /// are counted again.
     ///
     /// # Errors
     /// [`RebuildError`]; the former state still stands.
@@ -103,7 +103,7 @@ impl<P: Projection> ProjectionHandle<P> {
         Rebuild::new(move |report| Box::pin(self.replay_in_memory(store, report, None)))
     }
 
-    /// Rebuilds as its kind demands, while an app feeds it; waits for guards to be let go no longer than `guard_timeout`.
+    /// Rebuilds as its kind demands, while an app feeds it; waits at most `guard_timeout` for guards to be dropped.
     pub(crate) async fn rebuild_in_app(
         &self,
         context: &RunnerContext,
@@ -123,7 +123,7 @@ impl<P: Projection> ProjectionHandle<P> {
         }
     }
 
-    /// Has a running app handle every event again, through the instance it has.
+    /// Restarts the runner of a running app at the first event, with its existing instance, and waits for it.
     async fn replay_through_runner(
         &self,
         context: &RunnerContext,
@@ -146,7 +146,7 @@ impl<P: Projection> ProjectionHandle<P> {
             if let Some(error) = now.end_reason(definition.name) {
                 return Err(error.into());
             }
-            // an error means that the sender is gone, which `self` keeps from happening
+            // an error would mean a dropped sender, which `self` owns
             let _ = context.clock.timeout(OWNER_CHECK_INTERVAL, progress.changed()).await;
             if !self.progress().borrow().is_owner {
                 let checked = self.check_is_fed_here(context).await;
@@ -158,7 +158,7 @@ impl<P: Projection> ProjectionHandle<P> {
         }
     }
 
-    /// Refuses what only the process that feeds the projection can do.
+    /// Fails if a different process feeds the projection: only that one can rebuild it.
     async fn check_is_fed_here(&self, context: &RunnerContext) -> Result<(), RebuildError> {
         let name = self.definition().name;
         let role = projection_role(name);

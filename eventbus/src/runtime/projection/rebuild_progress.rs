@@ -1,4 +1,4 @@
-//! How far a rebuild has come, as values and as a bar.
+//! Progress of a rebuild, as values and as a bar.
 
 use std::{fmt, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::rebuild::ProgressCallback;
 use crate::domain::{clock::SharedClock, shown, stream::Position};
 
-/// How far a rebuild has come; `Display` shows it as a bar.
+/// Progress of a rebuild; `Display` shows it as a bar.
 ///
 /// ```text
 /// order-rows [########------] 57 % 1,140,000 of 2,000,000 events, 81,000/s, 10 s left
@@ -20,13 +20,13 @@ pub struct RebuildProgress {
     pub name: &'static str,
     /// Events handled so far, those before an interruption included.
     pub events: u64,
-    /// How many events there are for it; those that come while it is rebuilt are added when they are handled.
+    /// Number of events to handle; events appended during the rebuild are added when they are handled.
     pub of: u64,
-    /// Everything up to here is handled.
+    /// All events up to this position are handled.
     pub position: Position,
     /// The end of the store when the rebuild began: `position` gets at least there.
     pub target: Position,
-    /// How long it has taken, the time before an interruption not included; in seconds where it is serialized.
+    /// Duration so far, the time before an interruption not included; in seconds where it is serialized.
     #[serde(serialize_with = "shown::duration")]
     pub took: Duration,
     /// Events that were handled before an interruption.
@@ -35,20 +35,20 @@ pub struct RebuildProgress {
 }
 
 impl RebuildProgress {
-    /// The share that is done, from 0 to 1.
+    /// Returns the handled share of the events, from 0 to 1.
     #[must_use]
     pub fn share(&self) -> f64 {
         if self.of == 0 { 1.0 } else { self.events as f64 / self.of as f64 }
     }
 
-    /// Events per second.
+    /// Returns the events handled per second.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         let seconds = self.took.as_secs_f64();
         if seconds > 0.0 { self.events.saturating_sub(self.resumed) as f64 / seconds } else { 0.0 }
     }
 
-    /// About how long it takes yet; `None` as long as nobody can tell.
+    /// Estimates the remaining time; `None` until the first events are handled.
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         let events = self.of.saturating_sub(self.events) as f64;
@@ -78,7 +78,7 @@ impl fmt::Display for RebuildProgress {
     }
 }
 
-/// A number with commas between thousands.
+/// Returns a number with commas between thousands.
 fn with_thousands_commas(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -99,7 +99,7 @@ fn human_duration(time: Duration) -> String {
     }
 }
 
-/// Counts what is handled, and tells.
+/// Counts handled events, and reports the progress.
 pub(super) struct ProgressMeter<'a> {
     report: ProgressCallback<'a>,
     pub(super) progress: RebuildProgress,
@@ -127,13 +127,13 @@ impl<'a> ProgressMeter<'a> {
         Self { report, progress: now, began: clock.instant(), clock }
     }
 
-    /// Says that so many events were handled before an interruption, up to `position`.
+    /// Records the events handled before an interruption, up to `position`.
     pub(super) fn resume_at(&mut self, events: u64, position: Position) {
         (self.progress.events, self.progress.resumed) = (events, events);
         self.advance(0, position);
     }
 
-    /// Says that so many events more are handled, and everything up to `position`.
+    /// Records `events` more as handled, and all events up to `position`.
     pub(super) fn advance(&mut self, events: u64, position: Position) {
         self.progress.events += events;
         self.progress.of = self.progress.of.max(self.progress.events);

@@ -7,9 +7,9 @@ use crate::runtime::definition::ProjectionDefinition;
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ProjectionRegistration {
-    /// What the annotation and the methods say.
+    /// The definition, from the attribute and the methods.
     pub definition: fn() -> ProjectionDefinition,
-    /// Makes the default instance, if there is one.
+    /// Makes the default instance, if the projection has one.
     pub instance: fn() -> Option<AnyProjection>,
 }
 

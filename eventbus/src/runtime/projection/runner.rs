@@ -1,9 +1,9 @@
 //! The runner: feeds one projection from a store's feed, live and rebuild alike.
 //!
-//! State in memory is fed in every process. What is kept elsewhere is fed by one process at a time, the owner of the lease
-//! `projection:{name}`; the others stand by, and follow its checkpoint meanwhile.
+//! Every process feeds state in memory. One process at a time feeds rows elsewhere: the owner of the lease
+//! `projection:{name}`; the rest stand by, and follow its checkpoint meanwhile.
 //!
-//! Keep: the checkpoint is loaded after the lease was taken, never before.
+//! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,27 +31,46 @@ use crate::{
     },
 };
 
-/// How long a process that ends tries to save how far it read. Real time: it is the reply of a server.
+/// Time limit for saving the checkpoint when the feed ends. Real time: it is the reply of a server.
 const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The role of feeding a projection, and the checkpoint that says how far it has come.
+/// Returns the name of the role of feeding a projection, and of its checkpoint.
 pub(crate) fn projection_role(projection: &'static str) -> Name {
     Name::prefixed("projection:", &Name::from_static(projection))
 }
 
-/// A projection that is to be fed.
+/// Feeds one projection.
+///
+/// A projection that keeps rows, in one process:
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | standby | another process holds the lease | standby; follows the checkpoint |
+/// | standby | the owner of the lease knows fewer event types | seizes the lease, then as if acquired |
+/// | standby | acquires the lease, and no owner missed events of its types | live from the checkpoint |
+/// | standby | acquires the lease, an owner missed events, and the tables are known | live, and rebuilds beside |
+/// | standby | acquires the lease, an owner missed events, and no tables are known | stopped: `MissedEvents` |
+/// | live | the store fails | live after a backoff; with rows in the store, loads the checkpoint again |
+/// | live | the lease is lost, as to a rebuild that replaces the rows | standby; follows the checkpoint |
+/// | live | a method fails for good, or an event cannot be read | stopped before the event; releases the lease |
+/// | live | a rebuild of rows elsewhere restarts it | live from the first event |
+/// | stopped | a minute has passed, or a rebuild or an operator resumes it | standby |
+/// | stopped | another process has passed the event, or an operator has skipped it | standby |
+/// | any | cancelled | ended; an owner releases the lease |
+///
+/// State in memory is live at once. If stopped, it is rebuilt in a new instance every minute.
 pub(super) struct ProjectionRunner<P> {
     pub(super) handle: ProjectionHandle<P>,
     pub(super) context: RunnerContext,
     lease_outage: LeaseOutage,
 }
 
-/// What feeding a projection takes.
+/// Resources for feeding a projection.
 #[derive(Clone)]
 pub(crate) struct RunnerContext {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) state: StateMap,
-    /// Who this process is, and how long its leases last.
+    /// The name of this process as an owner of leases.
     pub(crate) owner: Name,
     pub(crate) lease_ttl: Duration,
     pub(crate) clock: SharedClock,
@@ -95,7 +114,7 @@ pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: Canc
         runner.handle.set_owner(false);
         held_lease.release().await;
         let more = match feed_end {
-            // whoever stands by may have better luck with the event
+            // a standby may be able to handle the event
             FeedEnd::Stopped => runner.wait_for_retry(&cancel).await,
             FeedEnd::Ended => feed.wait_after_failure(&cancel).await,
         };
@@ -105,19 +124,19 @@ pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: Canc
     }
 }
 
-/// What came of a look at the feed.
+/// Outcome of one pass over the feed.
 pub(super) enum FeedStep {
     Handled,
     CaughtUp,
     Stopped,
-    /// The role is somebody else's.
+    /// A different process may hold the lease.
     LeaseLost,
 }
 
-/// Why a projection is fed no longer.
+/// Reason why a projection is not fed any more.
 enum FeedEnd {
     Stopped,
-    /// Cancelled, or the role is somebody else's.
+    /// Cancelled, or a different process holds the lease.
     Ended,
 }
 
@@ -153,7 +172,7 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    /// Feeds the projection while it has the role.
+    /// Feeds the projection while this process holds the lease.
     async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedEnd {
         let stop = held_lease.ended();
         while !stop.is_cancelled() {
@@ -212,7 +231,7 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    /// `None`: the checkpoint is to be loaded anew, since nobody knows what was committed.
+    /// Returns `None` after a failure: the outcome of a commit may be unknown, the caller loads the checkpoint again.
     async fn feed_in_transactions(
         &self,
         mut writer: TransactionalWriter<'_, P>,
@@ -223,7 +242,7 @@ impl<P: Projection> ProjectionRunner<P> {
             let step = self.write_available(&mut writer).await;
             let failed = step.is_err();
             if let Some(feed_end) = self.after_step(step, feed, stop).await {
-                // what no rows go with would only be read again
+                // a failure is harmless: the next owner reads again the events that changed no rows
                 let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
                 return Some(feed_end);
             }
@@ -257,7 +276,7 @@ impl<P: Projection> ProjectionRunner<P> {
         })
     }
 
-    /// Waits until the next look is worth it; why there is none, if so.
+    /// Waits until the next pass can find events. Returns the reason if there is none.
     async fn after_step(
         &self,
         step: Result<FeedStep, BoxError>,
@@ -277,14 +296,14 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             Ok(FeedStep::Stopped) => return Some(FeedEnd::Stopped),
             Ok(FeedStep::LeaseLost) => false,
-            // trying again reads the same
+            // a retry would read the same damaged event
             Err(error) if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) => {
                 self.handle.stop_at_damage(&error);
                 return Some(FeedEnd::Stopped);
             }
             Err(error) => {
                 self.report_problem(&error);
-                // it may have been skipped meanwhile
+                // an operator may have skipped the event meanwhile
                 self.handle.clear_cached_skips();
                 feed.wait_after_failure(stop).await
             }

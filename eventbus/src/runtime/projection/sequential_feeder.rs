@@ -1,4 +1,4 @@
-//! Feeding a projection event by event: its state is in memory, or its rows are somewhere else.
+//! Feeding a projection event by event: its state is in memory, or it keeps its rows itself.
 
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ const CHECKPOINT_EVENTS_MAX: u64 = 256;
 /// Feeds a projection event by event.
 pub(super) struct SequentialFeeder<'a, P> {
     pub(super) runner: &'a ProjectionRunner<P>,
-    /// `None` for state in memory, which is fed in every process, and from zero.
+    /// `None` for state in memory, which every process feeds from the first event.
     pub(super) held_lease: Option<&'a HeldLease>,
     /// The checkpoint in the store.
     pub(super) saved_checkpoint: Position,
@@ -29,9 +29,9 @@ pub(super) struct SequentialFeeder<'a, P> {
 }
 
 impl<P: Projection> SequentialFeeder<'_, P> {
-    /// Handles what the feed holds now.
+    /// Handles the events that the feed holds now.
     ///
-    /// Keep: only the runner writes the checkpoint, so a rebuild cannot be overtaken by a checkpoint from before it.
+    /// Invariant: only the runner writes the checkpoint, so a checkpoint from before a rebuild cannot overtake it.
     pub(super) async fn feed_available(&mut self) -> Result<FeedStep, BoxError> {
         let runner = self.runner;
         let (after, generation, is_set_back) = {
@@ -56,7 +56,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         let mut records = read_around(&*runner.context.store, after, head, &filter, &skips);
         let mut handled = 0_u64;
         loop {
-            // what is rare is searched for long
+            // the search for a rare event type takes long
             let Some(next) = self.stop.run_until_cancelled(records.try_next()).await else {
                 self.save_checkpoint().await?;
                 return Ok(FeedStep::Handled);
@@ -65,7 +65,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
                 Ok(Some(record)) => record,
                 Ok(None) => break,
                 Err(error) => {
-                    // what was handled before a damaged event is not handled again
+                    // the retry of a damaged event must not repeat the events handled before it
                     self.save_checkpoint().await?;
                     return Err(error.into());
                 }
@@ -100,7 +100,10 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         self.held_lease.is_some_and(HeldLease::may_have_expired)
     }
 
-    /// Handles one event; one that keeps its rows itself may try again, since its state is not half changed.
+    /// Handles one event. Retries it only for a projection that keeps its rows itself: state in memory may be half
+    /// changed.
+    ///
+    /// Returns `false` if the position was set back, or the feed was cancelled between two attempts.
     async fn handle_with_retries(&self, record: &RecordedEvent, generation: u64) -> Result<bool, HandlerError> {
         let definition = P::definition();
         let mut attempts = 0;
@@ -123,7 +126,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         }
     }
 
-    /// Saves the checkpoint. False: somebody else may have the role by now, and nothing was saved.
+    /// Saves the checkpoint. Returns `false`, and saves no position, if a different process may hold the lease by now.
     async fn save_checkpoint(&mut self) -> Result<bool, BoxError> {
         let Some(held_lease) = self.held_lease else {
             return Ok(true);
@@ -183,20 +186,20 @@ mod tests {
         };
         let task = ProjectionRunner::new(projected.clone(), with);
         let stop = CancellationToken::new();
-        let tenure = task.lease_request().acquire(&stop).await.unwrap().unwrap();
-        let mut steps = SequentialFeeder {
+        let held_lease = task.lease_request().acquire(&stop).await.unwrap().unwrap();
+        let mut feeder = SequentialFeeder {
             runner: &task,
-            held_lease: Some(&tenure),
+            held_lease: Some(&held_lease),
             saved_checkpoint: Position::START,
             stop: &stop,
         };
-        assert!(matches!(steps.feed_available().await.unwrap(), FeedStep::Handled));
-        assert_eq!(steps.saved_checkpoint, 1);
+        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::Handled));
+        assert_eq!(feeder.saved_checkpoint, 1);
 
-        // no timer fires meanwhile, as in a process that stands still
+        // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
         projected.restart();
-        assert!(matches!(steps.feed_available().await.unwrap(), FeedStep::LeaseLost));
-        assert!(!projected.follow_checkpoint(Position::new(1)), "everything is to be handled again");
+        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::LeaseLost));
+        assert!(!projected.follow_checkpoint(Position::new(1)), "the next owner handles all events again");
     }
 }

@@ -1,10 +1,10 @@
-//! Rebuilding rows that are written in the store's transaction: copies of the tables are filled beside the live ones,
-//! then take their place.
+//! Rebuilding rows that are written in the store's transaction: fills copies of the tables beside the live ones, then
+//! replaces the live rows by theirs.
 //!
-//! Keep: the live rows are replaced, and the live checkpoint moves to where the copies are, in one transaction, under a
-//! lease that was seized before the copies caught up. So the live rows serve until then, nothing is missing from the new
-//! ones, and whatever ends the rebuild early leaves the old ones as they were. The same transaction ends the copies: they
-//! would pass for those of an interrupted rebuild, and the next one would begin with their rows.
+//! Invariant: one transaction replaces the live rows and moves the live checkpoint to the position of the copies, under
+//! a lease that was seized before the copies caught up. So the live rows serve until then, the new ones miss no event,
+//! and a rebuild that ends early leaves the old ones as they were. The same transaction ends the copies: the next rebuild
+//! would take them for those of an interrupted one, and begin with their rows.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,19 +31,19 @@ use crate::{
     },
 };
 
-/// The copies catch up with the live rows in at most so many rounds before these have to stand still for the last one.
+/// Number of rounds in which the copies catch up with the live rows, before these have to stand still for the last one.
 const CATCH_UP_ROUNDS_MAX: u32 = 8;
 
-/// A round with at most so many events is short enough for that.
+/// A round with at most so many events is short enough for the live rows to stand still.
 const SHORT_ROUND_EVENTS_MAX: u64 = 256;
 
-/// The copies that rebuilds of so many versions before may have left behind are removed.
+/// A rebuild drops the copies that interrupted rebuilds of so many former versions may have left behind.
 const FORMER_VERSIONS_DROPPED: u32 = 8;
 
-/// How often the role is asked for while somebody else has it.
+/// Interval at which a rebuild tries to acquire a lease that a different process holds.
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// How often, and after which delays, a store that cannot be reached is tried again.
+/// Retries of a store that cannot be reached.
 const STORE_RETRY_POLICY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(5),
@@ -52,6 +52,21 @@ const STORE_RETRY_POLICY: RetryPolicy = RetryPolicy {
 };
 
 /// Rebuilds a projection through copies of its tables.
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | waiting | acquires the rebuild lease | filling: from the copies' position, if a rebuild of this version was interrupted |
+/// | waiting | a lease's duration has passed, or cancelled | failed: `Elsewhere` |
+/// | filling | a round handled more than 256 events | filling, for at most eight rounds |
+/// | filling | a round handled at most 256 events, or it was the eighth | switching: seizes the live lease |
+/// | filling, switching | the store fails | retries up to 5 times in a row, then failed: `Store` |
+/// | filling, switching | a method fails | failed: `Failed` |
+/// | filling, switching | the rebuild lease is lost, or cancelled | failed: `Lost`, `ShutDown` |
+/// | switching | the copies have caught up, one transaction replaces rows and checkpoint | done: drops the copies |
+/// | switching | the outcome of that transaction is unknown | done if the copies are at the start again, else switching |
+/// | switching | the live lease is lost, or a different process filled the copies | failed: `Lost` |
+///
+/// A failed rebuild leaves the live rows unchanged, and the copies for the next one.
 pub(super) struct ShadowRebuild<'a, P> {
     pub(super) handle: &'a ProjectionHandle<P>,
     projection: &'a P,
@@ -82,7 +97,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
-        // one role for all versions: they would replace each other's rows
+        // version 1's lease covers all versions: two at a time would replace each other's rows
         let first = shadow_for(&P::definition(), 1).name;
         if first == self.shadow.name {
             return self.run_with_role(&first, None, report).await;
@@ -106,17 +121,17 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         rebuilt
     }
 
-    /// Notes since when it is rebuilt, for those who ask in other processes.
+    /// Notes the start of the rebuild, for the status in other processes.
     async fn save_start_note(&self) {
         let since = rfc3339(self.context.clock.now());
         if let Some(notes) = self.context.store.notes()
             && let Err(error) = notes.save_note(&shadow_for(&P::definition(), 1).name, &since).await
         {
-            tracing::debug!(projection = P::definition().name, %error, "since when it is rebuilt is not noted");
+            tracing::debug!(projection = P::definition().name, %error, "the start of the rebuild was not noted");
         }
     }
 
-    /// Takes a role of rebuilding this projection; waits as long as a lease lasts, since who had it may be dead.
+    /// Acquires a lease of rebuilding this projection; waits as long as a lease lasts, since its owner may be dead.
     async fn acquire_lease(&self, role: &Name) -> Result<HeldLease, RebuildError> {
         let lease_request = self.lease_request(role.clone());
         let lease_timeout = self.context.lease_ttl + self.context.lease_ttl / 10;
@@ -137,7 +152,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     fn lease_request(&self, role: Name) -> LeaseRequest {
-        // another owner than the one that feeds the projection, which must not get the role meanwhile
+        // not the runner's owner name: with its own name the runner could acquire the lease again, and feed meanwhile
         let owner = self.context.owner.joined("/", &format!("rebuild-{:08x}", fastrand::u32(..)));
         LeaseRequest {
             store: Arc::clone(&self.context.store),
@@ -172,7 +187,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         if switched.is_ok()
             && let Err(error) = fed_types::record_rebuild::<P>(self.context, &live_lease).await
         {
-            tracing::warn!(projection = P::definition().name, %error, "that it was rebuilt is not noted");
+            tracing::warn!(projection = P::definition().name, %error, "the event types of the rebuild were not noted");
         }
         live_lease.release().await;
         let position = switched?;
@@ -182,7 +197,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(self.handle.summary(&progress_meter.progress))
     }
 
-    /// Makes the copies, or finds those of an interrupted rebuild, and counts what is to be done.
+    /// Makes the copies, or finds those of an interrupted rebuild, and counts the events to handle.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
         self.handle.clear_cached_skips();
         let definition = P::definition();
@@ -199,7 +214,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,
-                "goes on with an interrupted rebuild; methods that changed since then need a new `version`"
+                "rebuild continues an interrupted one; methods that changed since then need a new `version`"
             );
             let done = store.count_events(Position::START, position, &filter).await?;
             progress_meter.resume_at(done, position);
@@ -209,7 +224,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(progress_meter)
     }
 
-    /// Fills the copies with everything up to `target`, over outages of the store, and returns how far they got.
+    /// Fills the copies with all events up to `target`, over outages of the store; returns their position.
     async fn fill_copies(
         &self,
         held_lease: &HeldLease,
@@ -251,7 +266,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
             }
             let pause = self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures));
-            // what was cancelled ends with the next try
+            // if cancelled, the next attempt ends at once
             held_lease.ended().run_until_cancelled(pause).await;
         }
     }
@@ -284,17 +299,17 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok((writer.position(), if is_saved { written } else { WriteOutcome::LeaseLost }))
     }
 
-    /// Asks the store, over its outages, while the work is not `over`. The outage ends with the work that follows: one
-    /// connection that works says nothing of the others.
+    /// Calls the store, over its outages, until it answers or the work is `over`. Leaves the end of the outage to the
+    /// work that follows: one connection that works is no proof for the rest.
     async fn call_with_retries<T, E: Into<BoxError>, A: Future<Output = Result<T, E>>>(
         &self,
         over: &CancellationToken,
         outage: &mut Outage,
-        ask: impl Fn() -> A,
+        call: impl Fn() -> A,
     ) -> Result<T, RebuildError> {
         let mut failures = 0;
         loop {
-            let error = match ask().await {
+            let error = match call().await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error.into(),
             };
@@ -313,7 +328,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         self.lease_request(projection_role(P::definition().name))
     }
 
-    /// Makes the live rows stand still: whoever wrote them cannot any more.
+    /// Makes the live rows stand still: fences the process that writes them.
     pub(super) async fn seize_live_lease(&self) -> Result<HeldLease, RebuildError> {
         self.live_lease_request().seize(self.stop).await.map_err(|error| self.store_error(error))
     }
@@ -333,14 +348,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             let load = || self.context.store.load_checkpoint(&live_lease.lease().role);
             let checkpoint =
                 self.call_with_retries(live_lease.ended(), &mut outage, load).await?.unwrap_or(Position::START);
-            // whoever took over rebuilding writes to the copies
+            // a process that took over the rebuild writes to the same copies
             for held_lease in [Some(held_lease), all_versions_lease].into_iter().flatten() {
                 let renew = || self.context.store.renew_lease(held_lease.lease(), self.context.lease_ttl);
                 if !self.call_with_retries(live_lease.ended(), &mut outage, renew).await? {
                     return Err(self.lost_error());
                 }
             }
-            // a switch whose outcome is unknown was made, if the copies have served: those are made anew
+            // a switch with an unknown outcome has succeeded if the copies are new: it ends the old ones
             if let Some(position) = tried
                 && self
                     .call_with_retries(live_lease.ended(), &mut outage, || self.transactions.make_shadow(&self.shadow))
@@ -380,7 +395,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     async fn try_switch_rows(&self, live_lease: &HeldLease, from: Position, to: Position) -> Result<bool, BoxError> {
         let mut transaction = self.transactions.begin().await?;
-        // copies that are further were filled by somebody else, who took over while this process was paused
+        // copies at a different position: a process that took over while this one was paused has filled them
         let filled = transaction.replace_rows(&self.shadow).await?;
         if filled != to || !transaction.advance(live_lease.lease(), from, to).await? {
             return Ok(false);
@@ -389,20 +404,20 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         Ok(true)
     }
 
-    /// Copies that stay take room, and no more: the next rebuild makes new ones.
+    /// Drops the copies. Copies that stay only take room: the next rebuild makes new ones.
     async fn drop_copies(&self) {
         let mut failures = 0;
         while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
             failures += 1;
             if !STORE_RETRY_POLICY.allows(failures) {
-                tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies left to the next rebuild");
+                tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies are left to the next rebuild");
                 return;
             }
             self.stop.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
         }
     }
 
-    /// The checkpoint of the live rows, which stand still.
+    /// Loads the checkpoint of the live rows, which stand still.
     pub(super) async fn load_live_checkpoint(&self, live_lease: &HeldLease) -> Result<Position, RebuildError> {
         let loaded = self
             .context
@@ -426,7 +441,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 }
 
-/// Who rebuilds a projection through copies of its tables, in whichever process; `None` if no process does.
+/// Finds the process that rebuilds a projection through copies of its tables; `None` if no process does.
 pub(super) async fn find_rebuild_owner(
     store: &dyn EventStore,
     name: &'static str,

@@ -1,4 +1,4 @@
-//! Waiting: for the role of feeding a projection, and for an event that stopped it to be mended.
+//! Waiting: for the lease of feeding a projection, and for the repair of an event that stopped it.
 
 use std::time::Duration;
 
@@ -15,20 +15,20 @@ use crate::{
     },
 };
 
-/// A process that stands by looks at the checkpoint no more often than this, however fast events come.
+/// Shortest interval at which a standby polls the checkpoint, however fast events come.
 const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How soon, and at the latest how late, it asks for the role again.
+/// Limits of the interval at which a standby tries to acquire the lease.
 const LEASE_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// How soon a projection that stopped tries again by itself.
+/// Delay until a stopped projection retries by itself.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
-/// How long it waits for guards of its state to be let go then.
+/// Time limit for guards of its state to be dropped before such a retry.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl<P: Projection> ProjectionRunner<P> {
-    /// Waits for the role, and follows whoever has it meanwhile. `None`: cancelled.
+    /// Waits for the lease, and follows its owner's checkpoint meanwhile. Returns `None` if cancelled.
     pub(super) async fn wait_for_lease(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> Option<HeldLease> {
         let (lease_request, clock) = (self.lease_request(), &self.context.clock);
         let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
@@ -67,7 +67,7 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    /// Takes the role if it is free, or from an owner that knows fewer event types.
+    /// Acquires the lease if it is free, or seizes it from an owner that knows fewer event types.
     async fn try_acquire_lease(
         &self,
         lease_request: &LeaseRequest,
@@ -78,9 +78,9 @@ impl<P: Projection> ProjectionRunner<P> {
         if comparison == TypeComparison::KnowsLess && !self.is_lease_free_for_long(free_since).await? {
             return Ok(None);
         }
-        let taken = lease_request.acquire(cancel).await?;
-        if taken.is_some() || comparison != TypeComparison::KnowsMore {
-            return Ok(taken);
+        let acquired = lease_request.acquire(cancel).await?;
+        if acquired.is_some() || comparison != TypeComparison::KnowsMore {
+            return Ok(acquired);
         }
         let projection = P::definition().name;
         tracing::info!(
@@ -90,14 +90,15 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(Some(lease_request.seize(cancel).await?))
     }
 
-    /// Waits until a rebuild, or somebody by hand, has set the projection going again. False: cancelled meanwhile.
+    /// Waits until a rebuild or an operator has resumed the projection. Returns `false` if cancelled meanwhile.
     async fn wait_until_resumed(&self, cancel: &CancellationToken) -> bool {
         let mut progress = self.handle.progress().subscribe();
         let restarted = progress.wait_for(|progress| progress.stopped.is_none());
         cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
     }
 
-    /// The same; or until another process has got past the event, or it is to be tried again.
+    /// Waits until the projection is resumed, also because a different process has passed the event or an operator has
+    /// skipped it, or until a retry is due. Returns `false` if cancelled meanwhile.
     pub(super) async fn wait_for_retry(&self, cancel: &CancellationToken) -> bool {
         let other_owner_progress = async {
             loop {
@@ -108,25 +109,28 @@ impl<P: Projection> ProjectionRunner<P> {
                 self.handle.resume_if_skipped(&*self.context.store).await;
             }
         };
+        // the second branch never ends: it resumes the projection, which ends the first one
         tokio::select! {
-            freed = self.wait_until_resumed(cancel) => freed,
+            resumed = self.wait_until_resumed(cancel) => resumed,
             () = other_owner_progress => false,
             () = self.context.clock.sleep(STOPPED_RETRY_INTERVAL) => true,
         }
     }
 
-    /// The same for state in memory: an event that failed may have been handled half, so it is folded anew, where it can
-    /// be. What cannot be read has changed nothing.
+    /// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
+    /// event may be half handled. Without a factory only an operator can resume it. An event that cannot be read has
+    /// changed no state, so the feed just goes on. Returns `false` if cancelled meanwhile.
     pub(super) async fn wait_for_retry_in_memory(&self, cancel: &CancellationToken) -> bool {
         let (clock, name) = (&self.context.clock, P::definition().name);
         let mut pause = STOPPED_RETRY_INTERVAL;
         loop {
+            // a rebuild or an operator need not wait for the next retry
             tokio::select! {
-                freed = self.wait_until_resumed(cancel) => return freed,
+                resumed = self.wait_until_resumed(cancel) => return resumed,
                 () = clock.sleep(pause) => {}
             }
             if matches!(self.handle.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
-                // it may have been skipped meanwhile
+                // an operator may have skipped the event meanwhile
                 self.handle.clear_cached_skips();
                 return true;
             }
@@ -136,14 +140,16 @@ impl<P: Projection> ProjectionRunner<P> {
                     tracing::info!(
                         projection = name,
                         events = rebuilt.events,
-                        "projection was folded anew and goes on"
+                        "projection was rebuilt in a new instance and goes on"
                     );
                     return true;
                 }
                 Err(RebuildError::NoFactory { .. }) => return self.wait_until_resumed(cancel).await,
-                Err(error) => tracing::warn!(projection = name, %error, "projection still cannot be folded anew"),
+                Err(error) => {
+                    tracing::warn!(projection = name, %error, "projection still cannot be rebuilt in a new instance")
+                }
             }
-            // what has to read very much is not to do little else
+            // a projection with a long history spends at most a tenth of its time on retries
             pause = STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10));
         }
     }

@@ -1,4 +1,4 @@
-//! How a projection is doing.
+//! Status of a projection.
 
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -9,60 +9,60 @@ use crate::{
     runtime::definition::{ProjectionDefinition, ProjectionKind},
 };
 
-/// How a projection of an app is doing.
+/// Status of a projection of an app.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct ProjectionStatus {
     /// Its durable name.
     pub name: &'static str,
-    /// How it keeps its rows.
+    /// Where it keeps its rows.
     pub kind: ProjectionKind,
-    /// Everything up to here is included.
+    /// All events up to this position are included.
     pub position: Position,
-    /// How many positions it is behind the end of the store: at most so many events are not included yet.
+    /// Number of positions between it and the end of the store: at most so many events are not included yet.
     pub lag: u64,
-    /// Who feeds it.
+    /// The process that feeds it.
     pub owner: ProjectionOwner,
-    /// Who rebuilds it through copies of its tables at the moment, in this process or another.
+    /// The process that rebuilds it through copies of its tables at the moment, this one or a different one.
     pub rebuilding: Option<RebuildOwner>,
-    /// How many events it skips, see [`App::skip_event`](crate::App::skip_event).
+    /// Number of events that it skips, see [`App::skip_event`](crate::App::skip_event).
     pub skipped: u64,
-    /// Why it does not go on, if it stopped: [`ProjectionError::Stopped`] with the position and the error, what its
-    /// attribute names wrongly, or that the app was shut down.
+    /// The error that stopped it: [`ProjectionError::Stopped`] with the position and the error of its method, an error
+    /// in its attribute, or the shutdown of the app.
     #[serde(serialize_with = "shown::text")]
     pub stopped: Option<ProjectionError>,
-    /// Why the feed, the checkpoint or the transaction is not available at the moment, if so.
+    /// The error that makes the feed, the checkpoint or the transaction unavailable at the moment.
     pub trouble: Option<String>,
-    /// Since when that is so.
+    /// Time of the first such error.
     #[serde(serialize_with = "shown::time")]
     pub trouble_since: Option<OffsetDateTime>,
-    /// Since when it is stopped, also while it tries again, as it does every minute.
+    /// Time of the stop, also while it retries, as it does every minute.
     #[serde(serialize_with = "shown::time")]
     pub stopped_since: Option<OffsetDateTime>,
 }
 
-/// Who rebuilds a projection.
+/// The process that rebuilds a projection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RebuildOwner {
-    /// The process: host, process id, and digits that no other start has.
+    /// Its name: host, process id, and random digits that tell starts apart.
     #[serde(serialize_with = "shown::display")]
     pub owner: Name,
-    /// Since when; `None` if its store keeps no notes.
+    /// Start of the rebuild; `None` if the store keeps no notes.
     #[serde(serialize_with = "shown::time")]
     pub since: Option<OffsetDateTime>,
 }
 
-/// Who feeds a projection.
+/// The process that feeds a projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ProjectionOwner {
-    /// This process. State in memory is fed in every process.
+    /// This process. Every process feeds state in memory.
     Here,
-    /// Another process, or nobody until one takes over; this one follows the checkpoint and stands by.
+    /// A different process, or none until one takes over; this one stands by and follows the checkpoint.
     Elsewhere,
-    /// Not this process, and nobody if it is the only one: it stopped, as [`ProjectionStatus::stopped`] says.
+    /// Not this process, which stopped, see [`ProjectionStatus::stopped`]; a different one may feed it.
     Stopped,
 }
 

@@ -1,8 +1,8 @@
 //! Handling events in the store's transaction: rows and checkpoint commit together.
 //!
-//! Keep: the transaction that holds the rows also moves the checkpoint, under the lease and from where this owner knows it
-//! to be. So nothing is handled twice in effect, and an owner that was paused, or whose commit had an unknown outcome,
-//! is refused before it writes anything.
+//! Invariant: the transaction that holds the rows also moves the checkpoint, under the lease, and only from the
+//! position that this owner knows. So each event takes effect once, and the store refuses an owner that was paused, or
+//! whose commit had an unknown outcome, before it commits any row.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,26 +28,26 @@ use crate::{
     },
 };
 
-/// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this part
-/// of the lease: what is not committed when the role passes was done for nothing.
+/// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this
+/// part of the lease: rows that are not committed when the lease is lost were written in vain.
 const TRANSACTION_EVENTS_MAX: usize = 256;
 const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(1);
 const TRANSACTIONS_PER_LEASE: u32 = 8;
 
-/// A checkpoint that no rows go with is saved only now and then.
+/// Interval at which a checkpoint is saved that no rows go with.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What came of writing.
+/// Outcome of writing up to a position.
 pub(super) enum WriteOutcome {
-    /// Everything is written.
+    /// The rows of all events are committed.
     Complete,
-    /// The work was to end; what is written is committed.
+    /// Cancelled; the rows written so far are committed.
     Cancelled,
-    /// Somebody else has the role, or moved the checkpoint.
+    /// A different process holds the lease, or moved the checkpoint.
     LeaseLost,
-    /// An event could not be handled; what was before it is committed.
+    /// An event could not be handled; the rows of those before it are committed.
     EventFailed(RecordedEvent, HandlerError),
-    /// The attribute names what the store does not have.
+    /// The attribute names a table or a column that the store does not have.
     MissingTable(ProjectionError),
 }
 
@@ -60,43 +60,44 @@ pub(super) struct TransactionalWriter<'a, P> {
     pub(super) held_lease: &'a HeldLease,
     context: &'a RunnerContext,
     activity: &'a Arc<Activity>,
-    /// The positions that are skipped.
+    /// The positions that the projection skips.
     skips: Arc<[Position]>,
-    /// Everything up to here is in the rows.
+    /// The rows include all events up to this position.
     position: Position,
-    /// The checkpoint in the store; behind the position where the last events are of other types.
+    /// The checkpoint in the store; behind the position if the last events are of other types.
     saved_checkpoint: Position,
     saved_at: Instant,
-    /// Whether the tables were found; copies have those that were copied.
+    /// Set once the tables were found; copies have those that were copied.
     has_tables: bool,
 }
 
-/// Events that follow each other in a feed, and the position up to which they are everything.
+/// A batch of consecutive events of a feed.
 struct FeedBatch {
     events: Vec<RecordedEvent>,
+    /// The feed holds no more events up to this position.
     through: Position,
     is_last: bool,
-    /// What keeps the feed from being read behind them.
+    /// The error of the feed behind them.
     error: Option<ReadError>,
 }
 
-/// What came of one transaction.
+/// Outcome of one transaction.
 enum TransactionOutcome {
-    /// So many events are committed.
+    /// The rows of so many events are committed.
     Committed(usize),
-    /// Nothing is, for this event could not be handled.
+    /// No rows are committed: the event at this index could not be handled.
     EventFailed(usize, HandlerError),
     MissingTable(ProjectionError),
     LeaseLost,
 }
 
 impl<'a, P: Projection> TransactionalWriter<'a, P> {
-    /// Begins where the checkpoint is.
+    /// Makes a writer that begins at the checkpoint `saved`.
     pub(super) fn new(
         projection: &'a P,
         transactions: &'a dyn Transactions,
         shadow: Option<&'a Shadow>,
-        tenure: &'a HeldLease,
+        held_lease: &'a HeldLease,
         context: &'a RunnerContext,
         activity: &'a Arc<Activity>,
         saved: Position,
@@ -106,7 +107,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             projection,
             transactions,
             shadow,
-            held_lease: tenure,
+            held_lease,
             context,
             activity,
             skips: Arc::default(),
@@ -123,12 +124,12 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         self
     }
 
-    /// Everything up to here is in the rows.
+    /// Returns the position up to which the rows include all events.
     pub(super) const fn position(&self) -> Position {
         self.position
     }
 
-    /// Writes everything up to `target`, which was the head of the store; `report` is told what is committed.
+    /// Writes the rows of all events up to `target`, which was the head of the store; calls `report` after each commit.
     pub(super) async fn write_up_to(
         &mut self,
         target: Position,
@@ -160,7 +161,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
 
     /// Writes a batch in as few transactions as it takes.
     ///
-    /// An event that fails is tried again alone, after those before it are committed.
+    /// A failed event is retried alone, after those before it are committed.
     async fn write_batch(
         &mut self,
         batch: &FeedBatch,
@@ -248,7 +249,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         }
     }
 
-    /// What the attribute names and the store does not have. It is asked when methods have run: they may make tables.
+    /// Finds a table or column that the attribute names and the store does not have. Called after methods have run, as
+    /// they may create tables.
     async fn find_missing_table(
         &mut self,
         transaction: &mut dyn Transaction,
@@ -271,7 +273,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         Ok(None)
     }
 
-    /// A failure that is a fault of the server, or came after the role has passed, says nothing about the event.
+    /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not.
     async fn confirm_ownership(
         &self,
         index: usize,
@@ -288,7 +290,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         Ok(if is_owner { TransactionOutcome::EventFailed(index, error) } else { TransactionOutcome::LeaseLost })
     }
 
-    /// Saves the position if that is due, or at the `end`. False: the role is lost.
+    /// Saves the position if that is due, or `is_end`. Returns `false` if the lease is lost.
     pub(super) async fn save_checkpoint(&mut self, is_end: bool) -> Result<bool, BoxError> {
         let is_due = is_end || self.context.clock.elapsed(self.saved_at) >= CHECKPOINT_INTERVAL;
         if self.saved_checkpoint == self.position || !is_due {
@@ -305,7 +307,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         }
     }
 
-    /// Moves the checkpoint and commits. False: the role is lost, and nothing is written.
+    /// Moves the checkpoint and commits. Returns `false` if the lease is lost; then no rows are committed.
     async fn commit_at(&mut self, mut transaction: Box<dyn Transaction>, to: Position) -> Result<bool, BoxError> {
         if !transaction.advance(self.held_lease.lease(), self.saved_checkpoint, to).await? {
             return Ok(false);
@@ -316,7 +318,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
     }
 }
 
-/// The next events of a feed that ends at `target`; it may search for long until it finds one.
+/// Reads the next events of a feed that ends at `target`; may search for long until it finds one.
 async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<FeedBatch, ReadError> {
     let (mut events, mut bytes) = (Vec::new(), 0);
     let mut through = Position::START;
@@ -337,7 +339,7 @@ async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<Fee
     Ok(FeedBatch { events, through: target, is_last: true, error: None })
 }
 
-/// Events of a feed have a position.
+/// Returns the position of an event of a feed, which has one.
 fn position_of(record: &RecordedEvent) -> Position {
     record.position().unwrap_or(Position::START)
 }
@@ -365,7 +367,7 @@ mod tests {
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
         let batch = next_batch(&mut feed, Position::new(9)).await.unwrap();
         assert_eq!((batch.events.len(), batch.through, batch.is_last), (2, Position::new(2), true));
-        assert!(batch.error.is_some(), "it is told when they are written");
+        assert!(batch.error.is_some(), "the writer returns it once they are written");
         assert!(next_batch(&mut feed, Position::new(9)).await.is_err());
     }
 }
