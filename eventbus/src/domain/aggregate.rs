@@ -29,9 +29,9 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     }
 }
 
-/// How an aggregate changes with its events.
+/// Applies events to an aggregate's state.
 ///
-/// Pure: it runs at every load, so it decides nothing and cannot fail.
+/// Pure: it runs at every load, so it makes no decisions and cannot fail.
 #[diagnostic::on_unimplemented(
     message = "aggregate `{Self}` does not say how to apply its events",
     label = "`impl Apply` is missing",
@@ -42,7 +42,7 @@ pub trait Apply: Aggregate {
     fn apply(&mut self, event: &Self::Event);
 }
 
-/// Says that an aggregate lists an event; generated for each one.
+/// Marks an event that an aggregate lists; the derive implements it for each one.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "aggregate `{Self}` does not list event `{E}`",
@@ -54,7 +54,7 @@ pub trait Lists<E> {
     const AGGREGATE_TYPE: &'static str;
 }
 
-/// What can be recorded: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.
+/// Events to record: one event of the aggregate, its enum, or a tuple, array, `Vec` or `Option` of them.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be recorded as `{E}`",
     label = "not an event listed in `{E}`",
@@ -141,14 +141,14 @@ pub struct AggregateRoot<A: Aggregate> {
     version: Version,
     state: A,
     pending: Vec<A::Event>,
-    /// The ids of the pending events: made when they are recorded, so that saving again repeats and never doubles.
+    /// The ids of the pending events: made when they are recorded, so that a repeated save never appends them twice.
     pending_ids: Vec<EventId>,
     /// Makes the ids.
     clock: SharedClock,
 }
 
 impl<A: Aggregate> AggregateRoot<A> {
-    /// Begins a new aggregate: default state, version 0, nothing recorded.
+    /// Begins a new aggregate: default state, version 0, no recorded events.
     #[must_use]
     pub fn new(id: AggregateId) -> Self {
         let (version, clock) = (Version::NONE, SharedClock::SYSTEM);
@@ -179,7 +179,7 @@ impl<A: Aggregate> AggregateRoot<A> {
         &self.state
     }
 
-    /// The events recorded and not saved yet.
+    /// The events that are recorded and not saved yet.
     #[must_use]
     pub fn pending(&self) -> &[A::Event] {
         &self.pending
@@ -190,7 +190,7 @@ impl<A: Aggregate> AggregateRoot<A> {
         self.pending.iter().zip(self.pending_ids.iter().copied())
     }
 
-    /// Says that everything pending is stored, and the stream is now at `version`.
+    /// Records that all pending events are stored, and the stream is now at `version`.
     pub(crate) fn mark_saved(&mut self, version: Version) {
         self.pending.clear();
         self.pending_ids.clear();

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{field_error::FieldError, json::from_json};
 
-/// What an application attaches to an event beside its fields: a JSON object, kept as the text it came in.
+/// An object that an application attaches to an event beside its fields: JSON, kept as the given text.
 ///
 /// On the wire and in stores it is called `metadata`. Stores, relay and bus never decode it.
 ///
@@ -21,13 +21,13 @@ use super::{field_error::FieldError, json::from_json};
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Attributes(Option<Arc<str>>);
 
-/// A text that is not a JSON object; it quotes nothing of the text.
+/// A text that is not a JSON object; the message does not quote it.
 #[derive(Debug, thiserror::Error)]
 #[error("event attributes are not a JSON object")]
 pub struct InvalidAttributes(#[from] FieldError);
 
 impl Attributes {
-    /// Nothing attached.
+    /// The empty object.
     pub const EMPTY: Self = Self(None);
 
     /// Keeps `json` if it is an object.
@@ -42,13 +42,13 @@ impl Attributes {
         Ok(if map.is_empty() { Self::EMPTY } else { Self(Some(json.into())) })
     }
 
-    /// The object as JSON text, `{}` when nothing is attached.
+    /// The object as JSON text, `{}` when it is empty.
     #[must_use]
     pub fn as_json(&self) -> &str {
         self.0.as_deref().unwrap_or("{}")
     }
 
-    /// Whether nothing is attached.
+    /// Returns `true` if the object is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_none()

@@ -1,9 +1,9 @@
 //! The clock: the only source of time, waiting and new ids.
 //!
-//! Stores, buses and the app are given one by their builders. A test moves a manual clock by hours in an instant; where a
-//! wait ends by somebody else's time (the reply of a server, a lock of the operating system) the code says so.
+//! Stores, buses and the app get one from their builders. A test moves a manual clock by hours in an instant; where a
+//! wait ends by foreign time (the reply of a server, a lock of the operating system) the code says so.
 //!
-//! Keep: nothing else in the library asks the system what time it is.
+//! Invariant: no other code of the library asks the system for the time.
 
 use std::{
     fmt,
@@ -17,17 +17,17 @@ use time::OffsetDateTime;
 use tokio::time::Instant;
 use uuid::{NoContext, Timestamp, Uuid};
 
-/// The longest wait: what is longer waits so long. Instants cannot hold every duration that one can ask for.
+/// The longest wait; a longer one is cut to it, as instants cannot hold every duration.
 const WAIT_MAX: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// A future that ends when a clock says so.
+/// A future that ends at a deadline of a clock.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A source of time, of waiting and of new ids.
 ///
-/// [`SystemClock`] is the default everywhere; `testkit::ManualClock` is moved by hand. Monotonic time is an [`Instant`] of
-/// tokio, so that deadlines are computed as usual: a clock that is moved by hand answers with a fixed instant plus what it
-/// was moved by.
+/// [`SystemClock`] is the default everywhere; a test moves a `testkit::ManualClock`. Monotonic time is an [`Instant`]
+/// of tokio, so that deadlines are computed as usual: a manual clock returns a fixed instant plus the time by which the
+/// test moved it.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time of day, UTC. It may be set back.
     fn now(&self) -> OffsetDateTime;
@@ -136,7 +136,7 @@ impl SharedClock {
         self.instant() + time.min(WAIT_MAX)
     }
 
-    /// How long ago `since` was; zero if it is still to come.
+    /// Returns the time since `since`; zero if that is still to come.
     #[must_use]
     pub fn elapsed(&self, since: Instant) -> Duration {
         self.instant().saturating_duration_since(since)
@@ -170,7 +170,7 @@ impl SharedClock {
     pub async fn timeout_at<F: Future>(&self, deadline: Instant, future: F) -> Result<F::Output, TimedOut> {
         let future = pin!(future);
         tokio::select! {
-            biased;
+            biased; // an output that is ready wins, also after the deadline
             output = future => Ok(output),
             () = self.sleep_until(deadline) => Err(TimedOut),
         }
@@ -214,9 +214,9 @@ impl PartialEq for SharedClock {
 
 impl Eq for SharedClock {}
 
-/// What was waited for did not end in time.
+/// Error of a future that did not end in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("it did not end in time")]
+#[error("the future did not end in time")]
 pub struct TimedOut;
 
 #[cfg(test)]

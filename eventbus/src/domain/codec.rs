@@ -1,4 +1,4 @@
-//! Between an event's own fields and the JSON object that is stored.
+//! Encoding and decoding: from an event's own fields to the stored JSON object, and back.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -9,7 +9,7 @@ use super::{
     validity::{BackendKind, EventFault, check_payload},
 };
 
-/// What can be written as an event's fields: any `Serialize + Deserialize` type.
+/// A type whose values are an event's fields: any `Serialize + Deserialize` type.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "event `{Self}` cannot be stored",
@@ -37,7 +37,7 @@ impl<T: Serialize + DeserializeOwned> Payload for T {
     }
 }
 
-/// How one event type is written and read; a constant of every event, made by the derive.
+/// Encoder and decoder of one event type; a constant of every event, made by the derive.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct Codec<E> {
@@ -46,7 +46,7 @@ pub struct Codec<E> {
 }
 
 impl<E> Codec<E> {
-    /// Writes the fields, and reads them back: what is appended can be loaded again.
+    /// Writes the fields, and reads them back: every appended event can be loaded again.
     pub(crate) fn encode(&self, event_type: &'static str, event: &E) -> Result<String, EncodeError> {
         let refuse = |reason| EncodeError { event_type, reason };
         let json = (self.encode)(event).map_err(|error| refuse(EncodeFault::Unwritable(error)))?;
@@ -73,12 +73,12 @@ impl<E> Codec<E> {
 pub struct EncodeError {
     /// The wire name of the event.
     pub event_type: &'static str,
-    /// What is wrong with its fields.
+    /// The fault in its fields.
     #[source]
     pub reason: EncodeFault,
 }
 
-/// What is wrong with the fields of an event that is not stored; it shows no value.
+/// A fault in the fields of an event, which is not stored; the message shows no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeFault {
@@ -86,8 +86,8 @@ pub enum EncodeFault {
     /// refuses.
     #[error("{0}")]
     Unwritable(FieldError),
-    /// They are written, and do not decode: what is written is not what is read, for example by `skip_serializing`
-    /// without a default, or a `rename` for one direction only.
+    /// They are written, but do not decode, for example by `skip_serializing` without a default, or a `rename` for one
+    /// direction only.
     #[error("it would not read back: {0}")]
     Unreadable(FieldError),
     /// They are no JSON object, one is named like a field of the wire's envelope, or not every store could keep them.
@@ -95,26 +95,26 @@ pub enum EncodeFault {
     Invalid(EventFault),
 }
 
-/// A recorded event that cannot be decoded as what was asked for.
+/// A recorded event that cannot be decoded as the requested type.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecodeError {
-    /// The event is none of the types that were asked for.
+    /// The event is none of the requested types.
     #[error("unknown event type `{event_type}` (known: {})", known.join(", "))]
     UnknownType {
         /// The wire name of the event.
         event_type: Name,
-        /// The wire names that would have been understood, sorted.
+        /// The wire names of the requested types, sorted.
         known: Vec<&'static str>,
     },
-    /// The type is right, its fields are not.
+    /// The type is right, but the fields are not.
     #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}")]
     Payload {
         /// The wire name of the event.
         event_type: Name,
-        /// The Rust type its fields should have had.
+        /// The Rust type that its fields do not fit.
         rust_type: &'static str,
-        /// Which field, and why.
+        /// The field, and the reason.
         source: FieldError,
     },
 }

@@ -19,20 +19,20 @@ use super::{attributes::Attributes, metadata::Metadata};
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct EventContext {
-    /// The conversation; a new one is begun by each save if none is given.
+    /// The conversation; each save begins a new one if it is `None`.
     pub correlation_id: Option<Uuid>,
     /// The event that directly caused these.
     pub causation_id: Option<Uuid>,
     /// The tenant they belong to.
     pub tenant_id: Option<Uuid>,
-    /// Who caused them: a user, a service.
+    /// The actor that caused them: a user, a service.
     pub actor_id: Option<String>,
-    /// Anything else worth keeping.
+    /// Further data, as a JSON object.
     pub attributes: Attributes,
 }
 
 impl EventContext {
-    /// Continues the conversation of an event that is being handled: same correlation and tenant, caused by it.
+    /// Continues the conversation of an event that a handler handles: same correlation and tenant, caused by it.
     #[must_use]
     pub fn caused_by(cause: &Metadata) -> Self {
         Self {
@@ -44,35 +44,35 @@ impl EventContext {
         }
     }
 
-    /// Says which conversation the events belong to.
+    /// Sets the conversation that the events belong to.
     #[must_use]
     pub fn with_correlation(mut self, correlation_id: Uuid) -> Self {
         self.correlation_id = Some(correlation_id);
         self
     }
 
-    /// Says which event directly caused them.
+    /// Sets the event that directly caused them.
     #[must_use]
     pub fn with_causation(mut self, causation_id: Uuid) -> Self {
         self.causation_id = Some(causation_id);
         self
     }
 
-    /// Says which tenant they belong to.
+    /// Sets the tenant that they belong to.
     #[must_use]
     pub fn with_tenant(mut self, tenant_id: Uuid) -> Self {
         self.tenant_id = Some(tenant_id);
         self
     }
 
-    /// Says who caused them.
+    /// Sets the actor that caused them.
     #[must_use]
     pub fn with_actor(mut self, actor_id: impl Into<String>) -> Self {
         self.actor_id = Some(actor_id.into());
         self
     }
 
-    /// Attaches anything else worth keeping.
+    /// Attaches further data, as a JSON object.
     #[must_use]
     pub fn with_attributes(mut self, attributes: Attributes) -> Self {
         self.attributes = attributes;

@@ -2,10 +2,10 @@
 
 use std::{error::Error as StdError, fmt};
 
-/// Any error that can cross threads; what backends hand over as the source of ours.
+/// Any error that can cross threads; the type of the sources that backends give to the errors of this crate.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
 
-/// The result of a `main` or of glue code that only reports what went wrong.
+/// The result of a `main` or of glue code that only reports errors.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// A report of any error, for `main` and glue code.
@@ -30,12 +30,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///     Ok(())
 /// }
 /// ```
-/// Where errors have to cross threads, or are those of another crate, [`into_inner`](Self::into_inner) gives the error
-/// itself: `.map_err(eventbus::Error::into_inner)?`.
+/// Where errors have to cross threads, or a different crate defines the error type, [`into_inner`](Self::into_inner)
+/// returns the error itself: `.map_err(eventbus::Error::into_inner)?`.
 pub struct Error(BoxError);
 
 impl Error {
-    /// Gives the error away that was converted into this report.
+    /// Returns the error that was converted into this report.
     ///
     /// # Examples
     /// ```
@@ -62,7 +62,7 @@ impl<E: Into<BoxError>> From<E> for Error {
     }
 }
 
-// not for `BoxError`: what converts into that converts into `Error`, which would then convert into itself twice
+// not for `BoxError`: every type that converts into it converts into `Error`, which would convert into itself twice
 impl From<Error> for Box<dyn StdError> {
     fn from(Error(error): Error) -> Self {
         error
@@ -90,7 +90,7 @@ impl fmt::Display for ErrorChain<'_> {
     }
 }
 
-/// The same in one line, for fields of the log and of statuses.
+/// Writes an error and its causes in one line, for fields of the log and of statuses.
 pub(crate) struct ErrorLine<'a>(pub(crate) &'a (dyn StdError + 'static));
 
 impl fmt::Display for ErrorLine<'_> {

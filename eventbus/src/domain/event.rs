@@ -1,4 +1,4 @@
-//! What an event is, and what one can ask for.
+//! Events, and the sets of events that code requests.
 
 use super::{
     codec::{Codec, DecodeError, EncodeError},
@@ -59,17 +59,17 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Which events someone asks for.
+/// The events that a handler, a projection or a subscriber requests.
 #[derive(Debug, Clone, Copy)]
 pub enum EventFilter {
-    /// Every event, of whatever type.
+    /// Events of every type.
     All,
     /// These types only.
     Only(&'static [EventDescriptor]),
 }
 
 impl EventFilter {
-    /// Whether events of this wire name are asked for.
+    /// Returns `true` if it requests events of this wire name.
     #[must_use]
     pub fn matches(&self, event_type: &str) -> bool {
         match self {
@@ -78,7 +78,7 @@ impl EventFilter {
         }
     }
 
-    /// The types asked for; empty when all are.
+    /// The requested types; empty for [`EventFilter::All`].
     #[must_use]
     pub const fn descriptors(&self) -> &'static [EventDescriptor] {
         match self {
@@ -87,7 +87,7 @@ impl EventFilter {
         }
     }
 
-    /// The wire names asked for, sorted; empty when all are.
+    /// The requested wire names, sorted; empty for [`EventFilter::All`].
     #[must_use]
     pub fn event_types(&self) -> Vec<&'static str> {
         let mut names: Vec<_> = self.descriptors().iter().map(|event| event.event_type).collect();
@@ -95,7 +95,7 @@ impl EventFilter {
         names
     }
 
-    /// How many types are asked for by all `filters` together; used while compiling projections.
+    /// Returns the number of types that all `filters` request together; used while compiling projections.
     #[doc(hidden)]
     #[must_use]
     pub const fn count(filters: &[Self]) -> usize {
@@ -107,7 +107,7 @@ impl EventFilter {
         total
     }
 
-    /// The types asked for by all `filters` together; `N` is their [`count`](Self::count).
+    /// Returns the types that all `filters` request together; `N` is their [`count`](Self::count).
     #[doc(hidden)]
     #[must_use]
     pub const fn collect<const N: usize>(filters: &[Self]) -> [EventDescriptor; N] {
@@ -126,7 +126,7 @@ impl EventFilter {
         all
     }
 
-    /// The union of `filters`, whose types are `all`: everything as soon as one of them asks for everything.
+    /// Returns the union of `filters`, whose types are `all`; [`EventFilter::All`] if one of them is.
     #[doc(hidden)]
     #[must_use]
     pub const fn union(filters: &[Self], all: &'static [EventDescriptor]) -> Self {
@@ -140,7 +140,7 @@ impl EventFilter {
         Self::Only(all)
     }
 
-    /// Whether an event could be asked for by both; used while compiling projections.
+    /// Returns `true` if both may request the same event; used while compiling projections.
     #[doc(hidden)]
     #[must_use]
     pub const fn overlaps(&self, other: &Self) -> bool {
@@ -161,7 +161,7 @@ impl EventFilter {
         false
     }
 
-    /// Whether no earlier event has the wire name of the event at `index`; used while compiling aggregates.
+    /// Returns `true` if no earlier event has the wire name of the event at `index`; used while compiling aggregates.
     #[doc(hidden)]
     #[must_use]
     pub const fn is_first(&self, index: usize) -> bool {
@@ -179,7 +179,7 @@ impl EventFilter {
     }
 }
 
-/// Whether two texts are equal; usable in constants.
+/// Returns `true` if two texts are equal; usable in constants.
 #[doc(hidden)]
 #[must_use]
 pub(crate) const fn same_text(a: &str, b: &str) -> bool {
@@ -197,11 +197,11 @@ pub(crate) const fn same_text(a: &str, b: &str) -> bool {
     true
 }
 
-/// What a handler, a projection method or a subscriber can ask for.
+/// Events that a handler, a projection method or a subscriber can request.
 ///
-/// An event struct asks for itself; an enum of events (an aggregate's `OrderEvent`, or your own with
-/// `#[derive(DomainEvent)]`) for any of them; [`Envelope<E>`] for `E` with its metadata; [`RecordedEvent`] for every
-/// event of every type.
+/// An event struct requests itself; an enum of events (an aggregate's `OrderEvent`, or your own with
+/// `#[derive(DomainEvent)]`) any of them; [`Envelope<E>`] `E` with its metadata; [`RecordedEvent`] every event of every
+/// type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
@@ -210,13 +210,13 @@ pub(crate) const fn same_text(a: &str, b: &str) -> bool {
     note = "a closure for `subscribe` takes its event by value: `async |event: OrderCreated| ..`"
 )]
 pub trait EventSet: Sized + Send + Sync + 'static {
-    /// The types asked for.
+    /// The requested types.
     const EVENTS: EventFilter;
 
     /// Decodes a recorded event.
     ///
     /// # Errors
-    /// [`DecodeError::UnknownType`] if it is none of the types asked for, [`DecodeError::Payload`] if its fields do not
+    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::Payload`] if its fields do not
     /// fit.
     fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
 }
@@ -237,7 +237,7 @@ impl<E: EventSet> EventSet for Envelope<E> {
     }
 }
 
-/// What can be appended: an event, or an enum of events.
+/// A value that can be appended: an event, or an enum of events.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event",
     label = "not an event",
@@ -271,7 +271,8 @@ pub trait DomainEvent: EventSet + EncodeEvent {
     const DESCRIPTOR: EventDescriptor;
 }
 
-/// Whether an event that says `named` belongs to `aggregate`; an event whose derive already failed says nothing.
+/// Returns `true` if an event that names the aggregate `named` belongs to `aggregate`; an event whose derive failed
+/// names none, and counts as belonging.
 #[doc(hidden)]
 #[must_use]
 pub const fn belongs_to(named: &str, aggregate: &str) -> bool {

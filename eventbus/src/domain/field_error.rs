@@ -1,4 +1,4 @@
-//! What is wrong with a field of a JSON text, said without any of its values.
+//! Errors in a field of a JSON text, without any of its values.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -31,44 +31,44 @@ impl FieldError {
         Self { path: format_path(path), reason: reason.into() }
     }
 
-    /// What is wrong at a place of a JSON text, in bytes.
+    /// Makes the error at an offset of a JSON text, in bytes.
     pub(crate) fn at(json: &str, offset: usize, reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(path_at(json, offset), reason)
     }
 
-    /// Why `json` does not parse as what was asked for.
+    /// Makes the error of a `json` that does not parse as the requested type.
     pub(crate) fn from_parse_error(json: &str, error: &serde_json::Error) -> Self {
         let (line, column) = (error.line(), error.column());
         let start: usize = json.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
         Self::at(json, start + column, reason_of(error))
     }
 
-    /// The field: `reading.by_room.kitchen[2]`; empty if it is the whole.
+    /// The field: `reading.by_room.kitchen[2]`; empty for the whole value.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// What is wrong with it.
+    /// The reason.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 }
 
-/// What `serde_json` says, without values, and without the field: that can be known only beside the text.
+/// Keeps the reason of `serde_json`, without values, and without the field: only the text tells that.
 impl From<serde_json::Error> for FieldError {
     fn from(error: serde_json::Error) -> Self {
         Self::new([], reason_of(&error))
     }
 }
 
-/// What serde says, without the values that it quotes. Words of somebody's own `Serialize` or `Deserialize` may hold
-/// values anywhere, so they are left out.
+/// Returns serde's message without the values that it quotes. Leaves out the messages of a type's own `Serialize` or
+/// `Deserialize`, which may hold values anywhere.
 pub(crate) fn reason_of(error: &serde_json::Error) -> String {
     let text = error.to_string();
     if !error.is_data() {
-        return text; // about the syntax, in serde_json's own words
+        return text; // a syntax error, whose message quotes no value
     }
     let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
     if let Some(unexpected) = text.strip_prefix("invalid type: ") {
@@ -78,7 +78,7 @@ pub(crate) fn reason_of(error: &serde_json::Error) -> String {
         return unexpected_kind("invalid value", unexpected);
     }
     if text.starts_with("unknown variant `") {
-        let expected = text.rsplit_once("`, expected ").map_or("another one", |(_, expected)| expected);
+        let expected = text.rsplit_once("`, expected ").map_or("a different one", |(_, expected)| expected);
         return format!("unknown variant, expected {expected}");
     }
     const WITHOUT_VALUES: [&str; 7] = [
@@ -96,7 +96,7 @@ pub(crate) fn reason_of(error: &serde_json::Error) -> String {
     }
 }
 
-/// `string "secret", expected u32` as `string, expected u32`.
+/// Turns `string "secret", expected u32` into `string, expected u32`.
 fn unexpected_kind(what: &str, unexpected: &str) -> String {
     const KINDS: [&str; 16] = [
         "boolean",
@@ -116,16 +116,16 @@ fn unexpected_kind(what: &str, unexpected: &str) -> String {
         "tuple variant",
         "struct variant",
     ];
-    let (found, expected) = unexpected.rsplit_once(", expected ").unwrap_or((unexpected, "another one"));
+    let (found, expected) = unexpected.rsplit_once(", expected ").unwrap_or((unexpected, "a different one"));
     let kind = found.split(['`', '"']).next().unwrap_or_default().trim_end();
-    let kind = if kind == "null" || KINDS.contains(&kind) { kind } else { "something else" };
+    let kind = if kind == "null" || KINDS.contains(&kind) { kind } else { "an unknown kind" };
     format!("{what}: {kind}, expected {expected}")
 }
 
-/// The path to the place `offset` of a JSON text: into the objects and arrays that are open there.
+/// Returns the path to `offset` in a JSON text: the steps into the objects and arrays that are open there.
 fn path_at(json: &str, offset: usize) -> Vec<Step<'_>> {
     let bytes = json.as_bytes();
-    // per open object or array; without a step before the first key of an object
+    // one per open object or array; `None` before the first key of an object
     let mut open: Vec<Option<Step<'_>>> = Vec::new();
     let mut key_is_next = false;
     let mut at = 0;
@@ -162,7 +162,7 @@ fn path_at(json: &str, offset: usize) -> Vec<Step<'_>> {
     open.into_iter().flatten().collect()
 }
 
-/// Where the text ends that begins at `start`: at its closing quote.
+/// Returns the offset of the closing quote of the text that begins at `start`.
 fn end_of_text(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(byte) = bytes.get(at) {
@@ -175,7 +175,7 @@ fn end_of_text(bytes: &[u8], start: usize) -> usize {
     at.min(bytes.len())
 }
 
-/// Keys are cut where they are long, and so is the whole path: they may come from anywhere.
+/// Writes a path; cuts long keys and a long path, as keys may come from untrusted input.
 fn format_path<'a>(path: impl IntoIterator<Item = Step<'a>>) -> String {
     const KEY_CHARS_MAX: usize = 40;
     const PATH_BYTES_MAX: usize = 200;

@@ -1,8 +1,8 @@
-//! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`; and
-//! reading one, with errors that quote nothing.
+//! Writing a value as JSON, without losing a number: JSON has no NaN and no infinity, and `serde_json` writes `null`;
+//! and reading one, with errors that quote no value.
 //!
-//! A serializer around that of `serde_json`, in the same pass: it looks at each float, and on an error the calls on the
-//! way back note the path.
+//! A serializer around that of `serde_json`, in the same pass: it checks each float, and on an error the calls on the
+//! way back record the path.
 
 use std::{borrow::Cow, cell::RefCell, fmt::Display};
 
@@ -41,7 +41,7 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
     }
 }
 
-/// Reads a value from JSON, as `serde_json` does, except that the error quotes nothing of the text: errors reach logs.
+/// Reads a value from JSON, as `serde_json` does, except that the error does not quote the text: errors reach logs.
 ///
 /// # Errors
 /// [`FieldError`] with the field at which the text is not JSON, or not of that type.
@@ -58,7 +58,7 @@ pub fn from_json<T: DeserializeOwned>(json: impl AsRef<[u8]>) -> Result<T, Field
     serde_json::from_slice(json).map_err(|error| FieldError::from_parse_error(&String::from_utf8_lossy(json), &error))
 }
 
-/// Where a value is that cannot be written, from the inside out.
+/// The path to a value that cannot be written, from the inside out.
 #[derive(Default)]
 struct Trace(RefCell<TraceState>);
 
@@ -75,7 +75,7 @@ impl Trace {
         E::custom(NOT_FINITE)
     }
 
-    /// Notes the step that led to an error.
+    /// Records the step that led to an error.
     #[inline]
     fn step<T, E>(&self, result: Result<T, E>, step: impl FnOnce() -> Step<'static>) -> Result<T, E> {
         if result.is_err() {
@@ -91,13 +91,13 @@ impl Trace {
     }
 }
 
-/// A serializer that refuses floats that are not finite, and hands on everything else.
+/// A serializer that refuses floats that are not finite, and forwards all other values.
 struct Finite<'t, S> {
     inner: S,
     trace: &'t Trace,
 }
 
-/// A value within another one.
+/// A value within a value.
 struct Value<'v, 't, T: ?Sized> {
     value: &'v T,
     trace: &'t Trace,
@@ -114,9 +114,9 @@ impl<T: Serialize + ?Sized> Serialize for Value<'_, '_, T> {
 struct Parts<'t, C> {
     inner: C,
     trace: &'t Trace,
-    /// How many items were begun.
+    /// Number of items begun.
     next: usize,
-    /// The variant whose content it is.
+    /// The variant that holds it.
     variant: Option<&'static str>,
 }
 
@@ -136,7 +136,7 @@ impl<'t, S: Serializer> Finite<'t, S> {
     }
 }
 
-macro_rules! hand_on {
+macro_rules! forward {
     ($($method:ident($($name:ident: $type:ty),*);)*) => {
         $(
             #[inline]
@@ -168,7 +168,7 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
         if number.is_finite() { self.inner.serialize_f64(number) } else { Err(self.trace.not_finite()) }
     }
 
-    hand_on! {
+    forward! {
         serialize_bool(value: bool);
         serialize_i8(value: i8);
         serialize_i16(value: i16);
@@ -271,7 +271,7 @@ impl<'t, S: Serializer> Serializer for Finite<'t, S> {
 }
 
 impl<C> Parts<'_, C> {
-    /// Notes the step into an item, and into the variant around it, if it failed.
+    /// Records the step into an item, and into the variant around it, if it failed.
     #[inline]
     fn step<T, E>(&mut self, written: Result<T, E>, step: impl FnOnce(usize) -> Step<'static>) -> Result<T, E> {
         let index = self.next;
@@ -358,7 +358,7 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
         self.inner.serialize_key(&Value { value: key, trace: self.trace })
     }
 
-    /// Whose key was written by itself is known by its number.
+    /// The key was written in a separate call, so the path names the entry by its number.
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), C::Error> {
         let written = self.inner.serialize_value(&Value { value, trace: self.trace });
@@ -382,7 +382,7 @@ impl<C: SerializeMap> SerializeMap for Parts<'_, C> {
     }
 }
 
-/// The text of a key, if it is one.
+/// Returns the text of a key that is a text or a number.
 #[cold]
 fn key_of<K: Serialize + ?Sized>(key: &K) -> Option<String> {
     match serde_json::to_value(key).ok()? {

@@ -1,4 +1,4 @@
-//! Everything about an event but its own fields.
+//! The metadata of an event: all of it but its own fields.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use super::{
     stream::{AggregateId, Position, StreamId, Version},
 };
 
-/// The identity of one event: made once, kept over every retry; what consumers deduplicate on.
+/// The identity of one event: made once, the same in every retry; consumers deduplicate by it.
 ///
-/// A UUIDv7 unless one is given: an import does well with ids that follow from what it imports (UUIDv5).
+/// A UUIDv7 unless one is given: an import does well with ids that follow from the imported data (UUIDv5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Uuid);
@@ -60,7 +60,7 @@ impl fmt::Display for EventId {
 #[error("invalid {what} `{value}`: not a UUID")]
 #[non_exhaustive]
 pub struct InvalidUuid {
-    /// Which id: `event id`, `tenant id`, …
+    /// The kind of id: `event id`, `tenant id`, …
     pub what: &'static str,
     /// Its first 40 characters, control characters escaped.
     pub value: String,
@@ -75,7 +75,7 @@ pub fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidUuid> {
         .map_err(|_| InvalidUuid { what, value: text.chars().take(40).flat_map(char::escape_debug).collect() })
 }
 
-/// Everything about an event but its own fields.
+/// The metadata of an event: all of it but its own fields.
 ///
 /// Handlers and projections take it as `&Metadata`.
 #[derive(Debug, Clone, PartialEq)]
@@ -131,15 +131,15 @@ impl Metadata {
         self
     }
 
-    /// Keeps how another publisher wrote the time of the event, where that is not UTC; it is passed on as it was written.
+    /// Keeps the time of the event as a foreign publisher wrote it, if not in UTC; a bus passes it on in that form.
     #[must_use]
     pub fn with_occurred_at_as_written(mut self, text: Option<Box<str>>) -> Self {
         self.occurred_at_as_written = text;
         self
     }
 
-    /// How another publisher wrote the time of the event: with an offset, or without a zone, which
-    /// [`occurred_at`](Self::occurred_at) takes as UTC. `None` where it is written in UTC.
+    /// The time of the event as a foreign publisher wrote it: with an offset, or without a zone, which
+    /// [`occurred_at`](Self::occurred_at) takes as UTC. `None` if it is written in UTC.
     #[must_use]
     pub fn occurred_at_as_written(&self) -> Option<&str> {
         self.occurred_at_as_written.as_deref()
@@ -180,7 +180,7 @@ impl Metadata {
         self
     }
 
-    /// Sets who caused the event.
+    /// Sets the actor that caused the event.
     #[must_use]
     pub fn with_actor_id(mut self, actor_id: Option<impl Into<Box<str>>>) -> Self {
         self.actor_id = actor_id.map(Into::into);
@@ -276,13 +276,13 @@ impl Metadata {
         self.tenant_id
     }
 
-    /// Who caused the event.
+    /// The actor that caused the event.
     #[must_use]
     pub fn actor_id(&self) -> Option<&str> {
         self.actor_id.as_deref()
     }
 
-    /// What the application attached.
+    /// The object that the application attached.
     #[must_use]
     pub const fn attributes(&self) -> &Attributes {
         &self.attributes

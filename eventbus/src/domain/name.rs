@@ -54,7 +54,7 @@ impl Name {
         Self(Text::Static(value))
     }
 
-    /// `prefix` and a name in one, as the names of checkpoints are made; cut at the front where it would be too long.
+    /// Joins `prefix` and a name, as in the names of checkpoints; cuts the name at the front if the result is too long.
     ///
     /// # Examples
     /// ```
@@ -68,12 +68,12 @@ impl Name {
         Self(Text::Shared(format!("{prefix}{}", &name[cut..]).into()))
     }
 
-    /// The name with a number behind it (`audit#2`); cut at the front where it would be too long.
+    /// Appends a number to the name (`audit#2`); cuts at the front if the result is too long.
     pub(crate) fn numbered(&self, number: usize) -> Self {
         self.joined("#", &number.to_string())
     }
 
-    /// The name with `behind` behind it (`mail/send_receipt`); cut at the front where it would be too long.
+    /// Appends `suffix` to the name (`mail/send_receipt`); cuts at the front if the result is too long.
     pub(crate) fn joined(&self, separator: &str, suffix: &str) -> Self {
         let joined = format!("{self}{separator}{suffix}");
         let too_long = joined.len().saturating_sub(MAX_NAME_BYTES);
@@ -91,7 +91,7 @@ impl Name {
     }
 }
 
-/// Whether `value` may be a name; usable in constants.
+/// Returns `true` if `value` may be a name; usable in constants.
 const fn is_valid(value: &str) -> bool {
     let bytes = value.as_bytes();
     if bytes.is_empty() || bytes.len() > MAX_NAME_BYTES {
@@ -202,11 +202,11 @@ pub struct InvalidName {
     pub what: &'static str,
     /// Its first 40 characters, control characters escaped.
     pub value: String,
-    /// What is wrong with it.
+    /// The fault.
     pub reason: NameFault,
 }
 
-/// What is wrong with a name.
+/// A fault in a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum NameFault {

@@ -24,7 +24,7 @@ pub struct NewEvent {
     schema_version: u32,
     occurred_at: OffsetDateTime,
     payload: String,
-    /// Whether the payload was checked when it was encoded.
+    /// Set if the encoder has checked the payload.
     is_checked: bool,
     context: EventContext,
 }
@@ -32,8 +32,8 @@ pub struct NewEvent {
 impl NewEvent {
     /// Wraps an encoded payload: a JSON object of the event's own fields. Makes the id and takes the time.
     ///
-    /// Typed events are encoded by [`NewEvent::from_event`]; this one is for code that has only the wire form. What is wrong with
-    /// it is told by [`check`](Self::check), which every store does before it appends.
+    /// For code that has only the wire form; [`NewEvent::from_event`] encodes typed events. Every store
+    /// [checks](Self::check) the event before it appends.
     #[must_use]
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
         Self {
@@ -47,7 +47,7 @@ impl NewEvent {
         }
     }
 
-    /// Wraps what a codec encoded and read back.
+    /// Wraps a payload that a codec encoded and read back.
     pub(crate) fn encoded(event_type: Name, schema_version: u32, payload: String) -> Self {
         Self { is_checked: true, ..Self::new(event_type, schema_version, payload) }
     }
@@ -73,23 +73,23 @@ impl NewEvent {
         event.encode()
     }
 
-    /// Uses this id: appending the same ids again is how a repeat is known.
+    /// Uses this id: a store recognizes a repeated append by the same ids.
     #[must_use]
     pub fn with_event_id(mut self, event_id: EventId) -> Self {
         self.event_id = event_id;
         self
     }
 
-    /// Says when the event happened, kept to the microsecond; within the years 1 to 9999.
+    /// Sets when the event happened, kept to the microsecond; within the years 1 to 9999.
     #[must_use]
     pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
-        // a time that is none in UTC is refused by `check`
+        // `check` refuses a time that UTC cannot express
         let utc = occurred_at.checked_to_offset(time::UtcOffset::UTC).unwrap_or(occurred_at);
         self.occurred_at = utc.replace_nanosecond(utc.nanosecond() / 1_000 * 1_000).unwrap_or(utc);
         self
     }
 
-    /// Says on whose behalf, and because of what, the event is saved.
+    /// Sets on whose behalf, and because of what, the event is saved.
     #[must_use]
     pub fn with_context(mut self, context: EventContext) -> Self {
         self.context = context;
@@ -138,10 +138,10 @@ impl NewEvent {
         self.context.correlation_id.unwrap_or(self.event_id.as_uuid())
     }
 
-    /// Whether every store can keep the event, and every bus carry it: stores check it before they append.
+    /// Checks that every store can keep the event, and every bus carry it; stores call it before they append.
     ///
     /// # Errors
-    /// [`InvalidEvent`] with the first thing that is wrong, see [`EventFault`](crate::EventFault).
+    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::EventFault).
     ///
     /// # Examples
     /// ```
@@ -163,9 +163,9 @@ impl NewEvent {
         checked.map_err(|fault| InvalidEvent { event_id: self.event_id, event_type: self.event_type.clone(), fault })
     }
 
-    /// Gives the event its place: what a store does when it appended it.
+    /// Gives the event its place in a stream; stores call it when they append.
     ///
-    /// Without a position it is also how an event is published by hand, with no store behind it.
+    /// Without a position it makes an event to publish without a store.
     #[must_use]
     pub fn recorded_as(self, stream: StreamId, version: Version, position: Option<Position>) -> RecordedEvent {
         let correlation_id = self.correlation_id();
@@ -190,25 +190,25 @@ pub struct RecordedEvent(Arc<Recorded>);
 struct Recorded {
     metadata: Metadata,
     payload: Box<str>,
-    /// Whether the payload was checked when it was encoded, in this process.
+    /// Set if the encoder has checked the payload, in this process.
     is_checked: bool,
 }
 
 impl RecordedEvent {
-    /// Puts together what a backend read; `payload` is the JSON object of the event's own fields.
+    /// Makes the record of an event that a backend read; `payload` is the JSON object of the event's own fields.
     #[must_use]
     pub fn new(metadata: Metadata, payload: impl Into<Box<str>>) -> Self {
         Self(Arc::new(Recorded { metadata, payload: payload.into(), is_checked: false }))
     }
 
-    /// Sets when the store appended the event: what a store does that made the record by [`NewEvent::recorded_as`].
+    /// Sets when the store appended the event; stores call it after [`NewEvent::recorded_as`].
     #[must_use]
     pub fn with_recorded_at(mut self, recorded_at: Option<OffsetDateTime>) -> Self {
         Arc::make_mut(&mut self.0).metadata.recorded_at = recorded_at; // copies nothing where the record was just made
         self
     }
 
-    /// Encodes an event that is published by hand, with no store behind it.
+    /// Encodes an event to publish without a store.
     ///
     /// # Errors
     /// [`EncodeError`] as for [`NewEvent::from_event`].
@@ -232,7 +232,7 @@ impl RecordedEvent {
         Ok(NewEvent::from_event(event)?.recorded_as(stream, version, None))
     }
 
-    /// Everything but the event's own fields.
+    /// The metadata.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.0.metadata
@@ -262,11 +262,11 @@ impl RecordedEvent {
         self.metadata().version()
     }
 
-    /// Whether every bus can carry the event: buses check it before they publish, and what they read. Beyond what a
-    /// [store takes](NewEvent::check), its payload and attributes may hold null characters: those of Python do.
+    /// Checks that every bus can carry the event; buses call it before they publish, and when they read. Other than for
+    /// a [store](NewEvent::check), its payload and attributes may hold null characters: those of Python do.
     ///
     /// # Errors
-    /// [`InvalidEvent`] with the first thing that is wrong, see [`EventFault`](crate::EventFault).
+    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::EventFault).
     pub fn check(&self) -> Result<(), InvalidEvent> {
         let metadata = self.metadata();
         let parts = validity::EventParts {
@@ -308,7 +308,7 @@ pub struct Envelope<E> {
 }
 
 impl<E> Envelope<E> {
-    /// Puts an event and its record together.
+    /// Joins an event and its record.
     pub(crate) const fn new(event: E, record: RecordedEvent) -> Self {
         Self { event, record }
     }
@@ -319,13 +319,13 @@ impl<E> Envelope<E> {
         &self.event
     }
 
-    /// Everything but the event's own fields.
+    /// The metadata.
     #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.record.metadata()
     }
 
-    /// Gives the event away.
+    /// Returns the event.
     #[must_use]
     pub fn into_event(self) -> E {
         self.event

@@ -1,4 +1,4 @@
-//! How events, errors and times are written where a status is serialized, and how long something lasted in the log.
+//! Formats of events, errors and times in a serialized status, and of durations in the log.
 
 use std::{fmt::Display, time::Duration};
 
@@ -55,8 +55,8 @@ pub(crate) fn moment<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Res
     self::time(&Some(*time), serializer)
 }
 
-/// An event with everything that is known of it, payload and attributes as JSON: for operators. Stores and buses have
-/// formats of their own.
+/// Writes an event with all its metadata, payload and attributes as JSON: for operators. Stores and buses have formats
+/// of their own.
 impl Serialize for RecordedEvent {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let metadata = self.metadata();
@@ -102,7 +102,7 @@ struct EventJson<'a> {
     payload: Json<'a>,
 }
 
-/// A JSON text as what it says; as a text where it is no JSON.
+/// A JSON text, written as its value; as a text if it is not JSON.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Json<'a> {
@@ -116,7 +116,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// How long something lasted, in milliseconds at the finest: as the log shows it.
+/// Returns the time since `since` as the log shows it: in whole milliseconds.
 pub(crate) fn lasted(since: OffsetDateTime, now: OffsetDateTime) -> Duration {
     let millis = (now - since).whole_milliseconds();
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! Where events live: streams, versions, positions.
+//! The places of events: streams, versions, positions.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -224,10 +224,10 @@ impl Position {
     pub const START: Self = Self(0);
 }
 
-/// What an append demands of the stream before it.
+/// The condition of an append on the stream before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Anything goes; never conflicts.
+    /// No condition; never conflicts.
     Any,
     /// The stream has no events.
     NoStream,
@@ -238,7 +238,7 @@ pub enum ExpectedVersion {
 }
 
 impl ExpectedVersion {
-    /// Whether a stream at version `actual` fulfils the expectation.
+    /// Returns `true` if a stream at version `actual` fulfils the condition.
     #[must_use]
     pub fn matches(self, actual: Version) -> bool {
         match self {

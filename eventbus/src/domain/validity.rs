@@ -1,7 +1,7 @@
-//! What every store and every bus can keep, and every reader can read: one check for all of them.
+//! Validity of events: one check for what every store and every bus can keep, and every reader can read.
 //!
-//! Keep: a backend that could hold more refuses it all the same. An event that is stored is published, copied to another
-//! store and read by tools of the database; what one of them cannot take stops it there for ever.
+//! Invariant: a backend refuses an invalid event also if it could keep it. A stored event is published, copied to other
+//! stores and read by tools of the database; if one of them cannot take it, it stops there for ever.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,7 +13,7 @@ use time::{OffsetDateTime, UtcOffset};
 
 use super::{field_error::FieldError, metadata::EventId, name::Name, stream::Version};
 
-/// The fields of the wire's envelope, in their order on the wire: an event's own fields may not be called so.
+/// The fields of the wire's envelope, in their order on the wire: an event's own fields may not have these names.
 pub const RESERVED_FIELDS: [&str; 12] = [
     "event_id",
     "event_type",
@@ -29,10 +29,10 @@ pub const RESERVED_FIELDS: [&str; 12] = [
     "metadata",
 ];
 
-/// How many objects and arrays may be open within each other: what `serde_json` reads.
+/// The limit of objects and arrays within each other: that of `serde_json`.
 const MAX_DEPTH: usize = 127;
 
-/// The largest version of a payload's shape: what a column of signed 32 bits holds.
+/// The largest version of a payload's shape: that of a column of signed 32 bits.
 const MAX_SCHEMA_VERSION: u32 = i32::MAX as u32;
 
 /// An event that no store takes and no bus publishes.
@@ -44,26 +44,26 @@ pub struct InvalidEvent {
     pub event_id: EventId,
     /// Its durable wire name.
     pub event_type: Name,
-    /// What is wrong with it.
+    /// The fault.
     pub fault: EventFault,
 }
 
-/// What is wrong with an event that no store takes and no bus publishes; it shows no value.
+/// A fault for which no store takes an event and no bus publishes it; the message shows no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventFault {
-    /// The payload is no JSON object, or it holds what not every store or reader can take: half a surrogate pair, more
-    /// than 127 objects and arrays within each other, in a store also a null character.
+    /// The payload is no JSON object, or some store or reader cannot take it: it holds half a surrogate pair, more than
+    /// 127 objects and arrays within each other, in a store also a null character.
     #[error("its payload: {0}")]
     Payload(FieldError),
     /// A field of the payload is named like one of the wire's envelope, see [`RESERVED_FIELDS`], and would take its
     /// place there.
     #[error("its field `{0}` is named like a field of the envelope; rename it with `#[serde(rename = \"..\")]`")]
     ReservedField(&'static str),
-    /// The attributes hold what a payload may not hold.
+    /// The attributes have a fault of a [payload](Self::Payload).
     #[error("its attributes (`metadata`): {0}")]
     Attributes(FieldError),
-    /// The actor holds a null character, which PostgreSQL has no text with.
+    /// The actor holds a null character, which no text of PostgreSQL can hold.
     #[error("its actor holds a null character")]
     Actor,
     /// The version of the payload's shape is 0 or above 2,147,483,647.
@@ -77,16 +77,16 @@ pub enum EventFault {
     Version,
 }
 
-/// Who is to keep an event.
+/// The kind of backend that keeps an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BackendKind {
-    /// A store: no text of it holds a null character, which PostgreSQL has no text with, and no tool for its tables.
+    /// A store: its texts hold no null character, which no text of PostgreSQL, and no tool for its tables, can hold.
     Store,
     /// A bus, which publishers in Python share: their JSON holds null characters as escapes.
     Bus,
 }
 
-/// What a check of an event looks at beside its payload.
+/// The checked parts of an event beside its payload.
 pub(crate) struct EventParts<'e> {
     pub(crate) schema_version: u32,
     pub(crate) occurred_at: OffsetDateTime,
@@ -114,7 +114,7 @@ pub(crate) fn check_version(version: Version) -> Result<(), EventFault> {
     if (Version::FIRST..=Version::MAX).contains(&version) { Ok(()) } else { Err(EventFault::Version) }
 }
 
-/// Whether a payload is an object that can be kept, spliced into the wire's envelope and read.
+/// Checks that a payload is an object that can be kept, spliced into the wire's envelope and read.
 pub(crate) fn check_payload(json: &str, backend: BackendKind) -> Result<(), EventFault> {
     match serde_json::from_str(json) {
         Ok(Keys { reserved: None }) => check_texts(json, backend).map_err(EventFault::Payload),
@@ -158,9 +158,9 @@ impl<'de> Visitor<'de> for KeysVisitor {
 #[derive(Deserialize)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// Looks into valid JSON for what is valid and cannot be kept.
+/// Checks valid JSON for parts that cannot be kept all the same.
 fn check_texts(json: &str, backend: BackendKind) -> Result<(), FieldError> {
-    // most JSON has neither escapes nor so many brackets, and is not looked at byte by byte
+    // most JSON has neither escapes nor so many brackets, and needs no scan byte by byte
     let opened = json.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count();
     if opened <= MAX_DEPTH && !json.contains('\\') {
         return Ok(());
@@ -171,7 +171,7 @@ fn check_texts(json: &str, backend: BackendKind) -> Result<(), FieldError> {
     }
 }
 
-/// The first thing in valid JSON that cannot be kept: where, in bytes, and what.
+/// Returns the offset, in bytes, of the first part of valid JSON that cannot be kept, and the reason.
 fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str)> {
     let (mut at, mut depth, mut in_text) = (0, 0_usize, false);
     while let Some(byte) = json.get(at) {
@@ -188,7 +188,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
                 at += 1;
                 match code_unit(json, at) {
                     Some(0) if backend == BackendKind::Store => {
-                        return Some((at, "a null character (`\\u0000`), which PostgreSQL has no text with"));
+                        return Some((at, "a null character (`\\u0000`), which no text of PostgreSQL can hold"));
                     }
                     Some(0xD800..=0xDBFF) => {
                         at += "uXXXX".len();
@@ -211,7 +211,7 @@ fn first_fault(json: &[u8], backend: BackendKind) -> Option<(usize, &'static str
 
 const UNPAIRED_SURROGATE: &str = "half a surrogate pair, which is no text";
 
-/// The number of an escape `uXXXX`, if it is one.
+/// Returns the number of an escape `uXXXX`, if it is one.
 fn code_unit(json: &[u8], at: usize) -> Option<u16> {
     let digits = json.get(at..at + 5)?.strip_prefix(b"u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
