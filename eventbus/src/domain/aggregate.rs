@@ -38,7 +38,7 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     note = "write `impl Apply for {Self} {{ fn apply(&mut self, event: &<Self as Aggregate>::Event) {{ match event {{ .. }} }} }}`"
 )]
 pub trait Apply: Aggregate {
-    /// Changes the state as `event` says.
+    /// Applies `event` to the state.
     fn apply(&mut self, event: &Self::Event);
 }
 

@@ -13,7 +13,7 @@ use super::{
     stream::{AggregateId, Position, Version},
 };
 
-/// As what it says.
+/// Serializes a value as its `Display` text.
 #[allow(clippy::ref_option, reason = "as serde calls it")]
 pub(crate) fn text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
@@ -22,7 +22,7 @@ pub(crate) fn text<T: Display, S: Serializer>(value: &Option<T>, serializer: S) 
     }
 }
 
-/// As RFC 3339 has it.
+/// Serializes a time in the format of RFC 3339.
 #[allow(clippy::ref_option, reason = "as serde calls it")]
 pub(crate) fn time<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) -> Result<S::Ok, S::Error> {
     match time.and_then(|time| time.format(&Rfc3339).ok()) {
@@ -31,7 +31,7 @@ pub(crate) fn time<S: Serializer>(time: &Option<OffsetDateTime>, serializer: S) 
     }
 }
 
-/// As seconds.
+/// Serializes a duration in seconds.
 #[allow(clippy::ref_option, reason = "as serde calls it")]
 pub(crate) fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     match time {
@@ -40,17 +40,17 @@ pub(crate) fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> 
     }
 }
 
-/// As seconds.
+/// Serializes a duration in seconds.
 pub(crate) fn duration<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-/// As what it says.
+/// Serializes a value as its `Display` text.
 pub(crate) fn display<T: Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
-/// As RFC 3339 has it.
+/// Serializes a time in the format of RFC 3339.
 pub(crate) fn moment<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
     self::time(&Some(*time), serializer)
 }

@@ -57,6 +57,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
             deleted.map_err(|error| self.store_error(error))?;
         }
         let (events, skipped) = self.replay_stream(stream, position, &mut *transaction).await?;
+        // moves no checkpoint: fails if the lease was lost, or a different process moved the checkpoint
         let advanced = transaction.advance(live_lease.lease(), position, position).await;
         if !advanced.map_err(|error| self.store_error(error))? {
             return Err(self.lost_error());

@@ -18,7 +18,7 @@ pub enum ProjectionError {
         if known.is_empty() { "none".into() } else { known.join(", ") }
     )]
     NotRunning {
-        /// The projection asked for.
+        /// The requested projection.
         name: &'static str,
         /// The projections that the app has, sorted.
         known: Vec<&'static str>,

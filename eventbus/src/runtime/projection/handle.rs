@@ -55,9 +55,10 @@ pub struct ProjectionHandle<P>(Arc<ProjectionInner<P>>);
 struct ProjectionInner<P> {
     state: ProjectionState<P>,
     factory: Option<Box<dyn Fn() -> P + Send + Sync>>,
+    /// The shared state of the app that feeds it; behind a lock, as the app starts after the handle is made.
     app_state: RwLock<StateMap>,
     progress: watch::Sender<ProjectionProgress>,
-    /// The clock of the app that feeds it.
+    /// The clock of the app that feeds it; behind a lock for the same reason.
     clock: Mutex<SharedClock>,
     activity: Arc<Activity>,
     /// The positions that it skips, sorted; `None` if they are to be loaded.
@@ -65,7 +66,7 @@ struct ProjectionInner<P> {
 }
 
 pub(super) enum ProjectionState<P> {
-    /// `&mut self` methods.
+    /// `&mut self` methods: an event and a reader exclude each other.
     Locked(RwLock<P>),
     /// `&self` methods: no lock.
     Unlocked(P),

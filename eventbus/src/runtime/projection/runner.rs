@@ -99,6 +99,7 @@ pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: Canc
         let feed_end = match type_check {
             Ok(TypeCheck::Complete) => runner.feed_with_lease(&held_lease, &mut feed).await,
             Ok(TypeCheck::NeedsRebuild) => {
+                // concurrent: the live rows serve and advance while the rebuild fills its copies
                 tokio::join!(
                     runner.feed_with_lease(&held_lease, &mut feed),
                     runner.rebuild_until_done(&held_lease, &cancel)
