@@ -58,7 +58,8 @@ pub(crate) fn projection_role(projection: &'static str) -> Name {
 /// | stopped | another process has passed the event, or an operator has skipped it | standby |
 /// | any | cancelled | ended; an owner releases the lease |
 ///
-/// State in memory is live at once. If stopped, it is rebuilt in a new instance every minute.
+/// State in memory is live at once. A minute after a stop, it reads a damaged event again, or else is rebuilt in a new
+/// instance; without a factory it stays stopped until an operator resumes it.
 pub(super) struct ProjectionRunner<P> {
     pub(super) handle: ProjectionHandle<P>,
     pub(super) context: RunnerContext,

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// Interval at which the bus is asked for missing backlogs.
+/// Interval at which the filler asks the bus for missing backlogs.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Delay after which a group with a full backlog may have room again.
 const FULL_BACKLOG_DELAY: Duration = Duration::from_millis(50);
@@ -227,7 +227,7 @@ mod tests {
         runtime::skip::SkipEditor,
     };
 
-    /// Groups that miss the first positions of a store, and the positions that they were given.
+    /// Groups that miss the first positions of a store, and the positions that the filler gave them.
     struct Missing {
         groups: &'static [&'static str],
         through: Position,

@@ -116,7 +116,7 @@ impl<'a> Leadership<'a> {
         self.lease.epoch
     }
 
-    /// Publishes while the lease is held.
+    /// Publishes while this process holds the lease.
     pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, store: &Arc<dyn EventStore>) -> LeadershipEnd {
         let (destination, epoch) = (self.status.destination(), self.lease.epoch);
         if self.status.is_stopped() {
