@@ -59,7 +59,7 @@ pub(crate) fn projection_role(projection: &'static str) -> Name {
 /// | any | cancelled | ended; an owner releases the lease |
 ///
 /// State in memory is live at once. A minute after a stop, it reads a damaged event again, or else is rebuilt in a new
-/// instance; without a factory it stays stopped until an operator resumes it.
+/// instance; without a factory it stays stopped.
 pub(super) struct ProjectionRunner<P> {
     pub(super) handle: ProjectionHandle<P>,
     pub(super) context: RunnerContext,

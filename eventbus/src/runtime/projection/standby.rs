@@ -118,8 +118,8 @@ impl<P: Projection> ProjectionRunner<P> {
     }
 
     /// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
-    /// event may be half handled. Without a factory only an operator can resume it. An event that cannot be read has
-    /// changed no state, so the feed just goes on. Returns `false` if cancelled meanwhile.
+    /// event may be half handled, so without a factory it stays stopped. An event that cannot be read has changed no
+    /// state, so the feed just reads it again. Returns `false` if cancelled meanwhile.
     pub(super) async fn wait_for_retry_in_memory(&self, cancel: &CancellationToken) -> bool {
         let (clock, name) = (&self.context.clock, P::definition().name);
         let mut pause = STOPPED_RETRY_INTERVAL;
