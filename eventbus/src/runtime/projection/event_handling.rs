@@ -139,7 +139,7 @@ impl<P: Projection> ProjectionHandle<P> {
                 .await
                 .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?,
         };
-        // the lock keeps events out, so `target` is final, and no event is missing or handled twice
+        // the lock keeps events out, so `target` covers every event that the old state has handled
         let target = self.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;

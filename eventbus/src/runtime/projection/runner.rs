@@ -46,6 +46,7 @@ pub(crate) fn projection_role(projection: &'static str) -> Name {
 /// | State | Event | Next state |
 /// |---|---|---|
 /// | standby | another process holds the lease | standby; follows the checkpoint |
+/// | standby | the lease is free, but the last owner knew more event types | standby until it was free for a minute |
 /// | standby | the owner of the lease knows fewer event types | seizes the lease, then as if acquired |
 /// | standby | acquires the lease, and no owner missed events of its types | live from the checkpoint |
 /// | standby | acquires the lease, an owner missed events, and the tables are known | live, and rebuilds beside |
