@@ -3,8 +3,8 @@
 //!
 //! Invariant: one transaction replaces the live rows and moves the live checkpoint to the position of the copies, under
 //! a lease that was seized before the copies caught up. So the live rows serve until then, the new ones miss no event,
-//! and a rebuild that ends early leaves the old ones as they were. The same transaction ends the copies: the next rebuild
-//! would take them for those of an interrupted one, and begin with their rows.
+//! and a rebuild that ends early leaves the old ones as they were. The same transaction ends the copies: otherwise the
+//! next rebuild would take them for those of an interrupted one, and begin with their rows.
 
 use std::{sync::Arc, time::Duration};
 

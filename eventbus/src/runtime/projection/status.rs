@@ -15,7 +15,7 @@ use crate::{
 pub struct ProjectionStatus {
     /// Its durable name.
     pub name: &'static str,
-    /// Where it keeps its rows.
+    /// The way in which it keeps its rows.
     pub kind: ProjectionKind,
     /// All events up to this position are included.
     pub position: Position,
