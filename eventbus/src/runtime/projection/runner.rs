@@ -1,7 +1,7 @@
 //! The runner: feeds one projection from a store's feed, live and rebuild alike.
 //!
-//! Every process feeds state in memory. One process at a time feeds a projection that keeps rows: the owner of the lease
-//! `projection:{name}`; the rest stand by, and follow its checkpoint meanwhile.
+//! Every process feeds state in memory. One process at a time feeds a projection that keeps rows: the owner of the
+//! lease `projection:{name}`; the rest stand by, and follow its checkpoint meanwhile.
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
