@@ -1,4 +1,4 @@
-//! Making and retiring consumer groups by hand.
+//! Creating and retiring consumer groups on request.
 
 use eventbus::{Name, Position, port::MessageId};
 use redis::ScriptInvocation;
@@ -7,29 +7,29 @@ use uuid::Uuid;
 
 use crate::{RedisCommandError, RedisEventBus, bus::BusInner, entry_id::EntryId, keys, script};
 
-/// How many entries are looked at at once in search of a position.
+/// Entries that one script searches for a position.
 const POSITION_SEARCH_PAGE: usize = 500;
 
-/// Where a consumer group begins.
+/// Start of a consumer group.
 ///
-/// A group that subscribers join without it being made before begins with the oldest entry.
+/// A group that its first consumer creates begins with the oldest entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupStart {
-    /// With the oldest entry that is there.
+    /// The oldest entry of the stream.
     Beginning,
-    /// With what is published from now on.
+    /// The next entry that is published.
     Now,
-    /// With the first entry after this one.
+    /// The first entry after this one.
     After(MessageId),
-    /// With the first entry that was published at this time or later, by the server's clock, to the millisecond.
+    /// The first entry published at this time or later, by the server's clock, to the millisecond.
     AtTime(OffsetDateTime),
-    /// With the first entry whose event has a higher position in its store; if there is none, with what is published
-    /// from now on. Entries without a position, of other publishers, are passed over until then.
+    /// The first entry whose event has a higher position in its store; if there is none, the next entry that is
+    /// published. The group passes over entries without a position, of other publishers, until then.
     Position(Position),
 }
 
-/// What a retired group leaves undone.
+/// Unfinished entries of a retired group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RetiredGroup {
@@ -39,7 +39,7 @@ pub struct RetiredGroup {
     pub unread: u64,
 }
 
-/// Why a group was not made or retired.
+/// Reasons why a group was not created or retired.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GroupError {
@@ -51,17 +51,17 @@ pub enum GroupError {
         /// The group.
         group: Name,
     },
-    /// Consumers of the group are running; they would make it anew. Stop them first.
-    #[error("consumer group `{group}` of `{stream}` is in use, consumers that show life: {consumers}")]
+    /// Live consumers of the group would create it again. Stop them first.
+    #[error("consumer group `{group}` of `{stream}` is in use, live consumers: {consumers}")]
     InUse {
         /// The stream.
         stream: String,
         /// The group.
         group: Name,
-        /// How many consumers show life.
+        /// Number of live consumers.
         consumers: u64,
     },
-    /// The group cannot begin there: that is no id of an entry.
+    /// The start is not the id of an entry.
     #[error("`{id}` is no id of an entry of `{stream}`")]
     InvalidStart {
         /// The stream.
@@ -69,16 +69,16 @@ pub enum GroupError {
         /// The id.
         id: MessageId,
     },
-    /// The server did not do it.
+    /// The command to the server failed.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
 
-/// Why a store was not forgotten.
+/// Reasons why a store was not retired.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetireStoreError {
-    /// A process with the store was here within 30 s, to bring a group its events. Stop it first.
+    /// A process with the store sent its events to a group's backlog within the last 30 s. Stop it first.
     #[error("store {store} is in use: a process with it brings events to `{stream}`")]
     InUse {
         /// The stream.
@@ -86,17 +86,17 @@ pub enum RetireStoreError {
         /// The store.
         store: Uuid,
     },
-    /// The server did not do it.
+    /// The command to the server failed.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
 
 impl RedisEventBus {
-    /// Makes a consumer group that begins where it is told, and returns whether it did: a group that is there goes on
-    /// where it is. From then on [`trim`](Self::trim) keeps what the group has yet to handle.
+    /// Creates a consumer group that begins at `start`, and returns `true` if it did: an existing group continues where
+    /// it is. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
     ///
-    /// A group that was known and that the server has lost goes on where it was, whatever `start` says; to begin
-    /// elsewhere, [retire](Self::retire_group) it first.
+    /// A known group that the server has lost continues where it was, regardless of `start`; to begin elsewhere,
+    /// [retire](Self::retire_group) it first.
     ///
     /// # Errors
     /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
@@ -136,10 +136,10 @@ impl RedisEventBus {
         Ok(is_new)
     }
 
-    /// Forgets that a group ever announced an event type, in all its versions, and returns whether it had: for operators,
-    /// when the group's last handler of that type was removed for good; `"*"` where that was a handler of all types. What
-    /// was left pending for a member that handles it is skipped by the consumers that run, in a partition when its owner shows
-    /// life next. A consumer that handles the type announces it again.
+    /// Forgets that a group ever announced an event type, in all its versions, and returns `true` if it had. For
+    /// operators, when the group's last handler of that type was removed for good; `"*"` if that was a handler of all
+    /// types. Running consumers then skip entries that were pending for a member with such a handler, in a partition at
+    /// the owner's next heartbeat. A consumer that handles the type announces it again.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -162,12 +162,12 @@ impl RedisEventBus {
         Ok(was_known)
     }
 
-    /// Removes a consumer group for good, with all that is kept for it, so that it holds no [trimming](Self::trim) any
-    /// more. Returns what it leaves undone. A consumer that joins a group of that name later begins with the oldest
-    /// entry.
+    /// Removes a consumer group for good, with all its records, so that it no longer blocks [trimming](Self::trim).
+    /// Returns the numbers of its unfinished entries. A consumer that joins a group of that name later begins with the
+    /// oldest entry.
     ///
     /// # Errors
-    /// [`GroupError::NotFound`]; [`GroupError::InUse`] while consumers of the group show life; [`GroupError::Command`].
+    /// [`GroupError::NotFound`]; [`GroupError::InUse`] while the group has live consumers; [`GroupError::Command`].
     pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
         let mut all = None;
         for part in self.inner.partitions_or_self() {
@@ -177,16 +177,16 @@ impl RedisEventBus {
                     all.pending += part.pending;
                     all.unread += part.unread;
                 }
-                Err(GroupError::NotFound { .. }) => {} // perhaps it was retired half way before
+                Err(GroupError::NotFound { .. }) => {} // an earlier call may have ended half way
                 Err(error) => return Err(error),
             }
         }
         all.ok_or_else(|| GroupError::NotFound { stream: self.inner.stream.clone(), group: group.clone() })
     }
 
-    /// Forgets a store that is gone for good and published here, and returns whether it was known: new groups do not wait
-    /// for its events any more. What the stream has of it stays there. If a process with the store comes after all, its
-    /// relay publishes again what groups had not finished.
+    /// Forgets a store that is gone for good and published here, and returns `true` if it was known: new groups no
+    /// longer wait for its events. Its events in the stream stay there. If a process with the store starts after all,
+    /// its relay publishes again the events that groups had not finished.
     ///
     /// # Errors
     /// [`RetireStoreError`].
@@ -216,20 +216,20 @@ impl RedisEventBus {
     }
 }
 
-/// Who makes a group.
+/// Creator of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum GroupCreation {
-    /// A bus that connects: the group counts for nothing until somebody joins it.
+    /// A bus that connects: the group does not count until a consumer joins it.
     Unjoined = 0,
-    /// Somebody who says where it begins.
+    /// An operator, who chooses the start.
     Listed = 1,
-    /// A consumer, which wants all that its stores hold.
+    /// A consumer, which needs all events of the stores.
     WithBacklog = 2,
 }
 
 impl BusInner {
-    /// What makes a group for those who consume: with the oldest event, or with the next if all its handlers say so, and
-    /// listed in the floors.
+    /// Prepares creating a group for its consumers, listed in the floors: with the oldest event, or with the next one
+    /// if all its handlers request that.
     pub(crate) fn create_joined_group_script(&self, group: &Name) -> ScriptInvocation<'static> {
         match self.is_backlog() {
             true => self.create_group_script(group, "0-0", GroupCreation::Listed),
@@ -240,7 +240,7 @@ impl BusInner {
         }
     }
 
-    /// What makes a group, unless it is there.
+    /// Prepares creating a group unless it exists.
     pub(crate) fn create_group_script(
         &self,
         group: &Name,
@@ -278,7 +278,7 @@ impl BusInner {
         }
         let unread = match u64::try_from(unread) {
             Ok(unread) => unread,
-            // the server does not know
+            // the server does not know the number
             Err(_) => self.count_after(&last).await.map_err(|error| self.command_error(error))?,
         };
         Ok(RetiredGroup { pending: count, unread })
@@ -295,7 +295,7 @@ impl BusInner {
         parsed.map_err(|_| GroupError::InvalidStart { stream: self.stream.clone(), id })
     }
 
-    /// The id after which the first entry with a higher position comes, or the end of the stream.
+    /// Returns the id before the first entry with a higher position, or the end of the stream.
     async fn id_before_position(&self, position: Position) -> Result<String, RedisCommandError> {
         let mut after = EntryId::ZERO.to_string();
         loop {
@@ -310,7 +310,7 @@ impl BusInner {
     }
 }
 
-/// The highest id that an entry of an earlier time can have.
+/// Returns the highest id of an entry before a time.
 fn id_before_time(at: OffsetDateTime) -> EntryId {
     let ms = at.unix_timestamp_nanos().div_euclid(1_000_000);
     // an entry is as old as its millisecond: one of the millisecond that has begun counts as later

@@ -1,7 +1,7 @@
-//! Publishing for relays: the position of a store moves in the step that adds its events.
+//! Publishing for relays: the position of a store moves in the script that adds its events.
 //!
-//! Keep: each step is one script, which checks everything before it writes anything. What a store holds between two
-//! positions never changes, so a step whose reply was lost is simply made again.
+//! Invariant: each step is one script, which checks all conditions before its first write. A store's events between two
+//! positions never change, so the relay repeats a step whose reply was lost.
 
 mod partitions;
 
@@ -29,7 +29,7 @@ use crate::{
     wire,
 };
 
-/// A range that is none, or an event in it that cannot be published.
+/// A range that no relay can publish.
 #[derive(Debug, thiserror::Error)]
 enum Unpublishable {
     #[error("event {event_id} has no place in a store, so no relay can publish it")]
@@ -53,7 +53,7 @@ impl Unpublishable {
     }
 }
 
-/// Where the field with the store goes: behind those of the shared wire format.
+/// Index of the field with the store: behind those of the shared wire format.
 pub(crate) const STORE_FIELD_INDEX: usize = 7;
 
 #[async_trait]
@@ -81,8 +81,8 @@ impl RelayTarget for RedisEventBus {
         Ok(published_positions)
     }
 
-    /// Of the groups that nobody asks for, it tells those that are listed, have a consumer or have read something; one
-    /// that nobody ever joined has no progress. A group whose name is no [`Name`] is not told.
+    /// Beyond the `known` groups, returns those that are listed, have a consumer or have read an entry; one that no
+    /// consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         match self.inner.partitions.is_empty() {
             true => self.inner.group_floors(publisher, known).await,
@@ -99,14 +99,14 @@ impl RelayTarget for RedisEventBus {
     }
 }
 
-/// A script with the keys and the first argument that all have.
+/// Prepares a script with the keys and the first argument that all relay scripts have.
 fn relay_script(script: &'static redis::Script, bus: &BusInner, publisher: Publisher) -> ScriptInvocation<'static> {
     let mut step = script.key(&bus.stream);
     step.key(keys::relay(&bus.stream)).arg(publisher.store.to_string());
     step
 }
 
-/// Reads what is told of a group.
+/// Parses the low-water mark of a group.
 fn parse_group_floor(reply: &[Vec<u8>]) -> Option<(Name, GroupFloor)> {
     let group = Name::new("group", str::from_utf8(&reply[0]).ok()?).ok()?;
     let floor = match (reply[1].as_slice(), parse_position(&reply[2])) {
@@ -122,13 +122,13 @@ fn parse_position(text: &[u8]) -> Option<Position> {
     str::from_utf8(text).ok()?.parse().ok().map(Position::new)
 }
 
-/// The event at the end of a range.
+/// Returns the event at the end position of a range, if there is one.
 fn last_event_id(range: PublishRange<'_>) -> Option<EventId> {
     let last = range.events.last()?;
     (last.position() == Some(range.through)).then(|| last.metadata().event_id())
 }
 
-/// What the script takes for granted.
+/// Checks the conditions that the script relies on.
 fn check_range(range: PublishRange<'_>) -> Result<(), Unpublishable> {
     let PublishRange { mut after, through, events } = range;
     if through < after {
@@ -177,8 +177,8 @@ impl BusInner {
         let reply: Vec<Vec<u8>> =
             self.connection.run_idempotent(&ask).await.map_err(|error| self.publish_error(error))?;
         match reply.split_first() {
-            Some((word, told)) if word == b"groups" => {
-                Ok(GroupFloors::Groups(told.chunks_exact(3).filter_map(parse_group_floor).collect()))
+            Some((word, groups)) if word == b"groups" => {
+                Ok(GroupFloors::Groups(groups.chunks_exact(3).filter_map(parse_group_floor).collect()))
             }
             Some((word, _)) if word == b"lost" => Ok(GroupFloors::Lost),
             _ => Err(self.unexpected_reply(&reply)),
@@ -191,7 +191,7 @@ impl BusInner {
         self.parse_resync_reply(&self.run_relay_script(&rewind).await?)
     }
 
-    /// Publishes a range, or what this partition has of one, at whose end `last` is.
+    /// Publishes a range, or this partition's share of one. `last` is the event at its end.
     async fn publish_range(
         &self,
         publisher: Publisher,
@@ -255,7 +255,7 @@ impl BusInner {
         }
     }
 
-    /// Runs a script that may run twice, and replies with words.
+    /// Runs a script that may run twice, and returns its reply as words.
     async fn run_relay_script(&self, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
         self.ensure_publishing()?;
         self.connection.run_idempotent(step).await.map_err(|error| self.publish_error(error))
@@ -272,13 +272,13 @@ impl BusInner {
         outcome.ok_or_else(|| self.unexpected_reply(reply))
     }
 
-    fn unexpected_reply(&self, told: impl std::fmt::Debug) -> PublishError {
-        let source = format!("the server told {told:?}").into();
+    fn unexpected_reply(&self, reply: impl std::fmt::Debug) -> PublishError {
+        let source = format!("unexpected reply of the server: {reply:?}").into();
         PublishError::OutcomeUnknown { destination: self.destination.clone(), source }
     }
 }
 
-/// The first word of a reply, and the others.
+/// Splits a reply into its first word and the rest.
 fn split_reply(reply: &[String]) -> (&str, &[String]) {
     reply.split_first().map_or(("", &[]), |(word, others)| (word, others))
 }

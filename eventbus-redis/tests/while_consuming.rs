@@ -65,7 +65,7 @@ async fn a_slow_group_holds_the_stream_and_is_named_once_until_it_catches_up() {
     let slow = RedisEventBus::connect(config).await.unwrap();
     start(&bus).await;
     publish(&bus, 1_000).await;
-    let named = || log::lines(&["keeps the stream long", &stream, "slow"]).len();
+    let named = || log::lines(&["blocks trimming", &stream, "slow"]).len();
     until("the slow group is named", async || named() > 0).await;
     publish(&bus, 1_000).await;
     assert_eq!(settled(&bus).await, 0);
@@ -89,7 +89,7 @@ async fn a_group_that_is_retired_holds_nothing_any_more() {
     bus.create_group(&old, GroupStart::Beginning).await.unwrap();
     start(&bus).await;
     publish(&bus, 1_000).await;
-    let is_named = async || !log::lines(&["keeps the stream long", &stream, "old-reports"]).is_empty();
+    let is_named = async || !log::lines(&["blocks trimming", &stream, "old-reports"]).is_empty();
     until("the old group is named", is_named).await;
     assert_eq!(length(&bus).await, 1_000);
     bus.retire_group(&old).await.unwrap();

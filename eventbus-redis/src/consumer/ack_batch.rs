@@ -1,10 +1,10 @@
-//! Writing down what came of entries.
+//! The ack batch: dispositions of entries on their way to the server.
 //!
-//! Keep: an entry leaves the hand only after what came of it is written down; what could not be written is kept and
-//! written later. Whatever is written about a failure is refused by the server if the entry is somebody else's by now;
-//! an acknowledgement never is, as the handlers have succeeded.
+//! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
+//! could not be written stays in the batch for the next write. The server refuses a failure if the entry
+//! is no longer pending on this consumer. It never refuses an acknowledgement, as the handlers have succeeded.
 //!
-//! Real time, not the given clock: how long notes of failures gather, so that one script writes many.
+//! Real time, not the given clock: how long failures gather, so that one script writes many.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -25,24 +25,37 @@ use crate::{
     wire::{self, timestamp},
 };
 
-/// How many entries one command acknowledges; the server takes no command with more than a million arguments.
+/// Entries that one command acknowledges at most; the server refuses a command with more than a million arguments.
 const ACK_BATCH_MAX: usize = 10_000;
 
-/// How long after the last notes of failures the next ones are written, so that they gather where many events fail; one
-/// that fails alone is noted at once. If the process ends before, what failed counts as in flight.
+/// Minimum time between two writes of failures, so that many failures share one script; a single failure is written at
+/// once. If the process ends before the write, the entry counts as in flight.
 const GATHER: Duration = Duration::from_millis(20);
 
-/// What came of entries and is not written down yet, by the way in which it is written.
+/// Dispositions that are not on the server yet, by how they are written.
+///
+/// | disposition | event | next state of the entry |
+/// |---|---|---|
+/// | acknowledge | `XACK`, and the attempts deleted | released |
+/// | skip | no member ever announced its type | released, acknowledged and recorded as skipped |
+/// | skip | a member handles its type, or may come to | released, handed off; in a partition kept pending |
+/// | retry | the attempts are saved, at the latest before it is read again | waits for its retry |
+/// | begin | the attempts are saved at once | a worker runs its handlers |
+/// | dead letter | a member knows its schema version | released, handed off; in a partition kept pending |
+/// | dead letter | dead letters are enabled | released, a dead letter and acknowledged |
+/// | dead letter | dead letters are disabled | released, kept pending as exhausted |
+/// | any but acknowledge | the entry is no longer pending on this consumer | released |
+/// | any | the write fails | unchanged: the next write repeats it |
 #[derive(Default)]
 pub(super) struct AckBatch {
     pub(super) acknowledged: Vec<MessageId>,
-    /// Those about which something was noted before.
+    /// Acknowledged entries with attempts on record.
     acknowledged_with_attempts: Vec<MessageId>,
     unhandled: Vec<UnhandledEntry>,
-    /// Those that are none of this group's business.
+    /// Entries that this group must not handle.
     discarded: Vec<MessageId>,
     attempt_updates: Vec<AttemptUpdate>,
-    /// When the next notes are written at the earliest; nothing if at once.
+    /// Earliest time of the next write of `attempt_updates`; `None` if at once.
     notes_at: Option<Instant>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
@@ -50,7 +63,7 @@ pub(super) struct AckBatch {
 struct AttemptUpdate {
     id: MessageId,
     attempts: DeliveryAttempts,
-    /// Whether it is begun as soon as that is written.
+    /// Set if a worker starts the entry's handlers once the update is on the server.
     starts_run: bool,
 }
 
@@ -60,13 +73,13 @@ struct DeadLetterWrite {
     attempts: DeliveryAttempts,
 }
 
-/// How many entries became what, when they were written down.
+/// Numbers of entries by disposition, as one write put them on the server.
 #[derive(Debug, Default)]
 pub(super) struct AckBatchOutcome {
     pub(super) acknowledged: u64,
     pub(super) failed: u64,
     pub(super) dead_lettered: u64,
-    /// Entries about which nothing was noted, as they are somebody else's by now.
+    /// Entries whose failures the server refused, as they are no longer pending on this consumer.
     pub(super) lost: Vec<MessageId>,
 }
 
@@ -80,12 +93,12 @@ impl AckBatch {
             && self.dead_letter_writes.is_empty()
     }
 
-    /// When what gathers is to be written; nothing if nothing gathers.
+    /// Returns when the gathering updates are due; `None` if none gather.
     pub(super) fn gathers_until(&self) -> Option<Instant> {
         if self.attempt_updates.is_empty() { None } else { self.notes_at }
     }
 
-    /// Has the notes written next time, with what is written then.
+    /// Includes the gathering updates in the next write.
     pub(super) const fn gather_no_more(&mut self) {
         self.notes_at = None;
     }
@@ -96,8 +109,8 @@ impl AckBatch {
 
     pub(super) fn add(&mut self, disposed: impl IntoIterator<Item = DisposedEntry>) {
         for disposed_entry in disposed {
-            let DisposedEntry { id, record, disposition: verdict, .. } = disposed_entry;
-            match verdict {
+            let DisposedEntry { id, record, disposition, .. } = disposed_entry;
+            match disposition {
                 Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
                 Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
                 Disposition::Skip(delivery_attempts) => self.unhandled.extend(record.map(|record| UnhandledEntry {
@@ -105,15 +118,15 @@ impl AckBatch {
                     record,
                     attempts: delivery_attempts,
                 })),
-                Disposition::Retry { attempts: tries, .. } => {
-                    self.attempt_updates.push(AttemptUpdate { id, attempts: tries, starts_run: false })
+                Disposition::Retry { attempts, .. } => {
+                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
                 }
-                Disposition::Begin(tries) => {
-                    self.attempt_updates.push(AttemptUpdate { id, attempts: tries, starts_run: true });
-                    self.gather_no_more(); // a worker waits for it
+                Disposition::Begin(attempts) => {
+                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: true });
+                    self.gather_no_more(); // a worker waits for this write
                 }
-                Disposition::DeadLetter(tries) => {
-                    self.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts: tries })
+                Disposition::DeadLetter(attempts) => {
+                    self.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts })
                 }
             }
         }
@@ -121,13 +134,13 @@ impl AckBatch {
 }
 
 impl Consumer {
-    /// Writes down everything there is to write; what fails stays on the paper.
+    /// Writes the whole batch; what fails stays in it.
     pub(super) async fn write_batch(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
         batch.gather_no_more();
         self.write_most(batch).await
     }
 
-    /// The same, except for notes that gather.
+    /// Writes the batch, except for updates that still gather.
     pub(super) async fn write_most(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
         let mut written = AckBatchOutcome::default();
         batch.discarded.append(&mut self.discarded());
@@ -139,7 +152,7 @@ impl Consumer {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_acknowledged(&mut batch.acknowledged);
         }
-        // what is tried again is noted before it is read, so nothing below is of an entry whose note gathers
+        // before a retry is read again its attempts are written, so no entry below has an update that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
             written.lost = self.save_attempts(&batch.attempt_updates).await?;
             let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =
@@ -157,20 +170,20 @@ impl Consumer {
             self.skip_or_hand_off(&batch.unhandled).await?;
             self.release_acknowledged(&mut batch.unhandled.drain(..).map(|skipped| skipped.id).collect());
         }
-        while let Some(burial) = batch.dead_letter_writes.front() {
-            if let Some(record) = &burial.record
-                && self.hand_off_to_newer(&burial.id, record, &burial.attempts.done).await?
+        while let Some(write) = batch.dead_letter_writes.front() {
+            if let Some(record) = &write.record
+                && self.hand_off_to_newer(&write.id, record, &write.attempts.done).await?
             {
-                self.in_flight.release([&burial.id]);
+                self.in_flight.release([&write.id]);
                 batch.dead_letter_writes.pop_front();
                 continue;
             }
             match self.bus.config.enable_dlq {
-                true => written.dead_lettered += u64::from(self.move_to_dead_letters(burial).await?),
-                false => written.failed += u64::from(self.mark_exhausted(burial).await?),
+                true => written.dead_lettered += u64::from(self.move_to_dead_letters(write).await?),
+                false => written.failed += u64::from(self.mark_exhausted(write).await?),
             }
-            let burial = batch.dead_letter_writes.pop_front();
-            self.in_flight.release(burial.iter().map(|burial| &burial.id));
+            let write = batch.dead_letter_writes.pop_front();
+            self.in_flight.release(write.iter().map(|write| &write.id));
         }
         Ok(written)
     }
@@ -195,51 +208,51 @@ impl Consumer {
 
     async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut settle = self.script(&script::ACKNOWLEDGE_WITH_ATTEMPTS);
-            settle.key(&self.keys.retry).arg(self.group.as_str());
-            add_ids(&mut settle, ids);
-            self.run_idempotent::<u64>(settle).await?;
+            let mut script = self.script(&script::ACKNOWLEDGE_WITH_ATTEMPTS);
+            script.key(&self.keys.retry).arg(self.group.as_str());
+            add_ids(&mut script, ids);
+            self.run_idempotent::<u64>(script).await?;
         }
         Ok(())
     }
 
-    /// Notes tries; entries that are somebody else's by now leave the hand, and are returned.
+    /// Saves attempts. Releases and returns the entries that are no longer pending on this consumer.
     async fn save_attempts(&self, notes: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
         let mut all_lost = Vec::new();
         for notes in notes.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut note = self.script(&script::SAVE_ATTEMPTS);
-            note.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
+            let mut script = self.script(&script::SAVE_ATTEMPTS);
+            script.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
             for AttemptUpdate { id, attempts: delivery_attempts, .. } in notes {
                 let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
-                note.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));
+                script.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));
             }
-            let lost: Vec<String> = self.run_idempotent(note).await?;
+            let lost: Vec<String> = self.run_idempotent(script).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
         }
         self.release_lost(&all_lost);
         Ok(all_lost)
     }
 
-    /// Makes an entry a dead letter. False: it is somebody else's by now.
+    /// Moves an entry to the dead letters. Returns `false` if it is no longer pending on this consumer.
     async fn move_to_dead_letters(
         &self,
         DeadLetterWrite { id, record, attempts: tries }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
-        let mut bury = self.script(&script::MOVE_TO_DEAD_LETTERS);
-        bury.key(&self.keys.retry).key(&self.keys.dead_letters);
-        bury.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
+        let mut script = self.script(&script::MOVE_TO_DEAD_LETTERS);
+        script.key(&self.keys.retry).key(&self.keys.dead_letters);
+        script.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
         let own = self.dead_letter_fields(id, tries);
-        bury.arg(own.len() * 2);
+        script.arg(own.len() * 2);
         let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
         for (name, value) in &own {
-            bury.arg(*name).arg(value);
+            script.arg(*name).arg(value);
         }
         for (name, value) in &in_memory {
-            bury.arg(*name).arg(&**value);
+            script.arg(*name).arg(&**value);
         }
-        // who sees that it is pending no more sees it counted
+        // lock: a reader of the counters that sees the entry acknowledged also sees it counted
         let _counted = self.bus.dead_letter_lock.read().await;
-        let written: Option<String> = self.run_idempotent(bury).await?;
+        let written: Option<String> = self.run_idempotent(script).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {
@@ -253,12 +266,12 @@ impl Consumer {
                     "event is a dead letter now"
                 );
             }
-            None => tracing::warn!(group = %self.group, %id, "somebody else has taken a failed event over"),
+            None => tracing::warn!(group = %self.group, %id, "another consumer has claimed a failed event"),
         }
         Ok(written.is_some())
     }
 
-    /// The fields that a dead letter has beside those of its entry.
+    /// Returns the fields that a dead letter has in addition to those of its entry.
     fn dead_letter_fields(&self, id: &MessageId, delivery_attempts: &DeliveryAttempts) -> Vec<(&'static str, String)> {
         let time = |ms: Option<u64>| {
             let nanos = i128::from(ms.unwrap_or_default()) * 1_000_000;
@@ -280,7 +293,8 @@ impl Consumer {
         ]
     }
 
-    /// Notes that an entry used up its attempts; it stays pending. False: it is somebody else's by now.
+    /// Records that an entry used up its attempts; it stays pending. Returns `false` if it is no longer pending on this
+    /// consumer.
     async fn mark_exhausted(
         &self,
         DeadLetterWrite { id, attempts: tries, .. }: &DeadLetterWrite,
@@ -302,18 +316,18 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Lets go of entries that are somebody else's by now.
+    /// Releases entries that are no longer pending on this consumer.
     pub(super) fn release_lost(&self, ids: &[MessageId]) {
         if ids.is_empty() {
             return;
         }
         let count = ids.len();
-        tracing::warn!(group = %self.group, count, "entries were taken over by another consumer");
+        tracing::warn!(group = %self.group, count, "another consumer has claimed entries that were in flight here");
         self.in_flight.release(ids);
     }
 }
 
-/// A time as dead letters spell it.
+/// Formats a time as dead letters spell it.
 fn utc(time: OffsetDateTime) -> String {
     format!("{}+00:00", timestamp::write(time))
 }
@@ -325,7 +339,7 @@ pub(super) fn add_ids(script: &mut ScriptInvocation<'_>, ids: &[MessageId]) {
     }
 }
 
-/// Tries as they are noted, empty if there is nothing to note; plain data, which cannot fail to be written.
+/// Returns attempts as stored JSON, empty if there are none; plain data, so serializing cannot fail.
 pub(super) fn attempts_json(attempts: &DeliveryAttempts) -> String {
     if *attempts == DeliveryAttempts::default() {
         return String::new();

@@ -1,4 +1,4 @@
-//! The keeper: writes down what came of entries, shows life, and looks for what others left.
+//! The acknowledger: writes dispositions, sends heartbeats, renews claims, and reclaims entries of dead consumers.
 //!
 //! Real time, not the given clock: claims, by the clock of Redis, and its replies.
 
@@ -18,41 +18,41 @@ use super::{
 };
 use crate::{command, connection::CommandError, script};
 
-/// How often what could not be written down is tried again.
+/// Interval between two attempts to write a batch that failed.
 pub(super) const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// How long what is under way, and then what is left to do, may take when the consumer ends.
+/// Time for the running task, and then for the final write, when the consumer ends.
 pub(super) const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_millis(800);
-/// How often the consumer looks around, at least.
+/// Longest interval between two heartbeats.
 const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// How often it looks for entries of dead consumers, at least.
+/// Longest interval between two searches for entries of dead consumers.
 pub(super) const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// How often it looks, at most.
+/// Shortest interval of heartbeats and searches.
 const MAINTENANCE_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// What the keeper remembers from one time to the next.
+/// State of the acknowledger between two tasks.
 pub(super) struct Acknowledger {
     batch: AckBatch,
     outage_log: OutageLog,
-    /// What went wrong when it was done last; it is done again, one after the other.
+    /// Tasks whose last run failed, oldest first; they are retried one after the other.
     failed_tasks: Vec<AcknowledgerTask>,
     retry_at: Instant,
-    /// Entries on which the claim is yet to be renewed: some at a time, so that no acknowledgement waits for all.
+    /// Entries whose claim is still to be renewed: some at a time, so that no acknowledgement waits for all.
     claims_to_renew: Vec<MessageId>,
-    /// Where to go on looking for entries of dead consumers.
+    /// Cursor of the search for entries of dead consumers.
     pub(super) claim_cursor: String,
-    /// Where to go on looking for notes that nobody needs.
+    /// Cursor of the search for unused attempt records.
     pub(super) garbage_cursor: String,
-    /// Where to go on renewing what was left, and looking whether it handles any of it.
+    /// Cursor of the renewal of handed-off entries.
     pub(super) renew_from: String,
     pub(super) handoff_cursor: HandoffCursor,
-    /// Entries that were pending on this consumer and not in hand, when it looked last.
+    /// Entries that the last heartbeat found pending on this consumer and not in flight.
     pub(super) missing: HashSet<String>,
     pub(super) type_mismatches: TypeMismatches,
-    /// Whether another one of its name was seen.
+    /// Set once a live consumer of the same name was logged.
     pub(super) has_duplicate_name: bool,
 }
 
-/// What a keeper does.
+/// A task of the acknowledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum AcknowledgerTask {
     WriteBatch,
@@ -61,12 +61,12 @@ enum AcknowledgerTask {
     Heartbeat,
     ClaimIdle,
     CollectGarbage,
-    /// Everything that must not wait for its time when the consumer has joined its group.
+    /// Both at once, when the consumer has joined its group: neither waits for its interval.
     HeartbeatAndClaim,
 }
 
 impl Acknowledger {
-    /// Notes how something went; trouble is over when everything that went wrong has gone well.
+    /// Records a task's result; the outage ends when every failed task has succeeded again.
     fn record_result(&mut self, task: AcknowledgerTask, result: Result<(), CommandError>) {
         self.failed_tasks.retain(|failing| *failing != task);
         if let Err(error) = result {
@@ -78,7 +78,7 @@ impl Acknowledger {
     }
 }
 
-/// Something that is to be done again and again.
+/// Returns an interval that first ticks after one period and skips missed ticks.
 fn delayed_interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,7 +86,7 @@ fn delayed_interval(period: Duration) -> tokio::time::Interval {
 }
 
 impl Consumer {
-    /// Keeps until workers and reader have ended, then writes down the rest and leaves.
+    /// Runs until workers and reader have ended, then writes the rest and deregisters the consumer.
     pub(super) async fn run_acknowledger(&self, ended: &CancellationToken) {
         let mut acknowledger = Acknowledger {
             batch: AckBatch::default(),
@@ -115,6 +115,7 @@ impl Consumer {
             let beats_in_vain = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
             let unwritten = !acknowledger.batch.is_empty() || !self.discarded().is_empty();
             let gathers_until = acknowledger.batch.gathers_until();
+            // unbiased: a branch that is always ready must not starve the heartbeat
             let task = tokio::select! {
                 () = ended.cancelled() => break,
                 () = tokio::time::sleep_until(acknowledger.retry_at), if !acknowledger.failed_tasks.is_empty() => acknowledger.failed_tasks[0],
@@ -138,16 +139,17 @@ impl Consumer {
                 ended.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
             };
+            // a task that hangs must not outlast the grace period
             let result = tokio::select! {
                 kept = self.run_task(task, &mut acknowledger) => kept,
-                () = in_vain => break, // what is not done may be done twice
+                () = in_vain => break, // `shut_down` repeats an interrupted write
             };
             acknowledger.record_result(task, result);
         }
         self.shut_down(&mut acknowledger).await;
     }
 
-    /// How often the consumer looks around.
+    /// Returns the interval between two heartbeats.
     pub(super) fn heartbeat_interval(&self) -> Duration {
         (self.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
     }
@@ -163,7 +165,7 @@ impl Consumer {
             AcknowledgerTask::HeartbeatAndClaim => self.heartbeat_and_claim(acknowledger).await,
         };
         match done {
-            // the reader may be waiting for room, which there is only when something is written down
+            // recreates it here too: the reader may be waiting for room, and only a write makes room
             Err(error) if command::is_group_missing(&error) => self.recreate_group().await,
             done => done,
         }
@@ -189,31 +191,31 @@ impl Consumer {
         self.write_most(&mut acknowledger.batch).await.map(drop)
     }
 
-    /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
+    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
     async fn read_due_after_writing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         acknowledger.batch.gather_no_more();
         self.write_disposed(acknowledger).await?;
         self.read_due(self.in_flight.take_due()).await
     }
 
-    /// Keeps the claim on some of these entries, which it removes from the list.
+    /// Renews the claim on one batch of `claims_to_renew` and removes it from the list.
     async fn renew_some_claims(&self, claims_to_renew: &mut Vec<MessageId>) -> Result<(), CommandError> {
         let rest = claims_to_renew.len().saturating_sub(command::SCRIPT_BATCH_MAX);
         let mut ids = claims_to_renew[rest..].to_vec();
-        // what was written down since is pending no more
+        // an entry acknowledged since is no longer pending
         ids.retain(|id| self.in_flight.contains(id) || self.kept_pending().contains(id));
         let (lost, free) = self.renew_claims(&ids).await?;
         claims_to_renew.truncate(rest);
         for id in lost.iter().chain(&free) {
             self.kept_pending().remove(id);
         }
-        // what has been written down meanwhile is not lost
+        // an entry acknowledged meanwhile is not lost
         let lost: Vec<_> = lost.into_iter().filter(|id| self.in_flight.contains(id)).collect();
         self.release_lost(&lost);
         Ok(())
     }
 
-    /// Keeps the claim on entries; says which of them are somebody else's by now, and which are nobody's.
+    /// Renews the claim on entries. Returns those that other consumers have by now, and those that no consumer has.
     pub(super) async fn renew_claims(
         &self,
         ids: &[MessageId],
@@ -230,8 +232,7 @@ impl Consumer {
         Ok((all_lost, all_free))
     }
 
-    /// Writes down what is left to write, and lets others have what was not begun; all within a time that a shutdown
-    /// can bear.
+    /// Writes what remains and leaves idle entries to other consumers; all within [`SHUTDOWN_GRACE_PERIOD`].
     async fn shut_down(&self, acknowledger: &mut Acknowledger) {
         let nacked = self.in_flight.nack_idle();
         let ending = async {
@@ -247,7 +248,7 @@ impl Consumer {
         };
         if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
             let count = self.in_flight.len() + nacked.len();
-            tracing::warn!(group = %self.group, count, "ended without an answer; what was in hand is delivered again");
+            tracing::warn!(group = %self.group, count, "the consumer ended before the server answered: its in-flight entries will be redelivered");
         }
     }
 
@@ -256,7 +257,7 @@ impl Consumer {
         self.deregister(nacked, self.bus.has_temporary_name).await
     }
 
-    /// Lets others have entries, and the name go if it does not come back.
+    /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
     pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
         let mut chunks = ids.chunks(command::SCRIPT_BATCH_MAX).collect::<Vec<_>>();
         if chunks.is_empty() {

@@ -1,11 +1,12 @@
-//! What a group's stream holds back: aggregates of which earlier events wait in the backlog of the group.
+//! Blocked streams: aggregates in a group's stream with earlier events in the backlog of the group.
 //!
-//! A group reads its stream as soon as all that its backlog still has was tried and failed, or is parked behind such.
-//! What the stream has of those aggregates follows when the backlog has no more of them.
+//! A group reads its stream as soon as every entry left in its backlog has failed, or is parked behind one that has.
+//! The stream's events of those aggregates follow when the backlog has no more events of them.
 //!
-//! Keep: the consumer knows what is pending on it in the backlog before it takes in anything of the stream. With partitions
-//! it asks for what is pending on the owner of the backlog, so that the order holds also where another process owns the
-//! partition of the aggregate. Without partitions consumers do not wait for each other, here as in the stream.
+//! Invariant: the consumer knows its pending entries in the backlog before it receives entries of the stream. With
+//! partitions it lists the entries pending on the owner of the backlog, so that the order also holds if a different
+//! process owns the partition of the aggregate. Without partitions consumers do not wait for each other, as in the
+//! stream.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,10 +20,10 @@ use redis::ScriptInvocation;
 use super::{Consumer, PARTITION_OWNER, read::RANGE_START};
 use crate::{command, connection::CommandError, entry_id::EntryId, keys, script};
 
-/// How often is looked whether something of it is done.
+/// Interval between two checks whether blocking entries are finished.
 const UNBLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The last entry in the backlog of each aggregate that is held back.
+/// The last entry in the backlog of each blocked aggregate.
 #[derive(Debug, Default)]
 pub(super) struct BlockedStreams {
     stream_by_entry: BTreeMap<EntryId, StreamId>,
@@ -30,7 +31,7 @@ pub(super) struct BlockedStreams {
 }
 
 impl BlockedStreams {
-    /// Notes an entry. Returns `true` if it is the first of its aggregate.
+    /// Adds an entry. Returns `true` if it is the first of its aggregate.
     fn add(&mut self, id: EntryId, stream: StreamId) -> bool {
         match self.last_entry.get(&stream) {
             Some(last) if *last >= id => return false,
@@ -47,14 +48,14 @@ impl BlockedStreams {
         Some(stream)
     }
 
-    /// Some of the entries, those after an id.
+    /// Returns a batch of the entries after an id.
     fn ids_after(&self, id: EntryId) -> Vec<EntryId> {
         self.stream_by_entry.keys().copied().filter(|other| *other > id).take(command::SCRIPT_BATCH_MAX).collect()
     }
 }
 
 impl Consumer {
-    /// Holds the aggregates back that wait in the group's backlog.
+    /// Blocks the aggregates that have pending entries in the group's backlog.
     pub(super) async fn block_streams_in_backlog(&self) -> Result<(), CommandError> {
         if self.bus.is_backlog() {
             return Ok(());
@@ -74,7 +75,7 @@ impl Consumer {
             for entry in entries {
                 let (id, aggregate_type, aggregate_id): (String, String, String) =
                     redis::from_redis_value(entry).map_err(redis::RedisError::from)?;
-                // what is no event has no aggregate
+                // an entry that is no event has no aggregate
                 if let (Ok(id), Ok(stream)) = (id.parse(), StreamId::parse(&aggregate_type, &aggregate_id))
                     && self.blocked_streams().add(id, stream.clone())
                 {
@@ -85,7 +86,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Lets aggregates go on as soon as the backlog has no more of them, until it is to stop.
+    /// Unblocks aggregates as soon as the backlog has no more of their events, until `stop`.
     pub(super) async fn unblock_streams(&self, stop: &StopSignal) {
         let mut after = EntryId::ZERO;
         while !stop.is_stopped() {
@@ -94,7 +95,7 @@ impl Consumer {
                 () = stop.stopped() => return,
             }
             if let Err(error) = self.unblock_batch(&mut after).await {
-                tracing::debug!(group = %self.group, %error, "what waits behind the backlog is looked at later");
+                tracing::debug!(group = %self.group, %error, "the aggregates blocked by the backlog could not be checked; retrying later");
             }
         }
     }
@@ -118,7 +119,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// A script about what is pending in the backlog on this consumer, or on the owner of the backlog.
+    /// Adds the arguments of a script on the backlog entries pending on this consumer, or on the owner of the backlog.
     fn add_backlog_arguments(&self, mut script: ScriptInvocation<'static>) -> ScriptInvocation<'static> {
         let backlog = keys::backlog(&self.bus.base_stream, &self.group);
         let name = if self.bus.partitions.is_empty() { &self.name } else { PARTITION_OWNER };

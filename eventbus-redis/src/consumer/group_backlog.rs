@@ -1,5 +1,7 @@
-//! A group's consumer and the backlog of the group: it comes before everything else where the group is new, until all that
-//! is left of it is tried again or waits for others; then, and otherwise, it is read beside the stream.
+//! The backlog of a group, as its consumer processes it.
+//!
+//! In a new group the backlog comes before the stream, until each remaining entry waits for a retry or for an
+//! absent member. From then on, and in a group that is not new, the consumer reads both side by side.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -19,30 +21,41 @@ use crate::{
     connection::CommandError,
 };
 
-/// How often is looked for a backlog.
+/// Interval between two checks for a backlog.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How often is looked whether one is finished, at most; while nothing changes it is looked less often.
+/// Shortest interval between two checks whether the backlog is finished; it doubles while the state does not change.
 const BACKLOG_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
-/// The backlog of one group, as one consumer of it sees it.
+/// The backlog of one group, as one of its consumers sees it.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | starting | the server has no backlog that comes first | stream |
+/// | starting | the server has a backlog that comes first | backlog first |
+/// | backlog first | each remaining entry waits, or a store with missing events has no live process | side by side |
+/// | backlog first, side by side | the backlog is finished | stream |
+/// | stream | a poll finds an unfinished backlog | side by side |
+/// | stream | the reader read entries of a group whose backlog comes first again | side by side; the reader waits |
+///
+/// `stream_ready` is cancelled on the first change to "stream" or "side by side".
 pub(super) struct GroupBacklog {
     bus: Arc<BusInner>,
     group: Name,
-    /// Those that it shares with the stream.
+    /// Shared with the consumer's in-flight entries of the stream.
     worker_slots: WorkerSlots,
-    /// Whether the stream may be read: nothing comes before it any more that need not wait.
+    /// Cancelled once the stream may be read: the backlog has no entry that comes first and can be handled now.
     stream_ready: CancellationToken,
-    /// What was announced last, so that it is announced again when it changed.
+    /// Last announcement, to announce again when it changes.
     last_announced: Vec<eventbus::port::Announced>,
-    /// What the server noted of that, so that it is announced again when the server lost it.
+    /// Types that the server recorded for it, to announce again when the server loses them.
     recorded_types: Vec<String>,
-    /// The stores, separated by spaces, of which the log said last that no process with them is here.
+    /// Stores, separated by spaces, last logged as having no live process.
     absent_stores: String,
 }
 
 impl Consumer {
-    /// Whether what was just read must wait for a backlog of the group. A group that was made before a store's relay had
-    /// adopted the stream, as after the server has lost it, may be given a backlog with the first entries.
+    /// Returns `true` if the entries just read must wait for a backlog of the group. A group created before a store's
+    /// relay has resynced the stream, as after the server lost it, may get a backlog together with the first entries.
     pub(super) async fn must_wait_for_backlog(&self) -> Result<bool, CommandError> {
         if self.bus.is_backlog() || self.has_passed_backlog.load(Ordering::Acquire) {
             return Ok(false);
@@ -55,7 +68,7 @@ impl Consumer {
         Ok(is_behind)
     }
 
-    /// Waits while a backlog comes first; it is handled beside.
+    /// Waits while a backlog comes first, which [`GroupBacklog::consume`] handles.
     pub(super) async fn wait_for_backlog(&self, stop: &StopSignal) -> Result<(), CommandError> {
         while !stop.is_stopped() && self.must_wait_for_backlog().await? {
             tokio::select! {
@@ -82,13 +95,13 @@ impl GroupBacklog {
         }
     }
 
-    /// Says when the stream may be read.
+    /// Returns the token that is cancelled once the stream may be read.
     pub(super) const fn stream_ready(&self) -> &CancellationToken {
         &self.stream_ready
     }
 
-    /// Announces what the group handles, makes it, and handles its backlogs until it is to stop: that with which a new
-    /// group begins, and what it skipped of types that it handles now.
+    /// Announces the group's types, creates the group, and handles its backlogs until `stop`: the one of a new group,
+    /// and those of skipped events whose types it handles now.
     pub(super) async fn consume(&mut self, stop: &StopSignal) {
         let mut outage_log = OutageLog::new("reading", self.group.clone());
         while !stop.is_stopped() && !self.stream_ready.is_cancelled() {
@@ -102,7 +115,7 @@ impl GroupBacklog {
         while !stop.is_stopped() {
             // the reader of the stream logs the outage
             if let Err(error) = self.poll(stop).await {
-                tracing::debug!(group = %self.group, %error, "no backlog could be looked for, trying again");
+                tracing::debug!(group = %self.group, %error, "the backlog could not be checked; trying again");
             }
             tokio::select! {
                 () = self.sleep_or_stop(BACKLOG_POLL_INTERVAL, stop) => {}
@@ -143,10 +156,10 @@ impl GroupBacklog {
         }
     }
 
-    /// Announces what the group handles, now or later: a server without memory refuses it.
+    /// Announces the group's types, or leaves it to the next poll: a server out of memory refuses it.
     async fn try_announce(&mut self) {
         if let Err(error) = self.announce().await {
-            tracing::debug!(group = %self.group, %error, "what the group handles is announced later");
+            tracing::debug!(group = %self.group, %error, "the group's types could not be announced; retrying later");
         }
     }
 
@@ -162,7 +175,7 @@ impl GroupBacklog {
         Ok(())
     }
 
-    /// Handles the backlog to its end.
+    /// Handles the backlog until it is finished.
     async fn consume_backlog(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
         let (until, finished) = stop.child();
         let backlog = Arc::new(self.bus.for_backlog(&self.group));
@@ -174,7 +187,7 @@ impl GroupBacklog {
             ended
         };
         let (ended, ()) = tokio::join!(watch, consume);
-        // what was made anew by a consumer that had not noticed
+        // removes what a consumer that had not noticed the end has created again
         self.bus.inspect_backlog(&self.group).await?;
         ended
     }
@@ -207,7 +220,7 @@ impl GroupBacklog {
         Ok(())
     }
 
-    /// Says when stores of which the group misses events are away, that is all processes with them, and when no more.
+    /// Logs when no live process has one of the stores whose events the group misses, and when all of them are back.
     fn log_absent_stores(&mut self, forsaken: &str) {
         if self.absent_stores == forsaken {
             return;
@@ -225,8 +238,8 @@ impl GroupBacklog {
         forsaken.clone_into(&mut self.absent_stores);
     }
 
-    /// What is pending on its name there, and how much of it is tried again; nothing where it has nothing in hand, as then
-    /// the backlog may be another one's.
+    /// Returns the name that the backlog's entries are pending on, and how many of them wait for a retry. `None` if
+    /// none are in flight here, as a different process may own the backlog then.
     fn count_retried(&self, in_flight: &InFlight) -> Option<(&str, usize)> {
         let name = if self.bus.partitions.is_empty() { &self.bus.consumer_name } else { PARTITION_OWNER };
         (!in_flight.is_empty()).then(|| (name, in_flight.count_retried()))

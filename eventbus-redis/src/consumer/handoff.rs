@@ -1,8 +1,9 @@
-//! Leaving entries to other members of the group: those that this consumer has no handler for, and events whose schema
-//! version it does not know.
+//! Hand-off: leaves entries to other members of the group if this consumer has no handler for them, or does not know
+//! the schema version of the event.
 //!
-//! Keep: what the group ever announced is acknowledged only by a member that handles it. What it never announced is
-//! noted before it is forgotten, so that it can be delivered when somebody announces it.
+//! Invariant: an event of a type that the group ever announced is acknowledged only by a member that handles it. An
+//! event of any other type is recorded as skipped before its acknowledgement, so that a member that announces the type
+//! can get it.
 
 use std::collections::BTreeMap;
 
@@ -14,15 +15,15 @@ use eventbus::{
 use super::{Consumer, ack_batch::attempts_json, read::RANGE_START, receive::ReclaimedEntries};
 use crate::{command, connection::CommandError, keys, partition::partition_of, script};
 
-/// How many pages of entries that were left are looked at in one go without finding one to take.
+/// Pages of handed-off entries that one run reads without finding one to claim.
 const EMPTY_HANDOFF_PAGES_MAX: usize = 4;
 
-/// Where to go on among the entries that were left: they may be many, and for others.
+/// Cursors in the handed-off entries, which may be many, and for other members.
 #[derive(Debug)]
 pub(super) struct HandoffCursor {
-    /// After those that it has looked at as they were new.
+    /// Position in the new entries; `None` before the first run.
     new_after: Option<String>,
-    /// Among all.
+    /// Position in all entries.
     all_after: String,
 }
 
@@ -32,7 +33,7 @@ impl Default for HandoffCursor {
     }
 }
 
-/// An entry that no handler here wants.
+/// An entry without a handler in this consumer.
 pub(super) struct UnhandledEntry {
     pub(super) id: MessageId,
     pub(super) record: RecordedEvent,
@@ -40,12 +41,12 @@ pub(super) struct UnhandledEntry {
 }
 
 impl Consumer {
-    /// Its name among the members of the group.
+    /// Returns the consumer's name among the members of the group.
     fn member_name(&self) -> &str {
         if self.fencing_token.is_some() { &self.bus.consumer_name } else { &self.name }
     }
 
-    /// Acknowledges what nobody of the group ever handled, and leaves the rest to those who do.
+    /// Acknowledges entries of types that the group never announced, and leaves the rest to members that handle them.
     pub(super) async fn skip_or_hand_off(&self, skipped: &[UnhandledEntry]) -> Result<(), CommandError> {
         let mut by_key: BTreeMap<String, Vec<&UnhandledEntry>> = BTreeMap::new();
         for skip in skipped {
@@ -83,7 +84,8 @@ impl Consumer {
         Ok(())
     }
 
-    /// Where it is noted that an event was skipped: beside the stream that carries it, also where it came from a backlog.
+    /// Returns the key that records skipped events: beside the stream that carries the event, also if it came from a
+    /// backlog.
     fn skipped_key(&self, record: &RecordedEvent) -> String {
         let (bus, partitions) = (&self.bus, self.bus.config.partitions);
         let stream = match bus.is_backlog() {
@@ -97,7 +99,7 @@ impl Consumer {
         keys::skipped(&stream, &self.group)
     }
 
-    /// Tells of each type once that its events wait for a member.
+    /// Logs once for each type that its events wait for a member.
     fn log_absent_types(&self, types: impl IntoIterator<Item = String>) {
         for event_type in types {
             if self.logged_absent_types().insert(event_type.clone()) {
@@ -110,8 +112,8 @@ impl Consumer {
         }
     }
 
-    /// Leaves an event that cannot be handled here to a member that announced its schema version; the handlers that have
-    /// succeeded do not run again there. Returns `true` if this consumer is done with it.
+    /// Leaves an event that cannot be decoded here to a member that announced its schema version; handlers that have
+    /// succeeded do not run there again. Returns `true` if this consumer must release it.
     ///
     /// An event of an older version than the handlers here were made for is left to a live member only: no release to
     /// come knows that version better than this one.
@@ -147,19 +149,19 @@ impl Consumer {
         Ok(true)
     }
 
-    /// Takes entries that were left and that this one handles, as far as there is room: new ones, then some of the others.
+    /// Claims handed-off entries that this consumer handles, as far as there is room: new ones first.
     pub(super) async fn claim_handed_off(&self, cursor: &mut HandoffCursor, last: &str) -> Result<(), CommandError> {
-        // what is there when it begins is not new
+        // entries that are there at the start are not new
         let new_from = cursor.new_after.get_or_insert_with(|| format!("({last}"));
         self.claim_handed_off_after(new_from).await?;
         if !self.claim_handed_off_after(&mut cursor.all_after).await? {
-            RANGE_START.clone_into(&mut cursor.all_after); // from the first one on, next time
+            RANGE_START.clone_into(&mut cursor.all_after); // the next run starts over
         }
         Ok(())
     }
 
-    /// Goes on after an id, which it moves, as long as it finds some soon: the rest is for the next time. Returns `true` if
-    /// there may be more.
+    /// Claims entries after an id, which it advances, until it has read [`EMPTY_HANDOFF_PAGES_MAX`] pages in vain: the
+    /// next run continues there. Returns `true` if there may be more.
     async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
         let mut pages_in_vain = 0;
         while pages_in_vain < EMPTY_HANDOFF_PAGES_MAX {

@@ -1,7 +1,20 @@
-//! Looking around: who else is in the group, and what was left behind.
+//! Membership: heartbeats of a consumer, the other members of its group, and entries that dead consumers left pending.
 //!
-//! Keep: what may be on its way to this consumer is not taken again, and nothing of others is taken over before what was
-//! its own is in hand.
+//! Invariant: an entry that may be on its way to this consumer is not read a second time, and the consumer reclaims no
+//! entries of dead consumers before its own pending entries are in flight.
+//!
+//! Membership of a consumer, as the hash `members` records it:
+//!
+//! | state | event | next state |
+//! |---|---|---|
+//! | absent | first heartbeat | live |
+//! | live | heartbeat within the announced time | live |
+//! | live | the consumer shuts down | left: others may claim its idle entries at once |
+//! | live | the announced time passes | expired: others reclaim its entries, as redelivered |
+//! | left | first heartbeat of the same name | live: its pending entries do not count as redelivered |
+//! | expired | heartbeat of the same instance | live |
+//! | expired, absent | first heartbeat of the same name | live: its pending entries count as redelivered |
+//! | left, expired | the announced time is over, and no entry is pending on the name | absent |
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
@@ -11,18 +24,18 @@ use redis::ScriptInvocation;
 use super::{Consumer, acknowledger::Acknowledger, read::RANGE_START, receive::ReclaimedEntries};
 use crate::{command, connection::CommandError, script};
 
-/// How many pending entries are looked at in one go for those of consumers that show no life.
+/// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
-/// How many times so many are looked at without finding one, until the next time.
+/// Pages without such an entry that one run searches at most.
 const EMPTY_CLAIM_PAGES_MAX: usize = 10;
 
-/// Members that handle other types than this one: theirs, and its own.
+/// Types of each member that handles other types than this one: its types, and this consumer's.
 pub(super) type TypeMismatches = HashMap<String, (String, String)>;
 
 impl Consumer {
-    /// Shows that it lives and what it handles; finds entries that are pending on it without being in hand.
+    /// Sends a heartbeat with the handled types; finds entries that are pending on the consumer and not in flight.
     ///
-    /// The reader shows it first: it must find out before what became of the consumer that had the name before.
+    /// The reader sends the first one: before it, the reader must check how the previous consumer of this name ended.
     pub(super) async fn heartbeat(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         if !self.is_announced.load(Ordering::Acquire) {
             return Ok(());
@@ -52,7 +65,7 @@ impl Consumer {
         }
     }
 
-    /// What shows that it lives, says what it handles, and tells what there is to see.
+    /// Prepares the heartbeat, which also returns the state of the group.
     pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
         let mut look = script::HEARTBEAT.key(&self.bus.stream);
         look.key(&self.keys.members).key(&self.keys.floors);
@@ -65,7 +78,8 @@ impl Consumer {
         look
     }
 
-    /// An entry may be on its way from the server: only one that was missing before is taken again.
+    /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
+    /// count.
     async fn reclaim_missing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         let before = std::mem::take(&mut acknowledger.missing);
         let (mut from, mut again) = ("-".to_owned(), Vec::new());
@@ -101,7 +115,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Tells of members that handle other types, if that is news.
+    /// Logs members that handle other types, unless logged before.
     pub(super) fn log_type_mismatches(&self, before: &mut TypeMismatches, others: &[String]) {
         let own = self.announced_types();
         let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
@@ -119,8 +133,8 @@ impl Consumer {
         *before = mismatches;
     }
 
-    /// Takes entries over from consumers that show no life, as far as there is room. It goes through what is pending as
-    /// long as it finds some soon: the rest is for the next time.
+    /// Reclaims entries of dead consumers as far as there is room. Stops after [`EMPTY_CLAIM_PAGES_MAX`] pages without
+    /// one; the next run continues there.
     pub(super) async fn claim_idle(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         let mut pages_in_vain = 0;
         while pages_in_vain < EMPTY_CLAIM_PAGES_MAX && self.has_caught_up() {
@@ -141,7 +155,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Takes over so many entries at most, of a page of what is pending; says from where to go on, [`RANGE_START`] at the end.
+    /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.
     pub(super) async fn claim_page(
         &self,
         cursor: &str,
@@ -159,11 +173,11 @@ impl Consumer {
     pub(super) fn log_recovered(&self, count: usize) {
         if count > 0 {
             self.bus.counters.messages_recovered(count as u64);
-            tracing::info!(group = %self.group, count, "entries of consumers that show no life taken over");
+            tracing::info!(group = %self.group, count, "entries of dead consumers reclaimed");
         }
     }
 
-    /// Removes what dead consumers left behind.
+    /// Removes consumer names and attempt records that are no longer used.
     pub(super) async fn collect_garbage(&self, cursor: &mut String) -> Result<(), CommandError> {
         let config = &self.bus.config;
         let (idle, age) =
@@ -175,7 +189,7 @@ impl Consumer {
         let gone = reply.split_off(1.min(reply.len()));
         *cursor = reply.pop().unwrap_or_else(|| "0".into());
         if !gone.is_empty() {
-            tracing::info!(group = %self.group, consumers = ?gone, "names of consumers that are long gone removed");
+            tracing::info!(group = %self.group, consumers = ?gone, "names of dead consumers removed");
         }
         Ok(())
     }

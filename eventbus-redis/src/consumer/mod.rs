@@ -1,8 +1,7 @@
-//! The consumer of one group: a reader that fetches entries, workers that handle them, and a keeper that writes down
-//! what came of them.
+//! The consumer of one group: a reader fetches entries, workers handle them, an acknowledger writes their dispositions.
 //!
-//! Keep: an entry stays pending until all its handlers have succeeded or it is a dead letter; whoever it is pending on
-//! is the only one who works on it, and shows life often enough. Everything else may be lost at any time.
+//! Invariant: an entry stays pending until all its handlers have succeeded or it is a dead letter. Only the consumer
+//! that it is pending on works on it, and renews that claim often enough. All other state may be lost at any time.
 
 mod ack_batch;
 mod acknowledger;
@@ -44,52 +43,62 @@ use crate::{bus::BusInner, connection::CommandError, keys, script::ConsumerScrip
 pub(crate) use multi_consumer::consume as consume_all;
 pub use recover::{Recovery, RecoveryStats};
 
-/// What the server calls the consumer of a partition, whoever that is.
+/// The name on the server of every owner of a partition.
 const PARTITION_OWNER: &str = "owner";
 
 /// The consumer of one group.
 pub(crate) struct Consumer {
     bus: Arc<BusInner>,
     group: Name,
-    /// What the server calls it.
+    /// The consumer's name on the server.
     name: String,
     in_flight: Arc<InFlight>,
-    /// Entries that used up their attempts and are to stay pending.
+    /// Entries that used up their attempts and stay pending.
     kept_pending: Mutex<HashSet<MessageId>>,
-    /// Whether it has told of a time without a zone.
+    /// Set once the consumer has logged a time without a zone.
     has_logged_naive_time: AtomicBool,
-    /// The types of which it was told that their events wait for absent members.
+    /// Types already logged as waiting for an absent member.
     logged_absent_types: Mutex<HashSet<String>>,
-    /// Entries that are none of this group's business.
+    /// Entries that this group must not handle; the next batch acknowledges them.
     discarded: Mutex<Vec<MessageId>>,
-    /// Whether what was pending on it when it began is in hand; until then nobody but the reader takes entries in, as
-    /// that would mix up their order.
+    /// Set once all entries that were pending on the consumer at its start are in flight. Until then only the reader
+    /// adds entries: entries from a second source would break their order.
     has_caught_up: AtomicBool,
-    /// Tells the keeper that this has happened.
+    /// Wakes the acknowledger when `has_caught_up` is set.
     caught_up_signal: Notify,
-    /// What shows that it still owns its partition, if that is what it reads.
+    /// The fencing token: proves that this consumer still owns its partition. `None` if it reads a whole stream.
     fencing_token: Option<FencingToken>,
-    /// Whether the consumer before it of its name ended without leaving: then it may have ended of what is pending on it.
+    /// Set if the previous consumer of this name ended without leaving: then one of its pending entries may have ended
+    /// it.
     predecessor_crashed: AtomicBool,
-    /// Whether it has shown itself to the group.
+    /// Set once the consumer has announced itself to the group.
     is_announced: AtomicBool,
-    /// Whether it has read entries of this group since this was made, and no backlog came before them.
+    /// Set once the consumer has read entries of this group in this run and found no backlog that comes first.
     has_passed_backlog: AtomicBool,
-    /// What waits for the group's backlog.
+    /// Aggregates whose events wait for the group's backlog.
     blocked_streams: Mutex<BlockedStreams>,
     keys: GroupKeys,
 }
 
-/// The ownership of a partition.
+/// The ownership of a partition under one epoch.
+///
+/// | state of the lease | event | next state |
+/// |---|---|---|
+/// | free | a consumer with less than its share takes the lease | owned, under a higher epoch than any before |
+/// | owned | the owner's heartbeat | owned, for the full time |
+/// | owned | the owner releases the partition | free |
+/// | owned | the lease ends without a heartbeat | free; its next owner counts pending entries as redelivered |
+///
+/// Scripts with a stale epoch are refused as `FENCED`, so a late owner writes no disposition.
 struct FencingToken {
     lease_key: String,
-    /// What tells the owner from others.
+    /// The instance of the bus that owns the partition.
     owner: String,
-    /// A decimal.
+    /// The fencing token itself, a decimal: a later owner has a higher one.
     epoch: String,
 }
 
-/// The keys beside the stream that a group has.
+/// The keys of the group beside the stream.
 struct GroupKeys {
     retry: String,
     members: String,
@@ -99,13 +108,14 @@ struct GroupKeys {
     dead_letters: String,
 }
 
-/// Hands the group its events until it is stopped: those of its backlog, and those of the stream.
+/// Delivers events to the group until `stop`: those of its backlog, and those of the stream.
 async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let worker_slots = WorkerSlots::default();
     let hand = bus.new_in_flight(&worker_slots);
     let mut backlog = GroupBacklog::new(&bus, &group, worker_slots);
     let stream_ready = backlog.stream_ready().clone();
     let stream = async {
+        // a stop while the backlog comes first must not wait for its end
         tokio::select! {
             () = stream_ready.cancelled() => consume_stream(bus, group, hand, stop.clone()).await,
             () = stop.stopped() => {}
@@ -115,7 +125,7 @@ async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
 }
 
 impl BusInner {
-    /// What a consumer of it has in hand. It shares its places with others of the same consumer and group.
+    /// Creates the in-flight entries of one stream of a consumer. They share `worker_slots` with those of its backlog.
     fn new_in_flight(&self, worker_slots: &WorkerSlots) -> Arc<InFlight> {
         let config = &self.config;
         let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
@@ -123,7 +133,7 @@ impl BusInner {
     }
 }
 
-/// Hands the group the events of a stream until it is stopped; connects anew as often as it must.
+/// Delivers the events of one stream to the group until `stop`; reconnects as often as needed.
 async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>, stop: StopSignal) {
     if !bus.partitions.is_empty() {
         return partitioned::consume(bus, group, in_flight, stop).await;
@@ -140,11 +150,12 @@ async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight
         );
         ended.cancel();
     };
+    // the acknowledger ends last: it writes the last dispositions of the workers
     tokio::join!(work, consumer.run_acknowledger(&ended));
 }
 
 impl Consumer {
-    /// That of a whole stream, under the name of the bus.
+    /// Creates the consumer of a whole stream, under the name of the bus.
     fn new(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>) -> Self {
         let name = bus.consumer_name.clone();
         Self::with_name(bus, group, name, in_flight, None)
@@ -186,7 +197,7 @@ impl Consumer {
         }
     }
 
-    /// How the entries of the group are handled.
+    /// Returns how the workers handle the group's entries.
     fn group_context(&self) -> GroupContext {
         let bus = Arc::clone(&self.bus);
         GroupContext {
@@ -200,18 +211,18 @@ impl Consumer {
         }
     }
 
-    /// That of a partition which it owns. Its name there is that of all owners, so that the next one goes on with what
-    /// this one leaves.
+    /// Creates the consumer of an owned partition. All its owners share one name on the server, so that the next owner
+    /// finds the entries that this one leaves pending.
     fn for_partition(part: &Arc<BusInner>, group: &Name, in_flight: &Arc<InFlight>, fence: FencingToken) -> Self {
         Self::with_name(Arc::clone(part), group.clone(), PARTITION_OWNER.into(), Arc::clone(in_flight), Some(fence))
     }
 
-    /// A script on its stream.
+    /// Prepares a script on the consumer's stream.
     fn script(&self, script: &'static ConsumerScript) -> ScriptInvocation<'static> {
         script.select(self.fencing_token.is_some()).key(&self.bus.stream)
     }
 
-    /// Runs a script that may run twice, unless its partition is somebody else's by now.
+    /// Runs a script that may run twice. The server refuses it if this consumer no longer owns its partition.
     async fn run_idempotent<T: FromRedisValue>(&self, mut script: ScriptInvocation<'_>) -> Result<T, CommandError> {
         if let Some(FencingToken { lease_key: lease, epoch, .. }) = &self.fencing_token {
             script.key(lease).arg(epoch);
@@ -219,7 +230,7 @@ impl Consumer {
         self.bus.connection.run_idempotent(&script).await
     }
 
-    /// How often and when a failed delivery is tried again.
+    /// Returns when, and how often, a failed delivery is retried.
     fn retry_policy(&self) -> RetryPolicy {
         let config = &self.bus.config;
         RetryPolicy {
@@ -236,13 +247,13 @@ impl Consumer {
         Limits { concurrency: config.concurrency, consumers: config.consumers, slow }
     }
 
-    /// After which time without a sign of life others take its entries over.
+    /// Returns the idle time after which other consumers reclaim this one's entries.
     fn pending_idle(&self) -> Duration {
         Duration::from_millis(self.bus.config.pending_idle_ms)
     }
 
-    /// The types it handles, as others are told: a sorted list of `type@version`, or `"*"` for all; a list with `*` in it if
-    /// some handlers want all, and some certain versions.
+    /// Returns the handled types as announced to the group: a sorted list of `type@version`, or `"*"` for all; a list
+    /// with `*` in it if some handlers want all types and some want certain versions.
     fn announced_types(&self) -> String {
         let subscribers = self.bus.subscribers.of_group(&self.group);
         let wants_all = subscribers.iter().any(Subscriber::is_wildcard);
@@ -256,7 +267,7 @@ impl Consumer {
         serde_json::Value::from_iter(types).to_string()
     }
 
-    /// What its handlers have been busy with for long, as others are told: JSON, or nothing.
+    /// Returns the longest running handler as announced to the group: JSON, or an empty string if none runs for long.
     fn long_run_json(&self) -> String {
         let run = self.bus.subscribers.long_run(&self.group);
         run.and_then(|run| serde_json::to_string(&run).ok()).unwrap_or_default()

@@ -1,7 +1,7 @@
-//! A bus that is several consumers of each of its groups.
+//! Several consumers of each group in one bus.
 //!
-//! Keep: to the server they are consumers like those of several processes. They share what a bus shares with its clones,
-//! and differ in their names, by which the server knows what is pending on whom.
+//! Invariant: to the server they are consumers like those of several processes. They share what a bus shares with its
+//! clones, and differ in their names, by which the server records pending entries.
 
 use std::sync::Arc;
 
@@ -10,8 +10,8 @@ use tokio::task::JoinSet;
 
 use crate::bus::BusInner;
 
-/// Hands the group its events until it is stopped, by as many consumers as the configuration says, each in a task of its
-/// own. If one of them panics, all of them begin anew.
+/// Delivers events to the group until `stop`, by as many consumers as the configuration says, each in a task of its
+/// own. If one of them panics, all of them restart.
 pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let several = bus.config.consumers;
     if several == 1 {
@@ -22,7 +22,7 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
 }
 
 impl BusInner {
-    /// What one of several consumers has.
+    /// Returns the bus of one of several consumers.
     fn for_consumer(&self, number: usize) -> Self {
         Self {
             consumer_name: format!("{}-{number}", self.consumer_name),

@@ -1,4 +1,4 @@
-//! What is said of trouble that lasts: once when it begins, once a minute while it lasts, once when it is over.
+//! The log of an outage: one line when it begins, one each minute while it lasts, one when it is over.
 //!
 //! Real time, not the given clock: connecting to Redis again.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 use eventbus::{Name, port::RetryPolicy};
 use tokio::time::Instant;
 
-/// How soon is tried again: soon enough to be back within two seconds of the server.
+/// Backoff between two attempts: short enough to be back within two seconds of the server.
 const OUTAGE_RETRY_BACKOFF: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: None,
@@ -15,10 +15,10 @@ const OUTAGE_RETRY_BACKOFF: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(1),
 };
 
-/// How often trouble that lasts is mentioned.
+/// Interval of the lines while an outage lasts.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// One thing that can go wrong again and again.
+/// Outages of one operation.
 pub(super) struct OutageLog {
     operation: &'static str,
     group: Name,
@@ -33,7 +33,7 @@ impl OutageLog {
         Self { operation: what, group, failures: 0, began: now, last_logged: now }
     }
 
-    /// It went wrong; says after which time to try again.
+    /// Records a failure; returns the delay before the next attempt.
     pub(super) fn record_failure(&mut self, error: &dyn std::fmt::Display) -> Duration {
         let now = Instant::now();
         let Self { operation: what, group, .. } = self;
@@ -48,7 +48,7 @@ impl OutageLog {
         OUTAGE_RETRY_BACKOFF.jittered(self.failures)
     }
 
-    /// It went well.
+    /// Records a success, which ends an outage.
     pub(super) fn record_success(&mut self) {
         if std::mem::take(&mut self.failures) > 0 {
             let Self { operation: what, group, .. } = self;

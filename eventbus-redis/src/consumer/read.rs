@@ -1,7 +1,7 @@
-//! Fetching entries.
+//! The reader: fetches entries of a stream.
 //!
-//! Keep: a read that waits for entries is awaited to its end, for the server hands what it finds to this consumer and to
-//! nobody else. After each connection the entries that are pending on this consumer come before any new one.
+//! Invariant: the reader awaits every blocking read to its end, as the server assigns the entries that it finds to this
+//! consumer alone. After each connect, the entries pending on this consumer come before any new one.
 //!
 //! Real time, not the given clock: the replies of Redis.
 
@@ -17,35 +17,35 @@ use crate::{
     script,
 };
 
-/// How long a read waits for entries at a time. It is what a stop takes where the server does not let us wake the read,
-/// and what it takes to notice that a connection is dead.
+/// Longest wait of one read. A stop takes this long if the server does not allow the bus to end the read, and so does
+/// noticing a dead connection.
 pub(super) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
-/// What the server may take beyond that.
+/// Time that a reply may take beyond that.
 const READ_REPLY_MARGIN: Duration = Duration::from_millis(500);
-/// How often is looked for entries on a connection where reads must not wait.
+/// Interval between two reads on a connection where reads must not block.
 pub(super) const SINGLE_CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// What begins before the first entry.
+/// Start of a range before the first entry.
 pub(super) const RANGE_START: &str = "-";
-/// How long to leave an entry that waited to the reader of a group that was made anew.
+/// Delay before a due entry is read again that a recreated group has yet to read: its reader may get it first.
 const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
-/// After how long without a reply a read is taken to wait for what is published next.
+/// Time without a reply after which a read counts as waiting for new events.
 const READ_IDLE_AFTER: Duration = Duration::from_millis(20);
-/// How long to leave a waking command to do its work before it is sent again.
+/// Delay before a command that ends a read is sent again.
 const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// What a reader knows beyond one connection.
+/// State of a reader across connections.
 pub(super) struct ReaderState<'a> {
     pub(super) stop: &'a StopSignal,
     pub(super) outage_log: OutageLog,
-    /// Whether a connection of its own was lost.
+    /// Set if the reader lost a connection of its own.
     has_lost_connection: bool,
-    /// Which of the shared connections it uses, if it has none of its own.
+    /// Number of the shared connection, if the reader uses that one.
     connection_number: Option<u64>,
-    /// Whether it knows what became of the consumer that had the name before.
-    knows_former: bool,
+    /// Set once the reader knows how the previous consumer of this name ended.
+    knows_predecessor: bool,
 }
 
-/// What went wrong, as the reader tells it.
+/// Converts an error into the kind that the reader returns.
 pub(super) fn to_redis_error(error: CommandError) -> RedisError {
     match error {
         CommandError::Sent(error) => error,
@@ -53,14 +53,14 @@ pub(super) fn to_redis_error(error: CommandError) -> RedisError {
     }
 }
 
-/// A connection, and what wakes it.
+/// A connection, and the client id by which the bus ends its blocking read.
 pub(super) struct ReaderConnection {
     pub(super) connection: MultiplexedConnection,
     client_id: Option<i64>,
 }
 
 impl Consumer {
-    /// Fetches entries while there is room for them, until it is to stop.
+    /// Fetches entries while there is room for them, until `stop`.
     pub(super) async fn run_reader(&self, stop: &StopSignal) {
         let mut state = self.new_reader_state(stop);
         while !stop.is_stopped() {
@@ -74,10 +74,10 @@ impl Consumer {
 
     pub(super) fn new_reader_state<'a>(&self, stop: &'a StopSignal) -> ReaderState<'a> {
         let outage_log = OutageLog::new("reading", self.group.clone());
-        ReaderState { stop, outage_log, has_lost_connection: false, connection_number: None, knows_former: false }
+        ReaderState { stop, outage_log, has_lost_connection: false, connection_number: None, knows_predecessor: false }
     }
 
-    /// Leaves a connection that was lost, and waits until it is time to try again.
+    /// Drops a lost connection, and waits until the next attempt is due.
     pub(super) async fn wait_after_error(&self, state: &mut ReaderState<'_>, error: &RedisError) {
         if let Some(number) = state.connection_number.take() {
             self.bus.connection.drop_if_lost(number, error);
@@ -91,7 +91,7 @@ impl Consumer {
         }
     }
 
-    /// Reads over one connection until it is to stop or to begin anew, or something goes wrong.
+    /// Reads over one connection until `stop`, a restart, or an error.
     async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
         let stop = state.stop;
         let mut connected = tokio::select! {
@@ -101,7 +101,7 @@ impl Consumer {
         let is_new = self.create_group_script().invoke_async(&mut connected.connection).await?;
         self.log_group_created(is_new);
         self.check_predecessor(state, &mut connected.connection).await?;
-        // before it reads anything: others leave to it what only it handles
+        // before the first read: other members hand off to it entries that only it handles
         let _: Value = self.heartbeat_script(RANGE_START).invoke_async(&mut connected.connection).await?;
         self.is_announced.store(true, Ordering::Release);
         self.has_caught_up.store(false, Ordering::Release);
@@ -119,12 +119,12 @@ impl Consumer {
             let mut entries = self.read_new(&mut connected, asked, stop).await?;
             state.outage_log.record_success();
             if !entries.is_empty() && self.must_wait_for_backlog().await.map_err(to_redis_error)? {
-                // what was read is pending and taken again after the backlog; until then no consumer takes it in
+                // the entries are pending and read again after the backlog; until then only the reader adds entries
                 self.has_caught_up.store(false, Ordering::Release);
                 self.wait_for_backlog(stop).await.map_err(to_redis_error)?;
                 return Ok(());
             }
-            // where there was more to read, the next read is under way while this one is taken in
+            // if there was more to read, the next read is under way while this one is received
             while entries.len() >= asked && !stop.is_stopped() {
                 let room = self.in_flight.room_beside(entries.len());
                 if room == 0 {
@@ -133,7 +133,7 @@ impl Consumer {
                 self.in_flight.set_has_more(true);
                 asked = room.min(self.bus.config.batch_size);
                 let take_in = async {
-                    tokio::task::yield_now().await; // until the read is sent
+                    tokio::task::yield_now().await; // sends the read first
                     self.receive_new(entries);
                 };
                 let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
@@ -159,18 +159,18 @@ impl Consumer {
         self.bus.counters.reconnections(u64::from(lost));
         Ok(ReaderConnection {
             connection,
-            client_id: id.ok(), // some servers do not tell: then a stop takes as long as a slice
+            client_id: id.ok(), // without it, a stop takes up to `READ_BLOCK_MAX`
         })
     }
 
-    /// Finds out, before it shows itself, whether the consumer before it of its name left when it ended. One that
-    /// the group does not know any more counts as ended.
+    /// Checks, before the first heartbeat, whether the previous consumer of this name left when it ended. One that the
+    /// group no longer knows counts as crashed.
     async fn check_predecessor(
         &self,
         reading: &mut ReaderState<'_>,
         connection: &mut MultiplexedConnection,
     ) -> RedisResult<()> {
-        if reading.knows_former {
+        if reading.knows_predecessor {
             return Ok(());
         }
         let former: Option<String> =
@@ -178,11 +178,11 @@ impl Consumer {
         let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
         let has_left = former.is_some_and(|former| former["left"] == true || former["instance"] == *self.bus.instance);
         self.predecessor_crashed.store(!has_left, Ordering::Release);
-        reading.knows_former = true;
+        reading.knows_predecessor = true;
         Ok(())
     }
 
-    /// Creates the group if it is not there, and tells whether it did.
+    /// Prepares the script that creates the group if it is missing, and replies whether it did.
     pub(super) fn create_group_script(&self) -> ScriptInvocation<'static> {
         self.bus.create_joined_group_script(&self.group)
     }
@@ -193,7 +193,8 @@ impl Consumer {
         }
     }
 
-    /// Takes some entries again that are pending on this consumer from an id on and not in hand; says from where to go on.
+    /// Reads one page of entries from `from` on that are pending on this consumer and not in flight; returns the next
+    /// start.
     pub(super) async fn reclaim_own_page(
         &self,
         from: &str,
@@ -212,7 +213,7 @@ impl Consumer {
         Ok((Some(next), ReclaimedEntries::parse(entries, noted, deleted)?))
     }
 
-    /// Takes in what is pending on this consumer and not in hand.
+    /// Receives all entries that are pending on this consumer and not in flight.
     async fn reclaim_own_pending(&self, connection: &mut MultiplexedConnection, stop: &StopSignal) -> RedisResult<()> {
         let mut from = "-".to_owned();
         loop {
@@ -258,6 +259,7 @@ impl Consumer {
         }
         let read = reader.new_entries(Some(block.min(READ_BLOCK_MAX)));
         let mut reading = pin!(self.read_or_unblock(connected, &read, stop.stopped()));
+        // biased: a reply that has arrived shows that there are entries, however late this task runs
         let reply = tokio::select! {
             biased;
             reply = &mut reading => reply,
@@ -269,7 +271,7 @@ impl Consumer {
         command::parse_group_entries(reply?)
     }
 
-    /// Waits for a read; when it is to end, the server is asked to end the read, which loses no entry.
+    /// Awaits a read; when `end` completes, asks the server to end the read, which loses no entry.
     pub(super) async fn read_or_unblock(
         &self,
         connected: &mut ReaderConnection,
@@ -278,6 +280,7 @@ impl Consumer {
     ) -> RedisResult<Value> {
         let client = connected.client_id;
         let mut reading = pin!(read.query_async(&mut connected.connection));
+        // biased: a reply that has arrived holds entries assigned to this consumer
         tokio::select! {
             biased;
             reply = &mut reading => return reply,
@@ -292,7 +295,7 @@ impl Consumer {
                 }
             }
         };
-        // a server that does not answer at all is left; what it may have handed out is found again at the next start
+        // gives up on a server that does not answer; entries it may have assigned are found at the next start
         let ended = tokio::time::timeout(READ_BLOCK_MAX + READ_REPLY_MARGIN, ending).await;
         ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
     }
@@ -301,13 +304,13 @@ impl Consumer {
         if let Some(client) = client {
             let wake = command::unblock(client);
             if let Err(error) = self.bus.connection.query::<Value>(&wake).await {
-                tracing::debug!(%error, "a waiting read cannot be woken, it ends by itself");
+                tracing::debug!(%error, "the server cannot end a blocking read; it ends by itself");
             }
         }
         tokio::time::sleep(UNBLOCK_RETRY_DELAY).await;
     }
 
-    /// Those of some entries that are neither in hand nor left pending on purpose.
+    /// Returns the ids of entries that are neither in flight nor kept pending.
     pub(super) fn filter_not_in_flight(&self, ids: Vec<String>) -> Vec<String> {
         let left = self.kept_pending();
         let is_missing = |id: &String| {
@@ -317,7 +320,7 @@ impl Consumer {
         ids.into_iter().filter(is_missing).collect()
     }
 
-    /// Reads entries again whose turn has come.
+    /// Reads due entries again.
     pub(super) async fn read_due(&self, due: Vec<DueEntry>) -> Result<(), CommandError> {
         for (number, chunk) in due.chunks(command::SCRIPT_BATCH_MAX).enumerate() {
             if let Err(error) = self.read_due_batch(chunk).await {
@@ -340,14 +343,14 @@ impl Consumer {
         self.resume(ReclaimedEntries::parse(entries, noted, deleted)?);
         self.release_lost(&ids(lost));
         match self.in_flight.is_crowded() {
-            // nothing is read while they wait
+            // while crowded the reader reads no entries, so postponing these until it has would never end
             true => self.in_flight.release(&ids(unread)),
             false => self.in_flight.postpone(&ids(unread), UNREAD_ENTRY_DELAY),
         }
         Ok(())
     }
 
-    /// Takes entries again that are pending on this consumer; `None` if there are none.
+    /// Prepares reading entries again that are pending on this consumer; `None` if there are none.
     pub(super) fn reclaim_own_script(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
         if ids.is_empty() {
             return None;

@@ -1,4 +1,4 @@
-//! From entries to what is in hand.
+//! Receiving: turns entries of the stream into in-flight entries.
 
 use std::sync::atomic::Ordering;
 
@@ -15,26 +15,26 @@ use crate::{
     trace, wire,
 };
 
-/// An entry that somebody had before.
+/// An entry that a consumer of the group had before.
 pub(super) struct ReclaimedEntry {
     entry: Entry,
-    /// What was noted about it.
+    /// The attempts on record.
     attempts_json: Option<String>,
-    /// Whether the process that had it has ended.
+    /// Set if the process of that consumer has ended.
     owner_ended: bool,
 }
 
-/// What the scripts reply that take entries again.
+/// Reply of a script that reads entries again.
 #[derive(Default)]
 pub(super) struct ReclaimedEntries {
     pub(super) entries: Vec<ReclaimedEntry>,
-    /// Entries that are gone.
+    /// Ids of entries that were deleted from the stream.
     pub(super) deleted: Vec<String>,
 }
 
 impl ReclaimedEntries {
-    /// Reads three parts of a reply: entries, what is noted about each, and the ids of those that are gone; the processes
-    /// that had them live, until something else is [said](Self::with_owner_ended).
+    /// Parses three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
+    /// their consumers count as alive unless [`with_owner_ended`](Self::with_owner_ended) says otherwise.
     pub(super) fn parse(entries: Value, noted: Value, deleted: Value) -> RedisResult<Self> {
         let entries: Vec<Value> = from_redis_value(entries)?;
         let noted: Vec<Option<String>> = from_redis_value(noted)?;
@@ -46,7 +46,7 @@ impl ReclaimedEntries {
 }
 
 impl ReclaimedEntries {
-    /// Says of which entries the process that had it has ended.
+    /// Sets, entry by entry, whether the process of its consumer has ended.
     pub(super) fn with_owner_ended(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
         for (again, has_ended) in self.entries.iter_mut().zip(have_ended) {
             again.owner_ended = has_ended;
@@ -54,14 +54,14 @@ impl ReclaimedEntries {
         self
     }
 
-    /// The ids of the entries.
+    /// Returns the ids of the entries.
     pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
         self.entries.iter().map(|again| MessageId::new(again.entry.id.as_str()))
     }
 }
 
 impl Consumer {
-    /// Takes in entries that nobody of the group had before.
+    /// Receives entries that no consumer of the group had before.
     pub(super) fn receive_new(&self, entries: Vec<Entry>) {
         if entries.is_empty() {
             return;
@@ -70,13 +70,13 @@ impl Consumer {
         self.in_flight.add(received);
     }
 
-    /// Takes in entries that somebody of the group had before, this consumer perhaps. Returns how many are in hand now
-    /// that were not before.
+    /// Receives entries that a consumer of the group had before, perhaps this one. Returns how many of them were not in
+    /// flight.
     pub(super) fn receive_reclaimed(&self, reclaimed: ReclaimedEntries) -> usize {
         self.in_flight.add(self.prepare_reclaimed(reclaimed))
     }
 
-    /// What is to be handled of entries that somebody of the group had before.
+    /// Prepares entries that a consumer of the group had before; leaves out those that no handler needs.
     pub(super) fn prepare_reclaimed(&self, retaken: ReclaimedEntries) -> Vec<InFlightEntry> {
         let is_in_hand = |id: &String| self.in_flight.contains(&MessageId::new(id.as_str()));
         let deleted: Vec<_> = retaken.deleted.into_iter().filter(|id| !is_in_hand(id)).collect();
@@ -91,17 +91,17 @@ impl Consumer {
         again.collect()
     }
 
-    /// What is to be handled; the rest is dealt with here.
+    /// Prepares an entry. Returns `None` for one that no handler needs, after recording its disposition.
     pub(super) fn prepare_entry(&self, entry: Entry, noted: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
         let id = MessageId::new(entry.id);
-        // a group that was made anew reads again what is in hand or was left pending on purpose
+        // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.in_flight.contains(&id) || self.kept_pending().contains(&id) {
             return None;
         }
         self.decode_entry(id, entry.fields, noted)
     }
 
-    /// Goes on with entries that were read again.
+    /// Resumes entries that were read again for a retry.
     pub(super) fn resume(&self, retaken: ReclaimedEntries) {
         self.log_deleted(&retaken.deleted);
         let mut gone: Vec<_> = retaken.deleted.into_iter().map(MessageId::new).collect();
@@ -163,7 +163,7 @@ impl Consumer {
         }
     }
 
-    /// Tells once of a time without a zone: nobody knows whether it is UTC, as it is taken to be.
+    /// Logs the first time without a zone: it may not be in UTC, as it is read.
     fn log_naive_time(&self, record: &RecordedEvent) {
         let written = record.metadata().occurred_at_as_written();
         if let Some(occurred_at) = written.filter(|text| wire::timestamp::zone(text) == wire::timestamp::Zone::None)
@@ -176,7 +176,8 @@ impl Consumer {
         }
     }
 
-    /// An entry that used up its attempts when there were to be no dead letters is not handled again.
+    /// Keeps an entry pending that used up its attempts while dead letters were disabled; if they are enabled now, the
+    /// entry becomes one.
     fn receive_exhausted(&self, id: MessageId, mut noted: DeliveryAttempts) {
         if self.bus.config.enable_dlq {
             noted.is_exhausted = false;

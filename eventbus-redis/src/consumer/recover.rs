@@ -1,4 +1,4 @@
-//! Recovery by hand, as the tutorial has it. A consumer does the same by itself while it consumes.
+//! Recovery on request. A consumer recovers entries by itself while it consumes.
 //!
 //! Real time, not the given clock: claims, by the clock of Redis.
 
@@ -30,10 +30,10 @@ use crate::{
     keys, script, trace,
 };
 
-/// How long what may have ended its process waits for the bus's other deliveries to end.
+/// Time that a suspect, which may have ended its process, waits for the bus's running deliveries to end.
 const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
 
-/// What is to be recovered by hand; what is not said is taken from the configuration.
+/// Limits of a recovery; each one left out comes from the configuration.
 ///
 /// # Examples
 /// ```
@@ -42,25 +42,25 @@ const EXCLUSIVE_RUN_WAIT: Duration = Duration::from_secs(1);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// How long an entry must have been pending without a sign of life, in milliseconds. Default: `pending_idle_ms`.
+    /// Time in milliseconds that an entry must have been pending without a heartbeat. Default: `pending_idle_ms`.
     pub min_idle_time_ms: Option<u64>,
-    /// How often a failed delivery is tried again before it becomes a dead letter, at most. Default: `max_retries`.
+    /// Maximum number of retries before a failed delivery becomes a dead letter. Default: `max_retries`.
     pub max_retries: Option<u32>,
-    /// How many entries are recovered, at most. Default: `batch_size`.
+    /// Maximum number of entries to recover. Default: `batch_size`.
     pub batch_size: Option<usize>,
 }
 
-/// What came of a recovery.
+/// Numbers of entries that a recovery processed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RecoveryStats {
-    /// Entries that were pending in the group when it began.
+    /// Entries that were pending in the group at the start.
     pub checked: u64,
-    /// Entries that had been pending long enough and were taken over.
+    /// Entries that had been pending long enough and were reclaimed.
     pub claimed: u64,
-    /// Entries whose handlers have all succeeded now.
+    /// Entries whose handlers have all succeeded.
     pub reprocessed: u64,
-    /// Entries that are dead letters now.
+    /// Entries that became dead letters.
     pub dlq: u64,
     /// Entries that failed again and stay pending.
     pub failed: u64,
@@ -75,7 +75,7 @@ impl RecoveryStats {
 }
 
 impl BusInner {
-    /// Recovers entries of the bus's own group, under a consumer name that nothing else uses.
+    /// Recovers entries of the bus's own group, under a consumer name of its own.
     pub(crate) async fn recover(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
         let destination = || self.destination.clone();
         if self.consuming.is_closed() {
@@ -103,7 +103,7 @@ impl BusInner {
         Ok(stats)
     }
 
-    /// What is pending in a partition that has an owner is in good hands.
+    /// Recovers the partitions without an owner: where there is one, the owner handles the pending entries.
     async fn recover_partitions(&self, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
         let mut stats = RecoveryStats::default();
         let owner = format!("{}-recovery", self.instance);
@@ -132,7 +132,7 @@ impl BusInner {
         Ok(stats)
     }
 
-    /// What takes or keeps a partition.
+    /// Prepares taking or renewing the lease of a partition.
     fn lease_script(&self, lease: &str, owner: &str) -> ScriptInvocation<'static> {
         let mut leasing = script::LEASE_PARTITION.key(lease);
         leasing.arg(owner).arg(self.config.partition_lease_ms);
@@ -149,7 +149,7 @@ impl Consumer {
         let pending = command::count_pending(&self.bus.stream, &self.group);
         stats.checked += command::parse_pending_count(self.bus.connection.query(&pending).await?)?;
         if self.bus.subscribers.of_group(&self.group).is_empty() {
-            return Ok(()); // nobody here to handle anything
+            return Ok(()); // no handlers
         }
         let mut cursor = RANGE_START.to_owned();
         while left > 0 {
@@ -168,7 +168,7 @@ impl Consumer {
         Ok(())
     }
 
-    /// Keeps its claim on entries, or its partition.
+    /// Renews the claim on entries, or the lease of the partition.
     async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         match &self.fencing_token {
             Some(FencingToken { lease_key: lease, owner, .. }) => {
@@ -178,7 +178,7 @@ impl Consumer {
         }
     }
 
-    /// Handles entries once, whatever they are waiting for.
+    /// Handles entries once, without waiting for their retry times.
     async fn handle_batch(
         &self,
         reclaimed: ReclaimedEntries,
@@ -195,7 +195,7 @@ impl Consumer {
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> = mine.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
                 if let Err(error) = self.renew_claims_or_lease(&ids).await {
-                    tracing::debug!(%error, "no sign of life was given");
+                    tracing::debug!(%error, "the claims could not be renewed");
                 }
             }
         };
@@ -206,10 +206,10 @@ impl Consumer {
             for mut entry in entries {
                 let (id, stream) = (entry.id.clone(), entry.record.metadata().stream().clone());
                 if unfinished.contains(&stream) {
-                    stats.failed += 1; // it must not overtake the one before it
+                    stats.failed += 1; // must not overtake the unfinished one before it
                     continue;
                 }
-                // an event that kills the process must not be recovered for ever
+                // recorded before it runs, so that an event that kills the process is not recovered for ever
                 let clock = &self.bus.config.clock;
                 let is_suspect = entry.is_suspect(clock);
                 let alone = match is_suspect {
@@ -242,6 +242,7 @@ impl Consumer {
             stats.add(&self.write_batch(&mut batch).await?);
             Ok(())
         };
+        // the renewal has no end of its own: it stops with the handling
         tokio::select! {
             handled = handling => handled,
             () = beating => Ok(()),
@@ -266,7 +267,7 @@ impl Consumer {
     }
 }
 
-/// Whether the next event of the aggregate may follow.
+/// Returns `true` if the next event of the aggregate may run.
 const fn is_final(disposition: &Disposition) -> bool {
     matches!(disposition, Disposition::Acknowledge { .. } | Disposition::Skip(_) | Disposition::DeadLetter(_))
 }

@@ -1,4 +1,4 @@
-//! Keeping the stream as short as the configuration says, while consuming.
+//! Trimming: keeps the stream within its configured limits while consuming.
 //!
 //! Real time, not the given clock: other consumers, and the ages of entries by the clock of Redis.
 
@@ -14,16 +14,16 @@ use crate::{
     trim::{TrimBlockReason, TrimBlocker, older_blocker},
 };
 
-/// How often is looked for entries to remove.
+/// Interval between two searches for entries to remove.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
-/// How long the server is left alone between two steps.
+/// Pause between two steps, for other clients of the server.
 const TRIM_STEP_PAUSE: Duration = Duration::from_millis(1);
-/// How often a group that holds entries every now and then is named.
+/// Minimum time before the same blocking group is logged again.
 const BLOCKER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Consumer {
-    /// Trims the stream while consuming, if there is a limit. Several may do it at once; of the groups of one bus the
-    /// consumers of the first do, for the streams that they read.
+    /// Trims the streams that it reads while consuming, if there is a limit. Only the consumers of the bus's first
+    /// group do so; several may at once.
     pub(super) async fn trim(&self, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
         let config = &self.bus.config;
         let limits =
@@ -47,7 +47,7 @@ impl Consumer {
             for stream in streams() {
                 let step = tokio::select! {
                     step = stream.trim_step(limits) => step,
-                    () = stop.stopped() => return, // a step that was sent is done, and loses nothing
+                    () = stop.stopped() => return, // a step that was sent completes on the server
                 };
                 match step {
                     Ok(step) => {
@@ -72,14 +72,14 @@ impl Consumer {
         };
         let stream = &self.bus.stream;
         if *reason == TrimBlockReason::Missing {
-            tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost keeps the stream long");
+            tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost blocks trimming");
         } else {
-            tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind keeps the stream long");
+            tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
         }
     }
 }
 
-/// The group that was named last.
+/// The blocking group that was logged last.
 #[derive(Default)]
 struct BlockerLog {
     last_logged: Option<(String, Instant)>,
@@ -87,7 +87,7 @@ struct BlockerLog {
 }
 
 impl BlockerLog {
-    /// Whether a group is to be named: another than before, or the same after it has not held anything for a while.
+    /// Returns `true` if a group is to be logged: a new one, or the same one after it did not block for a while.
     fn should_log(&mut self, held_by: Option<&TrimBlocker>, now: Instant) -> bool {
         let was_holding = std::mem::replace(&mut self.is_blocked, held_by.is_some());
         let Some(held_by) = held_by else {

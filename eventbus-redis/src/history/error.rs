@@ -1,4 +1,4 @@
-//! Why nothing was read.
+//! Errors of reading a stream without a group.
 
 use eventbus::{BoxError, Name, port::MessageId};
 
@@ -12,17 +12,17 @@ use crate::{
 #[error("entry {id} is no event: {reason}")]
 #[non_exhaustive]
 pub struct NotAnEvent {
-    /// What Redis calls the entry.
+    /// The id of the entry in Redis.
     pub id: MessageId,
-    /// What is wrong with it.
+    /// The reason.
     pub reason: String,
 }
 
-/// Why the stream could not be read.
+/// Reasons why the stream could not be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// The id to read after is no id of an entry, which is `<milliseconds>-<number>`.
+    /// The id to read after is not that of an entry, which is `<milliseconds>-<number>`.
     #[error("`{id}` is no id of an entry of a stream")]
     InvalidId {
         /// The id.
@@ -34,26 +34,26 @@ pub enum HistoryError {
         /// The bus.
         destination: Name,
     },
-    /// The server answers and refuses: missing rights, a key of another kind.
+    /// The server refused the command: missing rights, a key of another type.
     #[error("event bus `{destination}` refuses to be read")]
     Refused {
         /// The bus.
         destination: Name,
-        /// What the server said.
+        /// The server's error.
         source: BoxError,
     },
-    /// The server could not be reached, or not now.
+    /// The server could not be reached, or is not ready.
     #[error("event bus `{destination}` unavailable")]
     Unavailable {
         /// The bus.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
 }
 
 impl HistoryError {
-    /// Whether reading again can succeed without anybody changing anything.
+    /// Returns `true` if reading again can succeed without a change of configuration or rights.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. })

@@ -1,6 +1,7 @@
-//! Reading without an end.
+//! Following a stream: reads without an end.
 //!
-//! Keep: the place is behind what was read, and what was read is returned, whatever fails or is dropped in between.
+//! Invariant: the cursor is behind the entries that were read, and each of these is returned, even if a call fails or
+//! is dropped in between.
 //!
 //! Real time, not the given clock: connecting to Redis again.
 
@@ -17,16 +18,16 @@ use crate::{
     connection::CommandError,
 };
 
-/// A reader of the stream that waits for what comes; made by [`History::follow`].
+/// A reader of the stream that waits for new entries; made by [`History::follow`].
 pub struct Follow {
-    /// Behind what was read, not behind what was returned.
+    /// Its cursor is behind the entries that were read, not behind those returned.
     history: History,
     page_reader: BlockingPageReader,
-    /// What was read and not returned: at most the entries of one page.
+    /// Entries that were read and not returned: at most those of one page.
     buffered: VecDeque<HistoryEntry>,
-    /// Whether there is more to read without waiting.
+    /// Set if there are more entries to read without waiting.
     has_more: bool,
-    /// How many reads in a row failed, and when to try again.
+    /// Number of failed reads in a row.
     failures: u32,
     retry_at: Option<Instant>,
     outage: Outage,
@@ -41,12 +42,12 @@ impl Follow {
 
     /// Returns the next entry, as soon as there is one.
     ///
-    /// While the server is away it waits for it, and then goes on after the last entry. Dropping the future, as
+    /// While the server is away, waits for it, and then continues after the last entry. Dropping the future, as
     /// `select!` and timeouts do, loses no entry.
     ///
     /// # Errors
-    /// [`HistoryError::ShutDown`] when the bus is shut down, about a second later at most;
-    /// [`HistoryError::InvalidId`]; [`HistoryError::Refused`], after which it may be called again.
+    /// [`HistoryError::ShutDown`] after a shutdown of the bus, within about a second; [`HistoryError::InvalidId`];
+    /// [`HistoryError::Refused`], after which the caller may call it again.
     pub async fn next(&mut self) -> Result<HistoryEntry, HistoryError> {
         loop {
             if let Some(entry) = self.buffered.pop_front() {
@@ -64,7 +65,7 @@ impl Follow {
         }
     }
 
-    /// Waits for entries, for a slice of time at most, and reads a page of them.
+    /// Waits for entries, up to [`READ_BLOCK_MAX`], and reads a page of them.
     async fn read_page(&mut self) -> Result<RedisResult<EntryPage>, HistoryError> {
         let place = self.history.cursor_id()?;
         let (bus, streams) = (&self.history.bus, self.history.streams());
@@ -84,7 +85,7 @@ impl Follow {
         }
     }
 
-    /// Arranges when to try again; fails where trying is for the caller to say.
+    /// Schedules the next attempt; returns an error that the caller must handle.
     fn handle_read_error(&mut self, error: RedisError) -> Result<(), HistoryError> {
         self.schedule_retry(&error);
         let error = HistoryError::from_command_error(&self.history.bus.destination, CommandError::Sent(error));
@@ -93,7 +94,7 @@ impl Follow {
 }
 
 impl Follow {
-    /// The server answers.
+    /// Ends an outage: the server replied.
     fn record_success(&mut self) {
         self.failures = 0;
         if let Some(lasted) = self.outage.ends() {

@@ -1,6 +1,7 @@
-//! Reading the stream by hand: no group, nothing acknowledged.
+//! Reading the stream without a group; acknowledges no entry.
 //!
-//! Keep: a place moves only with what was handed to the caller, so that a failed or abandoned read loses nothing.
+//! Invariant: the cursor moves only with entries that were returned to the caller, so that a failed or abandoned read
+//! loses none.
 
 mod error;
 mod follow;
@@ -24,12 +25,12 @@ use crate::{
     wire,
 };
 
-/// A place in the stream of a bus, from which it is read by hand; made by
+/// A cursor in the stream of a bus, to read it without a consumer group; made by
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
 ///
-/// It begins before the oldest entry that the stream still has, and moves with what it has read. It needs no consumer
-/// group, acknowledges nothing, and takes nothing away from anybody. Of several partitions it reads the entries of all, in
-/// the order in which they were published.
+/// It begins before the oldest entry of the stream, and moves with the entries that it has read. It acknowledges no
+/// entry and takes none away from a group. Of several partitions it reads the entries of all, in the order of their
+/// publication.
 ///
 /// # Examples
 /// ```no_run
@@ -58,13 +59,13 @@ pub struct History {
     after: Option<MessageId>,
 }
 
-/// An entry of the stream, read by hand.
+/// An entry of the stream, read without a group.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct HistoryEntry {
-    /// What Redis calls the entry.
+    /// The id of the entry in Redis.
     pub id: MessageId,
-    /// The event, not decoded, or why the entry is none.
+    /// The event, not decoded, or the reason why the entry is none.
     pub event: Result<RecordedEvent, NotAnEvent>,
 }
 
@@ -73,7 +74,7 @@ impl History {
         Self { bus: shared, after: None }
     }
 
-    /// Moves to the place after an entry, which need not exist.
+    /// Moves the cursor behind an entry, which need not exist.
     ///
     /// # Examples
     /// ```no_run
@@ -90,12 +91,12 @@ impl History {
         self
     }
 
-    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. Where the stream ends
-    /// there are none.
+    /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends earlier with the entry that
+    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it exceeds that by one entry at most. At the end of the
+    /// stream it is empty.
     ///
     /// # Errors
-    /// [`HistoryError`]; the place stays, so that reading again repeats and misses nothing.
+    /// [`HistoryError`]; the cursor stays, so that reading again repeats and misses no entry.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         let place = self.cursor_id()?;
@@ -106,12 +107,12 @@ impl History {
         Ok(entries)
     }
 
-    /// Reads the last `count` entries of the stream that are after this place, the oldest of them first, and moves to
-    /// its end: with 0, only that. They are fewer where the newest of them reach
+    /// Reads the last `count` entries of the stream behind the cursor, the oldest of them first, and moves to the end
+    /// of the stream; with 0 it only moves. They are fewer if the newest of them reach
     /// [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
     ///
     /// # Errors
-    /// [`HistoryError`]; the place stays.
+    /// [`HistoryError`]; the cursor stays.
     ///
     /// # Examples
     /// ```no_run
@@ -120,13 +121,13 @@ impl History {
     /// for entry in history.last(10).await? {
     ///     println!("{}", entry.id);
     /// }
-    /// let mut coming = history.follow(); // and what comes after these ten
+    /// let mut coming = history.follow(); // the entries after these ten
     /// # Ok(())
     /// # }
     /// ```
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        // the end of the stream is where its newest entry is
+        // reads at least the newest entry: its id is the end of the stream
         let place = self.cursor_id()?;
         let mut entries = self.read(&pages::newest(&self.streams(), place, count.max(1))).await?;
         entries.reverse();
@@ -137,9 +138,9 @@ impl History {
         Ok(entries)
     }
 
-    /// Reads on from here without an end, waiting for entries as they come.
+    /// Follows the stream from here without an end, waiting for new entries.
     ///
-    /// It has a connection of its own, made with the first read and made anew when it is lost.
+    /// The reader has a connection of its own, opened with the first read and again after a loss.
     ///
     /// # Examples
     /// ```no_run
@@ -157,7 +158,7 @@ impl History {
         Follow::new(self)
     }
 
-    /// The id that was read last, as the server takes it.
+    /// Returns the id that was read last, as the server expects it.
     fn cursor_id(&self) -> Result<Option<&str>, HistoryError> {
         let Some(id) = &self.after else {
             return Ok(None);
@@ -168,7 +169,7 @@ impl History {
         }
     }
 
-    /// The streams of all partitions.
+    /// Returns the streams of all partitions.
     fn streams(&self) -> Vec<&str> {
         self.bus.partitions_or_self().iter().map(|part| part.stream.as_str()).collect()
     }

@@ -1,8 +1,8 @@
-//! Several streams instead of one: each aggregate has its partition, so that its events keep their order however many
-//! consumers a group has.
+//! Partitions: several streams instead of one. Each aggregate has its partition, so that its events keep their order
+//! with any number of consumers in a group.
 //!
-//! Keep: which partition an aggregate has depends on nothing but its id and the number of partitions, and that number is
-//! checked by the script that publishes. Two publishers that disagree would break the order.
+//! Invariant: the partition of an aggregate depends on its id and the number of partitions alone, and the script that
+//! publishes checks that number. Two publishers that disagree would break the order.
 
 mod repartition;
 
@@ -13,13 +13,13 @@ pub use repartition::{RepartitionError, UnfinishedGroup};
 
 use crate::{bus::BusInner, connection::CommandError, keys, script};
 
-/// The partition of an aggregate.
+/// Returns the partition of an aggregate.
 pub(crate) fn partition_of(aggregate_id: &str, partitions: u32) -> u32 {
     let number = xxh3_64(aggregate_id.as_bytes()) % u64::from(partitions.max(1));
     u32::try_from(number).unwrap_or_default()
 }
 
-/// A bus was told another number of partitions than its stream has.
+/// The configured number of partitions differs from that of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{stream}` has {recorded} partition(s) and not {configured}: set `partitions` to {recorded}, or have a bus that is \
@@ -29,14 +29,14 @@ pub(crate) fn partition_of(aggregate_id: &str, partitions: u32) -> u32 {
 pub struct PartitionCountMismatch {
     /// The stream.
     pub stream: String,
-    /// How many partitions it has.
+    /// Number of partitions of the stream.
     pub recorded: u32,
-    /// How many the bus was told.
+    /// Number of partitions in the configuration.
     pub configured: u32,
 }
 
 impl BusInner {
-    /// Those of the partitions, or this itself, where there is one stream.
+    /// Returns the buses of the partitions, or this one if there is one stream.
     pub(crate) fn partitions_or_self(&self) -> Vec<&Self> {
         match self.partitions.is_empty() {
             true => vec![self],
@@ -44,18 +44,18 @@ impl BusInner {
         }
     }
 
-    /// Whether this is one of several partitions.
+    /// Returns `true` if this is one of several partitions.
     pub(crate) fn is_partition(&self) -> bool {
         self.stream != self.base_stream
     }
 
-    /// The partition that carries the events of an aggregate; this itself, where there is one stream.
+    /// Returns the partition that carries the events of an aggregate; this bus if there is one stream.
     pub(crate) fn partition_for(&self, aggregate_id: &str) -> &Self {
         let number = partition_of(aggregate_id, self.config.partitions) as usize;
         self.partitions.get(number).map_or(self, |part| part)
     }
 
-    /// What joins the layout of the stream, or records it.
+    /// Prepares joining the layout of the stream, or recording it.
     pub(crate) fn join_layout_script(&self) -> ScriptInvocation<'static> {
         let mut join = script::JOIN_LAYOUT.key(keys::layout(&self.base_stream));
         join.key(&self.base_stream);
@@ -66,12 +66,12 @@ impl BusInner {
         join
     }
 
-    /// Adds what tells a script that adds to partitions which layout it relies on.
+    /// Adds the layout that a script relies on when it adds to partitions.
     pub(crate) fn add_layout_arguments(&self, script: &mut ScriptInvocation<'_>) {
         script.key(keys::layout(&self.base_stream)).arg(self.layout_generation());
     }
 
-    /// Runs a script that adds to partitions; the layout is recorded again if the server has lost it.
+    /// Runs a script that adds to partitions; records the layout again if the server has lost it.
     pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -81,7 +81,7 @@ impl BusInner {
                 let _: (u32, String) = self.connection.run_idempotent(&self.join_layout_script()).await?;
                 tracing::warn!(
                     stream = self.base_stream,
-                    "the layout of the partitions was lost and is recorded again"
+                    "the server has lost the layout of the partitions; recording it again"
                 );
                 self.connection.run(script).await
             }
@@ -89,7 +89,7 @@ impl BusInner {
         }
     }
 
-    /// What an error says of a number of partitions that is not ours.
+    /// Returns the number of partitions that an error reports, if it reports one.
     pub(crate) fn find_partition_count_mismatch(&self, error: &RedisError) -> Option<PartitionCountMismatch> {
         if error.code() != Some("LAYOUT") {
             return None;
@@ -115,7 +115,7 @@ mod tests {
         }
     }
 
-    /// As `xxhsum -H3` has it.
+    /// Computed by `xxhsum -H3`.
     const GOLDEN: [(&str, u32, u32, u32); 5] = [
         ("", 2, 2, 194),
         ("a", 3, 15, 543),

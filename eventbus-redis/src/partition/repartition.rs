@@ -1,7 +1,7 @@
 //! Changing the number of partitions.
 //!
-//! Keep: an aggregate changes its partition only when every known group is done with everything there is, and whoever
-//! publishes by the former number is refused from the same instant on.
+//! Invariant: an aggregate changes its partition only after every known group has finished all entries, and from that
+//! instant on the server refuses publishers with the previous number.
 //!
 //! Real time, not the given clock: consumers in other processes.
 
@@ -15,20 +15,20 @@ use crate::{
     RedisCommandError, RedisEventBus, blocking_read::Deadline, bus::BusInner, config::MAX_PARTITIONS, keys, script,
 };
 
-/// How often it is looked whether the groups are done.
+/// Interval between two checks whether the groups have finished.
 const REPARTITION_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long nobody publishes after the last look: whoever looks may die.
+/// Time after a check in which no bus may publish; it ends by itself, as the process that checks may die.
 const REPARTITION_PUBLISH_PAUSE: Duration = Duration::from_secs(2);
 
-/// What the number of partitions cannot be changed before.
+/// Unfinished entries of a group that prevent changing the number of partitions.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct UnfinishedGroup {
     /// The stream of the partition.
     pub stream: String,
-    /// The group that is not done with it.
+    /// The group with unfinished entries.
     pub group: String,
-    /// Entries that it has not read, where the server knows.
+    /// Entries that it has not read, if the server knows.
     pub unread: Option<u64>,
     /// Entries that it has read and not acknowledged.
     pub pending: u64,
@@ -44,25 +44,25 @@ impl fmt::Display for UnfinishedGroup {
     }
 }
 
-/// Why the number of partitions was not changed.
+/// Reasons why the number of partitions was not changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepartitionError {
-    /// Groups were not done in time with what is there; nothing was changed.
-    #[error("groups were not done after {timeout:?}: {}", list(.waits))]
+    /// Groups did not finish in time; the number is unchanged.
+    #[error("groups have unfinished entries after {timeout:?}: {}", list(.waits))]
     Unfinished {
-        /// How long it was waited for them.
+        /// Time that the call waited for them.
         timeout: Duration,
-        /// What they have yet to do.
+        /// Entries that they have yet to finish.
         waits: Vec<UnfinishedGroup>,
     },
-    /// Another one is changing the number.
-    #[error("the partitions of `{stream}` are being changed by another one")]
+    /// A different process is changing the number.
+    #[error("a different process is changing the partitions of `{stream}`")]
     Busy {
         /// The stream.
         stream: String,
     },
-    /// Another one has changed the number.
+    /// A different process has changed the number.
     #[error(transparent)]
     PartitionCountMismatch(#[from] PartitionCountMismatch),
     /// There can be 1 to 1024 partitions.
@@ -71,7 +71,7 @@ pub enum RepartitionError {
         /// The number.
         partitions: u32,
     },
-    /// The server did not do it.
+    /// The command to the server failed.
     #[error(transparent)]
     Command(#[from] RedisCommandError),
 }
@@ -80,7 +80,7 @@ fn list(waits: &[UnfinishedGroup]) -> String {
     waits.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What came of looking.
+/// Reply of one attempt.
 enum RepartitionReply {
     Changed,
     AlreadyChanged(u32),
@@ -89,16 +89,17 @@ enum RepartitionReply {
 }
 
 impl RedisEventBus {
-    /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged everything.
-    /// Until then the groups' consumers go on, and publishing to partitions is refused as unavailable. From then on all
-    /// buses that are connected, this one too, are of no use any more: publishing says so, consumers stop reading; set
+    /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged all entries.
+    /// Until then the groups' consumers continue, and publishing to partitions is refused as unavailable. After the
+    /// change every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set
     /// `partitions` and connect again.
     ///
-    /// To a stream without partitions everybody publishes on until the change, so stop its publishers first. The entries
-    /// of streams that are not used any more stay there, for nobody.
+    /// Publishers to a stream without partitions are not refused before the change, so stop them first. The entries of
+    /// streams that are no longer used stay there; no group reads them.
     ///
     /// # Errors
-    /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome nothing was changed.
+    /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome, the number is
+    /// unchanged.
     ///
     /// # Examples
     /// ```no_run
@@ -121,14 +122,14 @@ impl RedisEventBus {
             let is_late = deadline.is_past();
             match looked {
                 Ok(RepartitionReply::Changed) => return Ok(()),
-                // an earlier reply may have been lost
+                // the reply to an earlier attempt may have been lost
                 Ok(RepartitionReply::AlreadyChanged(recorded)) if recorded == partitions => return Ok(()),
                 Ok(RepartitionReply::AlreadyChanged(recorded)) => {
                     return Err(bus.partition_count_mismatch(recorded).into());
                 }
                 Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream.clone() }),
                 Ok(RepartitionReply::GroupsUnfinished(waits)) if is_late => {
-                    // else publishing is possible again a little later
+                    // ends the pause in which no bus may publish
                     drop(bus.try_repartition(partitions, Duration::ZERO).await);
                     return Err(RepartitionError::Unfinished { timeout, waits });
                 }

@@ -1,6 +1,7 @@
-//! The same in several partitions, each of which has a record of its own.
+//! Publishing for relays to several partitions, each of which has a record of its own.
 //!
-//! Keep: a partition without events moves its position too, or it would hold the others back for ever.
+//! Invariant: a partition without events moves its position too; else the lowest position of all, from which the relay
+//! continues, would never move.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +13,8 @@ use eventbus::{
 use super::last_event_id;
 use crate::bus::BusInner;
 
-/// What came of adopting or rewinding several partitions: what refuses one refuses all, and all go on from the lowest
-/// position. Those that are further ahead pass over what they have.
+/// Merges the outcomes of a resync or a rewind: a refusal by one partition is one for all; else the relay continues
+/// from the lowest position, and partitions that are ahead pass over the events that they have.
 pub(super) fn merge_outcomes(all: Option<ResyncOutcome>, part: ResyncOutcome) -> ResyncOutcome {
     match (all, part) {
         (None, part) => part,
@@ -27,7 +28,7 @@ pub(super) fn merge_outcomes(all: Option<ResyncOutcome>, part: ResyncOutcome) ->
     }
 }
 
-/// How far a group has come that has come so far in two partitions.
+/// Returns the low-water mark of a group that has these two in two partitions.
 fn lower_floor(one: GroupFloor, other: GroupFloor) -> GroupFloor {
     let rank = |floor: GroupFloor| match floor {
         GroupFloor::Gap => 0,
@@ -43,15 +44,15 @@ fn lower_floor(one: GroupFloor, other: GroupFloor) -> GroupFloor {
 }
 
 impl BusInner {
-    /// Publishes to each partition its own events of a range; one without any only moves its position. A partition that is
-    /// ahead, as a former try ended half way, gets what it has not.
+    /// Publishes to each partition its own events of a range; a partition without any only moves its position. A
+    /// partition that is ahead after an attempt that ended half way gets only its missing events.
     pub(super) async fn publish_by_partition(
         &self,
         publisher: Publisher,
         range: PublishRange<'_>,
     ) -> Result<RangeOutcome, PublishError> {
         let mut ids: Vec<(Position, MessageId)> = Vec::with_capacity(range.events.len());
-        // where those are that were somewhere else
+        // the lowest position of the partitions that were not at the start of the range
         let mut lowest: Option<Position> = None;
         let mut has_published = false;
         for part in &self.partitions {
@@ -88,8 +89,8 @@ impl BusInner {
         Ok(RangeOutcome::Published(ids.collect()))
     }
 
-    /// How far each group has come where it is furthest behind. A partition tells nothing of a group that has not begun
-    /// there unless it is asked for it.
+    /// Returns each group's lowest low-water mark. A partition reports a group that has not begun there only if the
+    /// request names it, so the loop repeats until the request names every group found.
     pub(super) async fn group_floors_by_partition(
         &self,
         publisher: Publisher,

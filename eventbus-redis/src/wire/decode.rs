@@ -1,4 +1,4 @@
-//! From the fields of an entry to an event, as tolerant of foreign publishers as the Python library.
+//! Decodes the fields of an entry, as tolerant of foreign publishers as the Python library.
 
 use std::{borrow::Cow, fmt};
 
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::timestamp::{self, Zone};
 use crate::keys::field;
 
-/// Why an entry is no event.
+/// The reason why an entry is no event.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Undecodable(String);
@@ -27,14 +27,14 @@ impl Undecodable {
     }
 }
 
-/// The text of a flat field, if it is there and is text.
+/// Returns the text of a flat field, if it exists and is text.
 pub(crate) fn flat_field<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Option<&'a str> {
     let (_, value) = fields.iter().find(|(found, _)| found == name)?;
     std::str::from_utf8(value).ok()
 }
 
-/// Reads an entry. The payload is what counts, except for the type of the event and our own fields; the other fields
-/// only stand in for what the payload lacks. The event's own fields are not decoded.
+/// Decodes an entry. The payload counts, except for the type of the event and the fields of this crate; the other
+/// fields only replace values that the payload lacks. The event's own fields are not decoded.
 pub(crate) fn decode(fields: &[(String, Vec<u8>)]) -> Result<RecordedEvent, Undecodable> {
     let flat = FlatFields(fields);
     let payload = flat.text(field::PAYLOAD)?.ok_or_else(|| Undecodable::field(field::PAYLOAD, "is missing"))?;
@@ -89,12 +89,12 @@ impl<'a> FlatFields<'a> {
         std::str::from_utf8(value).map(Some).map_err(|_| Undecodable::field(name, "is not UTF-8"))
     }
 
-    /// The text of a field that is there and not empty, which stands for none.
+    /// Returns the text of a field unless it is missing or empty.
     fn non_empty_text(&self, name: &str) -> Result<Option<&'a str>, Undecodable> {
         Ok(self.text(name)?.filter(|text| !text.is_empty()))
     }
 
-    /// A field of ours; a foreign one of the same name that is no position means nothing.
+    /// Returns the position. A foreign field of the same name that holds none is ignored.
     fn position(&self) -> Option<Position> {
         let position = self.text(field::POSITION).ok()??;
         position.parse().ok().map(Position::new)
@@ -109,12 +109,12 @@ struct BaseFieldReader<'a> {
 }
 
 impl<'a> BaseFieldReader<'a> {
-    /// A value of the payload.
+    /// Returns a value of the payload.
     fn json(&self, name: &'static str) -> Option<&'a str> {
         self.payload.iter().find(|(field, _)| *field == name).map(|(_, json)| *json)
     }
 
-    /// A text of the payload; `None` if it is null or missing there.
+    /// Returns a text of the payload; `None` if it is null or missing.
     fn text(&self, name: &'static str) -> Result<Option<Cow<'a, str>>, Undecodable> {
         match self.json(name) {
             None | Some("null") => Ok(None),
@@ -130,7 +130,7 @@ impl<'a> BaseFieldReader<'a> {
         text.ok_or_else(|| Undecodable::field(name, "is missing"))
     }
 
-    /// A UUID of the payload or, when it is not there at all, of the field beside it, which is empty for none.
+    /// Returns a UUID of the payload or, if the payload lacks it, of the flat field, which is empty for none.
     fn uuid(&self, name: &'static str, what: &'static str) -> Result<Option<Uuid>, Undecodable> {
         let text = match self.json(name) {
             Some(_) => self.text(name)?,
@@ -139,7 +139,7 @@ impl<'a> BaseFieldReader<'a> {
         text.map(|text| parse_uuid(what, &text).map_err(|error| undecodable(&error))).transpose()
     }
 
-    /// A number from 1 on, also as text; 1 when it is not there.
+    /// Returns a number from 1 on, also written as text; 1 if it is missing.
     fn number(&self, name: &'static str) -> Result<u64, Undecodable> {
         let Some(json) = self.json(name) else {
             return Ok(1);
@@ -151,7 +151,7 @@ impl<'a> BaseFieldReader<'a> {
         number.filter(|number| *number > 0).ok_or_else(|| Undecodable::field(name, "is no number from 1 on"))
     }
 
-    /// When the event occurred, and how that was written, unless in UTC.
+    /// Returns the time of the event, and its spelling unless that is in UTC.
     fn occurred_at(&self) -> Result<(OffsetDateTime, Option<Box<str>>), Undecodable> {
         const NAME: &str = "occurred_at";
         let written = match self.json(NAME) {
@@ -174,7 +174,7 @@ impl<'a> BaseFieldReader<'a> {
     }
 }
 
-/// The text that a JSON value stands for, if it is one; borrowed where it has no escapes.
+/// Returns the text of a JSON string, borrowed if it has no escapes; `None` for any other value.
 fn text(json: &str) -> Option<Cow<'_, str>> {
     if json.contains('\\') {
         return serde_json::from_str(json).ok().map(Cow::Owned);
@@ -183,12 +183,12 @@ fn text(json: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Borrowed(text))
 }
 
-/// A whole number, however it is written.
+/// Parses a whole number, also one that is written as a float.
 fn number(text: &str) -> Option<u64> {
     text.parse().ok().or_else(|| whole_number(text.parse().ok()?))
 }
 
-/// A float that is a whole number.
+/// Converts a float that is a whole number.
 fn whole_number(number: f64) -> Option<u64> {
     const EXACT_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
     let fits = number.fract() == 0.0 && (0.0..=EXACT_INTEGER_MAX).contains(&number);
@@ -196,7 +196,7 @@ fn whole_number(number: f64) -> Option<u64> {
     fits.then_some(number as u64)
 }
 
-/// A payload, taken apart: the base fields, and the object of the event's own, both as they were written.
+/// A payload, split into the base fields and the object of the event's own fields, both as they were written.
 struct SplitPayload<'a> {
     base: Vec<(&'static str, &'a str)>,
     own_fields: String,
@@ -212,7 +212,7 @@ impl<'a> SplitPayload<'a> {
 }
 
 struct SplitVisitor {
-    /// That of the payload, in bytes.
+    /// Length of the payload in bytes.
     length: usize,
 }
 
@@ -229,7 +229,7 @@ impl<'de> Visitor<'de> for SplitVisitor {
         let mut rest = self.length;
         while let Some((key, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             if let Some(name) = base_field(key.get()) {
-                // which one counts differs between readers: one of them would take it for another event
+                // readers differ in which of two counts, so one of them would decode a different event
                 if base.iter().any(|(field, _)| *field == name) {
                     return Err(A::Error::custom(format_args!("`{name}` is there twice")));
                 }
@@ -238,7 +238,7 @@ impl<'de> Visitor<'de> for SplitVisitor {
                 continue;
             }
             if own.is_empty() {
-                own.reserve_exact(rest); // just what is left where the own fields come last
+                own.reserve_exact(rest); // exact if the own fields come last
                 own.push('{');
             } else {
                 own.push(',');
@@ -252,7 +252,7 @@ impl<'de> Visitor<'de> for SplitVisitor {
     }
 }
 
-/// The base field that a key, quoted as it was written, stands for.
+/// Returns the base field of a key, which is quoted as written.
 fn base_field(key: &str) -> Option<&'static str> {
     let key = text(key)?;
     RESERVED_FIELDS.iter().copied().find(|field| *field == key)

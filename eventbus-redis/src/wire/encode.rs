@@ -1,4 +1,4 @@
-//! From an event to the fields of an entry.
+//! Encodes an event as the fields of an entry.
 
 use std::borrow::Cow;
 
@@ -13,15 +13,15 @@ use crate::keys::field;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unencodable {
-    /// Its own fields are no JSON object, or take the place of base fields, or not every reader could take it.
+    /// Its own fields are no JSON object, or take the place of base fields, or some reader could not decode them.
     #[error(transparent)]
     Invalid(#[from] InvalidEvent),
-    /// What the bus adds to its own fields cannot be written as JSON.
+    /// The base fields that the bus adds cannot be written as JSON.
     #[error("the base fields of event {event_id} do not serialize")]
     Base {
         /// The event.
         event_id: EventId,
-        /// Why not.
+        /// The error of the serializer.
         source: serde_json::Error,
     },
 }
@@ -35,8 +35,8 @@ pub(crate) struct UnreadableByPython {
     reason: &'static str,
 }
 
-/// Refuses an event that the Python library does not read. An id that it writes in another way is refused too: in another
-/// spelling it is another aggregate.
+/// Refuses an event that the Python library cannot read, or whose id it would spell differently: a different spelling
+/// is a different aggregate.
 pub(crate) fn require_readable_by_python(event: &RecordedEvent) -> Result<(), UnreadableByPython> {
     let metadata = event.metadata();
     let id = metadata.aggregate_id().as_str();
@@ -53,10 +53,10 @@ pub(crate) fn require_readable_by_python(event: &RecordedEvent) -> Result<(), Un
     Err(UnreadableByPython { event_id: metadata.event_id(), stream: metadata.stream().clone(), reason })
 }
 
-/// The names and values of an entry.
+/// Names and values of an entry.
 pub(crate) type EntryFields<'a> = Vec<(&'static str, Cow<'a, [u8]>)>;
 
-/// The fields of the entry, in their order. The event's own fields are checked, and written as they are.
+/// Encodes an event as fields, in their order. Checks the event's own fields, and writes them unchanged.
 pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodable> {
     event.check()?;
     let metadata = event.metadata();
@@ -78,7 +78,7 @@ pub(crate) fn encode(event: &RecordedEvent) -> Result<EntryFields<'_>, Unencodab
     Ok(fields)
 }
 
-/// The time of an event, with UTC spelled like this; one that another publisher wrote otherwise, as it did.
+/// Formats the time of an event with this spelling of UTC; keeps the spelling of a foreign publisher.
 fn occurred_at(metadata: &Metadata, utc: &str) -> String {
     match metadata.occurred_at_as_written() {
         Some(text) => text.to_owned(),
@@ -110,11 +110,11 @@ struct BaseFields<'a> {
     causation_id: Option<Uuid>,
 }
 
-/// The payload of an event as it stands in the stream: the whole event as one compact JSON object, first the base fields
-/// in their order, then the event's own as they were written.
+/// Returns the payload of an event as in the stream: one compact JSON object, first the base fields in their order,
+/// then the event's own fields as they were written.
 ///
-/// Of an event that was read from a stream it is, byte for byte, what a publisher of this crate or of `eventsource-py`
-/// wrote there.
+/// For an event that was read from a stream, it equals byte for byte the text that a publisher of this crate or of
+/// `eventsource-py` wrote there.
 ///
 /// # Errors
 /// [`Unencodable`] if the event [cannot be kept](RecordedEvent::check).
@@ -133,11 +133,11 @@ struct BaseFields<'a> {
 pub fn wire_payload(event: &RecordedEvent) -> Result<String, Unencodable> {
     event.check()?;
     let payload = payload(event, &occurred_at(event.metadata(), "Z"))?;
-    // made of texts, all of it
+    // all parts are UTF-8
     Ok(String::from_utf8_lossy(&payload).into_owned())
 }
 
-/// The payload of an event that was checked.
+/// Builds the payload of a checked event.
 fn payload(event: &RecordedEvent, occurred_at: &str) -> Result<Vec<u8>, Unencodable> {
     let metadata = event.metadata();
     let written = build_payload(metadata, occurred_at, own_fields(event.payload()));
@@ -161,7 +161,7 @@ fn build_payload(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_jso
         causation_id: metadata.causation_id(),
     };
     serde_json::to_writer(&mut json, &base)?;
-    json.pop(); // the brace that closes it: there is more
+    json.pop(); // the closing brace: more fields follow
     json.extend_from_slice(br#","metadata":"#);
     json.extend_from_slice(attributes.as_bytes());
     if !own.is_empty() {
@@ -172,7 +172,7 @@ fn build_payload(metadata: &Metadata, occurred_at: &str, own: &str) -> serde_jso
     Ok(json)
 }
 
-/// What stands between the braces of an object.
+/// Returns the text between the braces of an object.
 fn own_fields(json: &str) -> &str {
     let json = json.trim();
     json.strip_prefix('{').and_then(|json| json.strip_suffix('}')).unwrap_or(json).trim()

@@ -1,7 +1,7 @@
-//! Between an event and an entry of the stream, byte for byte as the Python library writes it.
+//! Conversion between events and entries of the stream, byte for byte as the Python library writes them.
 //!
-//! Keep: the seven fields stay in their order, and no key is added to the payload: newer releases of that library
-//! refuse payloads with keys they do not know. What is ours goes into fields after the seventh.
+//! Invariant: the seven fields stay in their order, and the payload has no additional key: newer releases of that
+//! library refuse payloads with keys they do not know. Fields of this crate follow after the seventh.
 
 mod decode;
 mod encode;

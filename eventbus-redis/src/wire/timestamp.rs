@@ -2,8 +2,8 @@
 
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, UtcOffset};
 
-/// Writes a time in UTC with no fraction, or with one of six digits. How UTC is spelled is left to the caller: the two
-/// places of an entry differ in it.
+/// Writes a time in UTC with no fraction, or with one of six digits. The caller appends the spelling of UTC, in which
+/// the two places of an entry differ.
 pub(crate) fn write(at: OffsetDateTime) -> String {
     const LONGEST: &str = "2026-11-20T06:57:24.243021+00:00";
     let at = at.to_offset(UtcOffset::UTC);
@@ -24,14 +24,14 @@ pub(crate) fn write(at: OffsetDateTime) -> String {
     text
 }
 
-/// Appends a number of so many digits.
+/// Appends a number with `digits` digits.
 fn push(text: &mut String, number: u32, digits: u32) {
     let digit = |place| char::from_digit(number / 10_u32.pow(place) % 10, 10);
     text.extend((0..digits).rev().filter_map(digit));
 }
 
-/// Reads a time as tolerantly as the Python library: any number of fraction digits, of which six count; `Z`, an offset
-/// or none, which is taken as UTC; a date alone is its midnight, a number alone counts from 1970.
+/// Reads a time as tolerantly as the Python library: any number of fraction digits, of which six count; `Z`, an offset,
+/// or none, which counts as UTC; a date alone is its midnight, a number alone counts from 1970.
 pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
     let bytes = text.as_bytes();
     let date = match bytes.get(..10).and_then(parse_date) {
@@ -56,7 +56,7 @@ pub(super) fn parse(text: &str) -> Option<OffsetDateTime> {
     Some(utc)
 }
 
-/// Whether a time that [`parse`] reads says where it is: in UTC, at an offset, or nothing at all.
+/// The zone that a time names: UTC, an offset, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Zone {
     Utc,
@@ -64,7 +64,7 @@ pub(crate) enum Zone {
     None,
 }
 
-/// The zone of a time that [`parse`] reads.
+/// Returns the zone of a time that [`parse`] reads.
 pub(crate) fn zone(text: &str) -> Zone {
     let text = text.trim();
     if text.parse::<f64>().is_ok() || text.ends_with(['Z', 'z']) {
@@ -77,11 +77,11 @@ pub(crate) fn zone(text: &str) -> Zone {
     }
 }
 
-/// Reads seconds since 1970, or milliseconds when they are too many for seconds, as the Python library does.
+/// Reads seconds since 1970, or milliseconds if there are too many for seconds, as the Python library does.
 pub(super) fn from_epoch(number: f64) -> Option<OffsetDateTime> {
     const MILLISECONDS_FROM: f64 = 2e10;
     let seconds = if number.abs() > MILLISECONDS_FROM { number / 1_000.0 } else { number };
-    // whole microseconds are all a time has; a float holds them exactly for the next 280 years
+    // a time has whole microseconds; a float holds them exactly for the next 280 years
     let micros = (seconds * 1e6).round();
     if !micros.is_finite() || micros.abs() > 1e18 {
         return None;
@@ -99,7 +99,8 @@ fn parse_date(text: &[u8]) -> Option<Date> {
     Date::from_calendar_date(year, month, u8(number(&[*d1, *d2])?)?).ok()
 }
 
-/// The microseconds after a point, if there is one, and what follows; further digits are cut off.
+/// Returns the microseconds after a decimal point, if there is one, and the rest of the text; further digits are
+/// ignored.
 fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     let [b'.' | b',', digits @ ..] = text else {
         return Some((0, text));
@@ -113,7 +114,7 @@ fn fraction(text: &[u8]) -> Option<(u32, &[u8])> {
     Some((micros, rest))
 }
 
-/// How far a time is ahead of UTC.
+/// Returns the offset of a time from UTC.
 fn offset(text: &[u8]) -> Option<time::Duration> {
     let (sign, digits) = match text {
         [] | [b'Z' | b'z'] => return Some(time::Duration::ZERO),

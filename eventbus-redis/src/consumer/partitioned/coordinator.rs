@@ -1,4 +1,4 @@
-//! The keeper: writes down what came of the entries of all partitions, and sees to it that they are shared.
+//! The coordinator: writes the dispositions of all partitions, and rebalances them.
 //!
 //! Real time, not the given clock: leases, by the clock of Redis, and its replies.
 
@@ -20,22 +20,22 @@ use crate::{
     script,
 };
 
-/// How many entries of a partition are acknowledged at once.
+/// Entries of a partition that one script acknowledges at most.
 const PARTITION_ACK_BATCH_MAX: usize = 1_000;
 
-/// What the keeper remembers from one time to the next.
+/// State of the coordinator between two tasks.
 pub(super) struct PartitionCoordinator {
     pub(super) batches: HashMap<usize, AckBatch>,
     outage_log: OutageLog,
-    /// Whether something went wrong when it was done last, and when it is done again.
+    /// Tasks whose last run failed; they run again at `retry_at`.
     failed_tasks: HashSet<CoordinatorTask>,
     retry_at: Instant,
     pub(super) rebalance_at: Instant,
-    /// Where to go on looking for notes that nobody needs, by partition.
+    /// Cursors of the search for unused attempt records, by partition.
     garbage_cursors: HashMap<usize, String>,
     pub(super) type_mismatches: TypeMismatches,
     pub(super) other_members: Vec<String>,
-    /// What it handled, as JSON, and how many types the group knew.
+    /// Types that the last heartbeat announced, as JSON, and the number of types that the group knew.
     pub(super) types: String,
     pub(super) known_types: usize,
     pub(super) has_duplicate_name: bool,
@@ -51,7 +51,7 @@ enum CoordinatorTask {
 }
 
 impl PartitionedConsumer {
-    /// Keeps until workers and reader have ended, then writes down the rest and lets the partitions go.
+    /// Runs until workers and reader have ended, then writes the rest and releases the partitions.
     pub(super) async fn run_coordinator(&self, ended: &CancellationToken) {
         let now = Instant::now();
         let mut coordinator = PartitionCoordinator {
@@ -78,6 +78,7 @@ impl PartitionedConsumer {
             let writes = !coordinator.failed_tasks.contains(&CoordinatorTask::WriteBatches);
             let unwritten = self.has_unwritten(&coordinator);
             let gathers_until = coordinator.batches.values().filter_map(AckBatch::gathers_until).min();
+            // unbiased: a branch that is always ready must not starve the rebalance, which renews the leases
             let task = tokio::select! {
                 () = ended.cancelled() => break,
                 () = sleep_until(coordinator.retry_at), if !coordinator.failed_tasks.is_empty() => {
@@ -96,9 +97,10 @@ impl PartitionedConsumer {
                 ended.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
             };
+            // a task that hangs must not outlast the grace period
             let result = tokio::select! {
                 kept = self.run_task(task, &mut coordinator) => kept,
-                () = in_vain => break, // what is not done may be done twice
+                () = in_vain => break, // `shut_down` repeats an interrupted write
             };
             coordinator.record_result(task, result);
         }
@@ -125,7 +127,7 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Forgets partitions that are lost, with all that is in hand of them and all that came of it.
+    /// Removes lost partitions with their in-flight entries and unwritten dispositions.
     fn drop_lost_partitions(&self, coordinator: &mut PartitionCoordinator) {
         let lost = self.owned().list_lost();
         for number in lost {
@@ -141,12 +143,12 @@ impl PartitionedConsumer {
             owned.remove(number).into_iter().filter(|id| self.group_consumer.in_flight.contains(id)).collect();
         tracing::warn!(
             group = %self.group_consumer.group, partition = number, count = in_hand.len(),
-            "a partition was taken over by another consumer, with what was in hand of it"
+            "another consumer has taken a partition over, with its in-flight entries"
         );
         self.group_consumer.in_flight.release(&in_hand);
     }
 
-    /// Sorts what came of entries by partition.
+    /// Sorts dispositions into the batches of their partitions.
     pub(super) fn assign_to_batches(&self, coordinator: &mut PartitionCoordinator) {
         let owned = self.owned();
         for disposed in self.group_consumer.in_flight.take_disposed() {
@@ -156,7 +158,7 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Writes down what came of entries; what fails stays on paper.
+    /// Writes the batches; what fails stays in them.
     async fn write_batches(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         self.drop_lost_partitions(coordinator);
         self.assign_to_batches(coordinator);
@@ -177,7 +179,7 @@ impl PartitionedConsumer {
         self.release_idle_partitions(coordinator).await
     }
 
-    /// Reads entries again that have waited, after the keeper has noted their last tries: the server returns these with them.
+    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
     async fn read_due(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         coordinator.batches.values_mut().for_each(AckBatch::gather_no_more);
         self.write_batches(coordinator).await?;
@@ -206,7 +208,7 @@ impl PartitionedConsumer {
         outcome
     }
 
-    /// Acknowledges what was handled at the first try, in all partitions in one step.
+    /// Acknowledges entries that succeeded at the first attempt, of all partitions in one step.
     async fn acknowledge(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         loop {
             let parts = self.owned().consumers();
@@ -254,7 +256,7 @@ impl PartitionedConsumer {
         Ok(())
     }
 
-    /// Writes down what is left to write, and lets all partitions go; within a time that a shutdown can bear.
+    /// Writes what remains and releases all partitions, within [`SHUTDOWN_GRACE_PERIOD`].
     async fn shut_down(&self, coordinator: &mut PartitionCoordinator) {
         self.group_consumer.in_flight.nack_idle();
         let ending = async {
@@ -271,7 +273,7 @@ impl PartitionedConsumer {
             let count = self.group_consumer.in_flight.len();
             tracing::warn!(
                 group = %self.group_consumer.group, count,
-                "ended without an answer; what was in hand is delivered again when its lease is over"
+                "the consumer ended before the server answered: its in-flight entries will be redelivered when its leases end"
             );
         }
     }
@@ -284,7 +286,7 @@ impl PartitionedConsumer {
 }
 
 impl PartitionCoordinator {
-    /// Notes how something went; trouble is over when everything that went wrong has gone well.
+    /// Records a task's result; the outage ends when every failed task has succeeded again.
     fn record_result(&mut self, task: CoordinatorTask, result: Result<(), CommandError>) {
         self.failed_tasks.remove(&task);
         if let Err(error) = result {

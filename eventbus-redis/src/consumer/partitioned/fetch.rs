@@ -1,7 +1,8 @@
 //! Fetching entries from the partitions that the consumer owns.
 //!
-//! Keep: after anything went wrong, what is pending comes before anything new, and a read that was sent before and
-//! arrives late is refused. Entries that are there together are taken in hand in the order in which they were published.
+//! Invariant: after any error, pending entries come before new ones, and the server refuses a read that was sent
+//! earlier and arrives late. Entries that are available together become in-flight entries in the order of their
+//! publication.
 //!
 //! Real time, not the given clock: the replies of Redis.
 
@@ -30,7 +31,7 @@ use crate::{
 };
 
 impl PartitionedConsumer {
-    /// Fetches entries while there is room for them, until it is to stop.
+    /// Fetches entries while there is room for them, until `stop`.
     pub(super) async fn fetch(&self, stop: &StopSignal) {
         let mut state = self.group_consumer.new_reader_state(stop);
         while !stop.is_stopped() {
@@ -44,7 +45,7 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Reads until it is to stop, or something goes wrong.
+    /// Reads until `stop` or an error.
     async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
         let stop = state.stop;
         let mut connected = tokio::select! {
@@ -66,7 +67,7 @@ impl PartitionedConsumer {
             if self.owned().has_buffered()
                 && self.group_consumer.must_wait_for_backlog().await.map_err(to_redis_error)?
             {
-                self.owned().restart_all(); // after the backlog
+                self.owned().restart_all(); // reads these entries again after the backlog
                 self.group_consumer.wait_for_backlog(stop).await.map_err(to_redis_error)?;
                 continue;
             }
@@ -81,7 +82,7 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Makes the group in every partition, owned or not: whatever is published, the group is to get it.
+    /// Creates the group in every partition, owned or not, so that it gets every event published from now on.
     async fn create_groups(&self) -> Result<(), CommandError> {
         for part in &self.bus().partitions {
             let is_new: bool = self
@@ -94,7 +95,7 @@ impl PartitionedConsumer {
         Ok(())
     }
 
-    /// Takes some of what is pending in hand. False: there is nothing that is not.
+    /// Adds pending entries to the in-flight ones. Returns `false` if no partition has more of them.
     async fn catch_up(&self, room: usize) -> Result<bool, CommandError> {
         let behind = self.owned().list_catching_up();
         if behind.is_empty() {
@@ -127,7 +128,7 @@ impl PartitionedConsumer {
         Ok(true)
     }
 
-    /// Entries that are pending in a partition and not in hand, and from where to go on.
+    /// Loads entries that are pending in a partition and not in flight; returns the start of the next page.
     async fn load_pending(
         &self,
         catch_up: &CatchUp,
@@ -143,7 +144,7 @@ impl PartitionedConsumer {
         part.reclaim_own_page(&catch_up.from, count).await
     }
 
-    /// Reads from the partitions of which nothing is left.
+    /// Reads the partitions without buffered entries.
     async fn read_partitions(&self, room: usize) -> Result<(), CommandError> {
         let readable = self.owned().list_readable();
         if readable.is_empty() {
@@ -157,7 +158,7 @@ impl PartitionedConsumer {
                 take.key(&consumer.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
             }
         }
-        // only once: what a first reply had that was lost would be overtaken
+        // not repeated: new entries would overtake those of a lost first reply
         let replies: Vec<Value> = self.bus().connection.run_with_short_timeout(&take).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
@@ -187,7 +188,7 @@ impl PartitionedConsumer {
         Ok(())
     }
 
-    /// Takes what was read in hand, as far as there is room; says how many entries.
+    /// Adds buffered entries to the in-flight ones, as far as there is room; returns their number.
     fn receive_buffered(&self, room: usize) -> usize {
         let mut owned = self.owned();
         let mut entries = Vec::new();
@@ -205,7 +206,7 @@ impl PartitionedConsumer {
         count
     }
 
-    /// Waits until there may be something to read.
+    /// Waits until there may be entries to read.
     async fn wait_for_entries(&self, connected: &mut ReaderConnection, stop: &StopSignal) -> RedisResult<()> {
         let changed = async {
             tokio::select! {

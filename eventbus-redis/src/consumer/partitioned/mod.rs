@@ -1,8 +1,8 @@
-//! The consumer of one group where the stream has partitions: it owns some of them, and what it reads from all of them is
-//! in one hand.
+//! The consumer of one group in a partitioned stream: it owns some of the partitions, and shares one set of in-flight
+//! entries among them.
 //!
-//! Keep: only the owner of a partition reads it, and the server checks that within the script that reads. A new owner
-//! gets everything that is pending there, in order, before it reads on. Whoever loses a partition forgets all it has of
+//! Invariant: only the owner of a partition reads it, and the script that reads checks the ownership. A new owner
+//! receives all pending entries, in order, before new ones. A consumer that loses a partition drops all its entries of
 //! it.
 
 mod coordinator;
@@ -26,18 +26,20 @@ use self::owned_partitions::OwnedPartitions;
 use super::Consumer;
 use crate::{bus::BusInner, command, connection::CommandError};
 
-/// The consumer of one group.
+/// The consumer of one group in a partitioned stream.
 struct PartitionedConsumer {
-    /// What it would be without partitions. It has the hand and knows the handlers; it reads nothing itself.
+    /// The consumer of the whole group: holds the in-flight entries and knows the handlers, and reads no entries
+    /// itself.
     group_consumer: Consumer,
+    /// Shared by reader and coordinator; no lock is held across an await.
     owned: Mutex<OwnedPartitions>,
-    /// Tells the reader that it has other partitions than before.
+    /// Wakes the reader when the owned partitions have changed.
     partitions_changed: Notify,
-    /// Tells the keeper that a partition was lost.
+    /// Wakes the coordinator when a partition was lost.
     partition_lost: Notify,
 }
 
-/// Hands the group its events until it is stopped; connects anew as often as it must.
+/// Delivers events to the group until `stop`; reconnects as often as needed.
 pub(super) async fn consume(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>, stop: StopSignal) {
     let consumer = PartitionedConsumer {
         group_consumer: Consumer::new(bus, group, in_flight),
@@ -53,6 +55,7 @@ pub(super) async fn consume(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFl
         tokio::join!(consumer.group_consumer.in_flight.work(&context, &stop), consumer.fetch(&stop), release, trim);
         ended.cancel();
     };
+    // the coordinator ends last: it writes the last dispositions of the workers
     tokio::join!(work, consumer.run_coordinator(&ended));
 }
 
@@ -65,12 +68,12 @@ impl PartitionedConsumer {
         &self.group_consumer.bus
     }
 
-    /// How long it owns a partition without a sign of life.
+    /// Returns how long the consumer owns a partition without a heartbeat.
     fn lease_duration(&self) -> Duration {
         Duration::from_millis(self.bus().config.partition_lease_ms)
     }
 
-    /// Does what is to be done when the server refuses something about a partition; any other error is the caller's.
+    /// Handles the server's refusal of a script on a partition; returns any other error.
     async fn handle_refusal(&self, part: &Arc<Consumer>, error: CommandError) -> Result<(), CommandError> {
         if command::is_fenced(&error) {
             self.owned().mark_lost(part);

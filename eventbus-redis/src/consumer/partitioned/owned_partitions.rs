@@ -1,4 +1,6 @@
-//! Which partitions a consumer owns, and what it has of them.
+//! Owned partitions: their stages, their buffered entries, and the order between them.
+//!
+//! Invariant: the oldest entry leaves first, and only while no partition may still have an older one to read.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -10,45 +12,59 @@ use eventbus::port::MessageId;
 use super::Consumer;
 use crate::{bus::BusInner, command::Entry, entry_id::EntryId};
 
+/// Partitions that a consumer owns, shared by its reader and its coordinator.
 #[derive(Default)]
 pub(super) struct OwnedPartitions {
     partitions: BTreeMap<usize, OwnedPartition>,
-    /// The partitions of the entries in hand.
+    /// The partition of each in-flight entry.
     partition_by_entry: HashMap<MessageId, usize>,
 }
 
-/// A partition.
+/// A partition that the consumer owns.
 struct OwnedPartition {
     consumer: Arc<Consumer>,
     stage: PartitionStage,
-    /// Whether its last owner showed no life.
+    /// Set if the consumer took the partition from an owner that sent no heartbeat.
     owner_crashed: bool,
-    /// Counts how often its reading began anew.
+    /// Number of times that reading started over; the server refuses reads of earlier generations.
     read_generation: u64,
-    /// What was read and is not in hand yet.
+    /// Entries that were read and are not in flight yet.
     buffered: VecDeque<(EntryId, Entry)>,
-    /// Whether there may be more behind the stash.
+    /// Set if there may be more entries behind the buffered ones.
     has_more: bool,
-    /// Where to wait for more.
+    /// Id after which to wait for entries.
     last_id: String,
 }
 
+/// Stage of an owned partition.
+///
+/// | stage | event | next stage |
+/// |---|---|---|
+/// | not owned | a rebalance takes the lease under a new epoch | `CatchingUp` from the start |
+/// | `CatchingUp` | a page of pending entries is about to be in flight | `CatchingUp` from the next id |
+/// | `CatchingUp` | there are no more pending entries | `Reading` |
+/// | `CatchingUp`, `Reading` | a connection error, a recreated group, a backlog that comes first, or changed members | `CatchingUp` from the start, in a new generation |
+/// | `CatchingUp`, `Reading` | a rebalance finds more partitions than its share, or the consumer stops | `Releasing` |
+/// | `Releasing` | none of its entries is being handled, and its dispositions are on the server | not owned |
+/// | any | the server refuses its epoch | `Lost` |
+/// | `Lost`, or any other under a changed epoch | the coordinator removes its entries and dispositions | not owned |
 #[derive(Debug, PartialEq, Eq)]
 enum PartitionStage {
-    /// What is pending is being taken in hand, from this id on.
+    /// The reader receives pending entries, from this id on.
     CatchingUp(String),
+    /// The reader buffers new entries.
     Reading,
-    /// It is let go as soon as nothing of it is being handled.
+    /// The coordinator releases the partition once none of its entries is being handled.
     Releasing,
-    /// Somebody else owns it.
+    /// The server has given the partition to a new owner.
     Lost,
 }
 
-/// A partition whose pending entries are to be taken in hand.
+/// A partition with pending entries that are not all in flight.
 pub(super) struct CatchUp {
     pub(super) consumer: Arc<Consumer>,
     pub(super) from: String,
-    /// Who reads it, if the server is to be told.
+    /// Generation to register with the server as the partition's reader; set for the first page.
     pub(super) new_generation: Option<u64>,
     pub(super) owner_crashed: bool,
 }
@@ -95,7 +111,7 @@ impl OwnedPartitions {
         self.partitions.values().map(|part| Arc::clone(&part.consumer.bus)).collect()
     }
 
-    /// The epoch under which it owns a partition.
+    /// Returns the epoch under which the consumer owns a partition, or an empty string.
     pub(super) fn epoch(&self, number: usize) -> &str {
         let fence = self.partitions.get(&number).and_then(|part| part.consumer.fencing_token.as_ref());
         fence.map_or("", |fence| &fence.epoch)
@@ -105,7 +121,7 @@ impl OwnedPartitions {
         self.partitions.values_mut().find(|part| Arc::ptr_eq(&part.consumer, consumer))
     }
 
-    /// Somebody else owns it; the keeper will let it go.
+    /// Marks a partition that has a new owner; the coordinator will remove it.
     pub(super) fn mark_lost(&mut self, consumer: &Arc<Consumer>) {
         if let Some(part) = self.find_partition(consumer) {
             part.stage = PartitionStage::Lost;
@@ -117,7 +133,7 @@ impl OwnedPartitions {
         lost.map(|(number, _)| *number).collect()
     }
 
-    /// Takes all that is pending in hand before reading on.
+    /// Starts over with the pending entries of a partition.
     pub(super) fn restart_partition(&mut self, consumer: &Arc<Consumer>) {
         if let Some(part) = self
             .find_partition(consumer)
@@ -137,7 +153,7 @@ impl OwnedPartitions {
         }
     }
 
-    /// The partitions whose pending entries are not all in hand.
+    /// Lists partitions with pending entries that are not all in flight.
     pub(super) fn list_catching_up(&self) -> Vec<CatchUp> {
         let behind = |part: &OwnedPartition| match &part.stage {
             PartitionStage::CatchingUp(from) => Some(CatchUp {
@@ -151,8 +167,8 @@ impl OwnedPartitions {
         self.partitions.values().filter_map(behind).collect()
     }
 
-    /// The pending entries up to an id are about to be in hand; without one all of them are. False: that is not what is
-    /// to be done any more.
+    /// Records that the pending entries up to `to`, or all of them, are about to be in flight. Returns `false` if the
+    /// stage of the partition has changed since `behind` was listed.
     pub(super) fn record_catch_up(
         &mut self,
         behind: &CatchUp,
@@ -174,8 +190,8 @@ impl OwnedPartitions {
         true
     }
 
-    /// The partitions of which nothing is left that was read. Those of which something is left are not read beside them, so
-    /// there may be more behind it that is earlier than what these have.
+    /// Lists partitions without buffered entries, which may be read. Marks the others as having more: they are not read
+    /// now, so entries behind their buffered ones may be older than those that this read returns.
     pub(super) fn list_readable(&mut self) -> Vec<ReadablePartition> {
         for part in self.partitions.values_mut().filter(|part| !part.buffered.is_empty()) {
             part.has_more = true;
@@ -190,11 +206,11 @@ impl OwnedPartitions {
             .collect()
     }
 
-    /// Some entries were read, as many as were asked for or all there are.
+    /// Buffers entries that were read; `has_more` if as many came as were requested.
     pub(super) fn buffer_entries(&mut self, of: &ReadablePartition, entries: Vec<Entry>, has_more: bool) {
         let Some(part) = self.find_partition(&of.consumer).filter(|part| part.read_generation == of.read_generation)
         else {
-            return; // they stay pending for whoever owns it now
+            return; // they stay pending for the partition's next reader
         };
         if part.stage != PartitionStage::Reading {
             return;
@@ -206,12 +222,12 @@ impl OwnedPartitions {
         part.buffered.extend(entries.into_iter().map(|entry| (entry.id.parse().unwrap_or(EntryId::ZERO), entry)));
     }
 
-    /// Whether something was read that is not in hand yet.
+    /// Returns `true` if entries were read that are not in flight yet.
     pub(super) fn has_buffered(&self) -> bool {
         self.partitions.values().any(|part| !part.buffered.is_empty())
     }
 
-    /// The entry that was published first of those that were read; none, as long as an earlier one may have to be read.
+    /// Removes the oldest buffered entry; `None` while a partition without buffered entries may have an older one.
     pub(super) fn pop_oldest(&mut self) -> Option<(Arc<Consumer>, Entry)> {
         let reading = || self.partitions.iter().filter(|(_, part)| part.stage == PartitionStage::Reading);
         if reading().any(|(_, part)| part.has_more && part.buffered.is_empty()) {
@@ -225,13 +241,13 @@ impl OwnedPartitions {
         Some((Arc::clone(&part.consumer), entry))
     }
 
-    /// Where to wait for entries.
+    /// Lists the streams to wait for, each with the id after which an entry counts as new.
     pub(super) fn list_wait_positions(&self) -> Vec<(String, String)> {
         let reading = self.partitions.values().filter(|part| part.stage == PartitionStage::Reading);
         reading.map(|part| (part.consumer.bus.stream.clone(), part.last_id.clone())).collect()
     }
 
-    /// There is an entry in a stream.
+    /// Records the id of an entry that the server reported.
     pub(super) fn record_last_id(&mut self, stream: &str, id: String) {
         if let Some(part) = self.partitions.values_mut().find(|part| part.consumer.bus.stream == stream) {
             part.last_id = id;
@@ -242,7 +258,7 @@ impl OwnedPartitions {
         self.partition_by_entry.get(id).copied()
     }
 
-    /// Lets go of partitions as soon as may be, those first of which least is in hand.
+    /// Starts releasing partitions, those with the fewest in-flight entries first.
     pub(super) fn release_some(&mut self, count: usize) {
         let mut in_hand: BTreeMap<usize, usize> = BTreeMap::new();
         for number in self.partition_by_entry.values() {
@@ -268,7 +284,7 @@ impl OwnedPartitions {
         leaving.map(|(number, _)| *number).collect()
     }
 
-    /// Forgets a partition; returns its entries.
+    /// Removes a partition; returns its entries.
     pub(super) fn remove(&mut self, number: usize) -> Vec<MessageId> {
         self.partitions.remove(&number);
         let ids =
@@ -277,7 +293,7 @@ impl OwnedPartitions {
         ids
     }
 
-    /// Forgets entries that are not in hand any more, now and then.
+    /// Forgets entries that are no longer in flight, once they are the larger part.
     pub(super) fn forget_finished(&mut self, in_hand: usize, is_in_hand: impl Fn(&MessageId) -> bool) {
         const FORGET_SLACK: usize = 1_000;
         if self.partition_by_entry.len() > 2 * in_hand + FORGET_SLACK {

@@ -1,7 +1,8 @@
-//! Sharing: a consumer owns as many partitions as are its share of the live ones. Nobody assigns them.
+//! Rebalancing: each consumer takes its share of the partitions, the number of partitions divided by that of live
+//! members. No member assigns them.
 //!
-//! Keep: a partition is let go only when nothing of it is being handled and all that came of it is written down; then
-//! nothing is repeated.
+//! Invariant: a consumer releases a partition only when none of its entries is being handled and all dispositions are
+//! on the server; then no entry is handled twice.
 //!
 //! Real time, not the given clock: leases, by the clock of Redis.
 
@@ -21,13 +22,13 @@ use crate::{
     keys, script,
 };
 
-/// How often a consumer that has less than its share looks for free partitions, at least.
+/// Longest wait between two searches for free partitions of a consumer that has less than its share.
 const REBALANCE_INTERVAL_MIN: Duration = Duration::from_millis(250);
-/// What the server replies to a consumer that shows life.
+/// Reply to a heartbeat.
 type RebalanceReply = (usize, usize, Vec<(String, String, bool)>, bool, Vec<String>, usize);
 
 impl PartitionedConsumer {
-    /// Shows that it lives, keeps its partitions, and takes or leaves some to have its share.
+    /// Sends a heartbeat, renews the leases of its partitions, and takes or releases partitions to own its share.
     pub(super) async fn rebalance(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         coordinator.rebalance_at = Instant::now() + self.lease_duration() / 3;
         let types = self.group_consumer.announced_types();
@@ -67,7 +68,7 @@ impl PartitionedConsumer {
         self.release_idle_partitions(coordinator).await
     }
 
-    /// What shows that it lives, and keeps and takes partitions.
+    /// Prepares the heartbeat that also renews and takes leases.
     fn rebalance_script(&self, coordinator: &PartitionCoordinator) -> ScriptInvocation<'static> {
         let bus = self.bus();
         let lease_ms = bus.config.partition_lease_ms;
@@ -102,7 +103,7 @@ impl PartitionedConsumer {
         Consumer::for_partition(part, &self.group_consumer.group, &self.group_consumer.in_flight, fence)
     }
 
-    /// The number of partitions was changed, and this bus knows only the former ones.
+    /// Logs that the number of partitions in a newer layout differs from that of this bus.
     fn log_layout_change(&self, coordinator: &mut PartitionCoordinator, partitions: usize) {
         if partitions > 0 && !std::mem::replace(&mut coordinator.has_layout_changed, true) {
             let (stream, configured) = (&self.bus().base_stream, self.bus().partitions.len());
@@ -115,8 +116,8 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Reads entries again that were left to other members: their handlers may have gone, a handler of them may have come
-    /// here, or an operator may have had the group forget their type.
+    /// Reads entries again that were handed off to other members: these may have left, a handler may have been added
+    /// here, or an operator may have made the group forget their type.
     fn restart_with_kept_pending(&self) {
         let mut owned = self.owned();
         for (_, part) in owned.consumers() {
@@ -127,7 +128,7 @@ impl PartitionedConsumer {
         }
     }
 
-    /// Lets partitions go that are to be left, and of which nothing is being handled.
+    /// Releases partitions that are to be released and have no entry that is being handled.
     pub(super) async fn release_idle_partitions(
         &self,
         coordinator: &mut PartitionCoordinator,
@@ -178,7 +179,7 @@ impl PartitionedConsumer {
     }
 }
 
-/// The numbers below a limit, in an order that differs from one consumer and time to the next.
+/// Returns the numbers below `limit` in random order, so that members take different partitions first.
 fn shuffled(limit: usize) -> Vec<usize> {
     let random = RandomState::new();
     let mut numbers: Vec<usize> = (0..limit).collect();

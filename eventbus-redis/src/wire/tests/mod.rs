@@ -1,4 +1,4 @@
-//! The wire format, as it was captured from the Python library, and what that library accepts.
+//! The wire format, as captured from the Python library, and the entries that this library accepts.
 
 mod python;
 mod random;
@@ -43,7 +43,7 @@ fn decode(fields: &[(&str, &str)]) -> Result<RecordedEvent, Undecodable> {
     super::decode(&fields)
 }
 
-/// Decodes the captured entry with another payload.
+/// Decodes the captured entry with a different payload.
 fn decode_payload(payload: &str) -> Result<RecordedEvent, Undecodable> {
     let mut fields = CAPTURED;
     fields[6].1 = payload;

@@ -1,4 +1,4 @@
-//! What the Python library accepts from foreign publishers, and what it refuses.
+//! Entries of foreign publishers that the Python library accepts, and those that it refuses.
 
 use time::{OffsetDateTime, macros::datetime};
 use uuid::uuid;
