@@ -157,9 +157,9 @@ impl PgEventStore {
     /// is done leaves open what was appended: roll back then.
     ///
     /// # Errors
-    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`] says what is wrong with the
-    /// transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in a new one;
-    /// the outcome is never unknown, because nothing is kept without a commit.
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`](crate::PgAppendInError) says what is
+    /// wrong with the transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in
+    /// a new one; the outcome is never unknown, because nothing is kept without a commit.
     ///
     /// # Examples
     /// ```no_run
@@ -183,7 +183,8 @@ impl PgEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        append_in_transaction(&self.inner, connection, Append { stream: stream.clone(), expected, events }).await
+        let append = Append { stream: stream.clone(), expected, events };
+        append_in_transaction(self.inner.statements(), self.inner.listed_types(), connection, append).await
     }
 
     /// The append that is open the longest, of whichever process; none if none is open.

@@ -3,7 +3,21 @@
 
 use std::fs;
 
-use workspace_tests::source::{PRODUCT, files, workspace};
+use workspace_tests::{
+    modules::ModuleGraph,
+    source::{PRODUCT, files, workspace},
+};
+
+/// Circles of modules, `impl`s away from their type, and types whose fields child modules see, that are left at
+/// most. The numbers only shrink.
+const OPEN: &[(&str, usize, usize, usize)] = &[
+    ("eventbus", 8, 25, 6),
+    ("eventbus-derive", 0, 2, 0),
+    ("eventbus-file", 2, 35, 3),
+    ("eventbus-redis", 4, 56, 6),
+    ("eventstore-postgres", 0, 0, 0),
+    ("eventstore-sqlite", 2, 6, 1),
+];
 
 /// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
 fn imports(code: &str, module: &str) -> bool {
@@ -126,4 +140,76 @@ fn the_check_itself_sees_every_form_of_import() {
     for innocent in ["use crate::{domain::runtime_of, port::{runtime}};", "mod runtime;", "use super::runtime;"] {
         assert!(!imports(innocent, "runtime"), "{innocent}");
     }
+}
+
+#[test]
+fn modules_form_no_circle_and_a_type_lies_in_one_file() {
+    let mut wrong = Vec::new();
+    for (package, circles, scattered_impls, open_types) in OPEN {
+        let modules = ModuleGraph::load(package).unwrap();
+        assert!(modules.uses.len() > 20, "{package} has {} modules", modules.uses.len());
+        for (found, known) in
+            [(modules.circles(), circles), (modules.scattered_impls, scattered_impls), (modules.open_types, open_types)]
+        {
+            if found.len() > *known {
+                wrong.push(format!("{package}: {} of at most {known}:\n  {}", found.len(), found.join("\n  ")));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Reads modules as `path: text`.
+fn parse<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> ModuleGraph {
+    let modules = modules.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned()));
+    ModuleGraph::parse(&modules.collect()).unwrap()
+}
+
+#[test]
+fn the_check_itself_sees_every_form_of_circle() {
+    for (back, forth) in [
+        ("use crate::b::B;", "use crate::a::A;"),
+        ("use super::b::B;", "fn f() { crate::a::a() }"),
+        ("use crate::{b::{self}, c::C};", "use crate::a::{self, A as Other};"),
+        ("use crate::b::*;", "macro_rules! m { () => { $crate::a::a() } }"),
+        ("use crate::shown::B;", "fn f() { println!(\"{}\", crate::a::a()) }"),
+    ] {
+        let shown = ("shown", "pub(crate) use crate::b::B;");
+        let modules = parse([("", ""), ("a", back), ("b", &format!("pub(crate) struct B; {forth}")), ("c", ""), shown]);
+        assert_eq!(modules.circles().len(), 1, "{back} {forth}: {:?}", modules.uses);
+    }
+    let folder = parse([
+        ("", ""),
+        ("a", "use crate::b::c::C;"),
+        ("b", ""),
+        ("b/c", "pub struct C;"),
+        ("b/d", "use crate::a::A;"),
+    ]);
+    assert_eq!(folder.circles().len(), 1, "the folder `b` and the file `a`");
+    let straight = parse([
+        ("", "mod a; mod b; pub use b::B;"),
+        ("a", "use crate::B; use std::fmt; #[cfg(test)] mod tests { use crate::b::A; }"),
+        ("b", "pub struct B; use serde::de; #[cfg(test)] use crate::a::A;"),
+        ("b/c", "use super::B; use super::super::b::d::D;"),
+        ("b/d", "pub struct D;"),
+    ]);
+    assert_eq!(straight.circles(), [""; 0]);
+}
+
+#[test]
+fn the_check_itself_sees_scattered_impls_and_open_types() {
+    let modules = parse([
+        ("", ""),
+        ("a", "pub struct A { x: u8, y: u8 } impl A { fn new() {} } impl A { fn again() {} }"),
+        ("b", "use crate::a::A; impl A { fn more(&self) {} } impl Clone for A { fn clone(&self) -> A { todo!() } }"),
+        ("c", "pub struct C { x: u8, pub y: u8 } impl C { fn get(&self) {} }"),
+        ("c/d", "use super::C;"),
+        (
+            "e",
+            "pub struct E(u8); impl E { fn get(&self) {} } pub struct R { pub a: u8, pub b: u8 } impl R { fn f() {} }",
+        ),
+        ("e/f", ""),
+    ]);
+    assert_eq!(modules.scattered_impls.len(), 2, "{:?}", modules.scattered_impls);
+    assert_eq!(modules.open_types, ["`C` in `c`"]);
 }

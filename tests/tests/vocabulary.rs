@@ -4,10 +4,13 @@
 use std::collections::BTreeSet;
 
 use syn::{
-    Attribute, Ident, Item,
+    Ident, Item,
     visit::{self, Visit},
 };
-use workspace_tests::source::{files, product_files};
+use workspace_tests::{
+    modules::is_test,
+    source::{files, product_files},
+};
 
 /// Private words that names of types, traits, functions, constants, modules, fields and variants no longer hold. The
 /// glossary has the field's word for each idea.
@@ -43,13 +46,6 @@ impl Names {
     fn add(&mut self, name: &Ident) {
         self.0.insert(name.to_string().trim_start_matches("r#").to_owned());
     }
-}
-
-fn is_test(attributes: &[Attribute]) -> bool {
-    attributes.iter().any(|attribute| match &attribute.meta {
-        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string().starts_with("test"),
-        meta => meta.path().segments.last().is_some_and(|name| name.ident == "test"),
-    })
 }
 
 impl<'a> Visit<'a> for Names {

@@ -99,12 +99,12 @@ impl GroupCommit {
     }
 
     /// An empty call.
-    pub(super) fn new_request(&self) -> AppendRequest {
+    pub(crate) fn new_request(&self) -> AppendRequest {
         AppendRequest { appends_max: self.request_appends_max, ..AppendRequest::default() }
     }
 
     /// Makes the appends, alone or with others, and notes the results.
-    pub(super) async fn append(self: &Arc<Self>, mut request: AppendRequest, results: &mut [AppendResult]) {
+    pub(crate) async fn append(self: &Arc<Self>, mut request: AppendRequest, results: &mut [AppendResult]) {
         let (blocked, unblock_signals) = request.split_off_blocked(&self.executor.blocked_streams);
         let mut answers = self.commit(request).await;
         for free in unblock_signals {
@@ -260,19 +260,19 @@ impl Drop for Leader {
 
 /// Appends that are made in one call, which no statement tears apart, each with the number of its result.
 #[derive(Debug, Default)]
-pub(super) struct AppendRequest {
+pub(crate) struct AppendRequest {
     appends: Vec<(usize, Append)>,
     bytes: usize,
     appends_max: usize,
 }
 
 impl AppendRequest {
-    pub(super) fn has_room_for(&self, append: &Append) -> bool {
+    pub(crate) fn has_room_for(&self, append: &Append) -> bool {
         self.appends.is_empty()
             || (self.appends.len() < self.appends_max && self.bytes + approximate_bytes(append) <= BATCH_BYTES_MAX)
     }
 
-    pub(super) fn push(&mut self, number: usize, append: Append) {
+    pub(crate) fn push(&mut self, number: usize, append: Append) {
         self.bytes += approximate_bytes(&append);
         self.appends.push((number, append));
     }
@@ -293,7 +293,7 @@ impl AppendRequest {
     }
 
     /// Takes out what was pushed.
-    pub(super) fn take(&mut self) -> Self {
+    pub(crate) fn take(&mut self) -> Self {
         let empty = Self { appends_max: self.appends_max, ..Self::default() };
         mem::replace(self, empty)
     }

@@ -5,7 +5,7 @@
 
 use eventbus::{
     BoxError, RecordedEvent,
-    port::{Append, AppendError},
+    port::{Append, AppendError, ListedEventTypes},
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
@@ -13,7 +13,7 @@ use super::{AppendResult, check_append, entry::conflict_error, executor::StreamC
 use crate::{
     resolve::{self, AppendResolution},
     statement_error::StatementError,
-    store_inner::StoreInner,
+    statements::Statements,
 };
 
 const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
@@ -44,7 +44,8 @@ pub enum PgAppendInError {
 
 /// Appends in the transaction that `connection` is in.
 pub(crate) async fn append_in_transaction(
-    store: &StoreInner,
+    statements: &Statements,
+    listed_types: &ListedEventTypes,
     connection: &mut PgConnection,
     append: Append,
 ) -> AppendResult {
@@ -52,11 +53,11 @@ pub(crate) async fn append_in_transaction(
         return Ok(Vec::new());
     }
     check_append(&append)?;
-    let mut transactional = TransactionalAppend { store, connection, append };
+    let mut transactional = TransactionalAppend { statements, listed_types, connection, append };
     transactional.set_savepoint().await?;
     let result = transactional.append().await;
     let end = if matches!(result, Ok((true, _))) {
-        store.statements().release_append_savepoint.clone()
+        statements.release_append_savepoint.clone()
     } else {
         ROLL_BACK_AND_RELEASE
     };
@@ -69,7 +70,8 @@ pub(crate) async fn append_in_transaction(
 
 /// An append in a transaction.
 struct TransactionalAppend<'a> {
-    store: &'a StoreInner,
+    statements: &'a Statements,
+    listed_types: &'a ListedEventTypes,
     connection: &'a mut PgConnection,
     append: Append,
 }
@@ -93,8 +95,8 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and tells whether it did or had been done before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        let lists_types = !self.store.listed_types().has_all(&self.append.events);
-        let statements = self.store.statements().appends(lists_types);
+        let lists_types = !self.listed_types.has_all(&self.append.events);
+        let statements = self.statements.appends(lists_types);
         for _ in 0..APPEND_ATTEMPTS_MAX {
             let query = plan::single_append_query(&self.append, statements);
             match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
@@ -122,7 +124,7 @@ impl TransactionalAppend<'_> {
     fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
         for (row, event) in rows.iter().zip(&self.append.events) {
             if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
-                self.store.listed_types().add(event.event_type(), event.schema_version());
+                self.listed_types.add(event.event_type(), event.schema_version());
             }
         }
         Ok(())
@@ -139,7 +141,7 @@ impl TransactionalAppend<'_> {
 
     async fn resolve(&mut self) -> Result<AppendResolution, AppendError> {
         let appends = std::iter::once(&self.append);
-        let query = resolve::query(self.store.statements().resolve.clone(), appends.clone());
+        let query = resolve::query(self.statements.resolve.clone(), appends.clone());
         let rows = self
             .connection
             .fetch_all(query)
