@@ -25,6 +25,16 @@ const RESTART_BACKOFF: RetryPolicy = RetryPolicy {
 const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 
 /// The running consumers of a bus, if any, and their stop tokens; a bus shares one with its clones.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | idle | [`run`](Self::run) | running |
+/// | running, stopping | `run` | the same; the call fails |
+/// | running | [`stop`](Self::stop) | stopping: tasks end after their current deliveries |
+/// | stopping | all tasks have ended | idle; `run` and `stop` return |
+/// | stopping | the deadline of [`shutdown`](Self::shutdown) | idle; aborts the tasks |
+/// | running, stopping | the future of `run` is dropped | idle; aborts the tasks |
+/// | any | [`close`](Self::close) | the same; `run` fails from now on |
 #[derive(Debug, Default)]
 pub struct Consuming {
     state: Mutex<ConsumingState>,

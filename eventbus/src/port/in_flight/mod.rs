@@ -229,8 +229,8 @@ impl InFlight {
         self
     }
 
-    /// Takes worker slots from `slots`, which in-flight entries of the same consumer and group share: together they run
-    /// as many entries at once as one of them would alone.
+    /// Shares `slots` with the other `InFlight`s of the same consumer and group: together they run as many entries at
+    /// once as one of them would alone.
     #[must_use]
     pub fn with_slots(self, slots: &WorkerSlots) -> Self {
         Self { worker_slots: slots.clone(), ..self }

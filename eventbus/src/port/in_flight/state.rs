@@ -28,7 +28,7 @@ use crate::{
     port::{DeliveryAttempts, MessageId, Outcome, RetryPolicy},
 };
 
-/// The hash of an aggregate's name. Aggregates that share a hash wait for each other without need, and no more.
+/// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.
 type OrderingKey = u64;
 
 /// The estimated memory of an event beside its texts, in bytes.
@@ -142,13 +142,13 @@ impl StoredEntry {
 /// | `Running` | `record_outcome`: the group has no handlers | `Suspect` if it was one, else `Ready` |
 /// | `Disposed` | `handle_skipped`, first of its key or before a `Ready` one | `Blocked`, then activated |
 /// | `Disposed` | `handle_skipped`, else | `Blocked` as the second of its key |
-/// | any | `remove` | removed; the worker of a `Running` one is notified; the next of its key is activated |
+/// | any | `remove` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
 /// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; a begin in the outbox is reverted |
 #[derive(Debug)]
 enum Stage {
     /// Behind the first entry of its ordering key, or its key is in `blocked_keys`.
     Blocked,
-    /// The bus reads it again after `until`.
+    /// The bus reads it again after `until`; for `has_waited` see [`DueEntry`].
     Waiting { until: Instant, has_waited: bool },
     /// Ready to be read again, since this time.
     Due { since: Instant, has_waited: bool },
@@ -306,7 +306,7 @@ impl InFlightState {
         self.failing.insert((since, number), attempts.handlers().into());
     }
 
-    /// Returns whether the waiting limit was reached or cleared since the last call.
+    /// Takes the latest change of the waiting limit.
     pub(super) fn take_limit_change(&mut self) -> Option<WaitingLimit> {
         self.limit_change.take()
     }
