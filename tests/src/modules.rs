@@ -329,17 +329,17 @@ impl Reader {
         match tree {
             UseTree::Path(path) => self.add_use(&path.tree, &join(path.ident.to_string())),
             UseTree::Name(name) if name.ident == "self" => {
-                self.add_import(prefix.last().cloned().unwrap_or_default(), prefix.to_vec());
+                self.add_import(prefix.last().cloned().unwrap_or_default(), prefix);
             }
-            UseTree::Name(name) => self.add_import(name.ident.to_string(), join(name.ident.to_string())),
-            UseTree::Rename(name) => self.add_import(name.rename.to_string(), join(name.ident.to_string())),
-            UseTree::Glob(_) => self.add_import("*".into(), prefix.to_vec()),
+            UseTree::Name(name) => self.add_import(name.ident.to_string(), &join(name.ident.to_string())),
+            UseTree::Rename(name) => self.add_import(name.rename.to_string(), &join(name.ident.to_string())),
+            UseTree::Glob(_) => self.add_import("*".into(), prefix),
             UseTree::Group(group) => group.items.iter().for_each(|tree| self.add_use(tree, prefix)),
         }
     }
 
     /// Adds an import, if it comes from the crate itself: those of other crates begin with no keyword and no module.
-    fn add_import(&mut self, name: String, path: Vec<String>) {
+    fn add_import(&mut self, name: String, path: &[String]) {
         let absolute = match path.first().map(String::as_str) {
             Some("crate") => path[1..].to_vec(),
             Some("self") => [&self.module, &path[1..]].concat(),
@@ -349,7 +349,7 @@ impl Reader {
                 [&self.module[..kept], &path[ups..]].concat()
             }
             // a child module, or another crate, of which no module is found
-            _ => [&self.module[..], &path].concat(),
+            _ => [&self.module[..], path].concat(),
         };
         self.source.imports.push((name, absolute));
     }
