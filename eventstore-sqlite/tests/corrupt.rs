@@ -310,7 +310,7 @@ async fn a_group_handles_all_but_the_damaged_rows_of_what_it_skipped_until_an_op
     new.until("they are noted", async || new.rows().await == [3, 5]).await;
     let alerts = new.alerts().await;
     assert!(alerts.contains("`default` waits for 2 events that the store cannot read since 2"), "{alerts}");
-    assert!(alerts.contains("at position 3 first") && !alerts.contains("paris"), "{alerts}");
+    assert!(alerts.contains("the first at position 3") && !alerts.contains("paris"), "{alerts}");
     assert!(new.app.skip_published_event(Position::new(3), "a torn page").await.unwrap());
     new.until("one is skipped", async || new.rows().await == [5]).await;
     let order_4: Vec<_> = new.got.0.lock().unwrap().iter().copied().filter(|position| *position > 5).collect();
