@@ -274,6 +274,7 @@ impl BusInner {
             Ok(()) => *joined = true,
             Err(error) => {
                 let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
+                // an unjoined bus may not match the layout, so it must not send other commands
                 self.connection.block_commands(&format!("{error}{why}"));
             }
         }

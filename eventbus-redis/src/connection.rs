@@ -35,6 +35,7 @@ pub(crate) struct SharedConnection {
     untagged_prefix: Option<UntaggedPrefix>,
     connect_timeout: Duration,
     response_timeout: Duration,
+    /// Locked for moments only, never across an await.
     state: RwLock<ConnectionState>,
     /// The last failed attempt. The lock admits one connect attempt at a time.
     last_failure: Mutex<Option<ConnectFailure>>,
@@ -260,6 +261,7 @@ impl SharedConnection {
         }
         let called_at = Instant::now();
         let mut last_failure = self.last_failure.lock().await;
+        // the task that held the lock may have connected, or failed, meanwhile
         if let Some(open) = self.state().open_connection()? {
             return Ok(open);
         }

@@ -37,6 +37,7 @@ impl Server<'_> {
     /// Returns the address without the password, for messages.
     pub(crate) fn address(&self) -> String {
         let shown = redacted(self.url);
+        // a user without a password is hidden too: mostly it is a password that lacks its colon
         let Some(((scheme, user), host)) =
             shown.split_once('@').and_then(|(user, host)| Some((user.split_once("://")?, host)))
         else {
