@@ -236,12 +236,12 @@ impl Consumer {
     /// Moves an entry to the dead letters. Returns `false` if it is no longer pending on this consumer.
     async fn move_to_dead_letters(
         &self,
-        DeadLetterWrite { id, record, attempts: tries }: &DeadLetterWrite,
+        DeadLetterWrite { id, record, attempts }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
         let mut script = self.script(&script::MOVE_TO_DEAD_LETTERS);
         script.key(&self.keys.retry).key(&self.keys.dead_letters);
         script.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
-        let own = self.dead_letter_fields(id, tries);
+        let own = self.dead_letter_fields(id, attempts);
         script.arg(own.len() * 2);
         let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
         for (name, value) in &own {
@@ -259,8 +259,8 @@ impl Consumer {
                 self.bus.counters.messages_sent_to_dlq(1);
                 self.bus.dead_letter_signal.notify_one();
                 tracing::error!(
-                    group = %self.group, %id, dead_letter, handler = tries.handlers(), error = tries.errors(),
-                    attempts = tries.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
+                    group = %self.group, %id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
+                    attempts = attempts.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
                     aggregate = event.map(|event| tracing::field::display(event.stream())),
                     event_id = event.map(|event| tracing::field::display(event.event_id())),
                     "event is a dead letter now"
@@ -297,9 +297,9 @@ impl Consumer {
     /// consumer.
     async fn mark_exhausted(
         &self,
-        DeadLetterWrite { id, attempts: tries, .. }: &DeadLetterWrite,
+        DeadLetterWrite { id, attempts, .. }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
-        let mut delivery_attempts = tries.clone();
+        let mut delivery_attempts = attempts.clone();
         delivery_attempts.is_exhausted = true;
         let error = delivery_attempts.errors();
         if !self

@@ -1,12 +1,12 @@
--- Begins to publish a store's events from a position, unless what was published last is still there.
+-- Resyncs a store: sets its published position, unless the sentinel is still there.
 --
--- The known groups that are missing are made, to go on where they were or to begin with the oldest entry, and all are
--- listed in the floors: nothing is trimmed that they have yet to read, whoever made them. What comes before the position
--- is put into the backlog of those that have finished nothing at all, and of those that were joined and are not known.
+-- Creates the known groups that are missing, at their low-water mark or at the oldest entry, and lists all groups in
+-- the floors, so that trimming keeps the entries that they have yet to read. Puts the events before the position into
+-- the backlog of groups that have finished no entry, and of groups that consumers joined and the relay does not know.
 --
 -- KEYS  stream, relay, floors
--- ARGV  store, epoch, position, '1' if other stores may feed the stream too, for each known group its name and '1' if
---       it has finished nothing
+-- ARGV  store, epoch, position, '1' if other stores may publish to the stream, for each known group its name and '1' if
+--       it has finished no entry
 -- Replies {'at', position}, {'moved', position}, {'fenced'} or {'other', store}.
 
 local stream, relay, floors = KEYS[1], KEYS[2], KEYS[3]
@@ -16,7 +16,7 @@ redis.call('XLEN', stream) -- fails if it is no stream
 local record = read_record(notes[store])
 if record then
   if is_smaller(epoch, record.epoch) then return { 'fenced' } end
-  if is_there(stream, record.witness) then return { 'moved', record.position } end
+  if is_there(stream, record.sentinel) then return { 'moved', record.position } end
 end
 if ARGV[4] ~= '1' then
   for other in pairs(records_of(notes)) do
@@ -41,7 +41,7 @@ for i = 5, #ARGV, 2 do
 end
 
 for group, start in pairs(made) do redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM') end
--- what was noted may be about another stream, and everything that was found missing is published again
+-- the notes may be about a lost stream; the relay publishes again all events that were found missing
 for name in pairs(notes) do
   local is_old = string.find(name, 'floor:', 1, true) == 1 or string.find(name, 'hole:' .. store, 1, true) == 1
   if is_old then redis.call('HDEL', relay, name) end
@@ -52,7 +52,7 @@ for group, floor in pairs(at) do
 end
 for group in pairs(fresh) do begin_backlog(fills_key(floors), store, group, position, now_in_ms()) end
 redis.call('HSET', relay, 'head', first or '', 'began:' .. store, position)
-record = { epoch = epoch, position = position, witness = '-', rewound_at = '-', rewound_to = '-', last = '-' }
+record = { epoch = epoch, position = position, sentinel = '-', rewound_at = '-', rewound_to = '-', last = '-' }
 if newest ~= '0-0' then record.rewound_at, record.rewound_to = newest, position end
 write_record(redis.call, relay, store, record)
 return { 'at', position }

@@ -1,9 +1,11 @@
--- A consumer announces which types its group handles. What the group skipped of a type that it announces for the first
--- time is delivered, if that began not long ago or it was asked for; what is older is to be decided by whoever starts it.
--- KEYS known types, then for each stream of events: stream, relay, skipped, fills
--- ARGV group, since how long skipped entries are delivered without being asked for (ms), then for each type: its name, or
---      '*' for all, its version, and 'oldest', 'now' or '' for what to do with older ones
--- Replies for each type of which older entries were skipped, which is not announced then: {type, how many, since when (ms)}.
+-- Announces the types of a group. If it announces a type for the first time, the group gets the entries of that type
+-- that it skipped, if it began to skip them a short time ago or a handler requests them; otherwise the operator
+-- decides.
+-- KEYS  known types, then for each stream of events: stream, relay, skipped, fills
+-- ARGV  group, the time in which skipped entries are delivered without a request (ms), then for each type: its name, or
+--       '*' for all, its version, and 'oldest', 'now' or '' as the handler's choice for older entries
+-- Replies for each type with undecided older entries, which is not announced then: {type, their number, since when
+-- (ms)}.
 local known, group, within = KEYS[1], ARGV[1], tonumber(ARGV[2])
 local parts_count, now = (#KEYS - 1) / 4, now_in_ms()
 local knows_all, names, versions = known_types(known)
@@ -22,7 +24,7 @@ local function deliver(p, name, range)
   local comes_from_stores = is_trimmed and next(stores) and from ~= '-'
   open_backlog(fills, group, comes_from_stores and stores or {}, now)
   if comes_from_stores then
-    -- whose positions these are is not known: each store brings what it had published by then
+    -- the store of the two positions is unknown: each store fills in the events that it had published by then
     local at = from == '0' and from or minus_one(from)
     for store, record in pairs(stores) do
       local through = is_smaller(record.position, to) and record.position or to
@@ -35,7 +37,7 @@ local function deliver(p, name, range)
   end
 end
 
--- Returns nothing, or what is undecided.
+-- Delivers or drops the skipped entries of a type. Returns nil, or the entry of the reply if the choice is open.
 local function take_up(name, choice)
   local ranges, count, since = {}, 0, now
   for p = 0, parts_count - 1 do

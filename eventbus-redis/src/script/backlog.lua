@@ -1,23 +1,22 @@
--- The backlog of a group: a stream of its own with what the group is given beside what the stream holds for all. Its
--- consumers read it as they read any other.
+-- The backlog of a group: a stream of its own with events for this group alone. Its consumers read it like any stream.
 --
--- What is to be put there is a hash beside each stream of events:
---   fill <store> <group>\n<type>  `at through`: the positions of the store after `at` up to `through`, of that type or all
---   copy <group>\n<type>  `next last`: the entries of that type from one id to another
---   first <group>         since when (ms) the backlog comes before everything else: the group is new
---   open <group>          the backlog is not finished, so that how far the group is cannot be told by the stream alone;
---                         since when (ms) it waits for stores, or is to be copied; 1 if an older release noted it
---   filler <store>        when a process with that store asked last (ms)
+-- A hash beside each stream of events, `fills`, records what is still to be added:
+--   fill <store> <group>\n<type>  `at through`: the store's positions after `at` up to `through`, of that type or all
+--   copy <group>\n<type>  `next last`: the entries of that type from one id to the second one
+--   first <group>         since when (ms) the backlog comes before the stream: the group is new
+--   open <group>          the backlog is unfinished, so the stream alone does not show the group's progress; since when
+--                         (ms) it waits for stores or copies; 1 if an older release wrote it
+--   filler <store>        when a process with that store last listed or filled (ms)
 
--- How many entries of a backlog may be unread; then filling waits for its consumers.
+-- Maximum number of unread entries of a backlog; then filling waits for its consumers.
 local MOST_AHEAD = 2000
--- How many entries are looked at in one step to take out those that are finished.
+-- Number of entries that one step checks to remove the finished ones.
 local TIDIED = 200
 
 local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
 
--- Takes what the group has finished out of its backlog, up to the first entry that is not, and returns how many entries
--- are left.
+-- Removes finished entries from the start of a group's backlog, up to the first unfinished one; returns the number of
+-- entries left.
 local function tidy_backlog(backlog, group)
   local info = groups_of(backlog)[group]
   if not info then return redis.call('EXISTS', backlog) == 1 and redis.call('XLEN', backlog) or 0 end
@@ -25,7 +24,7 @@ local function tidy_backlog(backlog, group)
   return redis.call('XLEN', backlog)
 end
 
--- Takes some finished entries out that are behind one which is not. Returns the id to go on with.
+-- Removes some finished entries behind an unfinished one. Returns the id to continue with.
 local function tidy_behind(backlog, group, from)
   local info = groups_of(backlog)[group]
   local read = info and redis.call('XRANGE', backlog, from, info['last-delivered-id'], 'COUNT', TIDIED) or {}
@@ -39,16 +38,17 @@ local function tidy_behind(backlog, group, from)
   return #read == TIDIED and after(last) or '-'
 end
 
--- Whether its consumers have as much to read as it may hold.
+-- Returns true if the consumers have as much to read as the backlog may hold.
 local function is_full(backlog, group)
   local info = groups_of(backlog)[group]
   if not info then return false end
   return (info.lag or #redis.call('XRANGE', backlog, after(info['last-delivered-id']), '+', 'COUNT', MOST_AHEAD)) >= MOST_AHEAD
 end
 
--- Whether an entry stays pending on a consumer that does no more about it, by its tries as JSON.
-local function stays(tries)
-  return tries and (string.find(tries, '"stays":true', 1, true) or string.find(tries, '"is_exhausted":true', 1, true))
+-- Returns true if an entry stays pending on a consumer that will not handle it, by its attempts as JSON.
+local function stays(attempts)
+  return attempts
+    and (string.find(attempts, '"stays":true', 1, true) or string.find(attempts, '"is_exhausted":true', 1, true))
 end
 
 local function add_to_backlog(backlog, group, ...)
@@ -56,8 +56,8 @@ local function add_to_backlog(backlog, group, ...)
   return redis.call('XADD', backlog, '*', ...)
 end
 
--- Notes that the backlog of a group is not finished, before it is noted what is to be put there. If it waits already for
--- each of these stores, none of them gets more time to come; else all do.
+-- Marks a group's backlog as unfinished, before its fills are recorded. If it waits for each of these stores already,
+-- they get no additional time to start; otherwise all do.
 local function open_backlog(fills, group, stores, now)
   local waits_for = {}
   for _, name in ipairs(redis.call('HKEYS', fills)) do
@@ -70,7 +70,7 @@ local function open_backlog(fills, group, stores, now)
   return redis.call('HSETNX', fills, 'open ' .. group, string.format('%.0f', now))
 end
 
--- Has a new group be given what a store published up to a position.
+-- Requests a store's events up to a position for a new group.
 local function begin_backlog(fills, store, group, through, now)
   if through == '0' then return end
   open_backlog(fills, group, { [store] = true }, now)

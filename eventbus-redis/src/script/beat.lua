@@ -1,7 +1,7 @@
--- Keeps a consumer's claim on entries that are still its own.
--- KEYS stream   ARGV group, consumer, id ...
--- Replies with {ids that it has lost, as somebody else has claimed or finished them; ids that nobody else can have though
--- they are not pending, of entries that are gone, or that the group is about to read again, as it was made anew}.
+-- Renews a consumer's claim on entries that are still pending on it.
+-- KEYS  stream   ARGV  group, consumer, id ...
+-- Replies {lost ids: claimed or finished by a different consumer; free ids: not pending, and on no consumer, as the
+-- entry was deleted or a recreated group has yet to read it}.
 local stream, group, me = KEYS[1], ARGV[1], ARGV[2]
 local keep, lost, free = { 'XCLAIM', stream, group, me, 0 }, {}, {}
 for i = 3, #ARGV do

@@ -1,22 +1,23 @@
--- Makes an entry a dead letter and acknowledges it, in one step.
--- KEYS stream, retry, dead letters   ARGV group, consumer, id, number of own fields, own fields ..., the entry's fields
--- as they are in memory ... (for an entry that was deleted meanwhile)
--- Replies with the dead letter's id, or nothing if somebody else has claimed or finished the entry.
--- Lua passes on fewer than 8000 values at once: of an entry with more names and values the first ones are kept.
+-- Moves an entry to the dead letters and acknowledges it, in one step.
+-- KEYS  stream, retry, dead letters
+-- ARGV  group, consumer, id, number of own fields, own fields ..., the entry's fields as in memory ... (if it was
+--       deleted)
+-- Replies with the dead letter's id, or false if the entry is no longer pending on this consumer.
+-- Lua passes on fewer than 8000 values at once: of an entry with more names and values the dead letter keeps the first.
 local MOST = 7800
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]
 local is_mine = #redis.call('XPENDING', stream, group, id, id, 1, me) == 1
 if entry and not is_mine then return false end
 local own = tonumber(ARGV[4])
-local letter = { 'XADD', dead, '*' }
+local fields = { 'XADD', dead, '*' }
 if entry then
-  for i = 1, math.min(#entry[2], MOST) do letter[#letter + 1] = entry[2][i] end
+  for i = 1, math.min(#entry[2], MOST) do fields[#fields + 1] = entry[2][i] end
 else
-  for i = 5 + own, #ARGV do letter[#letter + 1] = ARGV[i] end
+  for i = 5 + own, #ARGV do fields[#fields + 1] = ARGV[i] end
 end
-for i = 5, 4 + own do letter[#letter + 1] = ARGV[i] end
-local written = redis.call(unpack(letter))
+for i = 5, 4 + own do fields[#fields + 1] = ARGV[i] end
+local written = redis.call(unpack(fields))
 redis.call('XACK', stream, group, id)
 redis.call('HDEL', retry, id)
 return written

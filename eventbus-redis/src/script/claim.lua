@@ -1,13 +1,15 @@
--- Takes entries over from consumers that show no life, of some of those that are pending. That counts as no delivery: by
--- their number others of the group decide what is to be a dead letter. What was left to a member that announces nothing
--- stays its own while that one lives.
--- An entry that such a member was given begins with as many attempts, less one, as it was delivered; only the server has
--- counted them.
--- KEYS stream, retry, relay, members   ARGV group, consumer, idle time (ms), where to begin, how many pending entries to look
--- at, how many to take, and of how many bytes, '1' if the stream is a partition
--- Replies with {where to go on, '-' at the end, entries, their tries as JSON or false, ids of entries that were deleted, for
--- each entry 1 if the process that had it has ended, as far as is known: its consumer is no member any more, or has shown no
--- life for long without having left}.
+-- Reclaims entries of dead consumers, from one page of the pending ones. This does not count as a delivery: consumers
+-- that keep no attempts decide by that number what becomes a dead letter. An entry that was handed off to a silent
+-- member, one that announces no types, stays its own while it lives.
+--
+-- An entry of a silent member begins with one attempt less than the server counted deliveries of it.
+--
+-- KEYS  stream, retry, relay, members
+-- ARGV  group, consumer, idle time (ms), cursor, number of pending entries to check, maximum number of entries, maximum
+--       number of bytes, '1' if the stream is a partition
+-- Replies {next cursor, '-' at the end, entries, their attempts as JSON or false, ids of deleted entries, for each
+-- entry 1 if the process of its consumer counts as ended: the consumer is no member, or its heartbeat is late and it
+-- has not left}.
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
 local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local is_live, announced = {}, nil
@@ -19,7 +21,7 @@ if ARGV[8] ~= '1' then
   end
 end
 
--- Showing life takes a sixth of the time that a member counts as alive: half of it without is not slow.
+-- a heartbeat is due after a sixth of the time in which a member counts as alive: after half of it, it is not just slow
 local now, members = now_in_ms(), {}
 local function has_ended(name)
   if string.sub(name, 1, #ABSENT) == ABSENT then return 0 end
@@ -36,7 +38,7 @@ local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)
 if refused then return refused end
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 
-local entries, tries, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
+local entries, attempts, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', look_at)
 local is_end = #pending < look_at
 for _, found in ipairs(pending) do
@@ -68,11 +70,11 @@ for _, found in ipairs(pending) do
         redis.pcall('HSET', retry, id, noted)
       end
       entries[#entries + 1] = entry
-      tries[#tries + 1] = noted
+      attempts[#attempts + 1] = noted
       ended[#ended + 1] = has_ended(holder)
       bytes = bytes + bytes_of(entry)
     end
   end
 end
 note_removed(stream, KEYS[3], group, deleted)
-return { is_end and '-' or next, entries, tries, deleted, ended }
+return { is_end and '-' or next, entries, attempts, deleted, ended }

@@ -1,6 +1,6 @@
 -- Copies entries of one type that a group skipped into its backlog.
--- KEYS stream, fills, backlog   ARGV group, event type, how many entries to look at
--- Replies whether there may be more.
+-- KEYS  stream, fills, backlog   ARGV  group, event type, number of entries to check
+-- Replies 1 if there may be more.
 local stream, fills, backlog, group, name = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2]
 local field = 'copy ' .. group .. '\n' .. name
 local next_one, last = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
@@ -10,7 +10,7 @@ local entries = redis.call('XRANGE', stream, next_one, last, 'COUNT', ARGV[3])
 for _, entry in ipairs(entries) do
   local fields = by_name(entry[2])
   local is_wanted = fields.event_type == name and not fields.replay_group
-  -- one that is pending was not skipped: the member that has it leaves it to a member that handles it
+  -- a pending one was not skipped: its member will hand it off to one that handles it
   if is_wanted and #redis.call('XPENDING', stream, group, entry[1], entry[1], 1) == 0 then
     add_to_backlog(backlog, group, unpack(entry[2]))
   end

@@ -1,23 +1,23 @@
--- Creates a group, and the stream if there is none. A group that was known goes on where it was; as the server begins
--- to count anew, what it counted is not noted any more. One that is there is left alone, but listed in the floors.
+-- Creates a group, and its stream if it is missing. A known group that was lost continues at its low-water mark; its
+-- recorded count is dropped, as the server counts anew. An existing group only gets listed in the floors.
 --
--- A group that is new to a consumer begins with the oldest event of each store: what the stream lacks of it, as it was
--- trimmed or lost, is to be put into the backlog of the group.
+-- A group that its consumers create begins with the oldest event of each store: its backlog gets the events that the
+-- stream lacks, as they were trimmed or lost.
 --
 -- KEYS  stream, floors, relay
--- ARGV  group, the id after which it begins, or '$' for the newest, '1' if it is to be listed in the floors: from then on
---       nothing is trimmed that it has yet to read; '2' if a consumer joins it besides
--- Replies whether it was created.
+-- ARGV  group, the id after which it begins, or '$' for the newest, '1' to list it in the floors, so that trimming
+--       keeps the entries that it has yet to read; '2' if a consumer joins it too; '0' for neither
+-- Replies 1 if it was created.
 
 local stream, floors, relay, group = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
 local found, floor = groups_of(stream)[group], redis.call('HGET', floors, group)
 local notes, newest = by_name(redis.call('HGETALL', relay)), newest_of(stream)
 local is_new = not floor and (not found or not is_known(found, floor, floors))
 
--- What is published of a store and not in the stream ends with this position.
+-- Returns the position up to which the published events of a store are no longer in the stream.
 local function missing_of(store, record)
   local first, began = first_of(stream), notes['began:' .. store]
-  -- nothing was removed since
+  -- no entries were removed since
   if began and not notes.trimmed_below and notes.head == (first or '') then return began end
   local from = '-'
   while from do
@@ -50,7 +50,7 @@ if found then
 end
 local start = start_of(floor, ARGV[2], newest)
 redis.call('XGROUP', 'CREATE', stream, group, start, 'MKSTREAM')
-local noted = noted_floor(notes, group)
+local noted = recorded_floor(notes, group)
 if noted then redis.call('HSET', relay, 'floor:' .. group, noted .. ' -') end
 if ARGV[3] ~= '0' then
   redis.call('HSET', floors, group, after(start))

@@ -1,6 +1,6 @@
--- Acknowledges entries of partitions that the consumer owns.
--- KEYS stream, lease, ...   ARGV group, then for each partition: epoch, number of ids, ids ...
--- Replies for each partition whether it is the consumer's still.
+-- Acknowledges entries of several partitions.
+-- KEYS  stream, lease, ...   ARGV  group, then for each partition: epoch, number of ids, ids ...
+-- Replies for each partition 1 if the consumer still owns it, else 0: then it acknowledges none there.
 local replies, at = {}, 2
 for i = 1, #KEYS, 2 do
   local epoch, count = ARGV[at], tonumber(ARGV[at + 1])

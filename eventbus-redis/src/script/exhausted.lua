@@ -1,5 +1,5 @@
--- Counts the entries that used up their attempts and are to stay pending.
--- KEYS retry, stream   ARGV group
+-- Counts entries that used up their attempts and stay pending.
+-- KEYS  retry, stream   ARGV  group
 local count = 0
 local noted = redis.call('HGETALL', KEYS[1])
 for i = 1, #noted, 2 do

@@ -1,10 +1,9 @@
--- Adds events of a store to the backlog of a group, if all before them were added and none after, and notes that a process
--- with the store is here. If it is given no events and the position before them as that of the last, it adds nothing: the
--- reply says whether there is room.
--- KEYS fills, backlog
--- ARGV the name of the fill, group, the position before them, that of the last, then for each event the number of its
---      names and values, and these
--- Replies 'filled', 'full', or 'moved' if another process has filled in more, or all of it.
+-- Adds events of a store to the backlog of a group, if all before them were added and none after, and records that the
+-- store has a live process. Without events, and with the position before them as the last one, it only checks for room.
+-- KEYS  fills, backlog
+-- ARGV  the field of the fill, group, the position before the events, that of the last, then for each event the number
+--       of its names and values, and these
+-- Replies 'filled', 'full', or 'moved' if a different process has filled in more, or all.
 local fills, backlog, field, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local at, through = string.match(redis.call('HGET', fills, field) or '', '^(%S+) (%S+)$')
 if at ~= ARGV[3] then return 'moved' end

@@ -1,9 +1,9 @@
--- Looks in a page of entries for the first one with a higher position.
+-- Searches a page of entries for the first one with a higher position.
 --
 -- KEYS  stream
--- ARGV  the id after which the page begins, position, how many entries to look at
--- Replies whether to go on, and after which id: 0 and the id just before the entry; 1 and the end of the page; or 0 and
--- the end of the stream, when there is no such entry.
+-- ARGV  the id after which the page begins, position, number of entries to check
+-- Replies {0, the id just before the entry}; {1, the end of the page} to continue; or {0, the end of the stream} if
+-- there is no such entry.
 
 local entries = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', ARGV[3])
 if #entries == 0 then return {0, ARGV[1]} end

@@ -1,7 +1,7 @@
--- Forgets that a group announced an event type, in all its versions, or `*` for all types; what waits for a member that
--- handles a type which the group does not know any more may be taken over at once.
--- KEYS known types, stream   ARGV group, event type or '*'
--- Replies whether it was known.
+-- Forgets that a group announced an event type, in all its versions, or `*` for all types. Entries handed off for a
+-- type that the group no longer knows can be reclaimed at once.
+-- KEYS  known types, stream   ARGV  group, event type or '*'
+-- Replies 1 if it was known.
 local known, stream, group = KEYS[1], KEYS[2], ARGV[1]
 local found = 0
 for _, name in ipairs(redis.call('HKEYS', known)) do
@@ -9,7 +9,7 @@ for _, name in ipairs(redis.call('HKEYS', known)) do
 end
 if not groups_of(stream)[group] then return found > 0 and 1 or 0 end
 local knows_all, names = known_types(known)
--- the longest that the server takes: a claim from before 1970 would be one from now
+-- the longest that the server accepts: a claim from before 1970 would count as one from now
 local idle = string.format('%.0f', now_in_ms() - 1000)
 local from = '-'
 while from do
@@ -20,7 +20,7 @@ while from do
     local there = redis.call('XRANGE', stream, id, id)[1]
     local name = there and by_name(there[2]).event_type
     if not name or not (knows_all or names[name]) then
-      -- a consumer of no other use, which shows no life
+      -- a consumer without a heartbeat, used for this alone
       redis.call('XCLAIM', stream, group, ABSENT .. '-given-up', 0, id, 'IDLE', idle, 'JUSTID')
     end
     from = '(' .. id

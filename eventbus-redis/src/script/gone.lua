@@ -1,6 +1,5 @@
--- Removes from what is pending in a group the ids of entries that were deleted from the stream, however long they were idle:
--- no entry is idle for as long as NEVER, so that XAUTOCLAIM claims none. It looks at ten times its COUNT. Returns these ids,
--- or what the server refused.
+-- Removes ids of deleted entries from a group's pending ones, regardless of their idle time. No entry is idle for
+-- NEVER, so XAUTOCLAIM claims none; it checks ten times its COUNT. Returns these ids, or nil and the server's refusal.
 local NEVER = '9007199254740991'
 local function remove_gone(stream, group, me, from, look_at)
   local count = math.ceil(look_at / 10)

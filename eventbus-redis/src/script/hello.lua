@@ -1,2 +1,2 @@
--- Says that scripts run.
+-- Checks that the server runs scripts.
 return 1

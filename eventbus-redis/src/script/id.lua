@@ -1,5 +1,5 @@
--- Ids of entries. Both numbers of an id have up to 64 bits, more than a number of Lua holds exactly: they stay decimals
--- without leading zeros, of which the longer one is the larger.
+-- Ids of entries. Both numbers of an id have up to 64 bits, more than a Lua number holds exactly: they stay decimals
+-- without leading zeros, of which the longer one is larger.
 
 local function parts(id) return string.match(id, '^(%d+)-(%d+)$') end
 
@@ -16,7 +16,7 @@ local function is_before(a, b)
 end
 
 local LAST = '18446744073709551615'
--- The newest id of a stream that takes no entries any more.
+-- The highest id of a stream that takes no more entries.
 local SEALED = LAST .. '-' .. LAST
 
 local function plus_one(number)
@@ -31,14 +31,14 @@ local function minus_one(number)
   return string.match(less, '^0*(%d+)$')
 end
 
--- The lowest id after an id.
+-- Returns the lowest id after an id.
 local function after(id)
   local ms, seq = parts(id)
   if seq == LAST then return plus_one(ms) .. '-0' end
   return ms .. '-' .. plus_one(seq)
 end
 
--- The highest id before an id.
+-- Returns the highest id before an id.
 local function before(id)
   local ms, seq = parts(id)
   if seq ~= '0' then return ms .. '-' .. minus_one(seq) end
@@ -46,7 +46,7 @@ local function before(id)
   return id
 end
 
--- A flat list of names and values, by name.
+-- Converts a flat list of names and values to a table.
 local function by_name(list)
   local named = {}
   for i = 1, #list, 2 do named[list[i]] = list[i + 1] end
@@ -58,7 +58,7 @@ local function now_in_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- What a member of a group has announced; nothing if that is too long ago, or was before the clock was set back.
+-- Returns a member's announcement; nil if it has expired, or is from before the clock was set back.
 local function live_member(text, now)
   local is_json, member = pcall(cjson.decode, text)
   if not is_json or type(member) ~= 'table' then return nil end
@@ -67,7 +67,7 @@ local function live_member(text, now)
   return nil
 end
 
--- Whether a group has yet to read an entry.
+-- Returns true if a group has yet to read an entry.
 local function is_unread(stream, group, id)
   for _, found in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
     local info = by_name(found)
@@ -76,7 +76,7 @@ local function is_unread(stream, group, id)
   return false
 end
 
--- What the server knows of the groups of a stream, by their names.
+-- Returns the server's information on the groups of a stream, by name.
 local function groups_of(stream)
   local groups = {}
   if redis.call('EXISTS', stream) == 0 then return groups end
@@ -92,14 +92,14 @@ local function first_of(stream)
   return first and first[1]
 end
 
--- The highest id that a stream ever had.
+-- Returns the highest id that a stream ever had.
 local function newest_of(stream)
   if redis.call('EXISTS', stream) == 0 then return '0-0' end
   return by_name(redis.call('XINFO', 'STREAM', stream))['last-generated-id']
 end
 
--- The id after which a group is to begin that is not there: one that is listed in the floors and was lost goes on where
--- it was; if the stream was lost too, it begins with the oldest entry.
+-- Returns the id after which a missing group begins: a lost group that is listed in the floors continues at its
+-- low-water mark; if the stream was lost too, it begins with the oldest entry.
 local function start_of(floor, start, newest)
   if floor then
     start = before(floor)
@@ -110,17 +110,17 @@ local function start_of(floor, start, newest)
   return start
 end
 
--- The groups that a bus made while it connected and that nobody has joined since: a hash beside the floors.
+-- Returns the key of the groups that a bus created while it connected and no consumer joined: a hash beside the floors.
 local function unjoined_key(floors) return (string.gsub(floors, 'floors$', 'unjoined')) end
 
--- Whether a group counts: every one does, except one that nobody has joined since a bus made it while it connected.
+-- Returns true if a group counts: every one does, unless a bus created it while it connected and no consumer joined it.
 local function is_known(info, floor, floors)
   if floor or info.consumers > 0 or info['last-delivered-id'] ~= '0-0' then return true end
   return redis.call('HEXISTS', unjoined_key(floors), info.name) == 0
 end
 
--- What a group has finished ends before this id, and the oldest entry after it is unread or pending. Entries that others
--- removed while they were pending do not count.
+-- Returns a group's low-water mark: it has finished the entries before this id, and the oldest entry from there on is
+-- unread or pending. Pending entries that a client removed from the stream do not count.
 local function floor_of(stream, info, first)
   local id = after(info['last-delivered-id'])
   local pending = redis.call('XPENDING', stream, info.name, first or '-', '+', 1)[1]
@@ -128,8 +128,8 @@ local function floor_of(stream, info, first)
   return id, 'unread'
 end
 
--- Notes from which entry on a group has something to do, and returns the id of the entry that it was given last.
--- A server without memory refuses the note; that harms nobody.
+-- Records a group's low-water mark, and returns the id of the last entry that it was given. A server out of memory
+-- refuses the write, which does no harm.
 local function note_floor(stream, floors, group)
   local info = groups_of(stream)[group]
   if not info then return '0-0' end
@@ -139,7 +139,7 @@ local function note_floor(stream, floors, group)
   return info['last-delivered-id']
 end
 
--- Makes a consumer the owner of a partition, under a higher epoch than any before, also where the last one was lost.
+-- Gives a partition to an owner, under a higher epoch than any before, also if the last lease was lost.
 local function take_lease(lease, owner, epoch, now, ttl)
   local next = string.format('%.0f', math.max((tonumber(epoch) or 0) + 1, now * 1000))
   redis.call('HSET', lease, 'owner', owner, 'epoch', next, 'until', now + ttl, 'renewed', now, 'reader', '')

@@ -1,9 +1,9 @@
--- Joins a layout, or records it where there is none: how many partitions there are.
+-- Joins a layout, the number of partitions, or records it if there is none.
 --
--- KEYS  layout, the stream that is not partitioned, partitions ...
--- ARGV  how many partitions there are to be, the generation of the layout as it was known before or '0'
--- Replies with {how many partitions there are, the generation of the layout}; nothing is recorded if that is another
--- number than was wanted.
+-- KEYS  layout, the stream without partitions, partitions ...
+-- ARGV  the wanted number of partitions, the known generation of the layout or '0'
+-- Replies {the number of partitions, the generation of the layout}; records no layout if that number is not the wanted
+-- one.
 
 local layout, stream = KEYS[1], KEYS[2]
 local wanted, known = ARGV[1], ARGV[2]
@@ -22,7 +22,7 @@ for i = 3, #KEYS do
 end
 local time = redis.call('TIME')
 local generation = known ~= '0' and known or string.format('%.0f', time[1] * 1000000 + time[2])
--- whoever does not know of partitions is to notice
+-- seals the stream: a publisher that does not know of partitions must fail
 if redis.call('EXISTS', stream) == 1 then redis.call('XSETID', stream, SEALED) end
 redis.call('HSET', layout, 'partitions', wanted, 'generation', generation, 'newest', newest)
 return { wanted, generation }

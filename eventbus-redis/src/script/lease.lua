@@ -1,6 +1,6 @@
--- Takes a partition that nobody owns, or keeps it.
--- KEYS lease   ARGV owner, how long the lease lasts (ms)
--- Replies with the epoch, or '' if somebody else owns the partition.
+-- Takes a partition without an owner, or renews its lease.
+-- KEYS  lease   ARGV  owner, duration of the lease (ms)
+-- Replies with the epoch, or '' if the partition has a different owner.
 local now = now_in_ms()
 local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'until', 'renewed')
 local is_owned = lease[3] and is_live(lease[3], lease[4], now)

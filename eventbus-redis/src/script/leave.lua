@@ -1,5 +1,5 @@
--- A consumer ends: what it has not begun may be claimed at once, and its name goes if nothing is pending on it.
--- KEYS stream, members   ARGV group, consumer, idle time to be given (ms), '1' if its name does not come back, id ...
+-- Ends a consumer: the given entries may be claimed at once, and its name goes if no entry is pending on it.
+-- KEYS  stream, members   ARGV  group, consumer, idle time to set (ms), '1' if its name does not come back, id ...
 local stream, members, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local claim = { 'XCLAIM', stream, group, me, 0 }
 for i = 5, #ARGV do
@@ -9,7 +9,7 @@ if #claim > 5 then
   for _, option in ipairs({ 'IDLE', ARGV[3], 'JUSTID' }) do claim[#claim + 1] = option end
   redis.call(unpack(claim))
 end
--- the types it handled stay announced for a while: it may be about to come back
+-- its types stay announced for a while: it may be about to come back
 local announced = redis.call('HGET', members, me)
 if announced then
   local read, member = pcall(cjson.decode, announced)

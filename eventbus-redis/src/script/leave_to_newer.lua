@@ -1,14 +1,15 @@
--- Leaves an event that this consumer cannot decode to a member that announced its schema version: to the consumer `absent`,
--- from which the first such member takes it, so that it waits for none that was killed. To a live member itself goes an
--- event that is to be left to a live one only, or of a version that only it announced. In a partition the event stays until
--- its owner changes. The handlers that have succeeded stay noted.
--- KEYS stream, members, retry, known types
--- ARGV group, consumer, its name as a member (another one in a partition), id, event type, schema version, '1' if it is to
---      be left to a live member only, the handlers that have succeeded as tries in JSON or ''
--- Replies 'no' if there is no such member, 'left', 'stays', or 'lost' if the event is another consumer's by now.
+-- Hands off an event that this consumer cannot decode to members that announced its schema version: to the consumer
+-- `absent`, from which the first such member claims it, so that it waits for no dead one. A live member gets it
+-- directly if only a live one may have it, or if the group never announced this version. In a partition the event stays
+-- until its owner changes. The handlers that have succeeded stay on record.
+-- KEYS  stream, members, retry, known types
+-- ARGV  group, consumer, its name as a member (different in a partition), id, event type, schema version, '1' if only a
+--       live member may have it, the succeeded handlers as attempts in JSON or ''
+-- Replies 'no' if there is no such member, 'left', 'stays', or 'lost' if the event is no longer pending on this
+-- consumer.
 local stream, members, retry, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me, my_name, id, name, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
-local tries = ARGV[8] ~= '' and ARGV[8] or '{"attempts":0}'
+local attempts = ARGV[8] ~= '' and ARGV[8] or '{"attempts":0}'
 local now, who = now_in_ms(), {}
 local announced = by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
@@ -25,12 +26,12 @@ local is_awaited = ARGV[7] ~= '1' and versions[name .. '@' .. version]
 if #who == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
 if me ~= my_name then
-  redis.call('HSET', retry, id, with_field('stays', 'true', tries))
+  redis.call('HSET', retry, id, with_field('stays', 'true', attempts))
   return 'stays'
 end
 if is_awaited then
   redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
-  redis.call('HSET', retry, id, with_field('left_for', version, tries))
+  redis.call('HSET', retry, id, with_field('left_for', version, attempts))
 else
   redis.call('XCLAIM', stream, group, one_of(who, id, 0), 0, id, 'JUSTID')
   if ARGV[8] == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, ARGV[8]) end

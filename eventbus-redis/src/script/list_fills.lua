@@ -1,6 +1,6 @@
--- Lists what is missing of a store, and notes that somebody is here who has it.
--- KEYS fills   ARGV store
--- Replies {group, event type or '', the position after which it begins, that with which it ends} ...
+-- Lists the events that backlogs need from a store, and records that the store has a live process.
+-- KEYS  fills   ARGV  store
+-- Replies {group, event type or '', the position before the first, the last position} ...
 local found = {}
 for name, value in pairs(by_name(redis.call('HGETALL', KEYS[1]))) do
   local store, group, event_type = string.match(name, '^fill (%S+) ([^\n]*)\n(.*)$')

@@ -1,4 +1,5 @@
--- Whether a lease has not run out; one that was renewed in the future was so before the clock was set back, and is free.
+-- Returns true if a lease has not expired. One renewed in the future dates from before the clock was set back, and is
+-- free.
 local function is_live(ends, renewed, now)
   return tonumber(ends) > now and (tonumber(renewed) or 0) <= now
 end

@@ -1,13 +1,14 @@
--- A consumer shows that it lives and which types it handles, notes how far its group is, and looks around.
--- KEYS stream, members, floors   ARGV group, consumer, its types as JSON, how long it counts as alive (ms),
--- what tells it from another consumer of its name, '1' if it has shown itself before, what it has been busy with for long as
--- JSON or '', the id after which it goes on renewing what was left to absent members, how often it looks while half of
--- what keeps that from being taken over passes
--- Replies with {the number of entries pending on its name, whether another consumer has its name, the names and types of
--- the other live members, the number of entries left to absent members, the id after which to go on renewing, the id that
--- the group was given last}.
--- A server without memory refuses the notes; that harms nobody.
--- How many entries are renewed in one command.
+-- The heartbeat of a consumer: announces its types, records the low-water mark of its group, and returns the group's
+-- state.
+-- KEYS  stream, members, floors
+-- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, '1' if it has sent a
+--       heartbeat before, its long running handler as JSON or '', the cursor in the handed-off entries to renew, the
+--       number of heartbeats in which to renew all of them
+-- Replies {the number of entries pending on its name, 1 if a different instance has its name, names and types of the
+-- other live members, the number of handed-off entries, the next cursor, the id that the group was given last}.
+-- A server out of memory refuses the writes, which does no harm.
+
+-- Number of entries that one command renews.
 local RENEWED_TOGETHER = 1000
 
 local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
@@ -21,7 +22,8 @@ for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   if info.name == ABSENT then absent = info.pending end
   pending[info.name] = info.pending
 end
--- No member takes over from `absent` what it does not handle. Each member renews all of them in turn, fast enough alone.
+-- No member claims from `absent` what it does not handle. Each member renews all these entries in turn, fast enough
+-- alone.
 local renew = ARGV[8]
 for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
   local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_TOGETHER, ABSENT)
@@ -51,7 +53,7 @@ for i = 1, #announced, 2 do
     others[#others + 1] = name
     others[#others + 1] = member.types
   elseif (pending[name] or 0) == 0 then
-    -- as long as something is pending on it, it is known to be one of ours
+    -- while entries are pending on it, its record shows that it is a member of this library
     redis.call('HDEL', members, name)
   end
 end

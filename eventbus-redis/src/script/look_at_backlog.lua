@@ -1,23 +1,22 @@
--- Looks at the backlog of a group: whether something is to be copied into it, and whether it is finished. A finished
--- backlog is removed with all that its consumers kept beside it.
--- KEYS backlog, its retry records, its members, its floors, its lease, its relay notes, how much of it its consumers try
---      again, by their names, then for each stream of events its fills
--- ARGV group, then if it is a consumer of the backlog its name, and how many entries in its hand have failed and are tried
---      again, or are parked behind such
--- Replies {'none', 'more' or 'finished', '1' if it comes before everything else and there is something to do that need
--- not wait for a retry, an absent member or an operator, the stores of which something is missing and no process shows
--- life, how many entries are left, then for each type that is to be copied the number of the stream and its
--- name ...}.
+-- Inspects the backlog of a group: whether entries must be copied into it, and whether it is finished. Removes a
+-- finished backlog with all keys of its consumers.
+-- KEYS  backlog, its retry records, its members, its floors, its lease, its relay notes, the number of its retried
+--       entries by consumer, then for each stream of events its fills
+-- ARGV  group, then if the caller is a consumer of the backlog its name, and the number of its in-flight entries that
+--       wait for a retry or are parked behind one
+-- Replies {'none', 'more' or 'finished', '1' if it comes before the stream and has an entry that need not wait for a
+-- retry, an absent member or an operator, the stores with missing events and no live process, the number of entries
+-- left, then for each type to copy the number of the stream and its name ...}.
 
--- How long a process with a store may take to come, and to show life (ms).
+-- Time in which a process with a store must start, and then fill again (ms).
 local PATIENCE, LIVELY = 10000, 30000
--- How long what a consumer counted says something (ms): it looks every second.
+-- Time in which a consumer's count is valid (ms): it counts every second.
 local COUNTED = 5000
--- Where to go on taking out what is finished; no name of a consumer.
+-- Field of the cursor for removing finished entries; not a valid name of a consumer.
 local TIDIED_TO = '\n'
 
 local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
-local is_first, forsaken, is_open, waits, copies = '0', {}, false, false, {}
+local is_first, missing_stores, is_open, waits, copies = '0', {}, false, false, {}
 for p = 8, #KEYS do
   local notes = by_name(redis.call('HGETALL', KEYS[p]))
   if notes['open ' .. group] then is_open = true end
@@ -34,20 +33,20 @@ for p = 8, #KEYS do
     if other == group then
       waits = true
       local seen = tonumber(notes['filler ' .. store] or '0')
-      if now - seen > LIVELY and now - since > PATIENCE then forsaken[store] = true end
+      if now - seen > LIVELY and now - since > PATIENCE then missing_stores[store] = true end
     end
   end
 end
 local found = groups_of(backlog)[group]
 if not is_open and not found then return { 'none', '0', '', '0' } end
--- refused by a server without memory
+-- refused by a server out of memory
 if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
 local left = tidy_backlog(backlog, group)
 if left > 0 and found then
   redis.pcall('HSET', KEYS[7], TIDIED_TO, tidy_behind(backlog, group, redis.call('HGET', KEYS[7], TIDIED_TO) or '-'))
 end
 
--- Whether all that is left is tried again, waits for an absent member, or stays pending as it used up its attempts.
+-- Returns true if each entry left waits for a retry or an absent member, or stays pending with its attempts used up.
 local function is_put_off()
   if not found or is_before(found['last-delivered-id'], newest_of(backlog)) then return false end
   local in_work, counted = found.pending, by_name(redis.call('HGETALL', KEYS[7]))
@@ -61,14 +60,14 @@ local function is_put_off()
     end
   end
   if in_work <= 0 then return true end
-  for _, tries in ipairs(redis.call('HVALS', KEYS[2])) do
-    if stays(tries) then in_work = in_work - 1 end
+  for _, attempts in ipairs(redis.call('HVALS', KEYS[2])) do
+    if stays(attempts) then in_work = in_work - 1 end
   end
   return in_work <= 0
 end
 if is_first == '1' and not waits and left > 0 and is_put_off() then is_first = '0' end
 if waits or left > 0 then local stores = {}
-for store in pairs(forsaken) do stores[#stores + 1] = store end
+for store in pairs(missing_stores) do stores[#stores + 1] = store end
 table.sort(stores)
 return { 'more', is_first, table.concat(stores, ' '), tostring(left), unpack(copies) } end
 redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7])

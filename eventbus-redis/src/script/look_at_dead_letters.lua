@@ -1,9 +1,9 @@
--- Says what the stream of dead letters has come to, and what is noted of the copies that a store has of them.
+-- Returns the state of the stream of dead letters, and the record of a store's copies of them.
 --
 -- KEYS  the record of copies, dead letters
 -- ARGV  store
--- Replies {its record or nil, how many dead letters there are, the newest id ever, the highest id that was deleted, how many
--- were ever added}.
+-- Replies {the record or nil, the number of dead letters, the highest id ever, the highest deleted id, the number ever
+-- added}.
 local record = redis.call('HGET', KEYS[1], ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 0 then return { record, '0', '0-0', '0-0', '0' } end
 local reply, info = redis.call('XINFO', 'STREAM', KEYS[2]), {}

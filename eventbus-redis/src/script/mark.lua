@@ -1,10 +1,10 @@
--- Tells how far a store is published, and which event is at that position.
+-- Returns the published position of a store, and the event at that position.
 --
 -- KEYS  stream, relay
 -- ARGV  store
--- Replies {'at', position, event id or '-'}, or {'unknown'} if that was lost.
+-- Replies {'at', position, event id or '-'}, or {'unknown'} if the sentinel is lost.
 
 local stream, relay, store = KEYS[1], KEYS[2], ARGV[1]
 local record = read_record(redis.call('HGET', relay, store) or nil)
-if not record or not is_there(stream, record.witness) then return { 'unknown' } end
+if not record or not is_there(stream, record.sentinel) then return { 'unknown' } end
 return { 'at', record.position, record.last }

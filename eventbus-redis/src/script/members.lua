@@ -1,7 +1,7 @@
--- The members of a group and what they handle: a member announces '*' for everything, or a list of `type@version`, with
--- '*' among them if it handles everything, and some types in versions.
+-- The members of a group and their types: a member announces '*' for all types, or a list of `type@version`, with '*'
+-- in it if it also handles all types.
 
--- The consumer that holds entries which were left: the first member takes them that handles them.
+-- The consumer that holds handed-off entries: the first member that handles them claims them.
 local ABSENT = 'absent'
 
 local function announced_types(text)
@@ -15,7 +15,7 @@ local function announced_types(text)
   return names['*'] == true, names, versions
 end
 
--- What a group ever announced: whether everything, the types, and these with their versions.
+-- Returns what a group ever announced: true if all types, the types, and these with their versions.
 local function known_types(key)
   local names, versions = {}, {}
   for _, name in ipairs(redis.call('HKEYS', key)) do
@@ -24,12 +24,12 @@ local function known_types(key)
   return names['*'] == true, names, versions
 end
 
--- Whether a consumer of a group is none of ours.
+-- Returns true if a consumer of a group announces no types, as those of the Python library.
 local function is_silent(name, announced)
   return not announced[name] and string.sub(name, 1, #ABSENT) ~= ABSENT and not string.match(name, '%-recovery$')
 end
 
--- The live members of a group that announce nothing, as those of the Python library.
+-- Returns the live members of a group that announce no types.
 local function silent_members(stream, group, announced, live)
   local silent = {}
   for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
@@ -39,12 +39,12 @@ local function silent_members(stream, group, announced, live)
   return silent
 end
 
--- One of several, by an entry's id.
+-- Returns one of several names, by an entry's id.
 local function one_of(names, id, salt)
   return names[1 + (tonumber(string.match(id, '^%d+')) + salt) % #names]
 end
 
--- Tries as JSON, with a field in front of theirs; its value is JSON too.
-local function with_field(name, value, tries)
-  return '{"' .. name .. '":' .. value .. ',' .. string.sub(tries, 2)
+-- Returns attempts as JSON with an additional first field; its value is JSON too.
+local function with_field(name, value, attempts)
+  return '{"' .. name .. '":' .. value .. ',' .. string.sub(attempts, 2)
 end

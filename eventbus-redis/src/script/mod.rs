@@ -1,7 +1,7 @@
 //! The scripts that run on the server.
 //!
-//! Keep: what must not be seen half done is one script. A script reads all its keys before it writes: one that fails
-//! half way is not rolled back.
+//! Invariant: changes that must not be seen half done are one script. A script reads all its keys before its first
+//! write: the server does not roll back a script that fails half way.
 
 pub(crate) mod store;
 
@@ -16,14 +16,14 @@ use crate::{
     connection::{CommandError, SharedConnection},
 };
 
-/// A script behind the functions for ids.
+/// A script with the functions for ids.
 macro_rules! with_ids {
     ($($file:literal),+) => {
         LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), $(include_str!($file)),+)))
     };
 }
 
-/// A script that works with what the members of a group handle.
+/// A script with the functions for members and their types.
 macro_rules! with_members {
     ($($file:literal),+) => {
         LazyLock::new(|| {
@@ -32,7 +32,7 @@ macro_rules! with_members {
     };
 }
 
-/// A script that works with the backlogs of groups.
+/// A script with the functions for backlogs of groups.
 macro_rules! with_backlog {
     ($($file:literal),+) => {
         LazyLock::new(|| {
@@ -41,7 +41,7 @@ macro_rules! with_backlog {
     };
 }
 
-/// A script that works with the record of relays.
+/// A script with the functions for the records of relays.
 macro_rules! with_relay {
     ($file:literal) => {
         LazyLock::new(|| Script::new(concat!(include_str!("id.lua"), include_str!("relay.lua"), include_str!($file))))
@@ -57,7 +57,7 @@ macro_rules! partitioned {
     };
 }
 
-/// A script that reads pages.
+/// A script with the functions for pages.
 macro_rules! with_pages {
     ($file:literal) => {
         LazyLock::new(|| {
@@ -71,7 +71,7 @@ macro_rules! with_pages {
     };
 }
 
-/// A script of a consumer, with the functions before it.
+/// A consumer's script, with the functions that it needs.
 macro_rules! of_consumer {
     ($($file:literal),+) => {
         LazyLock::new(|| ConsumerScript {
@@ -81,7 +81,7 @@ macro_rules! of_consumer {
     };
 }
 
-/// A script that works with no ids.
+/// A script without further functions.
 macro_rules! plain {
     ($file:literal) => {
         LazyLock::new(|| Script::new(include_str!($file)))
@@ -162,21 +162,22 @@ pub(crate) static READ_PARTITIONS: LazyLock<Script> = plain!("take.lua");
 pub(crate) static TRIM: LazyLock<Script> = with_backlog!("relay.lua", "trim.lua");
 pub(crate) static LIST_PENDING_IN_BACKLOG: LazyLock<Script> = with_backlog!("waiting_in_backlog.lua");
 
-/// A script that is refused where a consumer has lost the partition that it works on.
+/// A consumer's script, in a text for whole streams, and one that the server refuses if the consumer no longer owns its
+/// partition.
 pub(crate) struct ConsumerScript {
     plain: Script,
     fenced: Script,
 }
 
 impl ConsumerScript {
-    /// The text for a consumer with a partition, or with a whole stream.
+    /// Returns the text for the consumer of a partition, or of a whole stream.
     pub(crate) fn select(&self, is_fenced: bool) -> &Script {
         if is_fenced { &self.fenced } else { &self.plain }
     }
 }
 
 impl SharedConnection {
-    /// Runs a script once, on a connection that is taken for lost soon.
+    /// Runs a script once, on a connection that soon counts as lost if it does not reply.
     pub(crate) async fn run_with_short_timeout<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -186,14 +187,14 @@ impl SharedConnection {
         self.check_reply(number, reply)
     }
 
-    /// Runs a script once; the server is given its text if it does not know it.
+    /// Runs a script once; sends its text if the server does not know it.
     pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         let reply = script.invoke_async(&mut connection).await;
         self.check_reply(number, reply)
     }
 
-    /// Runs a script that may run twice; on a connection that turns out to be lost it does.
+    /// Runs a script that may run twice, which happens if its connection was lost.
     pub(crate) async fn run_idempotent<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
@@ -205,8 +206,8 @@ impl SharedConnection {
         }
     }
 
-    /// As [`run_idempotent`](Self::run_idempotent), for what tells its caller that nothing was done: if the second one is not done, nobody
-    /// knows whether the first one was.
+    /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
+    /// fails, the outcome of the first one stays unknown.
     pub(crate) async fn run_idempotent_or_unknown<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,

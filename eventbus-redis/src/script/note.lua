@@ -1,27 +1,27 @@
--- Notes the tries of entries that stay pending, or that a group that was made anew is about to read again.
--- KEYS stream, retry   ARGV group, consumer, then id, number of tries, tries as JSON or '' for none, ...
--- Replies with the ids that another consumer has claimed or finished: nothing is noted about them, nor about those that are
--- gone.
+-- Saves the attempts of entries that stay pending, or that a recreated group has yet to read.
+-- KEYS  stream, retry   ARGV  group, consumer, then id, number of attempts, attempts as JSON or '' for none, ...
+-- Replies with the ids that a different consumer has claimed or finished: no attempts are saved for these, nor for
+-- deleted entries.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local lost, set, claims = {}, { 'HSET', retry }, {}
-local function write(id, tries)
-  if tries == '' then
+local function write(id, attempts)
+  if attempts == '' then
     redis.call('HDEL', retry, id)
   else
-    set[#set + 1], set[#set + 2] = id, tries
+    set[#set + 1], set[#set + 2] = id, attempts
   end
 end
 for i = 3, #ARGV, 3 do
-  local id, count, tries = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  local id, count, attempts = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
     local claim = claims[count] or { 'XCLAIM', stream, group, me, 0 }
     claims[count], claim[#claim + 1] = claim, id
-    write(id, tries)
+    write(id, attempts)
   elseif #redis.call('XRANGE', stream, id, id) == 1 then
-    if is_unread(stream, group, id) then write(id, tries) else lost[#lost + 1] = id end
+    if is_unread(stream, group, id) then write(id, attempts) else lost[#lost + 1] = id end
   end
 end
--- the first writes: a server without memory would refuse notes as these, and lets a script go on that has written
+-- the first writes: a server out of memory refuses the hash write below, but not after a script has written
 for count, claim in pairs(claims) do
   claim[#claim + 1], claim[#claim + 2], claim[#claim + 3] = 'RETRYCOUNT', count, 'JUSTID'
   redis.call(unpack(claim))

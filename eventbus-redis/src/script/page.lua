@@ -1,13 +1,13 @@
--- Reading some streams as if they were one. Needs the functions for ids.
+-- Reads several streams as one. Needs id.lua.
 --
--- Redis does not tell how large an entry is before it is read. So few are read at a time: one of each stream first, then twice as
--- many each time, as long as they would fit if they were as large as the largest one so far. What was read beyond the
--- page, STEP entries of each stream at most, stays on the server.
+-- Redis does not tell the size of an entry before it is read. So each read takes few: one entry of each stream first,
+-- then twice as many each time, if that many of the largest size so far would fit. At most STEP entries of each stream
+-- are read in vain; these never leave the server.
 
 local STEP = 16
 
--- Reads entries in the order of their ids with `command`, XRANGE or XREVRANGE: at most `count`, and none after the one with
--- which they have `most` bytes of ids, names and values. Returns them, and 1 if there are more.
+-- Reads entries in the order of their ids with `command`, XRANGE or XREVRANGE: at most `count`, up to the entry that
+-- reaches `most` bytes of ids, names and values. Returns them, and 1 if there are more.
 local function read_page(command, streams, from, to, count, most)
   local entries, bytes, largest, heap = {}, 0, 0, {}
 
@@ -29,7 +29,7 @@ local function read_page(command, streams, from, to, count, most)
     end
   end
 
-  -- Whether the stream has an entry to go on with.
+  -- Returns true if the stream has an entry to continue with.
   local function go_on(stream)
     stream.at = stream.at + 1
     if stream.found[stream.at] then return true end

@@ -1,6 +1,5 @@
--- Adding to partitions. The ids of entries grow over all of them, so that no two are the same, and those of one call are
--- in the order in which it names them.
--- The last key is the layout, the last argument its generation.
+-- Adds entries to partitions. The ids of entries increase across all partitions, so that no two are equal, and those of
+-- one call have the order of the call. The last key is the layout, the last argument its generation.
 
 local layout, generation = table.remove(KEYS), table.remove(ARGV)
 local now = string.format('%.0f', now_in_ms())
@@ -23,7 +22,7 @@ end
 local function try_to_add(stream, ...)
   local id = redis.pcall('XADD', stream, next_id(), ...)
   if not id.err then return id end
-  -- the stream may be ahead of a layout that was lost
+  -- the stream may be ahead of a layout that was lost and recorded again
   local last = newest_of(stream)
   if is_before(newest, last) then newest = last end
   return redis.pcall('XADD', stream, next_id(), ...)

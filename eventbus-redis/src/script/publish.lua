@@ -1,5 +1,5 @@
 -- Publishes events, each to its partition: all of them or none.
--- KEYS streams ...   ARGV for each event: the number of its key, of its names and values, and these ...
+-- KEYS  streams ...   ARGV  for each event: the number of its key, that of its names and values, and these ...
 -- Replies with the ids.
 for _, stream in ipairs(KEYS) do redis.call('XLEN', stream) end
 local ids, i = {}, 1

@@ -1,7 +1,7 @@
--- Publishes a range of a store's events, if everything before it was published, and nothing after.
+-- Publishes a range of a store's events, if all events before it were published, and none after.
 --
 -- KEYS  stream, relay
--- ARGV  store, epoch, the position before the range, that of its end, the event that is there or '-', then for each event
+-- ARGV  store, epoch, the position before the range, that of its end, the event at the end or '-', then for each event
 --       its position, the number of its names and values, and these
 -- Replies {'published', ids ...}, {'moved', position}, {'fenced'} or {'lost'}.
 
@@ -21,7 +21,7 @@ local record = read_record(redis.call('HGET', relay, store) or nil)
 local is_empty = redis.call('XLEN', stream) == 0 -- fails if it is no stream
 if not record then return { 'lost' } end
 if is_smaller(epoch, record.epoch) then return { 'fenced' } end
-if not is_there(stream, record.witness) then return { 'lost' } end
+if not is_there(stream, record.sentinel) then return { 'lost' } end
 if record.position ~= position then return { 'moved', record.position } end
 if #events == 0 and through == position then return { 'published' } end
 
@@ -31,13 +31,13 @@ for _, event in ipairs(events) do
   local id = try_to_add(stream, unpack(ARGV, event.from, event.to))
   if id.err then
     if #reply == 1 then return id end
-    local added = redis.call('XRANGE', stream, record.witness, record.witness)[1]
+    local added = redis.call('XRANGE', stream, record.sentinel, record.sentinel)[1]
     record.position, record.last = position, by_name(added[2]).event_id
     write_record(redis.call, relay, store, record)
     remember()
     return { 'moved', position }
   end
-  reply[#reply + 1], record.witness, position = id, id, event.position
+  reply[#reply + 1], record.sentinel, position = id, id, event.position
 end
 write_record(redis.call, relay, store, record)
 remember()

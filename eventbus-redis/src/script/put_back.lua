@@ -1,9 +1,9 @@
--- Replaces the record of the copies that a store has of the dead letters, and puts back dead letters, both or neither.
+-- Replaces the record of a store's copies of dead letters, and restores dead letters, both or neither.
 --
 -- KEYS  the record of copies, dead letters
--- ARGV  store, its record as it was read or '', its record from now on, for each dead letter how many names and values it has,
---       and these
--- Replies 1, or 0 if another process has replaced the record.
+-- ARGV  store, its record as read or '', its new record, for each dead letter the number of its names and values, and
+--       these
+-- Replies 1, or 0 if a different process has replaced the record.
 if (redis.call('HGET', KEYS[1], ARGV[1]) or '') ~= ARGV[2] then return 0 end
 local at = 4
 while ARGV[at] do

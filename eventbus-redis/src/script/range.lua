@@ -1,6 +1,6 @@
 -- Reads a page of some streams.
 -- KEYS  the streams
--- ARGV  XRANGE or XREVRANGE, from, to, how many entries at most, how many bytes
+-- ARGV  XRANGE or XREVRANGE, from, to, maximum number of entries, maximum number of bytes
 -- Replies with the entries, and 1 if there are more.
 local entries, more = {}, 0
 if tonumber(ARGV[4]) > 0 then

@@ -1,38 +1,37 @@
--- What relays keep beside a stream: a hash with a record for each store, and notes about the stream.
+-- The relays' hash beside a stream: a record for each store, and notes about the stream.
 --
--- A record is `epoch position witness rewound_at rewound_to last`, in which `-` is nothing.
---   witness     the last entry that was published, or a later one; while it is there, nothing was lost
---   rewound_at  what comes after this id begins again at a lower position ...
---   rewound_to  ... than this: a group that has not come as far has not finished what is above it
---   last        the event at the position, wherever it went: of another partition, perhaps. A position that was adopted or
---               rewound has none
+-- A record is `epoch position sentinel rewound_at rewound_to last`, in which `-` stands for none.
+--   sentinel    the last entry that was published, or a later one; while it is there, no entry was lost
+--   rewound_at  the newest entry at the last rewind: the entries after it begin again at a lower position
+--   rewound_to  the lowest position of these rewinds: a group whose low-water mark is not beyond `rewound_at` has
+--               finished no event above it
+--   last        the event at the position, perhaps in a different partition; none after a resync or a rewind
 -- Notes:
---   head             the oldest entry, as long as only we trim
---   floor:<group>    where the group was when nothing was wrong with it, and by how much the server counted too many
---                    entries that it had yet to read, or `-` if that is not known
---   hole:<store>:<group>  entries were removed that the group had not finished; `found`, or the epoch of the relay that
---                    was told
---   began:<store>    what is published of the store begins after this position
---   trimmed_below    what was trimmed was below this id
+--   head             the oldest entry, as long as this library alone trims
+--   floor:<group>    the group's low-water mark when it last had no gap, and the server's surplus in its count of
+--                    unread entries, or `-` if unknown
+--   hole:<store>:<group>  the group has a gap; `found`, or the epoch of the relay that was informed
+--   began:<store>    the store's events in the stream begin after this position
+--   trimmed_below    this library trimmed entries below this id only
 
 local NUMBER, ID = '^%d+$', '^%d+%-%d+$'
 
 local function read_record(text)
-  -- a record may be older than its last field
-  local epoch, position, witness, at, to, last = string.match(text or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
+  -- older releases wrote no last field
+  local epoch, position, sentinel, at, to, last = string.match(text or '', '^(%S+) (%S+) (%S+) (%S+) (%S+) ?(%S*)$')
   local function is(value, form) return value == '-' or string.match(value, form) end
   if not epoch or not string.match(epoch, NUMBER) or not string.match(position, NUMBER) then return nil end
-  if not is(witness, ID) or not is(at, ID) or not is(to, NUMBER) then return nil end
+  if not is(sentinel, ID) or not is(at, ID) or not is(to, NUMBER) then return nil end
   if last == '' then last = '-' end
-  return { epoch = epoch, position = position, witness = witness, rewound_at = at, rewound_to = to, last = last }
+  return { epoch = epoch, position = position, sentinel = sentinel, rewound_at = at, rewound_to = to, last = last }
 end
 
 local function write_record(call, relay, store, record)
-  local text = { record.epoch, record.position, record.witness, record.rewound_at, record.rewound_to, record.last }
+  local text = { record.epoch, record.position, record.sentinel, record.rewound_at, record.rewound_to, record.last }
   return call('HSET', relay, store, table.concat(text, ' '))
 end
 
--- The records of all stores, by store.
+-- Returns the records of all stores, by store.
 local function records_of(notes)
   local records = {}
   for name, text in pairs(notes) do
@@ -49,32 +48,32 @@ local function is_number(text)
   return text and string.match(text, '^0*(%d+)$')
 end
 
-local function noted_floor(notes, group)
+local function recorded_floor(notes, group)
   return string.match(notes['floor:' .. group] or '', '^(%d+%-%d+) ')
 end
 
--- Whether others removed entries, since the group was noted, that it may not have finished.
+-- Returns true if entries were removed since the group's last note that it may not have finished.
 local function may_miss(notes, group, first)
-  local floor, head = noted_floor(notes, group), notes.head
+  local floor, head = recorded_floor(notes, group), notes.head
   if not floor or not head or head == (first or '') then return false end
   return not first or is_before(floor, first)
 end
 
--- Notes for all stores that entries were removed which a group had not finished.
-local function note_hole(call, relay, notes, group)
+-- Records a gap of a group for all stores.
+local function record_gap(call, relay, notes, group)
   for store in pairs(records_of(notes)) do call('HSETNX', relay, 'hole:' .. store .. ':' .. group, 'found') end
 end
 
--- Notes it if some of the entries that a group had pending were removed from the beginning of the stream.
+-- Records a gap if some of a group's pending entries were removed from the start of the stream.
 local function note_removed(stream, relay, group, ids)
   if #ids == 0 then return end
   local notes, first = by_name(redis.call('HGETALL', relay)), first_of(stream)
-  local floor = noted_floor(notes, group)
+  local floor = recorded_floor(notes, group)
   for _, id in ipairs(ids) do
     local is_removed = not first or is_before(id, first)
     if floor and is_removed and not is_before(id, floor) then
-      -- a server without memory refuses it
-      return note_hole(redis.pcall, relay, notes, group)
+      -- a server out of memory refuses it
+      return record_gap(redis.pcall, relay, notes, group)
     end
   end
 end

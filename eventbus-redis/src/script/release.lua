@@ -1,6 +1,6 @@
--- Lets partitions go at once.
--- KEYS leases ...   ARGV their epochs ...
--- Replies with how many were the caller's still.
+-- Releases partitions at once.
+-- KEYS  leases ...   ARGV  their epochs ...
+-- Replies with the number of leases that the caller still owned.
 local count = 0
 for i, lease in ipairs(KEYS) do
   if redis.call('HGET', lease, 'epoch') == ARGV[i] then

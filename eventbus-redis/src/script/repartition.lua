@@ -1,14 +1,14 @@
--- Changes the number of partitions, as soon as every known group is done with everything there is; until then nobody
--- publishes to partitions. (To a stream without partitions anybody may; it is sealed with the change.)
+-- Changes the number of partitions, as soon as every known group has finished all entries; until then it stops
+-- publishing to partitions. (A stream without partitions stays open until the change seals it.)
 --
--- What relays have published goes on in the new partitions from where all of the former ones were.
+-- Relays continue in the new partitions from the lowest position of all previous ones.
 --
--- KEYS  layout, the stream without partitions, then stream, floors and relay of each partition there is, then of each that
---       is to be; the stream without partitions counts as the one there is or is to be
--- ARGV  generation of the layout, how many partitions there are, how many are to be, who asks, for how long nobody is to
---       publish (ms), or 0 to give up
--- Replies 'changed'; 'given up'; 'other' and the number that is recorded; 'busy' while another one asks; or 'waits' and
--- what for: {number of the partition, group, entries that it has not read or -1, entries that are pending} ...
+-- KEYS  layout, the stream without partitions, then stream, floors and relay of each previous partition, then of each
+--       new one; the stream without partitions counts as a single one
+-- ARGV  generation of the layout, previous number of partitions, new number, the caller, time in which publishing stops
+--       (ms), or 0 to give up
+-- Replies 'changed'; 'given up'; 'other' and the recorded number; 'busy' if a different caller has stopped publishing;
+-- or 'waits' and {number of the partition, group, number of unread entries or -1, number of pending entries} ...
 
 local layout, home = KEYS[1], KEYS[2]
 local from, to, me = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
@@ -54,20 +54,19 @@ if #waits > 0 then
   return { 'waits', waits }
 end
 
--- the lowest position and highest epoch of each store that has published to all partitions
+-- lowest position and highest epoch of each store that has published to all partitions
 local records, publishers = {}, {}
 for p = 0, from - 1 do
   for store, record in pairs(records_of(by_name(redis.call('HGETALL', KEYS[5 + 3 * p])))) do
     local all = records[store] or record
     if is_smaller(record.position, all.position) then all.position, all.last = record.position, record.last end
     if is_smaller(all.epoch, record.epoch) then all.epoch = record.epoch end
-    all.witness, all.rewound_at, all.rewound_to = '-', '-', '-'
+    all.sentinel, all.rewound_at, all.rewound_to = '-', '-', '-'
     records[store], publishers[store] = all, (publishers[store] or 0) + 1
   end
 end
 
--- What each group skipped, by type: of all partitions together, as ids mean nothing in others. It is delivered from the
--- store.
+-- Skipped types of each group, merged over all partitions, as ids have no meaning in new ones. The stores deliver them.
 local skipped = {}
 local function skipped_key(p, group) return (string.gsub(KEYS[4 + 3 * p], 'floors$', 'skipped:')) .. group end
 for p = 0, from - 1 do
@@ -93,7 +92,7 @@ end
 for p = from, from + to - 1 do
   for group, ranges in pairs(skipped) do
     for name, all in pairs(ranges) do
-      -- counted once
+      -- the merged count is written once
       local count = p == from and string.format('%.0f', all.count) or '0'
       local text = { '0-0', '0-0', count, all.at, all.from, all.to }
       redis.call('HSET', skipped_key(p, group), name, table.concat(text, ' '))

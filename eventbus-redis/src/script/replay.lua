@@ -1,17 +1,17 @@
 -- Moves dead letters back to the stream.
 --
--- What stands before the last `original_message_id` was delivered, what stands from there on is about the dead letter.
--- Without that field the names tell. Values are never looked into: they may be any bytes.
+-- The fields before the last `original_message_id` are those of the entry, the rest describes the dead letter. Without
+-- that field the names decide. The script never interprets values: they may be any bytes.
 --
 -- KEYS  stream, dead letters
 -- ARGV  ids
--- Replies for each id: 1 if it was replayed, 0 if it is not there, -1 if there is nothing in it to replay.
+-- Replies for each id: 1 if it was replayed, 0 if it is missing, -1 if it has no fields to replay.
 
 local ABOUT = {
   original_message_id = true, retry_count = true, dlq_timestamp = true, error = true, handler = true, group = true,
   attempts = true, first_failed_at = true, last_failed_at = true, done_handlers = true,
 }
--- of a former replay, or replaced here
+-- from an earlier replay, or replaced here
 local DROPPED = {replay_group = true, replay_done = true}
 -- a position belongs to the entry that was published first
 local RENAMED = {position = 'original_position'}

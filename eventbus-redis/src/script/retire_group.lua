@@ -1,10 +1,10 @@
--- Removes a group with all that is kept for it, unless one of its members shows life.
+-- Removes a group with all its keys, unless it has a live member.
 --
--- KEYS  stream, floors, retry records, members, lease, known types, skipped, then what its backlog has: stream, members,
---       retry records, floors, lease, relay notes, counts of what is tried again
+-- KEYS  stream, floors, retry records, members, lease, known types, skipped, then those of its backlog: stream,
+--       members, retry records, floors, lease, relay notes, retried entries by consumer
 -- ARGV  group
--- Replies 'unknown'; or 'live' and how many members are; or 'retired', how many entries were pending, after which id the
--- unread ones begin, and how many they are or -1.
+-- Replies 'unknown'; or 'live' and the number of live members; or 'retired', the number of pending entries, the id
+-- after which the unread ones begin, and their number or -1.
 
 local stream, floors, group = KEYS[1], KEYS[2], ARGV[1]
 local floor = redis.call('HGET', floors, group)
@@ -19,7 +19,7 @@ if not found and not floor then return {'unknown', 0, '', -1} end
 
 local now, live = now_in_ms(), 0
 local names = {}
--- a new group may be at its backlog yet
+-- a new group may have members in its backlog only
 for _, members in ipairs({ KEYS[4], KEYS[9] }) do
   for name, text in pairs(by_name(redis.call('HGETALL', members))) do
     local member = live_member(text, now)
@@ -37,6 +37,6 @@ end
 redis.call('HDEL', unjoined_key(floors), group)
 if not found then return {'retired', 0, before(floor), -1} end
 redis.call('XGROUP', 'DESTROY', stream, group)
--- what others removed before it was read is still counted in the lag
+-- the lag still counts entries that were removed before the group read them
 local unread = found.lag and math.min(found.lag, redis.call('XLEN', stream)) or -1
 return {'retired', found.pending, found['last-delivered-id'], unread}

@@ -1,9 +1,9 @@
--- Forgets a store that is gone for good: its record, and what groups were to be given of it, unless a process with it shows
--- life.
--- KEYS relay, fills   ARGV store
+-- Forgets a store that is gone for good: its record, and the events that backlogs need from it, unless it has a live
+-- process.
+-- KEYS  relay, fills   ARGV  store
 -- Replies 'live', 'known' or 'unknown'.
 
--- How long a process that was seen to fill backlogs counts as alive (ms).
+-- Time in which a process that fills backlogs counts as alive (ms).
 local LIVELY = 30000
 
 local relay, fills, store = KEYS[1], KEYS[2], ARGV[1]

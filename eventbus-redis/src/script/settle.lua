@@ -1,5 +1,5 @@
--- Acknowledges entries of which tries are noted.
--- KEYS stream, retry   ARGV group, id ...
+-- Acknowledges entries with attempts on record.
+-- KEYS  stream, retry   ARGV  group, id ...
 local count = 0
 for i = 2, #ARGV do
   count = count + redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])

@@ -1,13 +1,15 @@
--- A consumer shows that it lives and which types it handles, keeps the partitions it owns, and takes free ones up to its
--- share: the partitions divided by the live members that know of them. It notes how far its group is in each of them.
+-- The heartbeat of a consumer with partitions: announces its types, renews its leases, and takes free partitions up to
+-- its share: the partitions divided by the live members that know of them. Records the group's low-water mark in its
+-- partitions.
 --
 -- KEYS  members, layout, then for each partition: lease, stream, floors; then known types
--- ARGV  group, consumer, its types as JSON, how long it counts as alive (ms), what tells it from another one of its name,
---       how long a lease lasts (ms), the generation of the layout, '1' if it may take partitions, what it has
---       been busy with for long as JSON or '', then for each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in which to take them
--- Replies with {how many partitions there are by a newer layout or 0, its share, for each partition {epoch or '', the id that the group
--- was given last, '1' if it was taken from a consumer that shows no life} ..., whether another consumer has its name, the
--- names and types of the other live members, how many types the group knows}.
+-- ARGV  group, consumer, its types as JSON, time in which it counts as alive (ms), its instance, duration of a lease
+--       (ms), the generation of the layout, '1' if it may take partitions, its long running handler as JSON or '', then
+--       for each partition the epoch under which it owns it or '', then the numbers of the partitions in the order in
+--       which to take them
+-- Replies {the number of partitions in a newer layout or 0, its share, for each partition {epoch or '', the id that the
+-- group was given last, '1' if its last lease expired} ..., 1 if a different instance has its name, names and types of
+-- the other live members, the number of types that the group knows}.
 
 local members, layout = KEYS[1], KEYS[2]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]

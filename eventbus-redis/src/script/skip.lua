@@ -1,14 +1,15 @@
--- Acknowledges entries that no member of the group ever had a handler for, and notes what was skipped; leaves the others:
--- those of a type that the group announced to the consumer `absent`, from which the first member takes them that handles
--- them, so that they wait for no member that was killed; those of other types to a live member that handles them, or to
--- one that announces nothing, which may handle them. In a partition an entry stays until its owner changes. Entries that
--- another consumer has by now are left alone.
--- KEYS stream, members, retry, known types, skipped
--- ARGV group, consumer, its name as a member (another one in a partition), how long members count as alive (ms), '1' if
---      this is the backlog of the group, of which only positions mean something later, then id, event type, schema
---      version, position or '', tries as JSON or '', ...
--- Replies with the number of entries that were acknowledged, of those that were left to others, the ids that stay, the
--- types that were skipped for the first time, and those that were left to absent members.
+-- Skips entries without a handler here, or hands them off. It acknowledges an entry, and records it as skipped, if the
+-- group never announced its type and no live member may handle it. It hands off entries of announced types to the
+-- consumer `absent`, from which the first member that handles them claims them, so that they wait for no dead member;
+-- those of other types to a live member that handles them, or to a silent one, which may handle them. In a partition an
+-- entry stays until its owner changes. It ignores entries that are no longer pending on this consumer.
+--
+-- KEYS  stream, members, retry, known types, skipped
+-- ARGV  group, consumer, its name as a member (different in a partition), time in which members count as alive (ms),
+--       '1' if this is the backlog of the group, whose ids have no meaning later, then id, event type, schema version,
+--       position or '', attempts as JSON or '', ...
+-- Replies {the number of acknowledged entries, the number of those handed off, the ids that stay, types skipped for the
+-- first time, types handed off to absent members}.
 local stream, members, retry, known, skipped = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local group, me, my_name, live = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local now, is_owner, is_backlog = now_in_ms(), ARGV[2] ~= ARGV[3], ARGV[5] == '1'
@@ -52,7 +53,7 @@ end
 
 local acknowledged, left, stay, absent = 0, 0, {}, {}
 for i = 6, #ARGV, 5 do
-  local id, name, position, tries = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
+  local id, name, position, attempts = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
   local who = {}
   for _, other in ipairs(others) do
     if other.all or other.names[name] then who[#who + 1] = other.name end
@@ -66,28 +67,28 @@ for i = 6, #ARGV, 5 do
     else
       if is_owner then
         stay[#stay + 1] = id
-        -- so that a backlog is not waited for because of it
-        if is_backlog then tries = with_field('stays', 'true', tries ~= '' and tries or '{"attempts":0}') end
+        -- so that the stream does not wait for the backlog because of it
+        if is_backlog then attempts = with_field('stays', 'true', attempts ~= '' and attempts or '{"attempts":0}') end
       elseif is_known then
         redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
       elseif #who > 0 then
         redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
       else
-        -- it looks for entries that are pending for long
+        -- it claims entries that were idle for long
         local to = one_of(silent, id, i)
         redis.call('XCLAIM', stream, group, to, 0, id, 'IDLE', live * 2, 'JUSTID')
-        if tries == '' then tries = '{"attempts":0}' end
-        tries = with_field('left_to', cjson.encode(to), tries)
+        if attempts == '' then attempts = '{"attempts":0}' end
+        attempts = with_field('left_to', cjson.encode(to), attempts)
       end
       if #who == 0 and is_known then absent[name] = true end
-      if tries == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, tries) end
+      if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
       left = left + 1
     end
   end
 end
 for name, range in pairs(ranges) do
   local text = { range.first, range.last, string.format('%.0f', range.count), range.at, range.from, range.to }
-  -- refused by a server without memory: what is skipped then is not delivered later
+  -- refused by a server out of memory: the entries skipped now are not delivered later
   redis.pcall('HSET', skipped, name, table.concat(text, ' '))
 end
 local absent_types = {}

@@ -1,6 +1,6 @@
--- Reads entries that nobody of the group has read from partitions that the consumer owns.
--- KEYS stream, lease, ...   ARGV group, count, then epoch and reader of each partition ...
--- Replies for each partition with entries, none, or why it cannot be read.
+-- Reads new entries from partitions that the consumer owns.
+-- KEYS  stream, lease, ...   ARGV  group, count, then epoch and reader of each partition ...
+-- Replies for each partition with entries, none, or the refusal.
 local replies = {}
 for i = 1, #KEYS, 2 do
   local lease = redis.call('HMGET', KEYS[i + 1], 'epoch', 'reader')

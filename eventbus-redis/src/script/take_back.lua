@@ -1,11 +1,11 @@
--- Takes entries that were left to absent members and that this one handles. That counts as no delivery.
--- KEYS stream, retry, relay   ARGV group, consumer, its types as JSON, the id to begin after, how many entries to look at,
--- how many to take
--- Replies with {the id to go on after, entries, their tries as JSON or false, ids of entries that were deleted, whether
--- there may be more}.
+-- Claims handed-off entries that this consumer handles, which counts as no delivery.
+-- KEYS  stream, retry, relay   ARGV  group, consumer, its types as JSON, the id to begin after, number of entries to
+--       check, maximum number to claim
+-- Replies {the id to continue after, entries, their attempts as JSON or false, ids of deleted entries, 1 if there may
+-- be more}.
 local stream, retry, group, me = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local all, names, versions = announced_types(ARGV[3])
-local entries, tries, deleted, last, most = {}, {}, {}, ARGV[4], tonumber(ARGV[6])
+local entries, attempts, deleted, last, most = {}, {}, {}, ARGV[4], tonumber(ARGV[6])
 local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5], ABSENT)
 for _, found in ipairs(pending) do
   if #entries == most then break end
@@ -18,18 +18,18 @@ for _, found in ipairs(pending) do
   else
     local name = by_name(entry[2]).event_type
     local wanted = redis.call('HGET', retry, id)
-    -- an event that was left for its version is not for others, also not for those that handle everything
+    -- an event handed off for its version is only for members with that version, not for those that handle all types
     local version = wanted and string.match(wanted, '^{"left_for":(%d+)')
     local is_mine
     if version then is_mine = name and versions[name .. '@' .. version] else is_mine = all or (name and names[name]) end
     if is_mine then
       redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
       entries[#entries + 1] = entry
-      tries[#tries + 1] = wanted
+      attempts[#attempts + 1] = wanted
     end
   end
   last = '(' .. id
 end
 note_removed(stream, KEYS[3], group, deleted)
 local is_end = #pending < tonumber(ARGV[5]) and (#pending == 0 or last == '(' .. pending[#pending][1])
-return { last, entries, tries, deleted, is_end and 0 or 1 }
+return { last, entries, attempts, deleted, is_end and 0 or 1 }

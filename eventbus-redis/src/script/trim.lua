@@ -1,13 +1,13 @@
--- Removes the oldest entries that are beyond a limit, as far as every known group and projection is done with them.
+-- Removes the oldest entries that are beyond a limit, as far as every known group and projection has finished them.
 --
--- A listed group that is missing stops the trimming. The floors of the listed groups are written anew. Where relays
--- publish, the newest entry stays, and those that tell them that nothing was lost are replaced by the oldest that stays.
+-- A missing listed group stops the trimming. The script updates the floors of the listed groups. If relays publish
+-- here, the newest entry stays, and the oldest entry that stays replaces each sentinel that is removed.
 --
 -- KEYS  stream, floors, relay, projections
--- ARGV  how many entries to keep or '', for how many ms to keep them or '', how many to remove at most, '1' if it is to
---       be done whoever needs them
--- Replies how many were removed, whether there may be more, the length before, the time in ms, and what holds the rest
--- back: 'none', or 'missing', 'unread', 'pending' or 'projection', the group or projection, and its oldest entry's id.
+-- ARGV  number of entries to keep or '', age to keep (ms) or '', maximum number to remove, '1' to trim regardless of
+--       groups
+-- Replies {the number removed, 1 if there may be more, the length before, the time in ms, and what blocks the rest:
+-- 'none', or 'missing', 'unread', 'pending' or 'projection', the group or projection, and the id of its oldest entry}.
 
 local stream, floors, relay = KEYS[1], KEYS[2], KEYS[3]
 local keep, max_age, limit = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -18,13 +18,13 @@ if redis.call('EXISTS', stream) == 0 then return {0, 0, 0, now, 'none', '', ''} 
 local length = redis.call('XLEN', stream)
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 
--- what the slowest group has yet to do
+-- low-water mark of the slowest group
 local floor, why, holder
 for name, info in pairs(groups_of(stream)) do
   local listed = missing[name]
   if is_known(info, listed, floors) then
     local id, reason = floor_of(stream, info, first and first[1])
-    -- a server without memory refuses this, and must be trimmed all the same; an older floor is safe
+    -- a server out of memory refuses this, and must be trimmed all the same; an older floor is safe
     if listed and listed ~= id then redis.pcall('HSET', floors, name, id) end
     if not floor or is_before(id, floor) then floor, why, holder = id, reason, name end
   end
@@ -34,7 +34,7 @@ for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
   local next = after(string.match(id, '^%d+%-%d+') or '0-0')
   if not floor or is_before(next, floor) then floor, why, holder = next, 'projection', name end
 end
--- what is to be copied into the backlog of a group
+-- entries to copy into the backlog of a group
 for name, value in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
   local group, next_one = string.match(name, '^copy ([^\n]*)\n'), string.match(value, '^(%d+%-%d+) ')
   if group and next_one and (not floor or is_before(next_one, floor)) then
@@ -72,12 +72,12 @@ cut = cut or (next(records) and last or after(last))
 local first_left = next(records) and redis.call('XRANGE', stream, cut, '+', 'COUNT', 1)[1][1]
 local kept = cut
 for store, record in pairs(records) do
-  local witness = record.witness
-  if witness ~= '-' and is_before(witness, cut) and is_there(stream, witness) then
-    record.witness = first_left
-    -- refused by a server without memory
+  local sentinel = record.sentinel
+  if sentinel ~= '-' and is_before(sentinel, cut) and is_there(stream, sentinel) then
+    record.sentinel = first_left
+    -- refused by a server out of memory
     local refused = write_record(redis.pcall, relay, store, record)
-    if type(refused) == 'table' and is_before(witness, kept) then kept = witness end
+    if type(refused) == 'table' and is_before(sentinel, kept) then kept = sentinel end
   end
 end
 local removed = redis.call('XTRIM', stream, 'MINID', '=', kept)

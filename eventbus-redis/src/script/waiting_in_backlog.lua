@@ -1,7 +1,7 @@
--- Lists what is pending on a consumer in the backlog of its group, without what stays pending as it used up its attempts
--- or is for others.
--- KEYS backlog, its retry records   ARGV group, consumer, the id to begin with, how many entries to look at
--- Replies {the id to go on after or '', {id, aggregate type, aggregate id} ...}.
+-- Lists the pending entries of a consumer in the backlog of its group, without those that stay pending because they
+-- used up their attempts or wait for other members.
+-- KEYS  backlog, its retry records   ARGV  group, consumer, the id to begin with, number of entries to check
+-- Replies {the id to continue after or '', {id, aggregate type, aggregate id} ...}.
 local backlog, retry, group = KEYS[1], KEYS[2], ARGV[1]
 if not groups_of(backlog)[group] then return { '' } end
 local pending = redis.call('XPENDING', backlog, group, ARGV[3], '+', ARGV[4], ARGV[2])

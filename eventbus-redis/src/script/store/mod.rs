@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// A script that asks for the time.
+/// A script with the functions for time and leases.
 macro_rules! with_time {
     ($file:literal) => {
         LazyLock::new(|| {
@@ -13,14 +13,14 @@ macro_rules! with_time {
     };
 }
 
-/// A script that appends, too.
+/// A script with the functions for events.
 macro_rules! with_events {
     ($($file:literal),+) => {
         LazyLock::new(|| Script::new(concat!(include_str!("events.lua"), $(include_str!($file)),+)))
     };
 }
 
-/// A script that does neither.
+/// A script without further functions.
 macro_rules! plain {
     ($file:literal) => {
         LazyLock::new(|| Script::new(include_str!($file)))
