@@ -203,11 +203,11 @@ impl RedisEventBus {
         for part in self.inner.partitions_or_self() {
             let mut retire = script::RETIRE_STORE.key(keys::relay(&part.stream));
             retire.key(keys::fills(&part.stream)).arg(store.to_string());
-            let said: String = self.inner.run_idempotent(&retire).await?;
-            if said == "live" {
+            let outcome: String = self.inner.run_idempotent(&retire).await?;
+            if outcome == "live" {
                 return Err(RetireStoreError::InUse { stream: part.stream.clone(), store });
             }
-            was_known |= said == "known";
+            was_known |= outcome == "known";
         }
         let mut forget = redis::cmd("HDEL");
         forget.arg(keys::dead_letter_copies(&self.inner.config.dlq_stream_name())).arg(store.to_string());
@@ -269,9 +269,9 @@ impl BusInner {
         retire.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
         retire.key(keys::retried(&backlog));
         retire.arg(group.as_str());
-        let (what, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
+        let (outcome, count, last, unread): (String, u64, String, i64) = self.run(&retire).await?;
         let (stream, group) = (stream.clone(), group.clone());
-        match what.as_str() {
+        match outcome.as_str() {
             "retired" => {}
             "live" => return Err(GroupError::InUse { stream: self.base_stream.clone(), group, consumers: count }),
             _ => return Err(GroupError::NotFound { stream, group }),

@@ -147,13 +147,13 @@ fn check_range(range: PublishRange<'_>) -> Result<(), Unpublishable> {
 
 impl BusInner {
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        let mut adopt = relay_script(&script::RESYNC, self, publisher);
-        adopt.key(keys::floors(&self.stream));
-        adopt.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
+        let mut resync = relay_script(&script::RESYNC, self, publisher);
+        resync.key(keys::floors(&self.stream));
+        resync.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
         for group in request.groups {
-            adopt.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
+            resync.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
         }
-        self.parse_resync_reply(&self.run_relay_script(&adopt).await?)
+        self.parse_resync_reply(&self.run_relay_script(&resync).await?)
     }
 
     async fn published_position(&self, publisher: Publisher) -> Result<Option<PublishedPosition>, PublishError> {
@@ -168,14 +168,14 @@ impl BusInner {
     }
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        let mut ask = relay_script(&script::GROUP_FLOORS, self, publisher);
-        ask.key(keys::floors(&self.stream)).arg(publisher.epoch);
+        let mut query = relay_script(&script::GROUP_FLOORS, self, publisher);
+        query.key(keys::floors(&self.stream)).arg(publisher.epoch);
         for group in known {
-            ask.arg(group.as_str());
+            query.arg(group.as_str());
         }
         self.ensure_publishing()?;
         let reply: Vec<Vec<u8>> =
-            self.connection.run_idempotent(&ask).await.map_err(|error| self.publish_error(error))?;
+            self.connection.run_idempotent(&query).await.map_err(|error| self.publish_error(error))?;
         match reply.split_first() {
             Some((word, groups)) if word == b"groups" => {
                 Ok(GroupFloors::Groups(groups.chunks_exact(3).filter_map(parse_group_floor).collect()))

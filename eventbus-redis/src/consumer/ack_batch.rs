@@ -2,7 +2,8 @@
 //!
 //! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
 //! could not be written stays in the batch for the next write. The server refuses a failure if the entry
-//! is no longer pending on this consumer. It never refuses an acknowledgement, as the handlers have succeeded.
+//! is no longer pending on this consumer. It refuses an acknowledgement only
+//! if the consumer no longer owns its partition, as the handlers have succeeded.
 //!
 //! Real time, not the given clock: how long failures gather, so that one script writes many.
 
@@ -45,6 +46,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | dead letter | dead letters are enabled | released, a dead letter and acknowledged |
 /// | dead letter | dead letters are disabled | released, kept pending as exhausted |
 /// | any but acknowledge | the entry is no longer pending on this consumer | released |
+/// | any | the consumer no longer owns the partition | dropped with the partition |
 /// | any | the write fails | unchanged: the next write repeats it |
 #[derive(Default)]
 pub(super) struct AckBatch {
@@ -156,9 +158,9 @@ impl Consumer {
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
             written.lost = self.save_attempts(&batch.attempt_updates).await?;
             let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =
-                batch.attempt_updates.iter().partition(|note| note.starts_run);
-            self.in_flight.begin(begun.into_iter().map(|note| &note.id));
-            written.failed += failed.into_iter().filter(|note| !written.lost.contains(&note.id)).count() as u64;
+                batch.attempt_updates.iter().partition(|update| update.starts_run);
+            self.in_flight.begin(begun.into_iter().map(|update| &update.id));
+            written.failed += failed.into_iter().filter(|update| !written.lost.contains(&update.id)).count() as u64;
             batch.attempt_updates.clear();
             batch.notes_at = Some(Instant::now() + GATHER);
         }
@@ -217,12 +219,12 @@ impl Consumer {
     }
 
     /// Saves attempts. Releases and returns the entries that are no longer pending on this consumer.
-    async fn save_attempts(&self, notes: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
+    async fn save_attempts(&self, updates: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
         let mut all_lost = Vec::new();
-        for notes in notes.chunks(command::SCRIPT_BATCH_MAX) {
+        for updates in updates.chunks(command::SCRIPT_BATCH_MAX) {
             let mut script = self.script(&script::SAVE_ATTEMPTS);
             script.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
-            for AttemptUpdate { id, attempts: delivery_attempts, .. } in notes {
+            for AttemptUpdate { id, attempts: delivery_attempts, .. } in updates {
                 let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
                 script.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));
             }

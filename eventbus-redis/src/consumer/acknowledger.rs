@@ -78,7 +78,7 @@ impl Acknowledger {
     }
 }
 
-/// Returns an interval that first ticks after one period and skips missed ticks.
+/// Returns an interval that first ticks after one period; a late tick delays those after it.
 fn delayed_interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -103,16 +103,16 @@ impl Consumer {
             has_duplicate_name: false,
         };
         let idle = self.pending_idle();
-        let (mut write, mut beat) = (delayed_interval(ACK_RETRY_INTERVAL), delayed_interval(idle / 3));
-        let (mut look, mut claim) = (
+        let (mut write, mut renewal) = (delayed_interval(ACK_RETRY_INTERVAL), delayed_interval(idle / 3));
+        let (mut heartbeat, mut claim) = (
             delayed_interval(self.heartbeat_interval()),
             delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
         );
-        let mut sweep = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
+        let mut garbage_collection = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
         let mut changes = self.bus.subscribers.watch();
         loop {
             let writes = !acknowledger.failed_tasks.contains(&AcknowledgerTask::WriteBatch);
-            let beats_in_vain = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
+            let renewal_failed = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
             let unwritten = !acknowledger.batch.is_empty() || !self.discarded().is_empty();
             let gathers_until = acknowledger.batch.gathers_until();
             // unbiased: a branch that is always ready must not starve the heartbeat
@@ -124,16 +124,16 @@ impl Consumer {
                 () = sleep_until(gathers_until.unwrap_or(acknowledger.retry_at)), if writes && gathers_until.is_some() => AcknowledgerTask::WriteBatch,
                 () = self.in_flight.due(), if writes && !acknowledger.failed_tasks.contains(&AcknowledgerTask::ReadDue) => AcknowledgerTask::ReadDue,
                 () = self.caught_up_signal.notified() => AcknowledgerTask::HeartbeatAndClaim,
-                _ = beat.tick(), if acknowledger.claims_to_renew.is_empty() => {
+                _ = renewal.tick(), if acknowledger.claims_to_renew.is_empty() => {
                     acknowledger.claims_to_renew = self.in_flight.ids();
                     acknowledger.claims_to_renew.extend(self.kept_pending().iter().cloned());
                     AcknowledgerTask::RenewClaims
                 }
-                () = std::future::ready(()), if !acknowledger.claims_to_renew.is_empty() && !beats_in_vain => AcknowledgerTask::RenewClaims,
-                _ = look.tick() => AcknowledgerTask::Heartbeat,
+                () = std::future::ready(()), if !acknowledger.claims_to_renew.is_empty() && !renewal_failed => AcknowledgerTask::RenewClaims,
+                _ = heartbeat.tick() => AcknowledgerTask::Heartbeat,
                 _ = changes.changed() => AcknowledgerTask::Heartbeat,
                 _ = claim.tick() => AcknowledgerTask::ClaimIdle,
-                _ = sweep.tick() => AcknowledgerTask::CollectGarbage,
+                _ = garbage_collection.tick() => AcknowledgerTask::CollectGarbage,
             };
             let in_vain = async {
                 ended.cancelled().await;
@@ -141,7 +141,7 @@ impl Consumer {
             };
             // a task that hangs must not outlast the grace period
             let result = tokio::select! {
-                kept = self.run_task(task, &mut acknowledger) => kept,
+                done = self.run_task(task, &mut acknowledger) => done,
                 () = in_vain => break, // `shut_down` repeats an interrupted write
             };
             acknowledger.record_result(task, result);
@@ -222,10 +222,10 @@ impl Consumer {
     ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
         let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut beat = script::RENEW_CLAIMS.key(&self.bus.stream);
-            beat.arg(self.group.as_str()).arg(&self.name);
-            add_ids(&mut beat, ids);
-            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection.run_idempotent(&beat).await?;
+            let mut renewal = script::RENEW_CLAIMS.key(&self.bus.stream);
+            renewal.arg(self.group.as_str()).arg(&self.name);
+            add_ids(&mut renewal, ids);
+            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection.run_idempotent(&renewal).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
             all_free.extend(free.into_iter().map(MessageId::new));
         }
@@ -264,12 +264,12 @@ impl Consumer {
             chunks.push(&[]);
         }
         for ids in chunks {
-            let mut leave = script::DEREGISTER_CONSUMER.key(&self.bus.stream);
-            leave.key(&self.keys.members);
-            leave.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config.pending_idle_ms);
-            leave.arg(u8::from(removes_name));
-            add_ids(&mut leave, ids);
-            self.bus.connection.run_idempotent::<u64>(&leave).await?;
+            let mut deregister = script::DEREGISTER_CONSUMER.key(&self.bus.stream);
+            deregister.key(&self.keys.members);
+            deregister.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config.pending_idle_ms);
+            deregister.arg(u8::from(removes_name));
+            add_ids(&mut deregister, ids);
+            self.bus.connection.run_idempotent::<u64>(&deregister).await?;
         }
         Ok(())
     }

@@ -107,15 +107,15 @@ impl Consumer {
         if ids.is_empty() {
             return Ok(());
         }
-        let mut ask = self.add_backlog_arguments(script::FIND_DONE_IN_BACKLOG.prepare_invoke());
+        let mut find = self.add_backlog_arguments(script::FIND_DONE_IN_BACKLOG.prepare_invoke());
         for id in &ids {
-            ask.arg(id.to_string());
+            find.arg(id.to_string());
         }
-        let done: Vec<String> = self.bus.connection.run_idempotent(&ask).await?;
-        let mut held = self.blocked_streams();
-        let released: Vec<_> = done.iter().filter_map(|id| held.remove(id.parse().ok()?)).collect();
-        drop(held);
-        self.in_flight.unblock_streams(&released);
+        let done: Vec<String> = self.bus.connection.run_idempotent(&find).await?;
+        let mut blocked = self.blocked_streams();
+        let unblocked: Vec<_> = done.iter().filter_map(|id| blocked.remove(id.parse().ok()?)).collect();
+        drop(blocked);
+        self.in_flight.unblock_streams(&unblocked);
         Ok(())
     }
 
@@ -147,13 +147,13 @@ mod tests {
 
     #[test]
     fn an_aggregate_is_held_until_its_last_entry_is_done() {
-        let mut held = BlockedStreams::default();
-        assert!(held.add(id(1), stream("a")) && held.add(id(2), stream("b")));
-        assert!(!held.add(id(3), stream("a")) && !held.add(id(1), stream("a")));
-        assert_eq!(held.ids_after(EntryId::ZERO), [id(2), id(3)]);
-        assert_eq!(held.remove(id(1)), None);
-        assert_eq!(held.remove(id(3)), Some(stream("a")));
-        assert_eq!((held.ids_after(id(2)), held.ids_after(id(1))), (vec![], vec![id(2)]));
-        assert!(held.add(id(4), stream("a")), "it is new again");
+        let mut blocked = BlockedStreams::default();
+        assert!(blocked.add(id(1), stream("a")) && blocked.add(id(2), stream("b")));
+        assert!(!blocked.add(id(3), stream("a")) && !blocked.add(id(1), stream("a")));
+        assert_eq!(blocked.ids_after(EntryId::ZERO), [id(2), id(3)]);
+        assert_eq!(blocked.remove(id(1)), None);
+        assert_eq!(blocked.remove(id(3)), Some(stream("a")));
+        assert_eq!((blocked.ids_after(id(2)), blocked.ids_after(id(1))), (vec![], vec![id(2)]));
+        assert!(blocked.add(id(4), stream("a")), "it is new again");
     }
 }

@@ -83,14 +83,14 @@ impl Consumer {
 impl GroupBacklog {
     pub(super) fn new(bus: &Arc<BusInner>, group: &Name, worker_slots: WorkerSlots) -> Self {
         let (bus, group, stream_ready) = (Arc::clone(bus), group.clone(), CancellationToken::new());
-        let (announced, noted) = (Vec::new(), Vec::new());
+        let (announced, recorded) = (Vec::new(), Vec::new());
         Self {
             bus,
             group,
             worker_slots,
             stream_ready,
             last_announced: announced,
-            recorded_types: noted,
+            recorded_types: recorded,
             absent_stores: String::new(),
         }
     }
@@ -117,6 +117,7 @@ impl GroupBacklog {
             if let Err(error) = self.poll(stop).await {
                 tracing::debug!(group = %self.group, %error, "the backlog could not be checked; trying again");
             }
+            // a new handler is announced at once
             tokio::select! {
                 () = self.sleep_or_stop(BACKLOG_POLL_INTERVAL, stop) => {}
                 _ = changes.changed() => {}
@@ -204,12 +205,12 @@ impl GroupBacklog {
                     tracing::info!(group = %self.group, "the backlog of the group is finished");
                     return Ok(());
                 }
-                BacklogState::Unfinished { is_first, missing_stores: forsaken, pending_copies: copies, .. } => {
+                BacklogState::Unfinished { is_first, missing_stores: stores, pending_copies: copies, .. } => {
                     for copy in copies {
                         self.bus.copy_to_backlog(&self.group, copy, stop).await?;
                     }
-                    self.log_absent_stores(forsaken);
-                    if !forsaken.is_empty() || !is_first {
+                    self.log_absent_stores(stores);
+                    if !stores.is_empty() || !is_first {
                         self.stream_ready.cancel(); // the rest is handled beside the stream
                     }
                 }
@@ -221,21 +222,21 @@ impl GroupBacklog {
     }
 
     /// Logs when no live process has one of the stores whose events the group misses, and when all of them are back.
-    fn log_absent_stores(&mut self, forsaken: &str) {
-        if self.absent_stores == forsaken {
+    fn log_absent_stores(&mut self, stores: &str) {
+        if self.absent_stores == stores {
             return;
         }
-        if forsaken.is_empty() {
+        if stores.is_empty() {
             let stores = &self.absent_stores;
             tracing::info!(group = %self.group, stores, "a process with each of these stores is here again, or the store was forgotten");
         } else {
             tracing::error!(
-                group = %self.group, stores = forsaken,
+                group = %self.group, stores,
                 "the group misses events that only these stores have, and no process with one of them is here: \
                  start one, or forget a store that is gone for good with `RedisEventBus::retire_store`"
             );
         }
-        forsaken.clone_into(&mut self.absent_stores);
+        stores.clone_into(&mut self.absent_stores);
     }
 
     /// Returns the name that the backlog's entries are pending on, and how many of them wait for a retry. `None` if

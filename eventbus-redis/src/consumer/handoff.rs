@@ -1,9 +1,9 @@
 //! Hand-off: leaves entries to other members of the group if this consumer has no handler for them, or does not know
 //! the schema version of the event.
 //!
-//! Invariant: an event of a type that the group ever announced is acknowledged only by a member that handles it. An
-//! event of any other type is recorded as skipped before its acknowledgement, so that a member that announces the type
-//! can get it.
+//! Invariant: an event of a type that the group ever announced is acknowledged only by a member that handles it. The
+//! script that acknowledges an event of any other type records it as skipped, so that a member that announces the type
+//! later can get it.
 
 use std::collections::BTreeMap;
 
@@ -75,7 +75,7 @@ impl Consumer {
         self.kept_pending().extend(stay.into_iter().map(MessageId::new));
         self.bus.counters.events_skipped(acknowledged);
         if left > 0 {
-            tracing::debug!(group = %self.group, left, "entries left to members that handle their types");
+            tracing::debug!(group = %self.group, left, "entries handed off to members that handle their types");
         }
         for event_type in new {
             log_skipped_type(&self.group, &event_type);
@@ -129,13 +129,13 @@ impl Consumer {
             return Ok(false);
         }
         let is_older = known.iter().any(|known| *known > version);
-        let mut leave = self.script(&script::HAND_OFF_TO_NEWER);
-        leave.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types);
-        leave.arg(self.group.as_str()).arg(&self.name).arg(self.member_name());
-        leave.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
-        leave.arg(attempts_json(&DeliveryAttempts::replayed(finished_handlers.to_vec())));
-        let said: String = self.run_idempotent(leave).await?;
-        match said.as_str() {
+        let mut hand_off = self.script(&script::HAND_OFF_TO_NEWER);
+        hand_off.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types);
+        hand_off.arg(self.group.as_str()).arg(&self.name).arg(self.member_name());
+        hand_off.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
+        hand_off.arg(attempts_json(&DeliveryAttempts::replayed(finished_handlers.to_vec())));
+        let reply: String = self.run_idempotent(hand_off).await?;
+        match reply.as_str() {
             "no" => return Ok(false),
             "stays" => {
                 self.kept_pending().insert(id.clone());
@@ -169,14 +169,15 @@ impl Consumer {
             if room == 0 {
                 break;
             }
-            let mut take = self.script(&script::CLAIM_HANDED_OFF);
-            take.key(&self.keys.retry).key(&self.keys.relay);
-            take.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(&*from);
-            take.arg(command::SCRIPT_BATCH_MAX).arg(room);
-            let (last, entries, noted, deleted, has_more): (String, _, _, _, bool) = self.run_idempotent(take).await?;
-            let retaken = ReclaimedEntries::parse(entries, noted, deleted)?;
-            pages_in_vain += usize::from(retaken.entries.is_empty());
-            self.receive_reclaimed(retaken);
+            let mut claim = self.script(&script::CLAIM_HANDED_OFF);
+            claim.key(&self.keys.retry).key(&self.keys.relay);
+            claim.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(&*from);
+            claim.arg(command::SCRIPT_BATCH_MAX).arg(room);
+            let (last, entries, attempts, deleted, has_more): (String, _, _, _, bool) =
+                self.run_idempotent(claim).await?;
+            let claimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
+            pages_in_vain += usize::from(claimed.entries.is_empty());
+            self.receive_reclaimed(claimed);
             *from = last;
             if !has_more {
                 return Ok(false);

@@ -40,14 +40,20 @@ impl Consumer {
         if !self.is_announced.load(Ordering::Acquire) {
             return Ok(());
         }
-        let (pending, has_double, others, absent, renew_from, last): (usize, bool, Vec<String>, usize, String, String) =
-            self.bus.connection.run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
+        let (pending, is_duplicate, others, absent, renew_from, last): (
+            usize,
+            bool,
+            Vec<String>,
+            usize,
+            String,
+            String,
+        ) = self.bus.connection.run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
         acknowledger.renew_from = renew_from;
         if absent > 0 && self.has_caught_up() {
             self.claim_handed_off(&mut acknowledger.handoff_cursor, &last).await?;
         }
         self.log_type_mismatches(&mut acknowledger.type_mismatches, &others);
-        self.log_duplicate_name(has_double, &mut acknowledger.has_duplicate_name);
+        self.log_duplicate_name(is_duplicate, &mut acknowledger.has_duplicate_name);
         let expected = self.in_flight.len() + self.kept_pending().len();
         if pending <= expected || !self.has_caught_up() {
             acknowledger.missing.clear();
@@ -56,8 +62,8 @@ impl Consumer {
         self.reclaim_missing(acknowledger).await
     }
 
-    pub(super) fn log_duplicate_name(&self, has_double: bool, was_logged: &mut bool) {
-        if has_double && !std::mem::replace(was_logged, true) {
+    pub(super) fn log_duplicate_name(&self, is_duplicate: bool, was_logged: &mut bool) {
+        if is_duplicate && !std::mem::replace(was_logged, true) {
             tracing::error!(
                 group = %self.group, consumer = self.name,
                 "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
@@ -67,22 +73,22 @@ impl Consumer {
 
     /// Prepares the heartbeat, which also returns the state of the group.
     pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
-        let mut look = script::HEARTBEAT.key(&self.bus.stream);
-        look.key(&self.keys.members).key(&self.keys.floors);
+        let mut heartbeat = script::HEARTBEAT.key(&self.bus.stream);
+        heartbeat.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.bus.config.pending_idle_ms;
-        look.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
-        look.arg(&self.bus.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
-        look.arg(self.long_run_json()).arg(renew_from);
+        heartbeat.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
+        heartbeat.arg(&self.bus.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        heartbeat.arg(self.long_run_json()).arg(renew_from);
         let renewed_within = self.pending_idle() / 3;
-        look.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
-        look
+        heartbeat.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
+        heartbeat
     }
 
     /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
     /// count.
     async fn reclaim_missing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         let before = std::mem::take(&mut acknowledger.missing);
-        let (mut from, mut again) = ("-".to_owned(), Vec::new());
+        let (mut from, mut missing_twice) = ("-".to_owned(), Vec::new());
         let mut room = self.in_flight.free();
         loop {
             let list = command::pending_of_consumer(
@@ -100,16 +106,16 @@ impl Consumer {
             for id in self.filter_not_in_flight(ids) {
                 if before.contains(&id) && room > 0 {
                     room -= 1;
-                    again.push(id);
+                    missing_twice.push(id);
                 } else {
                     acknowledger.missing.insert(id);
                 }
             }
         }
-        for ids in again.chunks(self.bus.config.batch_size.min(command::SCRIPT_BATCH_MAX)) {
-            if let Some(retake) = self.reclaim_own_script(ids) {
-                let (entries, noted, deleted) = self.run_idempotent(retake).await?;
-                self.receive_reclaimed(ReclaimedEntries::parse(entries, noted, deleted)?);
+        for ids in missing_twice.chunks(self.bus.config.batch_size.min(command::SCRIPT_BATCH_MAX)) {
+            if let Some(reclaim) = self.reclaim_own_script(ids) {
+                let (entries, attempts, deleted) = self.run_idempotent(reclaim).await?;
+                self.receive_reclaimed(ReclaimedEntries::parse(entries, attempts, deleted)?);
             }
         }
         Ok(())
@@ -143,10 +149,10 @@ impl Consumer {
                 return Ok(());
             }
             let idle = self.bus.config.pending_idle_ms;
-            let (cursor, retaken) = self.claim_page(&acknowledger.claim_cursor, idle, count).await?;
+            let (cursor, reclaimed) = self.claim_page(&acknowledger.claim_cursor, idle, count).await?;
             acknowledger.claim_cursor = cursor;
-            pages_in_vain += usize::from(retaken.entries.is_empty());
-            let recovered = self.receive_reclaimed(retaken);
+            pages_in_vain += usize::from(reclaimed.entries.is_empty());
+            let recovered = self.receive_reclaimed(reclaimed);
             self.log_recovered(recovered);
             if acknowledger.claim_cursor == RANGE_START {
                 break;
@@ -166,8 +172,8 @@ impl Consumer {
         claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count);
         claim.arg(PAGE_BYTES).arg(u8::from(self.fencing_token.is_some()));
-        let (cursor, entries, noted, deleted, ended): (_, _, _, _, Vec<bool>) = self.run_idempotent(claim).await?;
-        Ok((cursor, ReclaimedEntries::parse(entries, noted, deleted)?.with_owner_ended(ended)))
+        let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) = self.run_idempotent(claim).await?;
+        Ok((cursor, ReclaimedEntries::parse(entries, attempts, deleted)?.with_owner_ended(ended)))
     }
 
     pub(super) fn log_recovered(&self, count: usize) {
@@ -182,10 +188,10 @@ impl Consumer {
         let config = &self.bus.config;
         let (idle, age) =
             (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
-        let mut sweep = script::COLLECT_GARBAGE.key(&self.bus.stream);
-        sweep.key(&self.keys.retry);
-        sweep.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
-        let mut reply: Vec<String> = self.bus.connection.run_idempotent(&sweep).await?;
+        let mut collection = script::COLLECT_GARBAGE.key(&self.bus.stream);
+        collection.key(&self.keys.retry);
+        collection.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
+        let mut reply: Vec<String> = self.bus.connection.run_idempotent(&collection).await?;
         let gone = reply.split_off(1.min(reply.len()));
         *cursor = reply.pop().unwrap_or_else(|| "0".into());
         if !gone.is_empty() {

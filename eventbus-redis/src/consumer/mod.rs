@@ -111,13 +111,13 @@ struct GroupKeys {
 /// Delivers events to the group until `stop`: those of its backlog, and those of the stream.
 async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let worker_slots = WorkerSlots::default();
-    let hand = bus.new_in_flight(&worker_slots);
+    let in_flight = bus.new_in_flight(&worker_slots);
     let mut backlog = GroupBacklog::new(&bus, &group, worker_slots);
     let stream_ready = backlog.stream_ready().clone();
     let stream = async {
         // a stop while the backlog comes first must not wait for its end
         tokio::select! {
-            () = stream_ready.cancelled() => consume_stream(bus, group, hand, stop.clone()).await,
+            () = stream_ready.cancelled() => consume_stream(bus, group, in_flight, stop.clone()).await,
             () = stop.stopped() => {}
         }
     };

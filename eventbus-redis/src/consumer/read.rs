@@ -94,6 +94,7 @@ impl Consumer {
     /// Reads over one connection until `stop`, a restart, or an error.
     async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
         let stop = state.stop;
+        // a stop must not wait for a server that does not answer
         let mut connected = tokio::select! {
             connected = self.connect(state) => connected?,
             () = stop.stopped() => return Ok(()),
@@ -111,12 +112,13 @@ impl Consumer {
         self.predecessor_crashed.store(false, Ordering::Release);
         self.caught_up_signal.notify_one();
         loop {
+            // a stop may end this wait: no read is under way
             let room = tokio::select! {
                 room = self.in_flight.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            let mut asked = room.min(self.bus.config.batch_size);
-            let mut entries = self.read_new(&mut connected, asked, stop).await?;
+            let mut requested = room.min(self.bus.config.batch_size);
+            let mut entries = self.read_new(&mut connected, requested, stop).await?;
             state.outage_log.record_success();
             if !entries.is_empty() && self.must_wait_for_backlog().await.map_err(to_redis_error)? {
                 // the entries are pending and read again after the backlog; until then only the reader adds entries
@@ -125,21 +127,21 @@ impl Consumer {
                 return Ok(());
             }
             // if there was more to read, the next read is under way while this one is received
-            while entries.len() >= asked && !stop.is_stopped() {
+            while entries.len() >= requested && !stop.is_stopped() {
                 let room = self.in_flight.room_beside(entries.len());
                 if room == 0 {
                     break;
                 }
                 self.in_flight.set_has_more(true);
-                asked = room.min(self.bus.config.batch_size);
-                let take_in = async {
+                requested = room.min(self.bus.config.batch_size);
+                let receive = async {
                     tokio::task::yield_now().await; // sends the read first
                     self.receive_new(entries);
                 };
-                let (next, ()) = tokio::join!(self.read_new(&mut connected, asked, stop), take_in);
+                let (next, ()) = tokio::join!(self.read_new(&mut connected, requested, stop), receive);
                 entries = next?;
             }
-            self.in_flight.set_has_more(entries.len() >= asked);
+            self.in_flight.set_has_more(entries.len() >= requested);
             self.receive_new(entries);
         }
     }
@@ -206,11 +208,11 @@ impl Consumer {
             return Ok((None, ReclaimedEntries::default()));
         };
         let next = format!("({last}");
-        let Some(retake) = self.reclaim_own_script(&self.filter_not_in_flight(ids)) else {
+        let Some(reclaim) = self.reclaim_own_script(&self.filter_not_in_flight(ids)) else {
             return Ok((Some(next), ReclaimedEntries::default()));
         };
-        let (entries, noted, deleted) = self.run_idempotent(retake).await?;
-        Ok((Some(next), ReclaimedEntries::parse(entries, noted, deleted)?))
+        let (entries, attempts, deleted) = self.run_idempotent(reclaim).await?;
+        Ok((Some(next), ReclaimedEntries::parse(entries, attempts, deleted)?))
     }
 
     /// Receives all entries that are pending on this consumer and not in flight.
@@ -228,11 +230,11 @@ impl Consumer {
             };
             from = format!("({last}");
             let missing = self.filter_not_in_flight(ids);
-            if let Some(retake) = self.reclaim_own_script(&missing) {
-                let (entries, noted, deleted) = retake.invoke_async(connection).await?;
+            if let Some(reclaim) = self.reclaim_own_script(&missing) {
+                let (entries, attempts, deleted) = reclaim.invoke_async(connection).await?;
                 let has_ended = self.predecessor_crashed.load(Ordering::Acquire);
-                let retaken = ReclaimedEntries::parse(entries, noted, deleted)?;
-                self.receive_reclaimed(retaken.with_owner_ended(std::iter::repeat(has_ended)));
+                let reclaimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
+                self.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
             }
         }
     }
@@ -288,6 +290,7 @@ impl Consumer {
         }
         let ending = async {
             loop {
+                // biased for the same reason; repeated, as a command that arrives before the read ends none
                 tokio::select! {
                     biased;
                     reply = &mut reading => return reply,
@@ -337,10 +340,10 @@ impl Consumer {
         for due in due {
             reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
         }
-        let (entries, noted, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
+        let (entries, attempts, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
             self.run_idempotent(reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
-        self.resume(ReclaimedEntries::parse(entries, noted, deleted)?);
+        self.resume(ReclaimedEntries::parse(entries, attempts, deleted)?);
         self.release_lost(&ids(lost));
         match self.in_flight.is_crowded() {
             // while crowded the reader reads no entries, so postponing these until it has would never end
@@ -355,9 +358,9 @@ impl Consumer {
         if ids.is_empty() {
             return None;
         }
-        let mut retake = self.script(&script::RECLAIM_OWN);
-        retake.key(&self.keys.retry).key(&self.keys.relay);
-        retake.arg(self.group.as_str()).arg(&self.name).arg(ids);
-        Some(retake)
+        let mut reclaim = self.script(&script::RECLAIM_OWN);
+        reclaim.key(&self.keys.retry).key(&self.keys.relay);
+        reclaim.arg(self.group.as_str()).arg(&self.name).arg(ids);
+        Some(reclaim)
     }
 }

@@ -35,28 +35,28 @@ pub(super) struct ReclaimedEntries {
 impl ReclaimedEntries {
     /// Parses three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
     /// their consumers count as alive unless [`with_owner_ended`](Self::with_owner_ended) says otherwise.
-    pub(super) fn parse(entries: Value, noted: Value, deleted: Value) -> RedisResult<Self> {
+    pub(super) fn parse(entries: Value, attempts: Value, deleted: Value) -> RedisResult<Self> {
         let entries: Vec<Value> = from_redis_value(entries)?;
-        let noted: Vec<Option<String>> = from_redis_value(noted)?;
-        let again = entries.into_iter().zip(noted).map(|(entry, noted)| {
-            Ok(ReclaimedEntry { entry: command::parse_entry(entry)?, attempts_json: noted, owner_ended: false })
+        let attempts: Vec<Option<String>> = from_redis_value(attempts)?;
+        let parsed = entries.into_iter().zip(attempts).map(|(entry, attempts)| {
+            Ok(ReclaimedEntry { entry: command::parse_entry(entry)?, attempts_json: attempts, owner_ended: false })
         });
-        Ok(Self { entries: again.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
+        Ok(Self { entries: parsed.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
     }
 }
 
 impl ReclaimedEntries {
     /// Sets, entry by entry, whether the process of its consumer has ended.
     pub(super) fn with_owner_ended(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
-        for (again, has_ended) in self.entries.iter_mut().zip(have_ended) {
-            again.owner_ended = has_ended;
+        for (reclaimed, has_ended) in self.entries.iter_mut().zip(have_ended) {
+            reclaimed.owner_ended = has_ended;
         }
         self
     }
 
     /// Returns the ids of the entries.
     pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
-        self.entries.iter().map(|again| MessageId::new(again.entry.id.as_str()))
+        self.entries.iter().map(|reclaimed| MessageId::new(reclaimed.entry.id.as_str()))
     }
 }
 
@@ -77,40 +77,40 @@ impl Consumer {
     }
 
     /// Prepares entries that a consumer of the group had before; leaves out those that no handler needs.
-    pub(super) fn prepare_reclaimed(&self, retaken: ReclaimedEntries) -> Vec<InFlightEntry> {
-        let is_in_hand = |id: &String| self.in_flight.contains(&MessageId::new(id.as_str()));
-        let deleted: Vec<_> = retaken.deleted.into_iter().filter(|id| !is_in_hand(id)).collect();
+    pub(super) fn prepare_reclaimed(&self, reclaimed: ReclaimedEntries) -> Vec<InFlightEntry> {
+        let is_in_flight = |id: &String| self.in_flight.contains(&MessageId::new(id.as_str()));
+        let deleted: Vec<_> = reclaimed.deleted.into_iter().filter(|id| !is_in_flight(id)).collect();
         self.log_deleted(&deleted);
-        let again = retaken.entries.into_iter().filter_map(
-            |ReclaimedEntry { entry, attempts_json: noted, owner_ended: has_ended }| {
-                let noted = noted.and_then(|noted| serde_json::from_str::<DeliveryAttempts>(&noted).ok());
-                let received = self.prepare_entry(entry, noted)?;
+        let prepared = reclaimed.entries.into_iter().filter_map(
+            |ReclaimedEntry { entry, attempts_json: attempts, owner_ended: has_ended }| {
+                let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
+                let received = self.prepare_entry(entry, attempts)?;
                 Some(if has_ended { received.redelivered() } else { received })
             },
         );
-        again.collect()
+        prepared.collect()
     }
 
-    /// Prepares an entry. Returns `None` for one that no handler needs, after recording its disposition.
-    pub(super) fn prepare_entry(&self, entry: Entry, noted: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
+    /// Prepares an entry for its handlers. Returns `None` if it is in flight already, or its disposition needs no handler.
+    pub(super) fn prepare_entry(&self, entry: Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
         let id = MessageId::new(entry.id);
         // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.in_flight.contains(&id) || self.kept_pending().contains(&id) {
             return None;
         }
-        self.decode_entry(id, entry.fields, noted)
+        self.decode_entry(id, entry.fields, attempts)
     }
 
     /// Resumes entries that were read again for a retry.
-    pub(super) fn resume(&self, retaken: ReclaimedEntries) {
-        self.log_deleted(&retaken.deleted);
-        let mut gone: Vec<_> = retaken.deleted.into_iter().map(MessageId::new).collect();
+    pub(super) fn resume(&self, reclaimed: ReclaimedEntries) {
+        self.log_deleted(&reclaimed.deleted);
+        let mut gone: Vec<_> = reclaimed.deleted.into_iter().map(MessageId::new).collect();
         let mut received = Vec::new();
-        for ReclaimedEntry { entry, attempts_json: noted, .. } in retaken.entries {
+        for ReclaimedEntry { entry, attempts_json: attempts, .. } in reclaimed.entries {
             let id = MessageId::new(entry.id);
-            let noted = noted.and_then(|noted| serde_json::from_str::<DeliveryAttempts>(&noted).ok());
-            match self.decode_entry(id.clone(), entry.fields, noted) {
-                Some(again) => received.push(again),
+            let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
+            match self.decode_entry(id.clone(), entry.fields, attempts) {
+                Some(entry) => received.push(entry),
                 None => gone.push(id),
             }
         }
@@ -122,14 +122,14 @@ impl Consumer {
         &self,
         id: MessageId,
         fields: Option<Vec<(String, Vec<u8>)>>,
-        noted: Option<DeliveryAttempts>,
+        attempts: Option<DeliveryAttempts>,
     ) -> Option<InFlightEntry> {
-        let noted = match noted {
-            Some(noted) if noted.is_exhausted => {
-                self.receive_exhausted(id, noted);
+        let attempts = match attempts {
+            Some(attempts) if attempts.is_exhausted => {
+                self.receive_exhausted(id, attempts);
                 return None;
             }
-            noted => noted,
+            attempts => attempts,
         };
         let Some(fields) = fields else {
             self.log_deleted(&[id.to_string()]);
@@ -149,7 +149,7 @@ impl Consumer {
             Ok(record) => {
                 self.log_naive_time(&record);
                 let record = trace::attach(&self.bus, record, &fields);
-                Some(InFlightEntry::new(id, record).with_attempts(noted.unwrap_or_else(replayed)))
+                Some(InFlightEntry::new(id, record).with_attempts(attempts.unwrap_or_else(replayed)))
             }
             Err(error) => {
                 tracing::warn!(group = %self.group, %id, %error, "entry is no event");
@@ -171,17 +171,17 @@ impl Consumer {
         {
             tracing::warn!(
                 group = %self.group, event_type = %record.event_type(), event_id = %record.metadata().event_id(),
-                occurred_at, "the time of an event has no zone: it is taken as UTC here, and passed on as it is"
+                occurred_at, "the time of an event has no zone: the consumer reads it as UTC, and passes it on unchanged"
             );
         }
     }
 
     /// Keeps an entry pending that used up its attempts while dead letters were disabled; if they are enabled now, the
     /// entry becomes one.
-    fn receive_exhausted(&self, id: MessageId, mut noted: DeliveryAttempts) {
+    fn receive_exhausted(&self, id: MessageId, mut attempts: DeliveryAttempts) {
         if self.bus.config.enable_dlq {
-            noted.is_exhausted = false;
-            self.in_flight.add_undecodable(id, noted);
+            attempts.is_exhausted = false;
+            self.in_flight.add_undecodable(id, attempts);
         } else {
             self.kept_pending().insert(id);
         }

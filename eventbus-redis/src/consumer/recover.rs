@@ -81,6 +81,7 @@ impl BusInner {
         if self.consuming.is_closed() {
             return Err(ConsumeError::ShutDown { destination: destination() });
         }
+        // recoveries share a consumer name, under which two would count each other's entries as their own
         let _alone = self.recovery_lock.lock().await;
         let recovered = match self.partitions.is_empty() {
             true => self.recover_stream(recovery).await,
@@ -154,12 +155,12 @@ impl Consumer {
         let mut cursor = RANGE_START.to_owned();
         while left > 0 {
             let count = left.min(config.batch_size).min(command::SCRIPT_BATCH_MAX);
-            let (next, retaken) = self.claim_page(&cursor, idle_ms, count).await?;
-            let claimed = retaken.entries.len();
+            let (next, reclaimed) = self.claim_page(&cursor, idle_ms, count).await?;
+            let claimed = reclaimed.entries.len();
             stats.claimed += claimed as u64;
             left = left.saturating_sub(claimed);
             self.log_recovered(claimed);
-            self.handle_batch(retaken, &retry, stats).await?;
+            self.handle_batch(reclaimed, &retry, stats).await?;
             cursor = next;
             if cursor == RANGE_START {
                 break;
@@ -186,14 +187,15 @@ impl Consumer {
         stats: &mut RecoveryStats,
     ) -> Result<(), CommandError> {
         let entries = self.prepare_reclaimed(reclaimed);
-        let mine: HashSet<MessageId> = entries.iter().map(|taken| taken.id.clone()).collect();
-        let mine = Mutex::new(mine);
-        let beating = async {
+        let unfinished_ids: HashSet<MessageId> = entries.iter().map(|entry| entry.id.clone()).collect();
+        let unfinished_ids = Mutex::new(unfinished_ids);
+        let renewing = async {
             loop {
                 let lease = Duration::from_millis(self.bus.config.partition_lease_ms);
                 let is_shown_for = if self.fencing_token.is_some() { lease } else { self.pending_idle() };
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
-                let ids: Vec<_> = mine.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+                let ids: Vec<_> =
+                    unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
                 if let Err(error) = self.renew_claims_or_lease(&ids).await {
                     tracing::debug!(%error, "the claims could not be renewed");
                 }
@@ -209,16 +211,17 @@ impl Consumer {
                     stats.failed += 1; // must not overtake the unfinished one before it
                     continue;
                 }
-                // recorded before it runs, so that an event that kills the process is not recovered for ever
+                // its start is recorded before it runs, so that an event that kills the process is not recovered for ever;
+                // it runs alone, so that no other event can be the cause
                 let clock = &self.bus.config.clock;
                 let is_suspect = entry.is_suspect(clock);
-                let alone = match is_suspect {
+                let exclusive = match is_suspect {
                     true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.bus.run_lock.exclusive()).await.ok(),
                     false => None,
                 };
-                let is_alone = alone.is_some();
-                let _running = match alone {
-                    Some(alone) => alone,
+                let is_alone = exclusive.is_some();
+                let _running = match exclusive {
+                    Some(exclusive) => exclusive,
                     None => self.bus.run_lock.shared().await,
                 };
                 let mut begins = true;
@@ -237,7 +240,7 @@ impl Consumer {
                     batch.add(disposed);
                     stats.add(&self.write_batch(&mut batch).await?);
                 }
-                mine.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
             stats.add(&self.write_batch(&mut batch).await?);
             Ok(())
@@ -245,7 +248,7 @@ impl Consumer {
         // the renewal has no end of its own: it stops with the handling
         tokio::select! {
             handled = handling => handled,
-            () = beating => Ok(()),
+            () = renewing => Ok(()),
         }
     }
 

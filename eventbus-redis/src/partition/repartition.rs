@@ -118,9 +118,9 @@ impl RedisEventBus {
         }
         let deadline = Deadline::after(timeout);
         loop {
-            let looked = bus.try_repartition(partitions, REPARTITION_PUBLISH_PAUSE).await;
+            let attempt = bus.try_repartition(partitions, REPARTITION_PUBLISH_PAUSE).await;
             let is_late = deadline.is_past();
-            match looked {
+            match attempt {
                 Ok(RepartitionReply::Changed) => return Ok(()),
                 // the reply to an earlier attempt may have been lost
                 Ok(RepartitionReply::AlreadyChanged(recorded)) if recorded == partitions => return Ok(()),
@@ -169,9 +169,9 @@ impl BusInner {
 
     fn parse_repartition_reply(&self, reply: Vec<Value>) -> Result<RepartitionReply, redis::RedisError> {
         let mut reply = reply.into_iter();
-        let what: String = from_redis_value(reply.next().unwrap_or(Value::Nil))?;
+        let outcome: String = from_redis_value(reply.next().unwrap_or(Value::Nil))?;
         let rest = reply.next().unwrap_or(Value::Nil);
-        Ok(match what.as_str() {
+        Ok(match outcome.as_str() {
             "changed" => RepartitionReply::Changed,
             "other" => RepartitionReply::AlreadyChanged(from_redis_value(rest)?),
             "busy" => RepartitionReply::Busy,

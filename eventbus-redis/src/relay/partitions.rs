@@ -96,22 +96,22 @@ impl BusInner {
         publisher: Publisher,
         known: &[Name],
     ) -> Result<GroupFloors, PublishError> {
-        let mut asked = known.to_vec();
+        let mut requested = known.to_vec();
         loop {
             let mut all: BTreeMap<Name, GroupFloor> = BTreeMap::new();
             for part in &self.partitions {
-                let GroupFloors::Groups(groups) = part.group_floors(publisher, &asked).await? else {
+                let GroupFloors::Groups(groups) = part.group_floors(publisher, &requested).await? else {
                     return Ok(GroupFloors::Lost);
                 };
                 for (group, floor) in groups {
                     all.entry(group).and_modify(|other| *other = lower_floor(*other, floor)).or_insert(floor);
                 }
             }
-            let new: Vec<Name> = all.keys().filter(|group| !asked.contains(group)).cloned().collect();
+            let new: Vec<Name> = all.keys().filter(|group| !requested.contains(group)).cloned().collect();
             if new.is_empty() {
                 return Ok(GroupFloors::Groups(all.into_iter().collect()));
             }
-            asked.extend(new);
+            requested.extend(new);
         }
     }
 }

@@ -1,5 +1,5 @@
 -- Creates a group, and its stream if it is missing. A known group that was lost continues at its low-water mark; its
--- recorded count is dropped, as the server counts anew. An existing group only gets listed in the floors.
+-- recorded count is dropped, as the server starts to count again. An existing group only gets listed in the floors.
 --
 -- A group that its consumers create begins with the oldest event of each store: its backlog gets the events that the
 -- stream lacks, as they were trimmed or lost.

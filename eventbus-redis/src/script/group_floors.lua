@@ -1,6 +1,6 @@
 -- Returns the low-water mark of each known group in what a store's relay published.
 --
--- A gap is a range at the start of the stream that a client other than this bus removed before a group had finished it;
+-- A gap is a range at the start of the stream that a foreign client removed before a group had finished it;
 -- deleting entries further behind makes no gap. The script searches for one only if the oldest entry is not the
 -- recorded head, and only in groups whose recorded low-water mark is below the oldest entry. Such a group has no gap if
 -- none of its pending entries is gone, and the server's count of its unread entries differs from the real number as it

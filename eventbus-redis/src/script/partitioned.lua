@@ -6,7 +6,7 @@ local now = string.format('%.0f', now_in_ms())
 local newest
 do
   local recorded = redis.call('HMGET', layout, 'generation', 'newest', 'closed_until', 'partitions')
-  if not recorded[1] or is_smaller(recorded[1], generation) then return redis.error_reply('NOLAYOUT nothing recorded') end
+  if not recorded[1] or is_smaller(recorded[1], generation) then return redis.error_reply('NOLAYOUT no layout recorded') end
   if recorded[1] ~= generation then return redis.error_reply('LAYOUT ' .. recorded[4] .. ' partitions') end
   if recorded[3] and is_smaller(now, recorded[3]) then return redis.error_reply('CLOSED the partitions are being changed') end
   newest = recorded[2]

@@ -71,8 +71,8 @@ impl PartitionedConsumer {
         let mut write = tokio::time::interval(ACK_RETRY_INTERVAL);
         write.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let period = self.group_consumer.pending_idle().max(CLAIM_INTERVAL_MAX);
-        let mut sweep = tokio::time::interval_at(now + period, period);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut garbage_collection = tokio::time::interval_at(now + period, period);
+        garbage_collection.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.bus().subscribers.watch();
         loop {
             let writes = !coordinator.failed_tasks.contains(&CoordinatorTask::WriteBatches);
@@ -91,7 +91,7 @@ impl PartitionedConsumer {
                 () = self.group_consumer.in_flight.due(), if writes && !coordinator.failed_tasks.contains(&CoordinatorTask::ReadDue) => CoordinatorTask::ReadDue,
                 () = sleep_until(coordinator.rebalance_at), if !coordinator.failed_tasks.contains(&CoordinatorTask::Rebalance) => CoordinatorTask::Rebalance,
                 _ = changes.changed() => CoordinatorTask::Rebalance,
-                _ = sweep.tick() => CoordinatorTask::CollectGarbage,
+                _ = garbage_collection.tick() => CoordinatorTask::CollectGarbage,
             };
             let in_vain = async {
                 ended.cancelled().await;
@@ -99,7 +99,7 @@ impl PartitionedConsumer {
             };
             // a task that hangs must not outlast the grace period
             let result = tokio::select! {
-                kept = self.run_task(task, &mut coordinator) => kept,
+                done = self.run_task(task, &mut coordinator) => done,
                 () = in_vain => break, // `shut_down` repeats an interrupted write
             };
             coordinator.record_result(task, result);
@@ -139,13 +139,13 @@ impl PartitionedConsumer {
         self.assign_to_batches(coordinator);
         coordinator.batches.remove(&number);
         let mut owned = self.owned();
-        let in_hand: Vec<_> =
+        let lost_entries: Vec<_> =
             owned.remove(number).into_iter().filter(|id| self.group_consumer.in_flight.contains(id)).collect();
         tracing::warn!(
-            group = %self.group_consumer.group, partition = number, count = in_hand.len(),
+            group = %self.group_consumer.group, partition = number, count = lost_entries.len(),
             "another consumer has taken a partition over, with its in-flight entries"
         );
-        self.group_consumer.in_flight.release(&in_hand);
+        self.group_consumer.in_flight.release(&lost_entries);
     }
 
     /// Sorts dispositions into the batches of their partitions.
@@ -203,8 +203,8 @@ impl PartitionedConsumer {
                 outcome = self.handle_refusal(&part, error).await;
             }
         }
-        let of_nobody: Vec<_> = due.into_values().flatten().map(|due| due.id).collect();
-        in_flight.release(&of_nobody);
+        let without_partition: Vec<_> = due.into_values().flatten().map(|due| due.id).collect();
+        in_flight.release(&without_partition);
         outcome
     }
 
@@ -214,9 +214,9 @@ impl PartitionedConsumer {
             let parts = self.owned().consumers();
             let mut done = script::ACKNOWLEDGE_IN_PARTITIONS.prepare_invoke();
             done.arg(self.group_consumer.group.as_str());
-            let mut asked = Vec::new();
+            let mut requested = Vec::new();
             for (number, part) in parts {
-                let Some(batch) = coordinator.batches.get(&number).filter(|paper| !paper.acknowledged.is_empty())
+                let Some(batch) = coordinator.batches.get(&number).filter(|batch| !batch.acknowledged.is_empty())
                 else {
                     continue;
                 };
@@ -226,13 +226,13 @@ impl PartitionedConsumer {
                 for id in ids {
                     done.arg(id.as_str());
                 }
-                asked.push((number, part, ids.len()));
+                requested.push((number, part, ids.len()));
             }
-            if asked.is_empty() {
+            if requested.is_empty() {
                 return Ok(());
             }
             let replies: Vec<bool> = self.bus().connection.run_idempotent(&done).await?;
-            for ((number, part, count), is_mine) in asked.into_iter().zip(replies) {
+            for ((number, part, count), is_mine) in requested.into_iter().zip(replies) {
                 let Some(batch) = coordinator.batches.get_mut(&number) else { continue };
                 let mut ids: Vec<_> = batch.acknowledged.drain(..count).collect();
                 if is_mine {

@@ -48,6 +48,7 @@ impl PartitionedConsumer {
     /// Reads until `stop` or an error.
     async fn run_session(&self, state: &mut ReaderState<'_>) -> RedisResult<()> {
         let stop = state.stop;
+        // a stop must not wait for a server that does not answer
         let mut connected = tokio::select! {
             connected = self.group_consumer.connect(state) => connected?,
             () = stop.stopped() => return Ok(()),
@@ -55,6 +56,7 @@ impl PartitionedConsumer {
         self.create_groups().await.map_err(to_redis_error)?;
         self.group_consumer.block_streams_in_backlog().await.map_err(to_redis_error)?;
         loop {
+            // a stop may end this wait: no read is under way
             let room = tokio::select! {
                 room = self.group_consumer.in_flight.room() => room,
                 () = stop.stopped() => return Ok(()),
@@ -104,26 +106,26 @@ impl PartitionedConsumer {
         let mut found = Vec::new();
         for behind in behind {
             match self.load_pending(&behind, room).await {
-                Ok((to, retaken)) => {
+                Ok((to, reclaimed)) => {
                     let has_ended = behind.owner_crashed;
-                    found.push((behind, to, retaken.with_owner_ended(std::iter::repeat(has_ended))));
+                    found.push((behind, to, reclaimed.with_owner_ended(std::iter::repeat(has_ended))));
                 }
                 Err(error) => self.handle_refusal(&behind.consumer, error).await?,
             }
         }
         let mut owned = self.owned();
         let mut received: Vec<InFlightEntry> = Vec::new();
-        for (behind, to, retaken) in found {
-            if !owned.record_catch_up(&behind, to, retaken.ids()) {
+        for (behind, to, reclaimed) in found {
+            if !owned.record_catch_up(&behind, to, reclaimed.ids()) {
                 continue;
             }
-            let again = behind.consumer.prepare_reclaimed(retaken);
+            let entries = behind.consumer.prepare_reclaimed(reclaimed);
             if behind.owner_crashed {
-                behind.consumer.log_recovered(again.len());
+                behind.consumer.log_recovered(entries.len());
             }
-            received.extend(again);
+            received.extend(entries);
         }
-        received.sort_by_cached_key(|taken| taken.id.as_str().parse::<EntryId>().unwrap_or(EntryId::ZERO));
+        received.sort_by_cached_key(|entry| entry.id.as_str().parse::<EntryId>().unwrap_or(EntryId::ZERO));
         self.group_consumer.in_flight.add(received);
         Ok(true)
     }
@@ -151,15 +153,15 @@ impl PartitionedConsumer {
             return Ok(());
         }
         let count = room.min(self.bus().config.batch_size);
-        let mut take = script::READ_PARTITIONS.prepare_invoke();
-        take.arg(self.group_consumer.group.as_str()).arg(count);
+        let mut read = script::READ_PARTITIONS.prepare_invoke();
+        read.arg(self.group_consumer.group.as_str()).arg(count);
         for ReadablePartition { consumer, read_generation: reader } in &readable {
             if let Some(fence) = &consumer.fencing_token {
-                take.key(&consumer.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
+                read.key(&consumer.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
             }
         }
         // not repeated: new entries would overtake those of a lost first reply
-        let replies: Vec<Value> = self.bus().connection.run_with_short_timeout(&take).await?;
+        let replies: Vec<Value> = self.bus().connection.run_with_short_timeout(&read).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
                 Value::Array(entries) => {
@@ -209,6 +211,7 @@ impl PartitionedConsumer {
     /// Waits until there may be entries to read.
     async fn wait_for_entries(&self, connected: &mut ReaderConnection, stop: &StopSignal) -> RedisResult<()> {
         let changed = async {
+            // the wait covers the present partitions only
             tokio::select! {
                 () = self.partitions_changed.notified() => {}
                 () = stop.stopped() => {}

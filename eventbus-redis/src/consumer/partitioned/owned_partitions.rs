@@ -26,7 +26,7 @@ struct OwnedPartition {
     stage: PartitionStage,
     /// Set if the consumer took the partition from an owner that sent no heartbeat.
     owner_crashed: bool,
-    /// Number of times that reading started over; the server refuses reads of earlier generations.
+    /// Generation of the reads: starting over begins a new one, and the server refuses late reads of earlier ones.
     read_generation: u64,
     /// Entries that were read and are not in flight yet.
     buffered: VecDeque<(EntryId, Entry)>,
@@ -88,7 +88,7 @@ impl OwnedPartitions {
     pub(super) fn add(&mut self, number: usize, consumer: Consumer, is_recovered: bool, last: String) {
         let consumer = Arc::new(consumer);
         let stage = PartitionStage::CatchingUp("-".into());
-        let (stash, has_more) = (VecDeque::new(), false);
+        let (buffered, has_more) = (VecDeque::new(), false);
         self.partitions.insert(
             number,
             OwnedPartition {
@@ -96,7 +96,7 @@ impl OwnedPartitions {
                 stage,
                 owner_crashed: is_recovered,
                 read_generation: 1,
-                buffered: stash,
+                buffered,
                 has_more,
                 last_id: last,
             },
@@ -175,13 +175,13 @@ impl OwnedPartitions {
         to: Option<String>,
         ids: impl Iterator<Item = MessageId>,
     ) -> bool {
-        let asked = PartitionStage::CatchingUp(behind.from.clone());
+        let expected = PartitionStage::CatchingUp(behind.from.clone());
         let Some((number, part)) =
             self.partitions.iter_mut().find(|(_, part)| Arc::ptr_eq(&part.consumer, &behind.consumer))
         else {
             return false;
         };
-        if part.stage != asked {
+        if part.stage != expected {
             return false;
         }
         part.owner_crashed &= to.is_some();
@@ -260,9 +260,9 @@ impl OwnedPartitions {
 
     /// Starts releasing partitions, those with the fewest in-flight entries first.
     pub(super) fn release_some(&mut self, count: usize) {
-        let mut in_hand: BTreeMap<usize, usize> = BTreeMap::new();
+        let mut in_flight: BTreeMap<usize, usize> = BTreeMap::new();
         for number in self.partition_by_entry.values() {
-            *in_hand.entry(*number).or_default() += 1;
+            *in_flight.entry(*number).or_default() += 1;
         }
         let staying = self
             .partitions
@@ -270,7 +270,7 @@ impl OwnedPartitions {
             .filter(|(_, part)| !matches!(part.stage, PartitionStage::Releasing | PartitionStage::Lost));
         let mut staying: Vec<usize> = staying.map(|(number, _)| *number).collect();
         let leaving = count.saturating_sub(self.partitions.len() - staying.len());
-        staying.sort_by_key(|number| in_hand.get(number).copied().unwrap_or_default());
+        staying.sort_by_key(|number| in_flight.get(number).copied().unwrap_or_default());
         for number in staying.into_iter().take(leaving) {
             if let Some(part) = self.partitions.get_mut(&number) {
                 part.stage = PartitionStage::Releasing;
@@ -294,10 +294,10 @@ impl OwnedPartitions {
     }
 
     /// Forgets entries that are no longer in flight, once they are the larger part.
-    pub(super) fn forget_finished(&mut self, in_hand: usize, is_in_hand: impl Fn(&MessageId) -> bool) {
+    pub(super) fn forget_finished(&mut self, in_flight: usize, is_in_flight: impl Fn(&MessageId) -> bool) {
         const FORGET_SLACK: usize = 1_000;
-        if self.partition_by_entry.len() > 2 * in_hand + FORGET_SLACK {
-            self.partition_by_entry.retain(|id, _| is_in_hand(id));
+        if self.partition_by_entry.len() > 2 * in_flight + FORGET_SLACK {
+            self.partition_by_entry.retain(|id, _| is_in_flight(id));
         }
     }
 }

@@ -32,9 +32,9 @@ impl PartitionedConsumer {
     pub(super) async fn rebalance(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         coordinator.rebalance_at = Instant::now() + self.lease_duration() / 3;
         let types = self.group_consumer.announced_types();
-        let (other_layout, share, parts, has_double, others, known_types): RebalanceReply =
+        let (other_layout, share, parts, is_duplicate, others, known_types): RebalanceReply =
             self.bus().connection.run_idempotent(&self.rebalance_script(coordinator)).await?;
-        self.group_consumer.log_duplicate_name(has_double, &mut coordinator.has_duplicate_name);
+        self.group_consumer.log_duplicate_name(is_duplicate, &mut coordinator.has_duplicate_name);
         self.group_consumer.log_type_mismatches(&mut coordinator.type_mismatches, &others);
         let mut taken = Vec::new();
         for (number, (epoch, last, is_recovered)) in parts.into_iter().enumerate() {
@@ -59,8 +59,8 @@ impl PartitionedConsumer {
         if owned < keeps {
             coordinator.rebalance_at = coordinator.rebalance_at.min(Instant::now() + REBALANCE_INTERVAL_MIN);
         }
-        let knows_less = known_types < std::mem::replace(&mut coordinator.known_types, known_types);
-        if coordinator.other_members != others || knows_less || coordinator.types != types {
+        let has_forgotten_types = known_types < std::mem::replace(&mut coordinator.known_types, known_types);
+        if coordinator.other_members != others || has_forgotten_types || coordinator.types != types {
             (coordinator.other_members, coordinator.types) = (others, types);
             self.restart_with_kept_pending();
         }
@@ -111,7 +111,7 @@ impl PartitionedConsumer {
                 stream,
                 partitions,
                 configured,
-                "the stream has another number of partitions now: set `partitions` and start again"
+                "the stream has a different number of partitions now: set `partitions` and restart"
             );
         }
     }
@@ -167,7 +167,7 @@ impl PartitionedConsumer {
             return Ok(());
         }
         self.bus().connection.run_idempotent::<u64>(&release).await?;
-        tracing::info!(group = %self.group_consumer.group, partitions = ?released, "partitions left to other consumers");
+        tracing::info!(group = %self.group_consumer.group, partitions = ?released, "partitions released");
         let mut owned = self.owned();
         for number in released {
             owned.remove(number);

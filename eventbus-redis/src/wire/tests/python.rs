@@ -1,6 +1,6 @@
 //! Entries of the Python library with every kind of value, byte for byte.
 //!
-//! `tests/tests/python` captured them, and says how to do it anew.
+//! `tests/tests/python` captured them, and documents how to capture them again.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
