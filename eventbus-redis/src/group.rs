@@ -78,7 +78,7 @@ pub enum GroupError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetireStoreError {
-    /// A process with the store sent its events to a group's backlog within the last 30 s. Stop it first.
+    /// A process with the store has filled backlogs within the last 30 s. Stop it first.
     #[error("store {store} is in use: a process with it brings events to `{stream}`")]
     InUse {
         /// The stream.

@@ -40,8 +40,8 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | acknowledge | `XACK`, and the attempts deleted | released |
 /// | skip | no member ever announced its type | released, acknowledged and recorded as skipped |
 /// | skip | a member handles its type, or may come to | released, handed off; in a partition kept pending |
-/// | retry | the attempts are saved, at the latest before it is read again | waits for its retry |
-/// | begin | the attempts are saved at once | a worker runs its handlers |
+/// | retry | the script saves the attempts, at the latest before the consumer reads the entry again | waits for its retry |
+/// | begin | the script saves the attempts at once | a worker runs its handlers |
 /// | dead letter | a member knows its schema version | released, handed off; in a partition kept pending |
 /// | dead letter | dead letters are enabled | released, a dead letter and acknowledged |
 /// | dead letter | dead letters are disabled | released, kept pending as exhausted |
@@ -154,7 +154,8 @@ impl Consumer {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_acknowledged(&mut batch.acknowledged);
         }
-        // before a retry is read again its attempts are written, so no entry below has an update that still gathers
+        // the consumer writes the attempts of a retry before it reads the entry again, so no entry below has an update
+        // that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
             written.lost = self.save_attempts(&batch.attempt_updates).await?;
             let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =

@@ -1,9 +1,9 @@
 //! Hand-off: leaves entries to other members of the group if this consumer has no handler for them, or does not know
 //! the schema version of the event.
 //!
-//! Invariant: an event of a type that the group ever announced is acknowledged only by a member that handles it. The
-//! script that acknowledges an event of any other type records it as skipped, so that a member that announces the type
-//! later can get it.
+//! Invariant: only a member that handles an event acknowledges it, if the group ever announced its type. The script
+//! that acknowledges an event of any other type records it as skipped, so that a member that announces the type later
+//! can get it.
 
 use std::collections::BTreeMap;
 
@@ -115,8 +115,8 @@ impl Consumer {
     /// Leaves an event that cannot be decoded here to a member that announced its schema version; handlers that have
     /// succeeded do not run there again. Returns `true` if this consumer must release it.
     ///
-    /// An event of an older version than the handlers here were made for is left to a live member only: no release to
-    /// come knows that version better than this one.
+    /// An event of an older version than that of the handlers here goes to a live member only: no release to come knows
+    /// that version better than this one.
     pub(super) async fn hand_off_to_newer(
         &self,
         id: &MessageId,

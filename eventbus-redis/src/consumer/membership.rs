@@ -1,7 +1,7 @@
 //! Membership: heartbeats of a consumer, the other members of its group, and entries that dead consumers left pending.
 //!
-//! Invariant: an entry that may be on its way to this consumer is not read a second time, and the consumer reclaims no
-//! entries of dead consumers before its own pending entries are in flight.
+//! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
+//! dead consumers before its own pending entries are in flight.
 //!
 //! Membership of a consumer, as the hash `members` records it:
 //!

@@ -89,7 +89,7 @@ pub(crate) struct Consumer {
 /// | owned | the owner releases the partition | free |
 /// | owned | the lease ends without a heartbeat | free; its next owner counts pending entries as redelivered |
 ///
-/// Scripts with a stale epoch are refused as `FENCED`, so a late owner writes no disposition.
+/// The server refuses scripts with a stale epoch as `FENCED`, so a late owner writes no disposition.
 struct FencingToken {
     lease_key: String,
     /// The instance of the bus that owns the partition.

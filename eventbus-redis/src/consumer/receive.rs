@@ -91,7 +91,7 @@ impl Consumer {
         prepared.collect()
     }
 
-    /// Prepares an entry for its handlers. Returns `None` if it is in flight already, or its disposition needs no handler.
+    /// Prepares an entry for its handlers. Returns `None` if it is in flight already, or needs no handler.
     pub(super) fn prepare_entry(&self, entry: Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
         let id = MessageId::new(entry.id);
         // the reader of a recreated group receives entries again that are in flight or kept pending

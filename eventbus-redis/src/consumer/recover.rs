@@ -211,8 +211,8 @@ impl Consumer {
                     stats.failed += 1; // must not overtake the unfinished one before it
                     continue;
                 }
-                // its start is recorded before it runs, so that an event that kills the process is not recovered for ever;
-                // it runs alone, so that no other event can be the cause
+                // records its start before it runs, so that an event that kills the process does not return for ever;
+                // runs it alone, so that no other event can be the cause
                 let clock = &self.bus.config.clock;
                 let is_suspect = entry.is_suspect(clock);
                 let exclusive = match is_suspect {

@@ -1,7 +1,7 @@
 //! Following a stream: reads without an end.
 //!
-//! Invariant: the cursor is behind the entries that were read, and each of these is returned, even if a call fails or
-//! is dropped in between.
+//! Invariant: the cursor is behind the entries that were read, and each call returns the next of them, even if one
+//! fails or is dropped in between.
 //!
 //! Real time, not the given clock: connecting to Redis again.
 

@@ -90,12 +90,12 @@ enum RepartitionReply {
 
 impl RedisEventBus {
     /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged all entries.
-    /// Until then the groups' consumers continue, and publishing to partitions is refused as unavailable. After the
-    /// change every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set
-    /// `partitions` and connect again.
+    /// Until then the groups' consumers continue, and the server refuses to publish to partitions. After the change
+    /// every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set `partitions` and
+    /// connect again.
     ///
-    /// Publishers to a stream without partitions are not refused before the change, so stop them first. The entries of
-    /// streams that are no longer used stay there; no group reads them.
+    /// The server accepts publishers to a stream without partitions until the change, so stop them first. The entries
+    /// of streams that are no longer used stay there; no group reads them.
     ///
     /// # Errors
     /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome, the number is

@@ -31,11 +31,11 @@ struct PartitionedConsumer {
     /// The consumer of the whole group: holds the in-flight entries and knows the handlers, and reads no entries
     /// itself.
     group_consumer: Consumer,
-    /// Shared by reader and coordinator; no lock is held across an await.
+    /// Shared by reader and coordinator; no task holds the lock across an await.
     owned: Mutex<OwnedPartitions>,
     /// Wakes the reader when the owned partitions have changed.
     partitions_changed: Notify,
-    /// Wakes the coordinator when a partition was lost.
+    /// Wakes the coordinator when the consumer has lost a partition.
     partition_lost: Notify,
 }
 
