@@ -1,4 +1,12 @@
 //! Creating and retiring consumer groups on request.
+//!
+//! | state of a group | event | next state |
+//! |---|---|---|
+//! | absent | a bus connects | unjoined: does not count |
+//! | absent, unjoined | a consumer joins, or an operator creates it | listed: trimming keeps its unfinished entries |
+//! | listed | the server loses the group | missing: trimming stops |
+//! | missing | a consumer, an operator or a resync creates it | listed, at its low-water mark |
+//! | listed, missing | an operator retires it | absent |
 
 use eventbus::{Name, Position, port::MessageId};
 use redis::ScriptInvocation;

@@ -81,6 +81,13 @@ fn list(waits: &[UnfinishedGroup]) -> String {
 }
 
 /// Reply of one attempt.
+///
+/// | state of the layout | event | next state |
+/// |---|---|---|
+/// | open | an attempt finds unfinished groups | closed to publishers for [`REPARTITION_PUBLISH_PAUSE`] |
+/// | closed | a further attempt of the same bus finds unfinished groups | closed for that time again |
+/// | closed | the time passes, or the bus gives up | open |
+/// | open, closed | an attempt finds that every group has finished | open, in a new generation |
 enum RepartitionReply {
     Changed,
     AlreadyChanged(u32),
