@@ -120,7 +120,7 @@ pub enum ProjectionKind {
     InMemory,
     /// A transaction parameter: rows and checkpoint in one transaction.
     Transactional,
-    /// Neither: rows somewhere else, with a checkpoint of its own; an event may be handled again after a crash.
+    /// Neither: rows elsewhere, with a checkpoint of its own; an event may be handled again after a crash.
     AtLeastOnce,
 }
 

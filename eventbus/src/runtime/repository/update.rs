@@ -13,8 +13,8 @@ impl<A: Apply> AggregateRepository<A> {
     /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
     ///
     /// The decision is a pure, plain closure, not an `async` one: load the values it needs before. It may run several
-    /// times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one
-    /// that never refuses says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
+    /// times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one that never refuses
+    /// says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
     ///
     /// ```ignore
     /// let rate = rates.load().await?; // and not in the decision
