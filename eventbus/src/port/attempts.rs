@@ -19,11 +19,11 @@ use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::
 pub struct DeliveryAttempts {
     /// The number of runs in which a handler failed.
     pub attempts: u32,
-    /// The number of times in a row that its process ended while the entry was in flight.
+    /// The number of consecutive process ends while the entry was in flight.
     #[serde(skip_serializing_if = "is_zero")]
     pub process_ends: u32,
-    /// The number of times in a row that its process ended while this event alone was handled; incremented before such a
-    /// run, and reset after it.
+    /// The number of consecutive process ends while this event alone was handled; incremented before such a run, and
+    /// reset after it.
     #[serde(skip_serializing_if = "is_zero")]
     pub ended_alone: u32,
     /// The number of failed deliveries to consumers that persist no attempts, such as those written in Python, which
@@ -66,7 +66,7 @@ pub struct HandlerFailure {
     /// Set if the handler is not retried.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gave_up: bool,
-    /// The number of times in a row that the handler met a fault of the database, which uses up no attempt.
+    /// The number of consecutive faults of the database, which use up no attempt.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub server_faults: u32,
 }
@@ -104,7 +104,7 @@ const SERVER_FAULT_BACKOFF: RetryPolicy = RetryPolicy {
     max_delay: Duration::from_secs(300),
 };
 
-/// The number of process ends in a row, while this event alone was handled, after which it becomes a dead letter.
+/// The number of consecutive process ends, while this event alone was handled, after which it becomes a dead letter.
 const MAX_PROCESS_ENDS_ALONE: u32 = 5;
 
 /// The delays of a suspect: they limit how often an event can end its process.

@@ -294,7 +294,7 @@ pub async fn dispatch(
             }
         }
     }
-    // a failed handler that only other consumers of the group have, and that has retries left, is left to these
+    // a failed handler that only other consumers of the group have: they retry it, unless it has given up
     match (is_wanted || attempts.has_given_up(), failures.is_empty()) {
         (false, _) => Outcome::Skipped,
         (true, true) => Outcome::Handled { succeeded },

@@ -285,7 +285,7 @@ impl InFlight {
     fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) {
         let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
         let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_limit_change());
-        drop(state);
+        drop(state); // before waking: a woken task locks the state at once
         if has_more {
             self.outbox.notify_one();
         }
