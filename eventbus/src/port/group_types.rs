@@ -41,8 +41,8 @@ const ANY_TYPE: &str = "*";
 /// ```
 /// use eventbus::port::{GroupTypes, Unhandled};
 /// let mut types = GroupTypes::default();
-/// assert_eq!(types.pass("OrderShipped", 7, 1_000), Unhandled::Skipped { is_first: true });
-/// assert_eq!(types.pass("OrderShipped", 9, 2_000), Unhandled::Skipped { is_first: false });
+/// assert_eq!(types.note_unhandled("OrderShipped", 7, 1_000), Unhandled::Skipped { is_first: true });
+/// assert_eq!(types.note_unhandled("OrderShipped", 9, 2_000), Unhandled::Skipped { is_first: false });
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

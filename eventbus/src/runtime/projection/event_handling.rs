@@ -39,7 +39,7 @@ impl<P: Projection> ProjectionHandle<P> {
     /// # }
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> eventbus::Result<()> {
-    /// let accounts = ProjectionHandle::with(Accounts::default);
+    /// let accounts = ProjectionHandle::with_factory(Accounts::default);
     /// let event = RecordedEvent::from_event(&Opened {}, AggregateId::new(), Version::FIRST)?;
     /// accounts.handle(&event).await?;
     /// assert_eq!(accounts.read().await.opened, 1);

@@ -44,7 +44,7 @@ use crate::{
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> eventbus::Result<()> {
 /// # let store = InMemoryEventStore::new();
-/// let accounts = ProjectionHandle::with(Accounts::default);
+/// let accounts = ProjectionHandle::with_factory(Accounts::default);
 /// accounts.rebuild(&store).await?;
 /// assert_eq!(accounts.read().await.opened, 0);
 /// # Ok(())
