@@ -1,11 +1,11 @@
-//! How the address of a server appears in errors and logs, and where it is.
+//! Addresses of servers: their form in errors and logs, and hosts that are this machine.
 
 use std::net::IpAddr;
 
-/// A connection URL as errors and logs may show it: without the password.
+/// Returns a connection URL as errors and logs may show it: without the password.
 ///
-/// A text that is no URL is not shown at all, nor is what follows the scheme where an `@` comes after a `?` or `#`:
-/// nobody can tell where a password in it would be.
+/// A text that is no URL is not shown at all, nor is the part after the scheme if an `@` comes after a `?` or `#`: the
+/// place of a password in it would be ambiguous.
 ///
 /// # Examples
 /// ```
@@ -38,7 +38,7 @@ pub fn redacted(url: &str) -> String {
     format!("{scheme}://{user}{at}{host}{path}")
 }
 
-/// Whether a host, a name or an address, is this machine: then no other machine is on the way to it.
+/// Returns `true` if a host, given by name or address, is this machine: then no other machine is on the way to it.
 ///
 /// # Examples
 /// ```
@@ -53,7 +53,7 @@ pub fn is_this_machine(host: &str) -> bool {
     address.map_or_else(|| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
 }
 
-/// The name of a type without its modules and parameters.
+/// Returns the name of a type without its modules and parameters.
 pub(super) fn type_name<T: ?Sized>() -> String {
     let name = std::any::type_name::<T>();
     let name = name.split('<').next().unwrap_or(name);

@@ -1,4 +1,4 @@
-//! What a group is given for itself: events of a store that the bus does not hold for it any more.
+//! Backlogs: events of a store that a bus delivers to one group only, as it does not hold them for that group any more.
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -12,25 +12,25 @@ use crate::domain::{
     stream::Position,
 };
 
-/// A bus that can give one group events of a store which the others are not given again.
+/// A bus that can deliver events of a store to one group only.
 ///
-/// A group that is new begins with the oldest event of the store, also where the bus has trimmed or lost it; a group that
-/// announces an event type for the first time is given what it skipped of it. The bus says what is missing, and a process
-/// with the store brings it.
+/// A new group begins with the oldest event of the store, also where the bus has trimmed or lost it; a group that
+/// announces an event type for the first time gets the events of the type that it skipped. The bus lists the missing
+/// events, and a process with the store fills them in.
 #[async_trait]
 pub trait Backlogs: Send + Sync {
-    /// What is missing of a store, for all groups of the bus. Who asks is expected to bring it soon.
+    /// Lists the missing ranges of a store, for all groups of the bus. The bus expects the caller to fill them in soon.
     ///
     /// # Errors
-    /// [`PublishError`] if the bus cannot be asked.
+    /// [`PublishError`] if the bus cannot be reached.
     async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError>;
 
-    /// Gives the group of `fill` everything that it misses after [`BacklogFill::after`] up to `through`, which is what `events`
-    /// are, in position order. With no events and `through` equal to [`BacklogFill::after`] nothing is added: the answer says
-    /// whether there is room.
+    /// Gives the group of `fill` all events that it misses after [`BacklogFill::after`] up to `through`: `events`, in
+    /// position order. With no events and `through` equal to [`BacklogFill::after`] adds none, and the outcome says if
+    /// there is room.
     ///
     /// # Errors
-    /// [`PublishError`]; after an unknown outcome what is missing is asked for again.
+    /// [`PublishError`]; after an unknown outcome the caller lists the [missing ranges](Self::fills) again.
     async fn fill(
         &self,
         fill: &BacklogFill,
@@ -39,36 +39,36 @@ pub trait Backlogs: Send + Sync {
     ) -> Result<FillOutcome, PublishError>;
 }
 
-/// Events of a store that a group is to be given.
+/// A range of events of a store that a group misses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BacklogFill {
     /// The store.
     pub store: Uuid,
     /// The group.
     pub group: Name,
-    /// The only event type it misses; all of them if `None`.
+    /// The only event type of the range; all types if `None`.
     pub event_type: Option<Name>,
-    /// What it misses begins after this position.
+    /// The range begins after this position.
     pub after: Position,
-    /// What it misses ends with this position.
+    /// The range ends with this position.
     pub through: Position,
-    /// The part of the bus that misses it, as the bus counts its parts.
+    /// The number of the part of the bus that misses the range.
     pub part: usize,
 }
 
-/// What came of a [`fill`](Backlogs::fill).
+/// The outcome of a [`fill`](Backlogs::fill).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FillOutcome {
-    /// The group is given them.
+    /// The bus added the events, or has room for some.
     Done,
-    /// The group has enough to do; try again later.
+    /// The backlog of the group is full; try again later.
     Full,
-    /// Another process was first; ask again what is missing.
+    /// A concurrent process filled the range first; list the [missing ranges](Backlogs::fills) again.
     Moved,
 }
 
-/// What a group skipped of an event type before one of its members announced the type for the first time.
+/// Events of a type that a group skipped before one of its members announced the type for the first time.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct SkippedBefore {
     /// The group.
@@ -76,15 +76,15 @@ pub struct SkippedBefore {
     pub group: Name,
     /// The event type.
     pub event_type: String,
-    /// How many events were skipped.
+    /// The number of skipped events.
     pub count: u64,
-    /// How long ago the first of them was skipped.
+    /// The time since the group skipped the first of them.
     #[serde(serialize_with = "shown::duration")]
     pub age: std::time::Duration,
 }
 
 impl SkippedBefore {
-    /// Logs that no handler says whether these events are delivered: for handlers that come while the bus consumes.
+    /// Logs that no handler says if the bus delivers these events; for handlers that subscribe while the bus consumes.
     pub fn log(&self) {
         let Self { group, event_type, count, age } = self;
         tracing::error!(
@@ -95,22 +95,22 @@ impl SkippedBefore {
     }
 }
 
-/// That a group handles an event type.
+/// The announcement that a group handles an event type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
     /// The group.
     pub group: Name,
-    /// The event type; every one if `None`.
+    /// The event type; every type if `None`.
     pub event_type: Option<Name>,
-    /// The schema version that it is handled in.
+    /// The schema version of the event in the handler's code.
     pub schema_version: u32,
-    /// What becomes of events that were skipped long before, or were stored before the group began.
+    /// The handler's choice for events that the group skipped long ago, or that were stored before the group began.
     pub start: Option<HandlerStart>,
 }
 
 impl Announced {
-    /// What groups handle by these filters, each type and version once; where several begin differently, the one that
-    /// wants more counts.
+    /// Returns the announcements of groups with these filters, each type and version once; of different starts, the one
+    /// that skips less counts.
     pub fn all<'a>(handled: impl IntoIterator<Item = (&'a Name, EventFilter, Option<HandlerStart>)>) -> Vec<Self> {
         let mut all: Vec<Self> = Vec::new();
         for (group, events, start) in handled {
@@ -140,7 +140,7 @@ impl Announced {
 }
 
 impl HandlerStart {
-    /// Of two choices the one that skips less; none leaves it to the bus.
+    /// Returns the one of two starts that skips less; `None` leaves the choice to the bus.
     fn more_of(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(Self::Oldest), _) | (_, Some(Self::Oldest)) => Some(Self::Oldest),
@@ -150,12 +150,12 @@ impl HandlerStart {
     }
 }
 
-/// Where a handler begins: what its group is given of events from before.
+/// The start of a handler: the earlier events that its group gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HandlerStart {
     /// With the oldest event of the store.
     Oldest,
-    /// With what comes from now on.
+    /// With the next event from now on.
     Now,
 }

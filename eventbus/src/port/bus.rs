@@ -1,9 +1,9 @@
 //! The contract of an event bus.
 //!
 //! Guarantees: events published by one call keep their order; every consumer group gets every event at least once, in
-//! that order within one aggregate and consumer, also over retries; an event is acknowledged only after every handler of
-//! the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once, or
-//! order across consumers of one group, unless the bus says so.
+//! that order within one aggregate and consumer, also over retries; an event is acknowledged only after every handler
+//! of the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once,
+//! or order across consumers of one group, unless the bus says so.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
 
-/// What a bus calls an entry; on Redis the entry id (`1795157844243-0`).
+/// The id of an entry on its bus; on Redis the entry id (`1795157844243-0`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct MessageId(Arc<str>);
 
@@ -26,7 +26,7 @@ impl MessageId {
         Self(id.into())
     }
 
-    /// The id as text.
+    /// Returns the id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -45,19 +45,19 @@ impl Serialize for MessageId {
     }
 }
 
-/// How far a consumer group has come.
+/// The progress of a consumer group, in entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct GroupProgress {
-    /// Entries that no consumer of the group took over yet.
+    /// Entries that no consumer of the group has read yet.
     pub unread: u64,
-    /// Entries taken over and not acknowledged.
+    /// Entries that a consumer of the group has read and not acknowledged.
     pub pending: u64,
-    /// Those of the pending entries whose attempts are used up, and that are no dead letters as the bus keeps none.
+    /// Pending entries whose attempts are used up, and that are no dead letters because the bus keeps none.
     pub exhausted: u64,
 }
 
 impl GroupProgress {
-    /// Whether nothing is left to do: nothing is unread, being handled or waiting for a retry.
+    /// Returns `true` if the group has no work left: no entry is unread, in flight or waiting for a retry.
     #[must_use]
     pub const fn is_settled(&self) -> bool {
         self.unread == 0 && self.pending <= self.exhausted
@@ -74,24 +74,25 @@ impl GroupProgress {
     note = "buses are `InMemoryEventBus`, `RedisEventBus`, `FileQueue`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventBus: DeadLetters + 'static {
-    /// Where the events go; durable, part of the relay's checkpoint name.
+    /// Returns the name of the place that the events go to; durable, part of the relay's checkpoint name.
     fn destination(&self) -> &Name;
 
-    /// What it is and where, without credentials, as the log shows it: its type, and the address of its server.
+    /// Describes the bus for the log, without credentials: its type, and the address of its server.
     fn describe(&self) -> String {
         type_name::<Self>()
     }
 
-    /// The group of subscribers that name none.
+    /// Returns the group of subscribers that name none.
     fn default_group(&self) -> &Name;
 
-    /// Publishes events, in order, in one round trip, and returns the id of each. Nothing to publish is no error.
+    /// Publishes events, in order, in one round trip, and returns the id of each. Publishing no events is no error.
     ///
     /// # Errors
     /// [`PublishError`]; see [`PublishError::is_retryable`].
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError>;
 
-    /// Publishes what a relay read from its store's feed, on a bus without a [`relay_target`](Self::relay_target).
+    /// Publishes events that a relay read from its store's feed, on a bus without a
+    /// [`relay_target`](Self::relay_target).
     ///
     /// # Errors
     /// [`PublishError`] as for [`publish`](Self::publish).
@@ -99,24 +100,26 @@ pub trait EventBus: DeadLetters + 'static {
         self.publish(events).await
     }
 
-    /// The way for relays, if the bus keeps the position of a store beside its events.
+    /// Returns the atomic target for relays, if the bus keeps the position of a store beside its events.
     ///
-    /// Without it a relay publishes plainly: after a crash between publishing and its checkpoint it repeats.
+    /// Without it a relay publishes at least once: after a crash between publishing and its checkpoint it repeats
+    /// events.
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
         None
     }
 
-    /// The way to give one group what the bus does not hold for it any more, on a bus that forgets at all.
+    /// Returns the backlogs, if the bus can deliver to one group events that it does not hold for that group any more.
     fn backlogs(&self) -> Option<&dyn Backlogs> {
         None
     }
 
-    /// Records for good which event types groups handle, so that none of them is skipped from now on, and has what was
-    /// skipped not long ago delivered. Returns what was skipped long ago and is not announced: its handler says what
-    /// becomes of it. `store` is where a bus records it that keeps nothing itself.
+    /// Records for good which event types groups handle: the groups skip none of them from now on, and the bus delivers
+    /// the events of these types that they skipped recently. Types that a group began to skip long ago are returned and
+    /// not announced, unless the handler's [start](Announced::start) says whether the bus delivers these events. A bus
+    /// that keeps no progress of its own records the types in `store`.
     ///
     /// # Errors
-    /// [`ConsumeError`] if the bus, or that store, cannot be asked.
+    /// [`ConsumeError`] if the bus, or that store, cannot be reached.
     async fn announce(
         &self,
         announced: &[Announced],
@@ -126,14 +129,14 @@ pub trait EventBus: DeadLetters + 'static {
         Ok(Vec::new())
     }
 
-    /// Whether the bus keeps what was published, and how far each group has come, by itself.
+    /// Returns `true` if the bus itself keeps the published events and the progress of each group.
     fn is_durable(&self) -> bool {
         true
     }
 
-    /// Gives a bus that keeps no progress of its own the store whose feed it is published, as the place for the
-    /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns from where it needs
-    /// the feed again. `None`: it is durable, or nobody subscribed.
+    /// Gives a bus that keeps no progress of its own the store whose feed it transports, as the place for the
+    /// checkpoints and [unfinished deliveries](super::UnfinishedDeliveries) of its groups. Returns the position after
+    /// which the bus needs the feed again; `None` if it is durable or has no subscribers.
     ///
     /// # Errors
     /// [`CheckpointError`] if the progress cannot be read.
@@ -142,54 +145,54 @@ pub trait EventBus: DeadLetters + 'static {
         Ok(None)
     }
 
-    /// Keeps a copy of the bus's dead letters in the store whose events they are, and puts back what the bus has lost of
-    /// them. Never ends on a bus that does so; an app runs it, and drops it when it stops.
+    /// Copies the bus's dead letters to the store that holds their events, and restores those that the bus has lost.
+    /// Never completes on a bus that does so; an app runs it, and drops it when the app stops.
     ///
-    /// A bus that keeps its dead letters nowhere but in the store, or in files, has nothing to copy.
+    /// A bus that keeps its dead letters only in the store, or in files, makes no copies.
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
         drop(store);
     }
 
-    /// Connects a bus that was made without connecting, and does nothing if it is connected already or was once. An app
-    /// asks for it when it starts, and again until it succeeds.
+    /// Connects a bus that was made without connecting; has no effect if the bus is, or once was, connected. An app
+    /// calls it when it starts, and again until it succeeds.
     ///
     /// # Errors
-    /// [`ConnectError`] says whether trying again can succeed by itself.
+    /// [`ConnectError`], whose variant says whether trying again can succeed by itself.
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
         Ok(())
     }
 
-    /// The subscribers; adding one here is subscribing.
+    /// Returns the subscribers; adding one subscribes it.
     fn subscribers(&self) -> &Subscribers;
 
     /// Consumes for every group that has subscribers, until [`stop_consuming`](Self::stop_consuming); also for groups
     /// that get their first subscriber meanwhile.
     ///
     /// # Errors
-    /// [`ConsumeError`] if it cannot begin; what goes wrong later is retried and counted.
+    /// [`ConsumeError`] if the bus cannot begin to consume; it retries and counts later failures.
     async fn start_consuming(&self) -> Result<(), ConsumeError>;
 
-    /// Asks the consumers to stop after the deliveries they are in; returns once they have stopped. A handler that awaits
-    /// this waits for itself, for ever: it spawns a task that does. So it is with [`shutdown`](Self::shutdown), until its
-    /// timeout.
+    /// Stops the consumers after their current deliveries; returns once they have stopped. A handler that awaits this
+    /// call waits for itself, for ever: let it spawn a task that does. The same holds for [`shutdown`](Self::shutdown),
+    /// until its timeout.
     async fn stop_consuming(&self);
 
-    /// Whether [`start_consuming`](Self::start_consuming) is running.
+    /// Returns `true` while [`start_consuming`](Self::start_consuming) runs.
     fn is_consuming(&self) -> bool;
 
-    /// Stops consuming, waits for what is in flight up to `timeout`, and closes the bus.
+    /// Stops consuming, waits up to `timeout` for the entries in flight, and closes the bus.
     ///
     /// # Errors
-    /// [`ShutdownError`] if the deadline passed first; what was in flight stays pending and is delivered again.
+    /// [`ShutdownError`] if the timeout passed first; entries in flight stay pending and are redelivered.
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError>;
 
-    /// What the bus counted since it was made.
+    /// Returns the counts since the bus was made.
     fn stats(&self) -> BusStats;
 
-    /// What there is to know about the stream; `connected` is false when the bus cannot be asked.
+    /// Describes the stream and its consumer groups; `connected` is `false` if the bus cannot be reached.
     async fn stream_info(&self) -> StreamInfo;
 
-    /// Whether the bus is connected and consumes, and what piles up; what a health endpoint answers. It never fails.
+    /// Reports for a health endpoint if the bus is connected and consumes, and its backlogs. Never fails.
     async fn health(&self) -> Health {
         let info = self.stream_info().await;
         let consuming = self.is_consuming();
@@ -199,136 +202,137 @@ pub trait EventBus: DeadLetters + 'static {
                 Health::connected(consuming, info.pending_messages, info.dlq_messages)
                     .with_unreadable(unreadable.collect())
             }
-            false => Health::disconnected(consuming, "the bus cannot be asked"),
+            false => Health::disconnected(consuming, "the bus is not connected"),
         })
     }
 
-    /// How far a consumer group has come.
+    /// Returns the progress of a consumer group.
     ///
     /// # Errors
-    /// [`ConsumeError::Unavailable`] if the bus cannot be asked.
+    /// [`ConsumeError::Unavailable`] if the bus cannot be reached.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
 }
 
-/// Why a bus is not connected.
+/// The error of connecting to a bus.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// It could not be reached: it may be later.
+    /// The bus could not be reached; a later try may succeed.
     #[error("event bus `{destination}` unavailable")]
     Unavailable {
-        /// Which bus.
+        /// The bus.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
-    /// It refuses to be used so, until somebody changes something: a password, a certificate, a number of partitions.
+    /// The bus refuses the connection until its configuration changes: a password, a certificate, a number of
+    /// partitions.
     #[error("event bus `{destination}` refuses the connection")]
     Refused {
-        /// Which bus.
+        /// The bus.
         destination: Name,
-        /// Why.
+        /// The reason.
         source: BoxError,
     },
 }
 
-/// Why events were not, or may not have been, published.
+/// The error of publishing: the bus did not, or may not have, published the events.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// The bus could not be reached; nothing was published.
+    /// The bus could not be reached; no event was published.
     #[error("event bus `{destination}` unavailable")]
     Unavailable {
-        /// Where the events should have gone.
+        /// The destination of the events.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
-    /// The connection broke, or the server refused, after some were sent: some, all or none may be published.
+    /// The connection broke, or the server refused, after some events were sent: some, all or none may be published.
     #[error("outcome of publishing to `{destination}` unknown")]
     OutcomeUnknown {
-        /// Where the events should have gone.
+        /// The destination of the events.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
-    /// The bus refuses the events, until somebody changes something; nothing was published.
+    /// The bus refuses the events, and does so until they or its configuration change; no event was published.
     #[error("event bus `{destination}` refuses the events")]
     Refused {
-        /// Where the events should have gone.
+        /// The destination of the events.
         destination: Name,
-        /// The first event that it refuses; `None` if it takes none at all.
+        /// The first event that the bus refuses; `None` if it accepts none at all.
         event_id: Option<EventId>,
-        /// Why.
+        /// The reason.
         source: BoxError,
     },
-    /// A relay publishes everything this store holds; publishing by hand too would repeat it all.
-    #[error("a relay publishes this store to `{destination}`; publishing by hand too would publish everything twice")]
+    /// A relay publishes all events of this store; publishing them by hand too would repeat each.
+    #[error("a relay publishes this store to `{destination}`; publishing by hand too would publish each event twice")]
     OwnedByRelay {
-        /// Where the relay publishes.
+        /// The destination of the relay.
         destination: Name,
     },
-    /// The bus holds as much as it may, and nobody consumes; nothing was published.
-    #[error("event bus `{destination}` is full and nobody consumes")]
+    /// The bus is filled to its capacity and does not consume; no event was published.
+    #[error("event bus `{destination}` is full and does not consume")]
     Full {
-        /// Where the events should have gone.
+        /// The destination of the events.
         destination: Name,
     },
-    /// The bus was shut down; nothing was published.
+    /// The bus was shut down; no event was published.
     #[error("event bus `{destination}` is shut down")]
     ShutDown {
-        /// Where the events should have gone.
+        /// The destination of the events.
         destination: Name,
     },
 }
 
 impl PublishError {
-    /// Whether publishing again can succeed; after an unknown outcome it may repeat events.
+    /// Returns `true` if publishing again can succeed; after an unknown outcome it may repeat events.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. } | Self::Full { .. })
     }
 }
 
-/// Why a bus does not consume.
+/// The error of consuming, or of asking a bus about its groups.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConsumeError {
-    /// It consumes already.
+    /// The bus consumes already.
     #[error("event bus `{destination}` is consuming already")]
     AlreadyConsuming {
         /// The bus.
         destination: Name,
     },
-    /// It was shut down.
+    /// The bus was shut down.
     #[error("event bus `{destination}` is shut down")]
     ShutDown {
         /// The bus.
         destination: Name,
     },
-    /// It could not be reached.
+    /// The bus could not be reached.
     #[error("event bus `{destination}` unavailable")]
     Unavailable {
         /// The bus.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
 }
 
 /// A shutdown that did not finish in time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} was still busy after {timeout:?}; what it was handling is delivered again")]
+#[error("{what} was still busy after {timeout:?}; the events in flight are delivered again")]
 #[non_exhaustive]
 pub struct ShutdownError {
-    /// What was still busy.
+    /// The part that was still busy.
     pub what: String,
-    /// How long it was waited for.
+    /// The time that the caller allowed.
     pub timeout: Duration,
 }
 
 impl ShutdownError {
-    /// Names what was still busy.
+    /// Names the part that was still busy.
     pub fn new(what: impl Into<String>, timeout: Duration) -> Self {
         Self { what: what.into(), timeout }
     }

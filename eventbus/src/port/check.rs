@@ -1,4 +1,4 @@
-//! What every store and bus decides alike about the events it is given.
+//! Checks of events that all stores and buses make alike.
 
 use super::{AppendError, PublishError};
 use crate::domain::{
@@ -9,10 +9,10 @@ use crate::domain::{
     validity::InvalidEvent,
 };
 
-/// Finds an event id that stands twice in one append; stores refuse it before sending.
+/// Finds an event id that an append contains twice; stores refuse it before sending.
 ///
 /// # Errors
-/// [`AppendError::EventIdTaken`] with the first id that stands twice.
+/// [`AppendError::EventIdTaken`] with the first such id.
 pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
     if events.len() < 2 {
         return Ok(());
@@ -25,8 +25,8 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
     }
 }
 
-/// Finds an event that [cannot be kept](NewEvent::check); stores refuse it before sending, so that the same append is good
-/// on every store or on none.
+/// Finds an event that [cannot be kept](NewEvent::check); stores refuse it before sending, so that the same append is
+/// good on every store or on none.
 ///
 /// # Errors
 /// [`AppendError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) that names the first such event.
@@ -35,7 +35,7 @@ pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), Append
     events.iter().try_for_each(NewEvent::check).map_err(refused)
 }
 
-/// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish anything.
+/// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish any event.
 ///
 /// # Errors
 /// [`PublishError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) and the id of the first such event.
@@ -50,10 +50,11 @@ pub fn check_records(destination: &Name, events: &[RecordedEvent]) -> Result<(),
 
 /// Decides whether an append of `ids` to `stream` is a repeat; `found` are the stored events with one of these ids.
 ///
-/// `None`: none of them is stored, so it is not a repeat. Some: it was appended before, and this is its first result.
+/// Returns `None` if no id is stored, so that the append is not a repeat; returns the result of the first append if it
+/// is.
 ///
 /// # Errors
-/// [`AppendError::EventIdTaken`] if only some are stored, or in another stream, or not one after the other.
+/// [`AppendError::EventIdTaken`] if only some are stored, or in a different stream, or not one after the other.
 pub fn first_result(
     stream: &StreamId,
     ids: &[EventId],

@@ -1,40 +1,41 @@
-//! How far someone has come in a store's feed.
+//! Checkpoints: the position of each reader in a store's feed.
 
 use async_trait::async_trait;
 
 use crate::domain::{error::BoxError, name::Name, stream::Position};
 
-/// Keeps how far each reader of a feed has come.
+/// The checkpoints of the readers of a feed, by name.
 ///
 /// A checkpoint is the last position fully handled; its reader resumes after it. Names are durable.
 #[async_trait]
 pub trait Checkpoints: Send + Sync {
-    /// The last position that `name` has fully handled; `None` if it was never saved.
+    /// Loads the last position that `name` has fully handled; `None` if it was never saved.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError>;
 
-    /// Says that `name` has fully handled everything up to `position`. Overwrites, also with a lower position.
+    /// Saves that `name` has fully handled all events up to `position`. Overwrites the checkpoint, also with a lower
+    /// one.
     ///
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached; the former checkpoint may still stand.
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError>;
 }
 
-/// A checkpoint that could not be read or written.
+/// The error of reading or writing a checkpoint, or other progress of a reader.
 #[derive(Debug, thiserror::Error)]
 #[error("checkpoint `{name}` is unavailable")]
 #[non_exhaustive]
 pub struct CheckpointError {
-    /// Whose checkpoint.
+    /// The name of the checkpoint.
     pub name: Name,
-    /// What the store said.
+    /// The error of the store.
     pub source: BoxError,
 }
 
 impl CheckpointError {
-    /// Wraps what the store said.
+    /// Wraps the error of the store.
     pub fn new(name: &Name, source: impl Into<BoxError>) -> Self {
         Self { name: name.clone(), source: source.into() }
     }

@@ -1,6 +1,7 @@
-//! Deliveries that used up their attempts, and what can be done with them.
+//! Dead letters: deliveries that used up their attempts, and the calls that list, replay and discard them.
 //!
-//! Keep: whoever wrote a dead letter, it is listed, shown and can be replayed. What its writer left out is `None`.
+//! Invariant: a dead letter of any writer is listed, shown and can be replayed. Fields that its writer left out are
+//! `None`.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -11,40 +12,40 @@ use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, shown};
 
 /// A delivery that a group gave up.
 ///
-/// As JSON it holds the whole event, the fields that were delivered and the words of the handler: show it to operators, and
+/// As JSON it holds the whole event, the delivered fields and the error text of the handler: show it to operators, and
 /// in no health route.
 #[derive(Debug, Clone, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetter {
-    /// The id among the dead letters: what [`replay`](DeadLetters::replay) and [`discard`](DeadLetters::discard) take.
+    /// The id among the dead letters, for [`replay`](DeadLetters::replay) and [`discard`](DeadLetters::discard).
     pub id: MessageId,
-    /// The id that the entry had in the stream.
+    /// The id of the entry in the stream.
     pub original_message_id: Option<MessageId>,
     /// The event; `None` if it cannot be decoded.
     pub record: Option<RecordedEvent>,
-    /// What was delivered, field by field, where the bus has fields. Bytes that are no UTF-8 are replaced here only.
+    /// The delivered fields, where the bus has fields. Bytes that are no UTF-8 are replaced here only.
     pub fields: Vec<(String, String)>,
     /// The type of the event, also where it cannot be decoded.
     pub event_type: Option<String>,
     /// The aggregate of the event, also where it cannot be decoded.
     pub aggregate_id: Option<String>,
-    /// Why it failed the last time.
+    /// The error of the last failure.
     pub error: Option<String>,
     /// The handler that failed; several are separated by commas.
     pub handler: Option<String>,
     /// The group that gave it up.
     pub group: Option<String>,
-    /// How often the handler was run; of several the one that was run most often.
+    /// The number of runs of the handler; of several handlers the highest number.
     pub attempts: Option<u32>,
-    /// How often it was tried again.
+    /// The number of retries.
     pub retry_count: Option<u32>,
-    /// When it failed first.
+    /// The time of the first failure.
     #[serde(serialize_with = "shown::time")]
     pub first_failed_at: Option<OffsetDateTime>,
-    /// When it failed last.
+    /// The time of the last failure.
     #[serde(serialize_with = "shown::time")]
     pub last_failed_at: Option<OffsetDateTime>,
-    /// When it was given up.
+    /// The time when the group gave it up.
     #[serde(serialize_with = "shown::time")]
     pub dead_lettered_at: Option<OffsetDateTime>,
     /// The handlers of the group that had succeeded; a replay does not run them again.
@@ -52,7 +53,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// A dead letter of which nothing is known but its id, for buses to fill in.
+    /// Returns a dead letter with only its id, for buses to fill in.
     #[must_use]
     pub const fn new(id: MessageId) -> Self {
         Self {
@@ -74,7 +75,7 @@ impl DeadLetter {
         }
     }
 
-    /// How many bytes of memory it takes, about: its event, its fields, and its error. By them pages of buses end.
+    /// Returns the approximate size in memory, in bytes: its event, its fields and its error. Buses end pages by it.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let record = self
@@ -85,34 +86,34 @@ impl DeadLetter {
         record + fields + self.error.as_ref().map_or(0, String::len)
     }
 
-    /// Whether a handler is among those that failed.
+    /// Returns `true` if the handler `name` is among those that failed.
     fn names_handler(&self, name: &str) -> bool {
         self.handler.as_deref().is_some_and(|failed| failed == name || failed.split(',').any(|one| one == name))
     }
 }
 
-/// Which dead letters are meant: those that match every field that is set. The default means all.
+/// Filter of dead letters: matches those that match every field that is set. The default matches all.
 ///
-/// A dead letter that does not say what is asked for does not match.
+/// A dead letter that lacks a field which the filter sets does not match.
 ///
 /// # Examples
 /// ```
 /// use eventbus::port::{DeadLetter, DeadLetterFilter, MessageId};
 /// let filter = DeadLetterFilter { group: Some("billing".into()), ..Default::default() };
-/// let mut letter = DeadLetter::new(MessageId::new("1-0"));
-/// assert!(!filter.matches(&letter));
-/// letter.group = Some("billing".into());
-/// assert!(filter.matches(&letter));
+/// let mut dead_letter = DeadLetter::new(MessageId::new("1-0"));
+/// assert!(!filter.matches(&dead_letter));
+/// dead_letter.group = Some("billing".into());
+/// assert!(filter.matches(&dead_letter));
 ///
 /// let filter = DeadLetterFilter { handler: Some("charge".into()), ..filter };
-/// letter.handler = Some("charge,remind".into()); // both failed
-/// assert!(filter.matches(&letter));
+/// dead_letter.handler = Some("charge,remind".into()); // both failed
+/// assert!(filter.matches(&dead_letter));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DeadLetterFilter {
     /// Of this consumer group.
     pub group: Option<String>,
-    /// Of this handler, also where others failed besides.
+    /// Of this handler, also where further handlers failed.
     pub handler: Option<String>,
     /// Of this event type.
     pub event_type: Option<String>,
@@ -125,13 +126,13 @@ pub struct DeadLetterFilter {
 }
 
 impl DeadLetterFilter {
-    /// Whether a dead letter is meant.
+    /// Returns `true` if a dead letter matches.
     #[must_use]
     pub fn matches(&self, dead_letter: &DeadLetter) -> bool {
-        let is = |asked: &Option<String>, said: &Option<String>| asked.is_none() || asked == said;
+        let is = |wanted: &Option<String>, actual: &Option<String>| wanted.is_none() || wanted == actual;
         let at = dead_letter.dead_lettered_at;
         is(&self.group, &dead_letter.group)
-            && self.handler.as_deref().is_none_or(|asked| dead_letter.names_handler(asked))
+            && self.handler.as_deref().is_none_or(|wanted| dead_letter.names_handler(wanted))
             && is(&self.event_type, &dead_letter.event_type)
             && is(&self.aggregate_id, &dead_letter.aggregate_id)
             && self.from.is_none_or(|from| at.is_some_and(|at| at >= from))
@@ -139,25 +140,25 @@ impl DeadLetterFilter {
     }
 }
 
-/// Some dead letters, oldest first, and where to read on.
+/// A page of dead letters, oldest first.
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct DeadLetterPage {
     /// The dead letters.
     pub letters: Vec<DeadLetter>,
-    /// What to pass as `after` for the next page; `None` if the end is reached.
+    /// The id to pass as `after` for the next page; `None` on the last page.
     pub next: Option<MessageId>,
 }
 
 impl DeadLetterPage {
-    /// Puts a page together.
+    /// Makes a page.
     #[must_use]
     pub const fn new(dead_letters: Vec<DeadLetter>, next: Option<MessageId>) -> Self {
         Self { letters: dead_letters, next }
     }
 }
 
-/// Shows what groups gave up, delivers it again, or throws it away.
+/// Lists, replays and discards the dead letters of a bus.
 ///
 /// The provided bodies are those of a bus that keeps no dead letters.
 ///
@@ -165,20 +166,20 @@ impl DeadLetterPage {
 /// ```
 /// use eventbus::port::{DeadLetterError, DeadLetterFilter, DeadLetters};
 ///
-/// /// Delivers again what one handler gave up.
+/// /// Prints and replays the dead letters of one handler.
 /// async fn after_the_fix(bus: &dyn DeadLetters) -> Result<u64, DeadLetterError> {
 ///     let filter = DeadLetterFilter { handler: Some("send_receipt".into()), ..Default::default() };
-///     for letter in bus.dead_letters(&filter, None, 20).await?.letters {
-///         println!("{} failed: {}", letter.id, letter.error.unwrap_or_default());
+///     for dead_letter in bus.dead_letters(&filter, None, 20).await?.letters {
+///         println!("{} failed: {}", dead_letter.id, dead_letter.error.unwrap_or_default());
 ///     }
 ///     bus.replay_all(&filter).await
 /// }
 /// ```
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Up to `limit` dead letters, at least one if there is one, oldest first. A page ends before with the one that
-    /// reaches [`PAGE_BYTES`](super::PAGE_BYTES). `after` is the former page's [`next`](DeadLetterPage::next), or `None` to
-    /// begin.
+    /// Returns up to `limit` dead letters, at least one if there is one, oldest first. A page ends early with the one
+    /// that reaches [`PAGE_BYTES`](super::PAGE_BYTES). `after` is the former page's [`next`](DeadLetterPage::next), or
+    /// `None` to begin.
     ///
     /// # Errors
     /// [`DeadLetterError`].
@@ -193,7 +194,7 @@ pub trait DeadLetters: Send + Sync {
         Ok(DeadLetterPage::default())
     }
 
-    /// One dead letter; `None` if it is not there any more.
+    /// Returns one dead letter; `None` if it is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`].
@@ -203,8 +204,8 @@ pub trait DeadLetters: Send + Sync {
     }
 
     /// Delivers a dead letter again to the group that gave it up, without the handlers that had succeeded, and removes
-    /// it from the dead letters, both or neither. Where the group is not known, every group gets it. Its order among the
-    /// events of its aggregate is lost. `false`: it is not there any more.
+    /// it from the dead letters, both or neither. If the group is not known, every group gets it. Its order among the
+    /// events of its aggregate is lost. Returns `false` if the dead letter is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`].
@@ -214,16 +215,17 @@ pub trait DeadLetters: Send + Sync {
         Ok(false)
     }
 
-    /// Replays the dead letters that are there now; one that dies again is not replayed again. Returns how many.
+    /// Replays the matching dead letters that exist at the time of the call, each once, also if it becomes a dead
+    /// letter again. Returns how many.
     ///
     /// # Errors
-    /// [`DeadLetterError`]; what was replayed until then stays so, and calling again goes on with the rest.
+    /// [`DeadLetterError`]; those replayed until then stay replayed, and a second call goes on with the rest.
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let _ = filter;
         Ok(0)
     }
 
-    /// Throws a dead letter away. `false`: it is not there any more.
+    /// Deletes a dead letter. Returns `false` if it is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`].
@@ -232,21 +234,21 @@ pub trait DeadLetters: Send + Sync {
         Ok(false)
     }
 
-    /// Throws away the dead letters that are there now. Returns how many.
+    /// Deletes the matching dead letters that exist at the time of the call. Returns how many.
     ///
     /// # Errors
-    /// [`DeadLetterError`]; what was thrown away until then stays so.
+    /// [`DeadLetterError`]; those deleted until then stay deleted.
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let _ = filter;
         Ok(0)
     }
 }
 
-/// Why nothing can be said about dead letters, or done with them.
+/// The error of listing, replaying or discarding dead letters.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterError {
-    /// The id is none that this bus gives.
+    /// The id is not one that this bus gives.
     #[error("`{id}` is no id of a dead letter of `{destination}`")]
     InvalidId {
         /// The bus.
@@ -254,8 +256,8 @@ pub enum DeadLetterError {
         /// The id.
         id: MessageId,
     },
-    /// Nothing of an event is left in it, so there is nothing to deliver; it can only be discarded.
-    #[error("dead letter `{id}` of `{destination}` holds nothing to replay")]
+    /// The dead letter holds no event to deliver; it can only be discarded.
+    #[error("dead letter `{id}` of `{destination}` holds no event to replay")]
     Empty {
         /// The bus.
         destination: Name,
@@ -268,34 +270,34 @@ pub enum DeadLetterError {
         /// The bus.
         destination: Name,
     },
-    /// The bus could not be reached; nothing was done.
+    /// The bus could not be reached; it changed no dead letter.
     #[error("event bus `{destination}` unavailable")]
     Unavailable {
         /// The bus.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
-    /// The connection broke after sending; it may be done or not. Look again.
+    /// The connection broke after sending; the bus may have done it or not. List the dead letters again.
     #[error("outcome of working on the dead letters of `{destination}` unknown")]
     OutcomeUnknown {
         /// The bus.
         destination: Name,
-        /// What the transport said.
+        /// The error of the transport.
         source: BoxError,
     },
-    /// The bus answers and refuses; nothing was done.
+    /// The bus answers and refuses; it changed no dead letter.
     #[error("event bus `{destination}` refuses to work on its dead letters")]
     Refused {
         /// The bus.
         destination: Name,
-        /// What it said.
+        /// The error of the bus.
         source: BoxError,
     },
 }
 
 impl DeadLetterError {
-    /// Whether trying again can succeed without anybody changing anything.
+    /// Returns `true` if trying again can succeed while the bus and its configuration stay as they are.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })

@@ -1,13 +1,13 @@
-//! Ports that pass their calls on: each of them is written out here once, for `Arc` and for doubles in tests.
+//! Delegation of the ports to a wrapped value: each is written out here once, for `Arc` and for doubles in tests.
 //!
-//! Keep: every method of a port is passed on, also one with a provided body; the provided one may not be that of what is
-//! wrapped.
+//! Invariant: a delegate passes on every method of a port, also one with a provided body; the wrapped value may have a
+//! body of its own.
 
-/// Implements ports of a double by passing each call on to what it wraps, in place of writing all of them out.
+/// Implements ports of a double by passing each call on to the value that it wraps.
 ///
-/// Named are the type, what is wrapped, and the ports. What a bus does for those who publish is written by hand, all of it
-/// and in this order, so that nothing falls back to what the port provides: `publish`, `publish_feed`, `relay_target`,
-/// `backlogs`, `announce`, `is_durable`, `resume_from`. Its other calls are passed on.
+/// The arguments are the type, the wrapped value, and the ports. For an event bus, write the methods for publishers by
+/// hand, all of them and in this order, so that none falls back to the body that the port provides: `publish`,
+/// `publish_feed`, `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`. The macro passes on the rest.
 ///
 /// # Examples
 /// ```

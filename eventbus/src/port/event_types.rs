@@ -1,7 +1,7 @@
 //! The event types that a store holds, listed by the appends that stored them.
 //!
-//! Keep: a type is listed in the step that stores its event, so that it is never missing; and what a process knows to be
-//! listed it lists no more, so that appends cost what they did.
+//! Invariant: an append lists a type in the step that stores its event, so that no type is missing; a process does not
+//! list a type again that it knows to be listed, so that appends cost what they did.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,12 @@ use crate::domain::{name::Name, record::NewEvent, shown, stream::Position};
 /// An event type that a store holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct StoredEventType {
-    /// Its wire name.
+    /// The wire name.
     #[serde(serialize_with = "shown::display")]
     pub event_type: Name,
     /// The highest schema version that was appended.
     pub schema_version: u32,
-    /// Where the first listed event of the type is.
+    /// The position of the first listed event of the type.
     pub first_position: Position,
 }
 
@@ -34,16 +34,16 @@ impl fmt::Display for StoredEventType {
     }
 }
 
-/// Tells which event types a store holds, without reading its events.
+/// The list of the event types that a store holds, for callers that do not read its events.
 ///
-/// An append lists the types of its events, in the transaction or script that stores them: once for each type and process,
-/// and again for a higher schema version. Types of which a release before this table stored the last event are not listed:
-/// nothing fills the table by a scan.
+/// An append lists the types of its events, in the transaction or script that stores them: once for each type and
+/// process, and again for a higher schema version. Types of which a release before this table stored the last event are
+/// not listed: no scan fills the table.
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
 pub trait EventTypes: Send + Sync {
-    /// The listed event types, sorted by name, each once.
+    /// Loads the listed event types, sorted by name, each once.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if a row cannot be read.
@@ -80,14 +80,14 @@ impl ListedEventTypes {
         events.into_iter().all(|event| self.has(event))
     }
 
-    /// Notes that a type is listed; call it only once that is committed.
+    /// Adds a listed type; call it only after the commit of the transaction that listed it.
     pub fn add(&self, event_type: &Name, schema_version: u32) {
         let mut listed = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let known = listed.entry(event_type.clone()).or_default();
         *known = schema_version.max(*known);
     }
 
-    /// Notes the types of events whose append is committed.
+    /// Adds the types of events whose append is committed.
     pub fn add_all<'e>(&self, events: impl IntoIterator<Item = &'e NewEvent>) {
         for event in events {
             if !self.has(event) {
@@ -96,7 +96,7 @@ impl ListedEventTypes {
         }
     }
 
-    /// Forgets everything: the store has lost data, and perhaps the list.
+    /// Forgets all types, after the store has lost data and perhaps the list.
     pub fn clear(&self) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
     }

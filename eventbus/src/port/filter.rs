@@ -1,4 +1,4 @@
-//! Which events of a feed are asked for.
+//! Filters for the events of a feed.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 
-/// Which events of a feed are asked for; all of them unless it says otherwise. Stores filter where the events are.
+/// Filter for the events of a feed; the default matches all. Stores apply it where the events are.
 ///
 /// # Examples
 /// ```
@@ -16,7 +16,7 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 /// # Ok::<(), eventbus::InvalidName>(())
 /// ```
 ///
-/// What a type stands for, an event or an enum of events:
+/// The filter of a type, an event or an enum of events:
 /// ```
 /// use eventbus::{EventSet, port::FeedFilter, prelude::*};
 /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -34,58 +34,58 @@ pub struct FeedFilter {
 }
 
 impl FeedFilter {
-    /// Every event.
+    /// Matches every event.
     #[must_use]
     pub fn all() -> Self {
         Self::default()
     }
 
-    /// Only events of aggregates of these types; none if there are none.
+    /// Matches only events of aggregates of these types; none if there are none.
     #[must_use]
     pub fn aggregate_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
         self.aggregate_types = Some(types.into_iter().collect());
         self
     }
 
-    /// Only events of these types; none if there are none.
+    /// Matches only events of these types; none if there are none.
     #[must_use]
     pub fn event_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
         self.event_types = Some(types.into_iter().collect());
         self
     }
 
-    /// Only events of this tenant.
+    /// Matches only events of this tenant.
     #[must_use]
     pub const fn tenant(mut self, tenant: Uuid) -> Self {
         self.tenant = Some(tenant);
         self
     }
 
-    /// The aggregate types asked for; all if `None`.
+    /// Returns the wanted aggregate types; all if `None`.
     #[must_use]
     pub const fn wanted_aggregate_types(&self) -> Option<&BTreeSet<Name>> {
         self.aggregate_types.as_ref()
     }
 
-    /// The event types asked for; all if `None`.
+    /// Returns the wanted event types; all if `None`.
     #[must_use]
     pub const fn wanted_event_types(&self) -> Option<&BTreeSet<Name>> {
         self.event_types.as_ref()
     }
 
-    /// The tenant asked for; all if `None`.
+    /// Returns the wanted tenant; all if `None`.
     #[must_use]
     pub const fn wanted_tenant(&self) -> Option<Uuid> {
         self.tenant
     }
 
-    /// Whether it asks for every event.
+    /// Returns `true` if it matches every event.
     #[must_use]
     pub const fn is_all(&self) -> bool {
         self.aggregate_types.is_none() && self.event_types.is_none() && self.tenant.is_none()
     }
 
-    /// Whether `event` is asked for; what stores that cannot filter otherwise ask.
+    /// Returns `true` if `event` matches; for stores that cannot filter in their queries.
     #[must_use]
     pub fn matches(&self, event: &RecordedEvent) -> bool {
         let is_among =
@@ -97,7 +97,7 @@ impl FeedFilter {
 }
 
 impl From<EventFilter> for FeedFilter {
-    /// The events that a handler, a projection or a type asks for.
+    /// Matches the events of a handler, a projection or a type.
     fn from(events: EventFilter) -> Self {
         match events {
             EventFilter::All => Self::all(),

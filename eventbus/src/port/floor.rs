@@ -1,4 +1,4 @@
-//! Floors: how far the consumer groups of a bus have finished, kept where the bus cannot lose it.
+//! Floors: the low-water marks of the consumer groups of a bus, kept in the store, where the bus cannot lose them.
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -6,34 +6,36 @@ use serde::Serialize;
 use super::CheckpointError;
 use crate::domain::{name::Name, shown, stream::Position};
 
-/// How far a consumer group of a bus has finished.
+/// The low-water mark of a consumer group of a bus.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Floor {
     /// The consumer group.
     #[serde(serialize_with = "shown::display")]
     pub group: Name,
-    /// Everything up to here is read and acknowledged by the group.
+    /// The group has read and acknowledged every event up to here.
     pub position: Position,
 }
 
-/// Keeps the floors of the groups that consume what a store's relay publishes.
+/// The floors of the groups that consume the events published by a store's relay.
 ///
-/// A bus that lost its data is filled again from the lowest of them. A group that has one is a known group.
+/// If the bus loses its data, the relay publishes again from the lowest floor. A group that has a floor is a known
+/// group.
 #[async_trait]
 pub trait Floors: Send + Sync {
-    /// The floors of all known groups of a bus, sorted by group.
+    /// Returns the floors of all known groups of a bus, sorted by group.
     ///
     /// # Errors
     /// [`CheckpointError`], named after the destination, if the store cannot be reached.
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError>;
 
-    /// Overwrites these floors, also by lower positions; those of other groups stay.
+    /// Overwrites these floors, also by lower positions; the floors of other groups stay.
     ///
     /// # Errors
-    /// [`CheckpointError`], named after the destination, if the store cannot be reached; the former ones may still stand.
+    /// [`CheckpointError`], named after the destination, if the store cannot be reached; the former floors may still
+    /// stand.
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError>;
 
-    /// Forgets a group, so that nothing is kept or published again for it. One that is not known is no error.
+    /// Removes the floor of a group, so that no event is kept or published again for it. An unknown group is no error.
     ///
     /// # Errors
     /// [`CheckpointError`], named after the destination, if the store cannot be reached.

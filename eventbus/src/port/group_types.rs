@@ -1,13 +1,14 @@
-//! Which event types a group announced, and what it left unhandled; shared by buses that keep this as one value.
+//! The event types that a group announced, and the events it left unhandled; shared by buses that keep both as one
+//! value.
 //!
-//! What becomes of an event that no handler wants:
+//! An event that no handler wants:
 //!
 //! | its type | the event |
 //! |---|---|
 //! | was never announced | is skipped: acknowledged, and noted in the range of its type |
-//! | was announced before | is left: noted in the range of its type, until a handler of the type comes |
+//! | was announced before | is left pending: noted in the range of its type, until a handler of the type comes |
 //!
-//! What an announcement makes of the range of its type:
+//! The range of a type when the group announces the type:
 //!
 //! | the type | the range | `start` | the range is | the type is announced |
 //! |---|---|---|---|---|
@@ -26,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::{Announced, HandlerStart, SkippedBefore, Subscribers};
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
 
-/// How long ago a group may have begun to skip an event type, so that it is delivered what it skipped: 24 h.
+/// Default age of a skipped range up to which the bus delivers it once the group announces its event type: 24 h.
 pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Stands for every type.
@@ -34,8 +35,8 @@ const ANY_TYPE: &str = "*";
 
 /// The event types that a consumer group ever announced, and the ranges of events that it left unhandled.
 ///
-/// A place is what the bus orders the group's events by: the position in a store, the id in a queue. Times are
-/// milliseconds since 1970.
+/// The bus orders the group's events by place: the position in a store, the id in a queue. Times are milliseconds since
+/// 1970.
 ///
 /// # Examples
 /// ```
@@ -51,11 +52,11 @@ pub struct GroupTypes {
     announced: BTreeMap<String, AnnouncedSince>,
     /// By event type.
     unhandled: BTreeMap<String, UnhandledRange>,
-    /// What is to be delivered, one range after the other.
+    /// The ranges to deliver, one after the other.
     due: Vec<DueRange>,
 }
 
-/// When a type was announced, and with which choice.
+/// The time when a group announced a type, and the handler's start.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct AnnouncedSince {
     at: u64,
@@ -67,17 +68,17 @@ struct AnnouncedSince {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct UnhandledRange {
-    /// The place of the first one.
+    /// The place of the first event.
     pub first: u64,
-    /// The place of the last one.
+    /// The place of the last event.
     pub last: u64,
-    /// How many there are.
+    /// The number of events.
     pub count: u64,
-    /// When the first one was left.
+    /// The time when the group left the first event.
     pub since: u64,
 }
 
-/// A range of events of one type that a group is to be delivered.
+/// A range of events of one type that the bus is to deliver to a group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DueRange {
@@ -89,24 +90,24 @@ pub struct DueRange {
     pub through: u64,
 }
 
-/// What became of an event that no handler of its group wants.
+/// The outcome of an event that no handler of its group wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unhandled {
-    /// No handler ever announced its type: it is acknowledged.
+    /// The group never announced its type: the bus acknowledges it.
     Skipped {
-        /// Whether it begins the range of its type.
+        /// Set if it begins the range of its type.
         is_first: bool,
     },
-    /// Its type was announced before: it is delivered when a handler of the type comes.
+    /// The group announced its type before: the bus delivers it when a handler of the type comes.
     LeftPending {
-        /// Whether it begins the range of its type.
+        /// Set if it begins the range of its type.
         is_first: bool,
     },
 }
 
 impl UnhandledRange {
-    /// Says that a group skipped it before it had a handler.
+    /// Reports it as skipped by a group before the group had a handler.
     #[must_use]
     pub fn skipped_before(&self, group: &Name, event_type: String, clock: &SharedClock) -> SkippedBefore {
         let age = Duration::from_millis(clock.unix_millis().saturating_sub(self.since));
@@ -115,7 +116,7 @@ impl UnhandledRange {
 }
 
 impl GroupTypes {
-    /// Whether the group ever announced a type, in any version.
+    /// Returns `true` if the group ever announced a type, in any version.
     #[must_use]
     pub fn has_announced(&self, event_type: &str) -> bool {
         let is_of_type = |(name, _): (&String, &AnnouncedSince)| {
@@ -144,7 +145,7 @@ impl GroupTypes {
             && self.announced.contains_key(&versioned(event_type, schema_version))
     }
 
-    /// Notes an event that no handler wants.
+    /// Adds an event that no handler wants to the range of its type.
     pub fn note_unhandled(&mut self, event_type: &str, place: u64, now: u64) -> Unhandled {
         let is_first = !self.unhandled.contains_key(event_type);
         let fresh = || UnhandledRange { first: place, last: place, count: 0, since: now };
@@ -157,15 +158,15 @@ impl GroupTypes {
         }
     }
 
-    /// Extends every range up to a place that the group has passed: for a bus that saves only where a range begins.
+    /// Extends every range up to a place that the group has passed, for a bus that saves only where a range begins.
     pub fn extend_to(&mut self, place: u64) {
         for range in self.unhandled.values_mut() {
             range.last = range.last.max(place);
         }
     }
 
-    /// Announces what the group handles. Returns the ranges that are older than `within` and for which no handler
-    /// has a `start`; their types are not announced.
+    /// Announces the types that the group handles. Returns the ranges that are older than `within` and for which no
+    /// handler has a `start`; their types are not announced.
     pub fn announce(&mut self, announced: &[Announced], within: Duration, now: u64) -> Vec<(String, UnhandledRange)> {
         let within = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
         let mut undecided = Vec::new();
@@ -202,13 +203,13 @@ impl GroupTypes {
         }
     }
 
-    /// The range to be delivered next.
+    /// Returns the range to deliver next.
     #[must_use]
     pub fn due(&self) -> Option<&DueRange> {
         self.due.first()
     }
 
-    /// The events of the range that is delivered now are the group's up to this place.
+    /// Moves the start of the range delivered now to this place, and ends the range if it is delivered.
     pub fn delivered_through(&mut self, place: u64) {
         if let Some(due) = self.due.first_mut() {
             due.after = due.after.max(place);
@@ -218,8 +219,8 @@ impl GroupTypes {
         }
     }
 
-    /// Forgets a type: its events are skipped from now on, as if it had never been announced. Returns `true` if it was.
-    /// With `*` it forgets that all types were announced, and no type that was announced by name.
+    /// Forgets a type: the group skips its events from now on, as if it had never announced it. Returns `true` if it
+    /// had. With `*` it forgets the announcement of all types, and no type that the group announced by name.
     pub fn forget(&mut self, event_type: &str) -> bool {
         if event_type == ANY_TYPE {
             return self.announced.remove(ANY_TYPE).is_some();
@@ -234,14 +235,14 @@ impl GroupTypes {
         self.announced.len() < before
     }
 
-    /// The lowest place of an event that is still to be handled; what was only skipped is not.
+    /// Returns the lowest place of an event that is still to be handled; skipped events do not count.
     #[must_use]
     pub fn oldest_unfinished(&self) -> Option<u64> {
         let left = self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.first);
         left.chain(self.due.iter().map(|due| due.after.saturating_add(1))).min()
     }
 
-    /// How many events of announced types are left for a handler that is not here.
+    /// Counts the events of announced types that are left for a handler that is not here.
     #[must_use]
     pub fn count_left_pending(&self) -> u64 {
         self.unhandled.iter().filter(|(name, _)| self.has_announced(name)).map(|(_, range)| range.count).sum()
@@ -252,7 +253,7 @@ impl GroupTypes {
 pub fn log_skipped_type(group: &Name, event_type: &str) {
     tracing::info!(
         %group, event_type,
-        "the group has no handler for this event type: its events are skipped, and what was skipped is noted"
+        "the group has no handler for this event type: it skips the events, and notes the skipped range"
     );
 }
 
@@ -260,7 +261,7 @@ fn versioned(event_type: &str, schema_version: u32) -> String {
     format!("{event_type}@{schema_version}")
 }
 
-/// Whether this is what follows the last `@`: names of types may have one, too.
+/// Returns `true` if this can follow the last `@`: names of types may contain one, too.
 fn is_version(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -6,73 +6,76 @@ use async_trait::async_trait;
 
 use crate::domain::{error::BoxError, name::Name};
 
-/// Hands out leases, kept where the events are.
+/// The leases of roles, kept where the events are.
 ///
-/// A lease alone keeps nobody from writing: its owner may have been paused and not know that it ended. What must not be
-/// written by a former owner is fenced by the [epoch](Lease::epoch), in the same transaction or script that writes it.
+/// A lease alone keeps no process from writing: its owner may have been paused and not know that it ended. Data that a
+/// former owner must not write is fenced by the [epoch](Lease::epoch), in the same transaction or script that writes
+/// it.
 ///
-/// Time is the store's own, so clocks of processes do not matter. A lease that was taken or renewed in the future, so that
-/// it would end later than its `ttl` from now on, is free: the store's clock was set back.
+/// Time is the store's own, so clocks of processes do not matter. A lease that was acquired or renewed in the future,
+/// so that it would end later than its `ttl` from now on, is free: the store's clock was set back.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Takes the lease of `role` for `ttl` if nobody has it, it has run out, or `owner` has it already.
+    /// Acquires the lease of `role` for `ttl` if it is free, has expired, or is `owner`'s already.
     ///
-    /// Each lease that is taken has a higher epoch than all before it of the same role, so an owner that begins anew
-    /// fences its former self too. `None`: somebody else has it.
+    /// Each acquired lease has a higher epoch than all before it of the same role, so an owner that acquires it again
+    /// fences its former self too. Returns `None` if a different owner holds it.
     ///
     /// # Errors
-    /// [`LeaseError`] if the store cannot be reached; the lease may have been taken all the same.
+    /// [`LeaseError`] if the store cannot be reached; the lease may have been acquired all the same.
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError>;
 
-    /// Takes the lease of `role` for `ttl`, whoever has it, with a higher epoch: its owner is fenced from now on.
+    /// Acquires the lease of `role` for `ttl` from any owner, with a higher epoch: the former owner is fenced from now
+    /// on.
     ///
     /// # Errors
-    /// [`LeaseError`] if the store cannot be reached; the lease may have been taken all the same.
+    /// [`LeaseError`] if the store cannot be reached; the lease may have been acquired all the same.
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError>;
 
-    /// Keeps a lease for `ttl` from now on. False: it has passed to somebody else; one that only ran out is kept.
+    /// Renews a lease for `ttl` from now on. Returns `false` if it was acquired again since; one that only expired is
+    /// renewed.
     ///
     /// # Errors
-    /// [`LeaseError`] if the store cannot be reached; the lease may be kept all the same.
+    /// [`LeaseError`] if the store cannot be reached; the lease may be renewed all the same.
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError>;
 
-    /// Gives a lease back, so that the next owner need not wait; one that has passed on is left alone.
+    /// Releases a lease, so that the next owner need not wait; has no effect on one that was acquired again since.
     ///
     /// # Errors
-    /// [`LeaseError`] if the store cannot be reached; then it runs out by itself.
+    /// [`LeaseError`] if the store cannot be reached; then the lease expires by itself.
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError>;
 
-    /// Who has the lease of `role` now; `None` if nobody has, or it has run out.
+    /// Returns the current lease of `role`; `None` if it is free or has expired.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached.
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError>;
 }
 
-/// A role that somebody has for a while.
+/// A role that one owner holds until the lease expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
-    /// What it is about, for example `relay:redis:orders:stream`; durable.
+    /// The role, for example `relay:redis:orders:stream`; durable.
     pub role: Name,
-    /// Who has it; differs between processes, also between two starts of one program.
+    /// The owner; differs between processes, also between two starts of one program.
     pub owner: Name,
-    /// Grows with every change of hands: whoever has a lower one is no owner any more.
+    /// The fencing token: grows with each acquisition, so an owner with a lower one is an owner no more.
     pub epoch: u64,
 }
 
-/// A lease that could not be taken, kept or given back.
+/// The error of reading, acquiring, renewing or releasing a lease.
 #[derive(Debug, thiserror::Error)]
 #[error("lease of `{role}` is unavailable")]
 #[non_exhaustive]
 pub struct LeaseError {
     /// The role.
     pub role: Name,
-    /// What the store said.
+    /// The error of the store.
     pub source: BoxError,
 }
 
 impl LeaseError {
-    /// Wraps what the store said.
+    /// Wraps the error of the store.
     pub fn new(role: &Name, source: impl Into<BoxError>) -> Self {
         Self { role: role.clone(), source: source.into() }
     }

@@ -1,7 +1,7 @@
-//! What a backend implements, one small trait each, and the pieces that all backends share.
+//! The traits that a backend implements, one per capability, and the parts that all backends share.
 //!
 //! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
-//! the crate, nothing from the runtime; it is correct when the suites of `eventbus::testkit` pass.
+//! the crate, and no part of the runtime; it is correct when the suites of `eventbus::testkit` pass.
 
 #[macro_use]
 mod delegate;

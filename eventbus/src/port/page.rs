@@ -1,21 +1,22 @@
-//! Reading in pages, as one stream.
+//! A stream of records that a store reads page by page.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{ReadError, RecordStream};
 use crate::domain::record::RecordedEvent;
 
-/// How many bytes are held of what is read ahead: a page of a store, of a bus's history or of dead letters, and a batch of a
-/// projection, end with the event that reaches it. So a reader holds at most this and one event more, however large
-/// events are.
+/// Most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a batch
+/// of a projection, end with the event that reaches this size. So a reader holds at most this and one event more,
+/// however large events are.
 pub const PAGE_BYTES: usize = 1024 * 1024;
 
-/// Some events, and where to read on; without that, the end is reached.
+/// A page of events, and the cursor of the next page; `None` on the last page.
 pub type Page<C> = (Vec<RecordedEvent>, Option<C>);
 
-/// Turns page-wise reading into a stream: a page is read when the former one is consumed, none before the first poll.
+/// Turns page-wise reading into a stream: reads a page when the former one is consumed, none before the first poll.
 ///
-/// `read_page` is given where to read on, first `start`. Ends after a page without continuation, or after an error.
+/// Calls `read_page` with the cursor of the page, first `start`. Ends after a page without a next cursor, or after an
+/// error.
 pub fn paged<'a, C, F, P>(start: C, read_page: F) -> RecordStream<'a>
 where
     C: Send + 'a,

@@ -1,8 +1,8 @@
-//! What a relay asks of a bus that keeps what it publishes.
+//! The contract between a relay and a bus that keeps the events it publishes.
 //!
-//! Everything a store holds after one position up to another is a pure function of the store. So whoever publishes a
-//! range publishes the same, and it is enough that the bus moves the position together with the events, and only from
-//! where the range begins.
+//! The events that a store holds after one position up to a later one are a pure function of the store. So each relay
+//! publishes the same events for a range, and it is enough that the bus moves the position together with the events,
+//! and only from where the range begins.
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -12,49 +12,50 @@ use crate::domain::{metadata::EventId, name::Name, record::RecordedEvent, stream
 
 /// A bus that keeps the position of each store beside the events, in the same atomic step.
 ///
-/// Keep: whatever dies and whoever else publishes, the events of a store follow each other in position order, each once,
-/// from the last adoption on, as long as the bus keeps what it acknowledged.
+/// Invariant: from the last resync or rewind on, the events of a store follow each other in position order, each once,
+/// also over crashes and with several publishers, as long as the bus keeps the entries that it acknowledged.
 #[async_trait]
 pub trait RelayTarget: Send + Sync {
-    /// Publishes a range if the bus holds everything before it and nothing after; one that ends
-    /// where it begins only asks.
+    /// Publishes a range if the bus holds all events before it and none after it. A range that ends where it begins
+    /// only queries the outcome.
     ///
     /// # Errors
-    /// [`PublishError`]; after an unknown outcome the same range is sent again, and the answer tells what happened.
+    /// [`PublishError`]; after an unknown outcome the relay sends the same range again, whose outcome settles the
+    /// first.
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError>;
 
-    /// Begins, or begins anew after [`RangeOutcome::Lost`]: makes the groups that are missing, so that they get all that
-    /// follows, and sets the position to the floor. It looks again whether that is needed.
+    /// Begins to publish a store, or begins again after [`RangeOutcome::Lost`]: creates the missing groups, so that
+    /// they get all events that follow, and sets the position to the floor. Checks first that this is needed.
     ///
     /// # Errors
-    /// [`PublishError`]; to be asked again.
+    /// [`PublishError`]; the relay calls it again.
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError>;
 
-    /// How far the store is published in each part of the bus that has a position of its own; nothing, if the bus cannot
-    /// tell.
+    /// Returns the published position in each part of the bus that has a position of its own; empty if the bus does not
+    /// know it.
     ///
     /// # Errors
-    /// [`PublishError`] if the bus cannot be asked.
+    /// [`PublishError`] if the bus cannot be reached.
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
         let _ = publisher;
         Ok(Vec::new())
     }
 
-    /// How far each group has finished, and what became of the known ones. Whoever only asks, and has no lease, has epoch 0:
-    /// the holes that it is told of stay to be told to the relay.
+    /// Returns the floor of each group, and the `known` groups that are missing. A caller without the lease passes
+    /// epoch 0: a gap that the bus reports to it does not count as reported to the relay.
     ///
     /// # Errors
-    /// [`PublishError`] if the bus cannot be asked.
+    /// [`PublishError`] if the bus cannot be reached.
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError>;
 
     /// Sets the position back to publish again from there, while the stream is intact; never forward.
     ///
     /// # Errors
-    /// [`PublishError`]; to be asked again.
+    /// [`PublishError`]; the relay calls it again.
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError>;
 }
 
-/// Who publishes: a store, through the relay that has its lease.
+/// The store whose events are published, and the relay that holds its lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Publisher {
     /// The store.
@@ -63,91 +64,92 @@ pub struct Publisher {
     pub epoch: u64,
 }
 
-/// How far a store is published.
+/// The position up to which a store is published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PublishedPosition {
-    /// Everything up to here is published.
+    /// All events up to here are published.
     pub position: Position,
-    /// The last event of the range that ended here, wherever that event itself went: what the store must hold at this
-    /// position, unless it was restored from an older copy. `None` if the position was set by adopting or rewinding, or is that of
-    /// an event that the relay skips.
+    /// The last event of the range that ended here, in whichever part of the bus it is: the store must hold it at this
+    /// position, unless the store was restored from an older copy. `None` if a resync or rewind set the position, or if
+    /// it is the position of an event that the relay skips.
     pub event_id: Option<EventId>,
 }
 
-/// Everything a store's feed holds after one position up to another.
+/// All events of a store's feed after one position up to a later one.
 #[derive(Debug, Clone, Copy)]
 pub struct PublishRange<'a> {
-    /// Where the range begins: this position was published before.
+    /// The position after which the range begins; published before.
     pub after: Position,
-    /// Where it ends: the position of its last event, or of one behind it that the relay skips; `after` if there is neither.
+    /// The position of the last event of the range, or of a later one that the relay skips; `after` if there is
+    /// neither.
     pub through: Position,
     /// The events between, in position order.
     pub events: &'a [RecordedEvent],
 }
 
-/// What came of publishing a range.
+/// The outcome of publishing a range.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum RangeOutcome {
-    /// It is published; the ids are in the order of the events, where the bus knows them.
+    /// The range is published; the ids are in the order of the events, where the bus knows them.
     Published(Vec<MessageId>),
-    /// The bus is at another position, where somebody else left it: continue from there.
+    /// The bus is at a different position, set by an earlier call or a different relay: continue from there.
     Moved(Position),
     /// A relay with a higher epoch has taken over: step down.
     Fenced,
-    /// The bus does not hold what was published last, or never heard of the store: adopt.
+    /// The bus does not hold the entry published last, or has no record of the store: [resync](RelayTarget::resync).
     Lost,
 }
 
-/// From where a store's events are to be published, and for whom.
+/// The position from which a relay begins to publish a store again, and the groups that need the events.
 #[derive(Debug, Clone, Copy)]
 pub struct ResyncRequest<'a> {
     /// The lowest floor of the known groups.
     pub floor: Position,
     /// The known groups.
     pub groups: &'a [Name],
-    /// Those of them that have finished nothing at all, while `floor` is higher: they are given what is before it for
-    /// themselves, on a bus with [`Backlogs`](super::Backlogs).
+    /// The known groups that have finished no event, while `floor` is higher: a bus with [`Backlogs`](super::Backlogs)
+    /// delivers the events before `floor` to these groups only.
     pub new_groups: &'a [Name],
-    /// Whether the stream may carry the events of other stores too.
+    /// Set if the stream may carry the events of other stores too.
     pub is_shared: bool,
 }
 
-/// What came of adopting, or of setting the position back.
+/// The outcome of a resync or a rewind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ResyncOutcome {
-    /// It is to be published from here.
+    /// The position was set: publish from here.
     At(Position),
-    /// It was not needed: continue from here.
+    /// No change was needed: continue from here.
     Moved(Position),
     /// A relay with a higher epoch has taken over: step down.
     Fenced,
-    /// The stream carries the events of this other store, and is not to be shared.
+    /// The stream carries the events of this other store, and must not be shared.
     OtherStore(Uuid),
 }
 
-/// How far the groups of a bus have finished.
+/// The low-water marks of the groups of a bus.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupFloors {
-    /// Each group there is, and each known group that is missing.
+    /// Each group of the bus, and each known group that is missing.
     Groups(Vec<(Name, GroupFloor)>),
-    /// The bus does not hold what was published last: adopt.
+    /// The bus does not hold the entry published last: [resync](RelayTarget::resync).
     Lost,
 }
 
-/// How far one group has finished.
+/// The low-water mark of one group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupFloor {
-    /// Everything up to here.
+    /// The group has finished all events up to here.
     At(Position),
-    /// It cannot be told now: what was known before still holds.
+    /// The bus cannot tell now: the former floor still holds.
     Unknown,
-    /// The group is gone; whoever consumes next makes it again.
+    /// The group is gone; the next consumer of the group creates it again.
     Missing,
-    /// Somebody removed entries that the group had not finished: publish again from its former floor. It is told until the
-    /// relay that was told [sets the position back](RelayTarget::rewind).
+    /// Entries that the group had not finished were removed by other software: publish again from its former floor. The
+    /// bus reports the gap until the relay that it was reported to [sets the position back](RelayTarget::rewind).
     Gap,
 }

@@ -1,10 +1,10 @@
-//! "Something was appended", within one process.
+//! The signal for new events in a store, within one process.
 
 use tokio::sync::watch;
 
-/// Tells the readers of a feed, within one process, that something was appended. Signals coalesce.
+/// Wakes the readers of a feed, within one process, when events were appended. Signals coalesce.
 ///
-/// It only wakes: what was appended is read from the feed, and a lost signal costs one polling interval.
+/// It only wakes: readers get the events from the feed, and a lost signal costs one polling interval.
 #[derive(Debug)]
 pub struct AppendSignal(watch::Sender<()>);
 
@@ -15,12 +15,12 @@ impl Default for AppendSignal {
 }
 
 impl AppendSignal {
-    /// Wakes everyone who watches.
+    /// Wakes all readers that watch.
     pub fn notify(&self) {
         self.0.send_replace(());
     }
 
-    /// Watches from now on.
+    /// Returns a watch for the signals from now on.
     #[must_use]
     pub fn watch(&self) -> AppendWatch {
         AppendWatch(self.0.subscribe())
@@ -32,9 +32,9 @@ impl AppendSignal {
 pub struct AppendWatch(watch::Receiver<()>);
 
 impl AppendWatch {
-    /// Waits for the next signal since the last call; at once if there was one meanwhile.
+    /// Waits for the next signal since the last call; returns at once if there was one meanwhile.
     ///
-    /// Waits for ever once the store is gone.
+    /// Waits for ever once the store is dropped.
     pub async fn appended(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;

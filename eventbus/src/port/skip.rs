@@ -1,6 +1,6 @@
-//! Which events of a store a reader skips because an operator said so: a projection, or the relay to a bus.
+//! Events of a store that a reader, a projection or the relay to a bus, skips because an operator said so.
 //!
-//! Keep: a reader reads around what it skips: a row that cannot even be read is never asked for.
+//! Invariant: a reader reads around skipped events: it never queries their rows, which may be unreadable.
 
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream, from_json};
 use crate::domain::{error::BoxError, name::Name, stream::Position};
 
-/// A skipped event as the store keeps it.
+/// A skipped event, as the store keeps it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Skip {
     pub(crate) position: u64,
@@ -18,11 +18,11 @@ pub(crate) struct Skip {
     pub(crate) at: i64,
 }
 
-/// Why it is not known, or not kept, what a reader skips.
+/// The error of loading or saving the skipped events of a reader.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SkipsError {
-    /// The note in the store cannot be understood: another program wrote it.
-    #[error("what `{reader}` skips cannot be read")]
+    /// The note in the store cannot be decoded: other software wrote it.
+    #[error("the skipped events of `{reader}` cannot be read")]
     Damaged { reader: Name, source: BoxError },
     /// The note could not be read or written.
     #[error(transparent)]
@@ -35,17 +35,17 @@ impl SkipsError {
     }
 }
 
-/// The note that says what a reader skips, and the role of changing it.
+/// Returns the name of the note with the skipped events of a reader; also the role of the lease for changing it.
 pub(crate) fn skips_to_note(reader: &Name) -> Name {
     Name::prefixed("skipped:", reader)
 }
 
-/// What the relay to a bus is called where it skips events.
+/// Returns the name of the relay to a bus as a reader that skips events.
 pub(crate) fn relay_to(destination: &Name) -> Name {
     Name::prefixed("relay:", destination)
 }
 
-/// What a reader skips, sorted by position.
+/// Loads the skipped events of a reader, sorted by position.
 pub(crate) async fn skips(store: &dyn EventStore, reader: &Name) -> Result<Vec<Skip>, SkipsError> {
     let Some(notes) = store.notes() else {
         return Ok(Vec::new());
@@ -56,18 +56,18 @@ pub(crate) async fn skips(store: &dyn EventStore, reader: &Name) -> Result<Vec<S
     from_json(&text).map_err(SkipsError::damaged(reader))
 }
 
-/// The positions that a reader skips, sorted.
+/// Loads the positions of the skipped events of a reader, sorted.
 pub(crate) async fn skipped_positions(store: &dyn EventStore, reader: &Name) -> Result<Vec<Position>, SkipsError> {
     Ok(skips(store, reader).await?.into_iter().map(|skip| Position::new(skip.position)).collect())
 }
 
-/// Keeps what a reader skips, sorted by position, instead of what it skipped before.
+/// Replaces the skipped events of a reader; `skips` are sorted by position.
 pub(crate) async fn save_skips(notes: &dyn Notes, reader: &Name, skips: &[Skip]) -> Result<(), SkipsError> {
     let text = serde_json::to_string(skips).map_err(SkipsError::damaged(reader))?;
     Ok(notes.save_note(&skips_to_note(reader), &text).await?)
 }
 
-/// The feed without some positions, sorted: what is there is not even asked for.
+/// Reads the feed without the `skipped` positions, which are sorted: never queries the store for them.
 pub(crate) fn read_around<'s>(
     store: &'s dyn EventStore,
     after: Position,

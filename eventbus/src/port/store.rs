@@ -1,8 +1,8 @@
 //! The contract of an event store.
 //!
 //! Guarantees: an append is all or nothing; versions of a stream are contiguous from 1; positions grow in version
-//! order within a stream; the feed neither skips nor repeats nor reorders, whatever writers do meanwhile. Not
-//! guaranteed: that positions are contiguous, or that two streams are ordered as their callers returned.
+//! order within a stream; the feed neither skips nor repeats nor reorders events, also while writers append. Not
+//! guaranteed: that positions are contiguous, or that events of two streams are ordered as their appends returned.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -29,11 +29,11 @@ pub type RecordStream<'a> = Pin<Box<dyn Stream<Item = Result<RecordedEvent, Read
 /// One append among several, see [`AppendEvents::append_many`].
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// The stream.
+    /// The stream to append to.
     pub stream: StreamId,
-    /// Where the stream has to be.
+    /// The version that the stream must have.
     pub expected: ExpectedVersion,
-    /// What is appended, in order.
+    /// The events to append, in order.
     pub events: Vec<NewEvent>,
 }
 
@@ -44,8 +44,8 @@ pub struct Append {
 pub trait AppendEvents: Send + Sync {
     /// Appends `events` to `stream` if its version matches `expected`, and returns them as recorded.
     ///
-    /// Appending event ids that are already in the stream returns their existing records and writes nothing, so an
-    /// unknown outcome is resolved by appending again. No events: nothing happens.
+    /// Appending event ids that are already in the stream returns their existing records and writes no event, so an
+    /// unknown outcome is resolved by appending again. An append of no events has no effect.
     ///
     /// # Errors
     /// [`AppendError::Conflict`] if the stream is at another version; see [`AppendError::is_retryable`] for the rest.
@@ -56,13 +56,14 @@ pub trait AppendEvents: Send + Sync {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError>;
 
-    /// Appends to many streams at once and returns a result for each, in order; one that fails harms no other.
+    /// Appends to many streams at once and returns a result for each, in order; a failed append does not affect the
+    /// rest.
     ///
     /// Appends to the same stream are made in the order given. There is no promise that they become visible together.
-    /// The provided body makes one after the other; a store on a server sends them in one round trip.
+    /// The provided body makes one append after the other; a store on a server sends them in one round trip.
     ///
     /// # Errors
-    /// Each result by itself is that of [`append`](Self::append).
+    /// Each result carries the error of its own [`append`](Self::append).
     ///
     /// # Examples
     /// ```
@@ -81,7 +82,7 @@ pub trait AppendEvents: Send + Sync {
     ///     appends.push(Append { stream, expected: ExpectedVersion::NoStream, events: vec![event] });
     /// }
     /// for result in store.append_many(appends).await {
-    ///     assert_eq!(result?.len(), 1); // each by itself: one may be a conflict, the others are stored all the same
+    ///     assert_eq!(result?.len(), 1); // a conflict in one append does not keep the store from making the rest
     /// }
     /// # Ok(())
     /// # }
@@ -95,7 +96,7 @@ pub trait AppendEvents: Send + Sync {
     }
 }
 
-/// Which way a stream is read.
+/// The direction of reading a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From older to newer.
@@ -107,16 +108,16 @@ pub enum Direction {
 /// Reads the events of one stream.
 #[async_trait]
 pub trait ReadStream: Send + Sync {
-    /// The events of `stream` from version `from` on, itself included, in the given direction.
+    /// Reads the events of `stream` from version `from`, inclusive, in the given direction.
     ///
-    /// `Version::FIRST` forward is everything; `Version::MAX` backward is everything from the end. A stream without
-    /// events is empty, not an error. Pages are read as they are consumed: events appended meanwhile may be seen.
+    /// `Version::FIRST` forward reads the whole stream; `Version::MAX` backward reads it from the end. A stream without
+    /// events is empty, not an error. Pages are read as the caller consumes them: it may see events appended meanwhile.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_>;
 
-    /// The number of events in `stream`; 0 if there are none.
+    /// Returns the version of `stream`, which is the number of its events; 0 if there are none.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
@@ -126,19 +127,19 @@ pub trait ReadStream: Send + Sync {
 /// Reads all events of a store in one total order.
 #[async_trait]
 pub trait ReadFeed: Send + Sync {
-    /// The events after `after`, up to and with `through`, that `filter` asks for, in position order. They are filtered
-    /// where they are kept.
+    /// Reads the events after `after`, up to and including `through`, that match `filter`, in position order. The store
+    /// applies the filter where it keeps the events.
     ///
-    /// `through` is a [`head`](Self::head) that was told before, or a position at or before one: up to there the feed
-    /// holds everything it will ever hold. Beyond it, an event may appear before one that was read.
+    /// `through` must be a position that [`head`](Self::head) returned before, or a lower one: up to there the feed is
+    /// complete. Beyond it, an event may still appear at a lower position than one that was read.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_>;
 
-    /// Every event after position `after`, up to where the head is when the first one is asked for.
+    /// Reads every event after position `after`, up to the head at the time of the first poll.
     ///
-    /// Never skips: an event that becomes visible later has a higher position than everything returned before.
+    /// Never skips: an event that becomes visible later has a higher position than every event returned before.
     ///
     /// # Errors
     /// Each item may be a [`ReadError`]; the stream ends after it.
@@ -150,41 +151,43 @@ pub trait ReadFeed: Send + Sync {
         Box::pin(read.try_flatten_stream())
     }
 
-    /// The position of the last event that is safe to read, [`Position::START`] if there is none. Nothing will appear at
-    /// or before it any more, also after a crash of the store.
+    /// Returns the position of the last event that is safe to read, [`Position::START`] if there is none. No event will
+    /// appear at or before it any more, not even after a crash of the store.
     ///
-    /// It may be told lower than before, while a slow append is under way; what was told holds nevertheless.
+    /// A later call may return a lower position, while a slow append is under way; the higher one holds nevertheless.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn head(&self) -> Result<Position, ReadError>;
 
-    /// How many events after `after`, up to and with `through`, `filter` asks for. It may take as long as reading them.
+    /// Counts the events after `after`, up to and including `through`, that match `filter`. It may take as long as
+    /// reading them.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError>;
 
-    /// When the first event after position `after` was recorded, `None` if there is none: what waits there has waited
-    /// since then. Reads one event's time and no payloads, on Redis one event.
+    /// Returns when the first event after position `after` was recorded, `None` if there is none: since then a reader
+    /// at `after` has had a backlog. Reads one event's time and no payloads, on Redis one event.
     ///
-    /// For an event without a [recorded time](crate::Metadata::recorded_at) it is the time when it happened.
+    /// For an event without a [recorded time](crate::Metadata::recorded_at), returns the time when it occurred.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached, [`ReadError::Corrupt`] if the time cannot be read.
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError>;
 
-    /// What tells this store from all others; made with it. One restored from a copy has the id of the original.
+    /// Returns the unique id of this store, created with it. A store restored from a copy has the id of the original.
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn store_id(&self) -> Result<Uuid, ReadError>;
 
-    /// Signals every append made through this store in this process; others are found by polling [`head`](Self::head).
+    /// Returns the signal of the appends made through this store in this process; a reader finds all other appends by
+    /// polling [`head`](Self::head).
     fn appended(&self) -> &AppendSignal;
 }
 
-/// A place where events are kept: the durable truth.
+/// A store of events, and of the progress of those that read them: the source of truth.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event store",
     label = "not an event store",
@@ -193,61 +196,62 @@ pub trait ReadFeed: Send + Sync {
 pub trait EventStore:
     AppendEvents + ReadStream + ReadFeed + Checkpoints + Leases + Floors + UnfinishedDeliveries + 'static
 {
-    /// The store's own transactions, if handlers and projections can take part in them.
+    /// Returns the store's own transactions, if handlers and projections can take part in them.
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
         None
     }
 
-    /// What it is and where, without credentials, as the log shows it: its type, and the address of its server.
+    /// Describes the store for the log, without credentials: its type, and the address of its server.
     fn describe(&self) -> String {
         type_name::<Self>()
     }
 
-    /// A place for notes beside checkpoints; without it nobody notices what a projection was not fed with.
+    /// Returns the notes beside the checkpoints. A projection of a store without notes does not detect events that an
+    /// owner passed by because it did not know their type.
     fn notes(&self) -> Option<&dyn Notes> {
         None
     }
 
-    /// The list of stored event types; without it an app does not notice that no code knows some of them.
+    /// Returns the list of stored event types. An app on a store without it does not warn of types that no code knows.
     fn event_types(&self) -> Option<&dyn EventTypes> {
         None
     }
 }
 
-/// Why an append did not, or may not have, happened.
+/// The error of an append: the store did not, or may not have, stored the events.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// Another writer appended first; load the aggregate and decide again. Nothing was stored.
+    /// A concurrent writer appended first; load the aggregate and decide again. No event was stored.
     #[error("stream `{stream}` is at version {actual}, expected {expected}")]
     Conflict {
-        /// The stream that was to be appended to.
+        /// The stream of the append.
         stream: StreamId,
-        /// What the caller expected.
+        /// The version that the caller expected.
         expected: ExpectedVersion,
-        /// Where the stream is.
+        /// The version of the stream.
         actual: Version,
     },
-    /// An event id is used by another event already, or twice in one append. Nothing was stored.
+    /// A stored event has this id already, or the append contains it twice. No event was stored.
     #[error("event id {event_id} is used by another event already (append to stream `{stream}`)")]
     EventIdTaken {
         /// The id.
         event_id: EventId,
-        /// The stream that was to be appended to.
+        /// The stream of the append.
         stream: StreamId,
     },
-    /// The store refuses these events, for example as [invalid](crate::InvalidEvent). Nothing was stored.
+    /// The store refuses these events, for example as [invalid](crate::InvalidEvent). No event was stored.
     #[error("event store refuses events for stream `{stream}`")]
     Refused {
-        /// The stream that was to be appended to.
+        /// The stream of the append.
         stream: StreamId,
-        /// What the store said.
+        /// The store's reason.
         source: BoxError,
     },
-    /// The store could not be reached; nothing was stored.
+    /// The store could not be reached; no event was stored.
     #[error("event store unavailable")]
     Unavailable(#[source] BoxError),
-    /// The app has no store: it only consumes. Nothing was stored.
+    /// The app has no store: it only consumes. No event was stored.
     #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
     NoStore,
     /// The connection broke after sending; the events may or may not be stored.
@@ -256,20 +260,20 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// Whether another writer was first.
+    /// Returns `true` if a concurrent writer appended first.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Conflict { .. })
     }
 
-    /// Whether appending again *with the same event ids* can succeed.
+    /// Returns `true` if appending again *with the same event ids* can succeed.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
     }
 }
 
-/// Why events could not be read.
+/// The error of reading from a store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -279,21 +283,21 @@ pub enum ReadError {
     /// The app has no store: it only consumes.
     #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
     NoStore,
-    /// What the store holds is not an event: someone else wrote or damaged it.
+    /// The stored data cannot be decoded: other software wrote or damaged it.
     #[error("event store holds corrupt data at {place}")]
     Corrupt {
-        /// Where: a stream and version, or a position.
+        /// The location of the data: a stream and version, or a position.
         place: String,
-        /// The position of the event, where it is known.
+        /// The position of the event, if known.
         position: Option<Position>,
-        /// What is wrong with it.
+        /// The defect of the data.
         source: BoxError,
     },
 }
 
 impl ReadError {
-    /// Returns a [`Corrupt`](Self::Corrupt) without a position: of data that is no event, or of an event whose position is not
-    /// known.
+    /// Returns a [`Corrupt`](Self::Corrupt) without a position: for data that is no event, or for an event whose
+    /// position is not known.
     ///
     /// # Examples
     /// ```

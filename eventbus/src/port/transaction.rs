@@ -1,7 +1,7 @@
-//! Taking part in the store's own transaction: effects, inbox and checkpoint commit together or not at all.
+//! Participation in the store's own transaction: effects, inbox and checkpoint commit together or not at all.
 //!
-//! Keep: whoever moves a checkpoint says under which lease, and the store looks at the lease's epoch in that same
-//! transaction. So an owner that was paused while another one took over can write nothing any more.
+//! Invariant: a caller moves a checkpoint under its lease, and the store checks the lease's epoch in that same
+//! transaction. So an owner that was paused while a new one took over can commit no write any more.
 
 use std::{any::Any, error::Error, fmt, time::Duration};
 
@@ -19,103 +19,109 @@ pub trait Transactions: Send + Sync {
     /// Returns the fault of the server that `error`, or one of its [sources](super::source_chain), reports; `None` if
     /// the error is the event's own.
     ///
-    /// A full disk, a lock that is held, a conflict of transactions, a shutdown and a broken connection say nothing about
-    /// the event that is handled: the handler or projection is run again without limit. A time limit of a statement, a
-    /// constraint, a type and everything else say that the event cannot be handled as it is.
+    /// A full disk, a held lock, a conflict of transactions, a shutdown and a broken connection are not the fault of
+    /// the event: the handler or projection runs again without limit. A statement's time limit, a constraint, a type
+    /// and all other errors mean that the event cannot be handled as it is.
     fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault>;
 
-    /// Begins a transaction. One that takes too long is ended by the store, since others may wait for it.
+    /// Begins a transaction. The store ends a transaction that takes too long, since further ones may wait for it.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot begin.
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError>;
 
-    /// Makes empty copies of a shadow's tables beside the live ones, unless they are there already, and returns how far
-    /// they were filled before.
+    /// Creates empty copies of a shadow's tables beside the live ones, unless they exist already, and returns the
+    /// position up to which they were filled before.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot, for example that a table does not exist.
+    /// The store's error, for example that a table does not exist.
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError>;
 
-    /// Begins a transaction in which the names of a shadow's tables mean the copies. Its checkpoints are the shadow's.
+    /// Begins a transaction in which the names of a shadow's tables refer to the copies. Its checkpoints are the
+    /// shadow's.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot begin.
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError>;
 
-    /// Removes the copies and how far they were filled; no error if there are none.
+    /// Removes the copies, and the position up to which they were filled; no error if there are none.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot remove them.
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError>;
 
-    /// Forgets deliveries that were handled so long ago, see [`Transaction::is_first`], and returns how many.
+    /// Forgets deliveries that were handled longer than `older_than` ago, see [`Transaction::is_first`], and returns
+    /// their number.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot delete them.
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError>;
 }
 
 /// Copies of a projection's tables, filled while the live ones serve.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shadow {
-    /// Whose; also the role of the lease under which it is filled.
+    /// The name of the copies; also the role of the lease under which a process fills them.
     pub name: Name,
-    /// The tables, by the names that the projection's statements call them.
+    /// The tables, by the names that the projection's statements use.
     pub tables: Vec<String>,
 }
 
-/// An open transaction of a store; dropped is rolled back.
+/// An open transaction of a store; the store rolls back one that is dropped.
 #[async_trait]
 pub trait Transaction: Send {
-    /// The store's own transaction type, for [`FromTransaction`].
+    /// Returns the store's own transaction, for [`FromTransaction`].
     fn as_any_mut(&mut self) -> &mut (dyn Any + Send);
 
-    /// Returns `true` if it is open for longer than the store allows: what fails in it then fails for that reason.
+    /// Returns `true` if it is open for longer than the store allows: a statement that fails then fails for that
+    /// reason.
     fn is_late(&self) -> bool;
 
-    /// Moves the checkpoint named like the lease's role from `from` to `to`. False: the lease has passed to somebody else,
-    /// or the checkpoint is somewhere else; the transaction is to be dropped then.
+    /// Moves the checkpoint named like the lease's role from `from` to `to`. Returns `false` if the lease has passed to
+    /// a new owner, or the checkpoint is not at `from`; the caller must drop the transaction then.
     ///
     /// A checkpoint that was never saved is at [`Position::START`].
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot read the lease, or move the checkpoint.
     async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError>;
 
-    /// Notes that `handler` handles the event. False: that was committed before, and there is nothing left to do.
+    /// Records that `handler` handles the event. Returns `false` if a transaction with the same record has committed:
+    /// the event is handled already.
     ///
-    /// Waits for another transaction that notes the same.
+    /// Waits for a concurrent transaction that records the same.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot write the record.
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError>;
 
-    /// Replaces the rows of the live tables by those of the shadow's copies, and returns how far these were filled.
+    /// Replaces the rows of the live tables by the rows of the shadow's copies, and returns the position up to which
+    /// the copies were filled.
     ///
-    /// That is read together with the rows: whoever fills the copies does not come in between. Once it is committed the
-    /// copies have served: [`make_shadow`](Transactions::make_shadow) makes new ones, also if nobody dropped them.
+    /// Reads that position together with the rows: a process that fills the copies does not come in between. Once this
+    /// is committed the copies are used up: [`make_shadow`](Transactions::make_shadow) makes new ones, also if no
+    /// process dropped them.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot replace them.
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError>;
 
-    /// Whether statements of this transaction find `table`, and `column` in it if one is asked for.
+    /// Returns `true` if statements of this transaction find `table`, and `column` in it if given.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot, for example that a table cannot be called so.
+    /// The store's error, for example that `table` cannot be the name of a table.
     async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError>;
 
     /// Deletes the rows of `table` whose `column` is `value`.
     ///
     /// # Errors
-    /// Whatever the store says when it cannot.
+    /// The store's error if it cannot delete them.
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError>;
 
-    /// Commits.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// Whatever the store says; the outcome may be unknown.
+    /// The store's error; the outcome may be unknown.
     async fn commit(self: Box<Self>) -> Result<(), BoxError>;
 }
 
@@ -146,7 +152,7 @@ pub trait FromTransaction<S>: Send {
     /// Takes the parameter for one call.
     ///
     /// # Errors
-    /// [`HandlerError`] if there is no transaction, or one of another store; `start()` rules both out.
+    /// [`HandlerError`] if there is no transaction, or one of a different store; `start()` rules both out.
     #[doc(hidden)]
     fn take(slot: TransactionSlot<'_>) -> Result<&mut Self, HandlerError> {
         let wanted = TypeKey::of::<Self::Transaction>();
