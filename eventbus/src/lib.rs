@@ -33,21 +33,22 @@
 //! }
 //! ```
 //!
-//! # Where to look
+//! # Overview
 //! - Events and aggregates: [`DomainEvent`], [`Aggregate`], [`Apply`], [`AggregateRoot`].
 //! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
-//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`], [`ProjectionHandle`].
+//! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`],
+//!   [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventbus-redis` and `eventbus-file`; to write one,
 //!   [`port`] and the feature `testkit`.
 //!
-//! # Promises
-//! A save that returned is durable; a conflict stores nothing. The feed of a store skips, repeats and reorders nothing.
-//! What is stored is published in order, at least once; every consumer group gets every event at least once.
-//! Projections whose state is in memory are exact, and what a handler writes through the store's connection is written
-//! once. Other effects of handlers may be repeated after a crash: deduplicate by [`Metadata::event_id`] where that would
-//! hurt.
+//! # Guarantees
+//! A save that returned is durable; a conflict stores no event. The feed of a store skips, repeats and reorders no
+//! event. The relay publishes the stored events in order, at least once; every consumer group gets every event at least
+//! once. Projections whose state is in memory are exact, and writes of a handler through the store's connection are
+//! made once. Other effects of handlers may be repeated after a crash: deduplicate by [`Metadata::event_id`] where that
+//! would hurt.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 extern crate self as eventbus;
@@ -113,7 +114,7 @@ pub use runtime::{
 };
 pub use uuid::Uuid;
 
-/// What almost every file of an application needs.
+/// The names that almost every file of an application uses.
 pub mod prelude {
     pub use serde::{Deserialize, Serialize};
 
@@ -123,7 +124,7 @@ pub mod prelude {
     };
 }
 
-/// What generated code names; not for use by hand, and not covered by any promise of stability.
+/// The names that generated code uses; not for use by hand, and not covered by any promise of stability.
 #[doc(hidden)]
 pub mod __private {
     pub use inventory;
@@ -144,7 +145,7 @@ pub mod __private {
         },
     };
 
-    /// What [`delegate`](crate::testkit::delegate) names.
+    /// The names that [`delegate`](crate::testkit::delegate) uses.
     pub mod ports {
         pub use std::{sync::Arc, time::Duration};
 
@@ -154,7 +155,7 @@ pub mod __private {
         pub use crate::{ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, port::*};
     }
 
-    /// Demands that the future of a handler can move between threads, where the handler is declared.
+    /// Requires, where a handler is declared, that its future can move between threads.
     pub fn must_be_send<F: Future + Send>(future: F) -> F {
         future
     }

@@ -1,6 +1,6 @@
 //! The JSON of every status, in one place: operators and dashboards read it, so each name in it is deliberate.
 //!
-//! Each is built field by field: one that is added does not compile before its JSON is said here.
+//! The tests build each status field by field: a new field does not compile until its JSON is added here.
 
 use std::{borrow::Borrow, collections::BTreeMap, fs, path::Path, time::Duration};
 
@@ -339,7 +339,7 @@ fn saves() {
     assert_json(&saved(Publication::Failed(refused)), expected(json!({ "failed": text })));
 }
 
-/// How the names of statuses end; a name that only looks so is listed below, with what it is.
+/// Suffixes of the names of statuses; `NO_STATUS` lists the files with such a name that is no status, with the reason.
 const ENDINGS: &[&str] = &[
     "Status",
     "Stats",
@@ -363,9 +363,9 @@ const ENDINGS: &[&str] = &[
     "RetiredGroup",
 ];
 const NO_STATUS: &[(&str, &str)] =
-    &[("eventbus/src/axum/problem.rs", "an answer of a web service, which it writes itself")];
+    &[("eventbus/src/axum/problem.rs", "a response of a web service, which serializes itself")];
 
-/// The Rust files of a folder that are no tests.
+/// Collects the Rust files of a folder that are no tests.
 fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();

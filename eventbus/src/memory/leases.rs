@@ -1,4 +1,4 @@
-//! Who has which role, of the store in memory.
+//! Lease table of the store in memory.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ pub(super) struct LeaseTable {
 #[derive(Debug)]
 struct LeaseRow {
     lease: Lease,
-    /// `None`: for ever.
+    /// The time when the lease expires; `None` if never.
     until: Option<Instant>,
 }
 
@@ -41,7 +41,7 @@ impl LeaseTable {
         self.grant(&mut self.lock(), role, owner, ttl)
     }
 
-    /// False: it has passed on.
+    /// Renews a lease; returns `false` if it was acquired again since.
     pub(super) fn renew(&self, lease: &Lease, ttl: Duration) -> bool {
         let mut rows = self.lock();
         let Some(held) = rows.get_mut(&lease.role).filter(|held| held.lease.epoch == lease.epoch) else {
@@ -51,7 +51,7 @@ impl LeaseTable {
         true
     }
 
-    /// Who has it, unless it has run out.
+    /// Returns the lease of a role, unless it has expired.
     pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
         self.lock().get(role).filter(|held| held.is_valid(&self.clock)).map(|held| held.lease.clone())
     }
@@ -64,7 +64,7 @@ impl LeaseTable {
         lease
     }
 
-    /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
+    /// Ignores poison: each change is made as a whole or not at all, so a poisoned lock still guards a sound value.
     fn lock(&self) -> MutexGuard<'_, HashMap<Name, LeaseRow>> {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,4 +1,4 @@
-//! Store and bus in memory: the readable reference.
+//! Event store and event bus in memory: the readable reference.
 
 mod bus;
 mod leases;

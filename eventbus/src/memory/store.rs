@@ -1,7 +1,9 @@
 //! The event store in memory: the readable reference, and the store of tests.
 //!
-//! One lock around one log. Keep: every decision about an append is made, and its events are pushed, under one write
-//! lock, so an event is never visible before all events with lower positions are.
+//! One lock guards one log.
+//!
+//! Invariant: the store decides about an append and pushes its events under one write lock, so an event is never
+//! visible before all events with lower positions are.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -30,7 +32,7 @@ use crate::{
     },
 };
 
-/// How many events are copied out of the log while it is locked.
+/// Most events that a reader copies out of the log while it holds the lock.
 const PAGE_EVENTS: usize = 256;
 
 /// An event store that lives and dies with the process; clones share one store.
@@ -96,7 +98,7 @@ impl InMemoryEventStore {
         Self::default()
     }
 
-    /// Makes an empty store: by this clock its leases run out and events are recorded.
+    /// Makes an empty store that expires leases and records events by this clock.
     #[must_use]
     pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
         Self(Arc::new(StoreInner::with_clock(clock.into())))
@@ -107,10 +109,10 @@ impl InMemoryEventStore {
 #[derive(Debug, Default)]
 struct StoreLog {
     events: Vec<RecordedEvent>,
-    /// Per stream the indexes of its events: the event at index `i` of the list has version `i + 1`.
+    /// Indexes of the events of each stream: the event at index `i` of the list has version `i + 1`.
     streams: HashMap<StreamId, Vec<usize>>,
     by_id: HashMap<EventId, usize>,
-    /// Of each event type its highest schema version, and where its first event is.
+    /// The highest schema version of each event type, and the position of its first event.
     types: BTreeMap<Name, (u32, Position)>,
     clock: SharedClock,
 }
@@ -174,7 +176,7 @@ impl StoreLog {
         }
     }
 
-    /// The events asked for among the next ones, and where to read on.
+    /// Returns the matching events among the next [`PAGE_EVENTS`], and the cursor of the next page.
     fn feed_page(&self, after: Position, through: Position, filter: &FeedFilter) -> Page<Position> {
         let page = || self.between(after, through).iter().take(PAGE_EVENTS);
         let next = page().next_back().and_then(RecordedEvent::position);
@@ -191,7 +193,7 @@ fn clamp(number: u64, max: usize) -> usize {
     usize::try_from(number).map_or(max, |number| number.min(max))
 }
 
-/// A writer never leaves a half-made change behind, so a poisoned lock still guards a sound value.
+/// Ignores poison: a writer never leaves a half-made change behind, so a poisoned lock still guards a sound value.
 fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -327,7 +329,7 @@ impl Floors for InMemoryEventStore {
 }
 
 impl InMemoryEventStore {
-    /// The dead letters that are asked for, oldest first.
+    /// Returns the wanted dead letters, oldest first.
     fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
         let rows = read_lock(&self.0.unfinished);
         let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(

@@ -1,10 +1,10 @@
-//! Which event types a group of the in-process bus announced, and which events it left unhandled.
+//! The event types that a group of the in-process bus announced, and the events that it left unhandled.
 //!
-//! Events of the store are noted by position: the note in the store says where a range begins, and it reaches up to the
-//! checkpoint. Events that no store holds are noted by their number in the log, as long as the log holds them.
+//! Events of the store are noted by position: the note in the store says where a range begins, and the range reaches up
+//! to the checkpoint. Events that no store holds are noted by their number in the log, as long as the log holds them.
 //!
-//! Only one process handles a group of this bus, so nothing is left to another member: what was announced before waits
-//! for the next release that handles it.
+//! Only one process handles a group of this bus, so it leaves no event to a different member: an event of a type that
+//! was announced before waits for the next release that handles the type.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::{
     },
 };
 
-/// How many events of a range are delivered at once.
+/// Most events of a range that are restored at once.
 const PAGE_EVENTS: usize = 64;
 
-/// Where an event is that no handler wants.
+/// The location of an event that no handler wants.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum EventLocation {
     /// In the store.
@@ -31,18 +31,18 @@ pub(super) enum EventLocation {
     OnlyInLog(u64),
 }
 
-/// The types of one group.
+/// The announced types and unhandled events of one group.
 #[derive(Debug, Default)]
 pub(super) struct AnnouncedTypes {
     in_store: GroupTypes,
     in_log: GroupTypes,
-    /// How often `stored` changed, and how often it had when it was saved.
+    /// The number of changes of `in_store`, and that number at the last save.
     changes: u64,
     saved: u64,
 }
 
 impl AnnouncedTypes {
-    /// Takes over what a store kept.
+    /// Takes over the types that a store kept.
     pub(super) fn load(&mut self, stored: GroupTypes) {
         self.in_store = stored;
         self.saved = self.changes;
@@ -52,25 +52,25 @@ impl AnnouncedTypes {
         self.in_store.has_announced(event_type)
     }
 
-    /// As [`GroupTypes::leave_to_newer_release`].
+    /// Calls [`GroupTypes::leave_to_newer_release`].
     pub(super) fn leaves_to_newer(&self, subscribers: &Subscribers, group: &Name, record: &RecordedEvent) -> bool {
         self.in_store.leave_to_newer_release(subscribers, group, record)
     }
 
-    /// Notes an event that no handler wants.
+    /// Adds an event that no handler wants to the range of its type.
     pub(super) fn pass_unhandled(&mut self, event_type: &str, location: EventLocation, now: u64) -> Unhandled {
         let passed = match location {
             EventLocation::Stored(position) => self.in_store.note_unhandled(event_type, position.get(), now),
             EventLocation::OnlyInLog(number) => return self.in_log.note_unhandled(event_type, number + 1, now),
         };
-        // where a range ends follows from the checkpoint
+        // only the start of a range is a change to save: its end follows from the checkpoint
         if let Unhandled::Skipped { is_first: true } | Unhandled::LeftPending { is_first: true } = passed {
             self.changes += 1;
         }
         passed
     }
 
-    /// Announces what the group handles; returns what is undecided.
+    /// Announces the types that the group handles; returns the undecided ranges.
     pub(super) fn announce(
         &mut self,
         announced: &[Announced],
@@ -91,7 +91,7 @@ impl AnnouncedTypes {
         self.in_store.forget(event_type) || was_held
     }
 
-    /// The events of the store that are to be delivered next.
+    /// Returns the range of the store to deliver next.
     pub(super) fn due(&self) -> Option<&DueRange> {
         self.in_store.due()
     }
@@ -101,24 +101,24 @@ impl AnnouncedTypes {
         self.changes += 1;
     }
 
-    /// Takes a range of the log that is to be delivered: the numbers from the first on, up to before the last.
+    /// Takes the next range of the log to deliver, as a type and the numbers of entries.
     pub(super) fn take_log_range(&mut self) -> Option<(String, std::ops::Range<u64>)> {
         let due = self.in_log.due()?.clone();
         self.in_log.delivered_through(due.through);
         Some((due.event_type, due.after..due.through))
     }
 
-    /// Whether there is something that the store is to keep.
+    /// Returns `true` if there is a change to save in the store.
     pub(super) const fn is_changed(&self) -> bool {
         self.changes != self.saved
     }
 
-    /// What the store is to keep, if it changed, and the number of the change.
+    /// Returns the types to save in the store, if they changed, and the number of the change.
     pub(super) fn unsaved(&self) -> Option<(GroupTypes, u64)> {
         self.is_changed().then(|| (self.in_store.clone(), self.changes))
     }
 
-    /// The store keeps it up to this change.
+    /// Records that the store has the types up to this change.
     pub(super) const fn mark_saved(&mut self, change: u64) {
         self.saved = change;
     }
@@ -128,7 +128,7 @@ fn note_name(group: &Name) -> Name {
     Name::prefixed("types:", group)
 }
 
-/// What a store kept of a group that has come to this checkpoint.
+/// Loads the types that a store kept of a group with this checkpoint.
 pub(super) async fn load(
     store: &dyn EventStore,
     group: &Name,
@@ -145,7 +145,7 @@ pub(super) async fn load(
     Ok(types)
 }
 
-/// Saves what a store is to keep of a group.
+/// Saves the types of a group in the store.
 pub(super) async fn save(store: &dyn EventStore, group: &Name, types: &GroupTypes) -> Result<(), CheckpointError> {
     let Some(notes) = store.notes() else {
         return Ok(());
@@ -154,7 +154,7 @@ pub(super) async fn save(store: &dyn EventStore, group: &Name, types: &GroupType
     notes.save_note(&note_name(group), &text).await
 }
 
-/// Announces in the store what a group handles that does not run yet; returns what is undecided.
+/// Announces in the store the types of a group that does not run yet; returns the undecided ones.
 pub(super) async fn announce(
     store: &dyn EventStore,
     group: &Name,
@@ -178,13 +178,13 @@ pub(super) async fn announce(
     Ok(skipped)
 }
 
-/// A part of a range that is to be delivered.
+/// A page of a range to deliver.
 #[derive(Debug)]
 pub(super) struct DueEvents {
     pub(super) events: Vec<RecordedEvent>,
-    /// Up to here this is all there is of the range.
+    /// The page holds all events of the range up to here.
     pub(super) through: Position,
-    /// The event that the store cannot read; no others are on the page then.
+    /// The event that the store cannot read; the page holds no other event then.
     pub(super) unreadable: Option<Position>,
 }
 
@@ -197,7 +197,7 @@ pub(super) async fn forget(store: &dyn EventStore, group: &Name, event_type: &st
     Ok(was_announced)
 }
 
-/// The next events of a range, without those that are `skipped`.
+/// Reads the next events of a range, without those at `skipped` positions.
 pub(super) async fn next_page(
     store: &dyn EventStore,
     due: &DueRange,
@@ -217,13 +217,13 @@ pub(super) async fn next_page(
                 drop(feed);
                 let read = |through| read_around(store, after, through, &filter, skipped);
                 let at = first_unreadable(read, after, through).await?;
-                // damage of more than one event can be passed by nobody
+                // the group can pass exactly one damaged event, which gets a row
                 return match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
                     1 => Ok(DueEvents { events, through: at, unreadable: Some(at) }),
                     _ => Err(error.into()),
                 };
             }
-            // it is met again behind what was read
+            // the next page begins with the damaged event
             Err(ReadError::Corrupt { .. }) => break,
             Err(error) => return Err(error.into()),
         }
@@ -232,7 +232,7 @@ pub(super) async fn next_page(
     Ok(DueEvents { events, through, unreadable: None })
 }
 
-/// Where the first event is, of a feed whose first event cannot be read: errors say it in words only.
+/// Finds the position of the first event of a feed that cannot read it, by bisection: the error may lack the position.
 async fn first_unreadable<'s>(
     read: impl Fn(Position) -> RecordStream<'s>,
     after: Position,
@@ -244,8 +244,8 @@ async fn first_unreadable<'s>(
         match read(Position::new(middle)).next().await {
             None => before = middle,
             Some(Err(ReadError::Corrupt { .. })) => at = middle,
-            // it was mended meanwhile, and is read with the next try
-            Some(Ok(_)) => return Err(ReadError::Unavailable("the feed changes while it is searched".into())),
+            // its row was repaired meanwhile: the next try reads it
+            Some(Ok(_)) => return Err(ReadError::Unavailable("the feed changed during the search".into())),
             Some(Err(error)) => return Err(error),
         }
     }

@@ -1,4 +1,4 @@
-//! Putting an in-process bus together.
+//! Builder of the in-process bus.
 
 use std::time::Duration;
 
@@ -8,12 +8,12 @@ use crate::{
     port::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
 };
 
-/// How many events an in-process bus holds unless it is told otherwise.
+/// Default capacity of an in-process bus, in events.
 const DEFAULT_CAPACITY: usize = 8_192;
-/// How many deliveries a group has in hand unless it is told otherwise.
+/// Default limit of deliveries of a group in flight.
 const DEFAULT_MAX_IN_FLIGHT: usize = 1_000;
 
-/// How an in-process bus works.
+/// Settings of an in-process bus.
 #[derive(Debug, Clone)]
 pub(super) struct BusSettings {
     pub(super) clock: SharedClock,
@@ -25,7 +25,7 @@ pub(super) struct BusSettings {
     pub(super) deliver_skipped_within: Duration,
 }
 
-/// Puts an [`InMemoryEventBus`] together.
+/// Builder of an [`InMemoryEventBus`].
 ///
 /// # Examples
 /// ```
@@ -51,59 +51,59 @@ impl InMemoryEventBusBuilder {
         })
     }
 
-    /// About how many events it holds, at least one; 8,192 if left out.
+    /// Sets about how many events the bus holds, at least one; 8,192 by default.
     ///
-    /// The newest ones are held for groups that come later. While a group lags so far behind, publishing waits if the
-    /// bus consumes, and is refused if it does not; a call that is let in is published whole. Dead letters are held
-    /// beside that.
+    /// The bus holds the newest events for groups that come later. While a group lags by the capacity, publishing waits
+    /// if the bus consumes, and is refused if it does not; an accepted call publishes all its events, also beyond the
+    /// capacity. Dead letters do not count against it.
     pub const fn capacity(mut self, events: usize) -> Self {
         self.0.capacity = events;
         self
     }
 
-    /// How often and when a failed delivery is tried again, where the handler has no `retries` of its own; for four
-    /// hours if left out.
+    /// Sets how often and when the bus retries a failed delivery, where the handler has no `retries` of its own; for
+    /// four hours by default.
     pub const fn retry(mut self, policy: RetryPolicy) -> Self {
         self.0.retry = policy;
         self
     }
 
-    /// How many deliveries a handler without `concurrency` of its own gets at once, of different aggregates; one if left
-    /// out.
+    /// Sets how many deliveries, of different aggregates, a handler without `concurrency` of its own gets at once; one
+    /// by default.
     pub const fn concurrency(mut self, deliveries: usize) -> Self {
         self.0.limits.concurrency = deliveries;
         self
     }
 
-    /// How many deliveries a group has in flight at most; 1,000 if left out. Those that wait for a retry, or are parked
-    /// behind one that does, do not count.
+    /// Sets how many deliveries a group has in flight at most; 1,000 by default. Those that wait for a retry, or are
+    /// parked behind one that does, do not count.
     pub const fn max_in_flight(mut self, deliveries: usize) -> Self {
         self.0.max_in_flight = deliveries;
         self
     }
 
-    /// How many deliveries of a group may wait for a retry, or be parked behind one that does: then it takes no more until a
-    /// tenth of them is gone, and health has an alert. 100,000 if left out.
+    /// Sets how many deliveries of a group may wait for a retry, or be parked behind one that does; 100,000 by default.
+    /// At this limit the group reads no more entries until a tenth of them is gone, and health has an alert.
     pub const fn max_waiting(mut self, deliveries: usize) -> Self {
         self.0.max_waiting = deliveries;
         self
     }
 
-    /// A handler that takes this long is logged; a second if left out.
+    /// Sets how long a handler may run before the bus logs it as slow; a second by default.
     pub const fn slow_after(mut self, time: Duration) -> Self {
         self.0.limits.slow = time;
         self
     }
 
-    /// How long ago a group may have begun to skip an event type for which it gets its first handler, so that it is
-    /// delivered what it skipped; 24 h if left out. What is older is delivered if the handler says `start =
-    /// "oldest"`, and not if it says `start = "now"`.
+    /// Sets how long ago a group may have begun to skip an event type so that the bus delivers the skipped events once
+    /// the group gets its first handler of the type; 24 h by default. Events skipped for longer are delivered if the
+    /// handler says `start = "oldest"`, and not if it says `start = "now"`.
     pub const fn deliver_skipped_within(mut self, time: Duration) -> Self {
         self.0.deliver_skipped_within = time;
         self
     }
 
-    /// By which clock retries, timeouts and the times of dead letters go; the machine's if left out.
+    /// Sets the clock for retries, timeouts and the times of dead letters; the machine's by default.
     pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
         self.0.clock = clock.into();
         self

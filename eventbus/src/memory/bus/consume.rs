@@ -1,4 +1,8 @@
-//! The consumer of one group of the in-process bus.
+//! The consumer of one group of the in-process bus: reads its entries, applies their dispositions and saves its
+//! progress.
+//!
+//! Invariant: with a store, a suspect runs only after its start is saved, and the types are saved before the checkpoint
+//! that passes their events.
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
@@ -27,14 +31,14 @@ use crate::{
     },
 };
 
-/// How many events are handled between two checkpoints, at most.
+/// Most events that a group handles between two checkpoints.
 const CHECKPOINT_EVENTS_MAX: usize = 64;
-/// How far ahead it is noted what a group may read, at least: as many events as make the notes few.
+/// Least number of events by which a read limit is ahead: enough to make its saves few.
 const READ_LIMIT_AHEAD_MIN: usize = 8;
-/// How long progress waits to be saved where little happens, or after it could not be saved.
+/// Delay of a save while little happens, or after a failed save.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Hands the group its events until it is stopped.
+/// Consumes for a group until it is stopped.
 pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopSignal) {
     inner.log().begin_group(&group, inner.subscribers.start_now(&group));
     let context = inner.group_context(&group);
@@ -66,6 +70,7 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
         }
         let has_periodic_work = !has_joined || consumer.inner.log().cursor(&consumer.group).needs_periodic_work();
         tokio::select! {
+            // a stop first, and entries in flight before new ones, so that a long backlog does not delay retries
             biased;
             () = &mut working => break,
             () = in_flight.disposed() => {}
@@ -89,7 +94,7 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
 }
 
 impl BusInner {
-    /// How a group's entries are handled.
+    /// Returns the context in which a group's entries are handled.
     fn group_context(&self, group: &Name) -> GroupContext {
         GroupContext {
             group: group.clone(),
@@ -109,25 +114,26 @@ struct GroupConsumer {
     in_flight: Arc<InFlight>,
     published: watch::Receiver<()>,
     subscribed: watch::Receiver<()>,
-    /// The numbers in the log of what is in hand.
+    /// The numbers in the log of the entries that `in_flight` knows.
     entry_numbers: HashMap<MessageId, u64>,
-    /// What the group's handlers announced last.
+    /// The last announcements of the group's handlers.
     announced: Vec<Announced>,
-    /// What was due when it was taken, and what was taken after it.
+    /// Entries whose retry was due when they were taken, and those taken after them: they run after the next save, also
+    /// if it fails.
     awaiting_save: Vec<InFlightEntry>,
-    /// The suspects that may run once it is saved that they begin.
+    /// Suspects that run once their start is saved.
     suspects_to_begin: Vec<MessageId>,
-    /// What came of how many entries since the progress was saved.
+    /// The number of dispositions since the last save.
     unsaved_count: usize,
-    /// Of the store, for the progress.
+    /// The outage of the store for loading and saving progress.
     save_outage: Outage,
-    /// Of the store, for what the group skipped.
+    /// The outage of the store for reading skipped events and replayed dead letters.
     read_outage: Outage,
     unreadable_checks: UnreadableChecks,
 }
 
 impl GroupConsumer {
-    /// Returns `true` if the group may take entries now.
+    /// Loads and announces what the group needs before it reads; returns `true` if it may take entries now.
     async fn prepare(&mut self) -> bool {
         if !self.load_progress().await {
             return false;
@@ -141,7 +147,7 @@ impl GroupConsumer {
         self.read_replayed_dead_letters(&*store).await && self.read_due_events(&*store).await
     }
 
-    /// Has the next dead letters taken that are delivered again. Returns `true` if the group may go on.
+    /// Restores the next replayed dead letters. Returns `false` if the store does not answer: the group must not go on.
     async fn read_replayed_dead_letters(&mut self, store: &dyn EventStore) -> bool {
         let (mut read_count, mut bytes) = (0, 0);
         while read_count < CHECKPOINT_EVENTS_MAX && bytes < PAGE_BYTES {
@@ -172,7 +178,7 @@ impl GroupConsumer {
             let now = log.clock.now();
             let cursor = log.cursor(&self.group);
             let Some((_, attempts)) = cursor.replayed.pop_front_if(|(front, _)| *front == position) else {
-                continue; // the group left the store meanwhile
+                continue; // the bus resumed from a store again meanwhile
             };
             match event {
                 Some(event) => {
@@ -186,13 +192,13 @@ impl GroupConsumer {
             if let Some(lasted) = self.read_outage.ends() {
                 tracing::info!(group = %self.group, ?lasted, "dead letters are read again");
             }
-            // the other groups pass over what was read for this one
+            // the other groups pass over the entries that were read for this one
             self.inner.published.send_replace(());
         }
         true
     }
 
-    /// Takes entries while there is room, until there are others.
+    /// Takes entries while there is room; if the log has no more, waits until there are more or the subscribers change.
     async fn read_entries(&mut self) {
         let mut has_more = false;
         'feed: loop {
@@ -210,7 +216,7 @@ impl GroupConsumer {
                     entry.is_redelivered = self.has_handler(&entry.record);
                 }
                 self.entry_numbers.insert(entry.id.clone(), number);
-                // those behind it may be of its aggregate
+                // entries behind one that awaits the save may be of its aggregate
                 if self.must_save_before_run(number, &entry.attempts) || !self.awaiting_save.is_empty() {
                     self.awaiting_save.push(entry);
                     continue;
@@ -234,26 +240,27 @@ impl GroupConsumer {
                 return;
             }
         }
-        // the bus lives as long as its consumers
+        // neither fails: the bus, with the senders, lives as long as its consumers
         tokio::select! {
             _ = self.published.changed() => {}
             _ = self.subscribed.changed() => {}
         }
     }
 
-    /// Whether an entry was due when it was taken: that it does not wait any more is to be saved before it runs.
+    /// Returns `true` if the retry of an entry was due when it was taken: the end of its wait must be saved before it
+    /// runs.
     fn must_save_before_run(&self, number: u64, attempts: &DeliveryAttempts) -> bool {
         let mut log = self.inner.log();
         attempts.next_at.is_some() && !attempts.is_waiting(&log.clock) && log.cursor(&self.group).end_waiting(number)
     }
 
-    /// Whether a handler of the group gets this event.
+    /// Returns `true` if a handler of the group gets this event.
     fn has_handler(&self, record: &RecordedEvent) -> bool {
         self.inner.subscribers.handle(&self.group, record.event_type())
     }
 
-    /// Notes how far the group may read from now on, where it has come near to that. What cannot be noted holds nothing up:
-    /// should the process end, an event that it had in flight is not known for one.
+    /// Saves a higher read limit once the group has come near the former one. A failed save does not hold the group up:
+    /// if the process ends then, an event that it had in flight may not run as a suspect.
     async fn save_read_limit(&mut self, store: &dyn EventStore) {
         let ahead = self.in_flight.read_ahead().max(READ_LIMIT_AHEAD_MIN).saturating_mul(2) as u64;
         let Some(read_limit) = self.inner.log().next_read_limit(&self.group, ahead) else {
@@ -262,12 +269,12 @@ impl GroupConsumer {
         if let Err(error) = store.save_checkpoint(&read_limit_name(&self.group), read_limit).await
             && self.save_outage.begins()
         {
-            tracing::warn!(group = %self.group, %error, "how far the group reads is not saved, trying again");
+            tracing::warn!(group = %self.group, %error, "read limit not saved, trying again");
         }
         self.inner.log().cursor(&self.group).set_read_limit(read_limit);
     }
 
-    /// Notes that nothing of the group is in flight any more.
+    /// Saves that the group has no events in flight any more.
     async fn clear_saved_read_limit(&self) {
         let Some(ResumePoint { store, .. }) = self.inner.resume().clone() else {
             return;
@@ -276,11 +283,11 @@ impl GroupConsumer {
             return;
         }
         if let Err(error) = store.save_checkpoint(&read_limit_name(&self.group), Position::START).await {
-            tracing::warn!(group = %self.group, %error, "that the group is stopped is not saved");
+            tracing::warn!(group = %self.group, %error, "stop of the group not saved");
         }
     }
 
-    /// Announces what the group's handlers handle, where that changed.
+    /// Announces the types that the group's handlers handle, if they changed.
     fn announce(&mut self) {
         self.subscribed.mark_unchanged();
         let announced = self.inner.subscribers.announced(&self.group);
@@ -294,8 +301,8 @@ impl GroupConsumer {
         self.announced = announced;
     }
 
-    /// Has the next events of a range taken that is due, each with a row from now on, before any new one. Returns `true`
-    /// if the group may go on.
+    /// Restores the next events of a due range, each with a row from now on, before the group takes a new entry.
+    /// Returns `false` if they cannot be read: the group must not go on.
     async fn read_due_events(&mut self, store: &dyn EventStore) -> bool {
         let due = {
             let mut log = self.inner.log();
@@ -311,7 +318,7 @@ impl GroupConsumer {
                 if let Some(lasted) = self.read_outage.ends() {
                     tracing::info!(%group, event_type, ?lasted, "skipped events are read again");
                 }
-                // their rows are written: what is not noted now is brought once more by the next process
+                // their rows are written: if this save fails, the next process reads the page once more
                 self.save().await;
                 true
             }
@@ -331,7 +338,7 @@ impl GroupConsumer {
         {
             let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
-            // those of a page that was brought before, and not noted
+            // a former process wrote rows for these and ended before it saved how far the range is delivered
             events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
             unreadable.take_if(|position| cursor.unreadable.contains(*position));
         }
@@ -347,20 +354,19 @@ impl GroupConsumer {
         if let Some(position) = unreadable {
             tracing::error!(
                 group = %self.group, event_type = due.event_type, %position,
-                "a skipped event cannot be read and is left, trying again every minute: mend it, or skip it with \
+                "the store cannot read a skipped event, trying again every minute: repair its row, or skip it with \
                  `app.skip_published_event`"
             );
             cursor.unreadable.add(position, DeliveryAttempts::default(), now);
         }
         cursor.types.delivered_through(through);
         drop(log);
-        // the other groups pass over what was read for this one
+        // the other groups pass over the entries that were read for this one
         self.inner.published.send_replace(());
         Ok(())
     }
 
-    /// Reads entries again that have waited, once what came of them before is written down, and saved that they do not wait
-    /// any more.
+    /// Reads entries again whose wait is over, after it has applied their dispositions and saved the end of their wait.
     async fn read_due_retries(&mut self) {
         self.apply_dispositions();
         let all_due = self.in_flight.take_due();
@@ -390,7 +396,7 @@ impl GroupConsumer {
         self.in_flight.resume(entries);
     }
 
-    /// Writes down what came of entries, and lets go of those that are done with.
+    /// Applies the dispositions of entries, and releases the completed ones.
     fn apply_dispositions(&mut self) {
         let disposed = self.in_flight.take_disposed();
         if disposed.is_empty() {
@@ -403,15 +409,15 @@ impl GroupConsumer {
         self.in_flight.release(&completed);
     }
 
-    /// Writes down what came of an entry; returns its id if it is done with.
+    /// Applies the disposition of an entry; returns its id if it is completed.
     fn apply_disposition(&mut self, disposed: DisposedEntry) -> Option<MessageId> {
-        let DisposedEntry { id, record, disposition: verdict } = disposed;
+        let DisposedEntry { id, record, disposition } = disposed;
         let number = self.entry_numbers.get(&id).copied()?;
         let mut log = self.inner.log();
         if log.cursor(&self.group).is_suspect(number) {
             self.unsaved_count = CHECKPOINT_EVENTS_MAX; // else it would count as in flight if the process ended now
         }
-        match verdict {
+        match disposition {
             Disposition::Acknowledge { .. } => log.cursor(&self.group).acknowledge(number),
             Disposition::Skip(attempts) => {
                 let now = log.clock.unix_millis();
@@ -429,8 +435,8 @@ impl GroupConsumer {
                 log.move_to_dead_letters(&self.group, number, attempts);
                 self.unsaved_count = CHECKPOINT_EVENTS_MAX;
             }
-            Disposition::Retry { attempts: tries, .. } => {
-                log.cursor(&self.group).record_attempts(number, tries);
+            Disposition::Retry { attempts, .. } => {
+                log.cursor(&self.group).record_attempts(number, attempts);
                 return None;
             }
             Disposition::Begin(attempts) => {
@@ -466,24 +472,24 @@ impl GroupConsumer {
         record.is_some_and(|record| types.leaves_to_newer(&self.inner.subscribers, &self.group, record))
     }
 
-    /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or there is nowhere
-    /// to load it from: then the group may begin.
+    /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or the bus has no
+    /// store: then the group may begin.
     async fn load_progress(&mut self) -> bool {
-        let (shared, group) = (&self.inner, &self.group);
-        let Some(resume) = shared.resume().clone() else {
+        let (inner, group) = (&self.inner, &self.group);
+        let Some(resume) = inner.resume().clone() else {
             return true;
         };
-        if shared.log().cursor(group).is_loaded {
+        if inner.log().cursor(group).is_loaded {
             return true;
         }
-        match StoredProgress::load(&*resume.store, group, &shared.subscribers).await {
+        match StoredProgress::load(&*resume.store, group, &inner.subscribers).await {
             Ok(progress) => {
-                let mut log = shared.log();
+                let mut log = inner.log();
                 let fed_from = resume.fed_from.max(log.highest_dropped().filter(|_| resume.fed_from.is_some()));
                 progress.apply_to(&mut log, fed_from);
                 drop(log);
-                // the other groups pass over what was read back for this one
-                shared.published.send_replace(());
+                // the other groups pass over the entries that were read back for this one
+                inner.published.send_replace(());
                 if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is loaded now");
                 }
@@ -498,41 +504,41 @@ impl GroupConsumer {
         }
     }
 
-    /// It is saved that these begin.
+    /// Lets the suspects run whose start is saved.
     fn begin_suspects(&mut self) {
         self.in_flight.begin(&std::mem::take(&mut self.suspects_to_begin));
     }
 
-    /// Saves the group's progress when there is much of it, or no entry is left to be read.
+    /// Saves the group's progress if there is much of it, or no entry is unread.
     async fn save_if_due(&mut self) {
         if self.unsaved_count >= CHECKPOINT_EVENTS_MAX || self.inner.log().unread(&self.group) == 0 {
             self.save().await;
         }
     }
 
-    /// Saves the group's progress if there is any; tried again soon if it fails.
+    /// Saves the group's progress if there is any; after a failure a later round tries again.
     async fn save(&mut self) {
         self.unsaved_count = 0;
-        let (shared, group) = (&self.inner, &self.group);
-        let Some(ResumePoint { store, .. }) = shared.resume().clone() else {
+        let (inner, group) = (&self.inner, &self.group);
+        let Some(ResumePoint { store, .. }) = inner.resume().clone() else {
             self.begin_suspects();
             return;
         };
-        if let Err(error) = save_types(shared, &*store, group).await {
+        if let Err(error) = save_types(inner, &*store, group).await {
             if self.save_outage.begins() {
-                tracing::warn!(%group, %error, "what the group skipped is not saved, trying again");
+                tracing::warn!(%group, %error, "announced types and skipped ranges not saved, trying again");
             }
             return;
         }
-        let unsaved = shared.log().cursor(group).begin_save();
+        let unsaved = inner.log().cursor(group).begin_save();
         let Some(unsaved) = unsaved else {
             self.begin_suspects();
             return;
         };
-        match save_progress(shared, &*store, group, &unsaved).await {
+        match save_progress(inner, &*store, group, &unsaved).await {
             Ok(()) => {
-                let groups = shared.subscribers.groups();
-                let mut log = shared.log();
+                let groups = inner.subscribers.groups();
+                let mut log = inner.log();
                 log.cursor(group).mark_saved(unsaved);
                 log.trim(&groups);
                 drop(log);
@@ -549,12 +555,14 @@ impl GroupConsumer {
     }
 }
 
-/// How far a group may read, while it is consumed: it may have everything up to there in flight that is not finished.
+/// Returns the name of the read limit of a group: while the bus consumes for the group, each unfinished event up to
+/// there may be in flight.
 fn read_limit_name(group: &Name) -> Name {
     Name::prefixed("reading:", group)
 }
 
-/// Saves what the group announced and left unhandled, if that changed: before the checkpoint passes it.
+/// Saves the types that the group announced and the ranges that it left unhandled, if they changed; call it before the
+/// checkpoint passes their events.
 pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
     let unsaved = {
         let mut log = inner.log();
@@ -572,26 +580,26 @@ pub(super) fn checkpoint_name(group: &Name) -> Name {
     Name::prefixed("group:", group)
 }
 
-/// The progress of a group as a store kept it.
+/// The progress of a group, as a store kept it.
 pub(super) struct StoredProgress {
     group: Name,
     pub(super) checkpoint: Option<Position>,
-    /// The events up to the checkpoint that wait: the feed does not bring them again.
+    /// The waiting events up to the checkpoint: the feed does not bring them again.
     waiting_before: Vec<(RecordedEvent, DeliveryAttempts)>,
-    /// What waits after it.
+    /// The waiting events after the checkpoint.
     waiting_ahead: Vec<UnfinishedDelivery>,
-    /// Those of them that the store does not have, or cannot read.
+    /// The waiting events up to the checkpoint that the store does not have, or cannot read.
     unreadable: Vec<(Position, DeliveryAttempts)>,
-    /// What is a dead letter after it.
+    /// The dead letters after the checkpoint.
     dead_letters_ahead: Vec<Position>,
     types: GroupTypes,
-    /// Set if it was not stopped by the process before: what that may have had in flight is up to there.
+    /// Set if the former process did not stop the group: it may have had unfinished events up to here in flight.
     in_flight_through: Option<Position>,
 }
 
 impl StoredProgress {
-    /// Loads it, and the events before the checkpoint that wait. A group without one begins with the oldest event, or
-    /// with the next one if that is what its handlers say.
+    /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
+    /// oldest event, or with the next one if its handlers say so.
     pub(super) async fn load(
         store: &dyn EventStore,
         group: &Name,
@@ -610,7 +618,7 @@ impl StoredProgress {
         let read_limit =
             store.load_checkpoint(&read_limit_name(group)).await?.filter(|read_limit| *read_limit > Position::START);
         let in_flight_through = match read_limit {
-            // what came later was in flight nowhere
+            // the limit is ahead of the events: those appended from now on were not in flight
             Some(read_limit) => {
                 Some(read_limit.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?))
             }
@@ -621,16 +629,16 @@ impl StoredProgress {
         let waiting = store.waiting_deliveries(group).await?;
         let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
         let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
-        for UnfinishedDelivery { position, attempts: tries, .. } in passed {
+        for UnfinishedDelivery { position, attempts, .. } in passed {
             match read_event_at(store, position).await {
-                Ok(Some(event)) => before.push((event, tries)),
+                Ok(Some(event)) => before.push((event, attempts)),
                 Ok(None) => {
                     tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");
-                    unreadable.push((position, tries));
+                    unreadable.push((position, attempts));
                 }
                 Err(error @ ReadError::Corrupt { .. }) => {
-                    tracing::error!(%group, %position, error = %ErrorLine(&error), "unfinished delivery left");
-                    unreadable.push((position, tries));
+                    tracing::error!(%group, %position, error = %ErrorLine(&error), "unfinished delivery is unreadable");
+                    unreadable.push((position, attempts));
                 }
                 Err(error) => return Err(CheckpointError::new(group, error)),
             }
@@ -647,7 +655,7 @@ impl StoredProgress {
         })
     }
 
-    /// Lets the group go on from there; everything after `fed_from` passes through the log.
+    /// Resumes the group in the log, through which all events after `fed_from` pass.
     pub(super) fn apply_to(self, log: &mut EntryLog, fed_from: Option<Position>) {
         let now = log.clock.now();
         let cursor = log.cursor(&self.group);
@@ -666,7 +674,7 @@ impl StoredProgress {
     }
 }
 
-/// The event at a position of a store.
+/// Reads the event at a position of a store.
 pub(super) async fn read_event_at(
     store: &dyn EventStore,
     position: Position,

@@ -1,7 +1,9 @@
 //! The dead letters of the in-process bus: entries of the log that a group gave up, and rows of the store.
 //!
-//! A dead letter is in the log until its row is written, for ever where there is no store to write it to or the event is
-//! not of that store. It has the same id in both.
+//! A dead letter is in the log until its row is written; for ever if there is no store to write it to, or the event is
+//! not of that store.
+//!
+//! Invariant: a dead letter has the same id in the log and in the store.
 
 use std::{
     fmt,
@@ -24,10 +26,10 @@ use crate::{
     },
 };
 
-/// How many rows are read at once.
+/// Rows of the store that are read at once.
 const PAGE_ROWS: usize = 100;
 
-/// When an entry became a dead letter, in microseconds since 1970: no two of one log have the same.
+/// The time when an entry became a dead letter, in microseconds since 1970; unique in one log.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeadLetterTime(u64);
 
@@ -37,7 +39,7 @@ impl DeadLetterTime {
     }
 }
 
-/// Where a dead letter is.
+/// The location of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum DeadLetterLocation {
     /// An event of the store: in a row, or on its way there.
@@ -68,7 +70,7 @@ impl DeadLetterId {
         read().ok_or_else(|| DeadLetterError::InvalidId { destination: DESTINATION.clone(), id: id.clone() })
     }
 
-    /// The place of an entry with this number in the log, and this position if it came from the feed.
+    /// Returns the location of the entry with this number, or with this position if it came from the feed.
     fn location_of(number: u64, position: Option<Position>) -> DeadLetterLocation {
         position.map_or(DeadLetterLocation::OnlyInLog(number), DeadLetterLocation::Stored)
     }
@@ -83,7 +85,7 @@ impl DeadLetterId {
         DeadLetterTime(self.micros).as_date_time()
     }
 
-    /// What the store lists the dead letters after this one by.
+    /// Returns the key after which the store lists the dead letters that follow this one.
     fn as_delivery(&self) -> DeadDelivery {
         let position = match self.location {
             DeadLetterLocation::Stored(position) => position,
@@ -97,7 +99,7 @@ impl DeadLetterId {
         }
     }
 
-    /// The dead letter with this id.
+    /// Returns the dead letter with this id.
     fn to_dead_letter(
         &self,
         record: Option<&RecordedEvent>,
@@ -158,7 +160,7 @@ impl EntryLog {
         u64::try_from(micros).unwrap_or_default()
     }
 
-    /// Up to `limit` dead letters in the log after this one that match, oldest first.
+    /// Returns up to `limit` dead letters in the log after `after` that match, oldest first.
     fn list_in_log(
         &self,
         after: Option<&DeadLetterId>,
@@ -188,7 +190,7 @@ impl EntryLog {
         dead_letters.filter(|(_, dead_letter)| filter.matches(dead_letter)).take(limit).collect()
     }
 
-    /// The number of a dead letter in the log, and what its handlers made of it.
+    /// Returns the number of a dead letter in the log, and the attempts of its handlers.
     fn find_in_log(&self, id: &DeadLetterId) -> Option<(u64, &DeliveryAttempts)> {
         let mut dead = self.groups.get(&id.group)?.dead_letters();
         dead.find_map(|(number, dead_letter_time, delivery_attempts, position)| {
@@ -199,7 +201,7 @@ impl EntryLog {
 }
 
 impl BusInner {
-    /// How many dead letters the store keeps; none if it cannot be asked.
+    /// Counts the dead letters in the store; 0 if it does not answer.
     pub(super) async fn count_stored_dead_letters(&self) -> u64 {
         let Some(resume) = self.resume().clone() else {
             return 0;
@@ -213,7 +215,7 @@ fn unavailable(source: impl Into<crate::domain::error::BoxError>) -> DeadLetterE
     DeadLetterError::Unavailable { destination: DESTINATION.clone(), source: source.into() }
 }
 
-/// The event of a dead letter; `None` if the store has lost it, or cannot read it any more.
+/// Returns the event of a dead letter; `None` if the store has lost it, or cannot read it any more.
 fn none_if_corrupt(read: Result<Option<RecordedEvent>, ReadError>) -> Result<Option<RecordedEvent>, DeadLetterError> {
     match read {
         Err(ReadError::Corrupt { .. }) => Ok(None),
@@ -221,13 +223,13 @@ fn none_if_corrupt(read: Result<Option<RecordedEvent>, ReadError>) -> Result<Opt
     }
 }
 
-/// A dead letter in the store, with its event.
+/// Loads a dead letter in the store, with its event.
 async fn load_dead_letter(store: &dyn EventStore, dead: &DeadDelivery) -> Result<DeadLetter, DeadLetterError> {
     let record = none_if_corrupt(read_event_at(store, dead.position).await)?;
     Ok(DeadLetterId::from_dead_delivery(dead).to_dead_letter(record.as_ref(), None, &dead.attempts))
 }
 
-/// What a page of dead letters still takes.
+/// The room that is left on a page of dead letters.
 struct PageBudget {
     dead_letters: usize,
     bytes: usize,
@@ -238,7 +240,7 @@ impl PageBudget {
         Self { dead_letters, bytes: PAGE_BYTES }
     }
 
-    /// Whether the page takes one more.
+    /// Takes the room for a dead letter; returns `false` if the page is full.
     fn take(&mut self, dead_letter: &DeadLetter) -> bool {
         if self.dead_letters == 0 || self.bytes == 0 {
             return false;
@@ -261,14 +263,14 @@ impl InMemoryEventBus {
         self.inner.resume().as_ref().map(|resume| std::sync::Arc::clone(&resume.store))
     }
 
-    /// A page of up to `limit` dead letters that match, oldest first, and whether there are more.
+    /// Returns a page of up to `limit` dead letters that match, oldest first, and `true` if there are more.
     async fn list(
         &self,
         filter: &DeadLetterFilter,
         after: Option<&DeadLetterId>,
         limit: usize,
     ) -> Result<(Vec<(DeadLetterId, DeadLetter)>, bool), DeadLetterError> {
-        // the log first: what is moved to the store meanwhile is seen twice, and not missed
+        // the log first: a dead letter that moves to the store meanwhile is seen twice, and not missed
         let mut dead_letters = self.open_log()?.list_in_log(after, filter, limit.saturating_add(1));
         if let Some(store) = self.store() {
             let (mut budget, mut last) = (PageBudget::new(limit), after.map(DeadLetterId::as_delivery));
@@ -283,7 +285,7 @@ impl InMemoryEventBus {
                         let is_taken = budget.take(&dead_letter);
                         dead_letters.push((id, dead_letter));
                         if !is_taken {
-                            break 'pages; // one more tells that there are more
+                            break 'pages; // this one, beyond the page, shows that there are more
                         }
                     }
                 }
@@ -299,7 +301,7 @@ impl InMemoryEventBus {
         Ok((dead_letters, found > count))
     }
 
-    /// Does away with a dead letter: it is delivered again, or discarded.
+    /// Replays or discards a dead letter; returns `false` if it is gone.
     async fn end_dead_letter(&self, id: &DeadLetterId, is_replay: bool) -> Result<bool, DeadLetterError> {
         if self.end_in_log(id, if is_replay { GroupCursor::replay } else { GroupCursor::acknowledge })? {
             return Ok(true);
@@ -334,7 +336,7 @@ impl InMemoryEventBus {
         Ok(true)
     }
 
-    /// Does away with a dead letter that is in the log.
+    /// Replays or discards a dead letter in the log; returns `false` if it is not there.
     fn end_in_log(&self, id: &DeadLetterId, end: fn(&mut GroupCursor, u64)) -> Result<bool, DeadLetterError> {
         let mut log = self.open_log()?;
         let Some((number, _)) = log.find_in_log(id) else {
@@ -342,12 +344,12 @@ impl InMemoryEventBus {
         };
         end(log.cursor(&id.group), number);
         drop(log);
-        // there is something to take, or progress to save
+        // the group has an entry to take, or progress to save
         self.inner.published.send_replace(());
         Ok(true)
     }
 
-    /// When the newest dead letter was given up; whatever is given up from now on is newer, also after the clock was set
+    /// Returns the time of the newest dead letter; each dead letter from now on is newer, also after the clock was set
     /// back.
     async fn newest_dead_letter_micros(&self) -> Result<u64, DeadLetterError> {
         let mut newest = {
@@ -373,7 +375,7 @@ impl InMemoryEventBus {
         Ok(newest)
     }
 
-    /// Does away with the dead letters that are there now; returns how many.
+    /// Replays or discards the matching dead letters that exist now; returns how many.
     async fn end_all(&self, filter: &DeadLetterFilter, is_replay: bool) -> Result<u64, DeadLetterError> {
         let last = self.newest_dead_letter_micros().await?;
         let (mut after, mut ended) = (None, 0);
@@ -381,7 +383,7 @@ impl InMemoryEventBus {
             let (page, has_more) = self.list(filter, after.as_ref(), PAGE_ROWS).await?;
             for (id, _) in page.iter().filter(|(id, _)| id.micros <= last) {
                 ended += match self.end_dead_letter(id, is_replay).await {
-                    // it keeps none of the others
+                    // a dead letter without an event does not hold up the rest
                     Err(DeadLetterError::Empty { .. }) => 0,
                     is_ended => u64::from(is_ended?),
                 };

@@ -1,23 +1,24 @@
-//! How far one group has come: what it has read, what is pending or dead, and what of that is to be saved.
+//! The cursor of one group: the entries that it has read, that are pending or dead letters, and the progress to save.
 //!
-//! Where an event of the store is, for one group:
+//! The states of an event of the store, for one group:
 //!
 //! | the delivery | in the store | after a restart |
 //! |---|---|---|
 //! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed: see below |
 //! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
-//! | has failed and waits, or runs again | a row | delivered when it is due, with its former tries: see below |
-//! | is parked behind one of its aggregate that waits | a row, once the checkpoint passes it | delivered behind that one |
+//! | has failed and waits, or runs again | a row | delivered when it is due, with its former attempts: see below |
+//! | is parked behind a waiting one of its aggregate | a row, once the checkpoint passes it | delivered behind it |
 //! | is a dead letter | a row | not delivered; listed, replayed or discarded |
-//! | cannot be read when it is to be delivered | a row | tried again, until an operator skips it: see `unreadable` |
-//! | has tries, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
-//! | no handler here wants it, and it has no tries | in a range: see `types` | delivered when its type is announced |
+//! | is due and cannot be read | a row | read again, until an operator skips it: see `unreadable_events` |
+//! | has attempts, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
+//! | has no attempts, and no handler here wants it | in a range: see `announced_types` | delivered once announced |
 //! | has finished, and the checkpoint has passed it | no row | not delivered |
 //!
-//! A process that ends without stopping the group may have ended of what it had in flight. Up to where it read is noted
-//! before it reads, a bit ahead, and taken back when the group is stopped. What is up to there and not finished is left
-//! over, the first of each aggregate only, unless its row has the time of a retry, which is taken out before it runs. It gets
-//! a row, and runs alone: see `port::hand`.
+//! A process that ends without stopping the group may have been ended by an event in flight. So the consumer saves a
+//! read limit, a bit ahead, before it reads, and clears the limit when the group is stopped. After a restart, an
+//! unfinished event up to the limit counts as redelivered, the first of each aggregate only, unless its row has the
+//! time of a retry, which the consumer removes before the retry runs. A redelivered event gets a row, and runs alone:
+//! see `port::in_flight`.
 //!
 //! Invariant: the checkpoint passes an event in the step that removes or writes its row.
 
@@ -36,101 +37,109 @@ use crate::{
     port::{DeliveryAttempts, GroupTypes, UnfinishedDelivery, Unhandled},
 };
 
-/// An entry read and not acknowledged.
+/// An entry that the group has read and not acknowledged.
 #[derive(Debug)]
 struct PendingEntry {
     record: RecordedEvent,
-    /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
+    /// The position in the feed that checkpoints refer to; `None` if it came from elsewhere.
     position: Option<Position>,
     attempts: DeliveryAttempts,
     /// Set if it is a dead letter.
     dead_letter_time: Option<DeadLetterTime>,
     row_state: RowState,
-    /// Whether it may have been in flight when the process before ended, and was not taken since.
+    /// Set if it may have been in flight when the former process ended, and was not taken since.
     is_redelivered: bool,
-    /// Whether the entries of its aggregate that come after it are parked behind it for longer.
+    /// Set once it waits for a retry or has a row: later entries of its aggregate are parked behind it.
     is_waiting: bool,
-    /// Grows with every change: a change during a save is not saved by it.
+    /// Grows with every change: a save does not cover a change that is made during it.
     changes: u64,
 }
 
-/// What the store has of an entry.
+/// The state of the row of an entry in the store; `Stored` from the start for an entry that the store brought back.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | `Missing` | a save sends the row | `Sent` |
+/// | `Sent` | the save fails | `Sent` |
+/// | `Sent` | the save succeeds | `Stored` |
+/// | any | the bus switches to a new feed | `Missing` |
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RowState {
     Missing,
-    /// A row was sent: the store may have it, also where no answer came.
+    /// A save sent the row: the store may have it, also if no answer came.
     Sent,
     Stored,
 }
 
-/// Progress that is to be saved.
+/// Progress to save.
 #[derive(Debug)]
 pub(super) struct UnsavedProgress {
     pub(super) checkpoint: Option<Position>,
     pub(super) finished: Vec<Position>,
-    /// The rows, with the numbers of their entries, and how often these had changed.
+    /// The rows, with the numbers of their entries and the numbers of these entries' changes.
     rows: Vec<(u64, u64, UnfinishedDelivery)>,
 }
 
 impl UnsavedProgress {
-    /// The rows to write.
+    /// Returns the rows to write.
     pub(super) fn rows(&self) -> Vec<UnfinishedDelivery> {
-        self.rows.iter().map(|(_, _, row_state)| row_state.clone()).collect()
+        self.rows.iter().map(|(_, _, row)| row.clone()).collect()
     }
 }
 
-/// The place of one group in the log.
+/// The cursor of one group in the log.
 #[derive(Debug, Default)]
 pub(super) struct GroupCursor {
-    /// The number of the first entry it has not read.
+    /// The number of the first unread entry.
     pub(super) next_unread: u64,
-    /// Pending entries to be taken again, before any new one.
+    /// Pending entries to take again, before any new one.
     pub(super) redelivery_queue: VecDeque<u64>,
     pending: BTreeMap<u64, PendingEntry>,
     /// The pending entries of the feed that have no row.
     without_row: BTreeSet<u64>,
-    /// The pending entries whose row is to be written.
+    /// The pending entries whose row the next save writes.
     changed_rows: BTreeSet<u64>,
-    /// How many entries of an aggregate wait for a retry or have a row.
+    /// The number of entries of each aggregate that wait for a retry or have a row.
     waiting_by_stream: HashMap<StreamId, usize>,
-    /// Events that have finished, and whose rows are to be removed.
+    /// Finished events whose rows the next save removes.
     rows_to_remove: BTreeSet<Position>,
-    /// The rows of events that the feed brings once more.
+    /// The rows of waiting events after the loaded checkpoint, which the feed brings once more.
     rows_ahead: BTreeMap<Position, DeliveryAttempts>,
-    /// The dead letters that the feed brings once more.
+    /// The dead letters after the loaded checkpoint, which the feed brings once more.
     dead_letters_ahead: BTreeSet<Position>,
-    /// The highest position it has finished.
+    /// The highest finished position.
     highest_finished: Option<Position>,
-    /// The checkpoint as it was loaded or saved last.
+    /// The checkpoint that was loaded or saved last.
     saved_checkpoint: Option<Position>,
-    /// The checkpoint that was to be saved last: it may be stored though the answer was lost.
+    /// The checkpoint of the last save: the store may have it though the answer was lost.
     attempted_checkpoint: Option<Position>,
-    /// Whether someone else was seen to move the checkpoint.
+    /// Set once the group has detected that a different writer moved the checkpoint.
     has_other_writer: bool,
-    /// Whether `saved` was loaded.
+    /// Set once the progress was loaded from a store.
     pub(super) is_loaded: bool,
-    /// Set if the process before did not stop the group: what it may have had in flight is up to there.
+    /// Set if the former process did not stop the group: it may have had unfinished events up to here in flight.
     in_flight_through: Option<Position>,
-    /// Up to where it may take events of the feed: a process that ends without stopping the group leaves it in the store.
+    /// The group may take events of the feed up to here. A process that ends without stopping the group leaves the
+    /// limit in the store.
     read_limit: Option<Position>,
-    /// The highest position that it has taken.
+    /// The highest position that the group has taken.
     highest_read: Option<Position>,
-    /// Whether events were withheld from it, so that its checkpoint must not pass them.
+    /// Set if the log dropped events that the group needs, or lacks them: its checkpoint must not pass them.
     misses_events: bool,
-    /// The events of which the store had a row when the progress was loaded: a range that is delivered may name them once
-    /// more, if the process ended between writing their rows and noting that.
+    /// The events with a row in the store when the progress was loaded: a due range may contain them once more, if the
+    /// process ended between writing their rows and saving how far the range is delivered.
     pub(super) rows_at_load: BTreeSet<Position>,
     /// The pending entries that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
     pub(super) types: AnnouncedTypes,
     pub(super) unreadable: UnreadableTracker,
-    /// Events before the checkpoint that are to be delivered again, in this order: they are read back part by part.
+    /// Events before the checkpoint to deliver again, in this order: the consumer reads them back page by page.
     pub(super) replayed: VecDeque<(Position, DeliveryAttempts)>,
 }
 
 impl GroupCursor {
-    /// Takes an entry, and returns its former tries, and whether it may have been in flight when the process before ended;
-    /// `None` if the group is done with its event.
+    /// Takes an entry. Returns its former attempts, and `true` if it may have been in flight when the former process
+    /// ended; `None` if the group has finished its event.
     pub(super) fn take(
         &mut self,
         number: u64,
@@ -160,8 +169,8 @@ impl GroupCursor {
         Some((attempts, was_in_flight))
     }
 
-    /// Whether an event may have been in flight when the process before ended: one that waited was not, nor was one behind
-    /// another of its aggregate that has a row.
+    /// Returns `true` if an event may have been in flight when the former process ended. One that waited was not, nor
+    /// was one behind an event of its aggregate that has a row.
     fn was_in_flight(&self, record: &RecordedEvent, position: Option<Position>, attempts: &DeliveryAttempts) -> bool {
         position.is_some()
             && position <= self.in_flight_through
@@ -196,7 +205,7 @@ impl GroupCursor {
         }
     }
 
-    /// Entries of its aggregate that come after it are parked behind it.
+    /// Marks an entry as waiting: later entries of its aggregate are parked behind it.
     fn mark_waiting(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number).filter(|pending| !pending.is_waiting) {
             pending.is_waiting = true;
@@ -222,7 +231,7 @@ impl GroupCursor {
         Some(pending)
     }
 
-    /// Delivers an event of which the store had a row when the progress was loaded.
+    /// Redelivers an event that had a row in the store when the progress was loaded.
     pub(super) fn restore_loaded(&mut self, number: u64, record: &RecordedEvent, attempts: DeliveryAttempts) {
         let was_in_flight = self.was_in_flight(record, record.position(), &attempts);
         self.restore(number, record, attempts);
@@ -231,16 +240,16 @@ impl GroupCursor {
         }
     }
 
-    /// Delivers an event of which the store has a row, and which the feed does not bring any more.
+    /// Redelivers an event that has a row in the store, and that the feed does not bring any more.
     pub(super) fn restore(&mut self, number: u64, record: &RecordedEvent, attempts: DeliveryAttempts) {
         self.insert(number, record, record.position(), attempts, RowState::Stored);
         self.redelivery_queue.push_back(number);
     }
 
-    /// Whether an event is delivered by a row, or was since the progress was loaded.
+    /// Returns `true` if an event is delivered by its row, or was since the progress was loaded.
     pub(super) fn has_row(&self, position: Position) -> bool {
-        let is_revived = self.replayed.iter().any(|(revived, _)| *revived == position);
-        is_revived
+        let is_replayed = self.replayed.iter().any(|(replayed, _)| *replayed == position);
+        is_replayed
             || self.rows_at_load.contains(&position)
             || self
                 .pending
@@ -248,10 +257,11 @@ impl GroupCursor {
                 .any(|pending| pending.row_state == RowState::Stored && pending.position == Some(position))
     }
 
-    /// The row of a dead letter waits from now on, with these tries. Returns `true` if it is delivered without being
-    /// [restored](Self::restore): it is pending, or the feed brings it once more, which it must not overtake.
+    /// Replays a dead letter whose row waits from now on, with these attempts. Returns `true` if the event is delivered
+    /// without being [restored](Self::restore): it is pending, or the feed brings it once more, which it must not
+    /// overtake.
     pub(super) fn replay_in_place(&mut self, position: Position, attempts: &DeliveryAttempts) -> bool {
-        // what a group misses the feed may not bring before the next start
+        // the feed may not bring events that the group misses before the next start
         if !self.misses_events && self.dead_letters_ahead.remove(&position) {
             self.rows_ahead.insert(position, attempts.clone());
         }
@@ -260,12 +270,12 @@ impl GroupCursor {
         self.rows_ahead.contains_key(&position) || self.pending.values().any(is_pending)
     }
 
-    /// Whether there are events to be read back for the group.
+    /// Returns `true` if the consumer has to read back events for the group.
     pub(super) fn has_events_to_load(&self) -> bool {
         !self.replayed.is_empty() || self.types.due().is_some()
     }
 
-    /// Lets go of an event that cannot be read. Returns `true` if it is one of those.
+    /// Skips an unreadable event. Returns `true` if it is one.
     pub(super) fn skip_unreadable(&mut self, position: Position) -> bool {
         let is_one = self.unreadable.remove(position).is_some();
         self.rows_to_remove.extend(is_one.then_some(position));
@@ -280,7 +290,7 @@ impl GroupCursor {
         }
     }
 
-    /// Notes an entry that no handler wants. It is finished, or left with its tries for a handler that is not here.
+    /// Finishes an entry that no handler wants, or leaves it with its attempts for a handler that is not here.
     pub(super) fn pass_unhandled(&mut self, number: u64, attempts: DeliveryAttempts, now: u64) -> Option<Unhandled> {
         let pending = self.pending.get(&number)?;
         let event_type = pending.record.event_type().clone();
@@ -305,18 +315,19 @@ impl GroupCursor {
         }
     }
 
-    /// Forgets that a type was announced, and has what was left taken again; returns `true` if it was.
+    /// Forgets that a type was announced, and redelivers the entries that were left; returns `true` if it was
+    /// announced.
     pub(super) fn forget_type(&mut self, event_type: &str) -> bool {
         self.requeue_left();
         self.types.forget(event_type)
     }
 
-    /// Has the entries taken again that were left, as there are other handlers now.
+    /// Redelivers the entries that were left, as the handlers have changed.
     pub(super) fn requeue_left(&mut self) {
         self.redelivery_queue.extend(std::mem::take(&mut self.without_handler));
     }
 
-    /// Has an entry taken again that was finished without a handler.
+    /// Redelivers an entry that was finished without a handler.
     pub(super) fn redeliver_unhandled(&mut self, number: u64, record: &RecordedEvent) {
         if !self.pending.contains_key(&number) {
             self.insert(number, record, None, DeliveryAttempts::default(), RowState::Missing);
@@ -324,13 +335,13 @@ impl GroupCursor {
         }
     }
 
-    /// What came of a pending entry so far; `None` if it is not pending, or a dead letter.
+    /// Returns the attempts of a pending entry; `None` if it is not pending, or a dead letter.
     pub(super) fn attempts(&self, number: u64) -> Option<DeliveryAttempts> {
         let pending = self.pending.get(&number).filter(|pending| pending.dead_letter_time.is_none())?;
         Some(pending.attempts.clone())
     }
 
-    /// Keeps what came of an entry that is tried again.
+    /// Records the attempts of an entry that is retried.
     pub(super) fn record_attempts(&mut self, number: u64, attempts: DeliveryAttempts) {
         if let Some(pending) = self.pending.get_mut(&number) {
             pending.attempts = attempts;
@@ -339,8 +350,8 @@ impl GroupCursor {
         }
     }
 
-    /// Has it written down that an entry waits no more: it is in flight from now on. Returns `true` if that is new; of a
-    /// suspect it is written down when it begins.
+    /// Ends the wait of an entry, which is in flight from now on. Returns `true` if that is to be saved; for a suspect
+    /// it is saved when the suspect starts.
     pub(super) fn end_waiting(&mut self, number: u64) -> bool {
         let waited = |pending: &&mut PendingEntry| pending.attempts.next_at.is_some() && !pending.attempts.is_suspect();
         let Some(pending) = self.pending.get_mut(&number).filter(waited) else {
@@ -351,35 +362,36 @@ impl GroupCursor {
         self.is_loaded
     }
 
-    /// Whether an entry was in flight when its process ended, and has not been handled since.
+    /// Returns `true` if an entry was in flight when its process ended, and has not been handled since.
     pub(super) fn is_suspect(&self, number: u64) -> bool {
         self.pending.get(&number).is_some_and(|pending| pending.attempts.is_suspect())
     }
 
-    /// Up to where the group may take events from now on, if that is to be noted: about `ahead` more than it has taken.
-    /// `next` is the next one it would take.
+    /// Returns a higher read limit if the group is near the current one: about `ahead` positions after those it has
+    /// taken. `next` is the position that it would take next.
     pub(super) fn next_read_limit(&self, next: Option<Position>, ahead: u64) -> Option<Position> {
         let from = self.highest_read.max(self.saved_checkpoint).max(next).unwrap_or(Position::START).get();
         let is_near = self.read_limit.is_none_or(|read_limit| read_limit.get() < from.saturating_add(ahead / 2));
         (self.is_loaded && is_near).then(|| Position::new(from.saturating_add(ahead)))
     }
 
-    /// The group may take events up to there.
+    /// Lets the group take events up to `read_limit`.
     pub(super) const fn set_read_limit(&mut self, read_limit: Position) {
         self.read_limit = Some(read_limit);
     }
 
-    /// Whether an event is beyond what the group may take.
+    /// Returns `true` if an event is beyond the read limit.
     pub(super) fn is_beyond_read_limit(&self, position: Option<Position>) -> bool {
         self.is_loaded && position > self.read_limit
     }
 
-    /// Nothing is in flight any more. Returns `true` if the store was to know that something is.
+    /// Clears the read limit, as no event is in flight any more. Returns `true` if there was one, which the store may
+    /// have.
     pub(super) const fn clear_read_limit(&mut self) -> bool {
         self.read_limit.take().is_some()
     }
 
-    /// Makes an entry a dead letter, and returns its place in the feed, if it came from there.
+    /// Makes an entry a dead letter, and returns its position, if it came from the feed.
     pub(super) fn move_to_dead_letters(
         &mut self,
         number: u64,
@@ -395,7 +407,7 @@ impl GroupCursor {
         position
     }
 
-    /// Has a dead letter taken again, for the handlers that have not succeeded.
+    /// Redelivers a dead letter, for the handlers that have not succeeded.
     pub(super) fn replay(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number) {
             let done = std::mem::take(&mut pending.attempts.done);
@@ -415,14 +427,15 @@ impl GroupCursor {
         }
     }
 
-    /// Begins anew: everything pending is taken again.
+    /// Begins or resumes the group: redelivers all pending entries.
     pub(super) fn restart(&mut self) {
         let is_alive = |(number, pending): (&u64, &PendingEntry)| pending.dead_letter_time.is_none().then_some(*number);
         self.redelivery_queue = self.pending.iter().filter_map(is_alive).collect();
         self.without_handler.clear();
     }
 
-    /// How many entries are pending; dead letters are not, nor is what was left: no handler of it can come in time.
+    /// Counts the pending entries, without dead letters and without entries that were left: a handler of these may not
+    /// come before the next start.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &PendingEntry)| {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
@@ -430,7 +443,7 @@ impl GroupCursor {
         self.pending.iter().filter(is_pending).count() as u64 + self.unreadable.count() + self.replayed.len() as u64
     }
 
-    /// The dead letters that the store has no row of, by the numbers of their entries.
+    /// Returns the dead letters without a row in the store, with the numbers of their entries.
     pub(super) fn dead_letters(
         &self,
     ) -> impl Iterator<Item = (u64, &DeadLetterTime, &DeliveryAttempts, Option<Position>)> {
@@ -439,29 +452,29 @@ impl GroupCursor {
         })
     }
 
-    /// Whether an entry is a dead letter of the group.
+    /// Returns `true` if an entry is a dead letter of the group.
     pub(super) fn has_dead_letter(&self, number: u64) -> bool {
         self.pending.get(&number).is_some_and(|pending| pending.dead_letter_time.is_some())
     }
 
-    /// Whether the group has not acknowledged an entry that it has read.
+    /// Returns `true` if the group has read and not acknowledged an entry.
     pub(super) fn is_pending(&self, number: u64) -> bool {
         self.pending.contains_key(&number)
     }
 
-    /// Whether the group has not read, or not acknowledged, an entry.
+    /// Returns `true` if the group has not read, or not acknowledged, an entry.
     fn needs(&self, number: u64) -> bool {
         number >= self.next_unread || self.pending.contains_key(&number)
     }
 
-    /// An entry is gone; the group may have needed it.
+    /// Removes an entry that the log dropped; the group may have needed it.
     pub(super) fn entry_dropped(&mut self, number: u64, position: Option<Position>) {
         let needed = self.needs(number) && position.is_some() && position > self.saved_checkpoint;
         self.misses_events |= needed;
         self.remove(number);
     }
 
-    /// From now on checkpoints speak of another feed: what was read and saved before says nothing about it.
+    /// Switches to a new feed, which checkpoints refer to from now on: the former progress does not apply to it.
     pub(super) fn reset_feed(&mut self) {
         for pending in self.pending.values_mut() {
             (pending.position, pending.row_state) = (None, RowState::Missing);
@@ -483,10 +496,10 @@ impl GroupCursor {
 
     /// Takes over the checkpoint that a store kept; `None` in it is before the first event.
     ///
-    /// Everything after `fed_from` passes through the log, `None` if that is not known. A group that was further
-    /// behind misses events until the next start.
+    /// All events after `fed_from` pass through the log, `None` if that is not known. A group that was further behind
+    /// misses events until the next start.
     ///
-    /// Events up to `in_flight_through` may have been in flight when the process before ended.
+    /// Events up to `in_flight_through` may have been in flight when the former process ended.
     pub(super) fn load_checkpoint(
         &mut self,
         saved: Option<Position>,
@@ -500,17 +513,17 @@ impl GroupCursor {
         self.is_loaded = true;
     }
 
-    /// Takes over the rows of events that the feed brings once more: those that wait, and the dead letters.
+    /// Takes over the rows of events that the feed brings once more: the waiting ones, and the dead letters.
     pub(super) fn load_rows_ahead(
         &mut self,
         waiting: impl IntoIterator<Item = UnfinishedDelivery>,
         dead: Vec<Position>,
     ) {
-        self.rows_ahead = waiting.into_iter().map(|row_state| (row_state.position, row_state.attempts)).collect();
+        self.rows_ahead = waiting.into_iter().map(|row| (row.position, row.attempts)).collect();
         self.dead_letters_ahead = dead.into_iter().collect();
     }
 
-    /// The checkpoint to be saved: everything up to it is finished or gets a row. `None` if there is nothing new.
+    /// Returns the checkpoint to save: all events up to it are finished or get a row. `None` if it has not moved.
     fn next_checkpoint(&self) -> Option<Position> {
         let finished = self.highest_finished.filter(|_| self.is_loaded && !self.misses_events)?;
         let before = |position: Position| Position::new(position.get().saturating_sub(1));
@@ -521,19 +534,20 @@ impl GroupCursor {
         Some(checkpoint).filter(|_| Some(checkpoint) > self.saved_checkpoint.or(Some(Position::START)))
     }
 
-    /// Whether it gets a row where the checkpoint passes it: it waits, is dead or left, or is behind one that waits.
+    /// Returns `true` if an entry gets a row when the checkpoint passes it: it waits, is a dead letter or left, or is
+    /// behind one that waits.
     fn gets_row(&self, number: u64, pending: &PendingEntry) -> bool {
         pending.dead_letter_time.is_some()
             || self.without_handler.contains(&number)
             || self.waiting_by_stream.contains_key(pending.record.metadata().stream())
     }
 
-    /// Whether there is something to do though no entry comes.
+    /// Returns `true` if the consumer has work to do though no entry comes.
     pub(super) fn needs_periodic_work(&self) -> bool {
         self.is_save_pending() || !self.unreadable.is_empty()
     }
 
-    /// Whether there is progress that is not saved.
+    /// Returns `true` if there is unsaved progress.
     pub(super) fn is_save_pending(&self) -> bool {
         self.is_loaded && (self.types.is_changed() || self.has_unsaved_rows())
     }
@@ -542,7 +556,7 @@ impl GroupCursor {
         !self.changed_rows.is_empty() || !self.rows_to_remove.is_empty() || self.next_checkpoint().is_some()
     }
 
-    /// The progress that is to be saved now, if there is any.
+    /// Returns the progress to save now, if there is any.
     pub(super) fn begin_save(&mut self) -> Option<UnsavedProgress> {
         if !self.is_loaded || !self.has_unsaved_rows() {
             return None;
@@ -554,7 +568,7 @@ impl GroupCursor {
         };
         let numbers: BTreeSet<u64> =
             self.changed_rows.iter().chain(self.without_row.iter().filter(passed)).copied().collect();
-        let row_state = |number: u64| {
+        let row = |number: u64| {
             let pending = self.pending.get_mut(&number)?;
             let (position, attempts) = (pending.position?, pending.attempts.clone());
             if pending.row_state == RowState::Missing {
@@ -563,18 +577,20 @@ impl GroupCursor {
             let dead_since = pending.dead_letter_time.as_ref().map(DeadLetterTime::as_date_time);
             Some((number, pending.changes, UnfinishedDelivery { position, attempts, dead_since }))
         };
-        let rows = numbers.into_iter().filter_map(row_state).collect();
+        let rows = numbers.into_iter().filter_map(row).collect();
         Some(UnsavedProgress { checkpoint, finished: self.rows_to_remove.iter().copied().collect(), rows })
     }
 
-    /// The checkpoint is about to be saved, and the store has `stored`. True the first time that someone else moved it.
+    /// Compares the stored checkpoint before `checkpoint` is saved. Returns `true` the first time that a different
+    /// writer has moved it.
     pub(super) fn detect_other_writer(&mut self, stored: Option<Position>, checkpoint: Position) -> bool {
         let is_ours = stored <= self.saved_checkpoint || stored == self.attempted_checkpoint;
         self.attempted_checkpoint = Some(checkpoint);
         !is_ours && !std::mem::replace(&mut self.has_other_writer, true)
     }
 
-    /// The progress was saved. What changed meanwhile stays to be saved, and dead letters are the store's from now on.
+    /// Takes over that progress was saved. Changes since then stay unsaved, and the dead letters are the store's from
+    /// now on.
     pub(super) fn mark_saved(&mut self, saved: UnsavedProgress) {
         self.saved_checkpoint = saved.checkpoint.or(self.saved_checkpoint);
         for position in &saved.finished {
@@ -582,7 +598,7 @@ impl GroupCursor {
         }
         for (number, changes, _) in saved.rows {
             let Some(pending) = self.pending.get_mut(&number) else {
-                continue; // it finished meanwhile, so that its row is to be removed, or its entry is gone
+                continue; // it finished meanwhile, so that its row is to be removed, or the log dropped its entry
             };
             pending.row_state = RowState::Stored;
             self.without_row.remove(&number);

@@ -1,9 +1,9 @@
-//! The entries of the in-process bus and how far each group has come; no tasks, no locks.
+//! The entries of the in-process bus and the cursor of each group; no tasks, no locks.
 //!
-//! Keep: an entry goes only when every group that matters has read and acknowledged it, or when a group that nobody
-//! subscribes to held it; the checkpoint of that group then stays, so that the store's feed delivers it after a restart.
-//! A dead letter's entry stays until the store has a row of it; without a store until it is discarded, or replayed with
-//! success.
+//! Invariant: the log drops an entry only after every group with subscribers has read and acknowledged it. A group
+//! without subscribers holds no entry; its checkpoint then stays, so that the store's feed delivers the entry after a
+//! restart. The entry of a dead letter stays until the store has a row of it; without a store until it is discarded, or
+//! replayed with success.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// At how many entries beyond the capacity it may look for each time it is trimmed.
+/// Entries beyond the capacity that each call of `trim` pays for: a scan runs once the calls have paid for all of them.
 const TRIM_CREDIT_PER_CALL: usize = 64;
 
 /// One published event.
@@ -26,30 +26,29 @@ const TRIM_CREDIT_PER_CALL: usize = 64;
 pub(super) struct LogEntry {
     pub(super) id: MessageId,
     pub(super) record: RecordedEvent,
-    /// Its place in the feed that checkpoints speak of; `None` if it came from elsewhere.
+    /// The position in the feed that checkpoints refer to; `None` if it came from elsewhere.
     position: Option<Position>,
-    /// Whether it was read back for a group that had not finished it: no other group gets it.
+    /// Set if the bus read it back for a group that had not finished it: no other group gets it.
     is_restored: bool,
 }
 
 /// The entries, numbered in the order they were published, and the cursors of the groups.
 #[derive(Debug)]
 pub(super) struct EntryLog {
-    /// How many entries are kept for groups that come later, and how far a group may lag.
+    /// The number of entries kept for groups that come later, and by which a group may lag.
     capacity: usize,
     pub(super) entries: BTreeMap<u64, LogEntry>,
-    /// Those of them that were read back for one group.
+    /// The entries that were read back for one group.
     restored: BTreeSet<u64>,
     next: u64,
     last_entry_id: (u64, u64),
     pub(super) groups: BTreeMap<Name, GroupCursor>,
-    /// The highest position of the entries that are gone.
+    /// The highest position of the dropped entries.
     highest_dropped: Option<Position>,
-    /// How many entries beyond the capacity had to stay when it was trimmed last, and how much of the work of looking at
-    /// them again is paid by the calls since.
+    /// The entries beyond the capacity that the last scan left, and how many of them the calls since have paid for.
     untrimmed_excess: usize,
     trim_credit: usize,
-    /// When an entry became a dead letter last, in microseconds since 1970.
+    /// The time of the newest dead letter, in microseconds since 1970.
     pub(super) last_dead_letter_micros: u64,
     pub(super) clock: SharedClock,
 }
@@ -71,12 +70,12 @@ impl EntryLog {
         }
     }
 
-    /// The group's cursor; a new one stands before the oldest entry.
+    /// Returns the group's cursor; a new one stands before the oldest entry.
     pub(super) fn cursor(&mut self, group: &Name) -> &mut GroupCursor {
         self.groups.entry(group.clone()).or_default()
     }
 
-    /// Has a group begin, or go on; a new one stands after the newest entry if it begins now.
+    /// Begins or resumes a group; a new one stands after the newest entry if it begins now.
     pub(super) fn begin_group(&mut self, group: &Name, begins_now: bool) {
         if begins_now && !self.groups.contains_key(group) {
             self.cursor(group).next_unread = self.next;
@@ -84,7 +83,7 @@ impl EntryLog {
         self.cursor(group).restart();
     }
 
-    /// From now on checkpoints speak of another feed: nothing published before counts for them.
+    /// Switches to a new feed, which checkpoints refer to from now on: no entry published before counts for them.
     pub(super) fn reset_feed(&mut self) {
         self.highest_dropped = None;
         for entry in self.entries.values_mut() {
@@ -95,12 +94,12 @@ impl EntryLog {
         }
     }
 
-    /// Whether one of these groups lags as far as it may.
+    /// Returns `true` if one of these groups lags by the capacity.
     pub(super) fn is_full(&self, groups: &[Name]) -> bool {
         groups.iter().any(|group| self.unread(group) >= self.capacity)
     }
 
-    /// Adds entries, and lets go of old ones that none of `groups` needs.
+    /// Adds entries, and drops old ones that none of `groups` needs.
     pub(super) fn append(&mut self, events: &[RecordedEvent], groups: &[Name]) -> Vec<MessageId> {
         let ids = events.iter().map(|record| {
             let id = self.next_id();
@@ -115,7 +114,8 @@ impl EntryLog {
         ids
     }
 
-    /// `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not set ids back.
+    /// Returns the next id, `ms-seq`: the time, and a count within one millisecond; a clock that is set back does not
+    /// set ids back.
     fn next_id(&mut self) -> MessageId {
         let now = self.clock.unix_millis();
         let (ms, seq) = self.last_entry_id;
@@ -123,13 +123,13 @@ impl EntryLog {
         MessageId::new(format!("{}-{}", self.last_entry_id.0, self.last_entry_id.1))
     }
 
-    /// Takes the next entry for a group, with its number: first those to be taken again, then those it has not read.
-    /// Entries that the group's checkpoint covers are passed over.
+    /// Takes the next entry for a group, with its number: first those to be redelivered, then the unread ones. Passes
+    /// over entries that the group's checkpoint covers.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, InFlightEntry)> {
         let cursor = self.groups.entry(group.clone()).or_default();
         if cursor.redelivery_queue.is_empty() && (cursor.has_events_to_load() || cursor.is_at_read_limit(&self.entries))
         {
-            return None; // what the group skipped or gave up comes first, or it is to be noted how far it reads
+            return None; // skipped events and replayed dead letters come first, or a save of the read limit
         }
         while let Some(number) = cursor.next_number(&self.entries) {
             let entry = self.entries.get(&number)?;
@@ -141,20 +141,20 @@ impl EntryLog {
         None
     }
 
-    /// Takes an entry again that waited, with what came of it so far; `None` if it is gone, or a dead letter.
+    /// Reads an entry again after its wait, with its attempts so far; `None` if it is gone, or a dead letter.
     pub(super) fn read_again(&mut self, group: &Name, number: u64) -> Option<InFlightEntry> {
         let attempts = self.cursor(group).attempts(number)?;
         let entry = self.entries.get(&number)?;
         Some(InFlightEntry { id: entry.id.clone(), record: entry.record.clone(), attempts, is_redelivered: false })
     }
 
-    /// Has an event delivered to a group again that the feed does not bring any more, and of which the store has a row.
+    /// Redelivers an event to a group that has a row in the store and that the feed does not bring any more.
     pub(super) fn restore(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
         let number = self.insert_restored(record);
         self.cursor(group).restore(number, record, attempts);
     }
 
-    /// Does the same when the progress of a group is loaded.
+    /// Does the same when the progress of a group is loaded: the event may have been in flight.
     pub(super) fn restore_loaded(&mut self, group: &Name, record: &RecordedEvent, attempts: DeliveryAttempts) {
         let number = self.insert_restored(record);
         self.cursor(group).restore_loaded(number, record, attempts);
@@ -168,20 +168,21 @@ impl EntryLog {
         number
     }
 
-    /// Up to where a group may take events, if that is to be noted now: see [`GroupCursor::next_read_limit`].
+    /// Returns the read limit that the consumer of a group has to save now, if any: see
+    /// [`GroupCursor::next_read_limit`].
     pub(super) fn next_read_limit(&self, group: &Name, ahead: u64) -> Option<Position> {
         let cursor = self.groups.get(group)?;
         cursor.next_read_limit(cursor.next_feed_position(&self.entries), ahead)
     }
 
-    /// Whether a group may take no more before it is noted how far it reads.
+    /// Returns `true` if a group may take no more events before its consumer saves a higher read limit.
     pub(super) fn is_at_read_limit(&self, group: &Name) -> bool {
         self.groups
             .get(group)
             .is_some_and(|cursor| cursor.redelivery_queue.is_empty() && cursor.is_at_read_limit(&self.entries))
     }
 
-    /// Announces what a group handles; returns what is undecided. What it left of the log is taken again.
+    /// Announces the types that a group handles, and redelivers the entries that it left; returns the undecided ranges.
     pub(super) fn announce(
         &mut self,
         group: &Name,
@@ -202,10 +203,10 @@ impl EntryLog {
         undecided
     }
 
-    /// Lets go of the oldest entries beyond the capacity that none of `groups` needs any more.
+    /// Drops the oldest entries beyond the capacity that none of `groups` needs any more.
     pub(super) fn trim(&mut self, groups: &[Name]) {
         let excess = self.entries.len().saturating_sub(self.capacity);
-        // where very many wait, it is not looked at all of them each time
+        // a scan may pass over the whole excess, so the calls share its cost
         self.trim_credit += TRIM_CREDIT_PER_CALL;
         if excess == 0 || self.trim_credit < self.untrimmed_excess {
             return;
@@ -220,7 +221,7 @@ impl EntryLog {
             .entries
             .range(..read)
             .map(|(number, _)| *number)
-            // nobody has to read these but the group that they were read back for
+            // only the group that these were read back for has to read them
             .chain(self.restored.range(read..).copied())
             .filter(|number| !cursors.iter().any(|cursor| cursor.is_pending(*number)))
             .filter(|number| !self.groups.values().any(|cursor| cursor.has_dead_letter(*number)))
@@ -244,26 +245,26 @@ impl EntryLog {
         }
     }
 
-    /// The highest position that a group which comes now cannot get any more.
+    /// Returns the highest position that a group which comes now cannot get any more.
     pub(super) const fn highest_dropped(&self) -> Option<Position> {
         self.highest_dropped
     }
 
-    /// How many entries a group has not read.
+    /// Counts the entries that a group has not read.
     pub(super) fn unread(&self, group: &Name) -> usize {
         let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread);
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
         // the bus read these back for one group: no other group has to read them
         let at_most = at_most.saturating_sub(self.restored.range(next..).count());
         if at_most < self.capacity {
-            // nothing a group that matters has not read is gone, so the numbers are without gaps
+            // the log dropped no entry that a group with subscribers has yet to read, so the numbers have no gaps
             return at_most.min(self.entries.len());
         }
         self.entries.range(next..).count()
     }
 
-    /// How far a group has come. While its checkpoint is behind what it has handled, that much counts as pending: the next
-    /// start would deliver it again.
+    /// Returns the progress of a group. Unsaved progress counts as one pending entry: the next start would deliver
+    /// events again.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
         let described =
             |cursor: &GroupCursor| (cursor.next_unread, cursor.pending() + u64::from(cursor.is_save_pending()));
@@ -271,7 +272,7 @@ impl EntryLog {
         GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
 
-    /// Describes the stream; a group has one consumer while it is consumed.
+    /// Describes the stream and its groups; a group in `consumed` has one consumer.
     pub(super) fn describe(&self, info: &mut StreamInfo, consumed: &[Name]) {
         info.stream.length = self.entries.len() as u64;
         let id = |entry: &LogEntry| entry.id.to_string();
@@ -291,7 +292,7 @@ impl EntryLog {
 }
 
 impl GroupCursor {
-    /// The position of the next entry that it has not read.
+    /// Returns the position of the next unread entry.
     fn next_feed_position(&self, entries: &BTreeMap<u64, LogEntry>) -> Option<Position> {
         let mut unread = entries.range(self.next_unread..);
         unread.find(|(_, entry)| !entry.is_restored).and_then(|(_, entry)| entry.position)
@@ -301,7 +302,8 @@ impl GroupCursor {
         self.is_beyond_read_limit(self.next_feed_position(entries))
     }
 
-    /// The number of the next entry for the group; those that were read back come by their group's `again` only.
+    /// Returns the number of the next entry for the group; entries that were read back come only from the
+    /// `redelivery_queue` of their group.
     fn next_number(&mut self, entries: &BTreeMap<u64, LogEntry>) -> Option<u64> {
         if let Some(number) = self.redelivery_queue.pop_front() {
             return Some(number);

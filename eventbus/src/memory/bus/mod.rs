@@ -1,10 +1,10 @@
-//! The bus within one process: the readable reference of what a bus does.
+//! The in-process bus: the readable reference of a bus.
 //!
 //! Publishing appends to a log and never runs a handler; while the bus consumes, a task per group reads the log and
-//! hands the entries to the group's workers.
+//! passes the entries to the group's workers.
 //!
-//! Keep: an event is acknowledged after its handlers ran, and a checkpoint is saved after that. What it passes and is not
-//! finished has a row in the store: see `cursor`.
+//! Invariant: the bus acknowledges an event after its handlers ran, and saves a checkpoint after that. An unfinished
+//! event that the checkpoint passes has a row in the store: see `group_cursor`.
 
 mod announced_types;
 mod builder;
@@ -39,30 +39,31 @@ static DEFAULT_GROUP: Name = Name::from_static("default");
 /// A bus within one process. Cloning shares it.
 ///
 /// Each consumer group with subscribers gets every event while [`start_consuming`](EventBus::start_consuming) runs:
-/// those of one aggregate in order, one after the other; how many at once is [set](InMemoryEventBusBuilder). A group
-/// that comes later starts at the oldest event still held. A delivery with a failed handler is tried again after a
-/// growing delay, for the handlers that have not succeeded; meanwhile later events of its aggregate wait and all others
-/// flow. When its attempts are used up it is a dead letter.
+/// events of one aggregate in order, one after the other; the [builder](InMemoryEventBusBuilder) sets how many at once.
+/// A group that comes later starts at the oldest event still held. The bus retries a delivery with a failed handler
+/// after a growing delay, for the handlers that have not succeeded; meanwhile later events of its aggregate wait and
+/// all other events flow. A delivery whose attempts are used up is a dead letter.
 ///
-/// What it holds lives in memory. With a store, given by [`resume_from`](EventBus::resume_from) as an app does, it resumes
-/// after a restart where each group was: the store's feed has the events, and the store keeps which of them wait for a
-/// retry, with their attempts, and which are dead letters. A restart delivers what is not finished, and of what is
-/// finished at most the last 64 events that it had no time to note.
+/// The bus lives in memory. With a store, given by [`resume_from`](EventBus::resume_from) as an app does, each group
+/// resumes after a restart where it was: the store's feed has the events, and the store keeps which of them wait for a
+/// retry, with their attempts, and which are dead letters. After a restart the bus delivers the unfinished events, and
+/// of the finished ones at most the last 64, whose progress it had no time to save.
 ///
-/// A process that ends without stopping the bus may have ended of what it had in flight. So after such an end, what may have
-/// been in flight runs one at a time, alone, each after a delay that doubles from a second to a minute with each end; an
-/// event that ended its process five times in a row while nothing else ran is a dead letter. Without a store nothing of that
-/// is known after a restart.
+/// A process that ends without stopping the bus may have been ended by an event that it had in flight. So after such an
+/// end, the events that may have been in flight run alone, one at a time, each after a delay that doubles from a second
+/// to a minute with each end; an event that ended its process five times in a row while no other event ran is a dead
+/// letter. Without a store the bus knows none of this after a restart.
 ///
-/// The store keeps, too, which event types a group ever announced, and from where on it skipped a type. So a release
-/// without a handler of a type that an earlier one handled leaves its events to a later one, and events that no release
-/// handled are delivered when one announces their type for the first time, if that is
-/// [not too long ago](InMemoryEventBusBuilder::deliver_skipped_within). One process handles a group: what is left waits for
-/// the next start, and does not count as pending. Of events that no store holds, the log gives what it still has.
+/// The store also keeps which event types a group ever announced, and from where on the group skipped a type. So a
+/// release without a handler of a type that an earlier one handled leaves its events to a later one, and events that no
+/// release handled are delivered when one announces their type for the first time, if the group began to skip it [not
+/// too long ago](InMemoryEventBusBuilder::deliver_skipped_within). One process handles a group: events that are left
+/// wait for the next start, and do not count as pending. Of events that no store holds, the bus delivers those that its
+/// log still has.
 ///
-/// An event that the store cannot read when the group is to be delivered it, as its row was damaged, stands still alone: the
-/// group handles all others, in order. It is tried again every minute, and it is an alert until it is mended or an operator
-/// [skips](crate::App::skip_published_event) it.
+/// If the store cannot read an event that the bus is to deliver, as its row was damaged, only this event stands still:
+/// the group handles all other events, in order. The bus reads it again every minute, and health has an alert until its
+/// row is repaired or an operator [skips](crate::App::skip_published_event) it.
 ///
 /// # Examples
 /// ```
@@ -86,20 +87,21 @@ pub struct InMemoryEventBus {
 #[derive(Debug)]
 struct BusInner {
     settings: BusSettings,
+    /// One lock for the entries and the cursors of all groups: to trim an entry looks at every cursor.
     log: Mutex<EntryLog>,
-    /// Tells the groups that there are entries to read.
+    /// Wakes the groups when there are entries to read.
     published: watch::Sender<()>,
-    /// Tells publishers that there may be room.
+    /// Wakes publishers when there may be room.
     capacity_freed: watch::Sender<()>,
     resume: Mutex<Option<ResumePoint>>,
-    /// What may have ended the process before runs alone, whatever its group.
+    /// Makes an event that may have ended the former process run alone among the events of all groups.
     run_lock: RunLock,
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
     consuming: Consuming,
 }
 
-/// Where the groups keep their progress, and from where the store's feed is published.
+/// The store that keeps the groups' progress, and the position after which its feed is published.
 #[derive(Clone)]
 struct ResumePoint {
     store: Arc<dyn EventStore>,
@@ -125,7 +127,7 @@ impl InMemoryEventBus {
         Self::builder().build()
     }
 
-    /// Begins to put a bus together.
+    /// Returns a builder with the default settings.
     pub fn builder() -> InMemoryEventBusBuilder {
         InMemoryEventBusBuilder::new()
     }
@@ -136,14 +138,16 @@ impl InMemoryEventBus {
         Self::builder().capacity(capacity).build()
     }
 
-    /// Has a group forget that it ever announced an event type, in any version, and returns whether it had: for operators,
-    /// when the group's last handler of that type was removed for good; `"*"` where that was a handler of all types. What
-    /// waits for a handler of the type is skipped. A handler of the type announces it again when it starts.
+    /// Makes a group forget that it ever announced an event type, in any version; returns `true` if it had. For
+    /// operators, after the group's last handler of that type was removed for good; `"*"` if that was a handler of all
+    /// types. The group skips the events that wait for a handler of the type. A handler of the type announces it again
+    /// when it starts.
     ///
     /// Call it on the bus that the app was given, or on one that [resumed](EventBus::resume_from) from its store.
     ///
     /// # Errors
-    /// [`CheckpointError`] if the store does not answer. While the group is consumed the bus goes on trying to save it.
+    /// [`CheckpointError`] if the store does not answer. While the bus consumes for the group, it goes on trying to
+    /// save.
     ///
     /// # Examples
     /// ```
@@ -201,7 +205,7 @@ impl BusInner {
         self.resume.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Appends, as soon as no group lags by the capacity.
+    /// Appends events as soon as no group lags by the capacity.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         if events.is_empty() {
             return Ok(Vec::new());
@@ -210,6 +214,7 @@ impl BusInner {
         let mut room = self.capacity_freed.subscribe();
         let mut subscribers = self.subscribers.watch();
         loop {
+            // before the try, so that a change during it ends the wait below
             room.mark_unchanged();
             subscribers.mark_unchanged();
             if let Some(published) = self.try_publish(events) {
@@ -222,7 +227,7 @@ impl BusInner {
         }
     }
 
-    /// Appends if there is room, refuses if there will be none, else `None`: wait.
+    /// Appends events if there is room, and refuses them if there will be none; `None` if the publisher has to wait.
     fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
         let destination = DESTINATION.clone();
         if self.consuming.is_closed() {
@@ -242,7 +247,7 @@ impl BusInner {
     }
 }
 
-/// Tells publishers, when it is dropped, that nobody consumes any more.
+/// Wakes publishers when it is dropped, as the bus consumes no more and refuses what does not fit.
 struct NotifyPublishersGuard<'a>(&'a BusInner);
 
 impl Drop for NotifyPublishersGuard<'_> {
@@ -264,7 +269,7 @@ impl EventBus for InMemoryEventBus {
     /// Waits while a group lags by the bus's capacity. A handler that publishes to its own bus must not let it get
     /// that far: it would wait for itself.
     ///
-    /// Once the bus resumed, only the feed brings events that a store holds; by hand they are refused, because one that
+    /// Once the bus has resumed, it gets stored events from the feed only and refuses them here, because an event that
     /// overtook the feed would move checkpoints past events that are still to come.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         let is_stored = |event: &RecordedEvent| event.position().is_some();

@@ -1,8 +1,8 @@
-//! Events that a group is to be delivered and that the store cannot read: another program wrote or damaged their rows.
+//! Events to deliver to a group that the store cannot read: other software wrote or damaged their rows.
 //!
-//! Such an event is before the group's checkpoint and has a row among the unfinished deliveries, so a restart finds it again.
-//! Only the event itself stands still: of which aggregate it is cannot be told, so the group handles everything else, in
-//! order. It is tried again every minute, and at each start; an operator ends it with
+//! Such an event is before the group's checkpoint and has a row among the unfinished deliveries, so a restart finds it
+//! again. Only the event itself stands still: its aggregate is unknown, so the group handles all other events, in
+//! order. The consumer reads it again every minute, and at each start; an operator ends it with
 //! [`App::skip_published_event`](crate::App::skip_published_event).
 
 use std::{collections::BTreeMap, time::Duration};
@@ -18,15 +18,16 @@ use crate::{
     },
 };
 
-/// How often it is looked whether an operator has them skipped, and whether they can be read.
+/// Interval of checks for unreadable events that an operator skips.
 const SKIP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of tries to read the unreadable events.
 const READ_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The unreadable events of one group.
 #[derive(Debug, Default)]
 pub(super) struct UnreadableTracker {
     events: BTreeMap<Position, DeliveryAttempts>,
-    /// Since when this process knows of one.
+    /// The time since when this process knows of one.
     since: Option<OffsetDateTime>,
 }
 
@@ -64,7 +65,7 @@ impl UnreadableTracker {
         self.events.keys().copied().collect()
     }
 
-    /// What health says of them.
+    /// Returns the health report; `None` if there are none.
     pub(super) fn report(&self, group: &Name) -> Option<UnreadableEvents> {
         let (first, _) = self.events.first_key_value()?;
         let since = self.since.map(rfc3339).unwrap_or_default();
@@ -72,7 +73,7 @@ impl UnreadableTracker {
     }
 }
 
-/// When the unreadable events of a group were looked after.
+/// The times of the last checks of the unreadable events of a group.
 #[derive(Debug)]
 pub(super) struct UnreadableChecks {
     clock: SharedClock,
@@ -85,7 +86,7 @@ impl UnreadableChecks {
         Self { clock, skips_checked_at: None, reads_tried_at: None }
     }
 
-    /// Lets go of the events that an operator has skipped, and has those delivered that can be read again.
+    /// Removes the events that an operator has skipped, and delivers those that can be read again.
     pub(super) async fn check(&mut self, inner: &BusInner, store: &dyn EventStore, group: &Name) {
         if inner.log().cursor(group).unreadable.is_empty()
             || !self.is_due(SKIP_CHECK_INTERVAL, |rounds| &mut rounds.skips_checked_at)
@@ -101,7 +102,7 @@ impl UnreadableChecks {
                     }
                 }
             }
-            Err(error) => tracing::debug!(%group, %error, "what is skipped is not known"),
+            Err(error) => tracing::debug!(%group, %error, "skipped events not loaded"),
         }
         if !self.is_due(READ_RETRY_INTERVAL, |rounds| &mut rounds.reads_tried_at) {
             return;
@@ -117,7 +118,7 @@ impl UnreadableChecks {
                 log.restore(group, &event, attempts);
             }
         }
-        // the other groups pass over what was read for this one
+        // the other groups pass over the entries that were read for this one
         inner.published.send_replace(());
     }
 
@@ -132,7 +133,7 @@ impl UnreadableChecks {
     }
 }
 
-/// The positions that are neither published nor delivered, as an operator said so.
+/// Loads the positions that are neither published nor delivered, as an operator said so.
 pub(super) async fn skipped_by_operators(store: &dyn EventStore) -> Result<Vec<Position>, SkipsError> {
     skipped_positions(store, &relay_to(&DESTINATION)).await
 }
