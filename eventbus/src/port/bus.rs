@@ -74,7 +74,7 @@ impl GroupProgress {
     note = "buses are `InMemoryEventBus`, `RedisEventBus`, `FileQueue`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
 pub trait EventBus: DeadLetters + 'static {
-    /// Returns the name of the place that the events go to; durable, part of the relay's checkpoint name.
+    /// Returns the name of the events' destination; durable, part of the relay's checkpoint name.
     fn destination(&self) -> &Name;
 
     /// Describes the bus for the log, without credentials: its type, and the address of its server.
@@ -236,7 +236,7 @@ pub enum ConnectError {
     },
 }
 
-/// The error of publishing: the bus did not, or may not have, published the events.
+/// The error of publishing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -256,7 +256,7 @@ pub enum PublishError {
         /// The error of the transport.
         source: BoxError,
     },
-    /// The bus refuses the events, and does so until they or its configuration change; no event was published.
+    /// The bus refuses the events until they, or its configuration, change; no event was published.
     #[error("event bus `{destination}` refuses the events")]
     Refused {
         /// The destination of the events.

@@ -14,6 +14,17 @@ use crate::domain::{error::BoxError, name::Name};
 ///
 /// Time is the store's own, so clocks of processes do not matter. A lease that was acquired or renewed in the future,
 /// so that it would end later than its `ttl` from now on, is free: the store's clock was set back.
+///
+/// | lease of the role | event | effect |
+/// |---|---|---|
+/// | free, expired | `acquire_lease` | held, with a higher epoch |
+/// | held | `acquire_lease` by its owner | held, with a higher epoch |
+/// | held | `acquire_lease` by a different owner | none: `None` |
+/// | any | `seize_lease` | held, with a higher epoch |
+/// | held, expired | `renew_lease` with its epoch | held for `ttl` from now on |
+/// | held, expired | `release_lease` with its epoch | free |
+/// | any | `renew_lease` or `release_lease` with a former epoch | none |
+/// | held | `ttl` passes | expired |
 #[async_trait]
 pub trait Leases: Send + Sync {
     /// Acquires the lease of `role` for `ttl` if it is free, has expired, or is `owner`'s already.
@@ -32,8 +43,8 @@ pub trait Leases: Send + Sync {
     /// [`LeaseError`] if the store cannot be reached; the lease may have been acquired all the same.
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError>;
 
-    /// Renews a lease for `ttl` from now on. Returns `false` if it was acquired again since; one that only expired is
-    /// renewed.
+    /// Renews a lease for `ttl` from now on. Returns `false` if it is not the newest of its role; one that only expired
+    /// is renewed.
     ///
     /// # Errors
     /// [`LeaseError`] if the store cannot be reached; the lease may be renewed all the same.

@@ -31,8 +31,7 @@ pub trait RelayTarget: Send + Sync {
     /// [`PublishError`]; the relay calls it again.
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError>;
 
-    /// Returns the published position in each part of the bus that has a position of its own; empty if the bus does not
-    /// know it.
+    /// Returns the published position in each part of the bus that has one; empty if the bus does not know it.
     ///
     /// # Errors
     /// [`PublishError`] if the bus cannot be reached.
@@ -80,8 +79,7 @@ pub struct PublishedPosition {
 pub struct PublishRange<'a> {
     /// The position after which the range begins; published before.
     pub after: Position,
-    /// The position of the last event of the range, or of a later one that the relay skips; `after` if there is
-    /// neither.
+    /// The position of the last event, or of a later one that the relay skips; `after` if there is neither.
     pub through: Position,
     /// The events between, in position order.
     pub events: &'a [RecordedEvent],

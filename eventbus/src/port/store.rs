@@ -182,12 +182,12 @@ pub trait ReadFeed: Send + Sync {
     /// [`ReadError::Unavailable`] if the store cannot be reached.
     async fn store_id(&self) -> Result<Uuid, ReadError>;
 
-    /// Returns the signal of the appends made through this store in this process; a reader finds all other appends by
-    /// polling [`head`](Self::head).
+    /// Returns the signal of appends through this store in this process; readers find other appends by polling
+    /// [`head`](Self::head).
     fn appended(&self) -> &AppendSignal;
 }
 
-/// A store of events, and of the progress of those that read them: the source of truth.
+/// A store of events and of the progress of their readers: the durable truth.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event store",
     label = "not an event store",
@@ -218,7 +218,7 @@ pub trait EventStore:
     }
 }
 
-/// The error of an append: the store did not, or may not have, stored the events.
+/// The error of an append.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {

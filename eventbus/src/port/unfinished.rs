@@ -11,6 +11,14 @@ use crate::domain::{name::Name, stream::Position};
 
 /// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, is parked behind
 /// one that does, or is a dead letter.
+///
+/// | row of the event | call | next |
+/// |---|---|---|
+/// | none, waits | `save_progress` with the delivery | waits |
+/// | none, waits | `save_progress` with the delivery and `dead_since` | dead letter |
+/// | waits | `save_progress` with the event as finished | none |
+/// | dead letter | `end_dead_delivery` with attempts | waits |
+/// | dead letter | `end_dead_delivery` without attempts | none |
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnfinishedDelivery {
     /// The event.

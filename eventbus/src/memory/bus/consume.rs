@@ -1,5 +1,4 @@
-//! The consumer of one group of the in-process bus: reads its entries, applies their dispositions and saves its
-//! progress.
+//! The consumer of one group of the in-process bus.
 //!
 //! Invariant: with a store, a suspect runs only after its start is saved, and the types are saved before the checkpoint
 //! that passes their events.
@@ -125,15 +124,15 @@ struct GroupConsumer {
     suspects_to_begin: Vec<MessageId>,
     /// The number of dispositions since the last save.
     unsaved_count: usize,
-    /// The outage of the store for loading and saving progress.
+    /// The outage of loading and saving progress.
     save_outage: Outage,
-    /// The outage of the store for reading skipped events and replayed dead letters.
+    /// The outage of reading skipped events and replayed dead letters.
     read_outage: Outage,
     unreadable_checks: UnreadableChecks,
 }
 
 impl GroupConsumer {
-    /// Loads and announces what the group needs before it reads; returns `true` if it may take entries now.
+    /// Prepares the group to read; returns `true` if it may take entries now.
     async fn prepare(&mut self) -> bool {
         if !self.load_progress().await {
             return false;
@@ -147,7 +146,7 @@ impl GroupConsumer {
         self.read_replayed_dead_letters(&*store).await && self.read_due_events(&*store).await
     }
 
-    /// Restores the next replayed dead letters. Returns `false` if the store does not answer: the group must not go on.
+    /// Restores the next replayed dead letters. Returns `false` if the store does not answer.
     async fn read_replayed_dead_letters(&mut self, store: &dyn EventStore) -> bool {
         let (mut read_count, mut bytes) = (0, 0);
         while read_count < CHECKPOINT_EVENTS_MAX && bytes < PAGE_BYTES {
@@ -247,8 +246,7 @@ impl GroupConsumer {
         }
     }
 
-    /// Returns `true` if the retry of an entry was due when it was taken: the end of its wait must be saved before it
-    /// runs.
+    /// Returns `true` if an entry was due when it was taken: the end of its wait is to be saved before it runs.
     fn must_save_before_run(&self, number: u64, attempts: &DeliveryAttempts) -> bool {
         let mut log = self.inner.log();
         attempts.next_at.is_some() && !attempts.is_waiting(&log.clock) && log.cursor(&self.group).end_waiting(number)
@@ -260,7 +258,7 @@ impl GroupConsumer {
     }
 
     /// Saves a higher read limit once the group has come near the former one. A failed save does not hold the group up:
-    /// if the process ends then, an event that it had in flight may not run as a suspect.
+    /// if the process ends, an event in flight may then not run as a suspect.
     async fn save_read_limit(&mut self, store: &dyn EventStore) {
         let ahead = self.in_flight.read_ahead().max(READ_LIMIT_AHEAD_MIN).saturating_mul(2) as u64;
         let Some(read_limit) = self.inner.log().next_read_limit(&self.group, ahead) else {
@@ -302,7 +300,7 @@ impl GroupConsumer {
     }
 
     /// Restores the next events of a due range, each with a row from now on, before the group takes a new entry.
-    /// Returns `false` if they cannot be read: the group must not go on.
+    /// Returns `false` if the store cannot read them or write their rows.
     async fn read_due_events(&mut self, store: &dyn EventStore) -> bool {
         let due = {
             let mut log = self.inner.log();
@@ -555,14 +553,12 @@ impl GroupConsumer {
     }
 }
 
-/// Returns the name of the read limit of a group: while the bus consumes for the group, each unfinished event up to
-/// there may be in flight.
+/// Returns the name of the read limit: while a group is consumed, each unfinished event up to there may be in flight.
 fn read_limit_name(group: &Name) -> Name {
     Name::prefixed("reading:", group)
 }
 
-/// Saves the types that the group announced and the ranges that it left unhandled, if they changed; call it before the
-/// checkpoint passes their events.
+/// Saves the types and unhandled ranges of a group, if they changed; call it before the checkpoint passes their events.
 pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
     let unsaved = {
         let mut log = inner.log();

@@ -85,7 +85,7 @@ impl DeadLetterId {
         DeadLetterTime(self.micros).as_date_time()
     }
 
-    /// Returns the key after which the store lists the dead letters that follow this one.
+    /// Returns the key to list the store's dead letters after this one.
     fn as_delivery(&self) -> DeadDelivery {
         let position = match self.location {
             DeadLetterLocation::Stored(position) => position,
@@ -349,8 +349,7 @@ impl InMemoryEventBus {
         Ok(true)
     }
 
-    /// Returns the time of the newest dead letter; each dead letter from now on is newer, also after the clock was set
-    /// back.
+    /// Returns the time of the newest dead letter; later ones are newer, also after the clock was set back.
     async fn newest_dead_letter_micros(&self) -> Result<u64, DeadLetterError> {
         let mut newest = {
             let mut log = self.open_log()?;

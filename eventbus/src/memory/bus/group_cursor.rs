@@ -589,8 +589,7 @@ impl GroupCursor {
         !is_ours && !std::mem::replace(&mut self.has_other_writer, true)
     }
 
-    /// Takes over that progress was saved. Changes since then stay unsaved, and the dead letters are the store's from
-    /// now on.
+    /// Applies a successful save. Changes made during it stay unsaved, and dead letters are the store's from now on.
     pub(super) fn mark_saved(&mut self, saved: UnsavedProgress) {
         self.saved_checkpoint = saved.checkpoint.or(self.saved_checkpoint);
         for position in &saved.finished {

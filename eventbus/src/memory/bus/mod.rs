@@ -87,14 +87,14 @@ pub struct InMemoryEventBus {
 #[derive(Debug)]
 struct BusInner {
     settings: BusSettings,
-    /// One lock for the entries and the cursors of all groups: to trim an entry looks at every cursor.
+    /// One lock for the entries and all cursors: a trim reads every cursor.
     log: Mutex<EntryLog>,
     /// Wakes the groups when there are entries to read.
     published: watch::Sender<()>,
     /// Wakes publishers when there may be room.
     capacity_freed: watch::Sender<()>,
     resume: Mutex<Option<ResumePoint>>,
-    /// Makes an event that may have ended the former process run alone among the events of all groups.
+    /// Makes a suspect run alone among the events of all groups.
     run_lock: RunLock,
     subscribers: Subscribers,
     counters: Arc<BusCounters>,
@@ -227,7 +227,7 @@ impl BusInner {
         }
     }
 
-    /// Appends events if there is room, and refuses them if there will be none; `None` if the publisher has to wait.
+    /// Appends events if there is room, refuses them if there will be none, else `None`: the publisher waits.
     fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
         let destination = DESTINATION.clone();
         if self.consuming.is_closed() {
@@ -247,7 +247,7 @@ impl BusInner {
     }
 }
 
-/// Wakes publishers when it is dropped, as the bus consumes no more and refuses what does not fit.
+/// Wakes publishers when it is dropped, as the bus consumes no more.
 struct NotifyPublishersGuard<'a>(&'a BusInner);
 
 impl Drop for NotifyPublishersGuard<'_> {
