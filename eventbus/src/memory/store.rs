@@ -92,13 +92,13 @@ impl Default for StoreInner {
 }
 
 impl InMemoryEventStore {
-    /// Makes an empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Makes an empty store that expires leases and records events by this clock.
+    /// Creates an empty store that expires leases and records events by this clock.
     #[must_use]
     pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
         Self(Arc::new(StoreInner::with_clock(clock.into())))

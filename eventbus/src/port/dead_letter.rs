@@ -151,7 +151,7 @@ pub struct DeadLetterPage {
 }
 
 impl DeadLetterPage {
-    /// Makes a page.
+    /// Creates a page.
     #[must_use]
     pub const fn new(dead_letters: Vec<DeadLetter>, next: Option<MessageId>) -> Self {
         Self { letters: dead_letters, next }

@@ -109,7 +109,7 @@ impl InMemoryEventBusBuilder {
         self
     }
 
-    /// Makes the bus.
+    /// Builds the bus.
     #[must_use]
     pub fn build(self) -> InMemoryEventBus {
         InMemoryEventBus::with_settings(self.0)

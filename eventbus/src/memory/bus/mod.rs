@@ -121,7 +121,7 @@ impl Default for InMemoryEventBus {
 }
 
 impl InMemoryEventBus {
-    /// Makes a bus with a capacity of 8,192 events.
+    /// Creates a bus with a capacity of 8,192 events.
     #[must_use]
     pub fn new() -> Self {
         Self::builder().build()
@@ -132,7 +132,7 @@ impl InMemoryEventBus {
         InMemoryEventBusBuilder::new()
     }
 
-    /// Makes a bus that holds about `capacity` events: see [`capacity`](InMemoryEventBusBuilder::capacity).
+    /// Creates a bus that holds about `capacity` events: see [`capacity`](InMemoryEventBusBuilder::capacity).
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self::builder().capacity(capacity).build()
