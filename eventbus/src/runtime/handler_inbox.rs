@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     definition::{HandlerCall, HandlerDefinition},
-    subscription::HandlerEnvironment,
+    handler_environment::HandlerEnvironment,
 };
 use crate::{
     domain::{

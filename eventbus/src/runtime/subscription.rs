@@ -2,21 +2,17 @@
 
 use std::{future::Future, sync::Arc};
 
-use tokio_util::sync::CancellationToken;
-
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
     extract::HandlerOutcome,
+    handler_environment::HandlerEnvironment,
     handler_inbox::HandlerInbox,
     projection::ProjectionHandle,
     start::{StartError, StartMistake},
 };
 use crate::{
-    domain::{clock::SharedClock, codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
-    port::{
-        ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription,
-        Transactions,
-    },
+    domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
+    port::{ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription},
 };
 
 /// A handler of events of type `E`: a closure, or a value with an `async fn handle`.
@@ -200,27 +196,6 @@ pub(crate) fn discovered_handlers() -> Vec<HandlerDefinition> {
 /// Returns the group a handler belongs to.
 pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> Name {
     definition.group.map_or_else(|| default_group.clone(), Name::from_static)
-}
-
-/// The states, transactions and clock that handlers run with.
-#[derive(Clone)]
-pub(crate) struct HandlerEnvironment {
-    pub(crate) state: StateMap,
-    /// The store's transactions, for handlers that take its connection.
-    pub(crate) transactions: Option<Arc<dyn Transactions>>,
-    /// Cancelled when the app stops.
-    pub(crate) stop: CancellationToken,
-    pub(crate) clock: SharedClock,
-}
-
-impl HandlerEnvironment {
-    fn without_store(state: &StateMap) -> Self {
-        Self { state: state.clone(), transactions: None, stop: CancellationToken::new(), clock: SharedClock::SYSTEM }
-    }
-
-    pub(crate) fn with_store(state: &StateMap, store: &impl EventStore) -> Self {
-        Self { transactions: store.transactions(), ..Self::without_store(state) }
-    }
 }
 
 fn subscribe_handlers<B: EventBus + ?Sized>(

@@ -16,11 +16,12 @@ use crate::{
     },
     runtime::{
         definition::HandlerDefinition,
+        handler_environment::HandlerEnvironment,
         handler_inbox,
         held_lease::new_owner,
         projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayProgress, Unfilled},
-        subscription::{HandlerEnvironment, group_of, handler_subscriber},
+        subscription::{group_of, handler_subscriber},
     },
 };
 

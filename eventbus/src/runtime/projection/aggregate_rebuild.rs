@@ -5,10 +5,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RebuildError,
+    context::RunnerContext,
     event_handling::{feed_delivery, run_watched},
     handle::{ProjectionHandle, ProjectionState},
     rebuild::Rebuilt,
-    runner::RunnerContext,
     shadow_rebuild::ShadowRebuild,
 };
 use crate::{

@@ -11,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, ProjectionStatus,
+    context::RunnerContext,
     handle::ProjectionHandle,
-    runner::{self, ProjectionRunner, RunnerContext},
+    runner::{self, ProjectionRunner},
     shadow_rebuild::find_rebuild_owner,
     status::RebuildOwner,
 };

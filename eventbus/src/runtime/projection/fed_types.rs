@@ -7,22 +7,23 @@
 //! Invariant: a type counts as fed up to the checkpoint only if every owner since its first event knew it. The owner
 //! changes the note under the lease, and the note lists missed types until a rebuild has handled their events.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, RebuildError,
+    context::{RunnerContext, projection_role},
     handle::ProjectionHandle,
-    runner::{ProjectionRunner, RunnerContext, projection_role},
+    runner::ProjectionRunner,
 };
 use crate::{
     domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
     port::{FeedFilter, Outage, from_json},
     runtime::{
         definition::{Projection, ProjectionKind},
-        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
+        held_lease::HeldLease,
     },
 };
 
@@ -157,20 +158,13 @@ impl<P: Projection> ProjectionHandle<P> {
         if definition.kind == ProjectionKind::InMemory {
             return Ok(false); // each start replays it from the first event
         }
-        let lease_request = LeaseRequest {
-            store: Arc::clone(&context.store),
-            role: projection_role(name),
-            owner: context.owner.joined("/", &format!("accept-{:08x}", fastrand::u32(..))),
-            ttl: context.lease_ttl,
-            clock: context.clock.clone(),
-            outage: LeaseOutage::new(&context.clock),
-        };
+        let lease_request = context.command_lease_request(projection_role(name), "accept");
         let held_lease = lease_request.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
         let accepted = async {
             let Some(former) = load_fed_types(context, &held_lease.lease().role).await? else {
                 return Ok(false);
             };
-            let checkpoint = context.store.load_checkpoint(&held_lease.lease().role).await?.unwrap_or(Position::START);
+            let checkpoint = context.load_checkpoint(&held_lease.lease().role).await?;
             let fed_types = former.after_acceptance(&FedTypes::from_filter(definition.events), checkpoint);
             let is_news = fed_types != former;
             if is_news {

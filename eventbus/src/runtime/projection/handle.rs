@@ -11,9 +11,9 @@ use tokio::sync::{RwLock, watch};
 
 use super::{
     ProjectionError,
+    context::projection_role,
     guard::{ProjectionGuard, StateRef},
     progress::ProjectionProgress,
-    runner::projection_role,
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, stream::Position},

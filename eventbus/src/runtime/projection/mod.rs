@@ -2,6 +2,7 @@
 
 mod aggregate_rebuild;
 mod any_projection;
+mod context;
 mod error;
 mod event_handling;
 mod event_retry;
@@ -21,11 +22,11 @@ mod status;
 mod transactional_writer;
 
 pub use any_projection::AnyProjection;
+pub(crate) use context::{RunnerContext, projection_role};
 pub use error::{ProjectionError, RebuildError};
 pub use guard::ProjectionGuard;
 pub use handle::ProjectionHandle;
 pub use rebuild::{Rebuild, Rebuilt};
 pub use rebuild_progress::RebuildProgress;
 pub use registration::ProjectionRegistration;
-pub(crate) use runner::{RunnerContext, projection_role};
 pub use status::{ProjectionOwner, ProjectionStatus, RebuildOwner};

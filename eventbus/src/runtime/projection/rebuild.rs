@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
+    context::{RunnerContext, projection_role},
     handle::ProjectionHandle,
     rebuild_progress::ProgressMeter,
-    runner::{RunnerContext, projection_role},
     shadow_rebuild::ShadowRebuild,
 };
 use crate::{

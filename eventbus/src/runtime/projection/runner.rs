@@ -5,25 +5,24 @@
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError,
+    context::{RunnerContext, projection_role},
     fed_types::TypeCheck,
     handle::{ProjectionHandle, ProjectionState},
-    sequential_feeder::SequentialFeeder,
+    sequential_feeder::{FeedStep, SequentialFeeder},
     transactional_writer::{TransactionalWriter, WriteOutcome},
 };
 use crate::{
     domain::{
-        clock::SharedClock,
         error::{BoxError, ErrorLine},
-        name::Name,
         stream::Position,
     },
-    port::{EventStore, ReadError, StateMap},
+    port::{CheckpointError, ReadError},
     runtime::{
         definition::{Projection, ProjectionKind},
         feed_poller::FeedPoller,
@@ -33,11 +32,6 @@ use crate::{
 
 /// Time limit for saving the checkpoint when the feed ends. Real time: it is the reply of a server.
 const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Returns the name of the role of feeding a projection, and of its checkpoint.
-pub(crate) fn projection_role(projection: &'static str) -> Name {
-    Name::prefixed("projection:", &Name::from_static(projection))
-}
 
 /// Feeds one projection.
 ///
@@ -64,18 +58,7 @@ pub(crate) fn projection_role(projection: &'static str) -> Name {
 pub(super) struct ProjectionRunner<P> {
     pub(super) handle: ProjectionHandle<P>,
     pub(super) context: RunnerContext,
-    lease_outage: LeaseOutage,
-}
-
-/// Resources for feeding a projection.
-#[derive(Clone)]
-pub(crate) struct RunnerContext {
-    pub(crate) store: Arc<dyn EventStore>,
-    pub(crate) state: StateMap,
-    /// The name of this process as an owner of leases.
-    pub(crate) owner: Name,
-    pub(crate) lease_ttl: Duration,
-    pub(crate) clock: SharedClock,
+    pub(super) lease_request: LeaseRequest,
 }
 
 /// Feeds a projection until cancelled.
@@ -127,15 +110,6 @@ pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: Canc
     }
 }
 
-/// Outcome of one pass over the feed.
-pub(super) enum FeedStep {
-    Handled,
-    CaughtUp,
-    Stopped,
-    /// A different process may hold the lease.
-    LeaseLost,
-}
-
 /// Reason why a projection is not fed any more.
 enum FeedEnd {
     Stopped,
@@ -145,23 +119,13 @@ enum FeedEnd {
 
 impl<P: Projection> ProjectionRunner<P> {
     pub(super) fn new(handle: ProjectionHandle<P>, context: RunnerContext) -> Self {
-        Self { handle, lease_outage: LeaseOutage::new(&context.clock), context }
+        let role = projection_role(P::definition().name);
+        let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
+        Self { handle, context, lease_request }
     }
 
-    pub(super) fn lease_request(&self) -> LeaseRequest {
-        LeaseRequest {
-            store: Arc::clone(&self.context.store),
-            role: projection_role(P::definition().name),
-            owner: self.context.owner.clone(),
-            ttl: self.context.lease_ttl,
-            clock: self.context.clock.clone(),
-            outage: self.lease_outage.clone(),
-        }
-    }
-
-    pub(super) async fn load_checkpoint(&self) -> Result<Position, BoxError> {
-        let loaded = self.context.store.load_checkpoint(&projection_role(P::definition().name)).await?;
-        Ok(loaded.unwrap_or(Position::START))
+    pub(super) async fn load_checkpoint(&self) -> Result<Position, CheckpointError> {
+        self.context.load_checkpoint(&self.lease_request.role).await
     }
 
     async fn feed_in_memory(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> FeedEnd {

@@ -3,12 +3,7 @@
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    event_handling::feed_delivery,
-    event_retry::EventRetry,
-    fed_types,
-    runner::{FeedStep, ProjectionRunner},
-};
+use super::{event_handling::feed_delivery, event_retry::EventRetry, fed_types, runner::ProjectionRunner};
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{FeedFilter, HandlerError, read_around},
@@ -17,6 +12,15 @@ use crate::{
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
 const CHECKPOINT_EVENTS_MAX: u64 = 256;
+
+/// Outcome of one pass over the feed.
+pub(super) enum FeedStep {
+    Handled,
+    CaughtUp,
+    Stopped,
+    /// A different process may hold the lease.
+    LeaseLost,
+}
 
 /// Feeds a projection event by event.
 pub(super) struct SequentialFeeder<'a, P> {
@@ -186,7 +190,7 @@ mod tests {
         };
         let task = ProjectionRunner::new(projected.clone(), with);
         let stop = CancellationToken::new();
-        let held_lease = task.lease_request().acquire(&stop).await.unwrap().unwrap();
+        let held_lease = task.lease_request.acquire(&stop).await.unwrap().unwrap();
         let mut feeder = SequentialFeeder {
             runner: &task,
             held_lease: Some(&held_lease),

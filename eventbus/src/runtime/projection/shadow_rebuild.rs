@@ -13,12 +13,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RebuildError,
+    context::{RunnerContext, projection_role},
     error::ProjectionError,
     fed_types,
     handle::{ProjectionHandle, ProjectionState},
     rebuild::{ProgressCallback, Rebuilt},
     rebuild_progress::ProgressMeter,
-    runner::{RunnerContext, projection_role},
     status::RebuildOwner,
     transactional_writer::{TransactionalWriter, WriteOutcome},
 };
@@ -27,7 +27,7 @@ use crate::{
     port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions, activity::rfc3339},
     runtime::{
         definition::{Projection, ProjectionDefinition},
-        held_lease::{HeldLease, LeaseOutage, LeaseRequest},
+        held_lease::{HeldLease, LeaseRequest},
     },
 };
 
@@ -152,16 +152,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     }
 
     fn lease_request(&self, role: Name) -> LeaseRequest {
-        // not the runner's owner name: with its own name the runner could acquire the lease again, and feed meanwhile
-        let owner = self.context.owner.joined("/", &format!("rebuild-{:08x}", fastrand::u32(..)));
-        LeaseRequest {
-            store: Arc::clone(&self.context.store),
-            role,
-            owner,
-            ttl: self.context.lease_ttl,
-            clock: self.context.clock.clone(),
-            outage: LeaseOutage::new(&self.context.clock),
-        }
+        self.context.command_lease_request(role, "rebuild")
     }
 
     async fn fill_and_switch(
@@ -345,9 +336,8 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         let mut tried = None;
         loop {
-            let load = || self.context.store.load_checkpoint(&live_lease.lease().role);
-            let checkpoint =
-                self.call_with_retries(live_lease.ended(), &mut outage, load).await?.unwrap_or(Position::START);
+            let load = || self.context.load_checkpoint(&live_lease.lease().role);
+            let checkpoint = self.call_with_retries(live_lease.ended(), &mut outage, load).await?;
             // a process that took over the rebuild writes to the same copies
             for held_lease in [Some(held_lease), all_versions_lease].into_iter().flatten() {
                 let renew = || self.context.store.renew_lease(held_lease.lease(), self.context.lease_ttl);
@@ -419,13 +409,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     /// Loads the checkpoint of the live rows, which stand still.
     pub(super) async fn load_live_checkpoint(&self, live_lease: &HeldLease) -> Result<Position, RebuildError> {
-        let loaded = self
-            .context
-            .store
-            .load_checkpoint(&live_lease.lease().role)
-            .await
-            .map_err(|error| self.store_error(error))?;
-        Ok(loaded.unwrap_or(Position::START))
+        self.context.load_checkpoint(&live_lease.lease().role).await.map_err(|error| self.store_error(error))
     }
 
     pub(super) fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {

@@ -8,11 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ProjectionError, RebuildError, fed_types::TypeComparison, runner::ProjectionRunner};
 use crate::{
     domain::error::BoxError,
-    runtime::{
-        definition::Projection,
-        feed_poller::FeedPoller,
-        held_lease::{HeldLease, LeaseRequest},
-    },
+    runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
 };
 
 /// Shortest interval at which a standby polls the checkpoint, however fast events come.
@@ -30,7 +26,7 @@ const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 impl<P: Projection> ProjectionRunner<P> {
     /// Waits for the lease, and follows its owner's checkpoint meanwhile. Returns `None` if cancelled.
     pub(super) async fn wait_for_lease(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> Option<HeldLease> {
-        let (lease_request, clock) = (self.lease_request(), &self.context.clock);
+        let clock = &self.context.clock;
         let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
         let mut free_since = None;
         loop {
@@ -38,7 +34,7 @@ impl<P: Projection> ProjectionRunner<P> {
                 return None;
             }
             if next_request_at <= clock.instant() {
-                match self.try_acquire_lease(&lease_request, &mut free_since, cancel).await {
+                match self.try_acquire_lease(&mut free_since, cancel).await {
                     Ok(Some(held_lease)) => return Some(held_lease),
                     Ok(None) => {}
                     Err(error) => {
@@ -60,7 +56,7 @@ impl<P: Projection> ProjectionRunner<P> {
                     feed.wait_idle(cancel).await;
                 }
                 Err(error) => {
-                    self.report_problem(&error);
+                    self.report_problem(&error.into());
                     feed.wait_after_failure(cancel).await;
                 }
             }
@@ -70,7 +66,6 @@ impl<P: Projection> ProjectionRunner<P> {
     /// Acquires the lease if it is free, or seizes it from an owner that knows fewer event types.
     async fn try_acquire_lease(
         &self,
-        lease_request: &LeaseRequest,
         free_since: &mut Option<Instant>,
         cancel: &CancellationToken,
     ) -> Result<Option<HeldLease>, BoxError> {
@@ -78,7 +73,7 @@ impl<P: Projection> ProjectionRunner<P> {
         if comparison == TypeComparison::KnowsLess && !self.is_lease_free_for_long(free_since).await? {
             return Ok(None);
         }
-        let acquired = lease_request.acquire(cancel).await?;
+        let acquired = self.lease_request.acquire(cancel).await?;
         if acquired.is_some() || comparison != TypeComparison::KnowsMore {
             return Ok(acquired);
         }
@@ -87,7 +82,7 @@ impl<P: Projection> ProjectionRunner<P> {
             projection,
             "this process knows more event types than the one that feeds the projection: it takes over"
         );
-        Ok(Some(lease_request.seize(cancel).await?))
+        Ok(Some(self.lease_request.seize(cancel).await?))
     }
 
     /// Waits until a rebuild or an operator has resumed the projection. Returns `false` if cancelled meanwhile.

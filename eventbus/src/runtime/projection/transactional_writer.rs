@@ -11,9 +11,9 @@ use tokio::time::Instant;
 
 use super::{
     ProjectionError,
+    context::RunnerContext,
     event_handling::{feed_delivery, run_watched},
     event_retry::EventRetry,
-    runner::RunnerContext,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},

@@ -1,0 +1,52 @@
+//! Resources for feeding and rebuilding projections.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    domain::{clock::SharedClock, name::Name, stream::Position},
+    port::{CheckpointError, EventStore, StateMap},
+    runtime::held_lease::{LeaseOutage, LeaseRequest},
+};
+
+/// Returns the name of the role of feeding a projection, and of its checkpoint.
+pub(crate) fn projection_role(projection: &'static str) -> Name {
+    Name::prefixed("projection:", &Name::from_static(projection))
+}
+
+/// Resources for feeding a projection.
+#[derive(Clone)]
+pub(crate) struct RunnerContext {
+    pub(crate) store: Arc<dyn EventStore>,
+    pub(crate) state: StateMap,
+    /// The name of this process as an owner of leases.
+    pub(crate) owner: Name,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) clock: SharedClock,
+}
+
+impl RunnerContext {
+    /// Loads a checkpoint; the start of the feed if the store has none.
+    pub(super) async fn load_checkpoint(&self, role: &Name) -> Result<Position, CheckpointError> {
+        Ok(self.store.load_checkpoint(role).await?.unwrap_or(Position::START))
+    }
+
+    /// Makes a request for a role's lease.
+    pub(super) fn lease_request(&self, role: Name, owner: Name, outage: LeaseOutage) -> LeaseRequest {
+        LeaseRequest {
+            store: Arc::clone(&self.store),
+            role,
+            owner,
+            ttl: self.lease_ttl,
+            clock: self.clock.clone(),
+            outage,
+        }
+    }
+
+    /// Makes the lease request of one command of this process, such as a rebuild.
+    ///
+    /// Its owner is not the runner's: with the same name the runner could acquire the lease again, and feed meanwhile.
+    pub(super) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
+        let owner = self.owner.joined("/", &format!("{command}-{:08x}", fastrand::u32(..)));
+        self.lease_request(role, owner, LeaseOutage::new(&self.clock))
+    }
+}
