@@ -125,6 +125,7 @@ impl StoreLog {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let ids: Vec<_> = events.iter().map(NewEvent::event_id).collect();
+        // before the version: the expected one of a repeat is that before its first try
         if let Some(first) = first_result(stream, &ids, self.with_ids(&ids))? {
             return Ok(first);
         }
@@ -299,6 +300,7 @@ impl Leases for InMemoryEventStore {
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
+        // the lease ends now; its row stays, so that epochs go on growing
         self.0.leases.renew(lease, Duration::ZERO);
         Ok(())
     }

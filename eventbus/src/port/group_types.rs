@@ -150,6 +150,7 @@ impl GroupTypes {
         let is_first = !self.unhandled.contains_key(event_type);
         let fresh = || UnhandledRange { first: place, last: place, count: 0, since: now };
         let range = self.unhandled.entry(event_type.to_owned()).or_insert_with(fresh);
+        // events of different aggregates come in any order
         (range.first, range.last) = (range.first.min(place), range.last.max(place));
         range.count += 1;
         match self.has_announced(event_type) {
@@ -190,6 +191,7 @@ impl GroupTypes {
                     self.deliver(name);
                 }
             }
+            // an undecided type stays new, so that a later announcement decides about its range
             if is_decided {
                 self.announced.entry(field).or_insert(AnnouncedSince { at: now, start: *start });
             }

@@ -84,6 +84,7 @@ pub(crate) fn read_around<'s>(
         }
         from = position;
     }
+    // no skipped position in the range
     if parts.is_empty() && from == after {
         return store.read_feed(after, through, filter);
     }

@@ -691,8 +691,8 @@ async fn save_progress(
         if inner.log().cursor(group).detect_other_writer(stored, checkpoint) {
             tracing::warn!(
                 %group,
-                "another app handles this store's events in process, too: each handles all of them; let one app do it, \
-                 or take a bus that they share"
+                "a second app consumes this store's events in process: each app handles all of them; run one app, or \
+                 use a bus that they share"
             );
         }
     }

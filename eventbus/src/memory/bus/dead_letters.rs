@@ -139,6 +139,7 @@ impl EntryLog {
     pub(super) fn move_to_dead_letters(&mut self, group: &Name, number: u64, delivery_attempts: DeliveryAttempts) {
         let (handler, error, attempts) =
             (delivery_attempts.handlers(), delivery_attempts.errors(), delivery_attempts.most_attempts());
+        // unique, also in one microsecond and after the clock was set back
         self.last_dead_letter_micros = self.micros().max(self.last_dead_letter_micros + 1);
         let dead_letter_time = DeadLetterTime(self.last_dead_letter_micros);
         let location = DeadLetterId::location_of(

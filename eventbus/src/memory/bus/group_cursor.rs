@@ -154,6 +154,7 @@ impl GroupCursor {
             return Some((pending.attempts.clone(), std::mem::take(&mut pending.is_redelivered)));
         }
         if position.is_some() && position <= self.saved_checkpoint {
+            // the feed brings it for a group that is further behind
             self.remove(number);
             return None;
         }
@@ -371,6 +372,7 @@ impl GroupCursor {
     /// taken. `next` is the position that it would take next.
     pub(super) fn next_read_limit(&self, next: Option<Position>, ahead: u64) -> Option<Position> {
         let from = self.highest_read.max(self.saved_checkpoint).max(next).unwrap_or(Position::START).get();
+        // halfway, so that the group need not wait at the limit
         let is_near = self.read_limit.is_none_or(|read_limit| read_limit.get() < from.saturating_add(ahead / 2));
         (self.is_loaded && is_near).then(|| Position::new(from.saturating_add(ahead)))
     }
@@ -402,6 +404,7 @@ impl GroupCursor {
         let position = pending.position;
         pending.attempts = attempts;
         pending.dead_letter_time = Some(dead_letter_time);
+        // its row lets the checkpoint pass
         self.highest_finished = self.highest_finished.max(position);
         self.mark_changed(number);
         position
@@ -528,6 +531,7 @@ impl GroupCursor {
         let finished = self.highest_finished.filter(|_| self.is_loaded && !self.misses_events)?;
         let before = |position: Position| Position::new(position.get().saturating_sub(1));
         let unfinished = self.without_row.iter().filter_map(|number| Some((*number, self.pending.get(number)?)));
+        // an entry that gets no row holds the checkpoint back
         let free = |(number, pending): &(u64, &PendingEntry)| !self.gets_row(*number, pending);
         let first = unfinished.filter(free).find_map(|(_, pending)| pending.position);
         let checkpoint = first.map_or(finished, |first| finished.min(before(first)));
@@ -571,6 +575,7 @@ impl GroupCursor {
         let row = |number: u64| {
             let pending = self.pending.get_mut(&number)?;
             let (position, attempts) = (pending.position?, pending.attempts.clone());
+            // the store may have the row from now on, so the end of the entry has to remove it
             if pending.row_state == RowState::Missing {
                 pending.row_state = RowState::Sent;
             }
@@ -584,6 +589,7 @@ impl GroupCursor {
     /// Compares the stored checkpoint before `checkpoint` is saved. Returns `true` the first time that a different
     /// writer has moved it.
     pub(super) fn detect_other_writer(&mut self, stored: Option<Position>, checkpoint: Position) -> bool {
+        // the last save may be stored though its answer was lost
         let is_ours = stored <= self.saved_checkpoint || stored == self.attempted_checkpoint;
         self.attempted_checkpoint = Some(checkpoint);
         !is_ours && !std::mem::replace(&mut self.has_other_writer, true)
@@ -602,6 +608,7 @@ impl GroupCursor {
             pending.row_state = RowState::Stored;
             self.without_row.remove(&number);
             if pending.changes != changes {
+                // changed during the save: the next save writes its row again
                 self.mark_waiting(number);
                 continue;
             }

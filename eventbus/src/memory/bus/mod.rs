@@ -163,6 +163,7 @@ impl InMemoryEventBus {
         let was_announced = {
             let mut log = inner.log();
             let cursor = log.cursor(group);
+            // the types of a group that is not loaded are in the store only
             (resume.is_none() || cursor.is_loaded).then(|| cursor.forget_type(event_type))
         };
         inner.published.send_replace(());
