@@ -79,6 +79,7 @@ pub use eventbus_derive::handler;
 #[doc(inline)]
 pub use eventbus_derive::projection;
 
+pub use crate::runtime::projection::Rebuilt;
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
     attributes::{Attributes, InvalidAttributes},
@@ -86,11 +87,11 @@ pub use domain::{
     codec::{DecodeError, EncodeError, EncodeFault},
     context::EventContext,
     error::{BoxError, Error, Never, Result},
-    event::{DomainEvent, EncodeEvent, EventDescriptor, EventFilter, EventSet, Source},
+    event::{EventDescriptor, EventFilter, Source},
     field_error::FieldError,
     metadata::{EventId, InvalidUuid, Metadata, parse_uuid},
     name::{InvalidName, MAX_NAME_BYTES, Name, NameFault},
-    record::{Envelope, NewEvent, RecordedEvent},
+    record::{DomainEvent, EncodeEvent, Envelope, EventSet, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
     validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
 };
@@ -103,7 +104,7 @@ pub use runtime::{
     follow::{Follow, FollowControl, FollowStatus, Following},
     projection::{
         ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
-        RebuildOwner, RebuildProgress, Rebuilt,
+        RebuildOwner, RebuildProgress,
     },
     registry::{EventRegistry, UnknownEventType},
     relay::{RelayError, RelayStatus, RepublishError},
@@ -133,7 +134,8 @@ pub mod __private {
         domain::{
             aggregate::Lists,
             codec::{Codec, Payload},
-            event::{belongs_to, decode_one, decode_with, encode_one, encode_with, unknown},
+            event::belongs_to,
+            record::{decode_one, decode_with, encode_one, encode_with, unknown},
         },
         port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, HandlerStart, Requirements, TransactionSlot},
         runtime::{

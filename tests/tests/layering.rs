@@ -11,8 +11,8 @@ use workspace_tests::{
 /// Circles of modules, `impl`s away from their type, and types whose fields child modules see, that are left at
 /// most. The numbers only shrink.
 const OPEN: &[(&str, usize, usize, usize)] = &[
-    ("eventbus", 8, 25, 6),
-    ("eventbus-derive", 0, 0, 2),
+    ("eventbus", 5, 25, 6),
+    ("eventbus-derive", 0, 0, 0),
     ("eventbus-file", 2, 35, 3),
     ("eventbus-redis", 4, 56, 6),
     ("eventstore-postgres", 0, 0, 0),

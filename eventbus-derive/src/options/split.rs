@@ -1,9 +1,20 @@
 //! The splitter of an attribute's tokens into options and their values.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
-use syn::{Error, Result};
+use syn::{Error, Ident, Result};
 
-use super::{Found, Value};
+/// An option as written.
+pub(super) struct Found {
+    pub(super) key: Ident,
+    pub(super) value: Value,
+}
+
+/// The unparsed value of an option.
+pub(super) enum Value {
+    Nothing,
+    Equals(TokenStream),
+    List(TokenStream),
+}
 
 /// Splits at commas, but not at those between `<` and `>`; a trailing comma adds no part.
 pub(crate) fn comma_separated(tokens: TokenStream) -> Vec<TokenStream> {

@@ -1,6 +1,8 @@
+use proc_macro2::TokenStream;
 use quote::quote;
 
 use super::*;
+use crate::mistakes::Mistakes;
 
 const KNOWN: &[Known] = &[
     Known::path("aggregate", "`aggregate = Order`"),

@@ -4,9 +4,9 @@ use std::{fmt, ops::Deref};
 
 use super::{
     clock::SharedClock,
-    event::{EncodeEvent, EventSet},
     metadata::EventId,
     name::Name,
+    record::{EncodeEvent, EventSet},
     stream::{AggregateId, StreamId, Version},
 };
 

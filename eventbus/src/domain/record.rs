@@ -1,4 +1,4 @@
-//! An event on its way: before append, after append, decoded.
+//! Events before append, after append and decoded, and the traits of the types that hold their fields.
 
 use std::{ops::Deref, sync::Arc};
 
@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::{
     clock::SharedClock,
-    codec::{DecodeError, EncodeError},
+    codec::{Codec, DecodeError, EncodeError},
     context::EventContext,
-    event::{DomainEvent, EventSet},
+    event::{EventDescriptor, EventFilter},
     metadata::{EventId, Metadata},
     name::Name,
     stream::{AggregateId, Position, StreamId, Version},
@@ -337,4 +337,113 @@ impl<E> Deref for Envelope<E> {
     fn deref(&self) -> &E {
         &self.event
     }
+}
+
+/// Events that a handler, a projection method or a subscriber can request.
+///
+/// An event struct requests itself; an enum of events (an aggregate's `OrderEvent`, or your own with
+/// `#[derive(DomainEvent)]`) any of them; [`Envelope<E>`] `E` with its metadata; [`RecordedEvent`] every event of every
+/// type.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "an event is a struct or an enum of events with `#[derive(DomainEvent)]`, an aggregate's generated `..Event` enum, an `Envelope` of those, or `RecordedEvent` for every type",
+    note = "a handler or projection method takes the event first, and `&Metadata` and everything else after it; helpers of a projection stand in another `impl` block",
+    note = "a closure for `subscribe` takes its event by value: `async |event: OrderCreated| ..`"
+)]
+pub trait EventSet: Sized + Send + Sync + 'static {
+    /// The requested types.
+    const EVENTS: EventFilter;
+
+    /// Decodes a recorded event.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownType`] if it is none of the requested types, [`DecodeError::Payload`] if its fields do not
+    /// fit.
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError>;
+}
+
+impl EventSet for RecordedEvent {
+    const EVENTS: EventFilter = EventFilter::All;
+
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError> {
+        Ok(record.clone())
+    }
+}
+
+impl<E: EventSet> EventSet for Envelope<E> {
+    const EVENTS: EventFilter = E::EVENTS;
+
+    fn decode(record: &RecordedEvent) -> Result<Self, DecodeError> {
+        Ok(Self::new(E::decode(record)?, record.clone()))
+    }
+}
+
+/// A value that can be appended: an event, or an enum of events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event",
+    note = "derive it: `#[derive(Serialize, Deserialize, DomainEvent)]`"
+)]
+pub trait EncodeEvent {
+    /// Encodes the event and gives it an id and a time.
+    ///
+    /// # Errors
+    /// [`EncodeError`] if its fields cannot be written as a JSON object, would not read back, or one is named like a
+    /// field of the wire's envelope.
+    fn encode(&self) -> Result<NewEvent, EncodeError>;
+}
+
+/// A past-tense fact with a durable name; made by `#[derive(DomainEvent)]` on a struct.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event",
+    label = "not an event struct",
+    note = "derive it: `#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]` and `#[event(aggregate = ..)]`"
+)]
+pub trait DomainEvent: EventSet + EncodeEvent {
+    /// The durable wire name: the struct's name unless `#[event(type = "..")]` says otherwise.
+    const EVENT_TYPE: &'static str;
+    /// The version of the payload's shape, from 1.
+    const SCHEMA_VERSION: u32;
+    /// The type of the aggregate it belongs to.
+    const AGGREGATE_TYPE: &'static str;
+    #[doc(hidden)]
+    const CODEC: Codec<Self>;
+    #[doc(hidden)]
+    const DESCRIPTOR: EventDescriptor;
+}
+
+/// The body of a derived `EventSet::decode` for a struct.
+#[doc(hidden)]
+pub fn decode_one<E: DomainEvent>(record: &RecordedEvent) -> Result<E, DecodeError> {
+    if record.event_type() == E::EVENT_TYPE {
+        E::CODEC.decode(record.event_type(), record.payload())
+    } else {
+        Err(unknown::<E>(record))
+    }
+}
+
+/// The body of a derived `EncodeEvent::encode` for a struct.
+#[doc(hidden)]
+pub fn encode_one<E: DomainEvent>(event: &E) -> Result<NewEvent, EncodeError> {
+    encode_with(&E::DESCRIPTOR, &E::CODEC, event)
+}
+
+/// One arm of a derived `EventSet::decode` for an enum.
+#[doc(hidden)]
+pub fn decode_with<E>(codec: &Codec<E>, record: &RecordedEvent) -> Result<E, DecodeError> {
+    codec.decode(record.event_type(), record.payload())
+}
+
+/// One arm of a derived `EncodeEvent::encode` for an enum.
+#[doc(hidden)]
+pub fn encode_with<E>(descriptor: &EventDescriptor, codec: &Codec<E>, event: &E) -> Result<NewEvent, EncodeError> {
+    let payload = codec.encode(descriptor.event_type, event)?;
+    Ok(NewEvent::encoded(Name::from_static(descriptor.event_type), descriptor.schema_version, payload))
+}
+
+/// The error of a derived `EventSet::decode` when no type fits.
+#[doc(hidden)]
+pub fn unknown<E: EventSet>(record: &RecordedEvent) -> DecodeError {
+    DecodeError::UnknownType { event_type: record.event_type().clone(), known: E::EVENTS.event_types() }
 }

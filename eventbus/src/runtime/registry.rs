@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{definition::EventRegistration, start::StartMistake};
-use crate::domain::event::{DomainEvent, EventDescriptor};
+use crate::domain::{event::EventDescriptor, record::DomainEvent};
 
 /// The event types of a program by wire name.
 ///

@@ -11,7 +11,11 @@ use super::{
     start::{StartError, StartMistake},
 };
 use crate::{
-    domain::{codec::DecodeError, event::EventSet, name::Name, record::RecordedEvent},
+    domain::{
+        codec::DecodeError,
+        name::Name,
+        record::{EventSet, RecordedEvent},
+    },
     port::{ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription},
 };
 

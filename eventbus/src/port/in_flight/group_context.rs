@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::{
     domain::name::Name,
-    port::{BusCounters, RetryPolicy, SpanFn, Subscribers, dispatch::Limits},
+    port::{BusCounters, RetryPolicy, SpanFn, Subscriber, Subscribers, dispatch::Limits},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.
@@ -68,5 +68,27 @@ impl GroupContext {
 impl fmt::Debug for GroupContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("GroupContext").field("group", &self.group).field("retry", &self.retry).finish_non_exhaustive()
+    }
+}
+
+/// The handlers of a group as of the last [`refresh`](Self::refresh).
+pub(super) struct GroupHandlers {
+    pub(super) current: Vec<Subscriber>,
+    pub(super) changes: watch::Receiver<()>,
+    pub(super) is_stale: bool,
+}
+
+impl GroupHandlers {
+    pub(super) fn new(context: &GroupContext) -> Self {
+        Self { current: Vec::new(), changes: context.subscribers.watch(), is_stale: true }
+    }
+
+    /// Reloads the handlers if subscribers have joined or left.
+    pub(super) fn refresh(&mut self, context: &GroupContext) {
+        if self.is_stale || self.changes.has_changed().unwrap_or_default() {
+            self.is_stale = false;
+            self.changes.mark_unchanged();
+            self.current = context.subscribers.of_group(&context.group);
+        }
     }
 }

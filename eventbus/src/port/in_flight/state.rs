@@ -17,12 +17,7 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{
-    DisposedEntry, Disposition, DueEntry, InFlightEntry,
-    read_ahead::ReadAhead,
-    suspect::{NextSuspect, StartNote},
-    worker_slots::WorkerSlot,
-};
+use super::{DisposedEntry, Disposition, DueEntry, InFlightEntry, read_ahead::ReadAhead, worker_slots::WorkerSlot};
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
     port::{DeliveryAttempts, MessageId, Outcome, RetryPolicy},
@@ -177,6 +172,26 @@ pub(super) struct Job {
     pub(super) id: MessageId,
     pub(super) record: RecordedEvent,
     pub(super) attempts: DeliveryAttempts,
+}
+
+/// The suspect that runs next, or the time to wait for one.
+#[derive(Debug)]
+pub(super) enum NextSuspect {
+    /// This suspect may run: alone if all other deliveries end within this time, else beside them.
+    Now(u64, Duration),
+    /// No suspect may run, until this time at most.
+    Later(Option<Instant>),
+}
+
+/// The state of a suspect that the bus must persist as begun.
+#[derive(Debug)]
+pub(super) enum StartNote {
+    /// The bus has persisted it.
+    Started(Job),
+    /// The bus has not persisted it yet.
+    Pending,
+    /// The entry is not in flight any more.
+    Released,
 }
 
 /// The next step of a worker.

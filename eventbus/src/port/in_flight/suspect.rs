@@ -26,30 +26,14 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::sync::Notify;
 
-use super::{GroupContext, InFlight, state::Job, workers::GroupHandlers};
+use super::{
+    GroupContext, InFlight,
+    group_context::GroupHandlers,
+    state::{Job, NextSuspect, StartNote},
+};
 use crate::port::StopSignal;
-
-/// The suspect that runs next, or the time to wait for one.
-#[derive(Debug)]
-pub(super) enum NextSuspect {
-    /// This suspect may run: alone if all other deliveries end within this time, else beside them.
-    Now(u64, Duration),
-    /// No suspect may run, until this time at most.
-    Later(Option<Instant>),
-}
-
-/// The state of a suspect that the bus must persist as begun.
-#[derive(Debug)]
-pub(super) enum StartNote {
-    /// The bus has persisted it.
-    Started(Job),
-    /// The bus has not persisted it yet.
-    Pending,
-    /// The entry is not in flight any more.
-    Released,
-}
 
 impl InFlight {
     /// Handles suspects, one at a time, until `stop`.

@@ -6,18 +6,18 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, watch},
+    sync::Notify,
     task::{JoinError, JoinSet},
     time::Instant,
 };
 
 use super::{
     GroupContext, InFlight,
-    group_context::RunGuard,
+    group_context::{GroupHandlers, RunGuard},
     state::{Job, NextJob},
     worker_slots::WorkerSlot,
 };
-use crate::port::{Delivery, Outcome, StopSignal, Subscriber, dispatch, watchdog};
+use crate::port::{Delivery, Outcome, StopSignal, dispatch, watchdog};
 
 impl InFlight {
     /// Handles entries until `stop`, as many at once as the handlers allow; returns when the last run has ended.
@@ -177,27 +177,5 @@ fn propagate_panic(ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-/// The handlers of a group as of the last [`refresh`](Self::refresh).
-pub(super) struct GroupHandlers {
-    pub(super) current: Vec<Subscriber>,
-    pub(super) changes: watch::Receiver<()>,
-    pub(super) is_stale: bool,
-}
-
-impl GroupHandlers {
-    pub(super) fn new(context: &GroupContext) -> Self {
-        Self { current: Vec::new(), changes: context.subscribers.watch(), is_stale: true }
-    }
-
-    /// Reloads the handlers if subscribers have joined or left.
-    pub(super) fn refresh(&mut self, context: &GroupContext) {
-        if self.is_stale || self.changes.has_changed().unwrap_or_default() {
-            self.is_stale = false;
-            self.changes.mark_unchanged();
-            self.current = context.subscribers.of_group(&context.group);
-        }
     }
 }

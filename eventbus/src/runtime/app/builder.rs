@@ -7,7 +7,7 @@ use super::{
     no_store::NoStore,
     plan::{CheckedPlan, Discovery, Plan},
     stored_types,
-    tasks::{AppTasks, TaskEnvironment},
+    tasks::{AppTasks, StoreSettings, TaskEnvironment},
 };
 use crate::{
     domain::{clock::SharedClock, error::ErrorLine},
@@ -28,19 +28,6 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default timeout of [`App::run_until_signal`] for deliveries in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Lifetimes of an app's leases and inbox notes in its store.
-pub(super) struct StoreSettings {
-    pub(super) lease_ttl: Duration,
-    pub(super) inbox_retention: Duration,
-}
-
-impl Default for StoreSettings {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3_600);
-        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
-    }
-}
 
 /// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///

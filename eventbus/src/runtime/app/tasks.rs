@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{oneshot, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{builder::StoreSettings, plan::CheckedPlan};
+use super::plan::CheckedPlan;
 use crate::{
     domain::{
         clock::SharedClock,
@@ -28,6 +28,19 @@ use crate::{
 /// Timeout of the store's reply during a shutdown. Real time: it is the reply of a server.
 const STORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Lifetimes of an app's leases and inbox notes in its store.
+pub(super) struct StoreSettings {
+    pub(super) lease_ttl: Duration,
+    pub(super) inbox_retention: Duration,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3_600);
+        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
+    }
+}
 
 /// The tasks of an app: relay, consumers, projections. Dropping them cancels them.
 pub(super) struct AppTasks {

@@ -8,7 +8,7 @@ use super::{
     context::RunnerContext,
     event_handling::{feed_delivery, run_watched},
     handle::{ProjectionHandle, ProjectionState},
-    rebuild::Rebuilt,
+    rebuild_progress::Rebuilt,
     shadow_rebuild::ShadowRebuild,
 };
 use crate::{

@@ -8,8 +8,7 @@ use super::{
     RebuildError,
     event_handling::{feed_delivery, run_watched},
     handle::ProjectionHandle,
-    rebuild::{ProgressCallback, Rebuilt},
-    rebuild_progress::ProgressMeter,
+    rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
 };
 use crate::{
     domain::{clock::SharedClock, stream::Position},

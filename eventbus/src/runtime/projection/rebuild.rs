@@ -6,52 +6,23 @@ use std::{
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, RebuildError, RebuildProgress,
     context::{RunnerContext, projection_role},
     handle::ProjectionHandle,
-    rebuild_progress::ProgressMeter,
+    rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     shadow_rebuild::ShadowRebuild,
 };
 use crate::{
-    domain::{shown, stream::Position},
+    domain::stream::Position,
     port::{EventStore, FeedFilter},
     runtime::definition::{Projection, ProjectionKind},
 };
 
 /// Interval at which a rebuild through the runner checks that this process still feeds the projection.
 const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Result of a rebuild.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[non_exhaustive]
-pub struct Rebuilt {
-    /// Events handled, those before an interruption included.
-    pub events: u64,
-    /// Events left out because an operator [skipped them](crate::App::skip_event).
-    pub skipped: u64,
-    /// The position up to which the new state includes all events.
-    pub position: Position,
-    /// Duration, the time before an interruption not included; in seconds where it is serialized.
-    #[serde(serialize_with = "shown::duration")]
-    pub took: Duration,
-}
-
-impl Rebuilt {
-    const fn from_progress(end: &RebuildProgress, skipped: u64) -> Self {
-        Self { events: end.events, skipped, position: end.position, took: end.took }
-    }
-}
-
-impl<P: Projection> ProjectionHandle<P> {
-    /// Returns the result of a rebuild with this last progress.
-    pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
-        Rebuilt::from_progress(end, self.count_skipped(end.position))
-    }
-}
 
 /// A rebuild that begins when it is awaited.
 #[must_use = "a rebuild begins when it is awaited"]
@@ -60,7 +31,6 @@ pub struct Rebuild<'a, T> {
     report: ProgressCallback<'a>,
 }
 
-pub(crate) type ProgressCallback<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
 pub(crate) type RebuildFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RebuildError>> + Send + 'a>>;
 type StartRebuildFn<'a, T> = Box<dyn FnOnce(ProgressCallback<'a>) -> RebuildFuture<'a, T> + Send + 'a>;
 
@@ -92,6 +62,11 @@ impl<'a, T> IntoFuture for Rebuild<'a, T> {
 }
 
 impl<P: Projection> ProjectionHandle<P> {
+    /// Returns the result of a rebuild with this last progress.
+    pub(super) fn summary(&self, end: &RebuildProgress) -> Rebuilt {
+        Rebuilt::from_progress(end, self.count_skipped(end.position))
+    }
+
     /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
     ///
     /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards

@@ -5,8 +5,31 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::rebuild::ProgressCallback;
 use crate::domain::{clock::SharedClock, shown, stream::Position};
+
+/// The callback that reports the progress of a rebuild.
+pub(crate) type ProgressCallback<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
+
+/// Result of a rebuild.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Rebuilt {
+    /// Events handled, those before an interruption included.
+    pub events: u64,
+    /// Events left out because an operator [skipped them](crate::App::skip_event).
+    pub skipped: u64,
+    /// The position up to which the new state includes all events.
+    pub position: Position,
+    /// Duration, the time before an interruption not included; in seconds where it is serialized.
+    #[serde(serialize_with = "shown::duration")]
+    pub took: Duration,
+}
+
+impl Rebuilt {
+    pub(super) const fn from_progress(end: &RebuildProgress, skipped: u64) -> Self {
+        Self { events: end.events, skipped, position: end.position, took: end.took }
+    }
+}
 
 /// Progress of a rebuild; `Display` shows it as a bar.
 ///

@@ -17,8 +17,7 @@ use super::{
     error::ProjectionError,
     fed_types,
     handle::{ProjectionHandle, ProjectionState},
-    rebuild::{ProgressCallback, Rebuilt},
-    rebuild_progress::ProgressMeter,
+    rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
     transactional_writer::{TransactionalWriter, WriteOutcome},
 };

@@ -1,10 +1,7 @@
 //! Entries that were in flight when their process ended.
 
 use super::{
-    super::{
-        state::{Bounds, InFlightState},
-        suspect::NextSuspect,
-    },
+    super::state::{Bounds, InFlightState, NextSuspect},
     *,
 };
 use crate::domain::clock::SharedClock;
