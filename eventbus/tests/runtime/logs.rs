@@ -46,7 +46,7 @@ async fn log_of_saves(rival: Option<&'static str>) -> String {
 async fn an_app_that_is_not_alone_on_its_store_is_warned_once() {
     assert_eq!(log_of_saves(None).await, "", "it is alone");
     let log = log_of_saves(Some("group:audit")).await;
-    assert_eq!(log.matches("another app handles this store's events").count(), 1, "{log}");
+    assert_eq!(log.matches("a second app consumes this store's events").count(), 1, "{log}");
 }
 
 #[tokio::test]
