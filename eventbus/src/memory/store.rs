@@ -444,8 +444,8 @@ impl Notes for InMemoryEventStore {
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
         let notes = read_lock(&self.0.notes);
-        let is_meant = |name: &&Name| name.starts_with(prefix.as_str()) && after.is_none_or(|after| *name > after);
-        let mut names: Vec<Name> = notes.keys().filter(is_meant).cloned().collect();
+        let is_listed = |name: &&Name| name.starts_with(prefix.as_str()) && after.is_none_or(|after| *name > after);
+        let mut names: Vec<Name> = notes.keys().filter(is_listed).cloned().collect();
         names.sort_unstable();
         names.truncate(limit);
         Ok(names)

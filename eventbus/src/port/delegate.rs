@@ -236,9 +236,9 @@ macro_rules! __delegate {
                     &$self,
                     group: &Name,
                     position: Position,
-                    again: Option<&DeliveryAttempts>,
+                    attempts: Option<&DeliveryAttempts>,
                 ) -> Result<bool, CheckpointError> {
-                    $inner.end_dead_delivery(group, position, again).await
+                    $inner.end_dead_delivery(group, position, attempts).await
                 }
             }
         };

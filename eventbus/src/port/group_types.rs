@@ -325,13 +325,13 @@ mod tests {
     #[test]
     fn an_announcement_makes_of_a_range_what_the_table_says() {
         let (oldest, now) = (Some(HandlerStart::Oldest), Some(HandlerStart::Now));
-        let soon = 1_007 + DAY_MS - 1;
+        let in_time = 1_007 + DAY_MS - 1;
         for (start, at, is_undecided, is_due) in [
-            (None, soon, false, true),
-            (None, soon + 1, true, false),
-            (oldest, soon + 1, false, true),
-            (now, soon, false, false),
-            (now, soon + 1, false, false),
+            (None, in_time, false, true),
+            (None, in_time + 1, true, false),
+            (oldest, in_time + 1, false, true),
+            (now, in_time, false, false),
+            (now, in_time + 1, false, false),
         ] {
             for name in [Some("A"), None] {
                 let mut types = skipped();

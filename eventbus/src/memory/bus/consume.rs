@@ -382,7 +382,7 @@ impl GroupConsumer {
         for due in all_due {
             let number = self.entry_numbers.get(&due.id);
             match number.and_then(|number| log.read_again(&self.group, *number)) {
-                Some(again) => entries.push(again),
+                Some(entry) => entries.push(entry),
                 None => gone.push(due.id),
             }
         }

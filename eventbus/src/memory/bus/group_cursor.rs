@@ -278,9 +278,9 @@ impl GroupCursor {
 
     /// Skips an unreadable event. Returns `true` if it is one.
     pub(super) fn skip_unreadable(&mut self, position: Position) -> bool {
-        let is_one = self.unreadable.remove(position).is_some();
-        self.rows_to_remove.extend(is_one.then_some(position));
-        is_one
+        let is_unreadable = self.unreadable.remove(position).is_some();
+        self.rows_to_remove.extend(is_unreadable.then_some(position));
+        is_unreadable
     }
 
     /// Acknowledges an entry.

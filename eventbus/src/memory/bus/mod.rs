@@ -311,22 +311,22 @@ impl EventBus for InMemoryEventBus {
         store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         let (clock, within) = (&self.inner.settings.clock, self.inner.settings.deliver_skipped_within);
-        let mut older = Vec::new();
+        let mut skipped = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = &of_group[0].group;
             match store.filter(|store| store.notes().is_some()) {
                 Some(store) => {
                     let (destination, now) = (DESTINATION.clone(), clock.unix_millis());
                     let undecided = announced_types::announce(store, group, of_group, (within, now)).await;
-                    older.extend(undecided.map_err(|source| ConsumeError::Unavailable { destination, source })?);
+                    skipped.extend(undecided.map_err(|source| ConsumeError::Unavailable { destination, source })?);
                 }
                 None => {
                     let undecided = self.inner.log().announce(group, of_group, within);
-                    older.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
+                    skipped.extend(undecided.into_iter().map(|(name, range)| range.skipped_before(group, name, clock)));
                 }
             }
         }
-        Ok(older)
+        Ok(skipped)
     }
 
     fn subscribers(&self) -> &Subscribers {

@@ -89,7 +89,7 @@ impl UnreadableChecks {
     /// Removes the events that an operator has skipped, and delivers those that can be read again.
     pub(super) async fn check(&mut self, inner: &BusInner, store: &dyn EventStore, group: &Name) {
         if inner.log().cursor(group).unreadable.is_empty()
-            || !self.is_due(SKIP_CHECK_INTERVAL, |rounds| &mut rounds.skips_checked_at)
+            || !self.is_due(SKIP_CHECK_INTERVAL, |checks| &mut checks.skips_checked_at)
         {
             return;
         }
@@ -104,7 +104,7 @@ impl UnreadableChecks {
             }
             Err(error) => tracing::debug!(%group, %error, "skipped events not loaded"),
         }
-        if !self.is_due(READ_RETRY_INTERVAL, |rounds| &mut rounds.reads_tried_at) {
+        if !self.is_due(READ_RETRY_INTERVAL, |checks| &mut checks.reads_tried_at) {
             return;
         }
         let positions = inner.log().cursor(group).unreadable.positions();
