@@ -589,7 +589,7 @@ pub(super) struct StoredProgress {
     /// The dead letters after the checkpoint.
     dead_letters_ahead: Vec<Position>,
     types: GroupTypes,
-    /// Set if the former process did not stop the group: it may have had unfinished events up to here in flight.
+    /// Set if the former process did not stop the group: events up to here may have been in flight.
     in_flight_through: Option<Position>,
 }
 

@@ -103,9 +103,9 @@ pub(super) struct GroupCursor {
     waiting_by_stream: HashMap<StreamId, usize>,
     /// Finished events whose rows the next save removes.
     rows_to_remove: BTreeSet<Position>,
-    /// The rows of waiting events after the loaded checkpoint, which the feed brings once more.
+    /// The rows of waiting events that the feed brings once more.
     rows_ahead: BTreeMap<Position, DeliveryAttempts>,
-    /// The dead letters after the loaded checkpoint, which the feed brings once more.
+    /// The dead letters that the feed brings once more.
     dead_letters_ahead: BTreeSet<Position>,
     /// The highest finished position.
     highest_finished: Option<Position>,
@@ -113,18 +113,18 @@ pub(super) struct GroupCursor {
     saved_checkpoint: Option<Position>,
     /// The checkpoint of the last save: the store may have it though the answer was lost.
     attempted_checkpoint: Option<Position>,
-    /// Set once the group has detected that a different writer moved the checkpoint.
+    /// Set once a different writer has moved the checkpoint.
     has_other_writer: bool,
     /// Set once the progress was loaded from a store.
     pub(super) is_loaded: bool,
-    /// Set if the former process did not stop the group: it may have had unfinished events up to here in flight.
+    /// Set if the former process did not stop the group: events up to here may have been in flight.
     in_flight_through: Option<Position>,
     /// The group may take events of the feed up to here. A process that ends without stopping the group leaves the
     /// limit in the store.
     read_limit: Option<Position>,
     /// The highest position that the group has taken.
     highest_read: Option<Position>,
-    /// Set if the log dropped events that the group needs, or lacks them: its checkpoint must not pass them.
+    /// Set if the log lacks events that the group needs: its checkpoint must not pass them.
     misses_events: bool,
     /// The events with a row in the store when the progress was loaded: a due range may contain them once more, if the
     /// process ended between writing their rows and saving how far the range is delivered.
@@ -387,8 +387,7 @@ impl GroupCursor {
         self.is_loaded && position > self.read_limit
     }
 
-    /// Clears the read limit, as no event is in flight any more. Returns `true` if there was one, which the store may
-    /// have.
+    /// Clears the read limit, as no event is in flight any more. Returns `true` if there was one.
     pub(super) const fn clear_read_limit(&mut self) -> bool {
         self.read_limit.take().is_some()
     }
@@ -437,8 +436,8 @@ impl GroupCursor {
         self.without_handler.clear();
     }
 
-    /// Counts the pending entries, without dead letters and without entries that were left: a handler of these may not
-    /// come before the next start.
+    /// Counts the pending entries, without dead letters and entries left for a handler, which may not come before the
+    /// next start.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &PendingEntry)| {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
@@ -516,7 +515,7 @@ impl GroupCursor {
         self.is_loaded = true;
     }
 
-    /// Takes over the rows of events that the feed brings once more: the waiting ones, and the dead letters.
+    /// Takes over the rows of waiting events and dead letters that the feed brings once more.
     pub(super) fn load_rows_ahead(
         &mut self,
         waiting: impl IntoIterator<Item = UnfinishedDelivery>,
