@@ -121,3 +121,16 @@ pub(crate) fn lasted(since: OffsetDateTime, now: OffsetDateTime) -> Duration {
     let millis = (now - since).whole_milliseconds();
     Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }
+
+/// Formats a time as reports show it.
+pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
+    let time = time.replace_nanosecond(0).unwrap_or(time);
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Returns the name of a type without its modules and parameters.
+pub(crate) fn type_name<T: ?Sized>() -> String {
+    let name = std::any::type_name::<T>();
+    let name = name.split('<').next().unwrap_or(name);
+    name.rsplit("::").next().unwrap_or(name).into()
+}

@@ -14,12 +14,12 @@ use std::{
     time::Duration,
 };
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Dispatch, Span};
 
 use super::{Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer, watchdog};
-use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
+use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339};
 
 /// Default time limit for one run of a handler, or of a method of a projection that can be run again.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -405,12 +405,6 @@ impl Drop for RunningGuard<'_> {
 fn describe(name: &Name, record: &RecordedEvent) -> String {
     let (event_type, stream) = (record.event_type(), record.metadata().stream());
     format!("`{name}` with `{event_type}` of `{stream}`")
-}
-
-/// Formats a time as reports show it.
-pub(crate) fn rfc3339(time: OffsetDateTime) -> String {
-    let time = time.replace_nanosecond(0).unwrap_or(time);
-    time.format(&Rfc3339).unwrap_or_default()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

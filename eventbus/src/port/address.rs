@@ -53,13 +53,6 @@ pub fn is_this_machine(host: &str) -> bool {
     address.map_or_else(|| host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
 }
 
-/// Returns the name of a type without its modules and parameters.
-pub(super) fn type_name<T: ?Sized>() -> String {
-    let name = std::any::type_name::<T>();
-    let name = name.split('<').next().unwrap_or(name);
-    name.rsplit("::").next().unwrap_or(name).into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::redacted;

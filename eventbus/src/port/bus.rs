@@ -5,45 +5,16 @@
 //! of the group succeeded, and one that used up its attempts is a dead letter. Not guaranteed: delivery exactly once,
 //! or order across consumers of one group, unless the bus says so.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{
-    Announced, Backlogs, BusStats, CheckpointError, DeadLetters, EventStore, Health, RelayTarget, SkippedBefore,
-    StreamInfo, Subscribers, address::type_name,
+    Announced, Backlogs, BusStats, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, Health,
+    MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
 };
-use crate::domain::{error::BoxError, metadata::EventId, name::Name, record::RecordedEvent, stream::Position};
-
-/// The id of an entry on its bus; on Redis the entry id (`1795157844243-0`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MessageId(Arc<str>);
-
-impl MessageId {
-    /// Wraps the bus's own id.
-    pub fn new(id: impl Into<Arc<str>>) -> Self {
-        Self(id.into())
-    }
-
-    /// Returns the id as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl Serialize for MessageId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
-    }
-}
+use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream::Position};
 
 /// The progress of a consumer group, in entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -211,131 +182,6 @@ pub trait EventBus: DeadLetters + 'static {
     /// # Errors
     /// [`ConsumeError::Unavailable`] if the bus cannot be reached.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
-}
-
-/// The error of connecting to a bus.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The bus could not be reached; a later try may succeed.
-    #[error("event bus `{destination}` unavailable")]
-    Unavailable {
-        /// The bus.
-        destination: Name,
-        /// The error of the transport.
-        source: BoxError,
-    },
-    /// The bus refuses the connection until its configuration changes: a password, a certificate, a number of
-    /// partitions.
-    #[error("event bus `{destination}` refuses the connection")]
-    Refused {
-        /// The bus.
-        destination: Name,
-        /// The reason.
-        source: BoxError,
-    },
-}
-
-/// The error of publishing.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PublishError {
-    /// The bus could not be reached; no event was published.
-    #[error("event bus `{destination}` unavailable")]
-    Unavailable {
-        /// The destination of the events.
-        destination: Name,
-        /// The error of the transport.
-        source: BoxError,
-    },
-    /// The connection broke, or the server refused, after some events were sent: some, all or none may be published.
-    #[error("outcome of publishing to `{destination}` unknown")]
-    OutcomeUnknown {
-        /// The destination of the events.
-        destination: Name,
-        /// The error of the transport.
-        source: BoxError,
-    },
-    /// The bus refuses the events until they, or its configuration, change; no event was published.
-    #[error("event bus `{destination}` refuses the events")]
-    Refused {
-        /// The destination of the events.
-        destination: Name,
-        /// The first event that the bus refuses; `None` if it accepts none at all.
-        event_id: Option<EventId>,
-        /// The reason.
-        source: BoxError,
-    },
-    /// A relay publishes all events of this store; publishing them by hand too would repeat each.
-    #[error("a relay publishes this store to `{destination}`; publishing by hand too would publish each event twice")]
-    OwnedByRelay {
-        /// The destination of the relay.
-        destination: Name,
-    },
-    /// The bus is filled to its capacity and does not consume; no event was published.
-    #[error("event bus `{destination}` is full and does not consume")]
-    Full {
-        /// The destination of the events.
-        destination: Name,
-    },
-    /// The bus was shut down; no event was published.
-    #[error("event bus `{destination}` is shut down")]
-    ShutDown {
-        /// The destination of the events.
-        destination: Name,
-    },
-}
-
-impl PublishError {
-    /// Returns `true` if publishing again can succeed; after an unknown outcome it may repeat events.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. } | Self::Full { .. })
-    }
-}
-
-/// The error of consuming, or of asking a bus about its groups.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConsumeError {
-    /// The bus consumes already.
-    #[error("event bus `{destination}` is consuming already")]
-    AlreadyConsuming {
-        /// The bus.
-        destination: Name,
-    },
-    /// The bus was shut down.
-    #[error("event bus `{destination}` is shut down")]
-    ShutDown {
-        /// The bus.
-        destination: Name,
-    },
-    /// The bus could not be reached.
-    #[error("event bus `{destination}` unavailable")]
-    Unavailable {
-        /// The bus.
-        destination: Name,
-        /// The error of the transport.
-        source: BoxError,
-    },
-}
-
-/// A shutdown that did not finish in time.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} was still busy after {timeout:?}; the events in flight are delivered again")]
-#[non_exhaustive]
-pub struct ShutdownError {
-    /// The part that was still busy.
-    pub what: String,
-    /// The time that the caller allowed.
-    pub timeout: Duration,
-}
-
-impl ShutdownError {
-    /// Names the part that was still busy.
-    pub fn new(what: impl Into<String>, timeout: Duration) -> Self {
-        Self { what: what.into(), timeout }
-    }
 }
 
 __delegate!(<B> Arc<B>, self => (**self); EventBus {

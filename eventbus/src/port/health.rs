@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::activity::rfc3339;
-use crate::domain::{clock::SharedClock, stream::Position};
+use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 
 /// The health of a bus; as JSON, the body for a health endpoint.
 ///

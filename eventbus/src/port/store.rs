@@ -13,13 +13,12 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::{
-    AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Notes, Transactions, UnfinishedDeliveries,
-    address::type_name,
+    AppendError, AppendSignal, Checkpoints, EventTypes, FeedFilter, Floors, Leases, Notes, ReadError, Transactions,
+    UnfinishedDeliveries,
 };
 use crate::domain::{
-    error::BoxError,
-    metadata::EventId,
     record::{NewEvent, RecordedEvent},
+    shown::type_name,
     stream::{ExpectedVersion, Position, StreamId, Version},
 };
 
@@ -215,99 +214,6 @@ pub trait EventStore:
     /// Returns the list of stored event types. An app on a store without it does not warn of types that no code knows.
     fn event_types(&self) -> Option<&dyn EventTypes> {
         None
-    }
-}
-
-/// The error of an append.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum AppendError {
-    /// A concurrent writer appended first; load the aggregate and decide again. No event was stored.
-    #[error("stream `{stream}` is at version {actual}, expected {expected}")]
-    Conflict {
-        /// The stream of the append.
-        stream: StreamId,
-        /// The version that the caller expected.
-        expected: ExpectedVersion,
-        /// The version of the stream.
-        actual: Version,
-    },
-    /// A stored event has this id already, or the append contains it twice. No event was stored.
-    #[error("event id {event_id} is used by another event already (append to stream `{stream}`)")]
-    EventIdTaken {
-        /// The id.
-        event_id: EventId,
-        /// The stream of the append.
-        stream: StreamId,
-    },
-    /// The store refuses these events, for example as [invalid](crate::InvalidEvent). No event was stored.
-    #[error("event store refuses events for stream `{stream}`")]
-    Refused {
-        /// The stream of the append.
-        stream: StreamId,
-        /// The store's reason.
-        source: BoxError,
-    },
-    /// The store could not be reached; no event was stored.
-    #[error("event store unavailable")]
-    Unavailable(#[source] BoxError),
-    /// The app has no store: it only consumes. No event was stored.
-    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
-    NoStore,
-    /// The connection broke after sending; the events may or may not be stored.
-    #[error("append outcome unknown")]
-    OutcomeUnknown(#[source] BoxError),
-}
-
-impl AppendError {
-    /// Returns `true` if a concurrent writer appended first.
-    #[must_use]
-    pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Conflict { .. })
-    }
-
-    /// Returns `true` if appending again *with the same event ids* can succeed.
-    #[must_use]
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::OutcomeUnknown(_))
-    }
-}
-
-/// The error of reading from a store.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReadError {
-    /// The store could not be reached.
-    #[error("event store unavailable")]
-    Unavailable(#[source] BoxError),
-    /// The app has no store: it only consumes.
-    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
-    NoStore,
-    /// The stored data cannot be decoded: other software wrote or damaged it.
-    #[error("event store holds corrupt data at {place}")]
-    Corrupt {
-        /// The location of the data: a stream and version, or a position.
-        place: String,
-        /// The position of the event, if known.
-        position: Option<Position>,
-        /// The defect of the data.
-        source: BoxError,
-    },
-}
-
-impl ReadError {
-    /// Returns a [`Corrupt`](Self::Corrupt) without a position: for data that is no event, or for an event whose
-    /// position is not known.
-    ///
-    /// # Examples
-    /// ```
-    /// use eventbus::port::ReadError;
-    /// let error = ReadError::corrupt("the store's id", "it has 3 bytes");
-    /// assert_eq!(error.to_string(), "event store holds corrupt data at the store's id");
-    /// ```
-    #[must_use]
-    pub fn corrupt(place: impl Into<String>, source: impl Into<BoxError>) -> Self {
-        Self::Corrupt { place: place.into(), position: None, source: source.into() }
     }
 }
 

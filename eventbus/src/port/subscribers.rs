@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use super::{
     Announced, CrowdedGroup, HandlerStart, Health, InFlight, OldestUnfinished, RunningHandler, Subscriber,
-    activity::{Activity, rfc3339},
+    activity::Activity,
 };
-use crate::domain::name::Name;
+use crate::domain::{name::Name, shown::rfc3339};
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
 #[derive(Debug, Clone)]

@@ -12,10 +12,8 @@ use tokio::time::Instant;
 
 use super::{BusInner, DESTINATION, consume::read_event_at};
 use crate::{
-    domain::{clock::SharedClock, name::Name, stream::Position},
-    port::{
-        DeliveryAttempts, EventStore, SkipsError, UnreadableEvents, activity::rfc3339, relay_to, skipped_positions,
-    },
+    domain::{clock::SharedClock, name::Name, shown::rfc3339, stream::Position},
+    port::{DeliveryAttempts, EventStore, SkipsError, UnreadableEvents, relay_to, skipped_positions},
 };
 
 /// Interval of checks for unreadable events that an operator skips.

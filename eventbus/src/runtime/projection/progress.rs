@@ -8,10 +8,10 @@ use crate::{
     domain::{
         error::{BoxError, ErrorLine},
         record::RecordedEvent,
-        shown::lasted,
+        shown::{lasted, rfc3339},
         stream::Position,
     },
-    port::{EventStore, HandlerError, ServerFault, WaitingForServer, activity::rfc3339},
+    port::{EventStore, HandlerError, ServerFault, WaitingForServer},
     runtime::definition::Projection,
 };
 

@@ -22,8 +22,8 @@ use super::{
     transactional_writer::{TransactionalWriter, WriteOutcome},
 };
 use crate::{
-    domain::{error::BoxError, name::Name, stream::Position},
-    port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions, activity::rfc3339},
+    domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
+    port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},

@@ -20,11 +20,12 @@ use crate::{
         error::{BoxError, ErrorLine},
         name::Name,
         record::RecordedEvent,
+        shown::rfc3339,
         stream::Position,
     },
     port::{
         BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, Outage, ReadError, UnfilledGroup,
-        activity::rfc3339, read_around, relay_to, skipped_positions,
+        read_around, relay_to, skipped_positions,
     },
 };
 
