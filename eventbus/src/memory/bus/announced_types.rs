@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::consume::checkpoint_name;
+use super::store_access::checkpoint_name;
 use crate::{
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{

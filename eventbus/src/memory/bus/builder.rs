@@ -2,28 +2,8 @@
 
 use std::time::Duration;
 
-use super::InMemoryEventBus;
-use crate::{
-    domain::clock::SharedClock,
-    port::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
-};
-
-/// Default capacity of an in-process bus, in events.
-const DEFAULT_CAPACITY: usize = 8_192;
-/// Default limit of deliveries of a group in flight.
-const DEFAULT_MAX_IN_FLIGHT: usize = 1_000;
-
-/// Settings of an in-process bus.
-#[derive(Debug, Clone)]
-pub(super) struct BusSettings {
-    pub(super) clock: SharedClock,
-    pub(super) capacity: usize,
-    pub(super) max_in_flight: usize,
-    pub(super) max_waiting: usize,
-    pub(super) retry: RetryPolicy,
-    pub(super) limits: Limits,
-    pub(super) deliver_skipped_within: Duration,
-}
+use super::{InMemoryEventBus, settings::BusSettings};
+use crate::{domain::clock::SharedClock, port::RetryPolicy};
 
 /// Builder of an [`InMemoryEventBus`].
 ///
@@ -40,15 +20,7 @@ pub struct InMemoryEventBusBuilder(BusSettings);
 
 impl InMemoryEventBusBuilder {
     pub(super) fn new() -> Self {
-        Self(BusSettings {
-            clock: SharedClock::SYSTEM,
-            capacity: DEFAULT_CAPACITY,
-            max_in_flight: DEFAULT_MAX_IN_FLIGHT,
-            max_waiting: DEFAULT_MAX_WAITING,
-            retry: RetryPolicy::default(),
-            limits: Limits::default(),
-            deliver_skipped_within: DELIVER_SKIPPED_WITHIN,
-        })
+        Self(BusSettings::default())
     }
 
     /// Sets about how many events the bus holds, at least one; 8,192 by default.

@@ -5,15 +5,15 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::StreamExt as _;
 use tokio::sync::watch;
 
 use super::{
-    BusInner, ResumePoint,
     announced_types::{self, DueEvents},
-    group_cursor::UnsavedProgress,
+    inner::BusInner,
     log::EntryLog,
-    unreadable_events::{UnreadableChecks, skipped_by_operators},
+    store_access::{read_event_at, read_limit_name, skipped_by_operators},
+    stored_progress::{StoredProgress, save_progress, save_types},
+    unreadable_checks::UnreadableChecks,
 };
 use crate::{
     domain::{
@@ -23,10 +23,9 @@ use crate::{
         stream::Position,
     },
     port::{
-        Announced, CheckpointError, DEFAULT_IN_FLIGHT_BYTES, DeliveryAttempts, DisposedEntry, Disposition, DueRange,
-        EventStore, FeedFilter, GroupContext, GroupTypes, InFlight, InFlightEntry, MessageId, Outage, PAGE_BYTES,
-        ProgressUpdate, ReadError, StopSignal, Subscribers, UnfinishedDelivery, Unhandled, handler_span,
-        log_skipped_type,
+        Announced, DEFAULT_IN_FLIGHT_BYTES, DeliveryAttempts, DisposedEntry, Disposition, DueRange, EventStore,
+        InFlight, InFlightEntry, MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, StopSignal,
+        UnfinishedDelivery, Unhandled, log_skipped_type,
     },
 };
 
@@ -39,16 +38,16 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Consumes for a group until it is stopped.
 pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopSignal) {
-    inner.log().begin_group(&group, inner.subscribers.start_now(&group));
+    inner.log().begin_group(&group, inner.subscribers().start_now(&group));
     let context = inner.group_context(&group);
-    let clock = inner.settings.clock.clone();
-    let in_flight = InFlight::new(inner.settings.max_in_flight, DEFAULT_IN_FLIGHT_BYTES, clock.clone());
-    let in_flight = Arc::new(in_flight.with_max_waiting(inner.settings.max_waiting));
+    let clock = inner.settings().clock.clone();
+    let in_flight = InFlight::new(inner.settings().max_in_flight, DEFAULT_IN_FLIGHT_BYTES, clock.clone());
+    let in_flight = Arc::new(in_flight.with_max_waiting(inner.settings().max_waiting));
     let mut working = pin!(in_flight.work(&context, &stop));
-    let published = inner.published.subscribe();
+    let published = inner.watch_published();
     let outage = Outage::new(clock.clone());
     let mut consumer = GroupConsumer {
-        subscribed: inner.subscribers.watch(),
+        subscribed: inner.subscribers().watch(),
         inner,
         group,
         in_flight: Arc::clone(&in_flight),
@@ -92,21 +91,6 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
     }
 }
 
-impl BusInner {
-    /// Returns the context in which a group's entries are handled.
-    fn group_context(&self, group: &Name) -> GroupContext {
-        GroupContext {
-            group: group.clone(),
-            subscribers: self.subscribers.clone(),
-            counters: Arc::clone(&self.counters),
-            retry: self.settings.retry,
-            limits: self.settings.limits,
-            run_lock: self.run_lock.clone(),
-            span: Arc::new(handler_span),
-        }
-    }
-}
-
 struct GroupConsumer {
     inner: Arc<BusInner>,
     group: Name,
@@ -138,7 +122,7 @@ impl GroupConsumer {
             return false;
         }
         self.announce();
-        let Some(ResumePoint { store, .. }) = self.inner.resume().clone() else {
+        let Some(store) = self.inner.store() else {
             return true;
         };
         self.save_read_limit(&*store).await;
@@ -153,11 +137,7 @@ impl GroupConsumer {
             let next = {
                 let mut log = self.inner.log();
                 let cursor = log.cursor(&self.group);
-                cursor
-                    .replayed
-                    .front()
-                    .filter(|_| read_count > 0 || cursor.redelivery_queue.is_empty())
-                    .map(|(position, _)| *position)
+                cursor.next_replayed().filter(|_| read_count > 0 || !cursor.has_redeliveries())
             };
             let Some(position) = next else {
                 break;
@@ -174,9 +154,9 @@ impl GroupConsumer {
             };
             read_count += 1;
             let mut log = self.inner.log();
-            let now = log.clock.now();
+            let now = log.clock().now();
             let cursor = log.cursor(&self.group);
-            let Some((_, attempts)) = cursor.replayed.pop_front_if(|(front, _)| *front == position) else {
+            let Some(attempts) = cursor.take_replayed(position) else {
                 continue; // the bus resumed from a store again meanwhile
             };
             match event {
@@ -184,7 +164,7 @@ impl GroupConsumer {
                     bytes += event.payload().len();
                     log.restore(&self.group, &event, attempts);
                 }
-                None => cursor.unreadable.add(position, attempts, now),
+                None => cursor.unreadable_mut().add(position, attempts, now),
             }
         }
         if read_count > 0 {
@@ -192,7 +172,7 @@ impl GroupConsumer {
                 tracing::info!(group = %self.group, ?lasted, "dead letters are read again");
             }
             // the other groups pass over the entries that were read for this one
-            self.inner.published.send_replace(());
+            self.inner.notify_published();
         }
         true
     }
@@ -203,7 +183,7 @@ impl GroupConsumer {
         'feed: loop {
             for _ in 0..self.in_flight.room().await {
                 let received = self.inner.log().take(&self.group);
-                self.inner.capacity_freed.send_replace(());
+                self.inner.notify_capacity_freed();
                 if received.is_none() || !has_more {
                     has_more = received.is_some();
                     self.in_flight.set_has_more(has_more);
@@ -249,12 +229,12 @@ impl GroupConsumer {
     /// Returns `true` if an entry was due when it was taken: the end of its wait is to be saved before it runs.
     fn must_save_before_run(&self, number: u64, attempts: &DeliveryAttempts) -> bool {
         let mut log = self.inner.log();
-        attempts.next_at.is_some() && !attempts.is_waiting(&log.clock) && log.cursor(&self.group).end_waiting(number)
+        attempts.next_at.is_some() && !attempts.is_waiting(log.clock()) && log.cursor(&self.group).end_waiting(number)
     }
 
     /// Returns `true` if a handler of the group gets this event.
     fn has_handler(&self, record: &RecordedEvent) -> bool {
-        self.inner.subscribers.handle(&self.group, record.event_type())
+        self.inner.subscribers().handle(&self.group, record.event_type())
     }
 
     /// Saves a higher read limit once the group has come near the former one. A failed save does not hold the group up:
@@ -274,7 +254,7 @@ impl GroupConsumer {
 
     /// Saves that the group has no events in flight any more.
     async fn clear_saved_read_limit(&self) {
-        let Some(ResumePoint { store, .. }) = self.inner.resume().clone() else {
+        let Some(store) = self.inner.store() else {
             return;
         };
         if !self.inner.log().cursor(&self.group).clear_read_limit() {
@@ -288,13 +268,13 @@ impl GroupConsumer {
     /// Announces the types that the group's handlers handle, if they changed.
     fn announce(&mut self) {
         self.subscribed.mark_unchanged();
-        let announced = self.inner.subscribers.announced(&self.group);
+        let announced = self.inner.subscribers().announced(&self.group);
         if announced.is_empty() || announced == self.announced {
             return;
         }
-        let within = self.inner.settings.deliver_skipped_within;
+        let within = self.inner.settings().deliver_skipped_within;
         for (event_type, range) in self.inner.log().announce(&self.group, &announced, within) {
-            range.skipped_before(&self.group, event_type, &self.inner.settings.clock).log();
+            range.skipped_before(&self.group, event_type, &self.inner.settings().clock).log();
         }
         self.announced = announced;
     }
@@ -305,7 +285,7 @@ impl GroupConsumer {
         let due = {
             let mut log = self.inner.log();
             let cursor = log.cursor(&self.group);
-            cursor.types.due().filter(|_| cursor.redelivery_queue.is_empty()).cloned()
+            cursor.types().due().filter(|_| !cursor.has_redeliveries()).cloned()
         };
         let Some(due) = due else {
             return true;
@@ -338,7 +318,7 @@ impl GroupConsumer {
             let cursor = log.cursor(&self.group);
             // a former process wrote rows for these and ended before it saved how far the range is delivered
             events.retain(|event| event.position().is_some_and(|position| !cursor.has_row(position)));
-            unreadable.take_if(|position| cursor.unreadable.contains(*position));
+            unreadable.take_if(|position| cursor.unreadable().contains(*position));
         }
         let row = |position| UnfinishedDelivery { position, attempts: DeliveryAttempts::default(), dead_since: None };
         let unfinished = events.iter().filter_map(RecordedEvent::position).chain(unreadable).map(row).collect();
@@ -347,7 +327,7 @@ impl GroupConsumer {
         for event in &events {
             log.restore(&self.group, event, DeliveryAttempts::default());
         }
-        let now = log.clock.now();
+        let now = log.clock().now();
         let cursor = log.cursor(&self.group);
         if let Some(position) = unreadable {
             tracing::error!(
@@ -355,12 +335,12 @@ impl GroupConsumer {
                 "the store cannot read a skipped event, trying again every minute: repair its row, or skip it with \
                  `app.skip_published_event`"
             );
-            cursor.unreadable.add(position, DeliveryAttempts::default(), now);
+            cursor.unreadable_mut().add(position, DeliveryAttempts::default(), now);
         }
-        cursor.types.delivered_through(through);
+        cursor.types_mut().delivered_through(through);
         drop(log);
         // the other groups pass over the entries that were read for this one
-        self.inner.published.send_replace(());
+        self.inner.notify_published();
         Ok(())
     }
 
@@ -400,7 +380,7 @@ impl GroupConsumer {
         if disposed.is_empty() {
             return;
         }
-        let groups = self.inner.subscribers.groups();
+        let groups = self.inner.subscribers().groups();
         self.unsaved_count += disposed.len();
         let completed: Vec<_> = disposed.into_iter().filter_map(|disposed| self.apply_disposition(disposed)).collect();
         self.inner.log().trim(&groups);
@@ -418,7 +398,7 @@ impl GroupConsumer {
         match disposition {
             Disposition::Acknowledge { .. } => log.cursor(&self.group).acknowledge(number),
             Disposition::Skip(attempts) => {
-                let now = log.clock.unix_millis();
+                let now = log.clock().unix_millis();
                 let passed = log.cursor(&self.group).pass_unhandled(number, attempts, now);
                 drop(log);
                 if let (Some(record), Some(passed)) = (&record, passed) {
@@ -429,7 +409,7 @@ impl GroupConsumer {
                 log.cursor(&self.group).leave_for_handler(number, DeliveryAttempts::replayed(attempts.done));
             }
             Disposition::DeadLetter(attempts) => {
-                self.inner.counters.messages_sent_to_dlq(1);
+                self.inner.counters().messages_sent_to_dlq(1);
                 log.move_to_dead_letters(&self.group, number, attempts);
                 self.unsaved_count = CHECKPOINT_EVENTS_MAX;
             }
@@ -451,7 +431,7 @@ impl GroupConsumer {
     fn count_unhandled(&self, event_type: &Name, unhandled: Unhandled) {
         match unhandled {
             Unhandled::Skipped { is_first } => {
-                self.inner.counters.events_skipped(1);
+                self.inner.counters().events_skipped(1);
                 if is_first {
                     log_skipped_type(&self.group, event_type);
                 }
@@ -466,28 +446,28 @@ impl GroupConsumer {
     }
 
     fn leaves_to_newer(&self, log: &mut EntryLog, record: Option<&RecordedEvent>) -> bool {
-        let types = &log.cursor(&self.group).types;
-        record.is_some_and(|record| types.leaves_to_newer(&self.inner.subscribers, &self.group, record))
+        let types = log.cursor(&self.group).types();
+        record.is_some_and(|record| types.leaves_to_newer(self.inner.subscribers(), &self.group, record))
     }
 
     /// Loads the progress of a group that came after the bus resumed. Returns `true` if it is loaded, or the bus has no
     /// store: then the group may begin.
     async fn load_progress(&mut self) -> bool {
         let (inner, group) = (&self.inner, &self.group);
-        let Some(resume) = inner.resume().clone() else {
+        let Some(resume) = inner.resume_point() else {
             return true;
         };
-        if inner.log().cursor(group).is_loaded {
+        if inner.log().cursor(group).is_loaded() {
             return true;
         }
-        match StoredProgress::load(&*resume.store, group, &inner.subscribers).await {
+        match StoredProgress::load(&*resume.store, group, inner.subscribers()).await {
             Ok(progress) => {
                 let mut log = inner.log();
                 let fed_from = resume.fed_from.max(log.highest_dropped().filter(|_| resume.fed_from.is_some()));
                 progress.apply_to(&mut log, fed_from);
                 drop(log);
                 // the other groups pass over the entries that were read back for this one
-                inner.published.send_replace(());
+                inner.notify_published();
                 if let Some(lasted) = self.save_outage.ends() {
                     tracing::info!(%group, ?lasted, "progress is loaded now");
                 }
@@ -518,7 +498,7 @@ impl GroupConsumer {
     async fn save(&mut self) {
         self.unsaved_count = 0;
         let (inner, group) = (&self.inner, &self.group);
-        let Some(ResumePoint { store, .. }) = inner.resume().clone() else {
+        let Some(store) = inner.store() else {
             self.begin_suspects();
             return;
         };
@@ -535,7 +515,7 @@ impl GroupConsumer {
         };
         match save_progress(inner, &*store, group, &unsaved).await {
             Ok(()) => {
-                let groups = inner.subscribers.groups();
+                let groups = inner.subscribers().groups();
                 let mut log = inner.log();
                 log.cursor(group).mark_saved(unsaved);
                 log.trim(&groups);
@@ -551,152 +531,4 @@ impl GroupConsumer {
             Err(error) => tracing::debug!(%group, %error, "progress still not saved"),
         }
     }
-}
-
-/// Returns the name of the read limit: while a group is consumed, each unfinished event up to there may be in flight.
-fn read_limit_name(group: &Name) -> Name {
-    Name::prefixed("reading:", group)
-}
-
-/// Saves the types and unhandled ranges of a group, if they changed; call it before the checkpoint passes their events.
-pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
-    let unsaved = {
-        let mut log = inner.log();
-        let cursor = log.cursor(group);
-        cursor.types.unsaved().filter(|_| cursor.is_loaded)
-    };
-    if let Some((types, change)) = unsaved {
-        announced_types::save(store, group, &types).await?;
-        inner.log().cursor(group).types.mark_saved(change);
-    }
-    Ok(())
-}
-
-pub(super) fn checkpoint_name(group: &Name) -> Name {
-    Name::prefixed("group:", group)
-}
-
-/// The progress of a group, as a store kept it.
-pub(super) struct StoredProgress {
-    group: Name,
-    pub(super) checkpoint: Option<Position>,
-    /// The waiting events up to the checkpoint: the feed does not bring them again.
-    waiting_before: Vec<(RecordedEvent, DeliveryAttempts)>,
-    /// The waiting events after the checkpoint.
-    waiting_ahead: Vec<UnfinishedDelivery>,
-    /// The waiting events up to the checkpoint that the store does not have, or cannot read.
-    unreadable: Vec<(Position, DeliveryAttempts)>,
-    /// The dead letters after the checkpoint.
-    dead_letters_ahead: Vec<Position>,
-    types: GroupTypes,
-    /// Set if the former process did not stop the group: events up to here may have been in flight.
-    in_flight_through: Option<Position>,
-}
-
-impl StoredProgress {
-    /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
-    /// oldest event, or with the next one if its handlers say so.
-    pub(super) async fn load(
-        store: &dyn EventStore,
-        group: &Name,
-        subscribers: &Subscribers,
-    ) -> Result<Self, CheckpointError> {
-        let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
-        if checkpoint.is_none() && subscribers.start_now(group) {
-            let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
-            store.save_checkpoint(&checkpoint_name(group), head).await?;
-            tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
-            checkpoint = Some(head);
-        } else if checkpoint.is_none() {
-            tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
-        }
-        let types = announced_types::load(store, group, checkpoint).await?;
-        let read_limit =
-            store.load_checkpoint(&read_limit_name(group)).await?.filter(|read_limit| *read_limit > Position::START);
-        let in_flight_through = match read_limit {
-            // the limit is ahead of the events: those appended from now on were not in flight
-            Some(read_limit) => {
-                Some(read_limit.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?))
-            }
-            None => None,
-        };
-        let end = checkpoint.unwrap_or(Position::START);
-        let dead_ahead = store.dead_positions(group, end).await?;
-        let waiting = store.waiting_deliveries(group).await?;
-        let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
-        let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
-        for UnfinishedDelivery { position, attempts, .. } in passed {
-            match read_event_at(store, position).await {
-                Ok(Some(event)) => before.push((event, attempts)),
-                Ok(None) => {
-                    tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");
-                    unreadable.push((position, attempts));
-                }
-                Err(error @ ReadError::Corrupt { .. }) => {
-                    tracing::error!(%group, %position, error = %ErrorLine(&error), "unfinished delivery is unreadable");
-                    unreadable.push((position, attempts));
-                }
-                Err(error) => return Err(CheckpointError::new(group, error)),
-            }
-        }
-        Ok(Self {
-            group: group.clone(),
-            checkpoint,
-            waiting_before: before,
-            unreadable,
-            waiting_ahead: ahead,
-            dead_letters_ahead: dead_ahead,
-            types,
-            in_flight_through,
-        })
-    }
-
-    /// Resumes the group in the log, through which all events after `fed_from` pass.
-    pub(super) fn apply_to(self, log: &mut EntryLog, fed_from: Option<Position>) {
-        let now = log.clock.now();
-        let cursor = log.cursor(&self.group);
-        cursor.load_checkpoint(self.checkpoint, fed_from, self.in_flight_through);
-        cursor.load_rows_ahead(self.waiting_ahead, self.dead_letters_ahead);
-        cursor.types.load(self.types);
-        if cursor.types.due().is_some() {
-            cursor.rows_at_load = self.waiting_before.iter().filter_map(|(event, _)| event.position()).collect();
-        }
-        for (position, attempts) in self.unreadable {
-            cursor.unreadable.add(position, attempts, now);
-        }
-        for (event, attempts) in self.waiting_before {
-            log.restore_loaded(&self.group, &event, attempts);
-        }
-    }
-}
-
-/// Reads the event at a position of a store.
-pub(super) async fn read_event_at(
-    store: &dyn EventStore,
-    position: Position,
-) -> Result<Option<RecordedEvent>, ReadError> {
-    let before = Position::new(position.get().saturating_sub(1));
-    store.read_feed(before, position, &FeedFilter::all()).next().await.transpose()
-}
-
-async fn save_progress(
-    inner: &BusInner,
-    store: &dyn EventStore,
-    group: &Name,
-    unsaved: &UnsavedProgress,
-) -> Result<(), CheckpointError> {
-    let name = checkpoint_name(group);
-    if let Some(checkpoint) = unsaved.checkpoint {
-        let stored = store.load_checkpoint(&name).await?;
-        if inner.log().cursor(group).detect_other_writer(stored, checkpoint) {
-            tracing::warn!(
-                %group,
-                "a second app consumes this store's events in process: each app handles all of them; run one app, or \
-                 use a bus that they share"
-            );
-        }
-    }
-    let checkpoint = unsaved.checkpoint.map(|position| (name, position));
-    let update = ProgressUpdate { checkpoint, unfinished: unsaved.rows(), finished: unsaved.finished.clone() };
-    store.save_progress(group, &update).await
 }

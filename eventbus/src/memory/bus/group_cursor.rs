@@ -26,7 +26,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use super::{
     announced_types::{AnnouncedTypes, EventLocation},
-    dead_letters::DeadLetterTime,
+    dead_letter_id::DeadLetterTime,
+    log_entry::LogEntry,
     unreadable_events::UnreadableTracker,
 };
 use crate::{
@@ -91,9 +92,9 @@ impl UnsavedProgress {
 #[derive(Debug, Default)]
 pub(super) struct GroupCursor {
     /// The number of the first unread entry.
-    pub(super) next_unread: u64,
+    next_unread: u64,
     /// Pending entries to take again, before any new one.
-    pub(super) redelivery_queue: VecDeque<u64>,
+    redelivery_queue: VecDeque<u64>,
     pending: BTreeMap<u64, PendingEntry>,
     /// The pending entries of the feed that have no row.
     without_row: BTreeSet<u64>,
@@ -116,7 +117,7 @@ pub(super) struct GroupCursor {
     /// Set once a different writer has moved the checkpoint.
     has_other_writer: bool,
     /// Set once the progress was loaded from a store.
-    pub(super) is_loaded: bool,
+    is_loaded: bool,
     /// Set if the former process did not stop the group: events up to here may have been in flight.
     in_flight_through: Option<Position>,
     /// The group may take events of the feed up to here. A process that ends without stopping the group leaves the
@@ -128,16 +129,52 @@ pub(super) struct GroupCursor {
     misses_events: bool,
     /// The events with a row in the store when the progress was loaded: a due range may contain them once more, if the
     /// process ended between writing their rows and saving how far the range is delivered.
-    pub(super) rows_at_load: BTreeSet<Position>,
+    rows_at_load: BTreeSet<Position>,
     /// The pending entries that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
-    pub(super) types: AnnouncedTypes,
-    pub(super) unreadable: UnreadableTracker,
+    types: AnnouncedTypes,
+    unreadable: UnreadableTracker,
     /// Events before the checkpoint to deliver again, in this order: the consumer reads them back page by page.
-    pub(super) replayed: VecDeque<(Position, DeliveryAttempts)>,
+    replayed: VecDeque<(Position, DeliveryAttempts)>,
 }
 
 impl GroupCursor {
+    /// Returns the number of the first unread entry.
+    pub(super) const fn next_unread(&self) -> u64 {
+        self.next_unread
+    }
+
+    /// Passes over all entries before this number.
+    pub(super) const fn begin_at(&mut self, number: u64) {
+        self.next_unread = number;
+    }
+
+    /// Returns `true` if there are pending entries to take again.
+    pub(super) fn has_redeliveries(&self) -> bool {
+        !self.redelivery_queue.is_empty()
+    }
+
+    /// Returns `true` once the progress was loaded from a store.
+    pub(super) const fn is_loaded(&self) -> bool {
+        self.is_loaded
+    }
+
+    pub(super) const fn types(&self) -> &AnnouncedTypes {
+        &self.types
+    }
+
+    pub(super) const fn types_mut(&mut self) -> &mut AnnouncedTypes {
+        &mut self.types
+    }
+
+    pub(super) const fn unreadable(&self) -> &UnreadableTracker {
+        &self.unreadable
+    }
+
+    pub(super) const fn unreadable_mut(&mut self) -> &mut UnreadableTracker {
+        &mut self.unreadable
+    }
+
     /// Takes an entry. Returns its former attempts, and `true` if it may have been in flight when the former process
     /// ended; `None` if the group has finished its event.
     pub(super) fn take(
@@ -258,17 +295,31 @@ impl GroupCursor {
                 .any(|pending| pending.row_state == RowState::Stored && pending.position == Some(position))
     }
 
-    /// Replays a dead letter whose row waits from now on, with these attempts. Returns `true` if the event is delivered
-    /// without being [restored](Self::restore): it is pending, or the feed brings it once more, which it must not
-    /// overtake.
-    pub(super) fn replay_in_place(&mut self, position: Position, attempts: &DeliveryAttempts) -> bool {
+    /// Makes the stored row of a dead letter wait with these attempts. Unless the entry is pending or the feed brings it
+    /// once more, which it must not overtake, the consumer reads it back. A group that is loaded later finds the row.
+    pub(super) fn replay_stored(&mut self, position: Position, attempts: DeliveryAttempts) {
+        if !self.is_loaded {
+            return;
+        }
         // the feed may not bring events that the group misses before the next start
         if !self.misses_events && self.dead_letters_ahead.remove(&position) {
             self.rows_ahead.insert(position, attempts.clone());
         }
         let is_pending =
             |pending: &PendingEntry| pending.row_state != RowState::Missing && pending.position == Some(position);
-        self.rows_ahead.contains_key(&position) || self.pending.values().any(is_pending)
+        if !self.rows_ahead.contains_key(&position) && !self.pending.values().any(is_pending) {
+            self.replayed.push_back((position, attempts));
+        }
+    }
+
+    /// Returns the next replayed dead letter to read back.
+    pub(super) fn next_replayed(&self) -> Option<Position> {
+        self.replayed.front().map(|(position, _)| *position)
+    }
+
+    /// Takes the next replayed dead letter; `None` if it is a different one, as the group left the store meanwhile.
+    pub(super) fn take_replayed(&mut self, position: Position) -> Option<DeliveryAttempts> {
+        self.replayed.pop_front_if(|(front, _)| *front == position).map(|(_, attempts)| attempts)
     }
 
     /// Returns `true` if the consumer has to read back events for the group.
@@ -370,7 +421,8 @@ impl GroupCursor {
 
     /// Returns a higher read limit if the group is near the current one: about `ahead` positions after those it has
     /// taken. `next` is the position that it would take next.
-    pub(super) fn next_read_limit(&self, next: Option<Position>, ahead: u64) -> Option<Position> {
+    pub(super) fn next_read_limit(&self, entries: &BTreeMap<u64, LogEntry>, ahead: u64) -> Option<Position> {
+        let next = self.next_feed_position(entries);
         let from = self.highest_read.max(self.saved_checkpoint).max(next).unwrap_or(Position::START).get();
         // halfway, so that the group need not wait at the limit
         let is_near = self.read_limit.is_none_or(|read_limit| read_limit.get() < from.saturating_add(ahead / 2));
@@ -380,11 +432,6 @@ impl GroupCursor {
     /// Lets the group take events up to `read_limit`.
     pub(super) const fn set_read_limit(&mut self, read_limit: Position) {
         self.read_limit = Some(read_limit);
-    }
-
-    /// Returns `true` if an event is beyond the read limit.
-    pub(super) fn is_beyond_read_limit(&self, position: Option<Position>) -> bool {
-        self.is_loaded && position > self.read_limit
     }
 
     /// Clears the read limit, as no event is in flight any more. Returns `true` if there was one.
@@ -448,9 +495,9 @@ impl GroupCursor {
     /// Returns the dead letters without a row in the store, with the numbers of their entries.
     pub(super) fn dead_letters(
         &self,
-    ) -> impl Iterator<Item = (u64, &DeadLetterTime, &DeliveryAttempts, Option<Position>)> {
+    ) -> impl Iterator<Item = (u64, DeadLetterTime, &DeliveryAttempts, Option<Position>)> {
         self.pending.iter().filter_map(|(number, pending)| {
-            Some((*number, pending.dead_letter_time.as_ref()?, &pending.attempts, pending.position))
+            Some((*number, pending.dead_letter_time?, &pending.attempts, pending.position))
         })
     }
 
@@ -523,6 +570,14 @@ impl GroupCursor {
     ) {
         self.rows_ahead = waiting.into_iter().map(|row| (row.position, row.attempts)).collect();
         self.dead_letters_ahead = dead.into_iter().collect();
+    }
+
+    /// Loads the types. `restored` are the events with a row up to the checkpoint.
+    pub(super) fn load_types(&mut self, types: GroupTypes, restored: impl Iterator<Item = Position>) {
+        self.types.load(types);
+        if self.types.due().is_some() {
+            self.rows_at_load = restored.collect();
+        }
     }
 
     /// Returns the checkpoint to save: all events up to it are finished or get a row. `None` if it has not moved.
@@ -618,5 +673,31 @@ impl GroupCursor {
                 self.mark_waiting(number);
             }
         }
+    }
+
+    /// Returns the position of the next unread entry.
+    fn next_feed_position(&self, entries: &BTreeMap<u64, LogEntry>) -> Option<Position> {
+        let mut unread = entries.range(self.next_unread..);
+        unread.find(|(_, entry)| !entry.is_restored).and_then(|(_, entry)| entry.position)
+    }
+
+    /// Returns `true` if the next unread entry is beyond the read limit: the group may not take it yet.
+    pub(super) fn is_at_read_limit(&self, entries: &BTreeMap<u64, LogEntry>) -> bool {
+        self.is_loaded && self.next_feed_position(entries) > self.read_limit
+    }
+
+    /// Returns the number of the next entry for the group; entries that were read back come only from the
+    /// `redelivery_queue` of their group.
+    pub(super) fn next_number(&mut self, entries: &BTreeMap<u64, LogEntry>) -> Option<u64> {
+        if let Some(number) = self.redelivery_queue.pop_front() {
+            return Some(number);
+        }
+        for (number, entry) in entries.range(self.next_unread..) {
+            self.next_unread = number + 1;
+            if !entry.is_restored {
+                return Some(*number);
+            }
+        }
+        None
     }
 }

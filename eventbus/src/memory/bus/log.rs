@@ -10,47 +10,43 @@ use std::{
     time::Duration,
 };
 
-use super::group_cursor::GroupCursor;
+use time::OffsetDateTime;
+
+use super::{
+    dead_letter_id::{DeadLetterId, DeadLetterTime},
+    group_cursor::GroupCursor,
+    log_entry::LogEntry,
+};
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, DeliveryAttempts, GroupInfo, GroupProgress, InFlightEntry, MessageId, StreamInfo, UnhandledRange,
+        Announced, DeadLetter, DeadLetterFilter, DeliveryAttempts, GroupInfo, GroupProgress, InFlightEntry, MessageId,
+        StreamInfo, UnhandledRange,
     },
 };
 
 /// Entries beyond the capacity that each call of `trim` pays for: a scan runs once the calls have paid for all of them.
 const TRIM_CREDIT_PER_CALL: usize = 64;
 
-/// One published event.
-#[derive(Debug)]
-pub(super) struct LogEntry {
-    pub(super) id: MessageId,
-    pub(super) record: RecordedEvent,
-    /// The position in the feed that checkpoints refer to; `None` if it came from elsewhere.
-    position: Option<Position>,
-    /// Set if the bus read it back for a group that had not finished it: no other group gets it.
-    is_restored: bool,
-}
-
 /// The entries, numbered in the order they were published, and the cursors of the groups.
 #[derive(Debug)]
 pub(super) struct EntryLog {
     /// The number of entries kept for groups that come later, and by which a group may lag.
     capacity: usize,
-    pub(super) entries: BTreeMap<u64, LogEntry>,
+    entries: BTreeMap<u64, LogEntry>,
     /// The entries that were read back for one group.
     restored: BTreeSet<u64>,
     next: u64,
     last_entry_id: (u64, u64),
-    pub(super) groups: BTreeMap<Name, GroupCursor>,
+    groups: BTreeMap<Name, GroupCursor>,
     /// The highest position of the dropped entries.
     highest_dropped: Option<Position>,
     /// The entries beyond the capacity that the last scan left, and how many of them the calls since have paid for.
     untrimmed_excess: usize,
     trim_credit: usize,
     /// The time of the newest dead letter, in microseconds since 1970.
-    pub(super) last_dead_letter_micros: u64,
-    pub(super) clock: SharedClock,
+    last_dead_letter_micros: u64,
+    clock: SharedClock,
 }
 
 impl EntryLog {
@@ -70,6 +66,10 @@ impl EntryLog {
         }
     }
 
+    pub(super) const fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
     /// Returns the group's cursor; a new one stands before the oldest entry.
     pub(super) fn cursor(&mut self, group: &Name) -> &mut GroupCursor {
         self.groups.entry(group.clone()).or_default()
@@ -78,7 +78,8 @@ impl EntryLog {
     /// Begins or resumes a group; a new one stands after the newest entry if it begins now.
     pub(super) fn begin_group(&mut self, group: &Name, begins_now: bool) {
         if begins_now && !self.groups.contains_key(group) {
-            self.cursor(group).next_unread = self.next;
+            let next = self.next;
+            self.cursor(group).begin_at(next);
         }
         self.cursor(group).restart();
     }
@@ -127,8 +128,7 @@ impl EntryLog {
     /// over entries that the group's checkpoint covers.
     pub(super) fn take(&mut self, group: &Name) -> Option<(u64, InFlightEntry)> {
         let cursor = self.groups.entry(group.clone()).or_default();
-        if cursor.redelivery_queue.is_empty() && (cursor.has_events_to_load() || cursor.is_at_read_limit(&self.entries))
-        {
+        if !cursor.has_redeliveries() && (cursor.has_events_to_load() || cursor.is_at_read_limit(&self.entries)) {
             return None; // skipped events and replayed dead letters come first, or a save of the read limit
         }
         while let Some(number) = cursor.next_number(&self.entries) {
@@ -172,14 +172,14 @@ impl EntryLog {
     /// [`GroupCursor::next_read_limit`].
     pub(super) fn next_read_limit(&self, group: &Name, ahead: u64) -> Option<Position> {
         let cursor = self.groups.get(group)?;
-        cursor.next_read_limit(cursor.next_feed_position(&self.entries), ahead)
+        cursor.next_read_limit(&self.entries, ahead)
     }
 
     /// Returns `true` if a group may take no more events before its consumer saves a higher read limit.
     pub(super) fn is_at_read_limit(&self, group: &Name) -> bool {
         self.groups
             .get(group)
-            .is_some_and(|cursor| cursor.redelivery_queue.is_empty() && cursor.is_at_read_limit(&self.entries))
+            .is_some_and(|cursor| !cursor.has_redeliveries() && cursor.is_at_read_limit(&self.entries))
     }
 
     /// Announces the types that a group handles, and redelivers the entries that it left; returns the undecided ranges.
@@ -191,8 +191,8 @@ impl EntryLog {
     ) -> Vec<(String, UnhandledRange)> {
         let now = self.clock.unix_millis();
         let cursor = self.groups.entry(group.clone()).or_default();
-        let undecided = cursor.types.announce(announced, within, now);
-        while let Some((event_type, numbers)) = cursor.types.take_log_range() {
+        let undecided = cursor.types_mut().announce(announced, within, now);
+        while let Some((event_type, numbers)) = cursor.types_mut().take_log_range() {
             let of_type =
                 |entry: &LogEntry| entry.position.is_none() && entry.record.event_type().as_str() == event_type;
             for (number, entry) in self.entries.range(numbers).filter(|(_, entry)| of_type(entry)) {
@@ -216,7 +216,7 @@ impl EntryLog {
         let Some(cursors) = cursors else {
             return; // a group that has not begun needs them all
         };
-        let read = cursors.iter().map(|cursor| cursor.next_unread).min().unwrap_or(self.next);
+        let read = cursors.iter().map(|cursor| cursor.next_unread()).min().unwrap_or(self.next);
         let free: Vec<u64> = self
             .entries
             .range(..read)
@@ -252,7 +252,7 @@ impl EntryLog {
 
     /// Counts the entries that a group has not read.
     pub(super) fn unread(&self, group: &Name) -> usize {
-        let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread);
+        let next = self.groups.get(group).map_or(0, |cursor| cursor.next_unread());
         let at_most = usize::try_from(self.next.saturating_sub(next)).unwrap_or(usize::MAX);
         // the bus read these back for one group: no other group has to read them
         let at_most = at_most.saturating_sub(self.restored.range(next..).count());
@@ -267,7 +267,7 @@ impl EntryLog {
     /// events again.
     pub(super) fn progress(&self, group: &Name) -> GroupProgress {
         let described =
-            |cursor: &GroupCursor| (cursor.next_unread, cursor.pending() + u64::from(cursor.is_save_pending()));
+            |cursor: &GroupCursor| (cursor.next_unread(), cursor.pending() + u64::from(cursor.is_save_pending()));
         let (next, pending) = self.groups.get(group).map(described).unwrap_or_default();
         GroupProgress { unread: self.entries.range(next..).count() as u64, pending, exhausted: 0 }
     }
@@ -285,35 +285,93 @@ impl EntryLog {
             info.active_consumers += consumers;
             info.pending_messages += pending;
             let mut group = GroupInfo::new(name.to_string(), consumers, pending);
-            group.unreadable = cursor.unreadable.report(name);
+            group.unreadable = cursor.unreadable().report(name);
             info.consumer_groups.push(group);
         }
     }
-}
 
-impl GroupCursor {
-    /// Returns the position of the next unread entry.
-    fn next_feed_position(&self, entries: &BTreeMap<u64, LogEntry>) -> Option<Position> {
-        let mut unread = entries.range(self.next_unread..);
-        unread.find(|(_, entry)| !entry.is_restored).and_then(|(_, entry)| entry.position)
+    /// Makes an entry of a group a dead letter.
+    pub(super) fn move_to_dead_letters(&mut self, group: &Name, number: u64, delivery_attempts: DeliveryAttempts) {
+        let (handler, error, attempts) =
+            (delivery_attempts.handlers(), delivery_attempts.errors(), delivery_attempts.most_attempts());
+        // unique, also in one microsecond and after the clock was set back
+        self.last_dead_letter_micros = self.micros().max(self.last_dead_letter_micros + 1);
+        let time = DeadLetterTime::from_micros(self.last_dead_letter_micros);
+        let position = self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);
+        let dead_letter = DeadLetterId::of_entry(group, time, number, position);
+        if let Some(entry) = self.entries.get(&number) {
+            let (event_type, aggregate) = (entry.record.event_type(), entry.record.metadata().stream());
+            tracing::error!(
+                %group, id = %entry.id, %dead_letter, handler, error, attempts, %event_type, %aggregate,
+                "delivery given up: it is a dead letter now"
+            );
+        }
     }
 
-    fn is_at_read_limit(&self, entries: &BTreeMap<u64, LogEntry>) -> bool {
-        self.is_beyond_read_limit(self.next_feed_position(entries))
+    /// Returns the time of the newest dead letter, at least now; later ones are newer, also after the clock was set back.
+    pub(super) fn newest_dead_letter_micros(&mut self) -> u64 {
+        self.raise_dead_letter_micros(self.micros())
     }
 
-    /// Returns the number of the next entry for the group; entries that were read back come only from the
-    /// `redelivery_queue` of their group.
-    fn next_number(&mut self, entries: &BTreeMap<u64, LogEntry>) -> Option<u64> {
-        if let Some(number) = self.redelivery_queue.pop_front() {
-            return Some(number);
+    /// Makes later dead letters newer than `micros`; returns the time of the newest one.
+    pub(super) fn raise_dead_letter_micros(&mut self, micros: u64) -> u64 {
+        self.last_dead_letter_micros = self.last_dead_letter_micros.max(micros);
+        self.last_dead_letter_micros
+    }
+
+    fn micros(&self) -> u64 {
+        let micros = (self.clock.now() - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
+        u64::try_from(micros).unwrap_or_default()
+    }
+
+    /// Returns up to `limit` dead letters in the log after `after` that match, oldest first.
+    pub(super) fn list_dead_letters(
+        &self,
+        after: Option<&DeadLetterId>,
+        filter: &DeadLetterFilter,
+        limit: usize,
+    ) -> Vec<(DeadLetterId, DeadLetter)> {
+        let ids = self.groups.iter().flat_map(|(group, cursor)| {
+            cursor.dead_letters().map(|(number, time, delivery_attempts, position)| {
+                (DeadLetterId::of_entry(group, time, number, position), number, delivery_attempts)
+            })
+        });
+        let mut ids: Vec<_> = ids.filter(|(id, ..)| after.is_none_or(|after| id > after)).collect();
+        ids.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
+        let dead_letters = ids.into_iter().filter_map(|(id, number, delivery_attempts)| {
+            let entry = self.entries.get(&number)?;
+            let dead_letter = id.to_dead_letter(Some(&entry.record), Some(&entry.id), delivery_attempts);
+            Some((id, dead_letter))
+        });
+        dead_letters.filter(|(_, dead_letter)| filter.matches(dead_letter)).take(limit).collect()
+    }
+
+    /// Returns a dead letter in the log.
+    pub(super) fn dead_letter(&self, id: &DeadLetterId) -> Option<DeadLetter> {
+        let (number, delivery_attempts) = self.find_dead_letter(id)?;
+        let entry = self.entries.get(&number)?;
+        Some(id.to_dead_letter(Some(&entry.record), Some(&entry.id), delivery_attempts))
+    }
+
+    /// Replays or discards a dead letter in the log; returns `false` if it is not there.
+    pub(super) fn end_dead_letter(&mut self, id: &DeadLetterId, is_replay: bool) -> bool {
+        let Some((number, _)) = self.find_dead_letter(id) else {
+            return false;
+        };
+        let cursor = self.cursor(id.group());
+        if is_replay {
+            cursor.replay(number)
+        } else {
+            cursor.acknowledge(number)
         }
-        for (number, entry) in entries.range(self.next_unread..) {
-            self.next_unread = number + 1;
-            if !entry.is_restored {
-                return Some(*number);
-            }
-        }
-        None
+        true
+    }
+
+    /// Returns the number of a dead letter in the log, and the attempts of its handlers.
+    fn find_dead_letter(&self, id: &DeadLetterId) -> Option<(u64, &DeliveryAttempts)> {
+        let mut dead = self.groups.get(id.group())?.dead_letters();
+        dead.find_map(|(number, time, delivery_attempts, position)| {
+            (DeadLetterId::of_entry(id.group(), time, number, position) == *id).then_some((number, delivery_attempts))
+        })
     }
 }

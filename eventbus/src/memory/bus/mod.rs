@@ -9,32 +9,35 @@
 mod announced_types;
 mod builder;
 mod consume;
+mod dead_letter_id;
 mod dead_letters;
 mod group_cursor;
+mod inner;
 mod log;
+mod log_entry;
+mod settings;
+mod store_access;
+mod stored_progress;
+mod unreadable_checks;
 mod unreadable_events;
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 pub use self::builder::InMemoryEventBusBuilder;
-use self::{builder::BusSettings, consume::StoredProgress, log::EntryLog};
+use self::{
+    inner::{BusInner, NotifyPublishersGuard, ResumePoint},
+    settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
+    stored_progress::{StoredProgress, save_types},
+};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, BusCounters, BusStats, CheckpointError, ConsumeError, Consuming, EventBus, EventStore,
-        GroupProgress, MessageId, PublishError, RunLock, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
-        check_records,
+        Announced, BusStats, CheckpointError, ConsumeError, EventBus, EventStore, GroupProgress, MessageId,
+        PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
     },
 };
-
-static DESTINATION: Name = Name::from_static("memory");
-static DEFAULT_GROUP: Name = Name::from_static("default");
 
 /// A bus within one process. Cloning shares it.
 ///
@@ -84,36 +87,6 @@ pub struct InMemoryEventBus {
     inner: Arc<BusInner>,
 }
 
-#[derive(Debug)]
-struct BusInner {
-    settings: BusSettings,
-    /// One lock for the entries and all cursors: a trim reads every cursor.
-    log: Mutex<EntryLog>,
-    /// Wakes the groups when there are entries to read.
-    published: watch::Sender<()>,
-    /// Wakes publishers when there may be room.
-    capacity_freed: watch::Sender<()>,
-    resume: Mutex<Option<ResumePoint>>,
-    /// Makes a suspect run alone among the events of all groups.
-    run_lock: RunLock,
-    subscribers: Subscribers,
-    counters: Arc<BusCounters>,
-    consuming: Consuming,
-}
-
-/// The store that keeps the groups' progress, and the position after which its feed is published.
-#[derive(Clone)]
-struct ResumePoint {
-    store: Arc<dyn EventStore>,
-    fed_from: Option<Position>,
-}
-
-impl std::fmt::Debug for ResumePoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ResumePoint").field("fed_from", &self.fed_from).finish_non_exhaustive()
-    }
-}
-
 impl Default for InMemoryEventBus {
     fn default() -> Self {
         Self::new()
@@ -138,6 +111,10 @@ impl InMemoryEventBus {
         Self::builder().capacity(capacity).build()
     }
 
+    fn with_settings(settings: BusSettings) -> Self {
+        Self { inner: Arc::new(BusInner::new(settings)) }
+    }
+
     /// Makes a group forget that it ever announced an event type, in any version; returns `true` if it had. For
     /// operators, after the group's last handler of that type was removed for good; `"*"` if that was a handler of all
     /// types. The group skips the events that wait for a handler of the type. A handler of the type announces it again
@@ -159,101 +136,22 @@ impl InMemoryEventBus {
     /// # });
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, CheckpointError> {
-        let (inner, resume) = (&self.inner, self.inner.resume().clone());
+        let (inner, store) = (&self.inner, self.inner.store());
         let was_announced = {
             let mut log = inner.log();
             let cursor = log.cursor(group);
             // the types of a group that is not loaded are in the store only
-            (resume.is_none() || cursor.is_loaded).then(|| cursor.forget_type(event_type))
+            (store.is_none() || cursor.is_loaded()).then(|| cursor.forget_type(event_type))
         };
-        inner.published.send_replace(());
-        match (was_announced, resume) {
-            (Some(was_announced), Some(ResumePoint { store, .. })) => {
-                consume::save_types(inner, &*store, group).await?;
+        inner.notify_published();
+        match (was_announced, store) {
+            (Some(was_announced), Some(store)) => {
+                save_types(inner, &*store, group).await?;
                 Ok(was_announced)
             }
-            (None, Some(ResumePoint { store, .. })) => announced_types::forget(&*store, group, event_type).await,
+            (None, Some(store)) => announced_types::forget(&*store, group, event_type).await,
             (was_announced, None) => Ok(was_announced.unwrap_or_default()),
         }
-    }
-
-    fn with_settings(settings: BusSettings) -> Self {
-        let clock = settings.clock.clone();
-        let mut log = EntryLog::new(settings.capacity.max(1), clock.clone());
-        log.cursor(&DEFAULT_GROUP);
-        Self {
-            inner: Arc::new(BusInner {
-                settings,
-                log: Mutex::new(log),
-                published: watch::Sender::new(()),
-                capacity_freed: watch::Sender::new(()),
-                resume: Mutex::default(),
-                run_lock: RunLock::default(),
-                subscribers: Subscribers::default(),
-                counters: Arc::default(),
-                consuming: Consuming::with_clock(clock),
-            }),
-        }
-    }
-}
-
-impl BusInner {
-    fn log(&self) -> MutexGuard<'_, EntryLog> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn resume(&self) -> MutexGuard<'_, Option<ResumePoint>> {
-        self.resume.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Appends events as soon as no group lags by the capacity.
-    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        if events.is_empty() {
-            return Ok(Vec::new());
-        }
-        check_records(&DESTINATION, events)?;
-        let mut room = self.capacity_freed.subscribe();
-        let mut subscribers = self.subscribers.watch();
-        loop {
-            // before the try, so that a change during it ends the wait below
-            room.mark_unchanged();
-            subscribers.mark_unchanged();
-            if let Some(published) = self.try_publish(events) {
-                return published;
-            }
-            tokio::select! {
-                _ = room.changed() => {}
-                _ = subscribers.changed() => {}
-            }
-        }
-    }
-
-    /// Appends events if there is room, refuses them if there will be none, else `None`: the publisher waits.
-    fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
-        let destination = DESTINATION.clone();
-        if self.consuming.is_closed() {
-            return Some(Err(PublishError::ShutDown { destination }));
-        }
-        let groups = self.subscribers.groups();
-        let mut log = self.log();
-        if log.is_full(&groups) {
-            let refused = Err(PublishError::Full { destination });
-            return (!self.consuming.is_running()).then_some(refused);
-        }
-        let ids = log.append(events, &groups);
-        drop(log);
-        self.counters.events_published(events.len() as u64);
-        self.published.send_replace(());
-        Some(Ok(ids))
-    }
-}
-
-/// Wakes publishers when it is dropped, as the bus consumes no more.
-struct NotifyPublishersGuard<'a>(&'a BusInner);
-
-impl Drop for NotifyPublishersGuard<'_> {
-    fn drop(&mut self) {
-        self.0.capacity_freed.send_replace(());
     }
 }
 
@@ -274,7 +172,7 @@ impl EventBus for InMemoryEventBus {
     /// overtook the feed would move checkpoints past events that are still to come.
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         let is_stored = |event: &RecordedEvent| event.position().is_some();
-        if self.inner.resume().is_some() && events.iter().any(is_stored) {
+        if self.inner.store().is_some() && events.iter().any(is_stored) {
             return Err(PublishError::OwnedByRelay { destination: DESTINATION.clone() });
         }
         self.inner.publish(events).await
@@ -291,8 +189,8 @@ impl EventBus for InMemoryEventBus {
     /// Call it before the bus consumes and before the feed is published.
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         let mut loaded = Vec::new();
-        for group in self.inner.subscribers.groups() {
-            loaded.push(StoredProgress::load(&*store, &group, &self.inner.subscribers).await?);
+        for group in self.inner.subscribers().groups() {
+            loaded.push(StoredProgress::load(&*store, &group, self.inner.subscribers()).await?);
         }
         let fed_from = loaded.iter().map(|progress| progress.checkpoint.unwrap_or(Position::START)).min();
         let mut log = self.inner.log();
@@ -301,7 +199,7 @@ impl EventBus for InMemoryEventBus {
             progress.apply_to(&mut log, fed_from);
         }
         drop(log);
-        *self.inner.resume() = Some(ResumePoint { store, fed_from });
+        self.inner.set_resume_point(ResumePoint { store, fed_from });
         Ok(fed_from)
     }
 
@@ -310,7 +208,7 @@ impl EventBus for InMemoryEventBus {
         announced: &[Announced],
         store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let (clock, within) = (&self.inner.settings.clock, self.inner.settings.deliver_skipped_within);
+        let (clock, within) = (&self.inner.settings().clock, self.inner.settings().deliver_skipped_within);
         let mut skipped = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = &of_group[0].group;
@@ -330,45 +228,45 @@ impl EventBus for InMemoryEventBus {
     }
 
     fn subscribers(&self) -> &Subscribers {
-        &self.inner.subscribers
+        self.inner.subscribers()
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let inner = &self.inner;
         let _ended = NotifyPublishersGuard(inner);
         let consume = |group, stop| consume::consume_group(Arc::clone(inner), group, stop);
-        inner.consuming.run(&DESTINATION, &inner.subscribers, consume).await
+        inner.consuming().run(&DESTINATION, inner.subscribers(), consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.inner.consuming.stop().await;
+        self.inner.consuming().stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.inner.consuming.is_running()
+        self.inner.consuming().is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.inner.consuming.close();
-        self.inner.capacity_freed.send_replace(());
+        self.inner.consuming().close();
+        self.inner.notify_capacity_freed();
         let what = "in-process event bus";
-        self.inner.consuming.shutdown(what, timeout).await
+        self.inner.consuming().shutdown(what, timeout).await
     }
 
     fn stats(&self) -> BusStats {
-        self.inner.counters.snapshot()
+        self.inner.counters().snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {
         let mut info =
-            StreamInfo { connected: !self.inner.consuming.is_closed(), stats: self.stats(), ..StreamInfo::default() };
+            StreamInfo { connected: !self.inner.consuming().is_closed(), stats: self.stats(), ..StreamInfo::default() };
         info.stream.name = DESTINATION.to_string();
         let consumed = match self.is_consuming() {
-            true => self.inner.subscribers.groups(),
+            true => self.inner.subscribers().groups(),
             false => Vec::new(),
         };
         self.inner.log().describe(&mut info, &consumed);
-        info.dlq_messages += self.inner.count_stored_dead_letters().await;
+        info.dlq_messages += dead_letters::count_stored(&self.inner).await;
         info
     }
 

@@ -1,0 +1,179 @@
+//! The state of the in-process bus, and publishing to its log.
+//!
+//! Invariant: no caller holds the locks of the log and of the resume point at once, and none awaits under either.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::{
+    log::EntryLog,
+    settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
+};
+use crate::{
+    domain::{name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        BusCounters, Consuming, EventStore, GroupContext, MessageId, PublishError, RunLock, Subscribers, check_records,
+        handler_span,
+    },
+};
+
+/// The state that the clones of an in-process bus share.
+#[derive(Debug)]
+pub(super) struct BusInner {
+    settings: BusSettings,
+    /// One lock for the entries and all cursors: a trim reads every cursor.
+    log: Mutex<EntryLog>,
+    /// Wakes the groups when there are entries to read.
+    published: watch::Sender<()>,
+    /// Wakes publishers when there may be room.
+    capacity_freed: watch::Sender<()>,
+    resume_point: Mutex<Option<ResumePoint>>,
+    /// Makes a suspect run alone among the events of all groups.
+    run_lock: RunLock,
+    subscribers: Subscribers,
+    counters: Arc<BusCounters>,
+    consuming: Consuming,
+}
+
+/// The store that keeps the groups' progress, and the position after which its feed is published.
+#[derive(Clone)]
+pub(super) struct ResumePoint {
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) fed_from: Option<Position>,
+}
+
+impl std::fmt::Debug for ResumePoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResumePoint").field("fed_from", &self.fed_from).finish_non_exhaustive()
+    }
+}
+
+impl BusInner {
+    pub(super) fn new(settings: BusSettings) -> Self {
+        let clock = settings.clock.clone();
+        let mut log = EntryLog::new(settings.capacity.max(1), clock.clone());
+        log.cursor(&DEFAULT_GROUP);
+        Self {
+            settings,
+            log: Mutex::new(log),
+            published: watch::Sender::new(()),
+            capacity_freed: watch::Sender::new(()),
+            resume_point: Mutex::default(),
+            run_lock: RunLock::default(),
+            subscribers: Subscribers::default(),
+            counters: Arc::default(),
+            consuming: Consuming::with_clock(clock),
+        }
+    }
+
+    pub(super) const fn settings(&self) -> &BusSettings {
+        &self.settings
+    }
+
+    pub(super) const fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
+    }
+
+    pub(super) fn counters(&self) -> &BusCounters {
+        &self.counters
+    }
+
+    pub(super) const fn consuming(&self) -> &Consuming {
+        &self.consuming
+    }
+
+    pub(super) fn log(&self) -> MutexGuard<'_, EntryLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn resume_point(&self) -> Option<ResumePoint> {
+        self.resume_point.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_resume_point(&self, resume_point: ResumePoint) {
+        *self.resume_point.lock().unwrap_or_else(PoisonError::into_inner) = Some(resume_point);
+    }
+
+    /// Returns the store from which the bus resumed.
+    pub(super) fn store(&self) -> Option<Arc<dyn EventStore>> {
+        self.resume_point().map(|resume_point| resume_point.store)
+    }
+
+    /// Wakes the groups, as there are entries to read.
+    pub(super) fn notify_published(&self) {
+        self.published.send_replace(());
+    }
+
+    pub(super) fn watch_published(&self) -> watch::Receiver<()> {
+        self.published.subscribe()
+    }
+
+    /// Wakes publishers, as there may be room.
+    pub(super) fn notify_capacity_freed(&self) {
+        self.capacity_freed.send_replace(());
+    }
+
+    /// Appends events as soon as no group lags by the capacity.
+    pub(super) async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        check_records(&DESTINATION, events)?;
+        let mut room = self.capacity_freed.subscribe();
+        let mut subscribers = self.subscribers.watch();
+        loop {
+            // before the try, so that a change during it ends the wait below
+            room.mark_unchanged();
+            subscribers.mark_unchanged();
+            if let Some(published) = self.try_publish(events) {
+                return published;
+            }
+            tokio::select! {
+                _ = room.changed() => {}
+                _ = subscribers.changed() => {}
+            }
+        }
+    }
+
+    /// Appends events if there is room, refuses them if there will be none, else `None`: the publisher waits.
+    fn try_publish(&self, events: &[RecordedEvent]) -> Option<Result<Vec<MessageId>, PublishError>> {
+        let destination = DESTINATION.clone();
+        if self.consuming.is_closed() {
+            return Some(Err(PublishError::ShutDown { destination }));
+        }
+        let groups = self.subscribers.groups();
+        let mut log = self.log();
+        if log.is_full(&groups) {
+            let refused = Err(PublishError::Full { destination });
+            return (!self.consuming.is_running()).then_some(refused);
+        }
+        let ids = log.append(events, &groups);
+        drop(log);
+        self.counters.events_published(events.len() as u64);
+        self.notify_published();
+        Some(Ok(ids))
+    }
+
+    /// Returns the context in which a group's entries are handled.
+    pub(super) fn group_context(&self, group: &Name) -> GroupContext {
+        GroupContext {
+            group: group.clone(),
+            subscribers: self.subscribers.clone(),
+            counters: Arc::clone(&self.counters),
+            retry: self.settings.retry,
+            limits: self.settings.limits,
+            run_lock: self.run_lock.clone(),
+            span: Arc::new(handler_span),
+        }
+    }
+}
+
+/// Wakes publishers when it is dropped, as the bus consumes no more.
+pub(super) struct NotifyPublishersGuard<'a>(pub(super) &'a BusInner);
+
+impl Drop for NotifyPublishersGuard<'_> {
+    fn drop(&mut self) {
+        self.0.notify_capacity_freed();
+    }
+}

@@ -1,0 +1,144 @@
+//! The progress of a group in the store: loading it, and saving it.
+
+use super::{
+    announced_types,
+    group_cursor::UnsavedProgress,
+    inner::BusInner,
+    log::EntryLog,
+    store_access::{checkpoint_name, read_event_at, read_limit_name},
+};
+use crate::{
+    domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
+    port::{
+        CheckpointError, DeliveryAttempts, EventStore, GroupTypes, ProgressUpdate, ReadError, Subscribers,
+        UnfinishedDelivery,
+    },
+};
+
+/// The progress of a group, as a store kept it.
+pub(super) struct StoredProgress {
+    group: Name,
+    pub(super) checkpoint: Option<Position>,
+    /// The waiting events up to the checkpoint: the feed does not bring them again.
+    waiting_before: Vec<(RecordedEvent, DeliveryAttempts)>,
+    /// The waiting events after the checkpoint.
+    waiting_ahead: Vec<UnfinishedDelivery>,
+    /// The waiting events up to the checkpoint that the store does not have, or cannot read.
+    unreadable: Vec<(Position, DeliveryAttempts)>,
+    /// The dead letters after the checkpoint.
+    dead_letters_ahead: Vec<Position>,
+    types: GroupTypes,
+    /// Set if the former process did not stop the group: events up to here may have been in flight.
+    in_flight_through: Option<Position>,
+}
+
+impl StoredProgress {
+    /// Loads the progress, and the waiting events up to the checkpoint. A group without a checkpoint begins with the
+    /// oldest event, or with the next one if its handlers say so.
+    pub(super) async fn load(
+        store: &dyn EventStore,
+        group: &Name,
+        subscribers: &Subscribers,
+    ) -> Result<Self, CheckpointError> {
+        let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
+        if checkpoint.is_none() && subscribers.start_now(group) {
+            let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
+            store.save_checkpoint(&checkpoint_name(group), head).await?;
+            tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
+            checkpoint = Some(head);
+        } else if checkpoint.is_none() {
+            tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
+        }
+        let types = announced_types::load(store, group, checkpoint).await?;
+        let read_limit =
+            store.load_checkpoint(&read_limit_name(group)).await?.filter(|read_limit| *read_limit > Position::START);
+        let in_flight_through = match read_limit {
+            // the limit is ahead of the events: those appended from now on were not in flight
+            Some(read_limit) => {
+                Some(read_limit.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?))
+            }
+            None => None,
+        };
+        let end = checkpoint.unwrap_or(Position::START);
+        let dead_ahead = store.dead_positions(group, end).await?;
+        let waiting = store.waiting_deliveries(group).await?;
+        let (passed, ahead): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|row| row.position <= end);
+        let (mut before, mut unreadable) = (Vec::with_capacity(passed.len()), Vec::new());
+        for UnfinishedDelivery { position, attempts, .. } in passed {
+            match read_event_at(store, position).await {
+                Ok(Some(event)) => before.push((event, attempts)),
+                Ok(None) => {
+                    tracing::error!(%group, %position, "the store lacks an event whose delivery is unfinished");
+                    unreadable.push((position, attempts));
+                }
+                Err(error @ ReadError::Corrupt { .. }) => {
+                    tracing::error!(%group, %position, error = %ErrorLine(&error), "unfinished delivery is unreadable");
+                    unreadable.push((position, attempts));
+                }
+                Err(error) => return Err(CheckpointError::new(group, error)),
+            }
+        }
+        Ok(Self {
+            group: group.clone(),
+            checkpoint,
+            waiting_before: before,
+            unreadable,
+            waiting_ahead: ahead,
+            dead_letters_ahead: dead_ahead,
+            types,
+            in_flight_through,
+        })
+    }
+
+    /// Resumes the group in the log, through which all events after `fed_from` pass.
+    pub(super) fn apply_to(self, log: &mut EntryLog, fed_from: Option<Position>) {
+        let now = log.clock().now();
+        let cursor = log.cursor(&self.group);
+        cursor.load_checkpoint(self.checkpoint, fed_from, self.in_flight_through);
+        cursor.load_rows_ahead(self.waiting_ahead, self.dead_letters_ahead);
+        cursor.load_types(self.types, self.waiting_before.iter().filter_map(|(event, _)| event.position()));
+        for (position, attempts) in self.unreadable {
+            cursor.unreadable_mut().add(position, attempts, now);
+        }
+        for (event, attempts) in self.waiting_before {
+            log.restore_loaded(&self.group, &event, attempts);
+        }
+    }
+}
+
+/// Saves the types and unhandled ranges of a group, if they changed; call it before the checkpoint passes their events.
+pub(super) async fn save_types(inner: &BusInner, store: &dyn EventStore, group: &Name) -> Result<(), CheckpointError> {
+    let unsaved = {
+        let mut log = inner.log();
+        let cursor = log.cursor(group);
+        cursor.types().unsaved().filter(|_| cursor.is_loaded())
+    };
+    if let Some((types, change)) = unsaved {
+        announced_types::save(store, group, &types).await?;
+        inner.log().cursor(group).types_mut().mark_saved(change);
+    }
+    Ok(())
+}
+
+/// Saves the progress of a group.
+pub(super) async fn save_progress(
+    inner: &BusInner,
+    store: &dyn EventStore,
+    group: &Name,
+    unsaved: &UnsavedProgress,
+) -> Result<(), CheckpointError> {
+    let name = checkpoint_name(group);
+    if let Some(checkpoint) = unsaved.checkpoint {
+        let stored = store.load_checkpoint(&name).await?;
+        if inner.log().cursor(group).detect_other_writer(stored, checkpoint) {
+            tracing::warn!(
+                %group,
+                "a second app consumes this store's events in process: each app handles all of them; run one app, or \
+                 use a bus that they share"
+            );
+        }
+    }
+    let checkpoint = unsaved.checkpoint.map(|position| (name, position));
+    let update = ProgressUpdate { checkpoint, unfinished: unsaved.rows(), finished: unsaved.finished.clone() };
+    store.save_progress(group, &update).await
+}
