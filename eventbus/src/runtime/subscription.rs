@@ -134,7 +134,7 @@ pub trait EventBusExt: EventBus {
         let projection = projection.clone();
         let subscriber = Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
             let projection = projection.clone();
-            Box::pin(async move { projection.handle_from_bus(delivery).await })
+            Box::pin(async move { projection.inner().handle_from_bus(delivery).await })
         });
         self.subscribers().add(self.default_group().clone(), subscriber)
     }

@@ -8,6 +8,7 @@ use crate::{
         definition::{Projection, ProjectionKind},
         projection::{
             AnyProjection, ProjectionError, ProjectionHandle, ProjectionStatus, Rebuild, RebuildError, Rebuilt,
+            accept_missed_events, rebuild_aggregate, rebuild_in_app,
         },
     },
 };
@@ -59,7 +60,7 @@ impl App {
         Rebuild::new(move |report| {
             Box::pin(async move {
                 let (handle, tasks) = (self.find_handle::<P>()?, &self.0.tasks);
-                handle.rebuild_in_app(&tasks.runner_context, tasks.stop(), report, self.0.wait_timeout).await
+                rebuild_in_app(handle.inner(), &tasks.runner_context, tasks.stop(), report, self.0.wait_timeout).await
             })
         })
     }
@@ -77,7 +78,7 @@ impl App {
     /// [`RebuildError`]; the rows then stay as they were.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
         let tasks = &self.0.tasks;
-        self.find_handle::<P>()?.rebuild_stream(stream, &tasks.runner_context, tasks.stop()).await
+        rebuild_aggregate(self.find_handle::<P>()?.inner(), &tasks.runner_context, tasks.stop(), stream).await
     }
 
     /// Has a projection that stopped at an event retry it, once its cause is repaired. Returns `false` if it had not
@@ -92,7 +93,7 @@ impl App {
         if definition.kind == ProjectionKind::InMemory {
             return Err(ProjectionError::InMemory { name: definition.name });
         }
-        Ok(handle.resume())
+        Ok(handle.inner().progress().resume())
     }
 
     /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], because its rows are right: no row
@@ -106,7 +107,8 @@ impl App {
     /// reached.
     pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
         let tasks = &self.0.tasks;
-        let is_news = self.find_handle::<P>()?.accept_missed_events(&tasks.runner_context, tasks.stop()).await?;
+        let is_news =
+            accept_missed_events(self.find_handle::<P>()?.inner(), &tasks.runner_context, tasks.stop()).await?;
         if is_news {
             tracing::warn!(
                 projection = P::definition().name,

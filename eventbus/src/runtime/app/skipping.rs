@@ -48,14 +48,15 @@ impl App {
     /// # }
     /// ```
     pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        let handle = self.projection::<P>()?;
+        let projection = self.projection::<P>()?.inner();
         let is_new = self.skip_editor().skip(&projection_role(P::definition().name), position, reason).await?;
-        handle.clear_cached_skips();
-        if handle.may_resume_after(position) {
+        projection.clear_cached_skips();
+        let progress = projection.progress();
+        if progress.may_resume_after(position) {
             match P::definition().kind {
                 // a method that failed may have changed a part of the state
-                ProjectionKind::InMemory if !handle.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
-                _ => drop(handle.resume()),
+                ProjectionKind::InMemory if !progress.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
+                _ => drop(progress.resume()),
             }
         }
         Ok(is_new)
@@ -67,9 +68,9 @@ impl App {
     /// # Errors
     /// [`SkipError`]; the skip stays then.
     pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
-        let handle = self.projection::<P>()?;
+        let projection = self.projection::<P>()?.inner();
         let was_skipped = self.skip_editor().unskip(&projection_role(P::definition().name), position).await?;
-        handle.clear_cached_skips();
+        projection.clear_cached_skips();
         Ok(was_skipped)
     }
 

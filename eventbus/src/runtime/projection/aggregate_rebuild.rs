@@ -5,81 +5,89 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RebuildError,
-    context::RunnerContext,
+    context::{RunnerContext, projection_role},
     event_handling::{feed_delivery, run_watched},
-    handle::{ProjectionHandle, ProjectionState},
+    inner::ProjectionInner,
     rebuild_progress::Rebuilt,
-    shadow_rebuild::ShadowRebuild,
+    shadow_rebuild::writer_of_rows,
 };
 use crate::{
-    domain::stream::{Position, StreamId, Version},
-    port::{Direction, FeedFilter, ReadError, Transaction},
+    domain::{
+        error::BoxError,
+        stream::{Position, StreamId, Version},
+    },
+    port::{Direction, FeedFilter, ReadError, Transaction, Transactions},
     runtime::{
         definition::{Projection, ProjectionKind},
         held_lease::HeldLease,
     },
 };
 
-impl<P: Projection> ProjectionHandle<P> {
-    /// Writes the rows of one aggregate anew, as they are at the live checkpoint.
-    pub(crate) async fn rebuild_stream(
-        &self,
-        stream: &StreamId,
-        context: &RunnerContext,
-        stop: &CancellationToken,
-    ) -> Result<Rebuilt, RebuildError> {
-        let definition = P::definition();
-        let name = definition.name;
-        if definition.kind != ProjectionKind::Transactional {
-            return Err(RebuildError::NoKey { name });
-        }
-        let rebuild = ShadowRebuild::new(self, context, stop)?;
-        let key = definition.key.ok_or(RebuildError::NoKey { name })?;
-        let live_lease = rebuild.seize_live_lease().await?;
-        let rebuilt = rebuild.rebuild_rows(stream, key, &live_lease).await;
-        live_lease.release().await;
-        rebuilt
+/// Writes the rows of one aggregate anew, as they are at the live checkpoint.
+pub(crate) async fn rebuild_aggregate<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    stop: &CancellationToken,
+    stream: &StreamId,
+) -> Result<Rebuilt, RebuildError> {
+    let definition = P::definition();
+    let name = definition.name;
+    if definition.kind != ProjectionKind::Transactional {
+        return Err(RebuildError::NoKey { name });
     }
+    let (projection, transactions) = writer_of_rows(inner, context)?;
+    let key = definition.key.ok_or(RebuildError::NoKey { name })?;
+    // fences the process that writes the live rows: they stand still
+    let lease_request = context.command_lease_request(projection_role(name), "rebuild");
+    let live_lease = lease_request.seize(stop).await.map_err(store_error::<P>)?;
+    let rebuild = AggregateRebuild { inner, context, projection, stream };
+    let rebuilt = rebuild.replace_rows(&*transactions, key, &live_lease).await;
+    live_lease.release().await;
+    rebuilt
 }
 
-impl<P: Projection> ShadowRebuild<'_, P> {
-    async fn rebuild_rows(
+fn store_error<P: Projection>(error: impl Into<BoxError>) -> RebuildError {
+    RebuildError::store(P::definition().name, error)
+}
+
+/// Rebuild of the rows of one aggregate, while the live rows stand still.
+struct AggregateRebuild<'a, P> {
+    inner: &'a ProjectionInner<P>,
+    context: &'a RunnerContext,
+    projection: &'a P,
+    stream: &'a StreamId,
+}
+
+impl<P: Projection> AggregateRebuild<'_, P> {
+    async fn replace_rows(
         &self,
-        stream: &StreamId,
+        transactions: &dyn Transactions,
         key: &str,
         live_lease: &HeldLease,
     ) -> Result<Rebuilt, RebuildError> {
         let began = self.context.clock.instant();
-        let position = self.load_live_checkpoint(live_lease).await?;
-        let mut transaction = self.transactions.begin().await.map_err(|error| self.store_error(error))?;
+        let position = self.context.load_checkpoint(&live_lease.lease().role).await.map_err(store_error::<P>)?;
+        let mut transaction = transactions.begin().await.map_err(store_error::<P>)?;
         for table in P::definition().tables {
-            let deleted = transaction.delete_rows(table, key, stream.aggregate_id().as_str()).await;
-            deleted.map_err(|error| self.store_error(error))?;
+            let deleted = transaction.delete_rows(table, key, self.stream.aggregate_id().as_str()).await;
+            deleted.map_err(store_error::<P>)?;
         }
-        let (events, skipped) = self.replay_stream(stream, position, &mut *transaction).await?;
+        let (events, skipped) = self.replay(position, &mut *transaction).await?;
         // moves no checkpoint: fails if the lease was lost, or a different process moved the checkpoint
         let advanced = transaction.advance(live_lease.lease(), position, position).await;
-        if !advanced.map_err(|error| self.store_error(error))? {
-            return Err(self.lost_error());
+        if !advanced.map_err(store_error::<P>)? {
+            return Err(RebuildError::Lost { name: P::definition().name });
         }
-        transaction.commit().await.map_err(|error| self.store_error(error))?;
+        transaction.commit().await.map_err(store_error::<P>)?;
         Ok(Rebuilt { events, skipped, position, took: self.context.clock.elapsed(began) })
     }
 
     /// Handles the events of the stream that the live rows include. Returns the numbers of handled and skipped events.
-    async fn replay_stream(
-        &self,
-        stream: &StreamId,
-        through: Position,
-        transaction: &mut dyn Transaction,
-    ) -> Result<(u64, u64), RebuildError> {
+    async fn replay(&self, through: Position, transaction: &mut dyn Transaction) -> Result<(u64, u64), RebuildError> {
         let definition = P::definition();
-        let ProjectionState::Unlocked(projection) = self.handle.state() else {
-            return Ok((0, 0));
-        };
         let filter = FeedFilter::from(definition.events);
-        let skips = self.handle.skips(&*self.context.store).await.map_err(|error| self.store_error(error))?;
-        let mut records = self.context.store.read_stream(stream, Version::FIRST, Direction::Forward);
+        let skips = self.inner.skips(&*self.context.store).await.map_err(store_error::<P>)?;
+        let mut records = self.context.store.read_stream(self.stream, Version::FIRST, Direction::Forward);
         let (mut events, mut skipped) = (0, 0);
         let (mut version, mut last) = (Version::FIRST, Position::START);
         loop {
@@ -92,7 +100,7 @@ impl<P: Projection> ShadowRebuild<'_, P> {
                 {
                     skipped += 1;
                     (version, last) = (version.next(), position);
-                    records = self.context.store.read_stream(stream, version, Direction::Forward);
+                    records = self.context.store.read_stream(self.stream, version, Direction::Forward);
                     continue;
                 }
                 Err(error) => return Err(error.into()),
@@ -110,9 +118,9 @@ impl<P: Projection> ShadowRebuild<'_, P> {
                 continue;
             }
             let delivery = feed_delivery(&definition, record, &self.context.state);
-            let projected = projection.project(&delivery, Some(transaction.as_any_mut()));
+            let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
             let projected =
-                run_watched(&definition, self.handle.activity(), &delivery, projected, &self.context.clock).await;
+                run_watched(&definition, self.inner.activity(), &delivery, projected, &self.context.clock).await;
             projected.map_err(|error| RebuildError::Failed {
                 name: definition.name,
                 position,

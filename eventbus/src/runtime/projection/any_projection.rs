@@ -10,12 +10,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    ProjectionError, ProjectionStatus,
-    context::RunnerContext,
-    handle::ProjectionHandle,
-    runner::{self, ProjectionRunner},
-    shadow_rebuild::find_rebuild_owner,
-    status::RebuildOwner,
+    ProjectionError, ProjectionStatus, context::RunnerContext, handle::ProjectionHandle, runner::ProjectionRunner,
+    shadow_rebuild::find_rebuild_owner, status::RebuildOwner,
 };
 use crate::{
     domain::stream::Position,
@@ -47,8 +43,8 @@ trait ErasedProjection: Any + Send + Sync {
 
 impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
     fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()> {
-        self.set_clock(context.clock.clone());
-        Box::pin(runner::run(ProjectionRunner::new(self.clone(), context), cancel))
+        self.inner().progress().set_clock(context.clock.clone());
+        Box::pin(ProjectionRunner::new(Arc::clone(self.inner()), context).run(cancel))
     }
 
     fn wait_for_position(
@@ -56,11 +52,16 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         position: Position,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(), ProjectionError>> {
-        Box::pin(Self::wait_for_position(self, position, timeout))
+        Box::pin(self.inner().wait_for_position(position, timeout))
     }
 
     fn status(&self, head: Position) -> ProjectionStatus {
-        ProjectionStatus::new(&self.definition(), &self.progress().borrow(), head, self.count_skipped(head))
+        ProjectionStatus::new(
+            &P::definition(),
+            &self.inner().progress().borrow(),
+            head,
+            self.inner().count_skipped(head),
+        )
     }
 
     fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>> {
@@ -73,13 +74,13 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
     }
 
     fn add_to_health(&self, health: Health) -> Health {
-        let waiting = self.progress().borrow().waiting(self.definition().name);
-        let in_flight = self.activity().long_run();
+        let waiting = self.inner().progress().borrow().waiting(P::definition().name);
+        let in_flight = self.inner().activity().long_run();
         health.with_waiting(waiting.into_iter().collect()).with_running_handlers(in_flight.into_iter().collect())
     }
 
     fn activity(&self) -> Arc<Activity> {
-        Arc::clone(self.activity())
+        Arc::clone(self.inner().activity())
     }
 }
 

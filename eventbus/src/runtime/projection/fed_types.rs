@@ -7,7 +7,7 @@
 //! Invariant: a type counts as fed up to the checkpoint only if every owner since its first event knew it. The owner
 //! changes the note under the lease, and the note lists missed types until a rebuild has handled their events.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -15,12 +15,11 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError, RebuildError,
     context::{RunnerContext, projection_role},
-    handle::ProjectionHandle,
-    runner::ProjectionRunner,
+    inner::ProjectionInner,
 };
 use crate::{
     domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
-    port::{FeedFilter, Outage, from_json},
+    port::{EventStore, FeedFilter, from_json},
     runtime::{
         definition::{Projection, ProjectionKind},
         held_lease::HeldLease,
@@ -29,11 +28,6 @@ use crate::{
 
 /// Stands for every type.
 const ALL_TYPES: &str = "*";
-/// Time for which the lease must be free before a process acquires it that knows fewer types than the last owner, which
-/// may only be restarting.
-const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
-/// Delay until a failed rebuild is retried.
-const REBUILD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The event types that one owner of a projection knows, or the note about all its owners.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,39 +139,37 @@ pub(super) async fn record_rebuild<P: Projection>(
     save_fed_types(context, &role, &fed_types).await
 }
 
-impl<P: Projection> ProjectionHandle<P> {
-    /// Notes that the rows are right although events were missed, and resumes the projection. Returns `true` if that
-    /// changed the note.
-    pub(crate) async fn accept_missed_events(
-        &self,
-        context: &RunnerContext,
-        stop: &CancellationToken,
-    ) -> Result<bool, RebuildError> {
-        let definition = P::definition();
-        let name = definition.name;
-        if definition.kind == ProjectionKind::InMemory {
-            return Ok(false); // each start replays it from the first event
-        }
-        let lease_request = context.command_lease_request(projection_role(name), "accept");
-        let held_lease = lease_request.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
-        let accepted = async {
-            let Some(former) = load_fed_types(context, &held_lease.lease().role).await? else {
-                return Ok(false);
-            };
-            let checkpoint = context.load_checkpoint(&held_lease.lease().role).await?;
-            let fed_types = former.after_acceptance(&FedTypes::from_filter(definition.events), checkpoint);
-            let is_news = fed_types != former;
-            if is_news {
-                save_fed_types(context, &held_lease.lease().role, &fed_types).await?;
-            }
-            Ok::<_, BoxError>(is_news)
-        };
-        let accepted = accepted.await;
-        held_lease.release().await;
-        let accepted = accepted.map_err(|error| RebuildError::store(name, error))?;
-        self.resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
-        Ok(accepted)
+/// Notes that the rows are right although events were missed, and resumes the projection. Returns `true` if that
+/// changed the note.
+pub(crate) async fn accept_missed_events<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    stop: &CancellationToken,
+) -> Result<bool, RebuildError> {
+    let definition = P::definition();
+    let name = definition.name;
+    if definition.kind == ProjectionKind::InMemory {
+        return Ok(false); // each start replays it from the first event
     }
+    let lease_request = context.command_lease_request(projection_role(name), "accept");
+    let held_lease = lease_request.seize(stop).await.map_err(|error| RebuildError::store(name, error))?;
+    let accepted = async {
+        let Some(former) = load_fed_types(context, &held_lease.lease().role).await? else {
+            return Ok(false);
+        };
+        let checkpoint = context.load_checkpoint(&held_lease.lease().role).await?;
+        let fed_types = former.after_acceptance(&FedTypes::from_filter(definition.events), checkpoint);
+        let is_news = fed_types != former;
+        if is_news {
+            save_fed_types(context, &held_lease.lease().role, &fed_types).await?;
+        }
+        Ok::<_, BoxError>(is_news)
+    };
+    let accepted = accepted.await;
+    held_lease.release().await;
+    let accepted = accepted.map_err(|error| RebuildError::store(name, error))?;
+    inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
+    Ok(accepted)
 }
 
 /// Comparison of the types that this process knows with those of the last owner; decides how it gets the lease.
@@ -191,122 +183,87 @@ pub(super) enum TypeComparison {
     KnowsLess,
 }
 
-impl<P: Projection> ProjectionRunner<P> {
-    /// Compares the types that this process knows with those of the last owner.
-    pub(super) async fn compare_types(&self) -> Result<TypeComparison, BoxError> {
-        let own = FedTypes::from_filter(P::definition().events);
-        Ok(match load_fed_types(&self.context, &projection_role(P::definition().name)).await? {
-            None => TypeComparison::Same,
-            Some(fed_types) if !own.covers(&fed_types) => TypeComparison::KnowsLess,
-            Some(fed_types) if !fed_types.covers(&own) => TypeComparison::KnowsMore,
-            Some(_) => TypeComparison::Same,
-        })
-    }
+/// Compares the types that this process knows with those of the last owner.
+pub(super) async fn compare_types<P: Projection>(context: &RunnerContext) -> Result<TypeComparison, BoxError> {
+    let own = FedTypes::from_filter(P::definition().events);
+    Ok(match load_fed_types(context, &projection_role(P::definition().name)).await? {
+        None => TypeComparison::Same,
+        Some(fed_types) if !own.covers(&fed_types) => TypeComparison::KnowsLess,
+        Some(fed_types) if !fed_types.covers(&own) => TypeComparison::KnowsMore,
+        Some(_) => TypeComparison::Same,
+    })
+}
 
-    /// Returns `true` if the lease was free for so long that a process may acquire it that knows fewer types than the
-    /// last owner.
-    pub(super) async fn is_lease_free_for_long(
-        &self,
-        free_since: &mut Option<tokio::time::Instant>,
-    ) -> Result<bool, BoxError> {
-        let clock = &self.context.clock;
-        if self.context.store.lease_of(&projection_role(P::definition().name)).await?.is_some() {
-            *free_since = None;
-            return Ok(false);
-        }
-        let since = *free_since.get_or_insert_with(|| clock.instant());
-        Ok(clock.elapsed(since) >= FREE_LEASE_WAIT)
+/// Checks, once this process holds the lease, whether events of its types were missed.
+pub(super) async fn check_types<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    held_lease: &HeldLease,
+) -> Result<TypeCheck, BoxError> {
+    let (definition, role) = (P::definition(), &held_lease.lease().role);
+    let own = FedTypes::from_filter(definition.events);
+    if inner.progress().borrow().must_reset_checkpoint {
+        // a restart: the feed begins at the first event anyway
+        context.store.save_checkpoint(role, Position::START).await?;
+        record_rebuild::<P>(context, held_lease).await?;
+        return Ok(TypeCheck::Complete);
     }
+    let Some(former) = load_fed_types(context, role).await? else {
+        save_fed_types(context, role, &own).await?;
+        return Ok(TypeCheck::Complete);
+    };
+    let checkpoint = context.load_checkpoint(role).await?;
+    let mut fed_types = former.after_owner_change(&own, checkpoint);
+    let mut missing = Vec::new();
+    for (name, after) in fed_types.unfed.clone() {
+        if !own.knows(&name) {
+            continue;
+        }
+        if count_events_of(&*context.store, &name, Position::new(after), checkpoint, &former).await? > 0 {
+            missing.push(name);
+        } else {
+            fed_types.unfed.remove(&name);
+        }
+    }
+    if fed_types != former {
+        save_fed_types(context, role, &fed_types).await?;
+    }
+    if missing.is_empty() {
+        return Ok(TypeCheck::Complete);
+    }
+    let types = missing.join("`, `");
+    if definition.kind == ProjectionKind::Transactional && !definition.tables.is_empty() {
+        tracing::warn!(
+            projection = definition.name, %checkpoint, types,
+            "an older release fed the projection and missed events of these types: this process rebuilds it, and its \
+             rows serve meanwhile"
+        );
+        return Ok(TypeCheck::NeedsRebuild);
+    }
+    let is_elsewhere = definition.kind != ProjectionKind::Transactional;
+    let error = ProjectionError::MissedEvents { name: definition.name, position: checkpoint, types, is_elsewhere };
+    tracing::error!(%error, "projection stopped");
+    let generation = inner.progress().borrow().generation;
+    inner.progress().stop(error, generation);
+    Ok(TypeCheck::Stopped)
+}
 
-    /// Checks, once this process holds the lease, whether events of its types were missed.
-    pub(super) async fn check_types(&self, held_lease: &HeldLease) -> Result<TypeCheck, BoxError> {
-        let (definition, role) = (P::definition(), &held_lease.lease().role);
-        let own = FedTypes::from_filter(definition.events);
-        if self.handle.progress().borrow().must_reset_checkpoint {
-            // a restart: the feed begins at the first event anyway
-            self.context.store.save_checkpoint(role, Position::START).await?;
-            record_rebuild::<P>(&self.context, held_lease).await?;
-            return Ok(TypeCheck::Complete);
-        }
-        let Some(former) = load_fed_types(&self.context, role).await? else {
-            save_fed_types(&self.context, role, &own).await?;
-            return Ok(TypeCheck::Complete);
-        };
-        let checkpoint = self.load_checkpoint().await?;
-        let mut fed_types = former.after_owner_change(&own, checkpoint);
-        let mut missing = Vec::new();
-        for (name, after) in fed_types.unfed.clone() {
-            if !own.knows(&name) {
-                continue;
-            }
-            if self.count_events_of(&name, Position::new(after), checkpoint, &former).await? > 0 {
-                missing.push(name);
-            } else {
-                fed_types.unfed.remove(&name);
-            }
-        }
-        if fed_types != former {
-            save_fed_types(&self.context, role, &fed_types).await?;
-        }
-        if missing.is_empty() {
-            return Ok(TypeCheck::Complete);
-        }
-        let types = missing.join("`, `");
-        if definition.kind == ProjectionKind::Transactional && !definition.tables.is_empty() {
-            tracing::warn!(
-                projection = definition.name, %checkpoint, types,
-                "an older release fed the projection and missed events of these types: this process rebuilds it, and its \
-                 rows serve meanwhile"
-            );
-            return Ok(TypeCheck::NeedsRebuild);
-        }
-        let is_elsewhere = definition.kind != ProjectionKind::Transactional;
-        let error = ProjectionError::MissedEvents { name: definition.name, position: checkpoint, types, is_elsewhere };
-        tracing::error!(%error, "projection stopped");
-        let generation = self.handle.progress().borrow().generation;
-        self.handle.stop(error, generation);
-        Ok(TypeCheck::Stopped)
+/// Counts the events of a type between two positions; for [`ALL_TYPES`] those of types that `former` does not name.
+async fn count_events_of(
+    store: &dyn EventStore,
+    name: &str,
+    after: Position,
+    through: Position,
+    former: &FedTypes,
+) -> Result<u64, BoxError> {
+    let of = |name: &str| Ok::<_, BoxError>(Name::new("event type", name)?);
+    if name != ALL_TYPES {
+        let filter = FeedFilter::all().event_types([of(name)?]);
+        return Ok(store.count_events(after, through, &filter).await?);
     }
-
-    /// Counts the events of a type between two positions; for [`ALL_TYPES`] those of types that `former` does not name.
-    async fn count_events_of(
-        &self,
-        name: &str,
-        after: Position,
-        through: Position,
-        former: &FedTypes,
-    ) -> Result<u64, BoxError> {
-        let store = &self.context.store;
-        let of = |name: &str| Ok::<_, BoxError>(Name::new("event type", name)?);
-        if name != ALL_TYPES {
-            let filter = FeedFilter::all().event_types([of(name)?]);
-            return Ok(store.count_events(after, through, &filter).await?);
-        }
-        let known = former.types.keys().map(|name| of(name)).collect::<Result<Vec<_>, _>>()?;
-        let all = store.count_events(after, through, &FeedFilter::all()).await?;
-        Ok(all - store.count_events(after, through, &FeedFilter::all().event_types(known)).await?)
-    }
-
-    /// Rebuilds the rows beside the live ones; retries while this process holds the lease.
-    pub(super) async fn rebuild_until_done(&self, held_lease: &HeldLease, cancel: &CancellationToken) {
-        let (projection, mut outage) = (P::definition().name, Outage::new(self.context.clock.clone()));
-        while !held_lease.ended().is_cancelled() {
-            let rebuilt = self.handle.rebuild_in_app(&self.context, cancel, Box::new(drop), Duration::ZERO).await;
-            match rebuilt {
-                Ok(rebuilt) => {
-                    return tracing::info!(
-                        projection, events = rebuilt.events, took = ?rebuilt.took,
-                        "the projection was rebuilt with the missed events"
-                    );
-                }
-                Err(error) if outage.begins() => {
-                    tracing::error!(projection, %error, "the projection could not be rebuilt, trying again");
-                }
-                Err(error) => tracing::debug!(projection, %error, "the projection still could not be rebuilt"),
-            }
-            held_lease.ended().run_until_cancelled(self.context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
-        }
-    }
+    let known = former.types.keys().map(|name| of(name)).collect::<Result<Vec<_>, _>>()?;
+    let all = store.count_events(after, through, &FeedFilter::all()).await?;
+    Ok(all - store.count_events(after, through, &FeedFilter::all().event_types(known)).await?)
 }
 
 #[cfg(test)]

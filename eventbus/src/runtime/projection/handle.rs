@@ -1,24 +1,15 @@
-//! Handles of projections: the state and its progress, shared by the runner and the readers.
+//! Handles of projections, as callers read, feed and rebuild them.
 
-use std::{
-    fmt,
-    future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
-
-use tokio::sync::{RwLock, watch};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    ProjectionError,
-    context::projection_role,
-    guard::{ProjectionGuard, StateRef},
-    progress::ProjectionProgress,
+    ProjectionError, ProjectionGuard, event_handling::feed_delivery, inner::ProjectionInner,
+    memory_rebuild::replay_in_memory, rebuild::Rebuild, rebuild_progress::Rebuilt,
 };
 use crate::{
-    domain::{clock::SharedClock, error::BoxError, stream::Position},
-    port::{EventStore, StateMap, activity::Activity, skipped_positions},
-    runtime::definition::{Projection, ProjectionDefinition, ProjectionKind},
+    domain::{record::RecordedEvent, stream::Position},
+    port::{EventStore, HandlerError, StateMap},
+    runtime::definition::Projection,
 };
 
 /// A projection with its position. Clones share both.
@@ -52,56 +43,52 @@ use crate::{
 /// ```
 pub struct ProjectionHandle<P>(Arc<ProjectionInner<P>>);
 
-struct ProjectionInner<P> {
-    state: ProjectionState<P>,
-    factory: Option<Box<dyn Fn() -> P + Send + Sync>>,
-    /// The shared state of the app that feeds it; behind a lock, as the app starts after the handle is made.
-    app_state: RwLock<StateMap>,
-    progress: watch::Sender<ProjectionProgress>,
-    /// The clock of the app that feeds it; behind a lock for the same reason.
-    clock: Mutex<SharedClock>,
-    activity: Arc<Activity>,
-    /// The positions that it skips, sorted; `None` if they are to be loaded.
-    skips: Mutex<Option<Arc<[Position]>>>,
-}
-
-pub(super) enum ProjectionState<P> {
-    /// `&mut self` methods: an event and a reader exclude each other.
-    Locked(RwLock<P>),
-    /// `&self` methods: no lock.
-    Unlocked(P),
-}
-
-impl<P> ProjectionState<P> {
-    /// Returns `true` if an event is being handled, or waits for a guard to be dropped.
-    fn is_in_use(&self) -> bool {
-        match self {
-            Self::Locked(lock) => lock.try_read().is_err(),
-            Self::Unlocked(_) => false,
-        }
-    }
-}
-
 impl<P: Projection> ProjectionHandle<P> {
     /// Takes an instance. It cannot be rebuilt: [`with_factory`](Self::with_factory) can.
     #[must_use]
     pub fn new(projection: P) -> Self {
-        Self::from_parts(projection, None)
+        Self(Arc::new(ProjectionInner::new(projection, None)))
     }
 
     /// Makes an instance, and a new one for each rebuild.
     #[must_use]
     pub fn with_factory(factory: impl Fn() -> P + Send + Sync + 'static) -> Self {
-        Self::from_parts(factory(), Some(Box::new(factory)))
+        Self(Arc::new(ProjectionInner::new(factory(), Some(Box::new(factory)))))
     }
 
-    fn from_parts(projection: P, factory: Option<Box<dyn Fn() -> P + Send + Sync>>) -> Self {
-        let state = match P::definition().kind {
-            ProjectionKind::InMemory => ProjectionState::Locked(RwLock::new(projection)),
-            ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => ProjectionState::Unlocked(projection),
-        };
-        let (context, progress, clock, activity, skips) = Default::default();
-        Self(Arc::new(ProjectionInner { state, factory, app_state: context, progress, clock, activity, skips }))
+    /// Handles one event, as when the caller replays the history of a stream to a new projection; skips an event of a
+    /// type that the projection does not handle. An event that is given twice is counted twice.
+    ///
+    /// # Errors
+    /// If the projection's method fails, or the event cannot be decoded; the state stays as the method left it.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{ProjectionHandle, Version, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Debug, Default)]
+    /// # struct Accounts { opened: u64 }
+    /// # #[projection(name = "accounts")]
+    /// # impl Accounts {
+    /// #     fn opened(&mut self, _event: &Opened) { self.opened += 1; }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// let accounts = ProjectionHandle::with_factory(Accounts::default);
+    /// let event = RecordedEvent::from_event(&Opened {}, AggregateId::new(), Version::FIRST)?;
+    /// accounts.handle(&event).await?;
+    /// assert_eq!(accounts.read().await.opened, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn handle(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
+        let definition = P::definition();
+        if !definition.events.matches(event.event_type()) {
+            return Ok(());
+        }
+        self.0.handle_from_bus(&feed_delivery(&definition, event.clone(), &StateMap::new())).await
     }
 
     /// Reads the state as it is now; waits while an event is being handled.
@@ -109,17 +96,13 @@ impl<P: Projection> ProjectionHandle<P> {
     /// A task that holds a guard and requests a second one may wait for ever: an event that came in between waits for
     /// the first, and the second for that event.
     pub async fn read(&self) -> ProjectionGuard<'_, P> {
-        let view = match &self.0.state {
-            ProjectionState::Locked(lock) => StateRef::Locked(lock.read().await),
-            ProjectionState::Unlocked(state) => StateRef::Unlocked(state),
-        };
-        ProjectionGuard::new(view, self.position())
+        self.0.read().await
     }
 
     /// Returns the position up to which all events are included; fed from a bus, the highest position of those handled.
     #[must_use]
     pub fn position(&self) -> Position {
-        self.0.progress.borrow().position
+        self.0.progress().position()
     }
 
     /// Waits until every event up to `position` is included, then reads the state.
@@ -132,114 +115,28 @@ impl<P: Projection> ProjectionHandle<P> {
         position: Position,
         timeout: Duration,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
-        let clock = self.clock();
+        let clock = self.0.progress().clock();
         let began = clock.instant();
-        self.wait_for_position(position, timeout).await?;
+        self.0.wait_for_position(position, timeout).await?;
         clock
-            .timeout(timeout.saturating_sub(clock.elapsed(began)), self.read())
+            .timeout(timeout.saturating_sub(clock.elapsed(began)), self.0.read())
             .await
             .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })
     }
 
-    pub(super) fn definition(&self) -> ProjectionDefinition {
-        P::definition()
+    /// Folds the whole store into a new instance, then replaces the state by it; until then the old one is read.
+    ///
+    /// Events that an app feeds meanwhile are neither missing nor counted twice; those that a bus delivers afterwards
+    /// are counted again.
+    ///
+    /// # Errors
+    /// [`RebuildError`](crate::RebuildError); the former state still stands.
+    pub fn rebuild<'a>(&'a self, store: &'a dyn EventStore) -> Rebuild<'a, Rebuilt> {
+        Rebuild::new(move |report| Box::pin(replay_in_memory(&self.0, store, report, None)))
     }
 
-    pub(super) fn new_instance(&self) -> Option<P> {
-        self.0.factory.as_ref().map(|factory| factory())
-    }
-
-    pub(super) fn state(&self) -> &ProjectionState<P> {
-        &self.0.state
-    }
-
-    /// Returns the runs of its methods at the moment.
-    pub(super) fn activity(&self) -> &Arc<Activity> {
-        &self.0.activity
-    }
-
-    /// Returns the positions that it skips; loads them once until they are [cleared](Self::clear_cached_skips).
-    pub(super) async fn skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
-        if let Some(known) = self.cached_skips() {
-            return Ok(known);
-        }
-        let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
-        *self.lock_skips() = Some(Arc::clone(&positions));
-        Ok(positions)
-    }
-
-    /// Returns the positions that it skips, if loaded.
-    pub(super) fn cached_skips(&self) -> Option<Arc<[Position]>> {
-        self.lock_skips().clone()
-    }
-
-    /// Clears the loaded positions, as an operator may have changed them.
-    pub(crate) fn clear_cached_skips(&self) {
-        *self.lock_skips() = None;
-    }
-
-    /// Returns the number of loaded positions up to `position` that it skips.
-    pub(super) fn count_skipped(&self, position: Position) -> u64 {
-        let skips = self.lock_skips();
-        skips.iter().flat_map(|skips| skips.iter()).filter(|skipped| **skipped <= position).count() as u64
-    }
-
-    fn lock_skips(&self) -> MutexGuard<'_, Option<Arc<[Position]>>> {
-        self.0.skips.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn progress(&self) -> &watch::Sender<ProjectionProgress> {
-        &self.0.progress
-    }
-
-    /// Waits by this clock from now on.
-    pub(super) fn set_clock(&self, clock: SharedClock) {
-        *self.0.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
-    }
-
-    pub(super) fn clock(&self) -> SharedClock {
-        self.0.clock.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Gives the methods the app's shared state.
-    pub(super) async fn set_app_state(&self, context: StateMap) {
-        *self.0.app_state.write().await = context;
-    }
-
-    pub(super) async fn app_state(&self) -> StateMap {
-        self.0.app_state.read().await.clone()
-    }
-
-    /// Waits until every event up to `position` is handled.
-    pub(super) fn wait_for_position(
-        &self,
-        position: Position,
-        timeout: Duration,
-    ) -> impl Future<Output = Result<(), ProjectionError>> + Send + 'static {
-        let (inner, clock) = (Arc::clone(&self.0), self.clock());
-        let mut progress = self.0.progress.subscribe();
-        async move {
-            let name = P::definition().name;
-            let arrived = progress.wait_for(|now| now.position >= position || now.end_reason(name).is_some());
-            let in_time = clock.timeout(timeout, arrived).await.is_ok();
-            let now = progress.borrow();
-            if now.position >= position {
-                return Ok(());
-            }
-            let why = now.end_reason(name).filter(|_| in_time);
-            let busy = || {
-                let in_use = "an event is being handled, or a guard is held";
-                let is_in_use = inner.state.is_in_use();
-                String::from(if is_in_use { in_use } else { "it is still busy" })
-            };
-            Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
-                name,
-                position: now.position,
-                wanted: position,
-                timeout,
-                problem: now.problem.clone().unwrap_or_else(busy),
-            }))
-        }
+    pub(crate) const fn inner(&self) -> &Arc<ProjectionInner<P>> {
+        &self.0
     }
 }
 
@@ -251,6 +148,140 @@ impl<P> Clone for ProjectionHandle<P> {
 
 impl<P> fmt::Debug for ProjectionHandle<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProjectionHandle").field("progress", &*self.0.progress.borrow()).finish_non_exhaustive()
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        domain::{
+            name::Name,
+            record::NewEvent,
+            stream::{StreamId, Version},
+        },
+        memory::InMemoryEventStore,
+        port::Delivery,
+    };
+
+    #[derive(Default)]
+    struct Seen(u64);
+
+    #[eventbus::projection(name = "seen")]
+    impl Seen {
+        fn any(&mut self, _event: &RecordedEvent) {
+            self.0 += 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_new_state_catches_up_with_what_was_handled_while_it_was_made() {
+        let seen = ProjectionHandle::with_factory(Seen::default);
+        assert!(seen.0.progress().advance(0, Position::new(5), 0));
+        let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
+        let replaced = seen.0.replace_state(Seen::default(), Position::new(2), None, caught_up);
+        assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
+        assert!(!seen.0.progress().advance(0, Position::new(6), 0), "the feed is read anew");
+    }
+
+    #[tokio::test]
+    async fn by_hand_only_what_is_asked_for_is_handled() {
+        #[derive(Debug, serde::Serialize, serde::Deserialize, eventbus::DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        struct Paid {}
+
+        #[derive(Default)]
+        struct Payments(u64);
+
+        #[eventbus::projection(name = "payments")]
+        impl Payments {
+            fn paid(&mut self, _event: &Paid) {
+                self.0 += 1;
+            }
+        }
+
+        let payments = ProjectionHandle::with_factory(Payments::default);
+        let paid = RecordedEvent::from_event(&Paid {}, "1".parse().unwrap(), Version::FIRST).unwrap();
+        payments.handle(&paid).await.unwrap();
+        payments.handle(&event(5)).await.unwrap();
+        assert_eq!(payments.read().await.0, 1);
+    }
+
+    fn event(number: u64) -> RecordedEvent {
+        let stream = StreamId::parse("Order", "1").unwrap();
+        NewEvent::new(Name::from_static("Noted"), 1, "{}").recorded_as(
+            stream,
+            Version::new(number),
+            Some(Position::new(number)),
+        )
+    }
+
+    #[tokio::test]
+    async fn what_a_bus_delivers_late_does_not_set_the_position_back() {
+        let seen = ProjectionHandle::with_factory(Seen::default);
+        for number in [1, 3, 2] {
+            let delivery = Delivery::new(event(number), Name::from_static("default"));
+            seen.0.handle_from_bus(&delivery).await.unwrap();
+        }
+        assert_eq!((seen.position(), seen.read().await.0), (Position::new(3), 3));
+    }
+
+    #[tokio::test]
+    async fn a_new_state_does_not_get_again_what_it_includes() {
+        let seen = ProjectionHandle::with_factory(Seen::default);
+        let handle = async |generation| {
+            let delivery = feed_delivery(&Seen::definition(), event(1), &StateMap::new());
+            seen.0.handle_from_feed(&delivery, generation).await.unwrap()
+        };
+        let included = async |_: &mut Seen, _| Ok::<_, HandlerError>(Position::new(1));
+        let replaced = seen.0.replace_state(Seen(1), Position::new(1), None, included);
+        replaced.await.unwrap();
+        assert!(!handle(0).await, "it was read before the state was replaced");
+        assert!(handle(1).await);
+        assert_eq!(seen.read().await.0, 1);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_a_restart_is_not_handled_after_it() {
+        #[derive(Default)]
+        struct Rows(std::sync::atomic::AtomicU64);
+
+        #[eventbus::projection(name = "rows")]
+        impl Rows {
+            fn any(&self, _event: &RecordedEvent) {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            }
+        }
+
+        let rows = ProjectionHandle::with_factory(Rows::default);
+        rows.0.progress().restart();
+        let delivery = feed_delivery(&Rows::definition(), event(1), &StateMap::new());
+        assert!(!rows.0.handle_from_feed(&delivery, 0).await.unwrap());
+        assert_eq!(rows.read().await.0.load(std::sync::atomic::Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_position_never_goes_back() {
+        let seen = ProjectionHandle::with_factory(Seen::default);
+        for position in [5, 3] {
+            assert!(seen.0.progress().advance(0, Position::new(position), 0));
+            assert_eq!(seen.position(), 5);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stop_from_before_a_rebuild_is_void() {
+        let seen = ProjectionHandle::with_factory(Seen::default);
+        let stream = StreamId::parse("Order", "1").unwrap();
+        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
+        let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
+        let generation = seen.0.progress().borrow().generation;
+        seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
+        seen.0.progress().stop_at(&record, &"late".into(), generation);
+        assert!(seen.0.progress().borrow().stopped.is_none());
+        let generation = seen.0.progress().borrow().generation;
+        seen.0.progress().stop_at(&record, &"now".into(), generation);
+        assert!(seen.0.progress().borrow().stopped.is_some());
     }
 }

@@ -7,7 +7,7 @@ use futures_util::TryStreamExt;
 use super::{
     RebuildError,
     event_handling::{feed_delivery, run_watched},
-    handle::ProjectionHandle,
+    inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
 };
 use crate::{
@@ -16,38 +16,38 @@ use crate::{
     runtime::definition::{Projection, ProjectionKind},
 };
 
-impl<P: Projection> ProjectionHandle<P> {
-    pub(super) async fn replay_in_memory(
-        &self,
-        store: &dyn EventStore,
-        report: ProgressCallback<'_>,
-        guard_timeout: Option<Duration>,
-    ) -> Result<Rebuilt, RebuildError> {
-        let definition = self.definition();
-        let name = definition.name;
-        if definition.kind != ProjectionKind::InMemory {
-            return Err(RebuildError::NotInMemory { name });
-        }
-        let mut fresh = self.new_instance().ok_or(RebuildError::NoFactory { name })?;
-        let target = store.head().await?;
-        let filter = FeedFilter::from(definition.events);
-        let events = store.count_events(Position::START, target, &filter).await?;
-        let meter = ProgressMeter::new(name, target, events, report, self.clock());
-        let (state, activity, clock) = (self.app_state().await, self.activity(), self.clock());
-        self.clear_cached_skips();
-        let skips = self.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
-        let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
-        replay.replay_until(&mut fresh, target).await?;
-        let included = replay.meter.progress.position;
-        let replaced = self
-            .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
-                replay.replay_until(fresh, target).await?;
-                Ok::<_, RebuildError>(replay.meter.progress.position)
-            })
-            .await?;
-        replay.meter.advance(0, replaced.unwrap_or(included));
-        Ok(self.summary(&replay.meter.progress))
+/// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for
+/// guards to be dropped.
+pub(super) async fn replay_in_memory<P: Projection>(
+    inner: &ProjectionInner<P>,
+    store: &dyn EventStore,
+    report: ProgressCallback<'_>,
+    guard_timeout: Option<Duration>,
+) -> Result<Rebuilt, RebuildError> {
+    let definition = P::definition();
+    let name = definition.name;
+    if definition.kind != ProjectionKind::InMemory {
+        return Err(RebuildError::NotInMemory { name });
     }
+    let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
+    let target = store.head().await?;
+    let filter = FeedFilter::from(definition.events);
+    let events = store.count_events(Position::START, target, &filter).await?;
+    let meter = ProgressMeter::new(name, target, events, report, inner.progress().clock());
+    let (state, activity, clock) = (inner.app_state().await, inner.activity(), inner.progress().clock());
+    inner.clear_cached_skips();
+    let skips = inner.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+    let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
+    replay.replay_until(&mut fresh, target).await?;
+    let included = replay.meter.progress.position;
+    let replaced = inner
+        .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
+            replay.replay_until(fresh, target).await?;
+            Ok::<_, RebuildError>(replay.meter.progress.position)
+        })
+        .await?;
+    replay.meter.advance(0, replaced.unwrap_or(included));
+    Ok(inner.summary(&replay.meter.progress))
 }
 
 /// A replay of a store's feed, with its progress.

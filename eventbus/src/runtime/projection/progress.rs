@@ -1,18 +1,20 @@
 //! Progress of a projection: its position, its stops and its problems.
 
+use std::sync::{Mutex, PoisonError};
+
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{ProjectionError, handle::ProjectionHandle};
+use super::ProjectionError;
 use crate::{
     domain::{
+        clock::SharedClock,
         error::{BoxError, ErrorLine},
         record::RecordedEvent,
         shown::{lasted, rfc3339},
         stream::Position,
     },
     port::{EventStore, HandlerError, ServerFault, WaitingForServer},
-    runtime::definition::Projection,
 };
 
 /// Progress of a projection in this process.
@@ -73,7 +75,60 @@ impl Drop for FeedGuard<'_> {
     }
 }
 
-impl<P: Projection> ProjectionHandle<P> {
+/// The progress cell of a projection: its feeder writes it, readers watch it, and the cell logs stops and outages.
+pub(crate) struct ProgressCell {
+    /// The name of the projection.
+    projection: &'static str,
+    progress: watch::Sender<ProjectionProgress>,
+    /// The clock of the app that feeds it; behind a lock, as the app starts after the handle is made.
+    clock: Mutex<SharedClock>,
+}
+
+// lock order: methods read the clock before they change the watch, and log after that
+impl ProgressCell {
+    pub(super) fn new(projection: &'static str) -> Self {
+        Self { projection, progress: watch::Sender::default(), clock: Mutex::default() }
+    }
+
+    pub(super) fn borrow(&self) -> watch::Ref<'_, ProjectionProgress> {
+        self.progress.borrow()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<ProjectionProgress> {
+        self.progress.subscribe()
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.borrow().position
+    }
+
+    /// Waits by this clock from now on.
+    pub(super) fn set_clock(&self, clock: SharedClock) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+    }
+
+    pub(super) fn clock(&self) -> SharedClock {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Raises the position to `position`, if it is lower.
+    pub(super) fn raise_position(&self, position: Position) {
+        self.update(|progress| {
+            progress.position = progress.position.max(position);
+            true
+        });
+    }
+
+    /// Records that the state is replaced by one that includes all events up to `position`: the feed is read anew.
+    pub(super) fn record_replacement(&self, position: Position) {
+        self.update(|progress| {
+            progress.position = position;
+            progress.generation += 1;
+            progress.stopped = None;
+            true
+        });
+    }
+
     /// Records that all events up to `position` are handled, `events` more. Returns `false` if the position was set
     /// back meanwhile.
     pub(super) fn advance(&self, events: u64, position: Position, generation: u64) -> bool {
@@ -100,9 +155,9 @@ impl<P: Projection> ProjectionHandle<P> {
     }
 
     /// Applies `change` and returns its result. Resumes a projection that gets past its stop; logs each end of a stop.
-    pub(super) fn update(&self, change: impl FnOnce(&mut ProjectionProgress) -> bool) -> bool {
+    fn update(&self, change: impl FnOnce(&mut ProjectionProgress) -> bool) -> bool {
         let mut ended_since = None;
-        let changed = self.progress().send_if_modified(|progress| {
+        let changed = self.progress.send_if_modified(|progress| {
             let since = progress.stopped_since.filter(|_| progress.stopped.is_some());
             let changed = change(progress);
             if changed && progress.position > progress.stopped_at {
@@ -135,7 +190,7 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Records that the checkpoint was set back too, unless the position was set back again meanwhile.
     pub(super) fn confirm_checkpoint_reset(&self, generation: u64) {
-        self.progress().send_if_modified(|progress| {
+        self.progress.send_if_modified(|progress| {
             progress.must_reset_checkpoint &= progress.generation != generation;
             false
         });
@@ -143,19 +198,19 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Records whether this process feeds it.
     pub(super) fn set_owner(&self, is_owner: bool) {
-        self.progress().send_modify(|progress| progress.is_owner = is_owner);
+        self.progress.send_modify(|progress| progress.is_owner = is_owner);
     }
 
     /// Returns `true` if it stopped at the event at `wanted`.
     fn is_stopped_at(&self, wanted: Position) -> bool {
-        let progress = self.progress().borrow();
+        let progress = self.borrow();
         matches!(&progress.stopped, Some(ProjectionError::Stopped { position, .. }) if *position == wanted)
     }
 
     /// Returns `true` if skipping this event may resume it: it stopped at the event, or before a damaged one, which may
     /// be this one.
     pub(crate) fn may_resume_after(&self, skipped: Position) -> bool {
-        let progress = self.progress().borrow();
+        let progress = self.borrow();
         let is_before =
             matches!(&progress.stopped, Some(ProjectionError::Damaged { position, .. }) if *position <= skipped);
         drop(progress);
@@ -165,17 +220,7 @@ impl<P: Projection> ProjectionHandle<P> {
     /// Returns `true` if it stopped before an event that cannot be read: it has handled all events before it, and no
     /// part of it.
     pub(crate) fn is_stopped_before_damage(&self) -> bool {
-        matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. }))
-    }
-
-    /// Resumes it if an operator has skipped the event at which it stopped.
-    pub(super) async fn resume_if_skipped(&self, store: &dyn EventStore) {
-        let known = self.cached_skips().unwrap_or_default();
-        self.clear_cached_skips();
-        let skips = self.skips(store).await.unwrap_or_default();
-        if skips.iter().any(|position| !known.contains(position) && self.may_resume_after(*position)) {
-            self.resume();
-        }
+        matches!(&self.borrow().stopped, Some(ProjectionError::Damaged { .. }))
     }
 
     /// Resumes it. Returns `false` if it was not stopped.
@@ -219,14 +264,14 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Follows the checkpoint again, which belongs to a different process and was not set back.
     pub(super) fn undo_restart(&self) {
-        self.progress().send_modify(|progress| progress.must_reset_checkpoint = false);
+        self.progress.send_modify(|progress| progress.must_reset_checkpoint = false);
     }
 
     /// Sets or clears the error that makes the feed or the checkpoint unavailable. Returns `true` if an outage begins.
     pub(super) fn set_problem(&self, problem: Option<(String, Option<ServerFault>)>) -> bool {
         let (problem, server_fault) = problem.map_or((None, None), |(problem, fault)| (Some(problem), fault));
         let (mut began, mut ended_since, now) = (false, None, self.clock().now());
-        self.progress().send_if_modified(|progress| {
+        self.progress.send_if_modified(|progress| {
             let changed = progress.problem != problem;
             began = progress.problem.is_none() && problem.is_some();
             ended_since = progress.problem_since.filter(|_| problem.is_none());
@@ -245,38 +290,37 @@ impl<P: Projection> ProjectionHandle<P> {
 
     /// Logs the end of a stop or an outage.
     fn log_recovery(&self, since: OffsetDateTime) {
-        tracing::info!(projection = P::definition().name, lasted = ?lasted(since, self.clock().now()), "projection goes on");
+        tracing::info!(projection = self.projection, lasted = ?lasted(since, self.clock().now()), "projection goes on");
     }
 
     /// Marks it as fed by an app, until the guard is dropped.
     pub(super) fn feed_guard(&self) -> FeedGuard<'_> {
-        FeedGuard::new(self.progress())
+        FeedGuard::new(&self.progress)
     }
 
     /// Stops before an event that could not be handled, unless the position was set back meanwhile.
     pub(super) fn stop_at(&self, record: &RecordedEvent, error: &HandlerError, generation: u64) {
-        let definition = P::definition();
         let position = record.position().unwrap_or(Position::START);
         if self.is_stopped_at(position) {
-            tracing::warn!(projection = definition.name, %position, %error, "projection still cannot handle the event");
+            tracing::warn!(projection = self.projection, %position, %error, "projection still cannot handle the event");
         } else {
             tracing::error!(
-                projection = definition.name, %position, event_type = %record.event_type(), %error,
+                projection = self.projection, %position, event_type = %record.event_type(), %error,
                 "projection stopped before an event and retries it every minute: fix its error, or skip the event"
             );
         }
-        self.stop(ProjectionError::Stopped { name: definition.name, position, error: error.to_string() }, generation);
+        self.stop(ProjectionError::Stopped { name: self.projection, position, error: error.to_string() }, generation);
     }
 
     /// Stops before an event that the store cannot read.
     pub(super) fn stop_at_damage(&self, error: &BoxError) {
-        let name = P::definition().name;
+        let name = self.projection;
         let (position, generation) = {
-            let progress = self.progress().borrow();
+            let progress = self.borrow();
             (Position::new(progress.position.get() + 1), progress.generation)
         };
         let error = ErrorLine(&**error).to_string();
-        if matches!(&self.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+        if matches!(&self.borrow().stopped, Some(ProjectionError::Damaged { .. })) {
             tracing::warn!(projection = name, %position, error, "projection still cannot read the event");
         } else {
             tracing::error!(
@@ -290,7 +334,7 @@ impl<P: Projection> ProjectionHandle<P> {
     /// Stops, unless the position was set back meanwhile.
     pub(super) fn stop(&self, error: ProjectionError, generation: u64) {
         let now = self.clock().now();
-        self.progress().send_if_modified(|progress| {
+        self.progress.send_if_modified(|progress| {
             let current = progress.generation == generation;
             if current && progress.stopped.replace(error).is_none() {
                 (progress.stopped_since, progress.stopped_at) = (Some(now), progress.position);
@@ -298,49 +342,15 @@ impl<P: Projection> ProjectionHandle<P> {
             current
         });
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        domain::{
-            name::Name,
-            record::NewEvent,
-            stream::{StreamId, Version},
-        },
-        memory::InMemoryEventStore,
-    };
-
-    #[derive(Default)]
-    struct Seen;
-
-    #[eventbus::projection(name = "seen")]
-    impl Seen {
-        fn any(&mut self, _event: &RecordedEvent) {}
-    }
-
-    #[test]
-    fn a_position_never_goes_back() {
-        let seen = ProjectionHandle::with_factory(Seen::default);
-        for position in [5, 3] {
-            assert!(seen.advance(0, Position::new(position), 0));
-            assert_eq!(seen.position(), 5);
+    /// Reports an error of the store; logs a warning if an outage begins with it.
+    pub(super) fn report_problem(&self, error: &BoxError, store: &dyn EventStore) {
+        let fault = store.transactions().and_then(|transactions| transactions.server_fault(&**error));
+        let (projection, error) = (self.projection, ErrorLine(&**error).to_string());
+        if self.set_problem(Some((error.clone(), fault))) {
+            tracing::warn!(projection, error, "projection cannot use its store, trying again");
+        } else {
+            tracing::debug!(projection, error, "projection still cannot use its store");
         }
-    }
-
-    #[tokio::test]
-    async fn a_stop_from_before_a_rebuild_is_void() {
-        let seen = ProjectionHandle::with_factory(Seen::default);
-        let stream = StreamId::parse("Order", "1").unwrap();
-        let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
-        let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));
-        let generation = seen.progress().borrow().generation;
-        seen.rebuild(&InMemoryEventStore::new()).await.unwrap();
-        seen.stop_at(&record, &"late".into(), generation);
-        assert!(seen.progress().borrow().stopped.is_none());
-        let generation = seen.progress().borrow().generation;
-        seen.stop_at(&record, &"now".into(), generation);
-        assert!(seen.progress().borrow().stopped.is_some());
     }
 }

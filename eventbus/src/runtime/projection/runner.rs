@@ -5,24 +5,23 @@
 //!
 //! Invariant: the owner loads the checkpoint after it has acquired the lease, never before.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError,
     context::{RunnerContext, projection_role},
-    fed_types::TypeCheck,
-    handle::{ProjectionHandle, ProjectionState},
+    fed_types::{TypeCheck, check_types},
+    inner::ProjectionInner,
+    rebuild::rebuild_until_done,
     sequential_feeder::{FeedStep, SequentialFeeder},
+    standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
     transactional_writer::{TransactionalWriter, WriteOutcome},
 };
 use crate::{
-    domain::{
-        error::{BoxError, ErrorLine},
-        stream::Position,
-    },
-    port::{CheckpointError, ReadError},
+    domain::{error::BoxError, stream::Position},
+    port::ReadError,
     runtime::{
         definition::{Projection, ProjectionKind},
         feed_poller::FeedPoller,
@@ -56,58 +55,9 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// State in memory is live at once. A minute after a stop, it reads a damaged event again, or else is rebuilt in a new
 /// instance; without a factory it stays stopped.
 pub(super) struct ProjectionRunner<P> {
-    pub(super) handle: ProjectionHandle<P>,
-    pub(super) context: RunnerContext,
-    pub(super) lease_request: LeaseRequest,
-}
-
-/// Feeds a projection until cancelled.
-pub(super) async fn run<P: Projection>(runner: ProjectionRunner<P>, cancel: CancellationToken) {
-    let _fed = runner.handle.feed_guard();
-    runner.handle.set_app_state(runner.context.state.clone()).await;
-    let mut feed = FeedPoller::new(&runner.context.store, runner.context.clock.clone());
-    if P::definition().kind == ProjectionKind::InMemory {
-        runner.handle.set_owner(true);
-        while let FeedEnd::Stopped = runner.feed_in_memory(&mut feed, &cancel).await {
-            if !runner.wait_for_retry_in_memory(&cancel).await {
-                return;
-            }
-        }
-        return;
-    }
-    while let Some(held_lease) = runner.wait_for_lease(&mut feed, &cancel).await {
-        runner.handle.set_owner(true);
-        let type_check = runner.check_types(&held_lease).await;
-        if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
-            runner.handle.resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
-        }
-        let feed_end = match type_check {
-            Ok(TypeCheck::Complete) => runner.feed_with_lease(&held_lease, &mut feed).await,
-            Ok(TypeCheck::NeedsRebuild) => {
-                // concurrent: the live rows serve and advance while the rebuild fills its copies
-                tokio::join!(
-                    runner.feed_with_lease(&held_lease, &mut feed),
-                    runner.rebuild_until_done(&held_lease, &cancel)
-                )
-                .0
-            }
-            Ok(TypeCheck::Stopped) => FeedEnd::Stopped,
-            Err(error) => {
-                runner.report_problem(&error);
-                FeedEnd::Ended
-            }
-        };
-        runner.handle.set_owner(false);
-        held_lease.release().await;
-        let more = match feed_end {
-            // a standby may be able to handle the event
-            FeedEnd::Stopped => runner.wait_for_retry(&cancel).await,
-            FeedEnd::Ended => feed.wait_after_failure(&cancel).await,
-        };
-        if !more {
-            return;
-        }
-    }
+    inner: Arc<ProjectionInner<P>>,
+    context: RunnerContext,
+    lease_request: LeaseRequest,
 }
 
 /// Reason why a projection is not fed any more.
@@ -118,42 +68,77 @@ enum FeedEnd {
 }
 
 impl<P: Projection> ProjectionRunner<P> {
-    pub(super) fn new(handle: ProjectionHandle<P>, context: RunnerContext) -> Self {
+    pub(super) fn new(inner: Arc<ProjectionInner<P>>, context: RunnerContext) -> Self {
         let role = projection_role(P::definition().name);
         let lease_request = context.lease_request(role, context.owner.clone(), LeaseOutage::new(&context.clock));
-        Self { handle, context, lease_request }
+        Self { inner, context, lease_request }
     }
 
-    pub(super) async fn load_checkpoint(&self) -> Result<Position, CheckpointError> {
-        self.context.load_checkpoint(&self.lease_request.role).await
-    }
-
-    async fn feed_in_memory(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> FeedEnd {
-        let mut feeder =
-            SequentialFeeder { runner: self, held_lease: None, saved_checkpoint: Position::START, stop: cancel };
-        loop {
-            let step = feeder.feed_available().await;
-            if let Some(feed_end) = self.after_step(step, feed, cancel).await {
-                return feed_end;
+    /// Feeds a projection until cancelled.
+    pub(super) async fn run(self, cancel: CancellationToken) {
+        let _fed = self.inner.progress().feed_guard();
+        self.inner.set_app_state(self.context.state.clone()).await;
+        let mut feed = FeedPoller::new(&self.context.store, self.context.clock.clone());
+        if P::definition().kind == ProjectionKind::InMemory {
+            self.inner.progress().set_owner(true);
+            while let FeedEnd::Stopped = self.feed_sequentially(None, Position::START, &mut feed, &cancel).await {
+                if !wait_for_retry_in_memory(&self.inner, &self.context, &cancel).await {
+                    return;
+                }
+            }
+            return;
+        }
+        while let Some(held_lease) =
+            wait_for_lease(&self.inner, &self.context, &self.lease_request, &mut feed, &cancel).await
+        {
+            self.inner.progress().set_owner(true);
+            let type_check = check_types(&self.inner, &self.context, &held_lease).await;
+            if matches!(type_check, Ok(TypeCheck::Complete | TypeCheck::NeedsRebuild)) {
+                self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
+            }
+            let feed_end = match type_check {
+                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, &mut feed).await,
+                Ok(TypeCheck::NeedsRebuild) => {
+                    // concurrent: the live rows serve and advance while the rebuild fills its copies
+                    tokio::join!(
+                        self.feed_with_lease(&held_lease, &mut feed),
+                        rebuild_until_done(&self.inner, &self.context, &held_lease, &cancel)
+                    )
+                    .0
+                }
+                Ok(TypeCheck::Stopped) => FeedEnd::Stopped,
+                Err(error) => {
+                    self.inner.progress().report_problem(&error, &*self.context.store);
+                    FeedEnd::Ended
+                }
+            };
+            self.inner.progress().set_owner(false);
+            held_lease.release().await;
+            let more = match feed_end {
+                // a standby may be able to handle the event
+                FeedEnd::Stopped => wait_for_retry(&self.inner, &self.context, &cancel).await,
+                FeedEnd::Ended => feed.wait_after_failure(&cancel).await,
+            };
+            if !more {
+                return;
             }
         }
     }
 
     /// Feeds the projection while this process holds the lease.
     async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedEnd {
-        let stop = held_lease.ended();
+        let (stop, store) = (held_lease.ended(), &*self.context.store);
         while !stop.is_cancelled() {
             let began = async {
-                Ok::<_, BoxError>((self.load_checkpoint().await?, self.handle.skips(&*self.context.store).await?))
+                let saved = self.context.load_checkpoint(&self.lease_request.role).await?;
+                Ok::<_, BoxError>((saved, self.inner.skips(store).await?))
             };
             let feed_end = match began.await {
                 Ok((saved, skips)) => {
-                    self.handle.follow_checkpoint(saved);
-                    match (self.handle.state(), self.context.store.transactions()) {
-                        (ProjectionState::Unlocked(projection), Some(transactions))
-                            if P::definition().kind == ProjectionKind::Transactional =>
-                        {
-                            let activity = self.handle.activity();
+                    self.inner.progress().follow_checkpoint(saved);
+                    match self.inner.with_transactions(store) {
+                        Some((projection, transactions)) if P::definition().kind == ProjectionKind::Transactional => {
+                            let activity = self.inner.activity();
                             let writer = TransactionalWriter::new(
                                 projection,
                                 &*transactions,
@@ -166,18 +151,7 @@ impl<P: Projection> ProjectionRunner<P> {
                             let writer = writer.with_skips(skips);
                             self.feed_in_transactions(writer, feed, stop).await
                         }
-                        _ => {
-                            self.feed_sequentially(
-                                SequentialFeeder {
-                                    runner: self,
-                                    held_lease: Some(held_lease),
-                                    saved_checkpoint: saved,
-                                    stop,
-                                },
-                                feed,
-                            )
-                            .await
-                        }
+                        _ => Some(self.feed_sequentially(Some(held_lease), saved, feed, stop).await),
                     }
                 }
                 Err(error) => self.after_step(Err(error), feed, stop).await,
@@ -189,11 +163,18 @@ impl<P: Projection> ProjectionRunner<P> {
         FeedEnd::Ended
     }
 
-    async fn feed_sequentially(&self, mut feeder: SequentialFeeder<'_, P>, feed: &mut FeedPoller) -> Option<FeedEnd> {
+    async fn feed_sequentially(
+        &self,
+        held_lease: Option<&HeldLease>,
+        saved: Position,
+        feed: &mut FeedPoller,
+        stop: &CancellationToken,
+    ) -> FeedEnd {
+        let mut feeder = SequentialFeeder::new(&self.inner, &self.context, held_lease, saved, stop);
         loop {
             let step = feeder.feed_available().await;
-            if let Some(feed_end) = self.after_step(step, feed, feeder.stop).await {
-                return Some(feed_end);
+            if let Some(feed_end) = self.after_step(step, feed, stop).await {
+                return feed_end;
             }
         }
     }
@@ -224,20 +205,20 @@ impl<P: Projection> ProjectionRunner<P> {
         if head <= writer.position() {
             return Ok(if writer.save_checkpoint(false).await? { FeedStep::CaughtUp } else { FeedStep::LeaseLost });
         }
-        let handle = &self.handle;
-        let generation = handle.progress().borrow().generation;
-        let mut report = |events, position| handle.advance_by_owner(events, position);
+        let progress = self.inner.progress();
+        let generation = progress.borrow().generation;
+        let mut report = |events, position| progress.advance_by_owner(events, position);
         Ok(match writer.write_up_to(head, &*self.context.store, &mut report).await? {
             WriteOutcome::Complete if writer.save_checkpoint(false).await? => FeedStep::Handled,
             WriteOutcome::Complete | WriteOutcome::LeaseLost => FeedStep::LeaseLost,
             WriteOutcome::Cancelled => FeedStep::Handled,
             WriteOutcome::EventFailed(record, error) => {
-                handle.stop_at(&record, &error, generation);
+                progress.stop_at(&record, &error, generation);
                 FeedStep::Stopped
             }
             WriteOutcome::MissingTable(error) => {
                 tracing::error!(%error, "projection stopped before its first event");
-                handle.stop(error, generation);
+                progress.stop(error, generation);
                 FeedStep::Stopped
             }
         })
@@ -252,40 +233,29 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Option<FeedEnd> {
         let more = match step {
             Ok(FeedStep::Handled) => {
-                self.handle.set_problem(None);
+                self.inner.progress().set_problem(None);
                 feed.reset();
                 !stop.is_cancelled()
             }
             Ok(FeedStep::CaughtUp) => {
-                self.handle.set_problem(None);
-                self.handle.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
+                self.inner.progress().set_problem(None);
+                self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
                 feed.wait_idle(stop).await
             }
             Ok(FeedStep::Stopped) => return Some(FeedEnd::Stopped),
             Ok(FeedStep::LeaseLost) => false,
             // a retry would read the same damaged event
             Err(error) if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) => {
-                self.handle.stop_at_damage(&error);
+                self.inner.progress().stop_at_damage(&error);
                 return Some(FeedEnd::Stopped);
             }
             Err(error) => {
-                self.report_problem(&error);
+                self.inner.progress().report_problem(&error, &*self.context.store);
                 // an operator may have skipped the event meanwhile
-                self.handle.clear_cached_skips();
+                self.inner.clear_cached_skips();
                 feed.wait_after_failure(stop).await
             }
         };
         (!more).then_some(FeedEnd::Ended)
-    }
-
-    pub(super) fn report_problem(&self, error: &BoxError) {
-        let projection = P::definition().name;
-        let fault = self.context.store.transactions().and_then(|transactions| transactions.server_fault(&**error));
-        let error = ErrorLine(&**error).to_string();
-        if self.handle.set_problem(Some((error.clone(), fault))) {
-            tracing::warn!(projection, error, "projection cannot use its store, trying again");
-        } else {
-            tracing::debug!(projection, error, "projection still cannot use its store");
-        }
     }
 }

@@ -3,7 +3,12 @@
 use futures_util::TryStreamExt;
 use tokio_util::sync::CancellationToken;
 
-use super::{event_handling::feed_delivery, event_retry::EventRetry, fed_types, runner::ProjectionRunner};
+use super::{
+    context::RunnerContext,
+    event_handling::{EventRetry, feed_delivery},
+    fed_types,
+    inner::ProjectionInner,
+};
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
     port::{FeedFilter, HandlerError, read_around},
@@ -24,22 +29,34 @@ pub(super) enum FeedStep {
 
 /// Feeds a projection event by event.
 pub(super) struct SequentialFeeder<'a, P> {
-    pub(super) runner: &'a ProjectionRunner<P>,
+    inner: &'a ProjectionInner<P>,
+    context: &'a RunnerContext,
     /// `None` for state in memory, which every process feeds from the first event.
-    pub(super) held_lease: Option<&'a HeldLease>,
+    held_lease: Option<&'a HeldLease>,
     /// The checkpoint in the store.
-    pub(super) saved_checkpoint: Position,
-    pub(super) stop: &'a CancellationToken,
+    saved_checkpoint: Position,
+    stop: &'a CancellationToken,
 }
 
-impl<P: Projection> SequentialFeeder<'_, P> {
+impl<'a, P: Projection> SequentialFeeder<'a, P> {
+    /// Creates a feeder that begins at the projection's position; `saved_checkpoint` is the one in the store.
+    pub(super) const fn new(
+        inner: &'a ProjectionInner<P>,
+        context: &'a RunnerContext,
+        held_lease: Option<&'a HeldLease>,
+        saved_checkpoint: Position,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        Self { inner, context, held_lease, saved_checkpoint, stop }
+    }
+
     /// Handles the events that the feed holds now.
     ///
     /// Invariant: only the runner writes the checkpoint, so a checkpoint from before a rebuild cannot overtake it.
     pub(super) async fn feed_available(&mut self) -> Result<FeedStep, BoxError> {
-        let runner = self.runner;
+        let (inner, context) = (self.inner, self.context);
         let (after, generation, is_set_back) = {
-            let progress = runner.handle.progress().borrow();
+            let progress = inner.progress().borrow();
             (progress.position, progress.generation, progress.must_reset_checkpoint)
         };
         if after < self.saved_checkpoint && !self.save_checkpoint().await? {
@@ -48,16 +65,16 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         if let Some(held_lease) = self.held_lease
             && is_set_back
         {
-            fed_types::record_rebuild::<P>(&runner.context, held_lease).await?;
+            fed_types::record_rebuild::<P>(context, held_lease).await?;
         }
-        runner.handle.confirm_checkpoint_reset(generation);
-        let head = runner.context.store.head().await?;
+        inner.progress().confirm_checkpoint_reset(generation);
+        let head = context.store.head().await?;
         if head <= after {
             return Ok(FeedStep::CaughtUp);
         }
-        let skips = runner.handle.skips(&*runner.context.store).await?;
+        let skips = inner.skips(&*context.store).await?;
         let filter = FeedFilter::from(P::definition().events);
-        let mut records = read_around(&*runner.context.store, after, head, &filter, &skips);
+        let mut records = read_around(&*context.store, after, head, &filter, &skips);
         let mut handled = 0_u64;
         loop {
             // the search for a rare event type takes long
@@ -85,7 +102,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
                 }
                 Err(error) => {
                     self.save_checkpoint().await?;
-                    runner.handle.stop_at(&record, &error, generation);
+                    inner.progress().stop_at(&record, &error, generation);
                     return Ok(FeedStep::Stopped);
                 }
             }
@@ -94,7 +111,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
                 self.save_checkpoint().await?;
             }
         }
-        if runner.handle.advance(0, head, generation) {
+        if inner.progress().advance(0, head, generation) {
             self.save_checkpoint().await?;
         }
         Ok(FeedStep::Handled)
@@ -113,9 +130,8 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let delivery =
-                feed_delivery(&definition, record.clone(), &self.runner.context.state).with_attempt(attempts);
-            let error = match self.runner.handle.handle_from_feed(&delivery, generation).await {
+            let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempts);
+            let error = match self.inner.handle_from_feed(&delivery, generation).await {
                 Ok(is_next) => return Ok(is_next),
                 Err(error) => error,
             };
@@ -124,7 +140,7 @@ impl<P: Projection> SequentialFeeder<'_, P> {
                 return Err(retry.error);
             }
             retry.log_retry(definition.name);
-            if self.stop.run_until_cancelled(self.runner.context.clock.sleep(retry.delay())).await.is_none() {
+            if self.stop.run_until_cancelled(self.context.clock.sleep(retry.delay())).await.is_none() {
                 return Ok(false);
             }
         }
@@ -138,9 +154,9 @@ impl<P: Projection> SequentialFeeder<'_, P> {
         if held_lease.may_have_expired() {
             return Ok(false);
         }
-        let position = self.runner.handle.position();
+        let position = self.inner.progress().position();
         if position != self.saved_checkpoint {
-            self.runner.context.store.save_checkpoint(&held_lease.lease().role, position).await?;
+            self.context.store.save_checkpoint(&held_lease.lease().role, position).await?;
             self.saved_checkpoint = position;
         }
         Ok(true)
@@ -161,7 +177,7 @@ mod tests {
         },
         memory::InMemoryEventStore,
         port::{AppendEvents as _, StateMap},
-        runtime::projection::{ProjectionHandle, RunnerContext},
+        runtime::{held_lease::LeaseOutage, projection::projection_role},
     };
 
     const TTL: Duration = Duration::from_secs(10);
@@ -180,30 +196,25 @@ mod tests {
         let stream = StreamId::parse("Order", "1").unwrap();
         let event = NewEvent::new(Name::from_static("Noted"), 1, "{}");
         store.append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
-        let (owner, projected) = (Name::from_static("a"), ProjectionHandle::with_factory(Rows::default));
-        let with = RunnerContext {
+        let (owner, projected) = (Name::from_static("a"), ProjectionInner::new(Rows, None));
+        let context = RunnerContext {
             store: Arc::new(store),
             state: StateMap::new(),
-            owner,
+            owner: owner.clone(),
             lease_ttl: TTL,
             clock: SharedClock::SYSTEM,
         };
-        let task = ProjectionRunner::new(projected.clone(), with);
+        let lease_request = context.lease_request(projection_role("rows"), owner, LeaseOutage::new(&context.clock));
         let stop = CancellationToken::new();
-        let held_lease = task.lease_request.acquire(&stop).await.unwrap().unwrap();
-        let mut feeder = SequentialFeeder {
-            runner: &task,
-            held_lease: Some(&held_lease),
-            saved_checkpoint: Position::START,
-            stop: &stop,
-        };
+        let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();
+        let mut feeder = SequentialFeeder::new(&projected, &context, Some(&held_lease), Position::START, &stop);
         assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::Handled));
         assert_eq!(feeder.saved_checkpoint, 1);
 
         // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
-        projected.restart();
+        projected.progress().restart();
         assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::LeaseLost));
-        assert!(!projected.follow_checkpoint(Position::new(1)), "the next owner handles all events again");
+        assert!(!projected.progress().follow_checkpoint(Position::new(1)), "the next owner handles all events again");
     }
 }

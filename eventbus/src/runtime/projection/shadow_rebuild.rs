@@ -16,7 +16,7 @@ use super::{
     context::{RunnerContext, projection_role},
     error::ProjectionError,
     fed_types,
-    handle::{ProjectionHandle, ProjectionState},
+    inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
     transactional_writer::{TransactionalWriter, WriteOutcome},
@@ -67,32 +67,24 @@ const STORE_RETRY_POLICY: RetryPolicy = RetryPolicy {
 ///
 /// A failed rebuild leaves the live rows unchanged, and the copies for the next one.
 pub(super) struct ShadowRebuild<'a, P> {
-    pub(super) handle: &'a ProjectionHandle<P>,
+    inner: &'a ProjectionInner<P>,
     projection: &'a P,
-    pub(super) context: &'a RunnerContext,
-    pub(super) transactions: Arc<dyn Transactions>,
+    context: &'a RunnerContext,
+    transactions: Arc<dyn Transactions>,
     stop: &'a CancellationToken,
     shadow: Shadow,
 }
 
 impl<'a, P: Projection> ShadowRebuild<'a, P> {
     pub(super) fn new(
-        handle: &'a ProjectionHandle<P>,
+        inner: &'a ProjectionInner<P>,
         context: &'a RunnerContext,
         stop: &'a CancellationToken,
     ) -> Result<Self, RebuildError> {
+        let (projection, transactions) = writer_of_rows(inner, context)?;
         let definition = P::definition();
-        let name = definition.name;
-        if definition.tables.is_empty() {
-            return Err(RebuildError::NoTables { name });
-        }
-        let (ProjectionState::Unlocked(projection), Some(transactions)) =
-            (handle.state(), context.store.transactions())
-        else {
-            return Err(RebuildError::store(name, "the store has no transactions"));
-        };
         let shadow = shadow_for(&definition, definition.version);
-        Ok(Self { handle, projection, context, transactions, stop, shadow })
+        Ok(Self { inner, projection, context, transactions, stop, shadow })
     }
 
     pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
@@ -170,7 +162,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 break;
             }
         }
-        let lease_request = self.live_lease_request();
+        let lease_request = self.lease_request(projection_role(P::definition().name));
         let live_lease =
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
         let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, outage).await;
@@ -181,15 +173,15 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         live_lease.release().await;
         let position = switched?;
-        self.handle.resume_past(position);
+        self.inner.progress().resume_past(position);
         self.drop_copies().await;
         progress_meter.advance(0, position);
-        Ok(self.handle.summary(&progress_meter.progress))
+        Ok(self.inner.summary(&progress_meter.progress))
     }
 
     /// Makes the copies, or finds those of an interrupted rebuild, and counts the events to handle.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
-        self.handle.clear_cached_skips();
+        self.inner.clear_cached_skips();
         let definition = P::definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
             let former = shadow_for(&definition, version);
@@ -269,7 +261,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<(Position, WriteOutcome), BoxError> {
         let saved = self.transactions.make_shadow(&self.shadow).await?;
         let transactions = &*self.transactions;
-        let activity = self.handle.activity();
+        let activity = self.inner.activity();
         let mut writer = TransactionalWriter::new(
             self.projection,
             transactions,
@@ -279,7 +271,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             activity,
             saved,
         )
-        .with_skips(self.handle.skips(&*self.context.store).await?);
+        .with_skips(self.inner.skips(&*self.context.store).await?);
         if saved >= target {
             return Ok((saved, WriteOutcome::Complete));
         }
@@ -312,15 +304,6 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             }
             over.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
         }
-    }
-
-    fn live_lease_request(&self) -> LeaseRequest {
-        self.lease_request(projection_role(P::definition().name))
-    }
-
-    /// Makes the live rows stand still: fences the process that writes them.
-    pub(super) async fn seize_live_lease(&self) -> Result<HeldLease, RebuildError> {
-        self.live_lease_request().seize(self.stop).await.map_err(|error| self.store_error(error))
     }
 
     /// Catches up with the live rows, then replaces them.
@@ -406,22 +389,30 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
     }
 
-    /// Loads the checkpoint of the live rows, which stand still.
-    pub(super) async fn load_live_checkpoint(&self, live_lease: &HeldLease) -> Result<Position, RebuildError> {
-        self.context.load_checkpoint(&live_lease.lease().role).await.map_err(|error| self.store_error(error))
-    }
-
-    pub(super) fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
+    fn store_error(&self, error: impl Into<BoxError>) -> RebuildError {
         RebuildError::store(P::definition().name, error)
     }
 
-    pub(super) fn lost_error(&self) -> RebuildError {
+    fn lost_error(&self) -> RebuildError {
         RebuildError::Lost { name: P::definition().name }
     }
 
     fn shut_down_error(&self, position: Position) -> RebuildError {
         RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position })
     }
+}
+
+/// Returns the instance that writes rows, and the transactions in which it does; fails if a rebuild cannot replace them.
+pub(super) fn writer_of_rows<'a, P: Projection>(
+    inner: &'a ProjectionInner<P>,
+    context: &RunnerContext,
+) -> Result<(&'a P, Arc<dyn Transactions>), RebuildError> {
+    let ProjectionDefinition { name, tables, .. } = P::definition();
+    if tables.is_empty() {
+        return Err(RebuildError::NoTables { name });
+    }
+    let writer = inner.with_transactions(&*context.store);
+    writer.ok_or_else(|| RebuildError::store(name, "the store has no transactions"))
 }
 
 /// Finds the process that rebuilds a projection through copies of its tables; `None` if no process does.

@@ -5,10 +5,21 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{ProjectionError, RebuildError, fed_types::TypeComparison, runner::ProjectionRunner};
+use super::{
+    ProjectionError, RebuildError,
+    context::{RunnerContext, projection_role},
+    fed_types::{TypeComparison, compare_types},
+    inner::ProjectionInner,
+    progress::ProgressCell,
+    rebuild::rebuild_in_app,
+};
 use crate::{
     domain::error::BoxError,
-    runtime::{definition::Projection, feed_poller::FeedPoller, held_lease::HeldLease},
+    runtime::{
+        definition::Projection,
+        feed_poller::FeedPoller,
+        held_lease::{HeldLease, LeaseRequest},
+    },
 };
 
 /// Shortest interval at which a standby polls the checkpoint, however fast events come.
@@ -18,134 +29,164 @@ const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 const LEASE_REQUEST_INTERVAL_MIN: Duration = Duration::from_millis(20);
 const LEASE_REQUEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
+/// Time for which the lease must be free before a process acquires it that knows fewer types than the last owner, which
+/// may only be restarting.
+const FREE_LEASE_WAIT: Duration = Duration::from_secs(60);
+
 /// Delay until a stopped projection retries by itself.
 const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 /// Time limit for guards of its state to be dropped before such a retry.
 const GUARD_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl<P: Projection> ProjectionRunner<P> {
-    /// Waits for the lease, and follows its owner's checkpoint meanwhile. Returns `None` if cancelled.
-    pub(super) async fn wait_for_lease(&self, feed: &mut FeedPoller, cancel: &CancellationToken) -> Option<HeldLease> {
-        let clock = &self.context.clock;
-        let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
-        let mut free_since = None;
-        loop {
-            if cancel.is_cancelled() {
-                return None;
-            }
-            if next_request_at <= clock.instant() {
-                match self.try_acquire_lease(&mut free_since, cancel).await {
-                    Ok(Some(held_lease)) => return Some(held_lease),
-                    Ok(None) => {}
-                    Err(error) => {
-                        self.report_problem(&error);
-                        feed.wait_after_failure(cancel).await;
-                        continue;
-                    }
-                }
-                next_request_at = clock.after(pause);
-                pause = (pause * 2).min(LEASE_REQUEST_INTERVAL_MAX).min(self.context.lease_ttl / 3);
-            }
-            match self.load_checkpoint().await {
-                Ok(position) => {
-                    self.handle.set_problem(None);
-                    if self.handle.follow_checkpoint(position) {
-                        feed.reset();
-                    }
-                    clock.sleep(CHECKPOINT_POLL_INTERVAL).await;
-                    feed.wait_idle(cancel).await;
-                }
+/// Waits for the lease, and follows its owner's checkpoint meanwhile. Returns `None` if cancelled.
+pub(super) async fn wait_for_lease<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    lease_request: &LeaseRequest,
+    feed: &mut FeedPoller,
+    cancel: &CancellationToken,
+) -> Option<HeldLease> {
+    let clock = &context.clock;
+    let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
+    let mut free_since = None;
+    loop {
+        if cancel.is_cancelled() {
+            return None;
+        }
+        if next_request_at <= clock.instant() {
+            match try_acquire_lease::<P>(context, lease_request, &mut free_since, cancel).await {
+                Ok(Some(held_lease)) => return Some(held_lease),
+                Ok(None) => {}
                 Err(error) => {
-                    self.report_problem(&error.into());
+                    inner.progress().report_problem(&error, &*context.store);
                     feed.wait_after_failure(cancel).await;
+                    continue;
                 }
+            }
+            next_request_at = clock.after(pause);
+            pause = (pause * 2).min(LEASE_REQUEST_INTERVAL_MAX).min(context.lease_ttl / 3);
+        }
+        match context.load_checkpoint(&lease_request.role).await {
+            Ok(position) => {
+                inner.progress().set_problem(None);
+                if inner.progress().follow_checkpoint(position) {
+                    feed.reset();
+                }
+                clock.sleep(CHECKPOINT_POLL_INTERVAL).await;
+                feed.wait_idle(cancel).await;
+            }
+            Err(error) => {
+                inner.progress().report_problem(&error.into(), &*context.store);
+                feed.wait_after_failure(cancel).await;
             }
         }
     }
+}
 
-    /// Acquires the lease if it is free, or seizes it from an owner that knows fewer event types.
-    async fn try_acquire_lease(
-        &self,
-        free_since: &mut Option<Instant>,
-        cancel: &CancellationToken,
-    ) -> Result<Option<HeldLease>, BoxError> {
-        let comparison = self.compare_types().await?;
-        if comparison == TypeComparison::KnowsLess && !self.is_lease_free_for_long(free_since).await? {
-            return Ok(None);
-        }
-        let acquired = self.lease_request.acquire(cancel).await?;
-        if acquired.is_some() || comparison != TypeComparison::KnowsMore {
-            return Ok(acquired);
-        }
-        let projection = P::definition().name;
-        tracing::info!(
-            projection,
-            "this process knows more event types than the one that feeds the projection: it takes over"
-        );
-        Ok(Some(self.lease_request.seize(cancel).await?))
+/// Acquires the lease if it is free, or seizes it from an owner that knows fewer event types.
+async fn try_acquire_lease<P: Projection>(
+    context: &RunnerContext,
+    lease_request: &LeaseRequest,
+    free_since: &mut Option<Instant>,
+    cancel: &CancellationToken,
+) -> Result<Option<HeldLease>, BoxError> {
+    let comparison = compare_types::<P>(context).await?;
+    if comparison == TypeComparison::KnowsLess && !is_free_for_long(lease_request, free_since).await? {
+        return Ok(None);
     }
-
-    /// Waits until a rebuild or an operator has resumed the projection. Returns `false` if cancelled meanwhile.
-    async fn wait_until_resumed(&self, cancel: &CancellationToken) -> bool {
-        let mut progress = self.handle.progress().subscribe();
-        let restarted = progress.wait_for(|progress| progress.stopped.is_none());
-        cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
+    let acquired = lease_request.acquire(cancel).await?;
+    if acquired.is_some() || comparison != TypeComparison::KnowsMore {
+        return Ok(acquired);
     }
+    let projection = P::definition().name;
+    tracing::info!(
+        projection,
+        "this process knows more event types than the one that feeds the projection: it takes over"
+    );
+    Ok(Some(lease_request.seize(cancel).await?))
+}
 
-    /// Waits until the projection is resumed, also because a different process has passed the event or an operator has
-    /// skipped it, or until a retry is due. Returns `false` if cancelled meanwhile.
-    pub(super) async fn wait_for_retry(&self, cancel: &CancellationToken) -> bool {
-        let other_owner_progress = async {
-            loop {
-                self.context.clock.sleep(LEASE_REQUEST_INTERVAL_MAX).await;
-                if let Ok(position) = self.load_checkpoint().await {
-                    self.handle.resume_past(position);
-                }
-                self.handle.resume_if_skipped(&*self.context.store).await;
-            }
-        };
-        // the second branch never ends: it resumes the projection, which ends the first one
-        tokio::select! {
-            resumed = self.wait_until_resumed(cancel) => resumed,
-            () = other_owner_progress => false,
-            () = self.context.clock.sleep(STOPPED_RETRY_INTERVAL) => true,
-        }
+/// Returns `true` if the lease was free for so long that a process may acquire it that knows fewer types than the
+/// last owner.
+async fn is_free_for_long(lease_request: &LeaseRequest, free_since: &mut Option<Instant>) -> Result<bool, BoxError> {
+    let clock = &lease_request.clock;
+    if lease_request.store.lease_of(&lease_request.role).await?.is_some() {
+        *free_since = None;
+        return Ok(false);
     }
+    let since = *free_since.get_or_insert_with(|| clock.instant());
+    Ok(clock.elapsed(since) >= FREE_LEASE_WAIT)
+}
 
-    /// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
-    /// event may be half handled, so without a factory it stays stopped. An event that cannot be read has changed no
-    /// state, so the feed just reads it again. Returns `false` if cancelled meanwhile.
-    pub(super) async fn wait_for_retry_in_memory(&self, cancel: &CancellationToken) -> bool {
-        let (clock, name) = (&self.context.clock, P::definition().name);
-        let mut pause = STOPPED_RETRY_INTERVAL;
+/// Waits until a rebuild or an operator has resumed the projection. Returns `false` if cancelled meanwhile.
+async fn wait_until_resumed(progress: &ProgressCell, cancel: &CancellationToken) -> bool {
+    let mut progress = progress.subscribe();
+    let restarted = progress.wait_for(|progress| progress.stopped.is_none());
+    cancel.run_until_cancelled(restarted).await.is_some_and(|restarted| restarted.is_ok())
+}
+
+/// Waits until the projection is resumed, also because a different process has passed the event or an operator has
+/// skipped it, or until a retry is due. Returns `false` if cancelled meanwhile.
+pub(super) async fn wait_for_retry<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    cancel: &CancellationToken,
+) -> bool {
+    let role = projection_role(P::definition().name);
+    let other_owner_progress = async {
         loop {
-            // a rebuild or an operator need not wait for the next retry
-            tokio::select! {
-                resumed = self.wait_until_resumed(cancel) => return resumed,
-                () = clock.sleep(pause) => {}
+            context.clock.sleep(LEASE_REQUEST_INTERVAL_MAX).await;
+            if let Ok(position) = context.load_checkpoint(&role).await {
+                inner.progress().resume_past(position);
             }
-            if matches!(self.handle.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
-                // an operator may have skipped the event meanwhile
-                self.handle.clear_cached_skips();
+            inner.resume_if_skipped(&*context.store).await;
+        }
+    };
+    // the second branch never ends: it resumes the projection, which ends the first one
+    tokio::select! {
+        resumed = wait_until_resumed(inner.progress(), cancel) => resumed,
+        () = other_owner_progress => false,
+        () = context.clock.sleep(STOPPED_RETRY_INTERVAL) => true,
+    }
+}
+
+/// Waits until state in memory is resumed, or until a retry is due and has rebuilt it in a new instance: a failed
+/// event may be half handled, so without a factory it stays stopped. An event that cannot be read has changed no
+/// state, so the feed just reads it again. Returns `false` if cancelled meanwhile.
+pub(super) async fn wait_for_retry_in_memory<P: Projection>(
+    inner: &ProjectionInner<P>,
+    context: &RunnerContext,
+    cancel: &CancellationToken,
+) -> bool {
+    let (clock, name) = (&context.clock, P::definition().name);
+    let mut pause = STOPPED_RETRY_INTERVAL;
+    loop {
+        // a rebuild or an operator need not wait for the next retry
+        tokio::select! {
+            resumed = wait_until_resumed(inner.progress(), cancel) => return resumed,
+            () = clock.sleep(pause) => {}
+        }
+        if matches!(inner.progress().borrow().stopped, Some(ProjectionError::Damaged { .. })) {
+            // an operator may have skipped the event meanwhile
+            inner.clear_cached_skips();
+            return true;
+        }
+        let began = clock.instant();
+        match rebuild_in_app(inner, context, cancel, Box::new(drop), GUARD_TIMEOUT).await {
+            Ok(rebuilt) => {
+                tracing::info!(
+                    projection = name,
+                    events = rebuilt.events,
+                    "projection was rebuilt in a new instance and goes on"
+                );
                 return true;
             }
-            let began = clock.instant();
-            match self.handle.rebuild_in_app(&self.context, cancel, Box::new(drop), GUARD_TIMEOUT).await {
-                Ok(rebuilt) => {
-                    tracing::info!(
-                        projection = name,
-                        events = rebuilt.events,
-                        "projection was rebuilt in a new instance and goes on"
-                    );
-                    return true;
-                }
-                Err(RebuildError::NoFactory { .. }) => return self.wait_until_resumed(cancel).await,
-                Err(error) => {
-                    tracing::warn!(projection = name, %error, "projection still cannot be rebuilt in a new instance")
-                }
+            Err(RebuildError::NoFactory { .. }) => return wait_until_resumed(inner.progress(), cancel).await,
+            Err(error) => {
+                tracing::warn!(projection = name, %error, "projection still cannot be rebuilt in a new instance")
             }
-            // a projection with a long history spends at most a tenth of its time on retries
-            pause = STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10));
         }
+        // a projection with a long history spends at most a tenth of its time on retries
+        pause = STOPPED_RETRY_INTERVAL.max(clock.elapsed(began).saturating_mul(10));
     }
 }

@@ -12,8 +12,7 @@ use tokio::time::Instant;
 use super::{
     ProjectionError,
     context::RunnerContext,
-    event_handling::{feed_delivery, run_watched},
-    event_retry::EventRetry,
+    event_handling::{EventRetry, feed_delivery, run_watched},
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
@@ -53,11 +52,11 @@ pub(super) enum WriteOutcome {
 
 /// Writes rows of a projection, live or to copies of its tables.
 pub(super) struct TransactionalWriter<'a, P> {
-    pub(super) projection: &'a P,
-    pub(super) transactions: &'a dyn Transactions,
+    projection: &'a P,
+    transactions: &'a dyn Transactions,
     /// `None`: the live tables.
-    pub(super) shadow: Option<&'a Shadow>,
-    pub(super) held_lease: &'a HeldLease,
+    shadow: Option<&'a Shadow>,
+    held_lease: &'a HeldLease,
     context: &'a RunnerContext,
     activity: &'a Arc<Activity>,
     /// The positions that the projection skips.
