@@ -23,9 +23,9 @@ use uuid::Uuid;
 use crate::{
     RedisEventBus,
     bus::BusInner,
-    connection::{CommandError, boxed},
+    error::{CommandError, boxed},
     keys::{self, field},
-    partition::partition_of,
+    partition_hash::partition_of,
     relay::STORE_FIELD_INDEX,
     script,
     trace::TraceCarrier,

@@ -17,10 +17,11 @@ use tokio::time::Instant;
 
 use crate::{
     command::{
-        self, Entry, GroupRead,
+        self, GroupRead,
         pages::{self, EntryPage},
     },
-    connection::{SharedConnection, is_connection_lost},
+    connection::SharedConnection,
+    reply::{self, Entry, is_connection_lost},
 };
 
 /// The maximum time that one blocking read waits, so the time that a stop or a deadline may go unnoticed.
@@ -116,7 +117,7 @@ impl BlockingEntryReader {
         let wait = block.map(|block| GroupRead { count: 1, ..reader }.new_entries(Some(block)));
         let mut rest = (reader.count > 1).then(|| GroupRead { count: reader.count - 1, ..reader }.new_page());
         self.start_or_resume(link, timeout, |mut connection| async move {
-            let mut entries = command::parse_range_entries(page.invoke_async(&mut connection).await?)?;
+            let mut entries = reply::parse_range_entries(page.invoke_async(&mut connection).await?)?;
             if let Some(wait) = wait.filter(|_| entries.is_empty()) {
                 entries = command::parse_group_entries(wait.query_async(&mut connection).await?)?;
                 let remaining_bytes = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
@@ -126,7 +127,7 @@ impl BlockingEntryReader {
                         .arg(remaining_bytes)
                         .invoke_async(&mut connection)
                         .await
-                        .and_then(command::parse_range_entries);
+                        .and_then(reply::parse_range_entries);
                     entries.extend(more.unwrap_or_default());
                 }
             }

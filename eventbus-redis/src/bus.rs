@@ -23,10 +23,10 @@ use crate::{
     backlog::consume_error,
     command,
     config::consumer_name,
-    connection::{SharedConnection, boxed},
+    connection::SharedConnection,
     consumer::{self, Recovery, RecoveryStats},
     dead_letter_copies,
-    error::{ConfigMistake, InvalidConfig},
+    error::{ConfigMistake, InvalidConfig, boxed},
     group::GroupCreation,
     keys,
 };

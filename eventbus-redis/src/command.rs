@@ -1,4 +1,4 @@
-//! The commands that go to Redis, and the parsers of their replies; no other module builds a command.
+//! The commands that go to Redis, and the parsers of their replies; but for `reply`, no other module builds a command.
 
 pub(crate) mod admin;
 pub(crate) mod pages;
@@ -9,31 +9,18 @@ use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, Value, cmd,
-    from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value,
 };
 
-use crate::{connection::CommandError, script, wire::EntryFields};
+use crate::{
+    error::CommandError,
+    reply::{Entry, parse_entry, parse_value},
+    script,
+    wire::EntryFields,
+};
 
 /// The number of entries that one script call takes: the server runs no other command meanwhile.
 pub(crate) const SCRIPT_BATCH_MAX: usize = 500;
-
-/// An entry of a stream as the server sent it; the fields are `None` if it was deleted while it was pending.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: String,
-    pub(crate) fields: Option<Vec<(String, Vec<u8>)>>,
-}
-
-impl Entry {
-    /// Returns the number of bytes of its id, names and values.
-    pub(crate) fn bytes(&self) -> usize {
-        let of_fields = |fields: &Vec<(String, Vec<u8>)>| {
-            fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
-        };
-        self.id.len() + self.fields.as_ref().map_or(0, of_fields)
-    }
-}
 
 /// The place where a consumer reads, and the number of entries.
 #[derive(Debug, Clone, Copy)]
@@ -99,17 +86,6 @@ pub(crate) fn unblock(client: i64) -> Cmd {
     command
 }
 
-pub(crate) fn cluster_info() -> Cmd {
-    let mut command = cmd("INFO");
-    command.arg("cluster");
-    command
-}
-
-/// Returns `true` if the reply of [`cluster_info`] comes from a node of a cluster.
-pub(crate) fn is_cluster_node(info: &str) -> bool {
-    info.lines().any(|line| line.trim() == "cluster_enabled:1")
-}
-
 /// Returns `true` if the group, or its stream, does not exist.
 pub(crate) fn is_group_missing(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || is_key_missing(error))
@@ -123,24 +99,6 @@ pub(crate) fn is_unblocked(error: &CommandError) -> bool {
 /// Returns `true` if the fencing token is stale: the partition has a newer owner.
 pub(crate) fn is_fenced(error: &CommandError) -> bool {
     matches!(error, CommandError::Sent(error) if error.code() == Some("FENCED"))
-}
-
-/// Returns `true` if the server refuses, and will refuse a retry too.
-pub(crate) fn is_refusal(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
-        || is_stream_closed(error)
-}
-
-/// Returns `true` if the stream accepts no more entries, because the bus was given partitions.
-pub(crate) fn is_stream_closed(error: &RedisError) -> bool {
-    error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
-}
-
-/// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
-pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
-        || error.to_string().contains("refused to switch database")
 }
 
 /// Returns `true` if the key does not exist.
@@ -183,11 +141,6 @@ pub(crate) fn parse_pending_count(reply: Value) -> RedisResult<u64> {
     Ok(count)
 }
 
-/// Converts a value of a reply.
-pub(crate) fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
-    Ok(from_redis_value(value)?)
-}
-
 /// Adds an entry; `max_length` trims the stream to about that length.
 pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length: Option<u64>) -> Cmd {
     let bytes: usize = fields.iter().map(|(field, value)| field.len() + value.as_ref().len()).sum();
@@ -212,11 +165,6 @@ pub(crate) fn add_all(stream: &str, entries: &[EntryFields<'_>]) -> Pipeline {
         pipeline.add_command(add(stream, fields, None));
     }
     pipeline
-}
-
-/// Returns `true` if the error is a reply: then the server did not execute the command.
-pub(crate) fn is_not_executed(error: &RedisError) -> bool {
-    error.code().is_some()
 }
 
 /// Inspects a stream and its groups, and counts the dead letters.
@@ -322,11 +270,6 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     }
 }
 
-/// Parses the reply of `XRANGE` and `XREVRANGE`.
-pub(crate) fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
-}
-
 /// Parses the reply of `XREAD`: the last id of each stream.
 pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
     let streams: Vec<(String, Vec<Value>)> = match reply {
@@ -338,43 +281,4 @@ pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>>
     };
     let last = |(stream, entries): (String, Vec<Value>)| Some((stream, entries.into_iter().next_back()?));
     streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, parse_entry(last)?.id))).collect()
-}
-
-/// Parses one entry of a stream.
-pub(crate) fn parse_entry(value: Value) -> RedisResult<Entry> {
-    let mut parts = match value {
-        Value::Array(parts) => parts.into_iter(),
-        _ => Vec::new().into_iter(),
-    };
-    let Some(id) = parts.next() else {
-        return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
-    };
-    let fields = match parts.next() {
-        Some(Value::Array(flat)) => Some(parse_fields(flat)),
-        Some(Value::Nil) | None => None,
-        Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
-    };
-    Ok(Entry { id: from_redis_value(id)?, fields })
-}
-
-fn parse_fields(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {
-    let mut pairs = Vec::with_capacity(flat.len() / 2);
-    let mut flat = flat.into_iter();
-    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        pairs.push((parse_text(name), bytes(value)));
-    }
-    pairs
-}
-
-fn bytes(value: Value) -> Vec<u8> {
-    match value {
-        Value::BulkString(bytes) => bytes,
-        Value::SimpleString(text) => text.into_bytes(),
-        _ => Vec::new(),
-    }
-}
-
-/// Parses a field's name; one that is not UTF-8 is not a field of ours.
-fn parse_text(value: Value) -> String {
-    String::from_utf8(bytes(value)).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }

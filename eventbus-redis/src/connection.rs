@@ -10,14 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::{BoxError, port::BusCounters};
+use eventbus::port::BusCounters;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
     aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
-use crate::{ConfigMistake, RedisConnectError, command, keys, server::Server, tls};
+use crate::{
+    ConfigMistake, RedisConnectError, error::CommandError, hash_tag::has_hash_tag, reply, server::Server, tls,
+    url::asks_for_tls,
+};
 
 /// The time after which a second connect attempt starts beside the first.
 const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
@@ -66,17 +69,6 @@ struct ConnectFailure {
     text: String,
 }
 
-/// The reason why a command has no reply.
-#[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum CommandError {
-    /// No connection was open; the command was not sent.
-    #[error("{0}")]
-    NotSent(String),
-    /// The command was sent, or may have been.
-    #[error(transparent)]
-    Sent(#[from] RedisError),
-}
-
 impl SharedConnection {
     /// Prepares the connection; sends no command.
     ///
@@ -85,9 +77,9 @@ impl SharedConnection {
     pub(crate) fn new(server: Server<'_>, counters: Arc<BusCounters>) -> Result<Self, ConfigMistake> {
         server.warn_plaintext();
         let (field, prefix) = server.prefix;
-        let untagged = (!keys::has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
+        let untagged = (!has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
         Ok(Self {
-            client: server.client()?,
+            client: client(&server)?,
             address: server.address(),
             untagged_prefix: untagged,
             connect_timeout: server.connect_timeout,
@@ -189,7 +181,7 @@ impl SharedConnection {
             error if tls::is_no_tls(&error) => RedisConnectError::NoTls { address, source: error.into() },
             error if error.kind() == ErrorKind::Parse => RedisConnectError::NotRedis { address, source: error.into() },
             error if tls::is_untrusted(&error) => RedisConnectError::Untrusted { address, source: error.into() },
-            error if command::is_refusal(&error) || command::is_wrong_server(&error) => {
+            error if reply::is_refusal(&error) || reply::is_wrong_server(&error) => {
                 RedisConnectError::Refused { address, source: error.into() }
             }
             error => RedisConnectError::Unavailable { address, source: error.into() },
@@ -204,9 +196,9 @@ impl SharedConnection {
         let Some(prefix) = &self.untagged_prefix else {
             return Ok(None);
         };
-        match command::cluster_info().query_async::<String>(connection).await {
-            Ok(info) => Ok(Some(prefix.clone()).filter(|_| command::is_cluster_node(&info))),
-            Err(error) if is_connection_lost(&error) => Err(error),
+        match reply::cluster_info().query_async::<String>(connection).await {
+            Ok(info) => Ok(Some(prefix.clone()).filter(|_| reply::is_cluster_node(&info))),
+            Err(error) if reply::is_connection_lost(&error) => Err(error),
             // the user may lack the right to `INFO`
             Err(_) => Ok(None),
         }
@@ -235,6 +227,51 @@ impl SharedConnection {
         self.check_reply(number, reply)
     }
 
+    /// Runs a script once, on a connection that soon counts as lost if it does not reply.
+    pub(crate) async fn run_with_short_timeout<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
+        let reply = script.invoke_async(&mut connection).await;
+        self.check_reply(number, reply)
+    }
+
+    /// Runs a script once; sends its text if the server does not know it.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_or_connect().await?;
+        let reply = script.invoke_async(&mut connection).await;
+        self.check_reply(number, reply)
+    }
+
+    /// Runs a script that may run twice, which happens if its connection was lost.
+    pub(crate) async fn run_idempotent<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
+        match script.invoke_async(&mut connection).await {
+            Err(error) if self.drop_if_lost(number, &error) => self.run(script).await,
+            reply => Ok(reply?),
+        }
+    }
+
+    /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
+    /// fails, the outcome of the first one stays unknown.
+    pub(crate) async fn run_idempotent_or_unknown<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, CommandError> {
+        let (mut connection, number) = self.get_with_short_timeout().await?;
+        match script.invoke_async(&mut connection).await {
+            Err(error) if self.drop_if_lost(number, &error) => match self.run(script).await {
+                Err(_) if !reply::is_not_executed(&error) => Err(CommandError::Sent(error)),
+                reply => reply,
+            },
+            reply => Ok(reply?),
+        }
+    }
+
     pub(crate) fn check_reply<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
             self.drop_if_lost(number, error);
@@ -244,7 +281,7 @@ impl SharedConnection {
 
     /// Drops a connection that an error shows to be lost; returns `true` if the error does.
     pub(crate) fn drop_if_lost(&self, number: u64, error: &RedisError) -> bool {
-        let is_lost = is_connection_lost(error);
+        let is_lost = reply::is_connection_lost(error);
         if is_lost {
             let mut slot = self.state_mut();
             if slot.number == number {
@@ -276,7 +313,7 @@ impl SharedConnection {
                 Ok((connection.clone(), slot.replace(connection)))
             }
             Err(error) => {
-                let what = if command::is_refusal(&error) { "is refused by" } else { "cannot connect to" };
+                let what = if reply::is_refusal(&error) { "is refused by" } else { "cannot connect to" };
                 let text = format!("{what} Redis at {}: {error}", self.address);
                 *last_failure = Some(ConnectFailure { at: Instant::now(), text: text.clone() });
                 Err(CommandError::NotSent(text))
@@ -351,15 +388,10 @@ impl ConnectionState {
     }
 }
 
-/// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica.
-pub(crate) fn is_connection_lost(error: &RedisError) -> bool {
-    error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
-}
-
-/// Converts a command error to the error that users of the bus see.
-pub(crate) fn boxed(error: CommandError) -> BoxError {
-    match error {
-        CommandError::NotSent(text) => text.into(),
-        CommandError::Sent(error) => error.into(),
+/// Prepares a client; sends no command.
+fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
+    if asks_for_tls(server.url) {
+        return tls::client(server);
     }
+    Client::open(server.url).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
 }

@@ -13,9 +13,10 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     RedisCommandError, RedisEventBus,
     bus::BusInner,
-    command::{self, Entry, admin, pages},
+    command::{admin, pages},
     entry_id::EntryId,
     keys::field,
+    reply::{self, Entry},
     script, wire,
 };
 
@@ -165,7 +166,7 @@ impl BusInner {
 
     async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
         let reply: Value = self.query(range).await.map_err(|error| self.dead_letter_error(error))?;
-        let entries = command::parse_range_entries(reply).map_err(|error| self.command_error(error.into()));
+        let entries = reply::parse_range_entries(reply).map_err(|error| self.command_error(error.into()));
         let entries = entries.map_err(|error| self.dead_letter_error(error))?;
         Ok(entries.into_iter().map(parse_dead_letter).collect())
     }

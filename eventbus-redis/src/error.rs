@@ -5,12 +5,7 @@ use std::{fmt, time::Duration};
 use eventbus::BoxError;
 use redis::RedisError;
 
-use crate::{
-    command,
-    connection::{CommandError, boxed},
-    partition::PartitionCountMismatch,
-    server::asks_for_tls,
-};
+use crate::{reply, url::asks_for_tls};
 
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +57,22 @@ impl fmt::Display for ConfigMistake {
 fn list(mistakes: &[ConfigMistake]) -> String {
     let mistakes: Vec<_> = mistakes.iter().map(ToString::to_string).collect();
     mistakes.join("; ")
+}
+
+/// The configured number of partitions differs from that of the stream.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{stream}` has {recorded} partition(s) and not {configured}: set `partitions` to {recorded}, or have a bus that is \
+     connected so change the number by `repartition`"
+)]
+#[non_exhaustive]
+pub struct PartitionCountMismatch {
+    /// The stream.
+    pub stream: String,
+    /// Number of partitions of the stream.
+    pub recorded: u32,
+    /// Number of partitions in the configuration.
+    pub configured: u32,
 }
 
 /// Errors of [`RedisEventBus::connect`](crate::RedisEventBus::connect) and
@@ -196,7 +207,7 @@ impl RedisCommandError {
         let stream = stream.to_owned();
         match error {
             CommandError::Sent(error) if is_refused(&error) => Self::Refused { stream, source: error.into() },
-            CommandError::Sent(error) if !command::is_not_executed(&error) => {
+            CommandError::Sent(error) if !reply::is_not_executed(&error) => {
                 Self::OutcomeUnknown { stream, source: error.into() }
             }
             nothing_done => Self::Unavailable { stream, source: boxed(nothing_done) },
@@ -212,5 +223,24 @@ impl RedisCommandError {
 
 /// Returns `true` if a retry would be refused too.
 fn is_refused(error: &RedisError) -> bool {
-    command::is_refusal(error) || command::is_wrong_server(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
+    reply::is_refusal(error) || reply::is_wrong_server(error) || matches!(error.code(), Some("ERR" | "CROSSSLOT"))
+}
+
+/// The reason why a command has no reply.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// No connection was open; the command was not sent.
+    #[error("{0}")]
+    NotSent(String),
+    /// The command was sent, or may have been.
+    #[error(transparent)]
+    Sent(#[from] RedisError),
+}
+
+/// Converts a command error to the error that users of the bus see.
+pub(crate) fn boxed(error: CommandError) -> BoxError {
+    match error {
+        CommandError::NotSent(text) => text.into(),
+        CommandError::Sent(error) => error.into(),
+    }
 }

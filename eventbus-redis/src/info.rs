@@ -18,8 +18,8 @@ use crate::{
         self, GroupState,
         admin::{self, ConsumerState},
     },
-    connection::{CommandError, boxed},
     entry_id::EntryId,
+    error::{CommandError, boxed},
     keys, script,
 };
 

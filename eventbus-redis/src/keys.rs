@@ -1,5 +1,7 @@
 //! The names of all keys, and of all fields of entries; no other module spells one.
 
+use crate::hash_tag::has_hash_tag;
+
 /// The consumer name of entries left for an absent member: the first member that handles their type claims them.
 pub(crate) const ABSENT_CONSUMER: &str = "absent";
 
@@ -108,18 +110,6 @@ fn same_slot_key(stream: &str, name: &str) -> String {
     if has_hash_tag(stream) { format!("{stream}:{name}") } else { format!("{{{stream}}}:{name}") }
 }
 
-/// Returns `true` if only a part of a key decides its slot: the text between the first `{` and the next `}`, unless
-/// empty.
-pub(crate) fn has_hash_tag(key: &str) -> bool {
-    hash_tag(key) != key
-}
-
-/// Returns the part of a key that decides its slot.
-pub(crate) fn hash_tag(key: &str) -> &str {
-    let tag = key.split_once('{').and_then(|(_, rest)| rest.split_once('}'));
-    tag.map(|(tag, _)| tag).filter(|tag| !tag.is_empty()).unwrap_or(key)
-}
-
 /// The fields of an entry of `RedisStreams`, in their order.
 pub(crate) mod plain_field {
     pub(crate) const TYPE: &str = "type";
@@ -192,7 +182,10 @@ mod tests {
         let key = projection_key("events", "events:orders", "order-stats", "checkpoint");
         assert_eq!(key, "projection:events:events%3Aorders:order-stats:checkpoint");
         let tagged = projection_key("{a:b}:x", "{a:b}:orders", "n", "checkpoint");
-        assert_eq!((hash_tag(&tagged), tagged.as_str()), ("a:b", "projection:{a:b}%3Ax:{a:b}%3Aorders:n:checkpoint"));
+        assert_eq!(
+            (crate::hash_tag::hash_tag(&tagged), tagged.as_str()),
+            ("a:b", "projection:{a:b}%3Ax:{a:b}%3Aorders:n:checkpoint")
+        );
         let texts =
             ["a", "b", "a:b", "%3A", "a%3Ab", ":", "{", "}", "{}", "{a", "b}", "{a}", "{a}:b", "{a:b}", "{{}", "copy"];
         let mut all = BTreeSet::new();

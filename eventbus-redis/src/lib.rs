@@ -12,8 +12,8 @@ mod dead_letter_copies;
 mod dead_letters;
 mod entry_id;
 mod error;
-mod fault;
 mod group;
+mod hash_tag;
 mod history;
 mod info;
 mod keys;
@@ -23,8 +23,10 @@ mod otel;
 #[path = "no_otel.rs"]
 mod otel;
 mod partition;
+mod partition_hash;
 mod publish;
 mod relay;
+mod reply;
 mod script;
 mod server;
 #[cfg(test)]
@@ -37,16 +39,18 @@ mod tls;
 #[path = "no_tls.rs"]
 mod tls;
 mod trace;
+mod trace_context;
 mod trim;
+mod url;
 mod wire;
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
-pub use error::{ConfigMistake, InvalidConfig, RedisCommandError, RedisConnectError};
+pub use error::{ConfigMistake, InvalidConfig, PartitionCountMismatch, RedisCommandError, RedisConnectError};
 pub use group::{GroupError, GroupStart, RetireStoreError, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
-pub use partition::{PartitionCountMismatch, RepartitionError, UnfinishedGroup};
+pub use partition::{RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
 pub use store::{

@@ -14,8 +14,8 @@ use tracing::{Instrument, Span};
 use crate::{
     bus::BusInner,
     command,
-    connection::{CommandError, boxed},
-    otel, script,
+    error::{CommandError, boxed},
+    otel, reply, script,
     trace::{self, TraceCarrier},
     wire,
 };
@@ -161,7 +161,7 @@ impl BusInner {
         if let Some(layout) = self.find_partition_count_mismatch(&error) {
             return PublishError::Refused { destination, event_id: None, source: layout.into() };
         }
-        let (is_refusal, nothing_done) = (command::is_refusal(&error), command::is_not_executed(&error));
+        let (is_refusal, nothing_done) = (reply::is_refusal(&error), reply::is_not_executed(&error));
         let source = error.into();
         if is_refusal {
             PublishError::Refused { destination, event_id: None, source }

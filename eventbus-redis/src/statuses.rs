@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Applied, Durability, DurabilityWarning, GroupHealth, ProjectionProgress, RecoveryStats, RetiredGroup, StreamHealth,
-    TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup, command::Entry,
+    TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup, reply::Entry,
 };
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {

@@ -5,8 +5,10 @@ use std::time::Duration;
 use eventbus::port::PAGE_BYTES;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 
-use super::{Entry, parse_range_entries, parse_value};
-use crate::script;
+use crate::{
+    reply::{Entry, parse_range_entries, parse_value},
+    script,
+};
 
 /// A page of entries of streams, in order.
 #[derive(Debug, Default)]

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, cmd};
 
-use super::{Entry, GroupRead, SCRIPT_BATCH_MAX, parse_entry, parse_value};
-use crate::script;
+use super::{GroupRead, SCRIPT_BATCH_MAX};
+use crate::{
+    reply::{Entry, parse_entry, parse_value},
+    script,
+};
 
 /// Claims entries that have been pending for `idle`, from `from` on: at most as many as the reader's `count`, and none
 /// after the one that reaches `bytes`.
@@ -50,18 +53,6 @@ pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {
 pub(crate) fn length(stream: &str) -> Cmd {
     let mut command = cmd("XLEN");
     command.arg(stream);
-    command
-}
-
-pub(crate) fn get(key: &str) -> Cmd {
-    let mut command = cmd("GET");
-    command.arg(key);
-    command
-}
-
-pub(crate) fn set(key: &str, value: &str) -> Cmd {
-    let mut command = cmd("SET");
-    command.arg(key).arg(value);
     command
 }
 

@@ -79,11 +79,12 @@ impl RedisEventBusConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, time::Duration};
+    use std::{cell::RefCell, collections::HashMap, time::Duration};
 
     use eventbus::SharedClock;
 
     use super::*;
+    use crate::config::env_vars::BUS_VARIABLES;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();
@@ -216,5 +217,16 @@ mod tests {
             ]
         );
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn the_list_of_known_variables_is_complete() {
+        let requested = RefCell::new(Vec::new());
+        let read = |name: &str| {
+            requested.borrow_mut().push(name.to_owned());
+            None
+        };
+        RedisEventBusConfig::from_vars(read).unwrap();
+        assert_eq!(requested.into_inner(), BUS_VARIABLES.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -2,12 +2,30 @@
 
 use std::{collections::BTreeSet, env, str::FromStr, sync::Once, time::Duration};
 
-use crate::{RedisEventBusConfig, RedisEventStoreConfig, error::ConfigMistake};
+use crate::error::ConfigMistake;
 
 /// The prefix of our variables.
 const VARIABLE_PREFIX: &str = "EVENTBUS_";
 /// A mistaken name of the server's variable.
 const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
+
+/// The variables that the configuration of a bus reads.
+pub(crate) const BUS_VARIABLES: &str = "
+    REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_STREAM_PREFIX EVENTBUS_CONSUMER_GROUP EVENTBUS_CONSUMER_NAME
+    EVENTBUS_CONSUMERS EVENTBUS_BATCH_SIZE EVENTBUS_BLOCK_MS EVENTBUS_RETRY_FOR_SECONDS EVENTBUS_MAX_RETRIES
+    EVENTBUS_PENDING_IDLE_MS EVENTBUS_ENABLE_DLQ EVENTBUS_DLQ_STREAM_SUFFIX EVENTBUS_SOCKET_TIMEOUT
+    EVENTBUS_SOCKET_CONNECT_TIMEOUT EVENTBUS_ENABLE_TRACING EVENTBUS_RETRY_KEY_PREFIX
+    EVENTBUS_RETRY_KEY_EXPIRY_SECONDS EVENTBUS_SINGLE_CONNECTION_CLIENT EVENTBUS_CONCURRENCY
+    EVENTBUS_MAX_IN_FLIGHT EVENTBUS_MAX_WAITING EVENTBUS_MAX_IN_FLIGHT_BYTES EVENTBUS_RETRY_DELAY_MS
+    EVENTBUS_RETRY_MAX_DELAY_MS EVENTBUS_DELIVER_SKIPPED_WITHIN EVENTBUS_SLOW_HANDLER_MS
+    EVENTBUS_TRIM_MAX_LENGTH EVENTBUS_TRIM_MAX_AGE_SECONDS EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
+    EVENTBUS_TLS_KEY_FILE EVENTBUS_READABLE_BY_PYTHON EVENTBUS_PARTITIONS EVENTBUS_PARTITION_LEASE_MS";
+/// The variables that the configuration of a store reads. Both lists stand here: a process that reads one configuration
+/// warns of no variable of the other.
+pub(crate) const STORE_VARIABLES: &str = "
+    REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
+    EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
+    EVENTBUS_TLS_KEY_FILE";
 
 /// Returns a variable of this process.
 pub(crate) fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
@@ -31,11 +49,7 @@ pub(crate) fn warn_unknown_variables() {
 /// Returns the variables that begin like ours and that no configuration reads, each with the nearest name that one
 /// reads.
 fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a str, &'static str)> {
-    let unset = |_: &str| None;
-    let (mut bus, mut store) = (EnvVars::new(unset), EnvVars::new(unset));
-    RedisEventBusConfig::read(&mut bus);
-    RedisEventStoreConfig::read(&mut store);
-    let known: BTreeSet<_> = bus.requested.into_iter().chain(store.requested).collect();
+    let known: BTreeSet<_> = BUS_VARIABLES.split_whitespace().chain(STORE_VARIABLES.split_whitespace()).collect();
     let ours = set.filter(|name| name.starts_with(VARIABLE_PREFIX) && !known.contains(name));
     let with_nearest = |name| {
         let distance = |known: &&&str| strsim::damerau_levenshtein(name, known);
@@ -49,13 +63,11 @@ fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a st
 pub(crate) struct EnvVars<G> {
     get: G,
     pub(crate) mistakes: Vec<ConfigMistake>,
-    /// The names that a configuration has read.
-    requested: Vec<&'static str>,
 }
 
 impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
     pub(crate) fn new(get: G) -> Self {
-        Self { get, mistakes: Vec::new(), requested: Vec::new() }
+        Self { get, mistakes: Vec::new() }
     }
 
     /// Reads the server's URL, which has the same variable in every configuration.
@@ -67,7 +79,6 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
     }
 
     pub(crate) fn value(&mut self, name: &'static str) -> Option<String> {
-        self.requested.push(name);
         match (self.get)(name)? {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
             Err(NotUtf8) => {

@@ -14,7 +14,7 @@ use eventbus::{
 };
 use serde::{Deserialize, Deserializer, de};
 
-use crate::{keys, partition::partition_of, server::Server};
+use crate::{keys, partition_hash::partition_of, server::Server};
 
 /// The configuration of a Redis bus: a plain struct with defaults.
 ///

@@ -7,7 +7,7 @@ use eventbus::Name;
 use super::RedisEventBusConfig;
 use crate::{
     error::{ConfigMistake, InvalidConfig},
-    server::url_problem,
+    url::url_problem,
 };
 
 /// The maximum length of a prefix: leaves room for what keys and checkpoint names append.

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{Consumer, handoff::UnhandledEntry};
 use crate::{
     command,
-    connection::CommandError,
+    error::CommandError,
     keys::field,
     script,
     wire::{self, timestamp},

@@ -16,7 +16,7 @@ use super::{
     outage_log::OutageLog,
     read::RANGE_START,
 };
-use crate::{command, connection::CommandError, script};
+use crate::{command, error::CommandError, script};
 
 /// Interval between two attempts to write a batch that failed.
 pub(super) const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);

@@ -18,7 +18,7 @@ use eventbus::{StreamId, port::StopSignal};
 use redis::ScriptInvocation;
 
 use super::{Consumer, PARTITION_OWNER, read::RANGE_START};
-use crate::{command, connection::CommandError, entry_id::EntryId, keys, script};
+use crate::{command, entry_id::EntryId, error::CommandError, keys, script};
 
 /// Interval between two checks whether blocking entries are finished.
 const UNBLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);

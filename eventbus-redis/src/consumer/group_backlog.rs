@@ -18,7 +18,7 @@ use super::{Consumer, PARTITION_OWNER, consume_stream, outage_log::OutageLog};
 use crate::{
     backlog::{BacklogState, types_to_record},
     bus::BusInner,
-    connection::CommandError,
+    error::CommandError,
 };
 
 /// Interval between two checks for a backlog.

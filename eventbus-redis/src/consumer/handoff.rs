@@ -13,7 +13,7 @@ use eventbus::{
 };
 
 use super::{Consumer, ack_batch::attempts_json, read::RANGE_START, receive::ReclaimedEntries};
-use crate::{command, connection::CommandError, keys, partition::partition_of, script};
+use crate::{command, error::CommandError, keys, partition_hash::partition_of, script};
 
 /// Pages of handed-off entries that one run reads without finding one to claim.
 const EMPTY_HANDOFF_PAGES_MAX: usize = 4;

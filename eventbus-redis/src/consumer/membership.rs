@@ -22,7 +22,7 @@ use eventbus::port::PAGE_BYTES;
 use redis::ScriptInvocation;
 
 use super::{Consumer, acknowledger::Acknowledger, read::RANGE_START, receive::ReclaimedEntries};
-use crate::{command, connection::CommandError, script};
+use crate::{command, error::CommandError, script};
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;

@@ -38,7 +38,7 @@ use redis::{FromRedisValue, ScriptInvocation};
 use blocked_streams::BlockedStreams;
 use group_backlog::GroupBacklog;
 
-use crate::{bus::BusInner, connection::CommandError, keys, script::ConsumerScript, trace};
+use crate::{bus::BusInner, error::CommandError, keys, script::ConsumerScript, trace};
 
 pub(crate) use multi_consumer::consume as consume_all;
 pub use recover::{Recovery, RecoveryStats};

@@ -13,7 +13,8 @@ use redis::{Cmd, RedisError, RedisResult, ScriptInvocation, Value, aio::Multiple
 use super::{Consumer, outage_log::OutageLog, receive::ReclaimedEntries};
 use crate::{
     command::{self, GroupRead},
-    connection::{CommandError, is_connection_lost},
+    error::CommandError,
+    reply::{self, is_connection_lost},
     script,
 };
 
@@ -244,7 +245,7 @@ impl Consumer {
         connected: &mut ReaderConnection,
         count: usize,
         stop: &StopSignal,
-    ) -> RedisResult<Vec<command::Entry>> {
+    ) -> RedisResult<Vec<reply::Entry>> {
         let config = &self.bus.config;
         let reader = GroupRead { stream: &self.bus.stream, group: &self.group, consumer: &self.name, count };
         let block = Duration::from_millis(config.block_ms);

@@ -10,8 +10,8 @@ use redis::{RedisResult, Value, from_redis_value};
 
 use super::Consumer;
 use crate::{
-    command::{self, Entry},
     keys::field,
+    reply::{self, Entry},
     trace, wire,
 };
 
@@ -39,7 +39,7 @@ impl ReclaimedEntries {
         let entries: Vec<Value> = from_redis_value(entries)?;
         let attempts: Vec<Option<String>> = from_redis_value(attempts)?;
         let parsed = entries.into_iter().zip(attempts).map(|(entry, attempts)| {
-            Ok(ReclaimedEntry { entry: command::parse_entry(entry)?, attempts_json: attempts, owner_ended: false })
+            Ok(ReclaimedEntry { entry: reply::parse_entry(entry)?, attempts_json: attempts, owner_ended: false })
         });
         Ok(Self { entries: parsed.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
     }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     bus::BusInner,
     command,
-    connection::{CommandError, boxed},
+    error::{CommandError, boxed},
     keys, script, trace,
 };
 

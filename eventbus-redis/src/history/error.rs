@@ -3,8 +3,8 @@
 use eventbus::{BoxError, Name, port::MessageId};
 
 use crate::{
-    command,
-    connection::{CommandError, boxed},
+    error::{CommandError, boxed},
+    reply,
 };
 
 /// An entry of the stream that is no event.
@@ -62,7 +62,7 @@ impl HistoryError {
     pub(super) fn from_command_error(destination: &Name, error: CommandError) -> Self {
         let destination = destination.clone();
         match error {
-            CommandError::Sent(error) if command::is_refusal(&error) => {
+            CommandError::Sent(error) if reply::is_refusal(&error) => {
                 Self::Refused { destination, source: error.into() }
             }
             error => Self::Unavailable { destination, source: boxed(error) },

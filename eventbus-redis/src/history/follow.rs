@@ -15,7 +15,7 @@ use super::{History, HistoryEntry, HistoryError};
 use crate::{
     blocking_read::{BlockingPageReader, READ_BLOCK_MAX, RECONNECT_BACKOFF},
     command::pages::EntryPage,
-    connection::CommandError,
+    error::CommandError,
 };
 
 /// A reader of the stream that waits for new entries; made by [`History::follow`].

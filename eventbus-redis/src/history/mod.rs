@@ -17,11 +17,9 @@ pub use self::{
 };
 use crate::{
     bus::BusInner,
-    command::{
-        Entry,
-        pages::{self, EntryPage},
-    },
+    command::pages::{self, EntryPage},
     entry_id::EntryId,
+    reply::Entry,
     wire,
 };
 

@@ -9,12 +9,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
 
-use crate::{
-    RedisCommandError,
-    bus::BusInner,
-    command,
-    connection::{CommandError, SharedConnection},
-};
+use crate::{RedisCommandError, bus::BusInner, error::CommandError};
 
 /// A script with the functions for ids.
 macro_rules! with_ids {
@@ -173,53 +168,6 @@ impl ConsumerScript {
     /// Returns the text for the consumer of a partition, or of a whole stream.
     pub(crate) fn select(&self, is_fenced: bool) -> &Script {
         if is_fenced { &self.fenced } else { &self.plain }
-    }
-}
-
-impl SharedConnection {
-    /// Runs a script once, on a connection that soon counts as lost if it does not reply.
-    pub(crate) async fn run_with_short_timeout<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
-        let (mut connection, number) = self.get_with_short_timeout().await?;
-        let reply = script.invoke_async(&mut connection).await;
-        self.check_reply(number, reply)
-    }
-
-    /// Runs a script once; sends its text if the server does not know it.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
-        let (mut connection, number) = self.get_or_connect().await?;
-        let reply = script.invoke_async(&mut connection).await;
-        self.check_reply(number, reply)
-    }
-
-    /// Runs a script that may run twice, which happens if its connection was lost.
-    pub(crate) async fn run_idempotent<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
-        let (mut connection, number) = self.get_with_short_timeout().await?;
-        match script.invoke_async(&mut connection).await {
-            Err(error) if self.drop_if_lost(number, &error) => self.run(script).await,
-            reply => Ok(reply?),
-        }
-    }
-
-    /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
-    /// fails, the outcome of the first one stays unknown.
-    pub(crate) async fn run_idempotent_or_unknown<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
-        let (mut connection, number) = self.get_with_short_timeout().await?;
-        match script.invoke_async(&mut connection).await {
-            Err(error) if self.drop_if_lost(number, &error) => match self.run(script).await {
-                Err(_) if !command::is_not_executed(&error) => Err(CommandError::Sent(error)),
-                reply => reply,
-            },
-            reply => Ok(reply?),
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::{
     RedisEventStore, entry,
     error::{append_error, corrupt_last_entry},
 };
-use crate::{command, script::store::APPEND};
+use crate::{reply, script::store::APPEND};
 
 /// Most events that one script adds, unless a single append has more: the server runs no other command meanwhile.
 const APPEND_BATCH_EVENTS_MAX: usize = 512;
@@ -263,7 +263,7 @@ fn to_recorded(
 }
 
 fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
-    let mut parts = command::parse_value::<Vec<Value>>(reply)?.into_iter();
+    let mut parts = reply::parse_value::<Vec<Value>>(reply)?.into_iter();
     let kind: String = next_value(&mut parts)?;
     Ok(match kind.as_str() {
         "new" => AppendReply::New {
@@ -271,7 +271,7 @@ fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
             first: Position::new(next_value(&mut parts)?),
         },
         "known" => {
-            let positions: Vec<String> = parts.map(command::parse_value).collect::<RedisResult<_>>()?;
+            let positions: Vec<String> = parts.map(reply::parse_value).collect::<RedisResult<_>>()?;
             AppendReply::AlreadyStored(positions.iter().filter_map(|position| position.parse().ok()).collect())
         }
         "conflict" => AppendReply::Conflict(Version::new(next_value(&mut parts)?)),
@@ -281,5 +281,5 @@ fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
 }
 
 fn next_value<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
-    command::parse_value(parts.next().unwrap_or(Value::Nil))
+    reply::parse_value(parts.next().unwrap_or(Value::Nil))
 }

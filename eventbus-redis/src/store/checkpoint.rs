@@ -10,7 +10,8 @@ use redis::{Cmd, FromRedisValue};
 use super::RedisEventStore;
 use crate::{
     command::store as commands,
-    connection::boxed,
+    error::boxed,
+    reply,
     script::store::{DELETE_NOTE, SAVE_NOTE},
 };
 
@@ -18,20 +19,20 @@ use crate::{
 impl Checkpoints for RedisEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
         let key = self.keys().checkpoint(name);
-        let saved: Option<String> = self.query_for(name, &commands::get(&key)).await?;
+        let saved: Option<String> = self.query_for(name, &reply::get(&key)).await?;
         saved.map(|text| parse_position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
         let key = self.keys().checkpoint(name);
-        self.query_for(name, &commands::set(&key, position.get())).await
+        self.query_for(name, &reply::set(&key, position.get())).await
     }
 }
 
 #[async_trait]
 impl Notes for RedisEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        self.query_for(name, &commands::get(&self.keys().note(name))).await
+        self.query_for(name, &reply::get(&self.keys().note(name))).await
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {

@@ -12,7 +12,8 @@ use crate::{
         validate::{prefix_problem, time_problem},
     },
     error::{ConfigMistake, InvalidConfig},
-    server::{Server, url_problem},
+    server::Server,
+    url::url_problem,
 };
 
 /// The configuration of a Redis event store: a plain struct with defaults.
@@ -198,9 +199,10 @@ impl fmt::Debug for RedisEventStoreConfig {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
+    use std::{cell::RefCell, collections::HashMap};
 
     use super::*;
+    use crate::config::env_vars::STORE_VARIABLES;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventStoreConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();
@@ -247,5 +249,16 @@ mod tests {
         let fields: Vec<_> = error.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
         assert_eq!(fields, ["EVENTBUS_REDIS_URL", "EVENTBUS_CHECK_DURABILITY"]);
         assert!(!error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn the_list_of_known_variables_is_complete() {
+        let requested = RefCell::new(Vec::new());
+        let read = |name: &str| {
+            requested.borrow_mut().push(name.to_owned());
+            None
+        };
+        RedisEventStoreConfig::from_vars(read).unwrap();
+        assert_eq!(requested.into_inner(), STORE_VARIABLES.split_whitespace().collect::<Vec<_>>());
     }
 }

@@ -11,7 +11,7 @@ use redis::{RedisResult, Value};
 use serde::Serialize;
 
 use super::RedisEventStore;
-use crate::{command, connection::boxed};
+use crate::{error::boxed, reply};
 
 /// Findings of [`RedisEventStore::durability`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -143,9 +143,9 @@ impl RedisEventStore {
             self.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let info: Option<String> = next().and_then(command::parse_value).ok();
+        let info: Option<String> = next().and_then(reply::parse_value).ok();
         let mut setting = || -> Option<String> {
-            let found: HashMap<String, String> = next().and_then(command::parse_value).ok()?;
+            let found: HashMap<String, String> = next().and_then(reply::parse_value).ok()?;
             found.into_values().next()
         };
         let (fsync, lazy, replicas) = (setting(), setting(), setting());

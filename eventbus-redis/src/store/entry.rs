@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::error::CorruptEntry;
-use crate::{command::Entry, entry_id::EntryId};
+use crate::{entry_id::EntryId, reply::Entry};
 
 /// The fields of an event, in their order.
 mod field {

@@ -6,7 +6,7 @@ use eventbus::{
 };
 use redis::RedisError;
 
-use crate::{command, connection::CommandError, fault};
+use crate::{error::CommandError, reply, store::fault};
 
 /// An entry of the store's keys that the store has not written, or not in this form.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub(crate) fn corrupt_key(key: &str, source: impl Into<BoxError>) -> ReadError {
 pub(crate) fn read_error(key: &str, error: CommandError) -> ReadError {
     match error {
         CommandError::Sent(error) if error.code() == Some("WRONGTYPE") => corrupt_key(key, error),
-        error => ReadError::Unavailable(crate::connection::boxed(error)),
+        error => ReadError::Unavailable(crate::error::boxed(error)),
     }
 }
 
@@ -49,7 +49,7 @@ pub(crate) fn append_error(stream: &StreamId, error: CommandError) -> AppendErro
         CommandError::Sent(error) if is_refused(&error) => {
             AppendError::Refused { stream: stream.clone(), source: error.into() }
         }
-        CommandError::Sent(error) if command::is_not_executed(&error) => AppendError::Unavailable(error.into()),
+        CommandError::Sent(error) if reply::is_not_executed(&error) => AppendError::Unavailable(error.into()),
         CommandError::Sent(error) => AppendError::OutcomeUnknown(error.into()),
     }
 }
@@ -66,5 +66,5 @@ pub(crate) fn corrupt_last_entry(key: &str, entry: &str) -> CorruptEntry {
 /// Returns `true` if the server refuses until its settings, rights or data change.
 pub(crate) fn is_refused(error: &RedisError) -> bool {
     fault::fault_of_reply(error).is_none()
-        && (command::is_refusal(error) || command::is_wrong_server(error) || error.code() == Some("ERR"))
+        && (reply::is_refusal(error) || reply::is_wrong_server(error) || error.code() == Some("ERR"))
 }

@@ -7,7 +7,7 @@ use eventbus::{
 };
 
 use super::{RedisEventStore, error::corrupt_key};
-use crate::{command::store as commands, connection::boxed};
+use crate::{command::store as commands, error::boxed};
 
 #[async_trait]
 impl EventTypes for RedisEventStore {

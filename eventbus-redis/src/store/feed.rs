@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     command::store as commands,
-    connection::{CommandError, boxed},
+    error::{CommandError, boxed},
+    reply,
 };
 
 /// Pointers that one command scans for events that match a filter.
@@ -36,7 +37,7 @@ impl ReadFeed for RedisEventStore {
     async fn head(&self) -> Result<Position, ReadError> {
         let (feed, acknowledged) = (self.keys().feed(), self.acknowledged().position());
         let reply = self.connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
-        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
         let head = match entries.into_iter().next() {
             Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
             None => Position::START,
@@ -126,7 +127,7 @@ impl RedisEventStore {
         let feed = self.keys().feed();
         let command = commands::range(&feed, from, through.get(), count);
         let reply = self.connection().query(&command).await.map_err(|error| read_error(&feed, error))?;
-        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
         let mut pointers = Vec::with_capacity(entries.len());
         for (wanted, entry) in (from..).zip(entries) {
             if let Ok(found) = number_of(&entry.id)
@@ -155,7 +156,7 @@ impl RedisEventStore {
             let mut pointers = Vec::with_capacity(positions.len());
             for reply in replies {
                 let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
-                for entry in commands::parse_entries(reply).map_err(|error| corrupt_key(&feed, error))? {
+                for entry in reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))? {
                     pointers.push(FeedPointer::read(&feed, entry)?);
                 }
             }

@@ -14,7 +14,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 
 use super::RedisEventStore;
 use crate::{
-    connection::boxed,
+    error::boxed,
     script::store::{ACQUIRE_LEASE, LOAD_LEASE, RENEW_LEASE},
 };
 

@@ -13,6 +13,7 @@ mod durability;
 mod entry;
 mod error;
 mod event_types;
+mod fault;
 mod feed;
 mod keys;
 mod lease;

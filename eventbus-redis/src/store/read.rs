@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     command::store as commands,
-    connection::{CommandError, boxed},
+    error::{CommandError, boxed},
+    reply,
     script::{READ_PAGE, store::STREAM_VERSION},
 };
 
@@ -75,7 +76,7 @@ impl RedisEventStore {
         script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
         let (reply, more): (Value, u8) =
             self.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
-        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(key, error))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
         let is_last = more == 0;
         let mut wanted = match direction {
             Direction::Forward => Some(from.max(Version::FIRST)),
@@ -135,7 +136,7 @@ pub(super) async fn load_events(
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);
         let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
-        let entries = commands::parse_entries(reply).map_err(|error| corrupt_key(&key, error))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&key, error))?;
         let mut entries = entries.into_iter();
         for pointer in run {
             let version = Version::new(pointer.version);

@@ -15,8 +15,8 @@ use super::{
     transaction::{RedisTransaction, RedisTransactionError, ShadowSwap, Table, parse_tables, scan_pattern},
 };
 use crate::{
-    fault,
     script::store::{FORGET_DELIVERIES, MAKE_SHADOW},
+    store::fault,
 };
 
 /// Most deliveries or keys that one command removes or scans.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::{RedisEventStore, checkpoint::parse_position, entry};
 use crate::{
     command::store as commands,
-    connection::boxed,
+    error::boxed,
     script::store::{END_DEAD_LETTER, LOAD_DEAD_LETTERS, SAVE_PROGRESS},
 };
 

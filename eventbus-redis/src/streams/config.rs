@@ -11,7 +11,8 @@ use crate::{
         validate::{prefix_problem, time_problem},
     },
     error::{ConfigMistake, InvalidConfig},
-    server::{Server, url_problem},
+    server::Server,
+    url::url_problem,
 };
 
 /// The configuration of [`RedisStreams`](crate::RedisStreams): a plain struct with defaults.

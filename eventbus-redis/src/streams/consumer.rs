@@ -13,7 +13,7 @@ use crate::{
     RedisCommandError,
     blocking_read::{BlockingEntryReader, Deadline},
     command::{self, GroupRead, streams},
-    connection::CommandError,
+    error::CommandError,
     keys, script,
 };
 

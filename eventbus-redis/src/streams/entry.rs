@@ -8,7 +8,7 @@ use eventbus::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{command::Entry, keys::plain_field as field};
+use crate::{keys::plain_field as field, reply::Entry};
 
 /// An entry of a stream with its fields, of any program: a field is decoded only when a method reads it.
 ///

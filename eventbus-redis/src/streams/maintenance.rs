@@ -10,9 +10,9 @@ use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError, Trim, Trimmed,
     command::{self, GroupState, streams},
-    connection::CommandError,
     entry_id::EntryId,
-    keys,
+    error::CommandError,
+    keys, reply,
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
@@ -135,12 +135,11 @@ impl RedisStreams {
 fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-    let one =
-        |reply| Ok::<_, RedisError>(command::parse_range_entries(reply)?.into_iter().next().map(StreamEntry::from));
-    let length = command::parse_value(next()?)?;
+    let one = |reply| Ok::<_, RedisError>(reply::parse_range_entries(reply)?.into_iter().next().map(StreamEntry::from));
+    let length = reply::parse_value(next()?)?;
     let (first_entry, last_entry) = (one(next()?)?, one(next()?)?);
     let groups = command::parse_groups(next())?;
-    let projections: BTreeMap<String, String> = command::parse_value(next()?)?;
+    let projections: BTreeMap<String, String> = reply::parse_value(next()?)?;
     let mut consumer_groups: Vec<_> =
         groups.into_iter().map(|group| group_health(group, length, first_entry.as_ref())).collect();
     consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));

@@ -26,8 +26,8 @@ pub use self::{
     reader::StreamReader,
 };
 use crate::{
-    RedisCommandError, RedisConnectError, blocking_read::READ_BLOCK_MAX, command, connection::SharedConnection,
-    error::InvalidConfig, script,
+    RedisCommandError, RedisConnectError, blocking_read::READ_BLOCK_MAX, connection::SharedConnection,
+    error::InvalidConfig, reply, script,
 };
 
 /// Streams of plain events on a Redis server. Cloning shares the connection.
@@ -79,8 +79,8 @@ impl RedisStreams {
         let link = SharedConnection::new(config.server(), Arc::new(BusCounters::default())).map_err(mistaken)?;
         let _: u64 = link.connect(&script::CHECK_SCRIPTING.prepare_invoke()).await?;
         // a user may lack the right to `INFO`: the server then counts as no cluster
-        let info: String = link.query(&command::cluster_info()).await.unwrap_or_default();
-        let is_cluster = command::is_cluster_node(&info);
+        let info: String = link.query(&reply::cluster_info()).await.unwrap_or_default();
+        let is_cluster = reply::is_cluster_node(&info);
         Ok(Self { inner: Arc::new(StreamsInner { config, connection: link, is_cluster }) })
     }
 

@@ -10,7 +10,7 @@ use redis::{RedisError, RedisResult};
 use serde::Serialize;
 
 use super::RedisStreams;
-use crate::{RedisCommandError, command, connection::CommandError, keys::plain_field as field, wire::EntryFields};
+use crate::{RedisCommandError, command, error::CommandError, keys::plain_field as field, wire::EntryFields};
 
 /// Publishes events to streams called `{prefix}:{stream}`; made by [`RedisStreams::publisher`].
 ///

@@ -16,8 +16,8 @@ use crate::{
         self,
         pages::{self, EntryPage},
     },
-    connection::CommandError,
     entry_id::EntryId,
+    error::CommandError,
 };
 
 /// A reader of a stream with a position of its own, without a group; made by [`RedisStreams::reader`].

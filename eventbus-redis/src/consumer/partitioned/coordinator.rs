@@ -10,13 +10,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::PartitionedConsumer;
 use crate::{
-    connection::CommandError,
     consumer::{
         ack_batch::AckBatch,
         acknowledger::{ACK_RETRY_INTERVAL, CLAIM_INTERVAL_MAX, SHUTDOWN_GRACE_PERIOD},
         membership::TypeMismatches,
         outage_log::OutageLog,
     },
+    error::CommandError,
     script,
 };
 

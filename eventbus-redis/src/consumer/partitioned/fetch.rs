@@ -20,14 +20,14 @@ use super::{
 };
 use crate::{
     command,
-    connection::CommandError,
     consumer::{
         Consumer,
         read::{READ_BLOCK_MAX, ReaderConnection, ReaderState, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
         receive::ReclaimedEntries,
     },
     entry_id::EntryId,
-    script,
+    error::CommandError,
+    reply, script,
 };
 
 impl PartitionedConsumer {
@@ -165,7 +165,7 @@ impl PartitionedConsumer {
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
                 Value::Array(entries) => {
-                    let entries: Vec<_> = entries.into_iter().map(command::parse_entry).collect::<RedisResult<_>>()?;
+                    let entries: Vec<_> = entries.into_iter().map(reply::parse_entry).collect::<RedisResult<_>>()?;
                     let has_more = entries.len() >= count;
                     self.owned().buffer_entries(&of, entries, has_more);
                 }

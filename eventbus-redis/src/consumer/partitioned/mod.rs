@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::owned_partitions::OwnedPartitions;
 use super::Consumer;
-use crate::{bus::BusInner, command, connection::CommandError};
+use crate::{bus::BusInner, command, error::CommandError};
 
 /// The consumer of one group in a partitioned stream.
 struct PartitionedConsumer {

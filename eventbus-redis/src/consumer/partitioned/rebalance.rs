@@ -17,8 +17,8 @@ use tokio::time::Instant;
 
 use super::{PartitionedConsumer, coordinator::PartitionCoordinator};
 use crate::{
-    connection::CommandError,
     consumer::{Consumer, FencingToken, ack_batch::AckBatch},
+    error::CommandError,
     keys, script,
 };
 

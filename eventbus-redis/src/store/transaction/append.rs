@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 
 use super::{Program, RedisTransaction, RedisTransactionError};
 use crate::{
-    connection::boxed,
+    error::boxed,
     store::{
         RedisEventStore,
         append::{check_append, write_events},

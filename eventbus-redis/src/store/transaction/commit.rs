@@ -6,13 +6,13 @@ use redis::{RedisError, ScriptInvocation, Value};
 
 use super::{Effect, RedisTransaction, RedisTransactionError};
 use crate::{
-    command,
-    connection::CommandError,
-    fault,
+    error::CommandError,
+    reply,
     script::store::COMMIT,
     store::{
         RedisEventStore,
         error::{corrupt_last_entry, is_refused},
+        fault,
     },
 };
 
@@ -91,7 +91,7 @@ impl RedisTransaction {
         let reply: Result<Vec<String>, _> = self.store.connection().run(&program.script()).await;
         let reply = reply.map_err(|error| match error {
             CommandError::NotSent(text) => RedisTransactionError::Unavailable(text.into()),
-            CommandError::Sent(error) if command::is_not_executed(&error) => {
+            CommandError::Sent(error) if reply::is_not_executed(&error) => {
                 RedisTransactionError::Unavailable(error.into())
             }
             CommandError::Sent(error) => RedisTransactionError::OutcomeUnknown(error.into()),
@@ -240,11 +240,11 @@ fn effect_problem(info: Value) -> Result<Option<&'static str>, RedisError> {
     };
     let mut info = info.into_iter().skip(2);
     let mut next = || info.next().unwrap_or(Value::Nil);
-    let flags: Vec<String> = command::parse_value(match next() {
+    let flags: Vec<String> = reply::parse_value(match next() {
         Value::Set(flags) | Value::Array(flags) => Value::Array(flags),
         other => other,
     })?;
-    let (first, last): (i64, i64) = (command::parse_value(next())?, command::parse_value(next())?);
+    let (first, last): (i64, i64) = (reply::parse_value(next())?, reply::parse_value(next())?);
     let has = |flag: &str| flags.iter().any(|found| found == flag);
     Ok(if !has("write") {
         Some("it does not write; use `query` to read")

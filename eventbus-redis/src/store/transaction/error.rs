@@ -100,7 +100,7 @@ pub enum RedisTransactionError {
 }
 
 impl RedisTransactionError {
-    pub(crate) fn unavailable(error: crate::connection::CommandError) -> Self {
-        Self::Unavailable(crate::connection::boxed(error))
+    pub(crate) fn unavailable(error: crate::error::CommandError) -> Self {
+        Self::Unavailable(crate::error::boxed(error))
     }
 }

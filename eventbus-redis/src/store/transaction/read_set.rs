@@ -8,7 +8,7 @@ use super::{
     tables::{check_key, parse_tables},
     write_set::{PredictedValue, parse_number},
 };
-use crate::{command, connection::CommandError, script::store::READ_KEY};
+use crate::{error::CommandError, reply, script::store::READ_KEY};
 
 /// A read whose reply must be the same when the transaction commits.
 #[derive(Debug)]
@@ -64,7 +64,7 @@ impl RedisTransaction {
         }
         let args = arguments.into_iter().flat_map(|argument| argument.to_redis_args()).collect();
         let reply = self.read_tracked(name, key, args).await?;
-        command::parse_value(reply).map_err(|error| refused_error(name, key, error))
+        reply::parse_value(reply).map_err(|error| refused_error(name, key, error))
     }
 
     async fn read_through_write_set<T: FromRedisValue>(
@@ -81,14 +81,14 @@ impl RedisTransaction {
             Some(PredictedValue::Exactly(value)) => value.map_or(Value::Nil, Value::BulkString),
             None => self.read_tracked(name, key, args).await?,
             Some(PredictedValue::CurrentPlus(by)) => {
-                let before: Option<Vec<u8>> = command::parse_value(self.read_tracked(name, key, args).await?)
+                let before: Option<Vec<u8>> = reply::parse_value(self.read_tracked(name, key, args).await?)
                     .map_err(|error| refused_error(name, key, error))?;
                 let sum = parse_number(before.as_deref()).and_then(|before| before.checked_add(by));
                 let sum = sum.ok_or_else(|| RedisTransactionError::ReadAfterBlindWrite { key: key.into() })?;
                 Value::BulkString(sum.to_string().into_bytes())
             }
         };
-        command::parse_value(value).map_err(|error| refused_error(name, key, error))
+        reply::parse_value(value).map_err(|error| refused_error(name, key, error))
     }
 
     /// Reads from the server, and tracks the reply for the commit.

@@ -7,9 +7,7 @@ use super::{
     batch::{ProjectionBatch, StreamPosition},
 };
 use crate::{
-    RedisCommandError, StreamEntry,
-    command::streams,
-    keys,
+    RedisCommandError, StreamEntry, hash_tag, keys, reply,
     store::{Effect, Program, Undo},
     streams::Effects,
 };
@@ -176,7 +174,7 @@ impl EventProjection {
         if matches!((&reply, target), (ProgramReply::CheckpointMoved, ProjectionTarget::Rebuild(_))) {
             // only this rebuild fills these copies: if its step has moved the checkpoint, the reply to a first run was
             // lost
-            let at: Option<String> = self.query(&streams::get(&checkpoint)).await?;
+            let at: Option<String> = self.query(&reply::get(&checkpoint)).await?;
             reply = if at.as_ref() == Some(&to) { ProgramReply::Done } else { ProgramReply::CheckpointMoved };
         }
         if matches!(reply, ProgramReply::Done) {
@@ -252,7 +250,7 @@ impl EventProjection {
 
     /// Returns the checkpoint of the live keys.
     pub(super) async fn live_checkpoint(&self) -> Result<String, RedisCommandError> {
-        let at: Option<String> = self.query(&streams::get(&self.own_key("checkpoint"))).await?;
+        let at: Option<String> = self.query(&reply::get(&self.own_key("checkpoint"))).await?;
         Ok(at.unwrap_or_else(|| CHECKPOINT_START.to_owned()))
     }
 
@@ -280,7 +278,7 @@ impl EventProjection {
 
     pub(super) fn check_slots(&self, keys: &[String]) -> Result<(), StreamProjectionError> {
         let checkpoint = self.own_key("checkpoint");
-        let is_elsewhere = |key: &&String| keys::hash_tag(key) != keys::hash_tag(&checkpoint);
+        let is_elsewhere = |key: &&String| hash_tag::hash_tag(key) != hash_tag::hash_tag(&checkpoint);
         match keys.iter().find(is_elsewhere).filter(|_| self.streams.inner.is_cluster) {
             None => Ok(()),
             Some(key) => {

@@ -13,7 +13,7 @@ use super::{
     EventProjection, StreamProjectionError,
     apply::{CHECKPOINT_START, ProgramReply, ProjectionTarget},
 };
-use crate::{RedisCommandError, StreamEntry, command, entry_id::EntryId, keys, script, store::Program};
+use crate::{RedisCommandError, StreamEntry, entry_id::EntryId, keys, reply, script, store::Program};
 
 /// Most entries of a batch; fewer if they have [`PAGE_BYTES`].
 const PROJECTION_BATCH_MAX: usize = 100;
@@ -274,8 +274,7 @@ fn parse_batch(reply: BatchReply, from: &str) -> Result<ProjectionBatch, RedisEr
     let (checkpoint, note, own, entries, has_more, added, length, first, newest, highest_deleted) = reply;
     let id = |text: &str| EntryId::parse_id_or_time(text).unwrap_or(EntryId::ZERO);
     let at = id(if from.is_empty() { &checkpoint } else { from });
-    let found =
-        |entries| Ok::<_, RedisError>(command::parse_range_entries(entries)?.into_iter().map(StreamEntry::from));
+    let found = |entries| Ok::<_, RedisError>(reply::parse_range_entries(entries)?.into_iter().map(StreamEntry::from));
     let own = found(own)?.find(|entry| id(entry.id.as_str()) == at);
     let entries: Vec<_> = found(entries)?.collect();
     let (first, read) = (id(&first), entries.len() as u64);

@@ -24,7 +24,7 @@ use super::{
     batch::{ProjectionBatch, StreamPosition},
     progress::ProgressReporter,
 };
-use crate::{command::streams, keys, store::Program};
+use crate::{command::streams, keys, reply, store::Program};
 
 impl EventProjection {
     /// Processes the stream from its oldest entry on, into copies of the keys, then renames the copies over the keys
@@ -89,7 +89,7 @@ impl EventProjection {
         let token_key = self.own_key("rebuilding");
         // before the first write, so that a rebuild whose step would be refused leaves no token
         self.check_slots(&[token_key.clone(), keys::projections(&self.stream)])?;
-        self.query::<redis::Value>(&streams::set(&token_key, token)).await?;
+        self.query::<redis::Value>(&reply::set(&token_key, token)).await?;
         self.clear_copies(token, Some(StreamPosition::default())).await
     }
 
@@ -148,7 +148,7 @@ impl EventProjection {
             ProgramReply::CheckpointMoved => Ok(false),
             // perhaps the reply to a first run was lost, which left `done`
             ProgramReply::Superseded => {
-                match self.query::<Option<String>>(&streams::get(&self.own_key("rebuilding"))).await? {
+                match self.query::<Option<String>>(&reply::get(&self.own_key("rebuilding"))).await? {
                     Some(found) if found == done => Ok(true),
                     _ => Err(self.superseded_error()),
                 }

@@ -5,10 +5,7 @@ use std::error::Error;
 use eventbus::port::{ServerFault, source_chain};
 use redis::RedisError;
 
-use crate::{
-    connection::{CommandError, is_connection_lost},
-    store::RedisTransactionError,
-};
+use crate::{error::CommandError, reply::is_connection_lost, store::RedisTransactionError};
 
 /// The error codes with which the server refuses every command for now: its memory or disk is full, it loads its data,
 /// is a replica, waits for replicas or a script, or its cluster is not complete.
