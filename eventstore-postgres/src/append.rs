@@ -1,8 +1,8 @@
-//! Appending: one statement in one round trip for all who append at once, and a second one only for those of whom it
-//! stored nothing or gave no answer.
+//! Appending: one statement in one round trip for all concurrent appends, and a second one only for those appends that
+//! the first did not store or did not answer.
 //!
-//! Keep: nothing is told the caller as certain that is not. Once a statement went out without an answer, its backend
-//! may still be running; only what no late commit can change is final then.
+//! Invariant: a caller gets a definite result only if it is final. A statement that was sent and got no answer may
+//! still run in its backend; from then on a result is final only if a late commit of that statement cannot change it.
 
 mod blocked_streams;
 mod entry;
@@ -22,10 +22,10 @@ pub(crate) use self::group_commit::GroupCommit;
 pub use self::in_transaction::PgAppendInError;
 pub(crate) use self::in_transaction::append_in_transaction;
 
-/// What becomes of an append.
+/// The result of one append: its events as recorded.
 pub(crate) type AppendResult = Result<Vec<RecordedEvent>, AppendError>;
 
-/// Finds what is refused without asking the server, which would refuse all that it is sent together with.
+/// Refuses invalid appends before they are sent: the server would refuse the whole statement, with every append in it.
 pub(crate) fn check_append(append: &Append) -> Result<(), AppendError> {
     check_ids(&append.stream, &append.events)?;
     check_events(&append.stream, &append.events)

@@ -1,7 +1,8 @@
-//! Streams for whose row a statement waits: who appends to them meanwhile steps aside, and holds up no one.
+//! Blocked streams: a statement waits for the row of each. Further appends to them wait here, outside of the queue, and
+//! delay no append to a different stream.
 //!
-//! Keep: a stream is set aside only as long as a statement for it waits, or waits to be sent. Then all who stepped aside
-//! line up like anyone else, and go together.
+//! Invariant: a stream is blocked only while a statement for it runs or waits to be sent. When that ends, the appends
+//! that waited here enter the queue as usual, and go together.
 
 use std::{
     collections::HashMap,
@@ -12,14 +13,15 @@ use std::{
 use eventbus::StreamId;
 use tokio::sync::watch;
 
-/// A statement that takes longer does not keep the others any more: its locks, or its connection, may take very long.
+/// The longest time that a statement delays other appends: one that takes longer may wait very long for a lock or a
+/// connection.
 pub(super) const STREAM_LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// The streams that are set aside.
+/// The blocked streams of a store.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BlockedStreams(Arc<Mutex<HashMap<StreamId, BlockedStream>>>);
 
-/// How many statements wait, and what ends with the last of them.
+/// The number of statements that block a stream, and the sender that goes with the last of them.
 #[derive(Debug, Default)]
 struct BlockedStream {
     statements: usize,
@@ -27,7 +29,7 @@ struct BlockedStream {
 }
 
 impl BlockedStreams {
-    /// Sets a stream aside.
+    /// Blocks a stream until the guard is dropped; guards of one stream add up.
     pub(super) fn block(&self, stream: &StreamId) -> BlockedStreamGuard {
         self.lock().entry(stream.clone()).or_default().statements += 1;
         BlockedStreamGuard { blocked: self.clone(), stream: stream.clone() }
@@ -37,12 +39,12 @@ impl BlockedStreams {
         self.lock().is_empty()
     }
 
-    /// If the stream is set aside, what to wait for.
+    /// Returns the signal to wait for if the stream is blocked.
     pub(super) fn unblock_signal(&self, stream: &StreamId) -> Option<UnblockSignal> {
         self.lock().get(stream).map(|waiting| UnblockSignal(waiting.unblocked.subscribe()))
     }
 
-    /// Lets all go on: the store is closed.
+    /// Unblocks all streams, because the store closes.
     pub(super) fn close(&self) {
         self.lock().clear();
     }
@@ -52,17 +54,17 @@ impl BlockedStreams {
     }
 }
 
-/// The end of waiting for a stream.
+/// Resolves when its stream is unblocked.
 pub(super) struct UnblockSignal(watch::Receiver<()>);
 
 impl UnblockSignal {
     pub(super) async fn wait(mut self) {
-        // nothing is ever sent: the sender goes
+        // no value is ever sent: the last guard drops the sender
         let _ = self.0.changed().await;
     }
 }
 
-/// A stream is set aside until this is dropped.
+/// Keeps a stream blocked until dropped.
 #[derive(Debug)]
 pub(super) struct BlockedStreamGuard {
     blocked: BlockedStreams,

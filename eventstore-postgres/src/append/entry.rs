@@ -1,4 +1,4 @@
-//! An append on its way to its result.
+//! One append on its way to its result, as the queue, the leader and the executor pass it on.
 
 use std::mem;
 
@@ -10,11 +10,39 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{AppendResult, stored_at::StoredAt};
 
-/// An append, the one who waits for its result, and its place among those that are under way.
+/// An append, the sender of its result to the caller, and its permit.
+///
+/// "Resolving" reads the event ids and the stream's version in one snapshot. "In doubt" is no state but a mark that
+/// stays: a statement with this append got no answer.
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | blocked (no entry yet) | the last statement that blocks its stream ends | waits for a permit |
+/// | waits for a permit | a permit is free, the queue has no leader | batch; its caller is the leader |
+/// | waits for a permit | a permit is free, the queue has a leader | queued |
+/// | queued | the leader fills its batch | batch |
+/// | queued | the caller stopped waiting | dropped, never sent |
+/// | batch | the plan has room for it | sent |
+/// | batch | it depends on an append of the plan, or shares an event id with one | batch, for the next statement |
+/// | sent | rows with its events | stored: `Ok` |
+/// | sent | no rows with its events, or an event id of the statement is stored | resolving |
+/// | sent | no answer | in doubt, resolving |
+/// | sent | conflict with another transaction | batch after a delay; given up when the retry time is over |
+/// | sent | refused, or lock timeout; several streams | batch, split into halves |
+/// | sent | lock timeout; one stream | batch; the stream is blocked |
+/// | sent | refused; several appends to one stream | batch, one append per stream |
+/// | sent | refused; alone | `Refused`; in doubt: `OutcomeUnknown` |
+/// | sent | not sent after all, or the server failed | given up |
+/// | resolving | its event ids are stored | stored: `Ok`, or an error if not as this append |
+/// | resolving | a stored record is corrupt | `Refused`; in doubt: `OutcomeUnknown` |
+/// | resolving | its stream is elsewhere, no earlier append to it is retried | `Conflict`, see `complete_conflict` |
+/// | resolving | otherwise | batch, at once or after a delay; given up when the retry time is over |
+/// | given up | | `Unavailable`; in doubt: `OutcomeUnknown` |
+/// | any | the runtime shuts down and drops its task | `OutcomeUnknown` |
 #[derive(Debug)]
 pub(super) struct CommitEntry {
     pub(super) append: Append,
-    /// Why a statement that held it has no answer: it may still be stored.
+    /// In doubt if set: why a statement with it got no answer. Its events may still be stored.
     doubt: Option<BoxError>,
     result_sender: oneshot::Sender<AppendResult>,
     _permit: OwnedSemaphorePermit,
@@ -22,16 +50,16 @@ pub(super) struct CommitEntry {
 
 impl CommitEntry {
     pub(super) fn new(append: Append, permit: OwnedSemaphorePermit) -> (Self, oneshot::Receiver<AppendResult>) {
-        let (answer, receiver) = oneshot::channel();
-        (Self { append, doubt: None, result_sender: answer, _permit: permit }, receiver)
+        let (result_sender, receiver) = oneshot::channel();
+        (Self { append, doubt: None, result_sender, _permit: permit }, receiver)
     }
 
-    /// Whether nobody waits for the result any more.
+    /// Returns `true` if the caller no longer waits for the result.
     pub(super) fn is_abandoned(&self) -> bool {
         self.result_sender.is_closed()
     }
 
-    /// Remembers that a statement with this append went out without an answer.
+    /// Notes that a statement with this append was sent and got no answer. The first such error stays.
     pub(super) fn mark_in_doubt(&mut self, source: BoxError) {
         self.doubt.get_or_insert(source);
     }
@@ -41,18 +69,18 @@ impl CommitEntry {
     }
 
     pub(super) fn complete(self, result: AppendResult) {
-        // who does not wait any more does not need it
+        // a caller that no longer waits needs no result
         let _ = self.result_sender.send(result);
     }
 
-    /// Every event was put where `stored` say.
+    /// Completes the append: the server put its events where `stored` says.
     pub(super) fn complete_stored(mut self, stored: &[StoredAt]) {
         let events = mem::take(&mut self.append.events).into_iter();
         let records = events.zip(stored).map(|(event, place)| place.into_record(event, &self.append.stream)).collect();
         self.complete(Ok(records));
     }
 
-    /// The server refuses it now; what a former statement without an answer did is another matter.
+    /// Completes the append as refused; in doubt, as of unknown outcome: an earlier statement may have stored it.
     pub(super) fn complete_refused(mut self, source: BoxError) {
         let stream = self.append.stream.clone();
         let refused = AppendError::Refused { stream, source };
@@ -60,7 +88,7 @@ impl CommitEntry {
         self.complete(Err(error));
     }
 
-    /// What is known when it is not tried any more.
+    /// Completes the append without a further attempt: unavailable, or of unknown outcome if it is in doubt.
     pub(super) fn give_up(mut self, source: BoxError) {
         let error = match self.doubt.take() {
             Some(doubt) => AppendError::OutcomeUnknown(doubt),
@@ -69,7 +97,10 @@ impl CommitEntry {
         self.complete(Err(error));
     }
 
-    /// The stream is at `actual`: a conflict, unless a statement without an answer may still meet its expectation.
+    /// Completes the append as a conflict with a stream at `actual`.
+    ///
+    /// Its outcome is unknown if it is in doubt and the stream may still reach the expected version: the statement
+    /// without an answer may then store it.
     pub(super) fn complete_conflict(mut self, actual: Version) {
         let error = match self.doubt.take() {
             Some(doubt) if !has_passed_expected(self.append.expected, actual) => AppendError::OutcomeUnknown(doubt),
@@ -83,7 +114,7 @@ pub(super) fn conflict_error(append: &Append, actual: Version) -> AppendError {
     AppendError::Conflict { stream: append.stream.clone(), expected: append.expected, actual }
 }
 
-/// Whether the stream at `actual` has left the expected version behind: what is refused now is refused for ever.
+/// Returns `true` if a stream at `actual` can never match `expected` again, so that a conflict is final.
 fn has_passed_expected(expected: ExpectedVersion, actual: Version) -> bool {
     match expected {
         ExpectedVersion::NoStream => actual > Version::NONE,
@@ -102,10 +133,10 @@ mod tests {
     use super::*;
 
     async fn entry() -> (CommitEntry, oneshot::Receiver<AppendResult>) {
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let events = vec![NewEvent::new(Name::from_static("Placed"), 1, "{}")];
         let stream = StreamId::parse("Order", "a").unwrap();
-        CommitEntry::new(Append { stream, expected: ExpectedVersion::Any, events }, place)
+        CommitEntry::new(Append { stream, expected: ExpectedVersion::Any, events }, permit)
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
-//! From appends to their results.
+//! Executing a batch of appends: sends statements until each append has a result or the retry time is over.
 //!
-//! Keep: each append is judged by itself. What befalls the statement it went out with is its result only if it was
-//! alone, or if the same befell all.
+//! Invariant: each append gets its own result. The failure of a statement is the result of an append only if the append
+//! was alone in it, or if the failure concerns all appends in it.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -29,12 +29,12 @@ use crate::{
     statements::{AppendStatements, Statements},
 };
 
-/// An append that was refused although nothing speaks against it.
+/// The server did not store an append in any attempt, though its stream was at the expected version each time.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream changed under each attempt")]
 pub(super) struct StreamContention;
 
-/// Sends appends, and finds out what became of them.
+/// Sends appends, resolves those without a certain outcome, and completes each with its result.
 #[derive(Debug)]
 pub(super) struct AppendExecutor {
     pub(super) connections: ConnectionPools,
@@ -42,16 +42,15 @@ pub(super) struct AppendExecutor {
     pub(super) listed_types: Arc<ListedEventTypes>,
     pub(super) append_notifier: Arc<AppendNotifier>,
     pub(super) blocked_streams: BlockedStreams,
-    /// How long appends are tried again.
+    /// How long appends are retried.
     pub(super) retry_timeout: Duration,
 }
 
 impl AppendExecutor {
-    /// Sends the appends, again if need be, until it is known what became of each or the time is over.
+    /// Sends the appends, with retries, until each has a certain outcome or the retry time is over.
     pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
-        let effort = RetryBudget::new(self.retry_timeout);
-        self.execute_batch(BatchExecution { entries, retry_budget: effort, one_per_stream: false, blocked: None })
-            .await;
+        let retry_budget = RetryBudget::new(self.retry_timeout);
+        self.execute_batch(BatchExecution { entries, retry_budget, one_per_stream: false, blocked: None }).await;
     }
 
     async fn execute_batch(&self, mut execution: BatchExecution) {
@@ -74,7 +73,7 @@ impl AppendExecutor {
                     }
                     continue;
                 }
-                // one of several is to blame, or keeps the others waiting
+                // halves isolate the stream that is refused or locked
                 Err(StatementError::Refused(_) | StatementError::LockTimeout(_)) if chains.len() > 1 => {
                     execution.requeue(entries);
                     return self.execute_halves(execution).await;
@@ -105,7 +104,7 @@ impl AppendExecutor {
         }
     }
 
-    /// Settles both halves side by side: one may have to wait, the other one need not.
+    /// Executes both halves concurrently: one may wait for a row lock, which must not delay the other.
     fn execute_halves(&self, execution: BatchExecution) -> BoxFuture<'_, ()> {
         let (left, right) = execution.split_by_stream();
         Box::pin(async move {
@@ -113,8 +112,8 @@ impl AppendExecutor {
         })
     }
 
-    /// Sends one statement, and returns where it put the events, in order. An append of which there are none was
-    /// refused: its stream is not where it is expected.
+    /// Sends one statement, and returns where the server put the events, in order. It stored no events of an append
+    /// whose stream is not at the expected version.
     async fn send(
         &self,
         plan: &StatementPlan,
@@ -125,11 +124,11 @@ impl AppendExecutor {
             Some(stream) => self.send_single_stream(plan, stream, blocked, statements).await?,
             None => self.send_multi_stream(plan, statements).await?,
         };
-        // stored, and the answer makes no sense: the records themselves will tell
+        // committed, but the rows cannot be decoded: resolving reads the records themselves
         rows.iter().map(StoredAt::decode).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
     }
 
-    /// Sends a statement that waits at most 100 ms for a row: then somebody keeps it.
+    /// Sends a statement that waits at most 100 ms for a row lock, then fails with `LockTimeout`.
     async fn send_multi_stream(
         &self,
         plan: &StatementPlan,
@@ -139,8 +138,9 @@ impl AppendExecutor {
         self.connections.fetch_all(plan.multi_stream_query(statements)).await
     }
 
-    /// Sends a statement for a single stream: one that waits for its row for as long as it takes, unless that would take
-    /// the last lane before it is known that anyone keeps the row.
+    /// Sends a statement for a single stream. With a long-wait permit it waits for the row lock up to the statement's
+    /// time limit; if no permit is free, the first attempt waits at most 100 ms, and only a stream that proved locked
+    /// (`blocked`) queues for a permit.
     async fn send_single_stream(
         &self,
         plan: &StatementPlan,
@@ -153,6 +153,7 @@ impl AppendExecutor {
             (None, Some(_)) => self.connections.long_wait_permit().await?,
             (None, None) => return self.send_multi_stream(plan, statements).await,
         };
+        // pinned: the statement goes on after the timeout, which only blocks its stream
         let mut rows = pin!(self.connections.fetch_all(plan.single_stream_query(statements)));
         if let Ok(rows) = timeout(STREAM_LOCK_WAIT, &mut rows).await {
             return rows;
@@ -161,7 +162,7 @@ impl AppendExecutor {
         rows.await
     }
 
-    /// Answers those whose events have places; returns the others.
+    /// Completes the appends whose events were stored; returns the rest.
     fn complete_stored(&self, entries: Vec<CommitEntry>, mut stored: &[StoredAt]) -> Vec<CommitEntry> {
         if !stored.is_empty() {
             self.append_notifier.notify();
@@ -181,7 +182,7 @@ impl AppendExecutor {
         open
     }
 
-    /// Finds out about appends that were not stored, or perhaps were; those that can be tried go back into the batch.
+    /// Resolves appends that were not stored, or are in doubt; those to be retried go back into the batch.
     async fn resolve(&self, open: Vec<CommitEntry>, execution: &mut BatchExecution) {
         if open.is_empty() {
             return;
@@ -190,22 +191,22 @@ impl AppendExecutor {
             match self.load_stored_states(&open).await {
                 Ok(known) => break known,
                 Err(source) if execution.retry_budget.wait_before_retry().await => {
-                    tracing::debug!(source, "append not resolved yet")
+                    tracing::debug!(source, "cannot read the outcome of appends, retrying")
                 }
                 Err(source) => return self.give_up(open, source),
             }
         };
-        let asked = open.len();
+        let unresolved = open.len();
         let retries = self.complete_resolved(open, known);
-        // where others were in the way, there is nothing to wait for
-        if retries.len() < asked || execution.retry_budget.wait_before_retry().await {
+        // no delay if an append of this statement got a result: without it, the next attempt may succeed
+        if retries.len() < unresolved || execution.retry_budget.wait_before_retry().await {
             execution.requeue(retries);
         } else {
             self.give_up(retries, StreamContention.into());
         }
     }
 
-    /// Asks what the store holds of each append, in one snapshot.
+    /// Loads the stored state of each append, in one snapshot.
     async fn load_stored_states(&self, open: &[CommitEntry]) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
         let appends = open.iter().map(|entry| &entry.append);
         let query = resolve::query(self.statements.resolve.clone(), appends.clone());
@@ -213,7 +214,7 @@ impl AppendExecutor {
         resolve::decode_states(&rows, appends)
     }
 
-    /// Answers those of whom it is known what became of them; returns those that can be tried.
+    /// Completes appends with a known outcome; returns the rest for retry.
     fn complete_resolved(
         &self,
         open: Vec<CommitEntry>,
@@ -234,8 +235,8 @@ impl AppendExecutor {
                     self.append_notifier.notify();
                     entry.complete(Ok(records));
                 }
-                Err(taken) => entry.complete(Err(taken)),
-                // one before it in the stream may yet lead to the version it expects
+                Err(error) => entry.complete(Err(error)),
+                // final only if no earlier append to the stream is retried: that one may lead to the expected version
                 Ok(AppendResolution::Conflict(actual)) if !undecided.contains(&entry.append.stream) => {
                     self.notify_if_in_doubt(&entry);
                     entry.complete_conflict(actual);
@@ -249,7 +250,7 @@ impl AppendExecutor {
         retries
     }
 
-    /// Answers appends that are not tried any more.
+    /// Completes appends that are not retried any more.
     fn give_up(&self, entries: Vec<CommitEntry>, source: BoxError) {
         let sources = error_per_append(source, entries.len());
         for (entry, source) in entries.into_iter().zip(sources) {
@@ -258,7 +259,7 @@ impl AppendExecutor {
         }
     }
 
-    /// What may be stored, readers are to look for.
+    /// Wakes readers if the append may be stored.
     fn notify_if_in_doubt(&self, entry: &CommitEntry) {
         if entry.is_in_doubt() {
             self.append_notifier.notify();
@@ -266,26 +267,26 @@ impl AppendExecutor {
     }
 }
 
-/// Appends to be settled, in order.
+/// The appends of a batch that have no result yet, in order.
 #[derive(Debug)]
 struct BatchExecution {
     entries: Vec<CommitEntry>,
     retry_budget: RetryBudget,
-    /// Whether no two of them go out in one statement if they are for the same stream.
+    /// Set if a statement may hold at most one append per stream.
     one_per_stream: bool,
-    /// Somebody keeps the row of the first stream, which is alone in the next statement.
+    /// Set if a transaction holds the row of the first stream, which is alone in the next statement.
     blocked: Option<BlockedStreamGuard>,
 }
 
 impl BatchExecution {
-    /// Takes out what goes into the next statement.
+    /// Takes the appends of the next statement out of the batch.
     fn plan(&mut self) -> StatementPlan {
         let mut plan = StatementPlan::new(std::mem::take(&mut self.entries), self.one_per_stream);
         self.entries = std::mem::take(&mut plan.deferred);
         plan
     }
 
-    /// Puts back what was taken out, before what had to wait for it.
+    /// Puts appends back, before those that were deferred.
     fn requeue(&mut self, mut entries: Vec<CommitEntry>) {
         entries.append(&mut self.entries);
         self.entries = entries;

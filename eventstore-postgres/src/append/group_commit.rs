@@ -1,10 +1,11 @@
-//! Those who append at the same time share statements.
+//! Group commit: concurrent appends share statements.
 //!
-//! Who finds nothing under way sends at once, in its own task: there is nothing to wait for, and no timer. Meanwhile
-//! the others line up; then one statement takes all of them along.
+//! A caller that finds no leader becomes the leader and sends at once, in its own task, without a timer. Requests that
+//! arrive meanwhile queue up; the next statement takes them all.
 //!
-//! Keep: the turn is always somewhere. While somebody stands in line, somebody has it, or a task that will take it; who
-//! drops it, whatever the reason, hands it on. A caller that goes away takes nothing with it but its own append.
+//! Invariant: while the queue is not empty, exactly one task is the leader or is about to become it; a leader that is
+//! dropped, for any reason, hands leadership to the next in line. A caller that goes away cancels only its own
+//! appends.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -38,25 +39,35 @@ use crate::{config::PgEventStoreConfig, notify::AppendNotifier, pool::Connection
 const BATCH_APPENDS_MAX: usize = 1_000;
 /// The most bytes in a statement of several appends, roughly; a larger append goes alone.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// What an event takes beside its payload, roughly.
+/// The bytes of an event beside its payload, roughly.
 const EVENT_OVERHEAD_BYTES: usize = 256;
-/// Who waits for which result.
+/// The receiver of each result, with the number of the result in the call.
 type PendingResults = Vec<(usize, oneshot::Receiver<AppendResult>)>;
 
-/// All who append through one store.
+/// The queue of appends of one store, and the executor that its leader sends them with.
 #[derive(Debug)]
 pub(crate) struct GroupCommit {
     executor: AppendExecutor,
     queue: Mutex<CommitQueue>,
-    /// A place for each append that is under way or waits.
+    /// One permit for each append that is queued or executed.
     permits: Arc<Semaphore>,
     request_appends_max: usize,
 }
 
-/// Those who wait for the turn.
+/// The requests that wait for the leader.
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | no leader, empty | a request arrives | its caller leads and executes it |
+/// | led | a request arrives | led; the request is queued |
+/// | led | the caller's statements end | the leader is dropped |
+/// | led | the batch of a spawned leader ends within `STREAM_LOCK_WAIT` | led; the next batch, if the queue has one |
+/// | led | execution takes longer than `STREAM_LOCK_WAIT` | the leader is dropped, the execution goes on |
+/// | led | the leader is dropped, also by a caller that goes away; requests wait | led by a spawned task |
+/// | led | the leader is dropped; no request waits | no leader, empty |
 #[derive(Debug, Default)]
 struct CommitQueue {
-    /// Whether somebody has the turn; if nobody has, nobody waits.
+    /// Set while a leader exists; if not set, the queue is empty.
     has_leader: bool,
     waiting: VecDeque<QueuedRequest>,
 }
@@ -65,11 +76,11 @@ struct CommitQueue {
 struct QueuedRequest {
     entries: Vec<CommitEntry>,
     bytes: usize,
-    /// Where the caller runs, and hence a task can run for it.
+    /// The runtime of the caller, on which a leader can be spawned for it.
     runtime: Handle,
 }
 
-/// The task that made the append ended before it was done: its runtime was shut down.
+/// The runtime shut down and dropped the task that executed the append.
 #[derive(Debug, thiserror::Error)]
 #[error("the runtime was shut down meanwhile")]
 struct RuntimeShutDown;
@@ -98,26 +109,26 @@ impl GroupCommit {
         })
     }
 
-    /// An empty call.
+    /// Returns an empty request.
     pub(crate) fn new_request(&self) -> AppendRequest {
         AppendRequest { appends_max: self.request_appends_max, ..AppendRequest::default() }
     }
 
-    /// Makes the appends, alone or with others, and notes the results.
+    /// Executes the appends of a request and writes their results to `results`.
     pub(crate) async fn append(self: &Arc<Self>, mut request: AppendRequest, results: &mut [AppendResult]) {
         let (blocked, unblock_signals) = request.split_off_blocked(&self.executor.blocked_streams);
         let mut answers = self.commit(request).await;
-        for free in unblock_signals {
-            free.wait().await;
+        for signal in unblock_signals {
+            signal.wait().await;
         }
         answers.append(&mut self.commit(blocked).await);
         for (number, answer) in answers {
-            // where nobody answers, nobody knows
+            // the sender was dropped without a result: the statement may have been sent
             results[number] = answer.await.unwrap_or_else(|_| Err(AppendError::OutcomeUnknown(RuntimeShutDown.into())));
         }
     }
 
-    /// Lines up, or settles the appends at once if nobody is before them.
+    /// Queues the request, or executes it at once if there is no leader.
     async fn commit(self: &Arc<Self>, request: AppendRequest) -> PendingResults {
         if request.appends.is_empty() {
             return Vec::new();
@@ -129,12 +140,12 @@ impl GroupCommit {
         answers
     }
 
-    /// Those who stepped aside line up again, to be told that the store is closed.
+    /// Unblocks all streams: the appends that wait for them fail then, because the store is closed.
     pub(crate) fn close(&self) {
         self.executor.blocked_streams.close();
     }
 
-    /// Waits until there is room.
+    /// Waits for a permit for each append of the request.
     async fn admit(&self, request: AppendRequest) -> (QueuedRequest, PendingResults) {
         let number = u32::try_from(request.appends.len()).unwrap_or(u32::MAX);
         let mut permits =
@@ -142,7 +153,7 @@ impl GroupCommit {
         let mut queued = QueuedRequest { entries: Vec::new(), bytes: request.bytes, runtime: Handle::current() };
         let mut answers = Vec::new();
         for (number, append) in request.appends {
-            let permit = permits.split(1).expect("there is a place for each");
+            let permit = permits.split(1).expect("acquired one permit for each append");
             let (entry, answer) = CommitEntry::new(append, permit);
             queued.entries.push(entry);
             answers.push((number, answer));
@@ -150,11 +161,12 @@ impl GroupCommit {
         (queued, answers)
     }
 
-    /// Takes the turn if nobody has it, otherwise waits in line.
+    /// Becomes the leader if there is none; queues the request otherwise.
     fn enqueue_or_lead(self: &Arc<Self>, queued: QueuedRequest) -> Option<(Leader, Vec<CommitEntry>)> {
-        let mut line = self.lock_queue();
-        if mem::replace(&mut line.has_leader, true) {
-            line.waiting.push_back(queued);
+        // one lock for both: a leader must not resign between the check and the push
+        let mut queue = self.lock_queue();
+        if mem::replace(&mut queue.has_leader, true) {
+            queue.waiting.push_back(queued);
             return None;
         }
         Some((Leader(Arc::clone(self)), queued.entries))
@@ -166,10 +178,10 @@ impl GroupCommit {
 }
 
 impl CommitQueue {
-    /// Moves as many calls as fit into the load.
+    /// Moves as many requests as fit into the batch.
     fn drain_into(&mut self, batch: &mut Batch) {
-        while let Some(mut request) = self.waiting.pop_front_if(|call| batch.has_room_for(call)) {
-            // nothing was sent for those who are gone, and nothing needs to be
+        while let Some(mut request) = self.waiting.pop_front_if(|request| batch.has_room_for(request)) {
+            // appends of callers that went away were never sent, and need not be
             request.entries.retain(|entry| !entry.is_abandoned());
             if !request.entries.is_empty() {
                 batch.bytes += request.bytes;
@@ -180,12 +192,12 @@ impl CommitQueue {
     }
 }
 
-/// What a statement takes along.
+/// The appends that the leader executes next.
 #[derive(Debug, Default)]
 struct Batch {
     entries: Vec<CommitEntry>,
     bytes: usize,
-    /// That of one who waits for it.
+    /// The runtime of a caller that waits for the batch.
     runtime: Option<Handle>,
 }
 
@@ -197,12 +209,13 @@ impl Batch {
     }
 }
 
-/// The right to send the next statement. Dropped, it goes to those who wait, or to whoever comes next.
+/// Leadership: the right to send the next statement. Dropping it hands it to the queue, or to the next request that
+/// arrives.
 #[derive(Debug)]
 struct Leader(Arc<GroupCommit>);
 
 impl Leader {
-    /// Settles appends, and returns the turn unless it took long: then it was handed on meanwhile.
+    /// Executes appends; hands leadership on after [`STREAM_LOCK_WAIT`], and returns `None` then.
     async fn execute(self, entries: Vec<CommitEntry>) -> Option<Self> {
         let group = Arc::clone(&self.0);
         let mut execution = pin!(group.executor.execute(entries));
@@ -214,7 +227,7 @@ impl Leader {
         None
     }
 
-    /// Settles the load, and then what comes meanwhile, until nothing comes any more.
+    /// Executes the batch, and then the requests that arrived meanwhile, until the queue is empty.
     async fn lead(self, mut batch: Batch) {
         let mut leader = self;
         loop {
@@ -223,13 +236,14 @@ impl Leader {
                 return;
             }
             match leader.execute(mem::take(&mut batch).entries).await {
-                Some(again) => leader = again,
+                Some(kept) => leader = kept,
                 None => return,
             }
         }
     }
 
-    /// Takes along those who wait, and those who are about to: the ones just answered, who append again.
+    /// Fills the batch from the queue. Yields while it grows: callers that just got their results may append again, and
+    /// join.
     async fn fill_batch(&self, batch: &mut Batch) {
         let mut before = None;
         loop {
@@ -247,18 +261,19 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let mut batch = Batch::default();
         {
-            let mut line = self.0.lock_queue();
-            line.drain_into(&mut batch);
-            line.has_leader = batch.runtime.is_some();
+            let mut queue = self.0.lock_queue();
+            queue.drain_into(&mut batch);
+            queue.has_leader = batch.runtime.is_some();
         }
-        // a task that cannot run any more drops its load, and hands on the turn for the rest
+        // unlocked by now: a runtime that is shut down drops the new leader within `spawn`, which fails its batch and
+        // hands leadership on for the rest
         if let Some(runtime) = batch.runtime.take() {
             runtime.spawn(Leader(Arc::clone(&self.0)).lead(batch));
         }
     }
 }
 
-/// Appends that are made in one call, which no statement tears apart, each with the number of its result.
+/// Appends of one call that go into a batch together, each with the number of its result.
 #[derive(Debug, Default)]
 pub(crate) struct AppendRequest {
     appends: Vec<(usize, Append)>,
@@ -277,29 +292,30 @@ impl AppendRequest {
         self.appends.push((number, append));
     }
 
-    /// Takes out the appends to streams that are set aside, with what to wait for before they are made.
+    /// Takes out the appends to blocked streams, and returns them with the signals to wait for before they are
+    /// executed.
     fn split_off_blocked(&mut self, blocked_streams: &BlockedStreams) -> (Self, Vec<UnblockSignal>) {
         let (mut blocked, mut unblock_signals) = (Self::default(), Vec::new());
         if blocked_streams.is_empty() {
             return (blocked, unblock_signals);
         }
         for (number, append) in self.take().appends {
-            let free = blocked_streams.unblock_signal(&append.stream);
-            let call = if free.is_some() { &mut blocked } else { &mut *self };
-            call.push(number, append);
-            unblock_signals.extend(free);
+            let signal = blocked_streams.unblock_signal(&append.stream);
+            let request = if signal.is_some() { &mut blocked } else { &mut *self };
+            request.push(number, append);
+            unblock_signals.extend(signal);
         }
         (blocked, unblock_signals)
     }
 
-    /// Takes out what was pushed.
+    /// Takes the appends, leaving an empty request.
     pub(crate) fn take(&mut self) -> Self {
         let empty = Self { appends_max: self.appends_max, ..Self::default() };
         mem::replace(self, empty)
     }
 }
 
-/// How many bytes an append takes in a statement, roughly.
+/// Returns the bytes of an append in a statement, roughly.
 fn approximate_bytes(append: &Append) -> usize {
     let of_event =
         |event: &NewEvent| EVENT_OVERHEAD_BYTES + event.payload().len() + event.context().attributes.as_json().len();

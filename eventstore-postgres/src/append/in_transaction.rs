@@ -1,7 +1,7 @@
-//! Appending in a transaction of the caller's.
+//! Appending in a transaction of the caller.
 //!
-//! Keep: everything within a savepoint, so that whatever goes wrong leaves the transaction as it was, and one that
-//! appended nothing does not hold up the feed.
+//! Invariant: the append runs within a savepoint, so that an error leaves the transaction as it was, and a transaction
+//! that stored no events does not delay the feed.
 
 use eventbus::{
     BoxError, RecordedEvent,
@@ -21,20 +21,20 @@ const ROLL_BACK_AND_RELEASE: SqlStr =
     SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
 const ROLL_BACK_TO_SAVEPOINT: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
-/// How often an append is made that is refused although nothing speaks against it.
+/// The attempts of an append that stores no events though its stream is at the expected version.
 const APPEND_ATTEMPTS_MAX: usize = 5;
 
-/// Why events cannot be appended in a transaction; nothing was changed in it.
+/// The reason why events cannot be appended in a transaction; the transaction is unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PgAppendInError {
-    /// There is none: the connection is not in a transaction.
+    /// The connection is not in a transaction.
     #[error("the connection is not in a transaction; to repair: begin one, for example with `Connection::begin`")]
     NoTransaction,
-    /// A statement failed in it before, so that it can only be rolled back.
+    /// An earlier statement of the transaction failed, so that it can only be rolled back.
     #[error("the transaction has failed before; to repair: roll it back, and make it again")]
     Failed,
-    /// Its commit would not wait for the disk: a crash would lose events that readers have seen.
+    /// The commit would not wait for the disk: a crash would lose events that readers have seen.
     #[error(
         "`synchronous_commit` is off in this transaction; to repair: SET LOCAL synchronous_commit = on, or ALTER ROLE … \
          SET synchronous_commit = on"
@@ -61,14 +61,14 @@ pub(crate) async fn append_in_transaction(
     } else {
         ROLL_BACK_AND_RELEASE
     };
-    // a connection that broke tells for itself
+    // the error of the append comes first: if the connection broke, the end fails too
     let ended = transactional.execute(end).await;
     let (_, records) = result?;
     ended?;
     Ok(records)
 }
 
-/// An append in a transaction.
+/// One append in a transaction of the caller.
 struct TransactionalAppend<'a> {
     statements: &'a Statements,
     listed_types: &'a ListedEventTypes,
@@ -77,7 +77,7 @@ struct TransactionalAppend<'a> {
 }
 
 impl TransactionalAppend<'_> {
-    /// Sets the savepoint, which also tells whether there is a transaction.
+    /// Sets the savepoint, which fails outside of a transaction, and checks `synchronous_commit`.
     async fn set_savepoint(&mut self) -> Result<(), AppendError> {
         let rows = self.connection.fetch_all(sqlx::raw_sql(SET_SAVEPOINT)).await;
         let rows = rows.map_err(|error| match error.as_database_error().and_then(|error| error.code()).as_deref() {
@@ -93,7 +93,7 @@ impl TransactionalAppend<'_> {
         Ok(())
     }
 
-    /// Appends, and tells whether it did or had been done before.
+    /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
         let lists_types = !self.listed_types.has_all(&self.append.events);
         let statements = self.statements.appends(lists_types);
@@ -120,7 +120,8 @@ impl TransactionalAppend<'_> {
         Err(AppendError::Unavailable(StreamContention.into()))
     }
 
-    /// Remembers the types that others have listed before. What this transaction lists may be rolled back.
+    /// Remembers the types that committed transactions have listed. This transaction may be rolled back, and its types
+    /// with it.
     fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
         for (row, event) in rows.iter().zip(&self.append.events) {
             if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
@@ -164,7 +165,8 @@ impl TransactionalAppend<'_> {
         AppendError::Refused { stream: self.append.stream.clone(), source }
     }
 
-    /// Without an answer there is no commit either, so that nothing is in doubt.
+    /// Turns a fault into the error of the append: never in doubt, since without an answer the caller cannot commit
+    /// either.
     fn append_error(&self, fault: StatementError) -> AppendError {
         match fault {
             StatementError::Refused(source) => self.refused_error(source),

@@ -1,7 +1,7 @@
-//! Which appends go out in one statement.
+//! The plan of a statement: which appends of a batch it holds.
 //!
-//! Keep: the appends to one stream go out in the order given, so one that cannot go with those before it holds back
-//! those after it. A statement claims a stream once, with one expectation, and holds no event id twice.
+//! Invariant: the appends to one stream are sent in the order given, so one that cannot join the earlier ones defers
+//! the later ones too. A statement claims a stream once, with one expected version, and holds no event id twice.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,12 +14,12 @@ use crate::{
     statements::AppendStatements,
 };
 
-/// The appends to one stream that go out together: they are stored together or not at all.
+/// The appends to one stream in one statement: the server stores all of them or none.
 #[derive(Debug, PartialEq)]
 pub(super) struct StreamChain {
-    /// The first of them, by its number in the plan.
+    /// The number in the plan of its first append.
     pub(super) first: usize,
-    /// Where the stream will be, if that is known before.
+    /// The version of the stream after these appends, if known in advance.
     next_version: Option<Version>,
 }
 
@@ -34,7 +34,7 @@ impl StreamChain {
         Self { first, next_version: start.map(|start| start.plus(events)) }
     }
 
-    /// Whether the append is sure to find what it expects if those before it did.
+    /// Returns `true` if the append surely finds its expected version when the earlier ones of the chain did.
     fn accepts(&self, append: &Append) -> bool {
         match append.expected {
             ExpectedVersion::Any | ExpectedVersion::StreamExists => true,
@@ -49,18 +49,18 @@ impl StreamChain {
     }
 }
 
-/// The next statement, and what has to wait for its outcome.
+/// The appends of the next statement, and those deferred until its outcome is known.
 #[derive(Debug, Default)]
 pub(super) struct StatementPlan {
     pub(super) entries: Vec<CommitEntry>,
     pub(super) chains: Vec<StreamChain>,
-    /// The chain of each append of `now`, by its number.
+    /// The number of the chain of each entry.
     pub(super) chain_of_entry: Vec<usize>,
     pub(super) deferred: Vec<CommitEntry>,
 }
 
 impl StatementPlan {
-    /// Plans the next statement; `one_per_stream` with at most one append for each stream.
+    /// Plans the next statement; with at most one append per stream if `one_per_stream`.
     pub(super) fn new(entries: Vec<CommitEntry>, one_per_stream: bool) -> Self {
         if let [only] = &entries[..] {
             let chains = vec![StreamChain::new(&only.append, 0)];
@@ -73,18 +73,20 @@ impl StatementPlan {
         planner.plan
     }
 
-    /// The stream, if there is but one.
+    /// Returns the stream if there is only one.
     pub(super) fn single_stream(&self) -> Option<&StreamId> {
         let [chain] = &self.chains[..] else { return None };
         Some(&self.entries[chain.first].append.stream)
     }
 
-    /// The statement for a single stream, the first: cheaper than one among many, and it waits for its row.
+    /// Returns the statement for a single stream, which is cheaper than that for several, and waits for the stream's
+    /// row.
     pub(super) fn single_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
         claim_query(&self.entries[0].append, self.event_columns(), statements)
     }
 
-    /// The statement for any number of streams, which gives way to whoever keeps one of their rows.
+    /// Returns the statement for any number of streams, which fails soon if a transaction holds one of their
+    /// rows.
     pub(super) fn multi_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
         let mut streams = StreamColumns::default();
         for chain in &self.chains {
@@ -103,20 +105,20 @@ impl StatementPlan {
         events
     }
 
-    /// The events of the statement.
+    /// Iterates over the events of the statement.
     pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> {
         self.entries.iter().flat_map(|entry| &entry.append.events)
     }
 }
 
-/// The statement of an append that goes alone.
+/// Returns the statement for one append alone.
 pub(super) fn single_append_query<'a>(append: &'a Append, statements: &AppendStatements) -> Query<'a> {
     let mut events = EventColumns::default();
     append.events.iter().for_each(|event| events.push(event));
     claim_query(append, events, statements)
 }
 
-/// The statement that claims the stream of `first`, as it expects it, and puts the events there.
+/// Returns the statement that claims the stream of `first` at its expected version, and inserts the events.
 fn claim_query<'a>(first: &'a Append, events: EventColumns<'a>, statements: &AppendStatements) -> Query<'a> {
     let sql = statements.single_stream(first.expected).clone();
     events.bind_claim(sqlx::query(sql), &first.stream, first.expected)
@@ -126,7 +128,7 @@ fn claim_query<'a>(first: &'a Append, events: EventColumns<'a>, statements: &App
 struct StatementPlanner {
     plan: StatementPlan,
     one_per_stream: bool,
-    /// The chain of each stream that takes more appends; none, if those to come have to wait.
+    /// The chain of each planned stream; `None` if further appends to the stream are deferred.
     open_chains: HashMap<StreamId, Option<usize>>,
     ids: HashSet<EventId>,
 }
@@ -148,7 +150,7 @@ impl StatementPlanner {
         self.plan.entries.push(entry);
     }
 
-    /// The number of the chain that the append goes with, perhaps a new one; none if it has to wait.
+    /// Returns the number of the append's chain, possibly a new one; `None` if the append is deferred.
     fn chain_for(&self, append: &Append) -> Option<usize> {
         if append.events.iter().any(|event| self.ids.contains(&event.event_id())) {
             return None;

@@ -1,4 +1,4 @@
-//! How long and how often appends are tried.
+//! The time limit and the delays of retried appends.
 //!
 //! Real time, not the given clock: connecting to PostgreSQL again.
 
@@ -21,7 +21,8 @@ impl RetryBudget {
         Self { timeout, deadline: None, next_delay: Self::RETRY_DELAY_FIRST }
     }
 
-    /// Waits before the next try, each time longer; the time runs from the first pause. False: it is over.
+    /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the time limit, which
+    /// runs from the first call, is over.
     pub(super) async fn wait_before_retry(&mut self) -> bool {
         let now = Instant::now();
         if now >= *self.deadline.get_or_insert(now + self.timeout) {

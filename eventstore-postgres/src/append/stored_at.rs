@@ -1,4 +1,4 @@
-//! Where the server put an event.
+//! The place of a stored event: version, position and time, as the server returns them.
 
 use eventbus::{BoxError, EventId, NewEvent, Position, RecordedEvent, StreamId, Version};
 use sqlx::{Row as _, postgres::PgRow};
