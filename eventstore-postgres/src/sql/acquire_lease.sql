@@ -1,7 +1,7 @@
--- Takes a lease that is free, has run out, was taken in the future (the clock was set back), or is its owner's own; no
--- row: somebody else has it.
+-- Acquires a lease that is free, has expired, was renewed in the future (the clock was set back), or belongs to the
+-- same owner; no row: it is held.
 --
--- The row is locked before its time is looked at, and the clock is read after the wait.
+-- The statement locks the row before it compares times, and reads the clock after waiting for the lock.
 --
 -- $1 role, $2 owner, $3 microseconds
 INSERT INTO {schema}.leases AS l (role, owner, epoch, renewed_at, expires_at)

@@ -1,7 +1,8 @@
--- Moves the checkpoint that is named like a lease, while the lease is still its owner's; no row: it is not, or the
--- checkpoint is elsewhere. A row says whether the transaction appended, see `appended_in.sql`.
+-- Advances the checkpoint with the name of a lease while the lease has this epoch; no row: it has a newer one, or the
+-- checkpoint is elsewhere. The row is true if the transaction appended, see `appended_in.sql`.
 --
--- Keep: the lease's row is locked, so that whoever takes it over waits for this transaction, and then sees how far it came.
+-- Invariant: this locks the lease's row, so that the next owner waits for this transaction before it gets the lease,
+-- and then sees the new checkpoint.
 --
 -- $1 role, $2 epoch, $3 from, $4 to
 WITH held AS MATERIALIZED (

@@ -1,4 +1,4 @@
--- `advance.sql` from the start, where a checkpoint that was never saved is too: then there is no row to move.
+-- `advance.sql` from position 0, which is also that of a checkpoint that was never saved and has no row.
 --
 -- $1 role, $2 epoch, $3 from, which is 0, $4 to
 WITH held AS MATERIALIZED (

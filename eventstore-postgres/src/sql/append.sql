@@ -1,12 +1,13 @@
--- Appends events to one stream; a stream that is not where it is expected gives no rows and stores nothing.
+-- Appends events to one stream; returns no rows and stores no events if the stream is not at the expected version.
 --
--- $1 aggregate id, $2 aggregate type, $3 to $12 the events, one array per column, $13 what `claim_exact.sql` needs.
+-- $1 aggregate id, $2 aggregate type, $3 to $12 the events, one array per column, $13 the version for `claim_exact.sql`.
 --
 -- `{stored}` and `{listed}` are empty, or make `list_types.sql` of what the insert returns.
 --
--- Keep the order: the stream's row is locked, then the bound, then positions are drawn. A position drawn before the
--- bound is locked may be skipped by a reader; one drawn before the row is locked may sort behind a later version. Whoever
--- waits for the row has locked no bound yet (the reference to `claimed` sees to it), so no reader waits with him.
+-- Invariant: the statement locks the stream's row, then locks the bound, then draws positions. A reader may skip a
+-- position drawn before the bound is locked; one drawn before the row is locked may sort behind a later version. A
+-- statement that waits for the row has locked no bound yet (the reference to `claimed` ensures it), so it delays no
+-- reader.
 WITH claimed AS (
     {claim}
 ),

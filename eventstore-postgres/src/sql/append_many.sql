@@ -1,4 +1,5 @@
--- Appends events to many streams; a stream that is not where it is expected gives no rows, and harms no other.
+-- Appends events to many streams; returns no rows for a stream that is not at its expected version, and appends to the
+-- rest.
 --
 -- $1 to $4 the streams, one array per column: id, type, expected version (-1 any, -2 has events), number of events.
 -- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;
@@ -6,15 +7,15 @@
 --
 -- `{stored}` and `{listed}` as in `append.sql`.
 --
--- Keep the order: the rows of streams that exist are locked, in key order, then those of new streams are inserted, in
--- key order too, and only then are the locked ones updated; then the bound, then positions are drawn, see `append.sql`.
--- An insert that meets a row of another does not wait if that one is only locked, but does if it was updated. Whoever
--- locks waits with smaller locks only, whoever inserts waits only for another insert, and whoever has updated waits for
--- nothing more: so these statements never wait in a circle. Against transactions of others, which may hold rows in any
--- order, there is the patience: whoever waits too long gives way.
+-- Invariant: the statement locks the rows of existing streams in key order, then inserts those of new streams in key
+-- order, and only then updates the locked rows; then it locks the bound and draws positions, see `append.sql`. An
+-- insert that meets the row of a concurrent transaction waits if that row was updated, but not if it is only locked. So
+-- a statement that locks holds only locks of smaller keys while it waits, one that inserts waits only for inserts, and
+-- one that has updated waits no more: these statements never deadlock. Transactions of the application may hold rows in
+-- any order; against a deadlock with those, `patience` limits the wait for a lock, and the statement fails.
 --
--- `LATERAL` with a lock looks up row by row, in the order it is given: whatever the planner believes of the table, it
--- cannot turn that into a join with all of it.
+-- `LATERAL` with a lock looks up row by row, in the given order: the planner cannot turn it into a join with the whole
+-- table, even if its statistics suggest that.
 WITH patience AS MATERIALIZED (
     SELECT set_config('lock_timeout', '100ms', true)
 ),

@@ -1,2 +1,3 @@
--- Whether `append_in` appended in this transaction, and that was not undone: it sets this until the transaction ends.
+-- True if `append_in` appended in this transaction and the append was not rolled back: a setting local to the
+-- transaction.
 coalesce(current_setting('eventbus.appended_{namespace}', true) = 'on', false)

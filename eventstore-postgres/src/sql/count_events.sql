@@ -1,4 +1,4 @@
--- How many events are asked for: after position $1, up to position $2.
+-- The number of events that match a filter, after position $1, up to position $2.
 --
 -- $3 aggregate types, $4 event types, $5 tenant; null is all
 SELECT count(*)

@@ -1,6 +1,6 @@
--- Forgets the oldest deliveries, at most $2 of those handled longer ago than $1 microseconds, and says how many.
+-- Deletes the oldest deliveries, at most $2 of those handled longer ago than $1 microseconds, and returns their number.
 --
--- What another one forgets just now is left to it.
+-- Skips the rows that a concurrent statement deletes.
 WITH forgotten AS (
     DELETE FROM {schema}.deliveries d
     WHERE d.ctid = ANY (ARRAY(

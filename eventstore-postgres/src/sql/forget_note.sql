@@ -1,3 +1,3 @@
--- Removes what was noted.
+-- Deletes a note.
 DELETE FROM {schema}.notes n
 WHERE n.name = $1::text

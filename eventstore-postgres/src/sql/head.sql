@@ -1,14 +1,16 @@
--- The position of the last event that is safe to read; null if there is none. Nothing appears at or before it any more.
+-- The position of the last event that is safe to read; null if there is none. No event appears at or before it any
+-- more.
 --
--- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own. So below the
--- lowest of these locks everything is committed or will never be.
+-- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own. So each
+-- append at or below the lowest of these locks is committed or never will be.
 --
--- Keep: the answer is the position of an event, not of the bound. A position that was drawn and rolled back may be drawn
--- again after a crash, for no commit made the sequence durable; one at or before a committed event never is.
+-- Invariant: the answer is the position of an event, not the bound. After a crash the sequence may draw a position
+-- again whose transaction was rolled back, since no commit made it durable; it never draws one at or before a committed
+-- event.
 --
--- Keep: the sequence is read first, the locks second (`OFFSET 0` and the reference to `drawn` see to it), and the page
--- that is read up to the answer is another statement, with a newer snapshot. In one statement the page may miss an
--- append that commits between its snapshot and the look at the locks.
+-- Invariant: the statement reads the sequence first and the locks second (`OFFSET 0` and the reference to `drawn`
+-- ensure it), and a second statement, with a newer snapshot, reads the page up to the answer. In one statement the page
+-- may miss an append that commits between its snapshot and its read of the locks.
 SELECT max(e.position)
 FROM {schema}.events e
 WHERE e.position <= (

@@ -1,4 +1,4 @@
--- Who has a role now.
+-- The owner of a role now.
 --
 -- $1 role
 SELECT owner, epoch FROM {schema}.leases

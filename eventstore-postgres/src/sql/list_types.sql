@@ -1,7 +1,7 @@
--- What follows the insert of an append that may store a type, or a schema version, for the first time.
+-- Follows the insert of an append that may store a type, or a schema version, for the first time.
 --
--- Each row says whether its type is listed for good: by a transaction that began before this one and is committed. What
--- this one listed itself, in savepoints too, has no smaller id than it, and goes if it is rolled back.
+-- `is_listed` is true if a committed transaction that began before this one has listed the type. A row that this
+-- transaction listed itself, also in a savepoint, has an id not below its own, and vanishes if it is rolled back.
 ),
 listed AS (
     INSERT INTO {schema}.event_types (event_type, schema_version, position)

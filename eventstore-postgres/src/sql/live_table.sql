@@ -1,4 +1,4 @@
--- The table that an unqualified name means just now, with its schema, quoted; no row if there is none.
+-- The table that an unqualified name means, with its schema, quoted; no row if there is none.
 --
 -- $1 the name, quoted
 SELECT format('%I.%I', n.nspname, c.relname)

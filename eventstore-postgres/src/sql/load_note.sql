@@ -1,4 +1,4 @@
--- What the keeper of a checkpoint noted beside it; no row if it never did.
+-- The note beside a checkpoint; no row if none was saved.
 SELECT n.note
 FROM {schema}.notes n
 WHERE n.name = $1::text

@@ -1,2 +1,2 @@
--- The newest migration that was run; no row if the table is empty, an error if there is none.
+-- The newest migration of the database; null if the table is empty, an error if it does not exist.
 SELECT max(m.version) FROM {schema}.migrations m

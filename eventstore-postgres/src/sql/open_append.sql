@@ -1,6 +1,6 @@
--- The append that is open the longest: its backend, none if it is a prepared transaction, who that is, and how long.
+-- The append that has been open the longest: its backend (null for a prepared transaction), application and age.
 --
--- The locks are those of `head.sql`, which hold the feed back.
+-- The locks are those of `head.sql`, below which readers of the feed stay.
 SELECT
     a.pid,
     coalesce(a.application_name, '') AS application_name,

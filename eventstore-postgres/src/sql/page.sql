@@ -1,8 +1,8 @@
--- A page: the first of some rows, up to the one with which their payloads have {page_bytes} bytes.
+-- A page: the first rows, up to the one with which their payloads reach {page_bytes} bytes.
 --
--- The inner sum goes by what is stored, which costs no look at the payloads: no more of them are decompressed for the
--- outer sum than a page of compressed ones. A stored size is at most 4 bytes larger than the payload, so that the inner
--- sum ends no page.
+-- The inner sum adds stored sizes, which the server reads without the payloads: so the outer sum decompresses at most a
+-- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so that the inner sum ends no
+-- page.
 SELECT {record}
 FROM (
     SELECT s.*, sum(octet_length(s.data::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)

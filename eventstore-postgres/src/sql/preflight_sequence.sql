@@ -1,4 +1,4 @@
--- What the sequence of positions must be like for the feed to be gap-safe.
+-- The settings of the sequence of positions on which a feed without gaps depends.
 SELECT
     s.seqcache     AS cache,
     s.seqincrement AS increment,

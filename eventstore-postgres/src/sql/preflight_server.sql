@@ -1,4 +1,4 @@
--- What the server must be like before anything is stored in it.
+-- The settings of the server that the store checks before it creates tables.
 SELECT
     current_setting('server_version_num')::integer         AS version_number,
     pg_is_in_recovery()                                    AS standby,

@@ -1,7 +1,7 @@
 -- The rows of a page of the feed with a filter: after position $1, up to position $2 that is safe, at most $6 events.
 --
--- `OFFSET 0` keeps the filter out of the choice of the plan: the events are walked in the order of their positions, and
--- a filter that lets few of them through cannot turn that into a look at all of them.
+-- `OFFSET 0` keeps the filter out of the choice of the plan: the server walks the events in the order of their
+-- positions, and cannot turn a filter that matches few of them into a scan of all.
 --
 -- $3 aggregate types, $4 event types, $5 tenant; null is all
 SELECT e.*

@@ -1,4 +1,4 @@
--- A table outside of a shadow that would lose or change rows when those of a live table are replaced; no row if none.
+-- A table outside of a shadow that would lose or change rows if those of a live table are replaced; no row if none.
 --
 -- $1 the live tables
 SELECT c.confrelid::regclass::text, c.conrelid::regclass::text

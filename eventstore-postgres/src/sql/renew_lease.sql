@@ -1,4 +1,4 @@
--- Keeps a lease from now on, or ends it with 0 microseconds; no row: it has passed on.
+-- Renews a lease from now on, or ends it with 0 microseconds; no row: the lease has a newer epoch.
 --
 -- $1 role, $2 epoch, $3 microseconds
 UPDATE {schema}.leases l

@@ -1,6 +1,6 @@
--- Why appends stored nothing, or whether they did: each of their event ids, and where its stream is.
+-- The state of appends: the stored event for each of their event ids, if any, and the version of its stream.
 --
--- Keep it one statement, which is one snapshot: events first and streams later would see false conflicts.
+-- Invariant: one statement, so one snapshot: reading events first and streams later would report false conflicts.
 --
 -- $1 the event ids, $2 and $3 for each the aggregate id and type of the stream it was to be appended to
 SELECT

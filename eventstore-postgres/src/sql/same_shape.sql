@@ -1,4 +1,4 @@
--- Whether two tables are there and have the same columns.
+-- True if two tables exist and have the same columns.
 --
 -- $1, $2 their names with their schemas, quoted
 SELECT count(DISTINCT t.shape) = 1 AND count(t.shape) = 2

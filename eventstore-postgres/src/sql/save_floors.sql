@@ -1,4 +1,5 @@
--- Overwrites floors of a bus, also by lower ones. In the order of the groups, so that two who save wait in turn.
+-- Overwrites floors of a bus, also by lower ones. In the order of the groups, so that concurrent statements never
+-- deadlock.
 --
 -- $1 destination, $2 groups, each once, $3 their positions
 INSERT INTO {schema}.floors (destination, "group", position)

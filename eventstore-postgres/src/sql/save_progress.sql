@@ -1,6 +1,6 @@
--- Saves the progress of a group: rows that are written over, rows that go, and its checkpoint.
+-- Saves the progress of a group: rows to write, rows to delete, and its checkpoint.
 --
--- $1 group, $2 to $4 the rows to write, one array per column, each position once, $5 the positions whose rows go, none of
+-- $1 group, $2 to $4 the rows to write, one array per column, each position once, $5 the positions of the rows to delete, none of
 -- which is among $2, $6 and $7 name and position of the checkpoint, null if it stays
 WITH saved AS (
     INSERT INTO {schema}.unfinished_deliveries ("group", position, tries, dead_since)

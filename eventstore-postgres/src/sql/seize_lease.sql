@@ -1,4 +1,4 @@
--- Takes a lease, whoever has it.
+-- Takes a lease from any owner.
 --
 -- $1 role, $2 owner, $3 microseconds
 INSERT INTO {schema}.leases AS l (role, owner, epoch, renewed_at, expires_at)

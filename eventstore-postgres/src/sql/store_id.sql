@@ -1,3 +1,3 @@
--- What tells this store from all others.
+-- The id of this store.
 SELECT s.id
 FROM {schema}.store s

@@ -1,4 +1,4 @@
--- Whether the schema, and in it the table of migrations, exist.
+-- `true` if the schema exists, and if its table of migrations does.
 SELECT
     EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = $1::text) AS schema_exists,
     EXISTS (
