@@ -1,4 +1,4 @@
-//! How far readers of the feed have come.
+//! Checkpoints: the positions that readers of the feed have reached, and their notes.
 
 use async_trait::async_trait;
 use eventbus::{

@@ -1,4 +1,4 @@
-//! New events, one array per column: how they are handed to a statement.
+//! The parameters of append statements: streams and new events, one array per column.
 
 use eventbus::{ExpectedVersion, NewEvent, StreamId, Version};
 use time::OffsetDateTime;
@@ -6,20 +6,20 @@ use uuid::Uuid;
 
 use crate::pool::Query;
 
-/// The streams of a statement, and to which of them its events belong.
+/// The streams of a statement, and the stream of each of its events.
 #[derive(Debug, Default)]
 pub(crate) struct StreamColumns<'e> {
     aggregate_ids: Vec<&'e str>,
     aggregate_types: Vec<&'e str>,
     expected: Vec<i64>,
-    /// How many events each stream gets; from 1, since a stream is not claimed for nothing.
+    /// The number of events of each stream, at least 1 when bound: a statement claims no stream without events.
     events: Vec<i64>,
     stream_of_event: Vec<i64>,
     ordinal_in_stream: Vec<i64>,
 }
 
 impl<'e> StreamColumns<'e> {
-    /// Adds a stream, and returns its number.
+    /// Adds a stream; streams have numbers from 0, in order.
     pub(crate) fn push(&mut self, stream: &'e StreamId, expected: ExpectedVersion) {
         self.aggregate_ids.push(stream.aggregate_id().as_str());
         self.aggregate_types.push(stream.aggregate_type().as_str());
@@ -32,7 +32,7 @@ impl<'e> StreamColumns<'e> {
         self.events.push(0);
     }
 
-    /// Says that the next events of the statement are for the stream with this number, from 0.
+    /// Assigns the next `events` events of the statement to the stream with this number.
     pub(crate) fn push_events(&mut self, stream: usize, events: usize) {
         for _ in 0..events {
             self.events[stream] += 1;
@@ -69,7 +69,7 @@ pub(crate) struct EventColumns<'e> {
 }
 
 impl<'e> EventColumns<'e> {
-    /// Adds the columns of one event, which was checked.
+    /// Adds the columns of one event, which `check_append` has passed.
     pub(crate) fn push(&mut self, event: &'e NewEvent) {
         let context = event.context();
         self.event_ids.push(event.event_id().as_uuid());
@@ -85,7 +85,7 @@ impl<'e> EventColumns<'e> {
         self.metadata.push((!attributes.is_empty()).then(|| attributes.as_json()));
     }
 
-    /// Binds what an append to one stream needs, in the order of `append.sql`.
+    /// Binds the parameters of an append to one stream, in the order of `append.sql`.
     pub(crate) fn bind_claim<'q>(self, query: Query<'q>, stream: &StreamId, expected: ExpectedVersion) -> Query<'q> {
         let query = query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
         let query = self.bind_to(query);

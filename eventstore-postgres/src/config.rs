@@ -1,4 +1,4 @@
-//! What a store is told before it connects.
+//! The configuration of a store.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::{error::PgConnectError, url::check_parameters};
 
-/// How to reach the database, and where in it the events are kept.
+/// The configuration of a [`PgEventStore`](crate::PgEventStore): the database, the schema, limits and timeouts.
 ///
 /// # Examples
 /// ```
@@ -25,45 +25,46 @@ pub struct PgEventStoreConfig {
     /// The database: `postgres://user:password@host:port/database`; default `postgres://localhost/postgres`.
     ///
     /// `?sslmode=verify-full` connects with TLS only, to a server whose certificate is for that host and signed by an
-    /// authority that the platform trusts, or by one in the PEM file `sslrootcert`; `sslcert` and `sslkey` show a
-    /// certificate of the client's. This needs the cargo feature `tls`. Without a mode, TLS is used if the server and
-    /// that feature have it, and connecting to another host without it is logged as a warning. Other parameters are
+    /// authority that the platform trusts, or by one in the PEM file `sslrootcert`; `sslcert` and `sslkey` name the
+    /// client's certificate and key. This needs the cargo feature `tls`. Without a mode, TLS is used if the server and
+    /// that feature have it, and connecting to a remote host without it logs a warning. Other parameters are
     /// `host`, `hostaddr`, `port`, `dbname`, `user`, `password`, `application_name`, `options` and
     /// `statement-cache-capacity`; unknown ones are refused.
     ///
     /// A pooler in between must pool sessions, or keep track of prepared statements as PgBouncer does from 1.21 on with
     /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; the
-    /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout) and `enable_seqscan = off`, are to
-    /// be made on the role.
+    /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout) and `enable_seqscan = off`, are
+    /// to be made on the role.
     pub database_url: String,
     /// The schema that holds the tables: lower-case letters, digits and underscores; default `eventbus`.
     pub schema: String,
-    /// Whether connecting also makes and upgrades the tables; default true.
+    /// Set if connecting also creates and upgrades the tables; default true.
     pub migrate: bool,
-    /// The most connections kept open at once, of which appends use half, and those that wait for a stream which a
-    /// transaction keeps to itself a quarter; default 10. With a single one, everything waits for such an append.
+    /// The most open connections; default 10. Appends use half of them; appends that wait for a stream which a
+    /// transaction has locked use a quarter. With a single connection, every statement waits for such an append.
     pub max_connections: u32,
-    /// The most appends of this process that may be under way or wait; whoever appends more waits for room. Default
+    /// The most appends of this process that are queued or executed at once; further callers wait for a permit. Default
     /// 4,096.
     pub append_queue: u32,
-    /// How long to wait for a connection, a new one or a free one; default 5 s.
+    /// The time limit of waiting for a connection, new or free; default 5 s.
     pub connect_timeout: Duration,
-    /// How long a statement may run on the server; its answer is waited for one second longer. Default 30 s.
+    /// The time limit of a statement on the server; the store waits one second longer for its answer. Default 30 s.
     pub statement_timeout: Duration,
     /// The most transactions of handlers and projections open at once, each on a connection of its own beside those of
     /// [`max_connections`](Self::max_connections); default 10.
     pub max_transactions: u32,
-    /// Whether stores in other processes are told of appends, and listened to, so that readers need not wait until they
-    /// look next; takes one more connection, which a pooler in between must not share (`LISTEN`). Default true.
+    /// Set if the store notifies stores in other processes of its appends, and listens to theirs, so that readers need
+    /// not wait for their next poll; takes one more connection, which a pooler in between must not share (`LISTEN`).
+    /// Default true.
     pub notify: bool,
-    /// How long a transaction of handlers and projections may take; the server ends one whose owner is paused. Default
+    /// The time limit of a transaction of handlers and projections; the server ends one whose owner is paused. Default
     /// 10 s.
     pub transaction_timeout: Duration,
-    /// By which clock delays go that are this process's own; the server's judges leases. Default: the machine's.
+    /// The clock of this process's own delays; the server's clock decides about leases. Default: the machine's.
     pub clock: SharedClock,
 }
 
-/// The most connections that a server can have; room for so many is made at once.
+/// The most connections that a server can have; a pool allocates room for all of its connections at once.
 const CONNECTIONS_MAX: u32 = 262_143;
 
 impl Default for PgEventStoreConfig {
@@ -85,19 +86,20 @@ impl Default for PgEventStoreConfig {
 }
 
 impl PgEventStoreConfig {
-    /// The time after which a statement without an answer is given up.
+    /// Returns the time limit of waiting for the answer of a statement.
     ///
-    /// A second more than the server has: its answer says for certain that nothing was kept, ours cannot.
+    /// A second more than the server's own limit: the server's error proves that it kept no change, a timeout here does
+    /// not.
     pub(crate) fn answer_timeout(&self) -> Duration {
         self.statement_timeout.saturating_add(Duration::from_secs(1))
     }
 
-    /// The server as errors and logs may name it.
+    /// Returns the URL without the password, for errors and logs.
     pub(crate) fn server(&self) -> String {
         redacted(&self.database_url)
     }
 
-    /// What every connection is opened with.
+    /// Returns the options of every connection.
     pub(crate) fn connect_options(&self) -> Result<PgConnectOptions, PgConnectError> {
         self.check()?;
         let scheme = self.database_url.split_once("://").map(|(scheme, _)| scheme);
@@ -155,7 +157,7 @@ impl PgEventStoreConfig {
     }
 }
 
-/// The limit in the server's unit and range; it takes 0 for "no limit", which [`PgEventStoreConfig::check`] rules out.
+/// Returns a limit in the server's unit and range; [`PgEventStoreConfig::check`] rules out 0, which means "no limit".
 pub(crate) fn milliseconds(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
 }
@@ -180,7 +182,7 @@ impl fmt::Debug for PgEventStoreConfig {
 /// A thousand years: as good as for ever, and within the server's range.
 const LEASE_MICROSECONDS_MAX: i64 = 1_000 * 365 * 24 * 3_600 * 1_000_000;
 
-/// A time from or until now, as the server can reckon with it.
+/// Returns a duration in the unit and range that the server can add to a time.
 pub(crate) fn microseconds(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).map_or(LEASE_MICROSECONDS_MAX, |time| time.min(LEASE_MICROSECONDS_MAX))
 }

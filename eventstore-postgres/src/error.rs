@@ -1,14 +1,14 @@
-//! Why a store cannot be had, or a transaction cannot go on.
+//! Errors of connecting and of transactions.
 
 use std::time::Duration;
 
 use eventbus::BoxError;
 
-/// Why connecting to a database, or making the tables in it, failed.
+/// An error of connecting to a database, or of creating its tables.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PgConnectError {
-    /// The database URL is none; it may hold a password, so it is not shown.
+    /// The database URL is invalid. It may hold a password, so the error does not show it.
     #[error(
         "invalid database URL; expected `postgres://user:password@host:port/database`, the password percent-encoded"
     )]
@@ -16,15 +16,15 @@ pub enum PgConnectError {
         /// What is wrong with it.
         source: BoxError,
     },
-    /// The URL has a parameter that would be ignored. Its value is not shown.
+    /// The URL has a parameter that the driver would ignore. The error does not show its value.
     #[error("the database URL has a parameter `{parameter}` that is not known; {hint}")]
     UnknownParameter {
         /// Its name, shortened, control characters escaped.
         parameter: String,
-        /// What to write instead.
+        /// The correction.
         hint: String,
     },
-    /// The schema cannot be called so.
+    /// The name of the schema is invalid.
     #[error("invalid schema name `{schema}`: {reason}")]
     InvalidSchema {
         /// The name, shortened, control characters escaped.
@@ -32,7 +32,7 @@ pub enum PgConnectError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// Another field of the configuration makes no sense.
+    /// A field of the configuration is invalid.
     #[error("invalid `{field}`: {reason}")]
     InvalidConfig {
         /// The field.
@@ -45,7 +45,7 @@ pub enum PgConnectError {
     Unreachable {
         /// The server, without the password.
         server: String,
-        /// What happened.
+        /// The error of the connection.
         source: BoxError,
     },
     /// The server answered with an error: the login, the database or a right is missing.
@@ -53,15 +53,15 @@ pub enum PgConnectError {
     Refused {
         /// The server, without the password.
         server: String,
-        /// What it said.
+        /// The error of the server.
         source: BoxError,
     },
-    /// The server or the database is not set up as the promises of the store need it.
+    /// The set-up of the server or the database breaks a promise of the store.
     #[error("PostgreSQL at `{server}`: {fault}; to repair: {}", fault.repair())]
     Precondition {
         /// The server, without the password.
         server: String,
-        /// What is not as it must be.
+        /// The precondition that is not met.
         fault: PgPrecondition,
     },
     /// The tables are not there, or older than this release, and `migrate` is false.
@@ -90,14 +90,14 @@ pub enum PgConnectError {
 }
 
 impl PgConnectError {
-    /// Whether connecting again can succeed without anyone changing anything.
+    /// Returns `true` if connecting again can succeed without a change of the set-up.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
 }
 
-/// What is not as it must be for the store to keep its promises.
+/// A precondition of the store's promises that the server or the database does not meet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PgPrecondition {
@@ -122,16 +122,16 @@ pub enum PgPrecondition {
         /// Its encoding.
         encoding: String,
     },
-    /// The sequence of positions hands out numbers otherwise than one by one, upward: the feed could skip.
+    /// The sequence of positions does not hand out numbers one by one, upward: the feed could skip events.
     #[error("sequence `{sequence}` has cache {cache}, increment {increment}, cycle {cycle}")]
     SequenceSettings {
         /// The sequence.
         sequence: String,
-        /// How many numbers a connection takes at once; must be 1.
+        /// The numbers that a connection takes at once; must be 1.
         cache: i64,
         /// The step; must be 1.
         increment: i64,
-        /// Whether it begins anew at its end; must not.
+        /// Set if the sequence starts again at its end; must be false.
         cycle: bool,
     },
     /// The sequence of positions is behind the events, after a partial restore or a `setval`.
@@ -147,7 +147,7 @@ pub enum PgPrecondition {
 }
 
 impl PgPrecondition {
-    /// What to do about it: an SQL statement where one helps.
+    /// Returns the repair: an SQL statement where one helps.
     #[must_use]
     pub fn repair(&self) -> String {
         match self {
@@ -174,17 +174,17 @@ impl PgPrecondition {
     }
 }
 
-/// Why a transaction of a store cannot do what it is asked for; other errors are those of the driver.
+/// An error of a transaction of a store; other errors are those of the driver.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PgTransactionError {
-    /// It took too long; it is undone, unless it was being committed.
+    /// The transaction took too long; the server rolls it back, unless it was being committed.
     #[error("the transaction took longer than {limit:?}")]
     TimedOut {
         /// [`transaction_timeout`](crate::PgEventStoreConfig::transaction_timeout).
         limit: Duration,
     },
-    /// A table or a column cannot be called so.
+    /// The name of a table or a column is invalid.
     #[error("invalid name of a table or column `{name}`: {reason}")]
     InvalidName {
         /// The name, shortened, control characters escaped.
@@ -192,7 +192,7 @@ pub enum PgTransactionError {
         /// What is wrong with it.
         reason: &'static str,
     },
-    /// There is no such table where unqualified names are looked up.
+    /// The search path has no such table.
     #[error("table `{table}` does not exist in the search path")]
     NoTable {
         /// The table.
@@ -206,10 +206,10 @@ pub enum PgTransactionError {
         /// The column.
         column: String,
     },
-    /// A table that is no part of the shadow would lose or change rows when those that they refer to are replaced.
+    /// A table outside of the shadow would lose or change rows when the rows that they refer to are replaced.
     #[error(
-        "rows of `{table}` cannot be replaced: `{by}` refers to them `ON DELETE CASCADE` or `SET ..` and would lose what it \
-         has; name it among the tables of the projection too, or let it refer without that"
+        "rows of `{table}` cannot be replaced: `{by}` refers to them `ON DELETE CASCADE` or `SET ..` and would lose \
+         its rows or values; name it among the tables of the projection too, or let it refer without that"
     )]
     Referred {
         /// The table whose rows are to be replaced.
@@ -217,7 +217,7 @@ pub enum PgTransactionError {
         /// The table that refers to it.
         by: String,
     },
-    /// The rows of live tables cannot be replaced where their names mean the copies.
-    #[error("rows of live tables are not replaced within a shadow")]
+    /// The transaction works in a shadow, where the names of live tables mean the copies, and cannot replace live rows.
+    #[error("a transaction within a shadow cannot replace rows of live tables")]
     InShadow,
 }

@@ -1,9 +1,9 @@
 //! Reading all events in one total order, without gaps.
 //!
-//! Keep: the head and a page are two statements, in this order, so that the page's snapshot is the newer one.
+//! Invariant: the head and a page are two statements, in this order, so that the page's snapshot is the newer one.
 //!
-//! Keep: the head is an event, never a position that holds none. Such a position may be drawn again after a crash, see
-//! `head.sql`; a reader that had stepped over it would miss what it holds then.
+//! Invariant: the head is the position of an event, never one without. The sequence may draw such a position again
+//! after a crash, see `head.sql`; a reader that had passed it would miss the event stored there.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -21,7 +21,7 @@ use crate::{
     store_inner::StoreInner,
 };
 
-/// The most positions that one statement looks at for a filter, which may let none of them through.
+/// The most positions that one statement scans for a filter, which may match none of them.
 const FILTER_WINDOW_POSITIONS: i64 = 100_000;
 
 #[async_trait]
@@ -74,7 +74,7 @@ impl ReadFeed for PgEventStore {
     }
 }
 
-/// The last event of the window that begins after `after` and does not go beyond `end`.
+/// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.
 async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
     fetch_number(
         inner,
@@ -107,7 +107,7 @@ async fn feed_page(
     Ok((events, next))
 }
 
-/// The next events asked for, and the event up to which they were looked for.
+/// Returns the rows of the next page, and the position up to which the statement searched.
 async fn feed_rows(
     inner: &StoreInner,
     after: i64,
@@ -126,7 +126,7 @@ async fn feed_rows(
     Ok((inner.connections().fetch_all(query).await?, reach))
 }
 
-/// A filter as `wanted.sql` has it.
+/// A filter as the parameters of `wanted.sql`.
 #[derive(Debug, Clone)]
 struct FilterParameters {
     is_all: bool,
@@ -147,7 +147,7 @@ impl FilterParameters {
         }
     }
 
-    /// A statement with where to look, and for what.
+    /// Returns a statement with the range and the filter bound.
     fn bind_to<'q>(&'q self, sql: &SqlStr, after: i64, end: i64) -> Query<'q> {
         sqlx::query(sql.clone())
             .bind(after)
@@ -190,12 +190,12 @@ mod tests {
         (store, PgConnection::connect(test_servers::postgres_url()).await.unwrap())
     }
 
-    /// Pages end with the event that reaches the bound, whatever the server makes of its size on disk.
+    /// Pages end with the event that reaches the bound, independently of its size on disk.
     #[tokio::test]
     async fn pages_are_bounded_in_bytes() {
         let (store, connection) = store_with_events(0).await;
         let stream = StreamId::new(Name::from_static("Account"), AggregateId::new());
-        // what compresses well, what does not, and what is kept in the row
+        // payloads that compress well, that do not, and that the server stores in the row
         let (spaces, random) = (" ".repeat(400_000), || {
             (0..12_000).map(|_| uuid::Uuid::now_v7().simple().to_string()).collect::<String>()
         });
@@ -236,13 +236,13 @@ mod tests {
         drop_schema(&store, connection).await;
     }
 
-    /// Ends what `connection` has begun, too.
+    /// Drops the schema, and rolls back a transaction of `connection`.
     async fn drop_schema(store: &PgEventStore, mut connection: PgConnection) {
         let drop = store.inner().statements().schema.fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
     }
 
-    /// However little a filter lets through: sorting, or looking at all events, takes longer the more there are.
+    /// A plan that sorts or scans all events would take longer the more events there are, also for few matches.
     #[tokio::test]
     async fn filtered_pages_are_walked_along_the_positions() {
         let (store, mut connection) = store_with_events(5_000).await;
@@ -264,18 +264,18 @@ mod tests {
         drop_schema(&store, connection).await;
     }
 
-    /// An append that was held up between its look at the sequence and its lock: the head goes back, and what was told
-    /// before is read nevertheless.
+    /// An append that is delayed between its read of the sequence and its lock moves the head back; readers still get
+    /// the events up to the earlier head.
     #[tokio::test]
     async fn a_head_that_was_told_can_be_read_up_to_while_it_goes_back() {
         let (store, mut late) = store_with_events(10).await;
-        let told = store.head().await.unwrap();
+        let earlier = store.head().await.unwrap();
         let lock = "BEGIN; SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | 3)";
         let lock = store.inner().statements().schema.fill_placeholders(lock);
         late.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await.unwrap();
-        assert_eq!((told.get(), store.head().await.unwrap().get()), (10, 3));
+        assert_eq!((earlier.get(), store.head().await.unwrap().get()), (10, 3));
         for filter in [FeedFilter::all(), FeedFilter::all().event_types([DEPOSITED])] {
-            let read: Vec<_> = store.read_feed(Position::START, told, &filter).try_collect().await.unwrap();
+            let read: Vec<_> = store.read_feed(Position::START, earlier, &filter).try_collect().await.unwrap();
             assert_eq!(read.len(), 10);
         }
         drop_schema(&store, late).await;

@@ -1,4 +1,4 @@
-//! How far the groups of a bus have come.
+//! The floors of a bus: the position below which each group has finished all events.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ impl Floors for PgEventStore {
     }
 
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
-        // each group once: a statement can write a row only once
+        // each group once: one statement cannot write a row twice
         let floors: BTreeMap<_, _> = floors.iter().map(|floor| (floor.group.as_str(), floor.position)).collect();
         if floors.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Who has which role, by the clock of the server.
+//! Leases: the owner of each role, by the clock of the server.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! Makes and upgrades the tables.
+//! Creates and upgrades the tables.
 //!
-//! Keep: everything in one transaction that begins with the lock, so that processes which start together take turns;
-//! a migration that was released is never edited, a change is a new one.
+//! Invariant: all migrations run in one transaction that begins with the lock, so that processes which start together
+//! migrate one after the other; a released migration is never edited, a change is a new one.
 
 use std::fmt::Write;
 
@@ -30,7 +30,7 @@ const MIGRATIONS: &[Migration] = &[
 /// The migration that this release needs.
 const NEWEST_VERSION: u32 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 
-/// The two-number form of advisory locks is apart from the one-number form that the feed uses.
+/// Its two-number key never meets the locks of the feed, which have one-number keys.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1702260324, {namespace})";
 const CREATE_SCHEMA: &str = "CREATE SCHEMA IF NOT EXISTS {schema}";
 const CREATE_TABLE: &str = include_str!("sql/migrations_table.sql");
@@ -44,7 +44,7 @@ impl Migration {
     }
 }
 
-/// Everything [`run`] does, as one text that can be run again.
+/// Returns the statements of [`run`] as one text, which may run again.
 pub(crate) fn script(schema: &Schema) -> String {
     let mut script = format!("BEGIN;\n\n{MIGRATION_LOCK};\n{CREATE_SCHEMA};\n{};\n", CREATE_TABLE.trim());
     for migration in MIGRATIONS {
@@ -56,7 +56,7 @@ pub(crate) fn script(schema: &Schema) -> String {
     schema.fill_placeholders(&script)
 }
 
-/// Runs the migrations that the database has not seen.
+/// Runs the migrations that the database does not have.
 pub(crate) async fn run(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     if find_applied_version(session, schema).await? == NEWEST_VERSION {
         return Ok(()); // the usual case takes no lock and needs no right to create
@@ -64,7 +64,7 @@ pub(crate) async fn run(session: &mut SetupSession, schema: &Schema) -> Result<(
     let statement = |sql: &str| schema.statement(sql);
     session.run(statement("BEGIN")).await?;
     session.run(statement(MIGRATION_LOCK)).await?;
-    // a role that may only create within the schema cannot even ask for a schema that is there
+    // a role without CREATE on the database fails even with IF NOT EXISTS
     if !find_existing(session, schema).await?.schema {
         session.run(statement(CREATE_SCHEMA)).await?;
     }
@@ -99,7 +99,7 @@ async fn find_existing(session: &mut SetupSession, schema: &Schema) -> Result<Ex
     Ok(ExistingObjects { schema: flag("schema_exists")?, migrations: flag("migrations_exist")? })
 }
 
-/// The newest migration that the database has seen; 0 is none.
+/// Returns the newest migration of the database; 0 is none.
 async fn find_applied_version(session: &mut SetupSession, schema: &Schema) -> Result<u32, PgConnectError> {
     if !find_existing(session, schema).await?.migrations {
         return Ok(0);

@@ -1,7 +1,8 @@
-//! Telling the stores of other processes that something was appended, and hearing it from them.
+//! Notifications of appends between stores of different processes (`LISTEN`, `NOTIFY`).
 //!
-//! Keep: it only wakes. Nothing waits for it and nothing fails with it; who misses a notification finds the events when it
-//! looks next. No append is ever sent together with a notification, whose commits wait for each other in the whole server.
+//! Invariant: a notification only wakes readers. No operation waits for one or fails with one; a reader that misses one
+//! finds the events at its next poll. No append shares a transaction with a notification: the commits of transactions
+//! that notify wait for each other in the whole server.
 //!
 //! Real time, not the given clock: a connection to PostgreSQL.
 
@@ -23,41 +24,53 @@ use tokio::{
 
 use crate::{config::PgEventStoreConfig, pool::refuse_standby, schema::Schema, statement_error::NoAnswerWithin};
 
-/// The least time between two notifications: what is appended meanwhile is told in one.
+/// The least time between two notifications; the second covers all appends in between.
 const NOTIFY_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// A connection that was silent this long is asked whether it still lives.
+/// The task pings a connection that was silent for this long.
 const PING_AFTER_SILENCE: Duration = Duration::from_secs(30);
 
 const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(100);
 const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// Something was appended: by this store, or by another one.
+/// Signals of appends: by this store, and by stores of other processes.
 #[derive(Debug, Default)]
 pub(crate) struct AppendNotifier {
     pub(crate) signal: AppendSignal,
-    /// Changes with each append of this store; true once it is closed.
+    /// Changes with each append of this store; `true` once the store is closed.
     local_appends: watch::Sender<bool>,
 }
 
 impl AppendNotifier {
-    /// Says that this store appended.
+    /// Wakes readers in this process, and the task, which notifies other processes.
     pub(crate) fn notify(&self) {
         self.signal.notify();
         self.local_appends.send_modify(|_| {});
     }
 
-    /// Stops telling and listening.
+    /// Ends the task, and waits for its end.
     pub(crate) async fn close(&self) {
         self.local_appends.send_replace(true);
         self.local_appends.closed().await;
     }
 }
 
-/// What tells others, and listens to them: a task on a connection of its own.
+/// The task that notifies other stores and listens to them, on a connection of its own.
+///
+/// | State | Event | Next state |
+/// |---|---|---|
+/// | connecting | connected, `LISTEN` done | listening: readers wake, since notifications may have been missed |
+/// | connecting | error or timeout | backoff |
+/// | listening | notification of another store | listening: readers wake |
+/// | listening | own notification | listening |
+/// | listening | this store appended, [`NOTIFY_INTERVAL_MIN`] after the last `NOTIFY` | listening: `NOTIFY` is sent |
+/// | listening | no event for [`PING_AFTER_SILENCE`] | listening: the connection answers a ping |
+/// | listening | connection lost, or no answer in time | backoff from the first delay; a failed `NOTIFY` stays due |
+/// | backoff | the delay is over | connecting; the next delay is twice as long, up to 30 s |
+/// | any | the store is closed, or its last clone is dropped | ended |
 pub(crate) struct NotifyTask {
     channel: String,
-    /// What this store signs with, so as not to hear itself.
+    /// The payload of this store's notifications, by which it ignores its own.
     sender_id: String,
     options: PgConnectOptions,
     connect_timeout: Duration,
@@ -82,15 +95,16 @@ impl NotifyTask {
         }
     }
 
-    /// Keeps it up until the store is closed or its last clone is gone.
+    /// Runs the task until the store is closed or its last clone is dropped.
     pub(crate) fn spawn(self) {
         let Some(append_notifier) = self.append_notifier.upgrade() else { return };
         let (mut end, local_appends) =
             (append_notifier.local_appends.subscribe(), append_notifier.local_appends.subscribe());
         drop(append_notifier);
         tokio::spawn(async move {
+            // the end cancels `run` at any wait, also in a connect or a backoff
             tokio::select! {
-                // an error: the store is gone
+                // an error: the store was dropped
                 _ = end.wait_for(|is_closed| *is_closed) => {}
                 () = self.run(local_appends) => {}
             }
@@ -105,13 +119,13 @@ impl NotifyTask {
             if is_connected {
                 retry = RECONNECT_DELAY_FIRST;
             }
-            tracing::debug!(channel = self.channel, ?error, ?retry, "no notifications of appends for now");
+            tracing::debug!(channel = self.channel, ?error, ?retry, "no connection for notifications, reconnecting");
             sleep(retry).await;
             retry = (retry * 2).min(RECONNECT_DELAY_MAX);
         }
     }
 
-    /// Tells and listens until the connection is lost, or the store.
+    /// Notifies and listens until the connection is lost (`Err`) or the store is dropped (`Ok`).
     async fn run_connected(
         &self,
         local_appends: &mut watch::Receiver<bool>,
@@ -119,12 +133,13 @@ impl NotifyTask {
     ) -> Result<(), sqlx::Error> {
         let mut listener = self.connect_listener().await?;
         *is_connected = true;
-        // what was missed meanwhile
+        // notifications sent while it was not connected are lost
         self.wake_readers();
         let mut next = Instant::now();
         loop {
+            // one connection for all: `select!` drops the pending receive before a branch sends on it
             tokio::select! {
-                heard = listener.try_recv() => match heard? {
+                received = listener.try_recv() => match received? {
                     Some(notification) if notification.payload() != self.sender_id => self.wake_readers(),
                     Some(_) => {}
                     None => return Err(sqlx::Error::Io(std::io::ErrorKind::ConnectionAborted.into())),
@@ -145,7 +160,7 @@ impl NotifyTask {
     }
 
     async fn connect_listener(&self) -> Result<PgListener, sqlx::Error> {
-        // a pool for each try: a connection that hangs is not waited for
+        // a pool for each attempt: a connection that hangs does not delay the next one
         let pool = PgPoolOptions::new()
             .max_connections(1)
             .acquire_timeout(self.connect_timeout)
@@ -159,14 +174,14 @@ impl NotifyTask {
         Ok(listener)
     }
 
-    /// Nothing is kept, so nothing need be written to disk.
+    /// Sends a notification, without waiting for the disk: its transaction writes no rows.
     async fn send_notification(&self, listener: &mut PgListener) -> Result<(), sqlx::Error> {
-        let Self { channel, sender_id: signature, .. } = self;
-        self.execute(listener, format!("SET LOCAL synchronous_commit = off; NOTIFY \"{channel}\", '{signature}'")).await
+        let Self { channel, sender_id, .. } = self;
+        self.execute(listener, format!("SET LOCAL synchronous_commit = off; NOTIFY \"{channel}\", '{sender_id}'")).await
     }
 
     async fn execute(&self, listener: &mut PgListener, sql: String) -> Result<(), sqlx::Error> {
-        // our own text, the name of the schema, which is checked, and an id
+        // safe: this crate's own text, the checked name of the schema, and an id
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
         self.with_timeout(listener.execute(sql)).await.map(drop)
     }

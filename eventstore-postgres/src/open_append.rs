@@ -1,4 +1,4 @@
-//! Appends that stay open: a transaction that was left open after an append holds every reader of the feed back.
+//! Open appends: until the transaction of an append ends, no reader of the feed gets past it.
 
 use std::time::Duration;
 
@@ -7,18 +7,18 @@ use sqlx::{Row as _, postgres::PgRow};
 
 use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession, store_inner::StoreInner};
 
-/// An append that is open for so long has been forgotten, or its transaction does too much.
+/// Connecting warns of an append open for longer: its transaction was left open, or does too much.
 const OPEN_APPEND_WARN_AGE: Duration = Duration::from_secs(30);
 
 /// An append whose transaction is still open.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PgOpenAppend {
-    /// How long its transaction has been open; zero if the server does not tell this role.
+    /// The age of its transaction; zero if this role may not see it.
     pub age: Duration,
     /// The server process, for `pg_terminate_backend`; none for a prepared transaction, see `pg_prepared_xacts`.
     pub pid: Option<i32>,
-    /// What its connection calls itself.
+    /// The `application_name` of its connection.
     pub application_name: String,
 }
 
@@ -44,7 +44,7 @@ impl PgOpenAppend {
     }
 }
 
-/// Warns of one that has been open for long.
+/// Warns of the oldest open append if it has been open for long.
 pub(crate) async fn warn_of_oldest(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/open_append.sql")));
     let Some(row) = session.fetch_optional(query).await? else {
@@ -56,7 +56,7 @@ pub(crate) async fn warn_of_oldest(session: &mut SetupSession, schema: &Schema) 
             pid = open.pid,
             application_name = open.application_name,
             age = ?open.age,
-            "a transaction that appended events stays open: it holds every reader of the feed until it ends"
+            "a transaction that appended events stays open: no reader of the feed gets past it until it ends"
         );
     }
     Ok(())

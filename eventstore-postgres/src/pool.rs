@@ -1,6 +1,6 @@
-//! The connections of a store, and the time limits on everything that goes through them.
+//! The connections of a store, and the time limits of statements and transactions on them.
 //!
-//! Keep: no statement without a time limit, and no connection back to the pool in the middle of one.
+//! Invariant: each statement has a time limit, and no connection returns to the pool in the middle of a statement.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -25,23 +25,25 @@ use crate::{
 /// A statement with its parameters.
 pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
-/// A connection that was idle this long is asked whether it still lives; one used just now is taken as it is.
+/// The pool pings a connection that was idle for longer than this before it hands it out.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// All our statements go by index. Without this the plan made for a table with few rows reads all of them, and is kept
-/// while the table grows. A trigger of somebody else that has to read a whole table is not to be compiled for that.
+/// All statements of the store use an index. With `enable_seqscan`, the plan made for a table with few rows reads all
+/// of them, and the server keeps that plan while the table grows. `jit` is off so that a user's trigger that reads a
+/// whole table is not compiled for that.
 const PLANNER_SETTINGS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
 
+/// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
     pool: PgPool,
-    /// Apart from the others: handlers that append and keep a lease within their transactions must not wait for each
-    /// other. And how their own statements are planned is theirs.
+    /// A pool apart: handlers that append and renew a lease within their transactions must not wait for each other. It
+    /// is without [`PLANNER_SETTINGS`], so that the server plans the handlers' own statements by its defaults.
     transactions: PgPool,
-    /// For appends that give up soon if somebody keeps a row. Together with the patient ones half of the connections: the
-    /// others are for those who do not append.
+    /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
+    /// connections: the other half serves all other statements.
     short_wait_permits: Arc<Semaphore>,
-    /// For appends to one stream, which wait for its row for as long as a statement may take.
+    /// For appends to one stream, which wait for its row up to the time limit of a statement.
     long_wait_permits: Arc<Semaphore>,
     connect_timeout: Duration,
     answer_timeout: Duration,
@@ -49,7 +51,7 @@ pub(crate) struct ConnectionPools {
 }
 
 impl ConnectionPools {
-    /// Prepares the connections; each is opened when it is first needed.
+    /// Creates the pools; a pool opens each connection when it is first needed.
     pub(crate) fn new(config: &PgEventStoreConfig, options: PgConnectOptions) -> Self {
         let answer_timeout = config.answer_timeout();
         let pool = |connections| {
@@ -84,11 +86,11 @@ impl ConnectionPools {
 
     /// Begins a transaction with `begin`.
     ///
-    /// In a task of its own that is never given up: a connection on which only half of it happened would come back in an
-    /// open transaction that nobody knows of.
+    /// Runs `begin` in a task of its own that is never cancelled: a connection on which only half of it ran would
+    /// return to the pool within an open transaction.
     pub(crate) async fn begin(&self, begin: String) -> Result<Transaction<'static, Postgres>, BoxError> {
         let pool = self.transactions.clone();
-        // our own text and numbers
+        // safe: this crate's own text and numbers
         let begun = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(begin)).await });
         match timeout(self.answer_timeout, begun).await {
             Ok(begun) => Ok(begun??),
@@ -96,7 +98,7 @@ impl ConnectionPools {
         }
     }
 
-    /// Runs one statement and reads its answer to the end, which is when it is committed.
+    /// Runs one statement and reads its answer to the end; then it is committed.
     pub(crate) async fn fetch_all(&self, query: Query<'_>) -> Result<Vec<PgRow>, StatementError> {
         let connection = self.pool.acquire().await;
         let mut checked_out = CheckedOutConnection {
@@ -112,31 +114,31 @@ impl ConnectionPools {
         answer
     }
 
-    /// Waits for a lane for a statement that does not wait long for a row.
+    /// Waits for a permit for a statement that does not wait long for a row.
     pub(crate) async fn short_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
         self.acquire_permit(&self.short_wait_permits).await
     }
 
-    /// Waits for a lane for a statement that may wait for a row, however long somebody keeps it.
+    /// Waits for a permit for a statement that may wait for a row up to its time limit.
     pub(crate) async fn long_wait_permit(&self) -> Result<SemaphorePermit<'_>, StatementError> {
         self.acquire_permit(&self.long_wait_permits).await
     }
 
-    /// The same lane, if one is free.
+    /// Returns such a permit if one is free.
     pub(crate) fn try_long_wait_permit(&self) -> Option<SemaphorePermit<'_>> {
         self.long_wait_permits.try_acquire().ok()
     }
 
     async fn acquire_permit<'s>(&self, permits: &'s Semaphore) -> Result<SemaphorePermit<'s>, StatementError> {
         let permit = match timeout(self.connect_timeout, permits.acquire()).await {
-            Ok(lane) => lane.map_err(|_| sqlx::Error::PoolClosed),
+            Ok(permit) => permit.map_err(|_| sqlx::Error::PoolClosed),
             Err(_) => Err(sqlx::Error::PoolTimedOut),
         };
         permit.map_err(|error| StatementError::NotSent(error.into()))
     }
 
-    /// Closes all connections once their statements are done; a transaction that is kept for longer than it may take is
-    /// left to its owner.
+    /// Closes all connections once their statements have ended. Waits for transactions up to their time limit; the
+    /// connection of a later one closes when its owner drops it.
     pub(crate) async fn close(&self) {
         self.short_wait_permits.close();
         self.long_wait_permits.close();
@@ -144,12 +146,12 @@ impl ConnectionPools {
         let transactions = timeout(self.transaction_timeout, self.transactions.close());
         let (statements, transactions) = tokio::join!(statements, transactions);
         if statements.is_err() || transactions.is_err() {
-            tracing::warn!("closed while a connection is in use: it is closed when its user lets it go");
+            tracing::warn!("store closed with a connection in use: the connection closes when its owner drops it");
         }
     }
 }
 
-/// A connection in use; given up in the middle of a statement, also by a caller who stops waiting, it is closed.
+/// A connection in use. Dropped in the middle of a statement, also by a caller that stops waiting, it is closed.
 struct CheckedOutConnection {
     connection: PoolConnection<Postgres>,
     is_mid_statement: bool,
@@ -163,7 +165,7 @@ impl Drop for CheckedOutConnection {
     }
 }
 
-/// After a failover the same address may be a standby, where the locks behind the feed cannot be seen.
+/// Refuses a standby, to which the address may lead after a failover: it does not show the locks behind the feed.
 pub(crate) async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Result<(), sqlx::Error> {
     if sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await? {
         return Err(sqlx::Error::Protocol("the server is a standby".into()));
@@ -171,7 +173,7 @@ pub(crate) async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Resul
     Ok(())
 }
 
-/// Waits until a transaction that was dropped is rolled back, but not for ever: then the connection is closed.
+/// Waits until the server has rolled back a dropped transaction; after `limit` the pool closes the connection.
 async fn await_rollback(connection: &mut sqlx::PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
     match timeout(limit, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),

@@ -1,4 +1,4 @@
-//! What must be true of a server and a database before events are kept there.
+//! The preconditions that a server and a database must meet before the store keeps events there.
 
 use eventbus::port::is_this_machine;
 use sqlx::{
@@ -14,7 +14,7 @@ use crate::{
 
 const SERVER_VERSION_MIN: i32 = 130_000;
 
-/// Checks the server, before anything is made in the database.
+/// Checks the server, before the store creates its tables.
 pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnectOptions) -> Result<(), PgConnectError> {
     let query = sqlx::query(include_str!("sql/preflight_server.sql"));
     let row = session.fetch_one(query).await?;
@@ -26,7 +26,7 @@ pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnect
     server.check().map_err(|fault| precondition_error(session, fault))
 }
 
-/// Checks the sequence of positions, once the tables are there.
+/// Checks the sequence of positions, once the tables exist.
 pub(crate) async fn check_sequence(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
     let row = session.fetch_one(query).await?;
@@ -85,15 +85,15 @@ impl ServerSettings {
         Ok(())
     }
 
-    /// Whether statements of different writers may fail each other, which then have to be made again.
+    /// Returns `true` if concurrent writers may make each other's statements fail, so that the store retries them.
     ///
-    /// No promise rests on the level: a statement is a transaction of its own, and the transactions of handlers and
-    /// projections name theirs. Connections ask for this one, but a pooler may not pass it on.
+    /// No promise depends on the level: a statement is a transaction of its own, and transactions of handlers and
+    /// projections set theirs. Connections request `read committed`, but a pooler may not pass it on.
     fn has_stricter_isolation(&self) -> bool {
         self.isolation != "read committed"
     }
 
-    /// Whether events and password go over a network as they are.
+    /// Returns `true` if events and the password cross a network unencrypted.
     fn is_unencrypted_remote(&self, options: &PgConnectOptions) -> bool {
         let host = options.get_host();
         let is_here = options.get_socket().is_some() || host.starts_with('/') || is_this_machine(host);
@@ -104,8 +104,8 @@ impl ServerSettings {
         if self.has_stricter_isolation() {
             tracing::warn!(
                 isolation = self.isolation,
-                "`default_transaction_isolation` is not `read committed`: appends to one stream at once are made again more \
-                 often; to repair: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
+                "`default_transaction_isolation` is not `read committed`: the store retries concurrent appends to one \
+                 stream more often; to repair: ALTER ROLE … SET default_transaction_isolation = 'read committed'"
             );
         }
         if !self.fsync {
@@ -114,7 +114,7 @@ impl ServerSettings {
         if self.prepared_transactions > 0 {
             tracing::warn!(
                 count = self.prepared_transactions,
-                "prepared transactions: one that appended events holds every reader of the feed until it ends"
+                "prepared transactions: no reader of the feed gets past one that appended events until it ends"
             );
         }
     }

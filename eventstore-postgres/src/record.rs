@@ -1,6 +1,6 @@
-//! From a row to a recorded event.
+//! Decoding rows into recorded events.
 //!
-//! Nothing in a row is trusted: someone else may have written it. What is no event is an error that names its place.
+//! Decoding checks each column, since not only this crate can write rows; the error of an invalid row names its place.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
@@ -10,18 +10,18 @@ use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The most events read at once; fewer if their payloads have more than [`PAGE_BYTES`].
+/// The most events of a page; fewer if their payloads have more than [`PAGE_BYTES`].
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
 const SERVER_EPOCH: i128 = 946_684_800_000_000;
 
-/// The position in a row whose columns from `first` on are those of `record.sql`; `None` if there is no event.
+/// Returns the position in a row whose columns from `first` on are those of `record.sql`; `None` if there is no event.
 pub(crate) fn read_position(row: &PgRow, first: usize) -> Result<Option<i64>, sqlx::Error> {
     row.try_get(first)
 }
 
-/// Reads the event in the columns of `record.sql`, the first of which is column `first`.
+/// Decodes the event in the columns of `record.sql`, the first of which is column `first`.
 pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, ReadError> {
     let mut columns = RowColumns { row, next: first };
     columns.event().map_err(|source| {
@@ -34,9 +34,9 @@ pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, R
     })
 }
 
-/// Reads the events of a page, up to the first that is none: it is the error once it comes first.
+/// Decodes the events of a page up to the first invalid row; if the first row is invalid, its error is the result.
 ///
-/// Also tells whether there is nothing after the page.
+/// The second value is `true` if this is the last page.
 pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
     let mut events = Vec::with_capacity(rows.len());
     for row in rows {
@@ -62,7 +62,7 @@ impl<'r> RowColumns<'r> {
         self.row.try_get(self.next - 1)
     }
 
-    /// Takes a column as what it is made of: `json` as its text, a time as its number.
+    /// Takes a column without a type check: `json` as its text, a time as its number.
     fn take_raw<T: Decode<'r, Postgres>>(&mut self) -> Result<T, sqlx::Error> {
         self.next += 1;
         self.row.try_get_unchecked(self.next - 1)
@@ -104,12 +104,12 @@ impl<'r> RowColumns<'r> {
     }
 }
 
-/// Whether a valid JSON text is an object.
+/// Returns `true` if a valid JSON text is an object.
 fn is_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
 }
 
-/// A number that counts from 1.
+/// Returns a number that counts from 1; an error if it is lower.
 fn positive_number(what: &str, number: i64) -> Result<u64, String> {
     match u64::try_from(number) {
         Ok(number) if number > 0 => Ok(number),
@@ -117,7 +117,7 @@ fn positive_number(what: &str, number: i64) -> Result<u64, String> {
     }
 }
 
-/// The server's range of times is larger than ours, and it has an infinity.
+/// Decodes a time; fails for one beyond the range of `time`, which is smaller than the server's, and for an infinity.
 pub(crate) fn decode_time(microseconds: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos((SERVER_EPOCH + i128::from(microseconds)) * 1_000)
 }

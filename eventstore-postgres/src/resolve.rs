@@ -1,4 +1,4 @@
-//! What to make of an append that stored nothing, or perhaps did: the cold path, decided from one snapshot.
+//! Resolving appends that were not stored, or are in doubt: the cold path, decided from one snapshot.
 
 use eventbus::{
     BoxError, EventId, NewEvent, RecordedEvent, Version,
@@ -8,27 +8,27 @@ use sqlx::{Row, SqlStr, postgres::PgRow};
 
 use crate::{pool::Query, record};
 
-/// What the store holds of an append, in one snapshot.
+/// The stored events and the stream's version of an append, in one snapshot.
 #[derive(Debug)]
 pub(crate) struct StoredState {
-    /// Where the stream is.
+    /// The version of the stream.
     actual: Version,
     /// The events that are stored under one of the append's ids.
     stored_events: Vec<RecordedEvent>,
 }
 
-/// What follows from it.
+/// The decision about an append, from its [`StoredState`].
 #[derive(Debug, PartialEq)]
 pub(crate) enum AppendResolution {
     /// The same append was stored before: this is its result.
     Stored(Vec<RecordedEvent>),
-    /// The stream is elsewhere.
+    /// The stream is at this version, not the expected one.
     Conflict(Version),
-    /// Nothing speaks against it any more, or yet.
+    /// Not stored, and the stream is at the expected version.
     Retry,
 }
 
-/// Asks about the appends; the rows are for [`read`].
+/// Returns the statement for the state of the appends; [`decode_states`] reads its rows.
 pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
     let (mut ids, mut aggregate_ids, mut aggregate_types) = (Vec::new(), Vec::new(), Vec::new());
     for Append { stream, events, .. } in appends {
@@ -41,10 +41,10 @@ pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) 
     sqlx::query(sql).bind(ids).bind(aggregate_ids).bind(aggregate_types)
 }
 
-/// Reads what is known of each append; where a record is corrupt, only those who asked for it are told.
+/// Decodes the state of each append; a corrupt record is the error of that append only.
 ///
 /// # Errors
-/// The answer makes no sense.
+/// If the rows do not fit the statement.
 pub(crate) fn decode_states<'a>(
     mut rows: &[PgRow],
     appends: impl Iterator<Item = &'a Append>,
@@ -75,7 +75,7 @@ impl StoredState {
         Ok(known)
     }
 
-    /// Decides; the ids first, because a repeated append usually finds its stream elsewhere too.
+    /// Decides, by the event ids first: a repeated append usually finds its stream at a later version too.
     pub(crate) fn resolve(self, append: &Append) -> Result<AppendResolution, AppendError> {
         let ids: Vec<EventId> = append.events.iter().map(NewEvent::event_id).collect();
         Ok(match first_result(&append.stream, &ids, self.stored_events)? {
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use eventbus::{ExpectedVersion, Name, Position, StreamId};
 
-    fn judge(expected: ExpectedVersion, actual: u64, is_stored: bool) -> AppendResolution {
+    fn resolve(expected: ExpectedVersion, actual: u64, is_stored: bool) -> AppendResolution {
         let stream = StreamId::parse("Order", "a").unwrap();
         let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
         let stored = event.clone().recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn what_is_stored_is_no_conflict_whatever_is_expected() {
         for expected in [ExpectedVersion::Any, ExpectedVersion::NoStream] {
-            assert!(matches!(judge(expected, 9, true), AppendResolution::Stored(_)), "{expected}");
+            assert!(matches!(resolve(expected, 9, true), AppendResolution::Stored(_)), "{expected}");
         }
     }
 
@@ -111,7 +111,7 @@ mod tests {
     fn an_expectation_that_holds_is_no_conflict() {
         let conflict = |actual: u64| AppendResolution::Conflict(actual.into());
         let exact = |version: u64| ExpectedVersion::Exact(version.into());
-        for (expected, actual, verdict) in [
+        for (expected, actual, resolution) in [
             (ExpectedVersion::Any, 7, AppendResolution::Retry),
             (exact(7), 7, AppendResolution::Retry),
             (exact(6), 7, conflict(7)),
@@ -120,7 +120,7 @@ mod tests {
             (ExpectedVersion::StreamExists, 0, conflict(0)),
             (ExpectedVersion::StreamExists, 1, AppendResolution::Retry),
         ] {
-            assert_eq!(judge(expected, actual, false), verdict, "{expected}");
+            assert_eq!(resolve(expected, actual, false), resolution, "{expected}");
         }
     }
 }

@@ -1,17 +1,18 @@
-//! The schema that holds the tables, and what follows from its name.
+//! The schema that holds the tables, and the names and numbers derived from its name.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::error::PgConnectError;
 
-/// The longest identifier PostgreSQL keeps; longer ones it cuts off in silence.
+/// The longest identifier of PostgreSQL, which silently truncates longer ones.
 pub(crate) const MAX_IDENTIFIER_BYTES: usize = 63;
 
 /// The last position drawn, 0 if there is none.
 ///
-/// Keep: the function is asked, the sequence is never read as a table. Who draws the first number of a block leaves the
-/// block's last number there for a moment, while it goes to the log, and reading a table does not wait for that. An append
-/// that sees this number locks a bound above its own positions, and readers skip them.
+/// Invariant: statements call the function and never read the sequence as a table. The session that draws the first
+/// number of a block leaves the block's last number there for a moment, while it writes to the log, and a read of the
+/// table does not wait for that. An append that sees this number locks a bound above its own positions, and readers
+/// skip them.
 const LAST_POSITION_SQL: &str = "coalesce(pg_sequence_last_value('{schema}.events_position_seq'), 0)";
 
 /// The name of a schema, checked: it can stand in a statement as it is.
@@ -43,7 +44,7 @@ impl Schema {
         &self.0
     }
 
-    /// The number that keeps the advisory locks of this schema apart from all others: 1 to 2^19 − 1.
+    /// The number that keeps the advisory locks of this schema apart from all other locks: 1 to 2^19 − 1.
     ///
     /// Locks are per database, and it may hold several schemas. Together with 44 bits of a position it makes a
     /// positive `bigint`; it is never 0, where small numbers chosen by hand are.
@@ -51,28 +52,28 @@ impl Schema {
         fnv1a(&self.0) % ((1 << 19) - 1) + 1
     }
 
-    /// The schema of a shadow of this store: readable, and different for each name of each store.
+    /// Returns the schema of a shadow of this store: readable, and different for each name of each store.
     pub(crate) fn shadow_name(&self, name: &str) -> String {
         let readable = name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit(), "_");
         let hash = fnv1a(&format!("{}.{name}", self.0));
         format!("{:.16}_shadow_{readable:.22}_{hash:016x}", self.0)
     }
 
-    /// The channel on which stores of this schema tell each other of appends.
+    /// Returns the channel on which stores of this schema notify each other of appends.
     pub(crate) fn channel(&self) -> String {
         format!("{:.37}_appended_{:016x}", self.0, fnv1a(&self.0))
     }
 
-    /// Replaces the placeholders `{drawn}`, `{schema}` and `{namespace}` of a text of ours.
+    /// Replaces the placeholders `{drawn}`, `{schema}` and `{namespace}` in a text of this crate.
     pub(crate) fn fill_placeholders(&self, sql: &str) -> String {
         sql.replace("{drawn}", LAST_POSITION_SQL)
             .replace("{schema}", &format!("\"{}\"", self.0))
             .replace("{namespace}", &self.lock_namespace().to_string())
     }
 
-    /// A statement of ours for this schema.
+    /// Returns a statement of this crate, filled in for this schema.
     pub(crate) fn statement(&self, sql: &str) -> SqlStr {
-        // the only text that is not ours is the name of the schema, which `new` checked
+        // safe: this crate's own text, and the name of the schema, which `new` checked
         AssertSqlSafe(self.fill_placeholders(sql)).into_sql_str()
     }
 }
@@ -96,7 +97,7 @@ mod tests {
         connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
     }
 
-    /// Four sessions draw as fast as they can: one in about 10,000 looks at the moment when the sequence shows too much.
+    /// Four sessions draw as fast as they can: about one draw in 10,000 meets the moment when the table shows too much.
     #[tokio::test(flavor = "multi_thread")]
     async fn what_is_drawn_later_is_after_the_last_position_drawn() {
         let schema = Schema::new(&test_servers::unique_name("store")).unwrap();

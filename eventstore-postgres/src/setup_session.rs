@@ -1,4 +1,4 @@
-//! The one connection that prepares a store: looks at the server, makes the tables.
+//! The connection that prepares a store: checks the server, creates the tables.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -31,7 +31,7 @@ impl SetupSession {
         }
     }
 
-    /// The server as errors may name it.
+    /// Returns the server without the password, for errors.
     pub(crate) fn server(&self) -> &str {
         &self.server
     }
@@ -46,19 +46,19 @@ impl SetupSession {
         self.check_answer(answer)
     }
 
-    /// Runs statements that have no parameters and whose answers nobody needs.
+    /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: SqlStr) -> Result<(), PgConnectError> {
         let answer = timeout(self.answer_timeout, self.connection.execute(sqlx::raw_sql(sql))).await;
         self.check_answer(answer).map(drop)
     }
 
-    /// Says goodbye; a server that does not listen any more is left alone.
+    /// Closes the connection; an error or a timeout is only logged.
     pub(crate) async fn close(self) {
         let closed = timeout(self.answer_timeout, self.connection.close()).await;
-        tracing::trace!(?closed, "connection for the preparation closed");
+        tracing::trace!(?closed, "closed the connection that prepared the store");
     }
 
-    /// Turns an answer that makes no sense into an error.
+    /// Returns the error of an answer that cannot be decoded.
     pub(crate) fn unreadable_answer(&self, error: impl Into<BoxError>) -> PgConnectError {
         PgConnectError::Refused { server: self.server.clone(), source: error.into() }
     }
@@ -80,10 +80,10 @@ impl SetupSession {
 fn classify(server: String, error: sqlx::Error) -> PgConnectError {
     let answered = error
         .as_database_error()
-        // too many connections, starting up, shutting down: it will pass
+        // too many connections, starting up, shutting down: temporary, so the server counts as unreachable
         .is_some_and(|answer| !answer.code().is_some_and(|code| code.starts_with("57P") || code == "53300"));
     let source = match error.as_database_error() {
-        // its own text names a line too, which is one of the server's source
+        // the message only: the driver's text also names a line of the server's source
         Some(answer) => answer.message().into(),
         None => error.into(),
     };

@@ -1,6 +1,7 @@
-//! Copies of tables in a schema of their own, filled while the live ones serve.
+//! Shadows: copies of tables in a schema of their own, which a rebuild fills while the live tables serve.
 //!
-//! Keep: whoever works in a shadow holds its tables. A name that means no copy would mean the live table.
+//! Invariant: a transaction that works in a shadow locks its copies, so that none is dropped meanwhile: the name of a
+//! dropped copy would mean the live table.
 
 use std::time::Duration;
 
@@ -9,10 +10,10 @@ use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::{error::PgTransactionError, identifier::Identifier, transaction::PgTransaction};
 
-/// How long the rows of the live tables may take to be replaced: all of them are written.
+/// The time limit of replacing the rows of the live tables: the transaction writes all of them.
 const REPLACE_ROWS_TIMEOUT: Duration = Duration::from_secs(3_600);
 
-/// A live table and its copy, as statements have them.
+/// A live table and its copy, with their schemas, quoted.
 struct TablePair {
     live: String,
     copy: String,
@@ -36,7 +37,7 @@ impl<'a> ShadowTables<'a> {
         self.shadow.tables.iter().map(|table| Identifier::new(table)).collect()
     }
 
-    /// Makes the copies that are not there; how far they are filled.
+    /// Creates the copies unless they exist; returns the position up to which they are filled.
     pub(crate) async fn make(&mut self) -> Result<Position, BoxError> {
         self.lock_shadow().await?;
         let mut pairs = Vec::new();
@@ -47,7 +48,7 @@ impl<'a> ShadowTables<'a> {
             is_there = is_there && self.has_same_shape(&pair).await?;
             pairs.push(pair);
         }
-        // copies that nobody filled, or that have served, are made anew: the latter have rows
+        // without a position the copies are created anew: they were never filled, or their rows went live already
         if let (true, Some(position)) = (is_there, self.load_filled_position().await?) {
             return Ok(position);
         }
@@ -59,7 +60,7 @@ impl<'a> ShadowTables<'a> {
         Ok(Position::START)
     }
 
-    /// Lets the names of the tables mean the copies, up to the end of the transaction.
+    /// Locks the copies and makes the names of the tables mean them, until the transaction ends.
     pub(crate) async fn switch_to_copies(&mut self) -> Result<(), BoxError> {
         for table in self.tables()? {
             self.transaction.run(format!("LOCK TABLE {}.{table} IN ROW EXCLUSIVE MODE", self.schema)).await?;
@@ -76,7 +77,7 @@ impl<'a> ShadowTables<'a> {
         self.drop_copies().await
     }
 
-    /// Replaces the rows and nothing else, so that rights, views and foreign keys of the live tables stay.
+    /// Replaces only the rows of the live tables, so that their rights, views and foreign keys stay.
     pub(crate) async fn replace_live_rows(&mut self) -> Result<Position, BoxError> {
         if self.transaction.is_in_shadow() {
             return Err(PgTransactionError::InShadow.into());
@@ -95,7 +96,7 @@ impl<'a> ShadowTables<'a> {
             self.transaction.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
         let filled = self.take_filled_position().await?.unwrap_or(Position::START);
-        // tables that refer to others come after them in the list
+        // backward: tables come after those that they refer to
         for TablePair { live, .. } in pairs.iter().rev() {
             self.transaction.run(format!("DELETE FROM {live}")).await?;
         }
@@ -106,7 +107,8 @@ impl<'a> ShadowTables<'a> {
         Ok(filled)
     }
 
-    /// How far the copies are filled. Nobody fills them further, and if the transaction commits, nobody knows it any more.
+    /// Deletes and returns the position up to which the copies are filled. Transactions that fill them wait for this
+    /// one, and find no position if it commits.
     async fn take_filled_position(&mut self) -> Result<Option<Position>, BoxError> {
         self.query_filled_position(self.transaction.statements().delete_checkpoint.clone()).await
     }
@@ -136,14 +138,14 @@ impl<'a> ShadowTables<'a> {
         Ok(())
     }
 
-    /// The copy counted by itself: the live table goes on after what it was given.
+    /// Moves the sequence of a live table past the numbers copied into it; the copy drew them from its own sequence.
     async fn catch_up_identity(&mut self, live: &str, column: &str, name: &str) -> Result<(), BoxError> {
         let sql = include_str!("sql/catch_up_identity.sql").replace("{column}", column).replace("{live}", live);
         let query = sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(live).bind(name);
         self.transaction.fetch_all(query).await.map(drop)
     }
 
-    /// The live table, with its schema.
+    /// Returns the live table with its schema.
     async fn find_live_table(&mut self, table: &Identifier) -> Result<String, BoxError> {
         let found = self.transaction.find_table(table).await?;
         Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)
@@ -172,7 +174,7 @@ impl<'a> ShadowTables<'a> {
         self.take_filled_position().await.map(drop)
     }
 
-    /// Those who make and drop one shadow at once take turns.
+    /// Locks the shadow, so that concurrent calls that create or drop it run one after the other.
     async fn lock_shadow(&mut self) -> Result<(), BoxError> {
         let query = sqlx::query("SELECT pg_advisory_xact_lock(1702260325, hashtext($1))").bind(self.schema.clone());
         self.transaction.fetch_all(query).await.map(drop)

@@ -1,4 +1,4 @@
-//! What became of a statement that failed, from the point of view of the data, and whether the server is to blame.
+//! Errors of statements: classified by their effect on the data, and by whether the server caused them.
 
 use std::{error::Error, iter, sync::Arc, time::Duration};
 
@@ -8,31 +8,31 @@ use eventbus::{
 };
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// A statement that failed, by what it means for the data.
+/// The error of a statement, by its effect on the data.
 #[derive(Debug)]
 pub(crate) enum StatementError {
-    /// There was no connection to send it on.
+    /// There was no connection to send the statement on.
     NotSent(BoxError),
-    /// It ran into another statement and was undone; it can be sent again.
+    /// The server rolled the statement back for a conflict of transactions; the caller can retry it.
     TransactionConflict(BoxError),
-    /// It waited too long for a row that a transaction keeps for itself; nothing was kept.
+    /// The statement waited too long for a locked row; the server kept no change.
     LockTimeout(BoxError),
-    /// An event id is stored already; nothing was kept.
+    /// An event id is stored already; the server kept no change.
     DuplicateEventId(BoxError),
-    /// The server refuses what was asked for, and always will; nothing was kept.
+    /// The server refuses the statement, and always will; it kept no change.
     Refused(BoxError),
-    /// The server cannot do it now; nothing was kept.
+    /// The server cannot execute the statement now; it kept no change.
     ServerFailure(BoxError),
-    /// There was no answer: it may be done, undone, or still running.
+    /// There was no answer: the statement may be committed, rolled back, or still running.
     NoAnswer(BoxError),
 }
 
-/// A statement whose answer was not waited for any longer.
+/// The answer of a statement did not arrive in time.
 #[derive(Debug, thiserror::Error)]
 #[error("no answer within {0:?}")]
 pub(crate) struct NoAnswerWithin(pub(crate) Duration);
 
-/// What befell several appends, because one statement held them all.
+/// The failure of a statement that held several appends.
 #[derive(Debug, thiserror::Error)]
 #[error("a statement that held {appends} appends failed")]
 struct BatchFailure {
@@ -40,7 +40,7 @@ struct BatchFailure {
     source: Arc<dyn Error + Send + Sync>,
 }
 
-/// The same source for each of a number of appends.
+/// Returns an error with the same source for each of `appends` appends.
 pub(crate) fn error_per_append(source: BoxError, appends: usize) -> Box<dyn Iterator<Item = BoxError> + Send> {
     if appends == 1 {
         return Box::new(iter::once(source));
@@ -49,8 +49,8 @@ pub(crate) fn error_per_append(source: BoxError, appends: usize) -> Box<dyn Iter
     Box::new(iter::repeat_n(source, appends).map(move |source| BatchFailure { appends, source }.into()))
 }
 
-/// The fault of the server that an error or one of its sources reports: of the disk or the machine, a conflict with
-/// another transaction, a shutdown, or a broken connection.
+/// Returns the fault of the server that an error or one of its sources reports: of the disk or the machine, a conflict
+/// with another transaction, a shutdown, or a broken connection.
 pub(crate) fn server_fault(error: &(dyn Error + 'static)) -> Option<ServerFault> {
     source_chain(error).find_map(|error| {
         if let Some(error) = error.downcast_ref::<sqlx::Error>() {
@@ -83,8 +83,8 @@ fn sqlstate_fault(code: &str) -> Option<ServerFault> {
     is_server_sqlstate(code).then(|| ServerFault::new(format!("SQLSTATE {code}")))
 }
 
-/// Whether a SQLSTATE is about the server and not about what it was told: resources (53), the system (58), the connection
-/// (08), a conflict of transactions (40), a lock that was not free (55P03), a shutdown (57P0x).
+/// Returns `true` if a SQLSTATE reports a fault of the server, not of the statement: resources (53), the system (58),
+/// the connection (08), a conflict of transactions (40), a lock that was not free (55P03), a shutdown (57P0x).
 ///
 /// 57014, a statement that took too long or was cancelled, is about the statement.
 fn is_server_sqlstate(code: &str) -> bool {
@@ -92,7 +92,7 @@ fn is_server_sqlstate(code: &str) -> bool {
 }
 
 impl StatementError {
-    /// Sorts what the driver says about a statement that was sent.
+    /// Classifies the driver's error of a statement that was sent.
     pub(crate) fn from_driver(error: sqlx::Error) -> Self {
         let answer = match &error {
             sqlx::Error::Database(answer) => answer.try_downcast_ref::<PgDatabaseError>(),
@@ -106,14 +106,14 @@ impl StatementError {
             return Self::NoAnswer(error.into());
         };
         if !matches!(answer.severity(), PgSeverity::Error) {
-            // a backend that is going down says so in the middle of anything, also of a commit
+            // a backend that shuts down sends this at any moment, also during a commit
             return Self::NoAnswer(error.into());
         }
         let sort = match answer.code() {
             "40001" | "40P01" => Self::TransactionConflict,
             "55P03" => Self::LockTimeout,
             "23505" if answer.constraint() == Some("events_event_id_key") => Self::DuplicateEventId,
-            "57014" => Self::ServerFailure, // the server's time limit, which another append may have used up
+            "57014" => Self::ServerFailure, // the server's time limit, which the batch may have used up
             code if is_server_sqlstate(code) => Self::ServerFailure,
             code => match code.get(..2) {
                 // data, integrity, names and rights, limits of the server
@@ -124,7 +124,7 @@ impl StatementError {
         sort(error.into())
     }
 
-    /// What the driver or the server said.
+    /// Returns the error of the driver or the server.
     pub(crate) fn into_source(self) -> BoxError {
         match self {
             Self::NotSent(source)
@@ -137,7 +137,7 @@ impl StatementError {
         }
     }
 
-    /// The error of a checkpoint.
+    /// Turns it into the error of a checkpoint.
     pub(crate) fn into_checkpoint_error(self, name: &Name) -> CheckpointError {
         CheckpointError::new(name, self.into_source())
     }

@@ -9,7 +9,7 @@ use crate::{record::PAGE_EVENTS_MAX, schema::Schema};
 pub(crate) struct Statements {
     pub(crate) schema: Schema,
     append: AppendStatements,
-    /// Those that list the types of their events too.
+    /// The append statements that also list the types of their events.
     append_listing_types: AppendStatements,
     pub(crate) resolve: SqlStr,
     pub(crate) read_forward: SqlStr,
@@ -121,7 +121,7 @@ impl Statements {
         }
     }
 
-    /// The statements that append; `lists` says whether they list the types of their events.
+    /// Returns the statements that append; those that also list the types of their events if `lists`.
     pub(crate) const fn appends(&self, lists: bool) -> &AppendStatements {
         if lists { &self.append_listing_types } else { &self.append }
     }
@@ -153,7 +153,7 @@ impl AppendStatements {
         }
     }
 
-    /// The append that claims the stream as `expected` demands.
+    /// Returns the append that claims the stream at the expected version.
     pub(crate) fn single_stream(&self, expected: ExpectedVersion) -> &SqlStr {
         match expected {
             ExpectedVersion::Any => &self.any,
@@ -164,7 +164,7 @@ impl AppendStatements {
     }
 }
 
-/// Leaves out the comments: the text is the key of the statement cache, and what the server shows as running.
+/// Removes the comments: the text is the key of the statement cache, and the server shows it as running.
 fn without_comments(sql: &str) -> String {
     let lines: Vec<_> = sql.lines().filter(|line| !line.starts_with("--")).collect();
     lines.join("\n").trim().into()
@@ -202,10 +202,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), blocked).await.expect("it waits for nobody");
+        tokio::time::timeout(Duration::from_secs(60), blocked).await.expect("the session waits for no lock");
     }
 
-    /// Appends an event to each of two streams, in one statement; how many were stored.
+    /// Appends an event to each of two streams in one statement; returns the number of stored events.
     async fn append_to_both(schema: Schema, sql: SqlStr, name: String) -> sqlx::Result<usize> {
         let streams = ["first", "second"].map(|id| StreamId::parse("Account", id).unwrap());
         let events = streams.clone().map(|_| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
@@ -221,10 +221,10 @@ mod tests {
         Ok(query.fetch_all(&mut connection).await?.len())
     }
 
-    /// Two statements that append to the same two streams meet half-way: one has inserted the first stream, which the
-    /// other one inserts too, and is about to insert the second one, which the other one found and claimed.
+    /// Two statements append to the same two streams and meet half-way: the first has inserted one stream, which the
+    /// second inserts too, and is about to insert the other stream, which the second found and claimed.
     ///
-    /// Returns what both say if they wait for each other without a limit.
+    /// Returns the results of both, if they wait for each other without a limit.
     async fn meet_half_way(edit: impl Fn(&str) -> String) -> [sqlx::Result<usize>; 2] {
         let schema = Schema::new(&test_servers::unique_name("store")).unwrap();
         let database_url = test_servers::postgres_url().to_owned();
@@ -255,7 +255,7 @@ mod tests {
         let mut watcher = connection("watcher").await;
         let first = start(&one);
         until_blocked(&mut watcher, &one).await;
-        // the first one began before and does not see it
+        // the first statement began before and does not see the stream
         run(
             &mut watcher,
             &schema.fill_placeholders(
@@ -266,30 +266,30 @@ mod tests {
         let second = start(&other);
         until_blocked(&mut watcher, &other).await;
         run(&mut gate, &schema.fill_placeholders("SELECT pg_advisory_unlock({namespace})")).await;
-        let said = [first.await.unwrap(), second.await.unwrap()];
+        let results = [first.await.unwrap(), second.await.unwrap()];
         run(&mut gate, &schema.fill_placeholders("DROP SCHEMA {schema} CASCADE")).await;
-        said
+        results
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn appends_to_streams_that_others_make_meanwhile_do_not_wait_in_a_circle() {
-        let said = meet_half_way(str::to_owned).await;
-        let [Ok(1), Ok(1)] = said else { panic!("each one appends to the stream that it got: {said:?}") };
+        let results = meet_half_way(str::to_owned).await;
+        let [Ok(1), Ok(1)] = results else { panic!("each one appends to the stream that it got: {results:?}") };
     }
 
-    /// Shows that the steps above find a circle where there is one.
+    /// Shows that the steps above find a deadlock where there is one.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn whoever_updates_before_he_inserts_waits_in_a_circle() {
         let inserted = ", (SELECT count(*) FROM made) inserted";
-        let said = meet_half_way(|sql| {
+        let results = meet_half_way(|sql| {
             assert!(sql.contains(inserted));
             sql.replace(inserted, "")
         });
-        let deadlock = |said: &sqlx::Result<usize>| {
-            let error = said.as_ref().err().and_then(sqlx::Error::as_database_error);
+        let deadlock = |result: &sqlx::Result<usize>| {
+            let error = result.as_ref().err().and_then(sqlx::Error::as_database_error);
             error.is_some_and(|error| error.code().as_deref() == Some("40P01"))
         };
-        let said = said.await;
-        assert_eq!(said.iter().filter(|said| deadlock(said)).count(), 1, "{said:?}");
+        let results = results.await;
+        assert_eq!(results.iter().filter(|result| deadlock(result)).count(), 1, "{results:?}");
     }
 }

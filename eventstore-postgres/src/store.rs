@@ -1,4 +1,4 @@
-//! The store itself: connecting, and what its parts share.
+//! The store: connecting, migrating, transactions of the caller, closing.
 
 use std::{fmt, sync::Arc};
 
@@ -28,14 +28,14 @@ use crate::{
 /// An event store in a PostgreSQL database. Cloning shares it.
 ///
 /// Several stores, in this or other processes, may use one
-/// schema at once. Stores of different schemas share nothing but the server.
+/// schema at once. Stores of different schemas share only the server.
 #[derive(Clone)]
 pub struct PgEventStore {
     inner: Arc<StoreInner>,
 }
 
 impl PgEventStore {
-    /// Connects to the database at `database_url`, makes or upgrades the tables, and checks that all is as it must be.
+    /// Connects to the database at `database_url`, checks the server, and creates or upgrades the tables.
     ///
     /// # Errors
     /// [`PgConnectError`]; those about the set-up say how to repair it.
@@ -79,7 +79,7 @@ impl PgEventStore {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Makes or upgrades the tables, whatever `config.migrate` says: for deployments that do it as a step of its own.
+    /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
     ///
     /// # Errors
     /// [`PgConnectError`]; the database is as it was before.
@@ -93,7 +93,7 @@ impl PgEventStore {
         Ok(())
     }
 
-    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator; running it again does nothing.
+    /// The SQL that [`migrate`](Self::migrate) runs, for an administrator; running it again has no effect.
     ///
     /// # Errors
     /// [`PgConnectError::InvalidSchema`] if `schema` is not a name for a schema.
@@ -109,23 +109,23 @@ impl PgEventStore {
         Schema::new(schema).map(|schema| migrate::script(&schema))
     }
 
-    /// Closes the connections once their statements are done; everything that was not sent before is unavailable.
+    /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable.
     ///
-    /// Statements are waited for until their [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second
-    /// more, transactions of handlers and projections for one
-    /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of one that is kept for longer is
-    /// closed when its owner lets it go.
+    /// Waits for statements until their [`statement_timeout`](PgEventStoreConfig::statement_timeout) and a second more,
+    /// for transactions of handlers and projections one
+    /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of a longer one closes when its
+    /// owner drops it.
     pub async fn close(&self) {
         self.inner.close().await;
     }
 
     /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
     ///
-    /// It is made like those of handlers: on a connection of the store, of which `max_transactions` have one at the same
-    /// time, with `transaction_timeout` as its limit.
+    /// It begins like those of handlers: on a connection of the store, one of at most `max_transactions` at once, with
+    /// `transaction_timeout` as its limit.
     ///
     /// # Errors
-    /// Why no connection can be had, for example that the server is away.
+    /// If the store gets no connection, for example because the server cannot be reached.
     ///
     /// # Examples
     /// ```no_run
@@ -144,22 +144,22 @@ impl PgEventStore {
         PgTransaction::begin(&self.inner).await
     }
 
-    /// Appends in a transaction of the caller's: the events are there when it commits, together with whatever else it
-    /// writes, or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
+    /// Appends in a transaction of the caller's: the events are stored when it commits, together with its other writes,
+    /// or never. Otherwise like [`append`](eventbus::port::AppendEvents::append).
     ///
-    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is as
-    /// it was before, and can go on; only where the connection itself broke is it lost.
+    /// `connection` must be in a transaction of the database that holds this store. After an error the transaction is
+    /// as it was before, and can go on; it is lost only if the connection itself broke.
     ///
-    /// Until the transaction ends, the stream takes no other append, and no reader of the feed gets past the events, so
-    /// it is to be short. Readers are woken after the commit of a transaction that a handler or projection takes, or that
-    /// [`begin_transaction`](Self::begin_transaction) began; after that of another one `store.appended().notify()` wakes
-    /// those in this process, and without it they find the events when they look next. A future that is dropped before it
-    /// is done leaves open what was appended: roll back then.
+    /// Keep the transaction short: until it ends, the stream takes no other append, and no reader of the feed gets past
+    /// the events. The store wakes readers after the commit of a transaction of a handler or projection, or of one that
+    /// [`begin_transaction`](Self::begin_transaction) began; after the commit of your own, call
+    /// `store.appended().notify()` to wake readers in this process, otherwise they find the events at their next poll.
+    /// If the future is dropped before it ends, the events may or may not be in the transaction: roll it back.
     ///
     /// # Errors
-    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`](crate::PgAppendInError) says what is
-    /// wrong with the transaction, and how to repair it. [`Unavailable`](AppendError::Unavailable) is worth another try in
-    /// a new one; the outcome is never unknown, because nothing is kept without a commit.
+    /// [`AppendError`]. [`Refused`](AppendError::Refused) with a [`PgAppendInError`](crate::PgAppendInError) names the
+    /// fault of the transaction and its repair. After [`Unavailable`](AppendError::Unavailable), retry in a new
+    /// transaction; the outcome is never unknown, because the server stores no events without a commit.
     ///
     /// # Examples
     /// ```no_run
@@ -187,10 +187,11 @@ impl PgEventStore {
         append_in_transaction(self.inner.statements(), self.inner.listed_types(), connection, append).await
     }
 
-    /// The append that is open the longest, of whichever process; none if none is open.
+    /// Returns the append of any process that has been open the longest; `None` if no append is open.
     ///
-    /// Readers of the feed do not get past it. What is appended by itself is open for milliseconds; one that stays is in
-    /// a transaction of the application's, see [`append_in`](Self::append_in).
+    /// Readers of the feed do not get past it. An append of [`append`](eventbus::port::AppendEvents::append) is open
+    /// for milliseconds; one that stays open is in a transaction of the application, see
+    /// [`append_in`](Self::append_in).
     ///
     /// # Errors
     /// [`ReadError::Unavailable`] if the store cannot be reached.

@@ -1,4 +1,4 @@
-//! What the clones of a store share.
+//! The state that the clones of a store share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
     statements::Statements,
 };
 
-/// What the clones of a store share.
+/// The connections, statements and queue that the clones of a store share.
 pub(crate) struct StoreInner {
     config: PgEventStoreConfig,
     connections: ConnectionPools,
@@ -58,12 +58,12 @@ impl StoreInner {
         &self.group_commit
     }
 
-    /// Returns the event types that the store is known to list.
+    /// Returns the event types known to be in the store's table of types.
     pub(crate) fn listed_types(&self) -> &ListedEventTypes {
         &self.listed_types
     }
 
-    /// Closes the connections once their statements have ended; everything sent later is unavailable.
+    /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable.
     pub(crate) async fn close(&self) {
         self.append_notifier.close().await;
         self.group_commit.close();

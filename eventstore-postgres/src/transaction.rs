@@ -1,7 +1,8 @@
-//! An open transaction: what handlers and projections take part in.
+//! An open transaction of handlers, projections or the caller.
 //!
-//! Keep: nothing is committed that the server undid. A transaction in which a statement failed answers a commit as if all
-//! were well; so it is asked first, unless a statement of ours succeeded after whatever else was done.
+//! Invariant: `commit` never reports success for a transaction that the server rolled back. The server answers a commit
+//! of a failed transaction as if it had succeeded, so `commit` checks the transaction first, unless the last statement
+//! on it was the store's and succeeded.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL, which ends transactions by its own clock.
 
@@ -16,8 +17,8 @@ use crate::{
     statements::Statements, store_inner::StoreInner,
 };
 
-/// A transaction of the store's database, that of a handler or projection or one that
-/// [`begin_transaction`](crate::PgEventStore::begin_transaction) begins; dropped is rolled back.
+/// A transaction of the store's database: of a handler or projection, or begun by
+/// [`begin_transaction`](crate::PgEventStore::begin_transaction). Dropping it rolls it back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
 pub struct PgTransaction {
@@ -26,21 +27,21 @@ pub struct PgTransaction {
     append_notifier: Arc<AppendNotifier>,
     limit: Duration,
     deadline: Instant,
-    /// Whether events were appended in it; nothing if somebody else used the connection since that was asked.
+    /// `Some(true)` if events were appended; `None` if the caller had the connection since the last check.
     has_appended: Option<bool>,
-    /// Whether a statement may have failed: somebody else used the connection, or one of ours did not come to its end.
+    /// Set if a statement may have failed: the caller had the connection, or a statement of the store did not end.
     is_unchecked: bool,
-    /// Whether names of tables mean the copies of a shadow.
+    /// Set if the names of tables mean the copies of a shadow.
     is_in_shadow: bool,
 }
 
 impl PgTransaction {
-    /// Begins a transaction on a connection of the store, whose limits make the server end what its owner cannot.
+    /// Begins a transaction on a connection of the store.
     pub(crate) async fn begin(store: &StoreInner) -> Result<Self, BoxError> {
-        // with limits so that the server ends what its owner cannot: the owner may be paused
+        // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;
         let milliseconds = milliseconds(limit);
-        // sooner than the limit of a statement: so a lock that is held is told from a statement that takes too long
+        // below the limit of a statement: so that a held lock and a slow statement give different errors
         let lock_milliseconds = (milliseconds / 2).max(1);
         let begin = format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}; \
@@ -59,19 +60,19 @@ impl PgTransaction {
         })
     }
 
-    /// The connection, for statements that are to be part of the transaction. Not to be committed by hand.
+    /// Returns the connection, for statements within the transaction. Do not send `COMMIT` on it.
     pub fn connection(&mut self) -> &mut PgConnection {
         self.is_unchecked = true;
         self.has_appended = None;
         &mut self.inner
     }
 
-    /// Commits a transaction of the caller's own, and wakes readers if events were appended in it. One that a handler or
-    /// projection takes is the store's to commit.
+    /// Commits a transaction of the caller's own, and wakes readers if events were appended in it. The store commits
+    /// the transaction of a handler or projection itself.
     ///
     /// # Errors
-    /// What the server says, then nothing is kept; where the connection broke, or [`PgTransactionError::TimedOut`] came
-    /// while committing, nobody knows.
+    /// The error of the server; then the transaction is rolled back. If the connection breaks, or
+    /// [`PgTransactionError::TimedOut`] occurs during the commit, the outcome is unknown.
     pub async fn commit(mut self) -> Result<(), BoxError> {
         let has_appended = match self.has_appended {
             Some(has_appended) if !self.is_unchecked => has_appended,
@@ -82,7 +83,7 @@ impl PgTransaction {
             return Err(PgTransactionError::TimedOut { limit }.into());
         }
         let committed = timeout_at(deadline, inner.commit()).await;
-        // also where nobody knows what became of it: who looks will see
+        // also if the outcome is unknown: readers that poll for no reason do no harm
         if has_appended {
             append_notifier.notify();
         }
@@ -96,7 +97,7 @@ impl PgTransaction {
         &self.statements
     }
 
-    /// Gives what is done now more time, and what comes after it the usual.
+    /// Moves the deadline to `by` from now plus the usual limit: `by` for the next step, the limit for the rest.
     pub(crate) fn extend_deadline(&mut self, by: Duration) {
         self.deadline = Instant::now() + by + self.limit;
     }
@@ -108,9 +109,9 @@ impl PgTransaction {
         Ok(rows)
     }
 
-    /// Runs statements that have no parameters and whose answers nobody needs.
+    /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
-        // made of our own text and of checked names
+        // safe: this crate's own text, and checked names
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
         self.is_unchecked = true;
         self.before_deadline(self.deadline, |connection| connection.execute(sql)).await?;
@@ -123,7 +124,7 @@ impl PgTransaction {
         Instant::now() >= self.deadline
     }
 
-    /// Moves the checkpoint of `lease` on, if the lease is live; its reply tells whether events were appended, too.
+    /// Advances the checkpoint of `lease` if the lease is current. The same reply shows whether events were appended.
     pub(crate) async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
         let sql = match from {
             Position::START => &self.statements.advance_first,
@@ -149,7 +150,7 @@ impl PgTransaction {
         self.is_in_shadow = true;
     }
 
-    /// The type of a column, as the catalogue calls it.
+    /// Returns the type of a column, by its name in the catalogue.
     pub(crate) async fn find_column_type(
         &mut self,
         table: &Identifier,
@@ -159,13 +160,13 @@ impl PgTransaction {
         Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// The table that a statement would mean, with its schema.
+    /// Returns the table that a statement would mean, with its schema.
     pub(crate) async fn find_table(&mut self, table: &Identifier) -> Result<Option<String>, BoxError> {
         let query = sqlx::query(include_str!("sql/live_table.sql")).bind(table.to_string());
         Ok(self.fetch_all(query).await?.first().map(|row| row.try_get(0)).transpose()?)
     }
 
-    /// Asks whether events were appended; fails in a transaction that has failed.
+    /// Asks the server if events were appended. In a failed transaction this is an error.
     async fn load_has_appended(&mut self) -> Result<bool, BoxError> {
         let rows = self.fetch_all(sqlx::query(self.statements.has_appended.clone())).await?;
         rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))

@@ -1,4 +1,4 @@
-//! The ports of transactions: beginning them, and what the runtime does in one.
+//! The ports of transactions: beginning them, and the operations of the runtime within one.
 
 use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     store_inner::StoreInner, transaction::PgTransaction,
 };
 
-/// The most deliveries that one statement forgets.
+/// The most deliveries that one statement deletes.
 const FORGET_BATCH_MAX: i64 = 10_000;
 
 /// The transactions of a store.
@@ -111,7 +111,7 @@ impl Transaction for PgTransaction {
         let of_type = self.find_column_type(&table, &column).await?;
         let of_type = of_type
             .ok_or_else(|| PgTransactionError::NoColumn { table: table.name().into(), column: column.name().into() })?;
-        // the type as the catalogue calls it: so the column is compared as it is, along its index
+        // cast to the column's own type: so that the comparison uses the column's index
         let sql = format!("DELETE FROM {table} WHERE {column} = CAST($1::text AS {of_type})");
         self.fetch_all(sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(value)).await.map(drop)
     }

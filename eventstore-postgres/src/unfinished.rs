@@ -1,4 +1,4 @@
-//! What groups of the in-process bus have not finished.
+//! Unfinished deliveries of the in-process bus: those that wait, and dead letters.
 
 use async_trait::async_trait;
 use eventbus::{
@@ -9,7 +9,7 @@ use sqlx::{Row, postgres::PgRow};
 
 use crate::{pool::Query, record::decode_time, store::PgEventStore, store_inner::StoreInner};
 
-/// What errors about the dead letters of all groups are called after.
+/// The name in errors about the dead letters of all groups.
 static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 
 #[async_trait]

@@ -1,11 +1,11 @@
 //! The parameters of a database URL.
 //!
-//! Keep: the driver sees no parameter that it does not know. It would log it with its value, which may be a password, and
-//! ignore it, so that `?ssl_mode=verify-full` would connect without TLS.
+//! Invariant: the driver sees no parameter that it does not know. It would log it with its value, which may be a
+//! password, and ignore it, so that `?ssl_mode=verify-full` would connect without TLS.
 
 use crate::error::PgConnectError;
 
-/// What the driver knows, the usual spelling of each first.
+/// The parameters that the driver knows, the usual spelling of each first.
 const KNOWN_PARAMETERS: [&[&str]; 12] = [
     &["sslmode", "ssl-mode"],
     &["sslrootcert", "ssl-root-cert", "ssl-ca"],
@@ -21,11 +21,11 @@ const KNOWN_PARAMETERS: [&[&str]; 12] = [
     &["application_name"],
 ];
 
-/// What PostgreSQL's own programs know and the configuration says in another way.
+/// Parameters of PostgreSQL's own programs that are fields of the configuration here.
 const CONFIG_FIELDS: [(&str, &str); 2] =
     [("connect_timeout", "connect_timeout"), ("statement_timeout", "statement_timeout")];
 
-/// More letters than that are no slip.
+/// The most letters by which a misspelled parameter differs from a known one.
 const TYPO_DISTANCE_MAX: usize = 3;
 
 /// Refuses parameters that the driver does not know.
@@ -56,7 +56,7 @@ fn is_known(name: &str) -> bool {
     is_option || KNOWN_PARAMETERS.iter().any(|spellings| spellings.contains(&name))
 }
 
-/// What to write instead.
+/// Returns the correction for an unknown parameter.
 fn hint(name: &str) -> String {
     let plain = |name: &str| name.replace(['-', '_'], "").to_ascii_lowercase();
     let wanted = plain(name);
@@ -79,7 +79,7 @@ fn hint(name: &str) -> String {
 mod tests {
     use super::*;
 
-    fn said(parameters: &str) -> String {
+    fn error_text(parameters: &str) -> String {
         check_parameters(&format!("postgres://app@db/orders?{parameters}")).unwrap_err().to_string()
     }
 
@@ -105,9 +105,9 @@ mod tests {
             ("connect_timeout=5", "connect_timeout", "set `PgEventStoreConfig::connect_timeout`"),
             ("keepalives", "keepalives", "known are `sslmode`"),
         ] {
-            let said = said(parameters);
+            let text = error_text(parameters);
             let begin = format!("the database URL has a parameter `{parameter}` that is not known; {hint}");
-            assert!(said.starts_with(&begin) && !said.contains("secret"), "{said}");
+            assert!(text.starts_with(&begin) && !text.contains("secret"), "{text}");
         }
         // a password that was not encoded
         let error = check_parameters("postgres://app:my?se&cret@db/orders").unwrap_err().to_string();
