@@ -104,30 +104,25 @@ impl OpenFiles {
 }
 
 /// Identity of the file that a path names; the system does not reuse an inode while SQLite has its file open.
-#[cfg(unix)]
 #[derive(Debug, PartialEq, Eq)]
 struct FileId {
+    #[cfg(unix)]
     device: u64,
+    #[cfg(unix)]
     inode: u64,
 }
 
-#[cfg(unix)]
 impl FileId {
+    #[cfg(unix)]
     fn of(path: &Path) -> io::Result<Self> {
         use std::os::unix::fs::MetadataExt as _;
         let found = fs::metadata(path)?;
         Ok(Self { device: found.dev(), inode: found.ino() })
     }
-}
 
-#[cfg(not(unix))]
-#[derive(Debug, PartialEq, Eq)]
-struct FileId;
-
-#[cfg(not(unix))]
-impl FileId {
+    #[cfg(not(unix))]
     #[expect(clippy::unnecessary_wraps, reason = "on unix it can fail")]
     fn of(_: &Path) -> io::Result<Self> {
-        Ok(Self)
+        Ok(Self {})
     }
 }
