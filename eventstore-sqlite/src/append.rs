@@ -1,19 +1,12 @@
-//! Appending to one stream, inside the transaction of a batch.
-//!
-//! The hot path reads the stream's version and inserts. Only a refused append looks its event ids up, to find out
-//! whether it repeats a stored append.
-
-use std::sync::Arc;
+//! Appending events.
 
 use async_trait::async_trait;
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
-    port::{self, AppendError, AppendEvents, ListedEventTypes, check_events, check_ids, first_result},
+    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{self, AppendError, AppendEvents},
 };
-use rusqlite::{Connection, OptionalExtension as _};
-use time::OffsetDateTime;
 
-use crate::{error::is_caused_by_events, event_types, row, store::SqliteEventStore};
+use crate::store::SqliteEventStore;
 
 #[async_trait]
 impl AppendEvents for SqliteEventStore {
@@ -23,7 +16,7 @@ impl AppendEvents for SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        match self.check(port::Append { stream: stream.clone(), expected, events })? {
+        match self.writer().check(port::Append { stream: stream.clone(), expected, events })? {
             Some(append) => self.writer().append(append).await,
             None => Ok(Vec::new()),
         }
@@ -32,7 +25,7 @@ impl AppendEvents for SqliteEventStore {
     async fn append_many(&self, appends: Vec<port::Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut sound = Vec::with_capacity(appends.len());
         let checked: Vec<_> =
-            appends.into_iter().map(|append| Ok(self.check(append)?.map(|it| sound.push(it)))).collect();
+            appends.into_iter().map(|append| Ok(self.writer().check(append)?.map(|it| sound.push(it)))).collect();
         let mut results = self.writer().append_many(sound).await.into_iter();
         let result = |checked| match checked {
             Ok(Some(())) => results.next().unwrap_or_else(|| Ok(Vec::new())),
@@ -41,190 +34,4 @@ impl AppendEvents for SqliteEventStore {
         };
         checked.into_iter().map(result).collect()
     }
-}
-
-impl SqliteEventStore {
-    /// Checks an append; `None` if it has no events.
-    pub(crate) fn check(&self, append: port::Append) -> Result<Option<CheckedAppend>, AppendError> {
-        CheckedAppend::check(append, self.writer().clock(), self.writer().listed_types())
-    }
-}
-
-/// An append with valid events.
-#[derive(Debug)]
-pub(crate) struct CheckedAppend {
-    stream: StreamId,
-    expected: ExpectedVersion,
-    events: Vec<NewEvent>,
-    clock: SharedClock,
-    listed_types: Arc<ListedEventTypes>,
-}
-
-/// Outcome of an append, if its transaction commits.
-#[derive(Debug)]
-pub(crate) enum AppendOutcome {
-    /// The events follow `previous_version` and begin at `first_position`; `has_new_types` if the append lists event
-    /// types.
-    Appended { previous_version: Version, first_position: Position, recorded_at: OffsetDateTime, has_new_types: bool },
-    /// An earlier append stored the events.
-    AlreadyStored(Vec<RecordedEvent>),
-}
-
-impl CheckedAppend {
-    /// Checks an append; `None` if it has no events.
-    pub(crate) fn check(
-        append: port::Append,
-        clock: &SharedClock,
-        listed_types: &Arc<ListedEventTypes>,
-    ) -> Result<Option<Self>, AppendError> {
-        let port::Append { stream, expected, events } = append;
-        if events.is_empty() {
-            return Ok(None);
-        }
-        check_ids(&stream, &events)?;
-        check_events(&stream, &events)?;
-        let (clock, listed_types) = (clock.clone(), Arc::clone(listed_types));
-        Ok(Some(Self { stream, expected, events, clock, listed_types }))
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.events.len()
-    }
-
-    /// Stores the events, or leaves no trace of them in the transaction.
-    ///
-    /// # Errors
-    /// The inner error is about this append alone. The outer one is about the transaction: the caller must roll it
-    /// back.
-    pub(crate) fn run(&self, connection: &Connection) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
-        let actual = stream_version(connection, &self.stream)?;
-        if !self.expected.matches(actual) {
-            return self.resolve(connection, || AppendError::Conflict {
-                stream: self.stream.clone(),
-                expected: self.expected,
-                actual,
-            });
-        }
-        let recorded_at = self.clock.now();
-        let lists = !self.listed_types.has_all(&self.events);
-        match self.insert_atomically(connection, actual, recorded_at, lists) {
-            Ok(first) => Ok(Ok(AppendOutcome::Appended {
-                previous_version: actual,
-                first_position: first,
-                recorded_at,
-                has_new_types: lists,
-            })),
-            Err(error) if is_caused_by_events(&error) && !connection.is_autocommit() => {
-                self.resolve(connection, || self.refused_error(error))
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Inserts all events or none: a single statement that fails leaves no trace, several need a savepoint.
-    fn insert_atomically(
-        &self,
-        connection: &Connection,
-        after: Version,
-        recorded_at: OffsetDateTime,
-        lists: bool,
-    ) -> rusqlite::Result<Position> {
-        if self.events.len() == 1 && !lists {
-            return self.insert_events(connection, after, recorded_at, lists);
-        }
-        execute(connection, "SAVEPOINT append")?;
-        let inserted = self.insert_events(connection, after, recorded_at, lists);
-        if inserted.is_err() && !connection.is_autocommit() {
-            execute(connection, "ROLLBACK TO append")?;
-        }
-        if !connection.is_autocommit() {
-            execute(connection, "RELEASE append")?;
-        }
-        inserted
-    }
-
-    /// Inserts the events; their positions follow each other, as no other connection writes meanwhile.
-    fn insert_events(
-        &self,
-        connection: &Connection,
-        after: Version,
-        recorded_at: OffsetDateTime,
-        lists: bool,
-    ) -> rusqlite::Result<Position> {
-        let mut first = None;
-        for (i, event) in self.events.iter().enumerate() {
-            let position = row::insert_event(connection, &self.stream, after.plus(i + 1), event, recorded_at)?;
-            first.get_or_insert(position);
-            if lists {
-                event_types::insert_type(connection, event, position)?;
-            }
-        }
-        Ok(first.unwrap_or_default())
-    }
-
-    /// Decides about an append that cannot be stored: a repeat, a use of foreign event ids, or else `otherwise`.
-    fn resolve(
-        &self,
-        connection: &Connection,
-        otherwise: impl FnOnce() -> AppendError,
-    ) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
-        let ids: Vec<EventId> = self.events.iter().map(NewEvent::event_id).collect();
-        let mut find = connection.prepare_cached(include_str!("sql/event_by_id.sql"))?;
-        let mut found = Vec::new();
-        for id in &ids {
-            let mut rows = find.query([id.as_uuid().as_bytes()])?;
-            if let Some(row) = rows.next()? {
-                match row::read_event(row) {
-                    Ok(event) => found.push(event),
-                    Err(corrupt) => return Ok(Err(self.refused_error(corrupt))),
-                }
-            }
-        }
-        Ok(match first_result(&self.stream, &ids, found) {
-            Ok(Some(known)) => Ok(AppendOutcome::AlreadyStored(known)),
-            Ok(None) => Err(otherwise()),
-            Err(taken) => Err(taken),
-        })
-    }
-
-    pub(crate) fn refused_error(&self, source: impl Into<eventbus::BoxError>) -> AppendError {
-        AppendError::Refused { stream: self.stream.clone(), source: source.into() }
-    }
-
-    /// Marks the types of the events as listed; for after the commit.
-    pub(crate) fn mark_types_listed(&self) {
-        self.listed_types.add_all(&self.events);
-    }
-
-    /// Returns the records; for after the commit.
-    pub(crate) fn into_records(self, outcome: AppendOutcome) -> Vec<RecordedEvent> {
-        let (after, first, recorded_at) = match outcome {
-            AppendOutcome::AlreadyStored(known) => return known,
-            AppendOutcome::Appended { previous_version: after, first_position: first, recorded_at, .. } => {
-                (after, first, recorded_at)
-            }
-        };
-        let place = |(i, event): (usize, NewEvent)| {
-            let position = Position::new(first.get() + i as u64);
-            let record = event.recorded_as(self.stream.clone(), after.plus(i + 1), Some(position));
-            record.with_recorded_at(Some(recorded_at))
-        };
-        self.events.into_iter().enumerate().map(place).collect()
-    }
-}
-
-/// Returns the version of a stream, from its last event: one probe of the index.
-pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
-    let id = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
-    let version = connection
-        .prepare_cached(include_str!("sql/stream_version.sql"))?
-        .query_row(id, |row| row.get::<_, i64>(0))
-        .optional()?;
-    // a negative version is damage, which reading the stream reports
-    Ok(version.map_or(Version::NONE, |version| Version::new(u64::try_from(version).unwrap_or_default())))
-}
-
-/// Runs a statement that returns no rows.
-pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
 }

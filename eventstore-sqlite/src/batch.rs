@@ -12,8 +12,8 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 
 use crate::{
-    append::{AppendOutcome, execute},
-    commit_guard::roll_back,
+    checked_append::AppendOutcome,
+    connection::{execute, roll_back},
     error::is_busy,
     files::OpenFiles,
     job::{Job, JobOutcome},
@@ -155,7 +155,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        append::CheckedAppend, config::SqliteEventStoreConfig, connection::open_writer, location::DatabaseLocation,
+        checked_append::CheckedAppend, config::SqliteEventStoreConfig, connection::open_writer,
+        location::DatabaseLocation,
     };
 
     type Waiting = oneshot::Receiver<Result<(CheckedAppend, AppendOutcome), AppendError>>;

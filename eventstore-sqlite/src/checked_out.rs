@@ -16,7 +16,7 @@ use rusqlite::{Connection, InterruptHandle};
 use tokio::runtime::Handle;
 
 use crate::{
-    commit_guard::GuardedConnection, error::SqliteTransactionError, shadow_databases::ShadowConnection,
+    connection::GuardedConnection, error::SqliteTransactionError, shadow_databases::ShadowConnection,
     write_permit::WritePermit,
 };
 

@@ -7,7 +7,7 @@ use eventbus::{
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::{error::read_error, store::SqliteEventStore};
+use crate::{error::read_error, row::to_position, store::SqliteEventStore};
 
 #[async_trait]
 impl Checkpoints for SqliteEventStore {
@@ -86,10 +86,4 @@ fn load_position(connection: &Connection, name: &Name) -> Result<Option<Position
         })
         .map_err(read_error)?;
     position.map(|position| to_position(position, || format!("checkpoint `{name}`"))).transpose()
-}
-
-/// Converts a stored position; `place` names it in the error.
-pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
-    let position = u64::try_from(stored).map(Position::new);
-    position.map_err(|source| ReadError::corrupt(place(), source))
 }

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, NewEvent, Position,
+    BoxError, Name,
     port::{EventTypes, ReadError, StoredEventType},
 };
 use rusqlite::Connection;
 
-use crate::{checkpoint::to_position, error::read_error, store::SqliteEventStore};
+use crate::{error::read_error, row::to_position, store::SqliteEventStore};
 
 #[async_trait]
 impl EventTypes for SqliteEventStore {
@@ -16,12 +16,6 @@ impl EventTypes for SqliteEventStore {
         types.iter().for_each(|stored| self.writer().listed_types().add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
-}
-
-/// Lists the type of an event, in the transaction that stored it at `position`.
-pub(crate) fn insert_type(connection: &Connection, event: &NewEvent, position: Position) -> rusqlite::Result<()> {
-    let row = (event.event_type().as_str(), event.schema_version(), position.as_i64());
-    connection.prepare_cached(include_str!("sql/list_event_type.sql"))?.execute(row).map(drop)
 }
 
 fn load_types(connection: &Connection) -> Result<Vec<StoredEventType>, ReadError> {

@@ -10,11 +10,10 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    checkpoint::to_position,
     error::read_error,
     filter::FilterParameters,
     readers::{PAGE_EVENTS_MAX, read_page},
-    row::from_micros,
+    row::{from_micros, to_position},
     store::SqliteEventStore,
 };
 

@@ -7,7 +7,7 @@ use eventbus::{
 };
 use rusqlite::Connection;
 
-use crate::{checkpoint::to_position, error::read_error, store::SqliteEventStore};
+use crate::{error::read_error, row::to_position, store::SqliteEventStore};
 
 #[async_trait]
 impl Floors for SqliteEventStore {

@@ -4,7 +4,7 @@ use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::append::{AppendOutcome, CheckedAppend};
+use crate::checked_append::{AppendOutcome, CheckedAppend};
 
 /// A write, and the sender of its result.
 ///

@@ -29,9 +29,9 @@
 mod append;
 mod batch;
 mod blocking;
+mod checked_append;
 mod checked_out;
 mod checkpoint;
-mod commit_guard;
 mod config;
 mod connection;
 mod error;

@@ -8,7 +8,7 @@ use eventbus::{
 use rusqlite::Connection;
 
 use crate::{
-    append,
+    checked_append,
     error::read_error,
     readers::{PAGE_EVENTS_MAX, read_page},
     store::SqliteEventStore,
@@ -27,7 +27,7 @@ impl ReadStream for SqliteEventStore {
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
         let stream = stream.clone();
-        let ask = move |connection: &Connection| append::stream_version(connection, &stream);
+        let ask = move |connection: &Connection| checked_append::stream_version(connection, &stream);
         self.readers().read(move |connection| ask(connection).map_err(read_error)).await
     }
 }

@@ -1,4 +1,4 @@
-//! Conversion between an event and its row.
+//! Rows: conversion between events, positions and times and their columns.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
@@ -38,6 +38,12 @@ pub(crate) fn insert_event(
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
 }
 
+/// Lists the type of an event, in the transaction that stored it at `position`.
+pub(crate) fn insert_type(connection: &Connection, event: &NewEvent, position: Position) -> rusqlite::Result<()> {
+    let row = (event.event_type().as_str(), event.schema_version(), position.as_i64());
+    connection.prepare_cached(include_str!("sql/list_event_type.sql"))?.execute(row).map(drop)
+}
+
 /// Converts a time to its column; the years -9999 to 9999 fit easily into 64 bits of microseconds.
 pub(crate) fn to_micros(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos().div_euclid(1_000)).unwrap_or(i64::MAX)
@@ -45,6 +51,12 @@ pub(crate) fn to_micros(time: OffsetDateTime) -> i64 {
 
 pub(crate) fn from_micros(micros: i64) -> Result<OffsetDateTime, time::error::ComponentRange> {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(micros) * 1_000)
+}
+
+/// Converts a stored position; `place` names it in the error.
+pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
+    let position = u64::try_from(stored).map(Position::new);
+    position.map_err(|source| ReadError::corrupt(place(), source))
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.

@@ -19,11 +19,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
 use uuid::Uuid;
 
 use crate::{
-    checkpoint::to_position,
-    commit_guard::{GuardedConnection, roll_back},
-    connection::READ_WRITE,
+    connection::{GuardedConnection, READ_WRITE, roll_back},
     error::SqliteTransactionError,
     location::DatabaseLocation,
+    row::to_position,
     schema::TableDefinitions,
     write_permit::WritePermit,
 };

@@ -6,9 +6,8 @@ use eventbus::port::{EventStore, EventTypes, Notes, Transactions};
 
 use crate::{
     blocking::blocking,
-    commit_guard::GuardedConnection,
     config::SqliteEventStoreConfig,
-    connection::open_writer,
+    connection::{GuardedConnection, open_writer},
     error::SqliteConnectError,
     files::OpenFiles,
     location::DatabaseLocation,

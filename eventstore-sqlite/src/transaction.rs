@@ -12,8 +12,8 @@ use eventbus::{
 use rusqlite::{Connection, OptionalExtension as _, Params};
 
 use crate::{
-    append::{AppendOutcome, CheckedAppend},
     blocking::blocking,
+    checked_append::{AppendOutcome, CheckedAppend},
     checked_out::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection},
     error::SqliteTransactionError,
     lease,
@@ -211,7 +211,7 @@ impl SqliteEventStore {
         expected: ExpectedVersion,
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let Some(append) = self.check(port::Append { stream: stream.clone(), expected, events })? else {
+        let Some(append) = self.writer().check(port::Append { stream: stream.clone(), expected, events })? else {
             return Ok(Vec::new());
         };
         if !transaction.belongs_to(self) {

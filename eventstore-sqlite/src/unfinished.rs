@@ -12,9 +12,8 @@ use rusqlite::{Connection, OptionalExtension as _, Params};
 use time::OffsetDateTime;
 
 use crate::{
-    checkpoint::to_position,
     error::read_error,
-    row::{from_micros, to_micros},
+    row::{from_micros, to_micros, to_position},
     store::SqliteEventStore,
 };
 

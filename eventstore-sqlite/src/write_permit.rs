@@ -10,7 +10,7 @@ use rusqlite::config::DbConfig;
 
 use crate::{
     blocking::blocking,
-    commit_guard::GuardedConnection,
+    connection::GuardedConnection,
     error::{SqliteTransactionError, is_busy},
     writer::Writer,
 };

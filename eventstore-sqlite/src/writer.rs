@@ -19,16 +19,17 @@ use std::{
 
 use eventbus::{
     SharedClock,
-    port::{AppendSignal, ListedEventTypes},
+    port::{self, AppendError, AppendSignal, ListedEventTypes},
 };
 use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
 use crate::{
     batch::Batch,
+    checked_append::CheckedAppend,
     checked_out::CheckedOutConnection,
-    commit_guard::GuardedConnection,
     config::SqliteEventStoreConfig,
+    connection::GuardedConnection,
     files::OpenFiles,
     handoff::Handoff,
     watchdog::Watchdog,
@@ -122,8 +123,9 @@ impl Writer {
         self.watchdog.transaction().filter(|checked_out| checked_out.is_used_by_caller())
     }
 
-    pub(crate) const fn clock(&self) -> &SharedClock {
-        &self.clock
+    /// Checks an append; `None` if it has no events.
+    pub(crate) fn check(&self, append: port::Append) -> Result<Option<CheckedAppend>, AppendError> {
+        CheckedAppend::check(append, &self.clock, &self.listed_types)
     }
 
     pub(crate) const fn busy_timeout(&self) -> Duration {
@@ -238,7 +240,7 @@ impl Writer {
             self.record_commit(report.has_appended, report.commit_time);
             match report.not_begun {
                 Some((batch, _)) if context == ExecutionContext::Task => {
-                    lock(&self.queue).requeue(batch);
+                    lock(&self.queue).requeue(batch.into_jobs());
                     return false;
                 }
                 Some((batch, error)) => batch.fail(error),

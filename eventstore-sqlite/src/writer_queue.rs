@@ -5,7 +5,7 @@ use std::{collections::VecDeque, sync::Arc};
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
-use crate::{batch::Batch, handoff::Handoff, job::Job};
+use crate::{handoff::Handoff, job::Job};
 
 /// Maximum number of jobs that share a transaction: the first of them waits for the last.
 pub(crate) const BATCH_JOBS_MAX: usize = 512;
@@ -32,8 +32,9 @@ impl WriterQueue {
         (std::mem::take(&mut self.tasks), self.jobs.drain(..jobs).collect())
     }
 
-    pub(crate) fn requeue(&mut self, batch: Batch) {
-        for job in batch.into_jobs().rev() {
+    /// Puts jobs back to the front, in their order.
+    pub(crate) fn requeue(&mut self, jobs: impl DoubleEndedIterator<Item = Job>) {
+        for job in jobs.rev() {
             self.jobs.push_front(job);
         }
     }

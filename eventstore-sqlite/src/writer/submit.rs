@@ -13,7 +13,7 @@ use tokio::sync::{
 
 use super::{INLINE_EVENTS_MAX, Writer, lock};
 use crate::{
-    append::{AppendOutcome, CheckedAppend},
+    checked_append::{AppendOutcome, CheckedAppend},
     error::SqliteTransactionError,
     job::Job,
     write_permit::WritePermit,
@@ -157,7 +157,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        commit_guard::GuardedConnection, config::SqliteEventStoreConfig, connection::open_writer,
+        config::SqliteEventStoreConfig,
+        connection::{GuardedConnection, open_writer},
         location::DatabaseLocation,
     };
 
