@@ -27,10 +27,8 @@
 //! ```
 
 mod append;
-mod batch;
 mod blocking;
 mod checked_append;
-mod checked_out;
 mod checkpoint;
 mod config;
 mod connection;
@@ -40,8 +38,6 @@ mod feed;
 mod files;
 mod filter;
 mod floor;
-mod handoff;
-mod job;
 mod lease;
 mod location;
 mod migrate;
@@ -54,10 +50,7 @@ mod store;
 mod transaction;
 mod transactions;
 mod unfinished;
-mod watchdog;
-mod write_permit;
 mod writer;
-mod writer_queue;
 
 pub use config::{SqliteEventStoreConfig, Synchronous};
 pub use error::{SqliteConnectError, SqliteTransactionError};

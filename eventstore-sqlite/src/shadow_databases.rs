@@ -24,7 +24,6 @@ use crate::{
     location::DatabaseLocation,
     row::to_position,
     schema::TableDefinitions,
-    write_permit::WritePermit,
 };
 
 /// Idle connections to copies.
@@ -106,16 +105,14 @@ impl ShadowDatabases {
         self: &Arc<Self>,
         shadow: &Name,
         file: String,
-        live_permit: Option<WritePermit>,
     ) -> Result<ShadowConnection, SqliteTransactionError> {
         let idle = self.idle().get_mut(shadow).filter(|idle| idle.file == file).and_then(|idle| idle.connection.take());
         let connection = match idle {
             Some(connection) => connection,
             None => self.open(&file, false)?,
         };
-        let (copies, shadow) = (Arc::clone(self), shadow.clone());
-        let shadow_connection =
-            ShadowConnection { connection: Some(connection), databases: copies, shadow, file, live_permit };
+        let (databases, shadow) = (Arc::clone(self), shadow.clone());
+        let shadow_connection = ShadowConnection { connection: Some(connection), databases, shadow, file };
         shadow_connection.connection().begin()?;
         Ok(shadow_connection)
     }
@@ -210,17 +207,11 @@ pub(crate) struct ShadowConnection {
     databases: Arc<ShadowDatabases>,
     shadow: Name,
     file: String,
-    /// Set for a store in memory: no connection may write it while this one reads it.
-    live_permit: Option<WritePermit>,
 }
 
 impl ShadowConnection {
     pub(crate) fn connection(&self) -> &GuardedConnection {
         self.connection.as_ref().expect("the connection is put back only on drop")
-    }
-
-    pub(crate) const fn live_permit(&self) -> Option<&WritePermit> {
-        self.live_permit.as_ref()
     }
 }
 

@@ -14,13 +14,12 @@ use rusqlite::{Connection, OptionalExtension as _, Params};
 use crate::{
     blocking::blocking,
     checked_append::{AppendOutcome, CheckedAppend},
-    checked_out::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection},
     error::SqliteTransactionError,
     lease,
     schema::{check_name, check_table, replace_rows},
     store::SqliteEventStore,
     transactions,
-    writer::INLINE_EVENTS_MAX,
+    writer::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection, INLINE_EVENTS_MAX, Writer},
 };
 
 /// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`, or
@@ -111,13 +110,13 @@ impl SqliteTransaction {
     pub async fn commit(self) -> Result<(), BoxError> {
         let held = self.checked_out.take()?;
         let appended = self.has_appended;
-        let (listed, lists) = (Arc::clone(self.store.writer().listed_types()), self.new_event_types.clone());
+        let (writer, lists) = (Arc::clone(self.store.writer()), self.new_event_types.clone());
+        let at_once = matches!(held, HeldConnection::Live(_)) && !writer.has_slow_commits();
         let commit = move |held| {
-            commit(held, appended)?;
-            lists.iter().for_each(|(event_type, version)| listed.add(event_type, *version));
+            commit(&writer, held, appended)?;
+            lists.iter().for_each(|(event_type, version)| writer.listed_types().add(event_type, *version));
             Ok(())
         };
-        let at_once = matches!(&held, HeldConnection::Live(permit) if !permit.writer().has_slow_commits());
         if at_once { commit(held) } else { blocking(move || commit(held)).await? }
     }
 
@@ -155,7 +154,7 @@ impl SqliteTransaction {
 /// Appends, and ends the transaction if the append spoiled it.
 fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -> Result<AppendOutcome, AppendError> {
     let guard = checked_out.lock_connection().map_err(|over| append.refused_error(over))?;
-    if matches!(guard.held(), HeldConnection::Shadow(_)) {
+    if matches!(guard.held(), HeldConnection::Shadow { .. }) {
         return Err(append.refused_error(SqliteTransactionError::InShadow { what: "append_in" }));
     }
     let ran = append.run(&guard);
@@ -192,7 +191,7 @@ impl SqliteEventStore {
     /// # Ok(()) }
     /// ```
     pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
-        let permit = self.writer().acquire_permit().await?.begin().await?;
+        let permit = self.writer().begin_transaction().await?;
         Ok(SqliteTransaction::new(self.clone(), HeldConnection::Live(Box::new(permit))))
     }
 
@@ -236,7 +235,7 @@ impl Transaction for SqliteTransaction {
         let connection = self.connection()?;
         let sql = match connection.0.held() {
             HeldConnection::Live(_) => include_str!("sql/advance.sql"),
-            HeldConnection::Shadow(_) => include_str!("sql/advance_shadow.sql"),
+            HeldConnection::Shadow { .. } => include_str!("sql/advance_shadow.sql"),
         };
         let parameters = (lease.role.as_str(), lease::epoch_to_i64(lease.epoch), from.as_i64(), to.as_i64());
         Ok(connection.prepare_cached(sql)?.execute(parameters)? == 1)
@@ -244,7 +243,7 @@ impl Transaction for SqliteTransaction {
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
         let connection = self.connection()?;
-        if matches!(connection.0.held(), HeldConnection::Shadow(_)) {
+        if matches!(connection.0.held(), HeldConnection::Shadow { .. }) {
             return Err(SqliteTransactionError::InShadow { what: "is_first" }.into());
         }
         let mut note = connection.prepare_cached(include_str!("sql/note_delivery.sql"))?;
@@ -289,12 +288,12 @@ impl Transaction for SqliteTransaction {
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the connection goes back when it is dropped here")]
-fn commit(held: HeldConnection, has_appended: bool) -> Result<(), BoxError> {
+fn commit(writer: &Writer, held: HeldConnection, has_appended: bool) -> Result<(), BoxError> {
     let started = Instant::now();
     held.connection().commit()?;
-    if let HeldConnection::Live(permit) = &held {
-        permit.writer().files().check()?;
-        permit.writer().record_commit(has_appended, Some(started.elapsed()));
+    if let HeldConnection::Live(_) = held {
+        writer.files().check()?;
+        writer.record_commit(has_appended, Some(started.elapsed()));
     }
     Ok(())
 }
@@ -311,7 +310,7 @@ fn replace_live_rows(
     let database = store.shadow_databases().database_path(&file)?;
     let copies = match guard.held_mut() {
         HeldConnection::Live(permit) => permit.attach(&database.to_string_lossy())?,
-        HeldConnection::Shadow(_) => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
+        HeldConnection::Shadow { .. } => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
     };
     replace_rows(&guard, &copies, &shadow.tables)?;
     guard.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;

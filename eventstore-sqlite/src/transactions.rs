@@ -11,13 +11,12 @@ use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::{
     blocking::blocking,
-    checked_out::HeldConnection,
     error::{self, SqliteTransactionError, read_error},
     lease::ttl_millis,
     schema::check_table,
     store::SqliteEventStore,
     transaction::SqliteTransaction,
-    write_permit::WritePermit,
+    writer::{HeldConnection, WritePermit},
 };
 
 /// Maximum number of deliveries that are deleted at once, so that appends need not wait for all of them.
@@ -66,10 +65,14 @@ impl Transactions for SqliteEventStore {
             Some(file) => file,
             None => self.find_shadow(&shadow.name).await?.ok_or_else(|| missing_shadow(shadow))?.file,
         };
-        let live = self.acquire_if_in_memory().await?;
+        let live_permit = self.acquire_if_in_memory().await?.map(Box::new);
         let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.name.clone());
-        let connection = blocking(move || copies.begin(&name, file, live)).await??;
-        Ok(Box::new(SqliteTransaction::new(self.clone(), HeldConnection::Shadow(Box::new(connection)))))
+        // with the permit, so that no append runs meanwhile, also if this future is dropped
+        let begin = move || {
+            let connection = Box::new(copies.begin(&name, file)?);
+            Ok::<_, SqliteTransactionError>(HeldConnection::Shadow { connection, live_permit })
+        };
+        Ok(Box::new(SqliteTransaction::new(self.clone(), blocking(begin).await??)))
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {

@@ -62,15 +62,15 @@ const REAL: &[(&str, usize, &str)] = &[
         6,
         "the replies of PostgreSQL, which ends transactions by its own clock",
     ),
-    ("eventstore-sqlite/src/batch.rs", 2, "how long the disk takes"),
+    ("eventstore-sqlite/src/writer/batch.rs", 2, "how long the disk takes"),
     ("eventstore-sqlite/src/connection.rs", 3, "locks of other processes"),
     ("eventstore-sqlite/src/shadow_databases.rs", 1, "a name that no other process has"),
-    ("eventstore-sqlite/src/checked_out.rs", 3, "a lock that other threads wait for"),
-    ("eventstore-sqlite/src/handoff.rs", 2, "a lock that other threads wait for"),
+    ("eventstore-sqlite/src/writer/transaction.rs", 3, "a lock that other threads wait for"),
+    ("eventstore-sqlite/src/writer/permit.rs", 2, "a lock that other threads wait for"),
     ("eventstore-sqlite/src/location.rs", 1, "a name that no other store of the process has"),
     ("eventstore-sqlite/src/transaction.rs", 2, "how long the disk takes"),
-    ("eventstore-sqlite/src/watchdog.rs", 2, "a lock that other threads wait for"),
-    ("eventstore-sqlite/src/writer.rs", 6, "how long the disk takes, and locks of other processes"),
+    ("eventstore-sqlite/src/writer/watchdog.rs", 2, "a lock that other threads wait for"),
+    ("eventstore-sqlite/src/writer/writer.rs", 6, "how long the disk takes, and locks of other processes"),
 ];
 
 /// What asks the system, as it is written; a call of a function is `name(` after something that is no name and no dot.

@@ -15,24 +15,27 @@ use std::{
 use rusqlite::{Connection, InterruptHandle};
 use tokio::runtime::Handle;
 
-use crate::{
-    connection::GuardedConnection, error::SqliteTransactionError, shadow_databases::ShadowConnection,
-    write_permit::WritePermit,
-};
+use super::permit::WritePermit;
+use crate::{connection::GuardedConnection, error::SqliteTransactionError, shadow_databases::ShadowConnection};
 
 /// The connection of a transaction.
 pub(crate) enum HeldConnection {
     /// The write connection.
     Live(Box<WritePermit>),
     /// A connection to the copies of a shadow.
-    Shadow(Box<ShadowConnection>),
+    Shadow {
+        // dropped before the permit, as no append may run while it is in use
+        connection: Box<ShadowConnection>,
+        /// Set for a store in memory: no connection may write it while this one reads it.
+        live_permit: Option<Box<WritePermit>>,
+    },
 }
 
 impl HeldConnection {
     pub(crate) fn connection(&self) -> &GuardedConnection {
         match self {
             Self::Live(permit) => permit.connection(),
-            Self::Shadow(write_permit) => write_permit.connection(),
+            Self::Shadow { connection, .. } => connection.connection(),
         }
     }
 
@@ -40,7 +43,7 @@ impl HeldConnection {
     fn is_blocking_appends(&self) -> bool {
         match self {
             Self::Live(_) => true,
-            Self::Shadow(permit) => permit.live_permit().is_some(),
+            Self::Shadow { live_permit, .. } => live_permit.is_some(),
         }
     }
 }

@@ -1,10 +1,68 @@
-//! Jobs of the writer: an append, or a small change.
+//! The queue of work for the write connection, and its jobs: an append, or a small change.
+
+use std::{collections::VecDeque, sync::Arc};
 
 use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::permit::Handoff;
 use crate::checked_append::{AppendOutcome, CheckedAppend};
+
+/// Maximum number of jobs that share a transaction: the first of them waits for the last.
+pub(crate) const BATCH_JOBS_MAX: usize = 512;
+
+/// Work other than a write, between two transactions.
+pub(crate) type ConnectionTask = Box<dyn FnOnce(&Connection) + Send>;
+
+/// Work that waits for the write connection.
+#[derive(Default)]
+pub(crate) struct WriterQueue {
+    jobs: VecDeque<Job>,
+    tasks: Vec<ConnectionTask>,
+    /// Callers that want the connection for a transaction of their own.
+    waiters: VecDeque<oneshot::Sender<Arc<Handoff>>>,
+}
+
+impl WriterQueue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.jobs.is_empty() && self.tasks.is_empty() && self.waiters.is_empty()
+    }
+
+    pub(crate) fn add_jobs(&mut self, jobs: impl IntoIterator<Item = Job>) {
+        self.jobs.extend(jobs);
+    }
+
+    pub(crate) fn add_task(&mut self, task: ConnectionTask) {
+        self.tasks.push(task);
+    }
+
+    pub(crate) fn add_waiter(&mut self, waiter: oneshot::Sender<Arc<Handoff>>) {
+        self.waiters.push_back(waiter);
+    }
+
+    pub(crate) fn pop_waiter(&mut self) -> Option<oneshot::Sender<Arc<Handoff>>> {
+        self.waiters.pop_front()
+    }
+
+    pub(crate) fn take_batch(&mut self) -> (Vec<ConnectionTask>, Vec<Job>) {
+        let jobs = self.jobs.len().min(BATCH_JOBS_MAX);
+        (std::mem::take(&mut self.tasks), self.jobs.drain(..jobs).collect())
+    }
+
+    /// Puts jobs back to the front, in their order.
+    pub(crate) fn requeue(&mut self, jobs: impl DoubleEndedIterator<Item = Job>) {
+        for job in jobs.rev() {
+            self.jobs.push_front(job);
+        }
+    }
+
+    /// Returns the numbers of jobs and of waiters.
+    #[cfg(test)]
+    pub(crate) fn lengths(&self) -> (usize, usize) {
+        (self.jobs.len(), self.waiters.len())
+    }
+}
 
 /// A write, and the sender of its result.
 ///

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    checked_out::{CheckedOutConnection, EndReason},
-    handoff::Handoff,
+use super::{
+    permit::Handoff,
+    transaction::{CheckedOutConnection, EndReason},
 };
 
 /// Longest sleep of the thread, which ends after a sleep if there is no deadline any more.

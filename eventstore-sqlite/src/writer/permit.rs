@@ -1,19 +1,18 @@
-//! The write connection while one user has it.
+//! The write connection while one user has it, and its handoff to a waiter.
 //!
-//! Invariant: a permit ends by putting the connection back without an open transaction, even if its user panicked, and
-//! a permit that was handed off checks the queue afterwards.
+//! Invariant: a permit ends by returning the connection without an open transaction, even if its user panicked, and its
+//! owner checks the queue after a permit that was handed off.
+//!
+//! Real time, not the given clock: other threads wait for the connection.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
-use eventbus::BoxError;
 use rusqlite::config::DbConfig;
 
-use crate::{
-    blocking::blocking,
-    connection::GuardedConnection,
-    error::{SqliteTransactionError, is_busy},
-    writer::Writer,
-};
+use crate::connection::GuardedConnection;
 
 const ATTACH_WRITE: DbConfig = DbConfig::SQLITE_DBCONFIG_ENABLE_ATTACH_WRITE;
 
@@ -24,11 +23,18 @@ pub(crate) enum ExecutionContext {
     Thread,
 }
 
+/// Owner of the write connection: permits return the connection to it.
+pub(crate) trait ConnectionOwner: Send + Sync {
+    /// Puts the connection back, and then checks the queue if a waiter had it, and not the drainer of the queue.
+    fn return_connection(self: Arc<Self>, connection: GuardedConnection, is_handed_off: bool);
+}
+
 /// The write connection, until this is dropped.
 pub(crate) struct WritePermit {
     /// `None` only during the drop.
     connection: Option<GuardedConnection>,
-    writer: Arc<Writer>,
+    owner: Arc<dyn ConnectionOwner>,
+    busy_timeout: Duration,
     is_handed_off: bool,
     /// Databases that are attached until the permit ends.
     attached: Vec<String>,
@@ -36,10 +42,11 @@ pub(crate) struct WritePermit {
 }
 
 impl WritePermit {
-    pub(crate) fn new(connection: GuardedConnection, writer: Arc<Writer>) -> Self {
+    pub(crate) fn new(connection: GuardedConnection, owner: Arc<dyn ConnectionOwner>, busy_timeout: Duration) -> Self {
         Self {
             connection: Some(connection),
-            writer,
+            owner,
+            busy_timeout,
             is_handed_off: false,
             attached: Vec::new(),
             context: ExecutionContext::Task,
@@ -48,10 +55,6 @@ impl WritePermit {
 
     pub(crate) fn connection(&self) -> &GuardedConnection {
         self.connection.as_ref().expect("the connection is put back only when the permit is dropped")
-    }
-
-    pub(crate) const fn writer(&self) -> &Arc<Writer> {
-        &self.writer
     }
 
     /// Sets whether a waiter has the permit, and not the drainer of the queue.
@@ -69,34 +72,10 @@ impl WritePermit {
         self.context = context;
         let timeout = match context {
             ExecutionContext::Task => Duration::ZERO,
-            ExecutionContext::Thread => self.writer.busy_timeout(),
+            ExecutionContext::Thread => self.busy_timeout,
         };
         // it cannot fail; if it did, a busy database would be reported sooner or later than it should
         let _ = self.connection().busy_timeout(timeout);
-    }
-
-    /// Begins a transaction; if a different process writes, waits for it on a thread.
-    ///
-    /// # Errors
-    /// If the file is lost, SQLite refuses, the runtime ended, or the caller's task was not polled in time.
-    pub(crate) async fn begin(mut self) -> Result<Self, BoxError> {
-        self.writer.files().check_if_lost()?;
-        match self.connection().begin() {
-            Ok(()) => return Ok(self),
-            Err(error) if !is_busy(&error) => return Err(error.into()),
-            Err(_) => {}
-        }
-        let limit = self.writer.transaction_timeout();
-        let begin = blocking(move || {
-            self.set_context(ExecutionContext::Thread);
-            let begun = self.connection().begin();
-            self.set_context(ExecutionContext::Task);
-            let writer = Arc::clone(&self.writer);
-            // not the permit itself: the caller may never be polled again, and then the watchdog takes it back
-            begun.map(|()| writer.new_handoff(self))
-        });
-        let handoff = begin.await??;
-        Ok(handoff.take().ok_or(SqliteTransactionError::TimedOut { limit })?)
     }
 
     /// Attaches a database read-only until the permit ends, and returns the name of its schema.
@@ -132,9 +111,47 @@ impl Drop for WritePermit {
                 tracing::warn!(%error, schema, "a database stays attached");
             }
         }
-        self.writer.return_connection(connection);
-        if self.is_handed_off {
-            self.writer.start_draining(false);
-        }
+        Arc::clone(&self.owner).return_connection(connection, self.is_handed_off);
+    }
+}
+
+/// An offer of a write permit to a waiter.
+///
+/// Invariant: the waiter takes the permit when its task is polled, or the watchdog takes it back at the deadline. So a
+/// future that is not polled keeps no connection.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | offered | the waiter's task is polled | taken |
+/// | offered | the deadline passes: the watchdog takes the permit and drops it | taken back; the waiter queues again |
+/// | offered | the waiter is dropped, and the offer with it | dropped: the connection is idle |
+pub(crate) struct Handoff {
+    permit: Mutex<Option<WritePermit>>,
+    deadline: Option<Instant>,
+}
+
+impl Handoff {
+    pub(crate) fn new(permit: WritePermit, limit: Duration) -> Arc<Self> {
+        Arc::new(Self { permit: Mutex::new(Some(permit)), deadline: Instant::now().checked_add(limit) })
+    }
+
+    /// Returns the permit, unless the watchdog took it back.
+    pub(crate) fn take(&self) -> Option<WritePermit> {
+        self.lock().take()
+    }
+
+    /// Takes the permit back if its deadline has passed.
+    pub(crate) fn take_if_expired(&self) -> Option<WritePermit> {
+        self.deadline.filter(|deadline| *deadline <= Instant::now()).and_then(|_| self.take())
+    }
+
+    /// Returns the deadline; `None` if the permit was taken.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let permit = self.lock();
+        self.deadline.filter(|_| permit.is_some())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<WritePermit>> {
+        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,12 +11,12 @@ use std::{
 use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 
+use super::queue::{Job, JobOutcome};
 use crate::{
     checked_append::AppendOutcome,
     connection::{execute, roll_back},
     error::is_busy,
     files::OpenFiles,
-    job::{Job, JobOutcome},
 };
 
 /// Jobs that share a transaction.

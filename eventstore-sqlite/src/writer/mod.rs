@@ -1,0 +1,16 @@
+//! The writes of a store. It has one connection for them: jobs wait in a queue and share the commits of batches; a
+//! transaction of a handler or caller gets a permit to have the connection alone, and a watchdog ends it in time.
+
+mod batch;
+mod permit;
+mod queue;
+mod transaction;
+mod watchdog;
+#[expect(clippy::module_inception, reason = "the file of `Writer`, whose fields no other module may see")]
+mod writer;
+
+pub(crate) use self::{
+    permit::WritePermit,
+    transaction::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection},
+    writer::{INLINE_EVENTS_MAX, Writer},
+};
