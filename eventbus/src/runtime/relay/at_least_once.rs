@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LEASE_CHECK_INTERVAL, RelayError, STOPPED_RETRY_INTERVAL, checkpoint_name,
+    RelayError,
+    checkpoint_names::checkpoint_name,
     error::classify_publish_error,
-    leadership::{FeedPublisher, PublishStep, publish_until},
+    leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
     range::{FeedRange, RangeReader},
     status::RelayStatusCell,
 };

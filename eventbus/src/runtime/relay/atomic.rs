@@ -9,16 +9,18 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Relay, RelayError,
+    RelayError,
+    checkpoint_names::{halt_checkpoint_name, load_halt},
     error::classify_publish_error,
     group_floors::{GroupCheck, GroupFloorTracker, ResyncPlan, plan_resync},
     leadership::{FeedPublisher, PublishStep},
     range::{FeedRange, RangeReader},
+    status::RelayStatusCell,
 };
 use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{
-        CheckpointError, EventStore, FeedFilter, PublishError, PublishedPosition, Publisher, RangeOutcome, ReadError,
+        EventBus, EventStore, FeedFilter, PublishError, PublishedPosition, Publisher, RangeOutcome, ReadError,
         RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
@@ -29,18 +31,6 @@ const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The highest position that any store assigns.
 const POSITION_MAX: u64 = i64::MAX as u64;
-
-/// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
-/// its published position.
-pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
-    Name::prefixed("relay-halted:", destination)
-}
-
-/// Loads the published position of a newer copy of the store, if an operator has to decide from where to continue.
-pub(super) async fn load_halt(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
-    let halted = store.load_checkpoint(&halt_checkpoint_name(destination)).await?;
-    Ok(halted.filter(|published| *published > Position::START))
-}
 
 /// Publishes ranges to a bus that keeps the store's position.
 ///
@@ -62,10 +52,13 @@ pub(super) async fn load_halt(store: &dyn EventStore, destination: &Name) -> Res
 /// | resync, rewind | an error | starting or publishing: the bus reports the loss or gap again |
 /// | any | `Fenced` | ended |
 pub(super) struct AtomicPublisher<'a> {
-    relay: &'a Relay,
     store: &'a dyn EventStore,
+    bus: &'a dyn EventBus,
+    status: &'a RelayStatusCell,
     target: &'a dyn RelayTarget,
     epoch: u64,
+    /// Set if the stream may carry the events of other stores.
+    is_stream_shared: bool,
     /// Set once the bus has answered for the first time.
     publisher: Option<Publisher>,
     reader: RangeReader<'a>,
@@ -92,33 +85,42 @@ impl FeedPublisher for AtomicPublisher<'_> {
 }
 
 impl<'a> AtomicPublisher<'a> {
-    pub(super) fn new(relay: &'a Relay, target: &'a dyn RelayTarget, epoch: u64) -> Self {
-        let (store, now) = (&*relay.store, relay.status.clock().instant());
+    pub(super) fn new(
+        store: &'a dyn EventStore,
+        bus: &'a dyn EventBus,
+        status: &'a RelayStatusCell,
+        target: &'a dyn RelayTarget,
+        epoch: u64,
+        is_stream_shared: bool,
+    ) -> Self {
+        let now = status.clock().instant();
         Self {
-            relay,
             store,
+            bus,
+            status,
             target,
             epoch,
+            is_stream_shared,
             publisher: None,
-            reader: RangeReader::new(store).with_skips(relay.bus.destination(), relay.status.clock()),
+            reader: RangeReader::new(store).with_skips(bus.destination(), status.clock()),
             next_range: None,
             last_bus_answer: now,
             groups_checked_at: now,
-            group_tracker: GroupFloorTracker::new(relay.status.clock().clone()),
+            group_tracker: GroupFloorTracker::new(status.clock().clone()),
             may_be_other_copy: true,
         }
     }
 
     async fn publish_next(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
         if self.may_be_other_copy
-            && let Some(stopped) = self.check_store_behind(publisher, self.relay.status.position()).await?
+            && let Some(stopped) = self.check_store_behind(publisher, self.status.position()).await?
         {
             return Ok(stopped);
         }
         if let Some(step) = self.check_groups_if_due(publisher).await {
             return Ok(step);
         }
-        let position = self.relay.status.position();
+        let position = self.status.position();
         let range = match self.next_range.take() {
             Some(range) => range,
             None => self.reader.read_next(position).await?,
@@ -126,7 +128,7 @@ impl<'a> AtomicPublisher<'a> {
         if range.moves_position() || range.after != position {
             return self.publish_range(publisher, range).await;
         }
-        if self.relay.status.clock().elapsed(self.last_bus_answer) < GROUP_CHECK_INTERVAL {
+        if self.status.clock().elapsed(self.last_bus_answer) < GROUP_CHECK_INTERVAL {
             return Ok(PublishStep::CaughtUp);
         }
         if self.store.head().await? < position
@@ -159,11 +161,11 @@ impl<'a> AtomicPublisher<'a> {
         };
         let (answer, ahead) = tokio::join!(self.target.publish_range(publisher, range.as_publish_range()), read_ahead);
         if answer.is_ok() {
-            self.last_bus_answer = self.relay.status.clock().instant();
+            self.last_bus_answer = self.status.clock().instant();
         }
         match answer {
             Ok(RangeOutcome::Published(ids)) => {
-                self.relay.status.record_published(&range, ids);
+                self.status.record_published(&range, ids);
                 self.next_range = ahead;
                 Ok(if range.moves_position() { PublishStep::Done } else { PublishStep::CaughtUp })
             }
@@ -199,20 +201,15 @@ impl<'a> AtomicPublisher<'a> {
 
     fn continue_from(&mut self, position: Position) -> PublishStep {
         self.next_range = None;
-        self.relay.status.set_position(position);
+        self.status.set_position(position);
         PublishStep::Done
     }
 
     /// Sets the bus's position anew: the bus lost published events, or does not know the store.
     async fn resync(&mut self, publisher: Publisher) -> Result<PublishStep, BoxError> {
-        let has_backlogs = self.relay.bus.backlogs().is_some();
+        let has_backlogs = self.bus.backlogs().is_some();
         let ResyncPlan { floor, groups, fresh } = plan_resync(self.store, self.destination(), has_backlogs).await?;
-        let request = ResyncRequest {
-            floor,
-            groups: &groups,
-            new_groups: &fresh,
-            is_shared: self.relay.options.is_stream_shared,
-        };
+        let request = ResyncRequest { floor, groups: &groups, new_groups: &fresh, is_shared: self.is_stream_shared };
         let outcome = self.target.resync(publisher, request).await?;
         let destination = self.destination();
         match outcome {
@@ -230,12 +227,12 @@ impl<'a> AtomicPublisher<'a> {
 
     /// Checks the groups once a second. A failed check is retried a second later: publishing need not wait for it.
     async fn check_groups_if_due(&mut self, publisher: Publisher) -> Option<PublishStep> {
-        if self.relay.status.clock().elapsed(self.groups_checked_at) < GROUP_CHECK_INTERVAL {
+        if self.status.clock().elapsed(self.groups_checked_at) < GROUP_CHECK_INTERVAL {
             return None;
         }
-        self.groups_checked_at = self.relay.status.clock().instant();
+        self.groups_checked_at = self.status.clock().instant();
         let checked = self.check_groups(publisher).await;
-        self.group_tracker.log_problems(self.destination(), self.relay.status.position(), checked.as_ref().err());
+        self.group_tracker.log_problems(self.destination(), self.status.position(), checked.as_ref().err());
         checked.unwrap_or_default()
     }
 
@@ -245,7 +242,7 @@ impl<'a> AtomicPublisher<'a> {
             GroupCheck::Lost => Some(self.resync(publisher).await?),
             GroupCheck::Gap(floor) => {
                 // an unknown group has no claim to earlier events; the bus reports its gap until this relay rewinds
-                let floor = floor.unwrap_or(self.relay.status.position());
+                let floor = floor.unwrap_or(self.status.position());
                 let outcome = self.target.rewind(publisher, floor).await?;
                 Some(self.apply_resync(publisher, outcome).await?)
             }
@@ -299,7 +296,7 @@ impl<'a> AtomicPublisher<'a> {
     }
 
     fn destination(&self) -> &'a Name {
-        self.relay.status.destination()
+        self.status.destination()
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::checkpoint_name;
+use super::checkpoint_names::checkpoint_name;
 use crate::{
     domain::{
         clock::SharedClock,

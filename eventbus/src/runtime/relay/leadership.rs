@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    LEASE_CHECK_INTERVAL, RelayError,
+    RelayError,
     error::{classify_read_error, is_shut_down},
     status::RelayStatusCell,
 };
@@ -18,6 +18,12 @@ use crate::{
     port::{EventStore, Lease},
     runtime::feed_poller::FeedPoller,
 };
+
+/// Interval at which the leader checks its lease, and a standby tries to acquire it.
+pub(super) const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Interval at which a stopped relay acquires the lease for a retry; each acquisition raises the epoch.
+pub(super) const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Publishes a feed, step by step.
 pub(super) trait FeedPublisher: Send {

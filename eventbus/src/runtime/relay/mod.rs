@@ -10,208 +10,26 @@
 mod at_least_once;
 mod atomic;
 mod backlog_filler;
+mod checkpoint_names;
 mod error;
 mod group_floors;
 mod leadership;
 mod range;
 mod republish;
 mod status;
+mod task;
 mod view;
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use self::{
-    at_least_once::{AtLeastOncePublisher, VolatileBusPublisher},
-    atomic::{AtomicPublisher, load_halt},
-    leadership::{Leadership, LeadershipEnd},
-    status::RelayStatusCell,
-};
 pub(crate) use self::{
     backlog_filler::{Unfilled, fill_backlogs},
+    checkpoint_names::checkpoint_name,
     group_floors::register_groups,
     republish::republish,
     status::RelayProgress,
+    task::{Relay, RelayOptions},
     view::{RelayView, is_published_on_bus},
 };
 pub use self::{
     error::{RelayError, RepublishError},
     status::RelayStatus,
 };
-use super::{feed_poller::FeedPoller, held_lease::new_owner};
-use crate::{
-    domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
-    port::{EventBus, EventStore, Lease},
-};
-
-/// Interval at which the leader checks its lease, and a standby tries to acquire it.
-const LEASE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Interval at which a stopped relay acquires the lease for a retry; each acquisition raises the epoch.
-const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Returns the name of the checkpoint that holds the relay's position for a destination; also the role of its lease.
-pub(crate) fn checkpoint_name(destination: &Name) -> Name {
-    Name::prefixed("relay:", destination)
-}
-
-/// Options of a relay.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct RelayOptions {
-    /// Duration of the lease: the shortest time after the last renewal until a standby takes over.
-    pub(crate) lease: Duration,
-    /// Set if the stream may carry the events of other stores.
-    pub(crate) is_stream_shared: bool,
-}
-
-impl Default for RelayOptions {
-    fn default() -> Self {
-        Self { lease: Duration::from_secs(10), is_stream_shared: false }
-    }
-}
-
-/// Publishes a store's feed to a bus.
-///
-/// The relay's leadership, in one process with [`RelayMode::ByLease`]:
-///
-/// | State | Event | Next state |
-/// |---|---|---|
-/// | standby | the lease is free or expired, or already this process's: acquired with a higher epoch | leader |
-/// | standby | another process holds the lease | standby; next attempt after a second, or a third of the lease |
-/// | standby | the store fails | standby with a problem; next attempt after a backoff |
-/// | leader | another process has acquired the lease | standby; next attempt after a pause |
-/// | leader | the bus knows a higher epoch, and the store renews the lease | standby; next attempt at once, which raises the epoch |
-/// | leader | the bus knows a higher epoch, and the store does not renew the lease | standby; next attempt after a pause |
-/// | leader | a renewal fails | leader; next renewal after a pause |
-/// | leader | an error that only an operator can resolve ([`RelayError`]) | stopped; releases the lease |
-/// | stopped | halted (the store is behind the bus), and an operator has resolved the halt | standby; next attempt at once |
-/// | stopped | not halted, and a minute has passed | standby; next attempt at once |
-/// | stopped | another process holds the same lease in two checks in a row | standby; next attempt at once |
-/// | any | cancelled | ended; a leader releases the lease |
-pub(crate) struct Relay {
-    store: Arc<dyn EventStore>,
-    bus: Arc<dyn EventBus>,
-    options: RelayOptions,
-    status: RelayStatusCell,
-    mode: RelayMode,
-}
-
-/// Which process relays.
-enum RelayMode {
-    /// This one, always: the bus is not durable, and its groups keep their own progress in the store.
-    Always,
-    /// The one that holds the lease.
-    ByLease { role: Name, owner: Name },
-}
-
-impl Relay {
-    /// Finds the position after which the bus needs the feed.
-    ///
-    /// Call it after the handlers are subscribed: a bus that is not durable goes back to its slowest group.
-    pub(crate) async fn prepare(
-        store: Arc<dyn EventStore>,
-        bus: Arc<dyn EventBus>,
-        options: RelayOptions,
-        clock: SharedClock,
-    ) -> Result<Self, BoxError> {
-        let resumed = bus.resume_from(Arc::clone(&store)).await?;
-        let (mode, position) = if bus.is_durable() {
-            let role = checkpoint_name(bus.destination());
-            let position = match store.load_checkpoint(&role).await? {
-                Some(position) => position,
-                None => {
-                    // while this checkpoint exists, repositories refuse to publish the store's events themselves
-                    store.save_checkpoint(&role, Position::START).await?;
-                    Position::START
-                }
-            };
-            (RelayMode::ByLease { role, owner: new_owner() }, position)
-        } else {
-            let position = match resumed {
-                Some(position) => position,
-                None => store.head().await?,
-            };
-            (RelayMode::Always, position)
-        };
-        let status = RelayStatusCell::new(bus.destination().clone(), position, clock);
-        Ok(Self { store, bus, options, status, mode })
-    }
-
-    pub(crate) fn progress(&self) -> watch::Receiver<RelayProgress> {
-        self.status.subscribe()
-    }
-
-    /// Publishes whenever this process is the leader, until cancelled.
-    pub(crate) async fn run(self, cancel: CancellationToken) {
-        let RelayMode::ByLease { role, owner } = &self.mode else {
-            self.status.set_owner(true);
-            VolatileBusPublisher::new(&*self.store, &*self.bus, &self.status).run(&self.store, &cancel).await;
-            return;
-        };
-        let (mut feed, mut standby_count) = (FeedPoller::new(&self.store, self.status.clock().clone()), 0);
-        while !cancel.is_cancelled() {
-            match self.store.acquire_lease(role, owner, self.options.lease).await {
-                Ok(Some(lease)) => {
-                    feed.reset();
-                    standby_count = 0;
-                    match self.lead(lease, &cancel).await {
-                        LeadershipEnd::TakenOver => self.pause(&cancel).await,
-                        LeadershipEnd::Stopped => self.wait_while_stopped(role, &cancel).await,
-                        // a restored store has forgotten epochs that the bus knows: each acquisition makes up for one
-                        LeadershipEnd::EpochBehindBus | LeadershipEnd::Cancelled => {}
-                    }
-                }
-                Ok(None) => {
-                    feed.reset();
-                    standby_count += 1;
-                    self.status.set_standby(standby_count);
-                    self.pause(&cancel).await;
-                }
-                Err(error) => {
-                    self.status.set_problem(&error.into());
-                    feed.wait_after_failure(&cancel).await;
-                }
-            }
-        }
-    }
-
-    /// Publishes while this process holds the lease.
-    async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
-        let leadership = Leadership::new(&*self.store, &self.status, lease, self.options.lease, cancel);
-        match self.bus.relay_target() {
-            Some(target) => {
-                let publisher = AtomicPublisher::new(self, target, leadership.epoch());
-                leadership.run(publisher, &self.store).await
-            }
-            None => {
-                leadership.run(AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status), &self.store).await
-            }
-        }
-    }
-
-    /// Sleeps until acquiring the lease is worth its epoch: an operator has resolved the halt, a different process
-    /// relays, or [`STOPPED_RETRY_INTERVAL`] has passed.
-    async fn wait_while_stopped(&self, role: &Name, cancel: &CancellationToken) {
-        let (since, destination) = (self.status.clock().instant(), self.status.destination());
-        let (is_halted, mut last_lease) = (self.status.is_halted(), None);
-        while !cancel.is_cancelled() {
-            self.pause(cancel).await;
-            let may_go_on = match is_halted {
-                true => matches!(load_halt(&*self.store, destination).await, Ok(None)),
-                false => self.status.clock().elapsed(since) >= STOPPED_RETRY_INTERVAL,
-            };
-            let owner = self.store.lease_of(role).await.ok().flatten();
-            // a stopped process that retries holds the lease for a moment only, a leader in two rounds
-            if may_go_on || owner.is_some() && owner == last_lease {
-                return;
-            }
-            last_lease = owner;
-        }
-    }
-
-    async fn pause(&self, cancel: &CancellationToken) {
-        cancel.run_until_cancelled(self.status.clock().sleep(LEASE_CHECK_INTERVAL.min(self.options.lease / 3))).await;
-    }
-}

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::{
     RelayError, RepublishError,
-    atomic::{halt_checkpoint_name, load_halt},
-    checkpoint_name,
+    checkpoint_names::{checkpoint_name, halt_checkpoint_name, load_halt},
 };
 use crate::{
     domain::stream::Position,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::{RelayProgress, RelayStatus, checkpoint_name};
+use super::{RelayProgress, RelayStatus, checkpoint_names::checkpoint_name};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore, Publisher, relay_to, skipped_positions},

@@ -1,0 +1,134 @@
+//! The follower and its stream.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+use futures_util::StreamExt as _;
+use tokio_util::sync::DropGuard;
+
+use super::{FollowControl, feed_reader::FeedReader};
+use crate::{
+    domain::{clock::SharedClock, record::RecordedEvent, stream::Position},
+    port::{EventStore, FeedFilter, ReadError},
+};
+
+/// A follower of a store's feed, before it starts.
+///
+/// The stream first yields the stored events, then waits for new ones, which this or a different process appends. Every
+/// event comes once, in position order. One page of events is in memory at a time; the stream reads the next one when
+/// that is used up.
+///
+/// # Examples
+/// ```
+/// use eventbus::{Follow, InMemoryEventStore, Name, NewEvent, ExpectedVersion, StreamId, port::AppendEvents};
+/// use futures_util::TryStreamExt;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+/// let store = InMemoryEventStore::new();
+/// let mut events = Follow::new(store.clone()).start();
+///
+/// let event = NewEvent::new(Name::new("event type", "Deposited")?, 1, r#"{"cents":120}"#);
+/// store.append(&StreamId::parse("Account", "1")?, ExpectedVersion::Any, vec![event]).await?;
+/// let deposited = events.try_next().await?.expect("it does not end by itself");
+/// assert_eq!(deposited.payload(), r#"{"cents":120}"#);
+///
+/// events.control().stop();
+/// assert_eq!(events.try_next().await?, None);
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use = "nothing is read before `start`"]
+pub struct Follow {
+    store: Arc<dyn EventStore>,
+    after: Position,
+    filter: FeedFilter,
+    clock: SharedClock,
+}
+
+impl Follow {
+    /// Follows the whole feed of `store`.
+    pub fn new(store: impl EventStore) -> Self {
+        Self::from_shared(Arc::new(store))
+    }
+
+    pub(crate) fn from_shared(store: Arc<dyn EventStore>) -> Self {
+        Self { store, after: Position::START, filter: FeedFilter::all(), clock: SharedClock::SYSTEM }
+    }
+
+    /// Begins after this position, for example a checkpoint; for new events only, after the store's `head`.
+    pub const fn after(mut self, position: Position) -> Self {
+        self.after = position;
+        self
+    }
+
+    /// Yields only the events that `filter` selects.
+    pub fn filter(mut self, filter: FeedFilter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Sets the clock of polls and of retries while the store cannot be reached; the machine's by default.
+    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
+    /// Starts following; the first poll of the stream reads the first page.
+    pub fn start(self) -> Following {
+        let control = FollowControl::new(self.after, self.clock);
+        let reader = FeedReader::new(self.store, self.after, self.filter, control.clone());
+        let events = futures_util::stream::unfold(Some(reader), |reader| async {
+            let mut reader = reader?;
+            match reader.next().await? {
+                Ok(event) => Some((Ok(event), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        });
+        let stop = control.cancel().clone().drop_guard();
+        Following { events: events.boxed(), control, _stop: stop }
+    }
+}
+
+impl fmt::Debug for Follow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follow").field("after", &self.after).field("filter", &self.filter).finish_non_exhaustive()
+    }
+}
+
+/// The stream of a follower. It ends when it is stopped, or after a damaged event.
+///
+/// While the store cannot be reached the stream retries, and [`FollowControl::status`] shows the error.
+#[must_use = "a stream does nothing unless it is polled"]
+pub struct Following {
+    events: Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send>>,
+    control: FollowControl,
+    _stop: DropGuard,
+}
+
+impl Following {
+    /// Returns a control that pauses, resumes and stops the stream from elsewhere, and reports its progress.
+    #[must_use]
+    pub fn control(&self) -> FollowControl {
+        self.control.clone()
+    }
+}
+
+impl Stream for Following {
+    /// [`ReadError::Corrupt`] is the only error, and the last item.
+    type Item = Result<RecordedEvent, ReadError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+impl fmt::Debug for Following {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Following").field("status", &self.control.status()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,23 @@
+//! Checkpoints that the relay keeps in the store.
+
+use crate::{
+    domain::{name::Name, stream::Position},
+    port::{CheckpointError, EventStore},
+};
+
+/// Returns the name of the checkpoint that holds the relay's position for a destination; also the role of its lease.
+pub(crate) fn checkpoint_name(destination: &Name) -> Name {
+    Name::prefixed("relay:", destination)
+}
+
+/// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
+/// its published position.
+pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {
+    Name::prefixed("relay-halted:", destination)
+}
+
+/// Loads the published position of a newer copy of the store, if an operator has to decide from where to continue.
+pub(super) async fn load_halt(store: &dyn EventStore, destination: &Name) -> Result<Option<Position>, CheckpointError> {
+    let halted = store.load_checkpoint(&halt_checkpoint_name(destination)).await?;
+    Ok(halted.filter(|published| *published > Position::START))
+}
