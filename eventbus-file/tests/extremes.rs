@@ -77,7 +77,7 @@ async fn works(queue: &FileQueue) {
         let is_first = tried.fetch_add(1, Ordering::SeqCst) == 0;
         Box::pin(async move { if is_first { Err(HandlerError::from("once")) } else { Ok(()) } })
     });
-    queue.subscribers().add(queue.default_group().clone(), second);
+    queue.add_subscriber(queue.default_group().clone(), second);
     let consuming = queue.clone();
     let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
     let event = NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":1}"#);

@@ -191,7 +191,7 @@ fn watch(queue: &FileQueue, group: &'static str) -> Arc<Mutex<Vec<String>>> {
         noted.lock().unwrap().push(delivery.record().payload().to_owned());
         Box::pin(async { Ok(()) })
     });
-    queue.subscribers().add(Name::from_static(group), subscriber);
+    queue.add_subscriber(Name::from_static(group), subscriber);
     seen
 }
 

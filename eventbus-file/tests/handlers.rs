@@ -77,7 +77,7 @@ fn watch(queue: &FileQueue) -> Arc<Mutex<Vec<String>>> {
         sees.lock().unwrap().push(delivery.message_id().unwrap().to_string());
         Box::pin(async { Ok(()) })
     });
-    queue.subscribers().add(queue.default_group().clone(), subscriber);
+    queue.add_subscriber(queue.default_group().clone(), subscriber);
     seen
 }
 
@@ -232,7 +232,7 @@ async fn replays_are_taken_as_far_as_there_is_room() {
             Ok(())
         })
     });
-    queue.subscribers().add(queue.default_group().clone(), subscriber);
+    queue.add_subscriber(queue.default_group().clone(), subscriber);
     consume(&queue);
     let events: Vec<_> = (0..8).map(|number| deposited(&number.to_string(), number)).collect();
     EventBus::publish(&queue, &events).await.unwrap();

@@ -80,7 +80,7 @@ async fn the_worker_that_dies() {
         note(&seen, &format!("delivered {id}"));
         Box::pin(async { Ok(()) })
     });
-    consumer.subscribers().add(consumer.default_group().clone(), handler);
+    consumer.add_subscriber(consumer.default_group().clone(), handler);
     tokio::spawn(async move { consumer.start_consuming().await });
     let log = open();
     loop {
@@ -264,7 +264,7 @@ async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
         sees.lock().unwrap().insert(delivery.message_id().unwrap().as_str().parse().unwrap());
         Box::pin(async { Ok(()) })
     });
-    queue.subscribers().add(queue.default_group().clone(), handler);
+    queue.add_subscriber(queue.default_group().clone(), handler);
     let consuming = queue.clone();
     let task = tokio::spawn(async move { consuming.start_consuming().await });
     until("the group has settled", async || queue.progress(queue.default_group()).await.unwrap().is_settled()).await;
@@ -303,7 +303,7 @@ async fn the_worker_that_an_event_ends() {
             Ok(())
         })
     });
-    queue.subscribers().add(queue.default_group().clone(), handler);
+    queue.add_subscriber(queue.default_group().clone(), handler);
     queue.start_consuming().await.unwrap();
 }
 

@@ -109,7 +109,7 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     // what passes over the file says so in the log
     assert_eq!(reader.events(&Search::default()).await.unwrap().items.len(), 1);
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-    reader.subscribers().add(Name::from_static("default"), ignore);
+    reader.add_subscriber(Name::from_static("default"), ignore);
     let consuming = reader.clone();
     let consuming = tokio::spawn(async move { consuming.start_consuming().await });
     until("the damaged event is given up", async || !log::lines(&["delivery given up"]).is_empty()).await;
@@ -155,7 +155,7 @@ fn assert_group_told_once(group: &str) {
 /// Lets a queue's workers handle nothing for a group, under a name that no other test has.
 fn consume(queue: &FileQueue, group: &'static str) {
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-    queue.subscribers().add(Name::from_static(group), ignore);
+    queue.add_subscriber(Name::from_static(group), ignore);
     let consuming = queue.clone();
     tokio::spawn(async move { consuming.start_consuming().await });
 }

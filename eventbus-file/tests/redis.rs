@@ -108,7 +108,7 @@ fn subscribe(queue: &FileQueue, name: &'static str) -> (Subscription, mpsc::Unbo
         let got = got.clone();
         Box::pin(async move { Ok(got.send(delivery.record().payload().to_owned())?) })
     });
-    (queue.subscribers().add(queue.default_group().clone(), subscriber), gets)
+    (queue.add_subscriber(queue.default_group().clone(), subscriber), gets)
 }
 
 /// The document's first sample.

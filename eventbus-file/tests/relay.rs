@@ -206,7 +206,7 @@ async fn handle(queue: &FileQueue, count: usize, finished: u64) {
         })
     });
     let worker = another(queue).await;
-    worker.subscribers().add(GROUP, subscriber);
+    worker.add_subscriber(GROUP, subscriber);
     let consuming = worker.clone();
     let task = tokio::spawn(async move { consuming.start_consuming().await });
     for _ in 0..count {

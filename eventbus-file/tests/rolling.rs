@@ -14,7 +14,7 @@ use std::{
 use common::{another, config, folder, fresh, until};
 use eventbus::{
     EventDescriptor, EventFilter, HandlerError, HandlerStart, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
-    port::{DeadLetterFilter, DeadLetters as _, EventBus, HandlerOptions, Subscriber},
+    port::{Announced, DeadLetterFilter, DeadLetters as _, EventBus, HandlerOptions, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RemovalCondition};
 use tokio::{sync::Semaphore, task::JoinHandle};
@@ -62,7 +62,7 @@ impl Release {
         });
         let mut options = HandlerOptions::default();
         options.start = start;
-        queue.subscribers().add(queue.default_group().clone(), subscriber.with_options(options));
+        queue.add_subscriber(queue.default_group().clone(), subscriber.with_options(options));
         let consuming = queue.clone();
         let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
         until("it consumes for the group", async || queue.stream_info().await.active_consumers == 1).await;
@@ -126,7 +126,7 @@ async fn what_was_skipped_long_ago_is_to_be_decided_once() {
         assert_eq!(Release::start(&queue, CREATED, None, true).await.end(0).await, [3]);
         publish(&queue, "OrderShipped", 1, 1).await;
         let undecided = Release::start(&queue, BOTH, None, true).await;
-        let announced = undecided.queue.subscribers().announced(queue.default_group());
+        let announced = Announced::by_subscribers(queue.default_group(), &undecided.queue.subscribers());
         let older = queue.announce(&announced, None).await.unwrap();
         let older: Vec<_> = older.iter().map(|older| (older.event_type.as_str(), older.count)).collect();
         assert_eq!(older, [("OrderShipped", 2)]);
@@ -149,7 +149,7 @@ async fn a_handler_that_comes_while_the_worker_consumes_gets_what_was_skipped() 
         is_late.store(delivery.message_id().unwrap().as_str() == "3", Ordering::SeqCst);
         Box::pin(async { Ok(()) })
     });
-    old.queue.subscribers().add(queue.default_group().clone(), subscriber);
+    old.queue.add_subscriber(queue.default_group().clone(), subscriber);
     until("the last is delivered", async || late.load(Ordering::SeqCst)).await;
     assert!(old.end(0).await.is_empty());
 }
@@ -203,7 +203,7 @@ fn add_late(queue: &FileQueue, events: EventFilter) -> Arc<Mutex<Vec<(u64, u32)>
         sees.lock().unwrap().push((id, delivery.attempt()));
         Box::pin(async { Ok(()) })
     });
-    queue.subscribers().add(queue.default_group().clone(), subscriber);
+    queue.add_subscriber(queue.default_group().clone(), subscriber);
     seen
 }
 
@@ -216,7 +216,7 @@ async fn what_failed_waits_with_its_attempts_for_a_handler_that_comes_while_the_
         counts.fetch_add(1, Ordering::SeqCst);
         Box::pin(async { Err("not yet".into()) })
     });
-    failing.subscribers().add(queue.default_group().clone(), subscriber);
+    failing.add_subscriber(queue.default_group().clone(), subscriber);
     let consuming = failing.clone();
     let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
     publish(&queue, "OrderShipped", 1, 1).await;
@@ -285,7 +285,7 @@ async fn what_was_skipped_and_is_to_be_delivered_counts_as_unread() {
             Ok(())
         })
     });
-    new.subscribers().add(queue.default_group().clone(), subscriber);
+    new.add_subscriber(queue.default_group().clone(), subscriber);
     let consuming = new.clone();
     let consumer = tokio::spawn(async move { consuming.start_consuming().await.unwrap() });
     let progress = async || queue.progress(queue.default_group()).await.unwrap();

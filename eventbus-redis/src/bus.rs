@@ -13,7 +13,7 @@ use eventbus::{
     port::{
         Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, EventStore,
         GroupProgress, Health, MessageId, PublishError, RelayTarget, RunLock, ShutdownError, SkippedBefore, StreamInfo,
-        Subscribers,
+        Subscriber, SubscriberStatus, Subscribers, Subscription,
     },
 };
 use tokio::sync::{Mutex, Notify, RwLock};
@@ -365,8 +365,16 @@ impl EventBus for RedisEventBus {
         })
     }
 
-    fn subscribers(&self) -> &Subscribers {
-        &self.inner.subscribers
+    fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {
+        self.inner.subscribers.add(group, subscriber)
+    }
+
+    fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>> {
+        self.inner.subscribers.list()
+    }
+
+    fn report(&self, health: Health) -> Health {
+        self.inner.subscribers.report(health)
     }
 
     /// Creates the groups that are missing; they begin with the oldest event.

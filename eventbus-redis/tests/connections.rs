@@ -32,7 +32,7 @@ async fn assert_connections(bus: &RedisEventBus, expected: usize) {
 
 fn join(bus: &RedisEventBus, group: &'static str) {
     let subscriber = Subscriber::new(Name::from_static("nothing"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
-    bus.subscribers().add(Name::from_static(group), subscriber);
+    bus.add_subscriber(Name::from_static(group), subscriber);
 }
 
 /// The connections of a bus that consumes for two groups, and of two readers that follow.

@@ -40,7 +40,7 @@ async fn held_by(names: &[&str]) -> u64 {
             note.lock().unwrap().push(delivery.metadata().aggregate_id().to_string());
             Box::pin(std::future::pending())
         });
-        bus.subscribers().add(bus.default_group().clone(), hangs);
+        bus.add_subscriber(bus.default_group().clone(), hangs);
         let consumer = start(&bus).await;
         until("one is begun", async || *begun.lock().unwrap() == ["one"]).await;
         until("it has both", async || pending(&bus).await.iter().all(|(_, on, ..)| on == name)).await;

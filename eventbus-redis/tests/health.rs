@@ -147,7 +147,7 @@ fn failing(bus: &RedisEventBus) -> Arc<AtomicBool> {
         let is_mended = told.load(Ordering::SeqCst);
         Box::pin(async move { if is_mended { Ok(()) } else { Err("told to fail".into()) } })
     });
-    bus.subscribers().add(bus.default_group().clone(), fail);
+    bus.add_subscriber(bus.default_group().clone(), fail);
     is_mended
 }
 
@@ -214,7 +214,7 @@ async fn an_event_that_waits_for_its_retry_is_neither_silent_nor_in_flight() {
     let later = Subscriber::new(Name::from_static("later"), EventFilter::All, |_| {
         Box::pin(async { Err(HandlerError::retry_after(Duration::from_secs(86_400), "not yet")) })
     });
-    bus.subscribers().add(bus.default_group().clone(), later);
+    bus.add_subscriber(bus.default_group().clone(), later);
     start(&bus).await;
     let published_at = now_in_ms();
     publish(&bus, "waits").await;

@@ -26,7 +26,7 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
         publish(&bus, id).await;
     }
     let hangs = Subscriber::new(Name::from_static("hangs"), EventFilter::All, |_| Box::pin(std::future::pending()));
-    bus.subscribers().add(bus.default_group().clone(), hangs);
+    bus.add_subscriber(bus.default_group().clone(), hangs);
     let consumer = start(&bus).await;
     let group = bus.default_group();
     until("both are in hand", async || bus.progress(group).await.unwrap().pending == 2).await;
@@ -84,7 +84,7 @@ async fn an_event_in_hand_when_the_last_handler_goes_waits_for_the_next_one() {
             Ok(())
         })
     });
-    *place.lock().unwrap() = Some(bus.subscribers().add(bus.default_group().clone(), leaves));
+    *place.lock().unwrap() = Some(bus.add_subscriber(bus.default_group().clone(), leaves));
     start(&bus).await;
     let group = bus.default_group();
     until("the first is done with", async || bus.progress(group).await.unwrap().pending == 1).await;
@@ -107,7 +107,7 @@ async fn what_was_handled_is_acknowledged_though_a_later_handler_hangs() {
         let hangs = delivery.metadata().aggregate_id().as_str() == "two";
         Box::pin(async move { if hangs { std::future::pending().await } else { Ok(()) } })
     });
-    bus.subscribers().add(bus.default_group().clone(), hangs);
+    bus.add_subscriber(bus.default_group().clone(), hangs);
     let consumer = start(&bus).await;
     let group = bus.default_group();
     let stream = bus.config().stream_name();
@@ -239,7 +239,7 @@ async fn an_entry_left_pending_on_purpose_is_not_handled_again_when_its_group_is
         let fails = delivery.metadata().aggregate_id().as_str() == "bad";
         Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
     });
-    bus.subscribers().add(bus.default_group().clone(), fail);
+    bus.add_subscriber(bus.default_group().clone(), fail);
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     publish(&bus, "bad").await;
     start(&bus).await;

@@ -101,7 +101,7 @@ async fn an_event_does_not_overtake_a_failed_one_of_its_aggregate() {
             Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
         }
     });
-    bus.subscribers().add(bus.default_group().clone(), fails);
+    bus.add_subscriber(bus.default_group().clone(), fails);
     let stats = recover(&bus).await.unwrap();
     assert_eq!(seen.all(), ["a", "b"], "the second of the aggregate waits");
     assert_eq!((stats.claimed, stats.reprocessed, stats.failed), (3, 1, 2));

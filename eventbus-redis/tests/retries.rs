@@ -199,7 +199,7 @@ async fn order_holds_over_a_retry_and_a_restart() {
                 Ok(())
             })
         });
-        bus.subscribers().add(bus.default_group().clone(), handler);
+        bus.add_subscriber(bus.default_group().clone(), handler);
     };
     join(&bus);
     let events: Vec<_> = (1..=20)

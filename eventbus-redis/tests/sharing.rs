@@ -32,7 +32,7 @@ fn working(bus: &RedisEventBus, ms: u64) -> Arc<AtomicUsize> {
             Ok(())
         })
     });
-    bus.subscribers().add(bus.default_group().clone(), work);
+    bus.add_subscriber(bus.default_group().clone(), work);
     handled
 }
 
@@ -101,7 +101,7 @@ async fn no_more_bytes_are_held_than_the_configuration_says() {
             })
         })
     };
-    bus.subscribers().add(bus.default_group().clone(), work);
+    bus.add_subscriber(bus.default_group().clone(), work);
     start(&bus).await;
     assert_eq!(settled(&bus).await, 0);
     let most = most.load(Ordering::SeqCst);

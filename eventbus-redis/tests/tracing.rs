@@ -82,7 +82,7 @@ async fn attached(bus: &RedisEventBus) -> Vec<Attributes> {
         finding.lock().unwrap().push(delivery.metadata().attributes().clone());
         Box::pin(async { Ok(()) })
     });
-    bus.subscribers().add(bus.default_group().clone(), find);
+    bus.add_subscriber(bus.default_group().clone(), find);
     start(bus).await;
     assert_eq!(settled(bus).await, 0);
     bus.shutdown(Duration::from_secs(5)).await.unwrap();
@@ -143,7 +143,7 @@ async fn what_failed_is_said_in_the_span() {
     assert_eq!((&*refused["error.type"], &*refused["status"]), ("refused", "ERROR"));
 
     let fail = Subscriber::new(Name::from_static("fail"), EventFilter::All, |_| Box::pin(async { Err("no".into()) }));
-    bus.subscribers().add(bus.default_group().clone(), fail);
+    bus.add_subscriber(bus.default_group().clone(), fail);
     start(&bus).await;
     bus.publish(&[event("6f1cb6c5-6b9e-4b8a-9a53-0d0f7f0a5a11")]).await.unwrap();
     settled(&bus).await;

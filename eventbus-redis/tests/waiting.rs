@@ -114,7 +114,7 @@ fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load, takes: Duration
             Ok(())
         })
     });
-    bus.subscribers().add(bus.default_group().clone(), handle);
+    bus.add_subscriber(bus.default_group().clone(), handle);
     seen
 }
 
@@ -201,7 +201,7 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
         let handler = Subscriber::new(Name::from_static("handler"), EventFilter::All, |_| {
             Box::pin(async { Err(HandlerError::from("away")) })
         });
-        bus.subscribers().add(bus.default_group().clone(), handler);
+        bus.add_subscriber(bus.default_group().clone(), handler);
     };
     fail(&bus);
     let all: Vec<_> = (0..WAITING).map(|number| event(&number.to_string())).collect();

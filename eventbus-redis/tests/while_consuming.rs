@@ -110,7 +110,7 @@ async fn a_slow_handler_is_logged_with_its_name_and_time() {
                 Ok(())
             })
         });
-        bus.subscribers().add(bus.default_group().clone(), handler);
+        bus.add_subscriber(bus.default_group().clone(), handler);
     }
     start(&bus).await;
     publish(&bus, 1).await;

@@ -1,13 +1,13 @@
 //! The values: what they accept, what they refuse, and how they say so.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventbus::{
     Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
     Name, NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
     port::{
-        AppendSignal, Delivery, DeliveryAttempts, Limits, Outcome, PublishError, RetryPolicy, StateMap, Subscriber,
-        dispatch, handler_span,
+        ActiveSubscriber, AppendSignal, Delivery, DeliveryAttempts, Limits, Outcome, PublishError, RetryPolicy,
+        StateMap, Subscriber, dispatch, handler_span,
     },
     prelude::*,
 };
@@ -191,9 +191,10 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
                 Ok(())
             })
         });
-        let delivery = Delivery::new(record, Name::from_static("default"));
+        let group = Name::from_static("default");
+        let delivery = Delivery::new(record, group.clone());
         let Outcome::Failed { failures, .. } = dispatch(
-            &[early, late],
+            &[early, late].map(|subscriber| Arc::new(ActiveSubscriber::new(group.clone(), subscriber))),
             &delivery,
             &DeliveryAttempts::default(),
             &Limits::default(),

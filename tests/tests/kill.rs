@@ -71,7 +71,7 @@ async fn the_consumer_that_dies() {
             Ok(())
         })
     });
-    bus.subscribers().add(bus.default_group().clone(), handler);
+    bus.add_subscriber(bus.default_group().clone(), handler);
     bus.start_consuming().await.unwrap();
 }
 

@@ -15,8 +15,9 @@ use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
     port::{
-        Announced, BusStats, ConsumeError, EventBus, EventStore, GroupInfo, GroupProgress, MessageId, PublishError,
-        RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers, check_records,
+        Announced, BusStats, ConsumeError, EventBus, EventStore, GroupInfo, GroupProgress, Health, MessageId,
+        PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
+        Subscription, check_records,
     },
 };
 
@@ -80,8 +81,16 @@ impl EventBus for FileQueue {
         Ok(older)
     }
 
-    fn subscribers(&self) -> &Subscribers {
-        &self.inner.subscribers
+    fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {
+        self.inner.subscribers.add(group, subscriber)
+    }
+
+    fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>> {
+        self.inner.subscribers.list()
+    }
+
+    fn report(&self, health: Health) -> Health {
+        self.inner.subscribers.report(health)
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {

@@ -28,7 +28,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, Subscriber, WorkerSlots},
+    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, WorkerSlots},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -256,7 +256,7 @@ impl Consumer {
     /// with `*` in it if some handlers want all types and some want certain versions.
     fn announced_types(&self) -> String {
         let subscribers = self.bus.subscribers.of_group(&self.group);
-        let wants_all = subscribers.iter().any(Subscriber::is_wildcard);
+        let wants_all = subscribers.iter().any(|subscriber| subscriber.is_wildcard());
         let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
         let mut types: BTreeSet<_> =
             events.map(|event| format!("{}@{}", event.event_type, event.schema_version)).collect();

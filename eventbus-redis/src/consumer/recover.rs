@@ -264,7 +264,7 @@ impl Consumer {
         let span = move |delivery: &Delivery, handler: &Name| trace::delivery_span(&bus, delivery, handler);
         let clock = &self.bus.config.clock;
         let outcome = dispatch(&subscribers, &delivery, &entry.attempts, &self.limits(), clock, &span).await;
-        counters.count(&outcome);
+        outcome.count_in(counters);
         let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, retry, clock)?;
         Some(DisposedEntry::new(entry.id, Some(entry.record), disposition))
     }

@@ -138,7 +138,7 @@ impl Actor {
             let actor = actor.clone();
             Box::pin(async move { actor.handle(delivery).await })
         });
-        bus.subscribers().add(group.clone(), subscriber.with_options(options))
+        bus.add_subscriber(group.clone(), subscriber.with_options(options))
     }
 
     async fn handle(&self, delivery: &Delivery) -> Result<(), HandlerError> {

@@ -31,7 +31,7 @@ impl Seen {
             seen.0.lock().unwrap().push(id);
             Box::pin(async { Ok(()) })
         });
-        bus.subscribers().add(group, note);
+        bus.add_subscriber(group, note);
     }
 }
 
@@ -55,7 +55,7 @@ impl Gate {
                 Ok(())
             })
         });
-        bus.subscribers().add(bus.default_group().clone(), wait)
+        bus.add_subscriber(bus.default_group().clone(), wait)
     }
 
     /// Lets all deliveries go on, those to come too.

@@ -57,7 +57,7 @@ impl Slow {
                 Ok(())
             })
         });
-        bus.subscribers().add(bus.default_group().clone(), handler);
+        bus.add_subscriber(bus.default_group().clone(), handler);
         slow
     }
 

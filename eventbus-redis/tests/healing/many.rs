@@ -46,7 +46,7 @@ impl Tally {
             }
             Box::pin(async { Ok(()) })
         });
-        bus.subscribers().add(self.group.clone(), count);
+        bus.add_subscriber(self.group.clone(), count);
     }
 }
 

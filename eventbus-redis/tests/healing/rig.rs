@@ -160,7 +160,7 @@ pub(crate) fn failing(bus: &RedisEventBus, id: &'static str) -> Arc<AtomicUsize>
         counted.fetch_add(usize::from(fails), Relaxed);
         Box::pin(async move { if fails { Err("told to".into()) } else { Ok(()) } })
     });
-    bus.subscribers().add(bus.default_group().clone(), fail);
+    bus.add_subscriber(bus.default_group().clone(), fail);
     count
 }
 

@@ -70,7 +70,7 @@ impl Journal {
             Box::pin(async move { journal.handle(delivery, work, fails).await })
                 as BoxFuture<'_, Result<(), HandlerError>>
         });
-        bus.subscribers().add(bus.default_group().clone(), handler);
+        bus.add_subscriber(bus.default_group().clone(), handler);
     }
 
     async fn handle(&self, delivery: &Delivery, work: Duration, fails: bool) -> Result<(), HandlerError> {

@@ -18,7 +18,10 @@ use time::OffsetDateTime;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Dispatch, Span};
 
-use super::{Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer, watchdog};
+use super::{
+    Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer,
+    watchdog::{self, CheckBlocked},
+};
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339};
 
 /// Default time limit for one run of a handler, or of a method of a projection that can be run again.
@@ -170,7 +173,8 @@ impl Activity {
         let is_watched = std::mem::replace(&mut now.is_watched, true);
         drop(now);
         if !is_watched {
-            watchdog::watch(self);
+            let activity = Arc::downgrade(self);
+            watchdog::watch(activity);
         }
         RunningGuard { activity: self, run }
     }
@@ -245,17 +249,18 @@ impl Activity {
         blocking.map(|run| describe(&run.handler, &run.record)).collect()
     }
 
-    /// Logs runs that block their threads. Returns `true` if one of them releases its slot now.
-    pub(super) fn check_blocked(&self) -> bool {
-        self.runs().iter().filter(|run| run.check_blocked()).count() > 0
-    }
-
     fn runs(&self) -> Vec<Arc<Run>> {
         self.state().runs.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, ActivityState> {
         lock(&self.0)
+    }
+}
+
+impl CheckBlocked for Activity {
+    fn check_blocked(&self) -> bool {
+        self.runs().iter().filter(|run| run.check_blocked()).count() > 0
     }
 }
 

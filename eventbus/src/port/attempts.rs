@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Failure, HandlerErrorKind, RetryPolicy, retry::LONGEST};
+use super::{HandlerError, HandlerErrorKind, RetryPolicy, retry::LONGEST};
 use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::Name};
 
 /// The attempts of a group's handlers at an entry, as buses persist them. Empty until a handler has failed, or the
@@ -49,6 +49,18 @@ pub struct DeliveryAttempts {
     /// Set if all attempts are used up, and the bus writes no dead letters.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_exhausted: bool,
+}
+
+/// A handler that failed, and its error.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Failure {
+    /// The name of the handler.
+    pub handler: Name,
+    /// The number of its retries; the bus decides if `None`.
+    pub retries: Option<u32>,
+    /// Why it failed.
+    pub error: HandlerError,
 }
 
 /// The failure of one handler.

@@ -1,9 +1,11 @@
 //! Backlogs: events of a store that a bus delivers to one group only, as it does not hold them for that group any more.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::PublishError;
+use super::{HandlerStart, PublishError, SubscriberStatus};
 use crate::domain::{
     event::{EventDescriptor, EventFilter},
     name::Name,
@@ -109,6 +111,13 @@ pub struct Announced {
 }
 
 impl Announced {
+    /// Returns the types that these subscribers of one group handle.
+    #[must_use]
+    pub fn by_subscribers(group: &Name, subscribers: &[Arc<dyn SubscriberStatus>]) -> Vec<Self> {
+        let of_group = subscribers.iter().filter(|other| other.group() == group).map(|other| other.subscriber());
+        Self::all(of_group.map(|subscriber| (group, subscriber.events(), subscriber.options().start)))
+    }
+
     /// Returns the announcements of groups with these filters, each type and version once; of different starts, the one
     /// that skips less counts.
     pub fn all<'a>(handled: impl IntoIterator<Item = (&'a Name, EventFilter, Option<HandlerStart>)>) -> Vec<Self> {
@@ -137,25 +146,4 @@ impl Announced {
         }
         all
     }
-}
-
-impl HandlerStart {
-    /// Returns the one of two starts that skips less; `None` leaves the choice to the bus.
-    fn more_of(one: Option<Self>, other: Option<Self>) -> Option<Self> {
-        match (one, other) {
-            (Some(Self::Oldest), _) | (_, Some(Self::Oldest)) => Some(Self::Oldest),
-            (None, _) | (_, None) => None,
-            _ => Some(Self::Now),
-        }
-    }
-}
-
-/// The start of a handler: the earlier events that its group gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HandlerStart {
-    /// With the oldest event of the store.
-    Oldest,
-    /// With the next event from now on.
-    Now,
 }

@@ -12,7 +12,8 @@ use serde::Serialize;
 
 use super::{
     Announced, Backlogs, BusStats, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, Health,
-    MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+    MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
+    Subscription,
 };
 use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream::Position};
 
@@ -133,8 +134,16 @@ pub trait EventBus: DeadLetters + 'static {
         Ok(())
     }
 
-    /// Returns the subscribers; adding one subscribes it.
-    fn subscribers(&self) -> &Subscribers;
+    /// Adds a subscriber to a consumer group, from the next delivery on. If the group has one of that name, the new one
+    /// gets a number behind it (`name#2`).
+    fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription;
+
+    /// Returns the subscribers with the state of their runs, in the order they were added.
+    fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>>;
+
+    /// Adds to a report of health what the consumers of this process know without asking the bus: long runs, faults that
+    /// handlers wait for, unfinished deliveries.
+    fn report(&self, health: Health) -> Health;
 
     /// Consumes for every group that has subscribers, until [`stop_consuming`](Self::stop_consuming); also for groups
     /// that get their first subscriber meanwhile.
@@ -167,7 +176,7 @@ pub trait EventBus: DeadLetters + 'static {
     async fn health(&self) -> Health {
         let info = self.stream_info().await;
         let consuming = self.is_consuming();
-        self.subscribers().report(match info.connected {
+        self.report(match info.connected {
             true => {
                 let unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable);
                 Health::connected(consuming, info.pending_messages, info.dlq_messages)

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumeError, RetryPolicy, ShutdownError, Subscriber, Subscribers};
+use super::{ConsumeError, RetryPolicy, ShutdownError, SubscriberStatus as _, Subscribers};
 use crate::domain::{clock::SharedClock, name::Name};
 
 /// The delays before a consumer that died is replaced.
@@ -213,8 +213,7 @@ impl Consuming {
 /// Logs the handlers that still run, before a shutdown aborts them.
 fn log_aborted(subscribers: &Subscribers) {
     for group in subscribers.groups() {
-        let of_group = subscribers.of_group(&group);
-        for busy in of_group.iter().filter_map(Subscriber::handling) {
+        for busy in subscribers.of_group(&group).iter().filter_map(|subscriber| subscriber.handling()) {
             tracing::warn!(%group, busy, "aborted by shutdown; the event stays pending");
         }
     }

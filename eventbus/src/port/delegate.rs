@@ -314,8 +314,16 @@ macro_rules! __delegate {
                     $inner.ensure_connected().await
                 }
 
-                fn subscribers(&$self) -> &Subscribers {
+                fn add_subscriber(&$self, group: Name, subscriber: Subscriber) -> Subscription {
+                    $inner.add_subscriber(group, subscriber)
+                }
+
+                fn subscribers(&$self) -> Vec<Arc<dyn SubscriberStatus>> {
                     $inner.subscribers()
+                }
+
+                fn report(&$self, health: Health) -> Health {
+                    $inner.report(health)
                 }
 
                 async fn start_consuming(&$self) -> Result<(), ConsumeError> {

@@ -6,6 +6,7 @@
 #[macro_use]
 mod delegate;
 
+mod active_subscriber;
 pub(crate) mod activity;
 mod address;
 mod attempts;
@@ -38,14 +39,16 @@ mod state;
 mod stats;
 mod store;
 mod store_error;
+mod subscriber;
 mod subscribers;
 mod transaction;
 mod unfinished;
 mod watchdog;
 
+pub use active_subscriber::{ActiveSubscriber, Limits, SpanFn, handler_span};
 pub use address::{is_this_machine, redacted};
-pub use attempts::{DeliveryAttempts, HandlerFailure};
-pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, HandlerStart, SkippedBefore};
+pub use attempts::{DeliveryAttempts, Failure, HandlerFailure};
+pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
 pub use check::{check_events, check_ids, check_records, first_result};
@@ -54,7 +57,7 @@ pub(crate) use consuming::within_grace_period;
 pub use consuming::{Consuming, StopSignal};
 pub use dead_letter::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 pub use delivery::{Delivery, HandlerError, HandlerErrorKind};
-pub use dispatch::{Failure, HandleFn, HandlerOptions, Limits, Outcome, SpanFn, Subscriber, dispatch, handler_span};
+pub use dispatch::{Outcome, dispatch};
 pub use event_types::{EventTypes, ListedEventTypes, StoredEventType};
 pub use filter::FeedFilter;
 pub use floor::{Floor, Floors};
@@ -84,7 +87,8 @@ pub use state::{Requirements, StateMap, TypeKey};
 pub use stats::{BusCounters, BusStats, GroupInfo, StreamInfo, StreamSummary};
 pub use store::{Append, AppendEvents, Direction, EventStore, ReadFeed, ReadStream, RecordStream};
 pub use store_error::{AppendError, ReadError};
-pub use subscribers::{Subscribers, Subscription};
+pub use subscriber::{HandlerOptions, HandlerStart, Subscriber, SubscriberStatus, Subscription};
+pub use subscribers::{ConsumerReport, Subscribers};
 pub use transaction::{FromTransaction, Shadow, Transaction, TransactionSlot, Transactions};
 pub use unfinished::{DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery};
 

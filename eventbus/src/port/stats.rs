@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::{OldestUnfinished, Outcome, RunningHandler, SilentConsumer, UnreadableEvents};
+use super::{OldestUnfinished, RunningHandler, SilentConsumer, UnreadableEvents};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -65,21 +65,6 @@ counters! {
     messages_exhausted,
     /// Deliveries whose entries were deleted before they were handled.
     messages_deleted,
-}
-
-impl BusCounters {
-    /// Counts the outcome of a delivery. The bus counts an event that no handler here wants: a different consumer of
-    /// the group may want it.
-    pub fn count(&self, outcome: &Outcome) {
-        match outcome {
-            Outcome::Handled { .. } => self.events_processed_success(1),
-            Outcome::Failed { failures, .. } => {
-                self.events_processed_failed(1);
-                self.handler_errors(failures.len() as u64);
-            }
-            Outcome::Skipped | Outcome::Unattended => {}
-        }
-    }
 }
 
 /// A description of a bus's stream.

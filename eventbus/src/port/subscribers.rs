@@ -1,36 +1,42 @@
 //! The subscribers of a bus, by consumer group; shared by all buses.
 
-use std::sync::{
-    Arc, PoisonError, RwLock, Weak,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::{
-    Announced, CrowdedGroup, HandlerStart, Health, InFlight, OldestUnfinished, RunningHandler, Subscriber,
-    activity::Activity,
+    ActiveSubscriber, Announced, CrowdedGroup, HandlerStart, Health, OldestUnfinished, RunningHandler, Subscriber,
+    SubscriberStatus, Subscription,
 };
 use crate::domain::{name::Name, shown::rfc3339};
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Subscribers {
-    entries: Arc<RwLock<Vec<SubscriberEntry>>>,
+    entries: Arc<RwLock<Vec<(u64, Arc<ActiveSubscriber>)>>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
     in_flight: Arc<RwLock<Vec<GroupInFlight>>>,
 }
 
-/// A group, and the in-flight entries of one of its consumers.
-type GroupInFlight = (Name, Weak<InFlight>);
+/// The unfinished entries of a consumer, for reports of health.
+pub trait ConsumerReport: Send + Sync {
+    /// Returns how many entries wait for a retry, and since when, if they are too many.
+    fn crowded(&self) -> Option<(usize, OffsetDateTime)>;
 
-#[derive(Debug)]
-struct SubscriberEntry {
-    id: u64,
-    group: Name,
-    subscriber: Subscriber,
+    /// Returns the entry that has been unfinished for longest since it failed.
+    fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished>;
 }
+
+/// A group, and the report of one of its consumers.
+type GroupInFlight = (Name, Weak<dyn ConsumerReport>);
 
 impl Default for Subscribers {
     fn default() -> Self {
@@ -45,7 +51,7 @@ impl Subscribers {
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.write();
-        let is_taken = |name: &Name| entries.iter().any(|e| e.group == group && e.subscriber.name() == name);
+        let is_taken = |name: &Name| entries.iter().any(|(_, other)| *other.group() == group && other.name() == name);
         let subscriber = match is_taken(subscriber.name()) {
             true => {
                 let mut names = (2..).map(|number| subscriber.name().numbered(number));
@@ -54,16 +60,28 @@ impl Subscribers {
             }
             false => subscriber,
         };
-        entries.push(SubscriberEntry { id, group: group.clone(), subscriber });
+        entries.push((id, Arc::new(ActiveSubscriber::new(group.clone(), subscriber))));
+        // the lock is free before receivers of the change read the list
         drop(entries);
         self.changed.send_replace(());
-        Subscription { id, group, subscribers: self.clone() }
+        let subscribers = self.clone();
+        Subscription::new(group, move || subscribers.remove(id))
+    }
+
+    fn remove(&self, id: u64) -> bool {
+        let mut entries = self.write();
+        let before = entries.len();
+        entries.retain(|(other, _)| *other != id);
+        let is_removed = entries.len() < before;
+        drop(entries);
+        self.changed.send_replace(());
+        is_removed
     }
 
     /// The groups that have subscribers, sorted.
     #[must_use]
     pub fn groups(&self) -> Vec<Name> {
-        let mut groups: Vec<_> = self.read().iter().map(|entry| entry.group.clone()).collect();
+        let mut groups: Vec<_> = self.read().iter().map(|(_, subscriber)| subscriber.group().clone()).collect();
         groups.sort();
         groups.dedup();
         groups
@@ -71,35 +89,22 @@ impl Subscribers {
 
     /// The subscribers of a group, in the order they subscribed.
     #[must_use]
-    pub fn of_group(&self, group: &Name) -> Vec<Subscriber> {
-        self.read().iter().filter(|entry| entry.group == *group).map(|entry| entry.subscriber.clone()).collect()
+    pub fn of_group(&self, group: &Name) -> Vec<Arc<ActiveSubscriber>> {
+        let entries = self.read();
+        let of_group = entries.iter().filter(|(_, subscriber)| subscriber.group() == group);
+        of_group.map(|(_, subscriber)| Arc::clone(subscriber)).collect()
     }
 
     /// Returns `true` if a subscriber of a group handles this event type.
     #[must_use]
     pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
-        let of_group = |entry: &&SubscriberEntry| entry.group == *group;
-        self.read().iter().filter(of_group).any(|entry| entry.subscriber.events().matches(event_type))
+        self.of_group(group).iter().any(|subscriber| subscriber.events().matches(event_type))
     }
 
-    /// Returns the number of subscribers, counted as the tutorial does: a projection of two types is two.
+    /// Returns all subscribers, in the order they subscribed.
     #[must_use]
-    pub fn count(&self) -> usize {
-        self.read().iter().map(|entry| entry.subscriber.events().descriptors().len()).sum()
-    }
-
-    /// Returns the number of subscribers that want this type by name.
-    #[must_use]
-    pub fn count_of(&self, event_type: &str) -> usize {
-        let wants =
-            |entry: &&SubscriberEntry| !entry.subscriber.is_wildcard() && entry.subscriber.events().matches(event_type);
-        self.read().iter().filter(wants).count()
-    }
-
-    /// Returns the number of subscribers that want every event.
-    #[must_use]
-    pub fn wildcard_count(&self) -> usize {
-        self.read().iter().filter(|entry| entry.subscriber.is_wildcard()).count()
+    pub fn list(&self) -> Vec<Arc<dyn SubscriberStatus>> {
+        self.read().iter().map(|(_, subscriber)| Arc::clone(subscriber) as _).collect()
     }
 
     /// Returns the types that the subscribers of a group handle, each type and version once; if several differ in where
@@ -123,15 +128,13 @@ impl Subscribers {
     #[must_use]
     pub fn start_now(&self, group: &Name) -> bool {
         let subscribers = self.of_group(group);
-        let begins_now = |subscriber: &Subscriber| subscriber.options().start == Some(HandlerStart::Now);
+        let begins_now = |subscriber: &Arc<ActiveSubscriber>| subscriber.options().start == Some(HandlerStart::Now);
         !subscribers.is_empty() && subscribers.iter().all(begins_now)
     }
 
     /// Returns the highest concurrency that a subscriber of the group sets; 0 if none does.
     pub(super) fn most_concurrency(&self, group: &Name) -> usize {
-        let entries = self.read();
-        let of_group = entries.iter().filter(|entry| entry.group == *group);
-        let most = of_group.filter_map(|entry| entry.subscriber.options().concurrency).max();
+        let most = self.of_group(group).iter().filter_map(|subscriber| subscriber.options().concurrency).max();
         most.unwrap_or_default() as usize
     }
 
@@ -140,8 +143,8 @@ impl Subscribers {
     #[must_use]
     pub fn report(&self, health: Health) -> Health {
         let entries = self.read();
-        let in_flight = entries.iter().filter_map(|entry| entry.subscriber.long_run()).collect();
-        let waiting = entries.iter().filter_map(|entry| entry.subscriber.waiting()).collect();
+        let in_flight = entries.iter().filter_map(|(_, subscriber)| subscriber.long_run()).collect();
+        let waiting = entries.iter().filter_map(|(_, subscriber)| subscriber.waiting()).collect();
         let health =
             health.with_running_handlers(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups());
         health.with_oldest_unfinished(self.oldest_unfinished())
@@ -154,10 +157,10 @@ impl Subscribers {
     }
 
     /// Reports from now on the unfinished entries of a consumer, and if too many of them wait.
-    pub(super) fn add_in_flight(&self, group: &Name, in_flight: &Arc<InFlight>) {
+    pub(super) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
         let mut all_in_flight = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
-        all_in_flight.push((group.clone(), Arc::downgrade(in_flight)));
+        all_in_flight.push((group.clone(), in_flight));
     }
 
     fn crowded_groups(&self) -> Vec<CrowdedGroup> {
@@ -172,21 +175,13 @@ impl Subscribers {
     /// Returns the longest run of a group's handlers, if it is long.
     #[must_use]
     pub fn long_run(&self, group: &Name) -> Option<RunningHandler> {
-        let entries = self.read();
-        let of_group = entries.iter().filter(|entry| entry.group == *group);
-        of_group.filter_map(|entry| entry.subscriber.long_run()).max_by_key(|run| run.seconds)
-    }
-
-    /// Returns the activity of each subscriber.
-    pub(crate) fn activities(&self) -> Vec<Arc<Activity>> {
-        self.read().iter().map(|entry| Arc::clone(entry.subscriber.activity())).collect()
+        let of_group = self.of_group(group);
+        of_group.iter().filter_map(|subscriber| subscriber.long_run()).max_by_key(|run| run.seconds)
     }
 
     /// Returns the number of runs of a group's handlers without a slot: they are long, or block their threads.
     pub(super) fn without_slot(&self, group: &Name) -> usize {
-        let entries = self.read();
-        let of_group = entries.iter().filter(|entry| entry.group == *group);
-        of_group.map(|entry| entry.subscriber.activity().without_slot()).sum()
+        self.of_group(group).iter().map(|subscriber| subscriber.without_slot()).sum()
     }
 
     /// Returns a receiver that changes when subscribers join or leave.
@@ -195,39 +190,17 @@ impl Subscribers {
         self.changed.subscribe()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Vec<SubscriberEntry>> {
+    fn read(&self) -> RwLockReadGuard<'_, Vec<(u64, Arc<ActiveSubscriber>)>> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Vec<SubscriberEntry>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Vec<(u64, Arc<ActiveSubscriber>)>> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The subscription of one subscriber. It outlives this value; only [`cancel`](Self::cancel) ends it.
-#[derive(Debug)]
-pub struct Subscription {
-    id: u64,
-    group: Name,
-    subscribers: Subscribers,
-}
-
-impl Subscription {
-    /// The consumer group it belongs to.
-    #[must_use]
-    pub const fn group(&self) -> &Name {
-        &self.group
-    }
-
-    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Returns `true` if it was still
-    /// there.
-    pub fn cancel(&self) -> bool {
-        let mut entries = self.subscribers.write();
-        let before = entries.len();
-        entries.retain(|entry| entry.id != self.id);
-        let cancelled = entries.len() < before;
-        drop(entries);
-        self.subscribers.changed.send_replace(());
-        cancelled
+impl fmt::Debug for Subscribers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Subscribers").field(&*self.read()).finish()
     }
 }

@@ -4,24 +4,28 @@
 //! Invariant: the watchdog keeps no activity alive, and ends when none is left.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Mutex, PoisonError, Weak},
     thread,
     time::Duration,
 };
 
 use tokio::sync::watch;
 
-use super::activity::Activity;
-
 /// The interval between checks. Real time: a test's clock frees no thread.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-static WATCHED: Mutex<Vec<Weak<Activity>>> = Mutex::new(Vec::new());
+/// Runs of handlers that the watchdog checks.
+pub(super) trait CheckBlocked: Send + Sync {
+    /// Logs runs that block their threads, and takes their worker slots; returns `true` if a slot became free.
+    fn check_blocked(&self) -> bool;
+}
+
+static WATCHED: Mutex<Vec<Weak<dyn CheckBlocked>>> = Mutex::new(Vec::new());
 
 /// Watches the runs of `activity` from now on; starts the watchdog if it does not run.
-pub(super) fn watch(activity: &Arc<Activity>) {
+pub(super) fn watch(activity: Weak<dyn CheckBlocked>) {
     let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
-    watched.push(Arc::downgrade(activity));
+    watched.push(activity);
     if watched.len() > 1 {
         return;
     }

@@ -67,7 +67,7 @@ pub trait EventBusExt: EventBus {
     ///
     /// The type of the closure's parameter selects them: `bus.subscribe(|event: OrderCreated| async move { .. })`.
     fn subscribe<E: EventSet>(&self, handler: impl EventHandler<E>) -> Subscription {
-        self.subscribers().add(self.default_group().clone(), typed_subscriber::<E, _>(handler))
+        self.add_subscriber(self.default_group().clone(), typed_subscriber::<E, _>(handler))
     }
 
     /// Subscribes to every event of every type, in the bus's own group.
@@ -136,25 +136,29 @@ pub trait EventBusExt: EventBus {
             let projection = projection.clone();
             Box::pin(async move { projection.inner().handle_from_bus(delivery).await })
         });
-        self.subscribers().add(self.default_group().clone(), subscriber)
+        self.add_subscriber(self.default_group().clone(), subscriber)
     }
 
     /// Returns the number of subscribers, wildcards aside; a projection of two types counts as two.
     #[doc(alias = "get_subscriber_count")]
     fn subscriber_count(&self) -> usize {
-        self.subscribers().count()
+        self.subscribers().iter().map(|other| other.subscriber().events().descriptors().len()).sum()
     }
 
     /// Returns the number of subscribers that name the types of `E`.
     #[doc(alias = "get_subscriber_count")]
     fn subscriber_count_of<E: EventSet>(&self) -> usize {
-        E::EVENTS.event_types().into_iter().map(|event_type| self.subscribers().count_of(event_type)).sum()
+        let subscribers = self.subscribers();
+        let typed =
+            || subscribers.iter().map(|other| other.subscriber()).filter(|subscriber| !subscriber.is_wildcard());
+        let count = |event_type| typed().filter(|subscriber| subscriber.events().matches(event_type)).count();
+        E::EVENTS.event_types().into_iter().map(count).sum()
     }
 
     /// Returns the number of subscribers to every event.
     #[doc(alias = "get_wildcard_subscriber_count")]
     fn wildcard_subscriber_count(&self) -> usize {
-        self.subscribers().wildcard_count()
+        self.subscribers().iter().filter(|other| other.subscriber().is_wildcard()).count()
     }
 
     /// Consumes in a task of its own, which ends when the bus stops consuming.
@@ -213,7 +217,7 @@ fn subscribe_handlers<B: EventBus + ?Sized>(
     check_handlers(handlers, environment)?;
     let subscribe = |definition: &HandlerDefinition| {
         let group = group_of(definition, bus.default_group());
-        bus.subscribers().add(group.clone(), handler_subscriber(*definition, &group, environment))
+        bus.add_subscriber(group.clone(), handler_subscriber(*definition, &group, environment))
     };
     Ok(handlers.iter().map(subscribe).collect())
 }

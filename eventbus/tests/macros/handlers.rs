@@ -7,7 +7,7 @@ use std::{
 use eventbus::{
     __private::{HandlerRegistration, inventory},
     Handler, HandlerErrorKind, InMemoryEventBus,
-    port::{Delivery, DeliveryAttempts, EventBus, Limits, Outcome, StateMap, dispatch},
+    port::{ActiveSubscriber, Delivery, DeliveryAttempts, EventBus, Limits, Outcome, StateMap, dispatch},
     prelude::*,
 };
 
@@ -63,8 +63,8 @@ fn a_bus_is_told_the_options_and_the_group() {
     let state = StateMap::new().with(String::new());
     let subscription = bus.subscribe_handler::<send_receipt>(&state).unwrap();
     assert_eq!(*subscription.group(), "mail");
-    let subscribed = bus.subscribers().of_group(subscription.group());
-    assert_eq!(subscribed[0].options(), send_receipt::definition().options);
+    let subscribed = bus.subscribers();
+    assert_eq!(subscribed[0].subscriber().options(), send_receipt::definition().options);
 }
 
 #[tokio::test]
@@ -98,10 +98,11 @@ async fn of_order(event: &OrderEvent, State(log): State<Log>) -> Result<(), Hand
 async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
     let bus = InMemoryEventBus::new();
     bus.subscribe_handler::<H>(state).unwrap();
-    let group = bus.subscribers().groups().remove(0);
+    let subscribed = bus.subscribers().remove(0);
+    let (group, subscriber) = (subscribed.group().clone(), subscribed.subscriber().clone());
     let delivery = Delivery::new(event, group.clone()).with_attempt(2);
     dispatch(
-        &bus.subscribers().of_group(&group),
+        &[Arc::new(ActiveSubscriber::new(group, subscriber))],
         &delivery,
         &DeliveryAttempts::default(),
         &Limits::default(),

@@ -197,7 +197,7 @@ impl Worker {
                 Ok(())
             })
         });
-        bus.subscribers().add(Name::from_static(group), subscriber.with_options(options))
+        bus.add_subscriber(Name::from_static(group), subscriber.with_options(options))
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use eventbus::{
     EventDescriptor, EventFilter, ExpectedVersion, HandlerStart, InMemoryEventBus, Name, NewEvent, Position,
     SharedClock, Source, StreamId,
-    port::{AppendEvents, EventBus, HandlerOptions, RetryPolicy, SkippedBefore},
+    port::{Announced, AppendEvents, EventBus, HandlerOptions, RetryPolicy, SkippedBefore},
     testkit::ManualClock,
 };
 use tokio::task::JoinHandle;
@@ -68,7 +68,7 @@ impl Release {
         let mut options = HandlerOptions::default();
         options.start = start_at;
         worker.join_for(&bus, "a", events, options);
-        let announced = bus.subscribers().announced(&Name::from_static("a"));
+        let announced = Announced::by_subscribers(&Name::from_static("a"), &bus.subscribers());
         let undecided = bus.announce(&announced, Some(&**kept)).await.unwrap();
         if !undecided.is_empty() {
             return Err(undecided);

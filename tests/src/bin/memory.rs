@@ -134,7 +134,7 @@ async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
                 counts.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async { Ok(()) })
             });
-            bus.subscribers().add(bus.default_group().clone(), look);
+            bus.add_subscriber(bus.default_group().clone(), look);
             let consuming = bus.clone();
             let consumer = tokio::spawn(async move { consuming.start_consuming().await });
             while handled.load(Ordering::SeqCst) < events {

@@ -62,7 +62,7 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
             Ok(())
         })
     });
-    bus.subscribers().add(bus.default_group().clone(), work);
+    bus.add_subscriber(bus.default_group().clone(), work);
     bus.start_consuming().await?;
     Ok(true)
 }

@@ -34,8 +34,8 @@ use self::{
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, BusStats, CheckpointError, ConsumeError, EventBus, EventStore, GroupProgress, MessageId,
-        PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscribers,
+        Announced, BusStats, CheckpointError, ConsumeError, EventBus, EventStore, GroupProgress, Health, MessageId,
+        PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus, Subscription,
     },
 };
 
@@ -79,8 +79,8 @@ use crate::{
 ///         Ok(())
 ///     })
 /// });
-/// bus.subscribers().add(bus.default_group().clone(), print);
-/// assert_eq!(bus.subscribers().wildcard_count(), 1);
+/// bus.add_subscriber(bus.default_group().clone(), print);
+/// assert_eq!(bus.subscribers().len(), 1);
 /// ```
 #[derive(Debug, Clone)]
 pub struct InMemoryEventBus {
@@ -227,8 +227,16 @@ impl EventBus for InMemoryEventBus {
         Ok(skipped)
     }
 
-    fn subscribers(&self) -> &Subscribers {
-        self.inner.subscribers()
+    fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {
+        self.inner.subscribers().add(group, subscriber)
+    }
+
+    fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>> {
+        self.inner.subscribers().list()
+    }
+
+    fn report(&self, health: Health) -> Health {
+        self.inner.subscribers().report(health)
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {

@@ -3,7 +3,10 @@
 use futures_util::poll;
 
 use super::*;
-use crate::{domain::event::EventFilter, port::Subscription};
+use crate::{
+    domain::event::EventFilter,
+    port::{Subscriber, Subscription},
+};
 
 static HERE: Name = Name::from_static("here");
 

@@ -6,7 +6,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::{
     domain::name::Name,
-    port::{BusCounters, RetryPolicy, SpanFn, Subscriber, Subscribers, dispatch::Limits},
+    port::{ActiveSubscriber, BusCounters, Limits, RetryPolicy, SpanFn, Subscribers},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.
@@ -73,7 +73,7 @@ impl fmt::Debug for GroupContext {
 
 /// The handlers of a group as of the last [`refresh`](Self::refresh).
 pub(super) struct GroupHandlers {
-    pub(super) current: Vec<Subscriber>,
+    pub(super) current: Vec<Arc<ActiveSubscriber>>,
     pub(super) changes: watch::Receiver<()>,
     pub(super) is_stale: bool,
 }

@@ -29,7 +29,8 @@ use time::OffsetDateTime;
 use tokio::sync::Notify;
 
 use super::{
-    DeliveryAttempts, MessageId, OldestUnfinished, Outcome, RetryPolicy, Subscribers, attempts::RetryDecision,
+    ConsumerReport, DeliveryAttempts, MessageId, OldestUnfinished, Outcome, RetryPolicy, Subscribers,
+    attempts::RetryDecision,
 };
 use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::StreamId};
 
@@ -371,22 +372,7 @@ impl InFlight {
     /// Returns `true` if so many entries wait that the bus must read no more.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
-        self.crowded().is_some()
-    }
-
-    /// Returns how many entries wait, and since when these are too many; `None` if they are not.
-    pub(super) fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
-        self.state().crowded()
-    }
-
-    /// Returns the unfinished delivery that failed first, with the number of unfinished deliveries.
-    pub(super) fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
-        let (oldest, unfinished) = {
-            let state = self.state();
-            (state.oldest_failing(), state.len() as u64)
-        };
-        let (since, handlers) = oldest?;
-        Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
+        self.state().crowded().is_some()
     }
 
     /// Adds an entry that is no event: no handler can ever handle it.
@@ -536,5 +522,20 @@ impl InFlight {
 
     fn state(&self) -> MutexGuard<'_, InFlightState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConsumerReport for InFlight {
+    fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
+        self.state().crowded()
+    }
+
+    fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
+        let (oldest, unfinished) = {
+            let state = self.state();
+            (state.oldest_failing(), state.len() as u64)
+        };
+        let (since, handlers) = oldest?;
+        Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
     }
 }

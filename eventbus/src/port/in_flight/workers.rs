@@ -24,7 +24,8 @@ impl InFlight {
     pub async fn work(self: &Arc<Self>, context: &GroupContext, stop: &StopSignal) {
         let _ = self.group.set((context.group.clone(), context.subscribers.clone()));
         self.is_worked.store(true, Ordering::Release);
-        context.subscribers.add_in_flight(&context.group, self);
+        let report = Arc::downgrade(self);
+        context.subscribers.add_in_flight(&context.group, report);
         let mut changes = context.subscribers.watch();
         let mut freed_slots = watchdog::freed_slots().subscribe();
         let (mut workers, mut alone) = (JoinSet::new(), JoinSet::new());
@@ -84,7 +85,7 @@ impl InFlight {
             outcome = handling => outcome,
             () = self.until_taken_over(taken_over, job.number) => return,
         };
-        context.counters.count(&outcome);
+        outcome.count_in(&context.counters);
         self.record_outcome(job.number, outcome, context);
     }
 

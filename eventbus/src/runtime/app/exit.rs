@@ -5,7 +5,7 @@
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -18,7 +18,7 @@ use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::signal::Signals;
 use crate::{
-    port::{Subscribers, activity::Activity},
+    port::{EventBus, SubscriberStatus, activity::Activity},
     runtime::projection::AnyProjection,
 };
 
@@ -46,21 +46,31 @@ pub(super) struct ExitGuard {
 
 /// The handlers and projections that may block a thread.
 pub(super) struct ActivitySources {
-    pub(super) subscribers: Subscribers,
+    pub(super) bus: Weak<dyn EventBus>,
     pub(super) projections: Vec<AnyProjection>,
 }
 
 impl ActivitySources {
-    pub(super) fn activities(&self) -> Vec<Arc<Activity>> {
-        let mut activities = self.subscribers.activities();
-        activities.extend(self.projections.iter().map(AnyProjection::activity));
-        activities
+    /// Lists them; the bus forgets its handlers during a shutdown.
+    pub(super) fn list(&self) -> BlockingCandidates {
+        let subscribers = self.bus.upgrade().map(|bus| bus.subscribers()).unwrap_or_default();
+        let projections = self.projections.iter().map(AnyProjection::activity).collect();
+        BlockingCandidates { subscribers, projections }
     }
 }
 
-/// Describes the handlers and projections that block a thread now.
-pub(super) fn describe_blocking(activities: &[Arc<Activity>]) -> Vec<String> {
-    activities.iter().flat_map(|activity| activity.blocking()).collect()
+/// The handlers and projections as of one moment.
+pub(super) struct BlockingCandidates {
+    subscribers: Vec<Arc<dyn SubscriberStatus>>,
+    projections: Vec<Arc<Activity>>,
+}
+
+impl BlockingCandidates {
+    /// Describes those that block a thread now.
+    pub(super) fn describe_blocking(&self) -> Vec<String> {
+        let subscribers = self.subscribers.iter().flat_map(|subscriber| subscriber.blocking());
+        subscribers.chain(self.projections.iter().flat_map(|activity| activity.blocking())).collect()
+    }
 }
 
 impl ExitGuard {
@@ -79,12 +89,12 @@ impl ExitGuard {
             let waited = runtime.block_on(cancelled.run_until_cancelled(async {
                 signals.received().await;
                 // before the shutdown removes the handlers from the bus
-                let activities = activity_sources.activities();
+                let handlers = activity_sources.list();
                 tokio::time::sleep(after).await;
-                activities
+                handlers
             }));
-            if let Some(activities) = waited {
-                let blocking = describe_blocking(&activities);
+            if let Some(handlers) = waited {
+                let blocking = handlers.describe_blocking();
                 if !(blocking.is_empty() && returned.load(Ordering::SeqCst)) {
                     tracing::dispatcher::with_default(&dispatch, || exit(after, &blocking));
                 }

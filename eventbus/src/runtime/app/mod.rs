@@ -246,10 +246,10 @@ impl App {
         tracing::info!("running until a signal");
         stop.await;
         // before the shutdown removes the handlers from the bus
-        let activities = self.activity_sources().activities();
+        let handlers = self.activity_sources().list();
         let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
-            let blocking = exit::describe_blocking(&activities);
+            let blocking = handlers.describe_blocking();
             if !blocking.is_empty() {
                 tracing::error!(
                     "these block their threads and keep the process from ending: {}; it exits in 5 s",
@@ -262,7 +262,7 @@ impl App {
     }
 
     fn activity_sources(&self) -> ActivitySources {
-        ActivitySources { subscribers: self.0.bus.subscribers().clone(), projections: self.0.projections.clone() }
+        ActivitySources { bus: Arc::downgrade(&self.0.bus), projections: self.0.projections.clone() }
     }
 
     /// Stops all tasks of the app; deliveries in flight have until `timeout`.

@@ -128,7 +128,7 @@ impl App {
         let health = tokio::time::timeout(ANSWER_TIMEOUT, bus.health()).await;
         health.unwrap_or_else(|_| {
             let health = Health::disconnected(bus.is_consuming(), no_answer());
-            bus.subscribers().report(health)
+            bus.report(health)
         })
     }
 

@@ -239,7 +239,7 @@ impl Subscriptions {
     ) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.subscribers().add(group.clone(), handler_subscriber(*handler, &group, handler_environment))
+            bus.add_subscriber(group.clone(), handler_subscriber(*handler, &group, handler_environment))
         };
         Self(handlers.iter().map(subscribe).collect())
     }

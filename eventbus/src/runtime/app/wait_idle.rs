@@ -9,13 +9,19 @@ use std::{
 use super::{App, SettleError};
 use crate::{
     domain::{name::Name, stream::Position},
-    port::{DeadLetter, DeadLetterFilter, ReadError, Subscriber},
+    port::{DeadLetter, DeadLetterFilter, ReadError, SubscriberStatus},
     runtime::relay,
 };
 
 /// Pause between polls of the bus. Real time, as is the timeout: the wait is for the work of other tasks, also where a
 /// test moves the app's clock by hand.
 const IDLE_POLL_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Describes one aspect of a subscriber, if there is anything to say.
+type DescribeFn = fn(&dyn SubscriberStatus) -> Option<String>;
+
+const HANDLING: DescribeFn = |subscriber| subscriber.handling();
+const LAST_FAILURE: DescribeFn = |subscriber| subscriber.last_failure();
 
 impl App {
     /// Waits until all stored events are published, handled and projected, also those that handlers store meanwhile:
@@ -45,7 +51,7 @@ impl App {
         if let Some(problem) = relay.and_then(|relay| relay.borrow().problem.clone()) {
             waiting_for = format!("{waiting_for} (the relay: {problem})");
         }
-        for (what, describe) in [("busy", Subscriber::handling as fn(&_) -> _), ("failed", Subscriber::failure)] {
+        for (what, describe) in [("busy", HANDLING), ("failed", LAST_FAILURE)] {
             let descriptions = self.describe_handlers(describe);
             if !descriptions.is_empty() {
                 waiting_for = format!("{waiting_for} ({what}: {})", descriptions.join("; "));
@@ -93,7 +99,7 @@ impl App {
                     exhausted => Err(SettleError::Exhausted {
                         group: group.clone(),
                         exhausted,
-                        last: self.describe_group_handlers(group, Subscriber::failure),
+                        last: self.describe_group_handlers(group, LAST_FAILURE),
                     }),
                 };
             }
@@ -111,7 +117,7 @@ impl App {
         match now.saturating_sub(before) {
             0 => Ok(()),
             dead => {
-                let mut last = self.describe_handlers(Subscriber::failure);
+                let mut last = self.describe_handlers(LAST_FAILURE);
                 last.extend(self.find_unhandled_dead_letter(dead).await);
                 Err(SettleError::DeadLetters { dead, last })
             }
@@ -151,17 +157,17 @@ impl App {
     /// Describes for each handler the last event that failed and has not succeeded since, and the error.
     #[cfg(feature = "axum")]
     pub(crate) fn failures(&self) -> Vec<String> {
-        self.describe_handlers(Subscriber::failure)
+        self.describe_handlers(LAST_FAILURE)
     }
 
     /// Describes the handlers of all groups.
-    fn describe_handlers(&self, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
-        self.0.groups.iter().flat_map(|group| self.describe_group_handlers(group, &describe)).collect()
+    fn describe_handlers(&self, describe: DescribeFn) -> Vec<String> {
+        self.0.groups.iter().flat_map(|group| self.describe_group_handlers(group, describe)).collect()
     }
 
     /// Describes the handlers of a group.
-    fn describe_group_handlers(&self, group: &Name, describe: impl Fn(&Subscriber) -> Option<String>) -> Vec<String> {
-        let subscribers = self.0.bus.subscribers().of_group(group);
-        subscribers.iter().filter_map(describe).collect()
+    fn describe_group_handlers(&self, group: &Name, describe: DescribeFn) -> Vec<String> {
+        let subscribers = self.0.bus.subscribers();
+        subscribers.iter().filter(|other| other.group() == group).filter_map(|other| describe(&**other)).collect()
     }
 }

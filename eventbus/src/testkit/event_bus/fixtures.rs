@@ -219,7 +219,7 @@ impl RecordingHandler {
             let witness = witness.clone();
             Box::pin(async move { witness.handle(delivery).await })
         });
-        bus.subscribers().add(group.clone(), subscriber.with_options(self.options))
+        bus.add_subscriber(group.clone(), subscriber.with_options(self.options))
     }
 
     async fn handle(&self, delivery: &Delivery) -> Result<(), HandlerError> {

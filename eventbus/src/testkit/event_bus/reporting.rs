@@ -10,6 +10,7 @@ use super::{
 use crate::{
     domain::{event::EventFilter, name::Name},
     port::{BusStats, GroupInfo, GroupProgress},
+    runtime::subscription::EventBusExt,
 };
 
 const OTHER_GROUP: Name = Name::from_static("other");
@@ -22,10 +23,14 @@ pub async fn subscribers_are_counted(bus: Bus, _: Bus) {
     witness.subscribe(&bus, &OTHER_GROUP, created());
     witness.subscribe(&bus, group, shipped());
     let wildcard = witness.subscribe(&bus, group, EventFilter::All);
-    let counts = || {
+    let count_of = |event_type: &str| {
         let subscribers = bus.subscribers();
-        let (created, shipped) = (subscribers.count_of(CREATED), subscribers.count_of(SHIPPED));
-        (subscribers.count(), created, shipped, subscribers.wildcard_count())
+        let typed = subscribers.iter().map(|other| other.subscriber()).filter(|subscriber| !subscriber.is_wildcard());
+        typed.filter(|subscriber| subscriber.events().matches(event_type)).count()
+    };
+    let counts = || {
+        let (created, shipped) = (count_of(CREATED), count_of(SHIPPED));
+        (bus.subscriber_count(), created, shipped, bus.wildcard_subscriber_count())
     };
     assert_eq!(counts(), (3, 2, 1, 1), "(all, created, shipped, wildcard)");
     first.cancel();

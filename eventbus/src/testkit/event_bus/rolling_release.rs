@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{HandlerStart, SkippedBefore},
+    port::{Announced, HandlerStart, SkippedBefore},
 };
 
 const NEW_GROUP: Name = Name::from_static("new");
@@ -103,7 +103,7 @@ pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bu
     let undecided = {
         let undecided = RecordingHandler::new();
         let subscription = undecided.subscribe(&other, other.default_group(), shipped());
-        let announced = other.subscribers().announced(other.default_group());
+        let announced = Announced::by_subscribers(other.default_group(), &other.subscribers());
         subscription.cancel();
         announced
     };

@@ -1,0 +1,180 @@
+//! Subscribers that have joined a bus: their permits, their runs, and how one run is timed and logged.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use tokio::sync::Semaphore;
+use tracing::{Instrument, Span};
+
+use super::{
+    Delivery, HandlerError, HandlerOptions, RunningHandler, Subscriber, SubscriberStatus, WaitingForServer,
+    activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, TookTooLong},
+};
+use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
+
+/// Makes the span in which a handler runs.
+pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
+
+/// Creates the span in which the handler with that name runs: log lines of the handler begin with it.
+///
+/// The span is short, for it precedes each message, and has the error level, so that no message is logged without it.
+#[must_use]
+pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
+    let metadata = delivery.metadata();
+    tracing::error_span!(
+        "handle",
+        group = %delivery.group(),
+        %handler,
+        event = %metadata.event_type(),
+        aggregate = %metadata.stream(),
+    )
+}
+
+/// The limits for concurrent deliveries, and for slow handlers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The number of deliveries that a handler without its own limit runs at once; a run that awaits for 10 s does not
+    /// count any more.
+    pub concurrency: usize,
+    /// The number of consumers of its group that a handler serves: each may deliver as many at once.
+    pub consumers: usize,
+    /// The time after which a run is logged as slow.
+    pub slow: Duration,
+}
+
+impl Default for Limits {
+    /// One consumer, one delivery at a time; a run of a second is slow.
+    fn default() -> Self {
+        Self { concurrency: 1, consumers: 1, slow: Duration::from_secs(1) }
+    }
+}
+
+/// A subscriber of a group, with its permits and its runs.
+#[derive(Debug)]
+pub struct ActiveSubscriber {
+    group: Name,
+    subscriber: Subscriber,
+    activity: Arc<Activity>,
+    /// One permit for each run at once; made at the first run, when the limits are known.
+    permits: OnceLock<Arc<Semaphore>>,
+}
+
+impl ActiveSubscriber {
+    /// Lets a subscriber join `group`.
+    #[must_use]
+    pub fn new(group: Name, subscriber: Subscriber) -> Self {
+        Self { group, subscriber, activity: Arc::default(), permits: OnceLock::new() }
+    }
+
+    /// Returns the name in logs and dead letters.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        self.subscriber.name()
+    }
+
+    /// Returns the filter for the events that it handles.
+    #[must_use]
+    pub const fn events(&self) -> EventFilter {
+        self.subscriber.events()
+    }
+
+    /// Returns the options from the handler's attribute.
+    #[must_use]
+    pub const fn options(&self) -> HandlerOptions {
+        self.subscriber.options()
+    }
+
+    /// Returns `true` if it handles every event.
+    #[must_use]
+    pub const fn is_wildcard(&self) -> bool {
+        self.subscriber.is_wildcard()
+    }
+
+    /// Returns its longest run, if that is long.
+    pub(super) fn long_run(&self) -> Option<RunningHandler> {
+        self.activity.long_run()
+    }
+
+    /// Returns the database fault that it waits for.
+    pub(super) fn waiting(&self) -> Option<WaitingForServer> {
+        self.activity.waiting(self.name())
+    }
+
+    /// Returns the number of its runs that hold no worker slot.
+    pub(super) fn without_slot(&self) -> usize {
+        self.activity.without_slot()
+    }
+
+    /// Waits for a permit, then handles the delivery in a span of its own.
+    pub(super) async fn run(
+        &self,
+        delivery: &Delivery,
+        limits: &Limits,
+        clock: &SharedClock,
+        span: &SpanFn,
+    ) -> Result<(), HandlerError> {
+        let at_once = self.subscriber.options().concurrency.map_or(limits.concurrency, |at_once| at_once as usize);
+        let at_once = at_once.saturating_mul(limits.consumers).clamp(1, Semaphore::MAX_PERMITS);
+        let permits = self.permits.get_or_init(|| Arc::new(Semaphore::new(at_once)));
+        let permit = Arc::clone(permits).acquire_owned().await?;
+        let handler_permit = HandlerPermit::new(permit, self.subscriber.options().concurrency.is_some());
+        let running = async {
+            let began = clock.instant();
+            let result = self.run_now(delivery, handler_permit, clock).await;
+            let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
+            if took >= limits.slow {
+                tracing::warn!(%event_id, ?took, "handler is slow");
+            }
+            if let Err(error) = &result {
+                tracing::warn!(attempt = delivery.attempt(), %error, %event_id, "handler failed");
+                Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
+            }
+            result
+        };
+        running.instrument(span(delivery, self.subscriber.name())).await
+    }
+
+    async fn run_now(
+        &self,
+        delivery: &Delivery,
+        permit: HandlerPermit,
+        clock: &SharedClock,
+    ) -> Result<(), HandlerError> {
+        let running = AssertUnwindSafe(async { self.subscriber.handle(delivery).await }).catch_unwind();
+        let timeout = Some(self.subscriber.options().timeout.unwrap_or(DEFAULT_TIMEOUT));
+        let result =
+            match self.activity.watch(self.subscriber.name(), delivery, timeout, Some(permit), running, clock).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
+                Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
+            };
+        self.activity.ended(self.subscriber.name(), delivery.record(), &result, clock);
+        result
+    }
+}
+
+impl SubscriberStatus for ActiveSubscriber {
+    fn group(&self) -> &Name {
+        &self.group
+    }
+
+    fn subscriber(&self) -> &Subscriber {
+        &self.subscriber
+    }
+
+    fn handling(&self) -> Option<String> {
+        self.activity.handling(self.name())
+    }
+
+    fn last_failure(&self) -> Option<String> {
+        self.activity.failure(self.name())
+    }
+
+    fn blocking(&self) -> Vec<String> {
+        self.activity.blocking()
+    }
+}

@@ -1,0 +1,180 @@
+//! Subscribers as values: the events that a handler gets, its options, and how it is called.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{BoxFuture, Delivery, HandlerError};
+use crate::domain::{event::EventFilter, name::Name};
+
+/// The function behind a subscriber.
+pub(crate) type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync;
+
+/// Options of a handler, from its attribute.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandlerOptions {
+    /// The number of retries of a failed delivery; the bus decides if `None`.
+    pub retries: Option<u32>,
+    /// The time limit for one attempt; 60 s if `None`. The wait for an unreachable store does not count.
+    pub timeout: Option<Duration>,
+    /// The number of deliveries that run at once, each of its own aggregate, however long they take. If `None` the bus
+    /// decides, and a run that awaits for 10 s lets the next one begin beside it.
+    pub concurrency: Option<u32>,
+    /// The start of the handler when its group is new, or skipped its events long ago; the bus decides if `None`.
+    pub start: Option<HandlerStart>,
+}
+
+impl HandlerOptions {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> Self {
+        let timeout = match timeout_ms {
+            Some(ms) => Some(Duration::from_millis(ms)),
+            None => None,
+        };
+        Self { retries, timeout, concurrency, start: None }
+    }
+
+    /// Sets where the handler begins.
+    #[must_use]
+    pub const fn starting(mut self, start: HandlerStart) -> Self {
+        self.start = Some(start);
+        self
+    }
+}
+
+/// The start of a handler: the earlier events that its group gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HandlerStart {
+    /// With the oldest event of the store.
+    Oldest,
+    /// With the next event from now on.
+    Now,
+}
+
+impl HandlerStart {
+    /// Returns the one of two starts that skips less; `None` leaves the choice to the bus.
+    pub(super) fn more_of(one: Option<Self>, other: Option<Self>) -> Option<Self> {
+        match (one, other) {
+            (Some(Self::Oldest), _) | (_, Some(Self::Oldest)) => Some(Self::Oldest),
+            (None, _) | (_, None) => None,
+            _ => Some(Self::Now),
+        }
+    }
+}
+
+/// A named function that handles events: of a handler, a projection, or a closure.
+#[derive(Clone)]
+pub struct Subscriber {
+    name: Name,
+    events: EventFilter,
+    options: HandlerOptions,
+    handle: Arc<HandleFn>,
+}
+
+impl Subscriber {
+    /// Creates a subscriber; logs and dead letters show `name`.
+    pub fn new<F>(name: Name, events: EventFilter, handle: F) -> Self
+    where
+        F: for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> + Send + Sync + 'static,
+    {
+        Self { name, events, options: HandlerOptions::default(), handle: Arc::new(handle) }
+    }
+
+    /// Sets the options from the handler's attribute.
+    #[must_use]
+    pub fn with_options(mut self, options: HandlerOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Renames the subscriber, if there is a new name.
+    pub(crate) fn renamed(self, name: Option<Name>) -> Self {
+        Self { name: name.unwrap_or(self.name), ..self }
+    }
+
+    /// The name in logs and dead letters.
+    #[must_use]
+    pub const fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The filter for the events that it handles.
+    #[must_use]
+    pub const fn events(&self) -> EventFilter {
+        self.events
+    }
+
+    /// The options from the handler's attribute.
+    #[must_use]
+    pub const fn options(&self) -> HandlerOptions {
+        self.options
+    }
+
+    /// Returns `true` if it handles every event.
+    #[must_use]
+    pub const fn is_wildcard(&self) -> bool {
+        matches!(self.events, EventFilter::All)
+    }
+
+    /// Calls the handler.
+    pub(crate) fn handle<'a>(&'a self, delivery: &'a Delivery) -> BoxFuture<'a, Result<(), HandlerError>> {
+        (self.handle)(delivery)
+    }
+}
+
+impl fmt::Debug for Subscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscriber").field("name", &self.name).field("events", &self.events.event_types()).finish()
+    }
+}
+
+/// A subscriber that has joined its bus, with the state of its runs.
+pub trait SubscriberStatus: Send + Sync {
+    /// Returns the consumer group that it belongs to.
+    fn group(&self) -> &Name;
+
+    /// Returns the subscriber.
+    fn subscriber(&self) -> &Subscriber;
+
+    /// Describes its oldest current run.
+    fn handling(&self) -> Option<String>;
+
+    /// Describes its last failure; `None` if it has succeeded with that event since.
+    fn last_failure(&self) -> Option<String>;
+
+    /// Describes its runs that have blocked their threads for a second or more.
+    fn blocking(&self) -> Vec<String>;
+}
+
+/// The subscription of one subscriber. It outlives this value; only [`cancel`](Self::cancel) ends it.
+pub struct Subscription {
+    group: Name,
+    cancel: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Subscription {
+    /// Makes the subscription of a subscriber of `group`, which `cancel` ends. `cancel` returns `true` if the subscriber
+    /// was still there.
+    pub fn new(group: Name, cancel: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self { group, cancel: Box::new(cancel) }
+    }
+
+    /// Returns the consumer group that the subscriber belongs to.
+    #[must_use]
+    pub const fn group(&self) -> &Name {
+        &self.group
+    }
+
+    /// Ends the subscription: no delivery begun from now on reaches the subscriber. Returns `true` if it was still
+    /// there.
+    pub fn cancel(&self) -> bool {
+        (self.cancel)()
+    }
+}
+
+impl fmt::Debug for Subscription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("group", &self.group).finish_non_exhaustive()
+    }
+}
