@@ -121,7 +121,7 @@ impl StoredEntry {
 /// | `Blocked` | activated, else | `Ready` |
 /// | `Blocked` | `unblock_stream`, as the first of its key | activated |
 /// | `Ready` | `block_stream` | `Blocked`; its key loses all bodies |
-/// | `Ready` | `handle_skipped` puts an entry before it | `Blocked` |
+/// | `Ready`, `Suspect`; `Due`, `Reading`, `Waiting` that never ran | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Ready` | `next_job` | `Running` |
 /// | `Waiting` | `expire_waits`, at its time | `Due` |
 /// | `Due` | `take_due` | `Reading` |
@@ -135,7 +135,7 @@ impl StoredEntry {
 /// | `Running` | `record_outcome`: failure with a retry | `Waiting`; its key loses all bodies |
 /// | `Running` | `record_outcome`: failure for good | `DeadLettering`; blocks its key |
 /// | `Running` | `record_outcome`: the group has no handlers | `Suspect` if it was one, else `Ready` |
-/// | `Disposed` | `handle_skipped`, first of its key or before a `Ready` one | `Blocked`, then activated |
+/// | `Disposed` | `handle_skipped`, first of its key or before one that was not started | `Blocked`, then activated |
 /// | `Disposed` | `handle_skipped`, else | `Blocked` as the second of its key |
 /// | any | `remove` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
 /// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; a begin in the outbox is reverted |
@@ -938,7 +938,7 @@ impl InFlightState {
     }
 
     /// Queues a skipped entry to be handled, unless it was released since: before the first entry of its aggregate if
-    /// that is still ready, else right behind it.
+    /// that has not been started, else right behind it.
     pub(super) fn handle_skipped(&mut self, skipped: DisposedEntry, now: Instant) {
         let DisposedEntry { id, record: Some(record), disposition: Disposition::Skip(attempts) } = skipped else {
             return;
@@ -955,11 +955,7 @@ impl InFlightState {
         item.body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: false }));
         self.bytes += bytes;
         self.disposed_count -= 1;
-        let first = self.first_of(key);
-        let is_before = first.is_none_or(|first| self.ready.remove(&first) || self.ready_retries.remove(&first));
-        if is_before && let Some(first) = first.and_then(|first| self.items.get_mut(&first)) {
-            first.stage = Stage::Blocked;
-        }
+        let is_before = self.first_of(key).is_none_or(|first| self.block_unstarted(first));
         let queue = self.queues.entry(key).or_default();
         let is_behind_waiters = queue.numbers.len() > queue.with_body;
         queue.numbers.insert(usize::from(!is_before), number);
@@ -972,6 +968,27 @@ impl InFlightState {
         } else if is_behind_waiters {
             self.drop_body(number);
         }
+    }
+
+    /// Blocks the first entry of an ordering key, for one that is put before it. Returns `false` if it has been started.
+    fn block_unstarted(&mut self, first: u64) -> bool {
+        let Some(item) = self.items.get_mut(&first) else {
+            return false;
+        };
+        match item.stage {
+            Stage::Ready => {
+                let _ = self.ready.remove(&first) || self.ready_retries.remove(&first);
+            }
+            Stage::Suspect => drop(self.suspects.remove(&(item.ended_alone(), first))),
+            Stage::Due { since, has_waited: false } => drop(self.due.remove(&(since, first))),
+            // the bus reads it once more when it is the first again
+            Stage::Reading { has_waited: false, .. } => self.reading -= 1,
+            Stage::Waiting { until, has_waited: false } => drop(self.waiting.remove(&(until, first))),
+            Stage::Blocked => {}
+            _ => return false,
+        }
+        item.stage = Stage::Blocked;
+        true
     }
 
     /// Removes an entry, in any stage, and notifies a worker that runs it. Returns `false` if the entry was not there.

@@ -54,6 +54,22 @@ impl Table {
         table
     }
 
+    /// Takes the skipped entry out of the outbox.
+    fn skipped(&mut self) -> DisposedEntry {
+        let is_skip = |disposed: &DisposedEntry| matches!(disposed.disposition, Disposition::Skip(_));
+        self.state.drain().into_iter().find(is_skip).unwrap()
+    }
+
+    /// Resumes the due entries, which all are of one aggregate; returns their ids.
+    fn resume_of(&mut self, aggregate: &str) -> Vec<MessageId> {
+        let due: Vec<_> = self.due().into_iter().map(|due| due.id).collect();
+        for id in &due {
+            let number = id.as_str().trim_end_matches("-0").parse().unwrap();
+            assert!(self.state.resume(entry(aggregate, number), self.now));
+        }
+        due
+    }
+
     /// Resumes the due entries; returns how many.
     fn resume(&mut self) -> usize {
         let due = self.due();
@@ -238,4 +254,55 @@ fn a_worker_waits_for_what_is_new_as_long_as_it_follows_and_there_is_room_for_it
     assert!(matches!(table.next(), NextJob::Idle(_)));
     assert!(table.state.set_has_more(false));
     assert_eq!(table.job().id, id(4));
+}
+
+/// An entry whose handler left is skipped after a retry; the later one of its aggregate lost its body meanwhile.
+fn skipped_before_one_without_body() -> (Table, DisposedEntry) {
+    let mut table = Table::with([entry("a", 1), entry("a", 2)]);
+    let job = table.job();
+    assert!(table.record_outcome(job.number, later()));
+    table.now += Duration::from_secs(5);
+    assert_eq!(table.resume(), 1);
+    let job = table.job();
+    assert!(table.record_outcome(job.number, Outcome::Skipped));
+    let skipped = table.skipped();
+    (table, skipped)
+}
+
+#[test]
+fn a_skipped_entry_is_handled_before_a_later_one_that_is_to_be_read_again() {
+    let (mut table, skipped) = skipped_before_one_without_body();
+    table.state.handle_skipped(skipped, table.now);
+    assert_eq!(table.job().id, id(1));
+    assert_eq!(table.resume(), 0, "the later one waits");
+}
+
+#[test]
+fn a_skipped_entry_is_handled_before_a_later_one_that_is_being_read() {
+    let (mut table, skipped) = skipped_before_one_without_body();
+    assert_eq!(table.due().len(), 1);
+    table.state.handle_skipped(skipped, table.now);
+    assert!(!table.state.resume(entry("a", 2), table.now), "it is read once more in its turn");
+    let job = table.job();
+    assert_eq!(job.id, id(1));
+    assert!(table.record_outcome(job.number, handled()));
+    assert_eq!(table.resume_of("a"), [id(2)]);
+    assert_eq!(table.job().id, id(2));
+}
+
+#[test]
+fn a_skipped_entry_is_handled_before_a_later_suspect() {
+    let suspect = redelivered("a", 2, DeliveryAttempts { process_ends: 1, ..DeliveryAttempts::default() });
+    let mut table = Table::with([entry("a", 1), suspect]);
+    let job = table.job();
+    assert!(table.record_outcome(job.number, Outcome::Skipped));
+    let skipped = table.skipped();
+    table.now += Duration::from_secs(120);
+    assert_eq!(table.due().len(), 1);
+    let attempts = DeliveryAttempts { process_ends: 2, ..DeliveryAttempts::default() };
+    assert!(table.state.resume(redelivered("a", 2, attempts), table.now));
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now(..)));
+    table.state.handle_skipped(skipped, table.now);
+    assert_eq!(table.job().id, id(1));
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Later(_)), "the suspect waits");
 }
