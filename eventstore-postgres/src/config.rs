@@ -88,8 +88,8 @@ impl Default for PgEventStoreConfig {
 impl PgEventStoreConfig {
     /// Returns the time limit of waiting for the answer of a statement.
     ///
-    /// A second more than the server's own limit: the server's error proves that it kept no change, a timeout here does
-    /// not.
+    /// A second more than the server's limit: an error of the server proves that it kept no change, a timeout here
+    /// cannot.
     pub(crate) fn answer_timeout(&self) -> Duration {
         self.statement_timeout.saturating_add(Duration::from_secs(1))
     }

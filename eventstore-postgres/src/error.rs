@@ -13,7 +13,7 @@ pub enum PgConnectError {
         "invalid database URL; expected `postgres://user:password@host:port/database`, the password percent-encoded"
     )]
     InvalidUrl {
-        /// What is wrong with it.
+        /// The cause.
         source: BoxError,
     },
     /// The URL has a parameter that the driver would ignore. The error does not show its value.
@@ -29,7 +29,7 @@ pub enum PgConnectError {
     InvalidSchema {
         /// The name, shortened, control characters escaped.
         schema: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
     /// A field of the configuration is invalid.
@@ -37,7 +37,7 @@ pub enum PgConnectError {
     InvalidConfig {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
     /// The server could not be reached, or did not answer in time.
@@ -64,7 +64,7 @@ pub enum PgConnectError {
         /// The precondition that is not met.
         fault: PgPrecondition,
     },
-    /// The tables are not there, or older than this release, and `migrate` is false.
+    /// The tables do not exist, or are older than this release, and `migrate` is false.
     #[error(
         "schema `{schema}` is at migration {found}, this release needs {needed}: run `PgEventStore::migrate`, or have an \
          administrator run the text of `PgEventStore::migrations_sql`"
@@ -77,7 +77,7 @@ pub enum PgConnectError {
         /// The newest migration of this release.
         needed: u32,
     },
-    /// A newer release made the tables.
+    /// A newer release created the tables.
     #[error("schema `{schema}` is at migration {found}, this release knows {known}: upgrade eventstore-postgres")]
     SchemaTooNew {
         /// The schema.
@@ -189,7 +189,7 @@ pub enum PgTransactionError {
     InvalidName {
         /// The name, shortened, control characters escaped.
         name: String,
-        /// What is wrong with it.
+        /// The rule that it breaks.
         reason: &'static str,
     },
     /// The search path has no such table.

@@ -1,4 +1,4 @@
-//! Names of tables and columns that are not ours.
+//! Names of tables and columns of the application.
 
 use std::fmt;
 

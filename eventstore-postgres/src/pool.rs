@@ -37,8 +37,8 @@ const PLANNER_SETTINGS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", 
 #[derive(Debug, Clone)]
 pub(crate) struct ConnectionPools {
     pool: PgPool,
-    /// A pool apart: handlers that append and renew a lease within their transactions must not wait for each other. It
-    /// is without [`PLANNER_SETTINGS`], so that the server plans the handlers' own statements by its defaults.
+    /// A pool apart: a handler that holds a transaction may append and renew its lease through `pool`, so that with one
+    /// pool handlers could wait for each other's connections. Without [`PLANNER_SETTINGS`]: the statements are theirs.
     transactions: PgPool,
     /// For appends that give up soon if another transaction holds a row. Together with `long_wait_permits` half of the
     /// connections: the other half serves all other statements.

@@ -52,7 +52,7 @@ impl SetupSession {
         self.check_answer(answer).map(drop)
     }
 
-    /// Closes the connection; an error or a timeout is only logged.
+    /// Closes the connection; only logs an error or a timeout.
     pub(crate) async fn close(self) {
         let closed = timeout(self.answer_timeout, self.connection.close()).await;
         tracing::trace!(?closed, "closed the connection that prepared the store");

@@ -92,6 +92,7 @@ impl<'a> ShadowTables<'a> {
         self.check_references(&pairs).await?;
         self.transaction.extend_deadline(REPLACE_ROWS_TIMEOUT);
         self.transaction.run(format!("SET LOCAL statement_timeout = {}", REPLACE_ROWS_TIMEOUT.as_millis())).await?;
+        // writers of the live tables wait, readers do not
         for TablePair { live, .. } in &pairs {
             self.transaction.run(format!("LOCK TABLE {live} IN SHARE ROW EXCLUSIVE MODE")).await?;
         }
@@ -138,7 +139,7 @@ impl<'a> ShadowTables<'a> {
         Ok(())
     }
 
-    /// Moves the sequence of a live table past the numbers copied into it; the copy drew them from its own sequence.
+    /// Moves the sequence of a live table up to the numbers copied into it; the copy drew them from its own sequence.
     async fn catch_up_identity(&mut self, live: &str, column: &str, name: &str) -> Result<(), BoxError> {
         let sql = include_str!("sql/catch_up_identity.sql").replace("{column}", column).replace("{live}", live);
         let query = sqlx::query(AssertSqlSafe(sql).into_sql_str()).bind(live).bind(name);

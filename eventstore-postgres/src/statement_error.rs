@@ -96,7 +96,7 @@ impl StatementError {
     pub(crate) fn from_driver(error: sqlx::Error) -> Self {
         let answer = match &error {
             sqlx::Error::Database(answer) => answer.try_downcast_ref::<PgDatabaseError>(),
-            // never left this process
+            // the driver failed before it sent the statement
             sqlx::Error::Encode(_) | sqlx::Error::InvalidArgument(_) => {
                 return Self::Refused(error.into());
             }
@@ -137,7 +137,7 @@ impl StatementError {
         }
     }
 
-    /// Turns it into the error of a checkpoint.
+    /// Turns this error into that of a checkpoint.
     pub(crate) fn into_checkpoint_error(self, name: &Name) -> CheckpointError {
         CheckpointError::new(name, self.into_source())
     }

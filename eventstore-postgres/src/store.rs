@@ -27,8 +27,8 @@ use crate::{
 
 /// An event store in a PostgreSQL database. Cloning shares it.
 ///
-/// Several stores, in this or other processes, may use one
-/// schema at once. Stores of different schemas share only the server.
+/// Several stores, in this or other processes, may use one schema at once. Stores of different schemas share only the
+/// server.
 #[derive(Clone)]
 pub struct PgEventStore {
     inner: Arc<StoreInner>,

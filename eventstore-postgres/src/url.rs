@@ -1,7 +1,7 @@
 //! The parameters of a database URL.
 //!
-//! Invariant: the driver sees no parameter that it does not know. It would log it with its value, which may be a
-//! password, and ignore it, so that `?ssl_mode=verify-full` would connect without TLS.
+//! Invariant: the driver sees no parameter that it does not know. It would log the parameter with its value, which may
+//! be a password, and ignore it, so that `?ssl_mode=verify-full` would connect without TLS.
 
 use crate::error::PgConnectError;
 

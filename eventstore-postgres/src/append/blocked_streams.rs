@@ -13,8 +13,7 @@ use std::{
 use eventbus::StreamId;
 use tokio::sync::watch;
 
-/// The longest time that a statement delays other appends: one that takes longer may wait very long for a lock or a
-/// connection.
+/// The longest time that a statement delays other appends: a lock or a connection may take much longer.
 pub(super) const STREAM_LOCK_WAIT: Duration = Duration::from_millis(100);
 
 /// The blocked streams of a store.

@@ -42,7 +42,7 @@ pub(super) struct AppendExecutor {
     pub(super) listed_types: Arc<ListedEventTypes>,
     pub(super) append_notifier: Arc<AppendNotifier>,
     pub(super) blocked_streams: BlockedStreams,
-    /// How long appends are retried.
+    /// The time limit of retries.
     pub(super) retry_timeout: Duration,
 }
 

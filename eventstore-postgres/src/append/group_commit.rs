@@ -4,8 +4,7 @@
 //! arrive meanwhile queue up; the next statement takes them all.
 //!
 //! Invariant: while the queue is not empty, exactly one task is the leader or is about to become it; a leader that is
-//! dropped, for any reason, hands leadership to the next in line. A caller that goes away cancels only its own
-//! appends.
+//! dropped, for any reason, hands leadership to the next request. A caller that goes away cancels only its own appends.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -209,8 +208,7 @@ impl Batch {
     }
 }
 
-/// Leadership: the right to send the next statement. Dropping it hands it to the queue, or to the next request that
-/// arrives.
+/// The right to send the next statement. Dropped, it passes to the queue, or to the next request that arrives.
 #[derive(Debug)]
 struct Leader(Arc<GroupCommit>);
 
@@ -292,8 +290,7 @@ impl AppendRequest {
         self.appends.push((number, append));
     }
 
-    /// Takes out the appends to blocked streams, and returns them with the signals to wait for before they are
-    /// executed.
+    /// Splits off the appends to blocked streams, and returns them with the signals to wait for first.
     fn split_off_blocked(&mut self, blocked_streams: &BlockedStreams) -> (Self, Vec<UnblockSignal>) {
         let (mut blocked, mut unblock_signals) = (Self::default(), Vec::new());
         if blocked_streams.is_empty() {

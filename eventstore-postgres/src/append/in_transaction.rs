@@ -21,7 +21,7 @@ const ROLL_BACK_AND_RELEASE: SqlStr =
     SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
 const ROLL_BACK_TO_SAVEPOINT: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
-/// The attempts of an append that stores no events though its stream is at the expected version.
+/// The most attempts of an append that the server does not store though its stream is at the expected version.
 const APPEND_ATTEMPTS_MAX: usize = 5;
 
 /// The reason why events cannot be appended in a transaction; the transaction is unchanged.
@@ -120,8 +120,7 @@ impl TransactionalAppend<'_> {
         Err(AppendError::Unavailable(StreamContention.into()))
     }
 
-    /// Remembers the types that committed transactions have listed. This transaction may be rolled back, and its types
-    /// with it.
+    /// Remembers the types that committed transactions have listed; this one may be rolled back.
     fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
         for (row, event) in rows.iter().zip(&self.append.events) {
             if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
@@ -165,8 +164,7 @@ impl TransactionalAppend<'_> {
         AppendError::Refused { stream: self.append.stream.clone(), source }
     }
 
-    /// Turns a fault into the error of the append: never in doubt, since without an answer the caller cannot commit
-    /// either.
+    /// Turns a fault into the error of the append: never in doubt, since no answer means no commit either.
     fn append_error(&self, fault: StatementError) -> AppendError {
         match fault {
             StatementError::Refused(source) => self.refused_error(source),

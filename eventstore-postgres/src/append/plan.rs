@@ -79,14 +79,12 @@ impl StatementPlan {
         Some(&self.entries[chain.first].append.stream)
     }
 
-    /// Returns the statement for a single stream, which is cheaper than that for several, and waits for the stream's
-    /// row.
+    /// Returns the statement for a single stream: cheaper than that for several, and it waits for the stream's row.
     pub(super) fn single_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
         claim_query(&self.entries[0].append, self.event_columns(), statements)
     }
 
-    /// Returns the statement for any number of streams, which fails soon if a transaction holds one of their
-    /// rows.
+    /// Returns the statement for any number of streams, which fails soon if one of their rows is locked.
     pub(super) fn multi_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
         let mut streams = StreamColumns::default();
         for chain in &self.chains {

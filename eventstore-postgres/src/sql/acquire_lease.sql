@@ -1,5 +1,5 @@
--- Acquires a lease that is free, has expired, was renewed in the future (the clock was set back), or belongs to the
--- same owner; no row: it is held.
+-- Acquires a lease that is free, expired, renewed in the future (the clock was set back), or held by the same owner; no
+-- row: a different owner holds it.
 --
 -- The statement locks the row before it compares times, and reads the clock after waiting for the lock.
 --

@@ -6,8 +6,8 @@
 --
 -- Invariant: the statement locks the stream's row, then locks the bound, then draws positions. A reader may skip a
 -- position drawn before the bound is locked; one drawn before the row is locked may sort behind a later version. A
--- statement that waits for the row has locked no bound yet (the reference to `claimed` ensures it), so it delays no
--- reader.
+-- statement that waits for the row has locked no bound yet (the reference to `claimed` ensures it), so no reader
+-- waits for it.
 WITH claimed AS (
     {claim}
 ),

@@ -1,5 +1,4 @@
--- Appends events to many streams; returns no rows for a stream that is not at its expected version, and appends to the
--- rest.
+-- Appends events to many streams, except to those not at their expected version, for which it returns no rows.
 --
 -- $1 to $4 the streams, one array per column: id, type, expected version (-1 any, -2 has events), number of events.
 -- $5 and $6 for each event its stream, counted from 1, and its place among the stream's events, counted from 1;

@@ -1,4 +1,4 @@
--- Lets the sequence of an identity column go on after the highest number in its table.
+-- Moves the sequence of an identity column up to the highest number in its table.
 --
 -- $1 the table's name with its schema, quoted, $2 the column's name
 SELECT setval(s.sequence, r.highest)

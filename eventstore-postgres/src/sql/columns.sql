@@ -1,4 +1,4 @@
--- The columns of a table that can be written: quoted, and as they are if they are identity columns.
+-- The writable columns of a table: each quoted, and for an identity column the plain name too.
 --
 -- $1 the table's name with its schema, quoted
 SELECT quote_ident(a.attname), CASE WHEN a.attidentity <> '' THEN a.attname::text END

@@ -1,8 +1,7 @@
--- The position of the last event that is safe to read; null if there is none. No event appears at or before it any
--- more.
+-- The position of the last event that is safe to read; null if there is none. No event will appear at or before it.
 --
 -- Every append holds, while it is open, a shared advisory lock on the last position drawn before its own. So each
--- append at or below the lowest of these locks is committed or never will be.
+-- position at or below the lowest of these locks has a committed event, or never will.
 --
 -- Invariant: the answer is the position of an event, not the bound. After a crash the sequence may draw a position
 -- again whose transaction was rolled back, since no commit made it durable; it never draws one at or before a committed

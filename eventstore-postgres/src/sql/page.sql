@@ -1,8 +1,7 @@
 -- A page: the first rows, up to the one with which their payloads reach {page_bytes} bytes.
 --
 -- The inner sum adds stored sizes, which the server reads without the payloads: so the outer sum decompresses at most a
--- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so that the inner sum ends no
--- page.
+-- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so the inner sum ends no page.
 SELECT {record}
 FROM (
     SELECT s.*, sum(octet_length(s.data::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)

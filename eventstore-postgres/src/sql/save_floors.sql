@@ -1,5 +1,4 @@
--- Overwrites floors of a bus, also by lower ones. In the order of the groups, so that concurrent statements never
--- deadlock.
+-- Overwrites floors of a bus, also by lower ones; in the order of groups, so that concurrent statements never deadlock.
 --
 -- $1 destination, $2 groups, each once, $3 their positions
 INSERT INTO {schema}.floors (destination, "group", position)

@@ -1,7 +1,7 @@
 -- Saves the progress of a group: rows to write, rows to delete, and its checkpoint.
 --
--- $1 group, $2 to $4 the rows to write, one array per column, each position once, $5 the positions of the rows to delete, none of
--- which is among $2, $6 and $7 name and position of the checkpoint, null if it stays
+-- $1 group, $2 to $4 the rows to write, one array per column, each position once, $5 the positions of the rows to
+-- delete, none of which is among $2, $6 and $7 name and position of the checkpoint, null if it stays
 WITH saved AS (
     INSERT INTO {schema}.unfinished_deliveries ("group", position, tries, dead_since)
     SELECT $1::text, u.position, u.tries, u.dead_since
