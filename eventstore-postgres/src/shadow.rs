@@ -146,7 +146,6 @@ impl<'a> ShadowTables<'a> {
         self.transaction.fetch_all(query).await.map(drop)
     }
 
-    /// Returns the live table with its schema.
     async fn find_live_table(&mut self, table: &Identifier) -> Result<String, BoxError> {
         let found = self.transaction.find_table(table).await?;
         Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)

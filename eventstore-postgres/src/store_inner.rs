@@ -63,7 +63,7 @@ impl StoreInner {
         &self.listed_types
     }
 
-    /// Closes the connections once their statements have ended; statements not sent by then fail as unavailable.
+    /// See [`PgEventStore::close`](crate::PgEventStore::close).
     pub(crate) async fn close(&self) {
         self.append_notifier.close().await;
         self.group_commit.close();

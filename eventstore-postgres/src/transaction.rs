@@ -36,7 +36,6 @@ pub struct PgTransaction {
 }
 
 impl PgTransaction {
-    /// Begins a transaction on a connection of the store.
     pub(crate) async fn begin(store: &StoreInner) -> Result<Self, BoxError> {
         // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;

@@ -17,7 +17,6 @@ use crate::{
 /// The most deliveries that one statement deletes.
 const FORGET_BATCH_MAX: i64 = 10_000;
 
-/// The transactions of a store.
 pub(crate) struct PgTransactions(Arc<StoreInner>);
 
 impl PgTransactions {

@@ -16,7 +16,6 @@ use tokio::sync::watch;
 /// The longest time that a statement delays other appends: a lock or a connection may take much longer.
 pub(super) const STREAM_LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// The blocked streams of a store.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BlockedStreams(Arc<Mutex<HashMap<StreamId, BlockedStream>>>);
 

@@ -138,9 +138,9 @@ impl AppendExecutor {
         self.connections.fetch_all(plan.multi_stream_query(statements)).await
     }
 
-    /// Sends a statement for a single stream. With a long-wait permit it waits for the row lock up to the statement's
-    /// time limit; if no permit is free, the first attempt waits at most 100 ms, and only a stream that proved locked
-    /// (`blocked`) queues for a permit.
+    /// Sends a statement for a single stream, which waits for the row lock up to its time limit. Without a free permit
+    /// for that, the first attempt waits at most 100 ms; only a stream that proved locked (`blocked`) waits for a
+    /// permit.
     async fn send_single_stream(
         &self,
         plan: &StatementPlan,

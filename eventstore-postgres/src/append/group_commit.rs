@@ -108,12 +108,11 @@ impl GroupCommit {
         })
     }
 
-    /// Returns an empty request.
     pub(crate) fn new_request(&self) -> AppendRequest {
         AppendRequest { appends_max: self.request_appends_max, ..AppendRequest::default() }
     }
 
-    /// Executes the appends of a request and writes their results to `results`.
+    /// Executes the appends of a request.
     pub(crate) async fn append(self: &Arc<Self>, mut request: AppendRequest, results: &mut [AppendResult]) {
         let (blocked, unblock_signals) = request.split_off_blocked(&self.executor.blocked_streams);
         let mut answers = self.commit(request).await;
@@ -139,7 +138,7 @@ impl GroupCommit {
         answers
     }
 
-    /// Unblocks all streams: the appends that wait for them fail then, because the store is closed.
+    /// Unblocks all streams: the appends that wait for them fail in the closed store.
     pub(crate) fn close(&self) {
         self.executor.blocked_streams.close();
     }

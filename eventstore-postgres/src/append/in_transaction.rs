@@ -68,7 +68,6 @@ pub(crate) async fn append_in_transaction(
     Ok(records)
 }
 
-/// One append in a transaction of the caller.
 struct TransactionalAppend<'a> {
     statements: &'a Statements,
     listed_types: &'a ListedEventTypes,

@@ -103,13 +103,11 @@ impl StatementPlan {
         events
     }
 
-    /// Iterates over the events of the statement.
     pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> {
         self.entries.iter().flat_map(|entry| &entry.append.events)
     }
 }
 
-/// Returns the statement for one append alone.
 pub(super) fn single_append_query<'a>(append: &'a Append, statements: &AppendStatements) -> Query<'a> {
     let mut events = EventColumns::default();
     append.events.iter().for_each(|event| events.push(event));

@@ -30,7 +30,6 @@ impl StoredAt {
         self.event_id == event.event_id()
     }
 
-    /// Returns the event as the store recorded it.
     pub(super) fn into_record(self, event: NewEvent, stream: &StreamId) -> RecordedEvent {
         let record = event.recorded_as(stream.clone(), self.version, Some(self.position));
         record.with_recorded_at(Some(self.recorded_at))
