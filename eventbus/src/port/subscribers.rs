@@ -20,11 +20,14 @@ use crate::domain::{name::Name, shown::rfc3339};
 /// The subscribers of a bus, by consumer group. Cloning shares them.
 #[derive(Clone)]
 pub struct Subscribers {
-    entries: Arc<RwLock<Vec<(u64, Arc<ActiveSubscriber>)>>>,
+    entries: Arc<RwLock<NumberedSubscribers>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
     in_flight: Arc<RwLock<Vec<GroupInFlight>>>,
 }
+
+/// Subscribers by their numbers, in the order they were added.
+type NumberedSubscribers = Vec<(u64, Arc<ActiveSubscriber>)>;
 
 /// The unfinished entries of a consumer, for reports of health.
 pub trait ConsumerReport: Send + Sync {
@@ -190,11 +193,11 @@ impl Subscribers {
         self.changed.subscribe()
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Vec<(u64, Arc<ActiveSubscriber>)>> {
+    fn read(&self) -> RwLockReadGuard<'_, NumberedSubscribers> {
         self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Vec<(u64, Arc<ActiveSubscriber>)>> {
+    fn write(&self) -> RwLockWriteGuard<'_, NumberedSubscribers> {
         self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
