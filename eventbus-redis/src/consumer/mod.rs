@@ -28,7 +28,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, WorkerSlots},
+    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, WorkerSlots, run_workers},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -143,7 +143,7 @@ async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight
     let ended = CancellationToken::new();
     let work = async {
         tokio::join!(
-            consumer.in_flight.work(&context, &stop),
+            run_workers(&consumer.in_flight, &context, &stop),
             consumer.run_reader(&stop),
             consumer.unblock_streams(&stop),
             consumer.trim(&stop, || vec![Arc::clone(&consumer.bus)])

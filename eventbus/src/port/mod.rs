@@ -68,7 +68,7 @@ pub use health::{
 };
 pub use in_flight::{
     DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
-    InFlightEntry, RunLock, WorkerSlots,
+    InFlightEntry, RunLock, WorkerSlots, run_workers,
 };
 pub use lease::{Lease, LeaseError, Leases};
 pub use message::MessageId;

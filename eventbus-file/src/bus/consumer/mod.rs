@@ -20,7 +20,7 @@ use eventbus::{
     Name,
     port::{
         Announced, DeliveryAttempts, DisposedEntry, GroupContext, InFlight, InFlightEntry, Limits, MessageId, Outage,
-        StopSignal, handler_span,
+        StopSignal, handler_span, run_workers,
     },
 };
 use tokio::{sync::watch, time::Instant};
@@ -180,7 +180,7 @@ impl<'a> Consumer<'a> {
     /// Consumes until `stop`. Returns `true` if this worker lost the group.
     async fn run(mut self, stop: &StopSignal) -> bool {
         let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
-        let mut working = pin!(in_flight.work(&context, stop));
+        let mut working = pin!(run_workers(&in_flight, &context, stop));
         while let Err(error) = self.receive_redelivered().await {
             if self.outage.begins() {
                 tracing::warn!(group = %self.group, error = error.log(), "open events not read yet, trying again");

@@ -17,7 +17,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{InFlight, StopSignal},
+    port::{InFlight, StopSignal, run_workers},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -52,7 +52,12 @@ pub(super) async fn consume(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFl
     let work = async {
         let trim = consumer.group_consumer.trim(&stop, || consumer.owned().streams());
         let release = consumer.group_consumer.unblock_streams(&stop);
-        tokio::join!(consumer.group_consumer.in_flight.work(&context, &stop), consumer.fetch(&stop), release, trim);
+        tokio::join!(
+            run_workers(&consumer.group_consumer.in_flight, &context, &stop),
+            consumer.fetch(&stop),
+            release,
+            trim
+        );
         ended.cancel();
     };
     // the coordinator ends last: it writes the last dispositions of the workers

@@ -25,7 +25,7 @@ use crate::{
     port::{
         Announced, DEFAULT_IN_FLIGHT_BYTES, DeliveryAttempts, DisposedEntry, Disposition, DueRange, EventStore,
         InFlight, InFlightEntry, MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, StopSignal,
-        UnfinishedDelivery, Unhandled, log_skipped_type,
+        UnfinishedDelivery, Unhandled, log_skipped_type, run_workers,
     },
 };
 
@@ -43,7 +43,7 @@ pub(super) async fn consume_group(inner: Arc<BusInner>, group: Name, stop: StopS
     let clock = inner.settings().clock.clone();
     let in_flight = InFlight::new(inner.settings().max_in_flight, DEFAULT_IN_FLIGHT_BYTES, clock.clone());
     let in_flight = Arc::new(in_flight.with_max_waiting(inner.settings().max_waiting));
-    let mut working = pin!(in_flight.work(&context, &stop));
+    let mut working = pin!(run_workers(&in_flight, &context, &stop));
     let published = inner.watch_published();
     let outage = Outage::new(clock.clone());
     let mut consumer = GroupConsumer {

@@ -17,7 +17,11 @@ use std::{
 use time::OffsetDateTime;
 use tokio::{sync::Notify, time::Instant};
 
-use super::{DisposedEntry, Disposition, DueEntry, InFlightEntry, read_ahead::ReadAhead, worker_slots::WorkerSlot};
+use super::{
+    entry::{DisposedEntry, Disposition, DueEntry, InFlightEntry},
+    read_ahead::ReadAhead,
+    worker_slots::WorkerSlot,
+};
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
     port::{DeliveryAttempts, MessageId, Outcome, RetryPolicy},

@@ -206,6 +206,6 @@ async fn a_mistake_of_ours_is_seen() {
     bench.add([entry("a", 1)]);
     let (in_flight, context) = (Arc::clone(&bench.in_flight), bench.context.clone());
     let stop = StopSignal::from_token(CancellationToken::new());
-    let working = tokio::spawn(async move { in_flight.work(&context, &stop).await });
+    let working = tokio::spawn(async move { run_workers(&in_flight, &context, &stop).await });
     assert!(working.await.unwrap_err().is_panic());
 }

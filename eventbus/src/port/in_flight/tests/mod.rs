@@ -23,7 +23,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, RunLock, WorkerSlots};
+use super::{
+    DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, RunLock, WorkerSlots, run_workers,
+};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -253,7 +255,7 @@ impl Bench {
             let bus = Arc::clone(&bus);
             async move {
                 tokio::select! {
-                    () = in_flight.work(&context, &stop) => {}
+                    () = run_workers(&in_flight, &context, &stop) => {}
                     () = bus.read_again(&in_flight) => {}
                 }
             }

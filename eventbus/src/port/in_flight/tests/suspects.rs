@@ -132,7 +132,9 @@ async fn a_likely_suspect_runs_when_the_one_that_it_waits_for_is_given_back() {
     let context = Bench::new([RecordingHandler::willing().subscriber("a")]).context.clone();
     let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
     let working = Arc::clone(&in_flight);
-    tokio::spawn(async move { working.work(&context, &StopSignal::from_token(CancellationToken::new())).await });
+    tokio::spawn(
+        async move { run_workers(&working, &context, &StopSignal::from_token(CancellationToken::new())).await },
+    );
     for (number, alone) in [(1, 1), (2, 0)] {
         let waits = DeliveryAttempts { next_at: Some(SharedClock::SYSTEM.unix_millis() + 60_000), ..waiting(alone) };
         in_flight.add([redelivered(&number.to_string(), number, waits)]);
@@ -284,7 +286,7 @@ async fn suspects_of_one_group_wait_for_the_deliveries_of_another_of_the_bus() {
     let working = tokio::spawn({
         let (in_flight, context, stop) =
             (Arc::clone(&in_flight), context.clone(), StopSignal::from_token(stop.clone()));
-        async move { in_flight.work(&context, &stop).await }
+        async move { run_workers(&in_flight, &context, &stop).await }
     });
     one.in_flight.add([entry("a", 1)]);
     run_ready_tasks().await;

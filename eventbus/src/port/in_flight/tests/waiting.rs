@@ -86,7 +86,7 @@ async fn what_cannot_be_read_again_stays_due() {
     let context = bench(&handler, InFlight::new(1, 1, SharedClock::SYSTEM)).context;
     let (stop, worker) = (CancellationToken::new(), Arc::clone(&in_flight));
     let signal = StopSignal::from_token(stop.clone());
-    let working = tokio::spawn(async move { worker.work(&context, &signal).await });
+    let working = tokio::spawn(async move { run_workers(&worker, &context, &signal).await });
     in_flight.add([of(1, 1), of(1, 2)]);
     tokio::time::sleep(Duration::from_secs(3_599)).await;
     assert!(in_flight.take_due().is_empty());

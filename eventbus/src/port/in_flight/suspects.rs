@@ -24,65 +24,67 @@
 //! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1 |
 //! | `Running` | the process ends | – | – |
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::Notify;
 
 use super::{
-    GroupContext, InFlight,
-    group_context::GroupHandlers,
+    entries::InFlight,
+    group_context::{GroupContext, GroupHandlers},
+    job::handle,
     state::{Job, NextSuspect, StartNote},
 };
 use crate::port::StopSignal;
 
-impl InFlight {
-    /// Handles suspects, one at a time, until `stop`.
-    pub(super) async fn run_suspects(&self, context: &GroupContext, stop: &StopSignal) {
+/// The task of a consumer that handles suspects, one at a time.
+pub(super) struct SuspectRunner {
+    in_flight: Arc<InFlight>,
+    context: GroupContext,
+    stop: StopSignal,
+}
+
+impl SuspectRunner {
+    pub(super) const fn new(in_flight: Arc<InFlight>, context: GroupContext, stop: StopSignal) -> Self {
+        Self { in_flight, context, stop }
+    }
+
+    /// Handles suspects until the consumer stops.
+    pub(super) async fn run(&self) {
         let taken_over = Arc::new(Notify::new());
-        let mut handlers = GroupHandlers::new(context);
-        while let Some((number, delay)) = self.next_suspect(context, &mut handlers, stop).await {
+        let mut handlers = GroupHandlers::new(&self.context);
+        while let Some((number, delay)) = self.next_suspect(&mut handlers).await {
             let begun = async {
-                let alone = self.clock.timeout(delay, context.run_lock.exclusive()).await.ok();
-                let beside = if alone.is_none() { Some(context.run_lock.shared().await) } else { None };
-                if !self.state().note_start(number, alone.is_some()) {
+                let run_lock = &self.context.run_lock;
+                let alone = self.in_flight.clock().timeout(delay, run_lock.exclusive()).await.ok();
+                let beside = if alone.is_none() { Some(run_lock.shared().await) } else { None };
+                if !self.in_flight.note_start(number, alone.is_some()) {
                     return None;
                 }
-                self.outbox.notify_one();
                 Some((self.start_noted(number, &taken_over).await?, alone, beside))
             };
             let begun = tokio::select! {
                 begun = begun => begun,
-                () = stop.stopped() => return, // the bus nacks the suspect
+                () = self.stop.stopped() => return, // the bus nacks the suspect
             };
             if let Some((job, _alone, _beside)) = begun {
-                self.handle(job, context, &handlers, &taken_over).await;
+                handle(&self.in_flight, job, &self.context, &handlers, &taken_over).await;
             }
         }
     }
 
     /// Returns the next suspect that may run, and how long to wait for other deliveries to end; `None` once stopped.
-    async fn next_suspect(
-        &self,
-        context: &GroupContext,
-        handlers: &mut GroupHandlers,
-        stop: &StopSignal,
-    ) -> Option<(u64, Duration)> {
+    async fn next_suspect(&self, handlers: &mut GroupHandlers) -> Option<(u64, Duration)> {
         loop {
-            if stop.is_stopped() {
+            if self.stop.is_stopped() {
                 return None;
             }
             // before the state is read: a wake-up between reading and waiting is not lost
-            let mut changed = std::pin::pin!(self.work.notified());
+            let mut changed = pin!(self.in_flight.woken());
             changed.as_mut().enable();
-            handlers.refresh(context);
+            handlers.refresh(&self.context);
             let due = match handlers.current.is_empty() {
                 true => NextSuspect::Later(None),
-                false => {
-                    let mut state = self.state();
-                    let due = state.next_suspect(self.clock.instant(), self.bounds);
-                    self.notify_waiters(state);
-                    due
-                }
+                false => self.in_flight.next_suspect(),
             };
             let until = match due {
                 NextSuspect::Now(number, delay) => return Some((number, delay)),
@@ -90,9 +92,9 @@ impl InFlight {
             };
             tokio::select! {
                 () = changed => {}
-                () = self.sleep_until(until) => self.work.notify_waiters(), // workers may wait for this time too
+                () = self.in_flight.sleep_until(until) => self.in_flight.wake_workers(), // workers may wait for this time too
                 _ = handlers.changes.changed() => handlers.is_stale = true,
-                () = stop.stopped() => {}
+                () = self.stop.stopped() => {}
             }
         }
     }
@@ -100,10 +102,9 @@ impl InFlight {
     /// Waits until the bus has persisted that a suspect begins; `None` if it is not in flight any more.
     async fn start_noted(&self, number: u64, worker: &Arc<Notify>) -> Option<Job> {
         loop {
-            let mut changed = std::pin::pin!(self.work.notified());
+            let mut changed = pin!(self.in_flight.woken());
             changed.as_mut().enable();
-            let start_note = self.state().take_started(number, worker, self.clock.instant());
-            match start_note {
+            match self.in_flight.take_started(number, worker) {
                 StartNote::Started(job) => return Some(job),
                 StartNote::Released => return None,
                 StartNote::Pending => changed.await,

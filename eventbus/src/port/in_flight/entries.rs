@@ -1,0 +1,474 @@
+//! The in-flight entries of one consumer, shared between the tasks that receive, handle and acknowledge them.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use time::OffsetDateTime;
+use tokio::{
+    sync::{Notify, futures::Notified},
+    time::Instant,
+};
+
+use super::{
+    super::{ConsumerReport, DeliveryAttempts, MessageId, OldestUnfinished, Outcome, Subscribers},
+    entry::{DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry},
+    group_context::{GroupContext, GroupHandlers},
+    state::{Bounds, InFlightState, NextJob, NextSuspect, StartNote, WaitingLimit},
+    worker_slots::WorkerSlots,
+};
+use crate::domain::{clock::SharedClock, name::Name, stream::StreamId};
+
+/// In-flight entries of one consumer, shared between its tasks.
+#[derive(Debug)]
+pub struct InFlight {
+    state: Mutex<InFlightState>,
+    bounds: Bounds,
+    clock: SharedClock,
+    /// Wakes all idle workers, always together: a worker that finds more work than it can do, or a delay that the
+    /// others do not know of, needs to wake none.
+    work: Notify,
+    /// Wakes the bus if dispositions are ready to persist.
+    outbox: Notify,
+    /// Wakes the bus if there may be room again.
+    room: Notify,
+    /// Wakes the bus if entries may be due.
+    due: Notify,
+    /// The group and its subscribers, set by [`run_workers`](super::run_workers).
+    group: OnceLock<(Name, Subscribers)>,
+    /// Set while workers handle entries.
+    is_worked: AtomicBool,
+    worker_slots: WorkerSlots,
+}
+
+impl InFlight {
+    /// Creates an empty set of in-flight entries, limited to `entries` entries of `bytes` bytes together; it holds at
+    /// least one entry, however large.
+    ///
+    /// A consumer reads ahead what its workers finish in about a tenth of a second, at the pace that was measured last,
+    /// and two entries for each worker at first.
+    #[must_use]
+    pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
+        let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
+        let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
+        let bounds = Bounds { entries: entries.max(1), bytes };
+        let (group, is_worked, worker_slots) = (OnceLock::new(), AtomicBool::new(false), WorkerSlots::default());
+        Self { state, bounds, clock, work, outbox, room, due, group, is_worked, worker_slots }
+    }
+
+    /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
+    /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
+    /// has an alert.
+    #[must_use]
+    pub fn with_max_waiting(self, entries: usize) -> Self {
+        *self.state() = InFlightState::new(self.clock.clone(), entries.max(1));
+        self
+    }
+
+    /// Shares `slots` with the other `InFlight`s of the same consumer and group: together they run as many entries at
+    /// once as one of them would alone.
+    #[must_use]
+    pub fn with_slots(self, slots: &WorkerSlots) -> Self {
+        Self { worker_slots: slots.clone(), ..self }
+    }
+
+    /// Blocks aggregates whose earlier events wait elsewhere, as in a backlog: their entries do not start until each
+    /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs already is not stopped.
+    pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for stream in streams {
+            state.block_stream(stream, now);
+        }
+        self.notify_waiters(state);
+    }
+
+    /// Unblocks aggregates that were [blocked](Self::block_streams), each once.
+    pub fn unblock_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for stream in streams {
+            state.unblock_stream(stream, now);
+        }
+        self.notify_waiters(state);
+        self.work.notify_waiters();
+    }
+
+    /// Returns the number of entries that are being retried, or are blocked behind one of those.
+    #[must_use]
+    pub fn count_retried(&self) -> usize {
+        self.state().retried()
+    }
+
+    /// Adds the entries that are not in flight already; returns how many.
+    pub fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
+        // before the lock: the caller's iterator may call our methods
+        let entries: Vec<_> = entries.into_iter().collect();
+        let now = self.clock.instant();
+        let mut state = self.state();
+        let before = state.len();
+        for entry in entries {
+            state.add(entry, now);
+        }
+        let added = state.len() - before;
+        self.notify_waiters(state);
+        self.work.notify_waiters();
+        added
+    }
+
+    /// Wakes the tasks of the bus that the changed state concerns, and logs if the waiting limit was reached or
+    /// cleared.
+    fn notify_waiters(&self, mut state: MutexGuard<'_, InFlightState>) {
+        let (has_more, has_room) = (state.unwritten() > 0, state.room(0, self.bounds) > 0);
+        let (has_due, crowding) = (state.due_room(self.bounds) > 0, state.take_limit_change());
+        drop(state); // before waking: a woken task locks the state at once
+        if has_more {
+            self.outbox.notify_one();
+        }
+        if has_room {
+            self.room.notify_one();
+        }
+        if has_due {
+            self.due.notify_one();
+        }
+        let group = self.group.get().map(|(group, _)| tracing::field::display(group));
+        match crowding {
+            Some(WaitingLimit::Reached) => {
+                self.work.notify_waiters(); // no new entries follow: idle workers run retries now
+                tracing::error!(
+                    group,
+                    "too many events wait for a retry, or behind one that does: the consumer reads no more until a \
+                     tenth of them is gone"
+                );
+            }
+            Some(WaitingLimit::Cleared) => {
+                tracing::info!(group, "fewer events wait for a retry: the consumer reads again");
+            }
+            None => {}
+        }
+    }
+
+    /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
+    /// and an idle worker waits for a new entry instead. A bus that never sets it has retries run by any idle worker.
+    pub fn set_has_more(&self, has_more: bool) {
+        let mut state = self.state();
+        if state.set_has_more(has_more) {
+            self.notify_waiters(state);
+            self.work.notify_waiters();
+        }
+    }
+
+    /// Waits until the bus must read entries again.
+    pub async fn due(&self) {
+        while self.state().due_room(self.bounds) == 0 {
+            self.due.notified().await;
+        }
+    }
+
+    /// Returns the entries that the bus must read again now, each once. Before it calls this, the bus must persist the
+    /// dispositions of [`take_disposed`](Self::take_disposed). Then it [resumes](Self::resume) each entry,
+    /// [returns](Self::return_due) it unread, [postpones](Self::postpone) or [releases](Self::release) it.
+    pub fn take_due(&self) -> Vec<DueEntry> {
+        self.state().take_due(self.clock.instant(), self.bounds)
+    }
+
+    /// Resumes entries that the bus has read again, with their persisted attempts.
+    pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for entry in entries {
+            state.resume(entry, now);
+        }
+        self.notify_waiters(state);
+        self.work.notify_waiters();
+    }
+
+    /// Returns entries that the bus could not read again: they are still due.
+    pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut state = self.state();
+        for id in ids {
+            state.not_read(id);
+        }
+        self.notify_waiters(state);
+        self.work.notify_waiters();
+    }
+
+    /// Postpones entries that the bus cannot read again yet: they are due after `time`.
+    pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
+        let until = self.clock.instant() + time;
+        let mut state = self.state();
+        for id in ids {
+            state.put_off(id, until);
+        }
+        self.notify_waiters(state);
+        self.work.notify_waiters();
+    }
+
+    /// Returns `true` if so many entries wait that the bus must read no more.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.state().crowded().is_some()
+    }
+
+    /// Adds an entry that is no event: no handler can ever handle it.
+    pub fn add_undecodable(&self, id: MessageId, attempts: DeliveryAttempts) {
+        if self.state().add_undecodable(id, attempts) {
+            self.outbox.notify_one();
+        }
+    }
+
+    /// Returns `true` if the entry is in flight.
+    #[must_use]
+    pub fn contains(&self, id: &MessageId) -> bool {
+        self.state().contains(id)
+    }
+
+    /// Returns the ids of the in-flight entries, unsorted.
+    #[must_use]
+    pub fn ids(&self) -> Vec<MessageId> {
+        self.state().ids()
+    }
+
+    /// Returns the number of in-flight entries: ready, running, waiting for a retry, blocked, or not yet persisted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.state().len()
+    }
+
+    /// Returns `true` if no entry is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns how many more entries fit. Those that wait take no room, but none fit if too many wait.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        let state = self.state();
+        if state.crowded().is_some() { 0 } else { state.free(self.bounds) }
+    }
+
+    /// Waits until the bus should read more entries, and returns how many.
+    pub async fn room(&self) -> usize {
+        loop {
+            let room = self.room_beside(0);
+            if room > 0 {
+                return room;
+            }
+            self.room.notified().await;
+        }
+    }
+
+    /// Returns how many entries the bus should read now, beside `coming` that it is about to add; 0 while the workers
+    /// have enough.
+    #[must_use]
+    pub fn room_beside(&self, coming: usize) -> usize {
+        self.state().room(coming, self.bounds)
+    }
+
+    /// Waits until dispositions are ready to persist. The bus should not wait for more of them: an entry is handled
+    /// again if the process ends before the write. Dispositions that arrive during a write go into the next one.
+    pub async fn disposed(&self) {
+        while self.state().unwritten() == 0 {
+            self.outbox.notified().await;
+        }
+    }
+
+    /// Returns the entries whose dispositions the bus must persist, in order, each once.
+    ///
+    /// A skipped entry is handled instead if a handler for it has joined meanwhile: the bus may have announced that
+    /// handler already, and would not search again for events that were skipped before. Of its aggregate, only an entry
+    /// that was started meanwhile, or is being read again, runs before it.
+    pub fn take_disposed(&self) -> Vec<DisposedEntry> {
+        let disposed = self.state().drain();
+        if !disposed.iter().any(|entry| matches!(entry.disposition, Disposition::Skip(_))) {
+            return disposed;
+        }
+        let (skipped, disposed): (Vec<_>, Vec<_>) = disposed.into_iter().partition(|entry| self.has_handler(entry));
+        if !skipped.is_empty() {
+            let now = self.clock.instant();
+            let mut state = self.state();
+            // the last first: each goes to the front of its aggregate's queue
+            for skipped in skipped.into_iter().rev() {
+                state.handle_skipped(skipped, now);
+            }
+            self.notify_waiters(state);
+            self.work.notify_waiters();
+        }
+        disposed
+    }
+
+    /// Returns `true` if a handler has joined for a skipped entry, and workers are there to run it.
+    fn has_handler(&self, disposed: &DisposedEntry) -> bool {
+        let DisposedEntry { record: Some(record), disposition: Disposition::Skip(_), .. } = disposed else {
+            return false;
+        };
+        let handle = |(group, subscribers): &(Name, Subscribers)| subscribers.handle(group, record.event_type());
+        self.is_worked.load(Ordering::Acquire) && self.group.get().is_some_and(handle)
+    }
+
+    /// Returns the read-ahead window: the entries that are running or read ahead at the workers' pace.
+    #[must_use]
+    pub fn read_ahead(&self) -> usize {
+        self.state().read_ahead_window(self.bounds).1
+    }
+
+    /// Lets suspects run: the bus has persisted that they begin.
+    pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut state = self.state();
+        for id in ids {
+            state.begin(id);
+        }
+        drop(state);
+        self.work.notify_waiters();
+    }
+
+    /// Removes entries: their dispositions are persisted, or another consumer has taken them over. Cancels handlers
+    /// that run one of them.
+    pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let now = self.clock.instant();
+        let mut state = self.state();
+        for id in ids {
+            state.remove(id, now);
+        }
+        let has_work = state.has_work();
+        self.notify_waiters(state);
+        self.room.notify_one();
+        if has_work {
+            self.work.notify_waiters();
+        }
+    }
+
+    /// Removes the entries that neither run nor are finished, and returns their ids for the bus to nack. Attempts that
+    /// are ready to persist stay so.
+    pub fn nack_idle(&self) -> Vec<MessageId> {
+        self.nack_idle_if(|_| true)
+    }
+
+    /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
+    pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
+        let mut state = self.state();
+        let nacked = state.remove_idle(which);
+        self.notify_waiters(state);
+        self.room.notify_one();
+        self.work.notify_waiters();
+        nacked
+    }
+
+    fn state(&self) -> MutexGuard<'_, InFlightState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins the work of a consumer: reports of its group include these entries from now on.
+    pub(super) fn begin_work(self: &Arc<Self>, context: &GroupContext) {
+        let _ = self.group.set((context.group.clone(), context.subscribers.clone()));
+        self.is_worked.store(true, Ordering::Release);
+        let report = Arc::downgrade(self);
+        context.subscribers.add_in_flight(&context.group, report);
+    }
+
+    pub(super) fn end_work(&self) {
+        self.is_worked.store(false, Ordering::Release);
+    }
+
+    pub(super) const fn clock(&self) -> &SharedClock {
+        &self.clock
+    }
+
+    pub(super) fn wake_workers(&self) {
+        self.work.notify_waiters();
+    }
+
+    /// Returns the next wake-up of the workers. The caller enables it before it reads the state: a wake-up between
+    /// reading and waiting is not lost.
+    pub(super) fn woken(&self) -> Notified<'_> {
+        self.work.notified()
+    }
+
+    pub(super) fn freed_slot(&self) -> Notified<'_> {
+        self.worker_slots.freed()
+    }
+
+    /// Returns the number of workers, at most one per entry that fits. Each worker whose handler takes long, or blocks
+    /// its thread past its time limit, gets a replacement.
+    pub(super) fn workers(&self, context: &GroupContext) -> usize {
+        context.workers().saturating_add(context.subscribers.without_slot(&context.group)).min(self.bounds.entries)
+    }
+
+    /// Takes the next entry for a worker.
+    pub(super) fn take(&self, context: &GroupContext, worker: &Arc<Notify>, handlers: &GroupHandlers) -> NextJob {
+        if handlers.current.is_empty() {
+            return NextJob::Idle(None);
+        }
+        let workers = self.workers(context);
+        let mut state = self.state();
+        let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
+        let next_job = state.next_job(worker, slot, workers, self.clock.instant(), self.bounds);
+        self.notify_waiters(state);
+        next_job
+    }
+
+    /// Waits until an entry does not run any more, as the consumer has released it.
+    pub(super) async fn until_taken_over(&self, taken_over: &Notify, number: u64) {
+        loop {
+            taken_over.notified().await;
+            // the notification may be for an earlier entry of this worker
+            if !self.state().is_running(number) {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn sleep_until(&self, due: Option<Instant>) {
+        match due {
+            Some(at) => self.clock.sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) {
+        let mut state = self.state();
+        state.record_outcome(number, outcome, &context.retry, self.clock.instant());
+        self.notify_waiters(state);
+    }
+
+    /// Returns the next suspect that may run.
+    pub(super) fn next_suspect(&self) -> NextSuspect {
+        let mut state = self.state();
+        let next = state.next_suspect(self.clock.instant(), self.bounds);
+        self.notify_waiters(state);
+        next
+    }
+
+    /// Has the bus persist that a suspect begins. Returns `false` if it is not in flight any more.
+    pub(super) fn note_start(&self, number: u64, is_alone: bool) -> bool {
+        let is_noted = self.state().note_start(number, is_alone);
+        if is_noted {
+            self.outbox.notify_one();
+        }
+        is_noted
+    }
+
+    pub(super) fn take_started(&self, number: u64, worker: &Arc<Notify>) -> StartNote {
+        self.state().take_started(number, worker, self.clock.instant())
+    }
+}
+
+impl ConsumerReport for InFlight {
+    fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
+        self.state().crowded()
+    }
+
+    fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
+        let (oldest, unfinished) = {
+            let state = self.state();
+            (state.oldest_failing(), state.len() as u64)
+        };
+        let (since, handlers) = oldest?;
+        Some(OldestUnfinished::new(group.as_str(), &handlers, since, unfinished, &self.clock))
+    }
+}

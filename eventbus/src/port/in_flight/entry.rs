@@ -1,0 +1,152 @@
+//! Entries in flight, as a consumer receives and disposes of them.
+
+use std::time::Duration;
+
+use super::super::{DeliveryAttempts, MessageId, Outcome, RetryPolicy, attempts::RetryDecision};
+use crate::domain::{clock::SharedClock, record::RecordedEvent};
+
+/// Default limit for the events that a consumer holds, in bytes: 16 MiB.
+pub const DEFAULT_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;
+
+/// Default limit for the entries of a consumer that wait for a retry, or are blocked behind one that does.
+pub const DEFAULT_MAX_WAITING: usize = 100_000;
+
+/// An entry that is due: the bus must read it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DueEntry {
+    /// The id of the entry on the bus.
+    pub id: MessageId,
+    /// Set if the entry has waited until the retry time in its attempts. It is about to be handled: the bus removes
+    /// that time from the persisted attempts, so that the entry counts as in flight if the process ends.
+    pub has_waited: bool,
+}
+
+/// An entry as a consumer received it.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct InFlightEntry {
+    /// The id of the entry on the bus.
+    pub id: MessageId,
+    /// The event.
+    pub record: RecordedEvent,
+    /// The attempts before, as persisted.
+    pub attempts: DeliveryAttempts,
+    /// Set if the entry was pending on a process that has ended: it may be the cause.
+    pub is_redelivered: bool,
+}
+
+impl InFlightEntry {
+    /// Returns `true` if the entry was in flight when its process ended: it must run alone.
+    #[must_use]
+    pub fn is_suspect(&self, clock: &SharedClock) -> bool {
+        self.attempts.is_suspect() || (self.is_redelivered && !self.attempts.is_waiting(clock))
+    }
+
+    /// Begins a [suspect](Self::is_suspect), and returns the disposition that the caller must persist before it runs
+    /// the handlers: [`Begin`](Disposition::Begin), or [`DeadLetter`](Disposition::DeadLetter) after too many process
+    /// ends.
+    #[must_use]
+    pub fn begin(&mut self, is_alone: bool, clock: &SharedClock) -> Disposition {
+        if self.is_redelivered && !self.attempts.is_waiting(clock) && !self.attempts.note_process_end(clock) {
+            self.attempts.give_up_after_process_ends(clock);
+            return Disposition::DeadLetter(self.attempts.clone());
+        }
+        self.attempts.begin(is_alone);
+        Disposition::Begin(self.attempts.clone())
+    }
+
+    /// Creates an entry without earlier attempts.
+    #[must_use]
+    pub fn new(id: MessageId, record: RecordedEvent) -> Self {
+        Self { id, record, attempts: DeliveryAttempts::default(), is_redelivered: false }
+    }
+
+    /// Sets the attempts before, as persisted.
+    #[must_use]
+    pub fn with_attempts(mut self, attempts: DeliveryAttempts) -> Self {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Marks the entry as redelivered: its process has ended, perhaps because of it.
+    #[must_use]
+    pub fn redelivered(mut self) -> Self {
+        self.is_redelivered = true;
+        self
+    }
+}
+
+/// An entry with its disposition, for the bus to persist.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct DisposedEntry {
+    /// The id of the entry on the bus.
+    pub id: MessageId,
+    /// The event; `None` if the entry cannot be decoded. A [`Retry`](Disposition::Retry) may leave it out.
+    pub record: Option<RecordedEvent>,
+    /// The action that the bus takes.
+    pub disposition: Disposition,
+}
+
+impl DisposedEntry {
+    /// Pairs an entry with its disposition.
+    #[must_use]
+    pub const fn new(id: MessageId, record: Option<RecordedEvent>, disposition: Disposition) -> Self {
+        Self { id, record, disposition }
+    }
+}
+
+/// The action that the bus takes with an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition {
+    /// All handlers have succeeded: the bus acknowledges the entry, then calls [`InFlight::release`].
+    Acknowledge {
+        /// Set if attempts of the entry may have been persisted before.
+        has_attempts: bool,
+    },
+    /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, or persists these
+    /// attempts and leaves it to a consumer of the group that wants it; then it calls [`InFlight::release`].
+    Skip(DeliveryAttempts),
+    /// The entry is retried later and stays in flight: the bus persists its attempts before it reads the entry again.
+    Retry {
+        /// The attempts so far.
+        attempts: DeliveryAttempts,
+        /// The delay before the retry.
+        after: Duration,
+    },
+    /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
+    /// attempts, then calls [`InFlight::begin`].
+    Begin(DeliveryAttempts),
+    /// The attempts are used up: the bus moves the entry to the dead letters, then calls [`InFlight::release`].
+    DeadLetter(DeliveryAttempts),
+}
+
+impl Disposition {
+    /// Records the outcome of a run in the attempts, and returns the action that follows. `None`: the group has no
+    /// handlers, so the entry is still undecided.
+    #[must_use]
+    pub fn from_outcome(
+        outcome: Outcome,
+        delivery_attempts: &mut DeliveryAttempts,
+        retry: &RetryPolicy,
+        clock: &SharedClock,
+    ) -> Option<Self> {
+        let next = match outcome {
+            Outcome::Unattended => return None,
+            Outcome::Skipped => {
+                delivery_attempts.reset_process_ends(); // no handler ran that could have ended the process
+                return Some(Self::Skip(delivery_attempts.clone()));
+            }
+            Outcome::Handled { succeeded } => delivery_attempts.succeed(&succeeded),
+            Outcome::Failed { failures, succeeded } => delivery_attempts.fail(&failures, &succeeded, retry, clock),
+        };
+        Some(match next {
+            RetryDecision::Acknowledge => {
+                Self::Acknowledge { has_attempts: *delivery_attempts != DeliveryAttempts::default() }
+            }
+            RetryDecision::RetryAfter(after) => Self::Retry { attempts: delivery_attempts.clone(), after },
+            RetryDecision::DeadLetter => Self::DeadLetter(delivery_attempts.clone()),
+        })
+    }
+}
