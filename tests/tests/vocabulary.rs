@@ -1,7 +1,7 @@
-//! Names keep to the words of ARCHITECTURE's glossary.
+//! Names and comments keep to the words of ARCHITECTURE's glossary.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use syn::{
     Ident, Item,
@@ -9,7 +9,7 @@ use syn::{
 };
 use workspace_tests::{
     modules::is_test,
-    source::{files, product_files},
+    source::{PRODUCT, SourceFile, files, product_files, without_tests},
 };
 
 /// Private words that names of types, traits, functions, constants, modules, fields and variants no longer hold. The
@@ -37,6 +37,22 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 
 /// Words that a retired word may stand beside: (before, word, after); an empty one stands for any.
 const COMPOUNDS: &[(&str, &str, &str)] = &[("dead", "letter", ""), ("dead", "letters", ""), ("", "hand", "off")];
+
+/// How many vague pronouns a thousand words of comments may hold, in each crate.
+const VAGUE_MAX: f64 = 3.0;
+const VAGUE: &[&str] = &[
+    "somebody",
+    "someone",
+    "nobody",
+    "nothing",
+    "something",
+    "whoever",
+    "whatever",
+    "others",
+    "another",
+    "anything",
+    "everything",
+];
 
 /// Collects the names that a file defines, but for those of its unit tests.
 #[derive(Default)]
@@ -152,6 +168,55 @@ fn names_hold_no_retired_word() {
     assert!(wrong.is_empty(), "take the word of ARCHITECTURE's glossary:\n{}", wrong.join("\n"));
     let unused: Vec<_> = (0..EXCEPTIONS.len()).filter(|at| !used.contains(at)).map(|at| EXCEPTIONS[at]).collect();
     assert!(unused.is_empty(), "exceptions that no name needs any more: {unused:?}");
+}
+
+/// The words of a file's comments, without tables and examples.
+fn comment_words(file: &SourceFile) -> Vec<(usize, String)> {
+    let mark = if file.path.ends_with(".rs") { "//" } else { "--" };
+    let mut is_example = false;
+    let mut found = Vec::new();
+    for (number, line) in without_tests(&file.text).into_iter().enumerate() {
+        let Some(comment) = line.trim_start().strip_prefix(mark) else { continue };
+        let comment = comment.trim_start_matches(['/', '!', '-']).trim();
+        if comment.starts_with("```") {
+            is_example = !is_example;
+        } else if !is_example && !comment.starts_with('|') {
+            let words = comment.split(|c: char| !c.is_ascii_alphabetic() && c != '\'');
+            found.extend(words.filter(|word| !word.is_empty()).map(|word| (number + 1, word.to_lowercase())));
+        }
+    }
+    found
+}
+
+#[test]
+fn comments_name_who_acts() {
+    let mut report = Vec::new();
+    for package in PRODUCT {
+        let (mut words, mut vague) = (0, BTreeMap::new());
+        for file in files(&format!("{package}/src"), &[".rs", ".lua", ".sql"]).unwrap() {
+            if file.path.contains("/migrations/") {
+                continue;
+            }
+            for (_, word) in comment_words(&file) {
+                words += 1;
+                if VAGUE.contains(&word.as_str()) {
+                    *vague.entry(file.path.clone()).or_insert(0) += 1;
+                }
+            }
+        }
+        assert!(words > 1_000, "{package} has {words} words of comments");
+        let count: u32 = vague.values().sum();
+        let share = 1_000.0 * f64::from(count) / f64::from(words);
+        println!("{package}: {count} vague pronouns in {words} words, {share:.1} per 1,000");
+        if share > VAGUE_MAX {
+            let files: Vec<_> = vague.iter().map(|(path, count)| format!("  {path}: {count}")).collect();
+            report.push(format!(
+                "{package}: {share:.1} vague pronouns per 1,000 words of comments\n{}",
+                files.join("\n")
+            ));
+        }
+    }
+    assert!(report.is_empty(), "say which part acts, instead of {VAGUE:?}:\n{}", report.join("\n"));
 }
 
 #[test]
