@@ -116,7 +116,7 @@ impl<P: Projection> ProjectionInner<P> {
     }
 
     /// Returns the positions that it skips, if loaded.
-    pub(super) fn cached_skips(&self) -> Option<Arc<[Position]>> {
+    fn cached_skips(&self) -> Option<Arc<[Position]>> {
         self.lock_skips().clone()
     }
 

@@ -39,15 +39,15 @@ pub(super) async fn replay_in_memory<P: Projection>(
     let skips = inner.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
     let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
     replay.replay_until(&mut fresh, target).await?;
-    let included = replay.meter.progress.position;
+    let included = replay.meter.progress().position;
     let replaced = inner
         .replace_state(fresh, included, guard_timeout, async |fresh: &mut P, target| {
             replay.replay_until(fresh, target).await?;
-            Ok::<_, RebuildError>(replay.meter.progress.position)
+            Ok::<_, RebuildError>(replay.meter.progress().position)
         })
         .await?;
     replay.meter.advance(0, replaced.unwrap_or(included));
-    Ok(inner.summary(&replay.meter.progress))
+    Ok(inner.summary(replay.meter.progress()))
 }
 
 /// A replay of a store's feed, with its progress.
@@ -65,7 +65,7 @@ impl Replay<'_> {
     /// Replays all events up to `target`: without that limit, writers that do not pause would keep it from ever ending.
     async fn replay_until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
         const REPORT_EVERY: u64 = 256;
-        let mut position = self.meter.progress.position;
+        let mut position = self.meter.progress().position;
         if position >= target {
             return Ok(());
         }

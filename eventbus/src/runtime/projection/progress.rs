@@ -63,7 +63,7 @@ impl ProjectionProgress {
 pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
 impl<'a> FeedGuard<'a> {
-    pub(super) fn new(progress: &'a watch::Sender<ProjectionProgress>) -> Self {
+    fn new(progress: &'a watch::Sender<ProjectionProgress>) -> Self {
         progress.send_modify(|progress| progress.is_app_stopped = false);
         Self(progress)
     }

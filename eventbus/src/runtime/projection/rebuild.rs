@@ -105,9 +105,9 @@ async fn replay_through_runner<P: Projection>(
     let mut progress = inner.progress().subscribe();
     loop {
         let now = progress.borrow_and_update().clone();
-        meter.advance(now.events.saturating_sub(meter.progress.events), now.position);
+        meter.advance(now.events.saturating_sub(meter.progress().events), now.position);
         if now.position >= target {
-            return Ok(inner.summary(&meter.progress));
+            return Ok(inner.summary(meter.progress()));
         }
         if let Some(error) = now.end_reason(definition.name) {
             return Err(error.into());

@@ -125,7 +125,7 @@ fn human_duration(time: Duration) -> String {
 /// Counts handled events, and reports the progress.
 pub(super) struct ProgressMeter<'a> {
     report: ProgressCallback<'a>,
-    pub(super) progress: RebuildProgress,
+    progress: RebuildProgress,
     began: Instant,
     clock: SharedClock,
 }
@@ -148,6 +148,10 @@ impl<'a> ProgressMeter<'a> {
             resumed: 0,
         };
         Self { report, progress: now, began: clock.instant(), clock }
+    }
+
+    pub(super) const fn progress(&self) -> &RebuildProgress {
+        &self.progress
     }
 
     /// Records the events handled before an interruption, up to `position`.

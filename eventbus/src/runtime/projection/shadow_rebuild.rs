@@ -155,10 +155,10 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut progress_meter = self.prepare_copies(report).await?;
         let mut outage = Outage::new(self.context.clock.clone());
         for _ in 0..CATCH_UP_ROUNDS_MAX {
-            let before = progress_meter.progress.events;
+            let before = progress_meter.progress().events;
             let head = self.call_with_retries(held_lease.ended(), &mut outage, || self.context.store.head()).await?;
             self.fill_copies(held_lease, head, &mut progress_meter, &mut outage).await?;
-            if progress_meter.progress.events - before <= SHORT_ROUND_EVENTS_MAX {
+            if progress_meter.progress().events - before <= SHORT_ROUND_EVENTS_MAX {
                 break;
             }
         }
@@ -176,7 +176,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         self.inner.progress().resume_past(position);
         self.drop_copies().await;
         progress_meter.advance(0, position);
-        Ok(self.inner.summary(&progress_meter.progress))
+        Ok(self.inner.summary(progress_meter.progress()))
     }
 
     /// Makes the copies, or finds those of an interrupted rebuild, and counts the events to handle.
@@ -216,9 +216,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     ) -> Result<Position, RebuildError> {
         let mut failures = 0;
         loop {
-            let before = meter.progress.position;
+            let before = meter.progress().position;
             let tried = self.try_fill_copies(held_lease, target, meter).await;
-            let goes_on = meter.progress.position > before || matches!(tried, Ok((_, WriteOutcome::Complete)));
+            let goes_on = meter.progress().position > before || matches!(tried, Ok((_, WriteOutcome::Complete)));
             if goes_on && let Some(lasted) = outage.ends() {
                 tracing::info!(projection = P::definition().name, ?lasted, "rebuild goes on");
             }
@@ -240,7 +240,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 }
                 Err(error) => error,
             };
-            failures = if meter.progress.position > before { 1 } else { failures + 1 };
+            failures = if meter.progress().position > before { 1 } else { failures + 1 };
             if !STORE_RETRY_POLICY.allows(failures) {
                 return Err(self.store_error(error));
             }
