@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use super::Publication;
+use super::saved::Publication;
 use crate::{
     domain::record::RecordedEvent,
     port::{EventBus, EventStore, PublishError},

@@ -1,0 +1,517 @@
+//! The repository and its updates: it loads and saves aggregates; an update loads, decides and saves, and begins anew
+//! after a conflict.
+
+use std::{
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use futures_util::{TryStreamExt, future::BoxFuture};
+
+use super::{
+    error::{LoadError, SaveError, UpdateError},
+    save_publisher::SavePublisher,
+    saved::Saved,
+};
+use crate::{
+    domain::{
+        aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
+        clock::SharedClock,
+        context::EventContext,
+        record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
+        stream::{AggregateId, ExpectedVersion, Version},
+    },
+    port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
+};
+
+/// Retries of an update after a conflict with a concurrent writer: count and delays.
+const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
+    retry_for: Duration::MAX,
+    max_retries: Some(10),
+    first_delay: Duration::from_millis(2),
+    max_delay: Duration::from_millis(200),
+};
+
+/// Loads aggregates of one type from a store, and saves the events that they recorded. Cloning is cheap.
+///
+/// It works alone with any store. The relay of an app publishes all events of its store, also those that a repository
+/// outside of the app saved: before the app starts, in a handler that takes it as [`State`](crate::State), or in a
+/// different process.
+///
+/// # Examples
+/// ```
+/// # use eventbus::{AggregateRepository, InMemoryEventStore, prelude::*};
+/// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// # #[event(aggregate = Counter)]
+/// # struct Counted { by: u32 }
+/// # #[derive(Debug, Default, Aggregate)]
+/// # #[aggregate(events(Counted))]
+/// # struct Counter { total: u32 }
+/// # impl Apply for Counter {
+/// #     fn apply(&mut self, event: &CounterEvent) { let CounterEvent::Counted(e) = event; self.total += e.by; }
+/// # }
+/// # impl Counter {
+/// #     fn count(&self, by: u32) -> Result<Counted, &'static str> { Ok(Counted { by }) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> eventbus::Result<()> {
+/// let counters = AggregateRepository::<Counter>::new(InMemoryEventStore::new());
+/// let mut counter = counters.create(AggregateId::new());
+/// counter.record(counter.count(2)?);
+/// counters.save(&mut counter).await?;
+/// counters.update(counter.id(), |counter| counter.count(3)).await?;
+/// assert_eq!(counters.load(counter.id()).await?.total, 5);
+/// # Ok(())
+/// # }
+/// ```
+pub struct AggregateRepository<A: Aggregate> {
+    store: Arc<dyn EventStore>,
+    publisher: SavePublisher,
+    context: EventContext,
+    conflict_retry: RetryPolicy,
+    clock: SharedClock,
+    aggregate: PhantomData<fn() -> A>,
+}
+
+impl<A: Apply> AggregateRepository<A> {
+    /// Creates a repository on `store`, without a bus.
+    pub fn new(store: impl EventStore) -> Self {
+        Self::with_publisher(Arc::new(store), SavePublisher::None)
+    }
+
+    pub(crate) fn for_app(store: Arc<dyn EventStore>, has_relay: bool, clock: SharedClock) -> Self {
+        Self::with_publisher(store, if has_relay { SavePublisher::Relay } else { SavePublisher::None })
+            .with_clock(clock)
+    }
+
+    fn with_publisher(store: Arc<dyn EventStore>, publisher: SavePublisher) -> Self {
+        Self {
+            store,
+            publisher,
+            context: EventContext::default(),
+            conflict_retry: CONFLICT_RETRY,
+            clock: SharedClock::SYSTEM,
+            aggregate: PhantomData,
+        }
+    }
+
+    /// Publishes to `bus` after each save: the plain form, for programs without a relay.
+    ///
+    /// A crash between saving and publishing leaves events unpublished. [`Saved::publication`] reports a failed
+    /// publish, which is never a failed save. If a relay publishes the store to the same destination, the
+    /// repository refuses to publish.
+    #[must_use]
+    pub fn publish_to(mut self, bus: impl EventBus) -> Self {
+        self.publisher = SavePublisher::to_bus(Arc::new(bus));
+        self
+    }
+
+    /// Returns a clone that stamps its saves with `context`.
+    #[must_use]
+    pub fn with_context(&self, context: EventContext) -> Self {
+        Self { context, ..self.clone() }
+    }
+
+    /// Retries updates after a conflict as `policy` says; by default 10 times within about a second.
+    #[must_use]
+    pub fn with_conflict_retries(mut self, policy: RetryPolicy) -> Self {
+        self.conflict_retry = policy;
+        self
+    }
+
+    /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; by
+    /// default from the machine's. A repository of an app has the app's clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Into<SharedClock>) -> Self {
+        self.clock = clock.into();
+        self
+    }
+
+    /// Creates a new aggregate; the store has no event of it before a save.
+    #[must_use]
+    pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
+        AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
+    }
+
+    /// Loads an aggregate.
+    ///
+    /// # Errors
+    /// [`LoadError::NotFound`] if it has no events; [`LoadError::Decode`] if one of them does not fit;
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn load(&self, id: &AggregateId) -> Result<AggregateRoot<A>, LoadError> {
+        self.find(id).await?.ok_or_else(|| LoadError::NotFound { stream: A::stream(id) })
+    }
+
+    /// Loads an aggregate, if it has events.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), except that not found is `None`.
+    pub async fn find(&self, id: &AggregateId) -> Result<Option<AggregateRoot<A>>, LoadError> {
+        let root = self.fold(id, Version::MAX).await?;
+        Ok((root.version() > Version::NONE).then_some(root))
+    }
+
+    /// Loads an aggregate as it was at `version`.
+    ///
+    /// Saving it conflicts if it has newer events.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load), and [`LoadError::VersionNotReached`] if it has fewer events.
+    pub async fn load_at(&self, id: &AggregateId, version: Version) -> Result<AggregateRoot<A>, LoadError> {
+        let root = self.fold(id, version).await?;
+        match root.version() {
+            Version::NONE => Err(LoadError::NotFound { stream: A::stream(id) }),
+            actual if actual < version => {
+                Err(LoadError::VersionNotReached { stream: A::stream(id), wanted: version, actual })
+            }
+            _ => Ok(root),
+        }
+    }
+
+    /// Returns `true` if the aggregate has events.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn exists(&self, id: &AggregateId) -> Result<bool, LoadError> {
+        Ok(self.version(id).await? > Version::NONE)
+    }
+
+    /// Returns the number of events of an aggregate, without loading it; 0 if it has none.
+    ///
+    /// # Errors
+    /// [`LoadError::Read`] if the store cannot be read.
+    pub async fn version(&self, id: &AggregateId) -> Result<Version, LoadError> {
+        Ok(self.store.stream_version(&A::stream(id)).await?)
+    }
+
+    /// Stores the pending events of `root`, if no other writer appended to its stream since it was loaded.
+    ///
+    /// Afterwards no event is pending; after an error all still are. Events keep their ids, so saving again after an
+    /// unknown outcome stores them once. If `root` recorded more events in between, the store refuses
+    /// ([`AppendError::EventIdTaken`]): load the aggregate anew. Without pending events it returns at once.
+    ///
+    /// # Errors
+    /// [`SaveError::Append`] with a conflict if a concurrent writer was first, or because the store could not be
+    /// reached; [`SaveError::Encode`] if an event cannot be written. No event is stored unless the outcome is unknown.
+    pub async fn save(&self, root: &mut AggregateRoot<A>) -> Result<Saved, SaveError> {
+        if root.pending().is_empty() {
+            return Ok(Saved::nothing(root.version()));
+        }
+        let events = self.encode(root)?;
+        let records = self.append(root, events).await?;
+        root.mark_saved(root.version().plus(records.len()));
+        let publication = self.publisher.publish(&self.store, &records).await;
+        Ok(Saved::new(root.version(), records, publication))
+    }
+
+    /// Loads, decides, saves; after a conflict loads and decides anew, with jittered delays, up to a bound.
+    ///
+    /// The decision is a pure, plain closure, not an `async` one: load the values it needs before. It may run several
+    /// times. It returns an event of the aggregate, or a tuple, array, `Vec` or `Option` of them; one that never refuses
+    /// says so: `Ok::<_, eventbus::Never>(event)`, as for [`upsert`](Self::upsert).
+    ///
+    /// ```ignore
+    /// let rate = rates.load().await?; // and not in the decision
+    /// accounts.update(&id, |account| account.convert(rate)).await?;
+    /// ```
+    ///
+    /// # Errors
+    /// [`UpdateError::Refused`] with the decision's refusal, at once; [`UpdateError::Load`] if there is no such
+    /// aggregate or it cannot be loaded; [`UpdateError::Save`] if it cannot be saved, also if every retry conflicted.
+    pub fn update<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        UpdateFuture::new(self, id, AggregateExistence::Required, decide, record_events::<A, D, T, X>, |saved, ()| {
+            saved
+        })
+    }
+
+    /// As [`update`](Self::update), for decisions that depend on events they have just recorded: `decide` records by
+    /// itself, and may return a value.
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update).
+    pub fn update_with<'a, D, T, X>(
+        &'a self,
+        id: &'a AggregateId,
+        decide: D,
+    ) -> UpdateFuture<'a, A, D, T, X, (Saved, T)>
+    where
+        D: Fn(&mut AggregateRoot<A>) -> Result<T, X>,
+    {
+        UpdateFuture::new(
+            self,
+            id,
+            AggregateExistence::Required,
+            decide,
+            |decide, root| decide(root),
+            |saved, value| (saved, value),
+        )
+    }
+
+    /// Decides and saves the first events of a new aggregate; the decision is as for [`update`](Self::update).
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update); a conflict if the aggregate has events already, which no retry can change.
+    pub fn create_with<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        UpdateFuture::new(self, id, AggregateExistence::Absent, decide, record_events::<A, D, T, X>, |saved, ()| saved)
+    }
+
+    /// As [`update`](Self::update), on a new aggregate if the id has no events.
+    ///
+    /// The decision returns a `Result`. If it never refuses, name [`Never`](crate::Never), or the compiler asks for the
+    /// type of its error.
+    ///
+    /// # Examples
+    /// ```
+    /// # use eventbus::{InMemoryEventStore, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate = Room)]
+    /// # struct Booked { guest: String }
+    /// # #[derive(Debug, Default, Aggregate)]
+    /// # #[aggregate(events(Booked))]
+    /// # struct Room { guest: Option<String> }
+    /// # impl Apply for Room {
+    /// #     fn apply(&mut self, RoomEvent::Booked(booked): &RoomEvent) { self.guest = Some(booked.guest.clone()); }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> eventbus::Result<()> {
+    /// # let rooms = AggregateRepository::<Room>::new(InMemoryEventStore::new());
+    /// # let id = "12".parse()?;
+    /// use eventbus::Never;
+    /// rooms.upsert(&id, |_| Ok::<_, Never>(Booked { guest: "ada".into() })).await?; // it never refuses
+    ///
+    /// let book = |room: &Room| match room.guest {
+    ///     None => Ok(Booked { guest: "bob".into() }),
+    ///     Some(_) => Err("the room is taken"),
+    /// };
+    /// let refused = rooms.upsert(&id, book).await.unwrap_err();
+    /// assert_eq!(refused.refused(), Some(&"the room is taken"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`update`](Self::update), except that not found cannot happen.
+    pub fn upsert<'a, D, T, X>(&'a self, id: &'a AggregateId, decide: D) -> UpdateFuture<'a, A, D, (), X, Saved>
+    where
+        D: Fn(&A) -> Result<T, X>,
+        T: IntoEvents<A::Event>,
+    {
+        UpdateFuture::new(self, id, AggregateExistence::Optional, decide, record_events::<A, D, T, X>, |saved, ()| {
+            saved
+        })
+    }
+
+    async fn load_with_existence(
+        &self,
+        id: &AggregateId,
+        existence: AggregateExistence,
+    ) -> Result<AggregateRoot<A>, LoadError> {
+        match existence {
+            AggregateExistence::Required => self.load(id).await,
+            AggregateExistence::Optional => Ok(self.find(id).await?.unwrap_or_else(|| self.create(id.clone()))),
+            AggregateExistence::Absent => Ok(self.create(id.clone())),
+        }
+    }
+
+    /// Folds the events up to `last` into a new root.
+    async fn fold(&self, id: &AggregateId, last: Version) -> Result<AggregateRoot<A>, LoadError> {
+        let stream = A::stream(id);
+        let mut root = self.create(id.clone());
+        let mut records = self.store.read_stream(&stream, Version::FIRST, Direction::Forward);
+        while let Some(record) = records.try_next().await? {
+            if record.version() > last {
+                break;
+            }
+            let event = A::Event::decode(&record).map_err(|source| LoadError::Decode {
+                stream: stream.clone(),
+                version: record.version(),
+                source,
+            })?;
+            root.replay(&event, record.version());
+        }
+        Ok(root)
+    }
+
+    /// Encodes the events of one save. They share one correlation id: that of the context, else a new one.
+    fn encode(&self, root: &AggregateRoot<A>) -> Result<Vec<NewEvent>, SaveError> {
+        let mut context = self.context.clone();
+        context.correlation_id.get_or_insert_with(|| self.clock.new_id());
+        let encode = |(event, id): (&A::Event, _)| {
+            let event = event.encode()?.with_event_id(id).with_occurred_at(self.clock.now());
+            Ok(event.with_context(context.clone()))
+        };
+        root.pending_with_ids().map(encode).collect()
+    }
+
+    /// Appends; resolves an unknown outcome by appending the same event ids again.
+    async fn append(&self, root: &AggregateRoot<A>, events: Vec<NewEvent>) -> Result<Vec<RecordedEvent>, AppendError> {
+        const OUTCOME_RETRY: RetryPolicy = RetryPolicy {
+            retry_for: Duration::MAX,
+            max_retries: Some(3),
+            first_delay: Duration::from_millis(50),
+            max_delay: Duration::from_secs(1),
+        };
+        let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
+        let mut attempt = 0;
+        loop {
+            let error = match self.store.append(&stream, expected, events.clone()).await {
+                Err(AppendError::OutcomeUnknown(error)) => error,
+                // this attempt stored no event, but the outcome of the first one is still unknown
+                Err(AppendError::Unavailable(error)) if attempt > 0 => error,
+                outcome => return outcome,
+            };
+            if !OUTCOME_RETRY.allows(attempt + 1) {
+                return Err(AppendError::OutcomeUnknown(error));
+            }
+            attempt += 1;
+            tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
+            self.clock.sleep(OUTCOME_RETRY.jittered(attempt)).await;
+        }
+    }
+}
+
+impl<A: Aggregate> Clone for AggregateRepository<A> {
+    fn clone(&self) -> Self {
+        Self {
+            store: Arc::clone(&self.store),
+            publisher: self.publisher.clone(),
+            context: self.context.clone(),
+            conflict_retry: self.conflict_retry,
+            clock: self.clock.clone(),
+            aggregate: PhantomData,
+        }
+    }
+}
+
+impl<A: Aggregate> fmt::Debug for AggregateRepository<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AggregateRepository").field("aggregate_type", &A::AGGREGATE_TYPE).finish_non_exhaustive()
+    }
+}
+
+/// Records the events of a decision.
+fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
+where
+    A: Apply,
+    D: Fn(&A) -> Result<T, X>,
+    T: IntoEvents<A::Event>,
+{
+    root.record(decide(root)?);
+    Ok(())
+}
+
+/// The future of [`AggregateRepository::update`] and its variants; it decides when it is awaited.
+///
+/// Its type names the closure but has no bounds on it: for a closure that does not fit, such as an `async` one, the
+/// compiler reports one error at the call, and no second one at the `.await`.
+#[must_use = "a decision is made when it is awaited"]
+pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
+    repository: &'a AggregateRepository<A>,
+    id: &'a AggregateId,
+    existence: AggregateExistence,
+    decision: D,
+    decide: DecideFn<A, D, V, X>,
+    /// Makes the caller's result of the save and the decision's value.
+    output: fn(Saved, V) -> O,
+    attempt: u32,
+    decided: Option<V>,
+    state: UpdateState<'a, A>,
+}
+
+type DecideFn<A, D, V, X> = fn(&D, &mut AggregateRoot<A>) -> Result<V, X>;
+
+/// The existence that an update requires of its aggregate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AggregateExistence {
+    /// It has events.
+    Required,
+    /// It has events, or is new.
+    Optional,
+    /// It is new: a conflict is final, as no retry can remove the other events.
+    Absent,
+}
+
+/// The step in progress.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | load | loaded, the decision accepts | save |
+/// | load | not loaded, or the decision refuses | done, with the error |
+/// | save | conflict, and the aggregate may exist and a retry is left | load, after a delay |
+/// | save | saved, or any other error | done |
+enum UpdateState<'a, A: Apply> {
+    Load(BoxFuture<'a, Result<AggregateRoot<A>, LoadError>>),
+    Save(BoxFuture<'a, Result<Saved, SaveError>>),
+}
+
+impl<'a, A: Apply, D, V, X, O> UpdateFuture<'a, A, D, V, X, O> {
+    fn new(
+        repository: &'a AggregateRepository<A>,
+        id: &'a AggregateId,
+        existence: AggregateExistence,
+        decision: D,
+        decide: DecideFn<A, D, V, X>,
+        output: fn(Saved, V) -> O,
+    ) -> Self {
+        let state = UpdateState::Load(Box::pin(repository.load_with_existence(id, existence)));
+        Self { repository, id, existence, decision, decide, output, attempt: 0, decided: None, state }
+    }
+}
+
+/// No field is pinned in place: the futures are boxed.
+impl<A: Apply, D, V, X, O> Unpin for UpdateFuture<'_, A, D, V, X, O> {}
+
+impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
+    type Output = Result<O, UpdateError<X>>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { repository, id, existence, decision, decide, output, attempt, decided, state } = &mut *self;
+        let (repository, id, existence) = (*repository, *id, *existence);
+        loop {
+            match state {
+                UpdateState::Load(load) => {
+                    let mut root = ready!(load.as_mut().poll(context))?;
+                    *decided = Some(decide(decision, &mut root).map_err(UpdateError::Refused)?);
+                    *attempt += 1;
+                    *state = UpdateState::Save(Box::pin(async move { repository.save(&mut root).await }));
+                }
+                UpdateState::Save(save) => match ready!(save.as_mut().poll(context)) {
+                    Err(error)
+                        if error.is_conflict()
+                            && existence != AggregateExistence::Absent
+                            && repository.conflict_retry.allows(*attempt) =>
+                    {
+                        tracing::debug!(stream = %A::stream(id), attempt, "conflict, loading and deciding anew");
+                        let delay = repository.conflict_retry.jittered(*attempt);
+                        *state = UpdateState::Load(Box::pin(async move {
+                            repository.clock.sleep(delay).await;
+                            repository.load_with_existence(id, existence).await
+                        }));
+                    }
+                    saved => {
+                        let decided = decided.take().expect("the load step decides before each save step");
+                        return Poll::Ready(Ok(output(saved?, decided)));
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl<A: Apply, D, V, X, O> fmt::Debug for UpdateFuture<'_, A, D, V, X, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpdateFuture").field("id", self.id).field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
