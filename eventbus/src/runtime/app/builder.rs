@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use super::{
     App,
+    inner::AppInner,
     no_store::NoStore,
     plan::{CheckedPlan, Discovery, Plan},
     stored_types,
@@ -226,7 +227,7 @@ impl AppBuilder {
         let tasks =
             AppTasks::spawn(environment, &plan, relay_options, &self.store_settings).await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
-        Ok(App::new(
+        Ok(App(Arc::new(AppInner::new(
             store,
             bus,
             !consumes_only,
@@ -234,7 +235,7 @@ impl AppBuilder {
             tasks,
             (self.wait_timeout, self.shutdown_timeout),
             dead_letters_at_start,
-        ))
+        ))))
     }
 }
 

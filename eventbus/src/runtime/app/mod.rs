@@ -5,46 +5,47 @@
 mod builder;
 mod error;
 mod exit;
+mod inner;
 mod no_store;
 mod outage_starts;
 mod plan;
-mod projections;
 mod relay_health;
 mod signal;
-mod skipping;
 mod stored_types;
 mod tasks;
 mod wait_idle;
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 pub use builder::AppBuilder;
 pub use error::{PublishedError, SettleError};
+pub use relay_health::Published;
 pub use signal::shutdown_signal;
 
 use self::{
     exit::{ActivitySources, ExitGuard},
-    outage_starts::OutageStarts,
-    plan::CheckedPlan,
-    tasks::AppTasks,
+    inner::AppInner,
 };
 use super::{
-    definition::Projection,
+    definition::{Projection, ProjectionKind},
     follow::Follow,
-    projection::{AnyProjection, ProjectionError, ProjectionGuard, ProjectionHandle},
+    projection::{
+        AnyProjection, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus, Rebuild, RebuildError,
+        Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
+    },
+    relay::{RelayStatus, RepublishError},
     repository::AggregateRepository,
+    skip::{SkipEditor, SkipError, SkippedEvent, load_skipped_events},
 };
 use crate::{
-    domain::{aggregate::Apply, clock::SharedClock, error::Result, name::Name, stream::Position},
-    port::{EventBus, EventStore, MessageId, ShutdownError},
+    domain::{
+        aggregate::Apply,
+        error::Result,
+        name::Name,
+        stream::{Position, StreamId},
+    },
+    port::{CheckpointError, EventBus, EventStore, Health, ReadError, ShutdownError, relay_to},
 };
-
-/// Timeout of the store's head, for an error text. Real time: it is the reply of a server.
-const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.
 ///
@@ -86,73 +87,26 @@ const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 #[must_use = "an app stops when its last clone is dropped: keep it, and end with `run_until_signal` or `shutdown`"]
 pub struct App(Arc<AppInner>);
 
-struct AppInner {
-    store: Arc<dyn EventStore>,
-    bus: Arc<dyn EventBus>,
-    has_store: bool,
-    groups: Vec<Name>,
-    projections: Vec<AnyProjection>,
-    tasks: AppTasks,
-    wait_timeout: Duration,
-    shutdown_timeout: Duration,
-    /// Dead letters of the bus that `settled` has reported, or that the start found.
-    reported_dead_letters: AtomicU64,
-    /// Start times of the outages of store and bus.
-    outage_starts: OutageStarts,
-}
-
-/// An event that the relay has published.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct Published {
-    /// The relay has published all events up to here.
-    pub position: Position,
-    /// The bus's id of the event at the wanted position; `None` if it was published too long ago, or by a different
-    /// process.
-    pub message_id: Option<MessageId>,
-}
-
 impl App {
     /// Creates a builder.
     pub fn builder() -> AppBuilder {
         AppBuilder::new()
     }
 
-    fn new(
-        store: Arc<dyn EventStore>,
-        bus: Arc<dyn EventBus>,
-        has_store: bool,
-        plan: CheckedPlan,
-        tasks: AppTasks,
-        (wait_timeout, shutdown_timeout): (Duration, Duration),
-        reported_dead_letters: u64,
-    ) -> Self {
-        let (groups, projections) = (plan.groups(), plan.projections);
-        let reported_dead_letters = reported_dead_letters.into();
-        Self(Arc::new(AppInner {
-            store,
-            bus,
-            has_store,
-            groups,
-            projections,
-            tasks,
-            wait_timeout,
-            shutdown_timeout,
-            reported_dead_letters,
-            outage_starts: OutageStarts::default(),
-        }))
-    }
-
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
     #[must_use]
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay.is_some(), self.clock().clone())
+        AggregateRepository::for_app(
+            Arc::clone(self.0.store()),
+            self.0.tasks().relay().is_some(),
+            self.0.clock().clone(),
+        )
     }
 
     /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
-        &self.0.store
+        self.0.store()
     }
 
     /// Follows the store's feed: stored events, then new ones.
@@ -184,13 +138,13 @@ impl App {
     /// # }
     /// ```
     pub fn follow(&self) -> Follow {
-        Follow::from_shared(Arc::clone(&self.0.store)).clock(self.clock().clone())
+        Follow::from_shared(Arc::clone(self.0.store())).clock(self.0.clock().clone())
     }
 
     /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &Arc<dyn EventBus> {
-        &self.0.bus
+        self.0.bus()
     }
 
     /// Returns a projection of the app: a cheap handle to read it by.
@@ -198,7 +152,7 @@ impl App {
     /// # Errors
     /// [`ProjectionError::NotRunning`] if the app has no such projection.
     pub fn projection<P: Projection>(&self) -> Result<&ProjectionHandle<P>, ProjectionError> {
-        self.find_projection::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
+        self.0.handle()
     }
 
     /// Waits until a projection includes all events up to `position`, then reads it: read your own writes.
@@ -213,21 +167,287 @@ impl App {
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
-        let projection = self.find_projection::<P>()?;
-        let mut read = self.projection::<P>()?.read_at(position, self.0.wait_timeout).await;
+        let projection = self.0.find_projection::<P>()?;
+        let mut read = self.0.handle::<P>()?.read_at(position, self.0.wait_timeout()).await;
         if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
             && projection.status(Position::START).trouble.is_none()
-            && let Some(end) = self.describe_missing_position(*wanted).await
+            && let Some(end) = self.0.describe_missing_position(*wanted).await
         {
             *problem = end;
         }
         read
     }
 
-    /// Describes a position that the store does not have yet.
-    async fn describe_missing_position(&self, wanted: Position) -> Option<String> {
-        let head = tokio::time::timeout(HEAD_TIMEOUT, self.0.store.head()).await.ok()?.ok()?;
-        (head < wanted).then(|| format!("the store ends at position {head}"))
+    /// Returns the status of each projection of the app, sorted by name. For a projection with tables it shows a
+    /// rebuild in any process; only their callers know of other rebuilds.
+    ///
+    /// # Errors
+    /// [`ReadError`] if the store cannot be read.
+    pub async fn projections(&self) -> Result<Vec<ProjectionStatus>, ReadError> {
+        let store = &**self.0.store();
+        let head = store.head().await?;
+        let mut statuses = Vec::with_capacity(self.0.projections().len());
+        for projection in self.0.projections() {
+            statuses.push(projection.load_status(store, head).await?);
+        }
+        Ok(statuses)
+    }
+
+    /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::RebuildProgress) for a bar.
+    ///
+    /// - State in memory: the rebuild folds a new instance beside the old one, which serves reads until it is replaced.
+    ///   Drop the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
+    /// - Rows in the store's transaction: the rebuild fills copies of the projection's `tables(..)` while the live ones
+    ///   serve and go on; when the copies have caught up, it replaces the rows in one transaction. A rebuild that ends
+    ///   early leaves the live rows as they were; calling this again goes on where it was. Methods that changed since
+    ///   then need a new `version = ..` in the attribute, which begins at zero.
+    /// - Rows elsewhere: the app's own instance handles every event again, also after the caller has dropped the
+    ///   future. Only the process that feeds the projection can do that.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{App, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Default)] struct Accounts;
+    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    /// # async fn example(app: &App) -> eventbus::Result<()> {
+    /// app.rebuild::<Accounts>().on_progress(|now| println!("{now}")).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RebuildError`]; reads still see the former state.
+    pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
+        Rebuild::new(move |report| {
+            Box::pin(async move {
+                let (handle, tasks) = (self.0.handle::<P>()?, self.0.tasks());
+                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout())
+                    .await
+            })
+        })
+    }
+
+    /// Writes the rows of one aggregate anew, for projections whose attribute has `tables(..)` and `key = ".."`.
+    ///
+    /// One transaction deletes its rows from every table and handles its events again up to the projection's position,
+    /// so no reader sees it without rows. The projection pauses meanwhile. Events that an operator had skipped are left
+    /// out and counted, also those that cannot be read.
+    ///
+    /// The rebuild finds the rows by the id alone: where the tables hold aggregates of several types, no two of them
+    /// may have the same id, or it deletes the rows of the other aggregate and does not write them again.
+    ///
+    /// # Errors
+    /// [`RebuildError`]; the rows then stay as they were.
+    pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
+        let tasks = self.0.tasks();
+        rebuild_aggregate(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await
+    }
+
+    /// Has a projection that stopped at an event retry it, once its cause is repaired. Returns `false` if it had not
+    /// stopped.
+    ///
+    /// # Errors
+    /// [`ProjectionError::NotRunning`] if the app has no such projection; [`ProjectionError::InMemory`] for state in
+    /// memory: rebuild it instead.
+    pub fn resume_projection<P: Projection>(&self) -> Result<bool, ProjectionError> {
+        let handle = self.0.handle::<P>()?;
+        let definition = P::definition();
+        if definition.kind == ProjectionKind::InMemory {
+            return Err(ProjectionError::InMemory { name: definition.name });
+        }
+        Ok(handle.inner().progress().resume())
+    }
+
+    /// Has a projection go on that stopped with [`ProjectionError::MissedEvents`], because its rows are right: no row
+    /// depends on the missed events, or an operator has corrected the rows by hand. For operators; the log gets
+    /// `reason`. Returns `false` if the store has no note of missed events.
+    ///
+    /// The store keeps the decision: no process stops for these events any more, and none rebuilds the rows for them.
+    ///
+    /// # Errors
+    /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be
+    /// reached.
+    pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
+        let tasks = self.0.tasks();
+        let is_news = accept_missed_events(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop()).await?;
+        if is_news {
+            tracing::warn!(
+                projection = P::definition().name,
+                reason,
+                "the rows are accepted without the events that an older release passed by"
+            );
+        }
+        Ok(is_news)
+    }
+
+    /// Has a projection skip one event for good, which it cannot decode or handle, and go on behind it: for operators.
+    /// Returns `false` if it skips the event already; the former reason stays then.
+    ///
+    /// The store keeps the order with the reason: every process that feeds the projection skips the event, and so do
+    /// rebuilds, which [count](crate::Rebuilt::skipped) it. A projection that stopped there goes on within seconds, in
+    /// any process; state in memory is folded anew in this process at once, and within minutes in other processes where
+    /// it stopped. An event that the projection has handled already stays handled until a rebuild. Handlers and other
+    /// projections get the event as before.
+    ///
+    /// A row that cannot even be read stops a projection with
+    /// [`ProjectionError::Damaged`](crate::ProjectionError::Damaged): its text says where the row is.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the projection does not skip the event then, unless it is [`SkipError::Rebuild`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{App, ProjectionError, prelude::*};
+    /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// # #[event(aggregate_type = "Account")]
+    /// # struct Opened {}
+    /// # #[derive(Default)] struct Accounts;
+    /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
+    /// # async fn example(app: &App) -> eventbus::Result<()> {
+    /// for status in app.projections().await? {
+    ///     if let Some(ProjectionError::Stopped { position, error, .. }) = status.stopped {
+    ///         println!("stopped at {position}: {error}");
+    ///         app.skip_event::<Accounts>(position, "imported without an owner, see the incident of May 5").await?;
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
+        let projection = self.0.handle::<P>()?.inner();
+        let is_new = self.skip_editor().skip(&projection_role(P::definition().name), position, reason).await?;
+        projection.clear_cached_skips();
+        let progress = projection.progress();
+        if progress.may_resume_after(position) {
+            match P::definition().kind {
+                // a method that failed may have changed a part of the state
+                ProjectionKind::InMemory if !progress.is_stopped_before_damage() => drop(self.rebuild::<P>().await?),
+                _ => drop(progress.resume()),
+            }
+        }
+        Ok(is_new)
+    }
+
+    /// Has a projection take an event again that it [skipped](Self::skip_event): rebuild the projection then, if it is
+    /// past the event. Returns `false` if it does not skip the event.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the skip stays then.
+    pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
+        let projection = self.0.handle::<P>()?.inner();
+        let was_skipped = self.skip_editor().unskip(&projection_role(P::definition().name), position).await?;
+        projection.clear_cached_skips();
+        Ok(was_skipped)
+    }
+
+    /// Waits until the relay has published all events up to `position`. If a different process relays, this one sees
+    /// its progress about a second later.
+    ///
+    /// # Errors
+    /// [`PublishedError`] if no process relays, the relay stopped, or it did not reach `position` within the builder's
+    /// `wait_timeout`.
+    pub async fn published(&self, position: impl Into<Option<Position>>) -> Result<Published, PublishedError> {
+        relay_health::published(&self.0, position.into().unwrap_or(Position::START)).await
+    }
+
+    /// Returns the relay's status; `None` without a relay: the app only consumes, or its bus lives in the process and
+    /// the builder says `.without_relay()`.
+    pub async fn relay_status(&self) -> Option<RelayStatus> {
+        relay_health::relay_status(&self.0).await
+    }
+
+    /// Has the relay publish all events after `from` again, with the same event ids and positions, in whichever process
+    /// it runs: for operators. Returns the position after which it publishes: `from`, or lower if the relay is not that
+    /// far.
+    ///
+    /// It resolves [`RelayError::StoreBehindBus`](crate::RelayError::StoreBehindBus): give the position where the
+    /// backup ended from which the store was restored, or any position before it; [`Position::START`] is always right.
+    /// Handlers get the republished events again.
+    ///
+    /// It returns before the relay publishes: the relay notices within a second, and until then
+    /// [`published`](Self::published) does not wait for it; [`settled`](Self::settled) does.
+    ///
+    /// # Errors
+    /// [`RepublishError`]; a bus in the process keeps no position to set back.
+    pub async fn republish(&self, from: Position) -> Result<Position, RepublishError> {
+        relay_health::republish(&self.0, from).await
+    }
+
+    /// Has the relay skip one event for good, which it cannot read or the bus refuses: for operators. Handlers do not
+    /// get the event. Returns `false` if the relay skips it already.
+    ///
+    /// The relay goes on behind it within a minute, in whichever process it runs, and to a bus in the process within
+    /// seconds; its [status](crate::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the
+    /// event, as the store cannot read it any more, releases it within seconds.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the relay does not skip the event then.
+    pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
+        self.skip_editor().skip(&relay_to(self.0.bus().destination()), position, reason).await
+    }
+
+    /// Has the relay publish an event that it skipped, if it is not past it; [`republish`](Self::republish) sets the
+    /// relay back. Returns `false` if the relay does not skip the event.
+    ///
+    /// # Errors
+    /// [`SkipError`]; the skip stays then.
+    pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
+        self.skip_editor().unskip(&relay_to(self.0.bus().destination()), position).await
+    }
+
+    /// Returns the events that projections of this app and the relay to its bus skip, with process, time and reason of
+    /// each order.
+    ///
+    /// # Errors
+    /// [`SkipError`] if the store cannot be read.
+    pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
+        let names = self
+            .0
+            .projections()
+            .iter()
+            .map(AnyProjection::definition)
+            .map(|definition| projection_role(definition.name));
+        let readers = names.chain([relay_to(self.0.bus().destination())]);
+        let mut events = Vec::new();
+        for reader in readers {
+            events.extend(load_skipped_events(&**self.0.store(), &reader).await?);
+        }
+        Ok(events)
+    }
+
+    /// Deletes the floor of a consumer group of the bus, so that events are neither kept nor republished for it: for
+    /// operators. The relay soon adds a group again that is still on the bus, so retire it there first.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] if the store cannot be reached.
+    pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
+        self.0.store().forget_floor(self.0.bus().destination(), group).await
+    }
+
+    /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,
+    /// and takes two seconds at most: a store or a bus that does not answer by then is not well.
+    pub async fn health(&self) -> Health {
+        relay_health::health(&self.0).await
+    }
+
+    /// Waits until all stored events are published, handled and projected, also those that handlers store meanwhile:
+    /// for tests.
+    ///
+    /// # Errors
+    /// [`SettleError::DeadLetters`] if deliveries became dead letters since the app started or since the last call
+    /// reported them; [`SettleError::TimedOut`] with the part that is still busy, also with retries; an error of a
+    /// relay or projection that stopped, or of a store or bus that does not answer.
+    pub async fn settled(&self) -> Result<(), SettleError> {
+        wait_idle::settled(&self.0).await
+    }
+
+    /// Describes for each handler the last event that failed and has not succeeded since, and the error.
+    #[cfg(feature = "axum")]
+    pub(crate) fn failures(&self) -> Vec<String> {
+        wait_idle::failures(&self.0)
     }
 
     /// Runs until SIGTERM or SIGINT (Ctrl-C), then stops within the builder's `shutdown_timeout`, 30 s by default;
@@ -241,13 +461,13 @@ impl App {
     /// # Errors
     /// If the process cannot listen for signals, or a task was still busy at the timeout.
     pub async fn run_until_signal(self) -> Result<()> {
-        let exit = ExitGuard::new(self.0.shutdown_timeout, self.activity_sources())?;
+        let exit = ExitGuard::new(self.0.shutdown_timeout(), self.activity_sources())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
         // before the shutdown removes the handlers from the bus
         let handlers = self.activity_sources().list();
-        let stopped = self.shutdown(self.0.shutdown_timeout).await;
+        let stopped = self.shutdown(self.0.shutdown_timeout()).await;
         if stopped.is_err() {
             let blocking = handlers.describe_blocking();
             if !blocking.is_empty() {
@@ -262,7 +482,7 @@ impl App {
     }
 
     fn activity_sources(&self) -> ActivitySources {
-        ActivitySources { bus: Arc::downgrade(&self.0.bus), projections: self.0.projections.clone() }
+        ActivitySources { bus: Arc::downgrade(self.0.bus()), projections: self.0.projections().to_vec() }
     }
 
     /// Stops all tasks of the app; deliveries in flight have until `timeout`.
@@ -274,31 +494,22 @@ impl App {
     /// # Errors
     /// [`ShutdownError`] if a task was still busy then; its events are redelivered after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.0.tasks.shutdown(&*self.0.bus, timeout).await
+        self.0.tasks().shutdown(&**self.0.bus(), timeout).await
     }
 
-    pub(super) fn clock(&self) -> &SharedClock {
-        &self.0.tasks.runner_context.clock
-    }
-
-    fn find_projection<P: Projection>(&self) -> Result<&AnyProjection, ProjectionError> {
-        let is_it = |projection: &&AnyProjection| projection.type_id() == std::any::TypeId::of::<P>();
-        self.0.projections.iter().find(is_it).ok_or_else(|| self.not_running::<P>())
-    }
-
-    fn not_running<P: Projection>(&self) -> ProjectionError {
-        let known = self.0.projections.iter().map(|projection| projection.definition().name).collect();
-        ProjectionError::NotRunning { name: P::definition().name, known }
+    fn skip_editor(&self) -> SkipEditor {
+        let context = self.0.tasks().runner_context();
+        SkipEditor { store: Arc::clone(self.0.store()), owner: context.owner.clone(), clock: context.clock.clone() }
     }
 }
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
-            .field("destination", self.0.bus.destination())
-            .field("groups", &self.0.groups)
-            .field("projections", &self.0.projections)
-            .field("stopped", &self.0.tasks.is_stopped())
+            .field("destination", self.0.bus().destination())
+            .field("groups", &self.0.groups())
+            .field("projections", &self.0.projections())
+            .field("stopped", &self.0.tasks().is_stopped())
             .finish_non_exhaustive()
     }
 }

@@ -51,10 +51,10 @@ pub(super) struct AppTasks {
     abort_store_tasks: CancellationToken,
     tracker: TaskTracker,
     /// Store, states and lease settings of the projection runners.
-    pub(super) runner_context: RunnerContext,
-    pub(super) relay: Option<watch::Receiver<RelayProgress>>,
+    runner_context: RunnerContext,
+    relay: Option<watch::Receiver<RelayProgress>>,
     /// The groups whose backlog the filler cannot fill.
-    pub(super) unfilled: Unfilled,
+    unfilled: Unfilled,
 }
 
 /// The parts of an app that its tasks share.
@@ -166,6 +166,18 @@ impl AppTasks {
 
     fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.spawn_abortable(&self.abort_store_tasks, task);
+    }
+
+    pub(super) const fn runner_context(&self) -> &RunnerContext {
+        &self.runner_context
+    }
+
+    pub(super) const fn relay(&self) -> Option<&watch::Receiver<RelayProgress>> {
+        self.relay.as_ref()
+    }
+
+    pub(super) const fn unfilled(&self) -> &Unfilled {
+        &self.unfilled
     }
 
     /// Returns the token that is cancelled when the app stops.
