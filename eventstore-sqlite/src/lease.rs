@@ -2,7 +2,7 @@
 //!
 //! Invariant: no statement deletes a row, so that no epoch is used twice.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -11,16 +11,16 @@ use eventbus::{
 };
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::{error::read_error, store::SqliteEventStore};
+use crate::{error::read_error, row::epoch_to_i64, store::SqliteEventStore, writer::Writer};
 
 #[async_trait]
 impl Leases for SqliteEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.take_lease(role, owner, ttl, false).await
+        take_lease(self.writer(), role, owner, ttl, false).await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let seized = self.take_lease(role, owner, ttl, true).await?;
+        let seized = take_lease(self.writer(), role, owner, ttl, true).await?;
         seized.ok_or_else(|| LeaseError::new(role, "the store keeps no epoch for it"))
     }
 
@@ -58,32 +58,25 @@ fn load_lease(connection: &Connection, role: &Name) -> rusqlite::Result<Option<(
     load.query_row([role.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
-impl SqliteEventStore {
-    async fn take_lease(
-        &self,
-        role: &Name,
-        owner: &Name,
-        ttl: Duration,
-        seize: bool,
-    ) -> Result<Option<Lease>, LeaseError> {
-        let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
-        let millis = ttl_millis(ttl);
-        let take = move |connection: &Connection| {
-            let mut take = connection.prepare_cached(include_str!("sql/take_lease.sql"))?;
-            let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
-            let epoch: Option<i64> = take.query_row(parameters, |row| row.get(0)).optional()?;
-            Ok(epoch.map(|epoch| Lease { epoch: epoch.cast_unsigned(), ..lease.clone() }))
-        };
-        self.writer().write(take).await.map_err(|error| LeaseError::new(role, error))
-    }
+async fn take_lease(
+    writer: &Arc<Writer>,
+    role: &Name,
+    owner: &Name,
+    ttl: Duration,
+    seize: bool,
+) -> Result<Option<Lease>, LeaseError> {
+    let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
+    let millis = ttl_millis(ttl);
+    let take = move |connection: &Connection| {
+        let mut take = connection.prepare_cached(include_str!("sql/take_lease.sql"))?;
+        let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
+        let epoch: Option<i64> = take.query_row(parameters, |row| row.get(0)).optional()?;
+        Ok(epoch.map(|epoch| Lease { epoch: epoch.cast_unsigned(), ..lease.clone() }))
+    };
+    writer.write(take).await.map_err(|error| LeaseError::new(role, error))
 }
 
 /// Returns a time to live in milliseconds, at most the longest that fits after the present time.
 pub(crate) fn ttl_millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
-}
-
-/// Converts an epoch to its column: one that does not fit was never issued, and no row has one below zero.
-pub(crate) fn epoch_to_i64(epoch: u64) -> i64 {
-    i64::try_from(epoch).unwrap_or(-1)
 }

@@ -47,6 +47,7 @@ mod row;
 mod schema;
 mod shadow_databases;
 mod store;
+mod store_inner;
 mod transaction;
 mod transactions;
 mod unfinished;

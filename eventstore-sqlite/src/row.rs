@@ -1,4 +1,4 @@
-//! Rows: conversion between events, positions and times and their columns.
+//! Rows: conversion between events, positions, times and epochs and their columns.
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
@@ -57,6 +57,11 @@ pub(crate) fn from_micros(micros: i64) -> Result<OffsetDateTime, time::error::Co
 pub(crate) fn to_position(stored: i64, place: impl FnOnce() -> String) -> Result<Position, ReadError> {
     let position = u64::try_from(stored).map(Position::new);
     position.map_err(|source| ReadError::corrupt(place(), source))
+}
+
+/// Converts an epoch to its column: one that does not fit was never issued, and no row has one below zero.
+pub(crate) fn epoch_to_i64(epoch: u64) -> i64 {
+    i64::try_from(epoch).unwrap_or(-1)
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.

@@ -1,4 +1,4 @@
-//! The file with the copies of a shadow, beside the store's own.
+//! The file with the copies of a shadow, beside the store's own, and the row that registers it.
 //!
 //! Its database is `main` on its connections, and the store is attached to them for reading: so a name means the copy
 //! if there is one, and the live table otherwise.
@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{Name, Position};
+use eventbus::{Name, Position, port::Shadow};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ use crate::{
     error::SqliteTransactionError,
     location::DatabaseLocation,
     row::to_position,
-    schema::TableDefinitions,
+    schema::{TableDefinitions, check_table},
 };
 
 /// Idle connections to copies.
@@ -170,8 +170,26 @@ impl ShadowDatabases {
     }
 }
 
-fn missing_shadow(file: &str) -> SqliteTransactionError {
-    SqliteTransactionError::NoShadow { name: file.to_owned() }
+pub(crate) fn missing_shadow(name: &str) -> SqliteTransactionError {
+    SqliteTransactionError::NoShadow { name: name.to_owned() }
+}
+
+/// A registered shadow.
+pub(crate) struct ShadowRow {
+    pub(crate) file: String,
+    /// Set if its rows have replaced the live ones.
+    pub(crate) has_replaced_live: bool,
+}
+
+pub(crate) fn find_row(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<ShadowRow>> {
+    let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
+    find.query_row([shadow.as_str()], |row| Ok(ShadowRow { file: row.get(0)?, has_replaced_live: row.get(1)? }))
+        .optional()
+}
+
+/// Refuses tables that cannot have copies.
+pub(crate) fn check_tables(shadow: &Shadow) -> Result<(), SqliteTransactionError> {
+    shadow.tables.iter().try_for_each(|table| check_table(table))
 }
 
 /// Makes the tables and stores their definition, unless they exist; `None` if they exist with a different definition.

@@ -1,18 +1,20 @@
-//! The store: its parts, and opening it.
+//! The store itself: opening it, and its transactions.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{fmt, path::Path, sync::Arc};
 
-use eventbus::port::{EventStore, EventTypes, Notes, Transactions};
+use eventbus::{
+    BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{self, AppendError, EventStore, EventTypes, FromTransaction, Notes, Transactions},
+};
 
 use crate::{
     blocking::blocking,
     config::SqliteEventStoreConfig,
-    connection::{GuardedConnection, open_writer},
-    error::SqliteConnectError,
-    files::OpenFiles,
+    error::{SqliteConnectError, SqliteTransactionError},
     location::DatabaseLocation,
-    readers::{ReaderPool, Readers},
-    shadow_databases::ShadowDatabases,
+    readers::Readers,
+    store_inner::StoreInner,
+    transaction::SqliteTransaction,
     writer::Writer,
 };
 
@@ -32,15 +34,6 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct SqliteEventStore(Arc<StoreInner>);
-
-struct StoreInner {
-    // dropped before the writer: the last connection that closes removes the write-ahead log, and a reader cannot
-    readers: Readers,
-    shadow_databases: Arc<ShadowDatabases>,
-    writer: Arc<Writer>,
-    transaction_timeout: Duration,
-    location: DatabaseLocation,
-}
 
 impl SqliteEventStore {
     /// Opens the store in a file, and makes a missing one. A URL is for [`connect`](Self::connect).
@@ -91,59 +84,74 @@ impl SqliteEventStore {
         config: SqliteEventStoreConfig,
     ) -> Result<Self, SqliteConnectError> {
         let ended = location.clone();
-        blocking(move || Self::open_location_blocking(location, &config)).await.unwrap_or_else(|error| {
+        let opened = blocking(move || StoreInner::open(location, &config)).await.unwrap_or_else(|error| {
             Err(SqliteConnectError::Unavailable { path: ended.path().to_owned(), source: error.into() })
-        })
+        });
+        Ok(Self(Arc::new(opened?)))
     }
 
-    fn open_location_blocking(
-        location: DatabaseLocation,
-        config: &SqliteEventStoreConfig,
-    ) -> Result<Self, SqliteConnectError> {
-        let connection = open_writer(&location, config)?;
-        let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
-        // a writer first tries in a caller's task, which must not wait
-        connection.busy_timeout(Duration::ZERO).map_err(fault)?;
-        let files = Arc::new(open_files(&location)?);
-        let writer =
-            Arc::new(Writer::new(GuardedConnection::new(connection).map_err(fault)?, Arc::clone(&files), config));
-        let readers = match &location {
-            DatabaseLocation::Memory(_) => Readers::OnWriter(Arc::clone(&writer)),
-            DatabaseLocation::File(path) => {
-                Readers::Pooled(Arc::new(ReaderPool::new(path.clone(), files, config.busy_timeout, config.readers)))
-            }
+    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropping it rolls it back.
+    ///
+    /// # Errors
+    /// If the write connection is not available, for example because a different process keeps the file locked.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, prelude::*};
+    /// use eventstore_sqlite::SqliteEventStore;
+    ///
+    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+    /// #[event(aggregate_type = "Account")]
+    /// struct Closed {}
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
+    /// let store = SqliteEventStore::in_memory().await?;
+    /// let mut tx = store.begin_transaction().await?;
+    /// tx.execute("CREATE TABLE closed (id TEXT)", [])?;
+    /// tx.execute("INSERT INTO closed VALUES ('ada')", [])?;
+    /// let (ada, closed) = (StreamId::parse("Account", "ada")?, NewEvent::from_event(&Closed {})?);
+    /// store.append_in(&mut tx, &ada, ExpectedVersion::Any, vec![closed]).await?;
+    /// tx.commit().await?; // the row and the event, or neither
+    /// # Ok(()) }
+    /// ```
+    pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
+        SqliteTransaction::begin(&self.0).await
+    }
+
+    /// Appends inside an open transaction of this store, that of a handler or one that
+    /// [`begin_transaction`](Self::begin_transaction) began: the commit stores the events, a rollback does not.
+    ///
+    /// A conflict leaves the transaction as it was.
+    ///
+    /// # Errors
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is
+    /// over, or belongs to a different store or to a rebuild.
+    pub async fn append_in(
+        &self,
+        transaction: &mut SqliteTransaction,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let Some(append) = self.0.writer().check(port::Append { stream: stream.clone(), expected, events })? else {
+            return Ok(Vec::new());
         };
-        let shadow_databases = Arc::new(ShadowDatabases::new(location.clone(), config.busy_timeout));
-        let transaction_timeout = config.transaction_timeout;
-        Ok(Self(Arc::new(StoreInner { readers, shadow_databases, writer, transaction_timeout, location })))
+        if !transaction.belongs_to(&self.0) {
+            return Err(append.refused_error(SqliteTransactionError::OtherStore));
+        }
+        transaction.append(append).await
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<StoreInner> {
+        &self.0
     }
 
     pub(crate) fn writer(&self) -> &Arc<Writer> {
-        &self.0.writer
+        self.0.writer()
     }
 
     pub(crate) fn readers(&self) -> &Readers {
-        &self.0.readers
-    }
-
-    pub(crate) fn shadow_databases(&self) -> &Arc<ShadowDatabases> {
-        &self.0.shadow_databases
-    }
-
-    pub(crate) fn transaction_timeout(&self) -> Duration {
-        self.0.transaction_timeout
-    }
-
-    pub(crate) fn is_in_memory(&self) -> bool {
-        self.0.location.is_memory()
-    }
-}
-
-fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
-    match location {
-        DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),
-        DatabaseLocation::File(path) => OpenFiles::from_database(path)
-            .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
+        self.0.readers()
     }
 }
 
@@ -153,7 +161,7 @@ impl EventStore for SqliteEventStore {
     }
 
     fn describe(&self) -> String {
-        format!("SqliteEventStore {}", self.0.location.path().display())
+        format!("SqliteEventStore {}", self.0.location().path().display())
     }
 
     fn notes(&self) -> Option<&dyn Notes> {
@@ -165,8 +173,16 @@ impl EventStore for SqliteEventStore {
     }
 }
 
+impl FromTransaction<SqliteEventStore> for SqliteTransaction {
+    type Transaction = Self;
+
+    fn from_transaction(transaction: &mut Self) -> &mut Self {
+        transaction
+    }
+}
+
 impl fmt::Debug for SqliteEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SqliteEventStore").field(&self.0.location.path()).finish()
+        fmt::Debug::fmt(&self.0, f)
     }
 }

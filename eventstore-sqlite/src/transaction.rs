@@ -6,8 +6,8 @@ use std::{any::Any, fmt, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, EventId, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId,
-    port::{self, AppendError, FromTransaction, Lease, Shadow, Transaction},
+    BoxError, EventId, Name, Position, RecordedEvent,
+    port::{AppendError, Lease, Shadow, Transaction},
 };
 use rusqlite::{Connection, OptionalExtension as _, Params};
 
@@ -15,22 +15,22 @@ use crate::{
     blocking::blocking,
     checked_append::{AppendOutcome, CheckedAppend},
     error::SqliteTransactionError,
-    lease,
+    row::epoch_to_i64,
     schema::{check_name, check_table, replace_rows},
-    store::SqliteEventStore,
-    transactions,
+    shadow_databases,
+    store_inner::StoreInner,
     writer::{CheckedOutConnection, ConnectionGuard, EndReason, HeldConnection, INLINE_EVENTS_MAX, Writer},
 };
 
-/// An open transaction of a [`SqliteEventStore`]: what handlers and projections take by `&mut`, or
-/// [`begin_transaction`](SqliteEventStore::begin_transaction) begins.
+/// An open transaction of a [`SqliteEventStore`](crate::SqliteEventStore): what handlers and projections take by `&mut`, or
+/// [`begin_transaction`](crate::SqliteEventStore::begin_transaction) begins.
 ///
 /// Its writes commit together with the record that the event was handled, or not at all. It holds the one connection
 /// that writes, so all appends of the process wait for it: keep it short, and do not wait for a network in it. After
 /// [`transaction_timeout`](crate::SqliteEventStoreConfig::transaction_timeout) the store rolls it back.
 ///
 /// Leave `BEGIN`, `COMMIT` and `ROLLBACK` to the store: as statements they spoil the transaction, which then cannot
-/// commit. Append with [`append_in`](SqliteEventStore::append_in): the store refuses an append beside it, which would
+/// commit. Append with [`append_in`](crate::SqliteEventStore::append_in): the store refuses an append beside it, which would
 /// wait for the transaction.
 ///
 /// # Examples
@@ -58,7 +58,7 @@ use crate::{
 /// ```
 pub struct SqliteTransaction {
     checked_out: Arc<CheckedOutConnection>,
-    store: SqliteEventStore,
+    store: Arc<StoreInner>,
     has_appended: bool,
     /// The event types that it lists, with their schema versions.
     new_event_types: Vec<(Name, u32)>,
@@ -79,10 +79,14 @@ impl Deref for SqliteTransactionConnection<'_> {
 }
 
 impl SqliteTransaction {
-    pub(crate) fn new(store: SqliteEventStore, held: HeldConnection) -> Self {
-        let checked_out = CheckedOutConnection::new(held, store.transaction_timeout());
-        store.writer().watch_transaction(&checked_out);
-        Self { checked_out, store, has_appended: false, new_event_types: Vec::new() }
+    /// Begins a transaction on the tables of the store.
+    pub(crate) async fn begin(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
+        let permit = store.writer().begin_transaction().await?;
+        Ok(Self::new(Arc::clone(store), HeldConnection::Live(Box::new(permit))))
+    }
+
+    pub(crate) fn new(store: Arc<StoreInner>, held: HeldConnection) -> Self {
+        Self { checked_out: store.writer().check_out(held), store, has_appended: false, new_event_types: Vec::new() }
     }
 
     /// Returns the connection, for work that [`execute`](Self::execute) does not cover.
@@ -120,7 +124,7 @@ impl SqliteTransaction {
         if at_once { commit(held) } else { blocking(move || commit(held)).await? }
     }
 
-    async fn append(&mut self, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
+    pub(crate) async fn append(&mut self, append: CheckedAppend) -> Result<Vec<RecordedEvent>, AppendError> {
         self.checked_out.set_user();
         let checked_out = Arc::clone(&self.checked_out);
         let large = append.len() > INLINE_EVENTS_MAX;
@@ -146,8 +150,8 @@ impl SqliteTransaction {
         Ok(recorded)
     }
 
-    fn belongs_to(&self, store: &SqliteEventStore) -> bool {
-        Arc::ptr_eq(self.store.writer(), store.writer())
+    pub(crate) fn belongs_to(&self, store: &Arc<StoreInner>) -> bool {
+        Arc::ptr_eq(&self.store, store)
     }
 }
 
@@ -163,61 +167,6 @@ fn run_append(checked_out: &Arc<CheckedOutConnection>, append: &CheckedAppend) -
         checked_out.end(EndReason::RolledBack);
         Err(AppendError::Unavailable(error.into()))
     })
-}
-
-impl SqliteEventStore {
-    /// Begins a transaction of the caller's own, outside of handlers and projections. Dropping it rolls it back.
-    ///
-    /// # Errors
-    /// If the write connection is not available, for example because a different process keeps the file locked.
-    ///
-    /// # Examples
-    /// ```
-    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, prelude::*};
-    /// use eventstore_sqlite::SqliteEventStore;
-    ///
-    /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
-    /// #[event(aggregate_type = "Account")]
-    /// struct Closed {}
-    ///
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
-    /// let store = SqliteEventStore::in_memory().await?;
-    /// let mut tx = store.begin_transaction().await?;
-    /// tx.execute("CREATE TABLE closed (id TEXT)", [])?;
-    /// tx.execute("INSERT INTO closed VALUES ('ada')", [])?;
-    /// let (ada, closed) = (StreamId::parse("Account", "ada")?, NewEvent::from_event(&Closed {})?);
-    /// store.append_in(&mut tx, &ada, ExpectedVersion::Any, vec![closed]).await?;
-    /// tx.commit().await?; // the row and the event, or neither
-    /// # Ok(()) }
-    /// ```
-    pub async fn begin_transaction(&self) -> Result<SqliteTransaction, BoxError> {
-        let permit = self.writer().begin_transaction().await?;
-        Ok(SqliteTransaction::new(self.clone(), HeldConnection::Live(Box::new(permit))))
-    }
-
-    /// Appends inside an open transaction of this store, that of a handler or one that
-    /// [`begin_transaction`](Self::begin_transaction) began: the commit stores the events, a rollback does not.
-    ///
-    /// A conflict leaves the transaction as it was.
-    ///
-    /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction is
-    /// over, or belongs to a different store or to a rebuild.
-    pub async fn append_in(
-        &self,
-        transaction: &mut SqliteTransaction,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let Some(append) = self.writer().check(port::Append { stream: stream.clone(), expected, events })? else {
-            return Ok(Vec::new());
-        };
-        if !transaction.belongs_to(self) {
-            return Err(append.refused_error(SqliteTransactionError::OtherStore));
-        }
-        transaction.append(append).await
-    }
 }
 
 #[async_trait]
@@ -237,7 +186,7 @@ impl Transaction for SqliteTransaction {
             HeldConnection::Live(_) => include_str!("sql/advance.sql"),
             HeldConnection::Shadow { .. } => include_str!("sql/advance_shadow.sql"),
         };
-        let parameters = (lease.role.as_str(), lease::epoch_to_i64(lease.epoch), from.as_i64(), to.as_i64());
+        let parameters = (lease.role.as_str(), epoch_to_i64(lease.epoch), from.as_i64(), to.as_i64());
         Ok(connection.prepare_cached(sql)?.execute(parameters)? == 1)
     }
 
@@ -251,8 +200,8 @@ impl Transaction for SqliteTransaction {
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
-        transactions::check_tables(shadow)?;
-        let (checked_out, store, shadow) = (Arc::clone(&self.checked_out), self.store.clone(), shadow.clone());
+        shadow_databases::check_tables(shadow)?;
+        let (checked_out, store, shadow) = (Arc::clone(&self.checked_out), Arc::clone(&self.store), shadow.clone());
         checked_out.set_user();
         // copying may take long, and the user of the transaction cannot shorten it
         checked_out.stop_deadline();
@@ -300,14 +249,14 @@ fn commit(writer: &Writer, held: HeldConnection, has_appended: bool) -> Result<(
 
 fn replace_live_rows(
     checked_out: &CheckedOutConnection,
-    store: &SqliteEventStore,
+    store: &StoreInner,
     shadow: &Shadow,
 ) -> Result<Position, SqliteTransactionError> {
     let mut guard = checked_out.lock_connection()?;
-    let found =
-        transactions::find_row(&guard, &shadow.name)?.filter(|found| store.shadow_databases().has_file(&found.file));
-    let file = found.ok_or_else(|| SqliteTransactionError::NoShadow { name: shadow.name.to_string() })?.file;
-    let database = store.shadow_databases().database_path(&file)?;
+    let databases = store.shadow_databases();
+    let found = shadow_databases::find_row(&guard, &shadow.name)?.filter(|found| databases.has_file(&found.file));
+    let file = found.ok_or_else(|| shadow_databases::missing_shadow(&shadow.name))?.file;
+    let database = databases.database_path(&file)?;
     let copies = match guard.held_mut() {
         HeldConnection::Live(permit) => permit.attach(&database.to_string_lossy())?,
         HeldConnection::Shadow { .. } => return Err(SqliteTransactionError::InShadow { what: "replace_rows" }),
@@ -323,14 +272,6 @@ fn replace_live_rows(
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         self.checked_out.end(EndReason::RolledBack);
-    }
-}
-
-impl FromTransaction<SqliteEventStore> for SqliteTransaction {
-    type Transaction = Self;
-
-    fn from_transaction(transaction: &mut Self) -> &mut Self {
-        transaction
     }
 }
 

@@ -7,14 +7,15 @@ use eventbus::{
     BoxError, Name, Position,
     port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
 use crate::{
     blocking::blocking,
     error::{self, SqliteTransactionError, read_error},
     lease::ttl_millis,
-    schema::check_table,
+    shadow_databases::{self, ShadowRow, check_tables, missing_shadow},
     store::SqliteEventStore,
+    store_inner::StoreInner,
     transaction::SqliteTransaction,
     writer::{HeldConnection, WritePermit},
 };
@@ -38,14 +39,14 @@ impl Transactions for SqliteEventStore {
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
         check_tables(shadow)?;
-        if self.find_shadow(&shadow.name).await?.is_some_and(|found| found.has_replaced_live) {
+        if find_shadow(self.inner(), &shadow.name).await?.is_some_and(|found| found.has_replaced_live) {
             self.drop_shadow(shadow).await?;
         }
         // a second time if the tables have changed since the copies were made
         for _ in 0..2 {
-            let file = self.register_shadow(&shadow.name).await?;
-            let (copies, wanted) = (Arc::clone(self.shadow_databases()), shadow.clone());
-            let live = self.acquire_if_in_memory().await?;
+            let file = register_shadow(self.inner(), &shadow.name).await?;
+            let (copies, wanted) = (Arc::clone(self.inner().shadow_databases()), shadow.clone());
+            let live = acquire_if_in_memory(self.inner()).await?;
             let made = blocking(move || {
                 let made = copies.open_or_create(&wanted.name, file, &wanted.tables);
                 drop(live);
@@ -56,30 +57,30 @@ impl Transactions for SqliteEventStore {
             }
             self.drop_shadow(shadow).await?;
         }
-        Err(SqliteTransactionError::NoShadow { name: shadow.name.to_string() }.into())
+        Err(missing_shadow(&shadow.name).into())
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
         check_tables(shadow)?;
-        let file = match self.shadow_databases().idle_file(&shadow.name) {
+        let file = match self.inner().shadow_databases().idle_file(&shadow.name) {
             Some(file) => file,
-            None => self.find_shadow(&shadow.name).await?.ok_or_else(|| missing_shadow(shadow))?.file,
+            None => find_shadow(self.inner(), &shadow.name).await?.ok_or_else(|| missing_shadow(&shadow.name))?.file,
         };
-        let live_permit = self.acquire_if_in_memory().await?.map(Box::new);
-        let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.name.clone());
+        let live_permit = acquire_if_in_memory(self.inner()).await?.map(Box::new);
+        let (copies, name) = (Arc::clone(self.inner().shadow_databases()), shadow.name.clone());
         // with the permit, so that no append runs meanwhile, also if this future is dropped
         let begin = move || {
             let connection = Box::new(copies.begin(&name, file)?);
             Ok::<_, SqliteTransactionError>(HeldConnection::Shadow { connection, live_permit })
         };
-        Ok(Box::new(SqliteTransaction::new(self.clone(), blocking(begin).await??)))
+        Ok(Box::new(SqliteTransaction::new(Arc::clone(self.inner()), blocking(begin).await??)))
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
-        let Some(ShadowRow { file, .. }) = self.find_shadow(&shadow.name).await? else {
+        let Some(ShadowRow { file, .. }) = find_shadow(self.inner(), &shadow.name).await? else {
             return Ok(());
         };
-        let (copies, name, removed) = (Arc::clone(self.shadow_databases()), shadow.name.clone(), file.clone());
+        let (copies, name, removed) = (Arc::clone(self.inner().shadow_databases()), shadow.name.clone(), file.clone());
         blocking(move || copies.remove(&name, &removed)).await??;
         // after the file, so that no file remains without a row that names it
         let name = shadow.name.clone();
@@ -106,54 +107,31 @@ impl Transactions for SqliteEventStore {
     }
 }
 
-impl SqliteEventStore {
-    /// Acquires the write connection of a store in memory, so that no append runs meanwhile: memory has no snapshots.
-    async fn acquire_if_in_memory(&self) -> Result<Option<WritePermit>, BoxError> {
-        match self.is_in_memory() {
-            true => self.writer().acquire_permit().await.map(Some),
-            false => Ok(None),
+/// Acquires the write connection of a store in memory, so that no append runs meanwhile: memory has no snapshots.
+async fn acquire_if_in_memory(store: &StoreInner) -> Result<Option<WritePermit>, BoxError> {
+    match store.location().is_memory() {
+        true => store.writer().acquire_permit().await.map(Some),
+        false => Ok(None),
+    }
+}
+
+/// Returns the file of a shadow; registers a new one if there is none, or it is gone.
+async fn register_shadow(store: &StoreInner, shadow: &Name) -> Result<String, BoxError> {
+    let (copies, name) = (Arc::clone(store.shadow_databases()), shadow.clone());
+    let note = move |connection: &Connection| {
+        let found = shadow_databases::find_row(connection, &name)?;
+        if let Some(found) = found.filter(|found| copies.has_file(&found.file)) {
+            return Ok(found.file);
         }
-    }
-
-    /// Returns the file of a shadow; registers a new one if there is none, or it is gone.
-    async fn register_shadow(&self, shadow: &Name) -> Result<String, BoxError> {
-        let (copies, name) = (Arc::clone(self.shadow_databases()), shadow.clone());
-        let note = move |connection: &Connection| {
-            if let Some(found) = find_row(connection, &name)?.filter(|found| copies.has_file(&found.file)) {
-                return Ok(found.file);
-            }
-            let fresh = copies.new_file_name(&name);
-            connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
-            Ok(fresh)
-        };
-        self.writer().write(note).await
-    }
-
-    async fn find_shadow(&self, shadow: &Name) -> Result<Option<ShadowRow>, BoxError> {
-        let shadow = shadow.clone();
-        let found = self.readers().read(move |connection| find_row(connection, &shadow).map_err(read_error));
-        Ok(found.await?)
-    }
+        let fresh = copies.new_file_name(&name);
+        connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
+        Ok(fresh)
+    };
+    store.writer().write(note).await
 }
 
-/// A registered shadow.
-pub(crate) struct ShadowRow {
-    pub(crate) file: String,
-    /// Set if its rows have replaced the live ones.
-    has_replaced_live: bool,
-}
-
-pub(crate) fn find_row(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<ShadowRow>> {
-    let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
-    find.query_row([shadow.as_str()], |row| Ok(ShadowRow { file: row.get(0)?, has_replaced_live: row.get(1)? }))
-        .optional()
-}
-
-/// Refuses tables that cannot have copies.
-pub(crate) fn check_tables(shadow: &Shadow) -> Result<(), SqliteTransactionError> {
-    shadow.tables.iter().try_for_each(|table| check_table(table))
-}
-
-fn missing_shadow(shadow: &Shadow) -> SqliteTransactionError {
-    SqliteTransactionError::NoShadow { name: shadow.name.to_string() }
+async fn find_shadow(store: &StoreInner, shadow: &Name) -> Result<Option<ShadowRow>, BoxError> {
+    let shadow = shadow.clone();
+    let find = move |connection: &Connection| shadow_databases::find_row(connection, &shadow).map_err(read_error);
+    Ok(store.readers().read(find).await?)
 }

@@ -16,7 +16,7 @@ const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus-file", 2, 35, 3),
     ("eventbus-redis", 5, 56, 6),
     ("eventstore-postgres", 0, 0, 0),
-    ("eventstore-sqlite", 2, 6, 1),
+    ("eventstore-sqlite", 0, 0, 0),
 ];
 
 /// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.

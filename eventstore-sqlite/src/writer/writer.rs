@@ -33,7 +33,7 @@ use super::{
     batch::Batch,
     permit::{ConnectionOwner, ExecutionContext, Handoff, WritePermit},
     queue::{BATCH_JOBS_MAX, Job, WriterQueue},
-    transaction::CheckedOutConnection,
+    transaction::{CheckedOutConnection, HeldConnection},
     watchdog::Watchdog,
 };
 use crate::{
@@ -115,6 +115,13 @@ impl Writer {
     /// Returns the event types that are known to be listed.
     pub(crate) const fn listed_types(&self) -> &Arc<ListedEventTypes> {
         &self.listed_types
+    }
+
+    /// Checks a connection out to a transaction.
+    pub(crate) fn check_out(&self, held: HeldConnection) -> Arc<CheckedOutConnection> {
+        let checked_out = CheckedOutConnection::new(held, self.transaction_timeout);
+        self.watch_transaction(&checked_out);
+        checked_out
     }
 
     /// Watches a transaction if appends wait for it.

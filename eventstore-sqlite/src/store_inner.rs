@@ -1,0 +1,78 @@
+//! Parts that the clones of a store share.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    config::SqliteEventStoreConfig,
+    connection::{GuardedConnection, open_writer},
+    error::SqliteConnectError,
+    files::OpenFiles,
+    location::DatabaseLocation,
+    readers::{ReaderPool, Readers},
+    shadow_databases::ShadowDatabases,
+    writer::Writer,
+};
+
+/// Parts that the clones of a store share.
+pub(crate) struct StoreInner {
+    // dropped before the writer: the last connection that closes removes the write-ahead log, and a reader cannot
+    readers: Readers,
+    shadow_databases: Arc<ShadowDatabases>,
+    writer: Arc<Writer>,
+    location: DatabaseLocation,
+}
+
+impl StoreInner {
+    /// Opens a store; blocks.
+    pub(crate) fn open(
+        location: DatabaseLocation,
+        config: &SqliteEventStoreConfig,
+    ) -> Result<Self, SqliteConnectError> {
+        let connection = open_writer(&location, config)?;
+        let fault = |error| SqliteConnectError::from_sqlite(location.path(), error);
+        // a writer first tries in a caller's task, which must not wait
+        connection.busy_timeout(Duration::ZERO).map_err(fault)?;
+        let files = Arc::new(open_files(&location)?);
+        let writer =
+            Arc::new(Writer::new(GuardedConnection::new(connection).map_err(fault)?, Arc::clone(&files), config));
+        let readers = match &location {
+            DatabaseLocation::Memory(_) => Readers::OnWriter(Arc::clone(&writer)),
+            DatabaseLocation::File(path) => {
+                Readers::Pooled(Arc::new(ReaderPool::new(path.clone(), files, config.busy_timeout, config.readers)))
+            }
+        };
+        let shadow_databases = Arc::new(ShadowDatabases::new(location.clone(), config.busy_timeout));
+        Ok(Self { readers, shadow_databases, writer, location })
+    }
+
+    pub(crate) const fn writer(&self) -> &Arc<Writer> {
+        &self.writer
+    }
+
+    pub(crate) const fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
+    pub(crate) const fn shadow_databases(&self) -> &Arc<ShadowDatabases> {
+        &self.shadow_databases
+    }
+
+    pub(crate) const fn location(&self) -> &DatabaseLocation {
+        &self.location
+    }
+}
+
+fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
+    match location {
+        DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),
+        DatabaseLocation::File(path) => OpenFiles::from_database(path)
+            .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
+    }
+}
+
+/// As the store, whose transactions show it too.
+impl fmt::Debug for StoreInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SqliteEventStore").field(&self.location.path()).finish()
+    }
+}
