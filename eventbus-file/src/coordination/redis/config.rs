@@ -137,7 +137,8 @@ impl RedisCoordination {
             return Err(invalid_config(setting, "is set, but the URL of the server is not `rediss://…`".into()));
         }
         if asks_for_tls {
-            return tls::client(&info, self);
+            let [ca, cert, key] = files.map(|(_, file)| file.as_deref());
+            return tls::client(&info, ca, cert, key);
         }
         warn_of_plaintext(url);
         Client::open(info).map_err(invalid)

@@ -3,12 +3,10 @@
 //! Invariant: an application that chose a cryptography provider for rustls keeps it; if several are linked and none is
 //! chosen, connecting would panic.
 
-#[cfg(feature = "tls")]
 use std::path::Path;
 
 use redis::{Client, ConnectionInfo};
 
-use super::RedisCoordination;
 use crate::{config::invalid_config, error::Result};
 
 /// Returns `true` if a URL asks for TLS; an error if it asks for TLS that this build refuses.
@@ -30,7 +28,12 @@ pub(super) fn has_tls_scheme(url: &str) -> Result<bool> {
 /// Builds a client that trusts the authorities of a file, or those of the platform, and that presents its certificate
 /// if it has one.
 #[cfg(feature = "tls")]
-pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result<Client> {
+pub(super) fn client(
+    info: &ConnectionInfo,
+    ca_file: Option<&Path>,
+    cert_file: Option<&Path>,
+    key_file: Option<&Path>,
+) -> Result<Client> {
     use redis::{ClientTlsConfig, TlsCertificates};
     use rustls::crypto::{CryptoProvider, ring};
 
@@ -38,9 +41,9 @@ pub(super) fn client(info: &ConnectionInfo, redis: &RedisCoordination) -> Result
         // fails if a different thread was faster, which is as good
         let _ = ring::default_provider().install_default();
     }
-    let root_cert = pem("tls_ca_file", redis.tls_ca_file.as_deref(), "CERTIFICATE")?;
-    let client_cert = pem("tls_cert_file", redis.tls_cert_file.as_deref(), "CERTIFICATE")?;
-    let client_key = pem("tls_key_file", redis.tls_key_file.as_deref(), "PRIVATE KEY")?;
+    let root_cert = pem("tls_ca_file", ca_file, "CERTIFICATE")?;
+    let client_cert = pem("tls_cert_file", cert_file, "CERTIFICATE")?;
+    let client_key = pem("tls_key_file", key_file, "PRIVATE KEY")?;
     let client_tls = match (client_cert, client_key) {
         (None, None) => None,
         (Some(client_cert), Some(client_key)) => Some(ClientTlsConfig { client_cert, client_key }),
@@ -77,6 +80,6 @@ fn pem(setting: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<
 
 /// Refuses: `has_tls_scheme` has already refused a URL that asks for TLS.
 #[cfg(not(feature = "tls"))]
-pub(super) fn client(_: &ConnectionInfo, _: &RedisCoordination) -> Result<Client> {
+pub(super) fn client(_: &ConnectionInfo, _: Option<&Path>, _: Option<&Path>, _: Option<&Path>) -> Result<Client> {
     Err(invalid_config("redis_url", "asks for TLS, which this build lacks".into()))
 }
