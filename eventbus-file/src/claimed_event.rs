@@ -21,9 +21,9 @@ use crate::{
     claim_store::Claim,
     error::{FileQueueError, Result},
     event::{self, QueueEvent},
+    inner::{QueueInner, join_task},
     log::LogEntry,
     poll_backoff::PollBackoff,
-    queue::{QueueInner, join_task},
     results::EventResult,
 };
 

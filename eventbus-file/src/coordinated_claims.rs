@@ -11,7 +11,7 @@ use crate::{
     coordination::{message_data, message_kind},
     error::{FileQueueError, Result},
     event,
-    queue::{QueueInner, join_task},
+    inner::{QueueInner, join_task},
 };
 
 impl QueueInner {

@@ -16,10 +16,10 @@ use crate::{
     bus::is_dead_letter_name,
     disk::{self, TMP_FOLDER, TMP_SUFFIX},
     error::{FileQueueError, Result},
+    inner::{QueueInner, join_task},
     log::LogEntry,
     names, payload,
-    queue::{QueueInner, join_task},
-    relay::parse_store_id,
+    relay_log::parse_store_id,
 };
 
 /// A file or folder that the queue cannot use, and leaves as it is.
@@ -174,7 +174,7 @@ impl QueueInner {
         for store in found.list_known(&relays, parse_store_id)? {
             let folder = relays.join(store.to_string());
             for number in found.list_known(&folder, names::parse_file_name)? {
-                found.add_torn(folder.join(names::file_name(number)), self.check_record(store, number))?;
+                found.add_torn(folder.join(names::file_name(number)), self.relays.check_record(store, number))?;
             }
         }
         Ok(())

@@ -13,6 +13,7 @@ mod event;
 mod finished_events;
 mod folder_check;
 mod id_shards;
+mod inner;
 mod log;
 mod metrics;
 mod names;
@@ -21,11 +22,13 @@ mod poll_backoff;
 mod publish;
 mod queue;
 mod relay;
+mod relay_log;
 mod removal;
 mod results;
 mod search;
 #[cfg(test)]
 mod statuses;
+mod subscriber_broadcast;
 
 pub use claim_store::Claim;
 pub use claimed_event::ClaimedEvent;

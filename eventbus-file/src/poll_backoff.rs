@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::{
     coordination::{CoordinationStatus, Coordinator},
-    queue::QueueInner,
+    inner::QueueInner,
 };
 
 /// Waits for a change, or until the next poll of the folder is due.

@@ -19,9 +19,9 @@ use crate::{
     disk::{self, StagedFile},
     error::{FileQueueError, Result},
     event::{self, EventFile, QueueEvent, WrittenRecord},
+    inner::QueueInner,
     log::{self, LinkOutcome},
     names,
-    queue::QueueInner,
 };
 
 /// Maximum number of events that a publisher writes at once.

@@ -1,33 +1,16 @@
-//! The queue, and the state that all its parts share.
+//! The queue.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::sync::Arc;
 
-use eventbus::{
-    Name,
-    port::{BusCounters, Consuming, RunLock, Subscribers},
-};
-use tokio::{sync::watch, task::JoinHandle};
+use eventbus::Name;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use uuid::Uuid;
 
 use crate::{
     FileQueueConfig, FileQueueMetrics,
-    claim_store::ClaimStore,
-    coordination::{CoordinationStatus, Coordinator, FilesOnly},
-    disk::Disk,
-    error::{FileQueueError, Result},
-    finished_events::FinishedEvents,
-    log::EventLog,
-    metrics::Metrics,
-    names,
-    payload::PayloadFiles,
-    relay::RelayState,
+    coordination::{CoordinationStatus, FilesOnly},
+    error::Result,
+    inner::QueueInner,
+    subscriber_broadcast::broadcast_subscribers,
 };
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
@@ -58,39 +41,6 @@ pub struct FileQueue {
     _background: Arc<DropGuard>,
 }
 
-/// The state that all parts of a queue share.
-#[derive(Debug)]
-pub(crate) struct QueueInner {
-    pub(crate) config: FileQueueConfig,
-    pub(crate) name: Name,
-    pub(crate) worker_id: String,
-    pub(crate) disk: Arc<Disk>,
-    pub(crate) log: EventLog,
-    pub(crate) payloads: PayloadFiles,
-    pub(crate) claims: ClaimStore,
-    /// The groups: one claim each, owned by the worker that consumes for it, with the group's progress as its data.
-    pub(crate) groups: ClaimStore,
-    pub(crate) coordination: Arc<dyn Coordinator>,
-    pub(crate) metrics: Arc<Metrics>,
-    /// Wakes waiting tasks: there may be new files.
-    pub(crate) change_signal: watch::Sender<()>,
-    /// The newest event id that this worker knows of.
-    pub(crate) newest_id: AtomicU64,
-    /// The events that have a result, as far as this worker knows.
-    finished_events: Mutex<FinishedEvents>,
-    /// The queue that the folder held when this worker last read its id; all state in memory is about that queue.
-    queue_id: Mutex<Uuid>,
-    /// Shared while a task uses the folder, exclusive while a task resets the state in memory.
-    folder_lock: RwLock<()>,
-    /// Published positions of the stores, as of the events that this worker has read.
-    relay_states: Mutex<HashMap<Uuid, RelayState>>,
-    pub(crate) subscribers: Subscribers,
-    pub(crate) counters: Arc<BusCounters>,
-    pub(crate) consuming: Consuming,
-    /// Lets deliveries run beside each other, or one of them alone.
-    pub(crate) run_lock: RunLock,
-}
-
 impl FileQueue {
     /// Opens the queue in a folder; makes the folder if it is missing.
     ///
@@ -103,7 +53,7 @@ impl FileQueue {
     }
 
     pub(crate) fn new(queue: Arc<QueueInner>, background: CancellationToken) -> Self {
-        tokio::spawn(crate::bus::broadcast_subscribers(Arc::clone(&queue), background.clone()));
+        tokio::spawn(broadcast_subscribers(Arc::clone(&queue), background.clone()));
         Self { inner: queue, _background: Arc::new(background.drop_guard()) }
     }
 
@@ -135,107 +85,5 @@ impl FileQueue {
     #[must_use]
     pub fn coordination(&self) -> CoordinationStatus {
         self.inner.coordination.status()
-    }
-}
-
-impl QueueInner {
-    pub(crate) async fn open(
-        config: FileQueueConfig,
-        metrics: Arc<Metrics>,
-        coordination: Arc<dyn Coordinator>,
-    ) -> Result<Self> {
-        config.check()?;
-        let (worker_id, root, sync) = (config.worker()?, config.root_dir.clone(), config.sync);
-        let disk = tokio::task::spawn_blocking(move || {
-            let disk = Disk::open(root, sync, &names::FOLDERS)?;
-            let queue_id = disk.load_queue_id()?;
-            Ok((disk, queue_id))
-        });
-        let (disk, queue_id) = disk.await.map_err(|_| FileQueueError::RuntimeEnded)??;
-        let disk = Arc::new(disk);
-        let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
-        let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
-        Ok(Self {
-            name: config.name()?,
-            log: EventLog::new(Arc::clone(&disk), payloads.clone(), config.gap_timeout, Arc::clone(&metrics)),
-            claims: claims(names::CLAIMS, config.claim_expiration),
-            groups: claims(names::SUBSCRIPTIONS, config.group_expiration),
-            payloads,
-            coordination,
-            metrics,
-            change_signal: watch::Sender::new(()),
-            newest_id: AtomicU64::default(),
-            finished_events: Mutex::default(),
-            queue_id: Mutex::new(queue_id),
-            folder_lock: RwLock::default(),
-            relay_states: Mutex::default(),
-            subscribers: Subscribers::default(),
-            counters: Arc::default(),
-            consuming: Consuming::with_clock(config.clock.clone()),
-            run_lock: RunLock::default(),
-            disk,
-            worker_id,
-            config,
-        })
-    }
-
-    pub(crate) fn relay_states(&self) -> MutexGuard<'_, HashMap<Uuid, RelayState>> {
-        self.relay_states.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Returns the id of the queue that all state in memory is about.
-    pub(crate) fn queue_id(&self) -> Uuid {
-        *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Resets the state in memory if the folder holds a different queue than before; no reset happens while the guard
-    /// lives.
-    fn lock_folder(&self) -> Result<RwLockReadGuard<'_, ()>> {
-        loop {
-            let found = self.disk.load_queue_id()?;
-            // shared: tasks use the folder at the same time, and no task resets the state under them
-            let using = self.folder_lock.read().unwrap_or_else(PoisonError::into_inner);
-            if self.queue_id() == found {
-                return Ok(using);
-            }
-            drop(using);
-            let alone = self.folder_lock.write().unwrap_or_else(PoisonError::into_inner);
-            let known = std::mem::replace(&mut *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner), found);
-            if known != found {
-                let root = self.disk.root().display();
-                tracing::warn!(folder = %root, "the folder was removed and made anew, it holds a new queue");
-                *self.finished_events() = FinishedEvents::default();
-                self.relay_states().clear();
-                self.newest_id.store(0, Ordering::Relaxed);
-                self.log.forget_missing();
-            }
-            drop(alone);
-        }
-    }
-
-    pub(crate) fn finished_events(&self) -> MutexGuard<'_, FinishedEvents> {
-        self.finished_events.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs `ask` on a thread that may block on the file system.
-    pub(crate) async fn blocking<T: Send + 'static>(
-        self: &Arc<Self>,
-        ask: impl FnOnce(&Self) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let queue = Arc::clone(self);
-        let asking = tokio::task::spawn_blocking(move || {
-            let _using = queue.lock_folder()?;
-            ask(&queue)
-        });
-        join_task(asking).await
-    }
-}
-
-/// Returns the result of a task, which runs to its end even if the caller drops this future.
-pub(crate) async fn join_task<T, E: From<FileQueueError>>(task: JoinHandle<Result<T, E>>) -> Result<T, E> {
-    match task.await {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(_) => Err(FileQueueError::RuntimeEnded.into()),
     }
 }

@@ -9,9 +9,9 @@ use crate::{
     claimed_event::event_claim_id,
     error::Result,
     event::{self, now},
+    inner::QueueInner,
     log::LogEntry,
     names,
-    queue::QueueInner,
 };
 
 /// Condition under which an event may be removed.
@@ -49,7 +49,7 @@ impl QueueInner {
         let through = self.removable_through(id, when)?;
         let folder = self.disk.root().join(names::REMOVED);
         if through > self.log.removed_through()? {
-            self.write_all_records()?;
+            self.relays.write_all_records()?;
             let mark = RemovalMark { removed_through: through, removed_at: now(), worker_id: &self.worker_id };
             // `false` is fine: a second worker wrote the same mark
             self.disk.create(&folder.join(names::file_name(through)), &event::to_pretty_json("the mark", &mark)?)?;

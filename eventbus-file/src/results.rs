@@ -14,8 +14,8 @@ use crate::{
     disk,
     error::{FileQueueError, Result},
     event::{self, now},
+    inner::QueueInner,
     names,
-    queue::QueueInner,
 };
 
 /// Result of an event; an event has one result, which never changes.

@@ -10,9 +10,9 @@ use crate::{
     error::{FileQueueError, Result},
     event::QueueEvent,
     id_shards,
+    inner::QueueInner,
     log::LogEntry,
     names,
-    queue::QueueInner,
     results::EventResult,
 };
 

@@ -24,8 +24,8 @@ use crate::{
     disk,
     error::{FileQueueError, Result},
     event::{self, WrittenRecord, message_id},
+    inner::QueueInner,
     names,
-    queue::QueueInner,
 };
 
 /// Content of the file of a dead letter, or of a replay.

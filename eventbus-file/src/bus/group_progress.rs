@@ -14,7 +14,7 @@ use crate::{
     claim_store::{Claim, NewClaim},
     error::{FileQueueError, Result},
     event,
-    queue::QueueInner,
+    inner::QueueInner,
 };
 
 /// Progress of a group.

@@ -7,7 +7,6 @@ mod consumer;
 mod dead_letters;
 mod group_progress;
 mod replays;
-mod subscriber_broadcast;
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,14 +22,13 @@ use eventbus::{
 
 use self::group_progress::Progress;
 pub(crate) use dead_letters::{check_dead_letter, is_dead_letter_name};
-pub(crate) use subscriber_broadcast::broadcast_subscribers;
 
 use crate::{
     FileQueue,
     error::{FileQueueError, Result},
     event::message_id,
+    inner::QueueInner,
     publish::PublishFailure,
-    queue::QueueInner,
 };
 
 #[async_trait]

@@ -12,8 +12,8 @@ use crate::{
     disk,
     error::{FileQueueError, Result},
     event::{self, message_id},
+    inner::QueueInner,
     names,
-    queue::QueueInner,
 };
 
 impl QueueInner {

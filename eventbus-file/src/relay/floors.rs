@@ -7,10 +7,10 @@ use eventbus::{
     port::{GroupFloor, GroupFloors, Publisher},
 };
 
-use super::RelayState;
 use crate::{
     error::{FileQueueError, Result},
-    queue::QueueInner,
+    inner::QueueInner,
+    relay_log::RelayState,
 };
 
 /// Maximum number of events read to find one of a store.
@@ -18,7 +18,7 @@ const FLOOR_SCAN_MAX: u64 = 500;
 
 impl QueueInner {
     pub(super) fn group_floors(&self, publisher: Publisher, known: Vec<Name>) -> Result<GroupFloors> {
-        let Some(relayed) = self.load_relay_state(publisher.store)? else {
+        let Some(relayed) = self.relays.load_relay_state(publisher.store)? else {
             return Ok(GroupFloors::Lost);
         };
         let groups: BTreeSet<Name> = known.into_iter().chain(self.list_groups()?).collect();

@@ -5,7 +5,6 @@
 //! long either was delayed. Setting the published position back uses an id in the same way.
 
 mod floors;
-mod record;
 
 use std::collections::VecDeque;
 
@@ -18,17 +17,17 @@ use eventbus::{
     },
 };
 
-pub(crate) use self::record::{RelayState, parse_store_id};
 use crate::{
     FileQueue,
     bus::publish_error,
     disk::StagedFile,
     error::Result,
     event::{self, EventFile, RepublishFrom, message_id},
+    inner::QueueInner,
     log::LinkOutcome,
     poll_backoff::PollBackoff,
     publish::PublishFailure,
-    queue::QueueInner,
+    relay_log::RelayState,
 };
 
 /// An invalid range, or an event in it that cannot be published.
@@ -103,7 +102,7 @@ impl RelayTarget for FileQueue {
     }
 
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        let relayed = self.blocking_for_relay(move |queue| queue.load_relay_state(publisher.store)).await?;
+        let relayed = self.blocking_for_relay(move |queue| queue.relays.load_relay_state(publisher.store)).await?;
         Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
     }
 
@@ -188,7 +187,7 @@ impl FileQueue {
 impl QueueInner {
     /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
     fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
-        Ok(match self.load_relay_state(publisher.store)? {
+        Ok(match self.relays.load_relay_state(publisher.store)? {
             Some(relayed) if relayed.has_missing_id => None,
             Some(relayed) => refusal(&relayed, publisher, position),
             None => Some(RangeOutcome::Lost),
@@ -197,7 +196,7 @@ impl QueueInner {
 
     fn try_publish(&self, pending: &mut PendingRange) -> Result<RelayStep<RangeOutcome>> {
         let publisher = pending.publisher;
-        let Some(mut relayed) = self.load_relay_state(publisher.store)? else {
+        let Some(mut relayed) = self.relays.load_relay_state(publisher.store)? else {
             return Ok(RelayStep::Done(RangeOutcome::Lost));
         };
         if relayed.has_missing_id {
@@ -211,17 +210,17 @@ impl QueueInner {
                 // the range ends after its last event, and no event file shows that: only a record does
                 let now = &mut relayed.record;
                 (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
-                if !self.write_record(&mut relayed)? {
+                if !self.relays.write_record(&mut relayed)? {
                     return Ok(RelayStep::Retry);
                 }
             }
-            self.remember(&mut relayed)?;
+            self.relays.remember(&mut relayed)?;
             let ids = pending.ids.iter().map(|id| message_id(*id)).collect();
             return Ok(RelayStep::Done(RangeOutcome::Published(ids)));
         }
         if publisher.epoch > relayed.record.epoch {
             relayed.record.epoch = publisher.epoch;
-            if !self.write_record(&mut relayed)? {
+            if !self.relays.write_record(&mut relayed)? {
                 return Ok(RelayStep::Retry);
             }
         }
@@ -236,7 +235,7 @@ impl QueueInner {
         if let Some(error) = error {
             return Err(error);
         }
-        self.remember(&mut relayed)?;
+        self.relays.remember(&mut relayed)?;
         Ok(RelayStep::Retry)
     }
 
@@ -255,7 +254,7 @@ impl QueueInner {
     ) -> Result<ResyncOutcome> {
         let Publisher { store, epoch } = publisher;
         loop {
-            if let Some(relayed) = self.load_relay_state(store)? {
+            if let Some(relayed) = self.relays.load_relay_state(store)? {
                 let is_fenced = epoch < relayed.record.epoch;
                 return Ok(if is_fenced {
                     ResyncOutcome::Fenced
@@ -263,11 +262,13 @@ impl QueueInner {
                     ResyncOutcome::Moved(relayed.record.position.into())
                 });
             }
-            if !is_shared && let Some(other) = self.list_relayed_stores()?.into_iter().find(|other| *other != store) {
+            if !is_shared
+                && let Some(other) = self.relays.list_relayed_stores()?.into_iter().find(|other| *other != store)
+            {
                 return Ok(ResyncOutcome::OtherStore(other));
             }
             groups.iter().try_for_each(|group| self.make_group(group))?;
-            if self.create_first_record(store, epoch, floor.get())? {
+            if self.relays.create_first_record(store, epoch, floor.get())? {
                 return Ok(ResyncOutcome::At(floor));
             }
         }
@@ -275,7 +276,7 @@ impl QueueInner {
 
     fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
         let Publisher { store, epoch } = publisher;
-        let Some(relayed) = self.load_relay_state(store)? else {
+        let Some(relayed) = self.relays.load_relay_state(store)? else {
             return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is answered with `Lost`
         };
         if epoch < relayed.record.epoch {

@@ -28,8 +28,8 @@ use tokio::{sync::watch, time::Instant};
 use super::group_progress::OwnedGroup;
 use crate::{
     error::{FileQueueError, Result},
+    inner::QueueInner,
     poll_backoff::PollBackoff,
-    queue::QueueInner,
 };
 
 /// Delay before the retry after the file system refused.

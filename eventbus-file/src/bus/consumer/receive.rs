@@ -11,8 +11,8 @@ use crate::{
     disk,
     error::{FileQueueError, Result},
     event::{QueueEvent, message_id},
+    inner::QueueInner,
     log::LogEntry,
-    queue::QueueInner,
 };
 
 /// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].

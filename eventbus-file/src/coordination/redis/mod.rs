@@ -26,7 +26,7 @@ pub use config::RedisCoordination;
 use config::RedisKeys;
 
 use super::{CoordinationStatus, Coordinator, IdReservation, Message};
-use crate::{FileQueue, FileQueueConfig, error::Result, event::now, metrics::Metrics, queue::QueueInner};
+use crate::{FileQueue, FileQueueConfig, error::Result, event::now, inner::QueueInner, metrics::Metrics};
 
 /// Maximum number of messages in one pipeline.
 const BROADCAST_BATCH_MAX: usize = 500;

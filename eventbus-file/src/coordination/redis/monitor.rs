@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Connection, RedisCoordinator, is_refusal};
 use crate::{
     coordination::{Coordinator as _, Message, message_kind},
-    queue::QueueInner,
+    inner::QueueInner,
 };
 
 /// Interval at which an idle connection is probed.

@@ -19,7 +19,7 @@ use crate::{
     claim_store::Claim,
     coordination::{Coordinator as _, message_kind},
     error::Result,
-    queue::QueueInner,
+    inner::QueueInner,
 };
 
 /// Maximum number of subscribers or claims on a page.

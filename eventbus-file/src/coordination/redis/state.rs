@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::RedisCoordinator;
-use crate::{claim_store::Claim, claimed_event::event_of_claim, error::Result, names, queue::QueueInner};
+use crate::{claim_store::Claim, claimed_event::event_of_claim, error::Result, inner::QueueInner, names};
 
 /// Maximum number of id ranges on a page, and of ids that they span.
 const PAGE_RANGES_MAX: usize = 200;

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     coordination::{message_data, message_kind},
-    queue::QueueInner,
+    inner::QueueInner,
 };
 
 /// Announces each subscriber that comes or goes to the other workers, until `ended`.

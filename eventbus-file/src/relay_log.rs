@@ -4,7 +4,11 @@
 //! and outlives them. So a worker writes a record before it removes events. Records are numbered, and the highest one
 //! counts: a delayed worker cannot put an older one in its place.
 
-use std::path::PathBuf;
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use eventbus::{
     EventId, Position,
@@ -15,11 +19,11 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    disk,
+    disk::{self, Disk},
     error::{FileQueueError, Result},
     event::{self, EventFile},
+    log::EventLog,
     names,
-    queue::QueueInner,
 };
 
 /// Number of ids after which a relay writes a new record.
@@ -27,29 +31,29 @@ const RECORD_INTERVAL_IDS: u64 = 1_000;
 
 /// Published position of a store, as of an id of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RelayRecord {
-    pub(super) store: Uuid,
+pub(crate) struct RelayRecord {
+    pub(crate) store: Uuid,
     /// The fencing token: relays with a lower epoch are refused.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// Every event of the store up to this position is published.
-    pub(super) position: u64,
+    pub(crate) position: u64,
     /// The event at the position; `None` if the position was set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) event_id: Option<EventId>,
+    pub(crate) event_id: Option<EventId>,
     /// The id up to which the record covers the log.
-    pub(super) through: u64,
+    pub(crate) through: u64,
     /// The ids at which publishing began, and began again.
-    pub(super) begun: Vec<PublishingStart>,
+    pub(crate) begun: Vec<PublishingStart>,
     #[serde(with = "time::serde::rfc3339")]
-    pub(super) written_at: OffsetDateTime,
-    pub(super) worker_id: String,
+    pub(crate) written_at: OffsetDateTime,
+    pub(crate) worker_id: String,
 }
 
 /// A start of publishing: in the log after `id`, the store's events begin after the position `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PublishingStart {
-    pub(super) id: u64,
-    pub(super) after: u64,
+pub(crate) struct PublishingStart {
+    pub(crate) id: u64,
+    pub(crate) after: u64,
 }
 
 /// Published position of a store as this worker knows it: the last record, brought up to date by the log.
@@ -58,13 +62,13 @@ pub(crate) struct RelayState {
     /// Number of the last record.
     record_number: u64,
     written_through: u64,
-    pub(super) record: RelayRecord,
+    pub(crate) record: RelayRecord,
     /// Set if the id after `record.through` is missing, and later ones exist.
-    pub(super) has_missing_id: bool,
+    pub(crate) has_missing_id: bool,
 }
 
 impl RelayRecord {
-    pub(super) fn published_position(&self) -> PublishedPosition {
+    pub(crate) fn published_position(&self) -> PublishedPosition {
         PublishedPosition { position: Position::new(self.position), event_id: self.event_id }
     }
 
@@ -82,18 +86,41 @@ impl RelayRecord {
         }
     }
 
-    pub(super) fn set_published(&mut self, id: u64, position: u64, event_id: EventId) {
+    pub(crate) fn set_published(&mut self, id: u64, position: u64, event_id: EventId) {
         (self.through, self.position, self.event_id) = (id, position, Some(event_id));
     }
 }
 
-impl QueueInner {
+/// The published positions of the stores whose relays publish to the queue.
+#[derive(Debug)]
+pub(crate) struct RelayLog {
+    disk: Arc<Disk>,
+    log: Arc<EventLog>,
+    worker_id: String,
+    /// Published positions of the stores, as of the events that this worker has read.
+    states: Mutex<HashMap<Uuid, RelayState>>,
+}
+
+impl RelayLog {
+    pub(crate) fn new(disk: Arc<Disk>, log: Arc<EventLog>, worker_id: String) -> Self {
+        Self { disk, log, worker_id, states: Mutex::default() }
+    }
+
+    /// Forgets the positions of a queue that was in the folder before.
+    pub(crate) fn forget(&self) {
+        self.states().clear();
+    }
+
+    fn states(&self) -> MutexGuard<'_, HashMap<Uuid, RelayState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn records_folder(&self, store: Uuid) -> PathBuf {
         self.disk.root().join(names::RELAYS).join(store.to_string())
     }
 
     /// Returns the stores that are, or were, published here.
-    pub(super) fn list_relayed_stores(&self) -> Result<Vec<Uuid>> {
+    pub(crate) fn list_relayed_stores(&self) -> Result<Vec<Uuid>> {
         let names = disk::list_names(&self.disk.root().join(names::RELAYS))?;
         let mut stores = Vec::new();
         for store in names.iter().filter_map(|name| parse_store_id(name)) {
@@ -127,10 +154,10 @@ impl QueueInner {
     }
 
     /// Returns the published position of a store; `None` if no relay began to publish it.
-    pub(super) fn load_relay_state(&self, store: Uuid) -> Result<Option<RelayState>> {
+    pub(crate) fn load_relay_state(&self, store: Uuid) -> Result<Option<RelayState>> {
         loop {
             let Some(number) = self.list_record_numbers(store)?.into_iter().max() else {
-                self.relay_states().remove(&store);
+                self.states().remove(&store);
                 return Ok(None);
             };
             let Some(mut relayed) = self.load_latest_known(store, number)? else {
@@ -143,14 +170,14 @@ impl QueueInner {
                 continue; // the worker that removed the unread events wrote a newer record before
             }
             relayed.record.through = relayed.record.through.max(removed);
-            self.relay_states().insert(store, relayed.clone());
+            self.states().insert(store, relayed.clone());
             return Ok(Some(relayed));
         }
     }
 
     /// Returns a record, or the state in memory if that covers more of the log; `None` if the record is gone.
     fn load_latest_known(&self, store: Uuid, number: u64) -> Result<Option<RelayState>> {
-        let known = self.relay_states().get(&store).cloned();
+        let known = self.states().get(&store).cloned();
         if let Some(known) = &known
             && known.record_number == number
         {
@@ -190,7 +217,7 @@ impl QueueInner {
     }
 
     /// Writes the next record. Returns `false` if a different worker wrote one with its number.
-    pub(super) fn write_record(&self, relayed: &mut RelayState) -> Result<bool> {
+    pub(crate) fn write_record(&self, relayed: &mut RelayState) -> Result<bool> {
         let number = relayed.record_number + 1;
         let folder = self.records_folder(relayed.record.store);
         let removed = self.log.removed_through()?;
@@ -201,7 +228,7 @@ impl QueueInner {
             return Ok(false);
         }
         (relayed.record_number, relayed.written_through) = (number, relayed.record.through);
-        self.relay_states().insert(relayed.record.store, relayed.clone());
+        self.states().insert(relayed.record.store, relayed.clone());
         // the record before stays: a worker that lists the folder meanwhile sees at least one of the two
         for older in self.list_record_numbers(relayed.record.store)?.into_iter().filter(|older| older + 1 < number) {
             self.disk.remove(&folder.join(names::file_name(older)))?;
@@ -210,7 +237,7 @@ impl QueueInner {
     }
 
     /// Writes the first record of a store. Returns `false` if there is one already.
-    pub(super) fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
+    pub(crate) fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
         let id = self.log.head()?;
         let now = RelayRecord {
             store,
@@ -226,8 +253,8 @@ impl QueueInner {
     }
 
     /// Keeps the state in memory, and writes a record each [`RECORD_INTERVAL_IDS`] ids.
-    pub(super) fn remember(&self, relayed: &mut RelayState) -> Result<()> {
-        self.relay_states().insert(relayed.record.store, relayed.clone());
+    pub(crate) fn remember(&self, relayed: &mut RelayState) -> Result<()> {
+        self.states().insert(relayed.record.store, relayed.clone());
         if relayed.record.through >= relayed.written_through + RECORD_INTERVAL_IDS {
             self.write_record(relayed)?;
         }
