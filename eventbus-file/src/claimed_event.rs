@@ -207,7 +207,7 @@ impl QueueInner {
             LogEntry::Removed(through) => Ok(EventStatus::FinishedThrough(through)),
             LogEntry::Gap => Ok(EventStatus::Finished),
             LogEntry::Missing => {
-                self.log.fill_overdue_gap(id, &self.worker_id)?;
+                self.log.fill_overdue_gap(id)?;
                 Ok(EventStatus::Claimed)
             }
             LogEntry::Torn(error) => {

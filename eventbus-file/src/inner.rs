@@ -1,9 +1,6 @@
 //! The state that all parts of a queue share.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use eventbus::{
     Name,
@@ -34,7 +31,6 @@ pub(crate) struct QueueInner {
     pub(crate) worker_id: String,
     pub(crate) disk: Arc<Disk>,
     pub(crate) log: Arc<EventLog>,
-    pub(crate) payloads: PayloadFiles,
     pub(crate) claims: ClaimStore,
     /// The groups: one claim each, owned by the worker that consumes for it, with the group's progress as its data.
     pub(crate) groups: ClaimStore,
@@ -42,8 +38,6 @@ pub(crate) struct QueueInner {
     pub(crate) metrics: Arc<Metrics>,
     /// Wakes waiting tasks: there may be new files.
     pub(crate) change_signal: watch::Sender<()>,
-    /// The newest event id that this worker knows of.
-    pub(crate) newest_id: AtomicU64,
     /// The events that have a result, as far as this worker knows.
     finished_events: Mutex<FinishedEvents>,
     /// The queue that the folder held when this worker last read its id; all state in memory is about that queue.
@@ -73,9 +67,9 @@ impl QueueInner {
         });
         let (disk, queue_id) = disk.await.map_err(|_| FileQueueError::RuntimeEnded)??;
         let disk = Arc::new(disk);
+        let (gap_timeout, counted) = (config.gap_timeout, Arc::clone(&metrics));
         let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
-        let log = EventLog::new(Arc::clone(&disk), payloads.clone(), config.gap_timeout, Arc::clone(&metrics));
-        let log = Arc::new(log);
+        let log = Arc::new(EventLog::new(Arc::clone(&disk), worker_id.clone(), payloads, gap_timeout, counted));
         let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
         Ok(Self {
             name: config.name()?,
@@ -83,11 +77,9 @@ impl QueueInner {
             log,
             claims: claims(names::CLAIMS, config.claim_expiration),
             groups: claims(names::SUBSCRIPTIONS, config.group_expiration),
-            payloads,
             coordination,
             metrics,
             change_signal: watch::Sender::new(()),
-            newest_id: AtomicU64::default(),
             finished_events: Mutex::default(),
             queue_id: Mutex::new(queue_id),
             folder_lock: RwLock::default(),
@@ -124,8 +116,7 @@ impl QueueInner {
                 tracing::warn!(folder = %root, "the folder was removed and made anew, it holds a new queue");
                 *self.finished_events() = FinishedEvents::default();
                 self.relays.forget();
-                self.newest_id.store(0, Ordering::Relaxed);
-                self.log.forget_missing();
+                self.log.forget();
             }
             drop(alone);
         }

@@ -7,22 +7,28 @@
 //!
 //! Real time, not the given clock: publishers in other processes.
 
-mod link;
-
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
+    ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use eventbus::{BoxError, port::from_json};
+use eventbus::{
+    BoxError, RecordedEvent,
+    port::{DueRange, PAGE_BYTES, from_json},
+};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-pub(crate) use self::link::LinkOutcome;
 use crate::{
-    disk::{self, Disk},
+    disk::{self, Disk, StagedFile},
     error::{FileQueueError, Result},
-    event::{self, EventFile, QueueEvent},
+    event::{self, EventFile, QueueEvent, WrittenRecord},
     id_shards,
     metrics::Metrics,
     names,
@@ -33,6 +39,9 @@ use crate::{
 const MISSING_IDS_MAX: u64 = 10_000;
 /// Age after which a worker forgets an overdue id that it has not filled: it has a file, or no reader needs it.
 const MISSING_FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
+
+/// Maximum number of events read at once to find those of a range.
+const RANGE_SCAN_MAX: usize = 1_000;
 
 /// Content of the log under an id.
 #[derive(Debug)]
@@ -49,27 +58,68 @@ pub(crate) enum LogEntry {
     Torn(FileQueueError),
 }
 
+/// An event that was read, not yet in flight.
+#[derive(Debug)]
+pub(crate) enum ReadEvent {
+    Event(QueueEvent),
+    Torn(u64, FileQueueError),
+}
+
+/// Reaction to an id that is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnTakenId {
+    TryNext,
+    Stop,
+}
+
+/// Outcome of linking.
+#[derive(Debug, Default)]
+pub(crate) struct LinkOutcome {
+    pub(crate) ids: Vec<u64>,
+    /// The error that ended it early.
+    pub(crate) error: Option<FileQueueError>,
+}
+
+#[derive(serde::Serialize)]
+struct RemovalMark<'a> {
+    removed_through: u64,
+    #[serde(with = "time::serde::rfc3339")]
+    removed_at: time::OffsetDateTime,
+    worker_id: &'a str,
+}
+
 #[derive(Debug)]
 pub(crate) struct EventLog {
     disk: Arc<Disk>,
+    worker_id: String,
     payloads: PayloadFiles,
     events_folder: PathBuf,
     removed_folder: PathBuf,
     /// Ids below the newest that this worker found missing, and when it first did.
     missing_since: Mutex<HashMap<u64, Instant>>,
+    /// The newest event id that this worker knows of.
+    newest_id: AtomicU64,
     gap_timeout: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl EventLog {
-    pub(crate) fn new(disk: Arc<Disk>, payloads: PayloadFiles, gap_timeout: Duration, metrics: Arc<Metrics>) -> Self {
+    pub(crate) fn new(
+        disk: Arc<Disk>,
+        worker_id: String,
+        payloads: PayloadFiles,
+        gap_timeout: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (events, removed) = (disk.root().join(names::EVENTS), disk.root().join(names::REMOVED));
         Self {
             disk,
+            worker_id,
             payloads,
             events_folder: events,
             removed_folder: removed,
             missing_since: Mutex::default(),
+            newest_id: AtomicU64::default(),
             gap_timeout,
             metrics,
         }
@@ -112,12 +162,12 @@ impl EventLog {
         Ok(self.list_removal_marks()?.into_iter().max().unwrap_or_default())
     }
 
-    pub(crate) fn list_removal_marks(&self) -> Result<Vec<u64>> {
+    fn list_removal_marks(&self) -> Result<Vec<u64>> {
         Ok(disk::list_names(&self.removed_folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
     }
 
     /// Returns the ids up to one that still have files, sorted, without files that hold no event.
-    pub(crate) fn list_files_through(&self, through: u64) -> Result<Vec<u64>> {
+    fn list_files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
             ids.extend(id_shards::list_shard_ids(&self.events_folder, shard)?.into_iter().filter(|id| *id <= through));
@@ -127,7 +177,7 @@ impl EventLog {
     }
 
     /// Removes the folders of removed ids that are empty.
-    pub(crate) fn remove_empty_folders(&self, through: u64) -> Result<()> {
+    fn remove_empty_folders(&self, through: u64) -> Result<()> {
         for shard in self.shards()?.into_iter().filter(|shard| *shard < names::shard_index(through)) {
             // a folder that is not empty stays
             let _ = std::fs::remove_dir(self.events_folder.join(names::shard_name(shard)));
@@ -190,11 +240,11 @@ impl EventLog {
 
     /// Returns the next entry after an id, with its id. Does not wait: `None` if there is no later event yet, or the
     /// next id is missing and not overdue; fills an overdue one.
-    pub(crate) fn next_entry(&self, after: u64, worker: &str) -> Result<Option<(u64, LogEntry)>> {
+    pub(crate) fn next_entry(&self, after: u64) -> Result<Option<(u64, LogEntry)>> {
         let id = after.saturating_add(1);
         match self.read(id)? {
             LogEntry::Missing if self.head()? <= id => Ok(None),
-            LogEntry::Missing if !self.fill_overdue_gap(id, worker)? => Ok(None),
+            LogEntry::Missing if !self.fill_overdue_gap(id)? => Ok(None),
             LogEntry::Missing => Ok(Some((id, self.read(id)?))),
             LogEntry::Removed(through) => Ok(Some((through, LogEntry::Removed(through)))),
             slot => {
@@ -206,7 +256,7 @@ impl EventLog {
 
     /// Fills an id that has been missing for too long, and those directly after it that have, too. Returns `false` if
     /// its publisher still has time.
-    pub(crate) fn fill_overdue_gap(&self, id: u64, worker: &str) -> Result<bool> {
+    pub(crate) fn fill_overdue_gap(&self, id: u64) -> Result<bool> {
         if !self.missing_since().contains_key(&id) {
             // a publisher that died may have reserved many ids: their times all begin now
             let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
@@ -220,7 +270,7 @@ impl EventLog {
             let missing = self.missing_since();
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
-        self.fill_gaps(&overdue, worker)?;
+        self.fill_gaps(&overdue)?;
         let mut missing = self.missing_since();
         for id in &overdue {
             missing.remove(id);
@@ -228,9 +278,20 @@ impl EventLog {
         Ok(!overdue.is_empty())
     }
 
-    /// Forgets the missing ids of a queue that was in the folder before.
-    pub(crate) fn forget_missing(&self) {
+    /// Forgets the ids of a queue that was in the folder before.
+    pub(crate) fn forget(&self) {
+        self.newest_id.store(0, Ordering::Relaxed);
         self.missing_since().clear();
+    }
+
+    /// Returns the newest event id that this worker knows of.
+    pub(crate) fn newest_id(&self) -> u64 {
+        self.newest_id.load(Ordering::Relaxed)
+    }
+
+    /// Notes that an id is in use.
+    pub(crate) fn saw_id(&self, id: u64) {
+        self.newest_id.fetch_max(id, Ordering::Relaxed);
     }
 
     fn missing_since(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
@@ -238,8 +299,11 @@ impl EventLog {
     }
 
     /// Links a gap under each of these ids that has no file.
-    fn fill_gaps(&self, ids: &[u64], worker: &str) -> Result<()> {
-        let gap = EventFile::for_gap(worker, "drawn by a publisher that did not publish; filled so that readers go on");
+    fn fill_gaps(&self, ids: &[u64]) -> Result<()> {
+        let gap = EventFile::for_gap(
+            &self.worker_id,
+            "drawn by a publisher that did not publish; filled so that readers go on",
+        );
         let contents = vec![event::to_pretty_json("the gap", &gap)?; ids.len()];
         for (id, staged) in ids.iter().zip(self.disk.stage_all(&contents)?) {
             if self.disk.link(&staged, &self.path(*id))? {
@@ -248,6 +312,210 @@ impl EventLog {
             }
         }
         self.sync_shards(ids)
+    }
+
+    /// Writes the mark that no event up to an id exists any more.
+    pub(crate) fn write_removal_mark(&self, through: u64) -> Result<()> {
+        let mark = RemovalMark { removed_through: through, removed_at: event::now(), worker_id: &self.worker_id };
+        let path = self.removed_folder.join(names::file_name(through));
+        // `false` is fine: a second worker wrote the same mark
+        self.disk.create(&path, &event::to_pretty_json("the mark", &mark)?).map(drop)
+    }
+
+    /// Removes the files of events up to the removal mark; `remove_claim` removes the claim of each, after its payload
+    /// and before the event. Returns the number of removed events.
+    pub(crate) fn remove_files_through(&self, through: u64, remove_claim: impl Fn(u64) -> Result<()>) -> Result<u64> {
+        let mut removed = 0;
+        for id in self.list_files_through(through)? {
+            if let Some(name) = self.find_payload_file(id)? {
+                self.payloads.remove(&name)?;
+            }
+            remove_claim(id)?;
+            removed += u64::from(self.disk.remove(&self.path(id))?);
+        }
+        self.remove_empty_folders(through)?;
+        self.remove_older_marks()?;
+        Ok(removed)
+    }
+
+    fn remove_older_marks(&self) -> Result<()> {
+        // the mark before stays: a worker that lists the folder meanwhile sees at least one of the two
+        let mut marks = self.list_removal_marks()?;
+        marks.sort_unstable_by(|one, other| other.cmp(one));
+        for older in marks.into_iter().skip(2) {
+            self.disk.remove(&self.removed_folder.join(names::file_name(older)))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn load_event(&self, id: u64) -> Result<Option<QueueEvent>> {
+        match self.read(id)? {
+            LogEntry::Event(event) => Ok(Some(event)),
+            LogEntry::Torn(error) => Err(error),
+            LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => Ok(None),
+        }
+    }
+
+    /// Returns the next events after one, the id up to which it read, and `true` if there may be more.
+    pub(crate) fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<ReadEvent>, bool)> {
+        let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
+        while read.len() < count
+            && bytes < PAGE_BYTES
+            && let Some((id, slot)) = self.next_entry(through)?
+        {
+            through = id;
+            match slot {
+                LogEntry::Event(event) => {
+                    bytes += event.record().payload().len();
+                    read.push(ReadEvent::Event(event));
+                }
+                LogEntry::Torn(error) => read.push(ReadEvent::Torn(id, error)),
+                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => {}
+            }
+        }
+        if read.is_empty() && through == after {
+            let head = self.head()?;
+            if head < after {
+                tracing::warn!(
+                    read = after,
+                    newest = head,
+                    "events that the group read are gone, it goes on with new ones"
+                );
+                through = head;
+            }
+        }
+        let has_more = read.len() == count || bytes >= PAGE_BYTES;
+        Ok((through, read, has_more))
+    }
+
+    /// Returns the next events of a range, and the id up to which it searched.
+    pub(crate) fn read_due_range(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<ReadEvent>)> {
+        let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
+        for _ in 0..RANGE_SCAN_MAX {
+            if read.len() >= count || bytes >= PAGE_BYTES {
+                return Ok((through, read));
+            }
+            let Some((id, slot)) = self.next_entry(through)?.filter(|(id, _)| *id <= due.through) else {
+                return Ok((due.through, read));
+            };
+            through = id;
+            if let LogEntry::Event(event) = slot
+                && event.record().event_type().as_str() == due.event_type
+            {
+                bytes += event.record().payload().len();
+                read.push(ReadEvent::Event(event));
+            }
+        }
+        Ok((through, read))
+    }
+
+    /// Writes events to disk, without ids; all of them or none. `store` is set if its relay publishes them.
+    pub(crate) fn stage(
+        &self,
+        records: &[RecordedEvent],
+        created_at: OffsetDateTime,
+        store: Option<Uuid>,
+    ) -> Result<VecDeque<StagedFile>> {
+        let mut payload_files = Vec::new();
+        let mut content = |record: &RecordedEvent| {
+            // before compression: a small compressed file can expand to more than the memory of its reader
+            disk::check_size(record.payload().len() as u64, Some(record.metadata().event_id()))?;
+            let payload_file = self.payloads.write(record)?;
+            payload_files.extend(payload_file.clone());
+            let event = Some(WrittenRecord::new(record, payload_file)?);
+            let worker_id = self.worker_id.clone();
+            let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
+            let content = event::to_pretty_json("the event", &file)?;
+            disk::check_size(content.len() as u64, Some(record.metadata().event_id()))?;
+            Ok(content)
+        };
+        let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();
+        let staged = contents.and_then(|contents| self.disk.stage_all(&contents));
+        match staged {
+            Ok(staged) => {
+                self.metrics.payloads_compressed.add(payload_files.len() as u64);
+                Ok(staged.into())
+            }
+            Err(error) => {
+                for name in payload_files {
+                    // if it stays, `check` reports it as unused
+                    let _ = self.payloads.remove(&name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes staged files that got no id, and their payload files.
+    pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
+        for staged in staged.drain(..).filter(StagedFile::has_no_name) {
+            if let Ok(Some(name)) = find_payload_file_at(&staged.path) {
+                // if it stays, `check` reports it as unused
+                let _ = self.payloads.remove(&name);
+            }
+        }
+    }
+
+    /// Links staged events to the reserved ids that are free, or, without reserved ids, to the next ones after the
+    /// newest file. Returns the linked ids in order; the events that remain in `staged` have none yet.
+    pub(crate) fn link(&self, staged: &mut VecDeque<StagedFile>, reserved: Option<Range<u64>>) -> Result<LinkOutcome> {
+        let ids = match reserved {
+            Some(drawn) => drawn.start.max(self.removed_through()? + 1)..drawn.end,
+            None => self.head()? + 1..u64::MAX,
+        };
+        self.link_range(staged, ids, OnTakenId::TryNext)
+    }
+
+    /// Links staged events to the ids after one, up to the first id that is in use.
+    pub(crate) fn link_after(&self, staged: &mut VecDeque<StagedFile>, id: u64) -> Result<LinkOutcome> {
+        self.link_range(staged, id + 1..u64::MAX, OnTakenId::Stop)
+    }
+
+    fn link_range(
+        &self,
+        staged: &mut VecDeque<StagedFile>,
+        mut ids: Range<u64>,
+        on_taken_id: OnTakenId,
+    ) -> Result<LinkOutcome> {
+        let mut linked = LinkOutcome::default();
+        while let Some(next) = staged.front()
+            && let Some(id) = ids.next()
+        {
+            match self.link_event(next, id) {
+                Ok(true) => {
+                    linked.ids.push(id);
+                    staged.pop_front();
+                }
+                Ok(false) => {
+                    self.metrics.id_collisions.add(1);
+                    if on_taken_id == OnTakenId::Stop {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    linked.error = Some(error);
+                    break;
+                }
+            }
+        }
+        if let Err(error) = self.sync_shards(&linked.ids) {
+            linked.error.get_or_insert(error);
+        }
+        Ok(linked)
+    }
+
+    /// Links a staged event to an id. Returns `false` if a different event has the id, or had it until a removal. No
+    /// worker removes an event that is still staged, so if the id is removed after the link, a different event had it.
+    fn link_event(&self, staged: &StagedFile, id: u64) -> Result<bool> {
+        let path = self.path(id);
+        if !self.disk.link(staged, &path)? {
+            return Ok(false);
+        }
+        let is_ours = id > self.removed_through()?;
+        if !is_ours {
+            self.disk.remove(&path)?;
+        }
+        Ok(is_ours)
     }
 }
 
@@ -258,7 +526,7 @@ fn read_file_at(path: &Path) -> Result<Option<EventFile>> {
 }
 
 /// Returns the name of the payload file of the event in a file; `None` also if there is no event.
-pub(crate) fn find_payload_file_at(path: &Path) -> Result<Option<String>> {
+fn find_payload_file_at(path: &Path) -> Result<Option<String>> {
     match read_file_at(path) {
         Err(FileQueueError::Torn { .. }) => Ok(None),
         file => Ok(file?.and_then(|file| file.event?.payload_file)),
@@ -274,11 +542,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let disk = Arc::new(Disk::open(root.path().into(), false, &names::FOLDERS).unwrap());
         let payloads = PayloadFiles::new(Arc::clone(&disk), None);
-        let log = EventLog::new(Arc::clone(&disk), payloads, Duration::ZERO, Arc::default());
+        let log = EventLog::new(Arc::clone(&disk), "worker".into(), payloads, Duration::ZERO, Arc::default());
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         log.missing_since().extend([(1, ago(61)), (2, ago(1))]);
         disk.create(&log.path(4), b"{}").unwrap();
-        assert!(log.fill_overdue_gap(3, "worker").unwrap());
+        assert!(log.fill_overdue_gap(3).unwrap());
         assert_eq!(log.missing_since().keys().collect::<Vec<_>>(), [&2]);
     }
 }

@@ -2,25 +2,18 @@
 //!
 //! Invariant: the publisher announces an event to other workers after the event's file exists, never before.
 
-use std::{
-    collections::VecDeque,
-    ops::Range,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{ops::Range, sync::Arc};
 
 use eventbus::RecordedEvent;
 use serde::Serialize;
-use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     FileQueue,
     coordination::{IdReservation, message_data, message_kind},
-    disk::{self, StagedFile},
     error::{FileQueueError, Result},
-    event::{self, EventFile, QueueEvent, WrittenRecord},
+    event::{self, QueueEvent},
     inner::QueueInner,
-    log::{self, LinkOutcome},
+    log::LinkOutcome,
     names,
 };
 
@@ -102,7 +95,7 @@ impl QueueInner {
             return Err(FileQueueError::ShutDown.into());
         }
         let (created_at, owned) = (event::now(), records.to_vec());
-        let mut staged = self.blocking(move |queue| queue.stage(&owned, created_at, None)).await?;
+        let mut staged = self.blocking(move |queue| queue.log.stage(&owned, created_at, None)).await?;
         let mut remaining = records.iter();
         let mut floor = None;
         while !staged.is_empty() {
@@ -115,8 +108,7 @@ impl QueueInner {
                 })
                 .await?;
             staged = rest;
-            let LinkOutcome { ids, collisions, error } = linked;
-            self.metrics.id_collisions.add(collisions);
+            let LinkOutcome { ids, error } = linked;
             let event = |(id, record): (u64, &RecordedEvent)| {
                 QueueEvent::new(id, created_at, self.worker_id.clone(), record.clone())
             };
@@ -150,11 +142,11 @@ impl QueueInner {
     /// counter, and the files decide.
     async fn accept_if_plausible(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
         let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
-        if is_near(self.newest_id.load(Ordering::Relaxed)) {
+        if is_near(self.log.newest_id()) {
             return Ok(Some(ids));
         }
         let head = self.blocking(|shared| shared.log.head()).await?;
-        self.newest_id.fetch_max(head, Ordering::Relaxed);
+        self.log.saw_id(head);
         if is_near(head) {
             return Ok(Some(ids));
         }
@@ -163,60 +155,13 @@ impl QueueInner {
         Ok(None)
     }
 
-    /// Writes events to disk, without ids; all of them or none. `store` is set if its relay publishes them.
-    pub(crate) fn stage(
-        &self,
-        records: &[RecordedEvent],
-        created_at: OffsetDateTime,
-        store: Option<Uuid>,
-    ) -> Result<VecDeque<StagedFile>> {
-        let mut payload_files = Vec::new();
-        let mut content = |record: &RecordedEvent| {
-            // before compression: a small compressed file can expand to more than the memory of its reader
-            disk::check_size(record.payload().len() as u64, Some(record.metadata().event_id()))?;
-            let payload_file = self.payloads.write(record)?;
-            payload_files.extend(payload_file.clone());
-            let event = Some(WrittenRecord::new(record, payload_file)?);
-            let worker_id = self.worker_id.clone();
-            let file = EventFile { created_at, worker_id, store, gap: None, again: None, event };
-            let content = event::to_pretty_json("the event", &file)?;
-            disk::check_size(content.len() as u64, Some(record.metadata().event_id()))?;
-            Ok(content)
-        };
-        let contents: Result<Vec<_>> = records.iter().map(&mut content).collect();
-        let staged = contents.and_then(|contents| self.disk.stage_all(&contents));
-        match staged {
-            Ok(staged) => {
-                self.metrics.payloads_compressed.add(payload_files.len() as u64);
-                Ok(staged.into())
-            }
-            Err(error) => {
-                for name in payload_files {
-                    // if it stays, `check` reports it as unused
-                    let _ = self.payloads.remove(&name);
-                }
-                Err(error)
-            }
-        }
-    }
-
-    /// Removes staged files that got no id, and their payload files.
-    pub(crate) fn discard_staged(&self, staged: &mut VecDeque<StagedFile>) {
-        for staged in staged.drain(..).filter(StagedFile::has_no_name) {
-            if let Ok(Some(name)) = log::find_payload_file_at(&staged.path) {
-                // if it stays, `check` reports it as unused
-                let _ = self.payloads.remove(&name);
-            }
-        }
-    }
-
     /// Wakes the waiting tasks of this worker, and announces published events to the other workers.
     pub(crate) async fn notify_published(&self, ids: &[u64]) {
         let Some(newest) = ids.last() else {
             return;
         };
         self.metrics.events_published.add(ids.len() as u64);
-        self.newest_id.fetch_max(*newest, Ordering::Relaxed);
+        self.log.saw_id(*newest);
         self.change_signal.send_replace(());
         let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
         self.coordination.broadcast(message_kind::ADD_EVENT, messages).await;

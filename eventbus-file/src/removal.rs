@@ -4,15 +4,7 @@
 //! before the mark, the published position of each store, which only the events show. It removes an event together with
 //! its payload and its claim; the result stays.
 
-use crate::{
-    FileQueue,
-    claimed_event::event_claim_id,
-    error::Result,
-    event::{self, now},
-    inner::QueueInner,
-    log::LogEntry,
-    names,
-};
+use crate::{FileQueue, claimed_event::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
 
 /// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,42 +27,17 @@ pub struct RemovalReport {
     pub through: u64,
 }
 
-#[derive(serde::Serialize)]
-struct RemovalMark<'a> {
-    removed_through: u64,
-    #[serde(with = "time::serde::rfc3339")]
-    removed_at: time::OffsetDateTime,
-    worker_id: &'a str,
-}
-
 impl QueueInner {
     fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
         self.disk.remove_stale_tmp_files();
         let through = self.removable_through(id, when)?;
-        let folder = self.disk.root().join(names::REMOVED);
         if through > self.log.removed_through()? {
             self.relays.write_all_records()?;
-            let mark = RemovalMark { removed_through: through, removed_at: now(), worker_id: &self.worker_id };
-            // `false` is fine: a second worker wrote the same mark
-            self.disk.create(&folder.join(names::file_name(through)), &event::to_pretty_json("the mark", &mark)?)?;
+            self.log.write_removal_mark(through)?;
         }
         let through = self.log.removed_through()?;
-        let mut removed = RemovalReport { events: 0, through };
-        for id in self.log.list_files_through(through)? {
-            if let Some(name) = self.log.find_payload_file(id)? {
-                self.payloads.remove(&name)?;
-            }
-            self.claims.remove_all_epochs(&event_claim_id(id))?;
-            removed.events += u64::from(self.disk.remove(&self.log.path(id))?);
-        }
-        self.log.remove_empty_folders(through)?;
-        // the mark before stays: a worker that lists the folder meanwhile sees at least one of the two
-        let mut marks = self.log.list_removal_marks()?;
-        marks.sort_unstable_by(|one, other| other.cmp(one));
-        for older in marks.into_iter().skip(2) {
-            self.disk.remove(&folder.join(names::file_name(older)))?;
-        }
-        Ok(removed)
+        let remove_claim = |id| self.claims.remove_all_epochs(&event_claim_id(id));
+        Ok(RemovalReport { events: self.log.remove_files_through(through, remove_claim)?, through })
     }
 
     /// Returns the highest id, at most the given one, up to which all events may be removed.
@@ -131,13 +98,16 @@ impl FileQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::FileQueueConfig;
+    use crate::{
+        FileQueueConfig,
+        event::{self, now},
+    };
 
     #[tokio::test]
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
         let root = tempfile::tempdir().unwrap();
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        let mut staged = queue.inner.stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
+        let mut staged = queue.inner.log.stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
         let staged = staged.pop_front().unwrap();
         let path = queue.inner.log.path(1);
         queue.inner.disk.link(&staged, &path).unwrap();

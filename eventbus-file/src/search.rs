@@ -11,7 +11,6 @@ use crate::{
     event::QueueEvent,
     id_shards,
     inner::QueueInner,
-    log::LogEntry,
     names,
     results::EventResult,
 };
@@ -125,17 +124,9 @@ fn skip_torn<T>(read: Result<Option<T>>) -> Result<Option<T>> {
 }
 
 impl QueueInner {
-    pub(crate) fn load_event(&self, id: u64) -> Result<Option<QueueEvent>> {
-        match self.log.read(id)? {
-            LogEntry::Event(event) => Ok(Some(event)),
-            LogEntry::Torn(error) => Err(error),
-            LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => Ok(None),
-        }
-    }
-
     fn find_events(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>>> {
         let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
-        let matching = |id| Ok(skip_torn(self.load_event(id?))?.filter(|event| search.matches(event.created_at())));
+        let matching = |id| Ok(skip_torn(self.log.load_event(id?))?.filter(|event| search.matches(event.created_at())));
         Ok(ids.map(matching))
     }
 
@@ -193,7 +184,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
     pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
-        self.inner.blocking(move |queue| queue.load_event(id)).await
+        self.inner.blocking(move |queue| queue.log.load_event(id)).await
     }
 
     /// Returns events by their ids, in the order of `ids`.
@@ -202,7 +193,7 @@ impl FileQueue {
     /// As [`event`](Self::event).
     pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
         let ids = ids.to_vec();
-        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.load_event(id)).collect()).await
+        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.log.load_event(id)).collect()).await
     }
 
     /// Returns a page of events, by id. Logs torn files and passes them over.

@@ -91,7 +91,8 @@ impl RelayTarget for FileQueue {
                 return Ok(refusal);
             }
             let (events, store) = (range.events.to_vec(), Some(publisher.store));
-            pending.staged = self.blocking_for_relay(move |queue| queue.stage(&events, event::now(), store)).await?;
+            pending.staged =
+                self.blocking_for_relay(move |queue| queue.log.stage(&events, event::now(), store)).await?;
         }
         self.publish_pending(pending).await
     }
@@ -165,7 +166,7 @@ impl FileQueue {
             let send = move |queue: &QueueInner| {
                 let sent = queue.try_publish(&mut pending);
                 if let Ok(RelayStep::Done(_)) = &sent {
-                    queue.discard_staged(&mut pending.staged);
+                    queue.log.discard_staged(&mut pending.staged);
                 }
                 Ok((sent, pending))
             };
@@ -224,9 +225,7 @@ impl QueueInner {
                 return Ok(RelayStep::Retry);
             }
         }
-        let LinkOutcome { ids, collisions, error } =
-            self.log.link_after(&mut pending.staged, relayed.record.through)?;
-        self.metrics.id_collisions.add(collisions);
+        let LinkOutcome { ids, error } = self.log.link_after(&mut pending.staged, relayed.record.through)?;
         for (id, (position, event_id)) in ids.iter().zip(pending.unpublished.drain(..ids.len())) {
             relayed.record.set_published(*id, position, event_id);
             pending.position = position;
@@ -241,7 +240,7 @@ impl QueueInner {
 
     /// Fills the first missing id if its publisher is overdue; waits for it otherwise.
     fn fill_missing_or_wait<T>(&self, relayed: &RelayState) -> Result<RelayStep<T>> {
-        let is_filled = self.log.fill_overdue_gap(relayed.record.through + 1, &self.worker_id)?;
+        let is_filled = self.log.fill_overdue_gap(relayed.record.through + 1)?;
         Ok(if is_filled { RelayStep::Retry } else { RelayStep::WaitForGap })
     }
 
@@ -291,7 +290,7 @@ impl QueueInner {
         let gap = EventFile::for_gap(&self.worker_id, "the relay of a store publishes again what it published before");
         let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after: to, epoch }), ..gap };
         let mut staged = VecDeque::from([self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?]);
-        let LinkOutcome { ids, error, .. } = self.log.link_after(&mut staged, relayed.record.through)?;
+        let LinkOutcome { ids, error } = self.log.link_after(&mut staged, relayed.record.through)?;
         match error {
             Some(error) => Err(error),
             None if ids.is_empty() => Ok(RelayStep::Retry),

@@ -2,7 +2,7 @@
 
 use eventbus::{
     Name,
-    port::{DeliveryAttempts, DueRange, InFlightEntry, PAGE_BYTES},
+    port::{DeliveryAttempts, DueRange, InFlightEntry},
 };
 
 use super::Consumer;
@@ -10,23 +10,13 @@ use crate::{
     bus::dead_letters,
     disk,
     error::{FileQueueError, Result},
-    event::{QueueEvent, message_id},
+    event::message_id,
     inner::QueueInner,
-    log::LogEntry,
+    log::{LogEntry, ReadEvent},
 };
 
-/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`].
+/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
 const RECEIVE_BATCH_MAX: usize = 100;
-
-/// Maximum number of events read at once to find those of a range.
-const RANGE_SCAN_MAX: usize = 1_000;
-
-/// An event that was read, not yet in flight.
-#[derive(Debug)]
-enum ReadEvent {
-    Event(QueueEvent),
-    Torn(u64, FileQueueError),
-}
 
 /// An in-flight entry that was read again.
 enum RereadEvent {
@@ -172,7 +162,7 @@ impl Consumer<'_> {
             return self.receive_skipped(due, room).await;
         }
         let after = self.owned.progress.read;
-        let (through, read, has_more) = self.queue.blocking(move |queue| queue.read_after(after, room)).await?;
+        let (through, read, has_more) = self.queue.blocking(move |queue| queue.log.read_after(after, room)).await?;
         self.has_more = has_more;
         if through != after {
             self.owned.progress.read = through;
@@ -187,7 +177,7 @@ impl Consumer<'_> {
 
     /// Receives events of a type that the group skipped, before any new event.
     async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
-        let (through, read) = self.queue.blocking(move |queue| queue.read_due_range(&due, room)).await?;
+        let (through, read) = self.queue.blocking(move |queue| queue.log.read_due_range(&due, room)).await?;
         self.owned.progress.types.delivered_through(through);
         (self.is_dirty, self.has_more) = (true, true);
         self.poll_backoff.reset();
@@ -199,60 +189,6 @@ impl Consumer<'_> {
 }
 
 impl QueueInner {
-    /// Returns the next events of a range, and the id up to which it searched.
-    fn read_due_range(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<ReadEvent>)> {
-        let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
-        for _ in 0..RANGE_SCAN_MAX {
-            if read.len() >= count || bytes >= PAGE_BYTES {
-                return Ok((through, read));
-            }
-            let Some((id, slot)) = self.log.next_entry(through, &self.worker_id)?.filter(|(id, _)| *id <= due.through)
-            else {
-                return Ok((due.through, read));
-            };
-            through = id;
-            if let LogEntry::Event(event) = slot
-                && event.record().event_type().as_str() == due.event_type
-            {
-                bytes += event.record().payload().len();
-                read.push(ReadEvent::Event(event));
-            }
-        }
-        Ok((through, read))
-    }
-
-    /// Returns the next events after one, the id up to which it read, and `true` if there may be more.
-    fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<ReadEvent>, bool)> {
-        let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
-        while read.len() < count
-            && bytes < PAGE_BYTES
-            && let Some((id, slot)) = self.log.next_entry(through, &self.worker_id)?
-        {
-            through = id;
-            match slot {
-                LogEntry::Event(event) => {
-                    bytes += event.record().payload().len();
-                    read.push(ReadEvent::Event(event));
-                }
-                LogEntry::Torn(error) => read.push(ReadEvent::Torn(id, error)),
-                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => {}
-            }
-        }
-        if read.is_empty() && through == after {
-            let head = self.log.head()?;
-            if head < after {
-                tracing::warn!(
-                    read = after,
-                    newest = head,
-                    "events that the group read are gone, it goes on with new ones"
-                );
-                through = head;
-            }
-        }
-        let has_more = read.len() == count || bytes >= PAGE_BYTES;
-        Ok((through, read, has_more))
-    }
-
     fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
         disk::exists(&self.dead_letter_path(&dead_letters::file_stem(id, group)?))
     }
