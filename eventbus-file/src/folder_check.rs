@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     FileQueue,
-    bus::is_dead_letter_name,
+    dead_letter_files::{check_dead_letter, is_dead_letter_name},
     disk::{self, TMP_FOLDER, TMP_SUFFIX},
     error::{FileQueueError, Result},
     inner::{QueueInner, join_task},
@@ -129,7 +129,7 @@ impl QueueInner {
         for folder in [names::DEAD_LETTERS, names::REPLAYS] {
             let folder = self.disk.root().join(folder);
             for name in found.list_known(&folder, |name| is_dead_letter_name(name).then(|| name.to_owned()))? {
-                found.add_torn(folder.join(&name), crate::bus::check_dead_letter(&folder.join(&name)))?;
+                found.add_torn(folder.join(&name), check_dead_letter(&folder.join(&name)))?;
             }
         }
         found.list_known(&self.disk.root().join(names::REMOVED), names::parse_file_name)?;

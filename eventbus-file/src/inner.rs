@@ -13,6 +13,7 @@ use crate::{
     FileQueueConfig,
     claim_store::ClaimStore,
     coordination::Coordinator,
+    dead_letter_files::DeadLetterFiles,
     disk::Disk,
     error::{FileQueueError, Result},
     finished_events::FinishedEvents,
@@ -44,6 +45,7 @@ pub(crate) struct QueueInner {
     queue_id: Mutex<Uuid>,
     /// Shared while a task uses the folder, exclusive while a task resets the state in memory.
     folder_lock: RwLock<()>,
+    pub(crate) dead_letters: DeadLetterFiles,
     pub(crate) relays: RelayLog,
     pub(crate) subscribers: Subscribers,
     pub(crate) counters: Arc<BusCounters>,
@@ -73,6 +75,7 @@ impl QueueInner {
         let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
         Ok(Self {
             name: config.name()?,
+            dead_letters: DeadLetterFiles::new(Arc::clone(&disk), worker_id.clone(), config.clock.clone()),
             relays: RelayLog::new(Arc::clone(&disk), Arc::clone(&log), worker_id.clone()),
             log,
             claims: claims(names::CLAIMS, config.claim_expiration),

@@ -7,6 +7,7 @@ mod claimed_event;
 mod config;
 mod coordinated_claims;
 mod coordination;
+mod dead_letter_files;
 mod disk;
 mod error;
 mod event;

@@ -6,7 +6,6 @@
 mod consumer;
 mod dead_letters;
 mod group_progress;
-mod replays;
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +20,6 @@ use eventbus::{
 };
 
 use self::group_progress::Progress;
-pub(crate) use dead_letters::{check_dead_letter, is_dead_letter_name};
 
 use crate::{
     FileQueue,
@@ -180,7 +178,7 @@ impl QueueInner {
     fn load_progress(&self, group: &Name) -> Result<GroupProgress> {
         let (_, progress) = self.load_group(group)?;
         let unread = self.count_unread(&progress)?;
-        let pending = progress.count_pending() + self.list_replays(group)?.len() as u64;
+        let pending = progress.count_pending() + self.dead_letters.list_replays(group)?.len() as u64;
         Ok(GroupProgress { unread, pending, exhausted: 0 })
     }
 
@@ -200,7 +198,7 @@ impl QueueInner {
             newest = Some(id);
         }
         info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
-        info.dlq_messages = self.list_dead_letter_stems()?.len() as u64;
+        info.dlq_messages = self.dead_letters.list_dead_letter_stems()?.len() as u64;
         let mut groups = self.list_groups()?;
         groups.push(self.config.default_group.clone());
         groups.sort();
@@ -208,7 +206,7 @@ impl QueueInner {
         for group in groups {
             let (owner, progress) = self.load_group(&group)?;
             let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-            let pending = progress.count_pending() + self.list_replays(&group)?.len() as u64;
+            let pending = progress.count_pending() + self.dead_letters.list_replays(&group)?.len() as u64;
             let mut described = GroupInfo::new(group.to_string(), consumers, pending);
             described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
             described.lag = Some(self.count_unread(&progress)?);

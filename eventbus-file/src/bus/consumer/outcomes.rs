@@ -48,7 +48,7 @@ impl Consumer<'_> {
     pub(super) async fn close_event(&mut self, id: u64) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
-            self.queue.blocking(move |queue| queue.remove_replay(id, &group)).await?;
+            self.queue.blocking(move |queue| queue.dead_letters.remove_replay(id, &group)).await?;
             self.replays.remove(&id);
         } else {
             self.owned.progress.open.remove(&id);
@@ -61,7 +61,10 @@ impl Consumer<'_> {
     pub(super) async fn save_attempts(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
         if self.replays.contains(&id) {
             let group = self.group.clone();
-            return self.queue.blocking(move |queue| queue.save_replay_attempts(id, &group, attempts)).await;
+            return self
+                .queue
+                .blocking(move |queue| queue.dead_letters.save_replay_attempts(id, &group, attempts))
+                .await;
         }
         self.owned.progress.open.insert(id, attempts);
         self.is_dirty = true;
@@ -76,8 +79,8 @@ impl Consumer<'_> {
             .blocking(move |queue| {
                 queue.groups.check_owned(&claim)?;
                 match is_replay {
-                    true => queue.return_to_dead_letters(id, &group, record.as_ref(), attempts),
-                    false => queue.write_dead_letter(id, &group, record.as_ref(), attempts),
+                    true => queue.dead_letters.return_to_dead_letters(id, &group, record.as_ref(), attempts),
+                    false => queue.dead_letters.write_dead_letter(id, &group, record.as_ref(), attempts),
                 }
             })
             .await;

@@ -1,17 +1,11 @@
 //! Receiving events: open ones of the previous owner, retries, replays, and new ones.
 
-use eventbus::{
-    Name,
-    port::{DeliveryAttempts, DueRange, InFlightEntry},
-};
+use eventbus::port::{DeliveryAttempts, DueRange, InFlightEntry};
 
 use super::Consumer;
 use crate::{
-    bus::dead_letters,
-    disk,
     error::{FileQueueError, Result},
     event::message_id,
-    inner::QueueInner,
     log::{LogEntry, ReadEvent},
 };
 
@@ -36,7 +30,7 @@ impl Consumer<'_> {
         let entries = self
             .queue
             .blocking(move |queue| {
-                let read = |id| Ok((id, queue.log.read(id)?, queue.has_dead_letter(id, &group)?));
+                let read = |id| Ok((id, queue.log.read(id)?, queue.dead_letters.has_dead_letter(id, &group)?));
                 open.into_iter().map(read).collect::<Result<Vec<_>>>()
             })
             .await?;
@@ -80,7 +74,7 @@ impl Consumer<'_> {
             .queue
             .blocking(move |queue| {
                 let read = |id: u64| match replays.contains(&id) {
-                    true => Ok(RereadEvent::Replay(queue.load_replay(id, &group)?)),
+                    true => Ok(RereadEvent::Replay(queue.dead_letters.load_replay(id, &group)?)),
                     false => Ok(RereadEvent::Log(queue.log.read(id)?)),
                 };
                 wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
@@ -126,10 +120,10 @@ impl Consumer<'_> {
         let replays = self
             .queue
             .blocking(move |queue| {
-                let mut ids = queue.list_replays(&group)?;
+                let mut ids = queue.dead_letters.list_replays(&group)?;
                 ids.retain(|id| !known.contains(id));
                 ids.truncate(room);
-                Ok(ids.into_iter().map(|id| (id, queue.load_replay(id, &group))).collect::<Vec<_>>())
+                Ok(ids.into_iter().map(|id| (id, queue.dead_letters.load_replay(id, &group))).collect::<Vec<_>>())
             })
             .await?;
         for (id, entry) in replays {
@@ -185,12 +179,6 @@ impl Consumer<'_> {
             self.add_received(one, false);
         }
         Ok(())
-    }
-}
-
-impl QueueInner {
-    fn has_dead_letter(&self, id: u64, group: &Name) -> Result<bool> {
-        disk::exists(&self.dead_letter_path(&dead_letters::file_stem(id, group)?))
     }
 }
 
