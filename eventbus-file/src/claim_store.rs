@@ -254,6 +254,16 @@ impl ClaimStore {
     }
 }
 
+pub(crate) fn event_claim_id(event_id: u64) -> String {
+    format!("event-{event_id}")
+}
+
+/// Returns the event of an event's claim; `None` for other claims.
+#[cfg(feature = "redis")]
+pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
+    claim.strip_prefix("event-")?.parse().ok()
+}
+
 fn list_epochs(folder: &Path) -> Result<Vec<u64>> {
     Ok(disk::list_names(folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
 }

@@ -18,11 +18,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     FileQueue,
-    claim_store::Claim,
+    claim_store::{Claim, event_claim_id},
+    coordination::message_kind,
     error::{FileQueueError, Result},
-    event::{self, QueueEvent},
+    event::{self, QueueEvent, now},
     inner::{QueueInner, join_task},
-    log::LogEntry,
     poll_backoff::PollBackoff,
     results::EventResult,
 };
@@ -51,16 +51,6 @@ impl Drop for ClaimRenewal {
     fn drop(&mut self) {
         self.stop.cancel();
     }
-}
-
-pub(crate) fn event_claim_id(event_id: u64) -> String {
-    format!("event-{event_id}")
-}
-
-/// Returns the event of an event's claim; `None` for other claims.
-#[cfg(feature = "redis")]
-pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
-    claim.strip_prefix("event-")?.parse().ok()
 }
 
 impl ClaimedEvent {
@@ -123,7 +113,7 @@ impl ClaimedEvent {
     async fn finish<T: Serialize + ?Sized>(mut self, success: bool, details: &T) -> Result<EventResult> {
         let details = event::to_value("the details", details)?;
         let claim = self.stop_renewing().await;
-        self.queue.write_result(self.event.id(), claim, success, details).await
+        write_result(&self.queue, self.event.id(), claim, success, details).await
     }
 
     /// Stops the renewal and returns the claim: from then on only the caller writes its file.
@@ -133,6 +123,37 @@ impl ClaimedEvent {
         let _ = (&mut self.renewal.task).await;
         self.claim()
     }
+}
+
+/// Writes the one result of an event, for the owner of its claim.
+async fn write_result(
+    queue: &Arc<QueueInner>,
+    event_id: u64,
+    claim: Claim,
+    success: bool,
+    details: Value,
+) -> Result<EventResult> {
+    let (worker_id, epoch) = (queue.worker_id.clone(), claim.epoch);
+    let result = EventResult { event_id, success, worker_id, epoch, created_at: now(), details };
+    let content = event::to_pretty_json("the result", &result)?;
+    let claim_id = claim.claim_id.clone();
+    let written = queue.blocking(move |queue| queue.results.create(event_id, &claim, &content)).await;
+    match &written {
+        Ok(()) => queue.metrics.results_written.add(1),
+        Err(FileQueueError::ClaimLost { .. } | FileQueueError::HasResult { .. }) => {
+            queue.metrics.results_refused.add(1);
+        }
+        Err(_) => {}
+    }
+    written?;
+    queue.coordination.release(&claim_id).await;
+    let about = serde_json::Map::from_iter([
+        ("result_id".to_owned(), event_id.into()),
+        ("event_id".to_owned(), event_id.into()),
+    ]);
+    queue.coordination.broadcast(message_kind::ADD_RESULT, vec![about]).await;
+    queue.change_signal.send_replace(());
+    Ok(result)
 }
 
 /// Delay before the retry of a failed renewal.
@@ -173,59 +194,7 @@ async fn renew_until_stopped(
     }
 }
 
-/// Result of the search for the first claimable event.
-enum ClaimCandidate {
-    /// The first event that a worker may claim.
-    Claimable(QueueEvent),
-    /// No event up to the newest is claimable.
-    Nothing,
-}
-
 impl QueueInner {
-    /// Returns the first event after an id that has neither a result nor a live claim.
-    fn find_claimable(&self, after: u64) -> Result<ClaimCandidate> {
-        let (head, mut id) = (self.log.head()?, after);
-        loop {
-            id = self.finished_events().next_unfinished(id);
-            if id > head {
-                return Ok(ClaimCandidate::Nothing);
-            }
-            match self.event_status(id)? {
-                EventStatus::Finished => self.finished_events().insert(id),
-                EventStatus::FinishedThrough(through) => self.finished_events().insert_through(through),
-                EventStatus::Claimed => {}
-                EventStatus::Claimable(event) => return Ok(ClaimCandidate::Claimable(event)),
-            }
-        }
-    }
-
-    fn event_status(&self, id: u64) -> Result<EventStatus> {
-        if self.has_result(id)? {
-            return Ok(EventStatus::Finished);
-        }
-        match self.log.read(id)? {
-            LogEntry::Removed(through) => Ok(EventStatus::FinishedThrough(through)),
-            LogEntry::Gap => Ok(EventStatus::Finished),
-            LogEntry::Missing => {
-                self.log.fill_overdue_gap(id)?;
-                Ok(EventStatus::Claimed)
-            }
-            LogEntry::Torn(error) => {
-                tracing::error!(id, error = error.log(), "torn event passed over");
-                Ok(EventStatus::Finished)
-            }
-            LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
-                Ok(Some(claim)) if claim.is_live() => Ok(EventStatus::Claimed),
-                Ok(_) => Ok(EventStatus::Claimable(event)),
-                Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(id, error = error.log(), "event with a torn claim passed over");
-                    Ok(EventStatus::Claimed)
-                }
-                Err(error) => Err(error),
-            },
-        }
-    }
-
     async fn try_claim_next(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
         let queue = Arc::clone(self);
         let claiming = tokio::spawn(async move { queue.claim_first().await.map(ReleaseOnDrop) });
@@ -235,8 +204,8 @@ impl QueueInner {
     async fn claim_first(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
         let mut after = 0;
         loop {
-            let ClaimCandidate::Claimable(event) = self.blocking(move |queue| queue.find_claimable(after)).await?
-            else {
+            let found = self.blocking(move |queue| queue.results.find_claimable(&queue.log, after)).await?;
+            let Some(event) = found else {
                 return Ok(None);
             };
             let id = event.id();
@@ -245,7 +214,7 @@ impl QueueInner {
                 continue;
             };
             // the owner before may have written the result since the search
-            if self.blocking(move |queue| queue.has_result(id)).await? {
+            if self.blocking(move |queue| queue.results.has_result(id)).await? {
                 match self.release(claim).await {
                     Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
                     Err(error) => return Err(error),
@@ -268,23 +237,6 @@ impl Drop for ReleaseOnDrop {
             runtime.spawn(work.release());
         }
     }
-}
-
-/// State of an id for the workers that claim events.
-///
-/// | state | event | next state |
-/// |---|---|---|
-/// | claimable | a worker creates its claim | claimed |
-/// | claimed | its claim is released or expires | claimable |
-/// | claimed | its owner writes the result | finished |
-///
-/// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
-enum EventStatus {
-    Finished,
-    /// All events up to this id were removed.
-    FinishedThrough(u64),
-    Claimed,
-    Claimable(QueueEvent),
 }
 
 impl FileQueue {
@@ -325,5 +277,25 @@ impl FileQueue {
             }
             poll_backoff.wait().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::FileQueueConfig;
+
+    #[tokio::test]
+    async fn of_two_who_believe_to_have_the_claim_one_writes_the_result() {
+        let root = tempfile::tempdir().unwrap();
+        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
+        queue.publish(&"task").await.unwrap();
+        let claim = queue.try_claim("event-1", &()).await.unwrap().unwrap();
+        let write = async |text: &str| write_result(&queue.inner, 1, claim.clone(), true, text.into()).await;
+        write("first").await.unwrap();
+        assert!(matches!(write("second").await, Err(FileQueueError::HasResult { event_id: 1 })));
+        assert_eq!(queue.result(1).await.unwrap().unwrap().details::<String>().unwrap(), "first");
+        let metrics = queue.metrics();
+        assert_eq!((metrics.results_written, metrics.results_refused), (1, 1));
     }
 }

@@ -163,7 +163,7 @@ impl QueueInner {
             let folder = results.join(names::shard_name(shard));
             let of_shard = |name: &str| names::parse_file_name(name).filter(|id| names::shard_index(*id) == shard);
             for id in found.list_known(&folder, of_shard)? {
-                found.add_torn(self.result_path(id), self.load_result(id).map(drop))?;
+                found.add_torn(self.results.path(id), self.results.load_result(id).map(drop))?;
             }
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The state that all parts of a queue share.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use eventbus::{
     Name,
@@ -16,12 +16,12 @@ use crate::{
     dead_letter_files::DeadLetterFiles,
     disk::Disk,
     error::{FileQueueError, Result},
-    finished_events::FinishedEvents,
     log::EventLog,
     metrics::Metrics,
     names,
     payload::PayloadFiles,
     relay_log::RelayLog,
+    results::Results,
 };
 
 /// The state that all parts of a queue share.
@@ -33,14 +33,13 @@ pub(crate) struct QueueInner {
     pub(crate) disk: Arc<Disk>,
     pub(crate) log: Arc<EventLog>,
     pub(crate) claims: ClaimStore,
+    pub(crate) results: Results,
     /// The groups: one claim each, owned by the worker that consumes for it, with the group's progress as its data.
     pub(crate) groups: ClaimStore,
     pub(crate) coordination: Arc<dyn Coordinator>,
     pub(crate) metrics: Arc<Metrics>,
     /// Wakes waiting tasks: there may be new files.
     pub(crate) change_signal: watch::Sender<()>,
-    /// The events that have a result, as far as this worker knows.
-    finished_events: Mutex<FinishedEvents>,
     /// The queue that the folder held when this worker last read its id; all state in memory is about that queue.
     queue_id: Mutex<Uuid>,
     /// Shared while a task uses the folder, exclusive while a task resets the state in memory.
@@ -73,17 +72,18 @@ impl QueueInner {
         let payloads = PayloadFiles::new(Arc::clone(&disk), config.compress_from);
         let log = Arc::new(EventLog::new(Arc::clone(&disk), worker_id.clone(), payloads, gap_timeout, counted));
         let claims = |folder, lasting| ClaimStore::new(Arc::clone(&disk), folder, worker_id.clone(), lasting);
+        let claims_of_events = claims(names::CLAIMS, config.claim_expiration);
         Ok(Self {
             name: config.name()?,
             dead_letters: DeadLetterFiles::new(Arc::clone(&disk), worker_id.clone(), config.clock.clone()),
             relays: RelayLog::new(Arc::clone(&disk), Arc::clone(&log), worker_id.clone()),
             log,
-            claims: claims(names::CLAIMS, config.claim_expiration),
+            results: Results::new(Arc::clone(&disk), claims_of_events.clone()),
+            claims: claims_of_events,
             groups: claims(names::SUBSCRIPTIONS, config.group_expiration),
             coordination,
             metrics,
             change_signal: watch::Sender::new(()),
-            finished_events: Mutex::default(),
             queue_id: Mutex::new(queue_id),
             folder_lock: RwLock::default(),
             subscribers: Subscribers::default(),
@@ -117,16 +117,12 @@ impl QueueInner {
             if known != found {
                 let root = self.disk.root().display();
                 tracing::warn!(folder = %root, "the folder was removed and made anew, it holds a new queue");
-                *self.finished_events() = FinishedEvents::default();
+                self.results.forget();
                 self.relays.forget();
                 self.log.forget();
             }
             drop(alone);
         }
-    }
-
-    pub(crate) fn finished_events(&self) -> MutexGuard<'_, FinishedEvents> {
-        self.finished_events.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs `ask` on a thread that may block on the file system.

@@ -4,7 +4,7 @@
 //! before the mark, the published position of each store, which only the events show. It removes an event together with
 //! its payload and its claim; the result stays.
 
-use crate::{FileQueue, claimed_event::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
+use crate::{FileQueue, claim_store::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
 
 /// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl QueueInner {
             LogEntry::Torn(_) => true,
             // its publisher has yet to check that it linked the id before a removal
             LogEntry::Event(_) if self.log.is_staged(id)? => false,
-            LogEntry::Event(_) => when == RemovalCondition::Groups || self.has_result(id)?,
+            LogEntry::Event(_) => when == RemovalCondition::Groups || self.results.has_result(id)?,
         })
     }
 }

@@ -1,6 +1,9 @@
 //! Results: one for each event, by the first worker that writes one.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use eventbus::port::from_json;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -9,12 +12,13 @@ use time::OffsetDateTime;
 
 use crate::{
     FileQueue,
-    claim_store::Claim,
-    coordination::message_kind,
-    disk,
+    claim_store::{Claim, ClaimStore, event_claim_id},
+    disk::{self, Disk},
     error::{FileQueueError, Result},
-    event::{self, now},
-    inner::QueueInner,
+    event::QueueEvent,
+    finished_events::FinishedEvents,
+    id_shards,
+    log::{EventLog, LogEntry},
     names,
 };
 
@@ -49,17 +53,56 @@ impl EventResult {
     }
 }
 
-impl QueueInner {
-    pub(crate) fn result_path(&self, event_id: u64) -> PathBuf {
-        names::id_path(&self.disk.root().join(names::RESULTS), event_id)
+/// State of an id for the workers that claim events.
+///
+/// | state | event | next state |
+/// |---|---|---|
+/// | claimable | a worker creates its claim | claimed |
+/// | claimed | its claim is released or expires | claimable |
+/// | claimed | its owner writes the result | finished |
+///
+/// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
+enum EventStatus {
+    Finished,
+    /// All events up to this id were removed.
+    FinishedThrough(u64),
+    Claimed,
+    Claimable(QueueEvent),
+}
+
+/// The results of a queue, and the events that have one, as far as this worker knows.
+#[derive(Debug)]
+pub(crate) struct Results {
+    folder: PathBuf,
+    disk: Arc<Disk>,
+    claims: ClaimStore,
+    finished: Mutex<FinishedEvents>,
+}
+
+impl Results {
+    pub(crate) fn new(disk: Arc<Disk>, claims: ClaimStore) -> Self {
+        Self { folder: disk.root().join(names::RESULTS), disk, claims, finished: Mutex::default() }
+    }
+
+    /// Forgets the events of a queue that was in the folder before.
+    pub(crate) fn forget(&self) {
+        *self.finished() = FinishedEvents::default();
+    }
+
+    fn finished(&self) -> MutexGuard<'_, FinishedEvents> {
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn path(&self, event_id: u64) -> PathBuf {
+        names::id_path(&self.folder, event_id)
     }
 
     pub(crate) fn has_result(&self, event_id: u64) -> Result<bool> {
-        disk::exists(&self.result_path(event_id))
+        disk::exists(&self.path(event_id))
     }
 
     pub(crate) fn load_result(&self, event_id: u64) -> Result<Option<EventResult>> {
-        let path = self.result_path(event_id);
+        let path = self.path(event_id);
         let Some(content) = disk::read(&path)? else {
             return Ok(None);
         };
@@ -71,40 +114,11 @@ impl QueueInner {
         }
     }
 
-    /// Writes the one result of an event, for the owner of its claim.
-    pub(crate) async fn write_result(
-        self: &Arc<Self>,
-        event_id: u64,
-        claim: Claim,
-        success: bool,
-        details: Value,
-    ) -> Result<EventResult> {
-        let (worker_id, epoch) = (self.worker_id.clone(), claim.epoch);
-        let result = EventResult { event_id, success, worker_id, epoch, created_at: now(), details };
-        let content = event::to_pretty_json("the result", &result)?;
-        let claim_id = claim.claim_id.clone();
-        let written = self.blocking(move |queue| queue.create_result_file(event_id, &claim, &content)).await;
-        match &written {
-            Ok(()) => self.metrics.results_written.add(1),
-            Err(FileQueueError::ClaimLost { .. } | FileQueueError::HasResult { .. }) => {
-                self.metrics.results_refused.add(1);
-            }
-            Err(_) => {}
-        }
-        written?;
-        self.coordination.release(&claim_id).await;
-        let about = serde_json::Map::from_iter([
-            ("result_id".to_owned(), event_id.into()),
-            ("event_id".to_owned(), event_id.into()),
-        ]);
-        self.coordination.broadcast(message_kind::ADD_RESULT, vec![about]).await;
-        self.change_signal.send_replace(());
-        Ok(result)
-    }
-
-    fn create_result_file(&self, event_id: u64, claim: &Claim, content: &[u8]) -> Result<()> {
+    /// Creates the file of the one result of an event, for the owner of its claim: checks the claim, creates the file,
+    /// then releases the claim.
+    pub(crate) fn create(&self, event_id: u64, claim: &Claim, content: &[u8]) -> Result<()> {
         self.claims.check_owned(claim)?;
-        if !self.disk.create(&self.result_path(event_id), content)? {
+        if !self.disk.create(&self.path(event_id), content)? {
             return Err(FileQueueError::HasResult { event_id });
         }
         // only for readers of claims: the result already ends the claim
@@ -112,6 +126,56 @@ impl QueueInner {
             tracing::debug!(claim = claim.claim_id, error = error.log(), "claim not released, it expires");
         }
         Ok(())
+    }
+
+    /// Returns the ids of events that have results, from one on.
+    pub(crate) fn ids_from(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
+        let shards = id_shards::list_shards(&self.folder)?;
+        Ok(id_shards::ids_from(self.folder.clone(), shards, from))
+    }
+
+    /// Returns the first event after an id that has neither a result nor a live claim.
+    pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
+        let (head, mut id) = (log.head()?, after);
+        loop {
+            id = self.finished().next_unfinished(id);
+            if id > head {
+                return Ok(None);
+            }
+            match self.event_status(log, id)? {
+                EventStatus::Finished => self.finished().insert(id),
+                EventStatus::FinishedThrough(through) => self.finished().insert_through(through),
+                EventStatus::Claimed => {}
+                EventStatus::Claimable(event) => return Ok(Some(event)),
+            }
+        }
+    }
+
+    fn event_status(&self, log: &EventLog, id: u64) -> Result<EventStatus> {
+        if self.has_result(id)? {
+            return Ok(EventStatus::Finished);
+        }
+        match log.read(id)? {
+            LogEntry::Removed(through) => Ok(EventStatus::FinishedThrough(through)),
+            LogEntry::Gap => Ok(EventStatus::Finished),
+            LogEntry::Missing => {
+                log.fill_overdue_gap(id)?;
+                Ok(EventStatus::Claimed)
+            }
+            LogEntry::Torn(error) => {
+                tracing::error!(id, error = error.log(), "torn event passed over");
+                Ok(EventStatus::Finished)
+            }
+            LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
+                Ok(Some(claim)) if claim.is_live() => Ok(EventStatus::Claimed),
+                Ok(_) => Ok(EventStatus::Claimable(event)),
+                Err(error @ FileQueueError::Torn { .. }) => {
+                    tracing::error!(id, error = error.log(), "event with a torn claim passed over");
+                    Ok(EventStatus::Claimed)
+                }
+                Err(error) => Err(error),
+            },
+        }
     }
 }
 
@@ -121,26 +185,6 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`], [`FileQueueError::Torn`].
     pub async fn result(&self, event_id: u64) -> Result<Option<EventResult>> {
-        self.inner.blocking(move |queue| queue.load_result(event_id)).await
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::FileQueueConfig;
-
-    #[tokio::test]
-    async fn of_two_who_believe_to_have_the_claim_one_writes_the_result() {
-        let root = tempfile::tempdir().unwrap();
-        let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        queue.publish(&"task").await.unwrap();
-        let claim = queue.try_claim("event-1", &()).await.unwrap().unwrap();
-        let write = async |text: &str| queue.inner.write_result(1, claim.clone(), true, text.into()).await;
-        write("first").await.unwrap();
-        assert!(matches!(write("second").await, Err(FileQueueError::HasResult { event_id: 1 })));
-        assert_eq!(queue.result(1).await.unwrap().unwrap().details::<String>().unwrap(), "first");
-        let metrics = queue.metrics();
-        assert_eq!((metrics.results_written, metrics.results_refused), (1, 1));
+        self.inner.blocking(move |queue| queue.results.load_result(event_id)).await
     }
 }

@@ -9,9 +9,7 @@ use crate::{
     claim_store::Claim,
     error::{FileQueueError, Result},
     event::QueueEvent,
-    id_shards,
     inner::QueueInner,
-    names,
     results::EventResult,
 };
 
@@ -132,16 +130,10 @@ impl QueueInner {
 
     fn find_results(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<EventResult>>>> {
         let after = PageToken::after_id(search.page.as_ref())?;
-        let ids = self.result_ids(after.saturating_add(1))?;
-        let matching = |id| Ok(skip_torn(self.load_result(id?))?.filter(|result| search.matches(result.created_at)));
+        let ids = self.results.ids_from(after.saturating_add(1))?;
+        let matching =
+            |id| Ok(skip_torn(self.results.load_result(id?))?.filter(|result| search.matches(result.created_at)));
         Ok(ids.map(matching))
-    }
-
-    /// Returns the ids of events that have results, from one on.
-    pub(crate) fn result_ids(&self, from: u64) -> Result<impl Iterator<Item = Result<u64>> + use<>> {
-        let folder = self.disk.root().join(names::RESULTS);
-        let shards = id_shards::list_shards(&folder)?;
-        Ok(id_shards::ids_from(folder, shards, from))
     }
 
     fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {

@@ -7,7 +7,12 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::RedisCoordinator;
-use crate::{claim_store::Claim, claimed_event::event_of_claim, error::Result, inner::QueueInner, names};
+use crate::{
+    claim_store::{Claim, event_of_claim},
+    error::Result,
+    inner::QueueInner,
+    names,
+};
 
 /// Maximum number of id ranges on a page, and of ids that they span.
 const PAGE_RANGES_MAX: usize = 200;
@@ -75,7 +80,7 @@ impl QueueInner {
         let mut open = Vec::new();
         for id in self.claims.list_ids()? {
             let is_done = match event_of_claim(&id) {
-                Some(event_id) => self.has_result(event_id)?,
+                Some(event_id) => self.results.has_result(event_id)?,
                 None => false,
             };
             if !is_done {
@@ -102,7 +107,7 @@ impl QueueInner {
     }
 
     pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-        ranges(self.result_ids(from)?)
+        ranges(self.results.ids_from(from)?)
     }
 
     /// Returns the first of the reported events that is missing here, and the number of missing events.
@@ -121,7 +126,7 @@ impl QueueInner {
 
     fn find_unseen_results(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
         let first = reported.iter().map(|(from, _)| *from).min().unwrap_or_default();
-        find_missing(reported.iter().copied(), self.result_ids(first)?)
+        find_missing(reported.iter().copied(), self.results.ids_from(first)?)
     }
 }
 
