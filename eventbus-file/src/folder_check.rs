@@ -117,7 +117,7 @@ impl QueueInner {
         found.add_torn(self.disk.root().join(names::QUEUE_FILE), self.disk.load_queue_id().map(drop))?;
         self.check_events(&mut found)?;
         self.check_results(&mut found)?;
-        for claims in [&self.claims, &self.groups] {
+        for claims in [&self.claims, self.groups.claims()] {
             for id in found.list_known(claims.folder(), names::decode)? {
                 let folder = claims.folder_of(&id)?;
                 for epoch in found.list_known(&folder, names::parse_file_name)? {

@@ -44,8 +44,8 @@ impl QueueInner {
     fn removable_through(&self, id: u64, when: RemovalCondition) -> Result<u64> {
         let mut limit = id.min(self.log.head()?);
         if when != RemovalCondition::Result {
-            for group in self.list_groups()? {
-                let (_, progress) = self.load_group(&group)?;
+            for group in self.groups.list_groups()? {
+                let (_, progress) = self.groups.load_group(&group)?;
                 limit = limit.min(progress.finished_through());
             }
         }

@@ -5,7 +5,6 @@
 
 mod consumer;
 mod dead_letters;
-mod group_progress;
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,12 +18,11 @@ use eventbus::{
     },
 };
 
-use self::group_progress::Progress;
-
 use crate::{
     FileQueue,
     error::{FileQueueError, Result},
     event::message_id,
+    group_store::Progress,
     inner::QueueInner,
     publish::PublishFailure,
 };
@@ -67,7 +65,7 @@ impl EventBus for FileQueue {
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = of_group[0].group.clone();
             let key = group.clone();
-            let found = self.inner.blocking(move |queue| queue.load_group(&key)).await;
+            let found = self.inner.blocking(move |queue| queue.groups.load_group(&key)).await;
             let destination = self.inner.name.clone();
             let (_, mut progress) =
                 found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
@@ -148,7 +146,7 @@ impl FileQueue {
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let (group, event_type) = (group.clone(), event_type.to_owned());
-        self.inner.blocking(move |queue| queue.forget_event_type(&group, &event_type)).await
+        self.inner.blocking(move |queue| queue.groups.forget_event_type(&group, &event_type)).await
     }
 }
 
@@ -176,7 +174,7 @@ pub(crate) fn publish_error(
 
 impl QueueInner {
     fn load_progress(&self, group: &Name) -> Result<GroupProgress> {
-        let (_, progress) = self.load_group(group)?;
+        let (_, progress) = self.groups.load_group(group)?;
         let unread = self.count_unread(&progress)?;
         let pending = progress.count_pending() + self.dead_letters.list_replays(group)?.len() as u64;
         Ok(GroupProgress { unread, pending, exhausted: 0 })
@@ -199,12 +197,12 @@ impl QueueInner {
         }
         info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
         info.dlq_messages = self.dead_letters.list_dead_letter_stems()?.len() as u64;
-        let mut groups = self.list_groups()?;
+        let mut groups = self.groups.list_groups()?;
         groups.push(self.config.default_group.clone());
         groups.sort();
         groups.dedup();
         for group in groups {
-            let (owner, progress) = self.load_group(&group)?;
+            let (owner, progress) = self.groups.load_group(&group)?;
             let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
             let pending = progress.count_pending() + self.dead_letters.list_replays(&group)?.len() as u64;
             let mut described = GroupInfo::new(group.to_string(), consumers, pending);

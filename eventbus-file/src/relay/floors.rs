@@ -21,14 +21,14 @@ impl QueueInner {
         let Some(relayed) = self.relays.load_relay_state(publisher.store)? else {
             return Ok(GroupFloors::Lost);
         };
-        let groups: BTreeSet<Name> = known.into_iter().chain(self.list_groups()?).collect();
+        let groups: BTreeSet<Name> = known.into_iter().chain(self.groups.list_groups()?).collect();
         let seen = |group| Ok((self.load_group_floor(&relayed, &group)?, group));
         let seen = groups.into_iter().map(seen).map(|seen| seen.map(|(floor, group)| (group, floor)));
         Ok(GroupFloors::Groups(seen.collect::<Result<_>>()?))
     }
 
     fn load_group_floor(&self, relayed: &RelayState, group: &Name) -> Result<GroupFloor> {
-        let (owner, progress) = match self.load_group(group) {
+        let (owner, progress) = match self.groups.load_group(group) {
             Err(error @ FileQueueError::Torn { .. }) => {
                 tracing::warn!(%group, error = error.log(), "the group's progress is torn, its low-water mark unknown");
                 return Ok(GroupFloor::Unknown);

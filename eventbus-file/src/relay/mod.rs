@@ -266,7 +266,7 @@ impl QueueInner {
             {
                 return Ok(ResyncOutcome::OtherStore(other));
             }
-            groups.iter().try_for_each(|group| self.make_group(group))?;
+            groups.iter().try_for_each(|group| self.groups.make_group(group))?;
             if self.relays.create_first_record(store, epoch, floor.get())? {
                 return Ok(ResyncOutcome::At(floor));
             }

@@ -25,9 +25,9 @@ use eventbus::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::group_progress::OwnedGroup;
 use crate::{
     error::{FileQueueError, Result},
+    group_store::OwnedGroup,
     inner::QueueInner,
     poll_backoff::PollBackoff,
 };
@@ -55,7 +55,7 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
     let (mut is_standby, mut outage) = (false, Outage::new(queue.config.clock.clone()));
     while !stop.is_stopped() {
         let key = group.clone();
-        let acquired = queue.blocking(move |queue| queue.acquire_group(&key)).await;
+        let acquired = queue.blocking(move |queue| queue.groups.acquire_group(&key, &queue.subscribers)).await;
         if acquired.is_ok()
             && let Some(lasted) = outage.ends()
         {
@@ -256,7 +256,7 @@ impl<'a> Consumer<'a> {
     /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
     async fn check_same_queue(&self) -> Result<()> {
         let (claim, known) = (self.owned.claim.clone(), self.owned.progress.queue_id);
-        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.queue_id()))).await?;
+        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder.queue_id()))).await?;
         match is_same {
             true => Ok(()),
             false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
@@ -276,13 +276,7 @@ impl<'a> Consumer<'a> {
 
     async fn save_progress(&mut self, is_last: bool) -> Result<()> {
         let (claim, data) = (self.owned.claim.clone(), self.owned.progress.to_value()?);
-        self.owned.claim = self
-            .queue
-            .blocking(move |queue| match is_last {
-                false => queue.groups.renew(&claim, data),
-                true => queue.groups.release(&claim, data),
-            })
-            .await?;
+        self.owned.claim = self.queue.blocking(move |queue| queue.groups.save_progress(&claim, data, is_last)).await?;
         self.is_dirty = false;
         self.renew_at = Instant::now() + self.queue.config.group_expiration / 3;
         Ok(())

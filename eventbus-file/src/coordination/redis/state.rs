@@ -68,8 +68,8 @@ impl QueueInner {
     /// Returns the subscribers of this worker, and of the workers that consume for groups.
     pub(super) fn list_subscribers(&self) -> Result<Vec<String>> {
         let mut subscribers = self.subscriber_ids();
-        for group in self.list_groups()? {
-            let handlers = self.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+        for group in self.groups.list_groups()? {
+            let handlers = self.groups.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
             subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
         }
         Ok(subscribers.into_iter().collect())

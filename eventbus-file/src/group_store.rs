@@ -1,20 +1,21 @@
 //! The progress of a group, and its consumer: a claim below `subscriptions/` whose data is the progress.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
     Name,
-    port::{DeliveryAttempts, GroupTypes},
+    port::{DeliveryAttempts, GroupTypes, Subscribers},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
 use crate::{
-    claim_store::{Claim, NewClaim},
+    claim_store::{Claim, ClaimStore, NewClaim},
     error::{FileQueueError, Result},
     event,
-    inner::QueueInner,
+    folder::QueueFolder,
+    log::EventLog,
 };
 
 /// Progress of a group.
@@ -31,18 +32,18 @@ use crate::{
 #[serde(default)]
 pub(crate) struct Progress {
     /// The newest event that the group received.
-    pub(super) read: u64,
+    pub(crate) read: u64,
     /// Every event up to here is finished; stored only for human readers of the file.
     finished_through: u64,
     /// Events that the group received and has not finished, with their attempts so far.
-    pub(super) open: BTreeMap<u64, DeliveryAttempts>,
+    pub(crate) open: BTreeMap<u64, DeliveryAttempts>,
     /// Event types that the group ever announced, and the events that it left unhandled.
-    pub(super) types: GroupTypes,
+    pub(crate) types: GroupTypes,
     /// The handlers of the worker that consumes.
     pub(crate) handlers: Vec<String>,
     /// The queue of these events: in a different queue, the group begins anew.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) queue_id: Option<Uuid>,
+    pub(crate) queue_id: Option<Uuid>,
 }
 
 impl Progress {
@@ -53,11 +54,11 @@ impl Progress {
     }
 
     /// Returns the number of events that are open, or wait for a handler that is not here.
-    pub(super) fn count_pending(&self) -> u64 {
+    pub(crate) fn count_pending(&self) -> u64 {
         self.open.len() as u64 + self.types.count_left_pending()
     }
 
-    pub(super) fn to_value(&self) -> Result<Value> {
+    pub(crate) fn to_value(&self) -> Result<Value> {
         let stored = Self { finished_through: self.finished_through(), ..self.clone() };
         event::to_value("the progress", &stored)
     }
@@ -65,17 +66,34 @@ impl Progress {
 
 /// A group that this worker consumes for.
 #[derive(Debug)]
-pub(super) struct OwnedGroup {
-    pub(super) claim: Claim,
-    pub(super) progress: Progress,
+pub(crate) struct OwnedGroup {
+    pub(crate) claim: Claim,
+    pub(crate) progress: Progress,
     /// Set if the previous owner did not release the group: it died, or lost it.
-    pub(super) was_abandoned: bool,
+    pub(crate) was_abandoned: bool,
 }
 
-impl QueueInner {
+/// The groups: one claim each, owned by the worker that consumes for it, with the group's progress as its data.
+#[derive(Debug)]
+pub(crate) struct GroupStore {
+    claims: ClaimStore,
+    folder: Arc<QueueFolder>,
+    log: Arc<EventLog>,
+}
+
+impl GroupStore {
+    pub(crate) fn new(claims: ClaimStore, folder: Arc<QueueFolder>, log: Arc<EventLog>) -> Self {
+        Self { claims, folder, log }
+    }
+
+    /// Returns the claims of the groups, for the check of the folder.
+    pub(crate) fn claims(&self) -> &ClaimStore {
+        &self.claims
+    }
+
     /// Loads the claim of the worker that consumes for a group, or did last, and the group's progress.
     pub(crate) fn load_group(&self, group: &Name) -> Result<(Option<Claim>, Progress)> {
-        match self.groups.load_newest(group)? {
+        match self.claims.load_newest(group)? {
             Some(claim) => {
                 let progress = self.decode_progress(Some(&claim))?;
                 Ok((Some(claim), progress))
@@ -86,7 +104,7 @@ impl QueueInner {
 
     /// Returns the progress in a claim; none yet if it is of a different queue than the folder holds.
     fn decode_progress(&self, claim: Option<&Claim>) -> Result<Progress> {
-        let queue_id = Some(self.queue_id());
+        let queue_id = Some(self.folder.queue_id());
         let stored = claim.map(Claim::data::<Progress>).transpose()?.unwrap_or_default();
         Ok(match stored.queue_id.is_none() || stored.queue_id == queue_id {
             true => Progress { queue_id, ..stored },
@@ -95,14 +113,14 @@ impl QueueInner {
     }
 
     pub(crate) fn list_groups(&self) -> Result<Vec<Name>> {
-        let names = self.groups.list_ids()?.into_iter();
+        let names = self.claims.list_ids()?.into_iter();
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
     /// Makes a group if it is missing: it begins with the oldest event, and no event is removed before it has finished
     /// it.
     pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
-        match self.groups.load_newest(group)? {
+        match self.claims.load_newest(group)? {
             None => self.make_group_at(group, 0),
             Some(_) => Ok(()),
         }
@@ -110,17 +128,17 @@ impl QueueInner {
 
     fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
         let progress = Progress { read, ..self.decode_progress(None)? };
-        if let Some(NewClaim { claim: now, .. }) = self.groups.create(group, progress.to_value()?, false)? {
+        if let Some(NewClaim { claim: now, .. }) = self.claims.create(group, progress.to_value()?, false)? {
             let data = now.data.clone();
-            self.groups.release(&now, data)?;
+            self.claims.release(&now, data)?;
         }
         Ok(())
     }
 
     /// Makes a group without a consumer skip a type from now on.
-    pub(super) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
+    pub(crate) fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let mut was_announced = false;
-        let forgotten = self.groups.create_with(group, false, |before| {
+        let forgotten = self.claims.create_with(group, false, |before| {
             let mut progress = self.decode_progress(before)?;
             was_announced = progress.types.forget(event_type);
             progress.to_value()
@@ -129,31 +147,43 @@ impl QueueInner {
             return Err(FileQueueError::GroupInUse { group: group.clone() });
         };
         let data = now.data.clone();
-        self.groups.release(&now, data)?;
+        self.claims.release(&now, data)?;
         Ok(was_announced)
     }
 
     /// Acquires a group that no other worker consumes for; `None` if one does.
-    pub(super) fn acquire_group(&self, group: &Name) -> Result<Option<OwnedGroup>> {
+    pub(crate) fn acquire_group(&self, group: &Name, subscribers: &Subscribers) -> Result<Option<OwnedGroup>> {
         let handlers = || {
-            let subscribers = self.subscribers.of_group(group);
+            let subscribers = subscribers.of_group(group);
             subscribers.iter().map(|handler| handler.name().to_string()).collect()
         };
         let of = |claim: Option<&Claim>| -> Result<Progress> {
             Ok(Progress { handlers: handlers(), ..self.decode_progress(claim)? })
         };
-        if self.subscribers.start_now(group) && self.groups.load_newest(group)?.is_none() {
+        if subscribers.start_now(group) && self.claims.load_newest(group)?.is_none() {
             self.make_group_at(group, self.log.head()?)?;
         }
-        let claimed = self.groups.create_with(group, true, |before| of(before)?.to_value())?;
+        let claimed = self.claims.create_with(group, true, |before| of(before)?.to_value())?;
         let Some(NewClaim { claim: now, .. }) = claimed else {
             return Ok(None);
         };
         // read again: the previous owner may have saved progress until the new epoch began, and cannot any more
-        let before = self.groups.load_epoch(group, now.epoch - 1)?;
+        let before = self.claims.load_epoch(group, now.epoch - 1)?;
         let was_abandoned = before.as_ref().is_some_and(|before| before.released_at.is_none());
         let progress = of(before.as_ref())?;
-        self.groups.remove_epochs_before(&now)?;
+        self.claims.remove_epochs_before(&now)?;
         Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
+    }
+    /// Saves the progress of a group as the owner of its claim: renews the claim, or releases it with the last progress.
+    pub(crate) fn save_progress(&self, claim: &Claim, progress: Value, is_last: bool) -> Result<Claim> {
+        match is_last {
+            false => self.claims.renew(claim, progress),
+            true => self.claims.release(claim, progress),
+        }
+    }
+
+    /// Returns `ClaimLost` unless a claim is the group's newest, and live.
+    pub(crate) fn check_owned(&self, claim: &Claim) -> Result<()> {
+        self.claims.check_owned(claim)
     }
 }
