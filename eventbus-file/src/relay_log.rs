@@ -5,24 +5,25 @@
 //! counts: a delayed worker cannot put an older one in its place.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use eventbus::{
-    EventId, Position,
-    port::{PublishedPosition, from_json},
+    EventId, Name, Position,
+    port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, from_json},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    disk::{self, Disk},
+    disk::{self, Disk, StagedFile},
     error::{FileQueueError, Result},
-    event::{self, EventFile},
-    log::EventLog,
+    event::{self, EventFile, RepublishFrom, message_id},
+    group_store::GroupStore,
+    log::{EventLog, LinkOutcome},
     names,
 };
 
@@ -86,9 +87,32 @@ impl RelayRecord {
         }
     }
 
-    pub(crate) fn set_published(&mut self, id: u64, position: u64, event_id: EventId) {
+    fn set_published(&mut self, id: u64, position: u64, event_id: EventId) {
         (self.through, self.position, self.event_id) = (id, position, Some(event_id));
     }
+}
+
+/// Outcome of one attempt.
+pub(crate) enum RelayStep<T> {
+    Done(T),
+    /// The log or the record changed, perhaps by a second relay: repeat the attempt.
+    Retry,
+    /// An id is missing: wait for its publisher.
+    WaitForGap,
+}
+
+/// A range that is being published.
+pub(crate) struct PendingRange {
+    pub(crate) publisher: Publisher,
+    /// Published position of the store, unless a second relay publishes.
+    pub(crate) position: u64,
+    /// Published position of the store once this range is published.
+    pub(crate) through: u64,
+    /// Position and id of each event that is not published yet.
+    pub(crate) unpublished: VecDeque<(u64, EventId)>,
+    pub(crate) staged: VecDeque<StagedFile>,
+    /// The ids of the events that were linked.
+    pub(crate) ids: Vec<u64>,
 }
 
 /// The published positions of the stores whose relays publish to the queue.
@@ -120,7 +144,7 @@ impl RelayLog {
     }
 
     /// Returns the stores that are, or were, published here.
-    pub(crate) fn list_relayed_stores(&self) -> Result<Vec<Uuid>> {
+    fn list_relayed_stores(&self) -> Result<Vec<Uuid>> {
         let names = disk::list_names(&self.disk.root().join(names::RELAYS))?;
         let mut stores = Vec::new();
         for store in names.iter().filter_map(|name| parse_store_id(name)) {
@@ -217,7 +241,7 @@ impl RelayLog {
     }
 
     /// Writes the next record. Returns `false` if a different worker wrote one with its number.
-    pub(crate) fn write_record(&self, relayed: &mut RelayState) -> Result<bool> {
+    fn write_record(&self, relayed: &mut RelayState) -> Result<bool> {
         let number = relayed.record_number + 1;
         let folder = self.records_folder(relayed.record.store);
         let removed = self.log.removed_through()?;
@@ -237,7 +261,7 @@ impl RelayLog {
     }
 
     /// Writes the first record of a store. Returns `false` if there is one already.
-    pub(crate) fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
+    fn create_first_record(&self, store: Uuid, epoch: u64, after: u64) -> Result<bool> {
         let id = self.log.head()?;
         let now = RelayRecord {
             store,
@@ -253,7 +277,7 @@ impl RelayLog {
     }
 
     /// Keeps the state in memory, and writes a record each [`RECORD_INTERVAL_IDS`] ids.
-    pub(crate) fn remember(&self, relayed: &mut RelayState) -> Result<()> {
+    fn remember(&self, relayed: &mut RelayState) -> Result<()> {
         self.states().insert(relayed.record.store, relayed.clone());
         if relayed.record.through >= relayed.written_through + RECORD_INTERVAL_IDS {
             self.write_record(relayed)?;
@@ -277,6 +301,125 @@ impl RelayLog {
     pub(crate) fn check_record(&self, store: Uuid, number: u64) -> Result<()> {
         self.read_record(store, number).map(drop)
     }
+    /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
+    pub(crate) fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
+        Ok(match self.load_relay_state(publisher.store)? {
+            Some(relayed) if relayed.has_missing_id => None,
+            Some(relayed) => refusal(&relayed, publisher, position),
+            None => Some(RangeOutcome::Lost),
+        })
+    }
+
+    pub(crate) fn try_publish(&self, pending: &mut PendingRange) -> Result<RelayStep<RangeOutcome>> {
+        let publisher = pending.publisher;
+        let Some(mut relayed) = self.load_relay_state(publisher.store)? else {
+            return Ok(RelayStep::Done(RangeOutcome::Lost));
+        };
+        if relayed.has_missing_id {
+            return self.fill_missing_or_wait(&relayed);
+        }
+        if let Some(refusal) = refusal(&relayed, publisher, pending.position) {
+            return Ok(RelayStep::Done(refusal));
+        }
+        if pending.unpublished.is_empty() {
+            if relayed.record.position < pending.through {
+                // the range ends after its last event, and no event file shows that: only a record does
+                let now = &mut relayed.record;
+                (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
+                if !self.write_record(&mut relayed)? {
+                    return Ok(RelayStep::Retry);
+                }
+            }
+            self.remember(&mut relayed)?;
+            let ids = pending.ids.iter().map(|id| message_id(*id)).collect();
+            return Ok(RelayStep::Done(RangeOutcome::Published(ids)));
+        }
+        if publisher.epoch > relayed.record.epoch {
+            relayed.record.epoch = publisher.epoch;
+            if !self.write_record(&mut relayed)? {
+                return Ok(RelayStep::Retry);
+            }
+        }
+        let LinkOutcome { ids, error } = self.log.link_after(&mut pending.staged, relayed.record.through)?;
+        for (id, (position, event_id)) in ids.iter().zip(pending.unpublished.drain(..ids.len())) {
+            relayed.record.set_published(*id, position, event_id);
+            pending.position = position;
+        }
+        pending.ids.extend(ids);
+        if let Some(error) = error {
+            return Err(error);
+        }
+        self.remember(&mut relayed)?;
+        Ok(RelayStep::Retry)
+    }
+
+    /// Fills the first missing id if its publisher is overdue; waits for it otherwise.
+    fn fill_missing_or_wait<T>(&self, relayed: &RelayState) -> Result<RelayStep<T>> {
+        let is_filled = self.log.fill_overdue_gap(relayed.record.through + 1)?;
+        Ok(if is_filled { RelayStep::Retry } else { RelayStep::WaitForGap })
+    }
+
+    pub(crate) fn resync_store(
+        &self,
+        publisher: Publisher,
+        floor: Position,
+        is_shared: bool,
+        groups: &[Name],
+        group_store: &GroupStore,
+    ) -> Result<ResyncOutcome> {
+        let Publisher { store, epoch } = publisher;
+        loop {
+            if let Some(relayed) = self.load_relay_state(store)? {
+                let is_fenced = epoch < relayed.record.epoch;
+                return Ok(if is_fenced {
+                    ResyncOutcome::Fenced
+                } else {
+                    ResyncOutcome::Moved(relayed.record.position.into())
+                });
+            }
+            if !is_shared && let Some(other) = self.list_relayed_stores()?.into_iter().find(|other| *other != store) {
+                return Ok(ResyncOutcome::OtherStore(other));
+            }
+            groups.iter().try_for_each(|group| group_store.make_group(group))?;
+            if self.create_first_record(store, epoch, floor.get())? {
+                return Ok(ResyncOutcome::At(floor));
+            }
+        }
+    }
+
+    pub(crate) fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
+        let Publisher { store, epoch } = publisher;
+        let Some(relayed) = self.load_relay_state(store)? else {
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is answered with `Lost`
+        };
+        if epoch < relayed.record.epoch {
+            return Ok(RelayStep::Done(ResyncOutcome::Fenced));
+        }
+        if to >= relayed.record.position {
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(relayed.record.position.into())));
+        }
+        if relayed.has_missing_id {
+            return self.fill_missing_or_wait(&relayed);
+        }
+        let gap = EventFile::for_gap(&self.worker_id, "the relay of a store publishes again what it published before");
+        let gap = EventFile { store: Some(store), again: Some(RepublishFrom { after: to, epoch }), ..gap };
+        let mut staged = VecDeque::from([self.disk.stage(&event::to_pretty_json("the gap", &gap)?)?]);
+        let LinkOutcome { ids, error } = self.log.link_after(&mut staged, relayed.record.through)?;
+        match error {
+            Some(error) => Err(error),
+            None if ids.is_empty() => Ok(RelayStep::Retry),
+            None => Ok(RelayStep::Done(ResyncOutcome::At(to.into()))),
+        }
+    }
+}
+
+/// Returns the refusal of a relay that would publish after a position; `None` if it may.
+fn refusal(relayed: &RelayState, publisher: Publisher, position: u64) -> Option<RangeOutcome> {
+    let record = &relayed.record;
+    if publisher.epoch < record.epoch {
+        return Some(RangeOutcome::Fenced);
+    }
+    (record.position != position).then(|| RangeOutcome::Moved(record.position.into()))
 }
 
 pub(crate) fn parse_store_id(name: &str) -> Option<Uuid> {
