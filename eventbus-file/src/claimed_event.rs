@@ -17,8 +17,8 @@ use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    FileQueue,
     claim_store::{Claim, event_claim_id},
+    coordinated_claims,
     coordination::message_kind,
     error::{FileQueueError, Result},
     event::{self, QueueEvent, now},
@@ -107,7 +107,7 @@ impl ClaimedEvent {
     /// [`FileQueueError::ClaimLost`] if the event has passed to a different worker; [`FileQueueError::Io`].
     pub async fn release(mut self) -> Result<()> {
         let claim = self.stop_renewing().await;
-        self.queue.release(claim).await.map(drop)
+        coordinated_claims::release(&self.queue, claim).await.map(drop)
     }
 
     async fn finish<T: Serialize + ?Sized>(mut self, success: bool, details: &T) -> Result<EventResult> {
@@ -170,7 +170,7 @@ async fn renew_until_stopped(
     let (mut wait, mut outage) = (third, Outage::new(queue.config.clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        wait = match queue.renew(&now).await {
+        wait = match coordinated_claims::renew(&queue, &now).await {
             Ok(renewed) => {
                 *claim.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
                 if let Some(lasted) = outage.ends() {
@@ -194,34 +194,59 @@ async fn renew_until_stopped(
     }
 }
 
-impl QueueInner {
-    async fn try_claim_next(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
-        let queue = Arc::clone(self);
-        let claiming = tokio::spawn(async move { queue.claim_first().await.map(ReleaseOnDrop) });
-        Ok(join_task(claiming).await?.0.take())
-    }
+pub(crate) async fn try_claim_next(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
+    let queue = Arc::clone(queue);
+    let claiming = tokio::spawn(async move { claim_first(&queue).await.map(ReleaseOnDrop) });
+    Ok(join_task(claiming).await?.0.take())
+}
 
-    async fn claim_first(self: &Arc<Self>) -> Result<Option<ClaimedEvent>> {
-        let mut after = 0;
-        loop {
-            let found = self.blocking(move |queue| queue.results.find_claimable(&queue.log, after)).await?;
-            let Some(event) = found else {
-                return Ok(None);
-            };
-            let id = event.id();
-            after = id;
-            let Some(claim) = self.claim(&event_claim_id(id), Value::Null).await? else {
-                continue;
-            };
-            // the owner before may have written the result since the search
-            if self.blocking(move |queue| queue.results.has_result(id)).await? {
-                match self.release(claim).await {
-                    Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
-                    Err(error) => return Err(error),
+async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
+    let mut after = 0;
+    loop {
+        let found = queue.blocking(move |queue| queue.results.find_claimable(&queue.log, after)).await?;
+        let Some(event) = found else {
+            return Ok(None);
+        };
+        let id = event.id();
+        after = id;
+        let Some(claim) = coordinated_claims::claim(queue, &event_claim_id(id), Value::Null).await? else {
+            continue;
+        };
+        // the owner before may have written the result since the search
+        if queue.blocking(move |queue| queue.results.has_result(id)).await? {
+            match coordinated_claims::release(queue, claim).await {
+                Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
+                Err(error) => return Err(error),
+            }
+        }
+        return Ok(Some(ClaimedEvent::new(Arc::clone(queue), event, claim)));
+    }
+}
+
+/// Claims the first claimable event; waits while there is none, or the folder is missing.
+pub(crate) async fn claim_next(queue: &Arc<QueueInner>) -> Result<ClaimedEvent> {
+    let mut poll_backoff = PollBackoff::new(queue);
+    let mut outage = Outage::new(queue.config.clock.clone());
+    let folder = &*queue.disk.root().to_string_lossy();
+    loop {
+        if queue.consuming.is_closed() {
+            return Err(FileQueueError::ShutDown);
+        }
+        match try_claim_next(queue).await {
+            Ok(Some(work)) => return Ok(work),
+            Ok(None) => {
+                if let Some(lasted) = outage.ends() {
+                    tracing::info!(folder, ?lasted, "the folder of the queue is there again");
                 }
             }
-            return Ok(Some(ClaimedEvent::new(Arc::clone(self), event, claim)));
+            Err(error) if error.is_folder_missing() => {
+                if outage.begins() {
+                    tracing::warn!(folder, error = error.log(), "the folder of the queue is gone, waiting for it");
+                }
+            }
+            Err(error) => return Err(error),
         }
+        poll_backoff.wait().await;
     }
 }
 
@@ -239,51 +264,10 @@ impl Drop for ReleaseOnDrop {
     }
 }
 
-impl FileQueue {
-    /// Claims the first event that has neither a result nor a live claim; `None` if there is none now.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Io`].
-    pub async fn try_claim_next(&self) -> Result<Option<ClaimedEvent>> {
-        self.inner.try_claim_next().await
-    }
-
-    /// Claims as [`try_claim_next`](Self::try_claim_next), but waits while there is no event, or the folder is missing.
-    /// If the caller drops the future, in a `select!` for example, no event stays claimed.
-    ///
-    /// # Errors
-    /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].
-    pub async fn claim_next(&self) -> Result<ClaimedEvent> {
-        let mut poll_backoff = PollBackoff::new(&self.inner);
-        let mut outage = Outage::new(self.inner.config.clock.clone());
-        let folder = &*self.inner.disk.root().to_string_lossy();
-        loop {
-            if self.inner.consuming.is_closed() {
-                return Err(FileQueueError::ShutDown);
-            }
-            match self.try_claim_next().await {
-                Ok(Some(work)) => return Ok(work),
-                Ok(None) => {
-                    if let Some(lasted) = outage.ends() {
-                        tracing::info!(folder, ?lasted, "the folder of the queue is there again");
-                    }
-                }
-                Err(error) if error.is_folder_missing() => {
-                    if outage.begins() {
-                        tracing::warn!(folder, error = error.log(), "the folder of the queue is gone, waiting for it");
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-            poll_backoff.wait().await;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::FileQueueConfig;
+    use crate::{FileQueue, FileQueueConfig};
 
     #[tokio::test]
     async fn of_two_who_believe_to_have_the_claim_one_writes_the_result() {

@@ -5,10 +5,8 @@
 use std::{ops::Range, sync::Arc};
 
 use eventbus::RecordedEvent;
-use serde::Serialize;
 
 use crate::{
-    FileQueue,
     coordination::{IdReservation, message_data, message_kind},
     error::{FileQueueError, Result},
     event::{self, QueueEvent},
@@ -19,27 +17,6 @@ use crate::{
 
 /// Maximum number of events that a publisher writes at once.
 const PUBLISH_BATCH_MAX: usize = 500;
-
-impl FileQueue {
-    /// Publishes a payload. When this returns, the event is on disk and visible to every worker.
-    ///
-    /// # Errors
-    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
-    pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<QueueEvent> {
-        let record = event::record_of_payload(payload)?;
-        let mut published = self.inner.publish(vec![record]).await.map_err(|stopped| stopped.error)?;
-        published.pop().ok_or(FileQueueError::RuntimeEnded)
-    }
-
-    /// Publishes payloads in order; much faster than one call for each.
-    ///
-    /// # Errors
-    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
-    pub async fn publish_all<T: Serialize>(&self, payloads: &[T]) -> Result<Vec<QueueEvent>> {
-        let records = payloads.iter().map(event::record_of_payload).collect::<Result<Vec<_>>>()?;
-        self.inner.publish(records).await.map_err(|stopped| stopped.error)
-    }
-}
 
 /// Failure of publishing several events.
 #[derive(Debug)]
@@ -56,114 +33,113 @@ impl From<FileQueueError> for PublishFailure {
     }
 }
 
-impl QueueInner {
-    /// Publishes events in order, even if the caller drops this future: a reserved id that stays unused delays readers.
-    pub(crate) async fn publish(
-        self: &Arc<Self>,
-        records: Vec<RecordedEvent>,
-    ) -> Result<Vec<QueueEvent>, PublishFailure> {
-        let queue = Arc::clone(self);
-        let publishing = tokio::spawn(async move { queue.publish_batches(&records).await });
-        match publishing.await {
-            Ok(published) => published,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(PublishFailure { is_partial: true, error: FileQueueError::RuntimeEnded }),
-        }
+/// Publishes events in order, even if the caller drops this future: a reserved id that stays unused delays readers.
+pub(crate) async fn publish(
+    queue: &Arc<QueueInner>,
+    records: Vec<RecordedEvent>,
+) -> Result<Vec<QueueEvent>, PublishFailure> {
+    let queue = Arc::clone(queue);
+    let publishing = tokio::spawn(async move { publish_batches(&queue, &records).await });
+    match publishing.await {
+        Ok(published) => published,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => Err(PublishFailure { is_partial: true, error: FileQueueError::RuntimeEnded }),
     }
+}
 
-    async fn publish_batches(self: &Arc<Self>, records: &[RecordedEvent]) -> Result<Vec<QueueEvent>, PublishFailure> {
-        let mut published = Vec::with_capacity(records.len());
-        for part in records.chunks(PUBLISH_BATCH_MAX) {
-            let before = published.len();
-            let result = self.publish_batch(part, &mut published).await;
-            let ids: Vec<u64> = published[before..].iter().map(QueueEvent::id).collect();
-            self.notify_published(&ids).await;
-            result.map_err(|stopped| PublishFailure {
-                is_partial: stopped.is_partial || !published.is_empty(),
-                ..stopped
-            })?;
-        }
-        Ok(published)
+async fn publish_batches(
+    queue: &Arc<QueueInner>,
+    records: &[RecordedEvent],
+) -> Result<Vec<QueueEvent>, PublishFailure> {
+    let mut published = Vec::with_capacity(records.len());
+    for part in records.chunks(PUBLISH_BATCH_MAX) {
+        let before = published.len();
+        let result = publish_batch(queue, part, &mut published).await;
+        let ids: Vec<u64> = published[before..].iter().map(QueueEvent::id).collect();
+        notify_published(queue, &ids).await;
+        result
+            .map_err(|stopped| PublishFailure { is_partial: stopped.is_partial || !published.is_empty(), ..stopped })?;
     }
+    Ok(published)
+}
 
-    async fn publish_batch(
-        self: &Arc<Self>,
-        records: &[RecordedEvent],
-        published: &mut Vec<QueueEvent>,
-    ) -> Result<(), PublishFailure> {
-        if self.consuming.is_closed() {
-            return Err(FileQueueError::ShutDown.into());
-        }
-        let (created_at, owned) = (event::now(), records.to_vec());
-        let mut staged = self.blocking(move |queue| queue.log.stage(&owned, created_at, None)).await?;
-        let mut remaining = records.iter();
-        let mut floor = None;
-        while !staged.is_empty() {
-            let reserved = self.reserve_ids(staged.len(), floor).await?;
-            let is_reserved = reserved.is_some();
-            let (linked, rest) = self
-                .blocking(move |queue| {
-                    let linked = queue.log.link(&mut staged, reserved)?;
-                    Ok((linked, staged))
-                })
-                .await?;
-            staged = rest;
-            let LinkOutcome { ids, error } = linked;
-            let event = |(id, record): (u64, &RecordedEvent)| {
-                QueueEvent::new(id, created_at, self.worker_id.clone(), record.clone())
-            };
-            published.extend(ids.into_iter().zip(remaining.by_ref()).map(event));
-            if let Some(error) = error {
-                return Err(PublishFailure { is_partial: true, error });
-            }
-            if is_reserved && !staged.is_empty() {
-                // a publisher without Redis used ids that it did not reserve
-                floor = Some(self.blocking(|queue| queue.log.head()).await?);
-            }
-        }
-        Ok(())
+async fn publish_batch(
+    queue: &Arc<QueueInner>,
+    records: &[RecordedEvent],
+    published: &mut Vec<QueueEvent>,
+) -> Result<(), PublishFailure> {
+    if queue.consuming.is_closed() {
+        return Err(FileQueueError::ShutDown.into());
     }
-
-    /// Reserves ids from the coordinator; if that has no counter, with the newest id of the files as the floor.
-    async fn reserve_ids(self: &Arc<Self>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
-        let count = count as u64;
-        let mut reserved = self.coordination.reserve_ids(count, floor).await;
-        if reserved == IdReservation::CounterMissing {
-            let head = self.blocking(|shared| shared.log.head()).await?;
-            reserved = self.coordination.reserve_ids(count, Some(head)).await;
-        }
-        match reserved {
-            IdReservation::Reserved(ids) => self.accept_if_plausible(ids).await,
-            IdReservation::CounterMissing | IdReservation::Away => Ok(None),
-        }
-    }
-
-    /// Returns reserved ids, or `None` if they are so far ahead that the counter must be wrong: then it lowers the
-    /// counter, and the files decide.
-    async fn accept_if_plausible(self: &Arc<Self>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
-        let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
-        if is_near(self.log.newest_id()) {
-            return Ok(Some(ids));
-        }
-        let head = self.blocking(|shared| shared.log.head()).await?;
-        self.log.saw_id(head);
-        if is_near(head) {
-            return Ok(Some(ids));
-        }
-        tracing::error!(drawn = ids.start, newest = head, "the id counter in Redis is too high: lowering it");
-        self.coordination.lower_counter(ids.end, head + 1).await;
-        Ok(None)
-    }
-
-    /// Wakes the waiting tasks of this worker, and announces published events to the other workers.
-    pub(crate) async fn notify_published(&self, ids: &[u64]) {
-        let Some(newest) = ids.last() else {
-            return;
+    let (created_at, owned) = (event::now(), records.to_vec());
+    let mut staged = queue.blocking(move |queue| queue.log.stage(&owned, created_at, None)).await?;
+    let mut remaining = records.iter();
+    let mut floor = None;
+    while !staged.is_empty() {
+        let reserved = reserve_ids(queue, staged.len(), floor).await?;
+        let is_reserved = reserved.is_some();
+        let (linked, rest) = queue
+            .blocking(move |queue| {
+                let linked = queue.log.link(&mut staged, reserved)?;
+                Ok((linked, staged))
+            })
+            .await?;
+        staged = rest;
+        let LinkOutcome { ids, error } = linked;
+        let event = |(id, record): (u64, &RecordedEvent)| {
+            QueueEvent::new(id, created_at, queue.worker_id.clone(), record.clone())
         };
-        self.metrics.events_published.add(ids.len() as u64);
-        self.log.saw_id(*newest);
-        self.change_signal.send_replace(());
-        let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
-        self.coordination.broadcast(message_kind::ADD_EVENT, messages).await;
+        published.extend(ids.into_iter().zip(remaining.by_ref()).map(event));
+        if let Some(error) = error {
+            return Err(PublishFailure { is_partial: true, error });
+        }
+        if is_reserved && !staged.is_empty() {
+            // a publisher without Redis used ids that it did not reserve
+            floor = Some(queue.blocking(|queue| queue.log.head()).await?);
+        }
     }
+    Ok(())
+}
+
+/// Reserves ids from the coordinator; if that has no counter, with the newest id of the files as the floor.
+async fn reserve_ids(queue: &Arc<QueueInner>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
+    let count = count as u64;
+    let mut reserved = queue.coordination.reserve_ids(count, floor).await;
+    if reserved == IdReservation::CounterMissing {
+        let head = queue.blocking(|shared| shared.log.head()).await?;
+        reserved = queue.coordination.reserve_ids(count, Some(head)).await;
+    }
+    match reserved {
+        IdReservation::Reserved(ids) => accept_if_plausible(queue, ids).await,
+        IdReservation::CounterMissing | IdReservation::Away => Ok(None),
+    }
+}
+
+/// Returns reserved ids, or `None` if they are so far ahead that the counter must be wrong: then it lowers the
+/// counter, and the files decide.
+async fn accept_if_plausible(queue: &Arc<QueueInner>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
+    let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
+    if is_near(queue.log.newest_id()) {
+        return Ok(Some(ids));
+    }
+    let head = queue.blocking(|shared| shared.log.head()).await?;
+    queue.log.saw_id(head);
+    if is_near(head) {
+        return Ok(Some(ids));
+    }
+    tracing::error!(drawn = ids.start, newest = head, "the id counter in Redis is too high: lowering it");
+    queue.coordination.lower_counter(ids.end, head + 1).await;
+    Ok(None)
+}
+
+/// Wakes the waiting tasks of this worker, and announces published events to the other workers.
+pub(crate) async fn notify_published(queue: &QueueInner, ids: &[u64]) {
+    let Some(newest) = ids.last() else {
+        return;
+    };
+    queue.metrics.events_published.add(ids.len() as u64);
+    queue.log.saw_id(*newest);
+    queue.change_signal.send_replace(());
+    let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
+    queue.coordination.broadcast(message_kind::ADD_EVENT, messages).await;
 }

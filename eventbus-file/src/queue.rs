@@ -3,13 +3,23 @@
 use std::sync::Arc;
 
 use eventbus::Name;
+use serde::Serialize;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     FileQueueConfig, FileQueueMetrics,
+    claim_store::Claim,
+    claimed_event::{self, ClaimedEvent},
+    coordinated_claims,
     coordination::{CoordinationStatus, FilesOnly},
-    error::Result,
+    error::{FileQueueError, Result},
+    event::{self, QueueEvent},
+    folder_check::{self, FolderProblem},
     inner::QueueInner,
+    publish,
+    removal::{self, RemovalCondition, RemovalReport},
+    results::EventResult,
+    search::{self, Search, SearchPage},
     subscriber_broadcast::broadcast_subscribers,
 };
 
@@ -85,5 +95,223 @@ impl FileQueue {
     #[must_use]
     pub fn coordination(&self) -> CoordinationStatus {
         self.inner.coordination.status()
+    }
+    /// Publishes a payload. When this returns, the event is on disk and visible to every worker.
+    ///
+    /// # Errors
+    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the event may or may not be published.
+    pub async fn publish<T: Serialize + ?Sized>(&self, payload: &T) -> Result<QueueEvent> {
+        let record = event::record_of_payload(payload)?;
+        let mut published = publish::publish(&self.inner, vec![record]).await.map_err(|stopped| stopped.error)?;
+        published.pop().ok_or(FileQueueError::RuntimeEnded)
+    }
+
+    /// Publishes payloads in order; much faster than one call for each.
+    ///
+    /// # Errors
+    /// [`FileQueueError`]; if it is [`Io`](FileQueueError::Io), the first few may be published.
+    pub async fn publish_all<T: Serialize>(&self, payloads: &[T]) -> Result<Vec<QueueEvent>> {
+        let records = payloads.iter().map(event::record_of_payload).collect::<Result<Vec<_>>>()?;
+        publish::publish(&self.inner, records).await.map_err(|stopped| stopped.error)
+    }
+
+    /// Returns the result of an event; `None` if it has none yet.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`], [`FileQueueError::Torn`].
+    pub async fn result(&self, event_id: u64) -> Result<Option<EventResult>> {
+        self.inner.blocking(move |queue| queue.results.load_result(event_id)).await
+    }
+
+    /// Claims the first event that has neither a result nor a live claim; `None` if there is none now.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn try_claim_next(&self) -> Result<Option<ClaimedEvent>> {
+        claimed_event::try_claim_next(&self.inner).await
+    }
+
+    /// Claims as [`try_claim_next`](Self::try_claim_next), but waits while there is no event, or the folder is missing.
+    /// If the caller drops the future, in a `select!` for example, no event stays claimed.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ShutDown`] once the queue is shut down; [`FileQueueError::Io`].
+    pub async fn claim_next(&self) -> Result<ClaimedEvent> {
+        claimed_event::claim_next(&self.inner).await
+    }
+
+    /// Acquires a claim by name, until [`claim_expiration`](crate::FileQueueConfig::claim_expiration) has passed.
+    /// Returns `false` if a worker owns it already, this one included.
+    ///
+    /// # Errors
+    /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
+    /// if queue.create_claim("task_1", "worker_data").await? {
+    ///     let claim = queue.get_claim("task_1").await?.expect("this worker owns it");
+    ///     println!("claimed by worker {}", claim.worker_id);
+    ///     queue.renew_claim(&claim).await?; // for a task that takes long
+    /// }
+    /// assert!(!queue.create_claim("task_1", "worker_data").await?);
+    /// # Ok(()) }
+    /// ```
+    pub async fn create_claim<T: Serialize + ?Sized>(&self, claim_id: &str, data: &T) -> Result<bool> {
+        Ok(self.try_claim(claim_id, data).await?.is_some())
+    }
+
+    /// Acquires a claim as [`create_claim`](Self::create_claim) does, and returns it, to be renewed and released.
+    ///
+    /// # Errors
+    /// As [`create_claim`](Self::create_claim).
+    pub async fn try_claim<T: Serialize + ?Sized>(&self, claim_id: &str, data: &T) -> Result<Option<Claim>> {
+        let data = event::to_value("the data", data)?;
+        coordinated_claims::claim(&self.inner, claim_id, data).await
+    }
+
+    /// Returns the newest claim of a name, live or not; `None` if there never was one.
+    ///
+    /// # Errors
+    /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].
+    pub async fn get_claim(&self, claim_id: &str) -> Result<Option<Claim>> {
+        let claim_id = claim_id.to_owned();
+        self.inner.blocking(move |queue| queue.claims.load_newest(&claim_id)).await
+    }
+
+    /// Extends a claim of this worker by its lifetime from now on.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ClaimLost`] if it expired or a different worker owns it; [`FileQueueError::Io`].
+    pub async fn renew_claim(&self, claim: &Claim) -> Result<Claim> {
+        coordinated_claims::renew(&self.inner, claim).await
+    }
+
+    /// Releases a claim: any worker may acquire it now.
+    ///
+    /// # Errors
+    /// [`FileQueueError::ClaimLost`] if a different worker owns it; [`FileQueueError::Io`].
+    pub async fn release_claim(&self, claim: Claim) -> Result<()> {
+        coordinated_claims::release(&self.inner, claim).await.map(drop)
+    }
+
+    /// Removes events up to an id, as far as they meet a condition. Ids are never used again. Files that hold no event
+    /// stay. The last events of a publisher that died become removable after an hour.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`]; events removed until then stay removed, and a repeated call
+    /// goes on with the rest.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
+    /// use eventbus_file::RemovalCondition;
+    ///
+    /// queue.publish(&"one").await?;
+    /// queue.claim_next().await?.succeed(&"done").await?;
+    /// queue.publish(&"two").await?;
+    /// assert_eq!(queue.remove_through(100, RemovalCondition::Result).await?.through, 1);
+    /// # Ok(()) }
+    /// ```
+    pub async fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
+        self.inner.blocking(move |queue| removal::remove_through(queue, id, when)).await
+    }
+
+    /// Returns an event by its id; `None` if there is none, or no longer.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
+    pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
+        self.inner.blocking(move |queue| queue.log.load_event(id)).await
+    }
+
+    /// Returns events by their ids, in the order of `ids`.
+    ///
+    /// # Errors
+    /// As [`event`](Self::event).
+    pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
+        let ids = ids.to_vec();
+        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.log.load_event(id)).collect()).await
+    }
+
+    /// Returns a page of events, by id. Logs torn files and passes them over.
+    ///
+    /// # Errors
+    /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
+    pub async fn events(&self, search: &Search) -> Result<SearchPage<QueueEvent>> {
+        search::events(&self.inner, search).await
+    }
+
+    /// Returns the number of matching events from the page on.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn count_events(&self, search: &Search) -> Result<u64> {
+        search::count_events(&self.inner, search).await
+    }
+
+    /// Returns a page of results, by the ids of their events.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn results(&self, search: &Search) -> Result<SearchPage<EventResult>> {
+        search::results(&self.inner, search).await
+    }
+
+    /// Returns the number of matching results from the page on.
+    ///
+    /// # Errors
+    /// As [`events`](Self::events).
+    pub async fn count_results(&self, search: &Search) -> Result<u64> {
+        search::count_results(&self.inner, search).await
+    }
+
+    /// Returns a page of claims by name: the newest of each name, live or not.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn claims(&self, search: &Search) -> Result<SearchPage<Claim>> {
+        search::claims(&self.inner, search).await
+    }
+
+    /// Returns the number of matching claims from the page on.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`].
+    pub async fn count_claims(&self, search: &Search) -> Result<u64> {
+        search::count_claims(&self.inner, search).await
+    }
+
+    /// Checks every file, and returns those that do not belong to the queue or are torn. The queue leaves them as they
+    /// are: a consumer makes a torn event a dead letter of its group and goes on, and
+    /// [`claim_next`](Self::claim_next) passes it over.
+    ///
+    /// # Errors
+    /// [`FileQueueError::Io`] if a file cannot be read.
+    pub async fn check(&self) -> Result<Vec<FolderProblem>> {
+        folder_check::check(&self.inner).await
+    }
+
+    /// Makes a group forget that it ever announced an event type, in any version: the group skips the events that wait
+    /// for a handler of the type, and all later ones. Returns `true` if the group had announced the type.
+    ///
+    /// # Errors
+    /// [`FileQueueError::GroupInUse`] while a worker consumes for the group; [`FileQueueError::Io`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
+    /// use eventbus::port::EventBus as _;
+    /// queue.forget_event_type(queue.default_group(), "OrderArchived").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
+        let (group, event_type) = (group.clone(), event_type.to_owned());
+        self.inner.blocking(move |queue| queue.groups.forget_event_type(&group, &event_type)).await
     }
 }

@@ -4,7 +4,7 @@
 //! before the mark, the published position of each store, which only the events show. It removes an event together with
 //! its payload and its claim; the result stays.
 
-use crate::{FileQueue, claim_store::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
+use crate::{claim_store::event_claim_id, error::Result, inner::QueueInner, log::LogEntry};
 
 /// Condition under which an event may be removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,79 +27,51 @@ pub struct RemovalReport {
     pub through: u64,
 }
 
-impl QueueInner {
-    fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
-        self.disk.remove_stale_tmp_files();
-        let through = self.removable_through(id, when)?;
-        if through > self.log.removed_through()? {
-            self.relays.write_all_records()?;
-            self.log.write_removal_mark(through)?;
-        }
-        let through = self.log.removed_through()?;
-        let remove_claim = |id| self.claims.remove_all_epochs(&event_claim_id(id));
-        Ok(RemovalReport { events: self.log.remove_files_through(through, remove_claim)?, through })
+pub(crate) fn remove_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
+    queue.disk.remove_stale_tmp_files();
+    let through = removable_through(queue, id, when)?;
+    if through > queue.log.removed_through()? {
+        queue.relays.write_all_records()?;
+        queue.log.write_removal_mark(through)?;
     }
-
-    /// Returns the highest id, at most the given one, up to which all events may be removed.
-    fn removable_through(&self, id: u64, when: RemovalCondition) -> Result<u64> {
-        let mut limit = id.min(self.log.head()?);
-        if when != RemovalCondition::Result {
-            for group in self.groups.list_groups()? {
-                let (_, progress) = self.groups.load_group(&group)?;
-                limit = limit.min(progress.finished_through());
-            }
-        }
-        let mut through = self.log.removed_through()?;
-        while through < limit && self.is_removable(through + 1, when)? {
-            through += 1;
-        }
-        Ok(through)
-    }
-
-    fn is_removable(&self, id: u64, when: RemovalCondition) -> Result<bool> {
-        Ok(match self.log.read(id)? {
-            LogEntry::Missing => false,
-            LogEntry::Gap | LogEntry::Removed(_) => true,
-            // the file stays, but no reader waits for it
-            LogEntry::Torn(_) => true,
-            // its publisher has yet to check that it linked the id before a removal
-            LogEntry::Event(_) if self.log.is_staged(id)? => false,
-            LogEntry::Event(_) => when == RemovalCondition::Groups || self.results.has_result(id)?,
-        })
-    }
+    let through = queue.log.removed_through()?;
+    let remove_claim = |id| queue.claims.remove_all_epochs(&event_claim_id(id));
+    Ok(RemovalReport { events: queue.log.remove_files_through(through, remove_claim)?, through })
 }
 
-impl FileQueue {
-    /// Removes events up to an id, as far as they meet a condition. Ids are never used again. Files that hold no event
-    /// stay. The last events of a publisher that died become removable after an hour.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Io`](crate::FileQueueError::Io); events removed until then stay removed, and a repeated call
-    /// goes on with the rest.
-    ///
-    /// # Examples
-    /// ```
-    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # let folder = tempfile::tempdir()?;
-    /// # let queue = eventbus_file::FileQueue::open(eventbus_file::FileQueueConfig::at(folder.path())).await?;
-    /// use eventbus_file::RemovalCondition;
-    ///
-    /// queue.publish(&"one").await?;
-    /// queue.claim_next().await?.succeed(&"done").await?;
-    /// queue.publish(&"two").await?;
-    /// assert_eq!(queue.remove_through(100, RemovalCondition::Result).await?.through, 1);
-    /// # Ok(()) }
-    /// ```
-    pub async fn remove_through(&self, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
-        self.inner.blocking(move |queue| queue.remove_through(id, when)).await
+/// Returns the highest id, at most the given one, up to which all events may be removed.
+fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<u64> {
+    let mut limit = id.min(queue.log.head()?);
+    if when != RemovalCondition::Result {
+        for group in queue.groups.list_groups()? {
+            let (_, progress) = queue.groups.load_group(&group)?;
+            limit = limit.min(progress.finished_through());
+        }
     }
+    let mut through = queue.log.removed_through()?;
+    while through < limit && is_removable(queue, through + 1, when)? {
+        through += 1;
+    }
+    Ok(through)
+}
+
+fn is_removable(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<bool> {
+    Ok(match queue.log.read(id)? {
+        LogEntry::Missing => false,
+        LogEntry::Gap | LogEntry::Removed(_) => true,
+        // the file stays, but no reader waits for it
+        LogEntry::Torn(_) => true,
+        // its publisher has yet to check that it linked the id before a removal
+        LogEntry::Event(_) if queue.log.is_staged(id)? => false,
+        LogEntry::Event(_) => when == RemovalCondition::Groups || queue.results.has_result(id)?,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        FileQueueConfig,
+        FileQueue, FileQueueConfig,
         event::{self, now},
     };
 

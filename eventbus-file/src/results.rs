@@ -11,7 +11,6 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use crate::{
-    FileQueue,
     claim_store::{Claim, ClaimStore, event_claim_id},
     disk::{self, Disk},
     error::{FileQueueError, Result},
@@ -176,15 +175,5 @@ impl Results {
                 Err(error) => Err(error),
             },
         }
-    }
-}
-
-impl FileQueue {
-    /// Returns the result of an event; `None` if it has none yet.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Io`], [`FileQueueError::Torn`].
-    pub async fn result(&self, event_id: u64) -> Result<Option<EventResult>> {
-        self.inner.blocking(move |queue| queue.results.load_result(event_id)).await
     }
 }

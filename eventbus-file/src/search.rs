@@ -5,7 +5,6 @@ use std::{fmt, str::FromStr, sync::Arc};
 use time::OffsetDateTime;
 
 use crate::{
-    FileQueue,
     claim_store::Claim,
     error::{FileQueueError, Result},
     event::QueueEvent,
@@ -121,31 +120,38 @@ fn skip_torn<T>(read: Result<Option<T>>) -> Result<Option<T>> {
     }
 }
 
-impl QueueInner {
-    fn find_events(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>>> {
-        let ids = self.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
-        let matching = |id| Ok(skip_torn(self.log.load_event(id?))?.filter(|event| search.matches(event.created_at())));
-        Ok(ids.map(matching))
-    }
+fn find_events<'a>(
+    queue: &'a QueueInner,
+    search: &'a Search,
+) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>> + use<'a>> {
+    let ids = queue.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
+    let matching = |id| Ok(skip_torn(queue.log.load_event(id?))?.filter(|event| search.matches(event.created_at())));
+    Ok(ids.map(matching))
+}
 
-    fn find_results(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<EventResult>>>> {
-        let after = PageToken::after_id(search.page.as_ref())?;
-        let ids = self.results.ids_from(after.saturating_add(1))?;
-        let matching =
-            |id| Ok(skip_torn(self.results.load_result(id?))?.filter(|result| search.matches(result.created_at)));
-        Ok(ids.map(matching))
-    }
+fn find_results<'a>(
+    queue: &'a QueueInner,
+    search: &'a Search,
+) -> Result<impl Iterator<Item = Result<Option<EventResult>>> + use<'a>> {
+    let after = PageToken::after_id(search.page.as_ref())?;
+    let ids = queue.results.ids_from(after.saturating_add(1))?;
+    let matching =
+        |id| Ok(skip_torn(queue.results.load_result(id?))?.filter(|result| search.matches(result.created_at)));
+    Ok(ids.map(matching))
+}
 
-    fn find_claims(&self, search: &Search) -> Result<impl Iterator<Item = Result<Option<Claim>>>> {
-        let mut ids = self.claims.list_ids()?;
-        if let Some(after) = &search.page {
-            ids.retain(|id| *id > after.0);
-        }
-        let matching = move |id: String| {
-            Ok(skip_torn(self.claims.load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
-        };
-        Ok(ids.into_iter().map(matching))
+fn find_claims<'a>(
+    queue: &'a QueueInner,
+    search: &'a Search,
+) -> Result<impl Iterator<Item = Result<Option<Claim>>> + use<'a>> {
+    let mut ids = queue.claims.list_ids()?;
+    if let Some(after) = &search.page {
+        ids.retain(|id| *id > after.0);
     }
+    let matching = move |id: String| {
+        Ok(skip_torn(queue.claims.load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
+    };
+    Ok(ids.into_iter().map(matching))
 }
 
 fn with_token<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result<Option<(T, String)>> {
@@ -161,90 +167,47 @@ fn count_found<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<
     found.try_fold(0, |count, one| Ok(count + u64::from(one?.is_some())))
 }
 
-impl FileQueue {
-    async fn find<T: Send + 'static>(
-        &self,
-        search: &Search,
-        find: impl FnOnce(&QueueInner, &Search) -> Result<T> + Send + 'static,
-    ) -> Result<T> {
-        let search = search.clone();
-        Arc::clone(&self.inner).blocking(move |queue| find(queue, &search)).await
-    }
+async fn find_blocking<T: Send + 'static>(
+    queue: &Arc<QueueInner>,
+    search: &Search,
+    find: impl FnOnce(&QueueInner, &Search) -> Result<T> + Send + 'static,
+) -> Result<T> {
+    let search = search.clone();
+    queue.blocking(move |queue| find(queue, &search)).await
+}
 
-    /// Returns an event by its id; `None` if there is none, or no longer.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
-    pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
-        self.inner.blocking(move |queue| queue.log.load_event(id)).await
-    }
+pub(crate) async fn events(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<QueueEvent>> {
+    let token = |event: &QueueEvent| event.id().to_string();
+    find_blocking(queue, search, move |queue, search| {
+        collect_page(find_events(queue, search)?.map(with_token(token)), search.limit)
+    })
+    .await
+}
 
-    /// Returns events by their ids, in the order of `ids`.
-    ///
-    /// # Errors
-    /// As [`event`](Self::event).
-    pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
-        let ids = ids.to_vec();
-        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.log.load_event(id)).collect()).await
-    }
+pub(crate) async fn count_events(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
+    find_blocking(queue, search, |queue, search| count_found(find_events(queue, search)?)).await
+}
 
-    /// Returns a page of events, by id. Logs torn files and passes them over.
-    ///
-    /// # Errors
-    /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
-    pub async fn events(&self, search: &Search) -> Result<SearchPage<QueueEvent>> {
-        let token = |event: &QueueEvent| event.id().to_string();
-        self.find(search, move |queue, search| {
-            collect_page(queue.find_events(search)?.map(with_token(token)), search.limit)
-        })
-        .await
-    }
+pub(crate) async fn results(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<EventResult>> {
+    let token = |result: &EventResult| result.event_id.to_string();
+    find_blocking(queue, search, move |queue, search| {
+        collect_page(find_results(queue, search)?.map(with_token(token)), search.limit)
+    })
+    .await
+}
 
-    /// Returns the number of matching events from the page on.
-    ///
-    /// # Errors
-    /// As [`events`](Self::events).
-    pub async fn count_events(&self, search: &Search) -> Result<u64> {
-        self.find(search, |queue, search| count_found(queue.find_events(search)?)).await
-    }
+pub(crate) async fn count_results(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
+    find_blocking(queue, search, |queue, search| count_found(find_results(queue, search)?)).await
+}
 
-    /// Returns a page of results, by the ids of their events.
-    ///
-    /// # Errors
-    /// As [`events`](Self::events).
-    pub async fn results(&self, search: &Search) -> Result<SearchPage<EventResult>> {
-        let token = |result: &EventResult| result.event_id.to_string();
-        self.find(search, move |queue, search| {
-            collect_page(queue.find_results(search)?.map(with_token(token)), search.limit)
-        })
-        .await
-    }
+pub(crate) async fn claims(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<Claim>> {
+    let token = |claim: &Claim| claim.claim_id.clone();
+    find_blocking(queue, search, move |queue, search| {
+        collect_page(find_claims(queue, search)?.map(with_token(token)), search.limit)
+    })
+    .await
+}
 
-    /// Returns the number of matching results from the page on.
-    ///
-    /// # Errors
-    /// As [`events`](Self::events).
-    pub async fn count_results(&self, search: &Search) -> Result<u64> {
-        self.find(search, |queue, search| count_found(queue.find_results(search)?)).await
-    }
-
-    /// Returns a page of claims by name: the newest of each name, live or not.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Io`].
-    pub async fn claims(&self, search: &Search) -> Result<SearchPage<Claim>> {
-        let token = |claim: &Claim| claim.claim_id.clone();
-        self.find(search, move |queue, search| {
-            collect_page(queue.find_claims(search)?.map(with_token(token)), search.limit)
-        })
-        .await
-    }
-
-    /// Returns the number of matching claims from the page on.
-    ///
-    /// # Errors
-    /// [`FileQueueError::Io`].
-    pub async fn count_claims(&self, search: &Search) -> Result<u64> {
-        self.find(search, |queue, search| count_found(queue.find_claims(search)?)).await
-    }
+pub(crate) async fn count_claims(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
+    find_blocking(queue, search, |queue, search| count_found(find_claims(queue, search)?)).await
 }

@@ -15,7 +15,7 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
     let mut known = BTreeSet::new();
     loop {
         changes.mark_unchanged();
-        let now = queue.subscriber_ids();
+        let now = subscriber_ids(&queue);
         broadcast(&queue, message_kind::CREATE_SUBSCRIBER, now.difference(&known)).await;
         broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
         known = now;
@@ -34,13 +34,11 @@ async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<It
     }
 }
 
-impl QueueInner {
-    /// Returns the subscribers of this worker, each as `group/handler`.
-    pub(crate) fn subscriber_ids(&self) -> BTreeSet<String> {
-        let of_group = |group| {
-            let subscribers = self.subscribers.of_group(&group);
-            subscribers.into_iter().map(move |subscriber| format!("{group}/{}", subscriber.name()))
-        };
-        self.subscribers.groups().into_iter().flat_map(of_group).collect()
-    }
+/// Returns the subscribers of this worker, each as `group/handler`.
+pub(crate) fn subscriber_ids(queue: &QueueInner) -> BTreeSet<String> {
+    let of_group = |group| {
+        let subscribers = queue.subscribers.of_group(&group);
+        subscribers.into_iter().map(move |subscriber| format!("{group}/{}", subscriber.name()))
+    };
+    queue.subscribers.groups().into_iter().flat_map(of_group).collect()
 }

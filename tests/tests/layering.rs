@@ -13,7 +13,7 @@ use workspace_tests::{
 const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus", 0, 25, 6),
     ("eventbus-derive", 0, 0, 0),
-    ("eventbus-file", 2, 35, 3),
+    ("eventbus-file", 1, 8, 2),
     ("eventbus-redis", 5, 56, 6),
     ("eventstore-postgres", 0, 0, 0),
     ("eventstore-sqlite", 0, 0, 0),

@@ -24,7 +24,7 @@ use crate::{
     event::message_id,
     group_store::Progress,
     inner::QueueInner,
-    publish::PublishFailure,
+    publish::{self, PublishFailure},
 };
 
 #[async_trait]
@@ -43,7 +43,7 @@ impl EventBus for FileQueue {
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         check_records(self.destination(), events)?;
-        let published = self.inner.publish(events.to_vec()).await;
+        let published = publish::publish(&self.inner, events.to_vec()).await;
         let published = published.map_err(|stopped| publish_error(&self.inner.name, stopped))?;
         self.inner.counters.events_published(published.len() as u64);
         Ok(published.iter().map(|event| message_id(event.id())).collect())
@@ -114,7 +114,7 @@ impl EventBus for FileQueue {
     async fn stream_info(&self) -> StreamInfo {
         let mut info = match self.inner.consuming.is_closed() {
             true => StreamInfo::default(),
-            false => self.inner.blocking(QueueInner::load_stream_info).await.unwrap_or_default(),
+            false => self.inner.blocking(load_stream_info).await.unwrap_or_default(),
         };
         info.stats = self.stats();
         info.stream.name = self.inner.name.to_string();
@@ -123,30 +123,9 @@ impl EventBus for FileQueue {
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
         let key = group.clone();
-        let progress = self.inner.blocking(move |queue| queue.load_progress(&key)).await;
+        let progress = self.inner.blocking(move |queue| load_progress(queue, &key)).await;
         let destination = self.inner.name.clone();
         progress.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })
-    }
-}
-
-impl FileQueue {
-    /// Makes a group forget that it ever announced an event type, in any version: the group skips the events that wait
-    /// for a handler of the type, and all later ones. Returns `true` if the group had announced the type.
-    ///
-    /// # Errors
-    /// [`FileQueueError::GroupInUse`] while a worker consumes for the group; [`FileQueueError::Io`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
-    /// use eventbus::port::EventBus as _;
-    /// queue.forget_event_type(queue.default_group(), "OrderArchived").await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
-        let (group, event_type) = (group.clone(), event_type.to_owned());
-        self.inner.blocking(move |queue| queue.groups.forget_event_type(&group, &event_type)).await
     }
 }
 
@@ -172,47 +151,45 @@ pub(crate) fn publish_error(
     }
 }
 
-impl QueueInner {
-    fn load_progress(&self, group: &Name) -> Result<GroupProgress> {
-        let (_, progress) = self.groups.load_group(group)?;
-        let unread = self.count_unread(&progress)?;
-        let pending = progress.count_pending() + self.dead_letters.list_replays(group)?.len() as u64;
-        Ok(GroupProgress { unread, pending, exhausted: 0 })
-    }
+fn load_progress(queue: &QueueInner, group: &Name) -> Result<GroupProgress> {
+    let (_, progress) = queue.groups.load_group(group)?;
+    let unread = count_unread(queue, &progress)?;
+    let pending = progress.count_pending() + queue.dead_letters.list_replays(group)?.len() as u64;
+    Ok(GroupProgress { unread, pending, exhausted: 0 })
+}
 
-    fn count_unread(&self, progress: &Progress) -> Result<u64> {
-        // a skipped range that is due is read again
-        let due = u64::from(progress.types.due().is_some());
-        self.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
-    }
+fn count_unread(queue: &QueueInner, progress: &Progress) -> Result<u64> {
+    // a skipped range that is due is read again
+    let due = u64::from(progress.types.due().is_some());
+    queue.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
+}
 
-    fn load_stream_info(&self) -> Result<StreamInfo> {
-        let (mut info, mut newest) = (StreamInfo::default(), None);
-        info.connected = true;
-        for id in self.log.ids_from(1)? {
-            let id = id?;
-            info.stream.length += 1;
-            info.stream.first_entry_id.get_or_insert_with(|| id.to_string());
-            newest = Some(id);
-        }
-        info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
-        info.dlq_messages = self.dead_letters.list_dead_letter_stems()?.len() as u64;
-        let mut groups = self.groups.list_groups()?;
-        groups.push(self.config.default_group.clone());
-        groups.sort();
-        groups.dedup();
-        for group in groups {
-            let (owner, progress) = self.groups.load_group(&group)?;
-            let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-            let pending = progress.count_pending() + self.dead_letters.list_replays(&group)?.len() as u64;
-            let mut described = GroupInfo::new(group.to_string(), consumers, pending);
-            described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
-            described.lag = Some(self.count_unread(&progress)?);
-            described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
-            info.pending_messages += pending;
-            info.active_consumers += consumers;
-            info.consumer_groups.push(described);
-        }
-        Ok(info)
+fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
+    let (mut info, mut newest) = (StreamInfo::default(), None);
+    info.connected = true;
+    for id in queue.log.ids_from(1)? {
+        let id = id?;
+        info.stream.length += 1;
+        info.stream.first_entry_id.get_or_insert_with(|| id.to_string());
+        newest = Some(id);
     }
+    info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
+    info.dlq_messages = queue.dead_letters.list_dead_letter_stems()?.len() as u64;
+    let mut groups = queue.groups.list_groups()?;
+    groups.push(queue.config.default_group.clone());
+    groups.sort();
+    groups.dedup();
+    for group in groups {
+        let (owner, progress) = queue.groups.load_group(&group)?;
+        let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
+        let pending = progress.count_pending() + queue.dead_letters.list_replays(&group)?.len() as u64;
+        let mut described = GroupInfo::new(group.to_string(), consumers, pending);
+        described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
+        described.lag = Some(count_unread(queue, &progress)?);
+        described.oldest_pending_id = progress.open.keys().next().map(ToString::to_string);
+        info.pending_messages += pending;
+        info.active_consumers += consumers;
+        info.consumer_groups.push(described);
+    }
+    Ok(info)
 }

@@ -24,7 +24,7 @@ use crate::{
     event,
     inner::QueueInner,
     poll_backoff::PollBackoff,
-    publish::PublishFailure,
+    publish::{self, PublishFailure},
     relay_log::{PendingRange, RelayStep},
 };
 
@@ -151,7 +151,7 @@ async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> 
         let (sent, rest) = queue.blocking(send).await.map_err(unknown)?;
         pending = rest;
         // announce the linked events, even if the rest fails
-        queue.notify_published(&pending.ids[notified..]).await;
+        publish::notify_published(queue, &pending.ids[notified..]).await;
         queue.counters.events_published((pending.ids.len() - notified) as u64);
         notified = pending.ids.len();
         match sent.map_err(unknown)? {

@@ -67,7 +67,7 @@ impl From<&Claim> for ClaimSummary {
 impl QueueInner {
     /// Returns the subscribers of this worker, and of the workers that consume for groups.
     pub(super) fn list_subscribers(&self) -> Result<Vec<String>> {
-        let mut subscribers = self.subscriber_ids();
+        let mut subscribers = crate::subscriber_broadcast::subscriber_ids(self);
         for group in self.groups.list_groups()? {
             let handlers = self.groups.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
             subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
