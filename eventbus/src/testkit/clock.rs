@@ -1,4 +1,4 @@
-//! A clock that is moved by hand.
+//! A clock that only a test moves.
 
 use std::{
     collections::BTreeMap,
@@ -16,13 +16,13 @@ use uuid::{Builder, Uuid};
 
 use crate::{Clock, SystemClock, domain::clock::Sleep};
 
-/// The longest step: instants cannot hold every duration that one can ask for.
+/// The longest step of [`ManualClock::advance`]: an `Instant` cannot represent every duration.
 const ADVANCE_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
-/// How long, in real time, a sleeper is waited for before the test fails: the machine may be busy.
+/// Real time that a test waits for a sleeper before it fails. Long, because the machine may be busy.
 const SLEEPER_WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A clock that stands still until it is moved by hand. Cloning shares it.
+/// A clock that stands still until a test moves it. Clones share one clock.
 ///
 /// Give one to store, bus and app; then let hours pass in an instant:
 ///
@@ -46,29 +46,29 @@ pub struct ManualClock(Arc<ManualClockInner>);
 struct ManualClockInner {
     base: Instant,
     state: Mutex<ManualClockState>,
-    /// Tells who waits for sleepers that one has come.
+    /// Notifies tasks that wait for sleepers of each new sleeper.
     sleeper_added: watch::Sender<()>,
 }
 
 struct ManualClockState {
     now: OffsetDateTime,
-    /// How far monotonic time was moved.
+    /// Sum of all advances of monotonic time.
     advanced: Duration,
-    /// The sleepers by deadline, then in the order they came.
+    /// The sleepers by deadline, then in the order they arrived.
     sleepers: BTreeMap<(Instant, u64), Waker>,
-    /// How many sleepers there were.
+    /// Number of sleepers so far.
     last_sleeper_number: u64,
     ids: u32,
 }
 
 impl ManualClock {
-    /// A clock that stands at the time of the machine.
+    /// Returns a clock that stands at the current time of the machine.
     #[must_use]
     pub fn new() -> Self {
         Self::at(SystemClock.now())
     }
 
-    /// A clock that stands at this time of day.
+    /// Returns a clock that stands at this time of day.
     #[must_use]
     pub fn at(now: OffsetDateTime) -> Self {
         let state = ManualClockState {
@@ -82,9 +82,9 @@ impl ManualClock {
         Self(Arc::new(ManualClockInner { base: SystemClock.instant(), state, sleeper_added: slept }))
     }
 
-    /// Moves the clock, and wakes whoever has slept long enough, in the order of their deadlines.
+    /// Moves the clock and wakes each sleeper whose deadline has passed, in the order of their deadlines.
     ///
-    /// It returns before they run: wait for what they do. At most a hundred years at once.
+    /// Returns before the woken tasks run: wait for their effects. Moves at most a hundred years per call.
     pub fn advance(&self, by: Duration) {
         let mut state = self.0.state();
         let by = by.min(ADVANCE_MAX);
@@ -97,18 +97,18 @@ impl ManualClock {
         due.into_values().for_each(Waker::wake);
     }
 
-    /// Sets the time of day, forth or back; monotonic time stays.
+    /// Sets the time of day, forward or back; monotonic time stays.
     pub fn set(&self, now: OffsetDateTime) {
         self.0.state().now = now;
     }
 
-    /// How many sleep now.
+    /// Returns the number of tasks that sleep now.
     #[must_use]
     pub fn sleeping(&self) -> usize {
         self.0.state().sleepers.len()
     }
 
-    /// Waits until at least `count` sleep.
+    /// Waits until at least `count` tasks sleep.
     ///
     /// # Panics
     /// After two minutes of real time.
@@ -116,8 +116,8 @@ impl ManualClock {
         self.wait_until_sleeping(&format!("{count} sleepers"), |left| left.len() >= count).await;
     }
 
-    /// Waits until somebody sleeps who is to be woken in `at_least` this time from now, and returns in which time the first
-    /// of those is due.
+    /// Waits until a task sleeps whose deadline is at least `at_least` from now, and returns the time until the first
+    /// such deadline.
     ///
     /// # Panics
     /// After two minutes of real time.
@@ -127,7 +127,7 @@ impl ManualClock {
         self.remaining_times().into_iter().find(is_so_long).unwrap_or(at_least)
     }
 
-    /// In which times from now the sleepers are due, the first one first.
+    /// Returns the time from now until each sleeper's deadline, in ascending order.
     fn remaining_times(&self) -> Vec<Duration> {
         let state = self.0.state();
         let now = self.0.base + state.advanced;
@@ -142,9 +142,13 @@ impl ManualClock {
                 let _ = slept.changed().await;
             }
         };
-        // a real limit: nobody else moves this clock while the test waits
+        // a limit in real time: only this test moves the clock, so a missing sleeper would wait for ever
         let slept_in_time = tokio::time::timeout(SLEEPER_WAIT_TIMEOUT, waiting).await;
-        assert!(slept_in_time.is_ok(), "waited in vain for {what}; due are: {:?}", self.remaining_times());
+        assert!(
+            slept_in_time.is_ok(),
+            "timed out waiting for {what}; deadlines from now: {:?}",
+            self.remaining_times()
+        );
     }
 }
 
@@ -173,7 +177,7 @@ impl Clock for ManualClock {
         Box::pin(Sleeper { clock: self.clone(), key: (deadline, number) })
     }
 
-    /// Later ids sort after earlier ones while the clock is not set back.
+    /// Returns ids that sort after earlier ones while the clock is not set back.
     fn new_id(&self) -> Uuid {
         let mut state = self.0.state();
         state.ids = state.ids.wrapping_add(1);
@@ -197,13 +201,13 @@ impl fmt::Debug for ManualClock {
 }
 
 impl ManualClockInner {
-    /// A change is made as a whole or not at all, so a poisoned lock still guards a sound value.
+    /// Every change is complete or not made, so the value behind a poisoned lock is still consistent.
     fn state(&self) -> MutexGuard<'_, ManualClockState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Somebody who waits for the clock to be moved.
+/// The future of one sleep.
 struct Sleeper {
     clock: ManualClock,
     key: (Instant, u64),

@@ -1,4 +1,4 @@
-//! Backends that fail on demand, for tests of what happens then.
+//! Backends that fail on demand: for tests of error handling.
 
 use std::{
     collections::VecDeque,
@@ -19,13 +19,13 @@ use crate::{
     port::{AppendError, AppendEvents, CheckpointError, Checkpoints, EventBus, EventStore, PublishError},
 };
 
-/// What goes wrong with the next call.
+/// The failure of one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Nothing happens, and the caller is told that the server is away.
+    /// The call has no effect and returns "unavailable".
     Unavailable,
-    /// It happens, but the caller is told that the outcome is unknown.
+    /// The call takes effect, but returns "outcome unknown".
     LostReply,
 }
 
@@ -33,17 +33,17 @@ fn test_fault() -> BoxError {
     "fault made by the test".into()
 }
 
-/// The faults still to come. Cloning shares them.
+/// The failures that the next calls will have, in order. Clones share one queue.
 #[derive(Debug, Clone, Default)]
 pub struct Faults(Arc<Mutex<VecDeque<Fault>>>);
 
 impl Faults {
-    /// Lets the next `times` calls fail like this.
+    /// Makes the next `times` calls fail with `fault`.
     pub fn fail_next(&self, fault: Fault, times: usize) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(vec![fault; times]);
     }
 
-    /// How many are still to come.
+    /// Returns the number of queued failures.
     #[must_use]
     pub fn remaining(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -54,12 +54,13 @@ impl Faults {
     }
 }
 
-/// What a bus refuses, time and again. Cloning shares it.
+/// The event that a bus refuses each time. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Refusal(Arc<Mutex<Option<Position>>>);
 
 impl Refusal {
-    /// Refuses the event at this position from now on, or everything if it is [`Position::START`]; `None` refuses nothing.
+    /// Refuses the event at `position` from now on, or every publish if it is [`Position::START`]; `None` stops
+    /// refusing.
     pub fn set(&self, position: Option<Position>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
     }
@@ -81,14 +82,14 @@ impl Refusal {
 #[derive(Clone)]
 pub struct FaultyStore {
     store: Arc<dyn EventStore>,
-    /// What goes wrong with the next appends.
+    /// Failures of the next appends.
     pub appends: Faults,
-    /// What goes wrong with the next checkpoints that are saved.
+    /// Failures of the next saves of checkpoints.
     pub checkpoints: Faults,
 }
 
 impl FaultyStore {
-    /// Wraps a store that works.
+    /// Wraps a working store.
     pub fn new(store: impl EventStore) -> Self {
         Self { store: Arc::new(store), appends: Faults::default(), checkpoints: Faults::default() }
     }
@@ -144,19 +145,19 @@ impl Checkpoints for FaultyStore {
     }
 }
 
-/// A bus whose publishing fails on demand, and which is durable by its own word.
+/// A bus whose publishing fails on demand, and that a test can declare durable.
 #[derive(Clone)]
 pub struct FaultyBus {
     bus: Arc<dyn EventBus>,
     durable: bool,
-    /// What goes wrong with the next calls of publish, the relay's included.
+    /// Failures of the next publish calls, the relay's included.
     pub publishes: Faults,
-    /// What is refused, the relay's included.
+    /// The event that this bus refuses, the relay's publishing included.
     pub refused: Refusal,
 }
 
 impl FaultyBus {
-    /// Wraps a bus that works.
+    /// Wraps a working bus.
     pub fn new(bus: impl EventBus) -> Self {
         let durable = bus.is_durable();
         Self { bus: Arc::new(bus), durable, publishes: Faults::default(), refused: Refusal::default() }
@@ -175,7 +176,7 @@ impl FaultyBus {
         }
     }
 
-    /// Lets the bus say that it is durable, as a bus on a server does.
+    /// Makes the bus report that it is durable, as a bus on a server does.
     #[must_use]
     pub fn durable(mut self) -> Self {
         self.durable = true;
@@ -201,7 +202,7 @@ delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
     }
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
-        // a relay publishes plainly, so that its calls fail
+        // without a target the relay calls `publish_feed`, which fails on demand
         None
     }
 

@@ -27,18 +27,17 @@ use crate::{
 /// A row: its columns by name.
 pub type Row = BTreeMap<String, String>;
 
-/// A fault of the server of a [`TableStore`]: what its transactions fail with on demand, or a handler returns that plays
-/// one.
+/// A server error of a [`TableStore`]: its transactions fail with it on demand, and a handler of a test may return one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TableFault(pub &'static str);
 
-/// Tables of rows, each row under its key; what a handler or projection takes as `&mut Tables`.
+/// Tables of rows, each row under its key; a handler or projection takes them as `&mut Tables`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables(BTreeMap<String, BTreeMap<String, Row>>);
 
 impl Tables {
-    /// The row of this key, made empty if there is none.
+    /// Returns the row of this key; inserts an empty one if it is missing.
     pub fn row(&mut self, table: &str, key: impl Into<String>) -> &mut Row {
         self.0.entry(table.to_owned()).or_default().entry(key.into()).or_default()
     }
@@ -48,7 +47,7 @@ impl Tables {
         self.0.get_mut(table).map(|rows| rows.remove(key));
     }
 
-    /// All rows of a table with their keys, ordered by them.
+    /// Returns all rows of a table with their keys, ordered by key.
     #[must_use]
     pub fn rows(&self, table: &str) -> Vec<(String, Row)> {
         self.0.get(table).into_iter().flatten().map(|(key, row)| (key.clone(), row.clone())).collect()
@@ -72,13 +71,14 @@ impl FromTransaction<TableStore> for Tables {
 pub struct TableStore {
     store: InMemoryEventStore,
     data: Arc<Mutex<TableData>>,
-    /// Shared by transactions that have looked at a lease: it does not change hands before they end.
+    /// Read-locked by a transaction from its lease check until it ends, so that the lease cannot change owner in
+    /// between.
     lease_lock: Arc<RwLock<()>>,
-    /// What goes wrong with the next transactions that begin.
+    /// Failures of the next transactions to begin.
     pub begins: Faults,
-    /// What goes wrong with the next commits.
+    /// Failures of the next commits.
     pub commits: Faults,
-    /// What goes wrong with the next shadows that are dropped.
+    /// Failures of the next shadows to be dropped.
     pub drops: Faults,
 }
 
@@ -96,12 +96,12 @@ impl TableStore {
         Self::default()
     }
 
-    /// The tables as they are committed.
+    /// Returns the committed tables.
     pub async fn tables(&self) -> Tables {
         self.data.lock().await.tables.clone()
     }
 
-    /// The copies of tables that a rebuild fills at the moment, by the name of the shadow.
+    /// Returns the names of the shadows: copies of tables that rebuilds are filling.
     pub async fn shadows(&self) -> BTreeSet<Name> {
         self.data.lock().await.shadows.keys().cloned().collect()
     }
@@ -174,7 +174,7 @@ impl Transactions for TableStore {
     }
 }
 
-/// A transaction of a [`TableStore`]; the next one begins when it ends.
+/// A transaction of a [`TableStore`]. It locks the store's data, so the next transaction begins after it ends.
 #[derive(Debug)]
 pub struct TableTransaction {
     store: TableStore,
@@ -183,7 +183,7 @@ pub struct TableTransaction {
     deliveries: BTreeMap<(Name, EventId), Instant>,
     committed: OwnedMutexGuard<TableData>,
     checkpoints: BTreeMap<Name, Position>,
-    /// The copies whose rows have replaced the live ones.
+    /// The shadow whose rows have replaced the live ones.
     switched_shadow: Option<Name>,
     lease_guard: Option<OwnedRwLockReadGuard<()>>,
 }
@@ -236,7 +236,7 @@ impl Transaction for TableTransaction {
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
-        // a table without rows need not be there
+        // a table without rows may be missing
         if let Some(rows) = self.tables.0.get_mut(table) {
             rows.retain(|_, row| row.get(column).is_none_or(|is| is != value));
         }

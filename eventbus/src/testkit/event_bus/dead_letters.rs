@@ -20,7 +20,8 @@ async fn list_dead_letters(bus: &Bus) -> Vec<DeadLetter> {
     page.letters
 }
 
-/// A dead letter has the event as it was published, and tells who failed, why, how often and when.
+/// A dead letter holds the event as it was published, and the handler, error, number of attempts and times of the
+/// failure.
 pub async fn a_dead_letter_tells_what_happened(bus: Bus, _: Bus) {
     let (good, bad) =
         (RecordingHandler::new(), RecordingHandler::logging("bad", &std::sync::Arc::default()).with_retries(2));
@@ -33,29 +34,29 @@ pub async fn a_dead_letter_tells_what_happened(bus: Bus, _: Bus) {
     let ids = publish(&bus, &published).await;
     wait_until_idle(&bus, group).await;
     consumer.stop().await;
-    let [letter] = &list_dead_letters(&bus).await[..] else {
+    let [dead_letter] = &list_dead_letters(&bus).await[..] else {
         panic!("not one dead letter: {:?}", list_dead_letters(&bus).await)
     };
-    assert_eq!(letter.original_message_id.as_ref().map(ToString::to_string).as_ref(), Some(&ids[1]), "message id");
-    let record = letter.record.as_ref().expect("the event is there");
+    assert_eq!(dead_letter.original_message_id.as_ref().map(ToString::to_string).as_ref(), Some(&ids[1]), "message id");
+    let record = dead_letter.record.as_ref().expect("the event is there");
     assert_eq!(record.metadata(), published[1].metadata(), "metadata");
     assert_eq!(record.payload(), published[1].payload(), "payload");
-    assert_eq!(letter.event_type.as_deref(), Some(CREATED), "event type");
-    assert_eq!(letter.aggregate_id.as_deref(), Some("order-2"), "aggregate");
-    assert_eq!(letter.handler.as_deref(), Some("bad"), "handler");
-    assert_eq!(letter.error.as_deref(), Some("told to fail"), "error");
-    assert_eq!(letter.group.as_deref(), Some(group.as_str()), "group");
-    assert_eq!((letter.attempts, letter.retry_count), (Some(3), Some(2)), "attempts, and retries");
-    assert_eq!(letter.done_handlers, ["witness"], "the handlers that had succeeded");
-    let times = [letter.first_failed_at, letter.last_failed_at, letter.dead_lettered_at];
+    assert_eq!(dead_letter.event_type.as_deref(), Some(CREATED), "event type");
+    assert_eq!(dead_letter.aggregate_id.as_deref(), Some("order-2"), "aggregate");
+    assert_eq!(dead_letter.handler.as_deref(), Some("bad"), "handler");
+    assert_eq!(dead_letter.error.as_deref(), Some("failure on demand"), "error");
+    assert_eq!(dead_letter.group.as_deref(), Some(group.as_str()), "group");
+    assert_eq!((dead_letter.attempts, dead_letter.retry_count), (Some(3), Some(2)), "attempts, and retries");
+    assert_eq!(dead_letter.done_handlers, ["recorder"], "the handlers that had succeeded");
+    let times = [dead_letter.first_failed_at, dead_letter.last_failed_at, dead_letter.dead_lettered_at];
     assert!(times.iter().all(Option::is_some), "times: {times:?}");
     assert!(times[0] < times[1] && times[1] <= times[2], "times: {times:?}");
-    let shown = bus.dead_letter(&letter.id).await.expect("a dead letter is shown").expect("it is there");
-    assert_eq!((&shown.id, &shown.error), (&letter.id, &letter.error), "the one asked for");
+    let shown = bus.dead_letter(&dead_letter.id).await.expect("a dead letter is shown").expect("it is there");
+    assert_eq!((&shown.id, &shown.error), (&dead_letter.id, &dead_letter.error), "the requested one");
 }
 
-/// A replay is a delivery to the handlers that had not succeeded, of the group that gave up, and to nobody else; the
-/// dead letter is gone.
+/// A replay delivers to the failed handlers of the group only: not to handlers that had succeeded, not to other groups.
+/// The dead letter is removed.
 pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     let (good, bad, foreign) =
         (RecordingHandler::new(), RecordingHandler::new().with_retries(1), RecordingHandler::new());
@@ -81,60 +82,64 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     assert_eq!(good.started(), [1, 2], "the handler that had succeeded");
     assert_eq!(foreign.started(), [1, 2], "the other group");
     assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
-    assert!(bus.dead_letter(id).await.expect("a dead letter is looked for").is_none(), "it is gone");
-    assert!(!bus.replay(id).await.expect("a dead letter is looked for"), "it is replayed once");
+    assert!(bus.dead_letter(id).await.expect("the bus looks the dead letter up").is_none(), "it is gone");
+    assert!(!bus.replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
 }
 
-/// A replayed delivery has all its attempts again, and is a dead letter again if it fails them.
+/// A replayed delivery has all its attempts again; if they all fail it becomes a dead letter again.
 pub async fn a_replay_that_fails_is_a_dead_letter_again(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new().with_retries(1);
-    witness.fail_on(&[1, 2]);
+    let handler = RecordingHandler::new().with_retries(1);
+    handler.fail_on(&[1, 2]);
     let group = bus.default_group();
-    witness.subscribe(&bus, group, EventFilter::All);
+    handler.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &events(1..=3)).await;
     wait_until_idle(&bus, group).await;
-    witness.fail_on(&[1]);
+    handler.fail_on(&[1]);
     let replayed = bus.replay_all(&DeadLetterFilter::default()).await.expect("dead letters are replayed");
     assert_eq!(replayed, 2, "replayed");
-    wait_until_started(&witness, 5 + 3).await;
+    wait_until_started(&handler, 5 + 3).await;
     wait_until_idle(&bus, group).await;
     consumer.stop().await;
-    let [letter] = &list_dead_letters(&bus).await[..] else {
+    let [dead_letter] = &list_dead_letters(&bus).await[..] else {
         panic!("not one dead letter: {:?}", list_dead_letters(&bus).await)
     };
-    assert_eq!((letter.aggregate_id.as_deref(), letter.attempts), (Some("order-1"), Some(2)), "the one that fails");
-    assert_eq!(witness.attempts_at(1).len(), 4, "all attempts, twice");
+    assert_eq!(
+        (dead_letter.aggregate_id.as_deref(), dead_letter.attempts),
+        (Some("order-1"), Some(2)),
+        "the one that fails"
+    );
+    assert_eq!(handler.attempts_at(1).len(), 4, "all attempts, twice");
     assert_eq!(bus.stats().messages_sent_to_dlq, 3, "given up");
 }
 
-/// What is discarded is gone, and nobody gets it.
+/// A discarded dead letter is removed and not delivered again.
 pub async fn what_is_discarded_is_gone(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.fail_on(&[1, 2, 3, 4]);
+    let handler = RecordingHandler::new();
+    handler.fail_on(&[1, 2, 3, 4]);
     let group = bus.default_group();
-    witness.subscribe(&bus, group, EventFilter::All);
+    handler.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &[event(CREATED, 1), event(CREATED, 2), event(SHIPPED, 3), event(CREATED, 4)]).await;
     wait_until_idle(&bus, group).await;
     let first = &list_dead_letters(&bus).await[0].id;
     assert!(bus.discard(first).await.expect("a dead letter is discarded"), "it was there");
-    assert!(!bus.discard(first).await.expect("a dead letter is looked for"), "it is discarded once");
-    assert!(!bus.replay(first).await.expect("a dead letter is looked for"), "it is gone");
+    assert!(!bus.discard(first).await.expect("the bus looks the dead letter up"), "it is discarded once");
+    assert!(!bus.replay(first).await.expect("the bus looks the dead letter up"), "it is gone");
     let created = DeadLetterFilter { event_type: Some(CREATED.into()), ..DeadLetterFilter::default() };
     assert_eq!(bus.discard_all(&created).await.expect("dead letters are discarded"), 2, "those of the type");
     let left: Vec<_> = list_dead_letters(&bus).await.into_iter().map(|dead_letter| dead_letter.aggregate_id).collect();
     assert_eq!(left, [Some("order-3".to_owned())], "the one of another type");
     consumer.stop().await;
-    assert_eq!(witness.started(), [1, 2, 3, 4], "nothing was delivered again");
+    assert_eq!(handler.started(), [1, 2, 3, 4], "no second delivery");
 }
 
-/// Pages list every dead letter that is meant once, the oldest first.
+/// Pages list every dead letter that matches the filter once, the oldest first.
 pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.fail_on(&(1..=9).collect::<Vec<_>>());
+    let handler = RecordingHandler::new();
+    handler.fail_on(&(1..=9).collect::<Vec<_>>());
     let group = bus.default_group();
-    witness.subscribe(&bus, group, EventFilter::All);
+    handler.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     for number in 1..=9 {
         publish(&bus, &[event(if number % 3 == 0 { SHIPPED } else { CREATED }, number)]).await;
@@ -145,13 +150,13 @@ pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
     for (filter, expected) in [
         (DeadLetterFilter::default(), (1..=9).collect()),
         (created, vec![1, 2, 4, 5, 7, 8]),
-        (DeadLetterFilter { group: Some("nobody".into()), ..DeadLetterFilter::default() }, Vec::new()),
+        (DeadLetterFilter { group: Some("unknown".into()), ..DeadLetterFilter::default() }, Vec::new()),
     ] {
         let (mut listed, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
             let page = bus.dead_letters(&filter, after.as_ref(), 3).await.expect("dead letters are listed");
             assert!(page.letters.len() <= 3, "a page of {}", page.letters.len());
-            listed.extend(page.letters.into_iter().filter_map(|letter| letter.aggregate_id));
+            listed.extend(page.letters.into_iter().filter_map(|dead_letter| dead_letter.aggregate_id));
             pages += 1;
             after = page.next;
             if after.is_none() {
@@ -164,13 +169,13 @@ pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
     }
 }
 
-/// A page of dead letters ends with the one that reaches [`PAGE_BYTES`], and the next one goes on behind it.
+/// A page of dead letters ends with the one that reaches [`PAGE_BYTES`]; the next page starts after it.
 pub async fn pages_of_large_dead_letters_end_early(bus: Bus, _: Bus) {
     const BYTES: usize = 400 * 1024;
-    let witness = RecordingHandler::new();
-    witness.fail_on(&(1..=7).collect::<Vec<_>>());
+    let handler = RecordingHandler::new();
+    handler.fail_on(&(1..=7).collect::<Vec<_>>());
     let group = bus.default_group();
-    witness.subscribe(&bus, group, EventFilter::All);
+    handler.subscribe(&bus, group, EventFilter::All);
     let consumer = consume(&bus).await;
     for number in 1..=7 {
         publish(&bus, &[event_of_bytes(CREATED, number, BYTES)]).await;
@@ -184,7 +189,7 @@ pub async fn pages_of_large_dead_letters_end_early(bus: Bus, _: Bus) {
         let (_, before) = page.letters.split_last().expect("a page has a dead letter if there is one");
         let bytes: usize = before.iter().map(DeadLetter::bytes).sum();
         assert!(bytes < PAGE_BYTES, "a page of {} dead letters, {bytes} bytes without the last", page.letters.len());
-        listed.extend(page.letters.into_iter().filter_map(|letter| letter.aggregate_id));
+        listed.extend(page.letters.into_iter().filter_map(|dead_letter| dead_letter.aggregate_id));
         after = page.next;
         if after.is_none() {
             break;

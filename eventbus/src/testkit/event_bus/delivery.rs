@@ -21,10 +21,10 @@ use crate::domain::{
     stream::{Position, StreamId, Version},
 };
 
-/// `publish` of no events succeeds, returns no ids and changes nothing.
+/// `publish` of no events succeeds, returns no ids and has no effect.
 pub async fn publishing_nothing_does_nothing(bus: Bus, _: Bus) {
     let ids = publish(&bus, &[]).await;
-    assert!(ids.is_empty(), "ids of nothing: {ids:?}");
+    assert!(ids.is_empty(), "ids of no events: {ids:?}");
     assert_eq!(bus.stats().events_published, 0, "events_published");
     assert_eq!(bus.stream_info().await.stream.length, 0, "stream length");
 }
@@ -39,43 +39,43 @@ pub async fn publish_returns_an_increasing_id_per_event(bus: Bus, _: Bus) {
     let increasing = ids.windows(2).all(|pair| numbers(&pair[0]) < numbers(&pair[1]));
     assert!(increasing, "ids do not increase: {ids:?}");
 
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
-    wait_until_started(&witness, 9).await;
+    wait_until_started(&handler, 9).await;
     let delivered: Vec<_> =
-        witness.deliveries().iter().map(|delivery| delivery.message_id().map(ToString::to_string)).collect();
+        handler.deliveries().iter().map(|delivery| delivery.message_id().map(ToString::to_string)).collect();
     let ids: Vec<_> = ids.into_iter().map(Some).collect();
     assert_eq!(delivered, ids, "message ids of the deliveries");
     consumer.stop().await;
 }
 
-/// What was published before consuming started is delivered, and what comes while it runs.
+/// Events published before consuming started and while it runs are delivered.
 pub async fn events_published_before_and_after_the_start_are_delivered(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     publish(&bus, &events(1..=2)).await;
     let consumer = consume(&bus).await;
-    wait_until_started(&witness, 2).await;
+    wait_until_started(&handler, 2).await;
     publish(&bus, &events(3..=4)).await;
-    wait_until_started(&witness, 4).await;
+    wait_until_started(&handler, 4).await;
     wait_until_idle(&bus, bus.default_group()).await;
     consumer.stop().await;
-    assert_eq!(witness.started(), [1, 2, 3, 4], "each event once, in order");
+    assert_eq!(handler.started(), [1, 2, 3, 4], "each event once, in order");
 }
 
 /// One consumer of a group gets the events in the order they were published, within and across calls.
 pub async fn order_is_kept_within_a_group(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     for first in (1..=300).step_by(10) {
         publish(&bus, &events(first..=first + 9)).await;
     }
-    wait_until_started(&witness, 300).await;
+    wait_until_started(&handler, 300).await;
     consumer.stop().await;
     let expected: Vec<u64> = (1..=300).collect();
-    assert_eq!(witness.started(), expected, "order of deliveries");
+    assert_eq!(handler.started(), expected, "order of deliveries");
 }
 
 /// Every field of the metadata and every byte of a compact payload reach the handler as they were published.
@@ -105,13 +105,13 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
             .with_occurred_at(datetime!(1969-12-31 23:59:59.000_120 UTC))
             .recorded_as(stream("12345"), Version::new(2), Some(Position::new(1))),
     ];
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &published).await;
-    wait_until_started(&witness, published.len()).await;
+    wait_until_started(&handler, published.len()).await;
     consumer.stop().await;
-    for (published, delivery) in published.iter().zip(witness.deliveries()) {
+    for (published, delivery) in published.iter().zip(handler.deliveries()) {
         assert_eq!(delivery.metadata(), published.metadata(), "metadata");
         assert_eq!(delivery.record().payload(), published.payload(), "payload");
         assert_eq!(delivery.group(), bus.default_group(), "group");
@@ -119,7 +119,7 @@ pub async fn all_metadata_and_the_payload_survive(bus: Bus, _: Bus) {
     }
 }
 
-/// A subscriber gets the types it asks for and no others; a wildcard subscriber gets all.
+/// A subscriber receives only the types it subscribed to; a wildcard subscriber receives all.
 pub async fn typed_subscribers_get_their_types_and_wildcards_everything(bus: Bus, _: Bus) {
     let (of_created, of_shipped, of_all) = (RecordingHandler::new(), RecordingHandler::new(), RecordingHandler::new());
     of_created.subscribe(&bus, bus.default_group(), created());
@@ -150,43 +150,43 @@ pub async fn typed_subscribers_run_before_wildcards(bus: Bus, _: Bus) {
     assert_eq!(*lock(&notes), ["first", "second", "wildcard"], "order");
 }
 
-/// A thousand events go out in one call and arrive in order.
+/// A thousand events are published in one call and delivered in order.
 pub async fn one_publish_of_a_thousand_events_is_delivered(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let ids = publish(&bus, &events(1..=1_000)).await;
     assert_eq!(ids.len(), 1_000, "ids");
     let consumer = consume(&bus).await;
-    wait_until_started(&witness, 1_000).await;
+    wait_until_started(&handler, 1_000).await;
     wait_until_idle(&bus, bus.default_group()).await;
     consumer.stop().await;
     let expected: Vec<u64> = (1..=1_000).collect();
-    assert_eq!(witness.started(), expected, "order of deliveries");
+    assert_eq!(handler.started(), expected, "order of deliveries");
 }
 
-/// An event of a megabyte arrives whole.
+/// An event of a megabyte is delivered unchanged.
 pub async fn a_large_payload_is_delivered(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     let payload = format!(r#"{{"text":"{}"}}"#, "0123456789abcde€".repeat(60_000));
     let stream = StreamId::parse("Order", "large").expect("a valid stream");
     let large = NewEvent::new(Name::from_static(CREATED), 1, payload.clone());
     publish(&bus, &[large.recorded_as(stream, Version::FIRST, None)]).await;
-    wait_until_started(&witness, 1).await;
+    wait_until_started(&handler, 1).await;
     consumer.stop().await;
-    let whole = witness.deliveries()[0].record().payload() == payload;
+    let whole = handler.deliveries()[0].record().payload() == payload;
     assert!(whole, "the large payload changed");
 }
 
-/// What one process publishes, another one consumes.
+/// One process consumes the events that a second one publishes.
 pub async fn publisher_and_consumer_may_be_apart(bus: Bus, other: Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&other, &events(1..=3)).await;
-    wait_until_started(&witness, 3).await;
+    wait_until_started(&handler, 3).await;
     consumer.stop().await;
-    assert_eq!(witness.started(), [1, 2, 3], "deliveries");
+    assert_eq!(handler.started(), [1, 2, 3], "deliveries");
     assert_eq!(other.stats().events_published, 3, "events_published");
 }

@@ -1,4 +1,4 @@
-//! What the rules are told with: events, handlers that remember, consumers, waiting.
+//! Fixtures of the rules: events, recording handlers, consumers, waiting.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,12 +19,12 @@ use crate::{
     port::{Delivery, GroupProgress, HandlerError, HandlerOptions, HandlerStart, Subscriber, Subscription},
 };
 
-/// How long a rule waits for something that is to happen.
+/// Time that a rule waits for a condition before it fails.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The type of most events of the rules.
+/// The event type of most rules.
 pub(super) const CREATED: &str = "OrderCreated";
-/// Another type.
+/// A second event type.
 pub(super) const SHIPPED: &str = "OrderShipped";
 
 static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED)];
@@ -35,36 +35,36 @@ const fn descriptor(event_type: &'static str) -> EventDescriptor {
     EventDescriptor::new(event_type, "Order", 1, event_type, source)
 }
 
-/// Asks for [`CREATED`] only.
+/// Returns a filter for [`CREATED`] only.
 pub(super) const fn created() -> EventFilter {
     EventFilter::Only(&ONLY_CREATED)
 }
 
-/// Asks for [`SHIPPED`] only.
+/// Returns a filter for [`SHIPPED`] only.
 pub(super) const fn shipped() -> EventFilter {
     EventFilter::Only(&ONLY_SHIPPED)
 }
 
-/// An event that is known by its number, of an aggregate of its own.
+/// Returns an event identified by its number, of an aggregate of its own.
 pub(super) fn event(event_type: &'static str, number: u64) -> RecordedEvent {
     event_of(&format!("order-{number}"), event_type, number)
 }
 
-/// An event that is known by its number, of this aggregate.
+/// Returns an event identified by its number, of this aggregate.
 pub(super) fn event_of(aggregate: &str, event_type: &'static str, number: u64) -> RecordedEvent {
     let stream = StreamId::parse("Order", aggregate).expect("a valid stream");
     let payload = format!(r#"{{"number":{number}}}"#);
     NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
 }
 
-/// An event that is known by its number, with a payload of so many bytes and a few.
+/// Returns an event identified by its number, with a payload of slightly more than `bytes` bytes.
 pub(super) fn event_of_bytes(event_type: &'static str, number: u64, bytes: usize) -> RecordedEvent {
     let stream = StreamId::parse("Order", &format!("order-{number}")).expect("a valid stream");
     let payload = format!(r#"{{"number":{number},"text":"{}"}}"#, "x".repeat(bytes));
     NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)
 }
 
-/// Events of one type, known by their numbers.
+/// Returns events of one type, identified by their numbers.
 pub(super) fn events(numbers: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
     numbers.map(|number| event(CREATED, number)).collect()
 }
@@ -74,7 +74,7 @@ fn number(delivery: &Delivery) -> u64 {
     payload["number"].as_u64().unwrap_or_default()
 }
 
-/// A handler that remembers what it was given, and does with it what it is told to.
+/// A handler that records its deliveries, and fails, panics or hangs on demand.
 #[derive(Debug, Clone)]
 pub(super) struct RecordingHandler {
     state: Arc<HandlerState>,
@@ -87,34 +87,34 @@ struct HandlerState {
     name: &'static str,
     started: Mutex<Vec<(Delivery, Instant)>>,
     completed: Mutex<Vec<u64>>,
-    /// How many times more it fails, by number.
+    /// Number of failures still to come, by event number.
     failing: Mutex<HashMap<u64, u32>>,
     panicking: Mutex<HashSet<u64>>,
     hanging: Mutex<HashSet<u64>>,
     permits: Semaphore,
-    /// The aggregates of the deliveries it is in, and the most that these ever were.
+    /// The aggregates of the running deliveries, and the most deliveries that ever ran at once.
     running: Mutex<(Vec<String>, usize)>,
     call_log: Arc<Mutex<Vec<&'static str>>>,
 }
 
 impl RecordingHandler {
-    /// Handles everything at once; what it is told to fail is not tried again.
+    /// Handles every delivery at once. A failure on demand is not retried.
     pub(super) fn new() -> Self {
-        Self::with_permits("witness", Semaphore::MAX_PERMITS, Arc::default())
+        Self::with_permits("recorder", Semaphore::MAX_PERMITS, Arc::default())
     }
 
-    /// Handles a delivery only when [`allow_one`](Self::allow_one) lets it.
+    /// Handles a delivery only after a call of [`allow_one`](Self::allow_one).
     pub(super) fn gated() -> Self {
         Self::with_permits("held", 0, Arc::default())
     }
 
-    /// Writes its name into `notes` at each delivery.
+    /// Appends its name to `notes` at each delivery.
     pub(super) fn logging(name: &'static str, notes: &Arc<Mutex<Vec<&'static str>>>) -> Self {
         Self::with_permits(name, Semaphore::MAX_PERMITS, Arc::clone(notes))
     }
 
     fn with_permits(name: &'static str, permits: usize, notes: Arc<Mutex<Vec<&'static str>>>) -> Self {
-        let told = HandlerState {
+        let state = HandlerState {
             name,
             started: Mutex::default(),
             completed: Mutex::default(),
@@ -125,56 +125,56 @@ impl RecordingHandler {
             running: Mutex::default(),
             call_log: notes,
         };
-        let error = || HandlerError::from("told to fail");
-        Self { state: Arc::new(told), options: HandlerOptions::new(Some(0), None, None), error }
+        let error = || HandlerError::from("failure on demand");
+        Self { state: Arc::new(state), options: HandlerOptions::new(Some(0), None, None), error }
     }
 
-    /// Is tried again so often.
+    /// Sets the number of retries.
     pub(super) fn with_retries(mut self, retries: u32) -> Self {
         self.options.retries = Some(retries);
         self
     }
 
-    /// Starts there.
+    /// Sets the start of the handler.
     pub(super) fn with_start(mut self, start: HandlerStart) -> Self {
         self.options.start = Some(start);
         self
     }
 
-    /// May take so long.
+    /// Sets the timeout.
     pub(super) fn with_timeout(mut self, timeout: Duration) -> Self {
         self.options.timeout = Some(timeout);
         self
     }
 
-    /// Gets so many deliveries at once.
+    /// Sets the number of concurrent deliveries.
     pub(super) fn with_concurrency(mut self, concurrency: u32) -> Self {
         self.options.concurrency = Some(concurrency);
         self
     }
 
-    /// Fails with this error.
+    /// Sets the error that it fails with.
     pub(super) fn with_error(mut self, error: fn() -> HandlerError) -> Self {
         self.error = error;
         self
     }
 
-    /// Fails on these numbers from now on, and on no others.
+    /// Fails on exactly these numbers from now on.
     pub(super) fn fail_on(&self, numbers: &[u64]) {
         self.fail_times(u32::MAX, numbers);
     }
 
-    /// Fails so many times on each of these numbers from now on, and on no others.
+    /// Fails `times` times on each of these numbers from now on, and on no further ones.
     pub(super) fn fail_times(&self, times: u32, numbers: &[u64]) {
         *lock(&self.state.failing) = numbers.iter().map(|number| (*number, times)).collect();
     }
 
-    /// Panics on these numbers from now on, and on no others.
+    /// Panics on exactly these numbers from now on.
     pub(super) fn panic_on(&self, numbers: &[u64]) {
         *lock(&self.state.panicking) = numbers.iter().copied().collect();
     }
 
-    /// Never ends with these numbers from now on, and with no others.
+    /// Hangs on exactly these numbers from now on.
     pub(super) fn hang_on(&self, numbers: &[u64]) {
         *lock(&self.state.hanging) = numbers.iter().copied().collect();
     }
@@ -183,41 +183,41 @@ impl RecordingHandler {
         self.state.permits.add_permits(1);
     }
 
-    /// The deliveries it was given.
+    /// Returns all deliveries started so far.
     pub(super) fn deliveries(&self) -> Vec<Delivery> {
         lock(&self.state.started).iter().map(|(delivery, _)| delivery.clone()).collect()
     }
 
-    /// The numbers of the deliveries it was given.
+    /// Returns the numbers of all deliveries started so far.
     pub(super) fn started(&self) -> Vec<u64> {
         lock(&self.state.started).iter().map(|(delivery, _)| number(delivery)).collect()
     }
 
-    /// The attempts at one number, and when they began.
+    /// Returns the attempts at one number, and when each started.
     pub(super) fn attempts_at(&self, wanted: u64) -> Vec<(u32, Instant)> {
-        let begun = lock(&self.state.started);
-        let wanted = begun.iter().filter(|(delivery, _)| number(delivery) == wanted);
+        let started = lock(&self.state.started);
+        let wanted = started.iter().filter(|(delivery, _)| number(delivery) == wanted);
         wanted.map(|(delivery, at)| (delivery.attempt(), *at)).collect()
     }
 
-    /// How many deliveries it is in, and in how many it ever was at once.
+    /// Returns how many deliveries run now, and the most that ever ran at once.
     pub(super) fn running(&self) -> (usize, usize) {
         let running = lock(&self.state.running);
         (running.0.len(), running.1)
     }
 
-    /// The numbers it came to the end of, successfully.
+    /// Returns the numbers of deliveries that succeeded.
     pub(super) fn completed(&self) -> Vec<u64> {
         lock(&self.state.completed).clone()
     }
 
-    /// Subscribes it.
+    /// Subscribes this handler.
     pub(super) fn subscribe(&self, bus: &Bus, group: &Name, events: EventFilter) -> Subscription {
-        let witness = self.clone();
+        let handler = self.clone();
         let name = Name::from_static(self.state.name);
         let subscriber = Subscriber::new(name, events, move |delivery| {
-            let witness = witness.clone();
-            Box::pin(async move { witness.handle(delivery).await })
+            let handler = handler.clone();
+            Box::pin(async move { handler.handle(delivery).await })
         });
         bus.add_subscriber(group.clone(), subscriber.with_options(self.options))
     }
@@ -228,7 +228,7 @@ impl RecordingHandler {
         lock(&self.state.call_log).push(self.state.name);
         let _running = ActiveDelivery::start(&self.state, delivery);
         self.state.permits.acquire().await?.forget();
-        assert!(!lock(&self.state.panicking).contains(&number), "told to panic");
+        assert!(!lock(&self.state.panicking).contains(&number), "panic on demand");
         if lock(&self.state.hanging).contains(&number) {
             std::future::pending::<()>().await;
         }
@@ -241,17 +241,17 @@ impl RecordingHandler {
     }
 }
 
-/// A delivery that a witness is in.
+/// A delivery that a recording handler is running.
 struct ActiveDelivery<'a>(&'a HandlerState, String);
 
 impl<'a> ActiveDelivery<'a> {
-    fn start(told: &'a HandlerState, delivery: &Delivery) -> Self {
+    fn start(state: &'a HandlerState, delivery: &Delivery) -> Self {
         let aggregate = delivery.metadata().aggregate_id().to_string();
-        let mut running = lock(&told.running);
+        let mut running = lock(&state.running);
         assert!(!running.0.contains(&aggregate), "two deliveries of `{aggregate}` at once");
         running.0.push(aggregate.clone());
         running.1 = running.1.max(running.0.len());
-        Self(told, aggregate)
+        Self(state, aggregate)
     }
 }
 
@@ -265,13 +265,13 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A bus that consumes in a task.
+/// A task that runs `start_consuming` of a bus.
 pub(super) struct ConsumerTask {
     bus: Bus,
     task: JoinHandle<()>,
 }
 
-/// Starts consuming, and waits until it has begun.
+/// Starts consuming, and waits until the bus reports it.
 pub(super) async fn consume(bus: &Bus) -> ConsumerTask {
     let consuming = bus.clone();
     let task = tokio::spawn(async move {
@@ -293,7 +293,7 @@ impl ConsumerTask {
         ended.expect("start_consuming does not panic");
     }
 
-    /// Drops the future of `start_consuming` wherever it is.
+    /// Aborts `start_consuming` at whichever await point it has reached.
     pub(super) async fn abort(self) {
         self.task.abort();
         let ended = self.task.await;
@@ -303,7 +303,7 @@ impl ConsumerTask {
     }
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns `true`.
 pub(super) async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -311,21 +311,21 @@ pub(super) async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool)
         }
     };
     let waited = tokio::time::timeout(WAIT_TIMEOUT, waiting).await;
-    assert!(waited.is_ok(), "waited in vain until {what}");
+    assert!(waited.is_ok(), "timed out waiting until {what}");
 }
 
-/// Waits until a witness was given so many deliveries.
-pub(super) async fn wait_until_started(witness: &RecordingHandler, count: usize) {
-    let waiting = wait_until("", async || witness.started().len() >= count);
+/// Waits until a handler has started `count` deliveries.
+pub(super) async fn wait_until_started(handler: &RecordingHandler, count: usize) {
+    let waiting = wait_until("", async || handler.started().len() >= count);
     tokio::select! {
         () = waiting => {}
         () = tokio::time::sleep(WAIT_TIMEOUT / 2) => {
-            panic!("waited in vain for {count} deliveries, got {:?}", witness.started())
+            panic!("timed out waiting for {count} deliveries, got {:?}", handler.started())
         }
     }
 }
 
-/// Waits until a group has nothing left to do.
+/// Waits until a group has no unread and no pending entries.
 pub(super) async fn wait_until_idle(bus: &Bus, group: &Name) {
     let mut last = None;
     let waiting = async {
@@ -335,15 +335,15 @@ pub(super) async fn wait_until_idle(bus: &Bus, group: &Name) {
         }
     };
     let waited = tokio::time::timeout(WAIT_TIMEOUT, waiting).await;
-    assert!(waited.is_ok(), "group `{group}` did not settle: {last:?}");
+    assert!(waited.is_ok(), "group `{group}` is not idle: {last:?}");
 }
 
-/// How far a group has come.
+/// Returns the progress of a group.
 pub(super) async fn progress(bus: &Bus, group: &Name) -> GroupProgress {
-    bus.progress(group).await.expect("the bus can be asked")
+    bus.progress(group).await.expect("the bus reports progress")
 }
 
-/// Publishes, which must succeed.
+/// Publishes and expects success.
 pub(super) async fn publish(bus: &Bus, events: &[RecordedEvent]) -> Vec<String> {
     let ids = bus.publish(events).await.expect("publishing succeeds");
     ids.iter().map(ToString::to_string).collect()

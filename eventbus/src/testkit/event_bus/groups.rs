@@ -8,7 +8,7 @@ use crate::domain::{event::EventFilter, name::Name};
 
 const OTHER_GROUP: Name = Name::from_static("other");
 
-/// Every group gets every event, independent of the others.
+/// Every group receives every event, independent of other groups.
 pub async fn every_group_gets_every_event(bus: Bus, _: Bus) {
     let (mine, theirs) = (RecordingHandler::new(), RecordingHandler::new());
     mine.subscribe(&bus, bus.default_group(), EventFilter::All);
@@ -26,12 +26,12 @@ pub async fn every_group_gets_every_event(bus: Bus, _: Bus) {
     assert_eq!(theirs.started(), expected, "the other group");
 }
 
-/// Two consumers of one group share its events: each event goes to one of them, none to both, none to neither.
+/// Two consumers of one group share its events: the bus delivers each event to exactly one of them.
 pub async fn two_consumers_of_a_group_share_without_repeats(bus: Bus, other: Bus) {
     let (one, two) = (RecordingHandler::new(), RecordingHandler::new());
     one.subscribe(&bus, bus.default_group(), EventFilter::All);
     let first = consume(&bus).await;
-    // where both are one object there is only one consumer
+    // if both are one object there is only one consumer
     let second = if other.is_consuming() {
         None
     } else {
@@ -43,7 +43,7 @@ pub async fn two_consumers_of_a_group_share_without_repeats(bus: Bus, other: Bus
     }
     let shared = || [one.started(), two.started()].concat();
     wait_until("both together have got 200 events", async || shared().len() >= 200).await;
-    wait_until("no entry is left", async || bus.stream_info().await.pending_messages == 0).await;
+    wait_until("no entry is pending", async || bus.stream_info().await.pending_messages == 0).await;
     first.stop().await;
     if let Some(second) = second {
         second.stop().await;
@@ -86,7 +86,7 @@ pub async fn a_group_added_while_consuming_gets_what_is_held(bus: Bus, _: Bus) {
     assert_eq!(late.started(), [1, 2, 3, 4, 5, 6], "the late group");
 }
 
-/// After `cancel` no further delivery reaches the subscriber; others of the group are not disturbed.
+/// After `cancel` the subscriber receives no further delivery; other subscribers of the group are not disturbed.
 pub async fn a_cancelled_subscription_gets_nothing_more(bus: Bus, _: Bus) {
     let (leaves, stays) = (RecordingHandler::new(), RecordingHandler::new());
     let leaving = leaves.subscribe(&bus, bus.default_group(), EventFilter::All);

@@ -1,6 +1,8 @@
-//! The suite that every event bus passes, one test per rule.
+//! The conformance suite of event buses: one rule per function, each one test of the backend.
 //!
-//! A bus's whole `tests/conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
+//! A backend's whole `tests/conformance.rs` is one call of [`event_bus_conformance!`](crate::event_bus_conformance).
+//!
+//! Invariant: a new rule goes into the list of the macro below; a rule that is not listed never runs.
 
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ pub use retry::*;
 pub use rolling_release::*;
 pub use validity::*;
 
-/// Delays that are short enough for the suite: what buses under test retry by.
+/// Delays short enough for the suite: the retry policy of buses under test.
 pub const SHORT_DELAYS: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(3),
@@ -39,7 +41,7 @@ pub const SHORT_DELAYS: RetryPolicy = RetryPolicy {
 #[doc(hidden)]
 pub type Bus = std::sync::Arc<dyn crate::port::EventBus>;
 
-/// Fails a rule that hangs.
+/// Fails the rule if it takes longer than a minute.
 #[doc(hidden)]
 pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
     let minute = Duration::from_secs(60);
@@ -50,12 +52,11 @@ pub async fn within_a_minute(rule: &str, test: impl Future<Output = ()>) {
 /// Makes a module with one test per rule of the event-bus suite.
 ///
 /// `$fresh_bus` is a future of a bus on a stream of its own with [short delays](SHORT_DELAYS), evaluated once per test.
-/// `$another` makes, from a
-/// reference to it, another bus object on the same stream, as another process would; it may be left out for a bus that
-/// one object is all of, and is a clone then.
+/// `$another` makes, from a reference to it, a second bus object on the same stream, as in a second process; omit it
+/// for a bus that exists in one object only: the suite then uses a clone.
 ///
-/// `event_bus_conformance!(long_ago ..)` adds the rule of what was skipped long ago: its buses take everything that was
-/// skipped for that (`deliver_skipped_within` is zero).
+/// `event_bus_conformance!(long_ago ..)` adds the rule for events that were skipped long ago: its buses treat all
+/// skipped events as such (`deliver_skipped_within` is zero).
 ///
 /// # Examples
 /// ```
@@ -137,7 +138,7 @@ macro_rules! event_bus_conformance {
             );
         }
     };
-    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rule of what was skipped long ago
+    // for a bus with `deliver_skipped_within: Duration::ZERO`: the rule for events that were skipped long ago
     (long_ago $name:ident, $fresh_bus:expr, $another:expr $(,)?) => {
         mod $name {
             #[allow(unused_imports)]

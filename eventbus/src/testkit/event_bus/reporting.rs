@@ -1,4 +1,4 @@
-//! Rules of what a bus shows of itself.
+//! Rules of statistics, stream info and progress.
 
 use super::{
     Bus,
@@ -17,12 +17,12 @@ const OTHER_GROUP: Name = Name::from_static("other");
 
 /// Subscribers are counted in all, by type and as wildcards.
 pub async fn subscribers_are_counted(bus: Bus, _: Bus) {
-    let witness = RecordingHandler::new();
+    let handler = RecordingHandler::new();
     let group = bus.default_group();
-    let first = witness.subscribe(&bus, group, created());
-    witness.subscribe(&bus, &OTHER_GROUP, created());
-    witness.subscribe(&bus, group, shipped());
-    let wildcard = witness.subscribe(&bus, group, EventFilter::All);
+    let first = handler.subscribe(&bus, group, created());
+    handler.subscribe(&bus, &OTHER_GROUP, created());
+    handler.subscribe(&bus, group, shipped());
+    let wildcard = handler.subscribe(&bus, group, EventFilter::All);
     let count_of = |event_type: &str| {
         let subscribers = bus.subscribers();
         let typed = subscribers.iter().map(|other| other.subscriber()).filter(|subscriber| !subscriber.is_wildcard());
@@ -38,14 +38,15 @@ pub async fn subscribers_are_counted(bus: Bus, _: Bus) {
     assert_eq!(counts(), (2, 1, 1, 0), "after two were cancelled");
 }
 
-/// The counters after two events were handled, one was given up by two handlers and one was not wanted.
+/// The counters are right after two handled events, one that two handlers gave up and one that no handler subscribes
+/// to.
 pub async fn stats_tell_the_story(bus: Bus, _: Bus) {
     let (one, two) = (RecordingHandler::new(), RecordingHandler::new());
     one.fail_on(&[2]);
     two.fail_on(&[2]);
     one.subscribe(&bus, bus.default_group(), created());
     two.subscribe(&bus, bus.default_group(), created());
-    assert_eq!(bus.stats(), BusStats::default(), "before the story");
+    assert_eq!(bus.stats(), BusStats::default(), "before publishing");
     publish(&bus, &events(1..=3)).await;
     publish(&bus, &[event(SHIPPED, 4)]).await;
     let consumer = consume(&bus).await;
@@ -61,10 +62,11 @@ pub async fn stats_tell_the_story(bus: Bus, _: Bus) {
         handler_errors: 2,
         ..BusStats::default()
     };
-    assert_eq!(bus.stats(), expected, "after the story");
+    assert_eq!(bus.stats(), expected, "after consuming");
 }
 
-/// The stream's length and ends, its groups and what is pending, before and after consuming.
+/// The stream info shows the stream's length and ends, its groups and their pending entries, before and after
+/// consuming.
 pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
     let fresh = bus.stream_info().await;
     assert!(fresh.connected, "connected");
@@ -99,30 +101,31 @@ pub async fn stream_info_tells_the_story(bus: Bus, _: Bus) {
     assert_eq!(info.stats.events_published, 3, "stats are included");
 }
 
-/// What every bus says about its groups: name, consumers that show life, pending.
+/// Returns the fields that every bus reports about its groups: name, active consumers, pending entries.
 fn described(groups: &[GroupInfo]) -> Vec<(&str, u64, u64)> {
     groups.iter().map(|group| (group.name.as_str(), group.active_consumers, group.pending)).collect()
 }
 
-/// Unread and pending of a group: before, while and after it consumes; of a group nobody has joined.
+/// Progress counts unread and pending entries of a group before, during and after consuming, and of a group without
+/// members.
 pub async fn progress_tells_the_story(bus: Bus, _: Bus) {
     let group = bus.default_group();
     let of = |unread, pending| GroupProgress { unread, pending, exhausted: 0 };
     assert_eq!(progress(&bus, group).await, of(0, 0), "a fresh stream");
-    let witness = RecordingHandler::gated();
-    witness.subscribe(&bus, group, EventFilter::All);
+    let handler = RecordingHandler::gated();
+    handler.subscribe(&bus, group, EventFilter::All);
     publish(&bus, &events(1..=3)).await;
     assert_eq!(progress(&bus, group).await, of(3, 0), "before consuming");
     let consumer = consume(&bus).await;
-    wait_until_started(&witness, 1).await;
+    wait_until_started(&handler, 1).await;
     let now = progress(&bus, group).await;
-    assert_eq!(now.unread + now.pending, 3, "nothing is done yet: {now:?}");
-    assert!(!now.is_settled(), "three are left to do: {now:?}");
+    assert_eq!(now.unread + now.pending, 3, "no entry is finished yet: {now:?}");
+    assert!(!now.is_settled(), "three entries are unfinished: {now:?}");
     for _ in 0..3 {
-        witness.allow_one();
+        handler.allow_one();
     }
     wait_until_idle(&bus, group).await;
     consumer.stop().await;
     let stranger = progress(&bus, &Name::from_static("never seen")).await;
-    assert_eq!(stranger, of(3, 0), "a group that nobody has joined");
+    assert_eq!(stranger, of(3, 0), "a group without members");
 }

@@ -1,4 +1,4 @@
-//! Rules of releases of one group, of which one handles event types that the other does not.
+//! Rules of two releases in one group, one of which handles event types that the other does not.
 
 use super::{
     Bus,
@@ -15,26 +15,27 @@ use crate::{
 
 const NEW_GROUP: Name = Name::from_static("new");
 
-/// Has the group handle [`CREATED`] events only, with [`SHIPPED`] events 1 and 2 before the last, 3.
+/// Makes the group skip two [`SHIPPED`] events, 1 and 2, by handling only [`CREATED`] event 3, which follows them.
 async fn skip_two_events(bus: &Bus) {
     let old = RecordingHandler::new();
     old.subscribe(bus, bus.default_group(), created());
     let consumer = consume(bus).await;
     publish(bus, &[event(SHIPPED, 1), event(SHIPPED, 2), event(CREATED, 3)]).await;
     wait_until_started(&old, 1).await;
-    wait_until("the others are skipped", async || bus.stats().events_skipped == 2).await;
+    wait_until("both other events are skipped", async || bus.stats().events_skipped == 2).await;
     wait_until_idle(bus, bus.default_group()).await;
     consumer.stop().await;
 }
 
-/// The events that a witness got; they are of aggregates of their own, which have no order among each other.
-fn sorted_started(witness: &RecordingHandler) -> Vec<u64> {
-    let mut begun = witness.started();
-    begun.sort_unstable();
-    begun
+/// Returns the numbers of the events that a handler received, sorted: they belong to different aggregates, which have
+/// no order among each other.
+fn sorted_started(handler: &RecordingHandler) -> Vec<u64> {
+    let mut started = handler.started();
+    started.sort_unstable();
+    started
 }
 
-/// What a group skipped of a type is delivered, once, when a handler of the type comes soon after.
+/// Skipped events of a type are delivered, once, if a handler of the type joins soon after.
 pub async fn what_was_skipped_is_delivered_when_its_type_is_first_announced(bus: Bus, other: Bus) {
     skip_two_events(&bus).await;
     let new = RecordingHandler::new();
@@ -72,7 +73,7 @@ pub async fn what_was_announced_before_waits_for_a_handler(bus: Bus, other: Bus)
     assert_eq!((new.started(), bus.stats().events_skipped), (vec![2], 0), "what waited, and what was skipped");
 }
 
-/// A new group whose handlers all start now gets nothing that was published before.
+/// A new group whose handlers all start now receives no event that was published before.
 pub async fn a_new_group_whose_handlers_start_now_gets_what_comes(bus: Bus, _: Bus) {
     let (early, late) = (RecordingHandler::new(), RecordingHandler::new().with_start(HandlerStart::Now));
     early.subscribe(&bus, bus.default_group(), EventFilter::All);
@@ -95,8 +96,8 @@ pub async fn a_new_group_whose_handlers_start_now_gets_what_comes(bus: Bus, _: B
     assert_eq!(sorted_started(&late), (first..=last).collect::<Vec<_>>(), "what came from then on");
 }
 
-/// What was skipped longer ago than it is delivered by itself is undecided, until the handler says where it starts: for a
-/// bus that takes everything for that.
+/// Events that were skipped too long ago are not delivered until the handler says where it starts. For a bus that
+/// treats all skipped events as such.
 pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bus) {
     skip_two_events(&bus).await;
     let new = RecordingHandler::new().with_start(HandlerStart::Oldest);
@@ -107,7 +108,7 @@ pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bu
         subscription.cancel();
         announced
     };
-    let older = other.announce(&undecided, None).await.expect("the bus can be asked");
+    let older = other.announce(&undecided, None).await.expect("the bus accepts the announcement");
     let [SkippedBefore { event_type, count, .. }] = &older[..] else {
         panic!("one type is undecided: {older:?}");
     };
@@ -118,6 +119,6 @@ pub async fn what_was_skipped_long_ago_is_to_be_decided_once(bus: Bus, other: Bu
     wait_until_idle(&other, other.default_group()).await;
     consumer.stop().await;
     assert_eq!(sorted_started(&new), [1, 2], "what was skipped");
-    let older = other.announce(&undecided, None).await.expect("the bus can be asked");
+    let older = other.announce(&undecided, None).await.expect("the bus accepts the announcement");
     assert!(older.is_empty(), "the choice was recorded: {older:?}");
 }

@@ -1,4 +1,4 @@
-//! Rules of what no bus publishes, because readers could not tell what it is.
+//! Rules of events that every bus refuses to publish, because a reader could not decode them unambiguously.
 
 use time::macros::datetime;
 
@@ -19,7 +19,7 @@ fn with_payload(payload: impl Into<String>) -> NewEvent {
     NewEvent::new(Name::from_static(CREATED), 1, payload)
 }
 
-/// Publishes an event among sound ones: none of them may go out, also not as what a relay read.
+/// Publishes an event between two valid ones: neither `publish` nor `publish_feed` may publish any of them.
 async fn assert_refused(bus: &Bus, what: &str, bad: &RecordedEvent) {
     let events = [event(CREATED, 1), bad.clone(), event(CREATED, 2)];
     for result in [bus.publish(&events).await, bus.publish_feed(&events).await] {
@@ -32,20 +32,20 @@ async fn assert_refused(bus: &Bus, what: &str, bad: &RecordedEvent) {
     }
 }
 
-/// Delivers one more event, and checks that it is all that was ever published.
+/// Publishes and delivers one valid event, and checks that it is the only one on the bus.
 async fn assert_nothing_published(bus: &Bus) {
-    let witness = RecordingHandler::new();
-    witness.subscribe(bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(bus, bus.default_group(), EventFilter::All);
     publish(bus, &[event(CREATED, 7)]).await;
     let consumer = consume(bus).await;
-    wait_until_started(&witness, 1).await;
+    wait_until_started(&handler, 1).await;
     wait_until_idle(bus, bus.default_group()).await;
     consumer.stop().await;
-    assert_eq!(witness.started(), [7], "deliveries");
+    assert_eq!(handler.started(), [7], "deliveries");
 }
 
-/// An event whose own fields are named like fields of the envelope is refused: it arrives as no other event, of no
-/// other aggregate, tenant or actor.
+/// An event with payload fields named like fields of the envelope is refused: it cannot pass for an event of a
+/// different type, aggregate, tenant or actor.
 pub async fn a_payload_takes_over_no_identity(bus: Bus, _: Bus) {
     for field in RESERVED_FIELDS {
         let escaped = format!("\\u{:04x}{}", u32::from(field.as_bytes()[0]), &field[1..]);
@@ -58,7 +58,7 @@ pub async fn a_payload_takes_over_no_identity(bus: Bus, _: Bus) {
     assert_nothing_published(&bus).await;
 }
 
-/// What some bus or store cannot carry is refused by every bus, before anything of the call is published.
+/// An event that some bus or store cannot carry is refused by every bus, before any event of the call is published.
 pub async fn what_not_every_bus_can_carry_is_refused(bus: Bus, _: Bus) {
     let stream = || StreamId::parse("Order", "given").expect("a valid stream");
     let deep = format!("{}1{}", r#"{"a":"#.repeat(128), "}".repeat(128));
@@ -85,7 +85,7 @@ pub async fn what_not_every_bus_can_carry_is_refused(bus: Bus, _: Bus) {
     assert_nothing_published(&bus).await;
 }
 
-/// What is just within those bounds is delivered as it was published, also null characters as Python writes them.
+/// Events just within those bounds are delivered as they were published, also null characters as Python writes them.
 pub async fn what_every_bus_can_carry_is_delivered(bus: Bus, _: Bus) {
     let deep = format!("{}1{}", r#"{"a":"#.repeat(127), "}".repeat(127));
     let null = Attributes::from(serde_json::Map::from_iter([("a".to_owned(), "\0".into())]));
@@ -99,13 +99,13 @@ pub async fn what_every_bus_can_carry_is_delivered(bus: Bus, _: Bus) {
         recorded(with_payload("{}").with_occurred_at(datetime!(9999-12-31 23:59:59.999_999 UTC))),
         with_payload("{}").recorded_as(stream(), Version::MAX, None),
     ];
-    let witness = RecordingHandler::new();
-    witness.subscribe(&bus, bus.default_group(), EventFilter::All);
+    let handler = RecordingHandler::new();
+    handler.subscribe(&bus, bus.default_group(), EventFilter::All);
     let consumer = consume(&bus).await;
     publish(&bus, &published).await;
-    wait_until_started(&witness, published.len()).await;
+    wait_until_started(&handler, published.len()).await;
     wait_until_idle(&bus, bus.default_group()).await;
     consumer.stop().await;
-    let delivered: Vec<_> = witness.deliveries().iter().map(|delivery| delivery.record().clone()).collect();
+    let delivered: Vec<_> = handler.deliveries().iter().map(|delivery| delivery.record().clone()).collect();
     assert_eq!(delivered, published, "events as they were published");
 }

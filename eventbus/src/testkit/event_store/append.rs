@@ -1,4 +1,4 @@
-//! What an append stores.
+//! Rules of appends and of the records they store.
 
 use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
@@ -9,7 +9,7 @@ use crate::{
     port::{AppendError, Direction, EventStore},
 };
 
-/// The first event of a stream has version 1, each next one the next version.
+/// The first event of a stream has version 1, and each further event the next version.
 pub async fn versions_start_at_one_and_are_contiguous<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("versions_start_at_one_and_are_contiguous", store);
     let stream = stream();
@@ -33,7 +33,7 @@ pub async fn positions_grow_in_append_order<S: EventStore>(store: S) {
     store.check(positions_grow(&all), format_args!("positions as returned by append: {all:#?}"));
 }
 
-/// What an append returns is what was given, with its place, and is what is read back: every field.
+/// Append returns the given events with their version and position, and reading returns the same, in every field.
 pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("append_returns_what_is_read_back", store);
     let stream = stream();
@@ -68,7 +68,7 @@ pub async fn append_returns_what_is_read_back<S: EventStore>(store: S) {
         store.same(metadata.attributes(), &context.attributes, "attributes");
         let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
         let wanted = wanted.with_recorded_at(metadata.recorded_at());
-        store.same(recorded, &wanted, "append returned something else than given");
+        store.same(recorded, &wanted, "append returned an event that differs from the given one");
         store.same(
             recorded.metadata().attributes().as_json(),
             wanted.metadata().attributes().as_json(),
@@ -98,7 +98,7 @@ pub async fn payloads_are_kept_byte_for_byte<S: EventStore>(store: S) {
     store.holds(&stream, &recorded).await;
 }
 
-/// When an event happened is kept to the microsecond, also long ago and far ahead.
+/// The time of an event is kept to the microsecond, also long ago and far ahead.
 pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("times_are_kept_to_the_microsecond", store);
     let stream = stream();
@@ -119,13 +119,13 @@ pub async fn times_are_kept_to_the_microsecond<S: EventStore>(store: S) {
     store.holds(&stream, &recorded).await;
 }
 
-/// Each event says when the store recorded it, and the first one after a position is asked for its time.
+/// Each event has the time when the store recorded it, and the store finds that of the first event after a position.
 pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("recorded_times_are_kept_and_found", store);
     let store = &store;
     let first = |after| {
-        let asked = store.first_recorded_after(after);
-        async move { store.ok(asked.await, format_args!("asking for the first event after {after}")) }
+        let found = store.first_recorded_after(after);
+        async move { store.ok(found.await, format_args!("asking for the first event after {after}")) }
     };
     store.same(first(Position::START).await, None, "an empty store");
     let stream = stream();
@@ -149,7 +149,7 @@ pub async fn recorded_times_are_kept_and_found<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// An append without events does nothing, whatever it expects.
+/// An append without events has no effect, at any expectation.
 pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("empty_append_does_nothing", store);
     let stream = stream();
@@ -165,7 +165,7 @@ pub async fn empty_append_does_nothing<S: EventStore>(store: S) {
     store.holds(&stream, &[]).await;
 }
 
-/// If one event of an append cannot be stored, none is, and the stream goes on as if it had never been tried.
+/// If one event of an append cannot be stored, none is, and the stream continues as if the append had not been made.
 pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("several_events_are_stored_all_or_none", store);
     let (stream, other) = (stream(), stream());
@@ -186,7 +186,7 @@ pub async fn several_events_are_stored_all_or_none<S: EventStore>(store: S) {
     store.holds(&stream, &kept).await;
 }
 
-/// A payload that is not a JSON object is refused by name, and nothing of its append is stored.
+/// A payload that is not a JSON object is refused, the error names the stream, and no event of its append is stored.
 pub async fn payload_that_is_no_json_object_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("payload_that_is_no_json_object_is_refused", store);
     let stream = stream();

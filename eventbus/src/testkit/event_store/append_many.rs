@@ -1,4 +1,4 @@
-//! Several appends in one call.
+//! Rules of several appends in one call.
 
 use super::store_under_test::{StoreUnderTest, event, events, stream, versions};
 use crate::{
@@ -12,7 +12,7 @@ fn append(stream: &StreamId, expected: ExpectedVersion, events: &[NewEvent]) -> 
     Append { stream: stream.clone(), expected, events: events.to_vec() }
 }
 
-/// Makes appends of which each must be accepted.
+/// Makes several appends, each of which the store must accept.
 async fn add_many<S: EventStore>(store: &StoreUnderTest<S>, appends: Vec<Append>) -> Vec<Vec<RecordedEvent>> {
     let given = appends.len();
     let results = store.append_many(appends).await;
@@ -21,7 +21,7 @@ async fn add_many<S: EventStore>(store: &StoreUnderTest<S>, appends: Vec<Append>
     numbered.map(|(number, result)| store.ok(result, format_args!("append {number} of {given}"))).collect()
 }
 
-/// Each append has its result, in the order given, whatever it expects.
+/// Each append has its own result, in the order given, at any expectation.
 pub async fn each_of_many_appends_has_its_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("each_of_many_appends_has_its_result", store);
     let (new, other, there, old) = (stream(), stream(), stream(), stream());
@@ -39,16 +39,16 @@ pub async fn each_of_many_appends_has_its_result<S: EventStore>(store: S) {
     for (given, recorded) in given.iter().zip(&results) {
         let ids = |events: &[NewEvent]| events.iter().map(NewEvent::event_id).collect::<Vec<_>>();
         let recorded: Vec<_> = recorded.iter().map(|event| event.metadata().event_id()).collect();
-        store.same(recorded, ids(given), "the result is that of another append");
+        store.same(recorded, ids(given), "an append has the result of a different one");
     }
     store.holds(&new, &results[0]).await;
     store.holds(&other, &results[1]).await;
     store.holds(&there, &[first, results[2].clone()].concat()).await;
     store.holds(&old, &[older, results[4].clone()].concat()).await;
-    store.same(store.append_many(Vec::new()).await.len(), 0, "number of results for nothing");
+    store.same(store.append_many(Vec::new()).await.len(), 0, "number of results of no appends");
 }
 
-/// A conflict, a refusal and an id that is taken are the results of their appends alone.
+/// A conflict, a refusal and a known event id fail only the append that has them.
 pub async fn failing_append_harms_no_other_of_its_call<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("failing_append_harms_no_other_of_its_call", store);
     let moved = stream();
@@ -86,7 +86,7 @@ pub async fn failing_append_harms_no_other_of_its_call<S: EventStore>(store: S) 
     store.check(matches!(results[3], Err(AppendError::Refused { .. })), format_args!("not refused: {:?}", results[3]));
     store.check(
         matches!(results[5], Err(AppendError::EventIdTaken { .. })),
-        format_args!("not taken: {:?}", results[5]),
+        format_args!("not `EventIdTaken`: {:?}", results[5]),
     );
     for (number, stream) in [(0, &streams[0]), (2, &streams[1]), (4, &streams[3])] {
         match &results[number] {
@@ -94,8 +94,8 @@ pub async fn failing_append_harms_no_other_of_its_call<S: EventStore>(store: S) 
             Err(error) => store.fail(format_args!("append {number} was harmed: {error:?}")),
         }
     }
-    for nothing in [&streams[2], &streams[4], &streams[5]] {
-        store.holds(nothing, &[]).await;
+    for unchanged in [&streams[2], &streams[4], &streams[5]] {
+        store.holds(unchanged, &[]).await;
     }
     match &results[7] {
         Ok(recorded) => store.holds(&moved, &[there, recorded.clone()].concat()).await,
@@ -103,7 +103,8 @@ pub async fn failing_append_harms_no_other_of_its_call<S: EventStore>(store: S) 
     }
 }
 
-/// Appends to one stream are made in the order given: each finds what those before it left, whatever became of them.
+/// Appends to one stream are made in the order given: each finds the state that earlier ones left, whether stored or
+/// not.
 pub async fn appends_to_one_stream_are_made_in_order<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("appends_to_one_stream_are_made_in_order", store);
     let (one, two) = (stream(), stream());
@@ -146,7 +147,7 @@ pub async fn appends_to_one_stream_are_made_in_order<S: EventStore>(store: S) {
     store.same(outcome, wanted, "what is stored or in conflict, and at which version");
 }
 
-/// What is repeated, within a call or from one before, returns the first result.
+/// A repeat within one call, or of an earlier call, returns the first result.
 pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeats_among_many_return_the_first_result", store);
     for expected in [NoStream, Any] {
@@ -176,7 +177,7 @@ pub async fn repeats_among_many_return_the_first_result<S: EventStore>(store: S)
     }
 }
 
-/// Many streams are appended to in one call, and again.
+/// One call appends to many streams, and a second call appends to them again.
 pub async fn many_streams_are_appended_to_at_once<S: EventStore>(store: S) {
     const STREAMS: usize = 300;
     let store = StoreUnderTest::new("many_streams_are_appended_to_at_once", store);

@@ -1,4 +1,4 @@
-//! How far the readers of a feed have come.
+//! Rules of checkpoints and notes.
 
 use super::store_under_test::{StoreUnderTest, events, stream};
 use crate::{ExpectedVersion, Name, Position, port::EventStore};
@@ -14,7 +14,7 @@ async fn expect<S: EventStore>(store: &StoreUnderTest<S>, name: &Name, position:
     store.same(loaded.map(Position::get), position, format_args!("checkpoint {name}"));
 }
 
-/// Who never saved a checkpoint has none, which is not the same as position 0.
+/// A reader that never saved a checkpoint has none, which differs from position 0.
 pub async fn unsaved_checkpoint_is_none<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unsaved_checkpoint_is_none", store);
     let name = Name::from_static("reader");
@@ -25,7 +25,7 @@ pub async fn unsaved_checkpoint_is_none<S: EventStore>(store: S) {
     expect(&store, &name, Some(0)).await;
 }
 
-/// A checkpoint is what was saved last, also if that is lower than before.
+/// The checkpoint is the one saved last, also if it is lower than before.
 pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("checkpoint_is_what_was_saved_last", store);
     let name = Name::from_static("reader");
@@ -35,7 +35,7 @@ pub async fn checkpoint_is_what_was_saved_last<S: EventStore>(store: S) {
     }
 }
 
-/// Each name has its own checkpoint, however it is spelled.
+/// Each name has its own checkpoint; names are compared byte for byte.
 pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("checkpoint_names_are_independent", store);
     let long = "x".repeat(255);
@@ -52,7 +52,7 @@ pub async fn checkpoint_names_are_independent<S: EventStore>(store: S) {
     }
 }
 
-/// Readers save their checkpoints while others append and save theirs.
+/// Readers save their checkpoints while appends and other saves run.
 pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("checkpoints_are_saved_beside_appends", store);
     let stream = stream();
@@ -71,7 +71,7 @@ pub async fn checkpoints_are_saved_beside_appends<S: EventStore>(store: S) {
         .await;
 }
 
-/// A note is the text that was saved last under its name, and moves no checkpoint.
+/// A note is the text saved last under its name, and changes no checkpoint.
 pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("a_note_is_what_was_saved_last", store);
     let names = ["projection:orders", "Projection:orders", "漢字 ünï %_'"];
@@ -96,7 +96,7 @@ pub async fn a_note_is_what_was_saved_last<S: EventStore>(store: S) {
     expect(&store, &names[0], None).await;
 }
 
-/// The names of notes are listed by what they begin with, in the order of their bytes, until they are removed.
+/// Names of notes are listed by prefix, in byte order, until their notes are removed.
 pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("notes_are_listed_by_prefix_until_they_are_removed", store);
     let Some(notes) = store.notes() else {
@@ -114,7 +114,7 @@ pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(st
         loop {
             let page = notes.list_note_names(&prefix, listed.last(), limit).await;
             let page = store.ok(page, format_args!("asking for {limit} names after {:?}", listed.last()));
-            store.check(page.len() <= limit, format_args!("{} names where {limit} were asked for", page.len()));
+            store.check(page.len() <= limit, format_args!("{} names in a page of {limit}", page.len()));
             if page.is_empty() {
                 break;
             }
@@ -126,7 +126,7 @@ pub async fn notes_are_listed_by_prefix_until_they_are_removed<S: EventStore>(st
     for again in [false, true] {
         store.ok(notes.delete_note(&named(meant[2])).await, format_args!("removing a note, again: {again}"));
         let left = store.ok(notes.list_note_names(&prefix, Some(&named(meant[1])), 2).await, "asking for names");
-        store.same(left, vec![named(meant[3]), named(meant[4])], "what is left after one");
+        store.same(left, vec![named(meant[3]), named(meant[4])], "the remaining names after one");
         store.same(store.ok(notes.load_note(&named(meant[2])).await, "loading a note"), None, "a removed note");
     }
     let other = store.ok(notes.load_note(&named(meant[1])).await, "loading a note");

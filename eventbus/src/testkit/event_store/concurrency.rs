@@ -1,4 +1,4 @@
-//! Many writers at once.
+//! Rules of concurrent writers.
 
 use super::store_under_test::{StoreUnderTest, event, events, stream, versions};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     port::{AppendError, EventStore},
 };
 
-/// `Any` never conflicts, however many writers share a stream; each append keeps its events together.
+/// `Any` never conflicts, with any number of writers on a stream; each append keeps its events together.
 pub async fn any_never_conflicts<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("any_never_conflicts", store);
     let stream = stream();
@@ -35,7 +35,7 @@ pub async fn any_never_conflicts<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// Of many writers that create a stream at once, one wins; the others get a conflict and store nothing.
+/// Of many writers that create one stream at once, one succeeds; the rest get a conflict and store no event.
 pub async fn one_writer_creates_the_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_writer_creates_the_stream", store);
     for expected in [ExpectedVersion::NoStream, ExpectedVersion::Exact(Version::NONE)] {
@@ -43,7 +43,7 @@ pub async fn one_writer_creates_the_stream<S: EventStore>(store: S) {
     }
 }
 
-/// Of many writers that append at the same version at once, one wins; the others get a conflict and store nothing.
+/// Of many writers that append at one version at once, one succeeds; the rest get a conflict and store no event.
 pub async fn one_writer_appends_at_a_version<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_writer_appends_at_a_version", store);
     for before in [1, 5] {
@@ -78,7 +78,7 @@ async fn assert_one_winner<S: EventStore>(store: &StoreUnderTest<S>, before: u64
     store.holds(&stream, &all).await;
 }
 
-/// Readers see all events of an append or none.
+/// A reader sees all events of an append or none.
 pub async fn readers_never_see_half_an_append<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("readers_never_see_half_an_append", store);
     let stream = stream();
@@ -99,7 +99,7 @@ pub async fn readers_never_see_half_an_append<S: EventStore>(store: S) {
     store.same(versions(&store.read(&stream).await), (1..=600).collect(), "versions at the end");
 }
 
-/// Appends that fail harm none of those that run beside them, in the same stream or in others.
+/// Failing appends do not affect concurrent ones, in the same stream or in different streams.
 pub async fn failing_appends_harm_no_other<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("failing_appends_harm_no_other", store);
     let (hot, used) = (stream(), stream());
@@ -120,8 +120,8 @@ pub async fn failing_appends_harm_no_other<S: EventStore>(store: S) {
                     3 => store.refused(&used, ExpectedVersion::NoStream, &events(2)).await,
                     4 => store.refused(&hot, any, &[event(), broken]).await,
                     _ => {
-                        let taken = event().with_event_id(known_id);
-                        store.refused(&hot, any, &[event(), taken]).await
+                        let known = event().with_event_id(known_id);
+                        store.refused(&hot, any, &[event(), known]).await
                     }
                 };
                 let right = matches!(

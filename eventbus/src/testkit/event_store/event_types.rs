@@ -1,4 +1,4 @@
-//! The list of stored event types.
+//! Rules of the list of stored event types.
 
 use super::store_under_test::{StoreUnderTest, stream};
 use crate::{
@@ -44,23 +44,23 @@ pub async fn event_types_are_listed_by_appends<S: EventStore>(store: S) {
     store.same(listed(&store).await, all, "the highest version there is");
 }
 
-/// What is refused lists nothing, and what is appended afterwards lists its types all the same.
+/// A refused append lists no types; a later append that is stored lists its types as usual.
 pub async fn refused_appends_list_no_event_types<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("refused_appends_list_no_event_types", store);
     let stream = stream();
     let opened = store.add(&stream, ExpectedVersion::NoStream, &[event_of(&OPENED, 1)]).await;
-    let taken = event_of(&OPENED, 1).with_event_id(opened[0].metadata().event_id());
+    let known = event_of(&OPENED, 1).with_event_id(opened[0].metadata().event_id());
     let wanted = || vec![row(&OPENED, 1, opened[0].position())];
     store.conflict(&stream, ExpectedVersion::NoStream, 1).await;
     store.refused(&stream, ExpectedVersion::NoStream, &[event_of(&CLOSED, 1)]).await;
-    store.refused(&stream, ExpectedVersion::Any, &[event_of(&CLOSED, 1), event_of(&OPENED, 9), taken]).await;
+    store.refused(&stream, ExpectedVersion::Any, &[event_of(&CLOSED, 1), event_of(&OPENED, 9), known]).await;
     store.same(listed(&store).await, wanted(), "after appends that were refused");
     let closed = store.add(&stream, ExpectedVersion::Any, &[event_of(&CLOSED, 1), event_of(&OPENED, 9)]).await;
     let wanted = vec![row(&OPENED, 9, opened[0].position()), row(&CLOSED, 1, closed[0].position())];
     store.same(listed(&store).await, wanted, "after the append that was stored");
 }
 
-/// Of appends that store a type for the first time at once, the lowest position and the highest version are listed.
+/// If concurrent appends store a type for the first time, the lowest position and the highest version are listed.
 pub async fn racing_first_appends_list_their_type_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("racing_first_appends_list_their_type_once", store);
     for round in 0..4 {
@@ -77,11 +77,11 @@ pub async fn racing_first_appends_list_their_type_once<S: EventStore>(store: S) 
         let first = answers.iter().flatten().filter_map(crate::RecordedEvent::position).min();
         let found = listed(&store).await;
         store.same(found.len(), round + 1, "the number of types");
-        store.same(found.last().cloned(), Some(row(&event_type, 5, first)), "the type that was raced for");
+        store.same(found.last().cloned(), Some(row(&event_type, 5, first)), "the type of the concurrent appends");
     }
 }
 
-/// The list is that of the store: each handle adds to it what the others have not listed, also after reopening.
+/// The store has one list: each handle adds the types that are not yet listed, also after reopening.
 pub async fn event_types_survive_reopening<P, S, O>(place: P, open: O)
 where
     P: Clone,

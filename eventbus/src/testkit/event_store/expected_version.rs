@@ -1,9 +1,9 @@
-//! What an append demands of its stream.
+//! Rules of the expected version of an append.
 
 use super::store_under_test::{StoreUnderTest, events, stream};
 use crate::{ExpectedVersion, Version, port::EventStore};
 
-/// `NoStream` is fulfilled by a stream without events only.
+/// `NoStream` accepts only a stream without events.
 pub async fn no_stream_accepts_only_a_new_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("no_stream_accepts_only_a_new_stream", store);
     let stream = stream();
@@ -12,7 +12,7 @@ pub async fn no_stream_accepts_only_a_new_stream<S: EventStore>(store: S) {
     store.holds(&stream, &recorded).await;
 }
 
-/// `StreamExists` is fulfilled by a stream with events only.
+/// `StreamExists` accepts only a stream with events.
 pub async fn stream_exists_accepts_only_an_existing_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("stream_exists_accepts_only_an_existing_stream", store);
     let stream = stream();
@@ -23,7 +23,7 @@ pub async fn stream_exists_accepts_only_an_existing_stream<S: EventStore>(store:
     store.holds(&stream, &all).await;
 }
 
-/// `Exact(n)` is fulfilled by a stream at version n only: not by an older, not by a newer, not by a missing one.
+/// `Exact(n)` accepts only a stream at version n: not an older one, a newer one or a missing one.
 pub async fn exact_accepts_only_that_version<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("exact_accepts_only_that_version", store);
     let stream = stream();
@@ -52,7 +52,7 @@ pub async fn exact_none_is_no_stream<S: EventStore>(store: S) {
     store.holds(&stream, &recorded).await;
 }
 
-/// `Any` is fulfilled by every stream.
+/// `Any` accepts every stream.
 pub async fn any_accepts_every_stream<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("any_accepts_every_stream", store);
     let stream = stream();
@@ -61,7 +61,7 @@ pub async fn any_accepts_every_stream<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// A conflict says so, is not worth repeating as it is, and stores nothing, in any stream.
+/// A conflict reports itself as such and as not retryable, and stores no event in any stream.
 pub async fn conflict_stores_nothing<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("conflict_stores_nothing", store);
     let (stream, missing) = (stream(), stream());
@@ -81,7 +81,7 @@ pub async fn conflict_stores_nothing<S: EventStore>(store: S) {
     store.holds(&missing, &[]).await;
 }
 
-/// Events that were refused can be appended later with the same ids: refusal leaves no trace of them.
+/// Refused events can be appended later with the same ids: a refusal leaves no trace of them.
 pub async fn refused_events_can_be_appended_later<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("refused_events_can_be_appended_later", store);
     let stream = stream();

@@ -1,4 +1,4 @@
-//! Reading all events of a store in one order.
+//! Rules of the feed: all events of a store in one order.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -11,10 +11,10 @@ use crate::{
     port::{AppendError, EventStore, FeedFilter, read_around},
 };
 
-/// How long a reader waits for a signal before it looks again, as a poller does.
+/// Time that a reader waits for a signal before it polls.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// The feed holds what comes after a position, itself excluded, in position order.
+/// The feed returns the events after a position, itself excluded, in position order.
 pub async fn feed_starts_after_a_position<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("feed_starts_after_a_position", store);
     store.same(store.feed(Position::START).await, Vec::new(), "an empty store");
@@ -53,8 +53,8 @@ pub async fn long_feeds_are_read_whole<S: EventStore>(store: S) {
     store.same(&*few, &all[1_233..1_236], "three events from the middle");
 }
 
-/// A feed that is read around positions holds everything but what is there, in order, whatever is skipped: the first, the
-/// last, neighbours, all, or what is not there.
+/// A feed read around skipped positions returns all other events, in order. The skipped positions may be the first, the
+/// last, neighbours, all, or have no event.
 pub async fn feeds_are_read_around_skipped_positions<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("feeds_are_read_around_skipped_positions", store);
     let (one, two) = (stream(), stream());
@@ -81,7 +81,7 @@ pub async fn feeds_are_read_around_skipped_positions<S: EventStore>(store: S) {
     }
 }
 
-/// Events appended while the feed is read do not break it: the reader goes on where it was, and misses none.
+/// Events appended while the feed is read do not break it: the reader continues where it was, and misses none.
 pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("appends_do_not_break_an_open_feed", store);
     let stream = stream();
@@ -102,7 +102,7 @@ pub async fn appends_do_not_break_an_open_feed<S: EventStore>(store: S) {
     store.same(read, store.feed(Position::START).await, "events as read");
 }
 
-/// The head is at or after every event once nobody writes, and reading after it yields nothing.
+/// Once all writers have finished, the head is at or after every event, and reading after it returns no event.
 pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("head_is_at_or_after_the_last_event", store);
     let mut before = store.head_position().await;
@@ -119,7 +119,7 @@ pub async fn head_is_at_or_after_the_last_event<S: EventStore>(store: S) {
     }
 }
 
-/// A reader that follows while many write sees every event once, in order, each stream in the order of its versions.
+/// A reader that follows while many writers append sees every event once, in order, each stream in version order.
 pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("feed_never_skips_repeats_or_reorders", store);
     let writers = write_concurrently(&store);
@@ -127,7 +127,7 @@ pub async fn feed_never_skips_repeats_or_reorders<S: EventStore>(store: S) {
     check_feed(&store, &seen).await;
 }
 
-/// What was read up to the head is final: a reader that goes on after the head misses nothing.
+/// Events up to the head are final: a reader that continues after the head misses none.
 pub async fn nothing_appears_at_or_below_the_head<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("nothing_appears_at_or_below_the_head", store);
     let writers = write_concurrently(&store);
@@ -165,7 +165,7 @@ async fn write<S: EventStore>(store: &StoreUnderTest<S>, streams: &[StreamId], w
     }
 }
 
-/// Reads on and on until the writers are done and nothing is left.
+/// Reads until the writers have finished and no event remains.
 async fn follow<S: EventStore>(
     store: &StoreUnderTest<S>,
     writers: JoinHandle<()>,
@@ -175,7 +175,7 @@ async fn follow<S: EventStore>(
     let mut after = Position::START;
     let mut signal = store.appended().watch();
     loop {
-        // asked before reading: what is appended later is not this round's business
+        // checked before reading: events appended later belong to the next round
         let done = writers.is_finished();
         let head = store.head_position().await;
         let read = if jump_to_head { store.between(after, head).await } else { store.feed(after).await };
@@ -190,7 +190,7 @@ async fn follow<S: EventStore>(
             return seen;
         }
         if read.is_empty() {
-            // either way it looks again
+            // polls after a signal and after the interval alike
             let _ = tokio::time::timeout(POLL_INTERVAL, signal.appended()).await;
         }
         seen.extend(read);
@@ -214,7 +214,7 @@ async fn check_feed<S: EventStore>(store: &StoreUnderTest<S>, seen: &[RecordedEv
     store.check(stored == seen, format_args!("{} events were seen, {} are stored", seen.len(), stored.len()));
 }
 
-/// An append wakes those who watch, and a signal from before they wait is not lost.
+/// An append wakes all watchers; a signal sent before a watcher waits is not lost.
 pub async fn append_wakes_who_watches<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("append_wakes_who_watches", store);
     let stream = stream();
@@ -223,9 +223,9 @@ pub async fn append_wakes_who_watches<S: EventStore>(store: S) {
     let waiter = tokio::spawn(async move { waiting.appended().await });
     tokio::task::yield_now().await;
     let recorded = store.add(&stream, ExpectedVersion::NoStream, &events(1)).await;
-    let woken = store.within("waking who waits", waiter).await;
-    store.ok(woken, "waking who waits");
-    store.within("waking who waits later", early.appended()).await;
+    let woken = store.within("waking a waiting watcher", waiter).await;
+    store.ok(woken, "waking a waiting watcher");
+    store.within("waking a watcher that waits later", early.appended()).await;
     let read = store.feed(Position::START).await;
     store.same(read, recorded, "what the signal announced");
 }

@@ -1,4 +1,4 @@
-//! Asking the feed for some of the events, and counting them.
+//! Rules of filtered reads of the feed, and of counting events.
 
 use std::fmt::Debug;
 
@@ -17,7 +17,7 @@ fn name(name: &'static str) -> Name {
     Name::from_static(name)
 }
 
-/// Three kinds of streams, two event types, with and without a tenant: 12 events of each combination.
+/// Appends 12 events of each combination of three aggregate types, two event types, and with and without a tenant.
 async fn append_mixture<S: EventStore>(store: &StoreUnderTest<S>) -> Vec<RecordedEvent> {
     let mut all = Vec::new();
     for round in 0..12 {
@@ -36,7 +36,7 @@ async fn append_mixture<S: EventStore>(store: &StoreUnderTest<S>) -> Vec<Recorde
     all
 }
 
-/// Filters, and how many events of the mixture each asks for.
+/// Returns filters, each with the number of events of the mixture that match it.
 fn filters() -> Vec<(FeedFilter, usize)> {
     let all = FeedFilter::all;
     vec![
@@ -80,7 +80,7 @@ async fn count<S: EventStore>(
     store.ok(counted, format_args!("counting after {after} through {through}"))
 }
 
-/// Checks that `read` is what of `all` the filter lets through, in the same order.
+/// Checks that `read` holds the events of `all` that match the filter, in the same order.
 #[track_caller]
 fn assert_matching<S: EventStore>(
     store: &StoreUnderTest<S>,
@@ -93,7 +93,7 @@ fn assert_matching<S: EventStore>(
     store.same(read.iter().collect(), wanted, format_args!("{what:?} with {filter:?}"));
 }
 
-/// A filter lets through the events of its types and of its tenant, all others are left out.
+/// A filter passes exactly the events of its types and of its tenant.
 pub async fn filters_ask_for_types_and_tenant<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("filters_ask_for_types_and_tenant", store);
     let all = append_mixture(&store).await;
@@ -109,7 +109,7 @@ pub async fn filters_ask_for_types_and_tenant<S: EventStore>(store: S) {
     }
 }
 
-/// A filtered feed of many pages is read whole, also where long stretches hold nothing that is asked for.
+/// A filtered feed of many pages is read whole, also if long stretches hold no matching event.
 pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("long_filtered_feeds_are_read_whole", store);
     let stream = stream();
@@ -131,7 +131,7 @@ pub async fn long_filtered_feeds_are_read_whole<S: EventStore>(store: S) {
     }
 }
 
-/// A feed holds what is after one position, up to and with another; what is behind it is left alone.
+/// A read of the feed returns the events after one position, through a second one, and none behind it.
 pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("feeds_end_at_a_position", store);
     let stream = stream();
@@ -149,7 +149,7 @@ pub async fn feeds_end_at_a_position<S: EventStore>(store: S) {
     }
 }
 
-/// As many events are counted as are read, whatever is asked for.
+/// For every filter and range, as many events are counted as are read.
 pub async fn as_many_events_are_counted_as_are_read<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("as_many_events_are_counted_as_are_read", store);
     store.same(count(&store, Position::START, Position::new(u64::MAX), &FeedFilter::all()).await, 0, "an empty store");

@@ -1,4 +1,4 @@
-//! How far the groups of a bus have come.
+//! Rules of floors: the low-water marks of the groups of a bus.
 
 use super::store_under_test::StoreUnderTest;
 use crate::{
@@ -22,7 +22,7 @@ async fn expect<S: EventStore>(store: &StoreUnderTest<S>, bus: &Name, groups: &[
     store.same(loaded, floors(groups), format_args!("floors of {bus}"));
 }
 
-/// Floors are what was saved last, also if that is lower, and those of other groups stay.
+/// Loaded floors are those saved last, also if lower; floors of other groups stay.
 pub async fn floors_are_what_was_saved_last<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("floors_are_what_was_saved_last", store);
     expect(&store, &BUS, &[]).await;
@@ -37,7 +37,7 @@ pub async fn floors_are_what_was_saved_last<S: EventStore>(store: S) {
     expect(&store, &BUS, &[("audit", 0), ("mail", i64::MAX as u64)]).await;
 }
 
-/// Floors come sorted by group, byte for byte, however they were saved.
+/// Floors are sorted by group, byte for byte, in whichever order they were saved.
 pub async fn floors_are_sorted<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("floors_are_sorted", store);
     let saved = [("b", 1), ("é", 2), ("a", 3), ("B", 4), ("a b", 5), ("_", 6), ("ab", 7), ("10", 8), ("9", 9)];
@@ -57,7 +57,7 @@ pub async fn floors_of_buses_are_independent<S: EventStore>(store: S) {
     expect(&store, &OTHER, &[("mail", 3)]).await;
 }
 
-/// A group that is forgotten is gone, of one bus, and others stay; it may come back.
+/// A forgotten floor is removed for one bus only, other groups keep theirs, and it may be saved again.
 pub async fn forgotten_floor_is_gone<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("forgotten_floor_is_gone", store);
     let mail = Name::from_static("mail");
@@ -74,7 +74,7 @@ pub async fn forgotten_floor_is_gone<S: EventStore>(store: S) {
     expect(&store, &BUS, &[("audit", 6), ("mail", 1)]).await;
 }
 
-/// Many save the same floors at once, in any order, and none is refused.
+/// Concurrent callers save the same floors in different orders, and none is refused.
 pub async fn floors_are_saved_at_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("floors_are_saved_at_once", store);
     store

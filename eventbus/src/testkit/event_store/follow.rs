@@ -1,4 +1,4 @@
-//! Following the feed: what is there, then what comes.
+//! Rules of following the feed: stored events first, then new ones.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use futures_util::TryStreamExt as _;
 use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream};
 use crate::{ExpectedVersion, Follow, Following, Name, Position, RecordedEvent, port::EventStore, port::FeedFilter};
 
-/// Far longer than any store needs.
+/// Far longer than any store needs to keep up.
 const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Takes that many events.
+/// Takes `count` events.
 async fn take<S: EventStore>(store: &StoreUnderTest<S>, following: &mut Following, count: usize) -> Vec<RecordedEvent> {
-    let mut taken = Vec::with_capacity(count);
-    while taken.len() < count {
+    let mut events = Vec::with_capacity(count);
+    while events.len() < count {
         let next = store.within("the next event", following.try_next()).await;
         match store.ok(next, "following") {
-            Some(event) => taken.push(event),
-            None => store.fail(format_args!("it ended by itself after {} events", taken.len())),
+            Some(event) => events.push(event),
+            None => store.fail(format_args!("it ended by itself after {} events", events.len())),
         }
     }
-    taken
+    events
 }
 
-/// Who follows gets what is stored and then what is appended, each event once and in order, also those that are appended
-/// while the end of what was stored is reached.
+/// A follower receives the stored events and then those appended, each once and in order, also events appended while it
+/// reaches the end of the stored ones.
 pub async fn following_has_no_seam<S: EventStore>(store: S) {
     const BEFORE: usize = 2_500;
     const WRITERS: usize = 4;
@@ -50,7 +50,7 @@ pub async fn following_has_no_seam<S: EventStore>(store: S) {
     store.same(take(&store, &mut following, 1).await, later, "what comes later");
 }
 
-/// Who follows a part of the feed gets that part, and its position moves on with the rest.
+/// A follower with a filter receives the matching events only, and its position advances past the rest.
 pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("following_a_part_keeps_up_with_the_rest", store);
     let stream = stream();
@@ -70,7 +70,7 @@ pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
         };
         let no_more = async {
             let more = following.try_next().await;
-            store.fail(format_args!("more than was asked for: {more:?}"));
+            store.fail(format_args!("an event that does not match the filter: {more:?}"));
         };
         let kept_up = tokio::time::timeout(KEEP_UP_TIMEOUT, async {
             tokio::select! {
@@ -82,7 +82,8 @@ pub async fn following_a_part_keeps_up_with_the_rest<S: EventStore>(store: S) {
     }
 }
 
-/// A pause holds back everything, events that were read already too; afterwards it goes on where it was. A stop ends it.
+/// A pause holds back all events, also those already read; after it the follower continues where it was. A stop ends
+/// it.
 pub async fn following_pauses_resumes_and_stops<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("following_pauses_resumes_and_stops", store);
     let recorded = store.add(&stream(), ExpectedVersion::NoStream, &events(5)).await;
@@ -92,7 +93,7 @@ pub async fn following_pauses_resumes_and_stops<S: EventStore>(store: S) {
     control.pause();
     let more = store.add(&stream(), ExpectedVersion::NoStream, &events(1)).await;
     let held_back = tokio::time::timeout(Duration::from_millis(50), following.try_next()).await;
-    store.check(held_back.is_err(), "something was handed out during the pause");
+    store.check(held_back.is_err(), "an event was delivered during the pause");
     control.resume();
     store.same(&*take(&store, &mut following, 3).await, &recorded[2..], "after the pause");
     store.same(take(&store, &mut following, 1).await, more, "what came during the pause");

@@ -1,4 +1,4 @@
-//! The same events appended again, and ids that belong to others.
+//! Rules of repeated appends, and of event ids already in use.
 
 use super::store_under_test::{StoreUnderTest, event, events, stream};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 const EVERY_EXPECTATION_OF_A_NEW_STREAM: [ExpectedVersion; 3] =
     [ExpectedVersion::NoStream, ExpectedVersion::Exact(crate::Version::NONE), ExpectedVersion::Any];
 
-/// Appending the same ids again returns the first result and writes nothing.
+/// Appending the same ids again returns the first result and writes no events.
 pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_returns_the_first_result", store);
     for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
@@ -25,7 +25,7 @@ pub async fn repeat_returns_the_first_result<S: EventStore>(store: S) {
     }
 }
 
-/// A repeat is known whatever it expects now: who repeats cannot know where the stream is.
+/// A repeat is recognised at every expectation: a caller that repeats cannot know the current version.
 pub async fn repeat_is_known_at_every_expectation<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_is_known_at_every_expectation", store);
     let (stream, given) = (stream(), events(2));
@@ -46,7 +46,7 @@ pub async fn repeat_is_known_at_every_expectation<S: EventStore>(store: S) {
     store.holds(&stream, &all).await;
 }
 
-/// A repeat is known also after other events were appended, and so is each event of it alone.
+/// A repeat is recognised also after later appends, and so is each of its events alone.
 pub async fn repeat_is_known_after_other_events<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_is_known_after_other_events", store);
     for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
@@ -62,7 +62,7 @@ pub async fn repeat_is_known_after_other_events<S: EventStore>(store: S) {
     }
 }
 
-/// What is repeated is the id: other contents under a known id change nothing.
+/// The id alone identifies a repeat: other contents under a known id change no record.
 pub async fn repeat_does_not_overwrite<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("repeat_does_not_overwrite", store);
     let stream = stream();
@@ -74,7 +74,7 @@ pub async fn repeat_does_not_overwrite<S: EventStore>(store: S) {
     store.holds(&stream, &first).await;
 }
 
-/// The same append sent many times at once is stored once, and all get the same answer.
+/// An append sent many times at once is stored once, and all calls return the same result.
 pub async fn concurrent_repeats_are_stored_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("concurrent_repeats_are_stored_once", store);
     for expected in EVERY_EXPECTATION_OF_A_NEW_STREAM {
@@ -92,7 +92,7 @@ pub async fn concurrent_repeats_are_stored_once<S: EventStore>(store: S) {
     }
 }
 
-/// An append of which only some events are known is refused: it repeats nothing that was ever sent.
+/// An append with both known and new ids is refused: it is no repeat of an earlier append.
 pub async fn partly_known_ids_are_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("partly_known_ids_are_refused", store);
     let stream = stream();
@@ -111,7 +111,7 @@ pub async fn partly_known_ids_are_refused<S: EventStore>(store: S) {
     store.holds(&stream, &first).await;
 }
 
-/// An id of another stream's event is refused, also in a stream of the same id and another type.
+/// The id of an event of another stream is refused, also if the streams have one aggregate id and different types.
 pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("ids_of_another_stream_are_refused", store);
     let id = AggregateId::new();
@@ -130,7 +130,7 @@ pub async fn ids_of_another_stream_are_refused<S: EventStore>(store: S) {
     store.same(&store.feed(Position::START).await, &first, "the store holds other events");
 }
 
-/// An id that stands twice in one append is refused.
+/// An append that contains an id twice is refused.
 pub async fn id_twice_in_one_append_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("id_twice_in_one_append_is_refused", store);
     let stream = stream();

@@ -1,4 +1,4 @@
-//! Who has a role.
+//! Rules of leases.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ async fn acquire<S: EventStore>(store: &StoreUnderTest<S>, role: &Name, owner: &
     lease
 }
 
-/// Acquires what must be free.
+/// Acquires a lease that must be free.
 async fn acquired<S: EventStore>(store: &StoreUnderTest<S>, owner: &Name, ttl: Duration) -> Lease {
     match acquire(store, &ROLE, owner, ttl).await {
         Some(lease) => lease,
-        None => store.fail(format_args!("{owner} does not get a lease that nobody has")),
+        None => store.fail(format_args!("{owner} cannot acquire a free lease")),
     }
 }
 
@@ -41,38 +41,38 @@ async fn release<S: EventStore>(store: &StoreUnderTest<S>, lease: &Lease) {
     store.ok(store.release_lease(lease).await, format_args!("{} releasing", lease.owner));
 }
 
-/// Checks that nobody but its owner gets the lease.
+/// Checks that an owner who does not hold the lease cannot acquire it.
 async fn assert_taken<S: EventStore>(store: &StoreUnderTest<S>) {
-    let other = Name::from_static("somebody else");
-    store.same(acquire(store, &ROLE, &other, HOUR).await, None, "a lease that somebody has");
+    let other = Name::from_static("another owner");
+    store.same(acquire(store, &ROLE, &other, HOUR).await, None, "a lease that is held");
 }
 
-/// Whoever has a lease can be named as long as it has it.
+/// The store names the owner of a lease for as long as it is held.
 pub async fn lease_names_its_owner<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("lease_names_its_owner", store);
-    let named = async || store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
-    store.same(named().await, None, "who has a lease that was never taken");
+    let named = async || store.ok(store.lease_of(&ROLE).await, "asking for the owner of a lease");
+    store.same(named().await, None, "the owner of a lease that was never acquired");
     let first = acquired(&store, &ONE, HOUR).await;
-    store.same(named().await, Some(first), "who has the lease");
+    store.same(named().await, Some(first), "the owner of the lease");
     let second = seized(&store, &TWO).await;
-    store.same(named().await.as_ref(), Some(&second), "who has seized the lease");
+    store.same(named().await.as_ref(), Some(&second), "the owner that seized the lease");
     release(&store, &second).await;
-    store.same(named().await, None, "who has a lease that was released");
+    store.same(named().await, None, "the owner of a released lease");
 }
 
-/// While one has a lease, nobody else gets it; its owner gets it again, with a higher epoch.
+/// While a lease is held, only its owner can acquire it; it then gets a higher epoch.
 pub async fn lease_has_one_owner<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("lease_has_one_owner", store);
     let first = acquired(&store, &ONE, HOUR).await;
     assert_taken(&store).await;
     let again = acquired(&store, &ONE, HOUR).await;
-    store.check(again.epoch > first.epoch, "an owner that begins anew does not fence its former self");
-    store.check(!renew(&store, &first, HOUR).await, "its former self still renews");
+    store.check(again.epoch > first.epoch, "an owner that acquires anew is not fenced from its former lease");
+    store.check(!renew(&store, &first, HOUR).await, "the owner renews its former lease");
     store.check(renew(&store, &again, HOUR).await, "the owner cannot renew");
     assert_taken(&store).await;
 }
 
-/// A lease that ran out goes to whoever asks, with a higher epoch each time.
+/// A lease that expired goes to the next owner that asks, with a higher epoch each time.
 pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("lease_runs_out_and_epochs_grow", store);
     let mut former = acquired(&store, &ONE, Duration::from_millis(50)).await;
@@ -87,27 +87,28 @@ pub async fn lease_runs_out_and_epochs_grow<S: EventStore>(store: S) {
         };
         let next = store.within("running out", next).await;
         store.check(next.epoch > former.epoch, format_args!("epoch {} after {}", next.epoch, former.epoch));
-        store.check(!renew(&store, &former, HOUR).await, "an owner renews what has passed on");
+        store.check(!renew(&store, &former, HOUR).await, "a former owner renews");
         former = next;
     }
 }
 
-/// An owner keeps what it renews, also what only ran out; what has passed on it does not.
+/// An owner keeps a lease that it renews, also one that has only expired; it cannot renew one that passed to another
+/// owner.
 pub async fn renewed_lease_is_kept_and_a_passed_one_is_not<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("renewed_lease_is_kept_and_a_passed_one_is_not", store);
     let first = acquired(&store, &ONE, Duration::ZERO).await;
-    store.check(renew(&store, &first, HOUR).await, "what only ran out is not kept");
+    store.check(renew(&store, &first, HOUR).await, "an expired lease cannot be renewed");
     assert_taken(&store).await;
     store.check(renew(&store, &first, Duration::ZERO).await, "the owner cannot renew");
     let second = acquired(&store, &TWO, HOUR).await;
-    store.check(!renew(&store, &first, HOUR).await, "what has passed on is renewed");
+    store.check(!renew(&store, &first, HOUR).await, "a former owner renews");
     store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
     assert_taken(&store).await;
-    let unknown = Lease { role: Name::from_static("nobody's"), ..second };
-    store.check(!renew(&store, &unknown, HOUR).await, "a lease that nobody took is renewed");
+    let unknown = Lease { role: Name::from_static("unowned"), ..second };
+    store.check(!renew(&store, &unknown, HOUR).await, "a lease that was never acquired is renewed");
 }
 
-/// Who seizes a lease has it, whoever had it before.
+/// Seizing takes a lease from any owner and fences it.
 pub async fn seizing_fences_the_former_owner<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("seizing_fences_the_former_owner", store);
     let first = seized(&store, &ONE).await;
@@ -119,10 +120,10 @@ pub async fn seizing_fences_the_former_owner<S: EventStore>(store: S) {
     assert_taken(&store).await;
     store.check(renew(&store, &second, HOUR).await, "the owner cannot renew");
     let third = seized(&store, &TWO).await;
-    store.check(third.epoch > second.epoch, "who seizes its own lease does not fence its former self");
+    store.check(third.epoch > second.epoch, "an owner that seizes its own lease is not fenced from the former one");
 }
 
-/// A lease that is given back goes to the next at once; epochs still grow.
+/// A released lease is free at once; epochs still grow.
 pub async fn release_lets_the_next_one_in<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("release_lets_the_next_one_in", store);
     let first = acquired(&store, &ONE, HOUR).await;
@@ -138,7 +139,7 @@ pub async fn release_lets_the_next_one_in<S: EventStore>(store: S) {
     assert_taken(&store).await;
 }
 
-/// Each role has its own lease, however it is spelled.
+/// Each role has its own lease; names are compared byte for byte.
 pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("leases_of_roles_are_independent", store);
     let mut leases = Vec::new();
@@ -147,18 +148,19 @@ pub async fn leases_of_roles_are_independent<S: EventStore>(store: S) {
         let owner = store.ok(Name::new("owner", format!("owner {number}")), "naming an owner");
         match acquire(&store, &role, &owner, HOUR).await {
             Some(lease) => leases.push(lease),
-            None => store.fail(format_args!("the lease of `{role}` is taken")),
+            None => store.fail(format_args!("the lease of `{role}` is not free")),
         }
     }
     release(&store, &leases[0]).await;
     for lease in &leases[1..] {
-        let named = store.ok(store.lease_of(&lease.role).await, "asking who has a lease");
-        store.same(named.as_ref(), Some(lease), format_args!("who has the lease of `{}`", lease.role));
+        let named = store.ok(store.lease_of(&lease.role).await, "asking for the owner of a lease");
+        store.same(named.as_ref(), Some(lease), format_args!("the owner of the lease of `{}`", lease.role));
         store.check(renew(&store, lease, HOUR).await, format_args!("`{}` was lost", lease.role));
     }
 }
 
-/// Of many who ask at once, one gets a lease that is new or ran out; who seizes at once gets different epochs.
+/// Of many concurrent callers one acquires a lease that is new or was released; concurrent seizures get different
+/// epochs.
 pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_of_racing_owners_gets_the_lease", store);
     let mut former = 0;
@@ -190,17 +192,17 @@ pub async fn one_of_racing_owners_gets_the_lease<S: EventStore>(store: S) {
     store.check(epochs[0] > former, "epochs do not grow");
 }
 
-/// A lease that was taken in the future is free: the store's clock was set back, and its owner may be long gone.
+/// A lease acquired in the future is free: the store's clock was set back, and the owner may have stopped long ago.
 ///
-/// `set_clock_back` does to the store's leases what setting its clock back by that time does. No macro lists this rule; a
-/// backend that can do so calls it.
+/// `set_clock_back` has the same effect on the store's leases as setting its clock back by that duration. No macro
+/// lists this rule; a backend that supports it calls it.
 pub async fn lease_of_the_future_is_free<S: EventStore>(store: S, set_clock_back: impl AsyncFn(Duration)) {
     let store = StoreUnderTest::new("lease_of_the_future_is_free", store);
     let first = acquired(&store, &ONE, HOUR).await;
     set_clock_back(24 * HOUR).await;
-    let named = store.ok(store.lease_of(&ROLE).await, "asking who has a lease");
-    store.same(named, None, "who has a lease of the future");
-    store.check(renew(&store, &first, HOUR).await, "an owner that is still there cannot renew");
+    let named = store.ok(store.lease_of(&ROLE).await, "asking for the owner of a lease");
+    store.same(named, None, "the owner of a lease of the future");
+    store.check(renew(&store, &first, HOUR).await, "an owner that still runs cannot renew");
     assert_taken(&store).await;
     set_clock_back(HOUR / 2).await;
     let second = acquired(&store, &TWO, HOUR).await;

@@ -3,10 +3,10 @@
 //! A backend calls [`event_store_conformance!`](crate::event_store_conformance) with an expression that makes a fresh,
 //! empty store; if what it stores outlives the process,
 //! [`event_store_reopen_conformance!`](crate::event_store_reopen_conformance) too; if it has transactions,
-//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need `tokio` with
-//! `macros` and `rt-multi-thread`. A failure names the rule that is broken.
+//! [`event_store_transactions_conformance!`](crate::event_store_transactions_conformance) as well. Its tests need
+//! `tokio` with `macros` and `rt-multi-thread`. A failure names the rule that is broken.
 //!
-//! Keep: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
+//! Invariant: a new rule goes into the list of its macro below, and is proved by breaking a store on purpose.
 
 mod append;
 mod append_many;
@@ -61,7 +61,7 @@ pub use validity::*;
 macro_rules! event_store_conformance {
     ($name:ident, $fresh_store:expr $(,)?) => {
         mod $name {
-            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            #[allow(unused_imports, reason = "the expression may use items of the calling module")]
             use super::*;
 
             $crate::event_store_conformance! {
@@ -172,9 +172,9 @@ macro_rules! event_store_conformance {
     };
 }
 
-/// Makes a module of tests, one per rule, that a store must pass whose events outlive the process.
+/// Makes a module of tests, one per rule, that a store must pass if its events outlive the process.
 ///
-/// The second argument is a future of a place where no store is yet (a path, an address), the third an async closure
+/// The second argument is a future of a place without a store (a path, an address), the third an async closure
 /// that opens the store there; the rules close and open it several times.
 ///
 /// # Examples
@@ -185,7 +185,7 @@ macro_rules! event_store_conformance {
 macro_rules! event_store_reopen_conformance {
     ($name:ident, $fresh_place:expr, $open:expr $(,)?) => {
         mod $name {
-            #[allow(unused_imports, reason = "the expressions may name anything of their place")]
+            #[allow(unused_imports, reason = "the expressions may use items of the calling module")]
             use super::*;
 
             $crate::event_store_reopen_conformance! {
@@ -208,9 +208,9 @@ macro_rules! event_store_reopen_conformance {
     };
 }
 
-/// Makes a module of tests, one per rule, that a store must pass which lets handlers take part in its transactions.
+/// Makes a module of tests, one per rule, that a store must pass if handlers can take part in its transactions.
 ///
-/// Its arguments are those of [`event_store_conformance!`](crate::event_store_conformance).
+/// Takes the arguments of [`event_store_conformance!`](crate::event_store_conformance).
 ///
 /// # Examples
 /// ```ignore
@@ -220,7 +220,7 @@ macro_rules! event_store_reopen_conformance {
 macro_rules! event_store_transactions_conformance {
     ($name:ident, $fresh_store:expr $(,)?) => {
         mod $name {
-            #[allow(unused_imports, reason = "the expression may name anything of its place")]
+            #[allow(unused_imports, reason = "the expression may use items of the calling module")]
             use super::*;
 
             $crate::event_store_conformance! {
@@ -241,7 +241,7 @@ macro_rules! event_store_transactions_conformance {
 
 #[cfg(test)]
 mod tests {
-    /// A rule that is not listed is never run, and one with a wrong name misleads.
+    /// A rule that is not listed never runs, and one with a wrong name misleads.
     #[test]
     fn every_rule_is_listed_and_names_itself() {
         let lists = include_str!("mod.rs");
@@ -268,9 +268,9 @@ mod tests {
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
-                // called by the tests of a store that can set a clock back
-                let is_called_by_hand = rule.starts_with(&format!("{name}<S: EventStore>(store: S, set_clock_back"));
-                if is_called_by_hand {
+                // a backend that can set a clock back calls it
+                let is_called_directly = rule.starts_with(&format!("{name}<S: EventStore>(store: S, set_clock_back"));
+                if is_called_directly {
                     continue;
                 }
                 assert!(

@@ -1,4 +1,4 @@
-//! What is there after a store was closed and opened again.
+//! Rules of stores that are closed and opened again.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
     port::{EventStore, Floor},
 };
 
-/// Events and checkpoints are there after reopening, and everything goes on where it was.
+/// Events and checkpoints survive reopening; versions and positions continue where they were.
 pub async fn events_and_checkpoints_survive_reopening<P, S, O>(place: P, open: O)
 where
     P: Clone,
@@ -39,7 +39,7 @@ where
     }
 }
 
-/// Appending again after reopening, as one does whose connection broke, returns the first result.
+/// An append repeated after reopening, as after a broken connection, returns the first result.
 pub async fn repeats_are_known_after_reopening<P, S, O>(place: P, open: O)
 where
     P: Clone,
@@ -59,7 +59,7 @@ where
     store.holds(&stream, &first).await;
 }
 
-/// Two handles on one store see each other's events and conflict with each other.
+/// Two handles on one store see each other's events, and their appends conflict with each other.
 pub async fn two_handles_are_one_store<P, S, O>(place: P, open: O)
 where
     P: Clone,
@@ -96,7 +96,7 @@ where
     }
 }
 
-/// The id of a store stays the same, leases are kept, and so are floors.
+/// The id of a store, its leases and its floors survive reopening.
 pub async fn delivery_state_survives_reopening<P, S, O>(place: P, open: O)
 where
     P: Clone,
@@ -117,7 +117,7 @@ where
     let store = StoreUnderTest::new(rule, open(place).await);
     store.same(store.ok(store.store_id().await, "asking for the id"), id, "the id of the store");
     store.same(store.ok(store.floors(&role).await, "loading"), floors.to_vec(), "the floors");
-    store.same(store.ok(store.acquire_lease(&role, &other, hour).await, "acquiring"), None, "a lease that is taken");
+    store.same(store.ok(store.acquire_lease(&role, &other, hour).await, "acquiring"), None, "a lease that is held");
     store.check(store.ok(store.renew_lease(&lease, hour).await, "renewing"), "the lease is not kept");
     let next = store.ok(store.seize_lease(&role, &other, hour).await, "seizing");
     store.check(next.epoch > lease.epoch, format_args!("epoch {} after {}", next.epoch, lease.epoch));

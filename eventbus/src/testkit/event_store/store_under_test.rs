@@ -1,4 +1,4 @@
-//! What the rules are written with: the store under test, events, streams.
+//! Fixtures of the rules: the store under test, events, streams.
 
 use std::{
     fmt::{Debug, Display},
@@ -15,13 +15,13 @@ use crate::{
     port::{AppendError, Direction, EventStore, FeedFilter, RecordStream},
 };
 
-/// How long a rule waits for what must happen: far longer than any store needs, so that only a hang is one.
+/// Time that a rule waits before it fails: far longer than any store needs, so that only a hang exceeds it.
 const RULE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// More events than any rule stores: a store that reads in circles may never wait, so that no deadline would stop it.
+/// More events than any rule stores. A read that loops may never yield, so that no timeout could stop it.
 const EVENTS_MAX: usize = 20_000;
 
-/// A store under test and the rule it is tested for, which every failure names.
+/// A store under test, and the rule it is tested for; every failure names the rule.
 pub(super) struct StoreUnderTest<S> {
     rule: &'static str,
     store: Arc<S>,
@@ -45,7 +45,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         Self { rule, store: Arc::new(store) }
     }
 
-    /// The store, for who keeps it.
+    /// Returns the shared store.
     pub(super) fn shared_store(&self) -> Arc<S> {
         Arc::clone(&self.store)
     }
@@ -78,7 +78,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         }
     }
 
-    /// Appends what must be accepted.
+    /// Appends events that the store must accept.
     pub(super) async fn add(
         &self,
         stream: &StreamId,
@@ -89,7 +89,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.ok(result, format_args!("append to {stream} at {expected}"))
     }
 
-    /// Appends what must be refused.
+    /// Appends events that the store must refuse.
     pub(super) async fn refused(
         &self,
         stream: &StreamId,
@@ -102,7 +102,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         }
     }
 
-    /// Appends what must be a conflict that says where the stream is.
+    /// Appends events that must conflict, and checks that the error names the stream's version.
     pub(super) async fn conflict(&self, stream: &StreamId, expected: ExpectedVersion, actual: u64) -> AppendError {
         let error = self.refused(stream, expected, &events(2)).await;
         match &error {
@@ -116,7 +116,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         error
     }
 
-    /// All events of a stream.
+    /// Reads all events of a stream.
     pub(super) async fn read(&self, stream: &StreamId) -> Vec<RecordedEvent> {
         self.read_from(stream, Version::FIRST, Direction::Forward).await
     }
@@ -126,13 +126,13 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.collect(&format!("reading {stream}"), read).await
     }
 
-    /// All events after a position.
+    /// Reads all events after a position.
     pub(super) async fn feed(&self, after: Position) -> Vec<RecordedEvent> {
         let read = self.read_all(after);
         self.collect("reading the feed", read).await
     }
 
-    /// All events after a position, up to and with another one that is safe.
+    /// Reads all events after one position, through a second one that is at or before the head.
     pub(super) async fn between(&self, after: Position, through: Position) -> Vec<RecordedEvent> {
         let read = self.read_feed(after, through, &FeedFilter::all());
         self.collect("reading a part of the feed", read).await
@@ -145,12 +145,12 @@ impl<S: EventStore> StoreUnderTest<S> {
         all
     }
 
-    /// Where the feed is.
+    /// Returns the head of the feed.
     pub(super) async fn head_position(&self) -> Position {
         self.ok(self.head().await, "asking for the head")
     }
 
-    /// Checks what a stream holds, by every way of asking.
+    /// Checks the events of a stream: as read, as its version and in the feed.
     pub(super) async fn holds(&self, stream: &StreamId, wanted: &[RecordedEvent]) {
         let stored = self.read(stream).await;
         self.same(&*stored, wanted, format_args!("{stream} holds other events"));
@@ -161,7 +161,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.same(&*of_stream.collect::<Vec<_>>(), wanted, format_args!("the feed holds other events of {stream}"));
     }
 
-    /// Runs one future per number at the same time, and waits for all.
+    /// Runs `tasks` futures concurrently, and waits for all.
     pub(super) async fn at_once<F, T>(&self, tasks: usize, task: impl Fn(usize) -> F) -> Vec<T>
     where
         F: Future<Output = T> + Send + 'static,
@@ -171,7 +171,7 @@ impl<S: EventStore> StoreUnderTest<S> {
         self.within("concurrent calls", all.join_all()).await
     }
 
-    /// Waits, but not for ever.
+    /// Waits for a future, but at most [`RULE_TIMEOUT`].
     pub(super) async fn within<F: Future>(&self, what: &str, future: F) -> F::Output {
         match tokio::time::timeout(RULE_TIMEOUT, future).await {
             Ok(output) => output,
@@ -180,17 +180,17 @@ impl<S: EventStore> StoreUnderTest<S> {
     }
 }
 
-/// A stream that no other rule uses.
+/// Returns the name of a new stream.
 pub(super) fn stream() -> StreamId {
     StreamId::new(Name::from_static("Account"), AggregateId::new())
 }
 
-/// An event with some payload.
+/// Returns an event with a payload.
 pub(super) fn event() -> NewEvent {
     NewEvent::new(Name::from_static("Deposited"), 1, r#"{"cents":120}"#)
 }
 
-/// That many different events.
+/// Returns `count` different events.
 pub(super) fn events(count: usize) -> Vec<NewEvent> {
     (1..=count)
         .map(|n| {
@@ -200,12 +200,12 @@ pub(super) fn events(count: usize) -> Vec<NewEvent> {
         .collect()
 }
 
-/// The versions of events.
+/// Returns the versions of events.
 pub(super) fn versions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.version().get()).collect()
 }
 
-/// Whether positions are there and grow.
+/// Returns `true` if all events have a position and the positions increase.
 pub(super) fn positions_grow(events: &[RecordedEvent]) -> bool {
     events.iter().all(|event| event.position().is_some())
         && events.windows(2).all(|pair| pair[0].position() < pair[1].position())

@@ -62,7 +62,7 @@ pub async fn missing_stream_is_empty<S: EventStore>(store: S) {
     }
 }
 
-/// A stream of many pages is read whole, both ways, from any version, and as far as one likes.
+/// A stream of many pages is read whole, in both directions, from any version and to any length.
 pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("long_streams_are_read_whole", store);
     let (stream, other) = (stream(), stream());
@@ -82,7 +82,7 @@ pub async fn long_streams_are_read_whole<S: EventStore>(store: S) {
     store.same(&*read, &*all, "backward from the end");
 }
 
-/// A reader that has stopped in the middle holds up no writer, and goes on where it was.
+/// A reader paused in the middle blocks no writer, and continues where it was.
 pub async fn open_read_holds_up_no_writer<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("open_read_holds_up_no_writer", store);
     let stream = stream();

@@ -1,4 +1,4 @@
-//! What makes two streams the same.
+//! Rules of the identity of streams.
 
 use super::store_under_test::{StoreUnderTest, events, versions};
 use crate::{AggregateId, ExpectedVersion, Name, Position, StreamId, port::EventStore};

@@ -1,4 +1,4 @@
-//! Taking part in the store's transactions.
+//! Rules of the transactions in which handlers and projections take part.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ const OWNER: Name = Name::from_static("one");
 const OTHER: Name = Name::from_static("two");
 const HANDLER: Name = Name::from_static("mail");
 
-/// How long something is watched that must not happen. A store that is slower than that is not caught, never blamed.
+/// Time to observe that an event does not happen. A slower store may pass unnoticed, but no correct store fails.
 const OBSERVATION_TIME: Duration = Duration::from_millis(200);
 
 fn transactions<S: EventStore>(store: &StoreUnderTest<S>) -> Arc<dyn Transactions> {
@@ -51,11 +51,11 @@ async fn is_first<S: EventStore>(
     handler: &Name,
     event: EventId,
 ) -> bool {
-    let noted = transaction.is_first(handler, event);
-    store.ok(store.within("noting a delivery", noted).await, "noting a delivery")
+    let recorded = transaction.is_first(handler, event);
+    store.ok(store.within("recording a delivery", recorded).await, "recording a delivery")
 }
 
-/// Notes a delivery in a transaction of its own.
+/// Records a delivery in a transaction of its own.
 async fn record_delivery<S: EventStore>(store: &StoreUnderTest<S>, event: EventId) -> bool {
     let mut transaction = begin(store).await;
     let first = is_first(store, &mut transaction, &HANDLER, event).await;
@@ -65,7 +65,7 @@ async fn record_delivery<S: EventStore>(store: &StoreUnderTest<S>, event: EventI
     first
 }
 
-/// Advances in a transaction of its own, which is committed if it may be.
+/// Advances the checkpoint in a transaction of its own, and commits it if the advance is allowed.
 async fn advance_and_commit<S: EventStore>(store: &StoreUnderTest<S>, lease: &Lease, from: u64, to: u64) -> bool {
     let mut transaction = begin(store).await;
     let advanced = advance(store, &mut transaction, lease, from, to).await;
@@ -83,12 +83,12 @@ async fn checkpoint<S: EventStore>(store: &StoreUnderTest<S>) -> Option<u64> {
     store.ok(store.load_checkpoint(&ROLE).await, "loading").map(Position::get)
 }
 
-/// What is committed is kept, and was not seen before.
+/// A committed transaction is kept, and was invisible before the commit.
 pub async fn committed_transaction_is_kept_whole<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("committed_transaction_is_kept_whole", store);
     let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
     let mut transaction = begin(&store).await;
-    store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
+    store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "the first delivery is not first");
     store.check(!is_first(&store, &mut transaction, &HANDLER, event).await, "it is first twice in one transaction");
     store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "the owner cannot advance");
     store.check(advance(&store, &mut transaction, &lease, 5, 7).await, "the owner cannot advance twice");
@@ -98,21 +98,21 @@ pub async fn committed_transaction_is_kept_whole<S: EventStore>(store: S) {
     store.check(!record_delivery(&store, event).await, "a delivery that was committed is forgotten");
 }
 
-/// What is dropped leaves nothing behind, and does not stand in the way.
+/// A dropped transaction leaves no trace and blocks no later one.
 pub async fn dropped_transaction_leaves_nothing<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("dropped_transaction_leaves_nothing", store);
     let (lease, event) = (seized(&store, &OWNER).await, EventId::new());
     for _ in 0..30 {
         let mut transaction = begin(&store).await;
-        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "what was dropped is noted");
-        store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "what was dropped has advanced");
+        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a dropped transaction is recorded");
+        store.check(advance(&store, &mut transaction, &lease, 0, 5).await, "a dropped transaction has advanced");
         drop(transaction);
     }
-    store.check(record_delivery(&store, event).await, "what was dropped is noted");
+    store.check(record_delivery(&store, event).await, "a dropped transaction is recorded");
     store.same(checkpoint(&store).await, None, "the checkpoint");
 }
 
-/// A checkpoint is moved only from where it is; one that was never saved is at the start.
+/// A checkpoint advances only from its current position; one that was never saved is at the start.
 pub async fn checkpoint_advances_only_from_where_it_is<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("checkpoint_advances_only_from_where_it_is", store);
     let lease = seized(&store, &OWNER).await;
@@ -130,13 +130,13 @@ pub async fn checkpoint_advances_only_from_where_it_is<S: EventStore>(store: S) 
     store.same(checkpoint(&store).await, Some(2), "the checkpoint");
 }
 
-/// Who is not the owner any more, or never was, moves no checkpoint.
+/// A former owner of the lease, or one that never had it, cannot advance the checkpoint.
 pub async fn former_owner_moves_nothing<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("former_owner_moves_nothing", store);
     let former = seized(&store, &OWNER).await;
     store.check(advance_and_commit(&store, &former, 0, 1).await, "the owner cannot advance");
     let owner = seized(&store, &OTHER).await;
-    for lease in [&former, &Lease { role: Name::from_static("nobody's"), ..owner.clone() }] {
+    for lease in [&former, &Lease { role: Name::from_static("unowned"), ..owner.clone() }] {
         for from in [0, 1] {
             store.check(
                 !advance_and_commit(&store, lease, from, 5).await,
@@ -147,10 +147,10 @@ pub async fn former_owner_moves_nothing<S: EventStore>(store: S) {
     store.same(checkpoint(&store).await, Some(1), "the checkpoint");
     store.check(advance_and_commit(&store, &owner, 1, 2).await, "the owner cannot advance");
     store.check(seized(&store, &OTHER).await.epoch > owner.epoch, "epochs do not grow");
-    store.check(!advance_and_commit(&store, &owner, 2, 3).await, "its former self advanced");
+    store.check(!advance_and_commit(&store, &owner, 2, 3).await, "the owner advanced with its former lease");
 }
 
-/// Who takes a role over sees what its former owner committed: either it waits, or the former owner is fenced.
+/// A new owner sees what the former owner committed: it waits for the commit, or fences the former owner.
 pub async fn takeover_sees_what_was_committed<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("takeover_sees_what_was_committed", store);
     let mut at = 0;
@@ -177,7 +177,7 @@ fn takeover<S: EventStore>(store: &StoreUnderTest<S>) -> JoinHandle<Option<u64>>
     })
 }
 
-/// A delivery is first once for each handler.
+/// A delivery is the first one exactly once for each handler.
 pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("deliveries_are_first_once_per_handler", store);
     let events = [EventId::new(), EventId::new()];
@@ -194,30 +194,31 @@ pub async fn deliveries_are_first_once_per_handler<S: EventStore>(store: S) {
     }
 }
 
-/// Who notes what another one notes just now waits for it: it is first if the other one is not after all.
+/// A transaction that records a delivery waits for another one that is recording the same: it is first only if that one
+/// is dropped.
 pub async fn same_delivery_waits_for_the_other_one<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("same_delivery_waits_for_the_other_one", store);
     for is_committed in [true, false] {
         let event = EventId::new();
         let mut transaction = begin(&store).await;
-        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "a first delivery is none");
+        store.check(is_first(&store, &mut transaction, &HANDLER, event).await, "the first delivery is not first");
         let mut other = tokio::spawn({
             let store = store.clone();
             async move { record_delivery(&store, event).await }
         });
         let early = tokio::time::timeout(OBSERVATION_TIME, &mut other).await;
-        store.check(early.is_err(), "it did not wait for the other one");
+        store.check(early.is_err(), "it did not wait for the other transaction");
         if is_committed {
             commit(&store, transaction).await;
         } else {
             drop(transaction);
         }
-        let first = store.ok(store.within("noting the same", other).await, "noting the same");
-        store.same(first, !is_committed, "first after the other one");
+        let first = store.ok(store.within("recording the same", other).await, "recording the same");
+        store.same(first, !is_committed, "first after the other transaction");
     }
 }
 
-/// Of many who advance at once, one does.
+/// Of many concurrent advances from one position, exactly one succeeds.
 pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("one_of_racing_advances_is_made", store);
     let lease = seized(&store, &OWNER).await;
@@ -234,12 +235,12 @@ pub async fn one_of_racing_advances_is_made<S: EventStore>(store: S) {
     }
 }
 
-/// Deliveries are forgotten once they are old enough, and only then.
+/// Recorded deliveries are forgotten once they are old enough, and not before.
 pub async fn old_deliveries_are_forgotten<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("old_deliveries_are_forgotten", store);
     let events = [EventId::new(), EventId::new(), EventId::new()];
     for event in events {
-        store.check(record_delivery(&store, event).await, "a first delivery is none");
+        store.check(record_delivery(&store, event).await, "the first delivery is not first");
     }
     for age in [HOUR, Duration::MAX] {
         let forgotten = store.ok(transactions(&store).forget_deliveries(age).await, "forgetting");

@@ -1,4 +1,4 @@
-//! What groups have not finished although their checkpoints passed it.
+//! Rules of unfinished deliveries: events that a group has not finished although its checkpoint has passed them.
 
 use time::{OffsetDateTime, macros::datetime};
 
@@ -13,16 +13,16 @@ const AUDIT: Name = Name::from_static("audit:\u{fc} 1");
 const CHECKPOINT: Name = Name::from_static("group:mail");
 
 fn attempts(error: &str) -> DeliveryAttempts {
-    let mut tries = DeliveryAttempts::undecodable(error.to_owned(), &SharedClock::SYSTEM);
-    (tries.first_failed_at, tries.last_failed_at) = (Some(1_795_231_024_077), Some(1_795_231_024_078));
-    tries.attempts = 3;
-    tries.done = vec!["one".into(), "two".into()];
-    tries
+    let mut attempts = DeliveryAttempts::undecodable(error.to_owned(), &SharedClock::SYSTEM);
+    (attempts.first_failed_at, attempts.last_failed_at) = (Some(1_795_231_024_077), Some(1_795_231_024_078));
+    attempts.attempts = 3;
+    attempts.done = vec!["one".into(), "two".into()];
+    attempts
 }
 
 fn waiting(position: u64) -> UnfinishedDelivery {
-    let tries = attempts(&format!("failed at {position}: \"quoted\", \u{0} and 漢"));
-    UnfinishedDelivery { position: position.into(), attempts: tries, dead_since: None }
+    let attempts = attempts(&format!("failed at {position}: \"quoted\", \u{0} and 漢"));
+    UnfinishedDelivery { position: position.into(), attempts, dead_since: None }
 }
 
 fn dead(position: u64, dead_since: OffsetDateTime) -> UnfinishedDelivery {
@@ -43,11 +43,12 @@ async fn save<S: EventStore>(
 }
 
 async fn assert_waiting<S: EventStore>(store: &StoreUnderTest<S>, group: &Name, wanted: Vec<UnfinishedDelivery>) {
-    let found = store.ok(store.waiting_deliveries(group).await, format_args!("asking what waits of {group}"));
-    store.same(found, wanted, format_args!("what waits of {group}"));
+    let found =
+        store.ok(store.waiting_deliveries(group).await, format_args!("loading the waiting deliveries of {group}"));
+    store.same(found, wanted, format_args!("waiting deliveries of {group}"));
 }
 
-/// Rows are what was saved last, by group and in the order of their positions, until they are removed.
+/// The store returns the rows saved last, by group and in position order, until they are removed.
 pub async fn unfinished_deliveries_are_what_was_saved_last<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("unfinished_deliveries_are_what_was_saved_last", store);
     assert_waiting(&store, &MAIL, Vec::new()).await;
@@ -61,7 +62,7 @@ pub async fn unfinished_deliveries_are_what_was_saved_last<S: EventStore>(store:
     assert_waiting(&store, &AUDIT, vec![waiting(7)]).await;
 }
 
-/// The checkpoint moves with the rows; without a checkpoint it stays where it was.
+/// Rows and checkpoint are saved together; an update without a checkpoint leaves it unchanged.
 pub async fn progress_moves_the_checkpoint_with_its_rows<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("progress_moves_the_checkpoint_with_its_rows", store);
     for (checkpoint, wanted) in [(None, None), (Some(9), Some(9)), (None, Some(9)), (Some(4), Some(4))] {
@@ -72,7 +73,7 @@ pub async fn progress_moves_the_checkpoint_with_its_rows<S: EventStore>(store: S
     assert_waiting(&store, &MAIL, vec![waiting(3)]).await;
 }
 
-/// A dead letter does not wait: it is found among the dead letters of all groups, oldest first, page by page.
+/// A dead letter does not wait: the store lists it among the dead letters of all groups, oldest first, page by page.
 pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("dead_deliveries_are_listed_oldest_first", store);
     let (first, second) = (datetime!(2026-07-01 12:00:00.000_001 UTC), datetime!(2026-07-01 12:00:00.000_002 UTC));
@@ -85,7 +86,7 @@ pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
         loop {
             let page = store.dead_deliveries(all.last(), limit).await;
             let page = store.ok(page, format_args!("asking for dead letters after {}", all.len()));
-            store.check(page.len() <= limit, format_args!("{} dead letters where {limit} were asked for", page.len()));
+            store.check(page.len() <= limit, format_args!("{} dead letters in a page of {limit}", page.len()));
             if page.is_empty() {
                 break;
             }
@@ -96,7 +97,7 @@ pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
         let mut found: Vec<_> = all.iter().map(|dead| (dead.group.clone(), dead.position.get())).collect();
         found.sort();
         store.same(found, vec![(AUDIT, 5), (AUDIT, 6), (MAIL, 5), (MAIL, 9)], format_args!("pages of {limit}"));
-        store.check(all.iter().all(|dead| dead.attempts == waiting(dead.position.get()).attempts), "their tries");
+        store.check(all.iter().all(|dead| dead.attempts == waiting(dead.position.get()).attempts), "their attempts");
     }
     let positions = store.ok(store.dead_positions(&MAIL, 5.into()).await, "asking for positions");
     store.same(positions, vec![Position::new(9)], "the dead letters of a group after a position");
@@ -109,7 +110,7 @@ pub async fn dead_deliveries_are_listed_oldest_first<S: EventStore>(store: S) {
     }
 }
 
-/// A dead letter is ended once: it waits again or is gone.
+/// A dead letter ends once: by a replay, after which it waits again, or by its removal.
 pub async fn dead_delivery_is_ended_once<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("dead_delivery_is_ended_once", store);
     let at = datetime!(2026-07-01 12:00:00 UTC);
@@ -119,15 +120,15 @@ pub async fn dead_delivery_is_ended_once<S: EventStore>(store: S) {
         store.ok(store.end_dead_delivery(group, position.into(), again).await, "ending a dead letter")
     };
     let anew = DeliveryAttempts::replayed(vec!["one".into()]);
-    store.check(!end(&MAIL, 1, None).await, "what waits is no dead letter");
-    store.check(end(&MAIL, 5, Some(&anew)).await, "it is one");
-    store.check(!end(&MAIL, 5, Some(&anew)).await, "it waits already");
-    store.check(end(&MAIL, 9, None).await, "it is one");
-    store.check(!end(&MAIL, 9, None).await, "it is gone already");
+    store.check(!end(&MAIL, 1, None).await, "a waiting delivery is ended as a dead letter");
+    store.check(end(&MAIL, 5, Some(&anew)).await, "a dead letter is not ended");
+    store.check(!end(&MAIL, 5, Some(&anew)).await, "a replayed dead letter is ended again");
+    store.check(end(&MAIL, 9, None).await, "a dead letter is not ended");
+    store.check(!end(&MAIL, 9, None).await, "a removed dead letter is ended again");
     let again = UnfinishedDelivery { position: 5.into(), attempts: anew, dead_since: None };
     assert_waiting(&store, &MAIL, vec![waiting(1), again.clone()]).await;
     store.same(store.ok(store.count_dead_deliveries().await, "counting"), 1, "dead letters left");
-    // what is finished goes, whatever it was
+    // finishing removes a delivery, waiting or dead
     save(&store, &MAIL, vec![dead(5, at)], &[], None).await;
     assert_waiting(&store, &MAIL, vec![waiting(1)]).await;
     save(&store, &MAIL, Vec::new(), &[5], None).await;

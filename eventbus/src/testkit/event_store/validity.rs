@@ -1,4 +1,5 @@
-//! What no store takes, because it could not be read back, published or kept by every other store.
+//! Rules of events that every store refuses, because some store could not keep them, or a reader or the wire not carry
+//! them.
 
 use time::macros::datetime;
 
@@ -8,22 +9,22 @@ use crate::{
     port::{Append, AppendError, EventStore},
 };
 
-/// An event with this payload.
+/// Returns an event with this payload.
 fn with_payload(payload: impl Into<String>) -> NewEvent {
     NewEvent::new(Name::from_static("Given"), 1, payload)
 }
 
-/// An object, nested so many levels deep.
+/// Returns an object nested `levels` deep.
 fn nested(levels: usize) -> String {
     format!("{}1{}", r#"{"a":"#.repeat(levels), "}".repeat(levels))
 }
 
-/// An object with an array in it, nested so many levels deep together.
+/// Returns an object that contains arrays, nested `levels` deep together.
 fn nested_arrays(levels: usize) -> String {
     format!(r#"{{"a":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1))
 }
 
-/// Attributes nested so many levels deep, which need not be readable from text.
+/// Returns attributes nested `levels` deep, built as a value: the parser might refuse them as text.
 fn attributes(levels: usize) -> Attributes {
     let inner = (1..levels).fold(serde_json::Value::from(1), |value, _| serde_json::json!({ "a": value }));
     Attributes::from(serde_json::Map::from_iter([("a".to_owned(), inner)]))
@@ -48,7 +49,7 @@ async fn assert_refused<S: EventStore>(store: &StoreUnderTest<S>, what: &str, ba
     store.holds(&stream, &[]).await;
 }
 
-/// A payload with a field that is named like a field of the envelope is refused: on the wire it would take its place.
+/// A payload with a field named like a field of the envelope is refused: on the wire it would replace that field.
 pub async fn payload_that_hides_the_envelope_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("payload_that_hides_the_envelope_is_refused", store);
     for field in RESERVED_FIELDS {
@@ -63,8 +64,8 @@ pub async fn payload_that_hides_the_envelope_is_refused<S: EventStore>(store: S)
     }
 }
 
-/// What some stores, the wire or readers cannot keep is refused by every store: null characters, surrogates without
-/// their pair, nesting beyond 127 levels, schema versions and times out of range.
+/// An event that some store, the wire or a reader cannot keep is refused by every store: null characters, unpaired
+/// surrogates, nesting beyond 127 levels, schema versions and times out of range.
 pub async fn what_not_every_store_can_keep_is_refused<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("what_not_every_store_can_keep_is_refused", store);
     let null_attribute = || Attributes::from(serde_json::Map::from_iter([("a".to_owned(), "\0".into())]));
@@ -93,7 +94,7 @@ pub async fn what_not_every_store_can_keep_is_refused<S: EventStore>(store: S) {
     }
 }
 
-/// What is just within those bounds is kept as it was given.
+/// Events just within those bounds are kept as they were given.
 pub async fn what_every_store_can_keep_is_kept<S: EventStore>(store: S) {
     let store = StoreUnderTest::new("what_every_store_can_keep_is_kept", store);
     let stream = stream();
@@ -115,7 +116,7 @@ pub async fn what_every_store_can_keep_is_kept<S: EventStore>(store: S) {
     for (given, recorded) in given.into_iter().zip(&recorded) {
         let wanted = given.recorded_as(stream.clone(), recorded.version(), recorded.position());
         let wanted = wanted.with_recorded_at(recorded.metadata().recorded_at());
-        store.same(recorded, &wanted, "append returned something else than given");
+        store.same(recorded, &wanted, "append returned an event that differs from the given one");
     }
     store.holds(&stream, &recorded).await;
 }

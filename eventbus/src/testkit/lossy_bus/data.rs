@@ -1,4 +1,4 @@
-//! What a lossy bus holds, and what it does in one step.
+//! The data of a lossy bus and its atomic steps.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,14 +15,14 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct LossyBusData {
     pub(super) losable: LosableData,
-    /// Never goes back, as the clock does not.
+    /// Never goes back, not even when a test loses or restores data, as the server's clock does not.
     pub(super) last_id: u64,
-    /// The positions of all events that were ever published, in order.
+    /// The positions of all events ever published, in order.
     pub(super) history: Vec<Position>,
     pub(super) reported_floor: Option<GroupFloor>,
 }
 
-/// What can be lost.
+/// The data that a test can lose or restore.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LosableData {
     pub(super) records: HashMap<Uuid, StoreRecord>,
@@ -34,10 +34,10 @@ pub(super) struct LosableData {
 pub(super) struct StoreRecord {
     pub(super) epoch: u64,
     pub(super) position: Position,
-    /// The event at the position.
+    /// The event at `position`.
     pub(super) last: Option<EventId>,
     pub(super) sentinel: Option<u64>,
-    /// What comes after this entry begins again after this position.
+    /// An entry id and a position: entries published after that entry restart after that position.
     pub(super) rewind_point: Option<(u64, Position)>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct BusEntry {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct BusGroup {
-    /// The last entry it has finished.
+    /// The id of the last entry that the group finished.
     pub(super) finished: u64,
     pub(super) has_gap: bool,
 }
@@ -85,7 +85,7 @@ impl LossyBusData {
         RangeOutcome::Published(ids)
     }
 
-    /// The record of a store whose last entry is still there.
+    /// Returns the record of a store if its sentinel, the last entry it published, is still present.
     pub(super) fn intact(&self, store: Uuid) -> Option<&StoreRecord> {
         let is_there = |id| self.losable.entries.iter().any(|entry| entry.id == id);
         self.losable.records.get(&store).filter(|record| record.sentinel.is_none_or(is_there))

@@ -1,4 +1,4 @@
-//! A bus in memory that keeps positions beside its events, and loses data on demand: what a relay has to cope with.
+//! A bus in memory that keeps published positions beside its events and loses data on demand: for tests of the relay.
 
 mod data;
 
@@ -22,21 +22,21 @@ use crate::{
     },
 };
 
-/// A [`RelayTarget`] in memory whose data can be lost, rolled back and trimmed by a test, which consumes by hand too.
+/// A [`RelayTarget`] in memory whose data a test can lose, roll back, trim and consume.
 ///
-/// Clones share everything; a [`connection`](Self::connection) shares the data only.
+/// Clones share data, faults and pauses; a [`connection`](Self::connection) shares the data only.
 #[derive(Clone)]
 pub struct LossyBus {
     data: Arc<Mutex<LossyBusData>>,
     bus: InMemoryEventBus,
-    /// What goes wrong with the next ranges that are published over this connection.
+    /// Failures of the next ranges published over this connection.
     pub ranges: Faults,
-    /// What is refused over this connection.
+    /// The event that this connection refuses.
     pub refused: Refusal,
     paused: Arc<watch::Sender<bool>>,
 }
 
-/// What the bus held at one moment.
+/// A copy of the data of a bus at one moment.
 #[derive(Debug, Clone)]
 pub struct LossyBusSnapshot(LosableData);
 
@@ -60,29 +60,29 @@ impl LossyBus {
         Self { data, bus: InMemoryEventBus::new(), ranges, refused, paused }
     }
 
-    /// Another way to the same data, with faults and pauses of its own.
+    /// Returns a second connection to the same data, with its own faults and pauses.
     #[must_use]
     pub fn connection(&self) -> Self {
         Self { data: Arc::clone(&self.data), ..Self::new() }
     }
 
-    /// Loses everything.
+    /// Loses all data.
     pub fn flush(&self) {
         self.lock().losable = LosableData::default();
     }
 
-    /// What it holds now.
+    /// Returns a copy of the current data.
     #[must_use]
     pub fn snapshot(&self) -> LossyBusSnapshot {
         LossyBusSnapshot(self.lock().losable.clone())
     }
 
-    /// Holds what it held then.
+    /// Replaces the data with an earlier copy.
     pub fn restore(&self, copy: &LossyBusSnapshot) {
         self.lock().losable = copy.0.clone();
     }
 
-    /// Removes the oldest entries, whoever has not finished them.
+    /// Removes the oldest entries, also those that groups have not finished.
     pub fn trim(&self, entries: usize) {
         let data = &mut *self.lock();
         let gone = data.losable.entries.drain(..entries.min(data.losable.entries.len())).next_back();
@@ -91,7 +91,7 @@ impl LossyBus {
         }
     }
 
-    /// Makes a group that begins with the oldest entry, if it is missing.
+    /// Creates a group at the oldest entry, if it is missing.
     pub fn create_group(&self, group: &Name) {
         self.lock().losable.groups.entry(group.clone()).or_default();
     }
@@ -101,46 +101,46 @@ impl LossyBus {
         self.lock().losable.groups.remove(group);
     }
 
-    /// Takes and finishes the next events of a group, which is made if it is missing.
-    pub fn take(&self, group: &Name, most: usize) -> Vec<RecordedEvent> {
+    /// Reads and finishes the next events of a group; creates the group if it is missing.
+    pub fn take(&self, group: &Name, max: usize) -> Vec<RecordedEvent> {
         let data = &mut *self.lock();
         let group = data.losable.groups.entry(group.clone()).or_default();
-        let next = data.losable.entries.iter().filter(|entry| entry.id > group.finished).take(most);
-        let taken: Vec<_> = next.cloned().collect();
-        group.finished = taken.last().map_or(group.finished, |entry| entry.id);
-        taken.into_iter().map(|entry| entry.event).collect()
+        let next = data.losable.entries.iter().filter(|entry| entry.id > group.finished).take(max);
+        let entries: Vec<_> = next.cloned().collect();
+        group.finished = entries.last().map_or(group.finished, |entry| entry.id);
+        entries.into_iter().map(|entry| entry.event).collect()
     }
 
-    /// The positions of the events it holds, in order.
+    /// Returns the positions of the events that the bus holds, in order.
     #[must_use]
     pub fn positions(&self) -> Vec<u64> {
         let data = self.lock();
         data.losable.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
     }
 
-    /// The positions of all events that were ever published, in order.
+    /// Returns the positions of all events ever published, in order.
     #[must_use]
     pub fn history(&self) -> Vec<u64> {
         self.lock().history.iter().copied().map(Position::get).collect()
     }
 
-    /// The store's position, if there is one.
+    /// Returns the published position of the store, if the bus has one.
     #[must_use]
     pub fn position(&self, store: Uuid) -> Option<Position> {
         Some(self.lock().losable.records.get(&store)?.position)
     }
 
-    /// Tells this of every group from now on, whatever is true; `None` tells the truth again.
+    /// Reports `floor` for every group from now on, instead of the true one; `None` reports the true floors again.
     pub fn report_floors(&self, floor: Option<GroupFloor>) {
         self.lock().reported_floor = floor;
     }
 
-    /// Holds the ranges up that are published over this connection, before anything happens, or lets them go on.
+    /// Blocks ranges published over this connection before they take effect, or unblocks them.
     pub fn pause(&self, is_paused: bool) {
         self.paused.send_replace(is_paused);
     }
 
-    /// Whether a range is held up.
+    /// Returns `true` if a range is blocked.
     #[must_use]
     pub fn is_range_paused(&self) -> bool {
         self.paused.receiver_count() > 0
