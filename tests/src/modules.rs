@@ -1,4 +1,4 @@
-//! The modules of a crate, which of them use which, and where the `impl`s of its types lie.
+//! The modules of a crate: which uses which, and where the `impl`s of each type lie.
 //!
 //! Names are resolved as far as the layering tests need it: `use` trees, paths, and paths within macros, from `crate`,
 //! `self`, `super`, a child module or an imported name, through re-exports to the module that defines the item. Method
@@ -23,18 +23,18 @@ pub type Module = String;
 /// The modules of a crate, without unit tests.
 #[derive(Debug)]
 pub struct ModuleGraph {
-    /// Each module with the modules that it uses, and one path by which it does. Modules within another one are left out:
-    /// a folder is one noun.
+    /// Each module with the modules that it uses, and one path by which it does. Modules within each other are left
+    /// out: a folder is one noun.
     pub uses: BTreeMap<Module, BTreeMap<Module, String>>,
-    /// Inherent `impl`s that lie in another file than their type, or beside another one of the same type.
+    /// Inherent `impl`s that lie in a different file than their type, or beside a second one of the same type.
     pub scattered_impls: Vec<String>,
-    /// Types with methods and more than one field, some of them private, in a module whose child modules see the fields.
+    /// Types with methods and several fields, some of them private, in a module whose child modules see the fields.
     pub open_types: Vec<String>,
 }
 
 #[derive(Default)]
 struct Source {
-    /// What `use` brings in: the name and its path from the root of the crate, `*` for all of a module.
+    /// The names that `use` imports, each with its path from the root of the crate; `*` for all of a module.
     imports: Vec<(String, Vec<String>)>,
     /// Paths that the code names, as written.
     paths: Vec<Vec<String>>,
@@ -87,8 +87,8 @@ impl ModuleGraph {
         })
     }
 
-    /// Returns each circle of modules, with folders taken as one where a module outside of them is concerned: its modules
-    /// in a row, each with the path by which it uses the next one.
+    /// Returns each circle of modules as a chain, with the path by which each module uses the next. Seen from outside,
+    /// a folder counts as one module.
     #[must_use]
     pub fn circles(&self) -> Vec<String> {
         let mut found = Vec::new();
@@ -120,13 +120,13 @@ impl ModuleGraph {
     }
 }
 
-/// The entry of `folder` that holds `module`.
+/// Returns the entry of `folder` that holds `module`.
 fn entry_of<'m>(module: &'m str, folder: &[String]) -> Option<&'m str> {
     let mut segments = module.split('/').filter(|segment| !segment.is_empty());
     folder.iter().all(|name| segments.next() == Some(name)).then(|| segments.next()).flatten()
 }
 
-/// The entries that `start` uses, directly or by way of others, each with the one before it.
+/// Returns the entries that `start` uses, directly or indirectly, each with the entry before it on the way.
 fn reach<'e>(entries: &BTreeMap<&'e str, BTreeMap<&'e str, String>>, start: &'e str) -> BTreeMap<&'e str, &'e str> {
     let mut before = BTreeMap::new();
     let mut queue = VecDeque::from([start]);
@@ -141,7 +141,7 @@ fn reach<'e>(entries: &BTreeMap<&'e str, BTreeMap<&'e str, String>>, start: &'e 
     before
 }
 
-/// The shortest circle of each group of entries that use each other.
+/// Returns the shortest circle of each group of entries that use each other.
 fn shortest_circles(entries: &BTreeMap<&str, BTreeMap<&str, String>>) -> Vec<String> {
     let reached: BTreeMap<&str, _> = entries.keys().map(|entry| (*entry, reach(entries, entry))).collect();
     let mut seen = BTreeSet::new();
@@ -338,7 +338,8 @@ impl Reader {
         }
     }
 
-    /// Adds an import, if it comes from the crate itself: those of other crates begin with no keyword and no module.
+    /// Adds an import if its path leads into the crate itself: paths into other crates begin with no keyword and no
+    /// module.
     fn add_import(&mut self, name: String, path: &[String]) {
         let absolute = match path.first().map(String::as_str) {
             Some("crate") => path[1..].to_vec(),
@@ -348,7 +349,7 @@ impl Reader {
                 let kept = self.module.len().saturating_sub(ups);
                 [&self.module[..kept], &path[ups..]].concat()
             }
-            // a child module, or another crate, of which no module is found
+            // a child module; or a different crate, for which no module is found
             _ => [&self.module[..], path].concat(),
         };
         self.source.imports.push((name, absolute));

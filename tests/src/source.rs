@@ -1,4 +1,4 @@
-//! The product's own sources, as the tests over layering, time and vocabulary read them.
+//! The product's own sources, for the tests over layering, time and vocabulary.
 
 use std::{
     fs, io,

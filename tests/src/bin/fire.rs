@@ -1,8 +1,8 @@
-//! Proof under fire, for as long as one likes.
+//! The fire suite as a program, for runs of any length.
 //!
-//! `cargo run --release -p workspace-tests --bin fire -- --kills 500 --seed 7` prints a table of what was done and what
-//! came of it, and ends with 1 if a promise was broken. It brings its own servers. With `FIRE_LOG` set to a folder the
-//! processes log there; with `FIRE_KEEP` set, what a run leaves in files, Redis and PostgreSQL is kept.
+//! `cargo run --release -p workspace-tests --bin fire -- --kills 500 --seed 7` prints a table of the faults and their
+//! results, and exits with 1 if a promise was broken. It starts its own servers. With `FIRE_LOG` set to a folder the
+//! processes log there; with `FIRE_KEEP` set, a run leaves its data in files, Redis and PostgreSQL.
 #![allow(clippy::print_stdout, reason = "the table")]
 
 use std::{
@@ -29,47 +29,47 @@ use workspace_tests::fire::{
     unfinished_deliveries::{self, Kills},
 };
 
-/// Checks what is promised while servers, processes and connections die.
+/// Checks the promises of the project while servers, processes and connections fail.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many events the ordering race stores.
+    /// Number of events that the ordering race stores.
     #[arg(long, default_value_t = 1_000_000)]
     events: u64,
-    /// How many random programs run on each store.
+    /// Number of random programs on each store.
     #[arg(long, default_value_t = 10_000)]
     cases: u32,
-    /// How many processes are killed; a quarter as many once more with a bus of several streams.
+    /// Number of processes to kill; a quarter as many again with a bus of several streams.
     #[arg(long, default_value_t = 500)]
     kills: u64,
-    /// How often a process is paused for longer than its lease.
+    /// Number of times a process is paused for longer than its lease.
     #[arg(long, default_value_t = 50)]
     pauses: u64,
-    /// How often a server fails, each kind of failure in turn.
+    /// Number of server failures, each kind in turn.
     #[arg(long, default_value_t = 300)]
     server_kills: u64,
-    /// How often releases of a consumer group are rolled over each other, in both orders by turns; a fifth as often once
-    /// more while members are killed.
+    /// Number of times that releases of a consumer group replace each other, in both orders in turn; a fifth as many
+    /// again while members are killed.
     #[arg(long, default_value_t = 100)]
     rollings: u64,
-    /// How many connections suffer.
+    /// Number of connections to break.
     #[arg(long, default_value_t = 200)]
     cuts: u64,
-    /// How often the file of a SQLite store goes.
+    /// Number of times the file of a SQLite store is removed, replaced or moved.
     #[arg(long, default_value_t = 200)]
     file_faults: u64,
-    /// How many events are handled while consumers are killed every second or two.
+    /// Number of events to handle while consumers are killed every second or two.
     #[arg(long, default_value_t = 100_000)]
     handled: u64,
-    /// How many processes with the in-process bus are killed while events wait.
+    /// Number of processes with the in-process bus to kill while events wait for a retry.
     #[arg(long, default_value_t = 300)]
     unfinished_kills: u64,
-    /// How many processes with the in-process bus are killed every second or two.
+    /// Number of processes with the in-process bus to kill every second or two.
     #[arg(long, default_value_t = 100)]
     in_process_kills: u64,
-    /// What everything random follows from.
+    /// Seed of every random choice.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only these parts.
+    /// Runs only these parts.
     #[arg(long, value_enum)]
     only: Vec<Part>,
 }
@@ -77,39 +77,39 @@ struct Arguments {
 /// A part of the suite.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The feed against writers that are slow, rolled back and killed.
+    /// The feed, against writers that are slow, rolled back and killed.
     Race,
-    /// Random programs against a model.
+    /// Random programs, against a model.
     Model,
-    /// Appends over a network that fails.
+    /// Appends over a failing network.
     Cuts,
-    /// Files of SQLite that are removed, replaced and moved.
+    /// SQLite files that are removed, replaced and moved.
     Files,
-    /// Writers, relays, consumers and projectors that die.
+    /// Writers, relays, consumers and projectors that are killed.
     Kills,
-    /// The same with a bus of several streams, each with an order of its own.
+    /// As `kills`, with a bus of several streams, each with its own order.
     Partitions,
-    /// Processes that are paused for longer than their leases.
+    /// Processes paused for longer than their leases.
     Pauses,
-    /// Servers that crash, forget and go back in time.
+    /// Servers that crash, lose data and return to older data.
     Servers,
-    /// Releases of a consumer group that roll over each other.
+    /// Releases of a consumer group that replace each other.
     Rolling,
-    /// Processes with the in-process bus that are killed while events wait for a retry.
+    /// Processes with the in-process bus, killed while events wait for a retry.
     Unfinished,
-    /// Processes with the in-process bus that are killed every second or two: no event becomes a dead letter.
+    /// Processes with the in-process bus, killed every second or two: no event becomes a dead letter.
     InProcess,
-    /// Consumers that are killed every second or two: no event becomes a dead letter.
+    /// Consumers killed every second or two: no event becomes a dead letter.
     Random,
     /// An event that ends its process: it becomes a dead letter within ten minutes.
     Killer,
-    /// Databases that are locked, full, out of memory, and kill connections and transactions.
+    /// Databases that are locked, full or out of memory, or kill connections and transactions.
     Faults,
-    /// Handlers that never return: one that awaits, and one that blocks its thread.
+    /// Handlers that never return: one awaits, one blocks its thread.
     Stuck,
 }
 
-/// The longest that the ordering race may take.
+/// Time limit of the ordering race.
 const RACE: Duration = Duration::from_secs(3_600);
 
 fn main() -> Result<ExitCode, HarnessError> {
@@ -185,7 +185,7 @@ impl Part {
     }
 }
 
-/// On a thread of the runtime, which may block.
+/// Runs the server failures on a thread of the runtime, which may block.
 async fn spawned(server_kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let program = Program::this(&[])?;
     tokio::spawn(async move { kills::fail_servers(&program, Settings::Default, server_kills, seed).await }).await?

@@ -1,8 +1,8 @@
-//! How much memory reading large events takes: `cargo run --release -p workspace-tests --bin memory`.
+//! Measures how much memory reading large events takes: `cargo run --release -p workspace-tests --bin memory`.
 //!
-//! Each way to read runs in a process of its own, and tells how high its resident memory rose above what it was before the
-//! first event (Linux: `VmHWM`). The program fails if one takes more than `--at-most` says, or does not read every event.
-//! Stores and servers are brought along.
+//! Each way to read runs in a process of its own, and prints how far its resident memory rose above its value before
+//! the first event (Linux: `VmHWM`). The program fails if one exceeds `--at-most`, or does not read every event. It
+//! starts the stores and servers itself.
 #![allow(clippy::print_stdout, reason = "the table")]
 
 use std::{
@@ -27,13 +27,13 @@ use futures_util::TryStreamExt as _;
 /// Measures how much memory reading large events takes.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// How many events are read.
+    /// Number of events to read.
     #[arg(long, default_value_t = 300)]
     events: u64,
-    /// How large each is.
+    /// Size of each event in MiB.
     #[arg(long, default_value_t = 2)]
     mebibytes: usize,
-    /// How much memory each way to read may take, in MiB.
+    /// Limit of memory for each way to read, in MiB.
     #[arg(long, default_value_t = 100)]
     at_most: u64,
 }
@@ -100,7 +100,7 @@ async fn streams(prefix: &str) -> Result<RedisStreams, BoxError> {
 async fn fill(prefix: &str, events: u64, bytes: usize) -> Result<(), BoxError> {
     let (store, bus) = (store(prefix).await?, RedisEventBus::connect(bus_config(prefix)).await?);
     let streams = streams(prefix).await?;
-    // what hardly compresses
+    // a text that hardly compresses
     let text: String = (0..bytes).map(|_| fastrand::alphanumeric()).collect();
     for number in 0..events {
         let stream = StreamId::parse("Document", &number.to_string())?;
@@ -130,11 +130,11 @@ async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
             let bus = RedisEventBus::connect(bus_config(&prefix)).await?;
             let handled = Arc::new(AtomicU64::new(0));
             let counts = Arc::clone(&handled);
-            let look = Subscriber::new(Name::from_static("look"), EventFilter::All, move |_| {
+            let reader = Subscriber::new(Name::from_static("reader"), EventFilter::All, move |_| {
                 counts.fetch_add(1, Ordering::SeqCst);
                 Box::pin(async { Ok(()) })
             });
-            bus.add_subscriber(bus.default_group().clone(), look);
+            bus.add_subscriber(bus.default_group().clone(), reader);
             let consuming = bus.clone();
             let consumer = tokio::spawn(async move { consuming.start_consuming().await });
             while handled.load(Ordering::SeqCst) < events {
@@ -179,7 +179,7 @@ async fn read(way: &str, events: u64, prefix: String) -> Result<(), BoxError> {
     if count == events { Ok(()) } else { Err(format!("{count} of {events} events were read").into()) }
 }
 
-/// A line of what the kernel says of this process, in KiB.
+/// Returns one line of the kernel's status of this process, in KiB.
 fn resident(line: &str) -> Result<u64, BoxError> {
     let status = fs::read_to_string("/proc/self/status")?;
     let found = status.lines().find_map(|status| status.strip_prefix(line)).ok_or("the kernel does not say")?;

@@ -1,5 +1,5 @@
-//! A program in which two aggregates have one type: what it says when it starts, with `discover` as its argument or without.
-//! A binary of its own, since tests are let start.
+//! A program in which two aggregates have one type; its test starts it with and without the argument `discover`. It is
+//! a binary of its own, because in a crate compiled as a test the app would only log a warning.
 
 use eventbus::prelude::*;
 

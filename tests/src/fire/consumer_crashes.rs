@@ -1,6 +1,7 @@
 //! Consumers whose processes end while they handle events, with the default configuration of the Redis bus.
 //!
-//! Those that are killed at random must make no dead letter of any event; an event that ends its process must become one.
+//! No event may become a dead letter because consumers are killed at random; an event that ends its process must become
+//! one.
 
 use std::{
     env,
@@ -18,18 +19,18 @@ use tokio::process::{Child, Command};
 
 use super::{HarnessError, run_summary::RunSummary};
 
-/// The variables that tell a process to consume.
+/// Variables that make a process a consumer.
 const SERVER_VARIABLE: &str = "FIRE_ENDS_REDIS";
 const NAME_VARIABLE: &str = "FIRE_ENDS_NAME";
 
-/// The aggregate whose event ends the process.
+/// The aggregate of the event that ends its process.
 const CRASHING_AGGREGATE: &str = "killer";
-/// The set of the aggregates that were handled.
+/// The Redis set of handled aggregates.
 const HANDLED_KEY: &str = "handled";
-/// How many consumers there are at any time, and how many events each handles at once.
+/// Number of consumers at any time, and of events that each handles at once.
 const CONSUMERS: usize = 4;
 const CONCURRENCY: usize = 16;
-/// How long an event takes at most, in milliseconds.
+/// The longest time of a handler, in milliseconds.
 const HANDLER_TIME_MAX_MS: u64 = 100;
 
 fn config(redis: &str, consumer_name: Option<String>) -> RedisEventBusConfig {
@@ -41,10 +42,10 @@ fn config(redis: &str, consumer_name: Option<String>) -> RedisEventBusConfig {
     }
 }
 
-/// Consumes for ever if the environment says so; returns `false` if it does not.
+/// Consumes for ever if the environment asks for it; otherwise returns `false`.
 ///
 /// # Errors
-/// If the server is not there.
+/// If the server cannot be reached.
 pub async fn run_as_child() -> Result<bool, HarnessError> {
     let Ok(redis) = env::var(SERVER_VARIABLE) else {
         return Ok(false);
@@ -101,7 +102,7 @@ async fn is_finished(bus: &RedisEventBus) -> Result<bool, HarnessError> {
 /// Kills one of several consumers every second or two until all events are handled: none may become a dead letter.
 ///
 /// # Errors
-/// What the servers and the system say.
+/// If a server or the system fails.
 pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let (began, mut rng) = (Instant::now(), Rng::with_seed(seed));
     let server = test_servers::private_redis();
@@ -131,11 +132,11 @@ pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, Harn
     Ok(RunSummary { took: began.elapsed(), ..figures })
 }
 
-/// Starts a consumer again whenever its process has ended, under another name each time, until the event that ends it is
-/// a dead letter, which is to take ten minutes at most; no other may become one.
+/// Restarts a consumer under a new name whenever its process ends, until the event that ends it is a dead letter. That
+/// must take ten minutes at most, and no further event may become one.
 ///
 /// # Errors
-/// What the servers and the system say.
+/// If a server or the system fails.
 pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
     const AT_MOST: Duration = Duration::from_secs(600);
     let began = Instant::now();

@@ -1,6 +1,6 @@
-//! A PostgreSQL database of a run's own, and what its tables hold.
+//! A PostgreSQL database of one run, and the contents of its tables.
 //!
-//! Keep: what the store holds is read from the tables, not through the store.
+//! Invariant: the auditor's view of the store is read from the tables, not through the store.
 
 use std::{
     net::{SocketAddr, ToSocketAddrs as _},
@@ -19,11 +19,11 @@ const STORED_SQL: &str = "
     SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (data ->> 'amount')::bigint
     FROM events ORDER BY position";
 
-/// How long a session may be refused or terminated again and again while it is opened.
+/// Time limit for opening a session while the server refuses or terminates it.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const CONNECT_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// A database of a run's own.
+/// The database of one run.
 #[derive(Debug)]
 pub struct Database {
     name: String,
@@ -31,10 +31,10 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes it on the shared server.
+    /// Creates the database on the shared server.
     ///
     /// # Errors
-    /// Whatever the server says.
+    /// If the server fails.
     pub async fn create() -> Result<Self, HarnessError> {
         let name = test_servers::unique_name("fire");
         let mut admin = PgConnection::connect(test_servers::postgres_url()).await?;
@@ -42,16 +42,16 @@ impl Database {
         Ok(Self { url: test_servers::database_url_for(&name), name })
     }
 
-    /// Its address.
+    /// Returns the address of the database.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// A store in it whose sessions go by `name`, also while sessions are being terminated.
+    /// Opens a store in it, with sessions named `name`, also while sessions are being terminated.
     ///
     /// # Errors
-    /// Whatever the store says.
+    /// If the store cannot be opened.
     pub async fn store(&self, name: &str, connections: u32) -> Result<PgEventStore, HarnessError> {
         let config = PgEventStoreConfig {
             database_url: format!("{}?application_name={name}", self.url),
@@ -61,17 +61,17 @@ impl Database {
         retry_until_connected(|| PgEventStore::connect_with(config.clone())).await
     }
 
-    /// Where its server listens.
+    /// Returns the address of the server.
     ///
     /// # Errors
-    /// If the address of the shared server names no host and port.
+    /// If the URL of the shared server has no host and port.
     pub fn server(&self) -> Result<SocketAddr, HarnessError> {
         let options: PgConnectOptions = self.url.parse()?;
         let mut found = (options.get_host(), options.get_port()).to_socket_addrs()?;
         Ok(found.next().ok_or("the server's name has no address")?)
     }
 
-    /// Its address by another way to the server.
+    /// Returns the URL of the database through a proxy.
     ///
     /// # Errors
     /// Like [`server`](Self::server).
@@ -81,28 +81,28 @@ impl Database {
         Ok(self.url.replacen(&server, &proxy_address.to_string(), 1))
     }
 
-    /// A connection by `name` that finds the store's tables, also while sessions are being terminated.
+    /// Opens a connection named `name` that finds the store's tables, also while sessions are being terminated.
     ///
     /// # Errors
-    /// Whatever the server says.
+    /// If the server fails.
     pub async fn connection(&self, name: &str) -> Result<PgConnection, HarnessError> {
         let url = format!("{}?application_name={name}", self.url);
         retry_until_connected(|| open(url.clone())).await
     }
 
-    /// What the store holds, in position order.
+    /// Reads the stored events, in position order.
     ///
     /// # Errors
-    /// Whatever the server says.
+    /// If the server fails.
     pub async fn load_stored(&self) -> Result<Vec<Stored>, HarnessError> {
         let mut connection = self.connection("auditor").await?;
         load_stored(&mut connection).await
     }
 
-    /// Removes it, whoever is still connected; not with `FIRE_KEEP` set.
+    /// Drops the database and its connections; keeps it if `FIRE_KEEP` is set.
     ///
     /// # Errors
-    /// Whatever the server says.
+    /// If the server fails.
     pub async fn remove(&self) -> Result<(), HarnessError> {
         if keeps_artifacts() {
             return Ok(());
@@ -112,10 +112,10 @@ impl Database {
     }
 }
 
-/// What the store behind a connection holds, in position order.
+/// Reads the stored events through a connection, in position order.
 ///
 /// # Errors
-/// Whatever the server says.
+/// If the server fails.
 pub async fn load_stored(connection: &mut PgConnection) -> Result<Vec<Stored>, HarnessError> {
     let mut rows = sqlx::query_as::<_, (i64, i64, Uuid, String, i64)>(STORED_SQL).fetch(connection);
     let (mut found, mut names) = (Vec::new(), std::collections::HashSet::<Arc<str>>::new());
@@ -134,7 +134,7 @@ pub async fn load_stored(connection: &mut PgConnection) -> Result<Vec<Stored>, H
     Ok(found)
 }
 
-/// With `FIRE_KEEP` set, notes, entries and databases of a run stay.
+/// Returns `true` if `FIRE_KEEP` is set: the notes, entries and databases of a run are kept.
 #[must_use]
 pub fn keeps_artifacts() -> bool {
     std::env::var_os("FIRE_KEEP").is_some()
@@ -143,7 +143,7 @@ pub fn keeps_artifacts() -> bool {
 /// Runs statements without parameters.
 ///
 /// # Errors
-/// Whatever the server says.
+/// If the server fails.
 pub async fn execute_sql(connection: &mut PgConnection, sql: &str) -> Result<(), HarnessError> {
     connection.execute(sqlx::raw_sql(AssertSqlSafe(sql.to_owned()))).await?;
     Ok(())
@@ -155,7 +155,7 @@ async fn open(url: String) -> Result<PgConnection, HarnessError> {
     Ok(connection)
 }
 
-/// Tries until it succeeds, or has failed for a long time.
+/// Retries until it succeeds or [`CONNECT_TIMEOUT`] has passed.
 async fn retry_until_connected<T, E: Into<HarnessError>, F>(attempt: impl Fn() -> F) -> Result<T, HarnessError>
 where
     F: Future<Output = Result<T, E>>,

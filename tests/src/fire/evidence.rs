@@ -1,4 +1,4 @@
-//! What the auditor is shown: what the store holds, what appenders were told, what readers did.
+//! The evidence for the auditor: stored events, the answers that appenders received, the effects of readers.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -9,96 +9,96 @@ use eventbus::Uuid;
 
 use super::history::{AppendRecord, History, HistoryEntry, StoredAt};
 
-/// Everything that is known of a run.
+/// The whole evidence of a run.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
-    /// What the store holds, in position order; read without the code under test.
+    /// The stored events in position order, read without the code under test.
     pub stored: Vec<Stored>,
-    /// What those who appended did and were told.
+    /// The records of all appenders.
     pub append_records: Vec<AppendRecord>,
-    /// Those who read.
+    /// The readers.
     pub readers: Vec<Reader>,
 }
 
-/// An event as the store holds it.
+/// An event as stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
-    /// Which, and where.
+    /// Its id, version and position.
     pub stored_at: StoredAt,
     /// Its stream.
     pub stream: Arc<str>,
-    /// What it adds to the read model.
+    /// The amount that it adds to the read model.
     pub amount: i64,
 }
 
-/// Somebody who reads the feed or a bus.
+/// A reader of the feed or of a bus.
 #[derive(Debug, Clone, Default)]
 pub struct Reader {
-    /// Who it is.
+    /// Its name.
     pub name: String,
-    /// What is promised of it.
+    /// Its promise.
     pub promise: Promise,
-    /// What had an effect, in that order.
+    /// Its effects, in the order in which they happened.
     pub effects: Vec<Effect>,
-    /// What became dead letters.
+    /// Its dead letters.
     pub dead: Vec<Uuid>,
-    /// What it can never handle, and nothing else may become a dead letter.
+    /// Events that it can never handle. No other event may become a dead letter.
     pub poison: HashSet<Uuid>,
-    /// The read model, if it keeps one.
+    /// Its read model, if it keeps one.
     pub model: Option<Model>,
-    /// The position up to which it says that it has done everything, if it says so.
+    /// The position through which it claims to be finished, if it claims one.
     pub checkpoint: Option<u64>,
 }
 
-/// What is promised of a reader. At least once is always promised.
+/// The promise of a reader. At least once is always promised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Promise {
-    /// Nothing has an effect twice.
+    /// Set if no event has two effects.
     pub once: bool,
-    /// In which order events have an effect for the first time.
+    /// The order in which events have their first effects.
     pub order: Order,
 }
 
-/// An order that is promised.
+/// A promised order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
-    /// None.
+    /// No order.
     #[default]
     None,
-    /// By version in each stream.
+    /// By version within each stream.
     PerAggregate,
     /// By position.
     Total,
 }
 
-/// An effect.
+/// One effect of a reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effect {
-    /// Of which event.
+    /// The event.
     pub event: Uuid,
-    /// The epoch of the lease under which it was made, 0 if there is none.
+    /// The epoch of the lease under which the reader worked, 0 without a lease.
     pub epoch: u64,
 }
 
-/// A read model: what was folded, by stream.
+/// A read model: the fold of each stream.
 pub type Model = BTreeMap<Arc<str>, Folded>;
 
-/// What has become of the events of a stream; it depends on their order.
+/// The fold of a stream's events; it depends on their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Folded {
-    /// How many there were.
+    /// Number of events.
     pub events: i64,
     /// The sum of their amounts.
     pub total: i64,
-    /// Depends on the order too.
+    /// A digest that depends on the order.
     pub digest: i64,
 }
 
 impl Folded {
-    /// What keeps the digest small; SQL statements that fold use it too.
+    /// The modulus that keeps the digest small; the SQL statements that fold use it too.
     pub const MODULUS: i64 = 1_000_003;
 
-    /// Folds one more.
+    /// Folds one more event.
     #[must_use]
     pub const fn plus(self, amount: i64) -> Self {
         Self {
@@ -110,11 +110,11 @@ impl Folded {
 }
 
 impl Evidence {
-    /// Adds what was noted: what appenders were told, and what the readers it names have handled.
+    /// Adds a history: the records of appenders, and the handled events of the readers named in it.
     pub fn add(&mut self, history: History) {
         for note in history.entries {
             match note {
-                HistoryEntry::Told(told) => self.append_records.push(told),
+                HistoryEntry::Told(record) => self.append_records.push(record),
                 HistoryEntry::Handled { reader, event, epoch } => {
                     if let Some(reader) = self.readers.iter_mut().find(|known| known.name == reader) {
                         reader.effects.push(Effect { event, epoch });
@@ -124,14 +124,14 @@ impl Evidence {
         }
     }
 
-    /// Under how many leases a reader worked.
+    /// Returns the number of leases under which a reader worked.
     #[must_use]
     pub fn owners(&self, reader: &str) -> usize {
         let seen = self.readers.iter().filter(|known| known.name == reader).flat_map(|reader| &reader.effects);
         seen.map(|seen| seen.epoch).collect::<HashSet<_>>().len()
     }
 
-    /// What the read model of everything stored is, but for some events.
+    /// Folds the stored events that `counts` accepts.
     #[must_use]
     pub fn fold(&self, counts: impl Fn(&Stored) -> bool) -> Model {
         let mut model = Model::new();

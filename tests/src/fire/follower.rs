@@ -1,4 +1,4 @@
-//! Our reader of the feed, which must see everything once and in order.
+//! The reader of the feed under test, which must see every event once and in order.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use super::{
     history::StoredAt,
 };
 
-/// How long it waits when it found nothing, before it looks again.
+/// Time that it waits after an empty read before it polls again.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Follows a feed, again from where it was when its connection breaks, until `is_over` and nothing is left.
+/// Follows a feed, resuming after a broken connection, until `is_over` returns `true` and no event remains.
 pub async fn follow(store: impl ReadFeed, is_over: impl Fn() -> bool) -> Reader {
     let mut reader = Reader {
         name: "read_all".into(),

@@ -1,7 +1,7 @@
-//! What processes note while they work, in one file that survives the death of each of them.
+//! The records that processes write while they work, in one file that survives their deaths.
 //!
-//! Keep: a note is one write in append mode that begins with the line break. So notes of many processes never mix, their
-//! order in the file is the order in which they were made, and one that `kill -9` tore spoils no other.
+//! Invariant: a record is one write in append mode that begins with the line break. So the records of many processes
+//! never mix, their order in the file is the order of the writes, and a record torn by `kill -9` damages no other.
 
 use std::{
     fs::{File, OpenOptions},
@@ -14,43 +14,43 @@ use serde::{Deserialize, Serialize};
 
 use super::HarnessError;
 
-/// One thing that happened, noted by whom it happened to.
+/// One record, written by the process that it concerns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HistoryEntry {
-    /// Somebody appended, or was told what came of it.
+    /// An append, or its answer.
     Told(AppendRecord),
-    /// A handler or projection without a transaction is done with an event.
+    /// A handler or projection without a transaction has finished an event.
     Handled {
-        /// Who it was.
+        /// Its name.
         reader: String,
         /// The event.
         event: Uuid,
-        /// The epoch of the lease under which it worked, 0 if there is none.
+        /// The epoch of the lease under which it worked, 0 without a lease.
         epoch: u64,
     },
 }
 
-/// What somebody who appends did or was told.
+/// A record of an appender.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AppendRecord {
-    /// An append is about to be sent; these are its events.
+    /// An append is about to be sent, with these events.
     Sent(Vec<Uuid>),
-    /// An append was acknowledged; there its events are.
+    /// An append was acknowledged, with its events stored at these places.
     Stored(Vec<StoredAt>),
-    /// An append was refused for good, by a conflict for example.
+    /// An append was refused for good, such as by a conflict.
     Refused(Vec<Uuid>),
 }
 
-/// Where an event is.
+/// The place of a stored event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoredAt {
     /// The event.
     pub event: Uuid,
     /// Its version in its stream.
     pub version: u64,
-    /// Its position in the store, 0 if nobody said.
+    /// Its position in the store, 0 if the answer had none.
     pub position: u64,
 }
 
@@ -64,45 +64,45 @@ impl From<&RecordedEvent> for StoredAt {
     }
 }
 
-/// Makes notes.
+/// Writes records.
 #[derive(Debug)]
 pub struct HistoryWriter(File);
 
 impl HistoryWriter {
-    /// Opens the file, which other processes may have open too, and makes it if need be.
+    /// Opens or creates the file, which other processes may have open too.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn open(path: &Path) -> Result<Self, HarnessError> {
         Ok(Self(OpenOptions::new().create(true).append(true).open(path)?))
     }
 
-    /// Makes a note; it is safe from the death of this process when this returns.
+    /// Writes a record. After the return it survives the death of this process.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn append(&self, note: &HistoryEntry) -> Result<(), HarnessError> {
         let line = format!("\n{}", serde_json::to_string(note)?);
-        // by `write_all` a torn first half could be followed by another process's note
+        // after a torn `write_all` the record of a second process could follow the first half
         let written = (&self.0).write(line.as_bytes())?;
         if written == line.len() { Ok(()) } else { Err("a note was written in part".into()) }
     }
 }
 
-/// What was noted, in the order in which it was.
+/// The records in the order in which they were written.
 #[derive(Debug, Default)]
 pub struct History {
-    /// The notes.
+    /// The records.
     pub entries: Vec<HistoryEntry>,
-    /// How many were torn: their writers died while they made them.
+    /// Number of torn records: their writers died while writing them.
     pub torn: usize,
 }
 
 impl History {
-    /// Reads a file of notes; one that does not exist has none.
+    /// Reads the records of a file; a missing file has none.
     ///
     /// # Errors
-    /// Whatever the file system says.
+    /// If the file system fails.
     pub fn read(path: &Path) -> Result<Self, HarnessError> {
         if !path.exists() {
             return Ok(Self::default());

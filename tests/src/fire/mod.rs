@@ -1,9 +1,10 @@
-//! Proof under fire: what is promised is checked while servers, processes and connections die.
+//! The fire suite: checks the promises of the project while servers, processes and connections fail.
 //!
-//! Each part brings a load and its faults, notes what happened, and lets the [`auditor`] compare that with what the
-//! store holds in the end. `tests/fire.rs` runs them short, the program `fire` as long as one likes.
+//! Each part makes a load and its faults, records what happened, and lets the [`auditor`] compare the records with the
+//! final contents of the store. `tests/fire.rs` runs the parts briefly, the program `fire` for any length.
 //!
-//! Keep: production code knows nothing of this. What dies at a named point dies in a wrapper around a port.
+//! Invariant: production code has no part in this. A process that dies at a named point dies in a wrapper around a
+//! port.
 
 pub mod auditor;
 pub mod consumer_crashes;
@@ -26,5 +27,5 @@ pub mod stuck_handlers;
 pub mod unfinished_deliveries;
 pub mod workload;
 
-/// What went wrong with the test itself, a server that does not start for example.
+/// An error of the test itself, such as a server that does not start.
 pub type HarnessError = eventbus::BoxError;

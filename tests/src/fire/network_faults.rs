@@ -1,5 +1,5 @@
-//! Appends over a network that fails: none is made twice, none that was acknowledged is missing, and repeating with the
-//! same ids tells what came of those without an answer.
+//! Appends over a failing network: none is stored twice, no acknowledged one is missing, and a repeat with the same ids
+//! settles every unknown outcome.
 
 use std::{
     collections::HashSet,
@@ -30,17 +30,18 @@ use super::{
 const CALLERS: u64 = 8;
 const STORES: u64 = 4;
 
-/// Late enough that most connections append something before. Every one suffers: a lucky one would be kept for ever.
+/// Late enough that most connections append events first. Every connection has a fault, because the pool would keep a
+/// healthy one for ever.
 const FAULT_PROFILE: FaultProfile =
     FaultProfile { percent: 100, within_bytes: 20_000, stall_time: Duration::from_secs(3) };
 
-/// The longest that appending may go on without reaching the number of faults.
+/// Time limit for reaching the number of faults.
 const RUN_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// Appends until so many connections have suffered.
+/// Appends until that many connections have had a fault.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run(cuts: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let database = Database::create().await?;
@@ -71,12 +72,12 @@ pub async fn run(cuts: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let mut figures = RunSummary::new("cuts");
     figures.faults = suffered.total();
     figures.description = format!(
-        "{} cut, {} reset after sending, {} standing still; {} unknown outcomes and {} conflicts told",
+        "{} cut, {} reset after sending, {} standing still; {} unknown outcomes and {} conflicts",
         suffered.cuts, suffered.resets, suffered.stalls, notes.unknown, notes.conflicts
     );
     let open = unresolved(&notes.records);
     if open > 0 {
-        figures.failures.push(format!("what came of {open} events is not known in the end"));
+        figures.failures.push(format!("the outcome of {open} events is unknown in the end"));
     }
     if suffered.total() < cuts {
         figures.failures.push(format!("only {} connections suffered", suffered.total()));
@@ -124,11 +125,11 @@ fn hot_stream(random: &mut Rng) -> Result<eventbus::StreamId, HarnessError> {
     workload::stream(format_args!("hot-{}", random.u64(..10)))
 }
 
-/// How many events ended without an answer that says something.
-fn unresolved(told: &[AppendRecord]) -> usize {
+/// Returns the number of events whose last answer leaves the outcome unknown.
+fn unresolved(records: &[AppendRecord]) -> usize {
     let mut open = HashSet::<Uuid>::new();
-    for told in told {
-        match told {
+    for record in records {
+        match record {
             AppendRecord::Sent(events) => open.extend(events),
             AppendRecord::Stored(places) => open.retain(|event| !places.iter().any(|place| place.event == *event)),
             AppendRecord::Refused(events) => open.retain(|event| !events.contains(event)),

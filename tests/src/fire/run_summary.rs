@@ -1,33 +1,33 @@
-//! What a run comes to: one row of the table that a long run prints.
+//! The summary of a run: one row of the table that a long run prints.
 
 use std::{fmt, time::Duration};
 
 use super::auditor::{Report, Violation};
 
-/// What a part of the suite came to.
+/// The summary of one part of the suite.
 #[derive(Debug, Clone)]
 pub struct RunSummary {
-    /// The part.
+    /// The part's name.
     pub part: &'static str,
-    /// How many events were stored.
+    /// Number of stored events.
     pub events: u64,
-    /// How many faults there were.
+    /// Number of faults.
     pub faults: u64,
-    /// What was faulty, in words.
+    /// A description of the faults.
     pub description: String,
-    /// The longest time from a fault until everything went on, or from the last one until all was done; none if it is
-    /// not measured.
+    /// The longest time from a fault until readers made progress again, or from the last fault until all events were
+    /// handled; `None` if not measured.
     pub slowest_recovery: Option<Duration>,
-    /// How long it took.
+    /// The duration of the run.
     pub took: Duration,
-    /// What the auditor says.
+    /// The auditor's report.
     pub report: Report,
-    /// What else is wrong: a reader that must fail did not, for example.
+    /// Failures beyond the auditor's report, such as a wrong reader that was not caught.
     pub failures: Vec<String>,
 }
 
 impl RunSummary {
-    /// Begins with nothing.
+    /// Returns an empty summary.
     #[must_use]
     pub fn new(part: &'static str) -> Self {
         Self {
@@ -42,13 +42,13 @@ impl RunSummary {
         }
     }
 
-    /// Whether all promises were kept, and the run was able to tell.
+    /// Returns `true` if all promises were kept, and the run was able to detect a broken one.
     #[must_use]
     pub fn is_good(&self) -> bool {
         self.events > 0 && self.report.is_clean() && self.failures.is_empty()
     }
 
-    /// The head of the table.
+    /// Returns the header of the table.
     #[must_use]
     pub fn table_header() -> String {
         format!(

@@ -1,5 +1,5 @@
-//! The file of a SQLite store goes while an application appends to it, with the settings that a store has by default:
-//! nothing is acknowledged into a file that nobody will find, and what was acknowledged is there when it comes back.
+//! The file of a SQLite store is removed, replaced or moved while an application appends to it, with default settings:
+//! no event is acknowledged into an unreachable file, and acknowledged events are present once the file is back.
 
 use std::{
     error::Error,
@@ -30,19 +30,19 @@ use super::{
 };
 
 const WRITERS: u64 = 4;
-/// So many answers are waited for in each phase.
+/// Number of answers to wait for in each phase.
 const ANSWERS_PER_PHASE: u64 = 20;
-/// The longest that a phase may take.
+/// Time limit of a phase.
 const PHASE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What happens to the files.
+/// A fault of the files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FileFault {
     /// The database is removed.
     Removed,
     /// Its write-ahead log is removed.
     LogRemoved,
-    /// Another file takes its place.
+    /// A second file takes its place.
     Replaced,
     /// Its folder is moved away, and back.
     Moved,
@@ -74,10 +74,10 @@ fn moved_folder(path: &Path) -> Result<PathBuf, HarnessError> {
     Ok(folder(path)?.with_extension("elsewhere"))
 }
 
-/// Before the fault, while the file is gone, after it came back.
+/// The phases: before the fault, while the file is gone, after it is back.
 const PHASES: usize = 3;
 
-/// How far a round is, and what was answered in each phase to what was sent in it.
+/// The phase of a round, and the answers by the phase in which their appends were sent.
 #[derive(Debug, Default)]
 struct FileRound {
     phase: AtomicUsize,
@@ -99,10 +99,10 @@ impl FileRound {
     }
 }
 
-/// Lets files go so many times, in each way in turn.
+/// Runs `faults` faults, each kind in turn.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run(faults: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let mut figures = RunSummary::new("files");
@@ -136,22 +136,22 @@ async fn run_round(fault: FileFault, seed: u64, figures: &mut RunSummary) -> Res
         figures.slowest_recovery = figures.slowest_recovery.max(Some(back.elapsed()));
     }
     round.is_over.store(1, SeqCst);
-    let mut told = Vec::new();
+    let mut records = Vec::new();
     while let Some(notes) = writing.join_next().await {
         let (notes, objections) = notes??;
-        told.extend(notes.records);
+        records.extend(notes.records);
         figures.failures.extend(objections.into_iter().map(|objection| format!("{fault:?}: {objection}")));
     }
     let into_nothing = round.acknowledged[1].load(SeqCst);
     if into_nothing > 0 {
         figures.failures.push(format!("{fault:?}: {into_nothing} appends were acknowledged into nothing"));
     }
-    // the projections and the relay cannot finish either where the file stays away
+    // projections and relay cannot finish either if the file stays away
     let _ = app.shutdown(Duration::from_secs(5)).await;
     drop(store);
     figures.events += round.acknowledged.iter().map(|count| count.load(SeqCst)).sum::<u64>();
     if fault == FileFault::Moved {
-        let report = audit(&Evidence { stored: load_stored(&path)?, append_records: told, readers: Vec::new() });
+        let report = audit(&Evidence { stored: load_stored(&path)?, append_records: records, readers: Vec::new() });
         if !report.is_clean() {
             figures.failures.push(format!("{fault:?}: {report}"));
         }
@@ -160,7 +160,7 @@ async fn run_round(fault: FileFault, seed: u64, figures: &mut RunSummary) -> Res
     Ok(())
 }
 
-/// Appends until the round is over; also returns what is wrong with the answers.
+/// Appends until the round is over; also returns objections to the answers.
 async fn write(
     store: SqliteEventStore,
     round: Arc<FileRound>,
@@ -170,13 +170,13 @@ async fn write(
     while round.is_over.load(SeqCst) == 0 {
         let stream = workload::stream(random.u64(..20))?;
         let events = workload::events(&mut random, 1..=3);
-        // only what was sent after the fault is known to have been answered after it
+        // an append sent after the fault is certainly answered after it
         let phase = round.phase.load(SeqCst);
         notes.record_sent(&events);
         match store.append(&stream, ExpectedVersion::Any, events.clone()).await {
             Ok(records) => {
                 notes.records.push(AppendRecord::Stored(workload::stored_at_of(&records)));
-                // what was sent while the file was away may be stored once it is back
+                // an append sent while the file was away may be stored once the file is back
                 let answered = round.phase.load(SeqCst);
                 round.acknowledged[if phase == 1 { answered } else { phase }].fetch_add(1, SeqCst);
             }
@@ -206,7 +206,7 @@ fn names_a_file(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// What the file holds, read without the code under test.
+/// Reads the stored events without the code under test.
 fn load_stored(path: &Path) -> Result<Vec<Stored>, HarnessError> {
     const STORED: &str = "SELECT position, version, event_id, aggregate_id, payload ->> 'amount'
                           FROM eventbus_events ORDER BY position";

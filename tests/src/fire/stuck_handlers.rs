@@ -1,6 +1,7 @@
-//! Handlers that never return, among others that do, with default settings: one awaits, and one blocks its thread.
+//! Handlers that never return, beside handlers that do, with default settings: one awaits, and one blocks its thread.
 //!
-//! Others go on, health names handler and event, and a process that is told to end does so with status 70.
+//! Events of other aggregates are handled, health names handler and event, and a process that receives SIGTERM exits
+//! with status 70.
 
 use std::{
     env,
@@ -23,23 +24,23 @@ use tokio::{
 
 use super::{HarnessError, run_summary::RunSummary};
 
-/// The variables that tell a process to consume, and that its handler returns.
+/// Variables that make a process a consumer, and make its stuck handler return.
 const SERVER_VARIABLE: &str = "FIRE_STUCK_REDIS";
 const FIXED_VARIABLE: &str = "FIRE_STUCK_MENDED";
 
 /// The aggregates whose events are never handled.
 const AWAITS: &str = "awaits";
 const BLOCKS: &str = "blocks";
-/// The set of the aggregates that were handled.
+/// The Redis set of handled aggregates.
 const HANDLED_KEY: &str = "handled";
 const GROUP: Name = Name::from_static("work");
-/// Between two events of others.
+/// Interval between two events of the remaining aggregates.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
-/// The longest that others may stand still: less than the time limit of a handler.
+/// The longest time without a handled event: less than the time limit of a handler.
 const STANDSTILL_MAX: Duration = Duration::from_secs(45);
-/// The longest that anything is waited for.
+/// Time limit of each wait.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(180);
-/// With what a process ends that cannot stop.
+/// The exit status of a process that cannot stop its handlers.
 const EXIT_STATUS: i32 = 70;
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
@@ -70,10 +71,11 @@ fn config(redis: &str, name: &str) -> RedisEventBusConfig {
     RedisEventBusConfig { redis_url: redis.into(), consumer_name, ..RedisEventBusConfig::default() }
 }
 
-/// Handles events until a signal comes if the environment says so, and prints its alerts; returns `false` if it does not.
+/// Handles events until a signal arrives, and prints the alerts, if the environment asks for it; otherwise returns
+/// `false`.
 ///
 /// # Errors
-/// What the app says.
+/// If the app fails.
 pub async fn run_as_child() -> Result<bool, HarnessError> {
     use std::io::Write as _;
     let Ok(url) = env::var(SERVER_VARIABLE) else {
@@ -90,7 +92,7 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
             let alerts = watched.health().await.alerts(&HealthThresholds::default());
             let errors = watched.bus().stats().handler_errors;
             let mut output = std::io::stdout();
-            // the process that listens may be gone
+            // the process that reads the output may have ended
             drop(writeln!(output, "\nerrors {errors} alerts {alerts:?}"));
         }
     });
@@ -116,7 +118,7 @@ impl ConsumerProcess {
         Ok(Self { child, output: BufReader::new(output).lines() })
     }
 
-    /// Waits until it prints a line with all of these.
+    /// Waits until the process prints a line with all of `texts`.
     async fn wait_for_line(&mut self, texts: &[&str]) -> Result<(), HarnessError> {
         let reading = async {
             let mut last = String::new();
@@ -132,7 +134,7 @@ impl ConsumerProcess {
         read.map_err(|_| format!("it never said {texts:?}"))?
     }
 
-    /// Tells it to end; returns its status, and what it wrote to standard error.
+    /// Sends SIGTERM; returns the exit status, and the output to standard error.
     async fn terminate(mut self) -> Result<(Option<i32>, String), HarnessError> {
         let id = self.child.id().ok_or("the process is gone")?;
         let sent = Command::new("sh").args(["-c", &format!("kill -TERM {id}")]).status().await?;
@@ -142,7 +144,7 @@ impl ConsumerProcess {
         let mut said = String::new();
         let errors = self.child.stderr.take();
         let ending = async {
-            // it must not wait until what it prints is read
+            // drains the output, so that the process does not block on a full pipe
             let draining = async { while let Ok(Some(_)) = self.output.next_line().await {} };
             let reading = async {
                 match errors {
@@ -163,7 +165,7 @@ fn event(id: &str) -> Result<RecordedEvent, HarnessError> {
     Ok(NewEvent::from_event(&Lit {})?.recorded_as(StreamId::parse("Lamp", id)?, Version::FIRST, None))
 }
 
-/// Publishes events that anybody can handle until that is over, and sees how long none of them is handled.
+/// Publishes events that can be handled until `is_over`, and measures the longest time without a handled one.
 async fn publish(
     bus: &RedisEventBus,
     mut connection: MultiplexedConnection,
@@ -189,11 +191,11 @@ struct LoadResult {
     standstill: Duration,
 }
 
-/// Lets a handler await for ever; with `is_long` it also waits for the time limit, lets another one block its thread, tells
-/// the process to end, and starts one whose handler is mended.
+/// Lets a handler await for ever. With `is_long` it also waits for the handler's time limit, lets a second handler
+/// block its thread, sends the process SIGTERM, and starts a process whose handler returns.
 ///
 /// # Errors
-/// What the servers and the system say, and whatever a process does not say or do.
+/// If a server or the system fails, or a process lacks an expected line or exit status.
 pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let server = test_servers::private_redis();
@@ -206,7 +208,7 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, Harnes
     let hanging = async {
         let awaits = event(AWAITS)?;
         bus.publish(std::slice::from_ref(&awaits)).await?;
-        // others go on beside it before it is ended
+        // other aggregates progress before this handler is cancelled
         let mut connection = connection.clone();
         let handled = async |connection: &mut MultiplexedConnection| {
             redis::cmd("SCARD").arg(HANDLED_KEY).query_async::<u64>(connection).await

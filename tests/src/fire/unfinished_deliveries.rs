@@ -1,6 +1,6 @@
-//! Processes with the in-process bus on a SQLite store, with the settings that both have by default, are killed while events
-//! wait for a retry, or every second or two: nothing is lost, nothing becomes a dead letter, nothing runs again that was saved
-//! as finished, and of what was finished only what the process had no time to note.
+//! Processes with the in-process bus on a SQLite store, with default settings, that are killed while events wait for a
+//! retry, or every second or two. No event is lost or becomes a dead letter, and none saved as finished runs again; of
+//! finished events only those run again that the process had no time to save.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -23,20 +23,20 @@ use fastrand::Rng;
 
 use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
-/// The variables that tell a process where its store and its journal are, and that it is killed every second or two.
+/// Variables with the folder of a process's store and journal, and for kills at random.
 const FOLDER_VARIABLE: &str = "FIRE_UNFINISHED_FOLDER";
 const AT_RANDOM: &str = "FIRE_UNFINISHED_AT_RANDOM";
 const GROUP: Name = Name::from_static("default");
 const CHECKPOINT_NAME: Name = Name::from_static("group:default");
 const AGGREGATES: u64 = 200;
-/// What is saved together, and as much again that is settled while that is saved.
+/// The events saved together, and as many again that finish during that save.
 const REPEATED_EVENTS_MAX: usize = 2 * 64;
-/// For how long a process may handle nothing while events are left: twice as long as a suspect waits at most.
+/// The longest time without a handled event while events remain: twice the longest wait of a suspected poison message.
 const STANDSTILL_MAX: Duration = Duration::from_secs(120);
-/// How long an event takes at most where processes are killed every second or two, in milliseconds.
+/// The longest time of a handler in runs with kills at random, in milliseconds.
 const LONGEST_MS: u64 = 100;
 
-/// What processes handle, and when they are killed.
+/// The workload, and the times of the kills.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kills {
     /// Short events, one after the other, some of which fail: killed after some of them.
@@ -48,24 +48,25 @@ pub enum Kills {
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]
 struct Deposited {
-    /// How often it fails before it is handled, less than a delivery may fail by default.
+    /// Number of failures before it is handled, less than a delivery may fail by default.
     fails: u32,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]
 struct Audited {
-    /// How long that takes.
+    /// The handler's time.
     milliseconds: u64,
 }
 
-/// What a process writes down, one line at a time, which outlives it: `begun`, `failed` or `handled`, and the position.
+/// The journal of the processes, which outlives them. One line each time: `begun`, `failed` or `handled`, and the
+/// position.
 #[derive(Clone)]
 struct Journal(Arc<Mutex<JournalState>>);
 
 struct JournalState {
     file: File,
-    /// How often the event at a position has failed, in any process.
+    /// Number of failures by position, in all processes.
     failed: HashMap<u64, u32>,
 }
 
@@ -120,7 +121,7 @@ async fn audit(event: &Audited, meta: &Metadata, State(journal): State<Journal>)
     Ok(())
 }
 
-/// Handles events until it is killed, if the environment says so; returns `false` if it does not.
+/// Handles events until killed, if the environment asks for it; otherwise returns `false`.
 ///
 /// # Errors
 /// If the store cannot be opened.
@@ -137,23 +138,23 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
     std::future::pending().await
 }
 
-/// What the processes did, told by their journal.
+/// The check of the processes' journal.
 #[derive(Default)]
 struct JournalAudit {
     handled: BTreeSet<u64>,
-    /// In the order in which they were handled first.
+    /// The positions in the order in which they were first handled.
     order: Vec<u64>,
     checkpoint: u64,
     rows: BTreeSet<u64>,
     objections: Vec<String>,
-    /// Kills while events waited.
+    /// Number of kills while events waited for a retry.
     waiting: u64,
-    /// The most that one process handled again.
+    /// The most finished events that one process handled again.
     repeated: usize,
 }
 
 impl JournalAudit {
-    /// Takes in what one process wrote down.
+    /// Adds the journal of one process.
     fn add_process(&mut self, number: u64, text: &str) {
         let mut again = BTreeSet::new();
         for (word, position) in parse_lines(text) {
@@ -177,7 +178,7 @@ impl JournalAudit {
         }
     }
 
-    /// Reads what is saved: of all that the checkpoint passed, an event is handled, or its row brings it again.
+    /// Checks the saved progress: each event up to the checkpoint was handled, or has a row that delivers it again.
     async fn check_store(&mut self, number: u64, store: &SqliteEventStore) -> Result<(), HarnessError> {
         self.checkpoint = store.load_checkpoint(&CHECKPOINT_NAME).await?.unwrap_or_default().get();
         self.rows = store.waiting_deliveries(&GROUP).await?.iter().map(|row| row.position.get()).collect();
@@ -194,10 +195,10 @@ impl JournalAudit {
     }
 }
 
-/// Kills so many processes, one after the other, then lets the last one finish. Ends early where something is wrong.
+/// Kills processes one after the other, then lets the last one finish. Stops early at a failure.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     const EVENTS_PER_KILL: u64 = 120;
     let (began, mut random) = (Instant::now(), Rng::with_seed(seed));
@@ -219,7 +220,7 @@ pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Resul
         let (started, mut progress) = (Instant::now(), (0, Instant::now()));
         let enough = audit.handled.len() as u64 + random.u64(0..2 * EVENTS_PER_KILL);
         let life = Duration::from_millis(random.u64(1_000..=2_000));
-        // killed while it works, or as soon as it has nothing left to do
+        // killed while it works, or once no event remains
         loop {
             let handled = count(&mut journal, read, &audit.handled)?;
             let is_due = match when {
@@ -287,7 +288,7 @@ pub async fn run(program: &Program, when: Kills, kills: u64, seed: u64) -> Resul
     Ok(figures)
 }
 
-/// Waits until the last process has saved that it has finished.
+/// Waits until the last process has saved that all events are finished.
 async fn wait_until_saved(store: &SqliteEventStore, events: u64) -> Result<(), HarnessError> {
     let began = Instant::now();
     loop {
@@ -332,7 +333,7 @@ async fn append_events(
     Ok(streams)
 }
 
-/// How many events are handled, by the journal so far.
+/// Returns the number of handled events in the journal so far.
 fn count(journal: &mut File, read: u64, handled: &BTreeSet<u64>) -> Result<u64, HarnessError> {
     let text = read_rest(journal, read)?;
     let new: BTreeSet<_> = parse_lines(&text)
@@ -349,7 +350,7 @@ fn read_rest(journal: &mut File, read: u64) -> Result<String, HarnessError> {
     Ok(text)
 }
 
-/// The first event that was handled before an earlier one of its aggregate.
+/// Returns the first event that was handled before an earlier one of its aggregate.
 fn out_of_order(streams: &BTreeMap<u64, u64>, order: &[u64]) -> Option<String> {
     let mut last = HashMap::new();
     for position in order {

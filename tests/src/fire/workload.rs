@@ -1,4 +1,4 @@
-//! What is appended under fire, and how one who appends finds out what came of it.
+//! The appended events, and an appender that resolves unknown outcomes by repeats.
 
 use std::ops::RangeInclusive;
 
@@ -13,10 +13,10 @@ use super::{
     history::{AppendRecord, StoredAt},
 };
 
-/// How often an append without an answer is repeated before it is left as it is.
+/// Number of repeats of an append without an answer, after which its outcome stays unknown.
 const ATTEMPTS_MAX: usize = 200;
 
-/// A stream of the load.
+/// Returns the id of a stream of the load.
 ///
 /// # Errors
 /// Never: every number makes a valid id.
@@ -24,44 +24,44 @@ pub fn stream(number: impl std::fmt::Display) -> Result<StreamId, HarnessError> 
     Ok(StreamId::parse("Account", &number.to_string())?)
 }
 
-/// Some events; each adds some amount to the read model.
+/// Returns random events; each adds an amount to the read model.
 pub fn events(random: &mut Rng, number: RangeInclusive<usize>) -> Vec<NewEvent> {
     (0..random.usize(number)).map(|_| event(random.i64(-500..500))).collect()
 }
 
-/// An event that adds `amount` to the read model.
+/// Returns an event that adds `amount` to the read model.
 #[must_use]
 pub fn event(amount: i64) -> NewEvent {
     NewEvent::new(Name::from_static("Deposited"), 1, format!(r#"{{"amount":{amount}}}"#))
 }
 
-/// The amount of an event.
+/// Returns the amount of an event.
 ///
 /// # Errors
-/// If it is not one of ours.
+/// If the event is not of this load.
 pub fn amount(record: &RecordedEvent) -> Result<i64, HarnessError> {
     let payload: serde_json::Value = serde_json::from_str(record.payload())?;
     payload["amount"].as_i64().ok_or_else(|| format!("no amount in {}", record.payload()).into())
 }
 
-/// The ids of events.
+/// Returns the ids of events.
 #[must_use]
 pub fn ids(events: &[NewEvent]) -> Vec<Uuid> {
     events.iter().map(|event| event.event_id().as_uuid()).collect()
 }
 
-/// Where recorded events are.
+/// Returns the places of recorded events.
 #[must_use]
 pub fn stored_at_of(records: &[RecordedEvent]) -> Vec<StoredAt> {
     records.iter().map(StoredAt::from).collect()
 }
 
-/// What somebody who appends noted, and how often what.
+/// The records of one appender, and its counts.
 #[derive(Debug, Default)]
 pub struct AppendLog {
-    /// The notes.
+    /// The records.
     pub records: Vec<AppendRecord>,
-    /// Appends that were refused as the stream was elsewhere.
+    /// Appends refused because the stream was at a different version.
     pub conflicts: u64,
     /// Appends whose outcome was unknown at first.
     pub unknown: u64,
@@ -72,7 +72,7 @@ pub struct AppendLog {
 }
 
 impl AppendLog {
-    /// Appends, again while the outcome is unknown, and notes what came of it.
+    /// Appends, repeats while the outcome is unknown, and records the answers.
     ///
     /// # Errors
     /// [`AppendError::Refused`] and [`AppendError::EventIdTaken`], which no fault excuses.
@@ -87,7 +87,7 @@ impl AppendLog {
         Ok(())
     }
 
-    /// Appends many at once; those whose outcome is unknown again, one by one.
+    /// Makes several appends in one call; repeats those with an unknown outcome one by one.
     ///
     /// # Errors
     /// Like [`append`](Self::append).
@@ -102,12 +102,12 @@ impl AppendLog {
         Ok(())
     }
 
-    /// Notes that an append is about to be sent.
+    /// Records that an append is about to be sent.
     pub fn record_sent(&mut self, events: &[NewEvent]) {
         self.records.push(AppendRecord::Sent(ids(events)));
     }
 
-    /// Notes an answer; false if it says nothing.
+    /// Records an answer; returns `false` if it leaves the outcome unknown.
     ///
     /// # Errors
     /// Like [`append`](Self::append).
@@ -138,7 +138,7 @@ impl AppendLog {
         Ok(true)
     }
 
-    /// Takes in what another one noted.
+    /// Adds the records of a second appender.
     pub fn merge(&mut self, other: Self) {
         self.records.extend(other.records);
         self.conflicts += other.conflicts;

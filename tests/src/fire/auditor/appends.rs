@@ -1,4 +1,4 @@
-//! What appenders were told against what is stored.
+//! Compares the answers that appenders received with the stored events.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use crate::fire::{
     history::{AppendRecord, StoredAt},
 };
 
-/// What was said of one event.
+/// Counts of the records about one event.
 #[derive(Debug, Default, Clone, Copy)]
 struct AppendTally {
     sent: u32,
@@ -40,7 +40,7 @@ pub(super) fn check(evidence: &Evidence, by_id: &ById<'_>, report: &mut Report) 
     for event in by_id.keys() {
         match tallies.get(event) {
             None => report.add(Violation::Phantom, || format!("event {event}")),
-            // an append without an answer may be stored, also after another of the same events was refused
+            // an append without an answer may be stored, also after a second append of the same events was refused
             Some(tallies) if !tallies.stored && tallies.refused >= tallies.sent => {
                 report.add(Violation::RefusedStored, || format!("event {event}"));
             }
@@ -53,13 +53,13 @@ fn check_stored_at(place: &StoredAt, by_id: &ById<'_>, report: &mut Report) {
     match by_id.get(&place.event) {
         None => report.add(Violation::LostAck, || format!("{place:?}")),
         Some(stored) if stored.stored_at != *place => {
-            report.add(Violation::MovedAck, || format!("told {place:?}, stored {:?}", stored.stored_at));
+            report.add(Violation::MovedAck, || format!("acknowledged as {place:?}, stored {:?}", stored.stored_at));
         }
         Some(_) => {}
     }
 }
 
-/// All events of an append are there, in one row, or none.
+/// Checks that each append is stored whole, as consecutive events, or not at all.
 fn check_all_or_nothing(events: &[Uuid], by_id: &ById<'_>, report: &mut Report) {
     let found: Vec<_> = events.iter().filter_map(|event| by_id.get(event)).collect();
     let in_a_row = found

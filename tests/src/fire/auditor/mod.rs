@@ -1,7 +1,7 @@
-//! Compares what was promised with what happened.
+//! Compares the promises of a run with its evidence.
 //!
-//! Keep: it must not share code with what it checks. Each of its checks is itself checked: `tests` breaks a good run in
-//! every way there is a name for, and sees that the auditor says that name.
+//! Invariant: the auditor shares no code with the code that it checks. `tests` proves each of its checks: they break a
+//! correct run in every way that has a name, and expect the auditor to report that name.
 
 mod appends;
 mod readers;
@@ -17,10 +17,10 @@ pub use report::{Report, Violation};
 
 use super::evidence::{Evidence, Stored};
 
-/// What the store holds, by event.
+/// The stored events by id.
 type ById<'a> = HashMap<Uuid, &'a Stored>;
 
-/// Says which promises a run broke.
+/// Returns the promises that a run broke.
 #[must_use]
 pub fn audit(evidence: &Evidence) -> Report {
     let mut report = Report::default();
@@ -43,7 +43,7 @@ fn by_id<'a>(evidence: &'a Evidence, report: &mut Report) -> ById<'a> {
     by_id
 }
 
-/// In each stream versions are contiguous from 1, in the order of positions.
+/// Checks that in each stream versions are contiguous from 1, in position order.
 fn streams(evidence: &Evidence, report: &mut Report) {
     let mut last_position = 0;
     let mut versions: HashMap<&str, Vec<u64>> = HashMap::new();

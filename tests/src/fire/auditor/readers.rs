@@ -1,4 +1,4 @@
-//! What readers did against what is stored and what is promised of them.
+//! Compares the effects of readers with the stored events and the readers' promises.
 
 use std::collections::{HashMap, HashSet};
 
@@ -29,7 +29,7 @@ impl<'a> ReaderAudit<'a> {
         self.report.add(broken, || format!("`{name}`: {}", what()));
     }
 
-    /// The events that had an effect, in the order in which they had their first one.
+    /// Returns the stored events that had an effect, in the order of their first effects.
     fn first_effects(&mut self) -> Vec<&'a Stored> {
         let mut known = HashSet::with_capacity(self.reader.effects.len());
         let mut first = Vec::with_capacity(self.reader.effects.len());
@@ -61,7 +61,7 @@ impl<'a> ReaderAudit<'a> {
         }
     }
 
-    /// Epochs never go back: who has a lower one than somebody before is no owner any more.
+    /// Checks that epochs never decrease: a reader with a lower epoch than an earlier one no longer owns the lease.
     fn check_epochs(&mut self) {
         let mut highest = 0;
         for seen in &self.reader.effects {
@@ -91,7 +91,8 @@ impl<'a> ReaderAudit<'a> {
         dead
     }
 
-    /// Everything stored had an effect or is a dead letter; what is beyond a checkpoint has no effect yet.
+    /// Checks that every stored event had an effect or is a dead letter; an event beyond the checkpoint has no effect
+    /// yet.
     fn check_completeness(&mut self, evidence: &Evidence, first: &[&Stored], dead: &HashSet<Uuid>) {
         let done: HashSet<Uuid> =
             first.iter().map(|stored| stored.stored_at.event).chain(dead.iter().copied()).collect();

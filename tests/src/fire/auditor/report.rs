@@ -1,8 +1,8 @@
-//! What the auditor found.
+//! The findings of the auditor.
 
 use std::{collections::BTreeMap, fmt};
 
-/// A promise that was broken.
+/// A broken promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Violation {
     /// A version of a stream is missing.
@@ -13,15 +13,15 @@ pub enum Violation {
     PositionTwice,
     /// An event is stored twice.
     StoredTwice,
-    /// An acknowledged event is not stored.
+    /// An acknowledged event is missing in the store.
     LostAck,
-    /// An acknowledged event is stored elsewhere than was said.
+    /// An acknowledged event is stored at a different place than the answer said.
     MovedAck,
-    /// Nobody appended an event that is stored.
+    /// A stored event was never appended.
     Phantom,
-    /// What was refused, each time it was sent, is stored.
+    /// An event is stored although each of its appends was refused.
     RefusedStored,
-    /// Some events of an append are stored and others are not, or they are apart.
+    /// An append is stored in part, or its events are not consecutive.
     HalfAppend,
     /// An event had no effect.
     Skipped,
@@ -29,25 +29,25 @@ pub enum Violation {
     Repeated,
     /// Events had their effects in the wrong order.
     Reordered,
-    /// Something that is not stored had an effect.
+    /// An event that is not stored had an effect.
     UnknownEffect,
-    /// A former owner wrote.
+    /// A former owner of a lease wrote.
     StaleOwner,
-    /// A checkpoint is beyond an event that had no effect.
+    /// A checkpoint has passed an event that had no effect.
     CheckpointAhead,
-    /// A checkpoint is behind an event that had an effect in its transaction.
+    /// A checkpoint is behind an event that had its effect in the checkpoint's transaction.
     CheckpointBehind,
-    /// A dead letter that is not stored, or is there twice.
+    /// A dead letter is of no stored event, or there are two of one event.
     UnknownDeadLetter,
     /// A dead letter of an event that could have been handled.
     NeedlessDeadLetter,
     /// An event is a dead letter and had an effect.
     DeadAndApplied,
-    /// The read model is not what folding the events from zero gives.
+    /// The read model differs from the fold of all events.
     WrongModel,
 }
 
-/// What the auditor found, counted, with some examples.
+/// The violations found, counted, with examples.
 #[derive(Debug, Clone, Default)]
 pub struct Report(BTreeMap<Violation, (u64, Vec<String>)>);
 
@@ -62,25 +62,25 @@ impl Report {
         }
     }
 
-    /// Whether every promise was kept.
+    /// Returns `true` if every promise was kept.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// How often promises of these kinds were broken.
+    /// Returns how often promises of these kinds were broken.
     #[must_use]
     pub fn count(&self, kinds: &[Violation]) -> u64 {
         kinds.iter().filter_map(|kind| self.0.get(kind)).map(|(times, _)| times).sum()
     }
 
-    /// What was broken.
+    /// Returns the kinds of broken promises.
     #[must_use]
     pub fn violations(&self) -> Vec<Violation> {
         self.0.keys().copied().collect()
     }
 
-    /// Takes in what another report says.
+    /// Adds the findings of a second report.
     pub fn merge(&mut self, other: Self) {
         for (violation, (times, examples)) in other.0 {
             let known = self.0.entry(violation).or_default();

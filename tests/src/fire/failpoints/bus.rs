@@ -1,4 +1,4 @@
-//! A bus at whose relay's calls the process dies.
+//! A bus that ends the process at calls of the relay.
 
 use std::{fmt, sync::Arc};
 
@@ -14,7 +14,7 @@ use eventbus::{
 
 use super::FailPoints;
 
-/// A bus at whose relay's calls the process dies.
+/// A bus that ends the process at calls of the relay.
 #[derive(Clone)]
 pub struct FailPointBus {
     bus: Arc<dyn EventBus>,
@@ -47,7 +47,7 @@ impl fmt::Debug for FailPointBus {
 impl RelayTarget for FailPointBus {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
         let published = self.target()?.publish_range(publisher, range);
-        // one without events only asks
+        // a range without events only loads the published position
         if range.events.is_empty() { published.await } else { self.fail_points.around("publish", published).await }
     }
 

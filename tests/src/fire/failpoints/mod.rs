@@ -1,6 +1,6 @@
-//! Death at a named point: wrappers around the ports, which end the process before or after a call.
+//! Fail points: wrappers around the ports that end the process before or after a call.
 //!
-//! Keep: a wrapper passes everything on as it is. What it wraps must not be able to tell.
+//! Invariant: a wrapper passes every call on unchanged, so that the wrapped port cannot detect it.
 
 mod bus;
 mod store;
@@ -19,13 +19,12 @@ use serde::{Deserialize, Serialize};
 pub use bus::FailPointBus;
 pub use store::FailPointStore;
 
-/// Where a process may die, and whether after the call or before it. What is called where:
-///
+/// The fail points; the flag is set for a death after the call, unset for one before it. Their calls:
 /// - `append`: events are stored;
-/// - `publish`, `adopt`: the relay hands events to the bus, or begins with it;
-/// - `floors`: the relay saves how far the groups are;
+/// - `publish`, `adopt`: the relay publishes a range, or resyncs its published position;
+/// - `floors`: the relay saves the groups' floors;
 /// - `handle`: a handler without a transaction has its effect;
-/// - `ack`: that handler has returned, and its delivery is about to be finished, or just was;
+/// - `ack`: that handler has returned, and the bus is about to finish its delivery, or has just done so;
 /// - `inbox`, `effect`, `checkpoint`, `commit`: steps of a transaction of a handler or a projection;
 /// - `switch`: the rows of a rebuild replace the live ones;
 /// - `switched`: the transaction that did so is committed.
@@ -55,32 +54,32 @@ pub const FAIL_POINTS: [(&str, bool); 23] = [
     ("commit", true),
 ];
 
-/// A delivery is finished within so long after its handler returned, or not much later.
+/// The bus finishes a delivery within about this time after its handler has returned.
 const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 
-/// When a process dies.
+/// The fail point at which a process dies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CrashPoint {
-    /// At which of [`FAIL_POINTS`].
+    /// Its name in [`FAIL_POINTS`].
     pub point: String,
-    /// After the call, or before it.
+    /// Set to die after the call, unset to die before it.
     pub after: bool,
-    /// At the how-manieth call, from 1.
+    /// The number of the call, from 1.
     pub nth: u64,
 }
 
-/// What is to become of this process. Cloning shares it.
+/// The crash point of this process, if it has one. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct FailPoints(Option<Arc<(CrashPoint, AtomicU64)>>);
 
 impl FailPoints {
-    /// It dies like this, or not at all.
+    /// Dies at `crash`, or never.
     #[must_use]
     pub fn new(crash: Option<CrashPoint>) -> Self {
         Self(crash.map(|crash| Arc::new((crash, AtomicU64::new(0)))))
     }
 
-    /// Makes a call, and dies before or after it if that is how it is to be.
+    /// Makes a call; dies before or after it if the call is the crash point.
     pub async fn around<T>(&self, point: &str, call: impl Future<Output = T>) -> T {
         self.crash_if_due(point, false);
         let answer = call.await;
@@ -88,7 +87,7 @@ impl FailPoints {
         answer
     }
 
-    /// A call of somebody else follows, and nobody tells when it is over: dies while it is made, or soon after it.
+    /// For a call that follows elsewhere and reports no end: dies during the call or soon after it.
     pub fn crash_after_delay(&self, point: &str) {
         if self.is_due(point, true) {
             let within = u64::try_from(ACK_DELAY_MAX.as_micros()).unwrap_or(u64::MAX);

@@ -1,4 +1,4 @@
-//! A store at whose calls the process dies.
+//! A store that ends the process at its calls.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use eventbus::{
 
 use super::{FailPoints, transaction::FailPointTransactions};
 
-/// A store at whose calls the process dies.
+/// A store that ends the process at its calls.
 #[derive(Clone)]
 pub struct FailPointStore {
     store: Arc<dyn EventStore>,

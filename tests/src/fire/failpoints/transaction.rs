@@ -1,4 +1,4 @@
-//! Transactions at whose calls the process dies, and which note under which lease they moved a checkpoint.
+//! Transactions that end the process at their calls, and that record each advance of a checkpoint with its lease.
 
 use std::{any::Any, error::Error, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use eventstore_postgres::PgTransaction;
 
 use super::FailPoints;
 
-/// Committed together with what it tells of, or not at all.
+/// Commits with the advance that it records, or not at all.
 const INSERT_ADVANCE_SQL: &str = "INSERT INTO fire.advances (role, epoch) VALUES ($1, $2)";
 
 pub(super) struct FailPointTransactions {

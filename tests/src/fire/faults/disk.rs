@@ -13,10 +13,10 @@ use crate::fire::HarnessError;
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Makes it; nothing if this process may not mount file systems.
+    /// Mounts it; `None` if this process may not mount file systems.
     ///
     /// # Errors
-    /// If there is no room for its folder.
+    /// If its folder cannot be created.
     pub fn mount(megabytes: u32) -> io::Result<Option<Self>> {
         let folder = env::temp_dir().join(test_servers::unique_name("small-disk"));
         fs::create_dir_all(&folder)?;
@@ -29,16 +29,16 @@ impl SmallDisk {
         Ok(None)
     }
 
-    /// Where it is.
+    /// Returns its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// Gives it to the owner of another folder, a server that writes to its own only.
+    /// Gives it to the owner of a second folder, for a server that writes only to files of its own.
     ///
     /// # Errors
-    /// If this process may not.
+    /// If this process may not change the owner.
     pub fn give_to_owner_of(&self, folder: &str) -> Result<(), HarnessError> {
         let given = Command::new("chown").arg(format!("--reference={folder}")).arg(&self.0).status()?;
         if given.success() { Ok(()) } else { Err(format!("the owner of {folder} was not given a disk").into()) }
@@ -47,7 +47,7 @@ impl SmallDisk {
 
 impl Drop for SmallDisk {
     fn drop(&mut self) {
-        // lazily: after a failure the server may still have files there
+        // lazily: after a failure the server may still have open files there
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
         drop(fs::remove_dir(&self.0));
     }

@@ -1,4 +1,4 @@
-//! Those who append while databases suffer.
+//! The load: writers that append while databases fail.
 
 use std::{
     sync::{
@@ -16,10 +16,10 @@ use crate::fire::{HarnessError, workload};
 
 const WRITERS: u64 = 2;
 const STREAMS: u64 = 40;
-/// Between two appends of a writer.
+/// Interval between two appends of a writer.
 const APPEND_INTERVAL: Duration = Duration::from_millis(40);
 
-/// Those who append.
+/// The writers.
 pub(super) struct WriteLoad {
     is_over: Arc<AtomicBool>,
     is_paused: Arc<AtomicBool>,
@@ -37,12 +37,12 @@ impl WriteLoad {
         Self { is_over, is_paused, writers }
     }
 
-    /// Lets nothing be appended for a while, or again.
+    /// Pauses or resumes the writers.
     pub(super) fn pause(&self, is_paused: bool) {
         self.is_paused.store(is_paused, SeqCst);
     }
 
-    /// Lets them end; returns what no fault excuses.
+    /// Stops the writers; returns the errors that no fault explains.
     pub(super) async fn stop(mut self) -> Vec<String> {
         self.is_over.store(true, SeqCst);
         let mut objections = Vec::new();

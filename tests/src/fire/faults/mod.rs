@@ -1,7 +1,7 @@
-//! Databases with faults of their own, under load and with default settings: tables that are locked, a disk that is full,
-//! connections that are killed, transactions that conflict, a Redis without memory and one that only reads.
+//! Faults inside databases, under load and with default settings: locked tables, a full disk, killed connections,
+//! conflicting transactions, a Redis without memory and a read-only one.
 //!
-//! Keep: everything has the settings that it has by default; what is checked is read from the tables.
+//! Invariant: every setting has its default; the checks read the tables.
 
 mod disk;
 mod load;
@@ -23,29 +23,29 @@ pub use self::disk::SmallDisk;
 use self::load::WriteLoad;
 use super::{HarnessError, run_summary::RunSummary};
 
-/// How long it may take from the end of a fault until everything is caught up, and until nothing is alarming any more.
+/// Time limit, from the end of a fault, until all events are handled and no alert remains.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
-/// After which time nothing more is appended until everything is caught up: a machine may be slower than its load.
+/// Time after which the load pauses until all events are handled: a machine may be slower than its load.
 const PAUSE_LOAD_AFTER: Duration = Duration::from_secs(15);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long faults last.
+/// The durations of faults.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultDurations {
-    /// How long tables are locked.
+    /// Duration of locked tables.
     pub locked: Duration,
-    /// How long the disk is full.
+    /// Duration of a full disk.
     pub full: Duration,
-    /// How long everything else lasts.
+    /// Duration of all other faults.
     pub others: Duration,
 }
 
 impl FaultDurations {
-    /// As long as the faults lasted under which events were lost once.
+    /// As long as faults under which events were once lost.
     pub const LONG: Self =
         Self { locked: Duration::from_secs(15), full: Duration::from_secs(12), others: Duration::from_secs(8) };
-    /// Just as long as a lock is waited for, and a moment.
+    /// Slightly longer than a statement waits for a lock.
     pub const SHORT: Self =
         Self { locked: Duration::from_secs(7), full: Duration::from_secs(2), others: Duration::from_secs(1) };
 
@@ -58,27 +58,28 @@ impl FaultDurations {
     }
 }
 
-/// What a database suffers from.
+/// A fault of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DatabaseFault {
     /// The tables of handler and projection are locked.
     Locked,
     /// Their disk is full.
     Full,
-    /// Connections are killed, again and again.
+    /// Connections are killed repeatedly.
     Killed,
-    /// Most transactions fail, as if others had been first.
+    /// Most transactions fail with a serialization conflict.
     Conflicts,
     /// Handler and projection lock the same rows in different orders.
     Deadlocks,
     /// A Redis has no memory for writes.
     OutOfMemory,
-    /// A Redis takes no writes, as it is to follow another one.
+    /// A Redis accepts no writes, because it is a replica.
     ReadOnly,
 }
 
 impl DatabaseFault {
-    /// What an alert says while it lasts. Those that pass by themselves may be over before anybody looks.
+    /// Returns the text of alerts while the fault lasts; `None` for transient faults, whose alerts may end before a
+    /// check.
     const fn alert(self) -> Option<&'static str> {
         match self {
             Self::Locked => Some("SQLSTATE 55P03"),
@@ -89,7 +90,8 @@ impl DatabaseFault {
         }
     }
 
-    /// How the alerts begin that must say so. A Redis refuses appends too: nothing may be under way then.
+    /// Returns the prefixes of alerts that must contain the text. A Redis refuses appends too, so no event may be in
+    /// flight.
     const fn alert_prefixes(self) -> &'static [&'static str] {
         match self {
             Self::OutOfMemory | Self::ReadOnly => &[""],
@@ -97,7 +99,7 @@ impl DatabaseFault {
         }
     }
 
-    /// Who must raise an alert that says so, and has not: how the alert begins. A Redis says READONLY, its client "ReadOnly".
+    /// Returns the prefixes of required alerts that are missing. Redis says READONLY, its client "ReadOnly".
     fn missing_alerts(self, alerts: &BTreeSet<String>) -> impl Iterator<Item = &'static str> {
         let awaited = self.alert().map(str::to_lowercase);
         self.alert_prefixes().iter().copied().filter(move |who| {
@@ -109,18 +111,18 @@ impl DatabaseFault {
     }
 }
 
-/// How alerts begin of a handler and a projection that wait.
+/// Prefixes of the alerts for a waiting handler and a waiting projection.
 const WAITING_ALERT_PREFIXES: &[&str] =
     &["`note` waits for its database since ", "`rows` waits for its database since "];
 
-/// What every event means to handler and projection.
+/// The event that handler and projection consume.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]
 struct Deposited {
     amount: i64,
 }
 
-/// An app whose handler and projection write a row for each event, and its database.
+/// A database, and an app whose handler and projection write a row for each event.
 trait FaultScenario {
     const FAULTS: &'static [DatabaseFault];
 
@@ -128,25 +130,25 @@ trait FaultScenario {
 
     async fn inject(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
-    /// What is to be done again and again while the fault lasts.
+    /// Repeats the actions that keep the fault up while it lasts.
     async fn sustain(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
     async fn repair(&mut self, fault: DatabaseFault) -> Result<(), HarnessError>;
 
-    /// How many events are stored.
+    /// Returns the number of stored events.
     async fn count_stored(&mut self) -> Result<u64, HarnessError>;
 
-    /// How many rows handler and projection have written, whichever has written fewer.
+    /// Returns the number of rows that handler or projection have written, whichever is lower.
     async fn count_written(&mut self) -> Result<u64, HarnessError>;
 
-    /// For how many events handler or projection have not written exactly one row.
+    /// Returns the number of events for which handler or projection have not written exactly one row.
     async fn count_wrong(&mut self) -> Result<u64, HarnessError>;
 }
 
-/// Lets a PostgreSQL and a Redis suffer from one fault after the other.
+/// Runs all faults against a PostgreSQL and a Redis.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run(durations: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let (postgres, redis) = tokio::join!(postgres::run(durations, seed), redis::run(durations, seed));
@@ -158,7 +160,7 @@ pub async fn run(durations: FaultDurations, seed: u64) -> Result<RunSummary, Har
     Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-/// Lets the faults of a scene strike one after the other under load.
+/// Runs the faults of a scenario one after the other under load.
 async fn run_faults(
     scenario: &mut impl FaultScenario,
     durations: FaultDurations,
@@ -183,7 +185,7 @@ async fn run_faults(
         load.pause(false);
         figures.slowest_recovery = figures.slowest_recovery.max(Some(healed.elapsed()));
         figures.faults += 1;
-        // an alert may show this fault until its part of the app has tried again: the next fault would be mistaken for it
+        // an alert may show this fault until its part of the app has retried; the next fault would be mistaken for it
         let app = scenario.app();
         if !wait_until(async || Ok(alerts_of(app).await.is_empty())).await? {
             figures.failures.push(format!("{fault:?}: alerts do not end: {:?}", alerts_of(app).await));
@@ -197,7 +199,7 @@ const fn faults_of<S: FaultScenario>(_scene: &S) -> &'static [DatabaseFault] {
     S::FAULTS
 }
 
-/// Lets a fault last so long, and until its alerts are raised; returns the alerts that were raised meanwhile.
+/// Keeps a fault up for its duration and until its alerts are raised; returns the alerts raised meanwhile.
 async fn sustain_fault(
     scenario: &mut impl FaultScenario,
     fault: DatabaseFault,
@@ -220,7 +222,7 @@ async fn alerts_of(app: &App) -> Vec<String> {
     app.health().await.alerts(&HealthThresholds::default())
 }
 
-/// Everything is written once, nothing was given up, and nothing is alarming any more.
+/// Checks that each event is written once, none is a dead letter, and no alert remains.
 async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunSummary) -> Result<(), HarnessError> {
     let stored = scenario.count_stored().await?;
     figures.events += stored;
@@ -248,7 +250,7 @@ async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunS
     Ok(())
 }
 
-/// Waits until something holds; returns `false` if it has not for a long time.
+/// Waits until `holds` returns `true`; returns `false` if it has not within the time limit.
 async fn wait_until(mut holds: impl AsyncFnMut() -> Result<bool, HarnessError>) -> Result<bool, HarnessError> {
     let begin = Instant::now();
     while !holds().await? {

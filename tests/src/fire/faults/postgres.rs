@@ -16,10 +16,10 @@ use crate::fire::{
     run_summary::RunSummary,
 };
 
-/// What the app's sessions are called: those are killed.
+/// Application name of the app's sessions; the fault kills sessions of that name.
 const APPLICATION_NAME: &str = "faults";
 
-/// Whether handler and projection lock the same rows, in different orders.
+/// Set while handler and projection lock the same rows in different orders.
 #[derive(Debug, Clone, Default)]
 struct DeadlockSwitch(Arc<AtomicBool>);
 
@@ -65,8 +65,8 @@ impl PostgresRows {
     }
 }
 
-/// No key is unique, so that a row which is written twice is seen. Where no disk can be mounted the trigger says that it is
-/// full, as it says that transactions conflict.
+/// No key is unique, so that a row written twice is visible. If no disk can be mounted, the trigger raises the error of
+/// a full one; it also raises the conflicts.
 const TABLES_SQL: &str = "
     CREATE TABLE public.notes (id uuid, amount bigint, filling text) SPACE;
     CREATE TABLE public.order_rows (id uuid, amount bigint, filling text) SPACE;
@@ -92,7 +92,7 @@ pub(super) struct PostgresScenario {
     has_disk: bool,
 }
 
-/// Lets one suffer.
+/// Runs all faults against a PostgreSQL.
 pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
     let disk = SmallDisk::mount(32)?;
@@ -176,7 +176,7 @@ impl FaultScenario for PostgresScenario {
                 self.execute(lock).await
             }
             DatabaseFault::Full if self.has_disk => {
-                // what a statement in vain has taken of the disk stays taken
+                // a failed statement keeps the disk space that it took, so smaller ones follow
                 for rows in [1_000, 100, 10, 1] {
                     let fill = format!(
                         "INSERT INTO public.filler SELECT string_agg(md5(random()::text), '')

@@ -1,4 +1,4 @@
-//! A Redis without memory, and one that takes no writes; store and bus are both in it.
+//! A Redis without memory, and one that accepts no writes; store and bus both use it.
 
 use eventbus::{
     App, BoxError, Position,
@@ -26,14 +26,14 @@ impl RedisRows {
     }
 }
 
-/// A Redis, and an app that has everything in it.
+/// A Redis, and an app with store and bus in it.
 pub(super) struct RedisScenario {
     app: App,
     store: RedisEventStore,
     admin: MultiplexedConnection,
 }
 
-/// Lets one suffer.
+/// Runs all faults against a Redis.
 pub(super) async fn run(lasting: FaultDurations, seed: u64) -> Result<RunSummary, HarnessError> {
     let server = test_servers::private_redis();
     let mut figures = RunSummary::new("faults");
@@ -77,7 +77,7 @@ impl FaultScenario for RedisScenario {
     async fn inject(&mut self, fault: DatabaseFault) -> Result<(), HarnessError> {
         match fault {
             DatabaseFault::OutOfMemory => self.limit_memory(1).await,
-            // no server listens there, so it keeps what it has
+            // no server listens there, so it keeps its data
             _ => self.replicate_from("127.0.0.1", "1").await,
         }
     }

@@ -9,33 +9,33 @@ use crate::fire::HarnessError;
 
 const SIGABRT: i32 = 6;
 
-/// The program whose processes die: the one that runs now.
+/// The program of the child processes: the running one.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
     arguments: Vec<String>,
 }
 
-/// How a process ended.
+/// The end of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessEnd {
     /// It was killed.
     Killed,
-    /// It died at the point that it was told.
+    /// It died at its crash point.
     AtPoint,
 }
 
 impl Program {
-    /// This program, with arguments that let it play.
+    /// Returns this program, with arguments that make it a child process.
     ///
     /// # Errors
-    /// If the system does not know what runs.
+    /// If the system does not know the running program.
     pub fn this(arguments: &[&str]) -> Result<Self, HarnessError> {
         let arguments = arguments.iter().map(ToString::to_string).collect();
         Ok(Self { path: env::current_exe()?, arguments })
     }
 
-    /// What starts a process that plays; it is killed when its handle is dropped.
+    /// Returns the command of a child process, which is killed when its handle is dropped.
     #[must_use]
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
@@ -44,10 +44,10 @@ impl Program {
         command
     }
 
-    /// Starts a process that plays; it is killed when the value is dropped.
+    /// Starts a child process, which is killed when the value is dropped.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// If the process cannot be started.
     pub fn spawn(&self, script: &ProcessConfig) -> Result<Process, HarnessError> {
         let child =
             self.command().env(CONFIG_VARIABLE, serde_json::to_string(script)?).stderr(Stdio::piped()).spawn()?;
@@ -55,7 +55,7 @@ impl Program {
     }
 }
 
-/// A process that plays.
+/// A child process.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -63,7 +63,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Lets it play for so long, then kills it with `kill -9`, unless it has died before.
+    /// Lets the process run for `time`, then kills it with `kill -9`, unless it has died before.
     ///
     /// # Errors
     /// If it ended in any other way.
@@ -74,7 +74,7 @@ impl Process {
         self.classify_end(ended?).await
     }
 
-    /// Kills it with `kill -9`.
+    /// Kills the process with `kill -9`.
     ///
     /// # Errors
     /// If it ended in any other way before.
@@ -93,10 +93,10 @@ impl Process {
         Err(format!("a process ended by itself, {ended}: {said}").into())
     }
 
-    /// Sends it a signal, `STOP` for example.
+    /// Sends a signal to the process, such as `STOP`.
     ///
     /// # Errors
-    /// If it is gone.
+    /// If it has ended.
     pub async fn signal(&self, signal: &str) -> Result<(), HarnessError> {
         let id = self.child.id().ok_or("the process is gone")?;
         send_signal(id, signal).await
@@ -106,7 +106,7 @@ impl Process {
 /// Sends a signal to a process that this one has started, itself or through a server of its own.
 ///
 /// # Errors
-/// If it is gone.
+/// If it has ended.
 pub(in crate::fire) async fn send_signal(id: u32, signal: &str) -> Result<(), HarnessError> {
     let sent = Command::new("sh").args(["-c", &format!("kill -{signal} {id}")]).status().await?;
     if sent.success() { Ok(()) } else { Err(format!("no signal {signal} for process {id}").into()) }

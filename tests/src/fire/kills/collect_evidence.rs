@@ -1,4 +1,4 @@
-//! What is found in a scene in the end: what the store holds, and what each reader has done.
+//! Collects the evidence at the end of a scenario: the stored events, and the effects of each reader.
 
 use std::collections::HashSet;
 
@@ -18,10 +18,10 @@ use crate::fire::{
 };
 
 impl Scenario {
-    /// What is found in the end. Where Redis forgets, the same may be in the stream twice.
+    /// Returns the evidence at the end. If Redis loses data, the stream may hold an event twice.
     ///
     /// # Errors
-    /// Whatever the servers say.
+    /// If a server fails.
     pub async fn evidence(&self) -> Result<Evidence, HarnessError> {
         let mut connection = self.connection().await?;
         let mut evidence = Evidence { stored: load_stored(&mut connection).await?, ..Evidence::default() };
@@ -50,7 +50,7 @@ impl Scenario {
         Ok(evidence)
     }
 
-    /// The events that `mail` can never handle.
+    /// Returns the events that `mail` can never handle.
     fn poison_events(&self, stored: &[Stored]) -> HashSet<Uuid> {
         let hopeless = stored.iter().filter(|stored| self.config.is_poison(stored.amount));
         hopeless.map(|stored| stored.stored_at.event).collect()
@@ -70,7 +70,7 @@ impl Scenario {
         }
     }
 
-    /// The stream itself: nothing is published twice, or out of order.
+    /// Reads the stream as a reader: no event may be published twice, or out of order.
     async fn read_bus_stream(&self) -> Result<Reader, HarnessError> {
         let (stream, mut seen) = (bus_config(&self.config).stream_name(), Vec::new());
         let order = match self.config.partitions {
@@ -120,7 +120,7 @@ async fn load_ledger(connection: &mut PgConnection) -> Result<Reader, HarnessErr
     load_projection(connection, "ledger", seen, model).await
 }
 
-/// The rows that were rebuilt: each set of them is to be as if it had been written once, from the first event on.
+/// Reads the rebuilt rows as a reader: each version of them must hold every event once, from the first one on.
 async fn load_balances(connection: &mut PgConnection) -> Result<Reader, HarnessError> {
     let sql = "SELECT event FROM public.balanced ORDER BY id";
     let events: Vec<Uuid> = sqlx::query_scalar(sql).fetch_all(&mut *connection).await?;

@@ -1,4 +1,4 @@
-//! How many died, and where.
+//! Counts the deaths of processes, by fail point.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use crate::fire::{
     run_summary::RunSummary,
 };
 
-/// With so many deaths each named point is reached.
+/// Number of deaths after which every fail point is reached.
 const KILLS_FOR_ALL_POINTS: u64 = 60;
 
-/// How often what died.
+/// The deaths so far.
 #[derive(Debug, Default)]
 pub(super) struct CrashCounts {
     writers: AtomicU64,
@@ -27,7 +27,7 @@ pub(super) struct CrashCounts {
 }
 
 impl CrashCounts {
-    /// The process of a slot died, at this point or at a random time.
+    /// Records the death of a slot's process at a fail point, or at a random time.
     pub(super) fn record(&self, slot: u64, crash: Option<&CrashPoint>) {
         let counter = if slot < WRITERS { &self.writers } else { &self.workers };
         counter.fetch_add(1, Ordering::SeqCst);
@@ -38,15 +38,15 @@ impl CrashCounts {
         }
     }
 
-    /// A quarter of those that die are writers, and a third the worker that often relays; all go on until both are
-    /// enough, and on a slow machine until each point was reached.
+    /// Returns `true` once three quarters of `kills` were workers, a third the worker that often relays, and each fail
+    /// point was reached; on a slow machine the latter takes more deaths, at most `kills` of that worker.
     pub(super) fn is_enough(&self, kills: u64) -> bool {
         let [workers, leads] = [&self.workers, &self.leader].map(|count| count.load(Ordering::SeqCst));
         let is_complete = kills < KILLS_FOR_ALL_POINTS || leads >= kills || self.unreached_points().is_empty();
         workers >= kills - kills / 4 && leads >= kills / 3 && is_complete
     }
 
-    /// The points at which nobody died.
+    /// Returns the fail points at which no process died.
     fn unreached_points(&self) -> Vec<String> {
         let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
         let all = FAIL_POINTS.into_iter().map(|(point, after)| name(point, after));
@@ -65,7 +65,7 @@ impl CrashCounts {
         }
         figures.description += " the others at random times";
         if kills >= KILLS_FOR_ALL_POINTS && !missed.is_empty() {
-            figures.failures.push(format!("nobody died {}", missed.join(", ")));
+            figures.failures.push(format!("no process died {}", missed.join(", ")));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How long it takes after a fault until everything goes on.
+//! Measures the time from a fault until readers make progress again.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -12,15 +12,15 @@ use crate::fire::run_summary::RunSummary;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A handler of what is relayed, and a projection.
+/// The readers: a handler of relayed events, and a projection.
 const READERS: [&str; 2] = ["inbox", "ledger"];
 
 const LAST_EFFECTS_SQL: &str = "
     SELECT coalesce((SELECT max(id) FROM fire.effects WHERE reader = $1), 0),
            coalesce((SELECT max(id) FROM fire.effects WHERE reader = $2), 0)";
 
-/// Looks for how long a reader has no effect after a fault. Where the next fault comes before, it counts in. Cloning shares
-/// it; the last one to go ends it.
+/// Measures how long each reader has no effect after a fault. If a second fault comes earlier, the time counts for
+/// both. Clones share the probe; dropping the last one ends it.
 #[derive(Debug, Clone)]
 pub(super) struct LatencyProbe {
     faults: Arc<Mutex<PendingFaults>>,
@@ -29,7 +29,7 @@ pub(super) struct LatencyProbe {
 
 #[derive(Debug, Default)]
 struct PendingFaults {
-    /// By reader: when, and what its last effect was soon after.
+    /// By reader: the time of each open fault, and the reader's last effect soon after it.
     since_faults: [Vec<(Instant, Option<i64>)>; READERS.len()],
     slowest: [Option<Duration>; READERS.len()],
 }
@@ -50,12 +50,12 @@ impl LatencyProbe {
         Self { faults, _task: Arc::new(AbortOnDrop(task.abort_handle())) }
     }
 
-    /// Something failed just now.
+    /// Records a fault that happened just now.
     pub(super) fn record_fault(&self) {
         lock(&self.faults).since_faults.iter_mut().for_each(|open| open.push((Instant::now(), None)));
     }
 
-    /// Tells the longest times, of those faults after which there was something to do.
+    /// Reports the longest times, of faults after which readers had events to handle.
     pub(super) fn report_to(&self, figures: &mut RunSummary) {
         for (reader, slowest) in READERS.iter().zip(lock(&self.faults).slowest) {
             figures.slowest_recovery = figures.slowest_recovery.max(slowest);

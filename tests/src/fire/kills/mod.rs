@@ -1,4 +1,4 @@
-//! Processes that die and pause: writers, relays, consumers and projectors, at named points and at random times.
+//! Processes that die or pause: writers, relays, consumers and projectors, at named points and at random times.
 
 mod child;
 mod collect_evidence;
@@ -37,14 +37,14 @@ use super::{
     run_summary::RunSummary,
 };
 
-/// How long a process may take to become the relay and to reach the point where it dies.
+/// Time limit for a process to become the relay's leader and reach its fail point.
 const LEADER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Kills processes, again and again, and looks what has become of everything. With several partitions the order within
-/// each aggregate is looked at too.
+/// Kills processes repeatedly, and audits the result. With several partitions the audit includes the order within each
+/// aggregate.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn kill(
     program: &Program,
     settings: Settings,
@@ -89,7 +89,7 @@ async fn kill_in(
     Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-/// Only the first relay of a stream begins with it: the very first processes die while they do.
+/// Kills the first processes of a stream during the resync: only the first relay of a stream makes one.
 async fn crash_during_resync(
     program: &Program,
     scenario: &Scenario,
@@ -107,10 +107,10 @@ async fn crash_during_resync(
     Ok(())
 }
 
-/// Pauses processes for longer than their leases, again and again.
+/// Pauses processes for longer than their leases, repeatedly.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn pause(program: &Program, settings: Settings, pauses: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let database = Database::create().await?;
     let figures = pause_in(&database, program, settings, pauses, seed).await;
@@ -146,13 +146,13 @@ async fn pause_in(
     figures.description = format!("paused for longer than {lease:?}");
     let owners = finish_and_audit(workers, &scenario, &mut figures).await?;
     if owners < 2 {
-        figures.failures.push("nobody took over from a process that was paused".into());
+        figures.failures.push("no process took over from a paused one".into());
     }
     latency_probe.report_to(&mut figures);
     Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-/// Two workers that nothing happens to.
+/// Starts two workers without crash points.
 ///
 /// # Errors
 /// If they do not start.
@@ -161,7 +161,8 @@ pub fn spawn_workers(program: &Program, scenario: &Scenario) -> Result<Vec<Proce
     names.map(|name| program.spawn(&scenario.process_config(&name, 0, false))).collect()
 }
 
-/// Lets calm workers finish what is left, and audits it; returns how many owners the projection had, one after the other.
+/// Lets undisturbed workers handle the remaining events, and audits the result; returns how many owners the projection
+/// had in turn.
 async fn finish_and_audit(
     workers: Vec<Process>,
     scenario: &Scenario,

@@ -1,4 +1,4 @@
-//! What the processes play that die: writers, and workers which relay, consume and project.
+//! The roles of the killed processes: writers, and workers, which relay, consume and project.
 
 use std::{
     path::PathBuf,
@@ -22,20 +22,20 @@ use crate::fire::{
     workload::{self, ids},
 };
 
-/// The variable that tells a process what to play.
+/// The variable with the configuration of a child process.
 pub const CONFIG_VARIABLE: &str = "FIRE_SCRIPT";
 
-/// How a process of the play is configured, beside addresses and names.
+/// The settings of a child process, apart from addresses and names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Settings {
-    /// As every app that sets nothing.
+    /// The defaults.
     Default,
-    /// With leases and timeouts of seconds and four workers per consumer: a run of seconds meets many takeovers.
+    /// Leases and timeouts of seconds and four workers per consumer: a run of seconds sees many takeovers.
     Short,
 }
 
 impl Settings {
-    /// How long the leases of relay and projection last after the last sign of life of their owner.
+    /// Returns the time that the leases of relay and projection last after their owner's last renewal.
     #[must_use]
     pub const fn lease(self) -> Duration {
         match self {
@@ -45,10 +45,10 @@ impl Settings {
     }
 }
 
-/// What a process plays.
+/// The configuration of a child process.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessConfig {
-    /// Whether it writes, or works.
+    /// Set for a writer, unset for a worker.
     pub writes: bool,
     /// The database.
     pub store: String,
@@ -58,19 +58,19 @@ pub struct ProcessConfig {
     pub prefix: String,
     /// The consumer's name.
     pub name: String,
-    /// The file of notes.
+    /// The file of records.
     pub notes: PathBuf,
-    /// What everything random follows from.
+    /// Seed of every random choice.
     pub seed: u64,
-    /// How it dies by itself.
+    /// The fail point at which the process dies.
     pub death: Option<CrashPoint>,
-    /// Whether a worker rebuilds a projection, again and again.
+    /// Set if a worker repeatedly rebuilds a projection.
     pub rebuilds: bool,
-    /// Into how many streams the bus splits the events.
+    /// Number of streams into which the bus splits the events.
     pub partitions: u32,
-    /// Whether servers fail, or processes.
+    /// Set if servers fail, unset if processes do.
     pub servers_fail: bool,
-    /// How it is configured.
+    /// The settings.
     pub settings: Settings,
 }
 
@@ -81,14 +81,15 @@ struct Deposited {
 }
 
 impl ProcessConfig {
-    /// Whether `mail` can never handle an event of this amount. A server that forgets would forget the dead letters too.
+    /// Returns `true` if `mail` can never handle an event of this amount. A server that loses data would lose the dead
+    /// letters too, so there are none in such runs.
     #[must_use]
     pub const fn is_poison(&self, amount: i64) -> bool {
         !self.servers_fail && amount.rem_euclid(50) == 7
     }
 }
 
-/// What handlers share.
+/// The state that handlers share.
 #[derive(Debug, Clone)]
 struct HandlerContext {
     history: Arc<HistoryWriter>,
@@ -96,16 +97,16 @@ struct HandlerContext {
     config: Arc<ProcessConfig>,
 }
 
-/// A handler without a transaction: its effect is a note.
+/// A handler without a transaction: its effect is a record.
 #[handler(group = "mail", manual)]
-async fn mail(event: &Deposited, meta: &Metadata, State(desk): State<HandlerContext>) -> Result<(), HandlerError> {
-    if desk.config.is_poison(event.amount) {
+async fn mail(event: &Deposited, meta: &Metadata, State(context): State<HandlerContext>) -> Result<(), HandlerError> {
+    if context.config.is_poison(event.amount) {
         return Err(HandlerError::permanent("poison"));
     }
     let note =
-        async || desk.history.append(&HistoryEntry::Handled { reader: "mail".into(), event: uuid(meta), epoch: 0 });
-    desk.fail_points.around("handle", note()).await?;
-    desk.fail_points.crash_after_delay("ack");
+        async || context.history.append(&HistoryEntry::Handled { reader: "mail".into(), event: uuid(meta), epoch: 0 });
+    context.fail_points.around("handle", note()).await?;
+    context.fail_points.crash_after_delay("ack");
     Ok(())
 }
 
@@ -114,10 +115,10 @@ async fn mail(event: &Deposited, meta: &Metadata, State(desk): State<HandlerCont
 async fn inbox(
     _event: &Deposited,
     meta: &Metadata,
-    State(desk): State<HandlerContext>,
+    State(context): State<HandlerContext>,
     connection: &mut PgConnection,
 ) -> Result<(), sqlx::Error> {
-    desk.fail_points.around("effect", effect(connection, "inbox", meta)).await
+    context.fail_points.around("effect", effect(connection, "inbox", meta)).await
 }
 
 /// A projection in the store's transaction: its effects are rows, and a read model.
@@ -130,16 +131,16 @@ impl Ledger {
         &self,
         event: &Deposited,
         meta: &Metadata,
-        State(desk): State<HandlerContext>,
+        State(context): State<HandlerContext>,
         connection: &mut PgConnection,
     ) -> Result<(), sqlx::Error> {
-        desk.fail_points.around("effect", effect(connection, "ledger", meta)).await?;
+        context.fail_points.around("effect", effect(connection, "ledger", meta)).await?;
         let fold = sqlx::query(FOLD_SQL).bind(meta.stream().to_string()).bind(event.amount);
         fold.execute(connection).await.map(drop)
     }
 }
 
-/// A projection whose rows are rebuilt.
+/// A projection that is rebuilt.
 #[derive(Debug)]
 struct Balances;
 
@@ -177,10 +178,10 @@ fn uuid(meta: &Metadata) -> Uuid {
     EventId::as_uuid(meta.event_id())
 }
 
-/// Plays what the variable says, until it is killed; returns at once if there is none.
+/// Runs the role in the environment variable until killed; returns `false` at once if there is none.
 ///
 /// # Errors
-/// What went wrong with the process itself.
+/// If the process itself fails.
 pub async fn run_as_child() -> Result<bool, HarnessError> {
     let Ok(process_config) = std::env::var(CONFIG_VARIABLE) else { return Ok(false) };
     let process_config: ProcessConfig = serde_json::from_str(&process_config)?;
@@ -196,7 +197,7 @@ pub async fn run_as_child() -> Result<bool, HarnessError> {
     Ok(true)
 }
 
-/// With `FIRE_LOG` set, a process says what it does in a file of that folder.
+/// With `FIRE_LOG` set, the process logs to a file in that folder.
 pub(in crate::fire) fn init_log(name: &str) -> Result<(), HarnessError> {
     let Some(folder) = std::env::var_os("FIRE_LOG") else { return Ok(()) };
     let file = PathBuf::from(folder).join(format!("{name}-{}.log", std::process::id()));
@@ -209,7 +210,7 @@ pub(in crate::fire) fn init_log(name: &str) -> Result<(), HarnessError> {
     Ok(())
 }
 
-/// Servers may be down: that is part of the play.
+/// Connects to the store; retries, because servers may be down in the run.
 async fn connect(process_config: &ProcessConfig) -> PgEventStore {
     let default =
         PgEventStoreConfig { database_url: process_config.store.clone(), migrate: false, ..Default::default() };
@@ -230,7 +231,7 @@ async fn connect(process_config: &ProcessConfig) -> PgEventStore {
     }
 }
 
-/// How long a writer pauses at most.
+/// The longest pause of a writer.
 const MOST_PAUSE: Duration = Duration::from_millis(500);
 
 async fn run_writer(
@@ -249,11 +250,11 @@ async fn run_writer(
         history.append(&HistoryEntry::Told(AppendRecord::Sent(ids(&append.events))))?;
         let begin = Instant::now();
         notes.append(store, &append).await?;
-        // where an append takes long, so does handling it: the readers are to keep up on a busy machine too
+        // a slow append means slow handling: the pause lets the readers keep up on a busy machine
         let pause = (begin.elapsed() * 4).min(MOST_PAUSE).max(Duration::from_millis(random.u64(10..40)));
-        // the first was noted before; each further one was sent too
-        for told in notes.records.into_iter().skip(1) {
-            history.append(&HistoryEntry::Told(told))?;
+        // the first record was written before the append; each further one adds a repeat or an answer
+        for record in notes.records.into_iter().skip(1) {
+            history.append(&HistoryEntry::Told(record))?;
         }
         tokio::time::sleep(pause).await;
     }
@@ -286,7 +287,7 @@ async fn run_worker(
 
 async fn rebuild_forever(app: &App) {
     loop {
-        // servers may be down, and another process may rebuild
+        // servers may be down, and a second process may be rebuilding
         let _ = app.rebuild::<Balances>().await;
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -309,7 +310,7 @@ async fn start(
     Ok(builder.handler::<mail>().handler::<inbox>().projection(Ledger).projection(Balances).start().await?)
 }
 
-/// How a process of the play reaches the bus.
+/// Returns the configuration of the bus for a child process.
 #[must_use]
 pub fn bus_config(process_config: &ProcessConfig) -> RedisEventBusConfig {
     let default = RedisEventBusConfig {
@@ -331,7 +332,7 @@ pub fn bus_config(process_config: &ProcessConfig) -> RedisEventBusConfig {
     }
 }
 
-/// The groups of the workers' handlers.
+/// Returns the groups of the workers' handlers.
 #[must_use]
 pub fn groups() -> [Name; 2] {
     [Name::from_static("mail"), Name::from_static("inbox")]

@@ -1,4 +1,4 @@
-//! Places where one process follows the other, each to die in its turn.
+//! Slots: in each one, processes run and die one after the other.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -16,11 +16,11 @@ use crate::fire::{
 pub(super) const WRITERS: u64 = 2;
 pub(super) const WORKERS: u64 = 2;
 
-/// Of the workers the one that often relays.
+/// The slot of the worker that is often the relay's leader.
 pub(super) const LEADER: u64 = WRITERS;
 
-/// Where who plays in a slot dies. Of the workers one mostly dies at what the owner of a lease does, which takes its time,
-/// and the other one, which makes room for that, at what every process does.
+/// Returns the fail points of a slot. One worker mostly dies at the calls of a lease owner, which take time to reach;
+/// the second one dies at calls of every process, and thereby frees the leases for the first.
 fn fail_points_of(number: u64) -> Vec<(&'static str, bool)> {
     const OWNERS: [&str; 5] = ["publish", "floors", "checkpoint", "switch", "switched"];
     let is_here = |point: &str| match number {
@@ -31,7 +31,7 @@ fn fail_points_of(number: u64) -> Vec<(&'static str, bool)> {
     FAIL_POINTS.into_iter().filter(|(point, _)| is_here(point)).collect()
 }
 
-/// Points by turns, in an order of its own; one that nobody reached comes again.
+/// The fail points in turn, in random order; one that was not reached stays first.
 struct FailPointCycle(VecDeque<(&'static str, bool)>);
 
 impl FailPointCycle {
@@ -49,7 +49,7 @@ impl FailPointCycle {
     }
 }
 
-/// A place where one process follows the other.
+/// A slot in which one process follows the other.
 pub(super) struct ProcessSlot {
     number: u64,
     scenario: Arc<Scenario>,
@@ -81,7 +81,7 @@ impl ProcessSlot {
             let mut script = self.scenario.process_config(&name, self.random.u64(..), writes);
             script.death = self.next_crash();
             script.rebuilds = script.death.as_ref().is_some_and(|death| death.point.starts_with("switch"));
-            // the owner of a lease dies at a point only after the lease of the owner before it has run out
+            // the next owner of a lease reaches its fail point only after the lease of the former owner has expired
             let takeover = script.settings.lease() - Settings::Short.lease();
             let time = match (writes, &script.death) {
                 (true, _) => Duration::from_millis(self.random.u64(1_000..6_000)),
@@ -102,7 +102,7 @@ impl ProcessSlot {
         Ok(())
     }
 
-    /// At the next named point, or in one of five cases none.
+    /// Returns the next fail point, or none in one of five cases.
     fn next_crash(&mut self) -> Option<CrashPoint> {
         let (point, after) = self.fail_points.current().filter(|_| self.random.u8(..5) > 0)?;
         let nth = match point {

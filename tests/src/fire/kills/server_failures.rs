@@ -1,4 +1,4 @@
-//! Servers that crash, forget and go back in time, under processes that keep running.
+//! Servers that crash, lose data and return to older data, while processes keep running.
 
 use std::time::{Duration, Instant};
 
@@ -15,32 +15,32 @@ use super::{
 };
 use crate::fire::{HarnessError, run_summary::RunSummary, workload};
 
-/// How long servers and readers may stand still before the run fails.
+/// Time without progress of servers or readers after which the run fails.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// How often it is looked at how far the readers are.
+/// Interval of the progress check.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What the readers have not handled of the events up to a probe: it falls as long as they go on.
+/// Counts the events up to a probe that the readers have not handled; the count falls while they make progress.
 const LEFT_BEFORE: &str = "
     SELECT count(*) FROM eventbus.events e, (VALUES ('ledger'), ('inbox')) reader(name)
     WHERE e.position <= (SELECT position FROM eventbus.events WHERE event_id = $1)
       AND NOT EXISTS (SELECT FROM fire.effects f WHERE f.reader = reader.name AND f.event = e.event_id)";
 
-/// What happens to a server.
+/// A failure of a server.
 #[derive(Debug, Clone, Copy)]
 enum ServerFailure {
-    /// A backend of PostgreSQL is killed with `kill -9`, so that the server ends all of them and recovers.
+    /// `kill -9` of a PostgreSQL backend, so that the server ends all backends and recovers.
     Backend,
-    /// PostgreSQL is stopped at once, and started again.
+    /// PostgreSQL stops at once, and starts again.
     Postgres,
-    /// Redis is killed, and started again.
+    /// Redis is killed, and starts again.
     Redis,
-    /// Redis forgets everything.
+    /// Redis loses all data.
     Flush,
-    /// Redis goes back to an older copy, as it does when an asynchronous replica takes over.
+    /// Redis returns to an older copy, as after a failover to an asynchronous replica.
     OlderCopy,
-    /// Redis loses the stream and nothing else.
+    /// Redis loses the stream only.
     Stream,
 }
 
@@ -53,10 +53,10 @@ const FAULTS: [ServerFailure; 6] = [
     ServerFailure::Stream,
 ];
 
-/// Lets servers fail, again and again, and looks what has become of everything.
+/// Lets servers fail repeatedly, and audits the result.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn fail_servers(
     program: &Program,
     settings: Settings,
@@ -98,7 +98,7 @@ pub async fn fail_servers(
     Ok(RunSummary { took: begin.elapsed(), ..figures })
 }
 
-/// The servers, and what plays on them.
+/// The servers, and the processes that use them.
 struct ServerScenario {
     postgres: PrivatePostgres,
     redis: PrivateRedis,
@@ -153,7 +153,8 @@ impl ServerScenario {
 
     /// Appends an event, and waits until it is handled; returns how long that took.
     ///
-    /// The writers may be ahead of the readers, which then handle many others first: it fails where they stand still.
+    /// The writers may be ahead of the readers, which then handle many earlier events first: fails only if the readers
+    /// make no progress.
     async fn probe(&self) -> Result<Duration, HarnessError> {
         let begin = Instant::now();
         let (stream, event) = (workload::stream("probe")?, workload::event(1));
@@ -164,11 +165,11 @@ impl ServerScenario {
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
-        let (mut fewest, mut fell, mut looked) = (i64::MAX, Instant::now(), Instant::now());
+        let (mut fewest, mut fell, mut last_check) = (i64::MAX, Instant::now(), Instant::now());
         while !self.is_handled(event.event_id().as_uuid()).await.unwrap_or(false) {
-            if looked.elapsed() > PROGRESS_INTERVAL {
-                looked = Instant::now();
-                // none can be counted while the database is away
+            if last_check.elapsed() > PROGRESS_INTERVAL {
+                last_check = Instant::now();
+                // the count fails while the database is down
                 let left = self.left_before(event.event_id().as_uuid()).await.unwrap_or(fewest);
                 if left < fewest {
                     (fewest, fell) = (left, Instant::now());
@@ -176,7 +177,7 @@ impl ServerScenario {
             }
             if fell.elapsed() > PROBE_TIMEOUT {
                 return Err(format!(
-                    "the readers stood still for {PROBE_TIMEOUT:?} with {fewest} events left up to the probe"
+                    "the readers made no progress for {PROBE_TIMEOUT:?} with {fewest} events left up to the probe"
                 )
                 .into());
             }
@@ -197,7 +198,7 @@ impl ServerScenario {
     }
 }
 
-/// Lets a Redis server take over everything from another one, or go its own way.
+/// Makes a Redis server a replica of the server at `port`, or a primary.
 async fn follow(url: &str, port: Option<u16>) -> Result<(), HarnessError> {
     let mut redis = connect(url).await?;
     let mut replicate = redis::cmd("REPLICAOF");

@@ -1,6 +1,6 @@
-//! Random programs of appends and reads, on a store and on a plain vector: both must say the same.
+//! Random programs of appends and reads, on a store and on a model: both must give the same results.
 //!
-//! `FIRE_CASES` sets how many programs run on each store. A program that fails is made as small as it can be, and shown.
+//! `FIRE_CASES` sets the number of programs per store. A failing program is shrunk as far as possible, and shown.
 
 mod program;
 mod reference;
@@ -27,18 +27,18 @@ use reference::{Answer, Reference};
 
 use super::{HarnessError, evidence::Folded, workload};
 
-/// How long PostgreSQL may take to roll a refused append back, on a machine under load.
+/// Time limit for PostgreSQL to roll back a refused append, on a machine under load.
 const ROLLBACK_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How many programs run: what `FIRE_CASES` says, or so many.
+/// Returns the number of programs: `FIRE_CASES`, or `usually` if it is not set.
 ///
 /// # Errors
-/// If the variable is no number.
+/// If the variable is not a number.
 pub fn cases(usually: u32) -> Result<u32, HarnessError> {
     Ok(std::env::var("FIRE_CASES").map_or(Ok(usually), |cases| cases.parse())?)
 }
 
-/// Runs random programs on a store that was made in this runtime; returns how many calls failed on purpose.
+/// Runs random programs on a store made in this runtime; returns the number of calls that failed on purpose.
 ///
 /// # Errors
 /// The smallest program found on which the store and the model differ, and where.
@@ -57,16 +57,16 @@ pub fn run(runtime: &Runtime, store: &Arc<dyn EventStore>, cases: u32, seed: u64
     Ok(faults.into_inner())
 }
 
-/// Plays one program on a store and on the model.
+/// Runs one program on a store and on the model.
 struct ModelRunner {
     store: FaultyStore,
     direct: Arc<dyn EventStore>,
     model: Reference,
-    /// Where the feed was when the program began.
+    /// The head of the feed when the program began.
     begin: Position,
-    /// The streams are the program's own.
+    /// The streams of this program only.
     streams: Vec<StreamId>,
-    /// What was appended, with its ids, to append it again.
+    /// Earlier appends with their ids, for repeats.
     appended: Vec<Append>,
 }
 
@@ -101,7 +101,7 @@ impl ModelRunner {
             ProgramStep::LoseReply(append_step) => {
                 let append = self.build_append(append_step);
                 if let Err(AppendError::OutcomeUnknown(_)) = self.append(&append, Some(Fault::LostReply)).await {
-                    // the first answer was lost: the second must be what it was
+                    // the first answer was lost: the second must equal it
                     let answer = self.append(&append, None).await;
                     return self.check_answer(&append, answer);
                 }
@@ -199,10 +199,10 @@ impl ModelRunner {
         }
     }
 
-    /// Reads the feed after one of the events, or from the beginning of the program.
+    /// Reads the feed after one of the events, or from the start of the program.
     ///
-    /// The feed may end early for a moment: PostgreSQL answers a refused append before it has rolled the transaction
-    /// back, and the head stays below an append that is open. So a feed that ends early is read again.
+    /// PostgreSQL answers a refused append before it has rolled the transaction back, and the head stays below an open
+    /// append. The feed may therefore end early for a moment; it is then read again.
     async fn feed(&self, after: usize) -> Result<(), HarnessError> {
         let (position, expected) = self.model.feed(after);
         let own = |record: &RecordedEvent| self.streams.contains(record.metadata().stream());

@@ -1,4 +1,4 @@
-//! What a random program consists of.
+//! The steps of a random program.
 
 use eventbus::{ExpectedVersion, Version};
 use proptest::{
@@ -7,7 +7,7 @@ use proptest::{
     strategy::{Just, Strategy},
 };
 
-/// How many streams a program uses.
+/// Number of streams that a program uses.
 pub(super) const STREAMS: usize = 3;
 
 /// A step of a program.
@@ -21,28 +21,28 @@ pub enum ProgramStep {
     Unreachable(AppendStep),
     /// Several appends at once.
     Many(Vec<AppendStep>),
-    /// A former append with the same ids, with another expectation.
+    /// A repeat of an earlier append, with a new expectation.
     Again(usize, RelativeExpectation),
-    /// An append that also has an event id of a former one.
+    /// An append that also contains an event id of an earlier one.
     TakenId(AppendStep, usize),
     /// Load a stream.
     Load {
-        /// Which.
+        /// The stream.
         stream: usize,
-        /// From which version.
+        /// The first version.
         from: u64,
-        /// Whether newer events come first.
+        /// Set if newer events come first.
         backward: bool,
     },
-    /// Read the feed after some event.
+    /// Read the feed.
     Feed {
-        /// After which of all events.
+        /// The number of events to skip.
         after: usize,
     },
 }
 
 impl ProgramStep {
-    /// Whether a call fails on purpose.
+    /// Returns `true` if the call fails on purpose.
     pub(super) const fn is_fault(&self) -> bool {
         matches!(self, Self::LoseReply(_) | Self::Unreachable(_))
     }
@@ -51,33 +51,33 @@ impl ProgramStep {
 /// An append.
 #[derive(Debug, Clone)]
 pub struct AppendStep {
-    /// To which stream.
+    /// The stream.
     pub stream: usize,
-    /// What it expects.
+    /// The expectation.
     pub expected: RelativeExpectation,
-    /// An event for each.
+    /// The amounts, one event for each.
     pub amounts: Vec<i64>,
 }
 
-/// What an append expects, seen from where the stream is.
+/// The expectation of an append, relative to the current version of its stream.
 #[derive(Debug, Clone, Copy)]
 pub enum RelativeExpectation {
-    /// Anything.
+    /// `Any`.
     Any,
-    /// No stream.
+    /// `NoStream`.
     NoStream,
-    /// Some events.
+    /// `StreamExists`.
     Exists,
-    /// What is true.
+    /// The current version.
     Right,
-    /// Some versions ago.
+    /// A version that many events ago.
     Old(u64),
-    /// Some versions ahead.
+    /// A version that many events ahead.
     Ahead(u64),
 }
 
 impl RelativeExpectation {
-    /// The expectation if the stream is at `version`.
+    /// Returns the expectation if the stream is at `version`.
     #[must_use]
     pub fn at(self, version: Version) -> ExpectedVersion {
         match self {
@@ -124,7 +124,7 @@ fn program_step() -> impl Strategy<Value = ProgramStep> {
     ]
 }
 
-/// A program.
+/// Generates a program.
 pub fn program() -> impl Strategy<Value = Vec<ProgramStep>> {
     vec(program_step(), 1..16)
 }

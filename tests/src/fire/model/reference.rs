@@ -1,4 +1,4 @@
-//! A store as a plain vector.
+//! The model of a store: a plain vector.
 
 use std::collections::HashMap;
 
@@ -6,15 +6,15 @@ use eventbus::{EventId, Position, RecordedEvent, StreamId, Version, port::Append
 
 use crate::fire::{HarnessError, evidence::Folded, workload};
 
-/// All events, in position order, as the store has recorded them.
+/// All events as the store recorded them, in position order.
 #[derive(Debug, Default)]
 pub(super) struct Reference {
     events: Vec<RecordedEvent>,
-    /// Where the step began: what it appends comes after. Appends made at once to several streams come in any order.
+    /// The head before the step. The step's appends come after it; those made at once to several streams, in any order.
     step_start: Position,
 }
 
-/// What came of an append.
+/// The result of an append.
 #[derive(Debug)]
 pub(super) enum Answer {
     Stored(Vec<RecordedEvent>),
@@ -22,20 +22,20 @@ pub(super) enum Answer {
     IdTaken,
 }
 
-/// What has to come of an append.
+/// The result that an append must have.
 #[derive(Debug)]
 pub(super) enum ExpectedAnswer {
-    /// These are stored already.
+    /// The events that are already stored.
     Known(Vec<RecordedEvent>),
-    /// They follow the version.
+    /// The append, stored after this version.
     New(Append, Version),
     Conflict(Version),
-    /// A known id among new ones.
+    /// The append mixes a known id with new ones.
     IdTaken,
 }
 
 impl Reference {
-    /// A step of the program begins.
+    /// Starts a step of the program.
     pub(super) fn begin_step(&mut self) {
         self.step_start = self.events.last().and_then(RecordedEvent::position).unwrap_or(self.step_start);
     }
@@ -69,13 +69,13 @@ impl Reference {
         }
     }
 
-    /// Whether that came which was due; takes in what was stored.
+    /// Checks an answer against the expected one; adds the stored events.
     pub(super) fn compare(&mut self, expected_answer: &ExpectedAnswer, answer: &Answer) -> Result<(), HarnessError> {
         match (expected_answer, answer) {
             (ExpectedAnswer::Known(expected), Answer::Stored(found)) => self.check_equal(found, expected, "repeat"),
             (ExpectedAnswer::New(append, version), Answer::Stored(found)) => self.accept(append, *version, found),
             (ExpectedAnswer::Conflict(expected), Answer::Conflict(found)) if expected == found => Ok(()),
-            // both are true of it: the store may say either
+            // both errors apply: the store may return either
             (ExpectedAnswer::IdTaken, Answer::IdTaken | Answer::Conflict(_)) => Ok(()),
             (expected_answer, answer) => Err(format!("{answer:?} where {expected_answer:?} was due").into()),
         }
@@ -114,7 +114,7 @@ impl Reference {
         events.filter(|record| record.version() >= from).cloned().collect()
     }
 
-    /// What follows after the nth of all events; everything if there are fewer.
+    /// Returns the events after the first `after` of all events; all of them if there are fewer.
     pub(super) fn feed(&self, after: usize) -> (Option<Position>, &[RecordedEvent]) {
         match self.events.get(after) {
             Some(record) => (record.position(), &self.events[after + 1..]),

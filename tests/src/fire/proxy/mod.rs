@@ -1,7 +1,7 @@
-//! A network that fails: connections through it are delayed, cut, reset or stand still, by chance but by a seed.
+//! A failing network: connections through it are delayed, cut, reset or stalled, at random but determined by a seed.
 //!
-//! Keep: what a connection suffers is drawn when it is made, so one that is used for long suffers it in the midst of
-//! whatever goes through then.
+//! Invariant: the fault of a connection is drawn when it opens, so a long-lived one fails in the middle of whichever
+//! request is in flight then.
 
 #[cfg(test)]
 mod tests;
@@ -25,31 +25,31 @@ use tokio::{
 
 use super::HarnessError;
 
-/// What may become of a connection, and how likely it is.
+/// The probability and limits of faults.
 #[derive(Debug, Clone, Copy)]
 pub struct FaultProfile {
-    /// The chance of a connection to suffer at all, in percent.
+    /// The chance of a connection to have a fault, in percent.
     pub percent: u8,
-    /// It suffers after this many bytes at most, in either direction.
+    /// The fault strikes after this many bytes at most, in either direction.
     pub within_bytes: u64,
-    /// The longest time that a connection which stands still does so.
+    /// The longest time of a stall.
     pub stall_time: Duration,
 }
 
-/// What becomes of a connection.
+/// The fault of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionFault {
-    /// It works.
+    /// No fault.
     Healthy,
-    /// Whatever comes from the server comes late, and after so many bytes towards the client both ends are closed.
+    /// Bytes from the server arrive late, and after that many bytes towards the client both ends are closed.
     Delayed(Duration, u64),
-    /// After so many bytes towards the server both ends are closed.
+    /// After that many bytes towards the server both ends are closed.
     CutToServer(u64),
-    /// After so many bytes towards the client both ends are closed.
+    /// After that many bytes towards the client both ends are closed.
     CutToClient(u64),
-    /// After so many bytes towards the server, all of which arrive, the client's end is reset.
+    /// After that many bytes towards the server, all of which arrive, the client's end is reset.
     ResetAfterSend(u64),
-    /// After so many bytes towards the client nothing passes any more, but both ends stay open for a time.
+    /// After that many bytes towards the client no more bytes pass, but both ends stay open for a time.
     Stalls(u64),
 }
 
@@ -68,7 +68,7 @@ impl ConnectionFault {
         }
     }
 
-    /// How many bytes pass towards the server, and towards the client.
+    /// Returns the limits of bytes towards the server and towards the client.
     const fn limits(self) -> [u64; 2] {
         match self {
             Self::Healthy => [u64::MAX, u64::MAX],
@@ -78,7 +78,7 @@ impl ConnectionFault {
     }
 }
 
-/// Forwards connections to a server, and lets them suffer until it is told to be calm.
+/// Forwards connections to a server, with faults until [`stop_faults`](Self::stop_faults).
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -98,19 +98,19 @@ struct ProxyInner {
     stalls: AtomicU64,
 }
 
-/// How many connections suffered.
+/// Number of connections with faults so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FaultCounts {
-    /// Were closed in the midst.
+    /// Closed in the middle.
     pub cuts: u64,
-    /// Were reset after what the client sent had gone through.
+    /// Reset after the client's bytes had arrived.
     pub resets: u64,
-    /// Stood still.
+    /// Stalled.
     pub stalls: u64,
 }
 
 impl FaultCounts {
-    /// All of them.
+    /// Returns the sum.
     #[must_use]
     pub const fn total(self) -> u64 {
         self.cuts + self.resets + self.stalls
@@ -118,10 +118,10 @@ impl FaultCounts {
 }
 
 impl Proxy {
-    /// Listens before a server.
+    /// Listens in front of a server.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// If the system fails.
     pub async fn start(server: SocketAddr, profile: FaultProfile, seed: u64) -> Result<Self, HarnessError> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -139,19 +139,19 @@ impl Proxy {
         Ok(Self { address, inner, accepting })
     }
 
-    /// Where to connect instead.
+    /// Returns the address to connect to instead of the server's.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on nothing suffers; what stands still is closed.
+    /// Stops all faults for new connections, and closes stalled ones.
     pub fn stop_faults(&self) {
         self.inner.is_fault_free.store(true, Ordering::SeqCst);
         self.inner.fault_free.notify_waiters();
     }
 
-    /// How many connections have suffered so far.
+    /// Returns the number of connections with faults so far.
     #[must_use]
     pub fn fault_counts(&self) -> FaultCounts {
         let count = |counter: &AtomicU64| counter.load(Ordering::SeqCst);
@@ -177,7 +177,7 @@ async fn accept(listener: TcpListener, inner: Arc<ProxyInner>) {
             }
         };
         let inner = Arc::clone(&inner);
-        // what the ends do is their business
+        // the ends see every error themselves
         tokio::spawn(async move { drop(forward(client, fault, &inner).await) });
     }
 }
@@ -190,11 +190,12 @@ async fn forward(mut client: TcpStream, fault: ConnectionFault, inner: &ProxyInn
     let [to_server, to_client] = fault.limits();
     let (from_client, into_client) = client.split();
     let (from_server, into_server) = server.split();
+    // the first direction that ends decides for both: a fault breaks the whole connection
     let end = tokio::select! {
         end = forward_bytes(from_client, into_server, to_server, Duration::ZERO) => end?,
         end = forward_bytes(from_server, into_client, to_client, delay) => end?,
     };
-    // one that was calmed in the meantime has still suffered: what passed its limit is gone
+    // counts also after `stop_faults`: the bytes beyond the limit are lost
     match (end, fault) {
         (PumpEnd::Closed, _) => return Ok(()),
         (PumpEnd::Limit, ConnectionFault::ResetAfterSend(_)) => {
@@ -215,14 +216,14 @@ async fn forward(mut client: TcpStream, fault: ConnectionFault, inner: &ProxyInn
     Ok(())
 }
 
-/// Why forwarding in one direction ended.
+/// The reason why forwarding in one direction ended.
 #[derive(Debug)]
 enum PumpEnd {
     Closed,
     Limit,
 }
 
-/// Forwards at most `limit` bytes, each read `delay` later.
+/// Forwards at most `limit` bytes, each read after `delay`.
 async fn forward_bytes(
     mut from: impl AsyncRead + Unpin,
     mut into: impl AsyncWrite + Unpin,

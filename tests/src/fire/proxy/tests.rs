@@ -1,8 +1,8 @@
-//! The network under test.
+//! Tests of the proxy.
 
 use super::*;
 
-/// A server that repeats what it gets, and counts it.
+/// Starts a server that echoes its input, and counts the bytes.
 async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (address, got) = (listener.local_addr().unwrap(), Arc::new(AtomicU64::new(0)));
@@ -24,7 +24,7 @@ async fn echo() -> (SocketAddr, Arc<AtomicU64>) {
     (address, got)
 }
 
-/// Sends ten bytes at a time through a connection with this fate until it ends; returns what came back.
+/// Sends ten bytes at a time through a connection with this fault until it ends; returns the number of echoed bytes.
 async fn suffer(fate: ConnectionFault, shared: &Arc<ProxyInner>) -> (u64, Option<std::io::ErrorKind>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

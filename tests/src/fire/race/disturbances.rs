@@ -1,4 +1,4 @@
-//! Backends that are terminated, and transactions of others that stay open all the while.
+//! Disturbances: terminated backends, and unrelated transactions that stay open.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::fire::{HarnessError, database::execute_sql};
 
 const KILL_INTERVAL: Duration = Duration::from_millis(40);
 
-/// A writer in the midst of something, or a reader.
+/// Terminates a writer in the middle of a statement or transaction, or a reader.
 const KILL_SQL: &str = "
     SELECT count(pg_terminate_backend(pid))
     FROM (
@@ -15,7 +15,7 @@ const KILL_SQL: &str = "
         WHERE datname = current_database() AND application_name = $1 AND ($1 = 'reader' OR state <> 'idle')
         ORDER BY random() LIMIT 1) victim";
 
-/// Terminates a backend now and then until the race is over; returns how many.
+/// Terminates a backend now and then until the race is over; returns the number of backends.
 pub(super) async fn kill_backends(race: Race) -> Result<u64, HarnessError> {
     let mut connection = race.database().connection("killer").await?;
     let mut random = race.random(900);
@@ -29,7 +29,7 @@ pub(super) async fn kill_backends(race: Race) -> Result<u64, HarnessError> {
     Ok(kills)
 }
 
-/// Keeps writing transactions open that have nothing to do with events.
+/// Keeps writing transactions open that are unrelated to events.
 pub(super) async fn hold_foreign_transactions(race: Race) -> Result<(), HarnessError> {
     let mut connection = race.database().connection("foreign").await?;
     let mut random = race.random(901);

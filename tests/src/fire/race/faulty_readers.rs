@@ -1,4 +1,4 @@
-//! Readers that are known to be wrong.
+//! Readers of the feed that are known to be wrong.
 
 use std::time::Duration;
 
@@ -12,23 +12,23 @@ use crate::fire::{
     evidence::{Effect, Order, Promise, Reader},
 };
 
-/// How long a reader that found nothing waits before it looks again.
+/// Time that a reader waits after an empty read before it polls again.
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Ways to follow the table of events that look right.
+/// Ways to follow the table of events that look right, but are wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FaultyReader {
-    /// Everything after the last position seen.
+    /// Reads all events after the last position seen.
     Naive,
-    /// The same, of transactions older than all that run.
+    /// As `Naive`, but only events of transactions older than all running ones.
     BelowOldest,
-    /// By transaction and position, of transactions older than all that run.
+    /// By transaction and position, of transactions older than all running ones.
     ByTransaction,
-    /// The safe bound and the page in one statement, hence in one snapshot, which is older than the bound.
+    /// Reads the safe bound and the page in one statement, hence in one snapshot, which is older than the bound.
     OneStatement,
 }
 
-/// Where a wrong reader is, and what it has seen.
+/// The cursor of a wrong reader, and the events it has seen.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ReaderCursor {
     pub(super) xid: i64,
@@ -39,7 +39,7 @@ pub(super) struct ReaderCursor {
 impl FaultyReader {
     pub(super) const ALL: [Self; 4] = [Self::Naive, Self::BelowOldest, Self::ByTransaction, Self::OneStatement];
 
-    /// What a wrong reader is caught at.
+    /// The violations of which a wrong reader must commit one.
     pub(super) const EXPECTED_VIOLATIONS: [Violation; 3] =
         [Violation::Skipped, Violation::Repeated, Violation::Reordered];
 
@@ -69,7 +69,7 @@ impl FaultyReader {
                  WHERE (xid, position) > ($2, $1) AND xid < pg_snapshot_xmin(pg_current_snapshot())::text::bigint
                  ORDER BY xid, position LIMIT 5000"
             }
-            // the nap stands for a backend that has to wait for a processor
+            // the nap stands for a backend that waits for a processor
             Self::OneStatement => {
                 "WITH nap AS MATERIALIZED (SELECT pg_sleep(0.01)::text AS done),
                  bound AS MATERIALIZED (
@@ -88,7 +88,7 @@ impl FaultyReader {
         }
     }
 
-    /// Reads a page; false if there was nothing.
+    /// Reads a page; returns `false` if it is empty.
     async fn page(self, connection: &mut PgConnection, cursor: &mut ReaderCursor) -> Result<bool, HarnessError> {
         let query = sqlx::query_as::<_, (i64, i64, Uuid)>(self.sql()).bind(cursor.position).bind(cursor.xid);
         let page = query.fetch_all(connection).await?;
@@ -99,7 +99,7 @@ impl FaultyReader {
         Ok(!page.is_empty())
     }
 
-    /// Follows until the race is over and nothing is left.
+    /// Follows until the race is over and no event remains.
     pub(super) async fn follow(self, race: Race, mut cursor: ReaderCursor) -> Result<Reader, HarnessError> {
         let mut connection = race.database().connection("wrong").await?;
         loop {

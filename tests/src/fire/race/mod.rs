@@ -1,7 +1,7 @@
 //! The ordering race: slow, rolled back and killed writers against readers of the feed.
 //!
-//! Our reader must see every event once and in order. Beside it run readers that look right and are known to be wrong;
-//! they must be caught, which proves that the race can tell.
+//! The reader under test must see every event once and in order. Beside it run readers that look right and are known to
+//! be wrong; they must be caught, which proves that the race can expose a wrong reader.
 
 mod disturbances;
 mod faulty_readers;
@@ -29,28 +29,28 @@ use super::{
     workload::AppendLog,
 };
 
-/// How the race is run.
+/// The parameters of a race.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// It ends when so many events are acknowledged,
+    /// The race ends when this many events are acknowledged,
     pub events: u64,
-    /// or when writers took so long, unless they have stored few by then.
+    /// or after this time, unless the writers have stored few events by then.
     pub time: Duration,
-    /// What everything random follows from; what the scheduler does does not.
+    /// Seed of every random choice; the scheduler's choices are not determined by it.
     pub seed: u64,
 }
 
-/// Fewer events may not tell right from wrong: a slow machine takes longer for them, up to `EXTRA_TIME_MAX`.
+/// Fewer events may not expose a wrong reader: a slow machine takes longer for them, up to `EXTRA_TIME_MAX`.
 const EVENTS_MIN: u64 = 10_000;
 const EXTRA_TIME_MAX: Duration = Duration::from_secs(180);
 
-/// What the tables of the wrong readers need.
+/// The column and index of the wrong readers, and the table of the unrelated transactions.
 const EXTRA_TABLES_SQL: &str = "
     ALTER TABLE events ADD COLUMN xid bigint NOT NULL DEFAULT pg_current_xact_id()::text::bigint;
     CREATE INDEX by_xid ON events (xid, position);
     CREATE TABLE foreign_rows (number integer);";
 
-/// What everybody in the race shares.
+/// The state that all tasks of the race share.
 #[derive(Debug, Clone)]
 struct Race(Arc<RaceInner>);
 
@@ -58,14 +58,14 @@ struct Race(Arc<RaceInner>);
 struct RaceInner {
     database: Database,
     plan: Plan,
-    /// When the first writer began.
+    /// The time when the first writer started.
     begin: OnceLock<Instant>,
     stored: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Race {
-    /// Whether writers are to stop.
+    /// Returns `true` if the writers must stop.
     fn has_enough(&self) -> bool {
         let RaceInner { plan, begin, stored, .. } = &*self.0;
         let (stored, took) = (stored.load(Ordering::Relaxed), begin.get_or_init(Instant::now).elapsed());
@@ -73,7 +73,7 @@ impl Race {
         stored >= plan.events || took >= plan.time && stored >= enough || took >= plan.time + EXTRA_TIME_MAX
     }
 
-    /// Whether all writers have stopped.
+    /// Returns `true` if all writers have stopped.
     fn is_over(&self) -> bool {
         self.0.is_over.load(Ordering::SeqCst)
     }
@@ -94,7 +94,7 @@ impl Race {
 /// Runs the race.
 ///
 /// # Errors
-/// What went wrong with the race itself; what it shows is in the figures.
+/// If the race itself fails; broken promises are in the summary.
 pub async fn run(plan: Plan) -> Result<RunSummary, HarnessError> {
     let begin = Instant::now();
     let database = Database::create().await?;

@@ -1,7 +1,8 @@
-//! The schedule under which a bound and a page in one statement lose an event, each time.
+//! The schedule under which a bound and a page in one statement lose an event each time.
 //!
-//! The loss needs a commit between the statement's snapshot and its look at the locks. Here the statement waits in that
-//! very place for a lock that is held until the commit is done. The same two steps as two statements lose nothing.
+//! The loss needs a commit between the statement's snapshot and its read of the locks. Here the statement waits at
+//! exactly that point for a lock that is held until the commit is done. As two statements, the same two steps lose no
+//! event.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::fire::{HarnessError, database::execute_sql, evidence::Effect, workloa
 const ROUNDS: u64 = 20;
 const GATE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The lock that holds the statement up.
+/// The lock that blocks the statement.
 const GATE_LOCK_ID: i64 = 77;
 
 const SAFE_BOUND_SQL: &str = "
@@ -29,20 +30,20 @@ const SAFE_BOUND_SQL: &str = "
               AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) AS upto
         FROM (SELECT (SELECT last_value FROM events_position_seq WHERE gate.open = '') AS drawn FROM gate OFFSET 0) r)";
 
-/// What the schedule came to.
+/// The result of the schedule.
 #[derive(Debug)]
 pub(super) struct Schedule {
     pub(super) rounds: u64,
     pub(super) notes: AppendLog,
 }
 
-/// Runs the schedule; returns where the folded reader is then, and what was appended.
+/// Runs the schedule; returns the cursor of the single-statement reader, and the appends.
 pub(super) async fn run_schedule(race: &Race) -> Result<(ReaderCursor, Schedule), HarnessError> {
     let (mut folded, mut apart) = (ReaderCursor::default(), ReaderCursor::default());
     let (store, mut notes) = (race.database().store("held", 1).await?, AppendLog::default());
     for _ in 0..ROUNDS {
         run_round(race, &store, &mut folded, true, &mut notes).await?;
-        // what the folded one sees now is not what it missed
+        // with a cursor of its own, so that this reader does not hide a loss of the first
         run_round(race, &store, &mut apart, false, &mut notes).await?;
     }
     let stored = race.database().load_stored().await?.len();
@@ -52,8 +53,8 @@ pub(super) async fn run_schedule(race: &Race) -> Result<(ReaderCursor, Schedule)
     Ok((folded, Schedule { rounds: ROUNDS, notes }))
 }
 
-/// One writer has drawn a position and not committed, the next one has committed; the reader takes its snapshot, the
-/// first one commits, the reader looks at the locks.
+/// Runs one round: a first writer draws a position and stays open, a second one commits, the reader takes its snapshot,
+/// the first one commits, the reader reads the locks.
 async fn run_round(
     race: &Race,
     store: &PgEventStore,
@@ -98,7 +99,7 @@ async fn wait_for_reader(connection: &mut PgConnection) -> Result<(), HarnessErr
     Ok(())
 }
 
-/// The folded reader.
+/// Reads with one statement.
 async fn read_in_one_statement(mut reader: PgConnection, after: i64) -> Result<(i64, Vec<Uuid>), HarnessError> {
     let sql = format!(
         "{SAFE_BOUND_SQL} SELECT upto, event_id FROM bound LEFT JOIN events ON position > $1 AND position <= upto ORDER BY position"
@@ -109,7 +110,7 @@ async fn read_in_one_statement(mut reader: PgConnection, after: i64) -> Result<(
     Ok((upto, rows.into_iter().filter_map(|(_, event)| event).collect()))
 }
 
-/// The same as two statements.
+/// Reads the same with two statements.
 async fn read_in_two_statements(mut reader: PgConnection, after: i64) -> Result<(i64, Vec<Uuid>), HarnessError> {
     execute_sql(&mut reader, "SET default_transaction_isolation TO 'read committed'").await?;
     let sql = format!("{SAFE_BOUND_SQL} SELECT upto FROM bound");

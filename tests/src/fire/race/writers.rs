@@ -1,4 +1,4 @@
-//! Those who write: slow transactions of their own, and callers of the store.
+//! The writers: slow transactions of their own, and callers of the store.
 
 use std::time::Duration;
 
@@ -21,10 +21,10 @@ const STORES: u64 = 3;
 const CALLERS: u64 = 8;
 const HOT_STREAMS: u64 = 40;
 
-/// How many appends a caller sends at once where it sends many.
+/// Number of appends in one call of a batch.
 const BATCH: usize = 60;
 
-/// Starts everybody.
+/// Starts all writers.
 pub(super) async fn spawn(race: &Race) -> Result<JoinSet<Result<AppendLog, HarnessError>>, HarnessError> {
     let mut tasks = JoinSet::new();
     let store = race.database().store("slow", 1).await?;
@@ -41,7 +41,7 @@ pub(super) async fn spawn(race: &Race) -> Result<JoinSet<Result<AppendLog, Harne
     Ok(tasks)
 }
 
-/// A hot stream, or a new one.
+/// Returns a hot stream, or a new one.
 fn some_stream(random: &mut Rng, new_in: u64) -> Result<(StreamId, bool), HarnessError> {
     if random.u64(..new_in) == 0 {
         return Ok((workload::stream(Uuid::now_v7())?, true));
@@ -49,7 +49,7 @@ fn some_stream(random: &mut Rng, new_in: u64) -> Result<(StreamId, bool), Harnes
     Ok((workload::stream(format_args!("hot-{}", random.u64(..HOT_STREAMS)))?, false))
 }
 
-/// Calls the store until the race is full.
+/// Calls the store until the race has enough events.
 async fn run_caller(
     race: Race,
     store: PgEventStore,
@@ -66,7 +66,7 @@ async fn run_caller(
             let append = some_append(&mut random, &notes)?;
             notes.append(&store, &append).await?;
             if random.u8(..50) == 0 {
-                notes.append(&store, &append).await?; // the same once more
+                notes.append(&store, &append).await?; // a repeat
             }
         }
         race.count(notes.stored - before);
@@ -75,7 +75,7 @@ async fn run_caller(
     Ok(notes)
 }
 
-/// Any, new, or exact with what was true some time ago.
+/// Returns an append that expects any version, no stream, or a version that was current some time ago.
 fn some_append(random: &mut Rng, notes: &AppendLog) -> Result<Append, HarnessError> {
     let (stream, is_new) = some_stream(random, 4)?;
     let expected = match random.u8(..4) {
@@ -87,14 +87,15 @@ fn some_append(random: &mut Rng, notes: &AppendLog) -> Result<Append, HarnessErr
     Ok(Append { stream, expected, events: workload::events(random, 1..=3) })
 }
 
-/// Transactions of its own until the race is full: each takes its id early, waits, appends, waits, and mostly commits.
+/// Runs transactions of its own until the race has enough events: each takes its id early, waits, appends, waits, and
+/// mostly commits.
 async fn run_slow_writer(race: Race, store: PgEventStore, mut random: Rng) -> Result<AppendLog, HarnessError> {
     let mut notes = AppendLog::default();
     let mut connection = race.database().connection("slow").await?;
     while !race.has_enough() {
         let before = notes.stored;
         if transact(&store, &mut connection, &mut random, &mut notes).await.is_err() {
-            // terminated: what was not committed is undone
+            // the backend was terminated, which rolled its transaction back
             connection = race.database().connection("slow").await?;
         }
         race.count(notes.stored - before);
@@ -117,10 +118,10 @@ async fn transact(
     if rolls_back { transaction.roll_back(notes).await } else { transaction.commit(notes).await }
 }
 
-/// What one transaction appends.
+/// The appends of one transaction.
 type Appends = Vec<(StreamId, Vec<NewEvent>)>;
 
-/// To a hot stream, and perhaps to a new one: two hot ones might wait for each other.
+/// Returns appends to one hot stream, and perhaps to a new one: with two hot streams, two transactions could deadlock.
 fn some_appends(random: &mut Rng) -> Result<Appends, HarnessError> {
     let mut appends = vec![(some_stream(random, u64::MAX)?.0, workload::events(random, 2..=2))];
     if random.u8(..4) == 0 {
@@ -129,12 +130,12 @@ fn some_appends(random: &mut Rng) -> Result<Appends, HarnessError> {
     Ok(appends)
 }
 
-/// To a new stream.
+/// Returns an append to a new stream.
 pub(super) fn to_new_stream(random: &mut Rng) -> Result<Appends, HarnessError> {
     Ok(vec![(some_stream(random, 1)?.0, workload::events(random, 1..=1))])
 }
 
-/// A transaction that appends.
+/// An open transaction that appends.
 pub(super) struct ExplicitTransaction<'c> {
     store: &'c PgEventStore,
     connection: &'c mut PgConnection,
@@ -153,7 +154,7 @@ impl<'c> ExplicitTransaction<'c> {
         Ok(Self { store, connection, appends, stored_at: Vec::new() })
     }
 
-    /// Appends; positions are drawn now.
+    /// Appends; draws the positions now.
     pub(super) async fn append(&mut self, notes: &mut AppendLog) -> Result<(), HarnessError> {
         self.appends.iter().for_each(|(_, events)| notes.record_sent(events));
         let appended = self.try_append().await;

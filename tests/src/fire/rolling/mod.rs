@@ -1,5 +1,5 @@
-//! Two releases of a consumer group that roll over each other, in both orders and with default settings: what only the
-//! newer one handles is lost to nobody.
+//! Two releases of one consumer group that replace each other, in both orders and with default settings: events that
+//! only the newer release handles are not lost.
 
 mod release;
 mod with_kills;
@@ -21,14 +21,14 @@ pub use with_kills::run_with_kills;
 
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What both releases handle.
+/// The event that both releases handle.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Parcel)]
 struct ParcelSent {
     number: u64,
 }
 
-/// What only the newer one handles.
+/// The event that only the newer release handles.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Parcel)]
 struct ParcelLost {
@@ -43,7 +43,7 @@ impl Apply for Parcel {
     fn apply(&mut self, _event: &ParcelEvent) {}
 }
 
-/// How often each event was handled.
+/// Number of times that each event was handled.
 #[derive(Debug, Clone, Default)]
 struct HandledCounts(Arc<Mutex<BTreeMap<u64, u64>>>);
 
@@ -52,7 +52,7 @@ impl HandledCounts {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default() += 1;
     }
 
-    /// How many of the first `events` were never handled, and how many more than once.
+    /// Returns how many of the first `events` were never handled, and how many more than once.
     fn count_lost_and_repeated(&self, events: u64) -> (u64, u64) {
         let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let lost = (0..events).filter(|number| !seen.contains_key(number)).count() as u64;
@@ -97,7 +97,7 @@ impl RollingRound {
         Ok(if is_new { app.handler::<lost>() } else { app }.start().await?)
     }
 
-    /// Saves some events, of the newer type too if that is out.
+    /// Saves some events, of the newer type too with `with_new_type`.
     async fn write(&mut self, with_new_type: bool) -> Result<(), HarnessError> {
         let parcels = self.writer.repository::<Parcel>();
         for _ in 0..self.random.u64(20..200) {
@@ -114,7 +114,7 @@ impl RollingRound {
         Ok(())
     }
 
-    /// The writers are rolled out first: the older consumers get what they do not know, for a while alone.
+    /// Upgrades the writers first: for a while only consumers of the older release receive events of the newer type.
     async fn writers_first(&mut self) -> Result<App, HarnessError> {
         let old = self.release(false).await?;
         self.write(false).await?;
@@ -131,7 +131,7 @@ impl RollingRound {
         Ok(new)
     }
 
-    /// The consumers are rolled out first, and the first of them is away again when the writers follow.
+    /// Upgrades the consumers first; the first of them is down again when the writers follow.
     async fn consumers_first(&mut self) -> Result<App, HarnessError> {
         let old = self.release(false).await?;
         self.write(false).await?;
@@ -147,10 +147,10 @@ impl RollingRound {
     }
 }
 
-/// Rolls releases over each other so often, in both orders by turns.
+/// Runs upgrades, in both orders in turn.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let began = Instant::now();
     let server = test_servers::private_redis();
@@ -179,7 +179,7 @@ pub async fn run(rounds: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     Ok(figures)
 }
 
-/// Rolls releases over each other so often while nothing dies, and a fifth as often while members are killed.
+/// Runs `rollings` upgrades without kills, and a fifth as many while members are killed.
 ///
 /// # Errors
 /// Like [`run`] and [`run_with_kills`].

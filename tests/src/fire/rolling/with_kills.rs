@@ -1,8 +1,8 @@
-//! Members that are killed while releases roll over each other: no event is lost or acknowledged without its handler, and
-//! the rows that both releases keep are complete, each once, and never fewer than before.
+//! Members that are killed while a newer release replaces an older one: no event is lost or acknowledged without its
+//! handler, and the rows of the projection, which both releases write, are complete, unique, and never decrease.
 //!
-//! Order is what is promised: with partitions that of each aggregate, of the type that both releases handle, and of the
-//! newer one where it was announced before its first event; what was skipped is delivered later.
+//! The order is the promised one. With partitions: within each aggregate, for the type that both releases handle, and
+//! for the newer type if it was announced before its first event; skipped events are delivered later.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,26 +42,27 @@ use crate::fire::{
 const GROUP: Name = Name::from_static("rolling");
 const MEMBERS: usize = 2;
 const PARCELS: usize = 20;
-/// How many rollings run at once.
+/// Number of upgrades that run at once.
 const CONCURRENT_ROLLINGS: usize = 4;
-/// How long everything may take to be done after the last kill: a claim of a killed member lasts a minute by default, and
-/// a projection tries again every minute.
+/// Time limit, after the last kill, until all events are handled: a claim of a killed member lasts a minute by default,
+/// and a projection retries every minute.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(240);
 const SIGTERM: i32 = 15;
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What is special about a rolling.
+/// The kind of an upgrade.
 #[derive(Debug, Clone, Copy)]
 struct RollingKind {
-    /// Whether the writers are rolled out first, or the consumers.
+    /// Set if the writers are upgraded first, unset if the consumers are.
     writers_first: bool,
     partitions: u32,
-    /// Whether a member that was killed comes back under its name; by default each has one of its own.
+    /// Set if a killed member restarts under its former name; by default each process has a new one.
     keeps_names: bool,
 }
 
 impl RollingKind {
-    /// Of all kinds by turns. In the first two, which are the short form, nothing has to wait for a claim of a minute.
+    /// Returns each kind in turn. In the first two, which the short form runs, no member waits a minute for a claim to
+    /// expire.
     fn from_number(number: u64) -> Self {
         let (writers_first, partitions) =
             ((number / 2).is_multiple_of(2) == number.is_multiple_of(2), 1 + 3 * (number % 2) as u32);
@@ -69,23 +70,23 @@ impl RollingKind {
     }
 }
 
-/// A place of a member: when one ends, the next one starts.
+/// The slot of a member: when one process ends, the next one starts.
 struct MemberSlot {
     number: usize,
     is_new: bool,
     member: Option<Child>,
 }
 
-/// What the writer saved.
+/// The events that the writer saved.
 #[derive(Debug, Default)]
 struct WrittenEvents {
     /// The aggregate of each event that both releases handle.
     sent: BTreeMap<u64, usize>,
-    /// The same of those that only the newer one handles.
+    /// The aggregate of each event that only the newer release handles.
     lost: BTreeMap<u64, usize>,
 }
 
-/// One rolling, with a database and a stream of its own.
+/// One upgrade, with a database and a stream of its own.
 struct RollingUpgrade<'a> {
     program: &'a Program,
     kind: RollingKind,
@@ -106,7 +107,7 @@ impl RollingUpgrade<'_> {
         Ok(())
     }
 
-    /// Kills it, unless it has ended by itself, which it must not.
+    /// Kills the member; fails if it has ended by itself.
     async fn kill(&mut self, number: usize) -> Result<(), HarnessError> {
         let Some(mut member) = self.slots[number].member.take() else {
             return Ok(());
@@ -120,21 +121,21 @@ impl RollingUpgrade<'_> {
         Ok(())
     }
 
-    /// Ends it as a deployment does.
+    /// Ends the member as a deployment does.
     async fn end(&mut self, number: usize) -> Result<(), HarnessError> {
         let Some(member) = self.slots[number].member.take() else {
             return Ok(());
         };
         send_signal(member.id().ok_or("the process is gone")?, "TERM").await?;
         let said = tokio::time::timeout(2 * SHUTDOWN_TIMEOUT, member.wait_with_output()).await??;
-        // one that is only starting does not listen to it yet
+        // a member that is still starting does not handle the signal yet, and dies of it
         match said.status.success() || said.status.signal() == Some(SIGTERM) {
             true => Ok(()),
             false => Err(format!("a member did not end: {}", String::from_utf8_lossy(&said.stderr)).into()),
         }
     }
 
-    /// Kills members for a while, each of which starts again.
+    /// Kills members for a while, and restarts each.
     async fn kill_members(&mut self) -> Result<(), HarnessError> {
         for _ in 0..self.random.u32(1..=2) {
             tokio::time::sleep(Duration::from_millis(self.random.u64(100..900))).await;
@@ -146,7 +147,7 @@ impl RollingUpgrade<'_> {
         Ok(())
     }
 
-    /// Puts the newer release in the place of the older one, which ends properly or not.
+    /// Replaces the older release by the newer one, after a kill or an orderly shutdown.
     async fn upgrade(&mut self, number: usize) -> Result<(), HarnessError> {
         match self.random.bool() {
             true => self.kill(number).await?,
@@ -167,7 +168,7 @@ impl RollingUpgrade<'_> {
             self.upgrade(0).await?;
         } else {
             self.upgrade(0).await?;
-            // it has announced what it handles, and is away when the first event comes that only it handles
+            // the member has announced its types, and is down when the first event arrives that only it handles
             let journal = self.member.journal.clone();
             wait_until("the newer release has started", async || Ok(JournalContents::read(&journal)?.new_starts > 0))
                 .await?;
@@ -196,7 +197,7 @@ async fn wait_until(
     Ok(())
 }
 
-/// Saves events of the newer type too as soon as it is told, until it is to end.
+/// Saves events until `ends`, of the newer type too once `writes_new` is set.
 async fn write(
     writer: App,
     mut random: Rng,
@@ -224,7 +225,7 @@ async fn write(
     Ok(written)
 }
 
-/// Looks all the time how many rows there are; returns what it says if there were ever fewer than before.
+/// Polls the number of rows; returns a message if it ever decreased.
 fn watch_rows(url: &str, ends: Arc<AtomicBool>) -> JoinHandle<Result<Option<String>, HarnessError>> {
     let url = url.to_owned();
     tokio::spawn(async move {
@@ -249,7 +250,7 @@ async fn rows(url: &str) -> Result<Vec<u64>, HarnessError> {
     Ok(rows.into_iter().map(i64::cast_unsigned).collect())
 }
 
-/// What one rolling came to.
+/// The result of one upgrade.
 struct Outcome {
     kind: RollingKind,
     events: u64,
@@ -303,7 +304,7 @@ async fn run_in(
             && bus.progress(&GROUP).await?.is_settled()
             && rows(database.url()).await?.len() as u64 >= events)
     };
-    // what is missing then is said below
+    // the checks below report missing events
     let ended = wait_until("everything is handled", is_done).await;
     let recovery = began.elapsed();
     let (handled, rows) = (JournalContents::read(&journal)?, rows(database.url()).await?);
@@ -346,10 +347,10 @@ async fn run_in(
     Ok(Outcome { kind, events, kills: rolling.kills, repeated: handled.repeated, recovery, objections })
 }
 
-/// Rolls releases over each other so often, some at a time, while their members are killed.
+/// Runs upgrades, several at a time, while their members are killed.
 ///
 /// # Errors
-/// What went wrong with the run itself; what it shows is in the figures.
+/// If the run itself fails; broken promises are in the summary.
 pub async fn run_with_kills(program: &Program, rollings: u64, seed: u64) -> Result<RunSummary, HarnessError> {
     let began = Instant::now();
     let server = test_servers::private_redis();

@@ -1,4 +1,4 @@
-//! Stores that do not keep what they said.
+//! Stores that do not keep the events that they acknowledged.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ fn an_append_acknowledged_elsewhere() {
         let acks: Vec<_> = run
             .append_records
             .iter_mut()
-            .filter_map(|told| if let AppendRecord::Stored(p) = told { Some(p) } else { None })
+            .filter_map(|record| if let AppendRecord::Stored(p) = record { Some(p) } else { None })
             .collect();
         let at = random.usize(..acks.len());
         let place = &mut acks.into_iter().nth(at).unwrap()[0];
@@ -44,10 +44,11 @@ fn an_event_that_nobody_appended() {
 #[test]
 fn a_conflict_that_is_stored_anyway() {
     caught(&[Violation::RefusedStored], |run, random| {
-        // neither sent twice nor without an answer
+        // an append that is neither repeated nor unanswered
         let at = 6 * random.usize(..10) + 3;
         let ids: Vec<_> = run.stored[2 * at..2 * at + 2].iter().map(|stored| stored.stored_at.event).collect();
-        run.append_records.retain(|told| !matches!(told, AppendRecord::Stored(places) if places[0].event == ids[0]));
+        run.append_records
+            .retain(|record| !matches!(record, AppendRecord::Stored(places) if places[0].event == ids[0]));
         run.append_records.push(AppendRecord::Refused(ids));
     });
 }
@@ -59,13 +60,13 @@ fn a_hole_in_the_versions() {
         let last = run.stored.iter_mut().rfind(|stored| stored.stream == stream).unwrap();
         last.stored_at.version += 1;
         let place = last.stored_at;
-        for told in &mut run.append_records {
-            match told {
+        for record in &mut run.append_records {
+            match record {
                 // the answers agree with the store
                 AppendRecord::Stored(places) => {
-                    places.iter_mut().filter(|told| told.event == place.event).for_each(|told| *told = place);
+                    places.iter_mut().filter(|record| record.event == place.event).for_each(|record| *record = place);
                 }
-                // so that it is not also an append that is apart
+                // so that it does not count as a split append too
                 AppendRecord::Sent(events) => events.retain(|event| *event != place.event),
                 AppendRecord::Refused(_) => {}
             }
@@ -81,9 +82,13 @@ fn versions_that_are_not_in_the_order_of_positions() {
         let versions = [run.stored[at].stored_at.version, run.stored[at + 1].stored_at.version];
         (run.stored[at].stored_at.version, run.stored[at + 1].stored_at.version) = (versions[1], versions[0]);
         let places = [run.stored[at].stored_at, run.stored[at + 1].stored_at];
-        for told in &mut run.append_records {
-            if let AppendRecord::Stored(told) = told {
-                told.iter_mut().zip(places).filter(|(told, place)| told.event == place.event).for_each(|(t, p)| *t = p);
+        for record in &mut run.append_records {
+            if let AppendRecord::Stored(record) = record {
+                record
+                    .iter_mut()
+                    .zip(places)
+                    .filter(|(record, place)| record.event == place.event)
+                    .for_each(|(t, p)| *t = p);
             }
         }
     });
@@ -111,16 +116,16 @@ fn half_an_append() {
 #[test]
 fn two_events_at_one_position() {
     caught(&[Violation::PositionTwice], |run, random| {
-        // of two streams, so that the order within one is as it should be
+        // of two streams, so that the order within each stream stays correct
         let pairs = 1..run.stored.len();
         let differ: Vec<_> = pairs.filter(|at| run.stored[at - 1].stream != run.stored[*at].stream).collect();
         let at = differ[random.usize(..differ.len())];
         let position = run.stored[at - 1].stored_at.position;
         run.stored[at].stored_at.position = position;
         let place = run.stored[at].stored_at;
-        for told in &mut run.append_records {
-            if let AppendRecord::Stored(places) = told {
-                places.iter_mut().filter(|told| told.event == place.event).for_each(|told| *told = place);
+        for record in &mut run.append_records {
+            if let AppendRecord::Stored(places) = record {
+                places.iter_mut().filter(|record| record.event == place.event).for_each(|record| *record = place);
             }
         }
     });

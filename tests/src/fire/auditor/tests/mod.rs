@@ -1,4 +1,4 @@
-//! The auditor under test: a good run passes, and whatever is broken on purpose is named.
+//! Tests of the auditor: a correct run passes, and it names each break made on purpose.
 
 mod appends;
 mod readers;
@@ -16,8 +16,8 @@ use crate::fire::{
 const STREAMS: u64 = 7;
 const EVENTS: u64 = 120;
 
-/// A run in which everything went as promised: appends of two events, conflicts, a repeat, an unknown outcome that is
-/// stored and one that is not, a projection with a lease that changed hands, a handler with dead letters and a repeat.
+/// Returns a run that keeps every promise: appends of two events, conflicts, a repeat, an unknown outcome that is
+/// stored and one that is not, a projection whose lease changed owner, a handler with dead letters and a repeat.
 fn good(seed: u64) -> Evidence {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut run = Evidence::default();
@@ -91,7 +91,7 @@ fn handler(run: &Evidence) -> Reader {
     }
 }
 
-/// Breaks a good run; the auditor must name what was broken, and nothing else but what follows from it.
+/// Breaks a correct run; the auditor must report exactly the expected violations.
 #[track_caller]
 fn caught(expected: &[Violation], mutate: impl Fn(&mut Evidence, &mut fastrand::Rng)) {
     for seed in 0..20 {

@@ -1,4 +1,4 @@
-//! Readers that do not do what is promised.
+//! Readers that break their promises.
 
 use std::sync::Arc;
 
