@@ -1,14 +1,14 @@
-//! Which backend passes which suite, as the README shows it, and what a backend does not claim.
+//! The README's tables of backends, the suites that each passes, and the limits that each declares.
 //!
-//! The suites run in the backends' own tests; here it is looked up that they do, and with how many rules.
+//! The suites run in the backends' own tests; this test checks that they are called there, and with how many rules.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{fmt::Write as _, fs, path::Path};
 
-/// Where a suite is called, and the name of its module there.
+/// The file that calls a suite, and the name of its module there.
 type Call = Option<(&'static str, &'static str)>;
 
-/// A backend, the calls of its suites in the order of the columns, and what it does not claim.
+/// A backend, the calls of its suites in the order of the columns, and the guarantees that it does not claim.
 type Backend = (&'static str, &'static [Call], &'static str);
 
 const STORE_SUITES: [(&str, &str); 3] = [
@@ -83,7 +83,7 @@ fn text(file: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(file)).unwrap()
 }
 
-/// The number of rules that a suite's macro lists.
+/// Returns the number of rules in a suite's macro.
 fn rules(suite: &str) -> usize {
     let (port, _) = suite.split_once("_conformance").unwrap();
     let port = if port.starts_with("event_store") { "event_store" } else { "event_bus" };
@@ -101,7 +101,7 @@ fn is_called(suite: &str, (file, module): (&str, &str)) -> bool {
     source.contains(&format!("eventbus::{suite}!({module},"))
 }
 
-/// The table for some backends, in Markdown.
+/// Returns the table of some backends, in Markdown.
 fn matrix(title: &str, suites: &[(&str, &str)], backends: &[Backend]) -> String {
     let mut table = format!("| {title} |");
     suites.iter().for_each(|(_, column)| write!(table, " {column} |").unwrap());
@@ -126,20 +126,20 @@ fn matrix(title: &str, suites: &[(&str, &str)], backends: &[Backend]) -> String 
 }
 
 #[test]
-#[allow(clippy::print_stdout, reason = "whoever asks shall see the tables")]
+#[allow(clippy::print_stdout, reason = "the tables to copy into the README")]
 fn the_readme_shows_which_backend_passes_which_suite() {
     let readme = text("README.md");
     for table in [matrix("store", &STORE_SUITES, STORES), matrix("bus", &BUS_SUITES, BUSES)] {
         println!("{table}");
-        assert!(readme.contains(&table), "the README shows another table than\n{table}");
+        assert!(readme.contains(&table), "the README lacks this table:\n{table}");
     }
 }
 
-/// A suite with a rule more, or a backend without its suite, is another table.
+/// An added rule, or a missing suite of a backend, changes the table.
 #[test]
 fn rules_are_counted_as_they_are_listed() {
     let stores: usize = STORE_SUITES.iter().map(|(suite, _)| rules(suite)).sum();
     let source = text("eventbus/src/testkit/event_store/mod.rs");
     assert!(source.contains(&format!("assert_eq!(rules, {stores});")), "{stores} rules are listed");
-    assert!(!is_called("event_store_conformance", ("eventstore-postgres/tests/conformance.rs", "nothing")));
+    assert!(!is_called("event_store_conformance", ("eventstore-postgres/tests/conformance.rs", "unknown")));
 }

@@ -1,6 +1,6 @@
-//! Killed with `kill -9` between saving and handling: the next start handles, on every pair of backends.
+//! A process killed with `kill -9` between saving and handling: the next start handles, on every pair of backends.
 //!
-//! The process that dies is this test binary again, told by its environment what to play.
+//! The killed process is a second run of this test binary, with its role in environment variables.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -41,14 +41,14 @@ impl Apply for Account {
     }
 }
 
-/// What was handled: event ids, and their cents.
+/// The handled events: their ids and cents.
 type Seen = Arc<Mutex<BTreeMap<String, u64>>>;
 
-/// In the process that dies the handler never ends.
+/// Never ends in the process that dies.
 #[handler(manual)]
 async fn thank(event: &Deposited, meta: &Metadata, State(seen): State<Option<Seen>>) -> Result<(), HandlerError> {
     let Some(seen) = seen else {
-        println!("in hand");
+        println!("in flight");
         return std::future::pending().await;
     };
     let id = meta.event_id().to_string();
@@ -84,7 +84,7 @@ async fn app(store: &str, bus: &str, seen: Option<Seen>) -> App {
     }
 }
 
-/// What the process that dies plays; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_process_that_dies() {
     let (Ok(store), Ok(bus)) = (env::var("CRASH_STORE"), env::var("CRASH_BUS")) else {
@@ -101,10 +101,10 @@ async fn the_process_that_dies() {
     std::future::pending().await
 }
 
-/// Lets the process save and take the event in hand, then kills it.
+/// Lets the process save and start its handler, then kills it.
 fn save_and_die(store: &str, bus: &str) {
     let dies = Actor::play("the_process_that_dies", &[("CRASH_STORE", store), ("CRASH_BUS", bus)]);
-    dies.until(&["saved at", "in hand"]);
+    dies.until(&["saved at", "in flight"]);
     dies.kill();
 }
 
@@ -136,7 +136,7 @@ async fn on_postgres_and_redis() {
     the_next_start_handles(&schema_url, &bus).await;
 }
 
-/// A database of its own.
+/// Creates a database, and returns its URL.
 async fn postgres_database() -> String {
     use sqlx::{AssertSqlSafe, Connection, Executor};
     let name = test_servers::unique_name("crash");

@@ -1,5 +1,5 @@
-//! Rows of a store that are no events: projections and the relay stop before them until an operator skips them, and then go
-//! on behind them.
+//! Damaged rows of a store: projections and the relay stop before them until an operator skips them, and then continue
+//! behind them.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -37,7 +37,7 @@ struct Sent {
     number: i64,
 }
 
-/// Which events were seen, by their amounts.
+/// The events seen, by their amounts.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<i64>>>);
 
@@ -55,7 +55,7 @@ async fn note(event: &Paid, State(seen): State<Seen>) -> Result<(), HandlerError
     Ok(())
 }
 
-/// State in memory.
+/// A projection in memory.
 #[derive(Default)]
 struct Amounts(Vec<i64>);
 
@@ -101,12 +101,12 @@ async fn fill(store: &dyn EventStore) {
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_secs(120), "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// A clock whose time passes as it does elsewhere, and that can be moved on.
+/// Returns a clock that follows real time, and that a test can advance.
 fn passing_time() -> ManualClock {
     let clock = ManualClock::default();
     let passing = clock.clone();
@@ -122,7 +122,7 @@ fn passing_time() -> ManualClock {
     clock
 }
 
-/// Of what cannot be read the text says where it is, and alerts say since when.
+/// Checks that the error names the position of the unreadable row, and that the alerts say since when.
 async fn stop_at(app: &App, position: u64) {
     let place = format!("position {position}");
     wait_until(&format!("both projections stop at {place}"), async || {
@@ -144,7 +144,7 @@ async fn stop_at(app: &App, position: u64) {
     .await;
 }
 
-/// The rows at positions 3 and 6, the last one, are damaged: no reader gets past them before an operator says so.
+/// Damages the rows at positions 3 and 6, the last one: every reader stops there until an operator skips them.
 async fn goes_on_behind_damage<P: eventbus::Projection>(
     store: impl EventStore + Clone,
     bus: Option<RedisEventBus>,
@@ -173,8 +173,8 @@ async fn goes_on_behind_damage<P: eventbus::Projection>(
         assert!(app.skip_event::<P>(position, "damaged, see incident 5").await.unwrap());
         assert!(app.skip_published_event(position, "damaged, see incident 5").await.unwrap());
     }
-    // a relay that stopped looks again every minute
-    wait_until("the relay goes on", async || {
+    // a stopped relay retries every minute
+    wait_until("the relay continues", async || {
         clock.advance(Duration::from_secs(1));
         app.relay_status().await.unwrap().position == 6
     })
@@ -193,7 +193,7 @@ async fn goes_on_behind_damage<P: eventbus::Projection>(
     assert_eq!(skipped.len(), 6);
     assert!(skipped.iter().all(|event| event.reason == "damaged, see incident 5"), "{skipped:?}");
 
-    // what comes later is delivered
+    // later events are delivered
     let (stream, event) =
         (StreamId::parse("Order", "later").unwrap(), NewEvent::from_event(&Paid { cents: 7 }).unwrap());
     app.store().append(&stream, ExpectedVersion::Any, vec![event]).await.unwrap();
@@ -281,7 +281,7 @@ async fn a_damaged_row_that_one_group_misses_keeps_nothing_from_the_groups_behin
     older.settled().await.unwrap();
     older.shutdown(wait).await.unwrap();
     let bus = connect().await;
-    wait_until("the bus holds nothing that was skipped", async || {
+    wait_until("no skipped event is on the bus", async || {
         bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
         bus.stream_info().await.stream.length <= 1
     })

@@ -1,6 +1,6 @@
-//! A database that is locked, full or out of memory is waited for: no event pays for it.
+//! Handlers and projections wait for a database that is locked, full or out of memory: no event loses an attempt to it.
 //!
-//! The handlers here have one retry, so each of these faults lasts longer than any budget.
+//! The handlers here have one retry, so each of these faults outlasts the retry budget.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which say what they ran on")]
 
 use std::{
@@ -31,7 +31,7 @@ struct Paid {
     cents: i64,
 }
 
-/// How often something was called.
+/// Number of calls.
 #[derive(Clone, Default)]
 struct Calls(Arc<AtomicU64>);
 
@@ -48,13 +48,13 @@ impl Calls {
 #[derive(Clone, Default)]
 struct RowCalls(Calls);
 
-/// What a row holds, so that a few of them fill a small disk.
+/// Bytes of one row, so that a few rows fill a small disk.
 const FILLING: usize = 4_000;
 
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_secs(120), "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -65,7 +65,7 @@ async fn pay(app: &App, order: usize, count: usize) {
     app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
 }
 
-/// Both wait for their database, and the report says since when and why.
+/// Returns `true` if health reports that both wait for their database, since when and with which error.
 fn both_wait(health: &Health, fault: &str) -> bool {
     let alerts = health.alerts(&HealthThresholds::default());
     ["`note`", "`rows`"].iter().all(|name| {
@@ -74,8 +74,8 @@ fn both_wait(health: &Health, fault: &str) -> bool {
 }
 
 async fn nothing_was_given_up(app: &App) {
-    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
-    assert!(letters.letters.is_empty(), "{letters:?}");
+    let dead_letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+    assert!(dead_letters.letters.is_empty(), "{dead_letters:?}");
     for status in app.projections().await.unwrap() {
         assert!(status.stopped.is_none(), "{status:?}");
         assert!(status.trouble.is_none() && status.trouble_since.is_none(), "{status:?}");
@@ -84,7 +84,7 @@ async fn nothing_was_given_up(app: &App) {
     assert!(health.waiting.is_empty(), "{health:?}");
 }
 
-/// A bus that is on another server than the store, and works whatever befalls that.
+/// Returns a bus on a different server than the store, which the fault does not affect.
 fn bus_elsewhere() -> RedisEventBusConfig {
     RedisEventBusConfig {
         redis_url: test_servers::redis_url().into(),
@@ -130,7 +130,7 @@ mod postgres {
         }
     }
 
-    /// No compression makes it smaller.
+    /// Returns a text that no compression makes smaller.
     fn filling(seed: i64) -> String {
         let mut random = fastrand::Rng::with_seed(seed.unsigned_abs());
         (0..FILLING).map(|_| random.alphanumeric()).collect()
@@ -153,7 +153,7 @@ mod postgres {
             Self::with(tables, config, None).await
         }
 
-        /// Without a bus of its own the app has the one in process.
+        /// Starts an app; without `bus` it has the in-process one.
         async fn with(tables: &str, config: PgEventStoreConfig, bus: Option<RedisEventBusConfig>) -> Self {
             let mut admin = PgConnection::connect(&config.database_url).await.unwrap();
             run(&mut admin, tables).await.unwrap();
@@ -168,7 +168,7 @@ mod postgres {
             Self { app, admin, calls, row_calls }
         }
 
-        /// Has both write five more events, and waits until they have failed so often and say why.
+        /// Pays five more events, and waits until both have failed `times` times and health says why.
         async fn both_fail(&mut self, times: u64, fault: &str) {
             let (notes, rows) = (self.calls.now() + times, self.row_calls.0.now() + times);
             pay(&self.app, 1, 5).await;
@@ -229,7 +229,7 @@ mod postgres {
                 (format!("{tables}; {filler} TABLESPACE {tablespace}"), true)
             }
             None => {
-                println!("no file system can be mounted here: the server says 53100 because a trigger tells it to");
+                println!("no file system can be mounted here: the server says 53100 because a trigger raises it");
                 let trigger = "CREATE TABLE disk (is_full boolean); INSERT INTO disk VALUES (false);
                      CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                        IF (SELECT is_full FROM public.disk) THEN
@@ -266,13 +266,13 @@ mod postgres {
         }
     }
 
-    /// The SQLSTATE with which a server refuses connections; `None` if it takes them.
+    /// Returns the SQLSTATE with which a server refuses connections; `None` if it accepts them.
     async fn refusal(url: &str) -> Option<String> {
         let error = PgConnection::connect(url).await.err()?;
         Some(error.as_database_error()?.code()?.into_owned())
     }
 
-    /// The server crashes while both are in a statement, and then refuses connections.
+    /// Crashes the server while both are in a statement; it then refuses connections.
     async fn a_server_that_takes_no_connections_yet_is_waited_for(bus: Option<RedisEventBusConfig>) {
         let mut server = test_servers::private_postgres();
         let url = server.url().to_owned();
@@ -290,7 +290,8 @@ mod postgres {
         })
         .await;
         server.restart_refusing();
-        // the bus in process is in this database too: it starts no handler again, whose alert stays that of its broken connection
+        // the in-process bus is in this database too and starts no handler again, so the alert still names the broken
+        // connection
         let fault = if has_bus { "no connection" } else { "connection" };
         place.both_wait_for(fault).await;
         assert_eq!(refusal(&url).await.as_deref(), Some("57P03"));
@@ -321,12 +322,12 @@ mod postgres {
         let files = "SELECT current_setting('data_directory') || '/' || pg_relation_filepath(name)
              FROM (VALUES ('public.notes'), ('public.order_rows')) tables (name)";
         let files: Vec<String> = sqlx::query_scalar(files).fetch_all(&mut place.admin).await.unwrap();
-        // all that they hold is written
+        // writes all pages to disk
         run(&mut place.admin, "CHECKPOINT").await.unwrap();
         for file in &files {
             std::fs::rename(file, format!("{file}.away")).unwrap();
         }
-        // sessions that have them open would go on
+        // sessions with open files could still use them
         let others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()";
         run(&mut place.admin, others).await.unwrap();
@@ -338,7 +339,8 @@ mod postgres {
         place.app.shutdown(Duration::from_secs(30)).await.unwrap();
     }
 
-    /// The tables are on another server, of which the app's is a client: it reports what that answers in class 08.
+    /// The tables are on a second server, of which the app's server is a client: it reports that server's errors in
+    /// class 08.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn tables_on_another_server_that_takes_no_connections_are_waited_for() {
         let mut other = test_servers::private_postgres();
@@ -353,7 +355,7 @@ mod postgres {
              CREATE FOREIGN TABLE notes {columns}; CREATE FOREIGN TABLE order_rows {columns}",
             other.port()
         );
-        // of its own as well: it must reach the other
+        // the app's server is private as well, because it must reach the second one
         let server = test_servers::private_postgres();
         let config = PgEventStoreConfig { database_url: server.url().into(), ..Default::default() };
         let mut place = Place::with(&tables, config, None).await;
@@ -384,8 +386,8 @@ mod postgres {
         let events = vec![NewEvent::from_event(&Slept {}).unwrap()];
         place.app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
         wait_until("it is a dead letter", async || {
-            let letters = place.app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
-            letters.letters.len() == 1
+            let dead_letters = place.app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+            dead_letters.letters.len() == 1
         })
         .await;
         assert!(place.app.health().await.waiting.is_empty());
@@ -452,7 +454,7 @@ mod sqlite {
         let app = builder.start().await.unwrap();
         pay(&app, 0, 5).await;
         app.settled().await.unwrap();
-        // room for events and notes of deliveries, not for rows
+        // room for events and records of deliveries, not for rows
         let pages = ask(&store, "SELECT page_count FROM pragma_page_count").await + 8;
         tell(&store, &format!("PRAGMA max_page_count = {pages}")).await;
         let (notes, rows) = (calls.now(), row_calls.0.now());
@@ -472,7 +474,7 @@ mod sqlite {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_file_that_another_connection_has_locked_for_longer_than_every_limit_is_waited_for() {
-        const LOCKED: Duration = Duration::from_secs(15); // three times what a connection waits by default
+        const LOCKED: Duration = Duration::from_secs(15); // three times the lock timeout of a connection by default
         let folder = std::env::temp_dir().join(test_servers::unique_name("faults"));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("orders.db");
@@ -487,7 +489,7 @@ mod sqlite {
         let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_secs(300), ..Default::default() };
         let other = SqliteEventStore::open_with(&file, config).await.unwrap();
 
-        // locked while both have something to do
+        // locked while both have events to handle
         let (mut events, mut orders) = (0, 0);
         let lock = loop {
             pay(&app, orders, 40).await;
@@ -522,7 +524,7 @@ mod sqlite {
 mod redis_store {
     use super::*;
 
-    /// Is not called while its store is away, so that it fails once in such a fault: one failure is too much.
+    /// Fails exactly once in such a fault, and is not called again while its store is away.
     #[handler(manual, group = "notes", retries = 0)]
     async fn note(
         event: &Paid,
@@ -537,7 +539,7 @@ mod redis_store {
 
     /// Adds the cents of an event to those of a table.
     async fn add(table: &str, event: &Paid, tx: &mut RedisTransaction) -> Result<(), BoxError> {
-        // so that the server answers in the middle of an event; a connection that broke is no answer
+        // counts errors that are answers of the server in the middle of an event; a broken connection is no answer
         let is_answer = |error: &RedisTransactionError| {
             source_chain(error).any(|error| error.to_string().contains("is loading the dataset"))
         };
@@ -550,7 +552,7 @@ mod redis_store {
         Ok(tx.hset(table, "cents", cents)?)
     }
 
-    /// What handler and projection wait for in the middle of an event.
+    /// Handler and projection wait here in the middle of an event.
     #[derive(Clone)]
     struct Gate(Arc<watch::Sender<bool>>);
 
@@ -564,7 +566,7 @@ mod redis_store {
         }
 
         async fn pass(&self) {
-            // fails only where the sender is gone, which is here
+            // fails only if the sender is gone, but `self` holds it
             let _ = self.0.subscribe().wait_for(|is_open| *is_open).await;
         }
     }
@@ -597,7 +599,7 @@ mod redis_store {
     }
 
     impl Place {
-        /// Where both have handled five events; without a bus of its own the app has the one in process.
+        /// Starts a scenario in which both have handled five events; without `bus` the app has the in-process one.
         async fn new(server: test_servers::PrivateRedis, bus: Option<RedisEventBusConfig>) -> Self {
             let config = RedisEventStoreConfig { redis_url: server.url().into(), ..Default::default() };
             let store = RedisEventStore::connect(config).await.unwrap();
@@ -613,7 +615,7 @@ mod redis_store {
             Self { server, store, app, gate, calls, row_calls }
         }
 
-        /// Has both wait in the middle of the first of five more events.
+        /// Makes both wait in the middle of the first of five more events.
         async fn begin(&self) {
             let (notes, rows) = (self.calls.now(), self.row_calls.0.now());
             self.gate.set(false);
@@ -649,8 +651,8 @@ mod redis_store {
         place.begin().await;
         set(&mut admin, "1").await;
         place.gate.set(true);
-        // five events in a batch, whose rows are written at its commit; the handler is not called again, as it waits before
-        // that for the note of its delivery
+        // the rows of a batch of five events are written at its commit; the handler is not called again, because before
+        // each call the app waits to record its delivery
         let rows = place.row_calls.0.now();
         wait_until("the rows have failed four times", async || place.row_calls.0.now() >= rows + 4 * 5).await;
         place.both_wait_for("OOM").await;
@@ -658,7 +660,7 @@ mod redis_store {
         place.everything_is_written_once().await;
     }
 
-    /// The server is restarted and loads its data while both are in an event.
+    /// Restarts the server, which then loads its data, while both are in an event.
     async fn a_server_that_loads_its_data_is_waited_for(bus: impl FnOnce(&str) -> Option<RedisEventBusConfig>) {
         let server = test_servers::private_redis();
         let bus = bus(server.url());

@@ -1,6 +1,7 @@
-//! Dead letters of the Redis bus are copied to the store, and put back when Redis has lost them.
+//! Copies of the Redis bus's dead letters in the store: they follow the dead letters, and restore those that Redis
+//! lost.
 //!
-//! The clock of the buses is moved by hand: so they look as often as a test waits.
+//! The test moves the clock of the buses, which compare dead letters with copies as often as the test waits.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which say what they ran on")]
 
 use std::{
@@ -29,11 +30,11 @@ const STEM: Name = Name::from_static("dead-letter:");
 #[event(aggregate_type = "Invoice")]
 struct Paid {}
 
-/// What the handlers of a test do.
+/// The behavior of the handlers of a test.
 #[derive(Clone, Default)]
 struct Fate {
     is_mended: Arc<AtomicBool>,
-    /// Whether events wait before they fail.
+    /// Set while events wait before they fail.
     is_held: Arc<AtomicBool>,
     began: Arc<AtomicUsize>,
     handled: Arc<AtomicUsize>,
@@ -52,7 +53,7 @@ async fn book(_: &Paid, State(fate): State<Fate>) -> Result<(), HandlerError> {
     Err(HandlerError::permanent("the ledger is closed"))
 }
 
-/// A Redis, a stream on it, and what happens to its events.
+/// A Redis server, a stream on it, and the behavior of its handlers.
 struct Place {
     server: PrivateRedis,
     prefix: String,
@@ -101,33 +102,33 @@ impl Place {
         format!("{{{}}}:copies", self.dead_letters())
     }
 
-    async fn letters(&self) -> Vec<DeadLetter> {
+    async fn list_dead_letters(&self) -> Vec<DeadLetter> {
         let page = self.bus().await.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.unwrap();
         page.letters
     }
 
-    /// Waits until something holds, and has the buses look meanwhile.
+    /// Waits until `holds` returns `true`; advances the clock meanwhile, so that the buses compare.
     async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let began = Instant::now();
         while !holds().await {
-            assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+            assert!(began.elapsed() < Duration::from_secs(120), "timed out waiting until {what}");
             self.clock.advance(Duration::from_secs(10));
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Waits until the store has so many copies, all compared with so many dead letters.
+    /// Waits until the store has `count` copies, and the bus has compared them with `count` dead letters.
     async fn settled(&self, store: &Arc<dyn EventStore>, count: usize) {
         let what = format!("{count} dead letters have a copy");
         self.until(&what, async || {
-            // a server that has just come back may still refuse
+            // a server that has just restarted may still refuse
             let names = store.notes().unwrap().list_note_names(&STEM, None, 1_000).await;
             names.is_ok_and(|names| names.len() == count) && self.is_compared(count).await
         })
         .await;
     }
 
-    /// Whether the stream has so many dead letters, and was compared with the store since it changed.
+    /// Returns `true` if the bus has `count` dead letters, and has compared them with the store since the last change.
     async fn is_compared(&self, count: usize) -> bool {
         let records: Vec<String> = self.ask(&["HVALS", &self.record()]).await;
         let words: Vec<&str> = records.first().map(|record| record.split(' ').collect()).unwrap_or_default();
@@ -136,8 +137,8 @@ impl Place {
         is_done && length == count
     }
 
-    /// Gives the handlers so many events, and waits until all are dead letters with a copy.
-    async fn bury(&self, store: &Arc<dyn EventStore>, count: usize) {
+    /// Publishes `count` events, and waits until all are dead letters with a copy.
+    async fn move_to_dead_letters(&self, store: &Arc<dyn EventStore>, count: usize) {
         self.fate.is_mended.store(false, Ordering::SeqCst);
         save(store, count).await;
         self.settled(store, count).await;
@@ -159,11 +160,11 @@ async fn copies(store: &Arc<dyn EventStore>) -> Vec<Name> {
     store.notes().unwrap().list_note_names(&STEM, None, 1_000).await.unwrap()
 }
 
-/// What dead letters say, but for their ids, in their order.
-fn said(letters: &[DeadLetter]) -> Vec<String> {
+/// Returns the contents of dead letters without their ids, in order.
+fn said(dead_letters: &[DeadLetter]) -> Vec<String> {
     let mut said: Vec<String> = Vec::new();
-    for letter in letters {
-        let mut json = serde_json::to_value(letter).unwrap();
+    for dead_letter in dead_letters {
+        let mut json = serde_json::to_value(dead_letter).unwrap();
         json.as_object_mut().unwrap().remove("id");
         said.push(json.to_string());
     }
@@ -194,22 +195,25 @@ async fn postgres() -> Arc<dyn EventStore> {
     postgres_at(test_servers::postgres_url()).await
 }
 
-/// The store has a copy of each dead letter until an application or another tool replays or discards it.
+/// The store has a copy of each dead letter until an application or a different tool replays or discards it.
 async fn copies_follow_the_dead_letters(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let app = place.app(&store).await;
-    place.bury(&store, 4).await;
+    place.move_to_dead_letters(&store, 4).await;
     assert_eq!(store.count_dead_deliveries().await.unwrap(), 0, "the rows of the in-process bus are its own");
-    // what no store holds stays in Redis
+    // dead letters without a store's event stay in Redis only
     let foreign = ["event_id", "1", "payload", "{}", "original_message_id", "1-0", "group", "default"];
     place.ask::<String>(&[&["XADD", &place.dead_letters(), "*"], &foreign[..]].concat()).await;
     place.until("it is compared", async || place.is_compared(5).await).await;
     assert_eq!(copies(&store).await.len(), 4);
 
     place.fate.is_mended.store(true, Ordering::SeqCst);
-    let letters = place.letters().await;
-    let ours: Vec<_> =
-        letters.iter().filter(|letter| letter.record.is_some()).map(|letter| letter.id.clone()).collect();
+    let dead_letters = place.list_dead_letters().await;
+    let ours: Vec<_> = dead_letters
+        .iter()
+        .filter(|dead_letter| dead_letter.record.is_some())
+        .map(|dead_letter| dead_letter.id.clone())
+        .collect();
     let without_store = place.bus().await;
     assert!(without_store.replay(&ours[0]).await.unwrap());
     place.until("the copy of a replayed one is gone", async || copies(&store).await.len() == 3).await;
@@ -223,19 +227,19 @@ async fn copies_follow_the_dead_letters(store: Arc<dyn EventStore>) {
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// What Redis has lost comes back once, under a running app and between two starts, and can be replayed.
+/// Dead letters lost by Redis are restored once, under a running app and between two starts, and can be replayed.
 async fn a_flush_loses_no_dead_letter(store: Arc<dyn EventStore>) {
-    const LETTERS: usize = 130; // more than are put back at once
+    const DEAD_LETTERS: usize = 130; // more than one batch of restored ones
     let place = Place::new();
     let app = place.app(&store).await;
-    place.bury(&store, LETTERS).await;
-    let before = place.letters().await;
-    // what is delivered again, as the relay publishes some events twice, does not die again
+    place.move_to_dead_letters(&store, DEAD_LETTERS).await;
+    let before = place.list_dead_letters().await;
+    // the relay publishes some events twice: the second delivery must not make a second dead letter
     place.fate.is_mended.store(true, Ordering::SeqCst);
     place.flush().await;
-    place.settled(&store, LETTERS).await;
+    place.settled(&store, DEAD_LETTERS).await;
     let mut expected = said(&before);
-    let mut found = said(&place.letters().await);
+    let mut found = said(&place.list_dead_letters().await);
     expected.sort();
     found.sort();
     assert_eq!(found, expected, "under a running app");
@@ -243,26 +247,26 @@ async fn a_flush_loses_no_dead_letter(store: Arc<dyn EventStore>) {
 
     place.flush().await;
     let app = place.app(&store).await;
-    place.settled(&store, LETTERS).await;
-    let mut found = said(&place.letters().await);
+    place.settled(&store, DEAD_LETTERS).await;
+    let mut found = said(&place.list_dead_letters().await);
     found.sort();
     assert_eq!(found, expected, "between two starts");
 
-    let died: Vec<_> = place.letters().await.iter().map(|letter| letter.dead_lettered_at).collect();
+    let died: Vec<_> = place.list_dead_letters().await.iter().map(|dead_letter| dead_letter.dead_lettered_at).collect();
     assert!(died.is_sorted_by_key(|at| at.map(|at| at.unix_timestamp_nanos() / 1_000_000)), "oldest first");
     app.settled().await.unwrap();
     let handled = place.fate.handled.load(Ordering::SeqCst);
-    assert_eq!(app.bus().replay_all(&DeadLetterFilter::default()).await.unwrap(), LETTERS as u64);
+    assert_eq!(app.bus().replay_all(&DeadLetterFilter::default()).await.unwrap(), DEAD_LETTERS as u64);
     place.settled(&store, 0).await;
-    place.until("they are handled", async || place.fate.handled.load(Ordering::SeqCst) >= handled + LETTERS).await;
+    place.until("they are handled", async || place.fate.handled.load(Ordering::SeqCst) >= handled + DEAD_LETTERS).await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// An older copy of Redis has the record, and a lower number in it.
+/// An older copy of Redis has the record of dead letters, with a lower number in it.
 async fn what_an_older_copy_of_redis_lacks_is_put_back(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let app = place.app(&store).await;
-    place.bury(&store, 1).await;
+    place.move_to_dead_letters(&store, 1).await;
     let mut connection = place.connection().await;
     let keys = [place.record(), place.dead_letters()];
     let mut older: Vec<Vec<u8>> = Vec::new();
@@ -278,19 +282,23 @@ async fn what_an_older_copy_of_redis_lacks_is_put_back(store: Arc<dyn EventStore
     }
     let () = restore.query_async(&mut connection).await.unwrap();
     place.settled(&store, 4).await;
-    let mut events: Vec<_> =
-        place.letters().await.iter().map(|letter| letter.record.as_ref().unwrap().metadata().event_id()).collect();
+    let mut events: Vec<_> = place
+        .list_dead_letters()
+        .await
+        .iter()
+        .map(|dead_letter| dead_letter.record.as_ref().unwrap().metadata().event_id())
+        .collect();
     events.sort();
     events.dedup();
     assert_eq!(events.len(), 4, "each once");
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// Two processes that both find Redis empty put each dead letter back once.
+/// Two processes that both find Redis empty restore each dead letter once.
 async fn two_processes_put_each_back_once(store: Arc<dyn EventStore>) {
     let place = Place::new();
     let (one, other) = (place.app(&store).await, place.app(&store).await);
-    place.bury(&store, 20).await;
+    place.move_to_dead_letters(&store, 20).await;
     place.fate.is_mended.store(true, Ordering::SeqCst);
     for _ in 0..10 {
         place.flush().await;
@@ -341,7 +349,8 @@ async fn two_processes_put_each_back_once_from_postgres() {
     two_processes_put_each_back_once(postgres().await).await;
 }
 
-/// A store that is away while events die gets their copies when it is back; consumption and burial do not wait for it.
+/// A store that is down while events become dead letters gets their copies when it is back; meanwhile the bus consumes,
+/// and adds dead letters, without waiting for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_follow_when_the_store_is_back() {
     let place = Place::new();
@@ -355,13 +364,13 @@ async fn copies_follow_when_the_store_is_back() {
     place.until("both are published", async || pending().await.unread + pending().await.pending == 2).await;
     server.stop();
     place.fate.is_held.store(false, Ordering::SeqCst);
-    place.until("both are dead letters", async || place.letters().await.len() == 2).await;
+    place.until("both are dead letters", async || place.list_dead_letters().await.len() == 2).await;
     server.start();
     place.settled(&store, 2).await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
 }
 
-/// Where the app has no store, nothing is noted beside the dead letters.
+/// Without a store in the app, Redis holds no records beside the dead letters.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_store_dead_letters_live_in_redis_only() {
     let (place, store) = (Place::new(), sqlite().await);
@@ -371,12 +380,12 @@ async fn without_a_store_dead_letters_live_in_redis_only() {
     publisher.shutdown(Duration::from_secs(60)).await.unwrap();
     let consumer = App::builder().bus(place.bus().await).state(place.fate.clone()).handler::<book>();
     let consumer = consumer.start().await.unwrap();
-    place.until("both are dead letters", async || place.letters().await.len() == 2).await;
+    place.until("both are dead letters", async || place.list_dead_letters().await.len() == 2).await;
     place.clock.advance(Duration::from_secs(60));
     consumer.shutdown(Duration::from_secs(60)).await.unwrap();
     assert_eq!(place.ask::<u64>(&["EXISTS", &place.record()]).await, 0);
     assert_eq!(copies(&store).await.len(), 0);
-    // an app that has the store catches up
+    // an app with the store catches up
     let app = place.app(&store).await;
     place.settled(&store, 2).await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();

@@ -1,6 +1,6 @@
-//! Proof under fire, in short; the program `fire` runs the same for longer.
+//! Short runs of the fire suite; the program `fire` runs the same for longer.
 //!
-//! Seeds are fixed, so that a run that fails can be run again; `FIRE_SEED` sets another one.
+//! Seeds are fixed, so that a failing run can be repeated; `FIRE_SEED` sets a different one.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which report by printing")]
 
 use std::time::Duration;
@@ -39,7 +39,7 @@ async fn nothing_is_acknowledged_into_a_file_that_is_gone() {
     judge(&sqlite_files::run(8, seed()).await.unwrap());
 }
 
-/// What the processes play that die; does nothing in an ordinary run.
+/// The roles of the processes that die; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_dies() {
     if !kills::process_role::run_as_child().await.unwrap() && !rolling::run_as_child().await.unwrap() {
@@ -95,7 +95,7 @@ async fn processes_that_are_killed_while_events_wait_lose_nothing_and_repeat_not
     );
 }
 
-/// What the process plays whose handlers never return; does nothing in an ordinary run.
+/// The role of the process with stuck handlers; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_hangs() {
     stuck_handlers::run_as_child().await.unwrap();
@@ -107,7 +107,7 @@ async fn a_handler_that_never_returns_is_named_and_holds_up_no_other_aggregate()
 }
 
 mod model_test {
-    //! A thousand programs in all: most where they cost least.
+    //! A thousand programs in all: most on the stores where they cost least.
 
     use std::sync::Arc;
 

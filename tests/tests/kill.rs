@@ -1,6 +1,6 @@
-//! Consumers on Redis that are killed with `kill -9` in the midst of their work, and events that kill their consumer.
+//! Consumers on Redis that are killed with `kill -9` while they handle events, and events that end their consumer.
 //!
-//! The processes that die are this test binary again, told by their environment what to play.
+//! The killed processes are runs of this test binary, with their role in environment variables.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -45,7 +45,7 @@ fn event(id: &str) -> RecordedEvent {
     event.recorded_as(StreamId::parse("Account", id).unwrap(), Version::FIRST, None)
 }
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// The role of a consumer that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_consumer_that_dies() {
     let Ok(prefix) = env::var("KILL_PREFIX") else {
@@ -75,7 +75,7 @@ async fn the_consumer_that_dies() {
     bus.start_consuming().await.unwrap();
 }
 
-/// A process that consumes.
+/// A consumer process.
 struct Consumer {
     actor: Actor,
     handled: Vec<String>,
@@ -86,7 +86,7 @@ impl Consumer {
         Self::spawn_with(prefix, name, concurrency, 1, 1)
     }
 
-    /// The same with partitions, and with a clock that runs so many times as fast.
+    /// As `spawn`, with partitions, and with a clock that runs `faster` times as fast.
     fn spawn_with(prefix: &str, name: Option<&str>, concurrency: usize, partitions: u32, faster: u32) -> Self {
         let [concurrency, partitions, faster] =
             [concurrency as u32, partitions, faster].map(|number| number.to_string());
@@ -97,13 +97,13 @@ impl Consumer {
         Self { actor: Actor::play("the_consumer_that_dies", &variables), handled: Vec::new() }
     }
 
-    /// How many it has handled by now.
+    /// Returns the number of events handled so far.
     fn count(&mut self) -> usize {
         self.handled.extend(handled(self.actor.printed()));
         self.handled.len()
     }
 
-    /// Kills it, unless it is dead; returns what it has handled.
+    /// Kills the process unless it has ended; returns the events that it handled.
     fn kill(mut self) -> Vec<String> {
         let printed = if self.actor.has_ended() { self.actor.wait().1 } else { self.actor.kill() };
         self.handled.extend(handled(printed));
@@ -122,10 +122,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
-    assert!(waited.is_ok(), "waited in vain until {what}");
+    assert!(waited.is_ok(), "timed out waiting until {what}");
 }
 
-/// How many entries the group has not finished.
+/// Returns the number of entries that the group has not finished.
 async fn unfinished(bus: &RedisEventBus) -> u64 {
     let progress = bus.progress(bus.default_group()).await.unwrap();
     progress.unread + progress.pending
@@ -135,7 +135,7 @@ async fn is_finished(bus: &RedisEventBus) -> bool {
     unfinished(bus).await == 0
 }
 
-/// Waits until the group has finished everything, however slow the machine is; fails if it stands still.
+/// Waits until the group has finished all entries, however slow the machine is; fails if it makes no progress.
 async fn until_finished(bus: &RedisEventBus) {
     const STANDS_STILL: Duration = Duration::from_secs(30);
     let (mut fewest, mut since) = (u64::MAX, Instant::now());
@@ -152,8 +152,8 @@ async fn until_finished(bus: &RedisEventBus) {
     }
 }
 
-/// The aggregates whose entries are pending on a consumer.
-async fn in_hand(bus: &RedisEventBus, consumer: &str) -> BTreeSet<String> {
+/// Returns the aggregates whose entries are pending on a consumer.
+async fn in_flight(bus: &RedisEventBus, consumer: &str) -> BTreeSet<String> {
     let mut connection = test_servers::redis_connection(test_servers::redis_url()).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group());
     let mut list = redis::cmd("XPENDING");
@@ -191,7 +191,7 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
         let moment = 1 + some(EVENTS / 4);
         until("the victim is at work", async || victim.count() >= moment).await;
         let by_victim = victim.kill();
-        let left = in_hand(&bus, "victim").await;
+        let left = in_flight(&bus, "victim").await;
         until_finished(&bus).await;
         let by_other = other.kill();
 
@@ -207,21 +207,21 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
         assert!(times.values().all(|times| *times <= 2), "round {round}: {times:?}");
         let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
         assert!(dead.is_empty(), "round {round}: {dead:?}");
-        // it is read ahead for a moment, and each success is acknowledged within milliseconds
+        // entries are read ahead for a moment only, and each success is acknowledged within milliseconds
         assert!(twice.len() <= 16, "round {round}: {} were handled twice", twice.len());
         println!(
-            "round {round}: victim handled {} before it was killed and had {} in hand, {} of them were handled twice",
+            "round {round}: victim handled {} before it was killed and had {} in flight, {} of them were handled twice",
             by_victim.len(),
             left.len(),
             twice.len()
         );
         (had, repeated) = (had + left.len(), repeated + twice.len());
     }
-    println!("{ROUNDS} rounds of {EVENTS}: 0 lost, {had} in hand, {repeated} twice, {:?}", began.elapsed());
+    println!("{ROUNDS} rounds of {EVENTS}: 0 lost, {had} in flight, {repeated} twice, {:?}", began.elapsed());
     assert!(had > 0, "no victim was killed in the midst");
 }
 
-/// The note about the event that ends its process, while it is pending.
+/// Returns the crash note of the event that ends its process, while the event is pending.
 async fn note_of_killer(bus: &RedisEventBus) -> String {
     let mut connection = test_servers::redis_connection(test_servers::redis_url()).await;
     let key = format!("{{{}}}:retry:{}", bus.config().stream_name(), bus.default_group());
@@ -229,18 +229,18 @@ async fn note_of_killer(bus: &RedisEventBus) -> String {
     notes.into_values().find(|note| note.contains("ended_alone")).unwrap_or_default()
 }
 
-/// Starts a consumer and waits until it has ended by itself; returns what it handled.
+/// Starts a consumer and waits until it has ended by itself; returns the events that it handled.
 async fn run_until_ended(bus: &RedisEventBus, name: Option<&str>, concurrency: usize) -> Vec<String> {
     let mut consumer = Consumer::spawn(&bus.config().stream_prefix, name, concurrency);
     until("it has ended", async || consumer.actor.has_ended()).await;
     consumer.kill()
 }
 
-/// The first end is that of a consumer that handled others too, then the event ends one alone after 1 s, 2 s and 4 s. It
-/// becomes a dead letter after the fifth: `cargo run -p workspace-tests --bin fire -- --only killer`.
+/// The first end is of a consumer that was handling more events; then the event ends a consumer alone after 1 s, 2 s
+/// and 4 s. It becomes a dead letter after the fifth: `cargo run -p workspace-tests --bin fire -- --only killer`.
 ///
-/// An event that was read ahead at each end waits for as long as the killer does, and may be due after it: on a busy machine
-/// a fifth consumer handles it.
+/// An event that was in flight at each end waits as long as the killer, and may be due after it: on a busy machine a
+/// fifth consumer handles it.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it() {
     let found_out = async |(name, concurrency): (Option<&'static str>, usize)| {
@@ -259,7 +259,7 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
         let what = format!("{name:?}, {concurrency} at once");
         println!("{what}: {ends} ends, {} of 40 were handled twice", count.saturating_sub(40));
         ids.remove(17);
-        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: the others are all handled");
+        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: all other events are handled");
         let (note, alone) = (note_of_killer(&bus).await, ends - 1);
         let expected = format!(r#""process_ends":{alone},"ended_alone":{alone}"#);
         assert!(note.contains(&expected), "{what}: {note}");
@@ -274,7 +274,7 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
     );
 }
 
-/// As above, up to the dead letter: the delays are half a minute together, of which a quarter is waited for.
+/// As above, up to the dead letter: the delays add up to half a minute, of which the test waits a quarter.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_and_no_other_does() {
     const PARTITIONS: u32 = 4;
@@ -294,13 +294,13 @@ async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes
             assert!(ends <= 6, "{what}: it ended {ends} processes");
             handled.extend(consumer.kill());
         }
-        assert_eq!(ends, 6, "{what}: once beside others, five times alone");
-        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
-        let dead: Vec<_> = letters.iter().flat_map(|letter| &letter.record).collect();
+        assert_eq!(ends, 6, "{what}: once beside other events, five times alone");
+        let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+        let dead: Vec<_> = dead_letters.iter().flat_map(|dead_letter| &dead_letter.record).collect();
         let dead: Vec<_> = dead.iter().map(|event| event.metadata().aggregate_id().as_str()).collect();
         assert_eq!(dead, [KILLER], "{what}");
         ids.remove(17);
-        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: the others are all handled");
+        assert_eq!(handled, ids.into_iter().collect::<BTreeSet<_>>(), "{what}: all other events are handled");
     };
     tokio::join!(found_out((Some("stable"), 4)), found_out((None, 4)), found_out((None, 1)));
 }

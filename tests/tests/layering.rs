@@ -1,4 +1,4 @@
-//! The arrows of ARCHITECTURE.md: who may import whom.
+//! The layers of ARCHITECTURE.md: which modules may import which.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::fs;
@@ -8,8 +8,8 @@ use workspace_tests::{
     source::{PRODUCT, files, workspace},
 };
 
-/// Circles of modules, `impl`s away from their type, and types whose fields child modules see, that are left at
-/// most. The numbers only shrink.
+/// The remaining circles of modules, `impl`s away from their type, and types whose fields child modules see. The
+/// numbers only shrink.
 const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus", 0, 25, 6),
     ("eventbus-derive", 0, 0, 0),
@@ -19,7 +19,7 @@ const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventstore-sqlite", 0, 0, 0),
 ];
 
-/// Whether code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
+/// Returns `true` if the code imports from a module of its crate, by path or within the braces of a `use crate::{..}`.
 fn imports(code: &str, module: &str) -> bool {
     let direct = ["crate::", "eventbus::"].iter().any(|root| code.contains(&format!("{root}{module}::")));
     let braced = code.split("use crate::{").skip(1).any(|rest| {
@@ -38,7 +38,7 @@ fn imports(code: &str, module: &str) -> bool {
     direct || braced
 }
 
-/// The items of a braced import, nested braces left out.
+/// Returns the items of a braced import without nested braces.
 fn top_level(list: &str) -> Vec<String> {
     let (mut items, mut depth) = (vec![String::new()], 0);
     for c in list.chars() {
@@ -159,7 +159,7 @@ fn modules_form_no_circle_and_a_type_lies_in_one_file() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Reads modules as `path: text`.
+/// Reads modules given as path and text.
 fn parse<'a>(modules: impl IntoIterator<Item = (&'a str, &'a str)>) -> ModuleGraph {
     let modules = modules.into_iter().map(|(path, text)| (path.to_owned(), text.to_owned()));
     ModuleGraph::parse(&modules.collect()).unwrap()

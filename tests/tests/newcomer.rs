@@ -11,7 +11,7 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The first block of Rust in the README.
+/// Returns the first block of Rust in the README.
 fn quick_start() -> String {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
     let block = readme.split("```rust").nth(1).unwrap();
@@ -19,7 +19,7 @@ fn quick_start() -> String {
     code.to_owned()
 }
 
-/// Makes the crate: the dependencies that the README names, and its code.
+/// Makes the crate, with the dependencies that the README names, and its code.
 fn make_crate(folder: &Path) {
     fs::create_dir_all(folder.join("src")).unwrap();
     fs::write(folder.join("src/main.rs"), quick_start()).unwrap();
@@ -34,7 +34,7 @@ fn make_crate(folder: &Path) {
         path("eventstore-sqlite")
     );
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
-    // the versions that are on this machine already
+    // the versions that this machine has already
     fs::copy(workspace().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
 }
 

@@ -1,11 +1,11 @@
-//! What the README promises, and the tests that go red when a promise is broken.
+//! The README's promises, and the tests that fail when a promise is broken.
 //!
-//! A test that is renamed or removed is missed here, so that no promise loses its proof unnoticed.
+//! This test fails if such a test is renamed or removed, so that no promise loses its proof unnoticed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// Where tests are, a folder or a file, and functions in it.
+/// A file or folder of tests, and functions in it.
 type Proof = (&'static str, &'static [&'static str]);
 
 /// The promises in the order of the README.
@@ -238,7 +238,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
     ),
 ];
 
-/// The text of a file, or of all files below a folder.
+/// Returns the text of a file, or of all files below a folder.
 fn text(path: &Path) -> String {
     if path.is_file() {
         return fs::read_to_string(path).unwrap();

@@ -1,6 +1,6 @@
-//! SIGTERM and SIGINT stop an app after the delivery in hand.
+//! SIGTERM and SIGINT stop an app after the delivery in flight.
 //!
-//! The process that is stopped is this test binary again, told by its environment what to play.
+//! The stopped process is a second run of this test binary, with its role in an environment variable.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -24,16 +24,16 @@ impl Apply for Lamp {
     fn apply(&mut self, _event: &LampEvent) {}
 }
 
-/// Takes as long as the other process likes.
+/// Ends when the test allows it.
 #[handler(manual)]
 async fn slow(_event: &Lit) -> Result<(), HandlerError> {
-    println!("in hand");
+    println!("in flight");
     tokio::task::spawn_blocking(Actor::hear).await?;
     println!("handled");
     Ok(())
 }
 
-/// What the process that is stopped plays; does nothing in an ordinary run.
+/// The role of the stopped process; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_process_that_is_stopped() -> eventbus::Result<()> {
     if env::var_os("SIGNAL_ROLE").is_none() {
@@ -50,7 +50,7 @@ async fn the_process_that_is_stopped() -> eventbus::Result<()> {
 
 fn stops_after_the_delivery_in_hand(signal: &str) {
     let mut stops = Actor::play("the_process_that_is_stopped", &[("SIGNAL_ROLE", "stopped")]);
-    stops.until(&["in hand", "running until a signal"]);
+    stops.until(&["in flight", "running until a signal"]);
     stops.signal(signal);
     stops.until(&["stopping"]);
     assert!(!stops.has_ended(), "it waits for the handler");

@@ -1,6 +1,6 @@
-//! Handlers that never return: one that awaits, and one that blocks its thread.
+//! Handlers that never return: one awaits, and one blocks its thread.
 //!
-//! The process with the blocked thread is this test binary again, told by its environment what to play.
+//! The process with the blocked thread is a second run of this test binary, with its role in an environment variable.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -35,7 +35,7 @@ struct Handled(Arc<AtomicU64>);
 async fn wait_until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !holds().await {
-        assert!(began.elapsed() < Duration::from_secs(120), "waited in vain until {what}");
+        assert!(began.elapsed() < Duration::from_secs(120), "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -71,7 +71,7 @@ async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_o
     let alerts = app.health().await.alerts(&HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() });
     let alert = alerts.iter().find(|alert| alert.contains("`awaits`")).unwrap();
     assert!(alert.contains("is busy with `Lit`") && alert.contains("since"), "{alert}");
-    wait_until("others are handled", async || handled.0.load(Ordering::SeqCst) == 5).await;
+    wait_until("other events are handled", async || handled.0.load(Ordering::SeqCst) == 5).await;
     assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
     wait_until("a default alert is raised", async || {
         clock.advance(Duration::from_secs(1));
@@ -88,7 +88,7 @@ async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_o
     .await;
     assert_eq!(app.bus().stats().handler_errors, 0, "it still awaits");
     wait_until("the time limit ends it", async || {
-        // slowly: it may be noticed late
+        // slowly, because the app may notice the time late
         clock.advance(Duration::from_millis(10));
         app.bus().stats().handler_errors > 0
     })
@@ -97,7 +97,7 @@ async fn a_handler_that_awaits_for_ever_is_shown_then_ended_after_a_minute_and_o
     assert!((60..75).contains(&took.whole_seconds()), "it is ended after {took}");
 }
 
-/// Like the other, one at a time.
+/// As [`awaits`], one event at a time.
 #[handler(manual, group = "lamps", concurrency = 1)]
 async fn awaits_alone(_event: &Lit, meta: &Metadata, State(handled): State<Handled>) {
     if meta.aggregate_id().as_str() == "hangs" {
@@ -116,7 +116,7 @@ async fn a_handler_that_says_how_many_it_handles_at_once_never_gets_more() {
     wait_until("the time limit ends it", async || {
         let before = handled.0.load(Ordering::SeqCst);
         let has_ended = app.bus().stats().handler_errors > 0;
-        assert!(has_ended || before == 0, "another is handled beside it");
+        assert!(has_ended || before == 0, "a second event is handled beside it");
         clock.advance(Duration::from_secs(1));
         has_ended
     })
@@ -140,7 +140,7 @@ async fn blocks(_event: &Lit, meta: &Metadata) {
     println!("handled {}", meta.aggregate_id());
 }
 
-/// What the process plays whose thread is blocked; does nothing in an ordinary run.
+/// The role of the process whose thread is blocked; returns at once in an ordinary run.
 #[test]
 fn the_process_with_a_blocked_thread() {
     let Ok(role) = env::var("STUCK_ROLE") else {
@@ -156,7 +156,7 @@ fn the_process_with_a_blocked_thread() {
     let ended = runtime.block_on(async {
         let store = InMemoryEventStore::new();
         if role == "several threads" {
-            // they wait when the app starts, so that the worker goes from one to the next without a pause
+            // they wait when the app starts, so that the worker handles them without a pause
             for lamp in 1..=20 {
                 light(&store, &format!("before-{lamp}")).await;
             }
@@ -184,14 +184,15 @@ fn the_process_with_a_blocked_thread() {
         app.run_until_signal().await
     });
     println!("stopped: {ended:?}");
-    // waits for the thread that is blocked
+    // waits for the blocked thread
     drop(runtime);
 }
 
 #[test]
 fn a_handler_that_blocks_its_thread_is_named_others_go_on_and_the_process_ends_with_70() {
     let stuck = Actor::play("the_process_with_a_blocked_thread", &[("STUCK_ROLE", "several threads")]);
-    // what was handled before is saved too, though whoever saves it was woken on the thread that is blocked now
+    // the events handled before are saved too, although the task that saves them last woke on the thread that is now
+    // blocked
     stuck.until(&["hangs", "handled after-1", "handled after-20", "saved up to 20."]);
     let log = stuck.until(&["handler blocks its thread"]);
     assert!(log.contains("blocks") && log.contains("event_type=Lit") && log.contains("Lamp/hangs"), "{log}");

@@ -1,4 +1,4 @@
-//! The library takes time, waiting and ids from a clock that it was given, and nowhere else.
+//! The library takes time, waiting and ids from the clock that it was given, and from no second source.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
@@ -8,8 +8,8 @@ use workspace_tests::source::{SourceFile, product_files};
 /// The clock itself.
 const CLOCK: &str = "eventbus/src/domain/clock.rs";
 
-/// Waits that no clock of ours can shorten: the file, how many of its lines ask the system, and the reason, which the code
-/// gives too.
+/// Waits that the clock cannot shorten: the file, the number of its lines that use the system's time, and the reason,
+/// which a comment in the code repeats.
 const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-file/src/bus/consumer/mod.rs", 6, "what other workers read in files"),
     ("eventbus-file/src/config.rs", 1, "a name that no other worker has"),
@@ -50,7 +50,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus/src/runtime/app/wait_idle.rs", 3, "the work of other tasks, in tests"),
     ("eventbus/src/runtime/app/tasks.rs", 2, "the reply of a store that may be gone"),
     ("eventbus/src/runtime/projection/runner.rs", 1, "the reply of a store that may be gone"),
-    ("eventbus/src/runtime/held_lease.rs", 2, "the reply of a store to who has, or gives back, a lease"),
+    ("eventbus/src/runtime/held_lease.rs", 2, "the reply of a store to reading or releasing a lease"),
     ("eventstore-postgres/src/append/retry_budget.rs", 2, "connecting to PostgreSQL again"),
     ("eventstore-postgres/src/append/group_commit.rs", 1, "the replies of PostgreSQL"),
     ("eventstore-postgres/src/append/executor.rs", 1, "the replies of PostgreSQL"),
@@ -73,7 +73,8 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-sqlite/src/writer/writer.rs", 6, "how long the disk takes, and locks of other processes"),
 ];
 
-/// What asks the system, as it is written; a call of a function is `name(` after something that is no name and no dot.
+/// Uses of the system's time, as written in code. A function call is `name(` after a character that is part of no name
+/// and is no dot.
 const SOURCES: &[&str] = &[
     "SystemTime::now",
     "Instant::now",
@@ -92,7 +93,7 @@ const SOURCES: &[&str] = &[
 ];
 const FUNCTIONS: &[&str] = &["sleep", "sleep_until", "timeout", "timeout_at", "interval", "interval_at"];
 
-/// The lines of code that ask the system: no comments, no documentation, no unit tests.
+/// Returns the lines of code that use the system's time, without comments, documentation and unit tests.
 fn asks(file: &SourceFile) -> Vec<String> {
     file.code().lines().filter(|line| asks_the_system(line)).map(|line| line.trim().to_owned()).collect()
 }

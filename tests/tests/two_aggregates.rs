@@ -1,4 +1,4 @@
-//! Two aggregates with one type would share streams: no app of such a program starts.
+//! Two aggregates with one type would share streams: no app in such a program starts.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::process::Command;

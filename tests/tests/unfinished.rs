@@ -1,6 +1,6 @@
-//! The in-process bus on a durable store: what is not finished is a row, and a restart delivers only that.
+//! The in-process bus on a durable store: each unfinished event is a row, and a restart delivers only those events.
 //!
-//! The process that dies is this test binary again, told by its environment what to play.
+//! The killed process is a second run of this test binary, with its role in environment variables.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -35,7 +35,7 @@ const GROUP: Name = Name::from_static("default");
 const CHECKPOINT: Name = Name::from_static("group:default");
 const QUARTER: Duration = Duration::from_secs(15 * 60);
 
-/// What a handler was given: positions, in order.
+/// The positions of the deliveries to a handler, in order.
 #[derive(Clone, Default)]
 struct Seen {
     positions: Arc<Mutex<Vec<u64>>>,
@@ -65,12 +65,12 @@ async fn note(_: &Deposited, meta: &Metadata, State(seen): State<Seen>) -> Resul
     if fails { Err(HandlerError::from("not mended yet")) } else { Ok(()) }
 }
 
-/// An app whose handler notes what it is given.
+/// Starts an app whose handler records its deliveries.
 async fn app(store: Arc<dyn EventStore>, bus: &InMemoryEventBus, seen: &Seen) -> App {
     App::builder().store(store).bus(bus.clone()).state(seen.clone()).handler::<note>().start().await.unwrap()
 }
 
-/// Appends the event that fails, and one more of its aggregate, before and among events of others.
+/// Appends the failing event and one more of its aggregate, before and among events of other aggregates.
 async fn fill(store: &dyn EventStore, others: usize) {
     let append = |aggregate: &str| Append {
         stream: StreamId::parse("Account", aggregate).unwrap(),
@@ -87,7 +87,7 @@ async fn fill(store: &dyn EventStore, others: usize) {
     }
 }
 
-/// The positions of the events of the aggregate that fails.
+/// Returns the positions of the failing aggregate's events.
 async fn bad(store: &dyn EventStore) -> Vec<u64> {
     use futures_util::TryStreamExt as _;
     let stream = StreamId::parse("Account", BAD).unwrap();
@@ -106,11 +106,11 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
-    assert!(waited.is_ok(), "waited in vain until {what}");
+    assert!(waited.is_ok(), "timed out waiting until {what}");
 }
 
-/// One event fails for an hour, ten thousand later ones succeed: a restart runs that one again, and the one parked behind
-/// it, and none of the others.
+/// One event fails for an hour, and ten thousand later ones succeed: a restart runs the failing one and the one blocked
+/// behind it again, and no further one.
 async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn EventStore>) {
     const OTHERS: usize = 10_000;
     let clock = ManualClock::new();
@@ -121,7 +121,7 @@ async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn Ev
     fill(&*store, OTHERS).await;
     let bad = bad(&*store).await;
     let running = app(Arc::clone(&store), &bus, &seen).await;
-    until("the others are handled", async || seen.count() == OTHERS + 1).await;
+    until("the other events are handled", async || seen.count() == OTHERS + 1).await;
     for quarter in 1..=4 {
         until("it waits", async || {
             let rows = store.waiting_deliveries(&GROUP).await.unwrap();
@@ -145,7 +145,7 @@ async fn only_what_is_not_finished_runs_again(open: impl AsyncFn() -> Arc<dyn Ev
     let (store, bus) = (open().await, new_bus());
     let running = app(Arc::clone(&store), &bus, &seen).await;
     running.settled().await.unwrap();
-    assert_eq!(seen.take(), bad, "in the order of their aggregate, and none of the {OTHERS} others");
+    assert_eq!(seen.take(), bad, "in the order of their aggregate, and none of the {OTHERS} other events");
     assert_eq!(store.waiting_deliveries(&GROUP).await.unwrap(), []);
     running.shutdown(Duration::from_secs(30)).await.unwrap();
 
@@ -203,7 +203,7 @@ async fn opened(place: &str) -> Arc<dyn EventStore> {
     }
 }
 
-/// What the process that dies plays; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_process_that_dies() {
     let Ok(place) = env::var("UNFINISHED_STORE") else {
@@ -221,7 +221,7 @@ fn positions(printed: &[String], word: &str) -> Vec<u64> {
     printed.iter().filter_map(position).collect()
 }
 
-/// Wherever a process is killed: the next one delivers what is after the checkpoint or has a row, and nothing else.
+/// After a kill at any moment the next process delivers exactly the events after the checkpoint and those with a row.
 async fn a_killed_process_leaves_its_rows(place: &str) {
     const OTHERS: usize = 600;
     let store = opened(place).await;
@@ -244,8 +244,8 @@ async fn a_killed_process_leaves_its_rows(place: &str) {
         .await;
         printed.extend(actor.kill());
         killed += 1;
-        let tried = positions(&printed, "handled ").into_iter().chain(positions(&printed, "failed "));
-        for position in tried {
+        let attempted = positions(&printed, "handled ").into_iter().chain(positions(&printed, "failed "));
+        for position in attempted {
             let is_open = position > checkpoint.get() || open_rows.contains(&position);
             assert!(is_open, "{position} came again; the checkpoint is {checkpoint}, the rows are {open_rows:?}");
         }
@@ -255,7 +255,7 @@ async fn a_killed_process_leaves_its_rows(place: &str) {
         open_rows = rows.iter().map(|row| row.position.get()).collect();
         with_rows += usize::from(rows.iter().any(|row| row.position <= checkpoint));
     }
-    assert!(with_rows > 0, "the checkpoint has passed what waits in none of {killed} processes");
+    assert!(with_rows > 0, "the checkpoint has passed a waiting event in none of {killed} processes");
     let (bus, seen) = (InMemoryEventBus::new(), Seen::default());
     seen.is_mended.store(true, Ordering::SeqCst);
     let running = app(Arc::clone(&store), &bus, &seen).await;
@@ -299,7 +299,7 @@ async fn work(_: &Deposited, meta: &Metadata) {
     println!("handled {position}");
 }
 
-/// A default app in a process that ends, by itself or killed; does nothing in an ordinary run.
+/// The role of a process with default settings that ends, by itself or killed; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_process_that_ends() {
     let Ok(place) = env::var("ENDING_STORE") else {
@@ -333,7 +333,7 @@ async fn deposit(store: &dyn EventStore, aggregates: impl IntoIterator<Item = St
     }
 }
 
-/// An event that ends its process: first beside others, then five times alone, while there is always something else to do.
+/// An event that ends its process, first beside other events, then five times alone, while there is always more work.
 async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
     let store = opened(place).await;
     deposit(&*store, (0..20).map(|number| format!("a{number}"))).await;
@@ -341,7 +341,7 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
     let killer = 21;
     deposit(&*store, (20..40).map(|number| format!("a{number}"))).await;
     let (mut handled, mut ends, mut alone) = (BTreeSet::new(), 0, 0);
-    // there is always something else to do
+    // keeps the process busy
     let (others, is_over) = (Arc::new(AtomicUsize::new(40)), Arc::new(AtomicBool::new(false)));
     let depositing = tokio::spawn({
         let (store, others, is_over) = (Arc::clone(&store), Arc::clone(&others), Arc::clone(&is_over));
@@ -362,7 +362,7 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
             is_over.store(true, Ordering::SeqCst);
             depositing.await.unwrap();
             let printed = std::cell::RefCell::new(Vec::new());
-            until("the others are handled", async || {
+            until("the other events are handled", async || {
                 printed.borrow_mut().extend(actor.printed());
                 let last: BTreeSet<_> = positions(&printed.borrow(), "handled ").into_iter().collect();
                 last.union(&handled).count() == others.load(Ordering::SeqCst)
@@ -382,18 +382,18 @@ async fn an_event_that_ends_its_process_becomes_a_dead_letter(place: &str) {
         assert!(in_flight.contains(&killer), "{printed:#?}");
         let rows = store.waiting_deliveries(&GROUP).await.unwrap();
         let counted: Vec<_> = rows.iter().filter(|row| row.attempts.ended_alone > 0).collect();
-        assert!(counted.iter().all(|row| row.position.get() == killer), "others are blamed: {counted:?}");
+        assert!(counted.iter().all(|row| row.position.get() == killer), "other events are suspected: {counted:?}");
         let before = std::mem::replace(&mut alone, counted.first().map_or(0, |row| row.attempts.ended_alone));
-        // it does not wait for the others for ever
+        // an event alone does not wait for the rest for ever
         assert!(alone == before || in_flight == [killer], "end {ends} counts, and it ran beside {in_flight:?}");
         assert!((before..=before + 1).contains(&alone), "{before} ends alone before end {ends}, {alone} after it");
         assert!(ends < 20, "after {ends} ends, {alone} of them alone, it is no dead letter");
     }
     assert_eq!(alone, 5);
     assert_eq!(dead().await, [Position::new(killer)]);
-    let letter = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
-    assert!(letter.attempts.errors().contains("the process ended 5 times while this event alone was handled"));
-    assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all others are handled");
+    let dead_delivery = store.dead_delivery(&GROUP, Position::new(killer)).await.unwrap().unwrap();
+    assert!(dead_delivery.attempts.errors().contains("the process ended 5 times while this event alone was handled"));
+    assert_eq!(handled.len(), others.load(Ordering::SeqCst), "all other events are handled");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,7 +409,7 @@ async fn on_postgres_an_event_that_ends_its_process_becomes_a_dead_letter() {
     an_event_that_ends_its_process_becomes_a_dead_letter(&place).await;
 }
 
-/// Processes that are killed at any moment lose nothing, and make nothing a dead letter.
+/// Processes killed at any moment lose no event, and make none a dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sqlite_processes_that_are_killed_at_random_make_no_dead_letters() {
     const EVENTS: usize = 600;

@@ -24,7 +24,7 @@ rerun retake retaken revive revived rewound rival said says scene sealed seal se
 sweep tenure terms tell tells tidy told together trial tries trouble turn turns unclear vain verdict verdicts
 weather witness who why word words";
 
-/// Names that hold a retired word on purpose: the name, the end of the path of its file, and the reason.
+/// Names that hold a retired word on purpose: the name, the end of its file's path, and the reason.
 const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("trouble", "status.rs", "a field of the status that operators read as JSON"),
     ("trouble_since", "status.rs", "a field of the status that operators read as JSON"),
@@ -38,7 +38,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Words that a retired word may stand beside: (before, word, after); an empty one stands for any.
 const COMPOUNDS: &[(&str, &str, &str)] = &[("dead", "letter", ""), ("dead", "letters", ""), ("", "hand", "off")];
 
-/// How many vague pronouns a thousand words of comments may hold, in each crate.
+/// The most vague pronouns in a thousand words of comments, in each crate.
 const VAGUE_MAX: f64 = 3.0;
 const VAGUE: &[&str] = &[
     "somebody",
@@ -54,7 +54,7 @@ const VAGUE: &[&str] = &[
     "everything",
 ];
 
-/// Collects the names that a file defines, but for those of its unit tests.
+/// Collects the names that a file defines, without those of its unit tests.
 #[derive(Default)]
 struct Names(BTreeSet<String>);
 

@@ -1,6 +1,6 @@
-//! One side is killed with `kill -9` in the middle of a batch, the other finishes it.
+//! One side is killed with `kill -9` in the middle of a batch; the other finishes the batch.
 //!
-//! The process that dies on this side is this test binary again, told by its environment what to play.
+//! The killed process of this side is a second run of this test binary, with its role in environment variables.
 
 use std::{collections::BTreeSet, env, path::Path};
 
@@ -20,7 +20,7 @@ use super::{
     until,
 };
 
-/// How many events a consumer has in hand, and how many of them are handled before it hangs.
+/// Number of events that a consumer has in flight, and how many of them it handles before it hangs.
 const BATCH: usize = 10;
 const HANDLED: usize = 3;
 
@@ -28,7 +28,7 @@ fn batch(failures: usize) -> Vec<RecordedEvent> {
     std::iter::repeat_with(|| event(failures)).take(BATCH).collect()
 }
 
-/// Waits until a consumer hangs, with the next one at least.
+/// Waits until a consumer hangs, with at least the next event unread.
 async fn hanging(bus: &RedisEventBus) {
     let group = bus.default_group();
     until("it hangs", async || {
@@ -40,9 +40,9 @@ async fn hanging(bus: &RedisEventBus) {
 
 with_each_release!(what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left);
 
-/// The server has counted three or four deliveries of each when Python dies.
+/// The server has counted three or four deliveries of each event when Python dies.
 async fn what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left(python: &Path) {
-    // the budget of the Python library is a number, too
+    // the retry budget of the Python library is a number too
     let config = RedisEventBusConfig { pending_idle_ms: 300, retry_delay_ms: 10, max_retries: Some(3), ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let events = batch(3);
@@ -59,17 +59,17 @@ async fn what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left(p
     let handled = texts(&there.said("handled"));
     let rest = ids(&events).into_iter().filter(|id| !handled.contains(id));
     let failed: BTreeSet<_> = here.failed().into_iter().collect();
-    assert_eq!(failed, rest.collect(), "each is tried here too");
+    assert_eq!(failed, rest.collect(), "each is attempted here too");
     assert!(here.failed().len() <= 2 * failed.len() && here.handled().is_empty(), "{:?}", here.failed());
     assert_eq!(bus.stats().messages_recovered, left);
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
-    let attempts: Vec<_> = letters.iter().map(|letter| letter.attempts).collect();
-    assert_eq!(attempts, vec![Some(4); failed.len()], "as if one side alone had tried");
+    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let attempts: Vec<_> = dead_letters.iter().map(|dead_letter| dead_letter.attempts).collect();
+    assert_eq!(attempts, vec![Some(4); failed.len()], "as if one side alone had made the attempts");
 }
 
 const STREAM: &str = "PYTHON_CRASH_STREAM";
 
-/// What the process that dies plays; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_process_that_dies() {
     let Ok(stream_prefix) = env::var(STREAM) else { return };

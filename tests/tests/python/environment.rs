@@ -37,7 +37,7 @@ pub(crate) enum Release {
 }
 
 impl Release {
-    /// As file names have it.
+    /// Returns its name in file names.
     const fn name(self) -> &'static str {
         match self {
             Self::V0_8 => "0.8",
@@ -54,20 +54,21 @@ impl Release {
     }
 }
 
-/// The folder of the scripts.
+/// Returns the folder of the scripts.
 pub(crate) fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python")
 }
 
-/// The interpreter that has a release of the library, or `None`, with the reason printed, where there is no Python for it.
+/// Returns the interpreter with a release of the library; prints a reason and returns `None` if there is no Python for
+/// it.
 ///
 /// # Panics
-/// If the library cannot be installed: with what pip said.
+/// If the library cannot be installed, with pip's output.
 pub(crate) fn interpreter(release: Release) -> Option<&'static Path> {
     static INTERPRETERS: [OnceLock<Result<Option<PathBuf>, String>>; 2] = [OnceLock::new(), OnceLock::new()];
     let made = INTERPRETERS[release as usize].get_or_init(|| {
         let Some((python, version)) = installed_python(release) else {
-            // past the capturing of the test's output
+            // past the captured output of the test
             let (name, minor) = (release.name(), release.needs());
             let _ = writeln!(
                 io::stderr(),
@@ -81,7 +82,7 @@ pub(crate) fn interpreter(release: Release) -> Option<&'static Path> {
     made.as_ref().unwrap_or_else(|error| panic!("{error}")).as_deref()
 }
 
-/// An interpreter for a release, and what it says of itself: the one of the path, or one that pyenv has.
+/// Returns an interpreter for a release, from the path or from pyenv, and its version.
 fn installed_python(release: Release) -> Option<(PathBuf, String)> {
     let named = (release.needs()..release.needs() + 5).map(|minor| PathBuf::from(format!("python3.{minor}")));
     let root = env::var_os("PYENV_ROOT").map(PathBuf::from);
@@ -99,7 +100,7 @@ fn installed_python(release: Release) -> Option<(PathBuf, String)> {
     })
 }
 
-/// Makes the environment, unless it was made of the same things before.
+/// Makes the environment, unless one of the same release and version exists.
 fn environment(release: Release, python: &Path, version: &str) -> Result<PathBuf, String> {
     let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let folder = temporary.join(format!("python-{}", release.name()));
@@ -107,7 +108,7 @@ fn environment(release: Release, python: &Path, version: &str) -> Result<PathBuf
     let (stamp, interpreter) = (folder.join("made-of"), folder.join("bin/python"));
     let wanted = version.to_owned() + &fs::read_to_string(&requirements).unwrap();
     let one_at_a_time = File::create(temporary.join(format!("python-{}.lock", release.name()))).unwrap();
-    one_at_a_time.lock().unwrap(); // until it is dropped, by whatever way
+    one_at_a_time.lock().unwrap(); // held until the file is dropped
     if fs::read_to_string(&stamp).is_ok_and(|made| made == wanted) {
         return Ok(interpreter);
     }

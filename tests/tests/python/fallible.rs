@@ -1,4 +1,4 @@
-//! A handler on this side that fails as often as it is told, and remembers.
+//! A handler on this side that fails on demand, and records its deliveries.
 
 use std::sync::{Arc, Mutex};
 
@@ -6,7 +6,7 @@ use eventbus::{port::EventBus, prelude::*};
 use eventbus_redis::RedisEventBus;
 use tokio::task::JoinHandle;
 
-/// What a handler has done: the ids of events, each time.
+/// The ids of handled and failed events, in order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Fallible(Arc<Mutex<Log>>);
 
@@ -17,8 +17,8 @@ struct Log {
 }
 
 impl Fallible {
-    /// Subscribes to every event, and fails with each as often as its metadata say or else `failures`. After so many
-    /// events the handler never ends, if that is told.
+    /// Subscribes to all events. Fails with each as many times as its metadata ask for, else `failures` times. Hangs
+    /// after `hold_after` events, if given.
     pub(crate) fn on(bus: &RedisEventBus, failures: usize, hold_after: Option<usize>) -> Self {
         let handler = Self::default();
         let note = handler.clone();
@@ -34,19 +34,19 @@ impl Fallible {
         handler
     }
 
-    /// With what it has failed, once for each time.
+    /// Returns the ids of failed events, once for each failure.
     pub(crate) fn failed(&self) -> Vec<String> {
         self.0.lock().unwrap().failed.clone()
     }
 
-    /// What it has handled.
+    /// Returns the ids of handled events.
     pub(crate) fn handled(&self) -> Vec<String> {
         self.0.lock().unwrap().handled.clone()
     }
 }
 
 impl Log {
-    /// `None`: it never ends.
+    /// `None`: the handler hangs.
     fn handle(
         &mut self,
         event: &RecordedEvent,

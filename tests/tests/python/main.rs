@@ -1,8 +1,8 @@
-//! A service written with the Python library eventsource-py on the same stream: each side handles what the other
-//! publishes, and writes it in the same bytes.
+//! A service written with the Python library eventsource-py on the same stream: each side handles the events that the
+//! other publishes, and both write the same bytes.
 //!
-//! The scripts are in `tests/python`. What the library writes for the samples is kept beside the tests of the wire
-//! format, which need no Python.
+//! The scripts are in `tests/python`. The samples as the library writes them are beside the tests of the wire format,
+//! which need no Python.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[macro_use]
@@ -52,13 +52,13 @@ async fn command<T: redis::FromRedisValue>(bus: &RedisEventBus, name: &str, argu
     redis::cmd(name).arg(arguments).query_async(&mut connection).await.unwrap()
 }
 
-/// What is on a stream.
+/// Returns the entries of a stream.
 async fn entries(bus: &RedisEventBus, stream: &str) -> Vec<Fields> {
     let entries: Vec<(String, Fields)> = command(bus, "XRANGE", &[stream, "-", "+"]).await;
     entries.into_iter().map(|(_, fields)| fields).collect()
 }
 
-/// What the Python library writes for the samples.
+/// Returns the samples as the Python library writes them.
 fn golden() -> Vec<Fields> {
     let lines = fs::read_to_string(GOLDEN).unwrap();
     let entries: Vec<_> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -66,7 +66,7 @@ fn golden() -> Vec<Fields> {
     entries
 }
 
-/// Waits until something holds.
+/// Waits until `holds` returns `true`.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -74,10 +74,10 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
         }
     };
     let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
-    assert!(waited.is_ok(), "waited in vain until {what}");
+    assert!(waited.is_ok(), "timed out waiting until {what}");
 }
 
-/// Consumes until nothing is left to do, and returns what was handled, as text: which tells -0.0 from 0.0.
+/// Consumes until the group is idle, and returns the handled events as text, which distinguishes -0.0 from 0.0.
 async fn handled_here(bus: &RedisEventBus) -> Vec<String> {
     let handled = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&handled);
@@ -92,14 +92,14 @@ async fn handled_here(bus: &RedisEventBus) -> Vec<String> {
     handled.lock().unwrap().clone()
 }
 
-/// Waits until the group has handled everything; what failed counts as not handled.
+/// Waits until the group has handled all entries; failed ones count as unhandled.
 async fn settled(bus: &RedisEventBus) {
     pending(bus, bus.default_group(), 0).await;
 }
 
-/// Waits until a group has read everything, and so much is pending.
+/// Waits until a group has read all entries, and `count` are pending.
 async fn pending(bus: &RedisEventBus, group: &Name, count: u64) {
-    until("everything is read and the rest acknowledged", async || {
+    until("all entries are read and the rest acknowledged", async || {
         bus.progress(group).await.is_ok_and(|progress| progress.unread == 0 && progress.pending == count)
     })
     .await;
@@ -109,7 +109,7 @@ fn expected() -> Vec<String> {
     samples().iter().map(|(record, event)| format!("{:?} {event:?}", record.metadata())).collect()
 }
 
-/// The records of the samples.
+/// Returns the records of the samples.
 fn records() -> Vec<RecordedEvent> {
     samples().into_iter().map(|(record, _)| record).collect()
 }

@@ -75,7 +75,7 @@ pub(crate) enum Sample {
     NoFields(NoFields),
 }
 
-/// The samples, as they are published and as they are handled.
+/// Returns the samples, each as published and as handled.
 pub(crate) fn samples() -> Vec<(RecordedEvent, Sample)> {
     let plain = || EventContext::default().with_correlation(Uuid::from_u128(300));
     let full = plain()

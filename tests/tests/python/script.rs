@@ -1,4 +1,4 @@
-//! A script at work on the stream of a bus; it says JSON, one text a line.
+//! A script that works on the stream of a bus, and prints JSON, one text a line.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use tokio::{
 
 use super::environment;
 
-/// A running script. It ends when its input is closed, if not before, and is killed when this is dropped.
+/// A running script. It ends when its input is closed, and is killed when this value is dropped.
 pub(crate) struct Script {
     child: Child,
     lines: Arc<Mutex<Vec<Value>>>,
@@ -48,18 +48,18 @@ impl Script {
         Self { child, lines, listening }
     }
 
-    /// What it has said so far under a key.
+    /// Returns the values printed so far under a key.
     pub(crate) fn said(&self, key: &str) -> Vec<Value> {
         self.lines.lock().unwrap().iter().filter_map(|line| line.get(key).cloned()).collect()
     }
 
-    /// Kills it, and listens to its last words.
+    /// Kills the script, and reads its remaining output.
     pub(crate) async fn kill(&mut self) {
         self.child.kill().await.unwrap(); // SIGKILL
         (&mut self.listening).await.unwrap();
     }
 
-    /// Lets it end.
+    /// Closes the input, and waits until the script has ended.
     pub(crate) async fn end(&mut self) {
         drop(self.child.stdin.take());
         let ended = tokio::time::timeout(Duration::from_secs(60), self.child.wait()).await;

@@ -22,10 +22,10 @@ use super::{
     settled, until,
 };
 
-/// How often a handler fails with what is to die.
+/// Number of failures of events that must become dead letters.
 const ALWAYS: usize = 1_000;
 
-/// An event of an aggregate of its own.
+/// Returns an event of an aggregate of its own.
 pub(crate) fn event(failures: usize) -> RecordedEvent {
     let attributes = Attributes::parse(&format!(r#"{{"failures":{failures}}}"#)).unwrap();
     let context = EventContext::default().with_attributes(attributes);
@@ -37,7 +37,7 @@ pub(crate) fn ids(events: &[RecordedEvent]) -> Vec<String> {
     events.iter().map(id).collect()
 }
 
-/// Texts that Python has said.
+/// Returns the texts that Python printed.
 pub(crate) fn texts(values: &[Value]) -> Vec<String> {
     values.iter().map(|value| value.as_str().unwrap().to_owned()).collect()
 }
@@ -48,13 +48,13 @@ pub(crate) fn sorted(texts: impl IntoIterator<Item = String>) -> Vec<String> {
     texts
 }
 
-/// Publishes events until both sides have handled their share, at least 500; each tenth fails once where it comes first,
-/// and each other tenth always, if that is told.
+/// Publishes events until both sides have handled their share, at least 500. With `failing`, each tenth event fails
+/// once on its first side, and each further tenth always.
 async fn publish_to_both(bus: &RedisEventBus, here: &Fallible, there: &Script, failing: bool) -> Vec<RecordedEvent> {
     const SHARE: usize = 100;
     let mut published = Vec::new();
     while published.len() < 500 || here.handled().len() < SHARE || there.said("handled").len() < SHARE {
-        assert!(published.len() < 100_000, "one of them gets nothing");
+        assert!(published.len() < 100_000, "one side receives no events");
         let failures = |number| match number % 10 {
             3 if failing => 1,
             7 if failing => ALWAYS,
@@ -64,7 +64,8 @@ async fn publish_to_both(bus: &RedisEventBus, here: &Fallible, there: &Script, f
         bus.publish(&events).await.unwrap();
         published.extend(events);
         let group = bus.default_group();
-        until("they are taken", async || bus.progress(group).await.is_ok_and(|progress| progress.unread == 0)).await;
+        until("all entries are read", async || bus.progress(group).await.is_ok_and(|progress| progress.unread == 0))
+            .await;
     }
     published
 }
@@ -87,7 +88,7 @@ async fn a_group_shares_its_events_between_both(python: &Path) {
 
 with_each_release!(a_group_shares_what_fails_between_both);
 
-/// What fails here waits longer for its retry than Python leaves an entry alone that shows no life.
+/// An event that fails here waits longer for its retry than Python's idle time before it reclaims an entry.
 async fn a_group_shares_what_fails_between_both(python: &Path) {
     let config = RedisEventBusConfig {
         pending_idle_ms: 1_500,
@@ -111,16 +112,16 @@ async fn a_group_shares_what_fails_between_both(python: &Path) {
     let (living, dying): (Vec<_>, Vec<_>) = published.iter().cloned().partition(|event| lives(&event));
     let handled = here.handled().into_iter().chain(texts(&there.said("handled")));
     assert_eq!(sorted(handled), sorted(ids(&living)), "each once");
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
-    let dead = letters.iter().map(|letter| id(letter.record.as_ref().unwrap()));
+    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
+    let dead = dead_letters.iter().map(|dead_letter| id(dead_letter.record.as_ref().unwrap()));
     assert_eq!(sorted(dead), sorted(ids(&dying)), "each once");
-    assert!(letters.iter().all(|letter| letter.retry_count == Some(1)));
+    assert!(dead_letters.iter().all(|dead_letter| dead_letter.retry_count == Some(1)));
 
     let failed_here: BTreeSet<_> = here.failed().into_iter().collect();
     let failed_there: BTreeSet<_> = texts(&there.said("failed")).into_iter().collect();
     let both = failed_here.intersection(&failed_there).count() as u64;
     assert!(!failed_here.is_empty() && !failed_there.is_empty());
-    assert!(both <= bus.stats().messages_recovered, "Python takes nothing over that waits here: {both}");
+    assert!(both <= bus.stats().messages_recovered, "Python reclaims no entry that waits here: {both}");
 }
 
 /// A type for which only the scripts have a handler.
@@ -132,7 +133,7 @@ fn event_for_python() -> RecordedEvent {
     event.recorded_as(StreamId::new(Name::from_static("Sample"), AggregateId::new()), Version::FIRST, None)
 }
 
-/// Which consumers have pending entries, one name an entry.
+/// Returns the consumers with pending entries, one name for each entry.
 async fn pending_on(bus: &RedisEventBus) -> Vec<String> {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().as_str());
     let pending: Vec<(String, String, u64, u64)> = command(bus, "XPENDING", &[&stream, group, "-", "+", "100"]).await;
@@ -145,7 +146,7 @@ async fn what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is
     let bus = &bus().await;
     let config = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
     let buses = [bus, &RedisEventBus::connect(config).await.unwrap()];
-    // it becomes a member, and is away for a moment
+    // the script joins the group, then ends for a moment
     let mut there = Script::start(python, "consume.py", bus, &[]);
     until("Python is there", async || bus.progress(bus.default_group()).await.is_ok()).await;
     bus.publish(&[event(0)]).await.unwrap();
@@ -170,7 +171,7 @@ async fn what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is
     })
     .await;
 
-    // it takes over what was left to it, and nothing that is being handled
+    // the script reclaims the entries of its former run, and no entry that is being handled
     let mut there = Script::start(python, "consume.py", bus, &["--recover", "--idle-ms", "30000"]);
     settled(bus).await;
     let both = pairs();
@@ -191,7 +192,7 @@ async fn what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is
     assert!(bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
 }
 
-/// The deliveries that the server has counted for the one pending entry.
+/// Returns the number of deliveries that the server has counted for the one pending entry.
 async fn deliveries(bus: &RedisEventBus) -> u64 {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().as_str());
     let pending: Vec<(String, String, u64, u64)> = command(bus, "XPENDING", &[&stream, group, "-", "+", "10"]).await;
@@ -203,13 +204,13 @@ with_each_release!(python_counts_the_tries_that_were_made_here);
 async fn python_counts_the_tries_that_were_made_here(python: &Path) {
     let config = RedisEventBusConfig { retry_delay_ms: 20, pending_idle_ms: 60, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
-    let here = Fallible::on(&bus, 3, Some(0)); // the fourth try never ends
+    let here = Fallible::on(&bus, 3, Some(0)); // the fourth attempt hangs
     let consumer = bus.start_consuming_in_background();
     let event = RecordedEvent::from_event(&NoFields, AggregateId::new(), Version::FIRST).unwrap();
     bus.publish(std::slice::from_ref(&event)).await.unwrap();
-    for tries in 1..=3 {
-        until("it failed", async || here.failed().len() == tries).await;
-        until("it is noted", async || deliveries(&bus).await == tries as u64).await;
+    for attempts in 1..=3 {
+        until("it failed", async || here.failed().len() == attempts).await;
+        until("it is counted", async || deliveries(&bus).await == attempts as u64).await;
     }
     consumer.abort();
     drop(consumer.await);
@@ -218,7 +219,7 @@ async fn python_counts_the_tries_that_were_made_here(python: &Path) {
     settled(&bus).await;
     there.end().await;
     assert_eq!(there.said("failed"), [id(&event)], "the fourth try, and the last");
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
-    let retries: Vec<_> = letters.iter().map(|letter| letter.retry_count).collect();
-    assert_eq!(retries, [Some(3)], "as if one side alone had tried");
+    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let retries: Vec<_> = dead_letters.iter().map(|dead_letter| dead_letter.retry_count).collect();
+    assert_eq!(retries, [Some(3)], "as if one side alone had made the attempts");
 }

@@ -1,5 +1,6 @@
-//! What groups are given from PostgreSQL because the Redis stream holds it no more: everything to a new group, and to a
-//! known one a type that it skipped. With the store's processes there, killed, and back.
+//! Events that groups receive from PostgreSQL because the Redis stream holds them no longer: all events for a new
+//! group, and for a known group a type that it skipped. With processes that have the store running, killed and
+//! restarted.
 
 use std::{
     collections::BTreeMap,
@@ -45,14 +46,14 @@ impl Apply for Meter {
 /// The numbers of the events: one in 11 is `Counted`, 3,000 are `Checked`.
 const ALL: std::ops::Range<u64> = 0..3_300;
 const METERS: u64 = 30;
-/// How many events follow each other in one meter; the next ones are of the next meter.
+/// Number of consecutive events of one meter.
 const IN_A_ROW: u64 = 11;
-/// How many entries of a backlog may be unread: then it is filled no further.
+/// Number of unread entries of a backlog at which the relay stops filling it.
 const FULL: usize = 2_000;
-/// How many entries it has at most: besides those what a consumer reads ahead, and what is filled in at once.
+/// The largest backlog: besides the unread entries those that a consumer reads ahead, and one batch of the filling.
 const MOST: usize = FULL + 1_000 + 200;
-/// How long a group waits for a process with the store before it says so and reads the stream.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time that a group waits for a process with the store before it warns and reads the stream.
+const STORE_WAIT: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(60);
 
 const fn is_counted(number: &u64) -> bool {
@@ -67,7 +68,7 @@ const fn meter_of(number: u64) -> u64 {
     number / IN_A_ROW % METERS
 }
 
-/// Appends `Counted` and `Checked` events, and leaves gaps between positions as appends do that fail.
+/// Appends `Counted` and `Checked` events, with gaps between positions as failed appends leave them.
 async fn append_numbers(world: &World, numbers: std::ops::Range<u64>) {
     let numbers: Vec<u64> = numbers.collect();
     let mut connection = <sqlx::PgConnection as sqlx::Connection>::connect(&world.database).await.unwrap();
@@ -88,7 +89,7 @@ fn new_event(number: &u64) -> NewEvent {
     NewEvent::new(Name::from_static(event_type), 1, format!(r#"{{"number":{number}}}"#))
 }
 
-/// The numbers that one handler has handled, in that order. It handles none while it is held.
+/// The numbers that one handler has handled, in order. It handles none while held.
 #[derive(Clone)]
 struct Seen(Arc<Mutex<Vec<u64>>>, watch::Sender<bool>);
 
@@ -134,7 +135,7 @@ async fn check(event: &Checked, State(seen): State<OfCheck>) -> Result<(), Handl
     seen.0.add(event.number).await
 }
 
-/// A group that the next release brings.
+/// A group that only the next release has.
 #[handler(manual, group = "audit")]
 async fn audit_counted(event: &Counted, State(seen): State<OfAudit>) -> Result<(), HandlerError> {
     seen.0.add(event.number).await
@@ -145,7 +146,7 @@ async fn audit_checked(event: &Checked, State(seen): State<OfAudit>) -> Result<(
     seen.0.add(event.number).await
 }
 
-/// Each number once, and those of each meter in order.
+/// Checks that each number occurs once, and those of each meter in order.
 #[track_caller]
 fn assert_once_and_in_order(seen: &[u64], wanted: impl IntoIterator<Item = u64>) {
     let wanted: Vec<u64> = wanted.into_iter().collect();
@@ -157,19 +158,19 @@ fn assert_once_and_in_order(seen: &[u64], wanted: impl IntoIterator<Item = u64>)
     }
 }
 
-/// The app of a process that has the store: it publishes, and fills backlogs.
+/// Starts the app of a process with the store: it publishes, and fills backlogs.
 async fn with_store(database: &str, redis: &str, partitions: u32) -> App {
     let store = eventstore_postgres::PgEventStore::connect(database).await.unwrap();
     App::builder().store(store).bus(bus_with(redis, partitions).await).wait_timeout(LIMIT).start().await.unwrap()
 }
 
-/// What a process of the older release runs, which has no store.
+/// Returns the app of a process of the older release, without the store.
 async fn older(world: &World, partitions: u32, counted: &Seen) -> AppBuilder {
     let bus = bus_with(world.redis.url(), partitions).await;
     App::builder().bus(bus).wait_timeout(LIMIT).state(OfCount(counted.clone())).handler::<count>()
 }
 
-/// What a process of the newer release runs, which has no store either.
+/// Starts the app of a process of the newer release, without the store.
 async fn newer(world: &World, partitions: u32, counted: &Seen, checked: &Seen, audited: &Seen) -> App {
     let builder = older(world, partitions, counted).await;
     let builder = builder.state(OfCheck(checked.clone())).state(OfAudit(audited.clone()));
@@ -180,12 +181,12 @@ async fn progress(app: &App, group: &'static str) -> GroupProgress {
     app.bus().progress(&Name::from_static(group)).await.unwrap()
 }
 
-/// How many entries the backlog of the new group has.
+/// Returns the number of entries in the new group's backlog.
 async fn in_backlog(world: &mut World) -> usize {
     redis::cmd("XLEN").arg("{relay:stream}:backlog:audit").query_async(&mut world.connection).await.unwrap()
 }
 
-/// What is left in Redis of backlogs: keys, and notes of what is to be filled.
+/// Returns the keys of backlogs that remain in Redis, and the records of ranges to fill.
 async fn left_of_backlogs(world: &mut World) -> Vec<String> {
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query_async(&mut world.connection).await.unwrap();
     let mut left = Vec::new();
@@ -200,7 +201,7 @@ async fn left_of_backlogs(world: &mut World) -> Vec<String> {
     left
 }
 
-/// An older release has handled what it knows of all that the store holds; then the stream is trimmed to so many entries.
+/// Lets an older release handle its types of all stored events; then trims the stream to `keep` entries.
 async fn handled_by_an_older_release(world: &World, owner: &App, partitions: u32, keep: u64) -> Seen {
     let counted = Seen::new();
     let app = older(world, partitions, &counted).await.start().await.unwrap();
@@ -208,7 +209,7 @@ async fn handled_by_an_older_release(world: &World, owner: &App, partitions: u32
     owner.published(world.head().await).await.unwrap();
     app.settled().await.unwrap();
     assert_once_and_in_order(&counted.numbers(), ALL.filter(is_counted));
-    until("the others are counted as skipped", async || app.bus().stats().events_skipped == 3_000).await;
+    until("the other events are counted as skipped", async || app.bus().stats().events_skipped == 3_000).await;
     app.shutdown(Duration::from_secs(10)).await.unwrap();
     let trim = Trim { max_length: Some(keep), max_age: None };
     let trimmed = bus_with(world.redis.url(), partitions).await.trim(trim).await.unwrap();
@@ -216,12 +217,12 @@ async fn handled_by_an_older_release(world: &World, owner: &App, partitions: u32
     counted
 }
 
-/// How often groups of this process said that they miss events which only this store has.
-fn told_of_missing(store: &str, group: &str) -> usize {
+/// Returns how many warnings groups of this process logged about missing events that only this store has.
+fn count_missing_warnings(store: &str, group: &str) -> usize {
     log::lines(&["the group misses events that only these stores have", &format!("group={group}"), store]).len()
 }
 
-/// Two processes with the store fill the backlogs of a new group and of one that announces a type which it skipped.
+/// Two processes with the store fill the backlogs of a new group and of a group that announces a type which it skipped.
 async fn three_thousand_events_come_from_the_store(partitions: u32) {
     log::keep();
     let mut world = World::begin().await;
@@ -231,15 +232,15 @@ async fn three_thousand_events_come_from_the_store(partitions: u32) {
     let counted = handled_by_an_older_release(&world, &owners[0], partitions, 0).await;
     let (before, checked, audited) = (counted.numbers(), Seen::new(), Seen::new());
 
-    // the new group does nothing yet: its backlog is filled as far as it may be, and keeps nothing from the other one
+    // the new group's handler is held: its backlog fills to the limit, and does not delay the other group
     audited.hold(true);
     let new = newer(&world, partitions, &counted, &checked, &audited).await;
     until("the backlog of the new group is full", async || in_backlog(&mut world).await >= FULL).await;
     checked.until("the known group has what it skipped", 3_000).await;
     let filled = in_backlog(&mut world).await;
-    assert!(filled <= MOST, "{filled} filled in for a group that has enough to do");
-    let told = ["stock", "audit"].map(|group| told_of_missing(&store, group));
-    assert_eq!(told, [0, 0], "told while processes with the store are there");
+    assert!(filled <= MOST, "{filled} filled in for a group whose backlog is full");
+    let warnings = ["stock", "audit"].map(|group| count_missing_warnings(&store, group));
+    assert_eq!(warnings, [0, 0], "warnings while processes with the store run");
     audited.hold(false);
     append_numbers(&world, 3_300..3_630).await;
     owners[0].published(world.head().await).await.unwrap();
@@ -250,10 +251,10 @@ async fn three_thousand_events_come_from_the_store(partitions: u32) {
     assert_once_and_in_order(&audited.numbers(), 0..3_630);
     assert_once_and_in_order(&checked.numbers(), (0..3_630).filter(is_checked));
     assert_once_and_in_order(&counted.numbers(), before.into_iter().chain((3_300..3_630).filter(is_counted)));
-    until("nothing is left of backlogs", async || left_of_backlogs(&mut world).await.is_empty()).await;
+    until("no backlog is left", async || left_of_backlogs(&mut world).await.is_empty()).await;
     new.shutdown(Duration::from_secs(10)).await.unwrap();
     for owner in owners {
-        until("nothing is to be filled", async || owner.health().await.unfilled.is_empty()).await;
+        until("no backlog is to be filled", async || owner.health().await.unfilled.is_empty()).await;
         owner.shutdown(Duration::from_secs(10)).await.unwrap();
     }
 }
@@ -268,7 +269,7 @@ async fn three_thousand_events_that_redis_has_trimmed_come_to_partitions_once_an
     three_thousand_events_come_from_the_store(4).await;
 }
 
-/// What a process plays that has the store, and dies; does nothing in an ordinary run.
+/// The role of a process with the store that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_owner_that_dies() {
     let variables = ["FILL_DATABASE", "FILL_REDIS", "FILL_PARTITIONS"].map(env::var);
@@ -291,7 +292,7 @@ fn stream(number: u32, partitions: u32) -> String {
     if partitions == 1 { "relay:stream".into() } else { format!("relay:stream:{number}") }
 }
 
-/// The numbers that the stream still holds.
+/// Returns the numbers that the stream still holds.
 async fn in_stream(world: &mut World, partitions: u32) -> Vec<u64> {
     let mut numbers = Vec::new();
     for partition in 0..partitions {
@@ -306,7 +307,7 @@ async fn in_stream(world: &mut World, partitions: u32) -> Vec<u64> {
     numbers
 }
 
-/// Lets so much time pass since a time that Redis has noted beside backlogs.
+/// Moves a time that Redis stores beside backlogs back by `time`.
 async fn make_older(world: &mut World, partitions: u32, note: &str, time: Duration) {
     for partition in 0..partitions {
         let stream = stream(partition, partitions);
@@ -316,8 +317,8 @@ async fn make_older(world: &mut World, partitions: u32, note: &str, time: Durati
     }
 }
 
-/// A release begins that brings a group and lets another one handle a type that it skipped, while no process with the
-/// store is there; then one comes, is killed while it fills, and another one comes.
+/// A release adds a group and a handler for a type that a known group skipped, while no process with the store runs.
+/// Then one starts and is killed while it fills the backlogs, and a second one starts.
 async fn a_release_begins_without_the_store(partitions: u32) {
     log::keep();
     let mut world = World::begin().await;
@@ -325,23 +326,23 @@ async fn a_release_begins_without_the_store(partitions: u32) {
     let counted = handled_by_an_older_release(&world, &first_owner, partitions, 44).await;
     first_owner.shutdown(Duration::from_secs(10)).await.unwrap();
     let store = world.store.store_id().await.unwrap().to_string();
-    let misses = |group: &str| told_of_missing(&store, group);
+    let misses = |group: &str| count_missing_warnings(&store, group);
     let (before, kept) = (counted.numbers(), in_stream(&mut world, partitions).await);
     assert!((44..=44 + 2 * usize::try_from(partitions).unwrap()).contains(&kept.len()), "{}", kept.len());
 
     let (checked, audited, began) = (Seen::new(), Seen::new(), Instant::now());
     let new = newer(&world, partitions, &counted, &checked, &audited).await;
-    make_older(&mut world, partitions, "open stock", PATIENCE).await;
+    make_older(&mut world, partitions, "open stock", STORE_WAIT).await;
     until("the known group says that it misses events", async || misses("stock") == 1).await;
     let progress_of_audit = progress(&new, "audit").await;
     assert!(!progress_of_audit.is_settled(), "it waits for the store: {progress_of_audit:?}");
-    let (seen, told) = (audited.numbers().len(), misses("audit"));
+    let (seen, warnings) = (audited.numbers().len(), misses("audit"));
     assert!(
-        (seen, told) == (0, 0) || began.elapsed() > PATIENCE,
-        "{seen} handled, told {told} times, and it is to wait"
+        (seen, warnings) == (0, 0) || began.elapsed() > STORE_WAIT,
+        "{seen} handled and {warnings} warnings, but it has to wait"
     );
     for note in ["first audit", "open audit"] {
-        make_older(&mut world, partitions, note, PATIENCE).await;
+        make_older(&mut world, partitions, note, STORE_WAIT).await;
     }
     until("the new group says that it misses events", async || misses("audit") == 1).await;
     audited.until("the new group has read the stream", kept.len()).await;
@@ -352,7 +353,7 @@ async fn a_release_begins_without_the_store(partitions: u32) {
         assert!(!progress.is_settled(), "{group} is owed events: {progress:?}");
     }
 
-    // a process with the store comes, and is killed while it fills: so many wait that it cannot have filled everything
+    // a process with the store starts, and is killed while it fills: more events wait than it can have filled
     audited.hold(true);
     let owner_that_dies = owner(&world, partitions);
     until("the backlog of the new group is full", async || in_backlog(&mut world).await >= FULL).await;
@@ -373,12 +374,12 @@ async fn a_release_begins_without_the_store(partitions: u32) {
     for group in ["stock", "audit"] {
         assert_eq!(progress(&new, group).await, GroupProgress::default(), "of {group}");
     }
-    // the stream was read first
+    // the group reads the stream first
     let mut audited = audited.numbers();
     assert_once_and_in_order(&audited.split_off(kept.len()), ALL.filter(|number| !kept.contains(number)));
     assert_once_and_in_order(&checked.numbers(), ALL.filter(is_checked));
-    assert_eq!(counted.numbers(), before, "nothing is handled again");
-    until("nothing is left of backlogs", async || left_of_backlogs(&mut world).await.is_empty()).await;
+    assert_eq!(counted.numbers(), before, "no event is handled again");
+    until("no backlog is left", async || left_of_backlogs(&mut world).await.is_empty()).await;
     new.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 

@@ -1,7 +1,7 @@
-//! Relays from PostgreSQL to Redis that are killed and paused, and servers that lose data or come back from a copy; groups
-//! that are filled from PostgreSQL.
+//! Relays from PostgreSQL to Redis that are killed and paused, servers that lose data or are restored from a copy, and
+//! groups that are filled from PostgreSQL.
 //!
-//! The processes that die are this test binary again, told by their environment what to play.
+//! The killed processes are runs of this test binary, with their role in environment variables.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 
 use self::world::{World, administer, append, builder, database, relay, until};
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// The role of a relay that dies; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_relay_that_dies() {
     let (Ok(database), Ok(redis)) = (env::var("RELAY_DATABASE"), env::var("RELAY_REDIS")) else {
@@ -46,7 +46,7 @@ async fn the_relay_that_dies() {
     std::future::pending::<()>().await;
 }
 
-/// Appends until it is told to stop.
+/// Appends until `stop` is set.
 fn keep_appending(store: &PgEventStore, stop: &Arc<AtomicBool>) -> JoinHandle<()> {
     let (store, stop) = (store.clone(), Arc::clone(stop));
     tokio::spawn(async move {
@@ -57,7 +57,7 @@ fn keep_appending(store: &PgEventStore, stop: &Arc<AtomicBool>) -> JoinHandle<()
     })
 }
 
-/// Waits until the lease is taken, but not by this one.
+/// Waits until a different owner holds the lease.
 async fn owner_other_than(world: &World, former: &str) -> String {
     let mut owner = String::new();
     until("a relay has the lease", async || {
@@ -83,7 +83,7 @@ async fn relays_that_are_killed_or_paused_beyond_their_lease_publish_everything_
     let (mut owner, mut killed, mut paused) = (String::new(), 0, 0);
     for round in 0..8 {
         owner = owner_other_than(&world, &owner).await;
-        // the owner's name holds its process id
+        // the owner's name contains its process id
         let of_owner = relays.iter().position(|relay| owner.contains(&format!(":{}:", relay.id()))).unwrap();
         if round % 2 == 0 {
             relays.remove(of_owner).kill();
@@ -115,12 +115,12 @@ async fn note(event: &RecordedEvent, State(seen): State<Seen>) -> Result<(), Han
     Ok(())
 }
 
-/// What a key holds, to be put back later.
+/// Returns the value of a key, for a later restore.
 async fn dump(world: &mut World, key: &str) -> Option<Vec<u8>> {
     redis::cmd("DUMP").arg(key).query_async(&mut world.connection).await.unwrap()
 }
 
-/// Everything Redis holds, as it was then, in one step.
+/// Replaces all data of Redis by an earlier copy, in one step.
 async fn restore(world: &mut World, copy: &[(String, Vec<u8>)]) {
     let mut pipeline = redis::pipe();
     pipeline.atomic().cmd("FLUSHALL").ignore();
@@ -170,13 +170,13 @@ async fn a_redis_that_is_flushed_or_comes_back_from_a_copy_gets_again_what_nobod
     stop.store(true, Ordering::SeqCst);
     appending.await.unwrap();
     let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
-    until("everything is handled", async || seen.lock().unwrap().len() >= stored.len()).await;
+    until("all events are handled", async || seen.lock().unwrap().len() >= stored.len()).await;
     assert_eq!(*seen.lock().unwrap(), stored);
     println!("{} events, 6 losses, {:?}", stored.len(), began.elapsed());
     consumer.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
-/// Whether the handler that fails does so.
+/// Set while the handler fails.
 type Away = Arc<AtomicBool>;
 
 #[handler(manual)]
@@ -207,7 +207,7 @@ async fn what_waits_for_a_retry_is_published_again_when_redis_is_flushed() {
     until("the first are handled", async || seen.lock().unwrap().len() == 10).await;
     away.store(true, Ordering::SeqCst);
     append(&world.store, 20).await;
-    until("the others wait", async || failed.lock().unwrap().len() >= 20).await;
+    until("the other events wait", async || failed.lock().unwrap().len() >= 20).await;
     let stored: BTreeSet<u64> = world.stored().await.into_iter().collect();
     let waiting: BTreeSet<u64> = stored.difference(&seen.lock().unwrap()).copied().collect();
     assert_eq!(waiting, failed.lock().unwrap().iter().copied().collect());
@@ -261,7 +261,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     drop(app);
     world.store.close().await;
     let copy = format!("{name}_copy");
-    until("nobody is connected", async || {
+    until("no session is connected", async || {
         let mut admin = <sqlx::PgConnection as sqlx::Connection>::connect(test_servers::postgres_url()).await.unwrap();
         let count: (i64,) = sqlx::query_as("SELECT count(*) FROM pg_stat_activity WHERE datname = $1")
             .bind(&name)
@@ -273,7 +273,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     .await;
     administer(format!("CREATE DATABASE {copy} TEMPLATE {name}")).await;
 
-    // the original goes on; then it is lost, and the copy takes its place
+    // the original continues; then it is lost, and the copy replaces it
     world.store = PgEventStore::connect(&world.database).await.unwrap();
     let app = world.app().await;
     append(&world.store, 30).await;
@@ -284,7 +284,7 @@ async fn a_database_restored_from_a_backup_publishes_nothing_until_somebody_says
     world.database = test_servers::database_url_for(&copy);
     world.store = PgEventStore::connect(&world.database).await.unwrap();
 
-    append(&world.store, 100).await; // far beyond what was published: no position tells any more
+    append(&world.store, 100).await; // far beyond the published position, so that positions alone do not show the copy
     let app = world.app().await;
     let error = app.published(world.head().await).await.unwrap_err();
     assert!(matches!(error, PublishedError::Relay(RelayError::StoreBehindBus { .. })), "{error}");

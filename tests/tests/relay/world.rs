@@ -18,7 +18,7 @@ use test_servers::{Actor, PrivateRedis};
 
 const LEASE: Duration = Duration::from_millis(600);
 
-/// An app that relays, and does nothing else unless it is given more.
+/// Returns the builder of an app that only relays.
 pub async fn builder(database: &str, redis_url: &str) -> eventbus::AppBuilder {
     let store = PgEventStore::connect(database).await.unwrap();
     App::builder().store(store).bus(bus(redis_url).await).relay_lease(LEASE)
@@ -45,7 +45,7 @@ pub async fn administer(statement: String) {
     admin.execute(sqlx::raw_sql(AssertSqlSafe(statement))).await.unwrap();
 }
 
-/// A new database: its name and its URL.
+/// Creates a database; returns its name and its URL.
 pub async fn database() -> (String, String) {
     let name = test_servers::unique_name("relay");
     administer(format!("CREATE DATABASE {name}")).await;
@@ -81,14 +81,14 @@ impl World {
         self.store.head().await.unwrap()
     }
 
-    /// The positions of everything the store holds.
+    /// Returns the positions of all events in the store.
     pub async fn stored(&self) -> Vec<u64> {
         use futures_util::TryStreamExt;
         let events: Vec<_> = self.store.read_all(Position::START).try_collect().await.unwrap();
         events.iter().map(|event| event.position().unwrap().get()).collect()
     }
 
-    /// The positions of everything the stream holds.
+    /// Returns the positions of all events in the stream.
     pub async fn published(&mut self) -> Vec<u64> {
         let mut range = redis::cmd("XRANGE");
         range.arg("relay:stream").arg("-").arg("+");
@@ -98,7 +98,7 @@ impl World {
 
     pub async fn until_published(&mut self, through: Position) {
         let mut last = 0;
-        until("everything is published", async || {
+        until("all events are published", async || {
             last = self.published().await.last().copied().unwrap_or_default();
             last >= through.get()
         })
@@ -112,7 +112,7 @@ impl World {
     }
 }
 
-/// Appends some events, each to a stream of its own, in as many transactions.
+/// Appends events, each to a stream of its own in a transaction of its own.
 pub async fn append(store: &PgEventStore, events: usize) {
     let append = || Append {
         stream: StreamId::new(Name::from_static("Account"), AggregateId::new()),
@@ -132,7 +132,7 @@ pub fn relay(world: &World) -> Actor {
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(180);
     while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        assert!(Instant::now() < deadline, "timed out waiting until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Handlers that take the store's connection, in processes that are killed.
+//! Handlers that use the store's connection, in processes that are killed.
 
 use std::time::Duration;
 
@@ -10,8 +10,8 @@ use crate::{
     play::{self, Part},
 };
 
-/// Two processes, each with a bus of its own, so each event comes to both; one after the other is killed, and comes back
-/// where its group was.
+/// Two processes with a bus each, so that each event reaches both. One after the other is killed, and resumes where its
+/// group was.
 pub(crate) async fn effects_are_made_once_whatever_is_killed<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();

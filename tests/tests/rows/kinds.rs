@@ -9,21 +9,21 @@ use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};
 
 use crate::orders::{self, DUMP, Pace, TABLES};
 
-/// A kind of store whose transactions hold rows.
+/// A kind of store whose transactions include tables.
 pub(crate) trait Kind: Send + Sync + Sized + 'static {
     const NAME: &'static str;
     type Rows: Projection + Default;
 
-    /// A place for a store of its own.
+    /// Returns the place of a new store.
     fn place() -> impl Future<Output = String> + Send;
     fn open(place: &str) -> impl Future<Output = Self> + Send;
     fn store(&self) -> Arc<dyn EventStore>;
     fn with_effects(builder: AppBuilder) -> AppBuilder;
     fn tell(&self, sql: &str) -> impl Future<Output = ()> + Send;
-    /// The answer to a question that is one text.
+    /// Returns the text that a query selects.
     fn ask(&self, sql: &str) -> impl Future<Output = String> + Send;
 
-    /// A new store with its tables.
+    /// Creates a store with its tables.
     fn fresh() -> impl Future<Output = (String, Self)> + Send {
         async {
             let place = Self::place().await;
@@ -39,7 +39,7 @@ pub(crate) trait Kind: Send + Sync + Sized + 'static {
         self.ask(DUMP)
     }
 
-    /// An app that projects.
+    /// Starts an app with the projection.
     fn app(&self, pace: Pace) -> impl Future<Output = App> + Send {
         let builder = App::builder().store(self.store()).state(pace).projection(Self::Rows::default());
         let builder = builder.projection_lease(Duration::from_millis(400)).without_relay();

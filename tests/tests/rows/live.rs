@@ -15,10 +15,10 @@ use crate::{
 
 const ROLE: Name = Name::from_static("projection:order-rows");
 const PACE: Duration = Duration::from_micros(300);
-/// How long is waited for what a process that stands still may hold up.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// Time limit for work that a paused process may block.
+const BLOCKED_WORK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Two processes stand by for each other, and one after the other is killed, under live traffic.
+/// Two processes, one of them the standby, are killed in turn under live traffic.
 pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
@@ -49,8 +49,8 @@ pub(crate) async fn rows_and_checkpoint_survive_kills_together<K: Kind>() {
     assert!(positions.is_sorted(), "{positions:?}");
 }
 
-/// The owner stands still, in its work or after it, another process takes over, and what the former owner does afterwards
-/// is void.
+/// The owner pauses, while it works or after, a second process takes over, and later writes of the former owner have no
+/// effect.
 pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
     let (place, kind) = K::fresh().await;
     let store = kind.store();
@@ -58,8 +58,8 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
     let (mut rounds, mut taken_over) = (0, 0);
     while rounds < 4 || taken_over == 0 {
         rounds += 1;
-        assert!(rounds < 20, "nobody ever took over");
-        // nobody else asks for the role yet
+        assert!(rounds < 20, "no process ever took over");
+        // no second process requests the lease yet
         let before = owner(&*store).await;
         let app = kind.app(Pace::FAST).await;
         let mut last = pay(&*store, 5, 30).await;
@@ -69,15 +69,16 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
         }
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..60))).await;
         paused.signal("STOP");
-        // a transaction in which it was paused may hold the rows, or the file, until it goes on: no longer than this
-        if is_at_rest && let Ok(paid) = tokio::time::timeout(PATIENCE, pay(&*store, 5, 30)).await {
+        // a transaction paused in the middle may lock the rows, or the file, until the process resumes, so the wait is
+        // limited
+        if is_at_rest && let Ok(paid) = tokio::time::timeout(BLOCKED_WORK_TIMEOUT, pay(&*store, 5, 30)).await {
             last = paid;
         }
-        let taken = tokio::time::timeout(PATIENCE, app.projected::<K::Rows>(last)).await;
+        let caught_up = tokio::time::timeout(BLOCKED_WORK_TIMEOUT, app.projected::<K::Rows>(last)).await;
         let has_passed = store.lease_of(&ROLE).await.unwrap().is_some_and(|lease| lease.owner != before);
         taken_over += usize::from(has_passed);
         paused.signal("CONT");
-        println!("at rest: {is_at_rest}, taken over: {has_passed}, and got there: {}", taken.is_ok());
+        println!("at rest: {is_at_rest}, taken over: {has_passed}, and caught up: {}", caught_up.is_ok());
         let last = pay(&*store, 5, 30).await;
         app.projected::<K::Rows>(last).await.map(drop).unwrap();
         assert_eq!(kind.dump().await, expected(&store).await);
@@ -85,7 +86,7 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
     }
 }
 
-/// Who has the role, once somebody has.
+/// Returns the owner of the lease, once there is one.
 async fn owner(store: &dyn EventStore) -> Name {
     let found = async {
         loop {

@@ -1,7 +1,7 @@
 //! Rows in a store's own transactions, on SQLite and PostgreSQL: processes that are killed and paused, rebuilds under
 //! live traffic, effects of handlers.
 //!
-//! The processes that die are this test binary again, told by their environment what to play.
+//! The killed processes are runs of this test binary, with their role in environment variables.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stdout,
@@ -15,7 +15,7 @@ mod orders;
 mod play;
 mod rebuild;
 
-/// Each of these tests on each kind of store.
+/// Runs each of these tests on each kind of store.
 macro_rules! on_both {
     ($($module:ident::$test:ident),* $(,)?) => {
         mod sqlite {

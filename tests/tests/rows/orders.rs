@@ -1,4 +1,4 @@
-//! Orders that are paid in parts, and what is written about them; nothing of it may be written twice.
+//! Orders that are paid in parts, and the rows written about them; no row may be written twice.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) struct Paid {
     pub(crate) cents: i64,
 }
 
-/// How long a method takes that handles an event.
+/// The time that a handling method takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Pace(pub(crate) Duration);
 
@@ -25,7 +25,7 @@ impl Pace {
     }
 }
 
-/// What both drivers can do: run a statement with a text and two numbers.
+/// Runs a statement with a text and two numbers, on both drivers.
 pub(crate) trait Run {
     fn run(
         &mut self,
@@ -55,7 +55,7 @@ pub(crate) const TABLES: [&str; 3] = [
     "CREATE TABLE effects (event_id text PRIMARY KEY, times bigint NOT NULL, cents bigint NOT NULL)",
 ];
 
-/// The rows as one text.
+/// Selects the rows as one text.
 pub(crate) const DUMP: &str = "SELECT coalesce(string_agg(order_id || ' ' || events || ' ' || cents || ' ' || \
      (SELECT count(*) || ' ' || sum(l.cents) FROM order_lines l WHERE l.order_id = r.order_id), '; ' ORDER BY order_id), \
      '') FROM order_rows r";
@@ -124,14 +124,14 @@ fn stream(order: usize) -> StreamId {
     StreamId::parse("Order", &format!("order-{order}")).unwrap()
 }
 
-/// Pays parts of some orders; returns where the last one is.
+/// Pays parts of some orders; returns the position of the last payment.
 pub(crate) async fn pay(store: &dyn EventStore, orders: usize, parts: usize) -> Position {
     let mut last = Position::START;
     for part in 0..parts {
         let order = fastrand::usize(..orders);
         let mut news = vec![NewEvent::from_event(&Paid { cents: part as i64 }).unwrap()];
         if part % 3 == 0 {
-            // something that the projection does not ask for
+            // an event of a type that the projection does not handle
             news.push(NewEvent::new(Name::from_static("Noted"), 1, "{}"));
         }
         let records = append(store, &stream(order), news).await;
@@ -141,18 +141,18 @@ pub(crate) async fn pay(store: &dyn EventStore, orders: usize, parts: usize) -> 
 }
 
 async fn append(store: &dyn EventStore, stream: &StreamId, news: Vec<NewEvent>) -> Vec<RecordedEvent> {
-    let mut tries = 0;
+    let mut retries = 0;
     loop {
         match store.append(stream, ExpectedVersion::Any, news.clone()).await {
             Ok(records) => return records,
-            // a process that was killed in a transaction may hold the file for a moment
-            Err(error) if error.is_retryable() && tries < 20 => tries += 1,
+            // a process killed in a transaction may lock the file for a moment
+            Err(error) if error.is_retryable() && retries < 20 => retries += 1,
             Err(error) => panic!("{error:?}"),
         }
     }
 }
 
-/// What the rows should be, as `DUMP` has them.
+/// Returns the expected rows, in the format of `DUMP`.
 pub(crate) async fn expected(store: &Arc<dyn EventStore>) -> String {
     let mut orders = BTreeMap::<String, (i64, i64)>::new();
     let mut feed = store.read_all(Position::START);

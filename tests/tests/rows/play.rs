@@ -1,4 +1,4 @@
-//! The processes that die.
+//! The roles of the processes that die.
 
 use std::{env, time::Duration};
 
@@ -10,18 +10,18 @@ use crate::{
     orders::Pace,
 };
 
-/// What such a process does.
+/// The role of such a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
     /// Feeds the projection.
     Project,
-    /// Rebuilds it, and says how far it has come.
+    /// Rebuilds the projection, and prints the progress.
     Rebuild,
     /// Runs the handler.
     Handle,
 }
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// Runs the role of a process that dies; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_that_dies() {
     let (Ok(kind), Ok(place), Ok(part), Ok(pace)) =
@@ -54,7 +54,7 @@ async fn play<K: Kind>(kind: K, part: &str, pace: Pace) {
     std::future::pending().await
 }
 
-/// Starts one.
+/// Starts a process.
 pub(crate) fn spawn<K: Kind>(place: &str, part: Part, pace: Duration) -> Actor {
     let (part, pace) = (format!("{part:?}"), pace.as_micros().to_string());
     let variables = [("ROWS_KIND", K::NAME), ("ROWS_PLACE", place), ("ROWS_PART", &part), ("ROWS_PACE", &pace)];

@@ -10,7 +10,7 @@ use crate::{
     play::{self, Part},
 };
 
-/// As a bug would have left them that was mended since.
+/// Damages the rows, as a bug that is now fixed could have done.
 async fn damage<K: Kind>(kind: &K) {
     kind.tell("UPDATE order_rows SET cents = -1").await;
     kind.tell("DELETE FROM order_lines WHERE version % 2 = 0").await;
@@ -21,7 +21,7 @@ async fn reached<K: Kind>(app: &eventbus::App, kind: &K) {
     app.projected::<K::Rows>(head).await.map(drop).unwrap();
 }
 
-/// Rebuilds; the lease of one that was killed has to run out before.
+/// Rebuilds; the lease of a killed process has to expire first.
 async fn rebuild<K: Kind>(app: &eventbus::App) -> (eventbus::Rebuilt, Vec<RebuildProgress>) {
     let mut seen = Vec::new();
     let rebuilt = app.rebuild::<K::Rows>().on_progress(|now| seen.push(now)).await;
@@ -109,7 +109,7 @@ pub(crate) async fn rows_are_replaced_all_or_none<K: Kind>() {
         while at != "1000" {
             at = process.until(&["at "]);
         }
-        // the copies are filled: from here it takes the role and replaces the rows
+        // the copies are filled: next the rebuild acquires the lease and replaces the rows
         tokio::time::sleep(Duration::from_millis(1 << round)).await;
         drop(process);
         let now = kind.dump().await;
