@@ -1,4 +1,4 @@
-//! What the examples share: opening the backends that the command line names, signals, and a little layout.
+//! Shared parts of the examples: opening the backends named on the command line, signals, and some layout.
 
 pub mod signal;
 
@@ -12,25 +12,25 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
 
-/// An amount in cents as people write it: `99.99`. Events keep whole cents, which add up exactly.
+/// Formats an amount in cents in the usual way: `99.99`. Events hold whole cents, which add up exactly.
 #[must_use]
 pub fn money(cents: u64) -> String {
     format!("{}.{:02}", cents / 100, cents % 100)
 }
 
-/// `--store` and `--bus`.
+/// The arguments `--store` and `--bus`.
 #[derive(Debug, clap::Args)]
 pub struct Backends {
-    /// Where events are kept: a file (SQLite), `postgres://…`, or `memory`
+    /// The event store: a file (SQLite), `postgres://…`, or `memory`
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// How events travel to handlers: `memory` (within the process) or `redis://…`
+    /// The bus: `memory` (within the process) or `redis://…`
     #[arg(long, value_name = "URL", default_value = "memory")]
     bus: String,
 }
 
 impl Backends {
-    /// Opens the store; `default_file` is a file in the target folder.
+    /// Opens the store; by default in the file `default_file` in the target folder.
     pub async fn open_store(&self, default_file: &str) -> Result<Arc<dyn EventStore>> {
         match &self.store {
             Some(url) => open_store(url).await,
@@ -51,7 +51,7 @@ impl Backends {
         Ok(Arc::new(RedisEventBus::connect(config).await?))
     }
 
-    /// What `open_store` and `open_bus` open, without passwords.
+    /// Returns the locations that `open_store` and `open_bus` open, without passwords.
     pub fn describe(&self, default_file: &str) -> Result<String> {
         let store = match &self.store {
             Some(url) => shown(url),
@@ -61,7 +61,7 @@ impl Backends {
     }
 }
 
-/// A file as it is, a URL without its password.
+/// Returns a file name unchanged, and a URL without its password.
 pub fn shown(location: &str) -> String {
     if location.contains("://") { redacted(location) } else { location.into() }
 }
@@ -78,14 +78,14 @@ pub async fn open_store(url: &str) -> Result<Arc<dyn EventStore>> {
     })
 }
 
-/// A file in the target folder, where the running binary is.
+/// Returns the path of a file in the target folder, which is also the folder of the running binary.
 pub fn in_target(file: &str) -> Result<PathBuf> {
     let binary = std::env::current_exe()?;
     let target = binary.parent().and_then(|profile| profile.parent()).ok_or("the binary is in no folder")?;
     Ok(target.join(file))
 }
 
-/// Opens the backends that the command line of an example names, and says which they are.
+/// Opens the backends named on the command line of an example, and prints them.
 pub async fn backends(example: &str) -> Result<(Arc<dyn EventStore>, Arc<dyn EventBus>)> {
     #[derive(clap::Parser)]
     struct Arguments {
@@ -104,7 +104,7 @@ pub fn act(title: &str) {
     println!("\n\x1b[1m{title}\x1b[0m");
 }
 
-/// Prints where a save was stored and, once it is, as what it was published.
+/// Prints the position of a save and, once it is published, its message id.
 pub async fn show(app: &App, saved: &Saved) -> Result<()> {
     let position = saved.position.unwrap_or_default();
     println!("  stored     version {} at position {position}", saved.version);

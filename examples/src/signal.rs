@@ -1,19 +1,19 @@
-//! Ctrl-C and SIGTERM: finish what is in hand, then end; a second one ends at once.
+//! Ctrl-C and SIGTERM: the first one lets the program finish its work in flight, a second one ends it at once.
 
 use std::io;
 
 use eventbus::shutdown_signal;
 use tokio::sync::watch;
 
-/// What a shell expects of a program that was interrupted.
+/// The exit status that a shell expects of an interrupted program.
 pub const INTERRUPTED: u8 = 130;
 
-/// Whether somebody wants us to stop. Cloning shares it.
+/// A request to stop. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Stop(watch::Receiver<bool>);
 
 impl Stop {
-    /// From now on a signal does not end the process by itself.
+    /// Handles signals from now on; a first signal no longer ends the process.
     pub fn on_signal() -> io::Result<Self> {
         let first = shutdown_signal()?;
         let (stop, requested) = watch::channel(false);
@@ -29,18 +29,19 @@ impl Stop {
         Ok(Self(requested))
     }
 
-    /// What `work` returns, or nothing if somebody wants us to stop before.
+    /// Returns the output of `work`, or `None` if the stop is requested first.
     pub async fn unless<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        // a stop cancels the work at its next await point
         tokio::select! {
             () = self.requested() => None,
             done = work => Some(done),
         }
     }
 
-    /// Waits until somebody wants us to stop.
+    /// Waits until the stop is requested.
     pub async fn requested(&mut self) {
         if self.0.wait_for(|requested| *requested).await.is_err() {
-            std::future::pending::<()>().await; // the runtime ends, and nobody can ask any more
+            std::future::pending::<()>().await; // the sender is gone: no request can follow
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Dead letters: tasks that fail for good, somebody who notices, and a second try once the worker is mended.
+//! Dead letters: tasks that fail for good, a monitor that reports them, and a replay once the worker is fixed.
 //!
 //! ```sh
 //! cargo run -p examples --bin dead-letters -- run --tasks 10 --marked 6
@@ -24,34 +24,34 @@ struct Args {
     /// The Redis server
     #[arg(long, global = true, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, global = true, default_value = "exercise2")]
     prefix: String,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Publishes tasks and works on all there are; marked ones fail
+    /// Publishes tasks and handles all on the stream; marked ones fail
     Run {
-        /// How many tasks
+        /// Number of tasks
         #[arg(long, default_value_t = 10)]
         tasks: u64,
-        /// How many of them are marked
+        /// Number of marked tasks
         #[arg(long, default_value_t = 6)]
         marked: u64,
-        /// Marked tasks do not fail any more
+        /// Marked tasks no longer fail
         #[arg(long)]
         mended: bool,
     },
-    /// Shows the dead letters; ends with 2 if there are too many
+    /// Prints the dead letters; exits with 2 if there are too many
     Monitor {
-        /// More than this are worth an alert
+        /// Largest number without an alert
         #[arg(long, default_value_t = 5)]
         most: u64,
     },
-    /// Has dead letters delivered again; ends with 1 if there is none of that id
+    /// Replays dead letters; exits with 1 if there is none with that id
     Replay {
-        /// Only this one
+        /// Replays only this one
         id: Option<String>,
     },
 }
@@ -116,13 +116,13 @@ async fn run(bus: RedisEventBus, tasks: u64, marked: u64, mended: bool) -> Resul
 }
 
 async fn monitor(bus: &RedisEventBus, most: u64) -> Result<ExitCode> {
-    for letter in bus.dead_letters(&DeadLetterFilter::default(), None, 100).await?.letters {
-        println!("Message ID: {}", letter.id);
-        println!("  Event type: {}", letter.event_type.unwrap_or_default());
-        println!("  Original ID: {}", letter.original_message_id.map(|id| id.to_string()).unwrap_or_default());
-        println!("  Retry count: {}", letter.retry_count.unwrap_or_default());
-        println!("  Given up: {}", letter.dead_lettered_at.map(|at| at.to_string()).unwrap_or_default());
-        println!("  Error: {}", letter.error.unwrap_or_default());
+    for dead_letter in bus.dead_letters(&DeadLetterFilter::default(), None, 100).await?.letters {
+        println!("Message ID: {}", dead_letter.id);
+        println!("  Event type: {}", dead_letter.event_type.unwrap_or_default());
+        println!("  Original ID: {}", dead_letter.original_message_id.map(|id| id.to_string()).unwrap_or_default());
+        println!("  Retry count: {}", dead_letter.retry_count.unwrap_or_default());
+        println!("  Given up: {}", dead_letter.dead_lettered_at.map(|at| at.to_string()).unwrap_or_default());
+        println!("  Error: {}", dead_letter.error.unwrap_or_default());
     }
     let health = bus.health().await;
     println!("{} dead letters, {} pending messages", health.dlq_messages, health.pending_messages);

@@ -1,4 +1,4 @@
-//! A queue whose truth is files, and workers that share it; with `--redis` also over several machines.
+//! A queue stored in files, and workers that share it; with `--redis` also on several machines.
 //!
 //! Start a worker and a subscriber in terminals of their own, then publish, and look at the files:
 //!
@@ -10,7 +10,7 @@
 //! cargo run -p examples --bin file-queue -- --dir ./shared_queue show
 //! ```
 //!
-//! Ctrl-C ends those that wait.
+//! Ctrl-C ends the commands that wait.
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -25,7 +25,7 @@ struct Args {
     /// The folder of the queue
     #[arg(long, value_name = "FOLDER", default_value = "./shared_queue")]
     dir: PathBuf,
-    /// The Redis that coordinates the workers; the files do it alone without
+    /// The Redis that coordinates the workers; without it the files do
     #[arg(long, value_name = "URL")]
     redis: Option<String>,
     #[command(subcommand)]
@@ -38,13 +38,13 @@ enum Role {
     Publish {
         /// JSON; any other text is published as a text
         payload: String,
-        /// So many times
+        /// Number of times
         #[arg(long, default_value_t = 1)]
         count: u64,
     },
-    /// Processes what has no result, and waits for more
+    /// Processes events without a result, and waits for more
     Work {
-        /// Ends when there is nothing left
+        /// Exits when no event is left
         #[arg(long)]
         once: bool,
     },
@@ -54,9 +54,9 @@ enum Role {
         #[arg(long, default_value = "default")]
         group: String,
     },
-    /// Claims a task; ends with 1 if somebody has it
+    /// Claims a task; exits with 1 if it is claimed already
     Claim { task: String, data: String },
-    /// Prints what is in the folder
+    /// Prints the contents of the folder
     Show,
 }
 
@@ -123,7 +123,7 @@ async fn subscribe(queue: &FileQueue) -> Result<()> {
 
 async fn claim(queue: &FileQueue, task: &str, data: &str) -> Result<ExitCode> {
     let success = queue.create_claim(task, data).await?;
-    let claim = queue.get_claim(task).await?.ok_or("nobody has the claim")?;
+    let claim = queue.get_claim(task).await?.ok_or("the task has no claim")?;
     match success {
         true => println!("Claimed by worker: {}", claim.worker_id),
         false => {

@@ -1,9 +1,9 @@
-//! A service as it runs in production: it drains on SIGTERM and Ctrl-C, recovers what dead consumers left, answers how
-//! it is, and alerts.
+//! A service as in production: it drains on SIGTERM and Ctrl-C, reclaims entries of dead consumers, reports its health,
+//! and raises alerts.
 //!
-//! `cargo run -p examples --bin production -- --bus redis://localhost:6379 --prefix orders`. Its health is on stdout,
-//! one JSON object per line as an endpoint would answer it; the rest is on stderr. What has no argument here is taken
-//! from the environment, as `EVENTBUS_PENDING_IDLE_MS`.
+//! `cargo run -p examples --bin production -- --bus redis://localhost:6379 --prefix orders`. It prints its health to
+//! stdout, one JSON object per line as an endpoint would return it, and all else to stderr. Settings without an
+//! argument come from the environment, such as `EVENTBUS_PENDING_IDLE_MS`.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ struct Args {
     /// The Redis server
     #[arg(long, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, default_value = "events")]
     prefix: String,
     /// The consumer group
@@ -31,22 +31,22 @@ struct Args {
     /// The name of this process: unique in the group, and the same after a restart
     #[arg(long)]
     consumer: Option<String>,
-    /// How long an event takes, in milliseconds
+    /// Time to handle an event, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     work_ms: u64,
-    /// How often what dead consumers left is recovered, in milliseconds
+    /// Interval of reclaiming entries of dead consumers, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
     recover_every_ms: u64,
-    /// What has been pending for so long is recovered, in milliseconds [default: that of the bus, 60000]
+    /// Idle time of a pending entry before it is reclaimed, in milliseconds [default: that of the bus, 60000]
     #[arg(long, value_name = "MS")]
     recover_idle_ms: Option<u64>,
-    /// How often its health is looked at, in milliseconds
+    /// Interval of the health check, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(1..))]
     check_every_ms: u64,
-    /// More pending messages than this are worth an alert
+    /// Alerts above this number of pending messages
     #[arg(long, default_value_t = HealthThresholds::default().pending_messages)]
     max_pending: u64,
-    /// More dead letters than this are worth an alert
+    /// Alerts above this number of dead letters
     #[arg(long, default_value_t = HealthThresholds::default().dlq_messages)]
     max_dead_letters: u64,
 }
@@ -91,15 +91,15 @@ async fn main() -> Result<()> {
 
     stop.requested().await;
     eprintln!("Shutting down...");
-    recovering.await?; // before the bus closes, so that what it has taken over is finished
+    recovering.await?; // before the bus closes, so that reclaimed entries are finished
     watching.await??;
     app.shutdown(Duration::from_secs(30)).await?;
     eprintln!("Shutdown complete");
     Ok(())
 }
 
-/// Recovers what consumers left that died, again and again. A consumer does that by itself while it runs; this is for
-/// those who want it in their own hands.
+/// Reclaims entries of dead consumers periodically. A running consumer does so by itself; this is for services that
+/// control it themselves.
 async fn recover(bus: RedisEventBus, recovery: Recovery, every: Duration, mut stop: Stop) {
     let mut times = interval_at(Instant::now() + every, every);
     while stop.unless(times.tick()).await.is_some() {
@@ -113,7 +113,7 @@ async fn recover(bus: RedisEventBus, recovery: Recovery, every: Duration, mut st
     }
 }
 
-/// Says how the bus is, at once and then again and again, and what is worth an alert.
+/// Prints the health of the bus at once and then periodically, and its alerts.
 async fn watch_health(bus: RedisEventBus, most: HealthThresholds, every: Duration, mut stop: Stop) -> Result<()> {
     let mut times = interval(every);
     while stop.unless(times.tick()).await.is_some() {

@@ -13,10 +13,10 @@ struct Args {
     /// The Redis server
     #[arg(long, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, default_value = "events")]
     prefix: String,
-    /// How many events
+    /// Number of events
     #[arg(long, default_value_t = 100)]
     count: u64,
     /// The type of the events
@@ -47,7 +47,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// An event whose type is known only now. One that has a struct of its own is made by `RecordedEvent::from_event`.
+/// Returns an event whose type is known only at run time. For one with a struct use `RecordedEvent::from_event`.
 fn event(args: &Args, number: u64) -> Result<RecordedEvent> {
     let (aggregate, payload) = match args.event.as_str() {
         "OrderCreated" => ("Order", json!({ "customer_id": format!("cust-{number}"), "total_amount": 99.99 })),

@@ -1,12 +1,12 @@
-//! A table of orders, kept in the store's own transactions, that is rebuilt while customers go on ordering.
+//! A table of orders, written in the store's own transactions, and rebuilt while customers continue to order.
 //!
 //! ```sh
 //! cargo run -p examples --release --bin rebuild
 //! ```
 //!
-//! An earlier version of the projection counted every order as paid nothing: the table is wrong, the events are right.
-//! Kill it in the midst of the rebuild (Ctrl-C) and start it again with `--resume`: the wrong rows serve until the right
-//! ones are complete, and the rebuild goes on where it was.
+//! An earlier version of the projection recorded every order as unpaid: the table is wrong, the events are right. Kill
+//! the example during the rebuild (Ctrl-C) and start it again with `--resume`: the wrong rows are served until the
+//! right ones are complete, and the rebuild continues where it was.
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
@@ -45,7 +45,7 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS order_rows (
     is_shipped INTEGER NOT NULL
 )";
 
-/// The table; `tables` says what a rebuild replaces, `key` which rows belong to one order.
+/// The table. `tables` names the tables that a rebuild replaces, `key` the column that assigns rows to an order.
 #[derive(Default)]
 struct OrderRows;
 
@@ -75,10 +75,10 @@ impl OrderRows {
 
 #[derive(Parser)]
 struct Args {
-    /// How many orders there are before the rebuild
+    /// Number of orders before the rebuild
     #[arg(long, default_value_t = 20_000)]
     orders: usize,
-    /// Goes on with the file of the last run
+    /// Continues with the file of the last run
     #[arg(long)]
     resume: bool,
     /// The folder of the file; one in the target folder by default
@@ -117,13 +117,13 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// The bar, always in the same line.
+/// Prints the progress bar on one line.
 fn show(now: RebuildProgress) {
     print!("\r{now}        ");
     let _ = std::io::stdout().flush();
 }
 
-/// Places orders, each shipped at once, 64 at the same time; returns where the last one is.
+/// Places orders, each shipped at once, 64 concurrently; returns the position of the last one.
 async fn place_orders(app: &App, orders: usize) -> Result<Option<Position>> {
     let repository = app.repository::<Order>();
     let place = |number: usize| {

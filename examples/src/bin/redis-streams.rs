@@ -1,13 +1,13 @@
-//! Event sourcing on Redis Streams alone, without a database: what tutorials on it show, without what goes wrong there.
+//! Event sourcing on Redis Streams alone, without a database: the content of common tutorials, without their bugs.
 //!
 //! ```sh
 //! cargo run -p examples --bin redis-streams -- --redis redis://localhost:6379
 //! ```
 //!
-//! It publishes two orders, bills them in a consumer group, has a colleague take over what was left undone, counts them
-//! in a projection whose numbers and checkpoint change in one step, and trims what nobody needs any more. Run it again:
-//! the numbers grow, nothing is counted twice. The keys are those of the tutorials: `events:orders`, `stats:orders`,
-//! `projection:order-stats:checkpoint`.
+//! It publishes two orders, bills them in a consumer group, reclaims the entries of a consumer that died, counts the
+//! orders in a projection whose numbers and checkpoint change in one step, and trims entries that all groups have
+//! finished. Run it again: the numbers grow, and each order counts once. The keys are those of the tutorials:
+//! `events:orders`, `stats:orders`, `projection:order-stats:checkpoint`.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ struct Args {
     /// The Redis server
     #[arg(long, value_name = "URL", default_value = "redis://localhost:6379")]
     redis: String,
-    /// What the names of streams begin with
+    /// Prefix of the streams' names
     #[arg(long, default_value = "events")]
     prefix: String,
-    /// How long to wait for events, in milliseconds
+    /// Time to wait for events, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     block: u64,
 }
@@ -70,7 +70,7 @@ async fn publish(streams: &RedisStreams) -> Result<()> {
     let paid = json!({ "order_id": "12345", "payment_id": "pay_abc123", "amount": 49.99 });
     publisher.publish_capped("orders", "order.paid", &paid, 100_000).await?;
 
-    // all or none, and nothing of others between them
+    // all or none, with no entry of a second client between them
     let created = OrderCreated { order_id: "12346".into(), customer_id: "cust_002".into(), total: 99.99 };
     let shipped = OrderShipped { order_id: "12346".into() };
     let batch = [("order.created", json!(created)), ("order.shipped", json!(shipped))];
@@ -89,7 +89,7 @@ async fn read(streams: &RedisStreams, orders: &str) -> Result<()> {
     Ok(())
 }
 
-/// Bills in a group. The first consumer dies with what it was given; the second one takes it over.
+/// Bills in a group. The first consumer dies with its pending entries; the second one reclaims them.
 async fn bill(streams: &RedisStreams, orders: &str, how: Consume) -> Result<()> {
     let mut doomed = streams.consumer(orders, "billing-service", "billing-1").await?;
     let given = doomed.consume(how).await?;
@@ -97,7 +97,7 @@ async fn bill(streams: &RedisStreams, orders: &str, how: Consume) -> Result<()> 
     println!("billing-1 dies with {} events", given.len());
 
     let mut heir = streams.consumer(orders, "billing-service", "billing-2").await?;
-    // a real one waits a minute, which is the default
+    // in production the idle time is a minute, the default
     let claimed = heir.claim_pending(Claim { min_idle: Duration::ZERO, ..Claim::default() }).await?;
     for claimed in &claimed.entries {
         process(&claimed.entry);
@@ -111,7 +111,7 @@ async fn bill(streams: &RedisStreams, orders: &str, how: Consume) -> Result<()> 
     Ok(())
 }
 
-/// What cannot be read is said, and stays where it is.
+/// Prints an entry that cannot be decoded, and leaves it in place.
 fn process(entry: &StreamEntry) {
     match entry.event_type() {
         Ok(event_type) => println!("  billed {event_type}"),

@@ -1,7 +1,7 @@
-//! A projection that is new, and what it missed: from the stream, and from the store.
+//! A new projection, and the events before it: from the stream, and from the store.
 //!
-//! `cargo run -p examples --bin replay-history -- --bus redis://localhost:6379` saves some orders first. The stream ends
-//! where somebody trimmed it; the store has everything, so it is the source to prefer.
+//! `cargo run -p examples --bin replay-history -- --bus redis://localhost:6379` saves some orders first. The stream
+//! begins where it was last trimmed; the store holds all events, so prefer it as the source.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -14,13 +14,13 @@ struct Args {
     /// The Redis server
     #[arg(long, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, default_value = "replay-history")]
     prefix: String,
-    /// Where orders are kept: a file (SQLite) or `postgres://…`
+    /// The event store: a file (SQLite) or `postgres://…`
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// How many orders are saved before; every second one is shipped
+    /// Number of orders to save first; every second one is shipped
     #[arg(long, default_value_t = 10)]
     orders: u32,
 }
@@ -44,7 +44,7 @@ impl Apply for Order {
     fn apply(&mut self, _event: &OrderEvent) {}
 }
 
-/// The projection that is new.
+/// The new projection.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Statistics {
     orders: u64,
@@ -103,7 +103,7 @@ async fn save_orders(app: &App, count: u32) -> Result<()> {
     Ok(())
 }
 
-/// Reads the stream by hand, page by page. An event may be in it twice, with the same id.
+/// Reads the stream page by page. It may hold an event twice, with the same id.
 async fn from_stream(bus: &RedisEventBus) -> Result<Statistics> {
     let statistics = ProjectionHandle::new(Statistics::default());
     let (mut history, mut seen) = (bus.history(), HashSet::new());

@@ -1,4 +1,4 @@
-//! Three processes, one stream: an API that saves orders, and two consumers that it does not know.
+//! Three processes on one stream: an API that saves orders, and two consumers unknown to it.
 //!
 //! ```text
 //! api: repository ──► store ──► relay ──► Redis ─┬─► projections: statistics, customers
@@ -27,19 +27,19 @@ struct Args {
     /// The Redis server
     #[arg(long, global = true, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, global = true, default_value = "services")]
     prefix: String,
 }
 
 #[derive(Subcommand)]
 enum Role {
-    /// Saves orders, and publishes what was saved
+    /// Saves orders, and publishes them
     Api {
-        /// How many
+        /// Number of orders
         #[arg(long, default_value_t = 3)]
         orders: u32,
-        /// Where they are kept: a file (SQLite) or `postgres://…`
+        /// The event store: a file (SQLite) or `postgres://…`
         #[arg(long, value_name = "URL")]
         store: Option<String>,
     },
@@ -49,7 +49,7 @@ enum Role {
     Notifications,
 }
 
-// what all of them know: usually a crate of its own
+// shared by all of them: usually a crate of its own
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
@@ -137,8 +137,8 @@ impl Customers {
     }
 }
 
-/// Fed from Redis, as the tutorial has it: every event at least once, and what is counted here is gone with the process.
-/// A projection that is to be exact is fed from the store: by `.store(..).without_relay().discover_groups(["projections"])`.
+/// A projection fed from Redis, as in the tutorial: it receives every event at least once, and its counts end with the
+/// process. For exact counts feed it from the store: `.store(..).without_relay().discover_groups(["projections"])`.
 async fn projections(bus: RedisEventBus) -> Result<()> {
     let mut stop = Stop::on_signal()?;
     bus.subscribe_all(&ProjectionHandle::new(Statistics::default()));
@@ -177,7 +177,7 @@ async fn main() -> Result<()> {
         redis_url: args.bus,
         stream_prefix: args.prefix,
         consumer_group: group.into(),
-        consumer_name: Some(format!("{group}-1")), // the next process of the same kind would be the second
+        consumer_name: Some(format!("{group}-1")), // a second process of this kind takes number 2
         ..RedisEventBusConfig::from_env()?
     };
     let bus = RedisEventBus::connect(config).await?;

@@ -1,4 +1,4 @@
-//! A worker: joins a group, takes its share of the events of every type, and prints each as it is on the wire.
+//! A worker: joins a group, handles its share of the events of every type, and prints each in its wire format.
 //!
 //! Start two in terminals of their own, then publish:
 //!
@@ -8,8 +8,8 @@
 //! cargo run -p examples --bin publisher -- --prefix exercise1 --count 100 --event TaskAssigned
 //! ```
 //!
-//! Ctrl-C ends a worker; it says how many events it handled. Events are on stdout, the rest on stderr. What has no
-//! argument here is taken from the environment, as `EVENTBUS_BATCH_SIZE` and `EVENTBUS_MAX_RETRIES`.
+//! Ctrl-C ends a worker; it prints the number of events that it handled. Events are on stdout, the rest on stderr.
+//! Settings without an argument come from the environment, such as `EVENTBUS_BATCH_SIZE` and `EVENTBUS_MAX_RETRIES`.
 
 use std::{
     io::Write,
@@ -35,7 +35,7 @@ struct Args {
     /// The Redis server
     #[arg(long, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, default_value = "events")]
     prefix: String,
     /// The group whose work is shared
@@ -44,13 +44,13 @@ struct Args {
     /// The name of this worker: unique in the group, and the same after a restart
     #[arg(long)]
     consumer: Option<String>,
-    /// Ends after so many events; with --fail, after so many dead letters
+    /// Exits after this number of events; with --fail, of dead letters
     #[arg(long, value_name = "EVENTS")]
     exit_after: Option<u64>,
-    /// Fails whatever it is given
+    /// Fails every event
     #[arg(long)]
     fail: bool,
-    /// How long an event takes, in milliseconds
+    /// Time to handle an event, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 0)]
     work_ms: u64,
 }
@@ -61,7 +61,7 @@ struct Worker {
     work: Duration,
     exit_after: Option<u64>,
     handled: AtomicU64,
-    /// Where it takes events from, until it has had enough.
+    /// Its subscription, cancelled after the last event.
     subscription: OnceLock<Subscription>,
     enough: Notify,
 }
@@ -72,13 +72,13 @@ impl Worker {
         tokio::time::sleep(self.work).await;
         if self.fail {
             eprintln!("{} fails {kind} {id}", self.name);
-            return Err("told to fail".into());
+            return Err("failure on demand".into());
         }
         writeln!(std::io::stdout(), "{}", wire_payload(event)?)?;
         eprintln!("{} handled {kind} {id}", self.name);
         let handled = self.handled.fetch_add(1, Ordering::SeqCst) + 1;
         if self.exit_after == Some(handled) {
-            // from now on it is given nothing; this event is still acknowledged
+            // no delivery follows; this event is still acknowledged
             self.subscription.get().map(Subscription::cancel);
             self.enough.notify_one();
         }
@@ -120,12 +120,13 @@ async fn main() -> Result<()> {
     if args.exit_after != Some(0) {
         worker.subscription.get_or_init(|| bus.subscribe_to_all(handle));
         let consumer = bus.start_consuming_in_background();
+        // whichever end comes first: a signal, enough events, or enough dead letters
         tokio::select! {
             () = stop.requested() => {}
             () = worker.enough.notified() => {}
             () = given_up(&bus, args.exit_after), if args.fail => {}
         }
-        bus.shutdown(Duration::from_secs(30)).await?; // what is in hand is finished and acknowledged
+        bus.shutdown(Duration::from_secs(30)).await?; // events in flight are finished and acknowledged
         consumer.await??;
     }
     let (handled, dead) = (worker.handled.load(Ordering::SeqCst), bus.stats().messages_sent_to_dlq);
@@ -133,7 +134,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Waits until so many events are dead letters.
+/// Waits until `events` events are dead letters.
 async fn given_up(bus: &RedisEventBus, events: Option<u64>) {
     let events = events.unwrap_or(u64::MAX);
     while bus.stats().messages_sent_to_dlq < events {

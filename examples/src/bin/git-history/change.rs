@@ -1,4 +1,4 @@
-//! From git's words for a change to the event it is.
+//! Converts git's description of a change into an event.
 
 use crate::domain::{Commit, FileAdded, FileDeleted, FileEvent, FileModified, FileRenamed, Kind, What};
 
@@ -14,7 +14,7 @@ pub struct Change<'a> {
 }
 
 impl Change<'_> {
-    /// What a commit that is no merge did.
+    /// Returns the event of a change in a commit that is no merge.
     pub fn event(self, from: String, path: String, commit: Commit) -> FileEvent {
         match self.status.as_bytes()[0] {
             b'A' | b'C' => self.added(path, commit),
@@ -36,7 +36,8 @@ impl Change<'_> {
         }
     }
 
-    /// What a merge did by itself: it differs from all parents; as one of them had the file, so it was.
+    /// Returns the event of a change that a merge made itself: the file differs from all parents. If one parent had the
+    /// file, it already existed.
     pub fn merged(self, mut paths: Vec<String>, commit: Commit) -> FileEvent {
         let path = paths.pop().unwrap_or_default();
         let every = |status| self.status.bytes().all(|letter| letter == status);

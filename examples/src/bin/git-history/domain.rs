@@ -1,7 +1,7 @@
-//! The domain: what happens to files and to the history they are part of, and two ways to look back at it.
+//! The domain: events of files and of the history that contains them, and two projections of the past.
 //!
-//! Commits are events, files are aggregates. Git has decided already, so there is nothing to refuse here: aggregates
-//! only fold what happened.
+//! Commits are events, files are aggregates. Git has already decided, so no event is refused here: aggregates only
+//! fold.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -90,7 +90,7 @@ impl Apply for File {
                 self.path = e.to.clone();
                 self.deleted = false;
             }
-            // a branch that has not heard of a rename may delete the former name
+            // a branch that does not know of a rename may delete the former name
             FileEvent::FileDeleted(e) => self.deleted |= self.path == e.path,
         }
     }
@@ -106,7 +106,7 @@ impl FileEvent {
         }
     }
 
-    /// The path that the file has after the event, or had until then.
+    /// Returns the path of the file after the event; for a deletion, the path until then.
     pub fn path(&self) -> &str {
         match self {
             Self::FileAdded(e) => &e.path,
@@ -117,7 +117,7 @@ impl FileEvent {
     }
 }
 
-/// A commit is part of the history, and all of its file events are stored: what an import resumes after.
+/// A commit is part of the history, and all of its file events are stored: an import resumes after it.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = History)]
 pub struct CommitRecorded {
@@ -126,7 +126,7 @@ pub struct CommitRecorded {
     pub files: usize,
 }
 
-/// What was imported is no longer part of the repository's history, and the new history follows nevertheless.
+/// The imported history is no longer part of the repository's history, and a new history follows it.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = History)]
 pub struct HistoryRewritten {
@@ -152,7 +152,7 @@ impl Apply for History {
     }
 }
 
-/// Who worked on the repository: by mail address, since names are spelled in many ways.
+/// The authors of the repository: by mail address, since names are spelled in many ways.
 #[derive(Debug, Default, Clone, PartialEq)]
 pub struct Authors(pub BTreeMap<String, Author>);
 

@@ -1,6 +1,7 @@
-//! The repository, asked by the `git` command line.
+//! Reads the repository with the `git` command line.
 //!
-//! Keep: no answer depends on the user's settings or environment, else a second import would see another history.
+//! Invariant: no output depends on the user's settings or environment; otherwise a second import could see a different
+//! history.
 
 use std::{
     collections::HashSet,
@@ -10,10 +11,10 @@ use std::{
     thread::JoinHandle,
 };
 
-/// What git prints of a commit before its changes: fields that end in NUL.
+/// The format of a commit before its changes: fields that end in NUL.
 const HEADER: &str = "--format=tformat:%H%x00%P%x00%an%x00%ae%x00%ct%x00%s";
 
-/// Variables that would point git to another repository, as they do within a hook.
+/// Variables that would direct git to a different repository, as they do within a hook.
 const MISLEADING: [&str; 7] = [
     "GIT_DIR",
     "GIT_WORK_TREE",
@@ -24,7 +25,7 @@ const MISLEADING: [&str; 7] = [
     "GIT_PREFIX",
 ];
 
-/// Why the repository cannot be read.
+/// An error of reading the repository.
 #[derive(Debug, thiserror::Error)]
 pub enum GitError {
     #[error("git is not installed, or not in PATH: the history is read by the `git` command")]
@@ -37,7 +38,7 @@ pub enum GitError {
     NoCommits { path: PathBuf },
     #[error("`git {command}` failed: {said}")]
     Failed { command: String, said: String },
-    #[error("`git {command}` said what nobody understands: {said}")]
+    #[error("`git {command}` printed unexpected output: {said}")]
     Unreadable { command: String, said: String },
     #[error("cannot run git")]
     Io(#[from] std::io::Error),
@@ -47,7 +48,7 @@ pub enum GitError {
 #[derive(Debug)]
 pub struct Repository {
     path: PathBuf,
-    /// The commit that HEAD names now: what is asked later is asked of it, wherever HEAD goes.
+    /// The commit that HEAD named at the start: all later calls use it, even if HEAD moves.
     pub head: String,
     /// Commits beyond a boundary are missing; those at the boundary look like the first ones.
     pub is_shallow: bool,
@@ -91,7 +92,7 @@ impl Repository {
         Ok((present, missing))
     }
 
-    /// How many commits are reachable from `from` and not from `without`.
+    /// Returns the number of commits reachable from `from` and not from `without`.
     pub fn count(&self, from: &[String], without: &[String]) -> Result<u64, GitError> {
         if from.is_empty() {
             return Ok(0);
@@ -101,7 +102,7 @@ impl Repository {
         answer.parse().map_err(|_| GitError::Unreadable { command: "rev-list".into(), said: answer })
     }
 
-    /// As [`count`](Self::count), for when git itself cannot tell what to leave out.
+    /// As [`count`](Self::count), without the commits of `except`, which git itself cannot exclude.
     pub fn count_except(&self, from: &[String], without: &[String], except: &HashSet<String>) -> Result<u64, GitError> {
         let asked = lines("", from) + &lines("^", without);
         let answer = self.answer(&["rev-list", "--stdin"], &asked)?;
@@ -109,9 +110,10 @@ impl Repository {
         Ok(new.count() as u64)
     }
 
-    /// The commits reachable from HEAD and not from `without`, parents before children: one process, read as it prints.
+    /// Returns the commits reachable from HEAD and not from `without`, parents before children: one process, read as it
+    /// prints.
     ///
-    /// A merge lists only what differs from all of its parents: the rest came with the commits that it merges.
+    /// A merge lists only the files that differ from all of its parents: the rest came with the commits that it merges.
     pub fn log(&self, without: &[String]) -> Result<LogProcess, GitError> {
         let mut command = self.git();
         command.args(["-c", "log.showRoot=true", "-c", "log.showSignature=false"]);
@@ -124,7 +126,7 @@ impl Repository {
         LogProcess::start(command, &asked)
     }
 
-    /// What git prints, without the line end; its failure is an error.
+    /// Runs git and returns its output without the final line end; an exit status other than 0 is an error.
     fn answer(&self, arguments: &[&str], input: &str) -> Result<String, GitError> {
         let output = self.output(arguments, input)?;
         if output.status.success() {
@@ -149,7 +151,7 @@ impl Repository {
             return Ok(child.wait_with_output()?);
         };
         std::thread::scope(|scope| {
-            // beside reading, since git answers before it has read everything
+            // in a thread, because git writes before it has read all of its input
             scope.spawn(move || {
                 let _ = stdin.write_all(input.as_bytes());
             });
@@ -164,7 +166,7 @@ impl Repository {
         }
         git.env("LC_ALL", "C").env("GIT_OPTIONAL_LOCKS", "0");
         #[cfg(unix)]
-        std::os::unix::process::CommandExt::process_group(&mut git, 0); // Ctrl-C is for us, not for git
+        std::os::unix::process::CommandExt::process_group(&mut git, 0); // Ctrl-C reaches only the importer, not git
         if self.path.is_dir() {
             git.arg("-C").arg(&self.path);
         }
@@ -180,7 +182,7 @@ pub struct LogProcess {
 }
 
 impl LogProcess {
-    /// Starts it and tells it what to print.
+    /// Starts the process, and writes its input.
     pub fn start(mut command: Command, asked: &str) -> Result<Self, GitError> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -190,19 +192,19 @@ impl LogProcess {
             .map_err(not_installed)?;
         let said = child.stderr.take().map(read_aside);
         if let Some(mut stdin) = child.stdin.take() {
-            // git that ends early says why by its status
+            // if git ends early, its exit status tells why
             let _ = stdin.write_all(asked.as_bytes());
         }
         Ok(Self { child, said })
     }
 
-    /// What it prints; there is one reader.
+    /// Takes its output; there is one reader.
     pub fn stdout(&mut self) -> Option<BufReader<ChildStdout>> {
         let stdout = self.child.stdout.take()?;
         Some(BufReader::with_capacity(1 << 16, stdout))
     }
 
-    /// Waits for its end: output that ended without success is not complete.
+    /// Waits for its end: after a failure the output is incomplete.
     pub fn finish(mut self) -> Result<(), GitError> {
         let status = self.child.wait()?;
         if status.success() {

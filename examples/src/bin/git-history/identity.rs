@@ -1,14 +1,14 @@
-//! Which file is meant by a path: the identity of files under renames.
+//! The identity of files under renames: the file that a path names.
 //!
-//! - A file is born with the first path it is seen under; that path is its aggregate id, for ever.
-//! - A rename gives it a further name. Its former names still mean it, because branches that have not heard of the
-//!   rename go on using them.
-//! - A file added under a name that another one has left is a new file: `path@<commit>`. A file added under a name that
-//!   nobody left is the same file again: it came back after it was deleted, or two branches added it.
-//! - A rename onto a name takes the name over. Whoever had it keeps its events and gets no more; git reports a rename
-//!   onto a file that is still there as a deletion and a modification, and so do we.
+//! - The first path of a file is its aggregate id, for ever.
+//! - A rename adds a name. The former names still name the file, because branches without the rename continue to use
+//!   them.
+//! - A file added under a name that a rename has freed is a new file: `path@<commit>`. A file added under any other
+//!   known name is the same file again: it was deleted and came back, or two branches added it.
+//! - A rename onto a used name takes that name. Its former file keeps its events and gets no more. Git reports a rename
+//!   onto a file that still exists as a deletion and a modification, and so does the import.
 //!
-//! Keep: everything here depends on the events in the order of import only, so that it is the same after a restart.
+//! Invariant: all of this depends only on the events in the order of import, so that it is the same after a restart.
 
 use std::collections::HashMap;
 
@@ -17,25 +17,25 @@ use uuid::Uuid;
 
 use crate::domain::FileEvent;
 
-/// Event ids and shortened aggregate ids are made in this namespace.
+/// The namespace of event ids and shortened aggregate ids.
 const NAMESPACE: Uuid = Uuid::from_u128(0x8f0d_77a6_52f4_4e0c_9d0b_6c2b_8a51_3e47);
 
-/// How much of a path that is too long for an aggregate id is kept.
+/// Number of bytes kept of a path that is too long for an aggregate id.
 const KEPT_BYTES: usize = 180;
 
-/// The files by the names they have and had.
+/// The files by their current and former names.
 #[derive(Debug, Default, Clone)]
 pub struct Files(HashMap<String, Bearer>);
 
 #[derive(Debug, Clone)]
 struct Bearer {
     file: AggregateId,
-    /// It is called otherwise now.
+    /// Set if a rename has freed the name.
     left: bool,
 }
 
 impl Files {
-    /// The file that an event is about.
+    /// Returns the file of an event.
     pub fn file_of(&self, event: &FileEvent) -> AggregateId {
         let (name, added) = match event {
             FileEvent::FileAdded(e) => (&e.path, true),
@@ -53,7 +53,7 @@ impl Files {
         }
     }
 
-    /// Learns the names that an event gives to `file`.
+    /// Records the names that an event gives to `file`.
     pub fn learn(&mut self, file: &AggregateId, event: &FileEvent) {
         let bearer = |left| Bearer { file: file.clone(), left };
         match event {
@@ -71,7 +71,7 @@ impl Files {
     }
 }
 
-/// The name as it is, or its end and a hash of it if it is longer than an aggregate id may be.
+/// Returns the name itself, or its end and a hash if it is longer than an aggregate id may be.
 fn aggregate_id(name: &str) -> AggregateId {
     name.parse().unwrap_or_else(|_| {
         let hash = Uuid::new_v5(&NAMESPACE, name.as_bytes());
@@ -81,7 +81,7 @@ fn aggregate_id(name: &str) -> AggregateId {
     })
 }
 
-/// The id of the event that a commit means for a path; of the commit itself if there is none.
+/// Returns the id of the event of a commit for a path, or of the commit itself for `None`.
 pub fn event_id(commit: &str, path: Option<&str>) -> eventbus::EventId {
     let name = match path {
         Some(path) => format!("{commit}\0{path}"),
@@ -90,14 +90,15 @@ pub fn event_id(commit: &str, path: Option<&str>) -> eventbus::EventId {
     Uuid::new_v5(&NAMESPACE, name.as_bytes()).into()
 }
 
-/// Whether a file under this path gets a shortened id.
+/// Returns `true` if a file under this path gets a shortened id.
 pub fn is_too_long(path: &str) -> bool {
     path.len() > eventbus::MAX_NAME_BYTES
 }
 
-/// A path as text: itself, or quoted as git quotes it where it is not UTF-8, has control characters or begins with `"`.
+/// Returns a path as text: unchanged, or quoted as git quotes it if it is not UTF-8, has control characters or begins
+/// with `"`.
 ///
-/// Nothing is lost: different paths stay different.
+/// Different paths stay different.
 pub fn path_text(path: &[u8]) -> String {
     match std::str::from_utf8(path) {
         Ok(text) if !text.starts_with('"') && !text.contains(char::is_control) => text.to_owned(),

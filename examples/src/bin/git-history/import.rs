@@ -1,8 +1,9 @@
 //! The import: commits in windows, files side by side.
 //!
-//! A window is as many commits as are read already, up to a bound. First the file events of all of them are appended,
-//! one append per file, many at once so that the store writes them together; then the commits, in one append to one
-//! stream. A crash in between leaves file events that the next import knows by their ids and skips.
+//! A window holds the commits read so far, up to a limit. The importer first appends the file events of all of them:
+//! one append for each file, many in one call so that the store writes them together. Then it appends the commits, in
+//! one append to one stream. A crash in between leaves file events that the next import recognises by their ids and
+//! skips.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -26,13 +27,13 @@ use crate::{
     resume::{self, Imported, Plan},
 };
 
-/// A window closes at so many commits, or file events.
+/// The limit of commits, and of file events, in a window.
 const WINDOW: (usize, usize) = (64, 1_024);
 
-/// What the store is given to write together.
+/// Number of appends in one call.
 const APPENDS_AT_ONCE: usize = 32;
 
-/// How long a store that is away, or did not say what it did, is waited for.
+/// The retry policy while the store is unavailable or an outcome is unknown.
 const AWAY: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(8),
@@ -43,12 +44,12 @@ const AWAY: RetryPolicy = RetryPolicy {
 /// The commits to import, parents before children.
 pub type Commits = mpsc::Receiver<Result<ReadCommit, GitError>>;
 
-/// Another import writes to the same store.
+/// A second import writes to the same store.
 #[derive(Debug, thiserror::Error)]
-#[error("another import writes to this store at the same time; nothing is lost, and nothing twice")]
+#[error("a second import writes to this store at the same time; no event is lost or stored twice")]
 pub struct NotAlone(#[source] AppendError);
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub commits: u64,
@@ -77,7 +78,7 @@ impl<S: EventStore + Clone> Importer<S> {
         })
     }
 
-    /// Imports `commits` as `plan` says; tells `progress` how many were done in each window.
+    /// Imports `commits` according to `plan`; calls `progress` with the number of commits in each window.
     pub async fn run(
         mut self,
         mut commits: Commits,
@@ -90,6 +91,7 @@ impl<S: EventStore + Clone> Importer<S> {
         }
         loop {
             let window = tokio::select! {
+                // a window may always be ready, so the stop is checked first
                 biased;
                 () = stop.requested() => {
                     self.outcome.stopped = true;
@@ -154,7 +156,7 @@ impl<S: EventStore + Clone> Importer<S> {
     }
 }
 
-/// Appends, again if the store is away or did not say what it did: the ids make that safe.
+/// Appends; repeats if the store is unavailable or the outcome is unknown: the ids make the repeat safe.
 async fn append(
     store: &impl EventStore,
     stream: &StreamId,
@@ -184,14 +186,14 @@ pub fn read(repository: Arc<Repository>, without: Vec<String>) -> Commits {
         let take = |commit| commits.blocking_send(Ok(commit)).is_ok();
         let read = repository.log(&without).and_then(|process| log::read(process, take));
         if let Err(error) = read {
-            // nobody listens any more: the import was stopped
+            // the receiver is gone: the import was stopped
             let _ = commits.blocking_send(Err(error));
         }
     });
     receiver
 }
 
-/// Waits for a commit, and takes what is there with it; nothing at the end.
+/// Waits for a commit, and takes all that are ready; an empty window is the end.
 async fn next_window(commits: &mut Commits) -> Result<Vec<ReadCommit>, GitError> {
     let (mut window, mut events) = (Vec::new(), 0);
     let mut next = commits.recv().await;

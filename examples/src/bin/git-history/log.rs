@@ -1,4 +1,4 @@
-//! What `git log` prints, as commits with their file events.
+//! Parses the output of `git log` into commits with their file events.
 
 use std::io::BufRead;
 
@@ -21,7 +21,7 @@ pub struct ReadCommit {
     pub oddities: Vec<Oddity>,
 }
 
-/// Something that could not be kept as it is, by what it concerns.
+/// A value that the import had to change, by its subject.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Oddity {
     QuotedPath(String),
@@ -30,9 +30,10 @@ pub enum Oddity {
     NoDate(String),
 }
 
-/// Hands the commits that `git log` prints to `take` until it has enough.
+/// Passes the commits that `git log` prints to `take` until it returns `false`.
 ///
-/// A commit counts only when the next one begins or git ended well: if it is killed, half a commit looks whole.
+/// A commit is complete only when the next one begins or git exits with success: if git is killed, half a commit looks
+/// whole.
 pub fn read(mut process: LogProcess, take: impl FnMut(ReadCommit) -> bool) -> Result<(), GitError> {
     let Some(stdout) = process.stdout() else {
         return Ok(());
@@ -54,10 +55,10 @@ pub fn read(mut process: LogProcess, take: impl FnMut(ReadCommit) -> bool) -> Re
     Ok(())
 }
 
-/// Tokens end in NUL; how many paths follow a change is known before they are read, so no path is ever misread.
+/// Tokens end in NUL. The number of paths after a change is known before they are read, so no path is misread.
 pub struct Parser<R> {
     input: R,
-    /// The hash that begins the next commit.
+    /// The hash of the next commit, if already read.
     next: Option<Vec<u8>>,
 }
 
@@ -165,7 +166,7 @@ impl<R: BufRead> Parser<R> {
         Ok(path)
     }
 
-    /// The next token that is not empty, without the line end that git puts before the first change of a commit.
+    /// Returns the next non-empty token, without the line end that git prints before the first change of a commit.
     fn significant_token(&mut self) -> Result<Option<Vec<u8>>, GitError> {
         while let Some(mut token) = self.token()? {
             if token.first() == Some(&b'\n') {

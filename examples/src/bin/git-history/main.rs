@@ -4,16 +4,18 @@
 //! cargo run -p examples --bin git-history -- <path> [--store <url>]
 //! ```
 //!
-//! Run it again and it imports what is new. Interrupt it or kill it, and the next run goes on where it stopped: nothing
-//! is lost, nothing is there twice. Read `domain` first; it is all that an application would have to be about.
+//! Run it again to import new commits. After an interrupt or a kill the next run continues where the former one
+//! stopped: no event is lost or stored twice. Read `domain` first: it is the part that an application is about.
 //!
-//! - What HEAD reaches is imported, parents before children. A merge counts as a commit, with those files only that
-//!   it changed itself; the others came with the commits that it merges.
-//!   Where branches disagreed about a file, its state is that of the branch imported last, whatever the merge chose.
-//! - How a file keeps its identity when it is renamed: `identity`.
-//! - History that was rewritten is refused, unless `--accept-rewrite`: events are facts, so what was imported stays, the
-//!   rewrite becomes an event itself, and what is missing is imported beside. So is another branch that was checked out.
-//! - A shallow clone is imported with a note. When it gets deeper it is refused: nothing can be put before events.
+//! - The import covers all commits reachable from HEAD, parents before children. A merge counts as a commit, with those
+//!   files only that it changed itself; the other changes came with the commits that it merges. If branches disagreed
+//!   about a file, its state is that of the branch imported last, whichever version the merge chose.
+//! - `identity` explains how a file keeps its identity under renames.
+//! - A rewritten history is refused without `--accept-rewrite`. Events are facts: imported ones stay, the rewrite
+//!   becomes an event of its own, and the missing commits are imported too. The same holds after a checkout of a
+//!   different branch.
+//! - A shallow clone is imported with a note. If it is deepened later, the import is refused: no event can be put
+//!   before existing ones.
 
 mod change;
 mod domain;
@@ -46,7 +48,7 @@ use crate::{
     resume::{Imported, Plan},
 };
 
-/// Where the events are kept unless told otherwise: in the target folder.
+/// The default file of the store, in the target folder.
 const FILE: &str = "git-history.db";
 
 /// Imports the history of a git repository as events, and shows who and what changed most.
@@ -54,13 +56,13 @@ const FILE: &str = "git-history.db";
 struct Arguments {
     /// The repository: a folder in it.
     path: PathBuf,
-    /// Where the events are kept: a file, `sqlite:…` or `postgres://…`; one repository per store.
+    /// The event store: a file, `sqlite:…` or `postgres://…`; one repository per store.
     #[arg(long)]
     store: Option<String>,
-    /// How many rows the tables show.
+    /// Number of rows in the tables.
     #[arg(long, default_value_t = 10)]
     top: usize,
-    /// Import what is missing, although HEAD does not contain what was imported before.
+    /// Import missing commits although HEAD does not contain all imported ones.
     #[arg(long)]
     accept_rewrite: bool,
 }
@@ -119,7 +121,7 @@ async fn main() -> eventbus::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Imports what is new, and says how fast; false if it was stopped before the end.
+/// Imports new commits, and prints the rate; returns `false` if it was stopped before the end.
 async fn import(
     importer: Importer<Arc<dyn EventStore>>,
     repository: Arc<Repository>,
@@ -143,7 +145,7 @@ async fn import(
     Ok(!outcome.stopped)
 }
 
-/// Folds what was imported before.
+/// Folds the imported events.
 async fn replay(store: &Arc<dyn EventStore>) -> eventbus::Result<Imported> {
     let imported = ProjectionHandle::with_factory(Imported::default);
     let mut progress = Progress::new("reading", 0);
@@ -152,7 +154,7 @@ async fn replay(store: &Arc<dyn EventStore>) -> eventbus::Result<Imported> {
     Ok(imported)
 }
 
-/// Prints the projections, then folds them anew and compares.
+/// Prints the projections, then rebuilds them and compares.
 async fn look_back(app: &App, top: usize) -> eventbus::Result<()> {
     let head = app.store().head().await?;
     let authors = app.projected::<Authors>(head).await?.clone();
@@ -164,7 +166,7 @@ async fn look_back(app: &App, top: usize) -> eventbus::Result<()> {
     rebuild(app, "hot files", &files).await
 }
 
-/// Rebuilds a projection from zero; the result must be what it was.
+/// Rebuilds a projection from zero; the result must equal the former one.
 async fn rebuild<P>(app: &App, name: &str, live: &P) -> eventbus::Result<()>
 where
     P: Projection + PartialEq,

@@ -1,4 +1,4 @@
-//! How far it is: a bar on a terminal, a line now and then elsewhere.
+//! The progress: a bar on a terminal, a line now and then without one.
 
 use std::{
     io::IsTerminal,
@@ -7,7 +7,7 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-/// Elsewhere than on a terminal: a line per tenth, unless they come faster than this.
+/// The shortest interval between lines without a terminal, which follow each tenth.
 const QUIET: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -20,18 +20,18 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins; nothing is shown yet.
+    /// Starts the progress; shows it with the first step.
     pub fn new(what: &str, total: u64) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| bar(what, total));
         Self { what: what.to_owned(), total, done: 0, said: None, bar }
     }
 
-    /// So many more are done.
+    /// Adds finished steps.
     pub fn add(&mut self, more: u64) {
         self.reach(self.done + more, self.total);
     }
 
-    /// So many are done, of so many.
+    /// Sets the finished steps and their total.
     pub fn reach(&mut self, done: u64, total: u64) {
         self.total = total;
         self.done = done;
@@ -52,7 +52,7 @@ impl Progress {
 
 fn bar(what: &str, total: u64) -> ProgressBar {
     let rate = |state: &ProgressState, text: &mut dyn std::fmt::Write| {
-        // what cannot be written is not shown
+        // writing to a string does not fail
         let _ = write!(text, "{:.0}/s", state.per_sec());
     };
     let template = "{msg:<20} {wide_bar} {human_pos}/{human_len} ({rate}, {eta})";

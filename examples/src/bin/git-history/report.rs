@@ -1,4 +1,4 @@
-//! What is printed at the end.
+//! The final report.
 
 use std::{cmp::Reverse, collections::BTreeSet, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     log::Oddity,
 };
 
-/// Prints who committed most.
+/// Prints the authors with the most commits.
 pub fn authors(authors: &Authors, top: usize) {
     let mut sorted: Vec<_> = authors.0.iter().collect();
     sorted.sort_by_key(|(email, author)| (Reverse(author.commits), *email));
@@ -26,7 +26,7 @@ pub fn authors(authors: &Authors, top: usize) {
     table(["commits", "files", "first", "last", "author"], rows);
 }
 
-/// Prints which files changed most.
+/// Prints the files with the most changes.
 pub fn hot_files(files: &HotFiles, top: usize) {
     let mut sorted: Vec<_> = files.0.iter().collect();
     sorted.sort_by_key(|(id, file)| (Reverse(file.changes), *id));
@@ -47,7 +47,7 @@ pub fn hot_files(files: &HotFiles, top: usize) {
     table(["changes", "renames", "path"], rows);
 }
 
-/// Says what could not be kept as it is.
+/// Prints the values that the import had to change.
 pub fn oddities(oddities: &BTreeSet<Oddity>) {
     let say = |what: &str, pick: fn(&Oddity) -> Option<&String>| {
         let mut found = oddities.iter().filter_map(pick);
@@ -78,7 +78,7 @@ pub fn oddities(oddities: &BTreeSet<Oddity>) {
     });
 }
 
-/// A rate in whole numbers.
+/// Returns a rate in whole numbers.
 pub fn per_second(count: u64, took: Duration) -> String {
     #[expect(clippy::cast_precision_loss, reason = "a rate is shown in whole numbers")]
     let rate = count as f64 / took.as_secs_f64().max(f64::EPSILON);
@@ -108,7 +108,7 @@ fn day(date: Option<OffsetDateTime>) -> String {
     date.map(|date| date.date().to_string()).unwrap_or_default()
 }
 
-/// Names and messages are anybody's: what would steer the terminal is not printed.
+/// Replaces control characters: names and messages come from strangers and could control the terminal.
 fn shown(text: &str) -> String {
     text.replace(char::is_control, "\u{fffd}")
 }

@@ -1,7 +1,7 @@
-//! What is imported already, and where to go on.
+//! The imported part of the history, and the plan for the rest.
 //!
-//! A commit is imported when its `CommitRecorded` is stored, after all of its file events. File events without it are
-//! left over from an import that was killed: they are stored, so they are skipped, but nothing else follows from them.
+//! A commit is imported when its `CommitRecorded` is stored, after all of its file events. File events without it come
+//! from a killed import: they are stored, so they are skipped, but count for no commit.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -18,14 +18,14 @@ use crate::{
     identity::Files,
 };
 
-/// What the store holds, folded from its events by hand; the importer goes on with it.
+/// The contents of the store, folded from its events without a projection; the importer continues from it.
 #[derive(Debug, Default, Clone)]
 pub struct Imported {
     pub commits: u64,
     rewrites: u64,
     /// Commits without an imported child.
     tips: BTreeSet<String>,
-    /// The tips of histories that were rewritten.
+    /// The tips of abandoned histories.
     abandoned: BTreeSet<String>,
     pub files: Files,
     unfinished: HashMap<String, Vec<(EventId, AggregateId, FileEvent)>>,
@@ -68,31 +68,32 @@ impl Imported {
         self.rewrites += 1;
     }
 
-    /// Where the history's stream is: another import at the same time makes the next append conflict.
+    /// Returns the version of the history's stream. With it as the expectation, a concurrent import makes the next
+    /// append conflict.
     pub fn history_version(&self) -> ExpectedVersion {
         ExpectedVersion::Exact(Version::new(self.commits + self.rewrites))
     }
 
-    /// File events that are stored although their commit is not imported.
+    /// Returns the stored file events whose commit is not imported.
     pub fn left_over(&self) -> HashSet<EventId> {
         self.unfinished.values().flatten().map(|(id, ..)| *id).collect()
     }
 }
 
-/// What is to be imported.
+/// The commits to import.
 #[derive(Debug)]
 pub struct Plan {
-    /// Everything reachable from these is imported.
+    /// All commits reachable from these are imported.
     pub without: Vec<String>,
-    /// These are imported too, although git cannot tell.
+    /// Commits that are imported too, although git cannot derive it.
     pub skip: HashSet<String>,
-    /// How many commits there are.
+    /// Number of commits to import.
     pub commits: u64,
-    /// Comes first, if the history was rewritten.
+    /// The event of a rewrite, which precedes the commits.
     pub rewritten: Option<HistoryRewritten>,
 }
 
-/// Why the import does not go on.
+/// The reason why the import cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     #[error(
@@ -110,7 +111,7 @@ pub enum PlanError {
     Git(#[from] GitError),
 }
 
-/// Compares the repository with what is imported.
+/// Compares the repository with the imported part.
 pub async fn plan(
     repository: &Repository,
     imported: &Imported,
@@ -157,14 +158,14 @@ pub async fn plan(
     Ok(Plan { commits, without, skip, rewritten })
 }
 
-/// The stream that all commits are in.
+/// Returns the stream of all commits.
 pub fn history() -> eventbus::Result<StreamId> {
     use eventbus::Aggregate;
     let aggregate_type = Name::from_static(History::AGGREGATE_TYPE);
     Ok(StreamId::new(aggregate_type, "HEAD".parse()?))
 }
 
-/// Every imported commit: asked only if git has forgotten some.
+/// Returns every imported commit; loaded only if git lacks some.
 async fn all_commits(store: &dyn EventStore) -> eventbus::Result<HashSet<String>> {
     let mut records = store.read_stream(&history()?, Version::FIRST, Direction::Forward);
     let mut commits = HashSet::new();

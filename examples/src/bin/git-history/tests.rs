@@ -1,4 +1,4 @@
-//! The parts by themselves: no git, a store in memory.
+//! Tests of the parts in isolation: without git, on a store in memory.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,7 +19,8 @@ use crate::{
     resume::{Imported, Plan},
 };
 
-/// A commit as `git log` prints it; its hash is its number, its changes are `A path`, `R050 old new` and the like.
+/// Formats a commit as `git log` prints it. Its hash is its number, its changes are `A path`, `R050 old new` and the
+/// like.
 fn printed(number: usize, changes: &[&str]) -> Vec<u8> {
     let parent = match number {
         1 => String::new(),
@@ -41,13 +42,13 @@ fn parsed(printed: &[u8]) -> Vec<ReadCommit> {
     std::iter::from_fn(|| parser.next_commit().unwrap()).collect()
 }
 
-/// A history with every rule of identity in it.
+/// A history that uses every rule of identity.
 fn history() -> Vec<ReadCommit> {
     let commits: [&[&str]; 13] = [
         &["A a", "A b", "A c"],
         &["M a", "M b"],
         &["R090 a moved", "M c"],
-        &["M a", "M moved"], // a branch that has not heard of the rename
+        &["M a", "M moved"], // a branch without the rename
         &["A a"],            // the name is free: a new file
         &[],
         &["M a", "M moved", "D b"],
@@ -62,7 +63,7 @@ fn history() -> Vec<ReadCommit> {
     parsed(&printed)
 }
 
-/// Imports in windows of so many commits.
+/// Imports in windows of `window` commits.
 async fn import(store: &Arc<InMemoryEventStore>, commits: &[ReadCommit], window: usize) {
     for window in commits.chunks(window) {
         let imported = ProjectionHandle::with_factory(Imported::default);
@@ -96,7 +97,7 @@ async fn streams(store: &InMemoryEventStore) -> Streams {
     streams
 }
 
-/// What a store holds after an import that was killed when it had appended so many events.
+/// Returns a store as an import leaves it that was killed after `events` events.
 async fn killed_after(events: u64, whole: &InMemoryEventStore) -> Arc<InMemoryEventStore> {
     let store = Arc::new(InMemoryEventStore::new());
     let mut feed = whole.read_all(Position::START);
@@ -149,7 +150,7 @@ async fn files_keep_their_history_under_renames() {
     let text = |path: &str, former: &str, changes, deleted| (path.into(), former.into(), changes, deleted);
     assert_eq!(file("a").await, text("moved-again", "a moved b", 10, false), "born as a");
     assert_eq!(file("a@000000000000").await, text("a", "", 3, false), "took the name that was left");
-    assert_eq!(file("b").await, text("b", "", 5, true), "came back, and lost its name to another");
+    assert_eq!(file("b").await, text("b", "", 5, true), "came back, and lost its name to a second file");
     assert_eq!(file("c").await, text("c", "", 3, true));
 }
 
@@ -208,7 +209,7 @@ fn output_that_is_cut_off_or_foreign_is_an_error() {
     for end in 1..whole.len() {
         let mut parser = Parser::new(&whole[..end]);
         let read = parser.next_commit();
-        // what ends between two changes looks whole: that is what git's exit status is for
+        // output that ends between two changes looks complete: only git's exit status tells
         let between = whole[end - 1] == 0 && whole[end] == b':' || whole[end - 1..=end] == *b"\0\n";
         assert_eq!(read.is_ok(), between, "cut off after {end} bytes");
     }

@@ -1,4 +1,4 @@
-//! The domain: what an order is, what can happen to it, and what it refuses.
+//! The domain: orders, their events, and the commands that they refuse.
 //!
 //! Its stored types are its own: other programs may keep orders of theirs in the same database.
 

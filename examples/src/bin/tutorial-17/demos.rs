@@ -20,7 +20,7 @@ use crate::{
     orders::{AuditLogger, OrderCreated, OrderStatistics, created, shipped},
 };
 
-/// Where the demonstrations run, and in whose words.
+/// The setting of the demonstrations: bus, prefix and edition.
 #[derive(Debug, Clone)]
 pub struct Stage {
     pub redis_url: String,
@@ -52,12 +52,12 @@ impl Stage {
     }
 }
 
-/// Consumes on all of `buses` until `done`.
+/// Consumes on all of `buses` until `done` returns `true`.
 async fn consume_until(buses: &[&RedisEventBus], done: impl Fn() -> bool) -> Result<()> {
     consume_while(buses, async { Ok(()) }, done).await
 }
 
-/// Consumes and publishes meanwhile, and stops when it is done.
+/// Publishes while consuming, and stops when done.
 async fn consume_while(
     buses: &[&RedisEventBus],
     publishing: impl Future<Output = Result<()>>,
@@ -120,7 +120,7 @@ pub async fn consumer_groups(stage: &Stage) -> Result<()> {
     let publishing = async {
         println!("\nPublishing 6 events...");
         for i in 0..6 {
-            // orders come one by one; of six that are there at once the worker that is up first would handle all
+            // publish one by one: of six orders at once, the first worker to start would handle all
             tokio::time::sleep(Duration::from_millis(50)).await;
             let event = created(&AggregateId::new(), &format!("cust-{i}"), 10.0 * f64::from(i))?;
             first.publish(&[event]).await?;
@@ -169,7 +169,7 @@ pub async fn statistics_and_monitoring(stage: &Stage) -> Result<()> {
     let stats = bus.stats();
     if stage.is_long() {
         println!("\nBus Statistics:");
-        // the tutorial's counters come first; ours follow them
+        // the tutorial's counters come first; those of this bus follow
         stats.iter().take(8).for_each(|(name, count)| println!("  {name}: {count}"));
         println!("\nSubscriber Counts:");
     } else {

@@ -1,5 +1,5 @@
-//! Tutorial 17 of eventsource-py, "Redis Event Bus", played by eventbus: its four demonstrations, and its integration
-//! with a repository.
+//! Tutorial 17 of eventsource-py, "Redis Event Bus", on eventbus: its four demonstrations, and its integration with a
+//! repository.
 //!
 //! `cargo run -p examples --bin tutorial-17 -- --bus redis://localhost:6379`; a second run finds the events that the
 //! first one left in Redis.
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use demos::Stage;
 
-/// In whose words the demonstrations speak.
+/// The edition whose output the demonstrations print.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Edition {
     /// The published page with the expected output.
@@ -32,10 +32,10 @@ struct Args {
     /// The Redis server
     #[arg(long, global = true, value_name = "URL", default_value = "redis://localhost:6379")]
     bus: String,
-    /// What the names of the streams begin with
+    /// Prefix of the streams' names
     #[arg(long, global = true, default_value = "demo")]
     prefix: String,
-    /// Whose lines are printed
+    /// The edition to print
     #[arg(long, value_enum, default_value_t)]
     edition: Edition,
 }

@@ -1,4 +1,4 @@
-//! The orders of the tutorial, what is counted about them, and who listens.
+//! The orders of the tutorial, their statistics, and their subscribers.
 
 use std::sync::{Arc, Mutex};
 
@@ -66,19 +66,19 @@ impl Order {
     }
 }
 
-/// The first event of an order, ready to be published by hand.
+/// Returns the first event of an order, to be published directly.
 pub fn created(id: &AggregateId, customer_id: &str, total_amount: f64) -> eventbus::Result<RecordedEvent> {
     let event = OrderCreated { customer_id: customer_id.into(), total_amount };
     Ok(RecordedEvent::from_event(&event, id.clone(), Version::FIRST)?)
 }
 
-/// The second event of an order, ready to be published by hand.
+/// Returns the second event of an order, to be published directly.
 pub fn shipped(id: &AggregateId, tracking_number: &str) -> eventbus::Result<RecordedEvent> {
     let event = OrderShipped { tracking_number: tracking_number.into() };
     Ok(RecordedEvent::from_event(&event, id.clone(), Version::new(2))?)
 }
 
-/// Counts orders, and says what it counts in the words of an edition.
+/// Counts orders, and prints the counts in the words of an edition.
 #[derive(Debug, Default, PartialEq)]
 pub struct OrderStatistics {
     pub edition: Edition,
@@ -109,7 +109,7 @@ impl OrderStatistics {
     }
 }
 
-/// Keeps an audit trail of every event.
+/// Prints an audit trail of every event.
 #[derive(Debug, Clone, Default)]
 pub struct AuditLogger {
     pub edition: Edition,

@@ -1,4 +1,4 @@
-//! The tutorial's "Integration with Repository": saved in the store, then published, projected from Redis.
+//! The tutorial's "Integration with Repository": orders saved in the store, then published, and projected from Redis.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{
     orders::{Order, OrderStatistics},
 };
 
-/// Plays the part on a store and a Redis.
+/// Runs the integration on a store and a Redis.
 pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> {
     heading("Integration with Repository");
     let store = examples::open_store(store_url).await?;
@@ -25,7 +25,7 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     let statistics =
         || ProjectionHandle::with_factory(|| OrderStatistics { edition: Edition::Silent, ..Default::default() });
     let live = statistics();
-    live.rebuild(&*store).await?; // what other runs, or other programs, have saved before
+    live.rebuild(&*store).await?; // events of earlier runs, or of other programs
     bus.subscribe_all(&live);
     let consumer = bus.start_consuming_in_background();
 
@@ -35,7 +35,7 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
     let saved = orders.update(order.id(), |order| order.ship("TRACK-1")).await?;
     report("shipped", &saved)?;
 
-    let position = saved.position.ok_or("nothing was saved")?;
+    let position = saved.position.ok_or("no event was saved")?;
     let by_redis = format!("{:?}", live.read_at(position, Duration::from_secs(20)).await?);
     println!("  projected through Redis: {by_redis}");
     bus.shutdown(Duration::from_secs(5)).await?;
@@ -50,7 +50,7 @@ pub async fn play(store_url: &str, redis_url: &str, prefix: &str) -> Result<()> 
 }
 
 fn report(what: &str, saved: &Saved) -> Result<()> {
-    let position = saved.position.ok_or("nothing was saved")?;
+    let position = saved.position.ok_or("no event was saved")?;
     match &saved.publication {
         Publication::Published(ids) => {
             let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();

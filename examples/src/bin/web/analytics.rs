@@ -1,4 +1,4 @@
-//! What is counted: a projection, fed from the store in order, and from zero at each start.
+//! The analytics: a projection, fed from the store in order, and from zero at each start.
 
 use std::collections::BTreeMap;
 
@@ -7,12 +7,12 @@ use serde::Serialize;
 
 use crate::user::UserCreated;
 
-/// Registrations in figures.
+/// Counts of registrations.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Analytics {
-    /// How many users there are.
+    /// Number of users.
     registered_users: u64,
-    /// How many registered on each day (UTC).
+    /// Number of registrations by day (UTC).
     per_day: BTreeMap<String, u64>,
 }
 

@@ -1,4 +1,4 @@
-//! Where events are kept, and how they travel to the workers.
+//! The backends: the event store, and the bus that brings events to the workers.
 
 use std::sync::Arc;
 
@@ -12,34 +12,34 @@ use crate::mail;
 
 /// The consumer group of the workers, and of the handlers in `mail`.
 const GROUP: &str = "email_workers";
-/// How many events a worker reads at once.
+/// Number of events that a worker reads at once.
 const BATCH: usize = 10;
-/// How long a worker waits for events before it asks again, in milliseconds.
+/// Time that a worker waits for events in one read, in milliseconds.
 const BLOCK_MS: u64 = 5_000;
 
-// `--store`, `--bus`, and what they are called there; as a doc comment it would be what `--help` begins with
+// the arguments `--store` and `--bus`, among others; a doc comment would become the first line of `--help`
 #[derive(Debug, clap::Args)]
 pub struct Backends {
-    /// Where events are kept: `sqlite::memory:`, `sqlite:<file>` or `postgres://…` [default: in memory, or with Redis,
-    /// which would remember more than that, a file in the target folder]
+    /// The event store: `sqlite::memory:`, `sqlite:<file>` or `postgres://…` [default: in memory; with Redis, which
+    /// outlives the process, a file in the target folder]
     #[arg(long, value_name = "URL")]
     store: Option<String>,
-    /// How events travel to the workers: `memory` (within the process) or `redis://…`
+    /// The bus: `memory` (within the process) or `redis://…`
     #[arg(long, value_name = "URL", default_value = "memory")]
     bus: String,
-    /// What the name of the stream begins with
+    /// Prefix of the stream's name
     #[arg(long, default_value = "users")]
     prefix: String,
-    /// What the workers are called before their numbers: in each process something else, and the same after a restart
+    /// Prefix of the workers' names, followed by a number: different in each process, and the same after a restart
     #[arg(long, default_value = "worker")]
     worker: String,
-    /// How many workers this process has; with 0 it only answers requests
+    /// Number of workers in this process; with 0 it only answers requests
     #[arg(long, value_name = "NUMBER", default_value_t = 3)]
     workers: usize,
 }
 
 impl Backends {
-    /// Has an app keep its events in the store and, if it has workers, write the mails in the store's transactions.
+    /// Gives the app its store and, if it has workers, the handler that writes the mails in the store's transactions.
     pub async fn on_store(&self, app: AppBuilder) -> Result<AppBuilder> {
         let (url, has_workers) = (self.store_url()?, self.workers > 0);
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
@@ -53,7 +53,7 @@ impl Backends {
         Ok(if has_workers { app.handler::<mail::welcome_on_sqlite>() } else { app })
     }
 
-    /// Opens the bus, which is the workers: in the process one consumer that handles as many events at once.
+    /// Opens the bus with its workers; in the process they are one consumer that handles as many events at once.
     pub fn open_bus(&self) -> Result<Arc<dyn EventBus>> {
         if self.is_embedded() {
             return Ok(Arc::new(InMemoryEventBus::builder().concurrency(self.workers).build()));
@@ -61,17 +61,17 @@ impl Backends {
         let config = RedisEventBusConfig {
             redis_url: self.bus.clone(),
             stream_prefix: self.prefix.clone(),
-            consumer_group: GROUP.into(), // made if it is missing, and begins with the oldest event
+            consumer_group: GROUP.into(), // created if missing, from the oldest event on
             consumer_name: Some(self.worker.clone()),
-            consumers: self.workers.max(1), // that is to say, if it consumes
+            consumers: self.workers.max(1), // used only if the process consumes
             batch_size: BATCH,
             block_ms: BLOCK_MS,
             ..RedisEventBusConfig::from_env()?
         };
-        Ok(Arc::new(RedisEventBus::lazy(config)?)) // the app connects it, also later
+        Ok(Arc::new(RedisEventBus::lazy(config)?)) // the app connects it, and retries if it must
     }
 
-    /// Which they are, without passwords.
+    /// Returns the locations of store and bus, without passwords.
     pub fn describe(&self) -> Result<String> {
         Ok(format!("store: {}\nbus:   {}", shown(&self.store_url()?), shown(&self.bus)))
     }

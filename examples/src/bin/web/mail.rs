@@ -1,8 +1,8 @@
-//! The welcome mail: a row for each user in a table that a mail server is fed from.
+//! The welcome mail: a row for each user in a table that feeds a mail server.
 //!
-//! Keep: the row is written through the store's connection, so it commits together with the note that the event was
-//! handled. A worker that dies before leaves neither, one that dies afterwards leaves both; so nothing here looks whether
-//! the row is there already. For mail that is sent from within a handler nobody could promise that.
+//! Invariant: the row is written through the store's connection, so it commits together with the record that the event
+//! was handled. A worker that dies before leaves neither, one that dies afterwards leaves both, so the handler need not
+//! check for an existing row. For mail sent from within a handler there is no such guarantee.
 
 use eventbus::{Result, prelude::*};
 use eventstore_postgres::{
@@ -13,7 +13,7 @@ use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionEr
 
 use crate::user::UserCreated;
 
-/// Makes the table; processes that start at the same time follow each other.
+/// Creates the table; processes that start at the same time wait for each other.
 pub async fn make_table_on_postgres(url: &str) -> Result<()> {
     let make = "SELECT pg_advisory_xact_lock(hashtext('welcome_mails'));
         CREATE TABLE IF NOT EXISTS welcome_mails (
@@ -27,7 +27,7 @@ pub async fn make_table_on_postgres(url: &str) -> Result<()> {
     Ok(connection.close().await?)
 }
 
-/// Makes the table.
+/// Creates the table.
 pub async fn make_table_on_sqlite(store: &SqliteEventStore) -> Result<()> {
     let make = "CREATE TABLE IF NOT EXISTS welcome_mails (
         id INTEGER PRIMARY KEY, user_id TEXT NOT NULL, recipient TEXT NOT NULL, body TEXT NOT NULL

@@ -20,9 +20,10 @@
 //! redis-cli XINFO CONSUMERS users:stream email_workers
 //! ```
 //!
-//! A second process on the same servers gives its workers other names, as `--worker other`, or has none: `--workers 0`.
+//! A second process on the same servers needs other worker names, such as `--worker other`, or no workers: `--workers
+//! 0`.
 //!
-//! SIGTERM or Ctrl-C ends it: first the requests in flight are answered, then the workers finish what they have in hand.
+//! On SIGTERM or Ctrl-C it first answers the requests in flight, then the workers finish their events in flight.
 
 mod analytics;
 mod backend;
@@ -41,21 +42,21 @@ use tokio::net::TcpListener;
 
 use crate::{analytics::Analytics, backend::Backends, serve::Limits};
 
-/// How long workers may take to finish what they have in hand.
+/// Time limit for workers to finish their events in flight.
 const WORKERS_DRAIN: Duration = Duration::from_secs(20);
 
 #[derive(Parser)]
 struct Args {
-    /// Where to listen; port 0 is any free one
+    /// Address to listen on; port 0 is any free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8000")]
     listen: SocketAddr,
-    /// How long a request may take to come in, and then to be answered, in milliseconds
+    /// Time limit for receiving a request, and again for answering it, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 30_000)]
     request_ms: u64,
-    /// How long a request waits for analytics that are not there yet, in milliseconds
+    /// Time that a request waits for analytics to catch up, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 5_000)]
     wait_ms: u64,
-    /// How long requests in flight may take when it ends, in milliseconds; then they are cut off
+    /// Time limit for requests in flight during shutdown, in milliseconds; then they are cut off
     #[arg(long, value_name = "MS", default_value_t = 10_000)]
     drain_ms: u64,
     #[command(flatten)]
@@ -88,7 +89,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Starts all that is behind the requests: the relay, the workers, and what counts.
+/// Starts the parts behind the requests: the relay, the workers, and the projection.
 async fn start(args: &Args) -> Result<App> {
     let app = args.backends.on_store(App::builder()).await?.bus(args.backends.open_bus()?);
     let app = app.projection_with(Analytics::default).wait_timeout(Duration::from_millis(args.wait_ms));

@@ -1,4 +1,4 @@
-//! What `POST /users` takes: checked here, so that nobody else has to.
+//! Validates the body of `POST /users`, so that the rest of the program need not.
 
 use email_address::{EmailAddress, Options};
 use eventbus::axum::Mistake;
@@ -11,7 +11,7 @@ const LONGEST_NAME: usize = 100;
 /// The most characters of an email address, as mail servers have it.
 const LONGEST_EMAIL: usize = 254;
 
-/// Reads a registration from the body of a request, or says everything that is wrong with it.
+/// Parses a registration from the body of a request, or returns all mistakes in it.
 pub fn check(body: &Value) -> Result<UserCreated, Vec<Mistake>> {
     match (text(body, "name", LONGEST_NAME), email(body)) {
         (Ok(name), Ok(email)) => Ok(UserCreated { name, email }),
@@ -28,7 +28,7 @@ fn email(body: &Value) -> Result<String, Mistake> {
     }
 }
 
-/// A field that is one line of text, without the space around it.
+/// Returns a field that is one line of text, without surrounding space.
 fn text(body: &Value, field: &'static str, longest: usize) -> Result<String, Mistake> {
     let mistake = |detail: &str| Err(Mistake::in_field(field, detail));
     let text = match body.get(field) {

@@ -1,4 +1,4 @@
-//! What is answered to whom.
+//! The routes of the service, and their answers.
 
 use std::time::Duration;
 
@@ -28,10 +28,10 @@ use crate::{
     user::{self, AlreadyRegistered, User},
 };
 
-/// The most bytes of a request.
+/// The largest body of a request, in bytes.
 const LARGEST_BODY: usize = 16 * 1024;
 
-/// The service; a request may take as long as `limit`, from its head to its answer.
+/// Returns the service; `limit` is the time limit from the head of a request to its answer.
 pub fn router(app: &App, limit: Duration) -> Router {
     Router::new()
         .route("/users", post(create_user))
@@ -53,7 +53,7 @@ struct Shown {
     id: String,
     name: String,
     email: String,
-    /// Where the registration is stored: whoever asks for analytics with it finds it counted.
+    /// The position of the registration: a request for analytics with it waits until they include it.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<Position>,
 }
@@ -84,7 +84,7 @@ impl From<AlreadyRegistered> for Problem {
     }
 }
 
-/// From the store itself, so a user is there as soon as it was created.
+/// Reads from the store itself, so a user is visible at once.
 async fn show_user(
     State(users): State<AggregateRepository<User>>,
     id: Result<Path<String>, PathRejection>,
@@ -98,7 +98,7 @@ async fn show_user(
 
 #[derive(Debug, Deserialize)]
 struct Reading {
-    /// What must be included.
+    /// The position that the answer must include.
     position: Option<Position>,
 }
 

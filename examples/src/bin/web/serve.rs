@@ -1,7 +1,7 @@
-//! Serving HTTP: what `axum::serve` does, and a limit for clients that are slow on purpose.
+//! Serves HTTP as `axum::serve` does, with a limit for clients that are slow on purpose.
 //!
-//! Keep: no client holds a connection for longer than the limit without a whole head of a request, also between two
-//! requests. How long a request takes from there is limited in `routes`.
+//! Invariant: no client holds a connection for longer than the limit without a complete head of a request, also between
+//! two requests. From there `routes` limits the time of a request.
 
 use std::{pin::pin, time::Duration};
 
@@ -14,15 +14,15 @@ use hyper_util::{
 };
 use tokio::{net::TcpListener, time::timeout};
 
-/// How long things may take.
+/// The time limits.
 pub struct Limits {
-    /// The head of a request to come in, and a request to be answered from there.
+    /// For receiving the head of a request, and again for answering it.
     pub request: Duration,
-    /// The requests in flight, when it ends.
+    /// For the requests in flight at the end.
     pub drain: Duration,
 }
 
-/// Serves until `stop`, then lets the requests in flight be answered, and says whether all were.
+/// Serves until `stop` completes, then lets the requests in flight finish; returns `true` if all did.
 pub async fn serve(mut listener: TcpListener, router: Router, limits: Limits, stop: impl Future<Output = ()>) -> bool {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.request);
@@ -30,12 +30,13 @@ pub async fn serve(mut listener: TcpListener, router: Router, limits: Limits, st
     let connections = GracefulShutdown::new();
     let mut stop = pin!(stop);
     loop {
+        // `stop` is polled by reference: each accepted connection restarts the select
         tokio::select! {
             (stream, _) = Listener::accept(&mut listener) => {
                 let connection = http.serve_connection(TokioIo::new(stream), service.clone());
                 let connection = connections.watch(connection);
                 tokio::spawn(async move {
-                    let _ = connection.await; // a client that goes, or is too slow, is no error of ours
+                    let _ = connection.await; // a client that leaves or is too slow is no error of the server
                 });
             }
             () = &mut stop => break,

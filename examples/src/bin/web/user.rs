@@ -1,9 +1,9 @@
 //! The aggregate: a user, who registers once.
 //!
-//! Keep: the id follows from the email address, so that one address is one stream. Two requests with one address then
-//! append the first event of the same stream, and the store lets one of them through: no table of addresses, no second
-//! write, no moment in between. The price is that the address stays. A service whose users change theirs reserves each
-//! address by a stream of its own, and appends to both streams in one transaction of the store.
+//! Invariant: the id is derived from the email address, so that one address is one stream. Two requests with one
+//! address then append the first event of the same stream, and the store accepts one of them: no table of addresses, no
+//! second write, no moment in between. In return the address cannot change. A service with changeable addresses
+//! reserves each address by a stream of its own, and appends to both streams in one transaction of the store.
 
 use eventbus::prelude::*;
 use uuid::Uuid;
@@ -32,21 +32,21 @@ impl Apply for User {
     }
 }
 
-/// Somebody registered with this email address before.
+/// The email address is registered already.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a user with this email address is registered already")]
 pub struct AlreadyRegistered;
 
 impl User {
-    /// Decides whether somebody may register.
+    /// Decides whether a user can register.
     pub fn register(&self, registration: &UserCreated) -> Result<UserCreated, AlreadyRegistered> {
         if self.is_registered { Err(AlreadyRegistered) } else { Ok(registration.clone()) }
     }
 }
 
-/// The id of the user with this email address, however it is capitalised.
+/// Returns the id of the user with this email address, in any capitalisation.
 ///
-/// It is a UUID, so that services that know no other ids can read the stream, too.
+/// It is a UUID, so that services that know no other ids can read the stream too.
 pub fn id_of(email: &str) -> AggregateId {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("mailto:{}", email.to_lowercase()).as_bytes()).into()
 }
@@ -59,7 +59,7 @@ mod tests {
     fn one_address_is_one_user_however_it_is_written() {
         assert_eq!(id_of("Ada@Example.com"), id_of("ada@example.com"));
         assert_ne!(id_of("ada@example.com"), id_of("grace@example.com"));
-        // durable: what is stored is found by it
+        // a stored user is found by this id, so it must never change
         assert_eq!(id_of("ada@example.com").as_str(), "3d21f9ee-d85e-5a10-bda2-dff7da80567a");
     }
 
