@@ -1,4 +1,5 @@
-//! What a careful author would write: one INSERT, which the unique key refuses if the stream has moved.
+//! The reference, as a careful author would write it: one INSERT, which the unique key refuses if the stream has a
+//! newer version.
 
 use eventbus::{NewEvent, Result, StreamId, Version};
 use eventstore_postgres::PgEventStore;
@@ -6,7 +7,7 @@ use sqlx::{Executor as _, PgPool, Row as _, postgres::PgPoolOptions};
 
 use crate::Side;
 
-/// Far more than cores, as is usual; more do not help.
+/// Far more than cores, as usual; a higher number is not faster.
 const CONNECTIONS: u32 = 32;
 
 const INSERT: &str = "INSERT INTO by_hand.events (
@@ -26,7 +27,7 @@ impl ByHand {
         Ok(Self(pool))
     }
 
-    /// The process that serves one of the connections.
+    /// Returns the process id of the backend that serves one of the connections.
     pub async fn backend(&self) -> Result<i32> {
         Ok(sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&self.0).await?)
     }

@@ -1,6 +1,7 @@
-//! Appending to the PostgreSQL store against an INSERT written by hand: see `benches/README.md`.
+//! Appends to the PostgreSQL store compared with a handwritten INSERT: see `benches/README.md`.
 //!
-//! Keep: both sides write the same columns of the same tables, and both refuse an append to a stream that has moved.
+//! Invariant: both sides write the same columns of the same tables, and both refuse an append to a stream at a
+//! different version.
 
 mod by_hand;
 mod meter;
@@ -18,14 +19,14 @@ use crate::{
     ours::Ours,
 };
 
-/// Odd, so that a median is one that was measured.
+/// Odd, so that the median is a measured value.
 const ROUNDS: usize = 9;
-/// How many callers there are, how many appends they make together, and the ratio that is the goal.
+/// Numbers of concurrent callers, the appends of all of them together, and the goal for the ratio.
 const LOADS: [(usize, usize, f64); 4] = [(1, 1_000, 0.90), (8, 4_000, 1.0), (32, 12_000, 3.0), (256, 24_000, 5.5)];
-/// How many events a stream gets.
+/// Number of events in a stream.
 const STREAM: u64 = 10;
 
-/// One way to append an event to a stream that is at `version`.
+/// One way to append an event to a stream at `version`.
 pub trait Side: Send + Sync + 'static {
     fn append(&self, stream: &StreamId, version: Version, event: NewEvent) -> impl Future<Output = Result<()>> + Send;
 }
@@ -44,7 +45,7 @@ async fn main() -> Result<()> {
     for (callers, appends, goal) in LOADS.into_iter().filter(|load| only.is_none_or(|only| only == load.0)) {
         let mut rounds = Vec::new();
         for round in 0..ROUNDS {
-            // who is first changes from round to round
+            // the first side changes from round to round
             rounds.push(if round.is_multiple_of(2) {
                 let ours = meter.measure(run(&ours, callers, appends)).await?;
                 (ours, meter.measure(run(&by_hand, callers, appends)).await?)
@@ -62,7 +63,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Appends that many events, each caller one after the other, and returns how many.
+/// Appends `appends` events in all, one after the other in each caller; returns their number.
 async fn run<S: Side>(side: &Arc<S>, callers: usize, appends: usize) -> Result<usize> {
     let each = appends / callers;
     let mut tasks: JoinSet<Result<()>> = (0..callers).map(|_| call(Arc::clone(side), each)).collect();
@@ -93,7 +94,7 @@ fn event(number: u64) -> NewEvent {
     NewEvent::new(Name::from_static("ItemAdded"), 1, payload)
 }
 
-/// A value over the rounds: the median, and in brackets from the least to the most.
+/// A value over the rounds: the median, and in brackets the least and the most.
 struct Spread {
     least: f64,
     median: f64,

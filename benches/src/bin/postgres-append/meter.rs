@@ -1,4 +1,4 @@
-//! What a piece of work takes: time, and processor time of this process and of the server.
+//! Measures the time of a piece of work, and the processor time of this process and of the server.
 
 use std::{
     fs,
@@ -13,21 +13,21 @@ pub struct Server {
     main: u32,
 }
 
-/// What an append took.
+/// The cost of appends.
 pub struct Cost {
     /// Appends in a second.
     pub rate: f64,
-    /// Microseconds of processor time for each, of this process and of the server together.
+    /// Microseconds of processor time per append, of this process and of the server together.
     pub cpu: f64,
 }
 
 impl Server {
-    /// The server of which `backend` is a child.
+    /// Finds the server whose child is `backend`.
     pub fn of(backend: i32) -> Result<Self> {
         Ok(Self { main: Process::read(u32::try_from(backend)?).ok_or("the server is not on this machine")?.parent })
     }
 
-    /// Measures a piece of work that makes a number of appends.
+    /// Measures work that makes a number of appends.
     pub async fn measure(&self, work: impl Future<Output = Result<usize>>) -> Result<Cost> {
         let (server, client, start) = (self.cpu()?, ProcessTime::try_now()?, Instant::now());
         let appends = work.await? as f64;
@@ -36,7 +36,7 @@ impl Server {
         Ok(Cost { rate: appends / time.as_secs_f64(), cpu: cpu.as_secs_f64() * 1e6 / appends })
     }
 
-    /// The processor time that the server has used, in steps of 10 ms.
+    /// Returns the processor time of the server so far, in steps of 10 ms.
     fn cpu(&self) -> Result<Duration> {
         let mut ticks = 0;
         for entry in fs::read_dir("/proc")? {
@@ -56,14 +56,14 @@ impl Server {
 struct Process {
     parent: u32,
     ticks: u64,
-    /// Of children that have ended.
+    /// Ticks of ended children.
     ticks_of_children: u64,
 }
 
 impl Process {
     fn read(process: u32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-        // the name, in parentheses, may hold anything
+        // the name, in parentheses, may contain any character
         let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
         let sum =
             |from: usize| Some(fields.get(from)?.parse::<u64>().ok()? + fields.get(from + 1)?.parse::<u64>().ok()?);

@@ -1,7 +1,7 @@
-//! The reference: what a careful author would write on redis-rs for this one event, with nothing that can be left out.
+//! The reference: minimal code on redis-rs for this one event, as a careful author would write it.
 //!
-//! It publishes over one connection that all tasks share, and consumes over another, as the bus does. It has no
-//! retries, no reconnecting, no counters and no metadata for handlers: who needs those has to add them.
+//! All tasks publish over one connection, and a second one consumes, as in the bus. It has no retries, no reconnecting,
+//! no counters and no metadata for handlers.
 
 use std::{
     sync::{
@@ -41,7 +41,7 @@ pub struct ByHand {
     is_stopped: Arc<AtomicBool>,
 }
 
-/// What the field `payload` holds: the whole event, its own fields last.
+/// The field `payload`: the whole event, its own fields last.
 #[derive(Serialize)]
 struct Payload<'a> {
     event_id: Uuid,
@@ -63,7 +63,7 @@ struct Payload<'a> {
 #[derive(Serialize)]
 struct Metadata {}
 
-/// The command that adds an event to a stream.
+/// Returns the command that adds an event to a stream.
 pub fn add(stream: &str, order: &Order, event_id: Uuid, at: OffsetDateTime) -> Result<Cmd> {
     let at = at.format(TIME)?;
     let payload = serde_json::to_vec(&Payload {
@@ -110,7 +110,7 @@ impl ByHand {
     }
 }
 
-/// The event of an entry.
+/// Decodes the event of an entry.
 fn decode(fields: &[(String, String)]) -> Result<Option<OrderCreated>> {
     let field = |name| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
     if field("event_type") != Some(EVENT_TYPE) {

@@ -1,4 +1,4 @@
-//! Whether both sides write the same entry.
+//! Checks that both sides write the same entry.
 
 use eventbus::{EventId, Name, NewEvent, Result, StreamId, Version, port::EventBus};
 use redis::cmd;
@@ -10,7 +10,7 @@ use crate::{by_hand, order::Order, ours::Ours, server::Server, side::Side};
 
 const AT: OffsetDateTime = datetime!(2026-11-20 06:57:24.243_021 UTC);
 
-/// Lets both sides write one event, and compares the entries byte for byte.
+/// Makes both sides write one event, and compares the entries byte for byte.
 pub async fn same_entries(server: &Server) -> Result<()> {
     let (order, id) = (Order::new(7), Uuid::now_v7());
     let (ours, by_hand) = (unique_name("ours"), unique_name("hand"));

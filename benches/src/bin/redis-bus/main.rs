@@ -1,7 +1,7 @@
-//! The Redis bus against code written by hand on the same client: see `benches/README.md`.
+//! The Redis bus compared with handwritten code on the same client: see `benches/README.md`.
 //!
-//! Keep: both sides do the same work for the same caller. `workload.rs` is that caller and knows neither side;
-//! `check.rs` compares the entries that both write before anything is measured.
+//! Invariant: both sides do the same work for the same caller. `workload.rs` is that caller and knows neither side;
+//! `check.rs` compares the entries of both before the first measurement.
 
 mod by_hand;
 mod check;
@@ -19,14 +19,14 @@ use eventbus::Result;
 
 use crate::{by_hand::ByHand, ours::Ours, server::Server, side::Pair};
 
-/// Odd, so that a median is one that was measured.
+/// Odd, so that the median is a measured value.
 const ROUNDS: usize = 11;
-/// Publishing is measured in short pieces, so that other work on the machine meets both sides.
+/// Publishing is measured in short parts, so that other load on the machine affects both sides.
 const PARTS: usize = 5;
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    // all, or the one that is named: singles, batches, consuming, latencies
+    // all workloads, or the named one: singles, batches, consuming, latencies
     let only = env::args().nth(1);
     let wanted = |name| only.as_deref().is_none_or(|only| only == name);
     let server = Server::start().await?;

@@ -1,4 +1,4 @@
-//! What a piece of work takes: time, and processor time of this process and of the server.
+//! Measures the time of a piece of work, and the processor time of this process and of the server.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use eventbus::Result;
 
 use crate::server::Server;
 
-/// What a number of events took.
+/// The cost of a number of events.
 pub struct Throughput {
     pub events: u64,
     pub time: Duration,
@@ -16,18 +16,18 @@ pub struct Throughput {
 }
 
 impl Throughput {
-    /// Events in a second.
+    /// Returns the events per second.
     pub fn rate(&self) -> f64 {
         self.events as f64 / self.time.as_secs_f64()
     }
 
-    /// Microseconds of an event, of the time given.
+    /// Returns the microseconds of `time` per event.
     pub fn each(&self, time: Duration) -> f64 {
         time.as_secs_f64() * 1e6 / self.events as f64
     }
 }
 
-/// Measures a piece of work on a number of events.
+/// Measures work on a number of events.
 pub async fn measure(server: &Server, events: u64, work: impl Future<Output = Result<()>>) -> Result<Throughput> {
     let server_before = server.cpu().await?;
     let (client, start) = (ProcessTime::try_now()?, Instant::now());

@@ -24,7 +24,7 @@ pub struct Line {
     pub unit_cents: u64,
 }
 
-/// What is published: an event, and the aggregate it belongs to.
+/// The input of `publish`: an event and its aggregate.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: Uuid,
@@ -51,7 +51,7 @@ impl Order {
     }
 }
 
-/// How long the fields of an event are as JSON.
+/// Returns the length of an event's fields as JSON.
 pub fn bytes() -> Result<usize> {
     Ok(serde_json::to_string(&Order::new(1).created)?.len())
 }

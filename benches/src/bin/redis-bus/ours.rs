@@ -1,4 +1,4 @@
-//! Our side: the bus as an application uses it.
+//! The side of this project: the bus as an application uses it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The one server that both sides use, and what is asked of it beside them.
+//! The server that both sides use, and measurements of it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ impl Server {
         let redis = private_redis();
         let connection = Client::open(redis.url())?.get_multiplexed_async_connection().await?;
         let server = Self { redis, connection };
-        // the disk is not what is compared
+        // the comparison excludes the disk
         cmd("CONFIG").arg("SET").arg("appendonly").arg("no").exec_async(&mut server.connection()).await?;
         Ok(server)
     }
@@ -30,7 +30,7 @@ impl Server {
         self.info("server", "redis_version").await
     }
 
-    /// The processor time that the server has used.
+    /// Returns the processor time of the server so far.
     pub async fn cpu(&self) -> Result<Duration> {
         let mut seconds = 0.0;
         for part in ["used_cpu_user", "used_cpu_sys"] {
@@ -39,7 +39,7 @@ impl Server {
         Ok(Duration::from_secs_f64(seconds))
     }
 
-    /// Waits until a group has nothing left that is not acknowledged.
+    /// Waits until all entries of a group are acknowledged.
     pub async fn until_acknowledged(&self, stream: &str, group: &str) -> Result<()> {
         loop {
             let (pending, ..): (u64, redis::Value, redis::Value, redis::Value) =
@@ -65,6 +65,6 @@ impl Server {
     async fn info(&self, section: &str, key: &str) -> Result<String> {
         let info: String = cmd("INFO").arg(section).query_async(&mut self.connection()).await?;
         let value = info.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-        Ok(value.ok_or_else(|| format!("the server does not tell its {key}"))?.trim().to_owned())
+        Ok(value.ok_or_else(|| format!("the server's INFO lacks {key}"))?.trim().to_owned())
     }
 }

@@ -1,4 +1,4 @@
-//! The two ways to do the job, and how their results are put side by side.
+//! The interface of both sides, and pairs of their results.
 
 use std::sync::Arc;
 
@@ -6,10 +6,10 @@ use eventbus::Result;
 
 use crate::order::{Order, OrderCreated};
 
-/// What handles the events: trivial, so that the way there is what is measured.
+/// The handler of events: trivial, so that the measurement covers the delivery.
 pub type Handler = Arc<dyn Fn(OrderCreated) + Send + Sync>;
 
-/// One way to publish and consume; what it needs from call to call is made by `open`.
+/// One way to publish and consume; `open` creates its state.
 pub trait Side: Clone + Send + Sync + 'static {
     /// Connects, and creates the group, which begins with the oldest event.
     fn open(url: &str, prefix: &str, group: &str) -> impl Future<Output = Result<Self>> + Send;
@@ -20,21 +20,22 @@ pub trait Side: Clone + Send + Sync + 'static {
     /// Publishes several events, and waits until the server has all.
     fn publish_all(&self, orders: &[Order]) -> impl Future<Output = Result<()>> + Send;
 
-    /// Hands the events over one after the other, 100 to a read, and acknowledges them afterwards; until it is stopped.
+    /// Calls the handler for one event after the other, reads 100 at once, and acknowledges them afterwards; until
+    /// stopped.
     fn consume(&self, handler: Handler) -> impl Future<Output = Result<()>> + Send;
 
     /// Stops consuming.
     fn stop(&self) -> impl Future<Output = Result<()>> + Send;
 }
 
-/// What both sides did in one round.
+/// The results of both sides in one round.
 pub struct Pair<T> {
     pub ours: T,
     pub by_hand: T,
 }
 
 impl<T> Pair<T> {
-    /// Runs one after the other; who is first changes from round to round.
+    /// Runs both sides one after the other; the first side changes from round to round.
     pub async fn of(
         round: usize,
         ours: impl Future<Output = Result<T>>,

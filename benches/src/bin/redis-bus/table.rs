@@ -1,11 +1,10 @@
-//! The rounds as rows of a table: medians, and in brackets from the least to the most. A ratio is that of one round.
+//! The rounds as rows of a table: medians, and in brackets the least and the most. Ratios are computed per round.
 
 use std::{fmt, time::Duration};
 
 use crate::{meter::Throughput, side::Pair};
 
-/// Prints a row for each workload that was measured. Processor time is that of an event, in this process and in the
-/// server.
+/// Prints a row for each measured workload. Processor time is per event, of this process and of the server.
 pub fn throughputs(workloads: &[(&str, &[Pair<Throughput>])]) {
     println!("| | ours, events/s | by hand, events/s | ours ÷ by hand | ours, CPU µs | by hand, CPU µs |");
     println!("|---|---|---|---|---|---|");

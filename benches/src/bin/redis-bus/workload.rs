@@ -1,4 +1,4 @@
-//! What both sides are asked to do.
+//! The workloads of both sides.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ fn stream(prefix: &str) -> String {
     format!("{prefix}:stream")
 }
 
-/// Tasks that publish one event after the other, all over the same connection.
+/// Measures tasks that each publish one event after the other, over one connection.
 pub async fn singles<S: Side>(server: &Server) -> Result<Throughput> {
     let prefix = unique_name("singles");
     let side = S::open(server.url(), &prefix, "group").await?;
@@ -65,7 +65,7 @@ pub async fn singles<S: Side>(server: &Server) -> Result<Throughput> {
     Ok(measured)
 }
 
-/// One task that publishes one batch after the other.
+/// Measures one task that publishes one batch after the other.
 pub async fn batches<S: Side>(server: &Server) -> Result<Throughput> {
     let prefix = unique_name("batches");
     let side = S::open(server.url(), &prefix, "group").await?;
@@ -91,7 +91,7 @@ pub async fn stock(server: &Server) -> Result<String> {
     Ok(prefix)
 }
 
-/// A new group that reads the stock, until everything is handled and acknowledged.
+/// Measures a new group that reads the stock until all events are handled and acknowledged.
 pub async fn consuming<S: Side>(server: &Server, stock: &str) -> Result<Throughput> {
     let group = unique_name("group");
     let side = S::open(server.url(), stock, &group).await?;
@@ -107,6 +107,7 @@ pub async fn consuming<S: Side>(server: &Server, stock: &str) -> Result<Throughp
     let mut consumers = JoinSet::new();
     let work = async {
         consumers.spawn(async move { consumer.consume(handler).await });
+        // a consumer that fails ends the measurement, which would otherwise wait for ever
         tokio::select! {
             () = all.notified() => server.until_acknowledged(&stream(stock), &group).await,
             Some(ended) = consumers.join_next() => ended?.and(Err("it ended before all were handled".into())),
@@ -119,8 +120,8 @@ pub async fn consuming<S: Side>(server: &Server, stock: &str) -> Result<Throughp
     Ok(measured)
 }
 
-/// The times from before publishing to within the handler, sorted. Both sides are at it at once and take turns event
-/// by event, so that what else the machine does meets both.
+/// Returns the sorted times from before publishing to within the handler. Both sides run concurrently and alternate
+/// event by event, so that other load on the machine affects both.
 pub async fn latencies(server: &Server) -> Result<Pair<Vec<Duration>>> {
     let (mut ours, mut by_hand) = (Followed::<Ours>::open(server).await?, Followed::<ByHand>::open(server).await?);
     let mut ticks = interval(PERIOD / 2);
@@ -134,7 +135,7 @@ pub async fn latencies(server: &Server) -> Result<Pair<Vec<Duration>>> {
     Ok(Pair { ours: ours.finish(server).await?, by_hand: by_hand.finish(server).await? })
 }
 
-/// A side that publishes and consumes, and when that was.
+/// A side that publishes and consumes, and the times of both.
 struct Followed<S> {
     prefix: String,
     side: S,
