@@ -14,6 +14,8 @@ use time::OffsetDateTime;
 use super::{
     RedisEventStore, entry,
     error::{append_error, corrupt_last_entry},
+    feed::events_at,
+    inner::StoreInner,
 };
 use crate::{reply, script::store::APPEND};
 
@@ -36,7 +38,7 @@ impl AppendEvents for RedisEventStore {
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let append = Append { stream: stream.clone(), expected, events };
         match check_append(&append) {
-            Ok(true) => self.append_one(append).await,
+            Ok(true) => append_one(&self.inner, append).await,
             Ok(false) => Ok(Vec::new()),
             Err(error) => Err(error),
         }
@@ -57,7 +59,7 @@ impl AppendEvents for RedisEventStore {
                         && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX
                             || size + more > APPEND_BATCH_BYTES_MAX)
                     {
-                        self.run_batch(&mut results, &mut indexes, std::mem::take(&mut batch)).await;
+                        run_batch(&self.inner, &mut results, &mut indexes, std::mem::take(&mut batch)).await;
                         (events, size) = (0, 0);
                     }
                     (events, size) = (events + append.events.len(), size + more);
@@ -69,7 +71,7 @@ impl AppendEvents for RedisEventStore {
                 Err(error) => results.push(Err(error)),
             }
         }
-        self.run_batch(&mut results, &mut indexes, batch).await;
+        run_batch(&self.inner, &mut results, &mut indexes, batch).await;
         results
     }
 }
@@ -104,124 +106,122 @@ enum AppendReply {
     Failed(String),
 }
 
-impl RedisEventStore {
-    async fn append_one(&self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-        let mut results = self.run_appends(vec![append]).await;
-        results.pop().unwrap_or_else(|| Ok(Vec::new()))
-    }
+async fn append_one(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+    let mut results = run_appends(inner, vec![append]).await;
+    results.pop().unwrap_or_else(|| Ok(Vec::new()))
+}
 
-    async fn run_batch(
-        &self,
-        results: &mut [Result<Vec<RecordedEvent>, AppendError>],
-        indexes: &mut Vec<usize>,
-        appends: Vec<Append>,
-    ) {
-        if appends.is_empty() {
-            return;
-        }
-        for (index, result) in indexes.drain(..).zip(self.run_appends(appends).await) {
-            results[index] = result;
-        }
+async fn run_batch(
+    inner: &StoreInner,
+    results: &mut [Result<Vec<RecordedEvent>, AppendError>],
+    indexes: &mut Vec<usize>,
+    appends: Vec<Append>,
+) {
+    if appends.is_empty() {
+        return;
     }
+    for (index, result) in indexes.drain(..).zip(run_appends(inner, appends).await) {
+        results[index] = result;
+    }
+}
 
-    /// Runs appends in one script, and returns a result for each.
-    async fn run_appends(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        let acknowledged = self.acknowledged().position();
-        let recorded_at = self.config().clock.now();
-        // may run twice: the event ids identify an append that has run
-        let reply = self
-            .connection()
-            .run_idempotent_or_unknown::<Vec<Value>>(&self.append_script(&appends, acknowledged, recorded_at))
-            .await;
-        let placed: Vec<_> = match reply {
-            Ok(replies) => replies.into_iter().map(parse_append_reply).collect(),
-            Err(error) => {
-                return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
-            }
+/// Runs appends in one script, and returns a result for each.
+async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+    let acknowledged = inner.acknowledged().position();
+    let recorded_at = inner.config().clock.now();
+    // may run twice: the event ids identify an append that has run
+    let reply = inner
+        .connection()
+        .run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged, recorded_at))
+        .await;
+    let placed: Vec<_> = match reply {
+        Ok(replies) => replies.into_iter().map(parse_append_reply).collect(),
+        Err(error) => {
+            return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
+        }
+    };
+    let mut results = Vec::with_capacity(appends.len());
+    let mut placed = placed.into_iter();
+    let mut is_new = false;
+    for append in appends {
+        let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("the server sent no reply".into())));
+        if let Ok(AppendReply::New { first, .. }) = &placed {
+            inner.known_event_types().add_all(&append.events);
+            // the store ended right before the first of these events
+            inner.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
+            inner.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
+            is_new = true;
+        }
+        results.push(resolve(inner, append, placed, recorded_at).await);
+    }
+    if is_new {
+        inner.append_signal().notify();
+    }
+    results
+}
+
+fn append_script(
+    inner: &StoreInner,
+    appends: &[Append],
+    acknowledged: Position,
+    recorded_at: OffsetDateTime,
+) -> ScriptInvocation<'static> {
+    let keys = inner.keys();
+    let mut script = APPEND.prepare_invoke();
+    script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
+    for Append { stream, expected, events } in appends {
+        script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
+        match expected {
+            ExpectedVersion::Any => script.arg("any"),
+            ExpectedVersion::NoStream => script.arg("none"),
+            ExpectedVersion::StreamExists => script.arg("exists"),
+            ExpectedVersion::Exact(version) => script.arg(version.get()),
         };
-        let mut results = Vec::with_capacity(appends.len());
-        let mut placed = placed.into_iter();
-        let mut is_new = false;
-        for append in appends {
-            let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("the server sent no reply".into())));
-            if let Ok(AppendReply::New { first, .. }) = &placed {
-                self.inner.known_event_types.add_all(&append.events);
-                // the store ended right before the first of these events
-                self.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
-                self.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
-                is_new = true;
-            }
-            results.push(self.resolve(append, placed, recorded_at).await);
-        }
-        if is_new {
-            self.append_signal().notify();
-        }
-        results
+        script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
+        write_events(events, recorded_at, inner.known_event_types(), |word| {
+            script.arg(word);
+        });
     }
+    script
+}
 
-    fn append_script(
-        &self,
-        appends: &[Append],
-        acknowledged: Position,
-        recorded_at: OffsetDateTime,
-    ) -> ScriptInvocation<'static> {
-        let keys = self.keys();
-        let mut script = APPEND.prepare_invoke();
-        script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
-        for Append { stream, expected, events } in appends {
-            script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
-            match expected {
-                ExpectedVersion::Any => script.arg("any"),
-                ExpectedVersion::NoStream => script.arg("none"),
-                ExpectedVersion::StreamExists => script.arg("exists"),
-                ExpectedVersion::Exact(version) => script.arg(version.get()),
-            };
-            script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, recorded_at, &self.inner.known_event_types, |word| {
-                script.arg(word);
-            });
+async fn resolve(
+    inner: &StoreInner,
+    append: Append,
+    placed: RedisResult<AppendReply>,
+    recorded_at: OffsetDateTime,
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    let Append { stream, expected, events } = append;
+    match placed {
+        Ok(AppendReply::New { after, first }) => Ok(to_recorded(&stream, events, after, first, recorded_at)),
+        Ok(AppendReply::AlreadyStored(positions)) => load_first_result(inner, &stream, &events, &positions).await,
+        Ok(AppendReply::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
+        Ok(AppendReply::Corrupt(key, entry)) => {
+            Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
         }
-        script
+        Ok(AppendReply::Failed(reason)) => Err(AppendError::Refused { stream, source: reason.into() }),
+        Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
     }
+}
 
-    async fn resolve(
-        &self,
-        append: Append,
-        placed: RedisResult<AppendReply>,
-        recorded_at: OffsetDateTime,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let Append { stream, expected, events } = append;
-        match placed {
-            Ok(AppendReply::New { after, first }) => Ok(to_recorded(&stream, events, after, first, recorded_at)),
-            Ok(AppendReply::AlreadyStored(positions)) => self.first_result(&stream, &events, &positions).await,
-            Ok(AppendReply::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
-            Ok(AppendReply::Corrupt(key, entry)) => {
-                Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
-            }
-            Ok(AppendReply::Failed(reason)) => Err(AppendError::Refused { stream, source: reason.into() }),
-            Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
-        }
-    }
-
-    /// Returns the result of the earlier append of these event ids. Stored events never change, so reading them after
-    /// the script is safe.
-    pub(super) async fn first_result(
-        &self,
-        stream: &StreamId,
-        events: &[NewEvent],
-        positions: &[u64],
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let found = self.events_at(positions).await.map_err(|error| match error {
-            ReadError::Unavailable(source) => AppendError::Unavailable(source),
-            corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
-        })?;
-        let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
-        let known = first_result(stream, &ids, found)?;
-        known.ok_or_else(|| AppendError::Refused {
-            stream: stream.clone(),
-            source: "the store knows the event ids, but holds no such events".into(),
-        })
-    }
+/// Returns the result of the earlier append of these event ids. Stored events never change, so reading them after
+/// the script is safe.
+pub(super) async fn load_first_result(
+    inner: &StoreInner,
+    stream: &StreamId,
+    events: &[NewEvent],
+    positions: &[u64],
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    let found = events_at(inner, positions).await.map_err(|error| match error {
+        ReadError::Unavailable(source) => AppendError::Unavailable(source),
+        corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
+    })?;
+    let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+    let known = first_result(stream, &ids, found)?;
+    known.ok_or_else(|| AppendError::Refused {
+        stream: stream.clone(),
+        source: "the store knows the event ids, but holds no such events".into(),
+    })
 }
 
 /// Adds events to the arguments of a script, in the order in which `take_events` reads them.

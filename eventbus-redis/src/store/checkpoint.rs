@@ -5,9 +5,9 @@ use eventbus::{
     BoxError, Name, Position,
     port::{CheckpointError, Checkpoints, Floor, Floors, Notes},
 };
-use redis::{Cmd, FromRedisValue};
+use redis::{Cmd, FromRedisValue, ScriptInvocation};
 
-use super::RedisEventStore;
+use super::{RedisEventStore, inner::StoreInner};
 use crate::{
     command::store as commands,
     error::boxed,
@@ -18,33 +18,33 @@ use crate::{
 #[async_trait]
 impl Checkpoints for RedisEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        let key = self.keys().checkpoint(name);
-        let saved: Option<String> = self.query_for(name, &reply::get(&key)).await?;
+        let key = self.inner.keys().checkpoint(name);
+        let saved: Option<String> = query_for(&self.inner, name, &reply::get(&key)).await?;
         saved.map(|text| parse_position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        let key = self.keys().checkpoint(name);
-        self.query_for(name, &reply::set(&key, position.get())).await
+        let key = self.inner.keys().checkpoint(name);
+        query_for(&self.inner, name, &reply::set(&key, position.get())).await
     }
 }
 
 #[async_trait]
 impl Notes for RedisEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        self.query_for(name, &reply::get(&self.keys().note(name))).await
+        query_for(&self.inner, name, &reply::get(&self.inner.keys().note(name))).await
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
         let mut save = SAVE_NOTE.prepare_invoke();
-        save.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str()).arg(text);
-        self.run_script_for::<()>(name, &save).await
+        save.key(self.inner.keys().note(name)).key(self.inner.keys().note_names()).arg(name.as_str()).arg(text);
+        run_script_for::<()>(&self.inner, name, &save).await
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
         let mut delete = DELETE_NOTE.prepare_invoke();
-        delete.key(self.keys().note(name)).key(self.keys().note_names()).arg(name.as_str());
-        self.run_script_for::<()>(name, &delete).await
+        delete.key(self.inner.keys().note(name)).key(self.inner.keys().note_names()).arg(name.as_str());
+        run_script_for::<()>(&self.inner, name, &delete).await
     }
 
     async fn list_note_names(
@@ -60,8 +60,8 @@ impl Notes for RedisEventStore {
         // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
         let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
         let mut range = redis::cmd("ZRANGEBYLEX");
-        range.arg(self.keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
-        let names: Vec<String> = self.query_for(prefix, &range).await?;
+        range.arg(self.inner.keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
+        let names: Vec<String> = query_for(&self.inner, prefix, &range).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
     }
@@ -70,8 +70,8 @@ impl Notes for RedisEventStore {
 #[async_trait]
 impl Floors for RedisEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let key = self.keys().floors(destination);
-        let saved: Vec<(String, String)> = self.query_for(destination, &commands::hash(&key)).await?;
+        let key = self.inner.keys().floors(destination);
+        let saved: Vec<(String, String)> = query_for(&self.inner, destination, &commands::hash(&key)).await?;
         let floor = |(group, text): (String, String)| {
             Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: parse_position(&key, &text)? })
         };
@@ -86,24 +86,34 @@ impl Floors for RedisEventStore {
             return Ok(());
         }
         let mut command = redis::cmd("HSET");
-        command.arg(self.keys().floors(destination));
+        command.arg(self.inner.keys().floors(destination));
         for floor in floors {
             command.arg(floor.group.as_str()).arg(floor.position.get());
         }
-        self.query_for::<u64>(destination, &command).await.map(drop)
+        query_for::<u64>(&self.inner, destination, &command).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         let mut command = redis::cmd("HDEL");
-        command.arg(self.keys().floors(destination)).arg(group.as_str());
-        self.query_for::<u64>(destination, &command).await.map(drop)
+        command.arg(self.inner.keys().floors(destination)).arg(group.as_str());
+        query_for::<u64>(&self.inner, destination, &command).await.map(drop)
     }
 }
 
-impl RedisEventStore {
-    pub(super) async fn query_for<T: FromRedisValue>(&self, name: &Name, command: &Cmd) -> Result<T, CheckpointError> {
-        self.connection().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
-    }
+pub(super) async fn query_for<T: FromRedisValue>(
+    inner: &StoreInner,
+    name: &Name,
+    command: &Cmd,
+) -> Result<T, CheckpointError> {
+    inner.connection().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+}
+
+pub(super) async fn run_script_for<T: FromRedisValue>(
+    inner: &StoreInner,
+    name: &Name,
+    script: &ScriptInvocation<'_>,
+) -> Result<T, CheckpointError> {
+    inner.connection().run_idempotent(script).await.map_err(|error| CheckpointError::new(name, boxed(error)))
 }
 
 pub(super) fn parse_position(key: &str, text: &str) -> Result<Position, BoxError> {

@@ -10,10 +10,9 @@ use eventbus::{Position, port::ReadError};
 use redis::{RedisResult, Value};
 use serde::Serialize;
 
-use super::RedisEventStore;
-use crate::{error::boxed, reply};
+use crate::{connection::SharedConnection, error::boxed, reply};
 
-/// Findings of [`RedisEventStore::durability`].
+/// Findings of [`RedisEventStore::durability`](crate::RedisEventStore::durability).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Durability {
@@ -113,59 +112,42 @@ impl fmt::Display for DurabilityWarning {
     }
 }
 
-impl RedisEventStore {
-    /// Asks the server how it keeps its data, and returns how it may lose events. Connecting does it too, and logs each
-    /// warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
-    ///
-    /// No warnings are no proof: replication is asynchronous, and a failover may still lose the last acknowledged
-    /// events.
-    ///
-    /// # Errors
-    /// [`ReadError::Unavailable`] if the server cannot be asked.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(store: eventbus_redis::RedisEventStore) -> eventbus::Result<()> {
-    /// for warning in store.durability().await?.warnings {
-    ///     println!("{warning}; {}", warning.repair().unwrap_or("no command repairs it"));
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn durability(&self) -> Result<Durability, ReadError> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("INFO");
-        for setting in ["appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write"] {
-            pipeline.cmd("CONFIG").arg("GET").arg(setting);
-        }
-        pipeline.ignore_errors();
-        let replies: Vec<RedisResult<Value>> =
-            self.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
-        let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let info: Option<String> = next().and_then(reply::parse_value).ok();
-        let mut setting = || -> Option<String> {
-            let found: HashMap<String, String> = next().and_then(reply::parse_value).ok()?;
-            found.into_values().next()
-        };
-        let (fsync, lazy, replicas) = (setting(), setting(), setting());
-        let mut warnings: Vec<_> = self.acknowledged().loss().into_iter().collect();
-        warnings.extend(find_warnings(info.as_deref(), fsync.as_deref(), lazy.as_deref(), replicas.as_deref()));
-        Ok(Durability { warnings })
+/// Asks the server how it keeps its data, and returns how it may lose events.
+pub(super) async fn load(
+    connection: &SharedConnection,
+    acknowledged: &AcknowledgedPosition,
+) -> Result<Durability, ReadError> {
+    let mut pipeline = redis::pipe();
+    pipeline.cmd("INFO");
+    for setting in ["appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write"] {
+        pipeline.cmd("CONFIG").arg("GET").arg(setting);
     }
+    pipeline.ignore_errors();
+    let replies: Vec<RedisResult<Value>> =
+        connection.query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+    let info: Option<String> = next().and_then(reply::parse_value).ok();
+    let mut setting = || -> Option<String> {
+        let found: HashMap<String, String> = next().and_then(reply::parse_value).ok()?;
+        found.into_values().next()
+    };
+    let (fsync, lazy, replicas) = (setting(), setting(), setting());
+    let mut warnings: Vec<_> = acknowledged.loss().into_iter().collect();
+    warnings.extend(find_warnings(info.as_deref(), fsync.as_deref(), lazy.as_deref(), replicas.as_deref()));
+    Ok(Durability { warnings })
+}
 
-    /// Logs the warnings.
-    pub(super) async fn log_durability_warnings(&self) {
-        let address = self.config().server().address();
-        match self.durability().await {
-            Ok(Durability { warnings }) => {
-                for warning in warnings {
-                    let repair = warning.repair().unwrap_or("none");
-                    tracing::warn!(%address, repair, "event store: {warning}");
-                }
+/// Asks for the warnings, and logs them.
+pub(super) async fn log_warnings(address: &str, connection: &SharedConnection, acknowledged: &AcknowledgedPosition) {
+    match load(connection, acknowledged).await {
+        Ok(Durability { warnings }) => {
+            for warning in warnings {
+                let repair = warning.repair().unwrap_or("none");
+                tracing::warn!(%address, repair, "event store: {warning}");
             }
-            Err(error) => tracing::debug!(%address, %error, "durability of the event store could not be checked"),
         }
+        Err(error) => tracing::debug!(%address, %error, "durability of the event store could not be checked"),
     }
 }
 

@@ -12,13 +12,13 @@ use crate::{command::store as commands, error::boxed};
 #[async_trait]
 impl EventTypes for RedisEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
-        let key = self.keys().event_types();
-        let rows: Result<Vec<(String, String)>, _> = self.connection().query(&commands::hash(&key)).await;
+        let key = self.inner.keys().event_types();
+        let rows: Result<Vec<(String, String)>, _> = self.inner.connection().query(&commands::hash(&key)).await;
         let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
         let types: Result<Vec<_>, BoxError> = rows.iter().map(parse_stored_type).collect();
         let mut types = types.map_err(|source| corrupt_key(&key, source))?;
         types.sort_unstable_by(|one, two| one.event_type.cmp(&two.event_type));
-        types.iter().for_each(|stored| self.inner.known_event_types.add(&stored.event_type, stored.schema_version));
+        types.iter().for_each(|stored| self.inner.known_event_types().add(&stored.event_type, stored.schema_version));
         Ok(types)
     }
 }

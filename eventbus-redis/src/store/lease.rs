@@ -12,7 +12,7 @@ use eventbus::{
 };
 use redis::{FromRedisValue, Script, ScriptInvocation};
 
-use super::RedisEventStore;
+use super::{RedisEventStore, inner::StoreInner};
 use crate::{
     error::boxed,
     script::store::{ACQUIRE_LEASE, LOAD_LEASE, RENEW_LEASE},
@@ -21,18 +21,18 @@ use crate::{
 #[async_trait]
 impl Leases for RedisEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        self.acquire(role, owner, ttl, "free").await
+        acquire(&self.inner, role, owner, ttl, "free").await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let lease = self.acquire(role, owner, ttl, "any").await?;
+        let lease = acquire(&self.inner, role, owner, ttl, "any").await?;
         lease.ok_or_else(|| LeaseError::new(role, "the server gave no epoch"))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        let mut script = self.lease_script(&RENEW_LEASE, &lease.role);
+        let mut script = lease_script(&self.inner, &RENEW_LEASE, &lease.role);
         script.arg(lease.owner.as_str()).arg(lease.epoch).arg(millis(ttl));
-        self.run_lease_script(&lease.role, &script).await
+        run_lease_script(&self.inner, &lease.role, &script).await
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
@@ -40,7 +40,8 @@ impl Leases for RedisEventStore {
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        let found: Option<(String, u64)> = self.run_lease_script(role, &self.lease_script(&LOAD_LEASE, role)).await?;
+        let found: Option<(String, u64)> =
+            run_lease_script(&self.inner, role, &lease_script(&self.inner, &LOAD_LEASE, role)).await?;
         let lease = found.map(|(owner, epoch)| {
             let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
             Ok(Lease { role: role.clone(), owner, epoch })
@@ -49,28 +50,32 @@ impl Leases for RedisEventStore {
     }
 }
 
-impl RedisEventStore {
-    async fn acquire(&self, role: &Name, owner: &Name, ttl: Duration, mode: &str) -> Result<Option<Lease>, LeaseError> {
-        let mut script = self.lease_script(&ACQUIRE_LEASE, role);
-        script.arg(owner.as_str()).arg(millis(ttl)).arg(mode);
-        let epoch: Option<u64> = self.run_lease_script(role, &script).await?;
-        Ok(epoch.map(|epoch| Lease { role: role.clone(), owner: owner.clone(), epoch }))
-    }
+async fn acquire(
+    inner: &StoreInner,
+    role: &Name,
+    owner: &Name,
+    ttl: Duration,
+    mode: &str,
+) -> Result<Option<Lease>, LeaseError> {
+    let mut script = lease_script(inner, &ACQUIRE_LEASE, role);
+    script.arg(owner.as_str()).arg(millis(ttl)).arg(mode);
+    let epoch: Option<u64> = run_lease_script(inner, role, &script).await?;
+    Ok(epoch.map(|epoch| Lease { role: role.clone(), owner: owner.clone(), epoch }))
+}
 
-    fn lease_script(&self, script: &'static Script, role: &Name) -> ScriptInvocation<'static> {
-        let mut script = script.prepare_invoke();
-        script.key(self.keys().lease(role));
-        script
-    }
+fn lease_script(inner: &StoreInner, script: &'static Script, role: &Name) -> ScriptInvocation<'static> {
+    let mut script = script.prepare_invoke();
+    script.key(inner.keys().lease(role));
+    script
+}
 
-    /// Runs a script of a lease, which may run twice: the last reply is valid.
-    async fn run_lease_script<T: FromRedisValue>(
-        &self,
-        role: &Name,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, LeaseError> {
-        self.connection().run_idempotent(script).await.map_err(|error| LeaseError::new(role, boxed(error)))
-    }
+/// Runs a script of a lease, which may run twice: the last reply is valid.
+async fn run_lease_script<T: FromRedisValue>(
+    inner: &StoreInner,
+    role: &Name,
+    script: &ScriptInvocation<'_>,
+) -> Result<T, LeaseError> {
+    inner.connection().run_idempotent(script).await.map_err(|error| LeaseError::new(role, boxed(error)))
 }
 
 /// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.

@@ -15,35 +15,30 @@ mod error;
 mod event_types;
 mod fault;
 mod feed;
+mod inner;
 mod keys;
 mod lease;
 mod read;
-mod shadow;
 mod transaction;
+mod transaction_error;
+mod transactions;
 mod unfinished;
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{Arc, PoisonError, RwLock},
-};
+use std::{fmt, sync::Arc};
 
 use eventbus::{
-    Position,
-    port::{AppendSignal, BusCounters, EventStore, EventTypes, ListedEventTypes, Notes, Transactions},
+    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
 };
-use uuid::Uuid;
 
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
+pub use transaction::RedisTransaction;
 pub(crate) use transaction::{Effect, Program, Undo, to_bytes};
-pub use transaction::{RedisTransaction, RedisTransactionError};
+pub use transaction_error::RedisTransactionError;
 
-use crate::{RedisConnectError, connection::SharedConnection, error::InvalidConfig, script};
-use keys::StoreKeys;
-
-/// The format of keys and entries that this release writes.
-const FORMAT: u32 = 1;
+use crate::RedisConnectError;
+use inner::StoreInner;
 
 /// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
 ///
@@ -60,19 +55,6 @@ const FORMAT: u32 = 1;
 #[derive(Clone)]
 pub struct RedisEventStore {
     inner: Arc<StoreInner>,
-}
-
-/// State that the clones of a store share.
-struct StoreInner {
-    config: RedisEventStoreConfig,
-    keys: StoreKeys,
-    connection: SharedConnection,
-    id: Uuid,
-    append_signal: AppendSignal,
-    known_event_types: ListedEventTypes,
-    /// Commands of which the server has confirmed that they write to one key.
-    checked_commands: RwLock<HashSet<String>>,
-    acknowledged: durability::AcknowledgedPosition,
 }
 
 impl RedisEventStore {
@@ -93,84 +75,94 @@ impl RedisEventStore {
     /// # });
     /// ```
     pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
-        config.validate()?;
-        let counters = Arc::new(BusCounters::default());
-        let link = SharedConnection::new(config.server(), counters)
-            .map_err(|mistake| InvalidConfig::for_store(vec![mistake]))?;
-        let keys = StoreKeys::new(&config.key_prefix);
-        let mut open = script::store::OPEN_STORE.prepare_invoke();
-        open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
-        open.arg(config.clock.new_id().to_string()).arg(FORMAT);
-        let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
-        let refused = |reason: String| RedisConnectError::Refused {
-            address: config.server().address(),
-            source: format!("key `{}` {reason}", keys.meta()).into(),
-        };
-        if format.as_deref() != Some(&FORMAT.to_string()) {
-            let found = format.unwrap_or_else(|| "none".into());
-            return Err(refused(format!("names format {found}, this release knows {FORMAT}")));
+        let inner = StoreInner::connect(config).await?;
+        if inner.config().check_durability {
+            let address = inner.config().server().address();
+            durability::log_warnings(&address, inner.connection(), inner.acknowledged()).await;
         }
-        let id = id.and_then(|id| Uuid::try_parse(&id).ok());
-        let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
-        let (append_signal, known_event_types, checked_commands, acknowledged) = Default::default();
-        let store = Self {
-            inner: Arc::new(StoreInner {
-                config,
-                keys,
-                connection: link,
-                id,
-                append_signal,
-                known_event_types,
-                checked_commands,
-                acknowledged,
-            }),
-        };
-        if store.config().check_durability {
-            store.log_durability_warnings().await;
-        }
-        Ok(store)
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The configuration.
     #[must_use]
     pub fn config(&self) -> &RedisEventStoreConfig {
-        &self.inner.config
+        self.inner.config()
     }
 
-    fn keys(&self) -> &StoreKeys {
-        &self.inner.keys
+    /// Asks the server how it keeps its data, and returns how it may lose events. Connecting does it too, and logs each
+    /// warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
+    ///
+    /// No warnings are no proof: replication is asynchronous, and a failover may still lose the last acknowledged
+    /// events.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the server cannot be asked.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(store: eventbus_redis::RedisEventStore) -> eventbus::Result<()> {
+    /// for warning in store.durability().await?.warnings {
+    ///     println!("{warning}; {}", warning.repair().unwrap_or("no command repairs it"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn durability(&self) -> Result<Durability, ReadError> {
+        durability::load(self.inner.connection(), self.inner.acknowledged()).await
     }
 
-    fn connection(&self) -> &SharedConnection {
-        &self.inner.connection
+    /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
+    /// nothing.
+    ///
+    /// [`append_in`](Self::append_in) appends events in it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(store: eventbus_redis::RedisEventStore) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction();
+    /// let stock: Option<u64> = tx.hget("stock", "book").await?;
+    /// if stock.is_some_and(|stock| stock > 0) {
+    ///     tx.hincrby("stock", "book", -1)?;
+    ///     tx.sadd("sold", "book")?;
+    /// }
+    /// tx.commit().await?; // fails if the stock has changed since
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn begin_transaction(&self) -> RedisTransaction {
+        RedisTransaction::new(&self.inner, None)
     }
 
-    fn id(&self) -> Uuid {
-        self.inner.id
-    }
-
-    fn append_signal(&self) -> &AppendSignal {
-        &self.inner.append_signal
-    }
-
-    fn acknowledged(&self) -> &durability::AcknowledgedPosition {
-        &self.inner.acknowledged
-    }
-
-    /// Compares the end of the store with `acknowledged`. A loss may include the listed event types: appends then list
-    /// them again.
-    fn check_head(&self, acknowledged: Position, found: Position) {
-        if self.acknowledged().check_head(acknowledged, found) {
-            self.inner.known_event_types.clear();
-        }
-    }
-
-    fn is_command_checked(&self, name: &str) -> bool {
-        self.inner.checked_commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
-    }
-
-    fn remember_command(&self, name: &str) {
-        self.inner.checked_commands.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    /// Appends in an open transaction of this store, a handler's or one of
+    /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
+    ///
+    /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
+    /// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler runs again. Appending
+    /// event ids that are stored returns their records and adds no event.
+    ///
+    /// # Errors
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
+    /// belongs to a different store or to a rebuild. An error leaves the transaction as it was.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{ExpectedVersion, NewEvent, StreamId};
+    /// # async fn run(store: eventbus_redis::RedisEventStore, closed: NewEvent) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction();
+    /// tx.sadd("closed", "ada")?;
+    /// let ada = StreamId::parse("Account", "ada")?;
+    /// store.append_in(&mut tx, &ada, ExpectedVersion::StreamExists, vec![closed]).await?;
+    /// tx.commit().await?; // the member and the event, or neither
+    /// # Ok(()) }
+    /// ```
+    pub async fn append_in(
+        &self,
+        transaction: &mut RedisTransaction,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        transaction.append(self.inner.id(), Append { stream: stream.clone(), expected, events }).await
     }
 }
 
@@ -180,7 +172,7 @@ impl EventStore for RedisEventStore {
     }
 
     fn describe(&self) -> String {
-        let config = &self.inner.config;
+        let config = self.inner.config();
         format!("RedisEventStore {} prefix {}", config.server().address(), config.key_prefix)
     }
 
@@ -195,9 +187,6 @@ impl EventStore for RedisEventStore {
 
 impl fmt::Debug for RedisEventStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventStore")
-            .field("config", &self.inner.config)
-            .field("id", &self.inner.id)
-            .finish_non_exhaustive()
+        self.inner.fmt(f)
     }
 }

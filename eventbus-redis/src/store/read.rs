@@ -10,6 +10,7 @@ use redis::{RedisResult, Value};
 use super::{
     RedisEventStore, entry,
     error::{CorruptEntry, corrupt_key, corrupt_last_entry, read_error},
+    inner::StoreInner,
 };
 use crate::{
     command::store as commands,
@@ -25,28 +26,18 @@ pub(super) const PAGE_EVENTS_MAX: usize = 256;
 impl ReadStream for RedisEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let reading = StreamRead {
-            key: self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
+            key: self.inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
             stream: stream.clone(),
             direction,
         };
         paged((from, false), move |(from, goes_on)| {
             let reading = reading.clone();
-            async move { self.read_page(&reading, from, goes_on).await }
+            async move { read_page(&self.inner, &reading, from, goes_on).await }
         })
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        let key = self.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
-        let mut script = STREAM_VERSION.prepare_invoke();
-        script.key(&key);
-        let found: Vec<String> =
-            self.connection().run_idempotent(&script).await.map_err(|error| read_error(&key, error))?;
-        match &found[..] {
-            [_, version] => {
-                Ok(Version::new(version.parse().map_err(|error| corrupt_key(&key, BoxError::from(error)))?))
-            }
-            found => Err(corrupt_last_entry(&key, found.last().map_or("", String::as_str)).into()),
-        }
+        stream_version(&self.inner, stream).await
     }
 }
 
@@ -57,50 +48,60 @@ struct StreamRead {
     direction: Direction,
 }
 
-impl RedisEventStore {
-    /// Reads the events from a version on; `goes_on` is set behind a page, so that the event of this version must
-    /// exist.
-    async fn read_page(
-        &self,
-        reading: &StreamRead,
-        from: Version,
-        goes_on: bool,
-    ) -> Result<Page<(Version, bool)>, ReadError> {
-        let StreamRead { key, stream, direction } = reading;
-        let mut script = READ_PAGE.prepare_invoke();
-        script.key(key);
-        match direction {
-            Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
-            Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
-        };
-        script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
-        let (reply, more): (Value, u8) =
-            self.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
-        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
-        let is_last = more == 0;
-        let mut wanted = match direction {
-            Direction::Forward => Some(from.max(Version::FIRST)),
-            Direction::Backward => goes_on.then_some(from),
-        };
-        let mut events = Vec::with_capacity(entries.len());
-        for found in entries {
-            let event: RecordedEvent = entry::read(key, stream, found)?;
-            if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
-                return Err(missing_event(key, wanted));
-            }
-            wanted = Some(match direction {
-                Direction::Forward => event.version().next(),
-                Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
-            });
-            events.push(event);
+pub(super) async fn stream_version(inner: &StoreInner, stream: &StreamId) -> Result<Version, ReadError> {
+    let key = inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+    let mut script = STREAM_VERSION.prepare_invoke();
+    script.key(&key);
+    let found: Vec<String> =
+        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(&key, error))?;
+    match &found[..] {
+        [_, version] => Ok(Version::new(version.parse().map_err(|error| corrupt_key(&key, BoxError::from(error)))?)),
+        found => Err(corrupt_last_entry(&key, found.last().map_or("", String::as_str)).into()),
+    }
+}
+
+/// Reads the events from a version on; `goes_on` is set behind a page, so that the event of this version must
+/// exist.
+async fn read_page(
+    inner: &StoreInner,
+    reading: &StreamRead,
+    from: Version,
+    goes_on: bool,
+) -> Result<Page<(Version, bool)>, ReadError> {
+    let StreamRead { key, stream, direction } = reading;
+    let mut script = READ_PAGE.prepare_invoke();
+    script.key(key);
+    match direction {
+        Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
+        Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
+    };
+    script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
+    let (reply, more): (Value, u8) =
+        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
+    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
+    let is_last = more == 0;
+    let mut wanted = match direction {
+        Direction::Forward => Some(from.max(Version::FIRST)),
+        Direction::Backward => goes_on.then_some(from),
+    };
+    let mut events = Vec::with_capacity(entries.len());
+    for found in entries {
+        let event: RecordedEvent = entry::read(key, stream, found)?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
+            return Err(missing_event(key, wanted));
         }
-        match (direction, wanted) {
-            (_, None | Some(Version::NONE)) => Ok((events, None)),
-            (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
-                Err(missing_event(key, wanted))
-            }
-            (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
+        wanted = Some(match direction {
+            Direction::Forward => event.version().next(),
+            Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
+        });
+        events.push(event);
+    }
+    match (direction, wanted) {
+        (_, None | Some(Version::NONE)) => Ok((events, None)),
+        (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
+            Err(missing_event(key, wanted))
         }
+        (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
     }
 }
 
@@ -110,7 +111,7 @@ fn missing_event(key: &str, version: Version) -> ReadError {
 
 /// Loads the events of pointers, in their order. One command reads each run of consecutive versions of a stream.
 pub(super) async fn load_events(
-    store: &RedisEventStore,
+    inner: &StoreInner,
     pointers: &[entry::FeedPointer],
 ) -> Result<Vec<RecordedEvent>, ReadError> {
     let follows = |one: &entry::FeedPointer, next: &entry::FeedPointer| {
@@ -122,7 +123,7 @@ pub(super) async fn load_events(
     }
     let key_of = |run: &[entry::FeedPointer]| {
         let stream = &run[0].stream;
-        store.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
+        inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
     };
     let mut pipeline = redis::Pipeline::with_capacity(runs.len());
     pipeline.ignore_errors();
@@ -131,7 +132,7 @@ pub(super) async fn load_events(
         pipeline.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
     }
     let replies: Vec<RedisResult<Value>> =
-        store.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
     let mut events = Vec::with_capacity(pointers.len());
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);

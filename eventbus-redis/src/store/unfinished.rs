@@ -5,10 +5,13 @@ use eventbus::{
     BoxError, Name, Position,
     port::{CheckpointError, DeadDelivery, DeliveryAttempts, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
 };
-use redis::{FromRedisValue, ScriptInvocation};
 use time::OffsetDateTime;
 
-use super::{RedisEventStore, checkpoint::parse_position, entry};
+use super::{
+    RedisEventStore,
+    checkpoint::{parse_position, query_for, run_script_for},
+    entry,
+};
 use crate::{
     command::store as commands,
     error::boxed,
@@ -22,7 +25,7 @@ static DEAD_LETTERS_NAME: Name = Name::from_static("dead letters");
 impl UnfinishedDeliveries for RedisEventStore {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
         let ProgressUpdate { checkpoint, unfinished, finished } = update;
-        let keys = self.keys();
+        let keys = self.inner.keys();
         let mut script = SAVE_PROGRESS.prepare_invoke();
         script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
         match checkpoint {
@@ -37,12 +40,12 @@ impl UnfinishedDeliveries for RedisEventStore {
         for position in finished {
             script.arg(position.get());
         }
-        self.run_script_for::<u64>(group, &script).await.map(drop)
+        run_script_for::<u64>(&self.inner, group, &script).await.map(drop)
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let key = self.keys().waiting(group);
-        let rows: Vec<(String, String)> = self.query_for(group, &commands::hash(&key)).await?;
+        let key = self.inner.keys().waiting(group);
+        let rows: Vec<(String, String)> = query_for(&self.inner, group, &commands::hash(&key)).await?;
         let waiting = |(at, attempts): (String, String)| {
             let (position, delivery_attempts) = (parse_position(&key, &at)?, DeliveryAttempts::from_json(&attempts)?);
             Ok(UnfinishedDelivery { position, attempts: delivery_attempts, dead_since: None })
@@ -54,12 +57,12 @@ impl UnfinishedDeliveries for RedisEventStore {
     }
 
     async fn dead_positions(&self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
-        let key = self.keys().dead_letters();
+        let key = self.inner.keys().dead_letters();
         let (mut cursor, mut found) = (0_u64, Vec::new());
         loop {
             let mut scan = redis::cmd("ZSCAN");
             scan.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
-            let (next, members): (u64, Vec<(String, String)>) = self.query_for(group, &scan).await?;
+            let (next, members): (u64, Vec<(String, String)>) = query_for(&self.inner, group, &scan).await?;
             for (member, _) in members {
                 let (of, position) = parse_member(&key, &member).map_err(|error| CheckpointError::new(group, error))?;
                 if of == *group && position > after {
@@ -81,9 +84,9 @@ impl UnfinishedDeliveries for RedisEventStore {
         after: Option<&DeadDelivery>,
         limit: usize,
     ) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        let key = self.keys().dead_letters();
+        let key = self.inner.keys().dead_letters();
         let mut script = LOAD_DEAD_LETTERS.prepare_invoke();
-        script.key(&key).key(self.keys().dead_letter_attempts());
+        script.key(&key).key(self.inner.keys().dead_letter_attempts());
         match after {
             Some(after) => script
                 .arg(entry::micros_of(after.dead_since).to_string())
@@ -91,7 +94,7 @@ impl UnfinishedDeliveries for RedisEventStore {
             None => script.arg("").arg(""),
         };
         script.arg(limit);
-        let found: Vec<String> = self.run_script_for(&DEAD_LETTERS_NAME, &script).await?;
+        let found: Vec<String> = run_script_for(&self.inner, &DEAD_LETTERS_NAME, &script).await?;
         let (found, _) = found.as_chunks::<3>();
         let dead: Result<_, BoxError> =
             found.iter().map(|[member, since, attempts]| parse_dead_delivery(&key, member, since, attempts)).collect();
@@ -99,13 +102,13 @@ impl UnfinishedDeliveries for RedisEventStore {
     }
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        let (keys, member) = (self.keys(), dead_letter_member(group, position));
+        let (keys, member) = (self.inner.keys(), dead_letter_member(group, position));
         let mut score = redis::cmd("ZSCORE");
         score.arg(keys.dead_letters()).arg(&member);
         let mut attempts = redis::cmd("HGET");
         attempts.arg(keys.dead_letter_attempts()).arg(&member);
-        let since: Option<String> = self.query_for(group, &score).await?;
-        let delivery_attempts: Option<String> = self.query_for(group, &attempts).await?;
+        let since: Option<String> = query_for(&self.inner, group, &score).await?;
+        let delivery_attempts: Option<String> = query_for(&self.inner, group, &attempts).await?;
         let found = since
             .zip(delivery_attempts)
             .map(|(since, json)| parse_dead_delivery(&keys.dead_letters(), &member, &since, &json));
@@ -114,8 +117,8 @@ impl UnfinishedDeliveries for RedisEventStore {
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
         let mut count = redis::cmd("ZCARD");
-        count.arg(self.keys().dead_letters());
-        self.query_for(&DEAD_LETTERS_NAME, &count).await
+        count.arg(self.inner.keys().dead_letters());
+        query_for(&self.inner, &DEAD_LETTERS_NAME, &count).await
     }
 
     async fn end_dead_delivery(
@@ -124,7 +127,7 @@ impl UnfinishedDeliveries for RedisEventStore {
         position: Position,
         again: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
-        let keys = self.keys();
+        let keys = self.inner.keys();
         let mut script = END_DEAD_LETTER.prepare_invoke();
         script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
         script
@@ -132,18 +135,8 @@ impl UnfinishedDeliveries for RedisEventStore {
             .arg(position.get())
             .arg(again.map(DeliveryAttempts::to_json).unwrap_or_default());
         // never sent twice: a second run would find that the first has ended it
-        let ended: Result<u64, _> = self.connection().run(&script).await;
+        let ended: Result<u64, _> = self.inner.connection().run(&script).await;
         ended.map(|ended| ended > 0).map_err(|error| CheckpointError::new(group, boxed(error)))
-    }
-}
-
-impl RedisEventStore {
-    pub(super) async fn run_script_for<T: FromRedisValue>(
-        &self,
-        name: &Name,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CheckpointError> {
-        self.connection().run_idempotent(script).await.map_err(|error| CheckpointError::new(name, boxed(error)))
     }
 }
 

@@ -1,17 +1,20 @@
 //! Appends of a transaction: checked when planned, checked again and added by the commit.
 
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, ReadError, ReadStream as _, first_result},
+    EventId, NewEvent, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, ReadError, first_result},
 };
 use time::OffsetDateTime;
+use uuid::Uuid;
 
-use super::{Program, RedisTransaction, RedisTransactionError};
+use super::{Program, RedisTransaction};
 use crate::{
     error::boxed,
     store::{
-        RedisEventStore,
-        append::{check_append, write_events},
+        RedisTransactionError,
+        append::{check_append, load_first_result, write_events},
+        inner::StoreInner,
+        read::stream_version,
     },
 };
 
@@ -27,73 +30,44 @@ pub(super) struct PlannedAppend {
     recorded: Vec<RecordedEvent>,
 }
 
-impl RedisEventStore {
-    /// Appends in an open transaction of this store, a handler's or one of
-    /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
-    ///
-    /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
-    /// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler runs again. Appending
-    /// event ids that are stored returns their records and adds no event.
-    ///
-    /// # Errors
-    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
-    /// belongs to a different store or to a rebuild. An error leaves the transaction as it was.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # use eventbus::{ExpectedVersion, NewEvent, StreamId};
-    /// # async fn run(store: eventbus_redis::RedisEventStore, closed: NewEvent) -> eventbus::Result<()> {
-    /// let mut tx = store.begin_transaction();
-    /// tx.sadd("closed", "ada")?;
-    /// let ada = StreamId::parse("Account", "ada")?;
-    /// store.append_in(&mut tx, &ada, ExpectedVersion::StreamExists, vec![closed]).await?;
-    /// tx.commit().await?; // the member and the event, or neither
-    /// # Ok(()) }
-    /// ```
-    pub async fn append_in(
-        &self,
-        transaction: &mut RedisTransaction,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let append = Append { stream: stream.clone(), expected, events };
-        if !check_append(&append)? {
-            return Ok(Vec::new());
-        }
-        let refused =
-            |source: RedisTransactionError| AppendError::Refused { stream: stream.clone(), source: source.into() };
-        if transaction.store.id() != self.id() {
-            return Err(refused(RedisTransactionError::OtherStore));
-        }
-        transaction.ensure_not_in_shadow("append_in").map_err(refused)?;
-        transaction.append(append).await
+/// Returns the stored records of these events; `None` if the store knows none of their ids.
+async fn find_stored(
+    inner: &StoreInner,
+    stream: &StreamId,
+    events: &[NewEvent],
+) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+    let mut command = redis::cmd("HMGET");
+    command.arg(inner.keys().ids());
+    for event in events {
+        command.arg(event.event_id().as_uuid().as_bytes());
     }
-
-    /// Returns the stored records of these events; `None` if the store knows none of their ids.
-    async fn find_stored(
-        &self,
-        stream: &StreamId,
-        events: &[NewEvent],
-    ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-        let mut command = redis::cmd("HMGET");
-        command.arg(self.keys().ids());
-        for event in events {
-            command.arg(event.event_id().as_uuid().as_bytes());
-        }
-        let found: Vec<Option<u64>> =
-            self.connection().query(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
-        let positions: Vec<u64> = found.into_iter().flatten().collect();
-        if positions.is_empty() {
-            return Ok(None);
-        }
-        self.first_result(stream, events, &positions).await.map(Some)
+    let found: Vec<Option<u64>> =
+        inner.connection().query(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+    let positions: Vec<u64> = found.into_iter().flatten().collect();
+    if positions.is_empty() {
+        return Ok(None);
     }
+    load_first_result(inner, stream, events, &positions).await.map(Some)
 }
 
 impl RedisTransaction {
-    async fn append(&mut self, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+    /// Plans an append in the store of this id.
+    pub(in crate::store) async fn append(
+        &mut self,
+        store_id: Uuid,
+        append: Append,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        if !check_append(&append)? {
+            return Ok(Vec::new());
+        }
         let Append { stream, expected, events } = append;
+        let refused =
+            |source: RedisTransactionError| AppendError::Refused { stream: stream.clone(), source: source.into() };
+        // by id: two connects to one store are the same store
+        if self.inner.id() != store_id {
+            return Err(refused(RedisTransactionError::OtherStore));
+        }
+        self.ensure_not_in_shadow("append_in").map_err(refused)?;
         let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
         // ids that this transaction has planned are not in the store yet
         let planned = self.appends.iter().flat_map(|appended| &appended.recorded);
@@ -101,14 +75,14 @@ impl RedisTransaction {
         if let Some(first) = first_result(&stream, &ids, planned)? {
             return Ok(first);
         }
-        if let Some(first) = self.store.find_stored(&stream, &events).await? {
+        if let Some(first) = find_stored(&self.inner, &stream, &events).await? {
             return Ok(first);
         }
         let of_stream = || self.appends.iter().filter(|appended| appended.stream == stream);
         let own = of_stream().map(|appended| appended.events.len()).sum();
         let before = match of_stream().next() {
             Some(appended) => appended.stored_version,
-            None => self.store.stream_version(&stream).await.map_err(|error| match error {
+            None => stream_version(&self.inner, &stream).await.map_err(|error| match error {
                 ReadError::Unavailable(source) => AppendError::Unavailable(source),
                 corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
             })?,
@@ -117,7 +91,7 @@ impl RedisTransaction {
         if !expected.matches(actual) {
             return Err(AppendError::Conflict { stream, expected, actual });
         }
-        let recorded_at = self.store.config().clock.now();
+        let recorded_at = self.inner.config().clock.now();
         let to_record = |(number, event): (usize, &NewEvent)| {
             let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
             record.with_recorded_at(Some(recorded_at))
@@ -136,25 +110,25 @@ impl RedisTransaction {
 
     /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
     pub(super) fn add_append_checks(&self, program: &mut Program) {
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in
             &self.appends
         {
             let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
             program.arg("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.arg(before.to_string()).arg(own.to_string());
-            program.arg(self.store.acknowledged().position().to_string());
+            program.arg(self.inner.acknowledged().position().to_string());
             program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
-            write_events(events, *recorded_at, &self.store.inner.known_event_types, |word| program.push_arg(word));
+            write_events(events, *recorded_at, self.inner.known_event_types(), |word| program.push_arg(word));
         }
     }
 
     /// Notes that the commit has appended events up to position `last`, and wakes the readers of the feed.
     pub(super) fn record_append(&self, last: &str) {
         if let (false, Ok(last)) = (self.appends.is_empty(), last.parse::<u64>()) {
-            self.store.inner.known_event_types.add_all(self.appends.iter().flat_map(|appended| &appended.events));
-            self.store.acknowledged().raise_to(last.into());
-            self.store.append_signal().notify();
+            self.inner.known_event_types().add_all(self.appends.iter().flat_map(|appended| &appended.events));
+            self.inner.acknowledged().raise_to(last.into());
+            self.inner.append_signal().notify();
         }
     }
 }

@@ -4,15 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 
 use redis::{RedisError, ScriptInvocation, Value};
 
-use super::{Effect, RedisTransaction, RedisTransactionError};
+use super::{Effect, RedisTransaction};
 use crate::{
     error::CommandError,
     reply,
     script::store::COMMIT,
     store::{
-        RedisEventStore,
+        RedisTransactionError,
         error::{corrupt_last_entry, is_refused},
         fault,
+        inner::StoreInner,
     },
 };
 
@@ -72,14 +73,14 @@ impl Program {
 }
 
 impl RedisTransaction {
-    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The app commits those of
+    /// Commits a transaction of [`begin_transaction`](crate::RedisEventStore::begin_transaction). The app commits those of
     /// handlers.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the transaction is not committed; after
     /// [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) it may be.
     pub async fn commit(mut self) -> Result<(), RedisTransactionError> {
-        self.store.check_commands(&self.effects).await?;
+        check_commands(&self.inner, &self.effects).await?;
         let program = self.program();
         if program.args.is_empty() {
             return Ok(());
@@ -88,7 +89,7 @@ impl RedisTransaction {
             return Err(self.timed_out_error());
         }
         // never sent twice: a second run would take the writes of the first for a conflict, or repeat effects
-        let reply: Result<Vec<String>, _> = self.store.connection().run(&program.script()).await;
+        let reply: Result<Vec<String>, _> = self.inner.connection().run(&program.script()).await;
         let reply = reply.map_err(|error| match error {
             CommandError::NotSent(text) => RedisTransactionError::Unavailable(text.into()),
             CommandError::Sent(error) if reply::is_not_executed(&error) => {
@@ -125,7 +126,7 @@ impl RedisTransaction {
     }
 
     fn timed_out_error(&self) -> RedisTransactionError {
-        RedisTransactionError::TimedOut { limit: self.store.config().transaction_timeout }
+        RedisTransactionError::TimedOut { limit: self.inner.config().transaction_timeout }
     }
 
     fn program(&self) -> Program {
@@ -137,7 +138,7 @@ impl RedisTransaction {
 
     /// Adds the steps that check.
     fn add_checks(&self, program: &mut Program) {
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         for moved in &self.checkpoint_moves {
             let lease = &moved.lease;
             program.arg("fence").key(&keys.lease(&lease.role)).arg(&*lease.owner).arg(lease.epoch.to_string());
@@ -164,7 +165,7 @@ impl RedisTransaction {
 
     /// Adds the steps that write. Those that may fail come first: the script can still undo them.
     fn add_writes(&self, program: &mut Program) {
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         if let Some(shadow) = &self.shadow {
             let copies: BTreeSet<_> = self.effects.iter().map(|effect| &effect.logical_key).collect();
             for copy in copies {
@@ -204,33 +205,28 @@ impl RedisTransaction {
     }
 }
 
-impl RedisEventStore {
-    /// Checks with the server that each new command writes to one key, right behind its name.
-    async fn check_commands(&self, effects: &[Effect]) -> Result<(), RedisTransactionError> {
-        let mut unknown: Vec<&str> =
-            effects.iter().filter(|it| it.needs_command_check).map(|it| it.name.as_str()).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        unknown.retain(|name| !self.is_command_checked(name));
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let mut command = redis::cmd("COMMAND");
-        command.arg("INFO").arg(&unknown);
-        let replies: Vec<Value> =
-            self.connection().query(&command).await.map_err(RedisTransactionError::unavailable)?;
-        let mut replies = replies.into_iter();
-        for name in unknown {
-            let reply = replies.next().unwrap_or(Value::Nil);
-            if let Some(reason) =
-                effect_problem(reply).map_err(|error| RedisTransactionError::Unavailable(error.into()))?
-            {
-                return Err(RedisTransactionError::InvalidCommand { command: name.into(), reason });
-            }
-            self.remember_command(name);
-        }
-        Ok(())
+/// Checks with the server that each new command writes to one key, right behind its name.
+async fn check_commands(inner: &StoreInner, effects: &[Effect]) -> Result<(), RedisTransactionError> {
+    let mut unknown: Vec<&str> =
+        effects.iter().filter(|it| it.needs_command_check).map(|it| it.name.as_str()).collect();
+    unknown.sort_unstable();
+    unknown.dedup();
+    unknown.retain(|name| !inner.is_command_checked(name));
+    if unknown.is_empty() {
+        return Ok(());
     }
+    let mut command = redis::cmd("COMMAND");
+    command.arg("INFO").arg(&unknown);
+    let replies: Vec<Value> = inner.connection().query(&command).await.map_err(RedisTransactionError::unavailable)?;
+    let mut replies = replies.into_iter();
+    for name in unknown {
+        let reply = replies.next().unwrap_or(Value::Nil);
+        if let Some(reason) = effect_problem(reply).map_err(|error| RedisTransactionError::Unavailable(error.into()))? {
+            return Err(RedisTransactionError::InvalidCommand { command: name.into(), reason });
+        }
+        inner.remember_command(name);
+    }
+    Ok(())
 }
 
 /// Returns the reason why a command cannot be an effect, from the server's `COMMAND INFO`.

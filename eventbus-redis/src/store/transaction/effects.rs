@@ -3,10 +3,11 @@
 use redis::ToSingleRedisArg;
 
 use super::{
-    RedisTransaction, RedisTransactionError,
+    RedisTransaction,
     tables::{check_key, parse_tables},
     write_set::PredictedValue,
 };
+use crate::store::RedisTransactionError;
 
 /// Most arguments of one command: a script can pass on only some thousand.
 const COMMAND_ARGUMENTS_MAX: usize = 1_000;
@@ -228,9 +229,9 @@ impl RedisTransaction {
     ) -> Result<(), RedisTransactionError> {
         check_key(key)?;
         let stored_key = match &self.shadow {
-            None => self.store.keys().live_key(key),
+            None => self.inner.keys().live_key(key),
             Some(shadow) if parse_tables(shadow)?.iter().any(|table| table.contains(key)) => {
-                self.store.keys().shadow_copy(&shadow.name, key)
+                self.inner.keys().shadow_copy(&shadow.name, key)
             }
             Some(shadow) => {
                 let (key, shadow) = (key.to_owned(), shadow.name.to_string());

@@ -5,15 +5,14 @@
 //!
 //! Real time, not the given clock: locks, by the clock of Redis.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use redis::ScriptInvocation;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::RedisTransactionError;
 use crate::{
     script::store::{RELEASE_LOCKS, RENEW_LOCKS},
-    store::{RedisEventStore, lease::millis},
+    store::{RedisTransactionError, inner::StoreInner, lease::millis},
 };
 
 /// Delays before a lock that is held is polled again: doubled up to the second one.
@@ -27,7 +26,7 @@ const LOCK_RENEWALS_PER_TTL: u32 = 4;
 
 #[derive(Debug)]
 pub(super) struct TransactionLocks {
-    store: RedisEventStore,
+    inner: Arc<StoreInner>,
     /// Value of the lock keys: identifies this transaction.
     token: String,
     keys: Vec<String>,
@@ -37,9 +36,9 @@ pub(super) struct TransactionLocks {
 }
 
 impl TransactionLocks {
-    pub(super) fn new(store: RedisEventStore) -> Self {
-        let token = store.config().clock.new_id().simple().to_string();
-        Self { store, token, keys: Vec::new(), first_locked_at: None, renewal: None }
+    pub(super) fn new(inner: Arc<StoreInner>) -> Self {
+        let token = inner.config().clock.new_id().simple().to_string();
+        Self { inner, token, keys: Vec::new(), first_locked_at: None, renewal: None }
     }
 
     pub(super) fn token(&self) -> &str {
@@ -56,13 +55,13 @@ impl TransactionLocks {
     }
 
     fn ttl(&self) -> Duration {
-        LOCK_TTL_MAX.min(self.store.config().transaction_timeout)
+        LOCK_TTL_MAX.min(self.inner.config().transaction_timeout)
     }
 
     /// Returns `true` if `transaction_timeout` has passed: the locks may have expired, and waiting transactions gone
     /// on.
     pub(super) fn is_timed_out(&self) -> bool {
-        self.first_locked_at.is_some_and(|since| since.elapsed() > self.store.config().transaction_timeout)
+        self.first_locked_at.is_some_and(|since| since.elapsed() > self.inner.config().transaction_timeout)
     }
 
     /// Runs a script that takes the lock `key`, and polls while it is held. Returns `false` if a commit has made the
@@ -80,7 +79,7 @@ impl TransactionLocks {
         let mut pause = LOCK_POLL_INTERVAL_FIRST;
         loop {
             let reply: String =
-                self.store.connection().run_idempotent(script).await.map_err(RedisTransactionError::unavailable)?;
+                self.inner.connection().run_idempotent(script).await.map_err(RedisTransactionError::unavailable)?;
             match reply.as_str() {
                 "ok" => {
                     self.start_renewal();
@@ -99,9 +98,9 @@ impl TransactionLocks {
 
     /// Renews all locks until the transaction ends, for `transaction_timeout` at most.
     fn start_renewal(&mut self) {
-        let (store, token, keys, pause) =
-            (self.store.clone(), self.token.clone(), self.keys.clone(), self.ttl() / LOCK_RENEWALS_PER_TTL);
-        let end = self.first_locked_at.unwrap_or_else(Instant::now) + store.config().transaction_timeout;
+        let (inner, token, keys, pause) =
+            (self.inner.clone(), self.token.clone(), self.keys.clone(), self.ttl() / LOCK_RENEWALS_PER_TTL);
+        let end = self.first_locked_at.unwrap_or_else(Instant::now) + inner.config().transaction_timeout;
         let ms = self.ttl_ms();
         let renewal_task = tokio::spawn(async move {
             let mut script = RENEW_LOCKS.prepare_invoke();
@@ -109,7 +108,7 @@ impl TransactionLocks {
             while Instant::now() + pause < end {
                 tokio::time::sleep(pause).await;
                 // a failure may let the locks expire; the commit checks for itself
-                drop(store.connection().run_idempotent::<()>(&script).await);
+                drop(inner.connection().run_idempotent::<()>(&script).await);
             }
         });
         self.stop_renewal();
@@ -138,12 +137,12 @@ impl Drop for TransactionLocks {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return;
         };
-        let (store, token, keys) =
-            (self.store.clone(), std::mem::take(&mut self.token), std::mem::take(&mut self.keys));
+        let (inner, token, keys) =
+            (self.inner.clone(), std::mem::take(&mut self.token), std::mem::take(&mut self.keys));
         runtime.spawn(async move {
             let mut script = RELEASE_LOCKS.prepare_invoke();
             script.key(keys).arg(token);
-            if let Err(error) = store.connection().run_idempotent::<()>(&script).await {
+            if let Err(error) = inner.connection().run_idempotent::<()>(&script).await {
                 tracing::debug!(%error, "locks of a transaction are not released and will expire");
             }
         });

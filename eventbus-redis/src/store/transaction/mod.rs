@@ -6,13 +6,13 @@
 mod append;
 mod commit;
 mod effects;
-mod error;
 mod locks;
 mod read_set;
+mod shadow;
 mod tables;
 mod write_set;
 
-use std::{any::Any, fmt};
+use std::{any::Any, fmt, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -22,14 +22,16 @@ use eventbus::{
 
 pub(crate) use commit::Program;
 pub(crate) use effects::{Effect, Undo, to_bytes};
-pub use error::RedisTransactionError;
-pub(crate) use tables::{Table, parse_tables, scan_pattern};
+pub(super) use shadow::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, unlink};
+pub(super) use tables::parse_tables;
 
-use super::RedisEventStore;
+use super::{RedisEventStore, RedisTransactionError, inner::StoreInner};
 use crate::script::store::{LOCK_CHECKPOINT, LOCK_DELIVERY};
 use append::PlannedAppend;
 use locks::TransactionLocks;
 use read_set::TrackedRead;
+use shadow::{ShadowSwap, plan_shadow_swap};
+use tables::Table;
 use write_set::WriteSet;
 
 // States of a transaction:
@@ -86,7 +88,7 @@ use write_set::WriteSet;
 /// # fn main() {}
 /// ```
 pub struct RedisTransaction {
-    store: RedisEventStore,
+    inner: Arc<StoreInner>,
     shadow: Option<Shadow>,
     locks: TransactionLocks,
     effects: Vec<Effect>,
@@ -106,47 +108,12 @@ struct CheckpointMove {
     to: Position,
 }
 
-/// A swap of a rebuild's copies for live keys, planned for the commit.
-#[derive(Debug)]
-pub(crate) struct ShadowSwap {
-    pub(crate) shadow: Name,
-    pub(crate) position: Position,
-    /// Each copy and the live key that it replaces; the commit removes the key if there is no copy.
-    pub(crate) swaps: Vec<(String, String)>,
-    /// Live keys that have no copy.
-    pub(crate) removed_keys: Vec<String>,
-}
-
-impl RedisEventStore {
-    /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
-    /// nothing.
-    ///
-    /// [`append_in`](Self::append_in) appends events in it.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(store: eventbus_redis::RedisEventStore) -> eventbus::Result<()> {
-    /// let mut tx = store.begin_transaction();
-    /// let stock: Option<u64> = tx.hget("stock", "book").await?;
-    /// if stock.is_some_and(|stock| stock > 0) {
-    ///     tx.hincrby("stock", "book", -1)?;
-    ///     tx.sadd("sold", "book")?;
-    /// }
-    /// tx.commit().await?; // fails if the stock has changed since
-    /// # Ok(()) }
-    /// ```
-    #[must_use]
-    pub fn begin_transaction(&self) -> RedisTransaction {
-        RedisTransaction::new(self, None)
-    }
-}
-
 impl RedisTransaction {
-    pub(crate) fn new(store: &RedisEventStore, shadow: Option<Shadow>) -> Self {
+    pub(super) fn new(inner: &Arc<StoreInner>, shadow: Option<Shadow>) -> Self {
         Self {
-            store: store.clone(),
+            inner: inner.clone(),
             shadow,
-            locks: TransactionLocks::new(store.clone()),
+            locks: TransactionLocks::new(inner.clone()),
             effects: Vec::new(),
             read_set: Vec::new(),
             write_set: WriteSet::default(),
@@ -180,7 +147,7 @@ impl Transaction for RedisTransaction {
             }
             return Ok(goes_on);
         }
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         let (checkpoint, kind) = match &self.shadow {
             Some(shadow) if shadow.name != lease.role => return Ok(false),
             Some(shadow) => (keys.shadow(&shadow.name), "hash"),
@@ -206,7 +173,7 @@ impl Transaction for RedisTransaction {
         if self.handled_deliveries.contains(&note) {
             return Ok(false);
         }
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         let lock = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
         let mut script = LOCK_DELIVERY.prepare_invoke();
         script.key(keys.deliveries()).key(&lock);
@@ -220,7 +187,7 @@ impl Transaction for RedisTransaction {
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
         self.ensure_not_in_shadow("replace_rows")?;
-        let swap = self.store.plan_shadow_swap(shadow).await?;
+        let swap = plan_shadow_swap(&self.inner, shadow).await?;
         let position = swap.position;
         self.shadow_swaps.push(swap);
         Ok(position)
@@ -259,7 +226,7 @@ impl FromTransaction<RedisEventStore> for RedisTransaction {
 impl fmt::Debug for RedisTransaction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisTransaction")
-            .field("store", &self.store)
+            .field("store", &self.inner)
             .field("effects", &self.effects.len())
             .finish_non_exhaustive()
     }

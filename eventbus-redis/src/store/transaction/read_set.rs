@@ -3,12 +3,12 @@
 use redis::{FromRedisValue, ToSingleRedisArg, Value};
 
 use super::{
-    RedisTransaction, RedisTransactionError,
+    RedisTransaction,
     commit::is_command_refusal,
     tables::{check_key, parse_tables},
     write_set::{PredictedValue, parse_number},
 };
-use crate::{error::CommandError, reply, script::store::READ_KEY};
+use crate::{error::CommandError, reply, script::store::READ_KEY, store::RedisTransactionError};
 
 /// A read whose reply must be the same when the transaction commits.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl RedisTransaction {
         args: Vec<Vec<u8>>,
     ) -> Result<Value, RedisTransactionError> {
         check_key(key)?;
-        let keys = self.store.keys();
+        let keys = self.inner.keys();
         let stored_key = match &self.shadow {
             Some(shadow) if parse_tables(shadow)?.iter().any(|table| table.contains(key)) => {
                 keys.shadow_copy(&shadow.name, key)
@@ -109,7 +109,7 @@ impl RedisTransaction {
         let mut script = READ_KEY.prepare_invoke();
         script.key(&stored_key).arg(name).arg(&args);
         let (reply, fingerprint): (Value, String) =
-            self.store.connection().run_idempotent(&script).await.map_err(|error| match error {
+            self.inner.connection().run_idempotent(&script).await.map_err(|error| match error {
                 CommandError::Sent(error) if is_command_refusal(&error) => refused_error(name, key, error),
                 error => RedisTransactionError::unavailable(error),
             })?;

@@ -2,8 +2,7 @@
 
 use eventbus::port::Shadow;
 
-use super::RedisTransactionError;
-use crate::store::keys;
+use crate::store::{RedisTransactionError, keys};
 
 const KEY_BYTES_MAX: usize = 1_024;
 
