@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a process may print nothing while it is listened to.
+/// Longest silence of a process while a test reads its output.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long it may print other things than what it is listened to for.
+/// Longest time that a process may print only unexpected output.
 const LONGEST: Duration = Duration::from_secs(180);
 
-/// A process of the running test binary, in which one of its tests plays a role: one that is to die, or to sleep.
+/// A process of the running test binary, in which one of its tests plays a role: to die, or to sleep.
 ///
-/// The test finds its role in the environment, and without one it does nothing. Dropped, the process is killed as by
-/// `kill -9`. What it prints is kept until it is asked for.
+/// The test finds its role in the environment, and returns at once without one. Dropping the value kills the process as
+/// by `kill -9`. The value buffers the output until a test reads it.
 #[derive(Debug)]
 pub struct Actor {
     child: Child,
@@ -41,10 +41,10 @@ impl Actor {
         Self { child, lines }
     }
 
-    /// Reads on until each of these was printed, in whatever order; returns what follows the last one in its line.
+    /// Reads until each of `texts` was printed, in any order; returns the rest of the last one's line.
     ///
     /// # Panics
-    /// If it ends before, prints nothing for a minute, or only other things for three.
+    /// If the process ends before, prints no line for a minute, or none of `texts` for three.
     pub fn until(&self, texts: &[&str]) -> String {
         let (mut awaited, mut rest) = (texts.to_vec(), String::new());
         let began = Instant::now();
@@ -56,19 +56,19 @@ impl Actor {
         rest
     }
 
-    /// What it has printed so far, without what was read before.
+    /// Returns the output so far, without the part already read.
     #[must_use]
     pub fn printed(&self) -> Vec<String> {
         self.lines.try_iter().collect()
     }
 
-    /// Tells it to go on: it [hears](Self::hear) that.
+    /// Lets the process continue after [`hear`](Self::hear).
     ///
     /// # Panics
     /// If it has ended.
     pub fn tell(&mut self) {
         let told = self.child.stdin.as_mut().map(|input| input.write_all(b"\n"));
-        assert!(matches!(told, Some(Ok(()))), "the process does not listen");
+        assert!(matches!(told, Some(Ok(()))), "the process does not read its input");
     }
 
     /// The id of the process.
@@ -86,7 +86,7 @@ impl Actor {
         assert!(sent.is_ok_and(|status| status.success()), "the process takes no signal {name}");
     }
 
-    /// Whether it has ended by itself.
+    /// Returns `true` if the process has ended by itself.
     ///
     /// # Panics
     /// If the system does not know.
@@ -94,7 +94,7 @@ impl Actor {
         self.child.try_wait().expect("it is a child of this process").is_some()
     }
 
-    /// Kills it, and waits until it is gone; returns what it printed, without what was read before.
+    /// Kills the process, and waits until it has ended; returns the output, without the part already read.
     ///
     /// # Panics
     /// If it ended before by itself.
@@ -104,10 +104,10 @@ impl Actor {
         self.wait().1
     }
 
-    /// Waits until it has ended; returns how, and what it printed, without what was read before.
+    /// Waits until the process has ended; returns its status, and the output, without the part already read.
     ///
     /// # Panics
-    /// If it prints nothing for a minute, and does not end, or prints for three.
+    /// If the process prints no line for a minute without ending, or runs for three.
     pub fn wait(mut self) -> (ExitStatus, Vec<String>) {
         let (mut printed, began) = (Vec::new(), Instant::now());
         while let Some(line) = self.next_line() {
@@ -123,15 +123,15 @@ impl Actor {
         line.ok()
     }
 
-    /// Called by the process itself: waits until it is [told](Self::tell) to go on. It ends when the one that started
-    /// it does, also if that is killed.
+    /// For the process itself: waits for [`tell`](Self::tell). Ends the process when its parent ends, also if the
+    /// parent is killed.
     pub fn hear() {
         if !std::io::stdin().read(&mut [0]).is_ok_and(|bytes| bytes > 0) {
             std::process::exit(1);
         }
     }
 
-    /// Called by the process itself, if it hears nothing: it ends when the one that started it does, also if that is
+    /// For a process that does not call [`hear`](Self::hear): ends it when its parent ends, also if the parent is
     /// killed.
     pub fn end_with_parent() {
         std::thread::spawn(|| {

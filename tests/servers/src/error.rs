@@ -1,10 +1,10 @@
-//! Why a server cannot be had, in words for whoever reads the failed test.
+//! The reasons why a server is unavailable, for the reader of a failed test.
 
 use std::{fmt, io};
 
 use crate::server::Server;
 
-/// What went wrong; every message says what to do or where to look.
+/// A failure; every message names a remedy, or where to look for the cause.
 #[derive(Debug)]
 #[cfg_attr(not(unix), allow(dead_code))]
 pub(crate) enum Error {
@@ -21,9 +21,9 @@ pub(crate) enum Error {
     NotReady { server: Server, log: String },
     /// Every port tried was taken.
     NoFreePort,
-    /// The state folder belongs to somebody else.
+    /// The state folder belongs to a different user.
     ForeignFolder { folder: String },
-    /// The operating system refused something.
+    /// The operating system refused a call.
     Io { doing: String, source: io::Error },
 }
 

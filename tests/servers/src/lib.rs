@@ -10,8 +10,8 @@
 //! The servers are shared and hold no secrets: keep tests apart with [`unique_name`] (a database, a schema, a stream
 //! prefix each), and take a [`private_redis`] or a [`private_postgres`] for a test that kills or pauses one.
 //!
-//! Keep: register first, then look (the supervisor moves the notice away first, then looks for clients). In any
-//! other order a test can join a server that is about to stop.
+//! Invariant: a client registers first, then reads the notice; the supervisor removes the notice first, then looks for
+//! clients. In any other order a test can join a server that is about to stop.
 
 mod actor;
 mod error;
@@ -59,18 +59,18 @@ pub fn redis_url() -> &'static str {
 
 /// Connects to a Redis, to look at it or to change it.
 ///
-/// It waits for answers as long as they take: where many tests run at once, or this process was paused, a late answer is
+/// The connection has no timeout for answers: if many tests run at once, or this process was paused, a late answer is
 /// no failure. redis-rs by itself gives up after half a second.
 ///
 /// # Panics
-/// If nothing answers there.
+/// If no server answers there.
 pub async fn redis_connection(url: &str) -> redis::aio::MultiplexedConnection {
     let client = redis::Client::open(url).expect("a URL of Redis");
     let patient = redis::AsyncConnectionConfig::new().set_response_timeout(None);
     client.get_multiplexed_async_connection_with_config(&patient).await.expect("a Redis that answers")
 }
 
-/// Returns [`postgres_url`] with its database replaced by `name`, everything else kept.
+/// Returns [`postgres_url`] with its database replaced by `name`, otherwise unchanged.
 ///
 /// Creating that database is left to the caller, who has a client.
 ///
@@ -81,7 +81,7 @@ pub fn database_url_for(name: &str) -> String {
     url::with_database(postgres_url(), name).unwrap_or_else(|error| refuse(&error))
 }
 
-/// Returns a name that no other call returns, in this or another process, now or later.
+/// Returns a name that no other call returns, in any process, now or later.
 ///
 /// It is `prefix` made lower case and safe, an underscore and about eleven letters and digits: at most 63 bytes,
 /// valid without quotes as a database or schema name, and usable as a stream or key prefix.
@@ -90,8 +90,7 @@ pub fn unique_name(prefix: &str) -> String {
     name::unique(prefix)
 }
 
-/// Returns a port of 127.0.0.1 that nobody listens on, and that this crate gives to nobody else while this process
-/// lives.
+/// Returns a port of 127.0.0.1 without a listener, which this crate gives to no other caller while this process lives.
 ///
 /// # Panics
 /// If there is no free port.

@@ -1,6 +1,7 @@
 //! Names that no two tests share.
 //!
-//! Keep: at most 63 bytes, because PostgreSQL cuts longer names without an error, and two cut names can be the same.
+//! Invariant: at most 63 bytes, because PostgreSQL cuts longer names without an error, and two cut names can be the
+//! same.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -1,10 +1,10 @@
 //! Free ports, given out once among all processes that use this crate.
 //!
-//! A port is reserved by holding its UDP twin: the system frees it when its process dies, and nothing is left on disk.
+//! A port is reserved by holding its UDP twin: the system frees it when its process dies, and no file remains.
 //!
-//! Keep: outside the range that systems use for `bind(0)` and for outgoing connections (from 32768 on Linux, from
-//! 49152 elsewhere). Inside it, a stopped server's port is soon somebody else's, and a client that dials a closed
-//! port can be connected to itself.
+//! Invariant: ports are outside the range that systems use for `bind(0)` and for outgoing connections (from 32768 on
+//! Linux, from 49152 elsewhere). Inside it, a second process soon gets a stopped server's port, and a client that dials
+//! a closed port can be connected to itself.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -25,7 +25,7 @@ pub(crate) struct Reservation {
 }
 
 impl Reservation {
-    /// Reserves a port that nobody listens on.
+    /// Reserves a port without a listener.
     pub(crate) fn new() -> Result<Self, Error> {
         let start = RandomState::new().hash_one(()) % u64::from(COUNT);
         let ports = (0..COUNT).map(|step| FIRST + ((start + u64::from(step)) % u64::from(COUNT)) as u16);

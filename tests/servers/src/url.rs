@@ -1,4 +1,4 @@
-//! The one change tests make to a server's URL: another database.
+//! The one change that tests make to a server's URL: the database.
 
 use crate::error::Error;
 

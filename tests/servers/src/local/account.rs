@@ -9,7 +9,7 @@ use std::{
 
 use crate::error::Error;
 
-/// Another user that processes can be run as.
+/// A second user, to run processes as.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Account {
     user: u32,

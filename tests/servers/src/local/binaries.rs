@@ -27,7 +27,7 @@ pub(crate) fn find(server: Server) -> Result<PathBuf, Error> {
 
 enum Found {
     Here(PathBuf),
-    /// A variable names the place, and nothing else is tried.
+    /// A variable names the place, and no other place is tried.
     NotWhereTold(String),
     Nowhere,
 }

@@ -35,7 +35,7 @@ pub(crate) fn lock(path: &Path) -> Result<File, Error> {
     File::create(path).and_then(|file| file.lock().map(|()| file)).map_err(Error::io(doing))
 }
 
-/// Others may walk through: PostgreSQL does not run as root, and gets a folder of its own inside.
+/// Other users may enter: PostgreSQL does not run as root, and gets a folder of its own inside.
 fn make(folder: PathBuf) -> Result<PathBuf, Error> {
     let made = fs::create_dir_all(&folder).and_then(|()| fs::set_permissions(&folder, Permissions::from_mode(0o755)));
     made.map_err(Error::io(format!("make {}", folder.display())))?;

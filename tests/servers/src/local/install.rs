@@ -9,7 +9,8 @@ use std::{
 use super::{account, binaries, checkout, process};
 use crate::{error::Error, server::Server};
 
-/// Installs `server` unless `is_found` once nobody else installs anything; the inner error says why it was not.
+/// Installs `server` unless `is_found` returns `true` once this process has the lock; the inner error is the reason why
+/// not.
 pub(crate) fn unless_found(server: Server, is_found: impl Fn() -> bool) -> Result<Result<(), String>, Error> {
     if let Some(because) = obstacle()? {
         return Ok(Err(because.to_owned()));

@@ -1,7 +1,8 @@
 //! A PostgreSQL server for tests: a new cluster that trusts everybody on this machine.
 //!
-//! The shared one syncs nothing. Keep: `synchronous_commit` stays on, because the store refuses to run without; with
-//! `fsync` off it costs nothing.
+//! The shared server syncs no writes.
+//!
+//! Invariant: `synchronous_commit` stays on, because the store refuses to run without; with `fsync` off it is free.
 
 use std::{
     fs,

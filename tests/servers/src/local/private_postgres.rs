@@ -1,13 +1,13 @@
 //! A PostgreSQL server of one test's own.
 //!
-//! Keep: it syncs like a real one. What a crash may lose is what such a test is about.
+//! Invariant: the server syncs as in production, because the tests are about data that a crash may lose.
 
 use std::{path::PathBuf, process::Child, time::Duration};
 
 use super::{binaries, checkout, postgres::Postgres, process, run_folder::RunFolder};
 use crate::{error::Error, port::Reservation, refuse, server::Server};
 
-/// Its owner never comes back; the supervisor need not wait for another.
+/// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// A PostgreSQL server of the caller's own, to crash at will; gone when dropped.
@@ -50,7 +50,7 @@ impl PrivatePostgres {
         self.reservation.port()
     }
 
-    /// Crashes the server (an immediate stop) and waits until it is gone; does nothing if it is stopped already.
+    /// Crashes the server (an immediate stop) and waits until it has ended; returns at once if it is stopped already.
     ///
     /// Every backend ends at once, and what was not written for a commit is lost.
     pub fn stop(&mut self) {
@@ -62,9 +62,9 @@ impl PrivatePostgres {
         self.run.forget_pid().unwrap_or_else(|error| refuse(&error));
     }
 
-    /// Starts a stopped server on the same port and waits until it takes connections; does nothing if it runs.
+    /// Starts a stopped server on the same port and waits until it accepts connections; returns at once if it runs.
     ///
-    /// It has everything that was committed before [`stop`](Self::stop).
+    /// The server has all data committed before [`stop`](Self::stop).
     pub fn start(&mut self) {
         if self.server.as_mut().is_none_or(process::has_ended) {
             self.spawn().unwrap_or_else(|error| refuse(&error));

@@ -1,6 +1,7 @@
 //! A Redis server of one test's own.
 //!
-//! Keep: `stop` removes the file with the process id, so that the supervisor never signals whoever gets that id next.
+//! Invariant: `stop` removes the file with the process id, so that the supervisor never signals a later process with
+//! that id.
 
 use std::{fs, io, path::PathBuf, process::Child, time::Duration};
 
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::{error::Error, port::Reservation, refuse, server::Server};
 
-/// Its owner never comes back; the supervisor need not wait for another.
+/// Time without its client after which the supervisor ends the server; the client never comes back.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Loading these takes minutes at 50 ms each, and is interrupted after each to answer clients.
@@ -61,7 +62,7 @@ impl PrivateRedis {
         self.reservation.port()
     }
 
-    /// Kills the server (SIGKILL) and waits until it is gone; does nothing if it is stopped already.
+    /// Kills the server (SIGKILL) and waits until it has ended; returns at once if it is stopped already.
     pub fn stop(&mut self) {
         if let Some(mut server) = self.server.take() {
             process::end(&mut server);
@@ -69,7 +70,7 @@ impl PrivateRedis {
         expect(self.run.forget_pid());
     }
 
-    /// Starts a stopped server on the same port and waits until it answers; does nothing if it runs.
+    /// Starts a stopped server on the same port and waits until it answers; returns at once if it runs.
     ///
     /// It has all data that it acknowledged before [`stop`](Self::stop).
     pub fn start(&mut self) {
@@ -136,7 +137,8 @@ impl PrivateRedis {
         ::redis::Client::open(self.url())?.get_connection()
     }
 
-    /// Suspends the server (SIGSTOP) and waits until it stands still: connections stay, nothing is answered.
+    /// Suspends the server (SIGSTOP) and waits until it is suspended: connections stay open, and no request is
+    /// answered.
     ///
     /// # Panics
     /// If the server is stopped.
@@ -145,7 +147,7 @@ impl PrivateRedis {
         assert!(process::wait_until(|| process::is_paused(self.running())), "Redis did not pause");
     }
 
-    /// Lets a paused server go on (SIGCONT).
+    /// Resumes a paused server (SIGCONT).
     ///
     /// # Panics
     /// If the server is stopped.

@@ -1,4 +1,4 @@
-//! What starting and signalling servers have in common.
+//! Starting and signalling processes of servers.
 
 use std::{
     fs::{self, File},
@@ -40,7 +40,7 @@ fn becomes_ready(child: &mut Child, is_ready: impl Fn(u32) -> bool) -> bool {
     wait_until(|| is_ready(child.id()) || has_ended(child)) && !has_ended(child)
 }
 
-/// Whether the process has ended, or cannot be asked.
+/// Returns `true` if the process has ended, or its state is unknown.
 pub(crate) fn has_ended(child: &mut Child) -> bool {
     !matches!(child.try_wait(), Ok(None))
 }
@@ -63,7 +63,7 @@ pub(crate) fn signal(child: &Child, signal: &str) -> Result<(), Error> {
     Err(Error::Failed { program: script, output: String::from_utf8_lossy(&output.stderr).into_owned() })
 }
 
-/// Whether the process is stopped by a signal.
+/// Returns `true` if the process is stopped by a signal.
 pub(crate) fn is_paused(child: &Child) -> bool {
     let state = match fs::read_to_string(format!("/proc/{}/stat", child.id())) {
         Ok(stat) => stat.rsplit(") ").next().unwrap_or_default().to_owned(),
@@ -77,7 +77,7 @@ fn shown_state(child: &Child) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-/// Looks until `condition` holds; returns whether it did in time.
+/// Polls until `condition` holds; returns `false` if it does not in time.
 pub(crate) fn wait_until(mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + READY_WITHIN;
     loop {

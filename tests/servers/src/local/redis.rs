@@ -11,7 +11,7 @@ use std::{
 use super::{process, run_folder::RunFolder};
 use crate::{error::Error, server::Server};
 
-/// Every write reaches the file before its reply is sent, and the file outlives the process; nothing is synced.
+/// Every write reaches the file before its reply is sent, and the file outlives the process; the server does not sync.
 const DURABLE: [&str; 6] = ["--appendonly", "yes", "--appendfsync", "no", "--auto-aof-rewrite-percentage", "0"];
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
@@ -55,8 +55,8 @@ impl<'a> Redis<'a> {
     }
 }
 
-/// Whether the server's answer to a `PING` begins with `expected`; while it loads its data it accepts connections, but
-/// answers with an error.
+/// Returns `true` if the server's answer to a `PING` begins with `expected`; while the server loads its data it accepts
+/// connections, but answers with an error.
 pub(crate) fn answers(port: u16, expected: &[u8; 7]) -> bool {
     let ping = || {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;

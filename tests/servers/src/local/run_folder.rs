@@ -7,8 +7,8 @@
 //! - `data/`, `log`: the server's own
 //! - `data/server.pid`: the server's process id, written by the server's process before it becomes the server
 //!
-//! Keep: [`register`](RunFolder::register) before [`ready_port`](RunFolder::ready_port), and the supervisor before
-//! anything else is started, so that a kill at any moment leaves nothing behind.
+//! Invariant: [`register`](RunFolder::register) precedes [`ready_port`](RunFolder::ready_port), and the supervisor
+//! starts before any other process, so that a kill at any moment leaves no process or folder behind.
 
 use std::{
     fs, io,
@@ -64,11 +64,11 @@ impl RunFolder {
         command.spawn().map_err(Error::io("start the supervisor (sh)"))
     }
 
-    /// Whether a supervisor gave a sign of life lately.
+    /// Returns `true` if the supervisor touched its file recently.
     pub(crate) fn is_supervised(&self) -> bool {
         let touched = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
         let beat = touched(&self.path.join("beat")).or_else(|_| touched(&self.path));
-        // a beat from the future means that the clock was set back: it is fresh
+        // a time in the future means that the clock was set back: the file counts as fresh
         beat.is_ok_and(|beat| SystemTime::now().duration_since(beat).unwrap_or_default() < SILENCE)
     }
 
@@ -115,7 +115,7 @@ impl RunFolder {
         self.data().join("server.pid")
     }
 
-    /// Removes the process id of a server that has ended, so that the supervisor never signals whoever gets it next.
+    /// Removes the process id of an ended server, so that the supervisor never signals a later process with that id.
     pub(crate) fn forget_pid(&self) -> Result<(), Error> {
         match fs::remove_file(self.pid_file()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -133,7 +133,7 @@ impl RunFolder {
         command
     }
 
-    /// What the server prints.
+    /// Returns the path of the server's output.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("log")
     }

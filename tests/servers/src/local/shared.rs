@@ -1,4 +1,4 @@
-//! The server that all tests of a checkout share: join it, or start it for the others too.
+//! The server that all tests of a checkout share: a process joins it, or starts it.
 
 use std::{
     env, fs,
@@ -11,11 +11,11 @@ use std::{
 use super::{binaries, checkout, postgres::Postgres, redis::Redis, run_folder::RunFolder};
 use crate::{error::Error, port::Reservation, server::Server};
 
-/// How long a server waits for the next client: longer than the pause between two test binaries.
+/// Time without clients after which the server stops: longer than the pause between two test binaries.
 const GRACE: Duration = Duration::from_secs(5);
 const GRACE_VARIABLE: &str = "TEST_SERVERS_GRACE_SECONDS";
 
-/// How often a server is started anew because somebody else was faster to take its port.
+/// Number of starts, in case a different process takes the port first.
 const TRIES: u32 = 3;
 
 /// Returns the URL of the checkout's server, which stays up at least as long as this process.
