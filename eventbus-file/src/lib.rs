@@ -24,6 +24,8 @@ mod payload;
 mod poll_backoff;
 mod publish;
 mod queue;
+#[cfg(feature = "redis")]
+mod redis_coordination;
 mod relay;
 mod relay_log;
 mod removal;
@@ -37,14 +39,14 @@ pub use claim_store::Claim;
 pub use claimed_event::ClaimedEvent;
 pub use config::FileQueueConfig;
 pub use coordination::CoordinationStatus;
-#[cfg(feature = "redis")]
-#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
-pub use coordination::redis::RedisCoordination;
 pub use error::FileQueueError;
 pub use event::QueueEvent;
 pub use folder_check::FolderProblem;
 pub use metrics::FileQueueMetrics;
 pub use queue::FileQueue;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use redis_coordination::RedisCoordination;
 pub use removal::{RemovalCondition, RemovalReport};
 pub use results::EventResult;
 pub use search::{PageToken, Search, SearchPage};

@@ -22,6 +22,12 @@ use crate::{
     search::{self, Search, SearchPage},
     subscriber_broadcast::broadcast_subscribers,
 };
+#[cfg(feature = "redis")]
+use crate::{
+    coordination::Coordinator,
+    metrics::Metrics,
+    redis_coordination::{self, RedisCoordination, RedisCoordinator},
+};
 
 /// A queue in a folder: its files are the truth. Cloning shares it.
 ///
@@ -62,7 +68,35 @@ impl FileQueue {
         Ok(Self::new(Arc::new(queue), background))
     }
 
-    pub(crate) fn new(queue: Arc<QueueInner>, background: CancellationToken) -> Self {
+    /// Opens the queue in a folder that workers on several machines share, coordinated through Redis.
+    ///
+    /// If Redis is away, the queue works all the same, by its files alone, and keeps trying to connect.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
+    /// let queue = FileQueue::open_with_redis(FileQueueConfig::at("./my_queue"), RedisCoordination::default()).await?;
+    /// queue.publish(&serde_json::json!({"message": "Hello World"})).await?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "redis")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+    pub async fn open_with_redis(config: FileQueueConfig, redis: RedisCoordination) -> Result<Self> {
+        redis.check()?;
+        let (name, worker, metrics) = (config.name()?, config.worker()?, Arc::<Metrics>::default());
+        let redis = Arc::new(RedisCoordinator::new(redis, &name, worker.clone(), Arc::clone(&metrics))?);
+        let config = FileQueueConfig { worker_id: Some(worker), ..config };
+        let queue = QueueInner::open(config, metrics, Arc::clone(&redis) as Arc<dyn Coordinator>).await?;
+        let (queue, background) = (Arc::new(queue), CancellationToken::new());
+        redis_coordination::start(redis, Arc::clone(&queue), background.clone()).await;
+        Ok(Self::new(queue, background))
+    }
+
+    fn new(queue: Arc<QueueInner>, background: CancellationToken) -> Self {
         tokio::spawn(broadcast_subscribers(Arc::clone(&queue), background.clone()));
         Self { inner: queue, _background: Arc::new(background.drop_guard()) }
     }

@@ -13,8 +13,9 @@ const CLOCK: &str = "eventbus/src/domain/clock.rs";
 const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-file/src/bus/consumer/mod.rs", 6, "what other workers read in files"),
     ("eventbus-file/src/config.rs", 1, "a name that no other worker has"),
-    ("eventbus-file/src/coordination/redis/monitor.rs", 3, "a connection to Redis"),
-    ("eventbus-file/src/coordination/redis/resync.rs", 1, "the replies of Redis"),
+    ("eventbus-file/src/redis_coordination/coordinator.rs", 1, "a connection to Redis"),
+    ("eventbus-file/src/redis_coordination/monitor.rs", 2, "a connection to Redis"),
+    ("eventbus-file/src/redis_coordination/resync.rs", 1, "the replies of Redis"),
     ("eventbus-file/src/disk.rs", 3, "the file system's times, and names that no other worker has"),
     ("eventbus-file/src/event.rs", 1, "the times that workers compare through files"),
     ("eventbus-file/src/log.rs", 3, "publishers in other processes"),

@@ -2,13 +2,8 @@
 //!
 //! Invariant: the files decide, not Redis, which may have lost its data. After a connection failed, the worker sends no
 //! command before it has a new connection, so that a server that is away costs one timeout.
-
-mod config;
-mod monitor;
-mod resync;
-mod script;
-mod state;
-mod tls;
+//!
+//! Real time, not the given clock: timeouts of a connection to Redis.
 
 use std::{
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
@@ -17,16 +12,24 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::port::Outage;
-use redis::{Client, ErrorKind, FromRedisValue, RedisError, RedisResult, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
+    aio::{MultiplexedConnection, PubSub},
+};
 use serde_json::{Map, Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
-pub use config::RedisCoordination;
-use config::RedisKeys;
-
-use super::{CoordinationStatus, Coordinator, IdReservation, Message};
-use crate::{FileQueue, FileQueueConfig, error::Result, event::now, inner::QueueInner, metrics::Metrics};
+use super::{
+    config::{RedisCoordination, RedisKeys},
+    message::{Message, millis, timestamp},
+    script,
+};
+use crate::{
+    coordination::{CoordinationStatus, Coordinator, IdReservation},
+    error::Result,
+    event::now,
+    metrics::Metrics,
+};
 
 /// Maximum number of messages in one pipeline.
 const BROADCAST_BATCH_MAX: usize = 500;
@@ -64,42 +67,50 @@ impl std::fmt::Debug for Connection {
     }
 }
 
-impl FileQueue {
-    /// Opens the queue in a folder that workers on several machines share, coordinated through Redis.
-    ///
-    /// If Redis is away, the queue works all the same, by its files alone, and keeps trying to connect.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination};
-    /// let queue = FileQueue::open_with_redis(FileQueueConfig::at("./my_queue"), RedisCoordination::default()).await?;
-    /// queue.publish(&serde_json::json!({"message": "Hello World"})).await?;
-    /// # Ok(()) }
-    /// ```
-    pub async fn open_with_redis(config: FileQueueConfig, redis: RedisCoordination) -> Result<Self> {
-        redis.check()?;
-        let (name, worker, metrics) = (config.name()?, config.worker()?, Arc::<Metrics>::default());
-        let redis = Arc::new(RedisCoordinator {
-            client: redis.client(&name)?,
-            keys: RedisKeys::new(&redis.redis_prefix, &name),
-            config: redis,
-            worker_id: worker.clone(),
-            state: RwLock::default(),
-            metrics: Arc::clone(&metrics),
-        });
-        let config = FileQueueConfig { worker_id: Some(worker), ..config };
-        let queue = QueueInner::open(config, metrics, Arc::clone(&redis) as Arc<dyn Coordinator>).await?;
-        let (queue, background) = (Arc::new(queue), CancellationToken::new());
-        monitor::start(redis, Arc::clone(&queue), background.clone()).await;
-        Ok(Self::new(queue, background))
-    }
-}
-
 impl RedisCoordinator {
+    /// Makes a coordinator that is not connected yet.
+    pub(crate) fn new(
+        config: RedisCoordination,
+        queue: &str,
+        worker_id: String,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self> {
+        Ok(Self {
+            client: config.client(queue)?,
+            keys: RedisKeys::new(&config.redis_prefix, queue),
+            config,
+            worker_id,
+            state: RwLock::default(),
+            metrics,
+        })
+    }
+
+    pub(super) fn config(&self) -> &RedisCoordination {
+        &self.config
+    }
+
+    pub(super) fn keys(&self) -> &RedisKeys {
+        &self.keys
+    }
+
+    pub(super) fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Returns the token that is cancelled when this connection is lost.
+    pub(super) fn lost(&self) -> CancellationToken {
+        self.state().lost.clone()
+    }
+
+    /// Ends the outage, and returns how long it lasted.
+    pub(super) fn end_outage(&self) -> Duration {
+        self.state_mut().outage.ends().unwrap_or_default()
+    }
+
     fn state(&self) -> RwLockReadGuard<'_, ConnectionState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -109,7 +120,7 @@ impl RedisCoordinator {
     }
 
     /// Sends a command if there is a connection. `None`: the files decide alone.
-    async fn query<T: FromRedisValue>(
+    pub(super) async fn query<T: FromRedisValue>(
         &self,
         what: &'static str,
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
@@ -150,6 +161,58 @@ impl RedisCoordinator {
         slot.outage.begins()
     }
 
+    /// Drops the connection for commands after the one for messages was lost.
+    pub(super) fn handle_lost_subscription(&self) {
+        let error = "the connection for messages was lost";
+        if self.disconnect(error.into()) {
+            tracing::warn!(queue = self.keys.queue(), error, "no connection to Redis, the files decide alone");
+        }
+    }
+
+    /// Opens one connection for commands and one for messages.
+    pub(super) async fn connect(&self) -> Option<PubSub> {
+        let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
+        let (error, is_refused) = match connecting {
+            Ok(Ok((connection, messages))) => {
+                let mut slot = self.state_mut();
+                slot.connection = Some(connection);
+                slot.lost = CancellationToken::new();
+                return Some(messages);
+            }
+            Ok(Err(error)) => (error.to_string(), is_refusal(&error)),
+            Err(_) => ("connecting took too long".into(), false),
+        };
+        let first = {
+            let mut slot = self.state_mut();
+            slot.error.clone_from(&error);
+            let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
+            slot.outage.begins() || is_refused && !was_refused
+        };
+        let queue = self.keys.queue();
+        match first {
+            true if is_refused => {
+                tracing::error!(
+                    queue,
+                    error,
+                    "Redis refuses this worker, the files decide alone: correct its user, password or rights"
+                )
+            }
+            true => tracing::warn!(queue, error, "no connection to Redis, the files decide alone"),
+            false => {}
+        }
+        None
+    }
+
+    async fn try_connect(&self) -> RedisResult<(Connection, PubSub)> {
+        let timeout = Some(self.config.response_timeout);
+        let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("PING").query_async::<()>(&mut connection).await?;
+        let mut messages = self.client.get_async_pubsub().await?;
+        messages.subscribe(self.keys.events()).await?;
+        Ok((Connection(connection), messages))
+    }
+
     fn claim_value(&self, data: &Value) -> String {
         json!({"worker_id": self.worker_id, "created_at": timestamp(now()), "data": data}).to_string()
     }
@@ -165,15 +228,6 @@ impl RedisCoordinator {
 /// Returns `true` if the server answered and refuses this worker: a wrong password, or a missing right.
 fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS"))
-}
-
-fn timestamp(time: OffsetDateTime) -> String {
-    // only a year of more than four digits has no such text, and no claim was read with one
-    time.format(&Rfc3339).unwrap_or_default()
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 #[async_trait]

@@ -3,9 +3,6 @@
 //! Invariant: the queue depends on no answer of the coordinator, which may be away at any time, and may have lost all
 //! its data.
 
-#[cfg(feature = "redis")]
-pub(crate) mod redis;
-
 use std::{fmt, ops::Range, time::Duration};
 
 use async_trait::async_trait;
@@ -53,16 +50,6 @@ impl fmt::Display for CoordinationStatus {
             Self::Refused { error } => write!(f, "refused: {error}"),
         }
     }
-}
-
-/// A message to the other workers.
-#[cfg(feature = "redis")]
-#[derive(Debug, Clone, PartialEq, Serialize, serde::Deserialize)]
-pub(crate) struct Message {
-    #[serde(rename = "type")]
-    pub(crate) kind: String,
-    pub(crate) data: Map<String, Value>,
-    pub(crate) timestamp: String,
 }
 
 /// The kinds of messages.

@@ -3,15 +3,18 @@
 //! Invariant: the files are the truth, so a worker that hears of a file checks that its folder has the file. A file
 //! that is missing there, and was not removed, shows that the workers do not share a folder, or see new files late.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::RedisCoordinator;
+use super::coordinator::RedisCoordinator;
 use crate::{
     claim_store::{Claim, event_of_claim},
     error::Result,
     inner::QueueInner,
     names,
+    subscriber_broadcast::subscriber_ids,
 };
 
 /// Maximum number of id ranges on a page, and of ids that they span.
@@ -64,95 +67,89 @@ impl From<&Claim> for ClaimSummary {
     }
 }
 
-impl QueueInner {
-    /// Returns the subscribers of this worker, and of the workers that consume for groups.
-    pub(super) fn list_subscribers(&self) -> Result<Vec<String>> {
-        let mut subscribers = crate::subscriber_broadcast::subscriber_ids(self);
-        for group in self.groups.list_groups()? {
-            let handlers = self.groups.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
-            subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
-        }
-        Ok(subscribers.into_iter().collect())
+/// Returns the subscribers of this worker, and of the workers that consume for groups.
+pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
+    let mut subscribers = subscriber_ids(queue);
+    for group in queue.groups.list_groups()? {
+        let handlers = queue.groups.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+        subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
     }
+    Ok(subscribers.into_iter().collect())
+}
 
-    /// Returns the claims that may be live: that of an event with a result is not.
-    pub(super) fn list_open_claims(&self) -> Result<Vec<String>> {
-        let mut open = Vec::new();
-        for id in self.claims.list_ids()? {
-            let is_done = match event_of_claim(&id) {
-                Some(event_id) => self.results.has_result(event_id)?,
-                None => false,
-            };
-            if !is_done {
-                open.push(id);
-            }
-        }
-        Ok(open)
-    }
-
-    pub(super) fn load_live_claims(&self, ids: &[String]) -> Vec<Claim> {
-        let mut live = Vec::new();
-        for id in ids {
-            match self.claims.load_newest(id) {
-                Ok(claim) => live.extend(claim.filter(Claim::is_live)),
-                Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
-            }
-        }
-        live
-    }
-
-    /// Returns a page of event ids from an id on, and the first id of the next page.
-    pub(super) fn event_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-        ranges(self.log.ids_from(from)?)
-    }
-
-    pub(super) fn result_ranges(&self, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-        ranges(self.results.ids_from(from)?)
-    }
-
-    /// Returns the first of the reported events that is missing here, and the number of missing events.
-    fn find_unseen_events(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
-        loop {
-            let removed = self.log.removed_through()?;
-            let remaining = reported.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
-            let first = remaining.clone().map(|(from, _)| from).min().unwrap_or_default();
-            let unseen = find_missing(remaining, self.log.ids_from(first)?)?;
-            // events that were removed meanwhile are not missing: check again
-            if unseen.is_none() || self.log.removed_through()? == removed {
-                return Ok(unseen);
-            }
+/// Returns the claims that may be live: that of an event with a result is not.
+pub(super) fn list_open_claims(queue: &QueueInner) -> Result<Vec<String>> {
+    let mut open = Vec::new();
+    for id in queue.claims.list_ids()? {
+        let is_done = match event_of_claim(&id) {
+            Some(event_id) => queue.results.has_result(event_id)?,
+            None => false,
+        };
+        if !is_done {
+            open.push(id);
         }
     }
+    Ok(open)
+}
 
-    fn find_unseen_results(&self, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
-        let first = reported.iter().map(|(from, _)| *from).min().unwrap_or_default();
-        find_missing(reported.iter().copied(), self.results.ids_from(first)?)
+pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Vec<Claim> {
+    let mut live = Vec::new();
+    for id in ids {
+        match queue.claims.load_newest(id) {
+            Ok(claim) => live.extend(claim.filter(Claim::is_live)),
+            Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
+        }
+    }
+    live
+}
+
+/// Returns a page of event ids from an id on, and the first id of the next page.
+pub(super) fn event_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
+    ranges(queue.log.ids_from(from)?)
+}
+
+pub(super) fn result_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
+    ranges(queue.results.ids_from(from)?)
+}
+
+/// Returns the first of the reported events that is missing here, and the number of missing events.
+fn find_unseen_events(queue: &QueueInner, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
+    loop {
+        let removed = queue.log.removed_through()?;
+        let remaining = reported.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
+        let first = remaining.clone().map(|(from, _)| from).min().unwrap_or_default();
+        let unseen = find_missing(remaining, queue.log.ids_from(first)?)?;
+        // events that were removed meanwhile are not missing: check again
+        if unseen.is_none() || queue.log.removed_through()? == removed {
+            return Ok(unseen);
+        }
     }
 }
 
-impl RedisCoordinator {
-    /// Checks that this folder has the files of a page that a different worker sent.
-    pub(super) async fn compare_with_files(&self, queue: &std::sync::Arc<QueueInner>, page: StatePage) {
-        let (what, unseen) = match page.content {
-            StateContent::Events(told) => {
-                ("events", queue.blocking(move |queue| queue.find_unseen_events(&told)).await)
-            }
-            StateContent::Results(told) => {
-                ("results", queue.blocking(move |queue| queue.find_unseen_results(&told)).await)
-            }
-            _ => return,
-        };
-        match unseen {
-            Ok(None) => {}
-            Ok(Some((first, count))) => {
-                self.metrics.files_unseen.add(count);
-                tracing::error!(
-                    what, first, count, root = %queue.config.root_dir.display(),
-                    "a worker reports files that are missing here: it has a different folder, or new files appear late"
-                );
-            }
-            Err(error) => tracing::warn!(error = error.log(), what, "cannot check the files that a worker reports"),
+fn find_unseen_results(queue: &QueueInner, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
+    let first = reported.iter().map(|(from, _)| *from).min().unwrap_or_default();
+    find_missing(reported.iter().copied(), queue.results.ids_from(first)?)
+}
+
+/// Checks that this folder has the files of a page that a different worker sent.
+pub(super) async fn compare_with_files(redis: &RedisCoordinator, queue: &Arc<QueueInner>, page: StatePage) {
+    let (what, unseen) = match page.content {
+        StateContent::Events(told) => ("events", queue.blocking(move |queue| find_unseen_events(queue, &told)).await),
+        StateContent::Results(told) => {
+            ("results", queue.blocking(move |queue| find_unseen_results(queue, &told)).await)
         }
+        _ => return,
+    };
+    match unseen {
+        Ok(None) => {}
+        Ok(Some((first, count))) => {
+            redis.metrics().files_unseen.add(count);
+            tracing::error!(
+                what, first, count, root = %queue.config.root_dir.display(),
+                "a worker reports files that are missing here: it has a different folder, or new files appear late"
+            );
+        }
+        Err(error) => tracing::warn!(error = error.log(), what, "cannot check the files that a worker reports"),
     }
 }
 

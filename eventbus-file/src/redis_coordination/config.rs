@@ -144,7 +144,7 @@ impl RedisCoordination {
         Client::open(info).map_err(invalid)
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let times = [
             ("resync_lock_timeout", self.resync_lock_timeout),
             ("response_timeout", self.response_timeout),

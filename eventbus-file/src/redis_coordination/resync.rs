@@ -1,0 +1,113 @@
+//! The resync: one worker broadcasts the whole state, after Redis was away and when a worker asks.
+//!
+//! Invariant: one worker at a time resyncs, and only from the files. It deletes no data in Redis: it only raises the
+//! counter, and only sets claims that are missing. A message is small, however many files there are.
+//!
+//! Real time, not the given clock: the replies of Redis.
+
+use std::sync::Arc;
+
+use redis::{ExistenceCheck, SetExpiry, SetOptions};
+use serde_json::{Value, json};
+
+use super::{
+    coordinator::RedisCoordinator,
+    message::{millis, timestamp},
+    script,
+    state::{self, ClaimSummary, StateContent, StatePage},
+};
+use crate::{
+    claim_store::Claim,
+    coordination::{Coordinator as _, message_kind},
+    error::Result,
+    inner::QueueInner,
+};
+
+/// Maximum number of subscribers or claims on a page.
+const PAGE_ITEMS_MAX: usize = 200;
+
+/// Restores the data in Redis and broadcasts the whole state, unless a different worker holds the resync lock.
+pub(super) async fn resync(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) {
+    let lock = coordinator.keys().resync_lock();
+    let options = SetOptions::default()
+        .conditional_set(ExistenceCheck::NX)
+        .with_expiration(SetExpiry::PX(millis(coordinator.config().resync_lock_timeout)));
+    let locked: Option<Option<String>> = coordinator
+        .query("locking", async |redis| {
+            redis::AsyncTypedCommands::set_options(redis, &lock, coordinator.worker_id(), options).await
+        })
+        .await;
+    if locked.flatten().is_none() {
+        return;
+    }
+    // no longer than the lock lasts: a second worker may begin then
+    let sent =
+        tokio::time::timeout(coordinator.config().resync_lock_timeout, broadcast_state(coordinator, queue)).await;
+    match sent {
+        Ok(Ok(())) => coordinator.metrics().resyncs.add(1),
+        Ok(Err(error)) => tracing::warn!(error = error.log(), "the resync failed"),
+        Err(_) => tracing::warn!("the resync took longer than `resync_lock_timeout`; the rest is not sent"),
+    }
+    coordinator
+        .query("unlocking", async |redis| {
+            script::RELEASE_CLAIM.key(&lock).arg(coordinator.worker_id()).invoke_async::<()>(redis).await
+        })
+        .await;
+}
+
+async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) -> Result<()> {
+    let head = queue.blocking(|queue| queue.log.head()).await?;
+    // reserves no id, but raises the counter above the newest id of the files
+    coordinator.reserve_ids(0, Some(head)).await;
+    let mut page = 0;
+    for some in queue.blocking(state::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
+        broadcast_page(coordinator, &mut page, StateContent::Subscribers(some.to_vec())).await;
+    }
+    for ids in queue.blocking(state::list_open_claims).await?.chunks(PAGE_ITEMS_MAX) {
+        let ids = ids.to_vec();
+        let claims = queue.blocking(move |queue| Ok(state::load_live_claims(queue, &ids))).await?;
+        if !claims.is_empty() {
+            put_claims(coordinator, &claims).await;
+            broadcast_page(
+                coordinator,
+                &mut page,
+                StateContent::Claims(claims.iter().map(ClaimSummary::from).collect()),
+            )
+            .await;
+        }
+    }
+    let mut from = Some(1);
+    while let Some(first) = from {
+        let some;
+        (some, from) = queue.blocking(move |queue| state::event_ranges(queue, first)).await?;
+        broadcast_page(coordinator, &mut page, StateContent::Events(some)).await;
+    }
+    from = Some(1);
+    while let Some(first) = from {
+        let some;
+        (some, from) = queue.blocking(move |queue| state::result_ranges(queue, first)).await?;
+        broadcast_page(coordinator, &mut page, StateContent::Results(some)).await;
+    }
+    broadcast_page(coordinator, &mut page, StateContent::End { next_event_id: head + 1 }).await;
+    Ok(())
+}
+
+async fn broadcast_page(coordinator: &RedisCoordinator, page: &mut u64, content: StateContent) {
+    *page += 1;
+    // texts and numbers can always be written as JSON
+    if let Ok(Value::Object(data)) = serde_json::to_value(StatePage { page: *page, content }) {
+        coordinator.broadcast(message_kind::STATE, vec![data]).await;
+    }
+}
+
+/// Sets claims that are missing in Redis.
+async fn put_claims(coordinator: &RedisCoordinator, claims: &[Claim]) {
+    let mut put = redis::pipe();
+    for claim in claims {
+        let created_at = timestamp(claim.created_at);
+        let value = json!({"worker_id": claim.worker_id, "created_at": created_at, "data": claim.data});
+        let key = coordinator.keys().claim(&claim.claim_id);
+        put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
+    }
+    coordinator.query("setting claims", async |redis| put.query_async::<()>(redis).await).await;
+}
