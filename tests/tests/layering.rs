@@ -13,7 +13,7 @@ use workspace_tests::{
 const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus", 0, 8, 1),
     ("eventbus-derive", 0, 0, 0),
-    ("eventbus-file", 0, 3, 1),
+    ("eventbus-file", 0, 0, 0),
     ("eventbus-redis", 4, 45, 6),
     ("eventstore-postgres", 0, 0, 0),
     ("eventstore-sqlite", 0, 0, 0),

@@ -1,0 +1,536 @@
+//! The consumer of one group: it owns the group, receives events, and records their outcomes.
+//!
+//! Invariant: the consumer saves that it received an event before a handler gets it, and the outcome before it releases
+//! the event. The progress is one file, which only the owner of the latest epoch writes.
+//!
+//! Real time, not the given clock: other workers read the claim in files.
+
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+
+use eventbus::{
+    Name,
+    port::{
+        Announced, DeliveryAttempts, DisposedEntry, Disposition, DueRange, GroupContext, InFlight, InFlightEntry,
+        Limits, Outage, StopSignal, Unhandled, handler_span, log_skipped_type, run_workers,
+    },
+};
+use tokio::{sync::watch, time::Instant};
+
+use super::{in_flight_update::InFlightUpdate, open_events::OpenEvents};
+use crate::{
+    claim_store::Claim,
+    error::{FileQueueError, Result},
+    event::message_id,
+    group_store::OwnedGroup,
+    inner::QueueInner,
+    log::{LogEntry, ReadEvent},
+    poll_backoff::PollBackoff,
+};
+
+/// Delay before the retry after the file system refused.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
+
+/// Maximum number of events that wait for a retry, or are parked behind one that does: the file of the group has an
+/// entry for each, and is written as a whole.
+const WAITING_MAX: usize = 10_000;
+
+/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+const RECEIVE_BATCH_MAX: usize = 100;
+
+/// An in-flight entry that was read again.
+enum RereadEvent {
+    Log(LogEntry),
+    Replay(Option<InFlightEntry>),
+}
+
+/// The owner of a group's claim, from acquiring to losing or releasing it.
+pub(super) struct Consumer<'a> {
+    queue: &'a Arc<QueueInner>,
+    group: &'a Name,
+    claim: Claim,
+    open: OpenEvents,
+    in_flight: Arc<InFlight>,
+    poll_backoff: PollBackoff,
+    /// Set if there may be more events to receive.
+    has_more: bool,
+    renew_at: Instant,
+    /// Time of the next attempt while the file system refuses.
+    retry_at: Option<Instant>,
+    /// Outage of the file system; it may outlast this consumer.
+    outage: &'a mut Outage,
+    /// Set if the previous owner may have died in a replay.
+    was_abandoned: bool,
+    /// Entries with a disposition that is not recorded yet.
+    disposed: VecDeque<DisposedEntry>,
+    /// Changes of the in-flight entries that wait until the progress is saved.
+    update: InFlightUpdate,
+    /// Signals that a handler came or went.
+    subscriber_changes: watch::Receiver<()>,
+    /// The types that the handlers announced last.
+    announced: Vec<Announced>,
+}
+
+impl<'a> Consumer<'a> {
+    pub(super) fn new(queue: &'a Arc<QueueInner>, group: &'a Name, owned: OwnedGroup, outage: &'a mut Outage) -> Self {
+        Self {
+            was_abandoned: owned.was_abandoned,
+            in_flight: Arc::new(
+                InFlight::new(queue.config.max_in_flight, queue.config.max_in_flight_bytes, queue.config.clock.clone())
+                    .with_max_waiting(WAITING_MAX),
+            ),
+            poll_backoff: PollBackoff::new(queue),
+            queue,
+            group,
+            claim: owned.claim,
+            open: OpenEvents::new(owned.progress),
+            has_more: true,
+            renew_at: Instant::now() + queue.config.group_expiration / 3,
+            retry_at: None,
+            outage,
+            disposed: VecDeque::new(),
+            update: InFlightUpdate::default(),
+            subscriber_changes: queue.subscribers.watch(),
+            announced: Vec::new(),
+        }
+    }
+
+    fn group_context(&self) -> GroupContext {
+        GroupContext {
+            group: self.group.clone(),
+            subscribers: self.queue.subscribers.clone(),
+            counters: Arc::clone(&self.queue.counters),
+            retry: self.queue.config.retry,
+            limits: Limits { concurrency: self.queue.config.concurrency, ..Limits::default() },
+            run_lock: self.queue.run_lock.clone(),
+            span: Arc::new(handler_span),
+        }
+    }
+
+    /// Consumes until `stop`. Returns `true` if this worker lost the group.
+    pub(super) async fn run(mut self, stop: &StopSignal) -> bool {
+        let (context, in_flight) = (self.group_context(), Arc::clone(&self.in_flight));
+        let mut working = pin!(run_workers(&in_flight, &context, stop));
+        while let Err(error) = self.receive_redelivered().await {
+            if self.outage.begins() {
+                tracing::warn!(group = %self.group, error = error.log(), "open events not read yet, trying again");
+            }
+            if matches!(error, FileQueueError::ClaimLost { .. }) || !self.claim.is_live() {
+                return true;
+            }
+            // nothing is in flight yet: a stop need not wait for handlers
+            tokio::select! {
+                () = stop.stopped() => return false,
+                () = tokio::time::sleep(RETRY_DELAY) => {}
+            }
+        }
+        let mut cycle = self.run_cycle().await;
+        loop {
+            match cycle {
+                Ok(()) => {
+                    self.retry_at = None;
+                    if let Some(lasted) = self.outage.ends() {
+                        tracing::info!(group = %self.group, ?lasted, "consuming goes on");
+                    }
+                }
+                Err(FileQueueError::ClaimLost { .. }) => return true,
+                Err(error) => {
+                    if self.outage.begins() {
+                        tracing::warn!(
+                            group = %self.group, error = error.log(), "consuming was interrupted, trying again until it succeeds"
+                        );
+                    }
+                    self.retry_at = Some(Instant::now() + RETRY_DELAY);
+                    self.open.set_dirty();
+                }
+            }
+            let wake_at = self.retry_at.unwrap_or(self.renew_at);
+            // biased: `working` runs the handlers and ends the loop; then outcomes, as they make room for new events
+            tokio::select! {
+                biased;
+                () = &mut working => break,
+                () = in_flight.disposed(), if self.retry_at.is_none() => {}
+                () = in_flight.due(), if self.retry_at.is_none() => {}
+                () = wait_for_more(&in_flight, &mut self.poll_backoff, self.has_more), if self.retry_at.is_none() => {}
+                () = tokio::time::sleep_until(wake_at) => {}
+            }
+            cycle = self.run_cycle().await;
+        }
+        in_flight.nack_idle();
+        match self.finish().await {
+            Err(FileQueueError::ClaimLost { .. }) => return true,
+            Err(error) => {
+                tracing::warn!(group = %self.group, error = error.log(), "cannot release the group, its claim expires")
+            }
+            Ok(()) => {}
+        }
+        false
+    }
+
+    /// Records the outcomes of events, receives more, and renews the claim.
+    async fn run_cycle(&mut self) -> Result<()> {
+        self.check_same_queue().await?;
+        self.record_outcomes().await?;
+        // after the outcomes: an event left without a handler later would not be received again for one announced here
+        self.announce_event_types().await?;
+        self.read_due().await?;
+        self.receive_replays().await?;
+        self.receive_new().await?;
+        if self.open.is_dirty() || self.renew_at <= Instant::now() {
+            self.save_progress(false).await?;
+        }
+        self.update.apply(&self.in_flight);
+        Ok(())
+    }
+
+    /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
+    async fn check_same_queue(&self) -> Result<()> {
+        let (claim, known) = (self.claim.clone(), self.open.queue_id());
+        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder.queue_id()))).await?;
+        match is_same {
+            true => Ok(()),
+            false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
+        }
+    }
+
+    async fn save_progress(&mut self, is_last: bool) -> Result<()> {
+        let (claim, data) = (self.claim.clone(), self.open.to_value()?);
+        self.claim = self.queue.blocking(move |queue| queue.groups.save_progress(&claim, data, is_last)).await?;
+        self.open.set_saved();
+        self.renew_at = Instant::now() + self.queue.config.group_expiration / 3;
+        Ok(())
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        self.record_outcomes().await?;
+        self.save_progress(true).await?;
+        self.queue.change_signal.send_replace(());
+        Ok(())
+    }
+
+    /// Receives the events that were open at the previous owner.
+    async fn receive_redelivered(&mut self) -> Result<()> {
+        let open = self.open.ids();
+        self.receive_open(open, self.was_abandoned).await
+    }
+
+    async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
+        let group = self.group.clone();
+        let entries = self
+            .queue
+            .blocking(move |queue| {
+                let read = |id| Ok((id, queue.log.read(id)?, queue.dead_letters.has_dead_letter(id, &group)?));
+                open.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await?;
+        for (id, slot, is_dead_letter) in entries {
+            match slot {
+                // the event became a dead letter, but the progress without it was not saved
+                _ if is_dead_letter => self.open.remove(id),
+                LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
+                LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
+                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => self.open.remove(id),
+            }
+        }
+        self.open.set_dirty();
+        Ok(())
+    }
+
+    fn add_received(&mut self, read: ReadEvent, is_redelivered: bool) {
+        match read {
+            ReadEvent::Event(event) => {
+                let attempts = self.open.add(event.id());
+                let entry = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
+                self.update.add(if is_redelivered { entry.redelivered() } else { entry });
+            }
+            ReadEvent::Torn(id, error) => {
+                let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config.clock);
+                self.open.save_attempts(id, attempts.clone());
+                self.update.add_undecodable(message_id(id), attempts);
+            }
+        }
+    }
+
+    /// Reads the waiting events again that are due. One that is read counts as in flight from now on.
+    async fn read_due(&mut self) -> Result<()> {
+        let due = self.in_flight.take_due();
+        if due.is_empty() {
+            return Ok(());
+        }
+        let wanted: Vec<_> = due.iter().filter_map(|due| due.id.as_str().parse::<u64>().ok()).collect();
+        let (group, replays) = (self.group.clone(), self.open.replays().clone());
+        let read = self
+            .queue
+            .blocking(move |queue| {
+                let read = |id: u64| match replays.contains(&id) {
+                    true => Ok(RereadEvent::Replay(queue.dead_letters.load_replay(id, &group)?)),
+                    false => Ok(RereadEvent::Log(queue.log.read(id)?)),
+                };
+                wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
+            })
+            .await;
+        let read = match read {
+            Ok(read) => read,
+            Err(error) => {
+                self.in_flight.return_due(due.iter().map(|due| &due.id));
+                return Err(error);
+            }
+        };
+        for (due, reread) in due.into_iter().zip(read) {
+            let id = due.id.as_str().parse().unwrap_or_default();
+            match reread {
+                RereadEvent::Replay(Some(entry)) => self.update.resume(entry),
+                RereadEvent::Log(LogEntry::Event(event)) => {
+                    let attempts = self.open.resume(id, due.has_waited);
+                    self.update.resume(InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts));
+                }
+                RereadEvent::Log(LogEntry::Torn(error)) => {
+                    self.update.release(due.id);
+                    self.add_received(ReadEvent::Torn(id, error), false);
+                }
+                RereadEvent::Replay(None)
+                | RereadEvent::Log(LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_)) => {
+                    self.open.remove_replay(id);
+                    self.open.remove(id);
+                    self.update.release(due.id);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives new replays, as many as there is room for.
+    async fn receive_replays(&mut self) -> Result<()> {
+        let room = self.in_flight.room_beside(self.update.count_added());
+        let (group, known) = (self.group.clone(), self.open.replays().clone());
+        let replays = self
+            .queue
+            .blocking(move |queue| {
+                let mut ids = queue.dead_letters.list_replays(&group)?;
+                ids.retain(|id| !known.contains(id));
+                ids.truncate(room);
+                Ok(ids.into_iter().map(|id| (id, queue.dead_letters.load_replay(id, &group))).collect::<Vec<_>>())
+            })
+            .await?;
+        for (id, entry) in replays {
+            if self.open.contains(id) {
+                continue; // replayed before the progress without the event was saved
+            }
+            match entry {
+                Ok(Some(entry)) => {
+                    self.update.add(if self.was_abandoned { entry.redelivered() } else { entry });
+                    self.open.add_replay(id);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!(group = %self.group, id, error = error.log(), "unreadable replay passed over");
+                    self.open.add_replay(id);
+                }
+            }
+        }
+        self.was_abandoned = false;
+        Ok(())
+    }
+
+    /// Receives new events, as many as there is room for.
+    async fn receive_new(&mut self) -> Result<()> {
+        let room = self.in_flight.room_beside(self.update.count_added()).min(RECEIVE_BATCH_MAX);
+        if room == 0 {
+            return Ok(());
+        }
+        if let Some(due) = self.open.types().due().cloned() {
+            return self.receive_skipped(due, room).await;
+        }
+        let after = self.open.read();
+        let (through, read, has_more) = self.queue.blocking(move |queue| queue.log.read_after(after, room)).await?;
+        self.has_more = has_more;
+        if through != after {
+            self.open.set_read(through);
+            self.poll_backoff.reset();
+        }
+        for one in read {
+            self.add_received(one, false);
+        }
+        Ok(())
+    }
+
+    /// Receives events of a type that the group skipped, before any new event.
+    async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
+        let (through, read) = self.queue.blocking(move |queue| queue.log.read_due_range(&due, room)).await?;
+        self.open.types_mut().delivered_through(through);
+        self.has_more = true;
+        self.poll_backoff.reset();
+        for one in read {
+            self.add_received(one, false);
+        }
+        Ok(())
+    }
+
+    /// Records the dispositions of events, in order; after an error, the next call goes on with the rest.
+    async fn record_outcomes(&mut self) -> Result<()> {
+        self.disposed.extend(self.in_flight.take_disposed());
+        while let Some(one) = self.disposed.pop_front() {
+            if let Err(error) = self.record_outcome(&one).await {
+                self.disposed.push_front(one);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn record_outcome(&mut self, one: &DisposedEntry) -> Result<()> {
+        let Ok(id) = one.id.as_str().parse() else {
+            return Ok(());
+        };
+        let counters = &self.queue.counters;
+        match &one.disposition {
+            Disposition::Acknowledge { .. } => self.close_event(id).await?,
+            Disposition::Skip(attempts) => self.skip_unhandled(id, one, attempts.clone()).await?,
+            Disposition::DeadLetter(delivery_attempts) if self.is_for_newer_release(one) => {
+                self.leave_for_handler(id, DeliveryAttempts::replayed(delivery_attempts.done.clone())).await?;
+            }
+            Disposition::DeadLetter(attempts) => {
+                self.move_to_dead_letters(id, one, attempts.clone()).await?;
+                counters.messages_sent_to_dlq(1);
+            }
+            Disposition::Retry { attempts, .. } => return self.save_attempts(id, attempts.clone()).await,
+            Disposition::Begin(attempts) => {
+                self.save_attempts(id, attempts.clone()).await?;
+                self.update.begin(one.id.clone());
+                return Ok(());
+            }
+        }
+        self.update.release(one.id.clone());
+        Ok(())
+    }
+
+    /// Closes an event that is finished, or removes its replay.
+    async fn close_event(&mut self, id: u64) -> Result<()> {
+        if self.open.is_replay(id) {
+            let group = self.group.clone();
+            self.queue.blocking(move |queue| queue.dead_letters.remove_replay(id, &group)).await?;
+            self.open.remove_replay(id);
+        } else {
+            self.open.remove(id);
+        }
+        Ok(())
+    }
+
+    /// Saves the attempts of an event that stays open.
+    async fn save_attempts(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
+        if self.open.is_replay(id) {
+            let group = self.group.clone();
+            return self
+                .queue
+                .blocking(move |queue| queue.dead_letters.save_replay_attempts(id, &group, attempts))
+                .await;
+        }
+        self.open.save_attempts(id, attempts);
+        Ok(())
+    }
+
+    async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
+        let (group, record, claim) = (self.group.clone(), one.record.clone(), self.claim.clone());
+        let is_replay = self.open.is_replay(id);
+        self.queue
+            .blocking(move |queue| {
+                queue.groups.check_owned(&claim)?;
+                match is_replay {
+                    true => queue.dead_letters.return_to_dead_letters(id, &group, record.as_ref(), attempts),
+                    false => queue.dead_letters.write_dead_letter(id, &group, record.as_ref(), attempts),
+                }
+            })
+            .await?;
+        match is_replay {
+            true => self.open.remove_replay(id),
+            false => self.open.remove(id),
+        }
+        Ok(())
+    }
+
+    /// Announces the event types of the handlers here if they changed, and receives the events again that waited for a
+    /// handler.
+    async fn announce_event_types(&mut self) -> Result<()> {
+        if !self.subscriber_changes.has_changed().unwrap_or_default() && !self.announced.is_empty() {
+            return Ok(());
+        }
+        let announced = self.queue.subscribers.announced(self.group);
+        if announced.is_empty() || announced == self.announced {
+            self.subscriber_changes.mark_unchanged();
+            return Ok(());
+        }
+        self.receive_open(self.open.without_handler(), false).await?;
+        self.open.clear_without_handler();
+        let (within, clock) = (self.queue.config.deliver_skipped_within, &self.queue.config.clock);
+        for (event_type, range) in self.open.types_mut().announce(&announced, within, clock.unix_millis()) {
+            range.skipped_before(self.group, event_type, clock).log();
+        }
+        self.subscriber_changes.mark_unchanged();
+        self.announced = announced;
+        Ok(())
+    }
+
+    /// Records an event that no handler here wants: skips it, or leaves it with its attempts for a handler that is not
+    /// here.
+    async fn skip_unhandled(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
+        let Some(record) = &one.record else {
+            return self.close_event(id).await;
+        };
+        let (group, event_type, is_replay) = (self.group, record.event_type(), self.open.is_replay(id));
+        if self.open.types().has_announced(event_type) && (is_replay || !attempts.is_empty()) {
+            return self.leave_for_handler(id, attempts).await;
+        }
+        if is_replay {
+            self.queue.counters.events_skipped(1);
+            return self.close_event(id).await;
+        }
+        match self.open.types_mut().note_unhandled(event_type, id, self.queue.config.clock.unix_millis()) {
+            Unhandled::Skipped { is_first } => {
+                self.queue.counters.events_skipped(1);
+                if is_first {
+                    log_skipped_type(group, event_type);
+                }
+            }
+            Unhandled::LeftPending { is_first: true } => tracing::warn!(
+                %group, %event_type,
+                "events are left pending: the group announced their type before, and no handler of it is here now; \
+                 `forget_event_type` lets the group skip it"
+            ),
+            _ => {}
+        }
+        self.close_event(id).await
+    }
+
+    /// Saves the attempts of an event that the consumer receives again when the handlers here change.
+    async fn leave_for_handler(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
+        self.save_attempts(id, attempts).await?;
+        self.open.leave_for_handler(id);
+        Ok(())
+    }
+
+    /// Returns `true` if an event that no handler here can decode is for a release that announced its schema version.
+    fn is_for_newer_release(&self, one: &DisposedEntry) -> bool {
+        let Some(record) = &one.record else {
+            return false;
+        };
+        self.open.types().leave_to_newer_release(&self.queue.subscribers, self.group, record)
+    }
+}
+
+/// Waits until there is room for an entry, and there may be a new event.
+async fn wait_for_more(in_flight: &InFlight, poll_backoff: &mut PollBackoff, has_more: bool) {
+    in_flight.room().await;
+    if !has_more {
+        poll_backoff.wait().await;
+    }
+}
+
+/// Returns an error with its causes, as text.
+fn error_chain(error: &FileQueueError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
