@@ -92,7 +92,7 @@ impl AppInner {
         &self.tasks.runner_context().clock
     }
 
-    pub(super) const fn wait_timeout(&self) -> Duration {
+    pub(super) const fn longest_wait(&self) -> Duration {
         self.wait_timeout
     }
 

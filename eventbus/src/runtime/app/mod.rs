@@ -168,7 +168,7 @@ impl App {
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
         let projection = self.0.find_projection::<P>()?;
-        let mut read = self.0.handle::<P>()?.read_at(position, self.0.wait_timeout()).await;
+        let mut read = self.0.handle::<P>()?.read_at(position, self.0.longest_wait()).await;
         if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
             && projection.status(Position::START).trouble.is_none()
             && let Some(end) = self.0.describe_missing_position(*wanted).await
@@ -224,7 +224,7 @@ impl App {
         Rebuild::new(move |report| {
             Box::pin(async move {
                 let (handle, tasks) = (self.0.handle::<P>()?, self.0.tasks());
-                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout())
+                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.longest_wait())
                     .await
             })
         })

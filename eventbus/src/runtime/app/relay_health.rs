@@ -30,7 +30,7 @@ pub struct Published {
 
 pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Published, PublishedError> {
     let mut relay = relay_view(app).ok_or(PublishedError::NoRelay)?;
-    let timeout = app.wait_timeout();
+    let timeout = app.longest_wait();
     match app.clock().timeout(timeout, relay.wait_for_position(wanted, app.clock())).await {
         Ok(true) => {
             let message_id = relay.read_progress(|now| now.message_id(wanted));

@@ -34,7 +34,7 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
             }
         }
     };
-    let timeout = app.wait_timeout();
+    let timeout = app.longest_wait();
     if let Ok(settled) = tokio::time::timeout(timeout, wait_idle).await {
         return settled;
     }
@@ -73,7 +73,7 @@ async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<Stri
     }
     for projection in app.projections() {
         wait_for(format!("projection `{}`", projection.definition().name));
-        projection.wait_for_position(head, app.wait_timeout()).await?;
+        projection.wait_for_position(head, app.longest_wait()).await?;
     }
     for group in app.groups() {
         wait_group_idle(app, group, wait_for).await?;
