@@ -6,26 +6,22 @@
 //!
 //! Invariant: the script that fills a backlog moves the fill's position, so any number of processes may fill one.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use async_trait::async_trait;
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{
-        Announced, BacklogFill, Backlogs, ConsumeError, FillOutcome, GroupProgress, HandlerStart, PublishError,
-        SkippedBefore, StopSignal,
-    },
+    port::{Announced, BacklogFill, FillOutcome, HandlerStart, PublishError, SkippedBefore, StopSignal},
 };
 use redis::ScriptInvocation;
 use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
-    RedisEventBus,
-    bus::BusInner,
-    error::{CommandError, boxed},
+    error::CommandError,
+    inner::BusInner,
     keys::{self, field},
     partition_hash::partition_of,
+    publish,
     relay::STORE_FIELD_INDEX,
     script,
     trace::TraceCarrier,
@@ -61,68 +57,64 @@ pub(crate) enum BacklogState {
     Finished,
 }
 
-#[async_trait]
-impl Backlogs for RedisEventBus {
-    async fn fills(&self, store: Uuid) -> Result<Vec<BacklogFill>, PublishError> {
-        self.inner.ensure_publishing()?;
-        let mut all = Vec::new();
-        for (number, part) in self.inner.partitions_or_self().into_iter().enumerate() {
-            let mut list = script::LIST_FILLS.key(keys::fills(&part.stream));
-            let found: Vec<(String, String, String, String)> = self
-                .inner
-                .connection
-                .run_idempotent(list.arg(store.to_string()))
-                .await
-                .map_err(|error| part.publish_error(error))?;
-            all.extend(found.into_iter().filter_map(|found| parse_fill(store, number, found)));
-        }
-        Ok(all)
+pub(crate) async fn list_fills(bus: &BusInner, store: Uuid) -> Result<Vec<BacklogFill>, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let mut all = Vec::new();
+    for (number, part) in bus.partitions_or_self().into_iter().enumerate() {
+        let mut list = script::LIST_FILLS.key(keys::fills(&part.stream));
+        let found: Vec<(String, String, String, String)> = bus
+            .connection
+            .run_idempotent(list.arg(store.to_string()))
+            .await
+            .map_err(|error| publish::publish_error(part, error))?;
+        all.extend(found.into_iter().filter_map(|found| parse_fill(store, number, found)));
     }
+    Ok(all)
+}
 
-    async fn fill(
-        &self,
-        fill: &BacklogFill,
-        through: Position,
-        events: &[RecordedEvent],
-    ) -> Result<FillOutcome, PublishError> {
-        self.inner.ensure_publishing()?;
-        let parts = self.inner.partitions_or_self();
-        let Some(part) = parts.get(fill.part) else {
-            return Ok(FillOutcome::Moved); // the number of partitions was changed
-        };
-        let is_here = |event: &&RecordedEvent| {
-            parts.len() == 1 || {
-                let id = event.metadata().aggregate_id().as_str();
-                partition_of(id, self.inner.config.partitions) as usize == fill.part
-            }
-        };
-        let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
-        let store = fill.store.to_string();
-        let mut add = script::FILL_BACKLOG.key(keys::fills(&part.stream));
-        add.key(keys::backlog(&self.inner.base_stream, &fill.group));
-        add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
-        add.arg(fill.after.get()).arg(through.get());
-        let carrier = TraceCarrier::for_span(part, &Span::none());
-        for event in events.iter().filter(is_here) {
-            let refused = |source| PublishError::Refused {
-                destination: part.destination.clone(),
-                event_id: Some(event.metadata().event_id()),
-                source,
-            };
-            let mut fields = part.encode(event, &carrier).map_err(refused)?;
-            fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
-            add.arg(fields.len() * 2);
-            for (name, value) in &fields {
-                add.arg(*name).arg(&**value);
-            }
+pub(crate) async fn fill(
+    bus: &BusInner,
+    fill: &BacklogFill,
+    through: Position,
+    events: &[RecordedEvent],
+) -> Result<FillOutcome, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let parts = bus.partitions_or_self();
+    let Some(part) = parts.get(fill.part) else {
+        return Ok(FillOutcome::Moved); // the number of partitions was changed
+    };
+    let is_here = |event: &&RecordedEvent| {
+        parts.len() == 1 || {
+            let id = event.metadata().aggregate_id().as_str();
+            partition_of(id, bus.config.partitions) as usize == fill.part
         }
-        let outcome: String = self.inner.connection.run(&add).await.map_err(|error| part.publish_error(error))?;
-        Ok(match outcome.as_str() {
-            "filled" => FillOutcome::Done,
-            "full" => FillOutcome::Full,
-            _ => FillOutcome::Moved,
-        })
+    };
+    let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
+    let store = fill.store.to_string();
+    let mut add = script::FILL_BACKLOG.key(keys::fills(&part.stream));
+    add.key(keys::backlog(&bus.base_stream, &fill.group));
+    add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
+    add.arg(fill.after.get()).arg(through.get());
+    let carrier = TraceCarrier::for_span(part, &Span::none());
+    for event in events.iter().filter(is_here) {
+        let refused = |source| PublishError::Refused {
+            destination: part.destination.clone(),
+            event_id: Some(event.metadata().event_id()),
+            source,
+        };
+        let mut fields = publish::encode(part, event, &carrier).map_err(refused)?;
+        fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
+        add.arg(fields.len() * 2);
+        for (name, value) in &fields {
+            add.arg(*name).arg(&**value);
+        }
     }
+    let outcome: String = bus.connection.run(&add).await.map_err(|error| publish::publish_error(part, error))?;
+    Ok(match outcome.as_str() {
+        "filled" => FillOutcome::Done,
+        "full" => FillOutcome::Full,
+        _ => FillOutcome::Moved,
+    })
 }
 
 fn parse_fill(
@@ -139,171 +131,129 @@ fn parse_fill(
     Some(BacklogFill { store, group: Name::new("group", group).ok()?, event_type, after, through, part })
 }
 
-impl BusInner {
-    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns all of it,
-    /// so that its order holds; else the consumers of the group share it.
-    pub(crate) fn for_backlog(&self, group: &Name) -> Self {
-        let stream = keys::backlog(&self.base_stream, group);
-        let mut backlog = Self {
-            bus_stream: self.base_stream.clone(),
-            base_stream: stream.clone(),
-            stream,
-            partitions: Vec::new(),
-            layout_generation: Arc::default(),
-            ..self.clone()
-        };
-        (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);
-        if !self.partitions.is_empty() {
-            backlog.partitions = vec![Arc::new(backlog.clone())];
-        }
-        backlog
-    }
+/// Loads the state of a group's backlog, and tidies it on the server.
+pub(crate) async fn inspect_backlog(bus: &BusInner, group: &Name) -> Result<BacklogState, CommandError> {
+    inspect_backlog_as(bus, group, None).await
+}
 
-    /// Returns `true` if this is the backlog of a group.
-    pub(crate) fn is_backlog(&self) -> bool {
-        self.base_stream != self.bus_stream
+/// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or are parked.
+pub(crate) async fn inspect_backlog_as(
+    bus: &BusInner,
+    group: &Name,
+    consumer: Option<(&str, usize)>,
+) -> Result<BacklogState, CommandError> {
+    let backlog = keys::backlog(&bus.base_stream, group);
+    let mut inspect = script::INSPECT_BACKLOG.key(&backlog);
+    inspect.key(keys::retry(&backlog, &bus.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
+    inspect.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
+    inspect.key(keys::retried(&backlog));
+    for part in bus.partitions_or_self() {
+        inspect.key(keys::fills(&part.stream));
     }
-
-    /// Loads the state of a group's backlog, and tidies it on the server.
-    pub(crate) async fn inspect_backlog(&self, group: &Name) -> Result<BacklogState, CommandError> {
-        self.inspect_backlog_as(group, None).await
+    inspect.arg(group.as_str());
+    if let Some((name, retried)) = consumer {
+        inspect.arg(name).arg(retried);
     }
+    let mut reply: Vec<String> = bus.connection.run_idempotent(&inspect).await?;
+    let copies = reply.split_off(4.min(reply.len()));
+    let copy = |text: String| {
+        let (number, event_type) = text.split_once(' ')?;
+        Some((number.parse().ok()?, event_type.to_owned()))
+    };
+    let copies = copies.into_iter().filter_map(copy).collect();
+    let is_first = reply.get(1).is_some_and(|flag| flag == "1");
+    let missing_stores = reply.get(2).cloned().unwrap_or_default();
+    let remaining = reply.get(3).and_then(|count| count.parse().ok()).unwrap_or_default();
+    Ok(match reply.first().map(String::as_str) {
+        Some("more") => BacklogState::Unfinished { is_first, missing_stores, remaining, pending_copies: copies },
+        Some("finished") => BacklogState::Finished,
+        _ => BacklogState::None,
+    })
+}
 
-    /// Loads the state for a consumer of the backlog, given how many of its entries wait for a retry or are parked.
-    pub(crate) async fn inspect_backlog_as(
-        &self,
-        group: &Name,
-        consumer: Option<(&str, usize)>,
-    ) -> Result<BacklogState, CommandError> {
-        let backlog = keys::backlog(&self.base_stream, group);
-        let mut inspect = script::INSPECT_BACKLOG.key(&backlog);
-        inspect.key(keys::retry(&backlog, &self.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
-        inspect.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
-        inspect.key(keys::retried(&backlog));
-        for part in self.partitions_or_self() {
-            inspect.key(keys::fills(&part.stream));
-        }
-        inspect.arg(group.as_str());
-        if let Some((name, retried)) = consumer {
-            inspect.arg(name).arg(retried);
-        }
-        let mut reply: Vec<String> = self.connection.run_idempotent(&inspect).await?;
-        let copies = reply.split_off(4.min(reply.len()));
-        let copy = |text: String| {
-            let (number, event_type) = text.split_once(' ')?;
-            Some((number.parse().ok()?, event_type.to_owned()))
-        };
-        let copies = copies.into_iter().filter_map(copy).collect();
-        let is_first = reply.get(1).is_some_and(|flag| flag == "1");
-        let missing_stores = reply.get(2).cloned().unwrap_or_default();
-        let remaining = reply.get(3).and_then(|count| count.parse().ok()).unwrap_or_default();
-        Ok(match reply.first().map(String::as_str) {
-            Some("more") => BacklogState::Unfinished { is_first, missing_stores, remaining, pending_copies: copies },
-            Some("finished") => BacklogState::Finished,
-            _ => BacklogState::None,
-        })
-    }
+/// Returns `true` if a group has a backlog that comes before the group's streams.
+pub(crate) async fn is_backlog_first(bus: &BusInner, group: &Name) -> Result<bool, CommandError> {
+    let backlog = inspect_backlog(bus, group).await?;
+    Ok(matches!(backlog, BacklogState::Unfinished { is_first: true, missing_stores, .. } if missing_stores.is_empty()))
+}
 
-    /// Returns `true` if a group has a backlog that comes before the group's streams.
-    pub(crate) async fn is_backlog_first(&self, group: &Name) -> Result<bool, CommandError> {
-        let backlog = self.inspect_backlog(group).await?;
-        Ok(
-            matches!(backlog, BacklogState::Unfinished { is_first: true, missing_stores, .. } if missing_stores.is_empty()),
-        )
-    }
-
-    /// Copies the events of a type that a group skipped from a stream to its backlog, as far as there is room.
-    pub(crate) async fn copy_to_backlog(
-        &self,
-        group: &Name,
-        (number, event_type): &(usize, String),
-        stop: &StopSignal,
-    ) -> Result<(), CommandError> {
-        let parts = self.partitions_or_self();
-        let Some(part) = parts.get(*number) else {
+/// Copies the events of a type that a group skipped from a stream to its backlog, as far as there is room.
+pub(crate) async fn copy_to_backlog(
+    bus: &BusInner,
+    group: &Name,
+    (number, event_type): &(usize, String),
+    stop: &StopSignal,
+) -> Result<(), CommandError> {
+    let parts = bus.partitions_or_self();
+    let Some(part) = parts.get(*number) else {
+        return Ok(());
+    };
+    loop {
+        let mut copy = script::COPY_TO_BACKLOG.key(&part.stream);
+        copy.key(keys::fills(&part.stream)).key(keys::backlog(&bus.base_stream, group));
+        copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
+        if !bus.connection.run::<bool>(&copy).await? || stop.is_stopped() {
             return Ok(());
-        };
-        loop {
-            let mut copy = script::COPY_TO_BACKLOG.key(&part.stream);
-            copy.key(keys::fills(&part.stream)).key(keys::backlog(&self.base_stream, group));
-            copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
-            if !self.connection.run::<bool>(&copy).await? || stop.is_stopped() {
-                return Ok(());
-            }
         }
     }
+}
 
-    /// Announces the types that groups handle; returns those with skipped events that need a decision.
-    pub(crate) async fn announce(&self, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
-        let mut older = Vec::new();
-        let mut groups: Vec<&Name> = announced.iter().map(|announced| &announced.group).collect();
-        groups.sort();
-        groups.dedup();
-        for group in groups {
-            let of_group = announced.iter().filter(|announced| announced.group == *group);
-            let undecided: Vec<(String, u64, u64)> =
-                self.connection.run_idempotent(&self.announce_script(group, of_group)).await?;
-            older.extend(undecided.into_iter().map(|(event_type, count, age)| SkippedBefore {
-                group: group.clone(),
-                event_type,
-                count,
-                age: Duration::from_millis(age),
-            }));
-        }
-        Ok(older)
+/// Announces the types that groups handle; returns those with skipped events that need a decision.
+pub(crate) async fn announce(bus: &BusInner, announced: &[Announced]) -> Result<Vec<SkippedBefore>, CommandError> {
+    let mut older = Vec::new();
+    let mut groups: Vec<&Name> = announced.iter().map(|announced| &announced.group).collect();
+    groups.sort();
+    groups.dedup();
+    for group in groups {
+        let of_group = announced.iter().filter(|announced| announced.group == *group);
+        let undecided: Vec<(String, u64, u64)> =
+            bus.connection.run_idempotent(&announce_script(bus, group, of_group)).await?;
+        older.extend(undecided.into_iter().map(|(event_type, count, age)| SkippedBefore {
+            group: group.clone(),
+            event_type,
+            count,
+            age: Duration::from_millis(age),
+        }));
     }
+    Ok(older)
+}
 
-    fn announce_script<'a>(
-        &self,
-        group: &Name,
-        announced: impl Iterator<Item = &'a Announced>,
-    ) -> ScriptInvocation<'static> {
-        let mut announce = script::ANNOUNCE.key(keys::known_types(&self.base_stream, group));
-        for part in self.partitions_or_self() {
-            let stream = &part.stream;
-            announce.key(stream).key(keys::relay(stream)).key(keys::skipped(stream, group)).key(keys::fills(stream));
-        }
-        let within = self.config.deliver_skipped_within.as_millis();
-        announce.arg(group.as_str()).arg(u64::try_from(within).unwrap_or(u64::MAX));
-        for Announced { event_type, schema_version, start, .. } in announced {
-            announce.arg(event_type.as_ref().map_or("*", Name::as_str)).arg(schema_version);
-            announce.arg(match start {
-                Some(HandlerStart::Oldest) => "oldest",
-                Some(HandlerStart::Now) => "now",
-                None => "",
-            });
-        }
-        announce
+fn announce_script<'a>(
+    bus: &BusInner,
+    group: &Name,
+    announced: impl Iterator<Item = &'a Announced>,
+) -> ScriptInvocation<'static> {
+    let mut announce = script::ANNOUNCE.key(keys::known_types(&bus.base_stream, group));
+    for part in bus.partitions_or_self() {
+        let stream = &part.stream;
+        announce.key(stream).key(keys::relay(stream)).key(keys::skipped(stream, group)).key(keys::fills(stream));
     }
+    let within = bus.config.deliver_skipped_within.as_millis();
+    announce.arg(group.as_str()).arg(u64::try_from(within).unwrap_or(u64::MAX));
+    for Announced { event_type, schema_version, start, .. } in announced {
+        announce.arg(event_type.as_ref().map_or("*", Name::as_str)).arg(schema_version);
+        announce.arg(match start {
+            Some(HandlerStart::Oldest) => "oldest",
+            Some(HandlerStart::Now) => "now",
+            None => "",
+        });
+    }
+    announce
+}
 
-    /// Returns `true` if the server still has the types that a group announced.
-    pub(crate) async fn has_recorded_types(
-        &self,
-        group: &Name,
-        recorded_types: &[String],
-    ) -> Result<bool, CommandError> {
-        if recorded_types.is_empty() {
-            return Ok(true);
-        }
-        let mut command = redis::cmd("HMGET");
-        command.arg(keys::known_types(&self.base_stream, group)).arg(recorded_types);
-        let found: Vec<Option<String>> = self.connection.query(&command).await?;
-        Ok(found.iter().all(Option::is_some))
+/// Returns `true` if the server still has the types that a group announced.
+pub(crate) async fn has_recorded_types(
+    bus: &BusInner,
+    group: &Name,
+    recorded_types: &[String],
+) -> Result<bool, CommandError> {
+    if recorded_types.is_empty() {
+        return Ok(true);
     }
-
-    /// Returns the progress of a group in its backlog.
-    pub(crate) async fn backlog_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
-        match self.inspect_backlog(group).await? {
-            BacklogState::None | BacklogState::Finished => Ok(GroupProgress::default()),
-            BacklogState::Unfinished { .. } => {
-                let backlog = self.for_backlog(group);
-                let mut progress = backlog.load_progress(group).await?;
-                // the fill may not have begun, so an empty backlog is not a finished one
-                progress.unread = progress.unread.max(u64::from(progress.pending == 0));
-                Ok(progress)
-            }
-        }
-    }
+    let mut command = redis::cmd("HMGET");
+    command.arg(keys::known_types(&bus.base_stream, group)).arg(recorded_types);
+    let found: Vec<Option<String>> = bus.connection.query(&command).await?;
+    Ok(found.iter().all(Option::is_some))
 }
 
 /// Returns the fields that the server stores for an announcement: without the types that have undecided older events.
@@ -317,8 +267,4 @@ pub(crate) fn types_to_record(announced: &[Announced], undecided: &[SkippedBefor
         None => "*".to_owned(),
     };
     announced.iter().filter(is_decided).map(field).collect()
-}
-
-pub(crate) fn consume_error(bus: &BusInner, error: CommandError) -> ConsumeError {
-    ConsumeError::Unavailable { destination: bus.destination.clone(), source: boxed(error) }
 }

@@ -1,34 +1,28 @@
-//! The bus: the state that its clones share, and the port that it implements.
+//! The bus, and the port that it implements. Each method calls the function of the module that does it.
 
-use std::{
-    error::Error as _,
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        Announced, Backlogs, BusCounters, BusStats, ConnectError, ConsumeError, Consuming, EventBus, EventStore,
-        GroupProgress, Health, MessageId, PublishError, RelayTarget, RunLock, ShutdownError, SkippedBefore, StreamInfo,
-        Subscriber, SubscriberStatus, Subscribers, Subscription,
+        Announced, Backlogs, BusStats, ConnectError, ConsumeError, EventBus, EventStore, GroupProgress, Health,
+        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
+        Subscription,
     },
 };
-use tokio::sync::{Mutex, Notify, RwLock};
+use uuid::Uuid;
 
 use crate::{
-    History, RedisConnectError, RedisEventBusConfig,
-    backlog::consume_error,
-    command,
-    config::consumer_name,
-    connection::SharedConnection,
+    GroupError, GroupStart, History, RedisCommandError, RedisConnectError, RedisEventBusConfig, RepartitionError,
+    RetireStoreError, RetiredGroup, Trim, Trimmed, backlog, command,
     consumer::{self, Recovery, RecoveryStats},
     dead_letter_copies,
-    error::{ConfigMistake, InvalidConfig, boxed},
-    group::GroupCreation,
-    keys,
+    error::{InvalidConfig, boxed, consume_error},
+    group, info,
+    inner::BusInner,
+    partition::{layout, repartition},
+    publish, trim,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -67,44 +61,7 @@ use crate::{
 /// ```
 #[derive(Clone)]
 pub struct RedisEventBus {
-    pub(crate) inner: Arc<BusInner>,
-}
-
-/// The state that the clones of a bus and its consumers share. Each partition has its own, with its stream.
-#[derive(Clone)]
-pub(crate) struct BusInner {
-    pub(crate) config: RedisEventBusConfig,
-    pub(crate) destination: Name,
-    pub(crate) default_group: Name,
-    pub(crate) consumer_name: String,
-    /// A random id: tells this bus object from those of the same consumer name.
-    pub(crate) instance: String,
-    /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
-    pub(crate) has_temporary_name: bool,
-    /// The stream with the events; in the state of a partition that partition's stream.
-    pub(crate) stream: String,
-    /// The base name of the keys that partitions share: the stream itself, if there are no partitions.
-    pub(crate) base_stream: String,
-    /// The base stream of the bus; differs from `base_stream` in the state of a group's backlog.
-    pub(crate) bus_stream: String,
-    /// The states of the partitions, by number; empty if there is one stream.
-    pub(crate) partitions: Vec<Arc<Self>>,
-    /// The generation of the partition layout, a decimal.
-    pub(crate) layout_generation: Arc<OnceLock<String>>,
-    /// Set once the bus has joined the layout. The lock admits one join at a time.
-    pub(crate) is_joined: Arc<Mutex<bool>>,
-    pub(crate) connection: Arc<SharedConnection>,
-    pub(crate) counters: Arc<BusCounters>,
-    pub(crate) subscribers: Subscribers,
-    pub(crate) consuming: Arc<Consuming>,
-    /// Lets deliveries run side by side, or one suspected poison message alone.
-    pub(crate) run_lock: RunLock,
-    /// Writers of dead letters hold it shared until the dead letter is counted; `progress` waits for them.
-    pub(crate) dead_letter_lock: Arc<RwLock<()>>,
-    /// Wakes the task that copies dead letters to the store.
-    pub(crate) dead_letter_signal: Arc<Notify>,
-    /// Admits one manual recovery at a time: all have one consumer name, so it does not tell whose an entry is.
-    pub(crate) recovery_lock: Arc<Mutex<()>>,
+    inner: Arc<BusInner>,
 }
 
 impl RedisEventBus {
@@ -126,7 +83,7 @@ impl RedisEventBus {
     /// ```
     pub async fn connect(config: RedisEventBusConfig) -> Result<Self, RedisConnectError> {
         let bus = Self::lazy(config)?;
-        bus.inner.join().await?;
+        layout::join(&bus.inner).await?;
         Ok(bus)
     }
 
@@ -150,43 +107,8 @@ impl RedisEventBus {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn lazy(mut config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
-        let counters = Arc::new(BusCounters::default());
-        config.validate()?;
-        let link = SharedConnection::new(config.server(), Arc::clone(&counters))
-            .map_err(|mistake| InvalidConfig::for_bus(vec![mistake]))?;
-        let has_temporary_name = config.consumer_name.is_none();
-        let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
-        config.consumer_name = Some(consumer.clone());
-        let stream = config.stream_name();
-        let destination = parse_name("stream_prefix", &format!("redis:{stream}"))?;
-        let default_group = parse_name("consumer_group", &config.consumer_group)?;
-        let clock = config.clock.clone();
-        let mut bus = BusInner {
-            config,
-            destination,
-            default_group,
-            consumer_name: consumer,
-            instance: clock.new_id().simple().to_string(),
-            has_temporary_name,
-            bus_stream: stream.clone(),
-            base_stream: stream.clone(),
-            stream,
-            partitions: Vec::new(),
-            layout_generation: Arc::default(),
-            is_joined: Arc::default(),
-            connection: Arc::new(link),
-            counters,
-            subscribers: Subscribers::default(),
-            consuming: Arc::new(Consuming::with_clock(clock)),
-            run_lock: RunLock::default(),
-            dead_letter_lock: Arc::default(),
-            dead_letter_signal: Arc::default(),
-            recovery_lock: Arc::default(),
-        };
-        bus.connection.block_commands("the bus is not connected yet");
-        bus.create_partitions();
-        Ok(Self { inner: Arc::new(bus) })
+    pub fn lazy(config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
+        Ok(Self { inner: Arc::new(BusInner::new(config)?) })
     }
 
     /// Returns the configuration, with the consumer name that this bus uses.
@@ -222,13 +144,145 @@ impl RedisEventBus {
     /// # }
     /// ```
     pub async fn recover_pending_messages(&self, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
-        self.inner.recover(recovery).await
+        consumer::recover(&self.inner, recovery).await
     }
 
     /// Returns a reader of the stream without a group, from the oldest entry on: see [`History`].
     #[must_use]
     pub fn history(&self) -> History {
         History::new(Arc::clone(&self.inner))
+    }
+
+    /// Creates a consumer group that begins at `start`, and returns `true` if it did: an existing group continues where
+    /// it is. From then on [`trim`](Self::trim) keeps the entries that the group has yet to handle.
+    ///
+    /// A known group that the server has lost continues where it was, regardless of `start`; to begin elsewhere,
+    /// [retire](Self::retire_group) it first.
+    ///
+    /// # Errors
+    /// [`GroupError::InvalidStart`], or [`GroupError::Command`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// use eventbus::Name;
+    /// use eventbus_redis::GroupStart;
+    /// // a new service that is not interested in what was before
+    /// bus.create_group(&Name::new("group", "newsletter")?, GroupStart::Now).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn create_group(&self, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
+        group::create_group(&self.inner, group, start).await
+    }
+
+    /// Forgets that a group ever announced an event type, in all its versions, and returns `true` if it had. For
+    /// operators, when the group's last handler of that type was removed for good; `"*"` if that was a handler of all
+    /// types. Running consumers then skip entries that were pending for a member with such a handler, in a partition at
+    /// the owner's next heartbeat. A consumer that handles the type announces it again.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// bus.forget_event_type(bus.default_group(), "OrderArchived").await?;
+    /// # Ok(())
+    /// # }
+    /// # use eventbus::port::EventBus;
+    /// ```
+    pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
+        group::forget_event_type(&self.inner, group, event_type).await
+    }
+
+    /// Removes a consumer group for good, with all its records, so that it no longer blocks [trimming](Self::trim).
+    /// Returns the numbers of its unfinished entries. A consumer that joins a group of that name later begins with the
+    /// oldest entry.
+    ///
+    /// # Errors
+    /// [`GroupError::NotFound`]; [`GroupError::InUse`] while the group has live consumers; [`GroupError::Command`].
+    pub async fn retire_group(&self, group: &Name) -> Result<RetiredGroup, GroupError> {
+        group::retire_group(&self.inner, group).await
+    }
+
+    /// Forgets a store that is gone for good and published here, and returns `true` if it was known: new groups no
+    /// longer wait for its events. Its events in the stream stay there. If a process with the store starts after all,
+    /// its relay publishes again the events that groups had not finished.
+    ///
+    /// # Errors
+    /// [`RetireStoreError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus, old: uuid::Uuid) -> eventbus::Result<()> {
+    /// bus.retire_store(old).await?; // the id is in the log line of a group that waits for it
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn retire_store(&self, store: Uuid) -> Result<bool, RetireStoreError> {
+        group::retire_store(&self.inner, store).await
+    }
+
+    /// Removes the oldest entries beyond the limits that every consumer group has finished.
+    ///
+    /// Every group of the stream counts, also one of a foreign program that has never read, until it is
+    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group without
+    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. Where a relay publishes, the
+    /// newest entry stays. Each step keeps the server busy for about a millisecond. Several callers may trim at once.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; entries removed until then stay removed, and a further call goes on with the rest.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// use eventbus_redis::Trim;
+    /// let trimmed = bus.trim(Trim { max_length: Some(100_000), ..Default::default() }).await?;
+    /// if let Some(held) = trimmed.held_by {
+    ///     println!("group {} is {:?} behind", held.group, held.age);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        trim::trim(&self.inner, limits).await
+    }
+
+    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also entries that groups have not
+    /// read**: those groups lose them. Returns the number of removed entries. [`trim`](Self::trim) loses none.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
+        trim::trim_may_lose(&self.inner, max_length).await
+    }
+
+    /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged all entries.
+    /// Until then the groups' consumers continue, and the server refuses to publish to partitions. After the change
+    /// every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set `partitions` and
+    /// connect again.
+    ///
+    /// The server accepts publishers to a stream without partitions until the change, so stop them first. The entries
+    /// of streams that are no longer used stay there; no group reads them.
+    ///
+    /// # Errors
+    /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome, the number is
+    /// unchanged.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
+    /// bus.repartition(32, std::time::Duration::from_secs(60)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn repartition(&self, partitions: u32, timeout: Duration) -> Result<(), RepartitionError> {
+        repartition::repartition(&self.inner, partitions, timeout).await
+    }
+
+    pub(crate) const fn inner(&self) -> &Arc<BusInner> {
+        &self.inner
     }
 
     /// Asks the server for a sign of life.
@@ -247,63 +301,6 @@ impl RedisEventBus {
         self.inner.consuming.stop().await;
         self.inner.connection.close();
     }
-}
-
-impl BusInner {
-    /// Creates the state of each partition.
-    fn create_partitions(&mut self) {
-        if self.config.partitions > 1 {
-            let part = |number| Self { stream: keys::partition(&self.base_stream, number), ..self.clone() };
-            self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
-        }
-    }
-
-    /// Returns the generation of the partition layout, a decimal; `0` before the bus has joined.
-    pub(crate) fn layout_generation(&self) -> &str {
-        self.layout_generation.get().map_or("0", |generation| generation)
-    }
-
-    /// Connects, joins the layout of the stream, and creates the default group; does so once.
-    async fn join(&self) -> Result<(), RedisConnectError> {
-        let mut joined = self.is_joined.lock().await;
-        if *joined {
-            return Ok(());
-        }
-        let result = self.try_join().await;
-        match &result {
-            Ok(()) => *joined = true,
-            Err(error) => {
-                let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
-                // an unjoined bus may not match the layout, so it must not send other commands
-                self.connection.block_commands(&format!("{error}{why}"));
-            }
-        }
-        result
-    }
-
-    async fn try_join(&self) -> Result<(), RedisConnectError> {
-        let (recorded, generation): (u32, String) = self.connection.connect(&self.join_layout_script()).await?;
-        if recorded != self.config.partitions {
-            return Err(self.partition_count_mismatch(recorded).into());
-        }
-        let _ = self.layout_generation.set(generation);
-        self.connection.allow_commands();
-        for part in self.partitions_or_self() {
-            // the group holds no trimming until a consumer joins it
-            let create = part.create_group_script(&self.default_group, "0-0", GroupCreation::Unjoined);
-            self.connection
-                .run_idempotent::<redis::Value>(&create)
-                .await
-                .map_err(|error| self.connection.setup_error(error))?;
-        }
-        Ok(())
-    }
-}
-
-/// Parses a name that has passed the validation of the configuration.
-fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
-    Name::new(field, value)
-        .map_err(|error| InvalidConfig::for_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
 }
 
 impl fmt::Debug for RedisEventBus {
@@ -332,7 +329,7 @@ impl EventBus for RedisEventBus {
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        self.inner.publish(events).await
+        publish::publish(&self.inner, events).await
     }
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
@@ -348,7 +345,7 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        self.inner.announce(announced).await.map_err(|error| consume_error(&self.inner, error))
+        backlog::announce(&self.inner, announced).await.map_err(|error| consume_error(&self.inner.destination, error))
     }
 
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
@@ -359,7 +356,7 @@ impl EventBus for RedisEventBus {
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
         let destination = || self.inner.destination.clone();
-        self.inner.join().await.map_err(|error| match error.is_retryable() {
+        layout::join(&self.inner).await.map_err(|error| match error.is_retryable() {
             true => ConnectError::Unavailable { destination: destination(), source: error.into() },
             false => ConnectError::Refused { destination: destination(), source: error.into() },
         })
@@ -384,7 +381,7 @@ impl EventBus for RedisEventBus {
             destination: bus.destination.clone(),
             source: error.into(),
         };
-        bus.join().await.map_err(unavailable)?;
+        layout::join(bus).await.map_err(unavailable)?;
         let consume = |group, stop| consumer::consume_all(Arc::clone(bus), group, stop);
         bus.consuming.run(&bus.destination, &bus.subscribers, consume).await
     }
@@ -409,14 +406,14 @@ impl EventBus for RedisEventBus {
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        self.inner.stream_info().await
+        info::stream_info(&self.inner).await
     }
 
     async fn health(&self) -> Health {
-        self.inner.health().await
+        info::health(&self.inner).await
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        self.inner.progress(group).await
+        info::progress(&self.inner, group).await
     }
 }

@@ -23,10 +23,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     RedisCommandError,
-    bus::BusInner,
     command::pages,
     dead_letters::{DeadLetterFields, field_text, split_fields},
     entry_id::EntryId,
+    inner::BusInner,
     keys::{self, field},
     script,
 };

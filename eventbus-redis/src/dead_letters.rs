@@ -3,19 +3,17 @@
 //!
 //! Invariant: a replay is one script that never reads a value, so it can neither lose nor change one.
 
-use async_trait::async_trait;
-use eventbus::port::{
-    DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, MessageId, PAGE_BYTES,
-};
+use eventbus::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, MessageId, PAGE_BYTES};
 use redis::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
-    RedisCommandError, RedisEventBus,
-    bus::BusInner,
+    RedisCommandError,
     command::{admin, pages},
     entry_id::EntryId,
+    inner::BusInner,
     keys::field,
+    partition::layout,
     reply::{self, Entry},
     script, wire,
 };
@@ -37,82 +35,79 @@ const FAILURE_FIELDS: [&str; 10] = [
     field::DONE_HANDLERS,
 ];
 
-#[async_trait]
-impl DeadLetters for RedisEventBus {
-    async fn dead_letters(
-        &self,
-        filter: &DeadLetterFilter,
-        after: Option<&MessageId>,
-        limit: usize,
-    ) -> Result<DeadLetterPage, DeadLetterError> {
-        let limit = limit.max(1);
-        let mut after = match after {
-            Some(id) => self.inner.parse_dead_letter_id(id)?,
-            None => EntryId::ZERO,
+pub(crate) async fn load_page(
+    bus: &BusInner,
+    filter: &DeadLetterFilter,
+    after: Option<&MessageId>,
+    limit: usize,
+) -> Result<DeadLetterPage, DeadLetterError> {
+    let limit = limit.max(1);
+    let mut after = match after {
+        Some(id) => parse_dead_letter_id(bus, id)?,
+        None => EntryId::ZERO,
+    };
+    let (mut dead_letters, mut bytes) = (Vec::new(), 0_usize);
+    loop {
+        // without a filter the page shows all that it reads; one more entry tells if a next page exists
+        let count = match *filter == DeadLetterFilter::default() {
+            true => (limit - dead_letters.len()).saturating_add(1).min(DEAD_LETTER_PAGE_MAX),
+            false => DEAD_LETTER_PAGE_MAX,
         };
-        let (mut dead_letters, mut bytes) = (Vec::new(), 0_usize);
-        loop {
-            // without a filter the page shows all that it reads; one more entry tells if a next page exists
-            let count = match *filter == DeadLetterFilter::default() {
-                true => (limit - dead_letters.len()).saturating_add(1).min(DEAD_LETTER_PAGE_MAX),
-                false => DEAD_LETTER_PAGE_MAX,
-            };
-            let (page, has_more) = self.inner.load_dead_letter_page(after, None, count).await?;
-            for dead_letter in page {
-                let id = self.inner.parse_dead_letter_id(&dead_letter.id)?;
-                if filter.matches(&dead_letter) {
-                    if dead_letters.len() == limit || bytes >= PAGE_BYTES {
-                        return Ok(DeadLetterPage::new(dead_letters, Some(MessageId::new(after.to_string()))));
-                    }
-                    bytes = bytes.saturating_add(dead_letter.bytes());
-                    dead_letters.push(dead_letter);
+        let (page, has_more) = load_dead_letter_page(bus, after, None, count).await?;
+        for dead_letter in page {
+            let id = parse_dead_letter_id(bus, &dead_letter.id)?;
+            if filter.matches(&dead_letter) {
+                if dead_letters.len() == limit || bytes >= PAGE_BYTES {
+                    return Ok(DeadLetterPage::new(dead_letters, Some(MessageId::new(after.to_string()))));
                 }
-                after = id;
+                bytes = bytes.saturating_add(dead_letter.bytes());
+                dead_letters.push(dead_letter);
             }
-            if !has_more {
-                return Ok(DeadLetterPage::new(dead_letters, None));
-            }
+            after = id;
+        }
+        if !has_more {
+            return Ok(DeadLetterPage::new(dead_letters, None));
         }
     }
+}
 
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let id = self.inner.parse_dead_letter_id(id)?.to_string();
-        let range = admin::range(&self.inner.config.dlq_stream_name(), &id, &id, 1);
-        Ok(self.inner.read_dead_letters(&range).await?.pop())
-    }
+pub(crate) async fn load(bus: &BusInner, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+    let id = parse_dead_letter_id(bus, id)?.to_string();
+    let range = admin::range(&bus.config.dlq_stream_name(), &id, &id, 1);
+    Ok(read_dead_letters(bus, &range).await?.pop())
+}
 
-    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let text = self.inner.parse_dead_letter_id(id)?.to_string();
-        match self.inner.replay(&[text]).await?.first() {
-            Some(1) => Ok(true),
-            Some(-1) => Err(DeadLetterError::Empty { destination: self.inner.destination.clone(), id: id.clone() }),
-            _ => Ok(false),
-        }
+pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
+    let text = parse_dead_letter_id(bus, id)?.to_string();
+    match replay_ids(bus, &[text]).await?.first() {
+        Some(1) => Ok(true),
+        Some(-1) => Err(DeadLetterError::Empty { destination: bus.destination.clone(), id: id.clone() }),
+        _ => Ok(false),
     }
+}
 
-    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let mut replayed = 0;
-        let mut pages = self.inner.open_dead_letter_cursor().await?;
-        while let Some(ids) = self.inner.next_matching_ids(&mut pages, filter).await? {
-            let replies = self.inner.replay(&ids).await?;
-            replayed += replies.iter().filter(|reply| **reply == 1).count() as u64;
-        }
-        Ok(replayed)
+pub(crate) async fn replay_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+    let mut replayed = 0;
+    let mut pages = open_dead_letter_cursor(bus).await?;
+    while let Some(ids) = next_matching_ids(bus, &mut pages, filter).await? {
+        let replies = replay_ids(bus, &ids).await?;
+        replayed += replies.iter().filter(|reply| **reply == 1).count() as u64;
     }
+    Ok(replayed)
+}
 
-    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let id = self.inner.parse_dead_letter_id(id)?.to_string();
-        Ok(self.inner.discard(&[id]).await? > 0)
-    }
+pub(crate) async fn discard(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
+    let id = parse_dead_letter_id(bus, id)?.to_string();
+    Ok(discard_ids(bus, &[id]).await? > 0)
+}
 
-    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let mut discarded = 0;
-        let mut pages = self.inner.open_dead_letter_cursor().await?;
-        while let Some(ids) = self.inner.next_matching_ids(&mut pages, filter).await? {
-            discarded += self.inner.discard(&ids).await?;
-        }
-        Ok(discarded)
+pub(crate) async fn discard_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+    let mut discarded = 0;
+    let mut pages = open_dead_letter_cursor(bus).await?;
+    while let Some(ids) = next_matching_ids(bus, &mut pages, filter).await? {
+        discarded += discard_ids(bus, &ids).await?;
     }
+    Ok(discarded)
 }
 
 /// A cursor over the dead letters that existed when it was opened.
@@ -122,107 +117,104 @@ struct DeadLetterCursor {
     last: Option<EntryId>,
 }
 
-impl BusInner {
-    async fn open_dead_letter_cursor(&self) -> Result<DeadLetterCursor, DeadLetterError> {
-        let newest = admin::newest(&self.config.dlq_stream_name());
-        let newest = self.read_dead_letters(&newest).await?.pop();
-        let last = newest.map(|dead_letter| self.parse_dead_letter_id(&dead_letter.id)).transpose()?;
-        Ok(DeadLetterCursor { after: EntryId::ZERO, last })
-    }
+async fn open_dead_letter_cursor(bus: &BusInner) -> Result<DeadLetterCursor, DeadLetterError> {
+    let newest = admin::newest(&bus.config.dlq_stream_name());
+    let newest = read_dead_letters(bus, &newest).await?.pop();
+    let last = newest.map(|dead_letter| parse_dead_letter_id(bus, &dead_letter.id)).transpose()?;
+    Ok(DeadLetterCursor { after: EntryId::ZERO, last })
+}
 
-    /// Returns the ids on the next page that match, perhaps none; `None` at the end.
-    async fn next_matching_ids(
-        &self,
-        pages: &mut DeadLetterCursor,
-        filter: &DeadLetterFilter,
-    ) -> Result<Option<Vec<String>>, DeadLetterError> {
-        let Some(last) = pages.last else {
-            return Ok(None);
+/// Returns the ids on the next page that match, perhaps none; `None` at the end.
+async fn next_matching_ids(
+    bus: &BusInner,
+    pages: &mut DeadLetterCursor,
+    filter: &DeadLetterFilter,
+) -> Result<Option<Vec<String>>, DeadLetterError> {
+    let Some(last) = pages.last else {
+        return Ok(None);
+    };
+    let (dead_letters, has_more) = load_dead_letter_page(bus, pages.after, Some(last), DEAD_LETTER_PAGE_MAX).await?;
+    match dead_letters.last() {
+        Some(newest) if has_more => pages.after = parse_dead_letter_id(bus, &newest.id)?,
+        _ => pages.last = None,
+    }
+    let matching = dead_letters.iter().filter(|dead_letter| filter.matches(dead_letter));
+    Ok(Some(matching.map(|found| found.id.to_string()).collect()))
+}
+
+/// Loads a page of the dead letters after `after`, up to `to`; returns also `true` if more follow.
+async fn load_dead_letter_page(
+    bus: &BusInner,
+    after: EntryId,
+    to: Option<EntryId>,
+    count: usize,
+) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
+    let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
+    let page = pages::page(&[bus.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
+    let reply = bus.run_idempotent(&page).await.map_err(|error| dead_letter_error(bus, error))?;
+    let page = pages::EntryPage::parse(reply).map_err(|error| bus.command_error(error.into()));
+    let page = page.map_err(|error| dead_letter_error(bus, error))?;
+    Ok((page.entries.into_iter().map(parse_dead_letter).collect(), page.has_more))
+}
+
+async fn read_dead_letters(bus: &BusInner, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
+    let reply: Value = bus.query(range).await.map_err(|error| dead_letter_error(bus, error))?;
+    let entries = reply::parse_range_entries(reply).map_err(|error| bus.command_error(error.into()));
+    let entries = entries.map_err(|error| dead_letter_error(bus, error))?;
+    Ok(entries.into_iter().map(parse_dead_letter).collect())
+}
+
+async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    if !bus.partitions.is_empty() {
+        return replay_to_partitions(bus, ids).await;
+    }
+    let mut replay = script::REPLAY.prepare_invoke();
+    replay.key(&bus.stream).key(bus.config.dlq_stream_name()).arg(ids);
+    bus.run(&replay).await.map_err(|error| dead_letter_error(bus, error))
+}
+
+/// Replays each dead letter to the partition that its aggregate has now.
+async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
+    let mut replies = Vec::with_capacity(ids.len());
+    for id in ids {
+        let range = admin::range(&bus.config.dlq_stream_name(), id, id, 1);
+        let Some(dead_letter) = read_dead_letters(bus, &range).await?.pop() else {
+            replies.push(0);
+            continue;
         };
-        let (dead_letters, has_more) =
-            self.load_dead_letter_page(pages.after, Some(last), DEAD_LETTER_PAGE_MAX).await?;
-        match dead_letters.last() {
-            Some(newest) if has_more => pages.after = self.parse_dead_letter_id(&newest.id)?,
-            _ => pages.last = None,
-        }
-        let matching = dead_letters.iter().filter(|dead_letter| filter.matches(dead_letter));
-        Ok(Some(matching.map(|found| found.id.to_string()).collect()))
+        let part = bus.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
+        let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
+        replay.key(&part.stream).key(bus.config.dlq_stream_name()).arg(id);
+        layout::add_layout_arguments(bus, &mut replay);
+        let reply: Result<Vec<i64>, _> = layout::add_to_partitions(bus, &replay).await;
+        replies.extend(reply.map_err(|error| dead_letter_error(bus, bus.command_error(error)))?);
     }
+    Ok(replies)
+}
 
-    /// Loads a page of the dead letters after `after`, up to `to`; returns also `true` if more follow.
-    async fn load_dead_letter_page(
-        &self,
-        after: EntryId,
-        to: Option<EntryId>,
-        count: usize,
-    ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
-        let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
-        let page = pages::page(&[self.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
-        let reply = self.run_idempotent(&page).await.map_err(|error| self.dead_letter_error(error))?;
-        let page = pages::EntryPage::parse(reply).map_err(|error| self.command_error(error.into()));
-        let page = page.map_err(|error| self.dead_letter_error(error))?;
-        Ok((page.entries.into_iter().map(parse_dead_letter).collect(), page.has_more))
+async fn discard_ids(bus: &BusInner, ids: &[String]) -> Result<u64, DeadLetterError> {
+    if ids.is_empty() {
+        return Ok(0);
     }
+    let delete = admin::delete(&bus.config.dlq_stream_name(), ids);
+    bus.query_once(&delete).await.map_err(|error| dead_letter_error(bus, error))
+}
 
-    async fn read_dead_letters(&self, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
-        let reply: Value = self.query(range).await.map_err(|error| self.dead_letter_error(error))?;
-        let entries = reply::parse_range_entries(reply).map_err(|error| self.command_error(error.into()));
-        let entries = entries.map_err(|error| self.dead_letter_error(error))?;
-        Ok(entries.into_iter().map(parse_dead_letter).collect())
-    }
+fn parse_dead_letter_id(bus: &BusInner, id: &MessageId) -> Result<EntryId, DeadLetterError> {
+    let parsed = id.as_str().parse();
+    parsed.map_err(|_| DeadLetterError::InvalidId { destination: bus.destination.clone(), id: id.clone() })
+}
 
-    async fn replay(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
-        if ids.is_empty() {
-            return Ok(Vec::new());
-        }
-        if !self.partitions.is_empty() {
-            return self.replay_to_partitions(ids).await;
-        }
-        let mut replay = script::REPLAY.prepare_invoke();
-        replay.key(&self.stream).key(self.config.dlq_stream_name()).arg(ids);
-        self.run(&replay).await.map_err(|error| self.dead_letter_error(error))
-    }
-
-    /// Replays each dead letter to the partition that its aggregate has now.
-    async fn replay_to_partitions(&self, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
-        let mut replies = Vec::with_capacity(ids.len());
-        for id in ids {
-            let range = admin::range(&self.config.dlq_stream_name(), id, id, 1);
-            let Some(dead_letter) = self.read_dead_letters(&range).await?.pop() else {
-                replies.push(0);
-                continue;
-            };
-            let part = self.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
-            let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
-            replay.key(&part.stream).key(self.config.dlq_stream_name()).arg(id);
-            self.add_layout_arguments(&mut replay);
-            let reply: Result<Vec<i64>, _> = self.add_to_partitions(&replay).await;
-            replies.extend(reply.map_err(|error| self.dead_letter_error(self.command_error(error)))?);
-        }
-        Ok(replies)
-    }
-
-    async fn discard(&self, ids: &[String]) -> Result<u64, DeadLetterError> {
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        let delete = admin::delete(&self.config.dlq_stream_name(), ids);
-        self.query_once(&delete).await.map_err(|error| self.dead_letter_error(error))
-    }
-
-    fn parse_dead_letter_id(&self, id: &MessageId) -> Result<EntryId, DeadLetterError> {
-        let parsed = id.as_str().parse();
-        parsed.map_err(|_| DeadLetterError::InvalidId { destination: self.destination.clone(), id: id.clone() })
-    }
-
-    fn dead_letter_error(&self, error: RedisCommandError) -> DeadLetterError {
-        let destination = self.destination.clone();
-        match error {
-            RedisCommandError::ShutDown { .. } => DeadLetterError::ShutDown { destination },
-            RedisCommandError::Unavailable { source, .. } => DeadLetterError::Unavailable { destination, source },
-            RedisCommandError::OutcomeUnknown { source, .. } => DeadLetterError::OutcomeUnknown { destination, source },
-            RedisCommandError::Refused { source, .. } => DeadLetterError::Refused { destination, source },
-        }
+fn dead_letter_error(bus: &BusInner, error: RedisCommandError) -> DeadLetterError {
+    let destination = bus.destination.clone();
+    match error {
+        RedisCommandError::ShutDown { .. } => DeadLetterError::ShutDown { destination },
+        RedisCommandError::Unavailable { source, .. } => DeadLetterError::Unavailable { destination, source },
+        RedisCommandError::OutcomeUnknown { source, .. } => DeadLetterError::OutcomeUnknown { destination, source },
+        RedisCommandError::Refused { source, .. } => DeadLetterError::Refused { destination, source },
     }
 }
 

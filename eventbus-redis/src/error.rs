@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use eventbus::BoxError;
+use eventbus::{BoxError, Name, port::ConsumeError};
 use redis::RedisError;
 
 use crate::{reply, url::asks_for_tls};
@@ -243,4 +243,8 @@ pub(crate) fn boxed(error: CommandError) -> BoxError {
         CommandError::NotSent(text) => text.into(),
         CommandError::Sent(error) => error.into(),
     }
+}
+
+pub(crate) fn consume_error(destination: &Name, error: CommandError) -> ConsumeError {
+    ConsumeError::Unavailable { destination: destination.clone(), source: boxed(error) }
 }

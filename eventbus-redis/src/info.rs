@@ -13,13 +13,15 @@ use redis::{RedisError, RedisResult, Value};
 use serde::Deserialize;
 
 use crate::{
-    bus::BusInner,
+    backlog::{self, BacklogState},
     command::{
         self, GroupState,
         admin::{self, ConsumerState},
     },
     entry_id::EntryId,
     error::{CommandError, boxed},
+    group,
+    inner::BusInner,
     keys, script,
 };
 
@@ -110,234 +112,231 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
     }
 }
 
-impl BusInner {
-    /// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
-    fn is_own_instance(&self, instance: &str) -> bool {
-        let rest = instance.strip_prefix(self.instance.as_str());
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-    }
+/// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
+fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
+    let rest = instance.strip_prefix(bus.instance.as_str());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
 
-    pub(crate) async fn stream_info(&self) -> StreamInfo {
-        let mut info = self.inspect_all().await.unwrap_or_else(|error| {
-            tracing::warn!(stream = self.stream, %error, "cannot inspect the stream");
-            StreamInfo::default()
+pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
+    let mut info = inspect_all(bus).await.unwrap_or_else(|error| {
+        tracing::warn!(stream = bus.stream, %error, "cannot inspect the stream");
+        StreamInfo::default()
+    });
+    info.stats = bus.counters.snapshot();
+    info
+}
+
+pub(crate) async fn health(bus: &BusInner) -> Health {
+    let consuming = bus.consuming.is_running();
+    bus.subscribers.report(match inspect_all(bus).await {
+        Ok(info) => {
+            let (mut runs, mut silent, mut oldest) = (Vec::new(), Vec::new(), Vec::new());
+            for group in info.consumer_groups {
+                runs.extend(group.in_flight);
+                silent.extend(group.silent);
+                oldest.extend(group.oldest_unfinished);
+            }
+            Health::connected(consuming, info.pending_messages, info.dlq_messages)
+                .with_running_handlers(runs)
+                .with_silent_consumers(silent)
+                .with_oldest_unfinished(oldest)
+        }
+        Err(error) => Health::disconnected(consuming, error.to_string()),
+    })
+}
+
+async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
+    if bus.consuming.is_closed() {
+        return Err(CommandError::NotSent("the bus was disconnected".into()));
+    }
+    let mut all = StreamInfo::default();
+    for part in bus.partitions_or_self() {
+        merge_partition(&mut all, inspect_stream(part).await?);
+    }
+    all.stream.name.clone_from(&bus.stream);
+    all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
+    all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();
+    all.active_consumers = all.consumer_groups.iter().map(|group| group.active_consumers).sum();
+    Ok(all)
+}
+
+async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
+    let dead_letters = bus.config.dlq_stream_name();
+    let commands = command::inspect(&bus.stream, &dead_letters);
+    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+    let stream = command::parse_stream(next())?;
+    let groups = command::parse_groups(next())?;
+
+    let mut info = StreamInfo::default();
+    info.connected = true;
+    info.stream.length = stream.length;
+    info.stream.first_entry_id = stream.first_id;
+    info.stream.last_entry_id = stream.last_id;
+    info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+    info.consumer_groups = inspect_groups(bus, groups).await?;
+    Ok(info)
+}
+
+async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {
+    let mut commands = admin::time();
+    // our consumers renew their claims three times in that time
+    let silent_ms = bus.config.pending_idle_ms / 2;
+    for group in &groups {
+        admin::inspect_group(&mut commands, &bus.stream, &bus.base_stream, &group.name, silent_ms);
+    }
+    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+    let now = admin::to_milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
+    let idle = Duration::from_millis(bus.config.pending_idle_ms);
+    let mut described = Vec::with_capacity(groups.len());
+    for group in groups {
+        let mut consumers = admin::parse_consumers(next())?;
+        let members: HashMap<String, String> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+        let members: HashMap<String, MemberRecord> =
+            members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?))).collect();
+        let pending = admin::parse_pending(next())?;
+        let silent = admin::parse_pending(next())?;
+        let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
+        if bus.is_partition() {
+            // all owners of a partition have one consumer name there
+            consumers.clear();
+            info.consumers = members.len() as u64;
+        }
+        info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
+        info.last_delivered_id = Some(group.last_delivered);
+        info.lag = group.lag;
+        let oldest: Option<EntryId> = pending.first().and_then(|(id, ..)| id.parse().ok());
+        info.oldest_pending_id = oldest.map(|id| id.to_string());
+        info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
+        info.oldest_unfinished = find_oldest_unfinished(bus, &info, pending, &members, now).await?;
+        let others =
+            members.iter().filter(|(_, member)| member.is_live(now) && !is_own_instance(bus, &member.instance));
+        info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
+        info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
+        // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait
+        let mut silent = silent.into_iter().filter(|(_, consumer, _)| !consumer.starts_with(keys::ABSENT_CONSUMER));
+        let silent = silent.next().filter(|_| !bus.is_partition());
+        info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
+            consumer,
+            group: info.name.clone(),
+            entry_id,
+            seconds: idle / 1_000,
         });
-        info.stats = self.counters.snapshot();
-        info
+        described.push(info);
     }
+    Ok(described)
+}
 
-    pub(crate) async fn health(&self) -> Health {
-        let consuming = self.consuming.is_running();
-        self.subscribers.report(match self.inspect_all().await {
-            Ok(info) => {
-                let (mut runs, mut silent, mut oldest) = (Vec::new(), Vec::new(), Vec::new());
-                for group in info.consumer_groups {
-                    runs.extend(group.in_flight);
-                    silent.extend(group.silent);
-                    oldest.extend(group.oldest_unfinished);
-                }
-                Health::connected(consuming, info.pending_messages, info.dlq_messages)
-                    .with_running_handlers(runs)
-                    .with_silent_consumers(silent)
-                    .with_oldest_unfinished(oldest)
-            }
-            Err(error) => Health::disconnected(consuming, error.to_string()),
-        })
+/// Returns, of the oldest pending entries of a group, the one unfinished for longest since a handler failed. An
+/// entry without a failure counts from its publishing, unless a live consumer of ours is about to handle it.
+async fn find_oldest_unfinished(
+    bus: &BusInner,
+    group: &GroupInfo,
+    pending: Vec<(String, String, u64)>,
+    members: &HashMap<String, MemberRecord>,
+    now: u64,
+) -> Result<Option<OldestUnfinished>, CommandError> {
+    if pending.is_empty() {
+        return Ok(None);
     }
+    let retry = keys::retry(&bus.stream, &bus.config.retry_key_prefix, &group.name);
+    let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
+    let attempts_json: Vec<Option<String>> = bus.connection.query(&query).await?;
+    let local_now = bus.config.clock.unix_millis();
+    let has_owner = |consumer: &str| match bus.is_partition() {
+        true => members.values().any(|member| member.is_live(now)),
+        false => members.get(consumer).is_some_and(|member| member.is_live(now)),
+    };
+    let since = |((id, consumer, _), json): (&(String, String, u64), Option<String>)| {
+        let attempts = json.and_then(|noted| DeliveryAttempts::from_json(&noted).ok());
+        if attempts.is_none() && has_owner(consumer) {
+            return None;
+        }
+        let id: EntryId = id.parse().ok()?;
+        let published = local_now.saturating_sub(now.saturating_sub(id.ms));
+        let attempts = attempts.unwrap_or_default();
+        Some((attempts.first_failed_at.unwrap_or(published), attempts.handlers()))
+    };
+    let oldest = pending.iter().zip(attempts_json).filter_map(since).min();
+    Ok(oldest.map(|(since, handlers)| {
+        OldestUnfinished::new(&group.name, &handlers, since, group.pending, &bus.config.clock)
+    }))
+}
 
-    async fn inspect_all(&self) -> Result<StreamInfo, CommandError> {
-        if self.consuming.is_closed() {
-            return Err(CommandError::NotSent("the bus was disconnected".into()));
+pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, ConsumeError> {
+    let destination = || bus.destination.clone();
+    if bus.consuming.is_closed() {
+        return Err(ConsumeError::ShutDown { destination: destination() });
+    }
+    let asking = async {
+        let mut all = GroupProgress::default();
+        for part in bus.partitions_or_self() {
+            let part = load_progress(part, group).await?;
+            all.unread += part.unread;
+            all.pending += part.pending;
+            all.exhausted += part.exhausted;
         }
-        let mut all = StreamInfo::default();
-        for part in self.partitions_or_self() {
-            merge_partition(&mut all, part.inspect_stream().await?);
-        }
-        all.stream.name.clone_from(&self.stream);
-        all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
-        all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();
-        all.active_consumers = all.consumer_groups.iter().map(|group| group.active_consumers).sum();
+        let backlog = backlog_progress(bus, group).await?;
+        all.unread += backlog.unread;
+        all.pending += backlog.pending;
+        all.exhausted += backlog.exhausted;
         Ok(all)
+    };
+    let progress = asking.await;
+    // dead letters that are no longer pending are counted by now
+    drop(bus.dead_letter_lock.write().await);
+    progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+}
+
+pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
+    let commands = command::inspect_groups(&bus.stream);
+    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let mut replies = replies.into_iter();
+    let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
+    let groups = command::parse_groups(next())?;
+    let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+    let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
+        // a group that does not exist yet begins with the oldest entry
+        return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
+    };
+    Ok(GroupProgress {
+        unread: count_unread(bus, &found).await?.min(length),
+        pending: found.pending,
+        exhausted: count_exhausted(bus, group).await?.min(found.pending),
+    })
+}
+
+/// Counts the entries that used up their attempts and stay pending.
+async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandError> {
+    if bus.config.enable_dlq {
+        return Ok(0);
     }
+    let mut count = script::COUNT_EXHAUSTED.key(keys::retry(&bus.stream, &bus.config.retry_key_prefix, group));
+    bus.connection.run_idempotent(count.key(&bus.stream).arg(group.as_str())).await
+}
 
-    async fn inspect_stream(&self) -> Result<StreamInfo, CommandError> {
-        let dead_letters = self.config.dlq_stream_name();
-        let commands = command::inspect(&self.stream, &dead_letters);
-        let replies: Vec<RedisResult<Value>> = self.connection.query_all(&commands).await?;
-        let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let stream = command::parse_stream(next())?;
-        let groups = command::parse_groups(next())?;
-
-        let mut info = StreamInfo::default();
-        info.connected = true;
-        info.stream.length = stream.length;
-        info.stream.first_entry_id = stream.first_id;
-        info.stream.last_entry_id = stream.last_id;
-        info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
-        info.consumer_groups = self.inspect_groups(groups).await?;
-        Ok(info)
+/// Returns the number of unread entries; counts them, a thousand at a time, if the server has lost count.
+async fn count_unread(bus: &BusInner, group: &GroupState) -> Result<u64, CommandError> {
+    match group.lag {
+        Some(lag) => Ok(lag),
+        None => group::count_after(bus, &group.last_delivered).await,
     }
+}
 
-    async fn inspect_groups(&self, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {
-        let mut commands = admin::time();
-        // our consumers renew their claims three times in that time
-        let silent_ms = self.config.pending_idle_ms / 2;
-        for group in &groups {
-            admin::inspect_group(&mut commands, &self.stream, &self.base_stream, &group.name, silent_ms);
-        }
-        let replies: Vec<RedisResult<Value>> = self.connection.query_all(&commands).await?;
-        let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let now = admin::to_milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
-        let idle = Duration::from_millis(self.config.pending_idle_ms);
-        let mut described = Vec::with_capacity(groups.len());
-        for group in groups {
-            let mut consumers = admin::parse_consumers(next())?;
-            let members: HashMap<String, String> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
-            let members: HashMap<String, MemberRecord> = members
-                .into_iter()
-                .filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?)))
-                .collect();
-            let pending = admin::parse_pending(next())?;
-            let silent = admin::parse_pending(next())?;
-            let mut info = GroupInfo::new(group.name, group.consumers, group.pending);
-            if self.is_partition() {
-                // all owners of a partition have one consumer name there
-                consumers.clear();
-                info.consumers = members.len() as u64;
-            }
-            info.active_consumers = count_active_consumers(&consumers, &members, now, idle);
-            info.last_delivered_id = Some(group.last_delivered);
-            info.lag = group.lag;
-            let oldest: Option<EntryId> = pending.first().and_then(|(id, ..)| id.parse().ok());
-            info.oldest_pending_id = oldest.map(|id| id.to_string());
-            info.oldest_pending_age_ms = oldest.map(|id| now.saturating_sub(id.ms));
-            info.oldest_unfinished = self.find_oldest_unfinished(&info, pending, &members, now).await?;
-            let others =
-                members.iter().filter(|(_, member)| member.is_live(now) && !self.is_own_instance(&member.instance));
-            info.in_flight = others.filter_map(|(name, member)| member.to_running_handler(name, now)).collect();
-            info.in_flight.sort_by(|a, b| a.consumer.cmp(&b.consumer));
-            // the owner of a partition shows life by its lease, and entries left for absent members are meant to wait
-            let mut silent = silent.into_iter().filter(|(_, consumer, _)| !consumer.starts_with(keys::ABSENT_CONSUMER));
-            let silent = silent.next().filter(|_| !self.is_partition());
-            info.silent = silent.map(|(entry_id, consumer, idle)| SilentConsumer {
-                consumer,
-                group: info.name.clone(),
-                entry_id,
-                seconds: idle / 1_000,
-            });
-            described.push(info);
-        }
-        Ok(described)
-    }
-
-    /// Returns, of the oldest pending entries of a group, the one unfinished for longest since a handler failed. An
-    /// entry without a failure counts from its publishing, unless a live consumer of ours is about to handle it.
-    async fn find_oldest_unfinished(
-        &self,
-        group: &GroupInfo,
-        pending: Vec<(String, String, u64)>,
-        members: &HashMap<String, MemberRecord>,
-        now: u64,
-    ) -> Result<Option<OldestUnfinished>, CommandError> {
-        if pending.is_empty() {
-            return Ok(None);
-        }
-        let retry = keys::retry(&self.stream, &self.config.retry_key_prefix, &group.name);
-        let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
-        let attempts_json: Vec<Option<String>> = self.connection.query(&query).await?;
-        let local_now = self.config.clock.unix_millis();
-        let has_owner = |consumer: &str| match self.is_partition() {
-            true => members.values().any(|member| member.is_live(now)),
-            false => members.get(consumer).is_some_and(|member| member.is_live(now)),
-        };
-        let since = |((id, consumer, _), json): (&(String, String, u64), Option<String>)| {
-            let attempts = json.and_then(|noted| DeliveryAttempts::from_json(&noted).ok());
-            if attempts.is_none() && has_owner(consumer) {
-                return None;
-            }
-            let id: EntryId = id.parse().ok()?;
-            let published = local_now.saturating_sub(now.saturating_sub(id.ms));
-            let attempts = attempts.unwrap_or_default();
-            Some((attempts.first_failed_at.unwrap_or(published), attempts.handlers()))
-        };
-        let oldest = pending.iter().zip(attempts_json).filter_map(since).min();
-        Ok(oldest.map(|(since, handlers)| {
-            OldestUnfinished::new(&group.name, &handlers, since, group.pending, &self.config.clock)
-        }))
-    }
-
-    pub(crate) async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
-        let destination = || self.destination.clone();
-        if self.consuming.is_closed() {
-            return Err(ConsumeError::ShutDown { destination: destination() });
-        }
-        let asking = async {
-            let mut all = GroupProgress::default();
-            for part in self.partitions_or_self() {
-                let part = part.load_progress(group).await?;
-                all.unread += part.unread;
-                all.pending += part.pending;
-                all.exhausted += part.exhausted;
-            }
-            let backlog = self.backlog_progress(group).await?;
-            all.unread += backlog.unread;
-            all.pending += backlog.pending;
-            all.exhausted += backlog.exhausted;
-            Ok(all)
-        };
-        let progress = asking.await;
-        // dead letters that are no longer pending are counted by now
-        drop(self.dead_letter_lock.write().await);
-        progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
-    }
-
-    pub(crate) async fn load_progress(&self, group: &Name) -> Result<GroupProgress, CommandError> {
-        let commands = command::inspect_groups(&self.stream);
-        let replies: Vec<RedisResult<Value>> = self.connection.query_all(&commands).await?;
-        let mut replies = replies.into_iter();
-        let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-        let groups = command::parse_groups(next())?;
-        let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
-        let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
-            // a group that does not exist yet begins with the oldest entry
-            return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
-        };
-        Ok(GroupProgress {
-            unread: self.count_unread(&found).await?.min(length),
-            pending: found.pending,
-            exhausted: self.count_exhausted(group).await?.min(found.pending),
-        })
-    }
-
-    /// Counts the entries that used up their attempts and stay pending.
-    async fn count_exhausted(&self, group: &Name) -> Result<u64, CommandError> {
-        if self.config.enable_dlq {
-            return Ok(0);
-        }
-        let mut count = script::COUNT_EXHAUSTED.key(keys::retry(&self.stream, &self.config.retry_key_prefix, group));
-        self.connection.run_idempotent(count.key(&self.stream).arg(group.as_str())).await
-    }
-
-    /// Returns the number of unread entries; counts them, a thousand at a time, if the server has lost count.
-    async fn count_unread(&self, group: &GroupState) -> Result<u64, CommandError> {
-        match group.lag {
-            Some(lag) => Ok(lag),
-            None => self.count_after(&group.last_delivered).await,
-        }
-    }
-
-    pub(crate) async fn count_after(&self, id: &str) -> Result<u64, CommandError> {
-        let (mut unread, mut after) = (0, id.to_owned());
-        loop {
-            let count = command::count_after(&self.stream, &after);
-            let (found, last): (u64, String) = self.connection.query(&count).await?;
-            unread += found;
-            if found == 0 {
-                return Ok(unread);
-            }
-            after = last;
+/// Returns the progress of a group in its backlog.
+async fn backlog_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
+    match backlog::inspect_backlog(bus, group).await? {
+        BacklogState::None | BacklogState::Finished => Ok(GroupProgress::default()),
+        BacklogState::Unfinished { .. } => {
+            let backlog = bus.for_backlog(group);
+            let mut progress = load_progress(&backlog, group).await?;
+            // the fill may not have begun, so an empty backlog is not a finished one
+            progress.unread = progress.unread.max(u64::from(progress.pending == 0));
+            Ok(progress)
         }
     }
 }

@@ -16,6 +16,7 @@ mod group;
 mod hash_tag;
 mod history;
 mod info;
+mod inner;
 mod keys;
 #[cfg(feature = "opentelemetry")]
 mod otel;
@@ -24,6 +25,7 @@ mod otel;
 mod otel;
 mod partition;
 mod partition_hash;
+mod ports;
 mod publish;
 mod relay;
 mod reply;

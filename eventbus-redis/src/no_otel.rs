@@ -6,7 +6,7 @@ use eventbus::{
 };
 use tracing::Span;
 
-use crate::{bus::BusInner, trace_context::TraceContext};
+use crate::{inner::BusInner, trace_context::TraceContext};
 
 pub(crate) fn publish(_: &BusInner, _: &[RecordedEvent]) -> Span {
     Span::none()

@@ -11,7 +11,7 @@ use opentelemetry::{
 use tracing::{Span, field::Empty};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use crate::{bus::BusInner, trace_context::TraceContext};
+use crate::{inner::BusInner, trace_context::TraceContext};
 
 /// Creates the span of one `publish` call.
 pub(crate) fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Span {

@@ -12,10 +12,12 @@ use redis::{RedisError, RedisResult, ScriptInvocation};
 use tracing::{Instrument, Span};
 
 use crate::{
-    bus::BusInner,
     command,
     error::{CommandError, boxed},
-    otel, reply, script,
+    inner::BusInner,
+    otel,
+    partition::layout,
+    reply, script,
     trace::{self, TraceCarrier},
     wire,
 };
@@ -23,153 +25,162 @@ use crate::{
 /// The number of entries that one round trip adds: the server runs no other command meanwhile.
 const PUBLISH_BATCH_MAX: usize = 10_000;
 
-impl BusInner {
-    pub(crate) async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        if events.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.ensure_publishing()?;
-        let span = trace::publish_span(self, events);
-        let published = self.publish_in_span(&span, events).instrument(span.clone()).await;
-        match &published {
-            Ok(ids) if ids.len() == 1 => otel::published(&span, ids[0].as_str()),
-            Ok(_) => {}
-            Err(error) => trace::record_error(&span, error_type(error)),
-        }
-        published
+pub(crate) async fn publish(bus: &BusInner, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
+    if events.is_empty() {
+        return Ok(Vec::new());
     }
+    ensure_publishing(bus)?;
+    let span = trace::publish_span(bus, events);
+    let published = publish_in_span(bus, &span, events).instrument(span.clone()).await;
+    match &published {
+        Ok(ids) if ids.len() == 1 => otel::published(&span, ids[0].as_str()),
+        Ok(_) => {}
+        Err(error) => trace::record_error(&span, error_type(error)),
+    }
+    published
+}
 
-    async fn publish_in_span(&self, span: &Span, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        let carrier = TraceCarrier::for_span(self, span);
-        let refused = |event: &RecordedEvent, source| {
-            let event_id = Some(event.metadata().event_id());
-            PublishError::Refused { destination: self.destination.clone(), event_id, source }
+async fn publish_in_span(
+    bus: &BusInner,
+    span: &Span,
+    events: &[RecordedEvent],
+) -> Result<Vec<MessageId>, PublishError> {
+    let carrier = TraceCarrier::for_span(bus, span);
+    let refused = |event: &RecordedEvent, source| {
+        let event_id = Some(event.metadata().event_id());
+        PublishError::Refused { destination: bus.destination.clone(), event_id, source }
+    };
+    let entries = events.iter().map(|event| encode(bus, event, &carrier).map_err(|source| refused(event, source)));
+    let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
+    let added = match bus.partitions.is_empty() {
+        true => add_entries(bus, &entries).await,
+        false => add_by_partition(bus, events, &entries).await,
+    };
+    added.map_err(|error| publish_error(bus, error))
+}
+
+pub(crate) fn ensure_publishing(bus: &BusInner) -> Result<(), PublishError> {
+    match bus.consuming.is_closed() {
+        true => Err(PublishError::ShutDown { destination: bus.destination.clone() }),
+        false => Ok(()),
+    }
+}
+
+/// Returns the fields of an event's entry, or the reason why it cannot be published.
+pub(crate) fn encode<'a>(
+    bus: &BusInner,
+    event: &'a RecordedEvent,
+    carrier: &TraceCarrier,
+) -> Result<wire::EntryFields<'a>, BoxError> {
+    if bus.config.readable_by_python {
+        wire::require_readable_by_python(event)?;
+    }
+    let mut fields = wire::encode(event)?;
+    carrier.inject(event, &mut fields);
+    Ok(fields)
+}
+
+async fn add_entries(bus: &BusInner, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
+    let mut ids = Vec::with_capacity(entries.len());
+    for together in entries.chunks(PUBLISH_BATCH_MAX) {
+        let replies = add_batch(bus, together).await;
+        let refused = match replies {
+            Ok(replies) => collect_ids(bus, replies, &mut ids).err().map(CommandError::Sent),
+            Err(error) => Some(error),
         };
-        let entries = events.iter().map(|event| self.encode(event, &carrier).map_err(|source| refused(event, source)));
-        let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-        let added = match self.partitions.is_empty() {
-            true => self.add_entries(&entries).await,
-            false => self.add_by_partition(events, &entries).await,
-        };
-        added.map_err(|error| self.publish_error(error))
-    }
-
-    pub(crate) fn ensure_publishing(&self) -> Result<(), PublishError> {
-        match self.consuming.is_closed() {
-            true => Err(PublishError::ShutDown { destination: self.destination.clone() }),
-            false => Ok(()),
+        match refused {
+            None => {}
+            Some(error) if ids.is_empty() => return Err(error),
+            Some(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
         }
     }
+    Ok(ids)
+}
 
-    /// Returns the fields of an event's entry, or the reason why it cannot be published.
-    pub(crate) fn encode<'a>(
-        &self,
-        event: &'a RecordedEvent,
-        carrier: &TraceCarrier,
-    ) -> Result<wire::EntryFields<'a>, BoxError> {
-        if self.config.readable_by_python {
-            wire::require_readable_by_python(event)?;
-        }
-        let mut fields = wire::encode(event)?;
-        carrier.inject(event, &mut fields);
-        Ok(fields)
+async fn add_batch(
+    bus: &BusInner,
+    entries: &[wire::EntryFields<'_>],
+) -> Result<Vec<RedisResult<String>>, CommandError> {
+    if let [entry] = entries {
+        let id = bus.connection.query_once(&command::add(&bus.stream, entry, None)).await?;
+        return Ok(vec![Ok(id)]);
     }
+    bus.connection.query_all(&command::add_all(&bus.stream, entries)).await
+}
 
-    async fn add_entries(&self, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
-        let mut ids = Vec::with_capacity(entries.len());
-        for together in entries.chunks(PUBLISH_BATCH_MAX) {
-            let replies = self.add_batch(together).await;
-            let refused = match replies {
-                Ok(replies) => self.collect_ids(replies, &mut ids).err().map(CommandError::Sent),
-                Err(error) => Some(error),
-            };
-            match refused {
-                None => {}
-                Some(error) if ids.is_empty() => return Err(error),
-                Some(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
+/// Adds each entry to the partition of its aggregate.
+async fn add_by_partition(
+    bus: &BusInner,
+    events: &[RecordedEvent],
+    entries: &[wire::EntryFields<'_>],
+) -> Result<Vec<MessageId>, CommandError> {
+    let mut ids = Vec::with_capacity(entries.len());
+    for (events, entries) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
+        match layout::add_to_partitions::<Vec<String>>(bus, &publish_script(bus, events, entries)).await {
+            Ok(added) => {
+                bus.counters.events_published(added.len() as u64);
+                ids.extend(added.into_iter().map(MessageId::new));
             }
+            Err(error) if ids.is_empty() => return Err(error),
+            Err(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
         }
-        Ok(ids)
     }
+    Ok(ids)
+}
 
-    async fn add_batch(&self, entries: &[wire::EntryFields<'_>]) -> Result<Vec<RedisResult<String>>, CommandError> {
-        if let [entry] = entries {
-            let id = self.connection.query_once(&command::add(&self.stream, entry, None)).await?;
-            return Ok(vec![Ok(id)]);
+fn publish_script(
+    bus: &BusInner,
+    events: &[RecordedEvent],
+    entries: &[wire::EntryFields<'_>],
+) -> ScriptInvocation<'static> {
+    let mut adding = script::PUBLISH.prepare_invoke();
+    let mut numbers = HashMap::new();
+    for (event, fields) in events.iter().zip(entries) {
+        let part = bus.partition_for(event.metadata().aggregate_id().as_str());
+        let next = numbers.len() + 1;
+        let number = *numbers.entry(part.stream.as_str()).or_insert_with(|| {
+            adding.key(&part.stream);
+            next
+        });
+        adding.arg(number).arg(fields.len() * 2);
+        for (name, value) in fields {
+            adding.arg(*name).arg(&**value);
         }
-        self.connection.query_all(&command::add_all(&self.stream, entries)).await
     }
+    layout::add_layout_arguments(bus, &mut adding);
+    adding
+}
 
-    /// Adds each entry to the partition of its aggregate.
-    async fn add_by_partition(
-        &self,
-        events: &[RecordedEvent],
-        entries: &[wire::EntryFields<'_>],
-    ) -> Result<Vec<MessageId>, CommandError> {
-        let mut ids = Vec::with_capacity(entries.len());
-        for (events, entries) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
-            match self.add_to_partitions::<Vec<String>>(&self.publish_script(events, entries)).await {
-                Ok(added) => {
-                    self.counters.events_published(added.len() as u64);
-                    ids.extend(added.into_iter().map(MessageId::new));
-                }
-                Err(error) if ids.is_empty() => return Err(error),
-                Err(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
-            }
+/// Appends the ids of the added entries to `ids`; fails with the error of the first entry that was refused.
+fn collect_ids(bus: &BusInner, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
+    let before = ids.len();
+    let mut refusal = None;
+    for reply in replies {
+        match reply {
+            Ok(id) => ids.push(MessageId::new(id)),
+            Err(error) => refusal = refusal.or(Some(error)),
         }
-        Ok(ids)
     }
+    bus.counters.events_published((ids.len() - before) as u64);
+    refusal.map_or(Ok(()), Err)
+}
 
-    fn publish_script(&self, events: &[RecordedEvent], entries: &[wire::EntryFields<'_>]) -> ScriptInvocation<'static> {
-        let mut adding = script::PUBLISH.prepare_invoke();
-        let mut numbers = HashMap::new();
-        for (event, fields) in events.iter().zip(entries) {
-            let part = self.partition_for(event.metadata().aggregate_id().as_str());
-            let next = numbers.len() + 1;
-            let number = *numbers.entry(part.stream.as_str()).or_insert_with(|| {
-                adding.key(&part.stream);
-                next
-            });
-            adding.arg(number).arg(fields.len() * 2);
-            for (name, value) in fields {
-                adding.arg(*name).arg(&**value);
-            }
-        }
-        self.add_layout_arguments(&mut adding);
-        adding
+pub(crate) fn publish_error(bus: &BusInner, error: CommandError) -> PublishError {
+    let destination = bus.destination.clone();
+    let CommandError::Sent(error) = error else {
+        return PublishError::Unavailable { destination, source: boxed(error) };
+    };
+    if let Some(layout) = bus.find_partition_count_mismatch(&error) {
+        return PublishError::Refused { destination, event_id: None, source: layout.into() };
     }
-
-    /// Appends the ids of the added entries to `ids`; fails with the error of the first entry that was refused.
-    fn collect_ids(&self, replies: Vec<RedisResult<String>>, ids: &mut Vec<MessageId>) -> RedisResult<()> {
-        let before = ids.len();
-        let mut refusal = None;
-        for reply in replies {
-            match reply {
-                Ok(id) => ids.push(MessageId::new(id)),
-                Err(error) => refusal = refusal.or(Some(error)),
-            }
-        }
-        self.counters.events_published((ids.len() - before) as u64);
-        refusal.map_or(Ok(()), Err)
-    }
-
-    pub(crate) fn publish_error(&self, error: CommandError) -> PublishError {
-        let destination = self.destination.clone();
-        let CommandError::Sent(error) = error else {
-            return PublishError::Unavailable { destination, source: boxed(error) };
-        };
-        if let Some(layout) = self.find_partition_count_mismatch(&error) {
-            return PublishError::Refused { destination, event_id: None, source: layout.into() };
-        }
-        let (is_refusal, nothing_done) = (reply::is_refusal(&error), reply::is_not_executed(&error));
-        let source = error.into();
-        if is_refusal {
-            PublishError::Refused { destination, event_id: None, source }
-        } else if nothing_done {
-            PublishError::Unavailable { destination, source }
-        } else {
-            PublishError::OutcomeUnknown { destination, source }
-        }
+    let (is_refusal, nothing_done) = (reply::is_refusal(&error), reply::is_not_executed(&error));
+    let source = error.into();
+    if is_refusal {
+        PublishError::Refused { destination, event_id: None, source }
+    } else if nothing_done {
+        PublishError::Unavailable { destination, source }
+    } else {
+        PublishError::OutcomeUnknown { destination, source }
     }
 }
 

@@ -5,12 +5,11 @@
 
 mod partitions;
 
-use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position,
     port::{
         GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget, ResyncOutcome, ResyncRequest,
+        ResyncOutcome, ResyncRequest,
     },
 };
 use redis::ScriptInvocation;
@@ -19,11 +18,11 @@ use uuid::Uuid;
 
 use self::partitions::merge_outcomes;
 use crate::{
-    RedisEventBus,
-    bus::BusInner,
+    inner::BusInner,
     keys::{self, field},
     otel,
-    publish::error_type,
+    partition::layout,
+    publish::{self, error_type},
     script,
     trace::{self, TraceCarrier},
     wire,
@@ -56,47 +55,59 @@ impl Unpublishable {
 /// Index of the field with the store: behind those of the shared wire format.
 pub(crate) const STORE_FIELD_INDEX: usize = 7;
 
-#[async_trait]
-impl RelayTarget for RedisEventBus {
-    async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        match self.inner.partitions.is_empty() {
-            true => self.inner.publish_range(publisher, range, last_event_id(range)).await,
-            false => self.inner.publish_by_partition(publisher, range).await,
-        }
+pub(crate) async fn publish_range(
+    bus: &BusInner,
+    publisher: Publisher,
+    range: PublishRange<'_>,
+) -> Result<RangeOutcome, PublishError> {
+    match bus.partitions.is_empty() {
+        true => publish_to_stream(bus, publisher, range, last_event_id(range)).await,
+        false => partitions::publish_by_partition(bus, publisher, range).await,
     }
+}
 
-    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        let mut all = None;
-        for part in self.inner.partitions_or_self() {
-            all = Some(merge_outcomes(all, part.resync(publisher, request).await?));
-        }
-        Ok(all.unwrap_or(ResyncOutcome::Moved(request.floor)))
+pub(crate) async fn resync(
+    bus: &BusInner,
+    publisher: Publisher,
+    request: ResyncRequest<'_>,
+) -> Result<ResyncOutcome, PublishError> {
+    let mut all = None;
+    for part in bus.partitions_or_self() {
+        all = Some(merge_outcomes(all, resync_stream(part, publisher, request).await?));
     }
+    Ok(all.unwrap_or(ResyncOutcome::Moved(request.floor)))
+}
 
-    async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        let mut published_positions = Vec::new();
-        for part in self.inner.partitions_or_self() {
-            published_positions.extend(part.published_position(publisher).await?);
-        }
-        Ok(published_positions)
+pub(crate) async fn published_positions(
+    bus: &BusInner,
+    publisher: Publisher,
+) -> Result<Vec<PublishedPosition>, PublishError> {
+    let mut published_positions = Vec::new();
+    for part in bus.partitions_or_self() {
+        published_positions.extend(published_position(part, publisher).await?);
     }
+    Ok(published_positions)
+}
 
-    /// Beyond the `known` groups, returns those that are listed, have a consumer or have read an entry; one that no
-    /// consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        match self.inner.partitions.is_empty() {
-            true => self.inner.group_floors(publisher, known).await,
-            false => self.inner.group_floors_by_partition(publisher, known).await,
-        }
+/// Beyond the `known` groups, returns those that are listed, have a consumer or have read an entry; one that no
+/// consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
+pub(crate) async fn group_floors(
+    bus: &BusInner,
+    publisher: Publisher,
+    known: &[Name],
+) -> Result<GroupFloors, PublishError> {
+    match bus.partitions.is_empty() {
+        true => group_floors_of_stream(bus, publisher, known).await,
+        false => partitions::group_floors_by_partition(bus, publisher, known).await,
     }
+}
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        let mut all = None;
-        for part in self.inner.partitions_or_self() {
-            all = Some(merge_outcomes(all, part.rewind(publisher, to).await?));
-        }
-        Ok(all.unwrap_or(ResyncOutcome::Moved(to)))
+pub(crate) async fn rewind(bus: &BusInner, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+    let mut all = None;
+    for part in bus.partitions_or_self() {
+        all = Some(merge_outcomes(all, rewind_stream(part, publisher, to).await?));
     }
+    Ok(all.unwrap_or(ResyncOutcome::Moved(to)))
 }
 
 /// Prepares a script with the keys and the first argument that all relay scripts have.
@@ -145,137 +156,142 @@ fn check_range(range: PublishRange<'_>) -> Result<(), Unpublishable> {
     Ok(())
 }
 
-impl BusInner {
-    async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        let mut resync = relay_script(&script::RESYNC, self, publisher);
-        resync.key(keys::floors(&self.stream));
-        resync.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
-        for group in request.groups {
-            resync.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
-        }
-        self.parse_resync_reply(&self.run_relay_script(&resync).await?)
+async fn resync_stream(
+    bus: &BusInner,
+    publisher: Publisher,
+    request: ResyncRequest<'_>,
+) -> Result<ResyncOutcome, PublishError> {
+    let mut resync = relay_script(&script::RESYNC, bus, publisher);
+    resync.key(keys::floors(&bus.stream));
+    resync.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
+    for group in request.groups {
+        resync.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
     }
+    parse_resync_reply(bus, &run_relay_script(bus, &resync).await?)
+}
 
-    async fn published_position(&self, publisher: Publisher) -> Result<Option<PublishedPosition>, PublishError> {
-        let reply = self.run_relay_script(&relay_script(&script::PUBLISHED_POSITION, self, publisher)).await?;
-        match split_reply(&reply) {
-            ("at", [at, id]) => match parse_position(at.as_bytes()) {
-                Some(position) => Ok(Some(PublishedPosition { position, event_id: EventId::parse(id).ok() })),
-                None => Err(self.unexpected_reply(reply)),
-            },
-            _ => Ok(None),
-        }
+async fn published_position(bus: &BusInner, publisher: Publisher) -> Result<Option<PublishedPosition>, PublishError> {
+    let reply = run_relay_script(bus, &relay_script(&script::PUBLISHED_POSITION, bus, publisher)).await?;
+    match split_reply(&reply) {
+        ("at", [at, id]) => match parse_position(at.as_bytes()) {
+            Some(position) => Ok(Some(PublishedPosition { position, event_id: EventId::parse(id).ok() })),
+            None => Err(unexpected_reply(bus, reply)),
+        },
+        _ => Ok(None),
     }
+}
 
-    async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        let mut query = relay_script(&script::GROUP_FLOORS, self, publisher);
-        query.key(keys::floors(&self.stream)).arg(publisher.epoch);
-        for group in known {
-            query.arg(group.as_str());
+async fn group_floors_of_stream(
+    bus: &BusInner,
+    publisher: Publisher,
+    known: &[Name],
+) -> Result<GroupFloors, PublishError> {
+    let mut query = relay_script(&script::GROUP_FLOORS, bus, publisher);
+    query.key(keys::floors(&bus.stream)).arg(publisher.epoch);
+    for group in known {
+        query.arg(group.as_str());
+    }
+    publish::ensure_publishing(bus)?;
+    let reply: Vec<Vec<u8>> =
+        bus.connection.run_idempotent(&query).await.map_err(|error| publish::publish_error(bus, error))?;
+    match reply.split_first() {
+        Some((word, groups)) if word == b"groups" => {
+            Ok(GroupFloors::Groups(groups.chunks_exact(3).filter_map(parse_group_floor).collect()))
         }
-        self.ensure_publishing()?;
-        let reply: Vec<Vec<u8>> =
-            self.connection.run_idempotent(&query).await.map_err(|error| self.publish_error(error))?;
-        match reply.split_first() {
-            Some((word, groups)) if word == b"groups" => {
-                Ok(GroupFloors::Groups(groups.chunks_exact(3).filter_map(parse_group_floor).collect()))
+        Some((word, _)) if word == b"lost" => Ok(GroupFloors::Lost),
+        _ => Err(unexpected_reply(bus, &reply)),
+    }
+}
+
+async fn rewind_stream(bus: &BusInner, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
+    let mut rewind = relay_script(&script::REWIND, bus, publisher);
+    rewind.arg(publisher.epoch).arg(to.get());
+    parse_resync_reply(bus, &run_relay_script(bus, &rewind).await?)
+}
+
+/// Publishes a range, or this partition's share of one. `last` is the event at its end.
+async fn publish_to_stream(
+    bus: &BusInner,
+    publisher: Publisher,
+    range: PublishRange<'_>,
+    last: Option<EventId>,
+) -> Result<RangeOutcome, PublishError> {
+    publish::ensure_publishing(bus)?;
+    let span = if range.events.is_empty() { Span::none() } else { trace::publish_span(bus, range.events) };
+    let outcome = publish_range_in_span(bus, &span, publisher, range, last).instrument(span.clone()).await;
+    match &outcome {
+        Ok(RangeOutcome::Published(ids)) => {
+            bus.counters.events_published(ids.len() as u64);
+            if let [id] = ids.as_slice() {
+                otel::published(&span, id.as_str());
             }
-            Some((word, _)) if word == b"lost" => Ok(GroupFloors::Lost),
-            _ => Err(self.unexpected_reply(&reply)),
         }
+        Ok(_) => {}
+        Err(error) => trace::record_error(&span, error_type(error)),
     }
+    outcome
+}
 
-    async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        let mut rewind = relay_script(&script::REWIND, self, publisher);
-        rewind.arg(publisher.epoch).arg(to.get());
-        self.parse_resync_reply(&self.run_relay_script(&rewind).await?)
+async fn publish_range_in_span(
+    bus: &BusInner,
+    span: &Span,
+    publisher: Publisher,
+    range: PublishRange<'_>,
+    last: Option<EventId>,
+) -> Result<RangeOutcome, PublishError> {
+    let refused = |event_id, source| PublishError::Refused { destination: bus.destination.clone(), event_id, source };
+    check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
+    let carrier = TraceCarrier::for_span(bus, span);
+    let script = if bus.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
+    let mut publish = relay_script(script, bus, publisher);
+    publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
+    publish.arg(last.map_or_else(|| "-".into(), |id| id.to_string()));
+    let store = publisher.store.to_string();
+    for event in range.events {
+        let (event_id, position) = (event.metadata().event_id(), event.position().unwrap_or_default());
+        let refuse = |source| refused(Some(event_id), Unpublishable::Event { event_id, position, source }.into());
+        let mut fields = publish::encode(bus, event, &carrier).map_err(refuse)?;
+        fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
+        publish.arg(position.get());
+        add_fields(&mut publish, &fields);
     }
-
-    /// Publishes a range, or this partition's share of one. `last` is the event at its end.
-    async fn publish_range(
-        &self,
-        publisher: Publisher,
-        range: PublishRange<'_>,
-        last: Option<EventId>,
-    ) -> Result<RangeOutcome, PublishError> {
-        self.ensure_publishing()?;
-        let span = if range.events.is_empty() { Span::none() } else { trace::publish_span(self, range.events) };
-        let outcome = self.publish_range_in_span(&span, publisher, range, last).instrument(span.clone()).await;
-        match &outcome {
-            Ok(RangeOutcome::Published(ids)) => {
-                self.counters.events_published(ids.len() as u64);
-                if let [id] = ids.as_slice() {
-                    otel::published(&span, id.as_str());
-                }
-            }
-            Ok(_) => {}
-            Err(error) => trace::record_error(&span, error_type(error)),
+    let reply = match bus.is_partition() {
+        true => {
+            layout::add_layout_arguments(bus, &mut publish);
+            layout::add_to_partitions::<Vec<String>>(bus, &publish).await
         }
-        outcome
+        false => bus.connection.run::<Vec<String>>(&publish).await,
+    };
+    let reply = reply.map_err(|error| publish::publish_error(bus, error))?;
+    match split_reply(&reply) {
+        ("published", ids) => Ok(RangeOutcome::Published(ids.iter().map(|id| MessageId::new(&**id)).collect())),
+        ("moved", [at]) if let Some(at) = parse_position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),
+        ("fenced", _) => Ok(RangeOutcome::Fenced),
+        ("lost", _) => Ok(RangeOutcome::Lost),
+        _ => Err(unexpected_reply(bus, reply)),
     }
+}
 
-    async fn publish_range_in_span(
-        &self,
-        span: &Span,
-        publisher: Publisher,
-        range: PublishRange<'_>,
-        last: Option<EventId>,
-    ) -> Result<RangeOutcome, PublishError> {
-        let refused =
-            |event_id, source| PublishError::Refused { destination: self.destination.clone(), event_id, source };
-        check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
-        let carrier = TraceCarrier::for_span(self, span);
-        let script = if self.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
-        let mut publish = relay_script(script, self, publisher);
-        publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
-        publish.arg(last.map_or_else(|| "-".into(), |id| id.to_string()));
-        let store = publisher.store.to_string();
-        for event in range.events {
-            let (event_id, position) = (event.metadata().event_id(), event.position().unwrap_or_default());
-            let refuse = |source| refused(Some(event_id), Unpublishable::Event { event_id, position, source }.into());
-            let mut fields = self.encode(event, &carrier).map_err(refuse)?;
-            fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
-            publish.arg(position.get());
-            add_fields(&mut publish, &fields);
-        }
-        let reply = match self.is_partition() {
-            true => {
-                self.add_layout_arguments(&mut publish);
-                self.add_to_partitions::<Vec<String>>(&publish).await
-            }
-            false => self.connection.run::<Vec<String>>(&publish).await,
-        };
-        let reply = reply.map_err(|error| self.publish_error(error))?;
-        match split_reply(&reply) {
-            ("published", ids) => Ok(RangeOutcome::Published(ids.iter().map(|id| MessageId::new(&**id)).collect())),
-            ("moved", [at]) if let Some(at) = parse_position(at.as_bytes()) => Ok(RangeOutcome::Moved(at)),
-            ("fenced", _) => Ok(RangeOutcome::Fenced),
-            ("lost", _) => Ok(RangeOutcome::Lost),
-            _ => Err(self.unexpected_reply(reply)),
-        }
-    }
+/// Runs a script that may run twice, and returns its reply as words.
+async fn run_relay_script(bus: &BusInner, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
+    publish::ensure_publishing(bus)?;
+    bus.connection.run_idempotent(step).await.map_err(|error| publish::publish_error(bus, error))
+}
 
-    /// Runs a script that may run twice, and returns its reply as words.
-    async fn run_relay_script(&self, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
-        self.ensure_publishing()?;
-        self.connection.run_idempotent(step).await.map_err(|error| self.publish_error(error))
-    }
+fn parse_resync_reply(bus: &BusInner, reply: &[String]) -> Result<ResyncOutcome, PublishError> {
+    let outcome = match split_reply(reply) {
+        ("at", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::At),
+        ("moved", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::Moved),
+        ("other", [store]) => Uuid::try_parse(store).ok().map(ResyncOutcome::OtherStore),
+        ("fenced", _) => Some(ResyncOutcome::Fenced),
+        _ => None,
+    };
+    outcome.ok_or_else(|| unexpected_reply(bus, reply))
+}
 
-    fn parse_resync_reply(&self, reply: &[String]) -> Result<ResyncOutcome, PublishError> {
-        let outcome = match split_reply(reply) {
-            ("at", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::At),
-            ("moved", [at]) => parse_position(at.as_bytes()).map(ResyncOutcome::Moved),
-            ("other", [store]) => Uuid::try_parse(store).ok().map(ResyncOutcome::OtherStore),
-            ("fenced", _) => Some(ResyncOutcome::Fenced),
-            _ => None,
-        };
-        outcome.ok_or_else(|| self.unexpected_reply(reply))
-    }
-
-    fn unexpected_reply(&self, reply: impl std::fmt::Debug) -> PublishError {
-        let source = format!("unexpected reply of the server: {reply:?}").into();
-        PublishError::OutcomeUnknown { destination: self.destination.clone(), source }
-    }
+fn unexpected_reply(bus: &BusInner, reply: impl std::fmt::Debug) -> PublishError {
+    let source = format!("unexpected reply of the server: {reply:?}").into();
+    PublishError::OutcomeUnknown { destination: bus.destination.clone(), source }
 }
 
 /// Splits a reply into its first word and the rest.

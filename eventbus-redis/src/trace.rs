@@ -9,7 +9,7 @@ use eventbus::{
 };
 use tracing::Span;
 
-use crate::{bus::BusInner, otel, trace_context::TraceContext, wire};
+use crate::{inner::BusInner, otel, trace_context::TraceContext, wire};
 
 /// Creates the span of one `publish` call.
 pub(crate) fn publish_span(bus: &BusInner, events: &[RecordedEvent]) -> Span {

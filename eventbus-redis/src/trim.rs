@@ -9,7 +9,7 @@ use eventbus::port::MessageId;
 use redis::ScriptInvocation;
 use serde::{Serialize, Serializer};
 
-use crate::{RedisCommandError, RedisEventBus, bus::BusInner, command::admin, entry_id::EntryId, keys, script};
+use crate::{RedisCommandError, command::admin, entry_id::EntryId, inner::BusInner, keys, script};
 
 /// The number of entries that one script call removes: the server runs no other command meanwhile (about a
 /// millisecond).
@@ -69,7 +69,7 @@ pub enum TrimBlockReason {
     /// The group has read them and not acknowledged them.
     Pending,
     /// The server has lost the group; a consumer of the group creates it again, and it goes on where it was. If the
-    /// group has no consumer any more, [retire](RedisEventBus::retire_group) it.
+    /// group has no consumer any more, [retire](crate::RedisEventBus::retire_group) it.
     Missing,
     /// A projection over the stream has not come so far; see [`EventProjection`](crate::EventProjection::retire).
     Projection,
@@ -80,51 +80,23 @@ pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
     serializer.serialize_f64(time.as_secs_f64())
 }
 
-impl RedisEventBus {
-    /// Removes the oldest entries beyond the limits that every consumer group has finished.
-    ///
-    /// Every group of the stream counts, also one of a foreign program that has never read, until it is
-    /// [retired](Self::retire_group); only a bus's own group counts from when a consumer has joined it. A group without
-    /// consumers holds its entries for ever; [`held_by`](Trimmed::held_by) names it. Where a relay publishes, the
-    /// newest entry stays. Each step keeps the server busy for about a millisecond. Several callers may trim at once.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`]; entries removed until then stay removed, and a further call goes on with the rest.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: &eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// use eventbus_redis::Trim;
-    /// let trimmed = bus.trim(Trim { max_length: Some(100_000), ..Default::default() }).await?;
-    /// if let Some(held) = trimmed.held_by {
-    ///     println!("group {} is {:?} behind", held.group, held.age);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        let mut all = Trimmed::default();
-        for part in self.inner.partitions_or_self() {
-            let part = part.trim(limits).await?;
-            all.removed += part.removed;
-            all.held_by = older_blocker(all.held_by, part.held_by);
-        }
-        Ok(all)
+pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+    let mut all = Trimmed::default();
+    for part in bus.partitions_or_self() {
+        let part = trim_stream(part, limits).await?;
+        all.removed += part.removed;
+        all.held_by = older_blocker(all.held_by, part.held_by);
     }
+    Ok(all)
+}
 
-    /// Removes the oldest entries beyond `max_length`, some dozens more may stay, **also entries that groups have not
-    /// read**: those groups lose them. Returns the number of removed entries. [`trim`](Self::trim) loses none.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    pub async fn trim_may_lose(&self, max_length: u64) -> Result<u64, RedisCommandError> {
-        let mut removed = 0;
-        for part in self.inner.partitions_or_self() {
-            let keep = part.even_share(max_length);
-            removed += part.query::<u64>(&admin::trim(&part.stream, keep)).await?;
-        }
-        Ok(removed)
+pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64, RedisCommandError> {
+    let mut removed = 0;
+    for part in bus.partitions_or_self() {
+        let keep = even_share(part, max_length);
+        removed += part.query::<u64>(&admin::trim(&part.stream, keep)).await?;
     }
+    Ok(removed)
 }
 
 /// Returns the blocker with the older entry.
@@ -190,21 +162,19 @@ impl From<TrimReply> for TrimStep {
     }
 }
 
-impl BusInner {
-    async fn trim(&self, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        let mut steps = TrimProgress::default();
-        while steps.add_step(self.trim_step(limits).await?) {}
-        Ok(steps.total)
-    }
+async fn trim_stream(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+    let mut steps = TrimProgress::default();
+    while steps.add_step(trim_step(bus, limits).await?) {}
+    Ok(steps.total)
+}
 
-    /// Returns the number of entries that one stream may keep of `length`.
-    fn even_share(&self, length: u64) -> u64 {
-        length.div_ceil(self.config.partitions.max(1).into())
-    }
+/// Returns the number of entries that one stream may keep of `length`.
+fn even_share(bus: &BusInner, length: u64) -> u64 {
+    length.div_ceil(bus.config.partitions.max(1).into())
+}
 
-    /// Removes some of the oldest entries beyond the limits that every group has finished.
-    pub(crate) async fn trim_step(&self, limits: Trim) -> Result<TrimStep, RedisCommandError> {
-        let limits = Trim { max_length: limits.max_length.map(|length| self.even_share(length)), ..limits };
-        self.run::<TrimReply>(&trim_script(&self.stream, limits, false)).await.map(TrimStep::from)
-    }
+/// Removes some of the oldest entries beyond the limits that every group has finished.
+pub(crate) async fn trim_step(bus: &BusInner, limits: Trim) -> Result<TrimStep, RedisCommandError> {
+    let limits = Trim { max_length: limits.max_length.map(|length| even_share(bus, length)), ..limits };
+    bus.run::<TrimReply>(&trim_script(&bus.stream, limits, false)).await.map(TrimStep::from)
 }

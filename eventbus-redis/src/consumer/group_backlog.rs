@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Consumer, PARTITION_OWNER, consume_stream, outage_log::OutageLog};
 use crate::{
-    backlog::{BacklogState, types_to_record},
-    bus::BusInner,
+    backlog::{self, BacklogState, types_to_record},
+    consumer,
     error::CommandError,
+    group,
+    inner::BusInner,
 };
 
 /// Interval between two checks for a backlog.
@@ -60,7 +62,7 @@ impl Consumer {
         if self.bus.is_backlog() || self.has_passed_backlog.load(Ordering::Acquire) {
             return Ok(false);
         }
-        let is_behind = self.bus.is_backlog_first(&self.group).await?;
+        let is_behind = backlog::is_backlog_first(&self.bus, &self.group).await?;
         if !is_behind {
             self.block_streams_in_backlog().await?;
         }
@@ -129,12 +131,14 @@ impl GroupBacklog {
         self.try_announce().await;
         for part in self.bus.partitions_or_self() {
             let is_new: bool =
-                self.bus.connection.run_idempotent(&part.create_joined_group_script(&self.group)).await?;
+                self.bus.connection.run_idempotent(&group::create_joined_group_script(part, &self.group)).await?;
             if is_new {
                 tracing::info!(group = %self.group, stream = part.stream, "group created");
             }
         }
-        if let BacklogState::Unfinished { is_first: true, .. } = self.bus.inspect_backlog(&self.group).await? {
+        if let BacklogState::Unfinished { is_first: true, .. } =
+            backlog::inspect_backlog(&self.bus, &self.group).await?
+        {
             tracing::info!(group = %self.group, "the group is new: it begins with what the stores hold, then reads the stream");
             self.consume_backlog(stop).await?;
         }
@@ -144,7 +148,7 @@ impl GroupBacklog {
 
     async fn poll(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
         self.announce().await?;
-        if let BacklogState::Unfinished { .. } = self.bus.inspect_backlog(&self.group).await? {
+        if let BacklogState::Unfinished { .. } = backlog::inspect_backlog(&self.bus, &self.group).await? {
             self.consume_backlog(stop).await?;
         }
         Ok(())
@@ -166,10 +170,12 @@ impl GroupBacklog {
 
     async fn announce(&mut self) -> Result<(), CommandError> {
         let announced = self.bus.subscribers.announced(&self.group);
-        if announced == self.last_announced && self.bus.has_recorded_types(&self.group, &self.recorded_types).await? {
+        if announced == self.last_announced
+            && backlog::has_recorded_types(&self.bus, &self.group, &self.recorded_types).await?
+        {
             return Ok(());
         }
-        let undecided = self.bus.announce(&announced).await?;
+        let undecided = backlog::announce(&self.bus, &announced).await?;
         undecided.iter().for_each(SkippedBefore::log);
         self.recorded_types = types_to_record(&announced, &undecided);
         self.last_announced = announced;
@@ -180,7 +186,7 @@ impl GroupBacklog {
     async fn consume_backlog(&mut self, stop: &StopSignal) -> Result<(), CommandError> {
         let (until, finished) = stop.child();
         let backlog = Arc::new(self.bus.for_backlog(&self.group));
-        let in_flight = backlog.new_in_flight(&self.worker_slots);
+        let in_flight = consumer::new_in_flight(&backlog, &self.worker_slots);
         let consume = Box::pin(consume_stream(backlog, self.group.clone(), Arc::clone(&in_flight), until.clone()));
         let watch = async {
             let ended = self.watch_backlog(&in_flight, &until).await;
@@ -189,7 +195,7 @@ impl GroupBacklog {
         };
         let (ended, ()) = tokio::join!(watch, consume);
         // removes what a consumer that had not noticed the end has created again
-        self.bus.inspect_backlog(&self.group).await?;
+        backlog::inspect_backlog(&self.bus, &self.group).await?;
         ended
     }
 
@@ -197,7 +203,7 @@ impl GroupBacklog {
         let (mut before, mut pause) = (BacklogState::None, BACKLOG_POLL_INTERVAL_MIN);
         while !stop.is_stopped() {
             self.try_announce().await;
-            let found = self.bus.inspect_backlog_as(&self.group, self.count_retried(in_flight)).await?;
+            let found = backlog::inspect_backlog_as(&self.bus, &self.group, self.count_retried(in_flight)).await?;
             pause = if found == before { (pause * 2).min(BACKLOG_POLL_INTERVAL) } else { BACKLOG_POLL_INTERVAL_MIN };
             match &found {
                 BacklogState::None | BacklogState::Finished => {
@@ -207,7 +213,7 @@ impl GroupBacklog {
                 }
                 BacklogState::Unfinished { is_first, missing_stores: stores, pending_copies: copies, .. } => {
                     for copy in copies {
-                        self.bus.copy_to_backlog(&self.group, copy, stop).await?;
+                        backlog::copy_to_backlog(&self.bus, &self.group, copy, stop).await?;
                     }
                     self.log_absent_stores(stores);
                     if !stores.is_empty() || !is_first {

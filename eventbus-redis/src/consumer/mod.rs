@@ -38,9 +38,10 @@ use redis::{FromRedisValue, ScriptInvocation};
 use blocked_streams::BlockedStreams;
 use group_backlog::GroupBacklog;
 
-use crate::{bus::BusInner, error::CommandError, keys, script::ConsumerScript, trace};
+use crate::{error::CommandError, inner::BusInner, keys, script::ConsumerScript, trace};
 
 pub(crate) use multi_consumer::consume as consume_all;
+pub(crate) use recover::recover;
 pub use recover::{Recovery, RecoveryStats};
 
 /// The name on the server of every owner of a partition.
@@ -111,7 +112,7 @@ struct GroupKeys {
 /// Delivers events to the group until `stop`: those of its backlog, and those of the stream.
 async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     let worker_slots = WorkerSlots::default();
-    let in_flight = bus.new_in_flight(&worker_slots);
+    let in_flight = new_in_flight(&bus, &worker_slots);
     let mut backlog = GroupBacklog::new(&bus, &group, worker_slots);
     let stream_ready = backlog.stream_ready().clone();
     let stream = async {
@@ -124,13 +125,11 @@ async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     tokio::join!(stream, backlog.consume(&stop));
 }
 
-impl BusInner {
-    /// Creates the in-flight entries of one stream of a consumer. They share `worker_slots` with those of its backlog.
-    fn new_in_flight(&self, worker_slots: &WorkerSlots) -> Arc<InFlight> {
-        let config = &self.config;
-        let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
-        Arc::new(in_flight.with_max_waiting(config.max_waiting).with_slots(worker_slots))
-    }
+/// Creates the in-flight entries of one stream of a consumer. They share `worker_slots` with those of its backlog.
+fn new_in_flight(bus: &BusInner, worker_slots: &WorkerSlots) -> Arc<InFlight> {
+    let config = &bus.config;
+    let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
+    Arc::new(in_flight.with_max_waiting(config.max_waiting).with_slots(worker_slots))
 }
 
 /// Delivers the events of one stream to the group until `stop`; reconnects as often as needed.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use eventbus::{Name, port::StopSignal};
 use tokio::task::JoinSet;
 
-use crate::bus::BusInner;
+use crate::inner::BusInner;
 
 /// Delivers events to the group until `stop`, by as many consumers as the configuration says, each in a task of its
 /// own. If one of them panics, all of them restart.
@@ -19,16 +19,4 @@ pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
     }
     let consumer = |number| super::consume(Arc::new(bus.for_consumer(number)), group.clone(), stop.clone());
     (0..several).map(consumer).collect::<JoinSet<()>>().join_all().await;
-}
-
-impl BusInner {
-    /// Returns the bus of one of several consumers.
-    fn for_consumer(&self, number: usize) -> Self {
-        Self {
-            consumer_name: format!("{}-{number}", self.consumer_name),
-            instance: format!("{}-{number}", self.instance),
-            partitions: self.partitions.iter().map(|part| Arc::new(part.for_consumer(number))).collect(),
-            ..self.clone()
-        }
-    }
 }

@@ -14,6 +14,7 @@ use super::{Consumer, outage_log::OutageLog, receive::ReclaimedEntries};
 use crate::{
     command::{self, GroupRead},
     error::CommandError,
+    group,
     reply::{self, is_connection_lost},
     script,
 };
@@ -187,7 +188,7 @@ impl Consumer {
 
     /// Prepares the script that creates the group if it is missing, and replies whether it did.
     pub(super) fn create_group_script(&self) -> ScriptInvocation<'static> {
-        self.bus.create_joined_group_script(&self.group)
+        group::create_joined_group_script(&self.bus, &self.group)
     }
 
     pub(super) fn log_group_created(&self, is_new: bool) {

@@ -24,9 +24,9 @@ use super::{
     receive::ReclaimedEntries,
 };
 use crate::{
-    bus::BusInner,
     command,
     error::{CommandError, boxed},
+    inner::BusInner,
     keys, script, trace,
 };
 
@@ -74,71 +74,66 @@ impl RecoveryStats {
     }
 }
 
-impl BusInner {
-    /// Recovers entries of the bus's own group, under a consumer name of its own.
-    pub(crate) async fn recover(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
-        let destination = || self.destination.clone();
-        if self.consuming.is_closed() {
-            return Err(ConsumeError::ShutDown { destination: destination() });
-        }
-        // recoveries share a consumer name, under which two would count each other's entries as their own
-        let _alone = self.recovery_lock.lock().await;
-        let recovered = match self.partitions.is_empty() {
-            true => self.recover_stream(recovery).await,
-            false => self.recover_partitions(recovery).await,
-        };
-        recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+/// Recovers entries of the bus's own group, under a consumer name of its own.
+pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
+    let destination = || bus.destination.clone();
+    if bus.consuming.is_closed() {
+        return Err(ConsumeError::ShutDown { destination: destination() });
     }
+    // recoveries share a consumer name, under which two would count each other's entries as their own
+    let _alone = bus.recovery_lock.lock().await;
+    let recovered = match bus.partitions.is_empty() {
+        true => recover_stream(bus, recovery).await,
+        false => recover_partitions(bus, recovery).await,
+    };
+    recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+}
 
-    async fn recover_stream(self: &Arc<Self>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
-        let name = format!("{}-recovery", self.consumer_name);
+async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+    let name = format!("{}-recovery", bus.consumer_name);
+    let in_flight =
+        Arc::new(InFlight::new(bus.config.in_flight_limit(), bus.config.max_in_flight_bytes, bus.config.clock.clone()));
+    let consumer = Consumer::with_name(Arc::clone(bus), bus.default_group.clone(), name, in_flight, None);
+    let mut stats = RecoveryStats::default();
+    consumer.recover(recovery, &mut stats).await?;
+    consumer.deregister(&[], true).await?;
+    Ok(stats)
+}
+
+/// Recovers the partitions without an owner: where there is one, the owner handles the pending entries.
+async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
+    let mut stats = RecoveryStats::default();
+    let owner = format!("{}-recovery", bus.instance);
+    let mut left = recovery.batch_size.unwrap_or(bus.config.batch_size);
+    for part in &bus.partitions {
+        let lease = keys::lease(&part.stream, &bus.default_group);
+        let epoch: String = bus.connection.run_idempotent(&lease_script(bus, &lease, &owner)).await?;
+        if epoch.is_empty() {
+            let pending = command::count_pending(&part.stream, &bus.default_group);
+            stats.checked += command::parse_pending_count(bus.connection.query(&pending).await?)?;
+            continue;
+        }
+        let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
         let in_flight = Arc::new(InFlight::new(
-            self.config.in_flight_limit(),
-            self.config.max_in_flight_bytes,
-            self.config.clock.clone(),
+            bus.config.in_flight_limit(),
+            bus.config.max_in_flight_bytes,
+            bus.config.clock.clone(),
         ));
-        let consumer = Consumer::with_name(Arc::clone(self), self.default_group.clone(), name, in_flight, None);
-        let mut stats = RecoveryStats::default();
-        consumer.recover(recovery, &mut stats).await?;
-        consumer.deregister(&[], true).await?;
-        Ok(stats)
+        let consumer = Consumer::for_partition(part, &bus.default_group, &in_flight, fence);
+        let claimed = stats.claimed;
+        let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
+        left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
+        bus.connection.run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
+        recovered?;
     }
+    Ok(stats)
+}
 
-    /// Recovers the partitions without an owner: where there is one, the owner handles the pending entries.
-    async fn recover_partitions(&self, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
-        let mut stats = RecoveryStats::default();
-        let owner = format!("{}-recovery", self.instance);
-        let mut left = recovery.batch_size.unwrap_or(self.config.batch_size);
-        for part in &self.partitions {
-            let lease = keys::lease(&part.stream, &self.default_group);
-            let epoch: String = self.connection.run_idempotent(&self.lease_script(&lease, &owner)).await?;
-            if epoch.is_empty() {
-                let pending = command::count_pending(&part.stream, &self.default_group);
-                stats.checked += command::parse_pending_count(self.connection.query(&pending).await?)?;
-                continue;
-            }
-            let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-            let in_flight = Arc::new(InFlight::new(
-                self.config.in_flight_limit(),
-                self.config.max_in_flight_bytes,
-                self.config.clock.clone(),
-            ));
-            let consumer = Consumer::for_partition(part, &self.default_group, &in_flight, fence);
-            let claimed = stats.claimed;
-            let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
-            left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
-            self.connection.run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
-            recovered?;
-        }
-        Ok(stats)
-    }
-
-    /// Prepares taking or renewing the lease of a partition.
-    fn lease_script(&self, lease: &str, owner: &str) -> ScriptInvocation<'static> {
-        let mut leasing = script::LEASE_PARTITION.key(lease);
-        leasing.arg(owner).arg(self.config.partition_lease_ms);
-        leasing
-    }
+/// Prepares taking or renewing the lease of a partition.
+fn lease_script(bus: &BusInner, lease: &str, owner: &str) -> ScriptInvocation<'static> {
+    let mut leasing = script::LEASE_PARTITION.key(lease);
+    leasing.arg(owner).arg(bus.config.partition_lease_ms);
+    leasing
 }
 
 impl Consumer {
@@ -173,7 +168,7 @@ impl Consumer {
     async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         match &self.fencing_token {
             Some(FencingToken { lease_key: lease, owner, .. }) => {
-                self.bus.connection.run_idempotent::<String>(&self.bus.lease_script(lease, owner)).await.map(drop)
+                self.bus.connection.run_idempotent::<String>(&lease_script(&self.bus, lease, owner)).await.map(drop)
             }
             None => self.renew_claims(ids).await.map(drop),
         }

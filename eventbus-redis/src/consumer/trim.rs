@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::{Consumer, outage_log::OutageLog};
 use crate::{
     Trim,
-    bus::BusInner,
-    trim::{TrimBlockReason, TrimBlocker, older_blocker},
+    inner::BusInner,
+    trim::{self, TrimBlockReason, TrimBlocker, older_blocker},
 };
 
 /// Interval between two searches for entries to remove.
@@ -46,7 +46,7 @@ impl Consumer {
             let mut held_by = None::<TrimBlocker>;
             for stream in streams() {
                 let step = tokio::select! {
-                    step = stream.trim_step(limits) => step,
+                    step = trim::trim_step(&stream, limits) => step,
                     () = stop.stopped() => return, // a step that was sent completes on the server
                 };
                 match step {

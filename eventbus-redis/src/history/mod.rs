@@ -16,9 +16,9 @@ pub use self::{
     follow::Follow,
 };
 use crate::{
-    bus::BusInner,
     command::pages::{self, EntryPage},
     entry_id::EntryId,
+    inner::BusInner,
     reply::Entry,
     wire,
 };

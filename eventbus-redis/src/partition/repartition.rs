@@ -10,9 +10,9 @@ use std::{fmt, time::Duration};
 use redis::{Value, from_redis_value};
 use tokio::time::sleep;
 
-use super::PartitionCountMismatch;
 use crate::{
-    RedisCommandError, RedisEventBus, blocking_read::Deadline, bus::BusInner, config::MAX_PARTITIONS, keys, script,
+    RedisCommandError, blocking_read::Deadline, config::MAX_PARTITIONS, error::PartitionCountMismatch, inner::BusInner,
+    keys, script,
 };
 
 /// Interval between two checks whether the groups have finished.
@@ -95,103 +95,74 @@ enum RepartitionReply {
     GroupsUnfinished(Vec<UnfinishedGroup>),
 }
 
-impl RedisEventBus {
-    /// Changes the number of partitions, as soon as every known consumer group has read and acknowledged all entries.
-    /// Until then the groups' consumers continue, and the server refuses to publish to partitions. After the change
-    /// every connected bus, this one too, is unusable: publishing fails, consumers stop reading. Set `partitions` and
-    /// connect again.
-    ///
-    /// The server accepts publishers to a stream without partitions until the change, so stop them first. The entries
-    /// of streams that are no longer used stay there; no group reads them.
-    ///
-    /// # Errors
-    /// [`RepartitionError`]; unless it is [`RepartitionError::Command`] with an unknown outcome, the number is
-    /// unchanged.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
-    /// bus.repartition(32, std::time::Duration::from_secs(60)).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn repartition(&self, partitions: u32, timeout: Duration) -> Result<(), RepartitionError> {
-        if partitions == 0 || u64::from(partitions) > MAX_PARTITIONS {
-            return Err(RepartitionError::InvalidNumber { partitions });
-        }
-        let bus = &self.inner;
-        if partitions == bus.config.partitions {
-            return Ok(());
-        }
-        let deadline = Deadline::after(timeout);
-        loop {
-            let attempt = bus.try_repartition(partitions, REPARTITION_PUBLISH_PAUSE).await;
-            let is_late = deadline.is_past();
-            match attempt {
-                Ok(RepartitionReply::Changed) => return Ok(()),
-                // the reply to an earlier attempt may have been lost
-                Ok(RepartitionReply::AlreadyChanged(recorded)) if recorded == partitions => return Ok(()),
-                Ok(RepartitionReply::AlreadyChanged(recorded)) => {
-                    return Err(bus.partition_count_mismatch(recorded).into());
-                }
-                Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream.clone() }),
-                Ok(RepartitionReply::GroupsUnfinished(waits)) if is_late => {
-                    // ends the pause in which no bus may publish
-                    drop(bus.try_repartition(partitions, Duration::ZERO).await);
-                    return Err(RepartitionError::Unfinished { timeout, waits });
-                }
-                Err(error) if is_late || !error.is_retryable() => return Err(error.into()),
-                Ok(RepartitionReply::GroupsUnfinished(_)) | Err(_) => sleep(REPARTITION_POLL_INTERVAL).await,
+pub(crate) async fn repartition(bus: &BusInner, partitions: u32, timeout: Duration) -> Result<(), RepartitionError> {
+    if partitions == 0 || u64::from(partitions) > MAX_PARTITIONS {
+        return Err(RepartitionError::InvalidNumber { partitions });
+    }
+    if partitions == bus.config.partitions {
+        return Ok(());
+    }
+    let deadline = Deadline::after(timeout);
+    loop {
+        let attempt = try_repartition(bus, partitions, REPARTITION_PUBLISH_PAUSE).await;
+        let is_late = deadline.is_past();
+        match attempt {
+            Ok(RepartitionReply::Changed) => return Ok(()),
+            // the reply to an earlier attempt may have been lost
+            Ok(RepartitionReply::AlreadyChanged(recorded)) if recorded == partitions => return Ok(()),
+            Ok(RepartitionReply::AlreadyChanged(recorded)) => {
+                return Err(bus.partition_count_mismatch(recorded).into());
             }
+            Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream.clone() }),
+            Ok(RepartitionReply::GroupsUnfinished(waits)) if is_late => {
+                // ends the pause in which no bus may publish
+                drop(try_repartition(bus, partitions, Duration::ZERO).await);
+                return Err(RepartitionError::Unfinished { timeout, waits });
+            }
+            Err(error) if is_late || !error.is_retryable() => return Err(error.into()),
+            Ok(RepartitionReply::GroupsUnfinished(_)) | Err(_) => sleep(REPARTITION_POLL_INTERVAL).await,
         }
     }
 }
 
-impl BusInner {
-    async fn try_repartition(
-        &self,
-        partitions: u32,
-        publish_pause: Duration,
-    ) -> Result<RepartitionReply, RedisCommandError> {
-        let there_is = self.partitions_or_self().into_iter().map(|part| part.stream.clone());
-        let is_to_be = (0..partitions).map(|number| match partitions {
-            1 => self.base_stream.clone(),
-            _ => keys::partition(&self.base_stream, number),
-        });
-        let mut change = script::REPARTITION.prepare_invoke();
-        change.key(keys::layout(&self.base_stream)).key(&self.base_stream);
-        for stream in there_is.chain(is_to_be) {
-            change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
-        }
-        let closed_ms = u64::try_from(publish_pause.as_millis()).unwrap_or(u64::MAX);
-        change
-            .arg(self.layout_generation())
-            .arg(self.config.partitions)
-            .arg(partitions)
-            .arg(&self.instance)
-            .arg(closed_ms);
-        let reply: Vec<Value> = self.run(&change).await?;
-        self.parse_repartition_reply(reply).map_err(|error| self.command_error(error.into()))
+async fn try_repartition(
+    bus: &BusInner,
+    partitions: u32,
+    publish_pause: Duration,
+) -> Result<RepartitionReply, RedisCommandError> {
+    let there_is = bus.partitions_or_self().into_iter().map(|part| part.stream.clone());
+    let is_to_be = (0..partitions).map(|number| match partitions {
+        1 => bus.base_stream.clone(),
+        _ => keys::partition(&bus.base_stream, number),
+    });
+    let mut change = script::REPARTITION.prepare_invoke();
+    change.key(keys::layout(&bus.base_stream)).key(&bus.base_stream);
+    for stream in there_is.chain(is_to_be) {
+        change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
     }
+    let closed_ms = u64::try_from(publish_pause.as_millis()).unwrap_or(u64::MAX);
+    change.arg(bus.layout_generation()).arg(bus.config.partitions).arg(partitions).arg(&bus.instance).arg(closed_ms);
+    let reply: Vec<Value> = bus.run(&change).await?;
+    parse_repartition_reply(bus, reply).map_err(|error| bus.command_error(error.into()))
+}
 
-    fn parse_repartition_reply(&self, reply: Vec<Value>) -> Result<RepartitionReply, redis::RedisError> {
-        let mut reply = reply.into_iter();
-        let outcome: String = from_redis_value(reply.next().unwrap_or(Value::Nil))?;
-        let rest = reply.next().unwrap_or(Value::Nil);
-        Ok(match outcome.as_str() {
-            "changed" => RepartitionReply::Changed,
-            "other" => RepartitionReply::AlreadyChanged(from_redis_value(rest)?),
-            "busy" => RepartitionReply::Busy,
-            "waits" => {
-                let waits: Vec<(usize, String, i64, u64)> = from_redis_value(rest)?;
-                let parts = self.partitions_or_self();
-                let wait = |(number, group, unread, pending): (usize, String, i64, u64)| {
-                    let stream = parts.get(number).map_or_else(|| self.base_stream.clone(), |part| part.stream.clone());
-                    UnfinishedGroup { stream, group, unread: u64::try_from(unread).ok(), pending }
-                };
-                RepartitionReply::GroupsUnfinished(waits.into_iter().map(wait).collect())
-            }
-            _ => RepartitionReply::GroupsUnfinished(Vec::new()),
-        })
-    }
+fn parse_repartition_reply(bus: &BusInner, reply: Vec<Value>) -> Result<RepartitionReply, redis::RedisError> {
+    let mut reply = reply.into_iter();
+    let outcome: String = from_redis_value(reply.next().unwrap_or(Value::Nil))?;
+    let rest = reply.next().unwrap_or(Value::Nil);
+    Ok(match outcome.as_str() {
+        "changed" => RepartitionReply::Changed,
+        "other" => RepartitionReply::AlreadyChanged(from_redis_value(rest)?),
+        "busy" => RepartitionReply::Busy,
+        "waits" => {
+            let waits: Vec<(usize, String, i64, u64)> = from_redis_value(rest)?;
+            let parts = bus.partitions_or_self();
+            let wait = |(number, group, unread, pending): (usize, String, i64, u64)| {
+                let stream = parts.get(number).map_or_else(|| bus.base_stream.clone(), |part| part.stream.clone());
+                UnfinishedGroup { stream, group, unread: u64::try_from(unread).ok(), pending }
+            };
+            RepartitionReply::GroupsUnfinished(waits.into_iter().map(wait).collect())
+        }
+        _ => RepartitionReply::GroupsUnfinished(Vec::new()),
+    })
 }

@@ -10,8 +10,8 @@ use eventbus::{
     port::{GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, ResyncOutcome},
 };
 
-use super::last_event_id;
-use crate::bus::BusInner;
+use super::{group_floors_of_stream, last_event_id, publish_to_stream};
+use crate::inner::BusInner;
 
 /// Merges the outcomes of a resync or a rewind: a refusal by one partition is one for all; else the relay continues
 /// from the lowest position, and partitions that are ahead pass over the events that they have.
@@ -43,75 +43,72 @@ fn lower_floor(one: GroupFloor, other: GroupFloor) -> GroupFloor {
     }
 }
 
-impl BusInner {
-    /// Publishes to each partition its own events of a range; a partition without any only moves its position. A
-    /// partition that is ahead after an attempt that ended half way gets only its missing events.
-    pub(super) async fn publish_by_partition(
-        &self,
-        publisher: Publisher,
-        range: PublishRange<'_>,
-    ) -> Result<RangeOutcome, PublishError> {
-        let mut ids: Vec<(Position, MessageId)> = Vec::with_capacity(range.events.len());
-        // the lowest position of the partitions that were not at the start of the range
-        let mut lowest: Option<Position> = None;
-        let mut has_published = false;
-        for part in &self.partitions {
-            let is_its = |event: &&RecordedEvent| {
-                self.partition_for(event.metadata().aggregate_id().as_str()).stream == part.stream
-            };
-            let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
-            let mut after = range.after;
-            loop {
-                let own = PublishRange { after, through: range.through, events: &events };
-                match part.publish_range(publisher, own, last_event_id(range)).await? {
-                    RangeOutcome::Published(published) => {
-                        let positions = events.iter().filter_map(RecordedEvent::position);
-                        ids.extend(positions.zip(published));
-                        has_published = true;
-                    }
-                    RangeOutcome::Moved(at) if at > after && at < range.through => {
-                        after = at;
-                        events.retain(|event| event.position() > Some(at));
-                        continue;
-                    }
-                    RangeOutcome::Moved(at) => lowest = Some(lowest.map_or(at, |lowest| lowest.min(at))),
-                    refused => return Ok(refused),
-                }
-                break;
-            }
-        }
-        if let Some(lowest) = lowest.filter(|lowest| !has_published || *lowest < range.after) {
-            return Ok(RangeOutcome::Moved(lowest));
-        }
-        ids.sort_by_key(|(position, _)| *position);
-        let is_known = ids.len() == range.events.len();
-        let ids = ids.into_iter().filter(|_| is_known).map(|(_, id)| id);
-        Ok(RangeOutcome::Published(ids.collect()))
-    }
-
-    /// Returns each group's lowest low-water mark. A partition reports a group that has not begun there only if the
-    /// request names it, so the loop repeats until the request names every group found.
-    pub(super) async fn group_floors_by_partition(
-        &self,
-        publisher: Publisher,
-        known: &[Name],
-    ) -> Result<GroupFloors, PublishError> {
-        let mut requested = known.to_vec();
+/// Publishes to each partition its own events of a range; a partition without any only moves its position. A
+/// partition that is ahead after an attempt that ended half way gets only its missing events.
+pub(super) async fn publish_by_partition(
+    bus: &BusInner,
+    publisher: Publisher,
+    range: PublishRange<'_>,
+) -> Result<RangeOutcome, PublishError> {
+    let mut ids: Vec<(Position, MessageId)> = Vec::with_capacity(range.events.len());
+    // the lowest position of the partitions that were not at the start of the range
+    let mut lowest: Option<Position> = None;
+    let mut has_published = false;
+    for part in &bus.partitions {
+        let is_its =
+            |event: &&RecordedEvent| bus.partition_for(event.metadata().aggregate_id().as_str()).stream == part.stream;
+        let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
+        let mut after = range.after;
         loop {
-            let mut all: BTreeMap<Name, GroupFloor> = BTreeMap::new();
-            for part in &self.partitions {
-                let GroupFloors::Groups(groups) = part.group_floors(publisher, &requested).await? else {
-                    return Ok(GroupFloors::Lost);
-                };
-                for (group, floor) in groups {
-                    all.entry(group).and_modify(|other| *other = lower_floor(*other, floor)).or_insert(floor);
+            let own = PublishRange { after, through: range.through, events: &events };
+            match publish_to_stream(part, publisher, own, last_event_id(range)).await? {
+                RangeOutcome::Published(published) => {
+                    let positions = events.iter().filter_map(RecordedEvent::position);
+                    ids.extend(positions.zip(published));
+                    has_published = true;
                 }
+                RangeOutcome::Moved(at) if at > after && at < range.through => {
+                    after = at;
+                    events.retain(|event| event.position() > Some(at));
+                    continue;
+                }
+                RangeOutcome::Moved(at) => lowest = Some(lowest.map_or(at, |lowest| lowest.min(at))),
+                refused => return Ok(refused),
             }
-            let new: Vec<Name> = all.keys().filter(|group| !requested.contains(group)).cloned().collect();
-            if new.is_empty() {
-                return Ok(GroupFloors::Groups(all.into_iter().collect()));
-            }
-            requested.extend(new);
+            break;
         }
+    }
+    if let Some(lowest) = lowest.filter(|lowest| !has_published || *lowest < range.after) {
+        return Ok(RangeOutcome::Moved(lowest));
+    }
+    ids.sort_by_key(|(position, _)| *position);
+    let is_known = ids.len() == range.events.len();
+    let ids = ids.into_iter().filter(|_| is_known).map(|(_, id)| id);
+    Ok(RangeOutcome::Published(ids.collect()))
+}
+
+/// Returns each group's lowest low-water mark. A partition reports a group that has not begun there only if the
+/// request names it, so the loop repeats until the request names every group found.
+pub(super) async fn group_floors_by_partition(
+    bus: &BusInner,
+    publisher: Publisher,
+    known: &[Name],
+) -> Result<GroupFloors, PublishError> {
+    let mut requested = known.to_vec();
+    loop {
+        let mut all: BTreeMap<Name, GroupFloor> = BTreeMap::new();
+        for part in &bus.partitions {
+            let GroupFloors::Groups(groups) = group_floors_of_stream(part, publisher, &requested).await? else {
+                return Ok(GroupFloors::Lost);
+            };
+            for (group, floor) in groups {
+                all.entry(group).and_modify(|other| *other = lower_floor(*other, floor)).or_insert(floor);
+            }
+        }
+        let new: Vec<Name> = all.keys().filter(|group| !requested.contains(group)).cloned().collect();
+        if new.is_empty() {
+            return Ok(GroupFloors::Groups(all.into_iter().collect()));
+        }
+        requested.extend(new);
     }
 }

@@ -7,9 +7,7 @@ pub(crate) mod store;
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, FromRedisValue, Script, ScriptInvocation};
-
-use crate::{RedisCommandError, bus::BusInner, error::CommandError};
+use redis::Script;
 
 /// A script with the functions for ids.
 macro_rules! with_ids {
@@ -168,51 +166,5 @@ impl ConsumerScript {
     /// Returns the text for the consumer of a partition, or of a whole stream.
     pub(crate) fn select(&self, is_fenced: bool) -> &Script {
         if is_fenced { &self.fenced } else { &self.plain }
-    }
-}
-
-impl BusInner {
-    /// Runs a script once.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
-        self.ensure_open()?;
-        self.connection.run(script).await.map_err(|error| self.command_error(error))
-    }
-
-    /// Runs a script that may run twice.
-    pub(crate) async fn run_idempotent<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, RedisCommandError> {
-        self.ensure_open()?;
-        self.connection.run_idempotent(script).await.map_err(|error| self.command_error(error))
-    }
-
-    /// Sends a command that may be sent twice.
-    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
-        self.ensure_open()?;
-        self.connection.query(command).await.map_err(|error| self.command_error(error))
-    }
-
-    /// Sends a command that must not be sent twice.
-    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
-        self.ensure_open()?;
-        self.connection.query_once(command).await.map_err(|error| self.command_error(error))
-    }
-
-    fn ensure_open(&self) -> Result<(), RedisCommandError> {
-        match self.consuming.is_closed() {
-            true => Err(RedisCommandError::ShutDown { stream: self.stream.clone() }),
-            false => Ok(()),
-        }
-    }
-
-    pub(crate) fn command_error(&self, error: CommandError) -> RedisCommandError {
-        let stream = self.stream.clone();
-        if let CommandError::Sent(error) = &error
-            && let Some(layout) = self.find_partition_count_mismatch(error)
-        {
-            return RedisCommandError::Refused { stream, source: layout.into() };
-        }
-        RedisCommandError::from_command_error(&stream, error)
     }
 }

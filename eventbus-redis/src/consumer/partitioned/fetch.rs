@@ -27,7 +27,7 @@ use crate::{
     },
     entry_id::EntryId,
     error::CommandError,
-    reply, script,
+    group, reply, script,
 };
 
 impl PartitionedConsumer {
@@ -90,7 +90,7 @@ impl PartitionedConsumer {
             let is_new: bool = self
                 .bus()
                 .connection
-                .run_idempotent(&part.create_joined_group_script(&self.group_consumer.group))
+                .run_idempotent(&group::create_joined_group_script(part, &self.group_consumer.group))
                 .await?;
             self.group_consumer.log_group_created(is_new);
         }

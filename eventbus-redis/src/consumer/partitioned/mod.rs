@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::owned_partitions::OwnedPartitions;
 use super::Consumer;
-use crate::{bus::BusInner, command, error::CommandError};
+use crate::{command, error::CommandError, inner::BusInner};
 
 /// The consumer of one group in a partitioned stream.
 struct PartitionedConsumer {

@@ -10,7 +10,7 @@ use std::{
 use eventbus::port::MessageId;
 
 use super::Consumer;
-use crate::{bus::BusInner, entry_id::EntryId, reply::Entry};
+use crate::{entry_id::EntryId, inner::BusInner, reply::Entry};
 
 /// Partitions that a consumer owns, shared by its reader and its coordinator.
 #[derive(Default)]

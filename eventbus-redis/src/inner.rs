@@ -1,0 +1,229 @@
+//! The state that the clones of a bus and its consumers share.
+//!
+//! Invariant: each partition, each group's backlog and each of several consumers has a state of its own, derived here;
+//! all of them share one connection, and the subscribers, counters and locks of the bus.
+
+use std::sync::{Arc, OnceLock};
+
+use eventbus::{
+    Name,
+    port::{BusCounters, Consuming, RunLock, Subscribers},
+};
+use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
+use tokio::sync::{Mutex, Notify, RwLock};
+
+use crate::{
+    RedisCommandError, RedisEventBusConfig,
+    config::consumer_name,
+    connection::SharedConnection,
+    error::{CommandError, ConfigMistake, InvalidConfig, PartitionCountMismatch},
+    keys,
+    partition_hash::partition_of,
+};
+
+/// The state that the clones of a bus and its consumers share. Each partition has its own, with its stream.
+#[derive(Clone)]
+pub(crate) struct BusInner {
+    pub(crate) config: RedisEventBusConfig,
+    pub(crate) destination: Name,
+    pub(crate) default_group: Name,
+    pub(crate) consumer_name: String,
+    /// A random id: tells this bus object from those of the same consumer name.
+    pub(crate) instance: String,
+    /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
+    pub(crate) has_temporary_name: bool,
+    /// The stream with the events; in the state of a partition that partition's stream.
+    pub(crate) stream: String,
+    /// The base name of the keys that partitions share: the stream itself, if there are no partitions.
+    pub(crate) base_stream: String,
+    /// The base stream of the bus; differs from `base_stream` in the state of a group's backlog.
+    pub(crate) bus_stream: String,
+    /// The states of the partitions, by number; empty if there is one stream.
+    pub(crate) partitions: Vec<Arc<Self>>,
+    /// The generation of the partition layout, a decimal.
+    pub(crate) layout_generation: Arc<OnceLock<String>>,
+    /// Set once the bus has joined the layout. The lock admits one join at a time.
+    pub(crate) is_joined: Arc<Mutex<bool>>,
+    pub(crate) connection: Arc<SharedConnection>,
+    pub(crate) counters: Arc<BusCounters>,
+    pub(crate) subscribers: Subscribers,
+    pub(crate) consuming: Arc<Consuming>,
+    /// Lets deliveries run side by side, or one suspected poison message alone.
+    pub(crate) run_lock: RunLock,
+    /// Writers of dead letters hold it shared until the dead letter is counted; `progress` waits for them.
+    pub(crate) dead_letter_lock: Arc<RwLock<()>>,
+    /// Wakes the task that copies dead letters to the store.
+    pub(crate) dead_letter_signal: Arc<Notify>,
+    /// Admits one manual recovery at a time: all have one consumer name, so it does not tell whose an entry is.
+    pub(crate) recovery_lock: Arc<Mutex<()>>,
+}
+
+impl BusInner {
+    /// Checks the configuration and prepares the state; sends no command.
+    pub(crate) fn new(mut config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
+        let counters = Arc::new(BusCounters::default());
+        config.validate()?;
+        let link = SharedConnection::new(config.server(), Arc::clone(&counters))
+            .map_err(|mistake| InvalidConfig::for_bus(vec![mistake]))?;
+        let has_temporary_name = config.consumer_name.is_none();
+        let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
+        config.consumer_name = Some(consumer.clone());
+        let stream = config.stream_name();
+        let destination = parse_name("stream_prefix", &format!("redis:{stream}"))?;
+        let default_group = parse_name("consumer_group", &config.consumer_group)?;
+        let clock = config.clock.clone();
+        let mut bus = Self {
+            config,
+            destination,
+            default_group,
+            consumer_name: consumer,
+            instance: clock.new_id().simple().to_string(),
+            has_temporary_name,
+            bus_stream: stream.clone(),
+            base_stream: stream.clone(),
+            stream,
+            partitions: Vec::new(),
+            layout_generation: Arc::default(),
+            is_joined: Arc::default(),
+            connection: Arc::new(link),
+            counters,
+            subscribers: Subscribers::default(),
+            consuming: Arc::new(Consuming::with_clock(clock)),
+            run_lock: RunLock::default(),
+            dead_letter_lock: Arc::default(),
+            dead_letter_signal: Arc::default(),
+            recovery_lock: Arc::default(),
+        };
+        bus.connection.block_commands("the bus is not connected yet");
+        bus.create_partitions();
+        Ok(bus)
+    }
+
+    /// Creates the state of each partition.
+    fn create_partitions(&mut self) {
+        if self.config.partitions > 1 {
+            let part = |number| Self { stream: keys::partition(&self.base_stream, number), ..self.clone() };
+            self.partitions = (0..self.config.partitions).map(|number| Arc::new(part(number))).collect();
+        }
+    }
+
+    /// Returns the generation of the partition layout, a decimal; `0` before the bus has joined.
+    pub(crate) fn layout_generation(&self) -> &str {
+        self.layout_generation.get().map_or("0", |generation| generation)
+    }
+
+    /// Returns the buses of the partitions, or this one if there is one stream.
+    pub(crate) fn partitions_or_self(&self) -> Vec<&Self> {
+        match self.partitions.is_empty() {
+            true => vec![self],
+            false => self.partitions.iter().map(|part| &**part).collect(),
+        }
+    }
+
+    /// Returns `true` if this is one of several partitions.
+    pub(crate) fn is_partition(&self) -> bool {
+        self.stream != self.base_stream
+    }
+
+    /// Returns the partition that carries the events of an aggregate; this bus if there is one stream.
+    pub(crate) fn partition_for(&self, aggregate_id: &str) -> &Self {
+        let number = partition_of(aggregate_id, self.config.partitions) as usize;
+        self.partitions.get(number).map_or(self, |part| part)
+    }
+
+    /// Returns the bus state for reading the backlog of a group. With partitions one consumer at a time owns all of it,
+    /// so that its order holds; else the consumers of the group share it.
+    pub(crate) fn for_backlog(&self, group: &Name) -> Self {
+        let stream = keys::backlog(&self.base_stream, group);
+        let mut backlog = Self {
+            bus_stream: self.base_stream.clone(),
+            base_stream: stream.clone(),
+            stream,
+            partitions: Vec::new(),
+            layout_generation: Arc::default(),
+            ..self.clone()
+        };
+        (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);
+        if !self.partitions.is_empty() {
+            backlog.partitions = vec![Arc::new(backlog.clone())];
+        }
+        backlog
+    }
+
+    /// Returns `true` if this is the backlog of a group.
+    pub(crate) fn is_backlog(&self) -> bool {
+        self.base_stream != self.bus_stream
+    }
+
+    /// Returns the bus of one of several consumers.
+    pub(crate) fn for_consumer(&self, number: usize) -> Self {
+        Self {
+            consumer_name: format!("{}-{number}", self.consumer_name),
+            instance: format!("{}-{number}", self.instance),
+            partitions: self.partitions.iter().map(|part| Arc::new(part.for_consumer(number))).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Runs a script once.
+    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.connection.run(script).await.map_err(|error| self.command_error(error))
+    }
+
+    /// Runs a script that may run twice.
+    pub(crate) async fn run_idempotent<T: FromRedisValue>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.connection.run_idempotent(script).await.map_err(|error| self.command_error(error))
+    }
+
+    /// Sends a command that may be sent twice.
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.connection.query(command).await.map_err(|error| self.command_error(error))
+    }
+
+    /// Sends a command that must not be sent twice.
+    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.ensure_open()?;
+        self.connection.query_once(command).await.map_err(|error| self.command_error(error))
+    }
+
+    fn ensure_open(&self) -> Result<(), RedisCommandError> {
+        match self.consuming.is_closed() {
+            true => Err(RedisCommandError::ShutDown { stream: self.stream.clone() }),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn command_error(&self, error: CommandError) -> RedisCommandError {
+        let stream = self.stream.clone();
+        if let CommandError::Sent(error) = &error
+            && let Some(layout) = self.find_partition_count_mismatch(error)
+        {
+            return RedisCommandError::Refused { stream, source: layout.into() };
+        }
+        RedisCommandError::from_command_error(&stream, error)
+    }
+
+    /// Returns the number of partitions that an error reports, if it reports one.
+    pub(crate) fn find_partition_count_mismatch(&self, error: &RedisError) -> Option<PartitionCountMismatch> {
+        if error.code() != Some("LAYOUT") {
+            return None;
+        }
+        Some(self.partition_count_mismatch(error.detail()?.split(' ').next()?.parse().ok()?))
+    }
+
+    pub(crate) fn partition_count_mismatch(&self, recorded: u32) -> PartitionCountMismatch {
+        PartitionCountMismatch { stream: self.base_stream.clone(), recorded, configured: self.config.partitions }
+    }
+}
+
+/// Parses a name that has passed the validation of the configuration.
+fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
+    Name::new(field, value)
+        .map_err(|error| InvalidConfig::for_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
+}

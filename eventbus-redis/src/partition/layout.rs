@@ -1,0 +1,86 @@
+//! The layout of the partitions, which the first bus on a stream records and all later ones must match.
+//!
+//! Invariant: a bus sends no other command before it has joined. Order of the join: JOIN_LAYOUT, comparing the number of
+//! partitions, recording the generation, allowing commands, creating the default group.
+
+use std::error::Error as _;
+
+use redis::ScriptInvocation;
+
+use crate::{
+    RedisConnectError,
+    error::CommandError,
+    group::{self, GroupCreation},
+    inner::BusInner,
+    keys, script,
+};
+
+/// Connects, joins the layout of the stream, and creates the default group; does so once.
+pub(crate) async fn join(bus: &BusInner) -> Result<(), RedisConnectError> {
+    let mut joined = bus.is_joined.lock().await;
+    if *joined {
+        return Ok(());
+    }
+    let result = try_join(bus).await;
+    match &result {
+        Ok(()) => *joined = true,
+        Err(error) => {
+            let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
+            // an unjoined bus may not match the layout, so it must not send other commands
+            bus.connection.block_commands(&format!("{error}{why}"));
+        }
+    }
+    result
+}
+
+async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
+    let (recorded, generation): (u32, String) = bus.connection.connect(&join_layout_script(bus)).await?;
+    if recorded != bus.config.partitions {
+        return Err(bus.partition_count_mismatch(recorded).into());
+    }
+    let _ = bus.layout_generation.set(generation);
+    bus.connection.allow_commands();
+    for part in bus.partitions_or_self() {
+        // the group holds no trimming until a consumer joins it
+        let create = group::create_group_script(part, &bus.default_group, "0-0", GroupCreation::Unjoined);
+        bus.connection
+            .run_idempotent::<redis::Value>(&create)
+            .await
+            .map_err(|error| bus.connection.setup_error(error))?;
+    }
+    Ok(())
+}
+
+/// Prepares joining the layout of the stream, or recording it.
+fn join_layout_script(bus: &BusInner) -> ScriptInvocation<'static> {
+    let mut join = script::JOIN_LAYOUT.key(keys::layout(&bus.base_stream));
+    join.key(&bus.base_stream);
+    for number in 0..bus.config.partitions {
+        join.key(keys::partition(&bus.base_stream, number));
+    }
+    join.arg(bus.config.partitions).arg(bus.layout_generation());
+    join
+}
+
+/// Adds the layout that a script relies on when it adds to partitions.
+pub(crate) fn add_layout_arguments(bus: &BusInner, script: &mut ScriptInvocation<'_>) {
+    script.key(keys::layout(&bus.base_stream)).arg(bus.layout_generation());
+}
+
+/// Runs a script that adds to partitions; records the layout again if the server has lost it.
+pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
+    bus: &BusInner,
+    script: &ScriptInvocation<'_>,
+) -> Result<T, CommandError> {
+    match bus.connection.run(script).await {
+        Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
+            let _: (u32, String) = bus.connection.run_idempotent(&join_layout_script(bus)).await?;
+            tracing::warn!(
+                stream = bus.base_stream,
+                "the server has lost the layout of the partitions; recording it again"
+            );
+            bus.connection.run(script).await
+        }
+        reply => reply,
+    }
+}
