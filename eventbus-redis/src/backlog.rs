@@ -61,9 +61,9 @@ pub(crate) async fn list_fills(bus: &BusInner, store: Uuid) -> Result<Vec<Backlo
     publish::ensure_publishing(bus)?;
     let mut all = Vec::new();
     for (number, part) in bus.partitions_or_self().into_iter().enumerate() {
-        let mut list = script::LIST_FILLS.key(keys::fills(&part.stream));
+        let mut list = script::LIST_FILLS.key(keys::fills(part.stream()));
         let found: Vec<(String, String, String, String)> = bus
-            .connection
+            .connection()
             .run_idempotent(list.arg(store.to_string()))
             .await
             .map_err(|error| publish::publish_error(part, error))?;
@@ -86,19 +86,19 @@ pub(crate) async fn fill(
     let is_here = |event: &&RecordedEvent| {
         parts.len() == 1 || {
             let id = event.metadata().aggregate_id().as_str();
-            partition_of(id, bus.config.partitions) as usize == fill.part
+            partition_of(id, bus.config().partitions) as usize == fill.part
         }
     };
     let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
     let store = fill.store.to_string();
-    let mut add = script::FILL_BACKLOG.key(keys::fills(&part.stream));
-    add.key(keys::backlog(&bus.base_stream, &fill.group));
+    let mut add = script::FILL_BACKLOG.key(keys::fills(part.stream()));
+    add.key(keys::backlog(bus.base_stream(), &fill.group));
     add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
     add.arg(fill.after.get()).arg(through.get());
     let carrier = TraceCarrier::for_span(part, &Span::none());
     for event in events.iter().filter(is_here) {
         let refused = |source| PublishError::Refused {
-            destination: part.destination.clone(),
+            destination: part.destination().clone(),
             event_id: Some(event.metadata().event_id()),
             source,
         };
@@ -109,7 +109,7 @@ pub(crate) async fn fill(
             add.arg(*name).arg(&**value);
         }
     }
-    let outcome: String = bus.connection.run(&add).await.map_err(|error| publish::publish_error(part, error))?;
+    let outcome: String = bus.connection().run(&add).await.map_err(|error| publish::publish_error(part, error))?;
     Ok(match outcome.as_str() {
         "filled" => FillOutcome::Done,
         "full" => FillOutcome::Full,
@@ -142,19 +142,19 @@ pub(crate) async fn inspect_backlog_as(
     group: &Name,
     consumer: Option<(&str, usize)>,
 ) -> Result<BacklogState, CommandError> {
-    let backlog = keys::backlog(&bus.base_stream, group);
+    let backlog = keys::backlog(bus.base_stream(), group);
     let mut inspect = script::INSPECT_BACKLOG.key(&backlog);
-    inspect.key(keys::retry(&backlog, &bus.config.retry_key_prefix, group)).key(keys::members(&backlog, group));
+    inspect.key(keys::retry(&backlog, &bus.config().retry_key_prefix, group)).key(keys::members(&backlog, group));
     inspect.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
     inspect.key(keys::retried(&backlog));
     for part in bus.partitions_or_self() {
-        inspect.key(keys::fills(&part.stream));
+        inspect.key(keys::fills(part.stream()));
     }
     inspect.arg(group.as_str());
     if let Some((name, retried)) = consumer {
         inspect.arg(name).arg(retried);
     }
-    let mut reply: Vec<String> = bus.connection.run_idempotent(&inspect).await?;
+    let mut reply: Vec<String> = bus.connection().run_idempotent(&inspect).await?;
     let copies = reply.split_off(4.min(reply.len()));
     let copy = |text: String| {
         let (number, event_type) = text.split_once(' ')?;
@@ -189,10 +189,10 @@ pub(crate) async fn copy_to_backlog(
         return Ok(());
     };
     loop {
-        let mut copy = script::COPY_TO_BACKLOG.key(&part.stream);
-        copy.key(keys::fills(&part.stream)).key(keys::backlog(&bus.base_stream, group));
+        let mut copy = script::COPY_TO_BACKLOG.key(part.stream());
+        copy.key(keys::fills(part.stream())).key(keys::backlog(bus.base_stream(), group));
         copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
-        if !bus.connection.run::<bool>(&copy).await? || stop.is_stopped() {
+        if !bus.connection().run::<bool>(&copy).await? || stop.is_stopped() {
             return Ok(());
         }
     }
@@ -207,7 +207,7 @@ pub(crate) async fn announce(bus: &BusInner, announced: &[Announced]) -> Result<
     for group in groups {
         let of_group = announced.iter().filter(|announced| announced.group == *group);
         let undecided: Vec<(String, u64, u64)> =
-            bus.connection.run_idempotent(&announce_script(bus, group, of_group)).await?;
+            bus.connection().run_idempotent(&announce_script(bus, group, of_group)).await?;
         older.extend(undecided.into_iter().map(|(event_type, count, age)| SkippedBefore {
             group: group.clone(),
             event_type,
@@ -223,12 +223,12 @@ fn announce_script<'a>(
     group: &Name,
     announced: impl Iterator<Item = &'a Announced>,
 ) -> ScriptInvocation<'static> {
-    let mut announce = script::ANNOUNCE.key(keys::known_types(&bus.base_stream, group));
+    let mut announce = script::ANNOUNCE.key(keys::known_types(bus.base_stream(), group));
     for part in bus.partitions_or_self() {
-        let stream = &part.stream;
+        let stream = part.stream();
         announce.key(stream).key(keys::relay(stream)).key(keys::skipped(stream, group)).key(keys::fills(stream));
     }
-    let within = bus.config.deliver_skipped_within.as_millis();
+    let within = bus.config().deliver_skipped_within.as_millis();
     announce.arg(group.as_str()).arg(u64::try_from(within).unwrap_or(u64::MAX));
     for Announced { event_type, schema_version, start, .. } in announced {
         announce.arg(event_type.as_ref().map_or("*", Name::as_str)).arg(schema_version);
@@ -251,8 +251,8 @@ pub(crate) async fn has_recorded_types(
         return Ok(true);
     }
     let mut command = redis::cmd("HMGET");
-    command.arg(keys::known_types(&bus.base_stream, group)).arg(recorded_types);
-    let found: Vec<Option<String>> = bus.connection.query(&command).await?;
+    command.arg(keys::known_types(bus.base_stream(), group)).arg(recorded_types);
+    let found: Vec<Option<String>> = bus.connection().query(&command).await?;
     Ok(found.iter().all(Option::is_some))
 }
 

@@ -114,13 +114,13 @@ impl RedisEventBus {
     /// Returns the configuration, with the consumer name that this bus uses.
     #[must_use]
     pub fn config(&self) -> &RedisEventBusConfig {
-        &self.inner.config
+        self.inner.config()
     }
 
     /// Returns `true` if no error has shown the connection to be lost; the next command notices a loss.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        !self.inner.consuming.is_closed() && self.inner.connection.is_up()
+        !self.inner.consuming().is_closed() && self.inner.connection().is_up()
     }
 
     /// Takes over entries of the bus's own group that have been pending without a sign of life, whichever consumer had
@@ -291,22 +291,22 @@ impl RedisEventBus {
     /// The transport's error, or the server's.
     pub async fn ping(&self) -> Result<(), BoxError> {
         let ping = command::ping();
-        let reply = self.inner.connection.query::<redis::Value>(&ping).await;
+        let reply = self.inner.connection().query::<redis::Value>(&ping).await;
         reply.map(drop).map_err(boxed)
     }
 
     /// Stops consuming after the running deliveries, and closes the connections. The bus cannot be used any more.
     pub async fn disconnect(&self) {
-        self.inner.consuming.close();
-        self.inner.consuming.stop().await;
-        self.inner.connection.close();
+        self.inner.consuming().close();
+        self.inner.consuming().stop().await;
+        self.inner.connection().close();
     }
 }
 
 impl fmt::Debug for RedisEventBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisEventBus")
-            .field("config", &self.inner.config)
+            .field("config", self.inner.config())
             .field("is_connected", &self.is_connected())
             .field("is_consuming", &self.is_consuming())
             .finish_non_exhaustive()
@@ -316,16 +316,16 @@ impl fmt::Debug for RedisEventBus {
 #[async_trait]
 impl EventBus for RedisEventBus {
     fn destination(&self) -> &Name {
-        &self.inner.destination
+        self.inner.destination()
     }
 
     fn describe(&self) -> String {
         let bus = &self.inner;
-        format!("RedisEventBus {} stream {}", bus.config.server().address(), bus.config.stream_name())
+        format!("RedisEventBus {} stream {}", bus.config().server().address(), bus.config().stream_name())
     }
 
     fn default_group(&self) -> &Name {
-        &self.inner.default_group
+        self.inner.default_group()
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
@@ -345,17 +345,17 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        backlog::announce(&self.inner, announced).await.map_err(|error| consume_error(&self.inner.destination, error))
+        backlog::announce(&self.inner, announced).await.map_err(|error| consume_error(self.inner.destination(), error))
     }
 
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
-        if self.inner.config.enable_dlq && store.notes().is_some() {
+        if self.inner.config().enable_dlq && store.notes().is_some() {
             dead_letter_copies::run_copier(Arc::clone(&self.inner), store).await;
         }
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
-        let destination = || self.inner.destination.clone();
+        let destination = || self.inner.destination().clone();
         layout::join(&self.inner).await.map_err(|error| match error.is_retryable() {
             true => ConnectError::Unavailable { destination: destination(), source: error.into() },
             false => ConnectError::Refused { destination: destination(), source: error.into() },
@@ -363,46 +363,46 @@ impl EventBus for RedisEventBus {
     }
 
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {
-        self.inner.subscribers.add(group, subscriber)
+        self.inner.subscribers().add(group, subscriber)
     }
 
     fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>> {
-        self.inner.subscribers.list()
+        self.inner.subscribers().list()
     }
 
     fn report(&self, health: Health) -> Health {
-        self.inner.subscribers.report(health)
+        self.inner.subscribers().report(health)
     }
 
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let bus = &self.inner;
         let unavailable = |error: RedisConnectError| ConsumeError::Unavailable {
-            destination: bus.destination.clone(),
+            destination: bus.destination().clone(),
             source: error.into(),
         };
         layout::join(bus).await.map_err(unavailable)?;
         let consume = |group, stop| consumer::consume_all(Arc::clone(bus), group, stop);
-        bus.consuming.run(&bus.destination, &bus.subscribers, consume).await
+        bus.consuming().run(bus.destination(), bus.subscribers(), consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.inner.consuming.stop().await;
+        self.inner.consuming().stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.inner.consuming.is_running()
+        self.inner.consuming().is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        let what = &self.inner.destination;
-        let ended = self.inner.consuming.shutdown(what, timeout).await;
-        self.inner.connection.close();
+        let what = self.inner.destination();
+        let ended = self.inner.consuming().shutdown(what, timeout).await;
+        self.inner.connection().close();
         ended
     }
 
     fn stats(&self) -> BusStats {
-        self.inner.counters.snapshot()
+        self.inner.counters().snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {

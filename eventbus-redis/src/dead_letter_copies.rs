@@ -46,7 +46,7 @@ const PLAIN_STREAM_NAME_MAX: usize = 180;
 
 /// Copies the dead letters of a bus to a store, until the future is dropped or the bus is shut down.
 pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
-    let (clock, dead_letters) = (bus.config.clock.clone(), bus.config.dlq_stream_name());
+    let (clock, dead_letters) = (bus.config().clock.clone(), bus.config().dlq_stream_name());
     let mut outage = Outage::new(clock.clone());
     let names = match NoteNames::new(&dead_letters) {
         Ok(names) => names,
@@ -80,7 +80,7 @@ pub(crate) async fn run_copier(bus: Arc<BusInner>, store: Arc<dyn EventStore>) {
         };
         // a new dead letter of this process ends the pause: until it is copied, Redis alone has it
         tokio::select! {
-            () = bus.dead_letter_signal.notified() => {}
+            () = bus.dead_letter_gate().written() => {}
             () = clock.sleep(pause) => {}
         }
     }
@@ -317,14 +317,14 @@ impl DeadLetterCopier {
             return Ok(()); // neither dead letters nor copies exist yet
         }
         // the record guards writes to Redis; this lease keeps two processes from changing notes at once
-        let owner = Name::new("owner", &self.bus.instance)?;
+        let owner = Name::new("owner", self.bus.instance())?;
         let lease =
             self.store.acquire_lease(&self.note_names.role, &owner, COPY_LEASE_TTL).await?.ok_or(CopyError::Busy)?;
         let before = record.as_ref().map(|record| record.compared_counts).unwrap_or_default();
         let after = (is_known && counts.has_only_grown(&before)).then_some(before.last_generated_id);
         let generation = match record.as_ref().filter(|_| !is_lost) {
             Some(record) => record.generation.clone(),
-            None => self.bus.config.clock.new_id().simple().to_string(),
+            None => self.bus.config().clock.new_id().simple().to_string(),
         };
         let revision = record.map_or(0, |record| record.revision).saturating_add(1);
         let own_record = CopyRecord { generation, revision, is_restoring: is_lost, compared_counts: before };
@@ -359,7 +359,7 @@ impl DeadLetterCopier {
             }
         }
         if own_record.is_restoring && !missing_keys.is_empty() {
-            let (dead_letters, count) = (self.bus.config.dlq_stream_name(), missing_keys.len());
+            let (dead_letters, count) = (self.bus.config().dlq_stream_name(), missing_keys.len());
             tracing::warn!(%dead_letters, count, "put back dead letters from the store that Redis had lost");
         }
         let saved_state = format!("{} {}", own_record.generation, own_record.revision);
@@ -377,7 +377,7 @@ impl DeadLetterCopier {
         after: Option<EntryId>,
         lease: &Lease,
     ) -> Result<BTreeSet<DeadLetterKey>, CopyError> {
-        let dead_letters = [self.bus.config.dlq_stream_name()];
+        let dead_letters = [self.bus.config().dlq_stream_name()];
         let (mut found, mut after) = (BTreeSet::new(), after.map(|id| id.to_string()));
         loop {
             let page = pages::page(&dead_letters, after.as_deref(), None, COPY_BATCH_MAX);
@@ -429,7 +429,7 @@ impl DeadLetterCopier {
         dead_letters: &[StoredDeadLetter],
     ) -> Result<(), CopyError> {
         let mut replace = script::RESTORE_DEAD_LETTERS.prepare_invoke();
-        let stream = self.bus.config.dlq_stream_name();
+        let stream = self.bus.config().dlq_stream_name();
         replace.key(keys::dead_letter_copies(&stream)).key(&stream);
         replace.arg(&self.store_id).arg(text).arg(next.to_string());
         for dead_letter in dead_letters {
@@ -454,7 +454,7 @@ impl DeadLetterCopier {
     /// Loads the record and the counters of the stream.
     async fn load_record(&self) -> Result<(Option<String>, StreamCounts), CopyError> {
         let mut script = script::INSPECT_DEAD_LETTERS.prepare_invoke();
-        let stream = self.bus.config.dlq_stream_name();
+        let stream = self.bus.config().dlq_stream_name();
         script.key(keys::dead_letter_copies(&stream)).key(&stream).arg(&self.store_id);
         let reply: (Option<String>, String, String, String, String) = self.bus.run_idempotent(&script).await?;
         let (text, length, last, max_deleted, added) = reply;

@@ -73,7 +73,7 @@ pub(crate) async fn load_page(
 
 pub(crate) async fn load(bus: &BusInner, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
     let id = parse_dead_letter_id(bus, id)?.to_string();
-    let range = admin::range(&bus.config.dlq_stream_name(), &id, &id, 1);
+    let range = admin::range(&bus.config().dlq_stream_name(), &id, &id, 1);
     Ok(read_dead_letters(bus, &range).await?.pop())
 }
 
@@ -81,7 +81,7 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
     let text = parse_dead_letter_id(bus, id)?.to_string();
     match replay_ids(bus, &[text]).await?.first() {
         Some(1) => Ok(true),
-        Some(-1) => Err(DeadLetterError::Empty { destination: bus.destination.clone(), id: id.clone() }),
+        Some(-1) => Err(DeadLetterError::Empty { destination: bus.destination().clone(), id: id.clone() }),
         _ => Ok(false),
     }
 }
@@ -118,7 +118,7 @@ struct DeadLetterCursor {
 }
 
 async fn open_dead_letter_cursor(bus: &BusInner) -> Result<DeadLetterCursor, DeadLetterError> {
-    let newest = admin::newest(&bus.config.dlq_stream_name());
+    let newest = admin::newest(&bus.config().dlq_stream_name());
     let newest = read_dead_letters(bus, &newest).await?.pop();
     let last = newest.map(|dead_letter| parse_dead_letter_id(bus, &dead_letter.id)).transpose()?;
     Ok(DeadLetterCursor { after: EntryId::ZERO, last })
@@ -150,7 +150,7 @@ async fn load_dead_letter_page(
     count: usize,
 ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
     let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
-    let page = pages::page(&[bus.config.dlq_stream_name()], Some(&after), to.as_deref(), count);
+    let page = pages::page(&[bus.config().dlq_stream_name()], Some(&after), to.as_deref(), count);
     let reply = bus.run_idempotent(&page).await.map_err(|error| dead_letter_error(bus, error))?;
     let page = pages::EntryPage::parse(reply).map_err(|error| bus.command_error(error.into()));
     let page = page.map_err(|error| dead_letter_error(bus, error))?;
@@ -168,11 +168,11 @@ async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLett
     if ids.is_empty() {
         return Ok(Vec::new());
     }
-    if !bus.partitions.is_empty() {
+    if !bus.partitions().is_empty() {
         return replay_to_partitions(bus, ids).await;
     }
     let mut replay = script::REPLAY.prepare_invoke();
-    replay.key(&bus.stream).key(bus.config.dlq_stream_name()).arg(ids);
+    replay.key(bus.stream()).key(bus.config().dlq_stream_name()).arg(ids);
     bus.run(&replay).await.map_err(|error| dead_letter_error(bus, error))
 }
 
@@ -180,14 +180,14 @@ async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLett
 async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLetterError> {
     let mut replies = Vec::with_capacity(ids.len());
     for id in ids {
-        let range = admin::range(&bus.config.dlq_stream_name(), id, id, 1);
+        let range = admin::range(&bus.config().dlq_stream_name(), id, id, 1);
         let Some(dead_letter) = read_dead_letters(bus, &range).await?.pop() else {
             replies.push(0);
             continue;
         };
         let part = bus.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
         let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
-        replay.key(&part.stream).key(bus.config.dlq_stream_name()).arg(id);
+        replay.key(part.stream()).key(bus.config().dlq_stream_name()).arg(id);
         layout::add_layout_arguments(bus, &mut replay);
         let reply: Result<Vec<i64>, _> = layout::add_to_partitions(bus, &replay).await;
         replies.extend(reply.map_err(|error| dead_letter_error(bus, bus.command_error(error)))?);
@@ -199,17 +199,17 @@ async fn discard_ids(bus: &BusInner, ids: &[String]) -> Result<u64, DeadLetterEr
     if ids.is_empty() {
         return Ok(0);
     }
-    let delete = admin::delete(&bus.config.dlq_stream_name(), ids);
+    let delete = admin::delete(&bus.config().dlq_stream_name(), ids);
     bus.query_once(&delete).await.map_err(|error| dead_letter_error(bus, error))
 }
 
 fn parse_dead_letter_id(bus: &BusInner, id: &MessageId) -> Result<EntryId, DeadLetterError> {
     let parsed = id.as_str().parse();
-    parsed.map_err(|_| DeadLetterError::InvalidId { destination: bus.destination.clone(), id: id.clone() })
+    parsed.map_err(|_| DeadLetterError::InvalidId { destination: bus.destination().clone(), id: id.clone() })
 }
 
 fn dead_letter_error(bus: &BusInner, error: RedisCommandError) -> DeadLetterError {
-    let destination = bus.destination.clone();
+    let destination = bus.destination().clone();
     match error {
         RedisCommandError::ShutDown { .. } => DeadLetterError::ShutDown { destination },
         RedisCommandError::Unavailable { source, .. } => DeadLetterError::Unavailable { destination, source },

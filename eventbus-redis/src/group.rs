@@ -129,9 +129,9 @@ pub(crate) async fn forget_event_type(
     event_type: &str,
 ) -> Result<bool, RedisCommandError> {
     let mut was_known = false;
-    let backlog = keys::backlog(&bus.base_stream, group);
+    let backlog = keys::backlog(bus.base_stream(), group);
     for part in bus.partitions_or_self() {
-        was_known |= forget_in_stream(bus, group, event_type, &part.stream).await?;
+        was_known |= forget_in_stream(bus, group, event_type, part.stream()).await?;
     }
     was_known |= forget_in_stream(bus, group, event_type, &backlog).await?;
     Ok(was_known)
@@ -150,22 +150,22 @@ pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<Retired
             Err(error) => return Err(error),
         }
     }
-    all.ok_or_else(|| GroupError::NotFound { stream: bus.stream.clone(), group: group.clone() })
+    all.ok_or_else(|| GroupError::NotFound { stream: bus.stream().to_owned(), group: group.clone() })
 }
 
 pub(crate) async fn retire_store(bus: &BusInner, store: Uuid) -> Result<bool, RetireStoreError> {
     let mut was_known = false;
     for part in bus.partitions_or_self() {
-        let mut retire = script::RETIRE_STORE.key(keys::relay(&part.stream));
-        retire.key(keys::fills(&part.stream)).arg(store.to_string());
+        let mut retire = script::RETIRE_STORE.key(keys::relay(part.stream()));
+        retire.key(keys::fills(part.stream())).arg(store.to_string());
         let outcome: String = bus.run_idempotent(&retire).await?;
         if outcome == "live" {
-            return Err(RetireStoreError::InUse { stream: part.stream.clone(), store });
+            return Err(RetireStoreError::InUse { stream: part.stream().to_owned(), store });
         }
         was_known |= outcome == "known";
     }
     let mut forget = redis::cmd("HDEL");
-    forget.arg(keys::dead_letter_copies(&bus.config.dlq_stream_name())).arg(store.to_string());
+    forget.arg(keys::dead_letter_copies(&bus.config().dlq_stream_name())).arg(store.to_string());
     was_known |= bus.query::<u64>(&forget).await? > 0;
     Ok(was_known)
 }
@@ -186,7 +186,7 @@ pub(crate) enum GroupCreation {
 pub(crate) fn create_joined_group_script(bus: &BusInner, group: &Name) -> ScriptInvocation<'static> {
     match bus.is_backlog() {
         true => create_group_script(bus, group, "0-0", GroupCreation::Listed),
-        false if bus.subscribers.start_now(group) => create_group_script(bus, group, "$", GroupCreation::WithBacklog),
+        false if bus.subscribers().start_now(group) => create_group_script(bus, group, "$", GroupCreation::WithBacklog),
         false => create_group_script(bus, group, "0-0", GroupCreation::WithBacklog),
     }
 }
@@ -198,8 +198,8 @@ pub(crate) fn create_group_script(
     start: &str,
     joining: GroupCreation,
 ) -> ScriptInvocation<'static> {
-    let mut create = script::CREATE_GROUP.key(&bus.stream);
-    create.key(keys::floors(&bus.stream)).key(keys::relay(&bus.stream));
+    let mut create = script::CREATE_GROUP.key(bus.stream());
+    create.key(keys::floors(bus.stream())).key(keys::relay(bus.stream()));
     create.arg(group.as_str()).arg(start).arg(joining as u8);
     create
 }
@@ -209,22 +209,22 @@ async fn create_in_stream(bus: &BusInner, group: &Name, start: &str) -> Result<b
 }
 
 async fn retire_in_stream(bus: &BusInner, group: &Name) -> Result<RetiredGroup, GroupError> {
-    let (stream, prefix) = (&bus.stream, &bus.config.retry_key_prefix);
+    let (stream, prefix) = (bus.stream(), &bus.config().retry_key_prefix);
     let mut retire = script::RETIRE_GROUP.prepare_invoke();
     retire.key(stream).key(keys::floors(stream));
-    retire.key(keys::retry(stream, prefix, group)).key(keys::members(&bus.base_stream, group));
+    retire.key(keys::retry(stream, prefix, group)).key(keys::members(bus.base_stream(), group));
     retire.key(keys::lease(stream, group));
-    retire.key(keys::known_types(&bus.base_stream, group)).key(keys::skipped(stream, group));
-    let backlog = keys::backlog(&bus.base_stream, group);
+    retire.key(keys::known_types(bus.base_stream(), group)).key(keys::skipped(stream, group));
+    let backlog = keys::backlog(bus.base_stream(), group);
     retire.key(&backlog).key(keys::members(&backlog, group)).key(keys::retry(&backlog, prefix, group));
     retire.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
     retire.key(keys::retried(&backlog));
     retire.arg(group.as_str());
     let (outcome, count, last, unread): (String, u64, String, i64) = bus.run(&retire).await?;
-    let (stream, group) = (stream.clone(), group.clone());
+    let (stream, group) = (stream.to_owned(), group.clone());
     match outcome.as_str() {
         "retired" => {}
-        "live" => return Err(GroupError::InUse { stream: bus.base_stream.clone(), group, consumers: count }),
+        "live" => return Err(GroupError::InUse { stream: bus.base_stream().to_owned(), group, consumers: count }),
         _ => return Err(GroupError::NotFound { stream, group }),
     }
     let unread = match u64::try_from(unread) {
@@ -242,13 +242,13 @@ async fn forget_in_stream(
     stream: &str,
 ) -> Result<bool, RedisCommandError> {
     let mut forget = script::FORGET_TYPE.prepare_invoke();
-    forget.key(keys::known_types(&bus.base_stream, group)).key(stream).arg(group.as_str()).arg(event_type);
+    forget.key(keys::known_types(bus.base_stream(), group)).key(stream).arg(group.as_str()).arg(event_type);
     bus.run(&forget).await
 }
 
 fn parse_entry_id(bus: &BusInner, id: MessageId) -> Result<EntryId, GroupError> {
     let parsed = id.as_str().parse();
-    parsed.map_err(|_| GroupError::InvalidStart { stream: bus.stream.clone(), id })
+    parsed.map_err(|_| GroupError::InvalidStart { stream: bus.stream().to_owned(), id })
 }
 
 /// Returns the id before the first entry with a higher position, or the end of the stream.
@@ -256,7 +256,7 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
     let mut after = EntryId::ZERO.to_string();
     loop {
         let mut find = script::FIND_POSITION.prepare_invoke();
-        find.key(&bus.stream).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE);
+        find.key(bus.stream()).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE);
         let (goes_on, id): (bool, String) = bus.run(&find).await?;
         if !goes_on {
             return Ok(id);
@@ -269,8 +269,8 @@ async fn id_before_position(bus: &BusInner, position: Position) -> Result<String
 pub(crate) async fn count_after(bus: &BusInner, id: &str) -> Result<u64, CommandError> {
     let (mut unread, mut after) = (0, id.to_owned());
     loop {
-        let count = command::count_after(&bus.stream, &after);
-        let (found, last): (u64, String) = bus.connection.query(&count).await?;
+        let count = command::count_after(bus.stream(), &after);
+        let (found, last): (u64, String) = bus.connection().query(&count).await?;
         unread += found;
         if found == 0 {
             return Ok(unread);

@@ -114,22 +114,22 @@ fn merge_partition(all: &mut StreamInfo, part: StreamInfo) {
 
 /// Returns `true` if a consumer is of this bus: of several, each has a number behind the bus's id.
 fn is_own_instance(bus: &BusInner, instance: &str) -> bool {
-    let rest = instance.strip_prefix(bus.instance.as_str());
+    let rest = instance.strip_prefix(bus.instance());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 pub(crate) async fn stream_info(bus: &BusInner) -> StreamInfo {
     let mut info = inspect_all(bus).await.unwrap_or_else(|error| {
-        tracing::warn!(stream = bus.stream, %error, "cannot inspect the stream");
+        tracing::warn!(stream = bus.stream(), %error, "cannot inspect the stream");
         StreamInfo::default()
     });
-    info.stats = bus.counters.snapshot();
+    info.stats = bus.counters().snapshot();
     info
 }
 
 pub(crate) async fn health(bus: &BusInner) -> Health {
-    let consuming = bus.consuming.is_running();
-    bus.subscribers.report(match inspect_all(bus).await {
+    let consuming = bus.consuming().is_running();
+    bus.subscribers().report(match inspect_all(bus).await {
         Ok(info) => {
             let (mut runs, mut silent, mut oldest) = (Vec::new(), Vec::new(), Vec::new());
             for group in info.consumer_groups {
@@ -147,14 +147,14 @@ pub(crate) async fn health(bus: &BusInner) -> Health {
 }
 
 async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
-    if bus.consuming.is_closed() {
+    if bus.consuming().is_closed() {
         return Err(CommandError::NotSent("the bus was disconnected".into()));
     }
     let mut all = StreamInfo::default();
     for part in bus.partitions_or_self() {
         merge_partition(&mut all, inspect_stream(part).await?);
     }
-    all.stream.name.clone_from(&bus.stream);
+    all.stream.name = bus.stream().to_owned();
     all.consumer_groups.sort_by(|a, b| a.name.cmp(&b.name));
     all.pending_messages = all.consumer_groups.iter().map(|group| group.pending).sum();
     all.active_consumers = all.consumer_groups.iter().map(|group| group.active_consumers).sum();
@@ -162,9 +162,9 @@ async fn inspect_all(bus: &BusInner) -> Result<StreamInfo, CommandError> {
 }
 
 async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
-    let dead_letters = bus.config.dlq_stream_name();
-    let commands = command::inspect(&bus.stream, &dead_letters);
-    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let dead_letters = bus.config().dlq_stream_name();
+    let commands = command::inspect(bus.stream(), &dead_letters);
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let stream = command::parse_stream(next())?;
@@ -183,15 +183,15 @@ async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
 async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<GroupInfo>, CommandError> {
     let mut commands = admin::time();
     // our consumers renew their claims three times in that time
-    let silent_ms = bus.config.pending_idle_ms / 2;
+    let silent_ms = bus.config().pending_idle_ms / 2;
     for group in &groups {
-        admin::inspect_group(&mut commands, &bus.stream, &bus.base_stream, &group.name, silent_ms);
+        admin::inspect_group(&mut commands, bus.stream(), bus.base_stream(), &group.name, silent_ms);
     }
-    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let now = admin::to_milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
-    let idle = Duration::from_millis(bus.config.pending_idle_ms);
+    let idle = Duration::from_millis(bus.config().pending_idle_ms);
     let mut described = Vec::with_capacity(groups.len());
     for group in groups {
         let mut consumers = admin::parse_consumers(next())?;
@@ -243,10 +243,10 @@ async fn find_oldest_unfinished(
     if pending.is_empty() {
         return Ok(None);
     }
-    let retry = keys::retry(&bus.stream, &bus.config.retry_key_prefix, &group.name);
+    let retry = keys::retry(bus.stream(), &bus.config().retry_key_prefix, &group.name);
     let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
-    let attempts_json: Vec<Option<String>> = bus.connection.query(&query).await?;
-    let local_now = bus.config.clock.unix_millis();
+    let attempts_json: Vec<Option<String>> = bus.connection().query(&query).await?;
+    let local_now = bus.config().clock.unix_millis();
     let has_owner = |consumer: &str| match bus.is_partition() {
         true => members.values().any(|member| member.is_live(now)),
         false => members.get(consumer).is_some_and(|member| member.is_live(now)),
@@ -263,13 +263,13 @@ async fn find_oldest_unfinished(
     };
     let oldest = pending.iter().zip(attempts_json).filter_map(since).min();
     Ok(oldest.map(|(since, handlers)| {
-        OldestUnfinished::new(&group.name, &handlers, since, group.pending, &bus.config.clock)
+        OldestUnfinished::new(&group.name, &handlers, since, group.pending, &bus.config().clock)
     }))
 }
 
 pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, ConsumeError> {
-    let destination = || bus.destination.clone();
-    if bus.consuming.is_closed() {
+    let destination = || bus.destination().clone();
+    if bus.consuming().is_closed() {
         return Err(ConsumeError::ShutDown { destination: destination() });
     }
     let asking = async {
@@ -288,13 +288,13 @@ pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgre
     };
     let progress = asking.await;
     // dead letters that are no longer pending are counted by now
-    drop(bus.dead_letter_lock.write().await);
+    bus.dead_letter_gate().wait_for_writers().await;
     progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
 }
 
 pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
-    let commands = command::inspect_groups(&bus.stream);
-    let replies: Vec<RedisResult<Value>> = bus.connection.query_all(&commands).await?;
+    let commands = command::inspect_groups(bus.stream());
+    let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let groups = command::parse_groups(next())?;
@@ -312,11 +312,11 @@ pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupP
 
 /// Counts the entries that used up their attempts and stay pending.
 async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandError> {
-    if bus.config.enable_dlq {
+    if bus.config().enable_dlq {
         return Ok(0);
     }
-    let mut count = script::COUNT_EXHAUSTED.key(keys::retry(&bus.stream, &bus.config.retry_key_prefix, group));
-    bus.connection.run_idempotent(count.key(&bus.stream).arg(group.as_str())).await
+    let mut count = script::COUNT_EXHAUSTED.key(keys::retry(bus.stream(), &bus.config().retry_key_prefix, group));
+    bus.connection().run_idempotent(count.key(bus.stream()).arg(group.as_str())).await
 }
 
 /// Returns the number of unread entries; counts them, a thousand at a time, if the server has lost count.

@@ -3,59 +3,55 @@
 //! Invariant: each partition, each group's backlog and each of several consumers has a state of its own, derived here;
 //! all of them share one connection, and the subscribers, counters and locks of the bus.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use eventbus::{
     Name,
     port::{BusCounters, Consuming, RunLock, Subscribers},
 };
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
-use tokio::sync::{Mutex, Notify, RwLock};
+use tokio::sync::Mutex;
 
 use crate::{
     RedisCommandError, RedisEventBusConfig,
     config::consumer_name,
     connection::SharedConnection,
+    dead_letter_gate::DeadLetterGate,
     error::{CommandError, ConfigMistake, InvalidConfig, PartitionCountMismatch},
     keys,
+    layout_state::LayoutState,
     partition_hash::partition_of,
 };
 
 /// The state that the clones of a bus and its consumers share. Each partition has its own, with its stream.
 #[derive(Clone)]
 pub(crate) struct BusInner {
-    pub(crate) config: RedisEventBusConfig,
-    pub(crate) destination: Name,
-    pub(crate) default_group: Name,
-    pub(crate) consumer_name: String,
+    config: RedisEventBusConfig,
+    destination: Name,
+    default_group: Name,
+    consumer_name: String,
     /// A random id: tells this bus object from those of the same consumer name.
-    pub(crate) instance: String,
+    instance: String,
     /// Set if the consumer name is random: then no later start recovers the entries that this bus leaves pending.
-    pub(crate) has_temporary_name: bool,
+    has_temporary_name: bool,
     /// The stream with the events; in the state of a partition that partition's stream.
-    pub(crate) stream: String,
+    stream: String,
     /// The base name of the keys that partitions share: the stream itself, if there are no partitions.
-    pub(crate) base_stream: String,
+    base_stream: String,
     /// The base stream of the bus; differs from `base_stream` in the state of a group's backlog.
-    pub(crate) bus_stream: String,
+    bus_stream: String,
     /// The states of the partitions, by number; empty if there is one stream.
-    pub(crate) partitions: Vec<Arc<Self>>,
-    /// The generation of the partition layout, a decimal.
-    pub(crate) layout_generation: Arc<OnceLock<String>>,
-    /// Set once the bus has joined the layout. The lock admits one join at a time.
-    pub(crate) is_joined: Arc<Mutex<bool>>,
-    pub(crate) connection: Arc<SharedConnection>,
-    pub(crate) counters: Arc<BusCounters>,
-    pub(crate) subscribers: Subscribers,
-    pub(crate) consuming: Arc<Consuming>,
+    partitions: Vec<Arc<Self>>,
+    layout: Arc<LayoutState>,
+    connection: Arc<SharedConnection>,
+    counters: Arc<BusCounters>,
+    subscribers: Subscribers,
+    consuming: Arc<Consuming>,
     /// Lets deliveries run side by side, or one suspected poison message alone.
-    pub(crate) run_lock: RunLock,
-    /// Writers of dead letters hold it shared until the dead letter is counted; `progress` waits for them.
-    pub(crate) dead_letter_lock: Arc<RwLock<()>>,
-    /// Wakes the task that copies dead letters to the store.
-    pub(crate) dead_letter_signal: Arc<Notify>,
+    run_lock: RunLock,
+    dead_letter_gate: Arc<DeadLetterGate>,
     /// Admits one manual recovery at a time: all have one consumer name, so it does not tell whose an entry is.
-    pub(crate) recovery_lock: Arc<Mutex<()>>,
+    recovery_lock: Arc<Mutex<()>>,
 }
 
 impl BusInner {
@@ -83,15 +79,13 @@ impl BusInner {
             base_stream: stream.clone(),
             stream,
             partitions: Vec::new(),
-            layout_generation: Arc::default(),
-            is_joined: Arc::default(),
+            layout: Arc::default(),
             connection: Arc::new(link),
             counters,
             subscribers: Subscribers::default(),
             consuming: Arc::new(Consuming::with_clock(clock)),
             run_lock: RunLock::default(),
-            dead_letter_lock: Arc::default(),
-            dead_letter_signal: Arc::default(),
+            dead_letter_gate: Arc::default(),
             recovery_lock: Arc::default(),
         };
         bus.connection.block_commands("the bus is not connected yet");
@@ -107,9 +101,76 @@ impl BusInner {
         }
     }
 
-    /// Returns the generation of the partition layout, a decimal; `0` before the bus has joined.
-    pub(crate) fn layout_generation(&self) -> &str {
-        self.layout_generation.get().map_or("0", |generation| generation)
+    pub(crate) fn config(&self) -> &RedisEventBusConfig {
+        &self.config
+    }
+
+    pub(crate) fn destination(&self) -> &Name {
+        &self.destination
+    }
+
+    pub(crate) fn default_group(&self) -> &Name {
+        &self.default_group
+    }
+
+    pub(crate) fn consumer_name(&self) -> &str {
+        &self.consumer_name
+    }
+
+    pub(crate) fn instance(&self) -> &str {
+        &self.instance
+    }
+
+    pub(crate) fn has_temporary_name(&self) -> bool {
+        self.has_temporary_name
+    }
+
+    pub(crate) fn stream(&self) -> &str {
+        &self.stream
+    }
+
+    pub(crate) fn base_stream(&self) -> &str {
+        &self.base_stream
+    }
+
+    pub(crate) fn bus_stream(&self) -> &str {
+        &self.bus_stream
+    }
+
+    pub(crate) fn partitions(&self) -> &[Arc<Self>] {
+        &self.partitions
+    }
+
+    pub(crate) fn layout(&self) -> &LayoutState {
+        &self.layout
+    }
+
+    pub(crate) fn connection(&self) -> &SharedConnection {
+        &self.connection
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<BusCounters> {
+        &self.counters
+    }
+
+    pub(crate) fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
+    }
+
+    pub(crate) fn consuming(&self) -> &Consuming {
+        &self.consuming
+    }
+
+    pub(crate) fn run_lock(&self) -> &RunLock {
+        &self.run_lock
+    }
+
+    pub(crate) fn dead_letter_gate(&self) -> &DeadLetterGate {
+        &self.dead_letter_gate
+    }
+
+    pub(crate) fn recovery_lock(&self) -> &Mutex<()> {
+        &self.recovery_lock
     }
 
     /// Returns the buses of the partitions, or this one if there is one stream.
@@ -140,7 +201,7 @@ impl BusInner {
             base_stream: stream.clone(),
             stream,
             partitions: Vec::new(),
-            layout_generation: Arc::default(),
+            layout: Arc::default(), // a backlog joins no layout
             ..self.clone()
         };
         (backlog.config.trim_max_length, backlog.config.trim_max_age_seconds) = (None, None);

@@ -9,6 +9,7 @@ mod config;
 mod connection;
 mod consumer;
 mod dead_letter_copies;
+mod dead_letter_gate;
 mod dead_letters;
 mod entry_id;
 mod error;
@@ -18,6 +19,7 @@ mod history;
 mod info;
 mod inner;
 mod keys;
+mod layout_state;
 #[cfg(feature = "opentelemetry")]
 mod otel;
 #[cfg(not(feature = "opentelemetry"))]

@@ -67,12 +67,12 @@ fn describe(span: &Span, bus: &BusInner, operation: &'static str, kind: &'static
     set(span, "messaging.system", "redis");
     set(span, "messaging.operation.name", operation);
     set(span, "messaging.operation.type", kind);
-    set(span, "messaging.destination.name", bus.stream.clone());
-    set(span, "messaging.client.id", bus.consumer_name.clone());
-    if let Some(host) = bus.connection.host() {
+    set(span, "messaging.destination.name", bus.stream().to_owned());
+    set(span, "messaging.client.id", bus.consumer_name().to_owned());
+    if let Some(host) = bus.connection().host() {
         set(span, "server.address", host.to_owned());
     }
-    if let Some(port) = bus.connection.port() {
+    if let Some(port) = bus.connection().port() {
         set(span, "server.port", i64::from(port));
     }
 }
@@ -87,7 +87,7 @@ fn set(span: &Span, name: &'static str, value: impl Into<Value>) {
 
 /// Sets the name that traces show. The call also starts the span, so its parent must be set before.
 fn set_span_name(span: &Span, bus: &BusInner, operation: &str) {
-    span.context().span().update_name(format!("{operation} {}", bus.stream));
+    span.context().span().update_name(format!("{operation} {}", bus.stream()));
 }
 
 /// Returns the context with which a different process continues the trace of a span, if the span is part of one.

@@ -48,11 +48,11 @@ async fn publish_in_span(
     let carrier = TraceCarrier::for_span(bus, span);
     let refused = |event: &RecordedEvent, source| {
         let event_id = Some(event.metadata().event_id());
-        PublishError::Refused { destination: bus.destination.clone(), event_id, source }
+        PublishError::Refused { destination: bus.destination().clone(), event_id, source }
     };
     let entries = events.iter().map(|event| encode(bus, event, &carrier).map_err(|source| refused(event, source)));
     let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-    let added = match bus.partitions.is_empty() {
+    let added = match bus.partitions().is_empty() {
         true => add_entries(bus, &entries).await,
         false => add_by_partition(bus, events, &entries).await,
     };
@@ -60,8 +60,8 @@ async fn publish_in_span(
 }
 
 pub(crate) fn ensure_publishing(bus: &BusInner) -> Result<(), PublishError> {
-    match bus.consuming.is_closed() {
-        true => Err(PublishError::ShutDown { destination: bus.destination.clone() }),
+    match bus.consuming().is_closed() {
+        true => Err(PublishError::ShutDown { destination: bus.destination().clone() }),
         false => Ok(()),
     }
 }
@@ -72,7 +72,7 @@ pub(crate) fn encode<'a>(
     event: &'a RecordedEvent,
     carrier: &TraceCarrier,
 ) -> Result<wire::EntryFields<'a>, BoxError> {
-    if bus.config.readable_by_python {
+    if bus.config().readable_by_python {
         wire::require_readable_by_python(event)?;
     }
     let mut fields = wire::encode(event)?;
@@ -102,10 +102,10 @@ async fn add_batch(
     entries: &[wire::EntryFields<'_>],
 ) -> Result<Vec<RedisResult<String>>, CommandError> {
     if let [entry] = entries {
-        let id = bus.connection.query_once(&command::add(&bus.stream, entry, None)).await?;
+        let id = bus.connection().query_once(&command::add(bus.stream(), entry, None)).await?;
         return Ok(vec![Ok(id)]);
     }
-    bus.connection.query_all(&command::add_all(&bus.stream, entries)).await
+    bus.connection().query_all(&command::add_all(bus.stream(), entries)).await
 }
 
 /// Adds each entry to the partition of its aggregate.
@@ -118,7 +118,7 @@ async fn add_by_partition(
     for (events, entries) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
         match layout::add_to_partitions::<Vec<String>>(bus, &publish_script(bus, events, entries)).await {
             Ok(added) => {
-                bus.counters.events_published(added.len() as u64);
+                bus.counters().events_published(added.len() as u64);
                 ids.extend(added.into_iter().map(MessageId::new));
             }
             Err(error) if ids.is_empty() => return Err(error),
@@ -138,8 +138,8 @@ fn publish_script(
     for (event, fields) in events.iter().zip(entries) {
         let part = bus.partition_for(event.metadata().aggregate_id().as_str());
         let next = numbers.len() + 1;
-        let number = *numbers.entry(part.stream.as_str()).or_insert_with(|| {
-            adding.key(&part.stream);
+        let number = *numbers.entry(part.stream()).or_insert_with(|| {
+            adding.key(part.stream());
             next
         });
         adding.arg(number).arg(fields.len() * 2);
@@ -161,12 +161,12 @@ fn collect_ids(bus: &BusInner, replies: Vec<RedisResult<String>>, ids: &mut Vec<
             Err(error) => refusal = refusal.or(Some(error)),
         }
     }
-    bus.counters.events_published((ids.len() - before) as u64);
+    bus.counters().events_published((ids.len() - before) as u64);
     refusal.map_or(Ok(()), Err)
 }
 
 pub(crate) fn publish_error(bus: &BusInner, error: CommandError) -> PublishError {
-    let destination = bus.destination.clone();
+    let destination = bus.destination().clone();
     let CommandError::Sent(error) = error else {
         return PublishError::Unavailable { destination, source: boxed(error) };
     };

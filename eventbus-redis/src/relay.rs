@@ -60,7 +60,7 @@ pub(crate) async fn publish_range(
     publisher: Publisher,
     range: PublishRange<'_>,
 ) -> Result<RangeOutcome, PublishError> {
-    match bus.partitions.is_empty() {
+    match bus.partitions().is_empty() {
         true => publish_to_stream(bus, publisher, range, last_event_id(range)).await,
         false => partitions::publish_by_partition(bus, publisher, range).await,
     }
@@ -96,7 +96,7 @@ pub(crate) async fn group_floors(
     publisher: Publisher,
     known: &[Name],
 ) -> Result<GroupFloors, PublishError> {
-    match bus.partitions.is_empty() {
+    match bus.partitions().is_empty() {
         true => group_floors_of_stream(bus, publisher, known).await,
         false => partitions::group_floors_by_partition(bus, publisher, known).await,
     }
@@ -112,8 +112,8 @@ pub(crate) async fn rewind(bus: &BusInner, publisher: Publisher, to: Position) -
 
 /// Prepares a script with the keys and the first argument that all relay scripts have.
 fn relay_script(script: &'static redis::Script, bus: &BusInner, publisher: Publisher) -> ScriptInvocation<'static> {
-    let mut step = script.key(&bus.stream);
-    step.key(keys::relay(&bus.stream)).arg(publisher.store.to_string());
+    let mut step = script.key(bus.stream());
+    step.key(keys::relay(bus.stream())).arg(publisher.store.to_string());
     step
 }
 
@@ -162,7 +162,7 @@ async fn resync_stream(
     request: ResyncRequest<'_>,
 ) -> Result<ResyncOutcome, PublishError> {
     let mut resync = relay_script(&script::RESYNC, bus, publisher);
-    resync.key(keys::floors(&bus.stream));
+    resync.key(keys::floors(bus.stream()));
     resync.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
     for group in request.groups {
         resync.arg(group.as_str()).arg(u8::from(request.new_groups.contains(group)));
@@ -187,13 +187,13 @@ async fn group_floors_of_stream(
     known: &[Name],
 ) -> Result<GroupFloors, PublishError> {
     let mut query = relay_script(&script::GROUP_FLOORS, bus, publisher);
-    query.key(keys::floors(&bus.stream)).arg(publisher.epoch);
+    query.key(keys::floors(bus.stream())).arg(publisher.epoch);
     for group in known {
         query.arg(group.as_str());
     }
     publish::ensure_publishing(bus)?;
     let reply: Vec<Vec<u8>> =
-        bus.connection.run_idempotent(&query).await.map_err(|error| publish::publish_error(bus, error))?;
+        bus.connection().run_idempotent(&query).await.map_err(|error| publish::publish_error(bus, error))?;
     match reply.split_first() {
         Some((word, groups)) if word == b"groups" => {
             Ok(GroupFloors::Groups(groups.chunks_exact(3).filter_map(parse_group_floor).collect()))
@@ -221,7 +221,7 @@ async fn publish_to_stream(
     let outcome = publish_range_in_span(bus, &span, publisher, range, last).instrument(span.clone()).await;
     match &outcome {
         Ok(RangeOutcome::Published(ids)) => {
-            bus.counters.events_published(ids.len() as u64);
+            bus.counters().events_published(ids.len() as u64);
             if let [id] = ids.as_slice() {
                 otel::published(&span, id.as_str());
             }
@@ -239,7 +239,7 @@ async fn publish_range_in_span(
     range: PublishRange<'_>,
     last: Option<EventId>,
 ) -> Result<RangeOutcome, PublishError> {
-    let refused = |event_id, source| PublishError::Refused { destination: bus.destination.clone(), event_id, source };
+    let refused = |event_id, source| PublishError::Refused { destination: bus.destination().clone(), event_id, source };
     check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
     let carrier = TraceCarrier::for_span(bus, span);
     let script = if bus.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
@@ -260,7 +260,7 @@ async fn publish_range_in_span(
             layout::add_layout_arguments(bus, &mut publish);
             layout::add_to_partitions::<Vec<String>>(bus, &publish).await
         }
-        false => bus.connection.run::<Vec<String>>(&publish).await,
+        false => bus.connection().run::<Vec<String>>(&publish).await,
     };
     let reply = reply.map_err(|error| publish::publish_error(bus, error))?;
     match split_reply(&reply) {
@@ -275,7 +275,7 @@ async fn publish_range_in_span(
 /// Runs a script that may run twice, and returns its reply as words.
 async fn run_relay_script(bus: &BusInner, step: &ScriptInvocation<'_>) -> Result<Vec<String>, PublishError> {
     publish::ensure_publishing(bus)?;
-    bus.connection.run_idempotent(step).await.map_err(|error| publish::publish_error(bus, error))
+    bus.connection().run_idempotent(step).await.map_err(|error| publish::publish_error(bus, error))
 }
 
 fn parse_resync_reply(bus: &BusInner, reply: &[String]) -> Result<ResyncOutcome, PublishError> {
@@ -291,7 +291,7 @@ fn parse_resync_reply(bus: &BusInner, reply: &[String]) -> Result<ResyncOutcome,
 
 fn unexpected_reply(bus: &BusInner, reply: impl std::fmt::Debug) -> PublishError {
     let source = format!("unexpected reply of the server: {reply:?}").into();
-    PublishError::OutcomeUnknown { destination: bus.destination.clone(), source }
+    PublishError::OutcomeUnknown { destination: bus.destination().clone(), source }
 }
 
 /// Splits a reply into its first word and the rest.

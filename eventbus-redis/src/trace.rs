@@ -13,12 +13,12 @@ use crate::{inner::BusInner, otel, trace_context::TraceContext, wire};
 
 /// Creates the span of one `publish` call.
 pub(crate) fn publish_span(bus: &BusInner, events: &[RecordedEvent]) -> Span {
-    if bus.config.enable_tracing { otel::publish(bus, events) } else { Span::none() }
+    if bus.config().enable_tracing { otel::publish(bus, events) } else { Span::none() }
 }
 
 /// Creates the span of one handler run; it continues the trace of the event.
 pub(crate) fn delivery_span(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
-    if bus.config.enable_tracing { otel::handle(bus, delivery, handler) } else { handler_span(delivery, handler) }
+    if bus.config().enable_tracing { otel::handle(bus, delivery, handler) } else { handler_span(delivery, handler) }
 }
 
 /// Records in a span that it ended with an error.
@@ -34,7 +34,7 @@ pub(crate) struct TraceCarrier {
 
 impl TraceCarrier {
     pub(crate) fn for_span(bus: &BusInner, span: &Span) -> Self {
-        Self { current: bus.config.enable_tracing.then(|| otel::context(span)) }
+        Self { current: bus.config().enable_tracing.then(|| otel::context(span)) }
     }
 
     /// Adds the context attached to the event to its entry, else that of the span.
@@ -49,7 +49,7 @@ impl TraceCarrier {
 
 /// Returns the event for its handlers: with the context of its entry attached, unless it has one of its own.
 pub(crate) fn attach(bus: &BusInner, event: RecordedEvent, fields: &[(String, Vec<u8>)]) -> RecordedEvent {
-    if !bus.config.enable_tracing {
+    if !bus.config().enable_tracing {
         return event;
     }
     let Some(context) = TraceContext::from_fields(fields).filter(|_| TraceContext::from_event(&event).is_none()) else {

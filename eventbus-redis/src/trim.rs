@@ -94,7 +94,7 @@ pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64
     let mut removed = 0;
     for part in bus.partitions_or_self() {
         let keep = even_share(part, max_length);
-        removed += part.query::<u64>(&admin::trim(&part.stream, keep)).await?;
+        removed += part.query::<u64>(&admin::trim(part.stream(), keep)).await?;
     }
     Ok(removed)
 }
@@ -170,11 +170,11 @@ async fn trim_stream(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisComma
 
 /// Returns the number of entries that one stream may keep of `length`.
 fn even_share(bus: &BusInner, length: u64) -> u64 {
-    length.div_ceil(bus.config.partitions.max(1).into())
+    length.div_ceil(bus.config().partitions.max(1).into())
 }
 
 /// Removes some of the oldest entries beyond the limits that every group has finished.
 pub(crate) async fn trim_step(bus: &BusInner, limits: Trim) -> Result<TrimStep, RedisCommandError> {
     let limits = Trim { max_length: limits.max_length.map(|length| even_share(bus, length)), ..limits };
-    bus.run::<TrimReply>(&trim_script(&bus.stream, limits, false)).await.map(TrimStep::from)
+    bus.run::<TrimReply>(&trim_script(bus.stream(), limits, false)).await.map(TrimStep::from)
 }

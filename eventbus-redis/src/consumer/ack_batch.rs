@@ -181,7 +181,7 @@ impl Consumer {
                 batch.dead_letter_writes.pop_front();
                 continue;
             }
-            match self.bus.config.enable_dlq {
+            match self.bus.config().enable_dlq {
                 true => written.dead_lettered += u64::from(self.move_to_dead_letters(write).await?),
                 false => written.failed += u64::from(self.mark_exhausted(write).await?),
             }
@@ -203,8 +203,8 @@ impl Consumer {
             return self.acknowledge_with_attempts(ids).await;
         }
         for ids in ids.chunks(ACK_BATCH_MAX) {
-            let acknowledge = command::acknowledge(&self.bus.stream, &self.group, ids);
-            self.bus.connection.query::<u64>(&acknowledge).await?;
+            let acknowledge = command::acknowledge(self.bus.stream(), &self.group, ids);
+            self.bus.connection().query::<u64>(&acknowledge).await?;
         }
         Ok(())
     }
@@ -254,13 +254,13 @@ impl Consumer {
             script.arg(*name).arg(&**value);
         }
         // lock: a reader of the counters that sees the entry acknowledged also sees it counted
-        let _counted = self.bus.dead_letter_lock.read().await;
+        let _counted = self.bus.dead_letter_gate().begin_write().await;
         let written: Option<String> = self.run_idempotent(script).await?;
         let event = record.as_ref().map(RecordedEvent::metadata);
         match &written {
             Some(dead_letter) => {
-                self.bus.counters.messages_sent_to_dlq(1);
-                self.bus.dead_letter_signal.notify_one();
+                self.bus.counters().messages_sent_to_dlq(1);
+                self.bus.dead_letter_gate().notify();
                 tracing::error!(
                     group = %self.group, %id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
                     attempts = attempts.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
@@ -285,7 +285,7 @@ impl Consumer {
         vec![
             (field::ORIGINAL_MESSAGE_ID, id.to_string()),
             (field::RETRY_COUNT, attempts.saturating_sub(1).to_string()),
-            (field::DLQ_TIMESTAMP, utc(self.bus.config.clock.now())),
+            (field::DLQ_TIMESTAMP, utc(self.bus.config().clock.now())),
             (field::ERROR, delivery_attempts.errors()),
             (field::HANDLER, delivery_attempts.handlers()),
             (field::GROUP, self.group.to_string()),
@@ -313,7 +313,7 @@ impl Consumer {
             return Ok(false);
         }
         if self.kept_pending().insert(id.clone()) {
-            self.bus.counters.messages_exhausted(1);
+            self.bus.counters().messages_exhausted(1);
             tracing::error!(group = %self.group, %id, error, "event used up its attempts and stays pending");
         }
         Ok(true)

@@ -109,7 +109,7 @@ impl Consumer {
             delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
         );
         let mut garbage_collection = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
-        let mut changes = self.bus.subscribers.watch();
+        let mut changes = self.bus.subscribers().watch();
         loop {
             let writes = !acknowledger.failed_tasks.contains(&AcknowledgerTask::WriteBatch);
             let renewal_failed = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
@@ -177,7 +177,7 @@ impl Consumer {
     }
 
     pub(super) async fn recreate_group(&self) -> Result<(), CommandError> {
-        let is_new: bool = self.bus.connection.run_idempotent(&self.create_group_script()).await?;
+        let is_new: bool = self.bus.connection().run_idempotent(&self.create_group_script()).await?;
         self.has_passed_backlog.store(false, Ordering::Release);
         self.log_group_created(is_new);
         Ok(())
@@ -222,10 +222,10 @@ impl Consumer {
     ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
         let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut renewal = script::RENEW_CLAIMS.key(&self.bus.stream);
+            let mut renewal = script::RENEW_CLAIMS.key(self.bus.stream());
             renewal.arg(self.group.as_str()).arg(&self.name);
             add_ids(&mut renewal, ids);
-            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection.run_idempotent(&renewal).await?;
+            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection().run_idempotent(&renewal).await?;
             all_lost.extend(lost.into_iter().map(MessageId::new));
             all_free.extend(free.into_iter().map(MessageId::new));
         }
@@ -254,7 +254,7 @@ impl Consumer {
 
     async fn write_and_deregister(&self, batch: &mut AckBatch, nacked: &[MessageId]) -> Result<(), CommandError> {
         self.write_batch(batch).await?;
-        self.deregister(nacked, self.bus.has_temporary_name).await
+        self.deregister(nacked, self.bus.has_temporary_name()).await
     }
 
     /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
@@ -264,12 +264,12 @@ impl Consumer {
             chunks.push(&[]);
         }
         for ids in chunks {
-            let mut deregister = script::DEREGISTER_CONSUMER.key(&self.bus.stream);
+            let mut deregister = script::DEREGISTER_CONSUMER.key(self.bus.stream());
             deregister.key(&self.keys.members);
-            deregister.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config.pending_idle_ms);
+            deregister.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config().pending_idle_ms);
             deregister.arg(u8::from(removes_name));
             add_ids(&mut deregister, ids);
-            self.bus.connection.run_idempotent::<u64>(&deregister).await?;
+            self.bus.connection().run_idempotent::<u64>(&deregister).await?;
         }
         Ok(())
     }

@@ -64,7 +64,7 @@ impl Consumer {
         while !from.is_empty() {
             let mut list = self.add_backlog_arguments(script::LIST_PENDING_IN_BACKLOG.prepare_invoke());
             list.arg(&from).arg(command::SCRIPT_BATCH_MAX);
-            let mut reply: Vec<redis::Value> = self.bus.connection.run_idempotent(&list).await?;
+            let mut reply: Vec<redis::Value> = self.bus.connection().run_idempotent(&list).await?;
             let entries = reply.split_off(1.min(reply.len()));
             from = reply
                 .pop()
@@ -91,7 +91,7 @@ impl Consumer {
         let mut after = EntryId::ZERO;
         while !stop.is_stopped() {
             tokio::select! {
-                () = self.bus.config.clock.sleep(UNBLOCK_POLL_INTERVAL) => {}
+                () = self.bus.config().clock.sleep(UNBLOCK_POLL_INTERVAL) => {}
                 () = stop.stopped() => return,
             }
             if let Err(error) = self.unblock_batch(&mut after).await {
@@ -111,7 +111,7 @@ impl Consumer {
         for id in &ids {
             find.arg(id.to_string());
         }
-        let done: Vec<String> = self.bus.connection.run_idempotent(&find).await?;
+        let done: Vec<String> = self.bus.connection().run_idempotent(&find).await?;
         let mut blocked = self.blocked_streams();
         let unblocked: Vec<_> = done.iter().filter_map(|id| blocked.remove(id.parse().ok()?)).collect();
         drop(blocked);
@@ -121,9 +121,9 @@ impl Consumer {
 
     /// Adds the arguments of a script on the backlog entries pending on this consumer, or on the owner of the backlog.
     fn add_backlog_arguments(&self, mut script: ScriptInvocation<'static>) -> ScriptInvocation<'static> {
-        let backlog = keys::backlog(&self.bus.base_stream, &self.group);
-        let name = if self.bus.partitions.is_empty() { &self.name } else { PARTITION_OWNER };
-        script.key(&backlog).key(keys::retry(&backlog, &self.bus.config.retry_key_prefix, &self.group));
+        let backlog = keys::backlog(self.bus.base_stream(), &self.group);
+        let name = if self.bus.partitions().is_empty() { &self.name } else { PARTITION_OWNER };
+        script.key(&backlog).key(keys::retry(&backlog, &self.bus.config().retry_key_prefix, &self.group));
         script.arg(self.group.as_str()).arg(name);
         script
     }

@@ -74,7 +74,7 @@ impl Consumer {
     pub(super) async fn wait_for_backlog(&self, stop: &StopSignal) -> Result<(), CommandError> {
         while !stop.is_stopped() && self.must_wait_for_backlog().await? {
             tokio::select! {
-                () = self.bus.config.clock.sleep(BACKLOG_POLL_INTERVAL_MIN) => {}
+                () = self.bus.config().clock.sleep(BACKLOG_POLL_INTERVAL_MIN) => {}
                 () = stop.stopped() => {}
             }
         }
@@ -112,7 +112,7 @@ impl GroupBacklog {
                 Err(error) => self.sleep_or_stop(outage_log.record_failure(&error), stop).await,
             }
         }
-        let subscribers: Subscribers = self.bus.subscribers.clone();
+        let subscribers: Subscribers = self.bus.subscribers().clone();
         let mut changes = subscribers.watch();
         while !stop.is_stopped() {
             // the reader of the stream logs the outage
@@ -131,9 +131,9 @@ impl GroupBacklog {
         self.try_announce().await;
         for part in self.bus.partitions_or_self() {
             let is_new: bool =
-                self.bus.connection.run_idempotent(&group::create_joined_group_script(part, &self.group)).await?;
+                self.bus.connection().run_idempotent(&group::create_joined_group_script(part, &self.group)).await?;
             if is_new {
-                tracing::info!(group = %self.group, stream = part.stream, "group created");
+                tracing::info!(group = %self.group, stream = part.stream(), "group created");
             }
         }
         if let BacklogState::Unfinished { is_first: true, .. } =
@@ -156,7 +156,7 @@ impl GroupBacklog {
 
     async fn sleep_or_stop(&self, time: Duration, stop: &StopSignal) {
         tokio::select! {
-            () = self.bus.config.clock.sleep(time) => {}
+            () = self.bus.config().clock.sleep(time) => {}
             () = stop.stopped() => {}
         }
     }
@@ -169,7 +169,7 @@ impl GroupBacklog {
     }
 
     async fn announce(&mut self) -> Result<(), CommandError> {
-        let announced = self.bus.subscribers.announced(&self.group);
+        let announced = self.bus.subscribers().announced(&self.group);
         if announced == self.last_announced
             && backlog::has_recorded_types(&self.bus, &self.group, &self.recorded_types).await?
         {
@@ -248,7 +248,7 @@ impl GroupBacklog {
     /// Returns the name that the backlog's entries are pending on, and how many of them wait for a retry. `None` if
     /// none are in flight here, as a different process may own the backlog then.
     fn count_retried(&self, in_flight: &InFlight) -> Option<(&str, usize)> {
-        let name = if self.bus.partitions.is_empty() { &self.bus.consumer_name } else { PARTITION_OWNER };
+        let name = if self.bus.partitions().is_empty() { self.bus.consumer_name() } else { PARTITION_OWNER };
         (!in_flight.is_empty()).then(|| (name, in_flight.count_retried()))
     }
 }

@@ -43,7 +43,7 @@ pub(super) struct UnhandledEntry {
 impl Consumer {
     /// Returns the consumer's name among the members of the group.
     fn member_name(&self) -> &str {
-        if self.fencing_token.is_some() { &self.bus.consumer_name } else { &self.name }
+        if self.fencing_token.is_some() { self.bus.consumer_name() } else { &self.name }
     }
 
     /// Acknowledges entries of types that the group never announced, and leaves the rest to members that handle them.
@@ -63,7 +63,7 @@ impl Consumer {
     async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
         let mut skip = self.script(&script::SKIP_OR_HAND_OFF);
         skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(key);
-        skip.arg(self.group.as_str()).arg(&self.name).arg(self.member_name()).arg(self.bus.config.pending_idle_ms);
+        skip.arg(self.group.as_str()).arg(&self.name).arg(self.member_name()).arg(self.bus.config().pending_idle_ms);
         skip.arg(u8::from(self.bus.is_backlog()));
         for UnhandledEntry { id, record, attempts: delivery_attempts } in skipped {
             let position = record.position().map(|position| position.to_string()).unwrap_or_default();
@@ -73,7 +73,7 @@ impl Consumer {
         let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
             self.run_idempotent(skip).await?;
         self.kept_pending().extend(stay.into_iter().map(MessageId::new));
-        self.bus.counters.events_skipped(acknowledged);
+        self.bus.counters().events_skipped(acknowledged);
         if left > 0 {
             tracing::debug!(group = %self.group, left, "entries handed off to members that handle their types");
         }
@@ -87,13 +87,13 @@ impl Consumer {
     /// Returns the key that records skipped events: beside the stream that carries the event, also if it came from a
     /// backlog.
     fn skipped_key(&self, record: &RecordedEvent) -> String {
-        let (bus, partitions) = (&self.bus, self.bus.config.partitions);
+        let (bus, partitions) = (&self.bus, self.bus.config().partitions);
         let stream = match bus.is_backlog() {
-            false => bus.stream.clone(),
-            true if partitions == 1 => bus.bus_stream.clone(),
+            false => bus.stream().to_owned(),
+            true if partitions == 1 => bus.bus_stream().to_owned(),
             true => {
                 let id = record.metadata().aggregate_id();
-                keys::partition(&bus.bus_stream, partition_of(id.as_str(), partitions))
+                keys::partition(bus.bus_stream(), partition_of(id.as_str(), partitions))
             }
         };
         keys::skipped(&stream, &self.group)
@@ -124,7 +124,7 @@ impl Consumer {
         finished_handlers: &[String],
     ) -> Result<bool, CommandError> {
         let (event_type, version) = (record.event_type(), record.metadata().schema_version());
-        let known = self.bus.subscribers.versions(&self.group, event_type);
+        let known = self.bus.subscribers().versions(&self.group, event_type);
         if known.is_empty() || known.contains(&version) {
             return Ok(false);
         }
@@ -165,7 +165,7 @@ impl Consumer {
     async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
         let mut pages_in_vain = 0;
         while pages_in_vain < EMPTY_HANDOFF_PAGES_MAX {
-            let room = self.in_flight.free().min(self.bus.config.batch_size);
+            let room = self.in_flight.free().min(self.bus.config().batch_size);
             if room == 0 {
                 break;
             }

@@ -47,7 +47,7 @@ impl Consumer {
             usize,
             String,
             String,
-        ) = self.bus.connection.run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
+        ) = self.bus.connection().run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
         acknowledger.renew_from = renew_from;
         if absent > 0 && self.has_caught_up() {
             self.claim_handed_off(&mut acknowledger.handoff_cursor, &last).await?;
@@ -73,11 +73,11 @@ impl Consumer {
 
     /// Prepares the heartbeat, which also returns the state of the group.
     pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
-        let mut heartbeat = script::HEARTBEAT.key(&self.bus.stream);
+        let mut heartbeat = script::HEARTBEAT.key(self.bus.stream());
         heartbeat.key(&self.keys.members).key(&self.keys.floors);
-        let live_ms = self.bus.config.pending_idle_ms;
+        let live_ms = self.bus.config().pending_idle_ms;
         heartbeat.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
-        heartbeat.arg(&self.bus.instance).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
+        heartbeat.arg(self.bus.instance()).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
         heartbeat.arg(self.long_run_json()).arg(renew_from);
         let renewed_within = self.pending_idle() / 3;
         heartbeat.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
@@ -92,13 +92,13 @@ impl Consumer {
         let mut room = self.in_flight.free();
         loop {
             let list = command::pending_of_consumer(
-                &self.bus.stream,
+                self.bus.stream(),
                 &self.group,
                 &self.name,
                 &from,
                 command::SCRIPT_BATCH_MAX,
             );
-            let ids = command::parse_pending_ids(self.bus.connection.query(&list).await?)?;
+            let ids = command::parse_pending_ids(self.bus.connection().query(&list).await?)?;
             let Some(last) = ids.last() else {
                 break;
             };
@@ -112,7 +112,7 @@ impl Consumer {
                 }
             }
         }
-        for ids in missing_twice.chunks(self.bus.config.batch_size.min(command::SCRIPT_BATCH_MAX)) {
+        for ids in missing_twice.chunks(self.bus.config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
             if let Some(reclaim) = self.reclaim_own_script(ids) {
                 let (entries, attempts, deleted) = self.run_idempotent(reclaim).await?;
                 self.receive_reclaimed(ReclaimedEntries::parse(entries, attempts, deleted)?);
@@ -144,11 +144,11 @@ impl Consumer {
     pub(super) async fn claim_idle(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
         let mut pages_in_vain = 0;
         while pages_in_vain < EMPTY_CLAIM_PAGES_MAX && self.has_caught_up() {
-            let count = self.in_flight.free().min(self.bus.config.batch_size).min(command::SCRIPT_BATCH_MAX);
+            let count = self.in_flight.free().min(self.bus.config().batch_size).min(command::SCRIPT_BATCH_MAX);
             if count == 0 {
                 return Ok(());
             }
-            let idle = self.bus.config.pending_idle_ms;
+            let idle = self.bus.config().pending_idle_ms;
             let (cursor, reclaimed) = self.claim_page(&acknowledger.claim_cursor, idle, count).await?;
             acknowledger.claim_cursor = cursor;
             pages_in_vain += usize::from(reclaimed.entries.is_empty());
@@ -178,20 +178,20 @@ impl Consumer {
 
     pub(super) fn log_recovered(&self, count: usize) {
         if count > 0 {
-            self.bus.counters.messages_recovered(count as u64);
+            self.bus.counters().messages_recovered(count as u64);
             tracing::info!(group = %self.group, count, "entries of dead consumers reclaimed");
         }
     }
 
     /// Removes consumer names and attempt records that are no longer used.
     pub(super) async fn collect_garbage(&self, cursor: &mut String) -> Result<(), CommandError> {
-        let config = &self.bus.config;
+        let config = self.bus.config();
         let (idle, age) =
             (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
-        let mut collection = script::COLLECT_GARBAGE.key(&self.bus.stream);
+        let mut collection = script::COLLECT_GARBAGE.key(self.bus.stream());
         collection.key(&self.keys.retry);
         collection.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
-        let mut reply: Vec<String> = self.bus.connection.run_idempotent(&collection).await?;
+        let mut reply: Vec<String> = self.bus.connection().run_idempotent(&collection).await?;
         let gone = reply.split_off(1.min(reply.len()));
         *cursor = reply.pop().unwrap_or_else(|| "0".into());
         if !gone.is_empty() {

@@ -127,14 +127,14 @@ async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
 
 /// Creates the in-flight entries of one stream of a consumer. They share `worker_slots` with those of its backlog.
 fn new_in_flight(bus: &BusInner, worker_slots: &WorkerSlots) -> Arc<InFlight> {
-    let config = &bus.config;
+    let config = bus.config();
     let in_flight = InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone());
     Arc::new(in_flight.with_max_waiting(config.max_waiting).with_slots(worker_slots))
 }
 
 /// Delivers the events of one stream to the group until `stop`; reconnects as often as needed.
 async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>, stop: StopSignal) {
-    if !bus.partitions.is_empty() {
+    if !bus.partitions().is_empty() {
         return partitioned::consume(bus, group, in_flight, stop).await;
     }
     let consumer = Consumer::new(bus, group, in_flight);
@@ -156,7 +156,7 @@ async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight
 impl Consumer {
     /// Creates the consumer of a whole stream, under the name of the bus.
     fn new(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight>) -> Self {
-        let name = bus.consumer_name.clone();
+        let name = bus.consumer_name().to_owned();
         Self::with_name(bus, group, name, in_flight, None)
     }
 
@@ -167,13 +167,13 @@ impl Consumer {
         in_flight: Arc<InFlight>,
         fence: Option<FencingToken>,
     ) -> Self {
-        let config = &bus.config;
+        let config = bus.config();
         let keys = GroupKeys {
-            retry: keys::retry(&bus.stream, &config.retry_key_prefix, &group),
-            members: keys::members(&bus.base_stream, &group),
-            known_types: keys::known_types(&bus.bus_stream, &group),
-            floors: keys::floors(&bus.stream),
-            relay: keys::relay(&bus.stream),
+            retry: keys::retry(bus.stream(), &config.retry_key_prefix, &group),
+            members: keys::members(bus.base_stream(), &group),
+            known_types: keys::known_types(bus.bus_stream(), &group),
+            floors: keys::floors(bus.stream()),
+            relay: keys::relay(bus.stream()),
             dead_letters: config.dlq_stream_name(),
         };
         Self {
@@ -201,11 +201,11 @@ impl Consumer {
         let bus = Arc::clone(&self.bus);
         GroupContext {
             group: self.group.clone(),
-            subscribers: bus.subscribers.clone(),
-            counters: Arc::clone(&bus.counters),
+            subscribers: bus.subscribers().clone(),
+            counters: Arc::clone(bus.counters()),
             retry: self.retry_policy(),
             limits: self.limits(),
-            run_lock: bus.run_lock.clone(),
+            run_lock: bus.run_lock().clone(),
             span: Arc::new(move |delivery, handler| trace::delivery_span(&bus, delivery, handler)),
         }
     }
@@ -218,7 +218,7 @@ impl Consumer {
 
     /// Prepares a script on the consumer's stream.
     fn script(&self, script: &'static ConsumerScript) -> ScriptInvocation<'static> {
-        script.select(self.fencing_token.is_some()).key(&self.bus.stream)
+        script.select(self.fencing_token.is_some()).key(self.bus.stream())
     }
 
     /// Runs a script that may run twice. The server refuses it if this consumer no longer owns its partition.
@@ -226,12 +226,12 @@ impl Consumer {
         if let Some(FencingToken { lease_key: lease, epoch, .. }) = &self.fencing_token {
             script.key(lease).arg(epoch);
         }
-        self.bus.connection.run_idempotent(&script).await
+        self.bus.connection().run_idempotent(&script).await
     }
 
     /// Returns when, and how often, a failed delivery is retried.
     fn retry_policy(&self) -> RetryPolicy {
-        let config = &self.bus.config;
+        let config = self.bus.config();
         RetryPolicy {
             retry_for: Duration::from_secs(config.retry_for_seconds),
             max_retries: config.max_retries,
@@ -241,20 +241,20 @@ impl Consumer {
     }
 
     fn limits(&self) -> Limits {
-        let config = &self.bus.config;
+        let config = self.bus.config();
         let slow = Duration::from_millis(config.slow_handler_ms);
         Limits { concurrency: config.concurrency, consumers: config.consumers, slow }
     }
 
     /// Returns the idle time after which other consumers reclaim this one's entries.
     fn pending_idle(&self) -> Duration {
-        Duration::from_millis(self.bus.config.pending_idle_ms)
+        Duration::from_millis(self.bus.config().pending_idle_ms)
     }
 
     /// Returns the handled types as announced to the group: a sorted list of `type@version`, or `"*"` for all; a list
     /// with `*` in it if some handlers want all types and some want certain versions.
     fn announced_types(&self) -> String {
-        let subscribers = self.bus.subscribers.of_group(&self.group);
+        let subscribers = self.bus.subscribers().of_group(&self.group);
         let wants_all = subscribers.iter().any(|subscriber| subscriber.is_wildcard());
         let events = subscribers.iter().flat_map(|subscriber| subscriber.events().descriptors());
         let mut types: BTreeSet<_> =
@@ -268,7 +268,7 @@ impl Consumer {
 
     /// Returns the longest running handler as announced to the group: JSON, or an empty string if none runs for long.
     fn long_run_json(&self) -> String {
-        let run = self.bus.subscribers.long_run(&self.group);
+        let run = self.bus.subscribers().long_run(&self.group);
         run.and_then(|run| serde_json::to_string(&run).ok()).unwrap_or_default()
     }
 

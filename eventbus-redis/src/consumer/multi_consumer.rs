@@ -13,7 +13,7 @@ use crate::inner::BusInner;
 /// Delivers events to the group until `stop`, by as many consumers as the configuration says, each in a task of its
 /// own. If one of them panics, all of them restart.
 pub(crate) async fn consume(bus: Arc<BusInner>, group: Name, stop: StopSignal) {
-    let several = bus.config.consumers;
+    let several = bus.config().consumers;
     if several == 1 {
         return super::consume(bus, group, stop).await;
     }

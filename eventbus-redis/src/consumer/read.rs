@@ -82,7 +82,7 @@ impl Consumer {
     /// Drops a lost connection, and waits until the next attempt is due.
     pub(super) async fn wait_after_error(&self, state: &mut ReaderState<'_>, error: &RedisError) {
         if let Some(number) = state.connection_number.take() {
-            self.bus.connection.drop_if_lost(number, error);
+            self.bus.connection().drop_if_lost(number, error);
         } else {
             state.has_lost_connection |= is_connection_lost(error);
         }
@@ -119,7 +119,7 @@ impl Consumer {
                 room = self.in_flight.room() => room,
                 () = stop.stopped() => return Ok(()),
             };
-            let mut requested = room.min(self.bus.config.batch_size);
+            let mut requested = room.min(self.bus.config().batch_size);
             let mut entries = self.read_new(&mut connected, requested, stop).await?;
             state.outage_log.record_success();
             if !entries.is_empty() && self.must_wait_for_backlog().await.map_err(to_redis_error)? {
@@ -135,7 +135,7 @@ impl Consumer {
                     break;
                 }
                 self.in_flight.set_has_more(true);
-                requested = room.min(self.bus.config.batch_size);
+                requested = room.min(self.bus.config().batch_size);
                 let receive = async {
                     tokio::task::yield_now().await; // sends the read first
                     self.receive_new(entries);
@@ -149,8 +149,8 @@ impl Consumer {
     }
 
     pub(super) async fn connect(&self, state: &mut ReaderState<'_>) -> RedisResult<ReaderConnection> {
-        let config = &self.bus.config;
-        let link = &self.bus.connection;
+        let config = self.bus.config();
+        let link = self.bus.connection();
         if config.single_connection_client {
             let (connection, number) = link.get_with_short_timeout().await.map_err(std::io::Error::other)?;
             state.connection_number = Some(number);
@@ -160,7 +160,7 @@ impl Consumer {
         let mut connection = link.open_dedicated(timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut state.has_lost_connection);
-        self.bus.counters.reconnections(u64::from(lost));
+        self.bus.counters().reconnections(u64::from(lost));
         Ok(ReaderConnection {
             connection,
             client_id: id.ok(), // without it, a stop takes up to `READ_BLOCK_MAX`
@@ -180,7 +180,8 @@ impl Consumer {
         let former: Option<String> =
             redis::cmd("HGET").arg(&self.keys.members).arg(&self.name).query_async(connection).await?;
         let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
-        let has_left = former.is_some_and(|former| former["left"] == true || former["instance"] == *self.bus.instance);
+        let has_left =
+            former.is_some_and(|former| former["left"] == true || former["instance"] == *self.bus.instance());
         self.predecessor_crashed.store(!has_left, Ordering::Release);
         reading.knows_predecessor = true;
         Ok(())
@@ -193,7 +194,7 @@ impl Consumer {
 
     pub(super) fn log_group_created(&self, is_new: bool) {
         if is_new {
-            tracing::info!(group = %self.group, stream = self.bus.stream, "group created");
+            tracing::info!(group = %self.group, stream = self.bus.stream(), "group created");
         }
     }
 
@@ -204,8 +205,8 @@ impl Consumer {
         from: &str,
         count: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
-        let list = command::pending_of_consumer(&self.bus.stream, &self.group, &self.name, from, count);
-        let ids = command::parse_pending_ids(self.bus.connection.query(&list).await?)?;
+        let list = command::pending_of_consumer(self.bus.stream(), &self.group, &self.name, from, count);
+        let ids = command::parse_pending_ids(self.bus.connection().query(&list).await?)?;
         let Some(last) = ids.last() else {
             return Ok((None, ReclaimedEntries::default()));
         };
@@ -222,10 +223,10 @@ impl Consumer {
         let mut from = "-".to_owned();
         loop {
             let room = tokio::select! {
-                room = self.in_flight.room() => room.min(self.bus.config.batch_size).min(command::SCRIPT_BATCH_MAX),
+                room = self.in_flight.room() => room.min(self.bus.config().batch_size).min(command::SCRIPT_BATCH_MAX),
                 () = stop.stopped() => return Ok(()),
             };
-            let list = command::pending_of_consumer(&self.bus.stream, &self.group, &self.name, &from, room);
+            let list = command::pending_of_consumer(self.bus.stream(), &self.group, &self.name, &from, room);
             let ids = command::parse_pending_ids(list.query_async(connection).await?)?;
             let Some(last) = ids.last() else {
                 return Ok(());
@@ -247,8 +248,8 @@ impl Consumer {
         count: usize,
         stop: &StopSignal,
     ) -> RedisResult<Vec<reply::Entry>> {
-        let config = &self.bus.config;
-        let reader = GroupRead { stream: &self.bus.stream, group: &self.group, consumer: &self.name, count };
+        let config = self.bus.config();
+        let reader = GroupRead { stream: self.bus.stream(), group: &self.group, consumer: &self.name, count };
         let block = Duration::from_millis(config.block_ms);
         if config.single_connection_client {
             let reply = reader.new_entries(None).query_async(&mut connected.connection).await?;
@@ -308,7 +309,7 @@ impl Consumer {
     async fn unblock_read(&self, client: Option<i64>) {
         if let Some(client) = client {
             let wake = command::unblock(client);
-            if let Err(error) = self.bus.connection.query::<Value>(&wake).await {
+            if let Err(error) = self.bus.connection().query::<Value>(&wake).await {
                 tracing::debug!(%error, "the server cannot end a blocking read; it ends by itself");
             }
         }

@@ -153,11 +153,11 @@ impl Consumer {
             }
             Err(error) => {
                 tracing::warn!(group = %self.group, %id, %error, "entry is no event");
-                let counters = &self.bus.counters;
+                let counters = self.bus.counters();
                 counters.events_consumed(1);
                 counters.events_processed_failed(1);
                 self.in_flight
-                    .add_undecodable(id, DeliveryAttempts::undecodable(error.to_string(), &self.bus.config.clock));
+                    .add_undecodable(id, DeliveryAttempts::undecodable(error.to_string(), &self.bus.config().clock));
                 None
             }
         }
@@ -179,7 +179,7 @@ impl Consumer {
     /// Keeps an entry pending that used up its attempts while dead letters were disabled; if they are enabled now, the
     /// entry becomes one.
     fn receive_exhausted(&self, id: MessageId, mut attempts: DeliveryAttempts) {
-        if self.bus.config.enable_dlq {
+        if self.bus.config().enable_dlq {
             attempts.is_exhausted = false;
             self.in_flight.add_undecodable(id, attempts);
         } else {
@@ -193,6 +193,6 @@ impl Consumer {
         }
         let (count, first) = (ids.len(), &ids[0]);
         tracing::error!(group = %self.group, count, first, "entries were deleted before they were handled");
-        self.bus.counters.messages_deleted(count as u64);
+        self.bus.counters().messages_deleted(count as u64);
     }
 }

@@ -76,13 +76,13 @@ impl RecoveryStats {
 
 /// Recovers entries of the bus's own group, under a consumer name of its own.
 pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
-    let destination = || bus.destination.clone();
-    if bus.consuming.is_closed() {
+    let destination = || bus.destination().clone();
+    if bus.consuming().is_closed() {
         return Err(ConsumeError::ShutDown { destination: destination() });
     }
     // recoveries share a consumer name, under which two would count each other's entries as their own
-    let _alone = bus.recovery_lock.lock().await;
-    let recovered = match bus.partitions.is_empty() {
+    let _alone = bus.recovery_lock().lock().await;
+    let recovered = match bus.partitions().is_empty() {
         true => recover_stream(bus, recovery).await,
         false => recover_partitions(bus, recovery).await,
     };
@@ -90,10 +90,13 @@ pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<R
 }
 
 async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
-    let name = format!("{}-recovery", bus.consumer_name);
-    let in_flight =
-        Arc::new(InFlight::new(bus.config.in_flight_limit(), bus.config.max_in_flight_bytes, bus.config.clock.clone()));
-    let consumer = Consumer::with_name(Arc::clone(bus), bus.default_group.clone(), name, in_flight, None);
+    let name = format!("{}-recovery", bus.consumer_name());
+    let in_flight = Arc::new(InFlight::new(
+        bus.config().in_flight_limit(),
+        bus.config().max_in_flight_bytes,
+        bus.config().clock.clone(),
+    ));
+    let consumer = Consumer::with_name(Arc::clone(bus), bus.default_group().clone(), name, in_flight, None);
     let mut stats = RecoveryStats::default();
     consumer.recover(recovery, &mut stats).await?;
     consumer.deregister(&[], true).await?;
@@ -103,27 +106,27 @@ async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<Recov
 /// Recovers the partitions without an owner: where there is one, the owner handles the pending entries.
 async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
     let mut stats = RecoveryStats::default();
-    let owner = format!("{}-recovery", bus.instance);
-    let mut left = recovery.batch_size.unwrap_or(bus.config.batch_size);
-    for part in &bus.partitions {
-        let lease = keys::lease(&part.stream, &bus.default_group);
-        let epoch: String = bus.connection.run_idempotent(&lease_script(bus, &lease, &owner)).await?;
+    let owner = format!("{}-recovery", bus.instance());
+    let mut left = recovery.batch_size.unwrap_or(bus.config().batch_size);
+    for part in bus.partitions() {
+        let lease = keys::lease(part.stream(), bus.default_group());
+        let epoch: String = bus.connection().run_idempotent(&lease_script(bus, &lease, &owner)).await?;
         if epoch.is_empty() {
-            let pending = command::count_pending(&part.stream, &bus.default_group);
-            stats.checked += command::parse_pending_count(bus.connection.query(&pending).await?)?;
+            let pending = command::count_pending(part.stream(), bus.default_group());
+            stats.checked += command::parse_pending_count(bus.connection().query(&pending).await?)?;
             continue;
         }
         let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
         let in_flight = Arc::new(InFlight::new(
-            bus.config.in_flight_limit(),
-            bus.config.max_in_flight_bytes,
-            bus.config.clock.clone(),
+            bus.config().in_flight_limit(),
+            bus.config().max_in_flight_bytes,
+            bus.config().clock.clone(),
         ));
-        let consumer = Consumer::for_partition(part, &bus.default_group, &in_flight, fence);
+        let consumer = Consumer::for_partition(part, bus.default_group(), &in_flight, fence);
         let claimed = stats.claimed;
         let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
         left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
-        bus.connection.run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
+        bus.connection().run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
         recovered?;
     }
     Ok(stats)
@@ -132,19 +135,19 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
 /// Prepares taking or renewing the lease of a partition.
 fn lease_script(bus: &BusInner, lease: &str, owner: &str) -> ScriptInvocation<'static> {
     let mut leasing = script::LEASE_PARTITION.key(lease);
-    leasing.arg(owner).arg(bus.config.partition_lease_ms);
+    leasing.arg(owner).arg(bus.config().partition_lease_ms);
     leasing
 }
 
 impl Consumer {
     async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
-        let config = &self.bus.config;
+        let config = self.bus.config();
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
         let retry = RetryPolicy { max_retries: recovery.max_retries.or(config.max_retries), ..self.retry_policy() };
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
-        let pending = command::count_pending(&self.bus.stream, &self.group);
-        stats.checked += command::parse_pending_count(self.bus.connection.query(&pending).await?)?;
-        if self.bus.subscribers.of_group(&self.group).is_empty() {
+        let pending = command::count_pending(self.bus.stream(), &self.group);
+        stats.checked += command::parse_pending_count(self.bus.connection().query(&pending).await?)?;
+        if self.bus.subscribers().of_group(&self.group).is_empty() {
             return Ok(()); // no handlers
         }
         let mut cursor = RANGE_START.to_owned();
@@ -168,7 +171,7 @@ impl Consumer {
     async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         match &self.fencing_token {
             Some(FencingToken { lease_key: lease, owner, .. }) => {
-                self.bus.connection.run_idempotent::<String>(&lease_script(&self.bus, lease, owner)).await.map(drop)
+                self.bus.connection().run_idempotent::<String>(&lease_script(&self.bus, lease, owner)).await.map(drop)
             }
             None => self.renew_claims(ids).await.map(drop),
         }
@@ -186,7 +189,7 @@ impl Consumer {
         let unfinished_ids = Mutex::new(unfinished_ids);
         let renewing = async {
             loop {
-                let lease = Duration::from_millis(self.bus.config.partition_lease_ms);
+                let lease = Duration::from_millis(self.bus.config().partition_lease_ms);
                 let is_shown_for = if self.fencing_token.is_some() { lease } else { self.pending_idle() };
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> =
@@ -208,16 +211,16 @@ impl Consumer {
                 }
                 // records its start before it runs, so that an event that kills the process does not return for ever;
                 // runs it alone, so that no other event can be the cause
-                let clock = &self.bus.config.clock;
+                let clock = &self.bus.config().clock;
                 let is_suspect = entry.is_suspect(clock);
                 let exclusive = match is_suspect {
-                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.bus.run_lock.exclusive()).await.ok(),
+                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.bus.run_lock().exclusive()).await.ok(),
                     false => None,
                 };
                 let is_alone = exclusive.is_some();
                 let _running = match exclusive {
                     Some(exclusive) => exclusive,
-                    None => self.bus.run_lock.shared().await,
+                    None => self.bus.run_lock().shared().await,
                 };
                 let mut begins = true;
                 if is_suspect {
@@ -252,12 +255,12 @@ impl Consumer {
         let delivery = Delivery::new(entry.record.clone(), self.group.clone())
             .with_attempt(attempt)
             .with_message_id(entry.id.clone());
-        let counters = &self.bus.counters;
+        let counters = self.bus.counters();
         counters.events_consumed(1);
-        let subscribers = self.bus.subscribers.of_group(&self.group);
+        let subscribers = self.bus.subscribers().of_group(&self.group);
         let bus = Arc::clone(&self.bus);
         let span = move |delivery: &Delivery, handler: &Name| trace::delivery_span(&bus, delivery, handler);
-        let clock = &self.bus.config.clock;
+        let clock = &self.bus.config().clock;
         let outcome = dispatch(&subscribers, &delivery, &entry.attempts, &self.limits(), clock, &span).await;
         outcome.count_in(counters);
         let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, retry, clock)?;

@@ -25,7 +25,7 @@ impl Consumer {
     /// Trims the streams that it reads while consuming, if there is a limit. Only the consumers of the bus's first
     /// group do so; several may at once.
     pub(super) async fn trim(&self, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
-        let config = &self.bus.config;
+        let config = self.bus.config();
         let limits =
             Trim { max_length: config.trim_max_length, max_age: config.trim_max_age_seconds.map(Duration::from_secs) };
         if limits == Trim::default() {
@@ -40,7 +40,7 @@ impl Consumer {
                 () = stop.stopped() => return,
             }
             pause = TRIM_INTERVAL;
-            if self.bus.subscribers.groups().first() != Some(&self.group) {
+            if self.bus.subscribers().groups().first() != Some(&self.group) {
                 continue;
             }
             let mut held_by = None::<TrimBlocker>;
@@ -70,7 +70,7 @@ impl Consumer {
         let Some(TrimBlocker { group, reason, oldest, age }) = held_by else {
             return;
         };
-        let stream = &self.bus.stream;
+        let stream = self.bus.stream();
         if *reason == TrimBlockReason::Missing {
             tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost blocks trimming");
         } else {

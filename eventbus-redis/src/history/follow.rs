@@ -35,7 +35,7 @@ pub struct Follow {
 
 impl Follow {
     pub(super) fn new(history: History) -> Self {
-        let outage = Outage::new(history.bus.config.clock.clone());
+        let outage = Outage::new(history.bus.config().clock.clone());
         let (waiting, read) = (BlockingPageReader::default(), VecDeque::new());
         Self { history, page_reader: waiting, buffered: read, has_more: false, failures: 0, retry_at: None, outage }
     }
@@ -69,11 +69,11 @@ impl Follow {
     async fn read_page(&mut self) -> Result<RedisResult<EntryPage>, HistoryError> {
         let place = self.history.cursor_id()?;
         let (bus, streams) = (&self.history.bus, self.history.streams());
-        let config = &bus.config;
+        let config = bus.config();
         let block = Duration::from_millis(config.block_ms).min(READ_BLOCK_MAX);
         let block = Some(block).filter(|_| !self.has_more);
         let timeout = config.socket_timeout.saturating_add(READ_BLOCK_MAX);
-        Ok(self.page_reader.read_page(&bus.connection, timeout, &streams, place, config.batch_size, block).await)
+        Ok(self.page_reader.read_page(bus.connection(), timeout, &streams, place, config.batch_size, block).await)
     }
 
     fn buffer_page(&mut self, page: EntryPage) {
@@ -88,7 +88,7 @@ impl Follow {
     /// Schedules the next attempt; returns an error that the caller must handle.
     fn handle_read_error(&mut self, error: RedisError) -> Result<(), HistoryError> {
         self.schedule_retry(&error);
-        let error = HistoryError::from_command_error(&self.history.bus.destination, CommandError::Sent(error));
+        let error = HistoryError::from_command_error(self.history.bus.destination(), CommandError::Sent(error));
         if error.is_retryable() { Ok(()) } else { Err(error) }
     }
 }
@@ -98,7 +98,7 @@ impl Follow {
     fn record_success(&mut self) {
         self.failures = 0;
         if let Some(lasted) = self.outage.ends() {
-            tracing::info!(stream = self.history.bus.stream, ?lasted, "following goes on");
+            tracing::info!(stream = self.history.bus.stream(), ?lasted, "following goes on");
         }
     }
 
@@ -107,7 +107,7 @@ impl Follow {
         let delay = RECONNECT_BACKOFF.jittered(self.failures);
         self.retry_at = Some(Instant::now() + delay);
         if self.outage.begins() {
-            tracing::warn!(stream = self.history.bus.stream, %error, "following interrupted, trying again");
+            tracing::warn!(stream = self.history.bus.stream(), %error, "following interrupted, trying again");
         }
     }
 }

@@ -169,20 +169,20 @@ impl History {
 
     /// Returns the streams of all partitions.
     fn streams(&self) -> Vec<&str> {
-        self.bus.partitions_or_self().iter().map(|part| part.stream.as_str()).collect()
+        self.bus.partitions_or_self().iter().map(|part| part.stream()).collect()
     }
 
     async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<HistoryEntry>, HistoryError> {
         self.check_open()?;
-        let reply = self.bus.connection.run_idempotent(page).await;
+        let reply = self.bus.connection().run_idempotent(page).await;
         let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
-        let page = page.map_err(|error| HistoryError::from_command_error(&self.bus.destination, error))?;
+        let page = page.map_err(|error| HistoryError::from_command_error(self.bus.destination(), error))?;
         Ok(page.entries.into_iter().map(HistoryEntry::from).collect())
     }
 
     fn check_open(&self) -> Result<(), HistoryError> {
-        if self.bus.consuming.is_closed() {
-            return Err(HistoryError::ShutDown { destination: self.bus.destination.clone() });
+        if self.bus.consuming().is_closed() {
+            return Err(HistoryError::ShutDown { destination: self.bus.destination().clone() });
         }
         Ok(())
     }
@@ -190,7 +190,7 @@ impl History {
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("History").field("stream", &self.bus.stream).field("after", &self.after).finish()
+        f.debug_struct("History").field("stream", &self.bus.stream()).field("after", &self.after).finish()
     }
 }
 

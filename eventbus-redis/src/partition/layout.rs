@@ -17,7 +17,7 @@ use crate::{
 
 /// Connects, joins the layout of the stream, and creates the default group; does so once.
 pub(crate) async fn join(bus: &BusInner) -> Result<(), RedisConnectError> {
-    let mut joined = bus.is_joined.lock().await;
+    let mut joined = bus.layout().lock_join().await;
     if *joined {
         return Ok(());
     }
@@ -27,44 +27,44 @@ pub(crate) async fn join(bus: &BusInner) -> Result<(), RedisConnectError> {
         Err(error) => {
             let why = error.source().map_or_else(String::new, |source| format!(": {source}"));
             // an unjoined bus may not match the layout, so it must not send other commands
-            bus.connection.block_commands(&format!("{error}{why}"));
+            bus.connection().block_commands(&format!("{error}{why}"));
         }
     }
     result
 }
 
 async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
-    let (recorded, generation): (u32, String) = bus.connection.connect(&join_layout_script(bus)).await?;
-    if recorded != bus.config.partitions {
+    let (recorded, generation): (u32, String) = bus.connection().connect(&join_layout_script(bus)).await?;
+    if recorded != bus.config().partitions {
         return Err(bus.partition_count_mismatch(recorded).into());
     }
-    let _ = bus.layout_generation.set(generation);
-    bus.connection.allow_commands();
+    bus.layout().set_generation(generation);
+    bus.connection().allow_commands();
     for part in bus.partitions_or_self() {
         // the group holds no trimming until a consumer joins it
-        let create = group::create_group_script(part, &bus.default_group, "0-0", GroupCreation::Unjoined);
-        bus.connection
+        let create = group::create_group_script(part, bus.default_group(), "0-0", GroupCreation::Unjoined);
+        bus.connection()
             .run_idempotent::<redis::Value>(&create)
             .await
-            .map_err(|error| bus.connection.setup_error(error))?;
+            .map_err(|error| bus.connection().setup_error(error))?;
     }
     Ok(())
 }
 
 /// Prepares joining the layout of the stream, or recording it.
 fn join_layout_script(bus: &BusInner) -> ScriptInvocation<'static> {
-    let mut join = script::JOIN_LAYOUT.key(keys::layout(&bus.base_stream));
-    join.key(&bus.base_stream);
-    for number in 0..bus.config.partitions {
-        join.key(keys::partition(&bus.base_stream, number));
+    let mut join = script::JOIN_LAYOUT.key(keys::layout(bus.base_stream()));
+    join.key(bus.base_stream());
+    for number in 0..bus.config().partitions {
+        join.key(keys::partition(bus.base_stream(), number));
     }
-    join.arg(bus.config.partitions).arg(bus.layout_generation());
+    join.arg(bus.config().partitions).arg(bus.layout().generation());
     join
 }
 
 /// Adds the layout that a script relies on when it adds to partitions.
 pub(crate) fn add_layout_arguments(bus: &BusInner, script: &mut ScriptInvocation<'_>) {
-    script.key(keys::layout(&bus.base_stream)).arg(bus.layout_generation());
+    script.key(keys::layout(bus.base_stream())).arg(bus.layout().generation());
 }
 
 /// Runs a script that adds to partitions; records the layout again if the server has lost it.
@@ -72,14 +72,14 @@ pub(crate) async fn add_to_partitions<T: redis::FromRedisValue>(
     bus: &BusInner,
     script: &ScriptInvocation<'_>,
 ) -> Result<T, CommandError> {
-    match bus.connection.run(script).await {
+    match bus.connection().run(script).await {
         Err(CommandError::Sent(error)) if error.code() == Some("NOLAYOUT") => {
-            let _: (u32, String) = bus.connection.run_idempotent(&join_layout_script(bus)).await?;
+            let _: (u32, String) = bus.connection().run_idempotent(&join_layout_script(bus)).await?;
             tracing::warn!(
-                stream = bus.base_stream,
+                stream = bus.base_stream(),
                 "the server has lost the layout of the partitions; recording it again"
             );
-            bus.connection.run(script).await
+            bus.connection().run(script).await
         }
         reply => reply,
     }

@@ -99,7 +99,7 @@ pub(crate) async fn repartition(bus: &BusInner, partitions: u32, timeout: Durati
     if partitions == 0 || u64::from(partitions) > MAX_PARTITIONS {
         return Err(RepartitionError::InvalidNumber { partitions });
     }
-    if partitions == bus.config.partitions {
+    if partitions == bus.config().partitions {
         return Ok(());
     }
     let deadline = Deadline::after(timeout);
@@ -113,7 +113,7 @@ pub(crate) async fn repartition(bus: &BusInner, partitions: u32, timeout: Durati
             Ok(RepartitionReply::AlreadyChanged(recorded)) => {
                 return Err(bus.partition_count_mismatch(recorded).into());
             }
-            Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream.clone() }),
+            Ok(RepartitionReply::Busy) => return Err(RepartitionError::Busy { stream: bus.base_stream().to_owned() }),
             Ok(RepartitionReply::GroupsUnfinished(waits)) if is_late => {
                 // ends the pause in which no bus may publish
                 drop(try_repartition(bus, partitions, Duration::ZERO).await);
@@ -130,18 +130,23 @@ async fn try_repartition(
     partitions: u32,
     publish_pause: Duration,
 ) -> Result<RepartitionReply, RedisCommandError> {
-    let there_is = bus.partitions_or_self().into_iter().map(|part| part.stream.clone());
+    let there_is = bus.partitions_or_self().into_iter().map(|part| part.stream().to_owned());
     let is_to_be = (0..partitions).map(|number| match partitions {
-        1 => bus.base_stream.clone(),
-        _ => keys::partition(&bus.base_stream, number),
+        1 => bus.base_stream().to_owned(),
+        _ => keys::partition(bus.base_stream(), number),
     });
     let mut change = script::REPARTITION.prepare_invoke();
-    change.key(keys::layout(&bus.base_stream)).key(&bus.base_stream);
+    change.key(keys::layout(bus.base_stream())).key(bus.base_stream());
     for stream in there_is.chain(is_to_be) {
         change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
     }
     let closed_ms = u64::try_from(publish_pause.as_millis()).unwrap_or(u64::MAX);
-    change.arg(bus.layout_generation()).arg(bus.config.partitions).arg(partitions).arg(&bus.instance).arg(closed_ms);
+    change
+        .arg(bus.layout().generation())
+        .arg(bus.config().partitions)
+        .arg(partitions)
+        .arg(bus.instance())
+        .arg(closed_ms);
     let reply: Vec<Value> = bus.run(&change).await?;
     parse_repartition_reply(bus, reply).map_err(|error| bus.command_error(error.into()))
 }
@@ -158,7 +163,8 @@ fn parse_repartition_reply(bus: &BusInner, reply: Vec<Value>) -> Result<Repartit
             let waits: Vec<(usize, String, i64, u64)> = from_redis_value(rest)?;
             let parts = bus.partitions_or_self();
             let wait = |(number, group, unread, pending): (usize, String, i64, u64)| {
-                let stream = parts.get(number).map_or_else(|| bus.base_stream.clone(), |part| part.stream.clone());
+                let stream =
+                    parts.get(number).map_or_else(|| bus.base_stream().to_owned(), |part| part.stream().to_owned());
                 UnfinishedGroup { stream, group, unread: u64::try_from(unread).ok(), pending }
             };
             RepartitionReply::GroupsUnfinished(waits.into_iter().map(wait).collect())

@@ -54,9 +54,10 @@ pub(super) async fn publish_by_partition(
     // the lowest position of the partitions that were not at the start of the range
     let mut lowest: Option<Position> = None;
     let mut has_published = false;
-    for part in &bus.partitions {
-        let is_its =
-            |event: &&RecordedEvent| bus.partition_for(event.metadata().aggregate_id().as_str()).stream == part.stream;
+    for part in bus.partitions() {
+        let is_its = |event: &&RecordedEvent| {
+            bus.partition_for(event.metadata().aggregate_id().as_str()).stream() == part.stream()
+        };
         let mut events: Vec<RecordedEvent> = range.events.iter().filter(is_its).cloned().collect();
         let mut after = range.after;
         loop {
@@ -97,7 +98,7 @@ pub(super) async fn group_floors_by_partition(
     let mut requested = known.to_vec();
     loop {
         let mut all: BTreeMap<Name, GroupFloor> = BTreeMap::new();
-        for part in &bus.partitions {
+        for part in bus.partitions() {
             let GroupFloors::Groups(groups) = group_floors_of_stream(part, publisher, &requested).await? else {
                 return Ok(GroupFloors::Lost);
             };

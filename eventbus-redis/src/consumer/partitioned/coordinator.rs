@@ -73,7 +73,7 @@ impl PartitionedConsumer {
         let period = self.group_consumer.pending_idle().max(CLAIM_INTERVAL_MAX);
         let mut garbage_collection = tokio::time::interval_at(now + period, period);
         garbage_collection.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut changes = self.bus().subscribers.watch();
+        let mut changes = self.bus().subscribers().watch();
         loop {
             let writes = !coordinator.failed_tasks.contains(&CoordinatorTask::WriteBatches);
             let unwritten = self.has_unwritten(&coordinator);
@@ -222,7 +222,7 @@ impl PartitionedConsumer {
                 };
                 let Some(fence) = &part.fencing_token else { continue };
                 let ids = &batch.acknowledged[..batch.acknowledged.len().min(PARTITION_ACK_BATCH_MAX)];
-                done.key(&part.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(ids.len());
+                done.key(part.bus.stream()).key(&fence.lease_key).arg(&fence.epoch).arg(ids.len());
                 for id in ids {
                     done.arg(id.as_str());
                 }
@@ -231,7 +231,7 @@ impl PartitionedConsumer {
             if requested.is_empty() {
                 return Ok(());
             }
-            let replies: Vec<bool> = self.bus().connection.run_idempotent(&done).await?;
+            let replies: Vec<bool> = self.bus().connection().run_idempotent(&done).await?;
             for ((number, part, count), is_mine) in requested.into_iter().zip(replies) {
                 let Some(batch) = coordinator.batches.get_mut(&number) else { continue };
                 let mut ids: Vec<_> = batch.acknowledged.drain(..count).collect();

@@ -86,10 +86,10 @@ impl PartitionedConsumer {
 
     /// Creates the group in every partition, owned or not, so that it gets every event published from now on.
     async fn create_groups(&self) -> Result<(), CommandError> {
-        for part in &self.bus().partitions {
+        for part in self.bus().partitions() {
             let is_new: bool = self
                 .bus()
-                .connection
+                .connection()
                 .run_idempotent(&group::create_joined_group_script(part, &self.group_consumer.group))
                 .await?;
             self.group_consumer.log_group_created(is_new);
@@ -142,7 +142,7 @@ impl PartitionedConsumer {
             begin.arg(reader);
             part.run_idempotent::<u64>(begin).await?;
         }
-        let count = room.min(self.bus().config.batch_size).min(command::SCRIPT_BATCH_MAX);
+        let count = room.min(self.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
         part.reclaim_own_page(&catch_up.from, count).await
     }
 
@@ -152,16 +152,16 @@ impl PartitionedConsumer {
         if readable.is_empty() {
             return Ok(());
         }
-        let count = room.min(self.bus().config.batch_size);
+        let count = room.min(self.bus().config().batch_size);
         let mut read = script::READ_PARTITIONS.prepare_invoke();
         read.arg(self.group_consumer.group.as_str()).arg(count);
         for ReadablePartition { consumer, read_generation: reader } in &readable {
             if let Some(fence) = &consumer.fencing_token {
-                read.key(&consumer.bus.stream).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
+                read.key(consumer.bus.stream()).key(&fence.lease_key).arg(&fence.epoch).arg(*reader);
             }
         }
         // not repeated: new entries would overtake those of a lost first reply
-        let replies: Vec<Value> = self.bus().connection.run_with_short_timeout(&read).await?;
+        let replies: Vec<Value> = self.bus().connection().run_with_short_timeout(&read).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
                 Value::Array(entries) => {
@@ -217,7 +217,7 @@ impl PartitionedConsumer {
                 () = stop.stopped() => {}
             }
         };
-        let config = &self.bus().config;
+        let config = self.bus().config();
         let block = Duration::from_millis(config.block_ms);
         let ends = self.owned().list_wait_positions();
         if ends.is_empty() {

@@ -75,7 +75,7 @@ impl PartitionedConsumer {
 
     /// Returns how long the consumer owns a partition without a heartbeat.
     fn lease_duration(&self) -> Duration {
-        Duration::from_millis(self.bus().config.partition_lease_ms)
+        Duration::from_millis(self.bus().config().partition_lease_ms)
     }
 
     /// Handles the server's refusal of a script on a partition; returns any other error.

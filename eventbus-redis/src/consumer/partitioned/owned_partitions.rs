@@ -244,12 +244,12 @@ impl OwnedPartitions {
     /// Lists the streams to wait for, each with the id after which an entry counts as new.
     pub(super) fn list_wait_positions(&self) -> Vec<(String, String)> {
         let reading = self.partitions.values().filter(|part| part.stage == PartitionStage::Reading);
-        reading.map(|part| (part.consumer.bus.stream.clone(), part.last_id.clone())).collect()
+        reading.map(|part| (part.consumer.bus.stream().to_owned(), part.last_id.clone())).collect()
     }
 
     /// Records the id of an entry that the server reported.
     pub(super) fn record_last_id(&mut self, stream: &str, id: String) {
-        if let Some(part) = self.partitions.values_mut().find(|part| part.consumer.bus.stream == stream) {
+        if let Some(part) = self.partitions.values_mut().find(|part| part.consumer.bus.stream() == stream) {
             part.last_id = id;
         }
     }

@@ -33,7 +33,7 @@ impl PartitionedConsumer {
         coordinator.rebalance_at = Instant::now() + self.lease_duration() / 3;
         let types = self.group_consumer.announced_types();
         let (other_layout, share, parts, is_duplicate, others, known_types): RebalanceReply =
-            self.bus().connection.run_idempotent(&self.rebalance_script(coordinator)).await?;
+            self.bus().connection().run_idempotent(&self.rebalance_script(coordinator)).await?;
         self.group_consumer.log_duplicate_name(is_duplicate, &mut coordinator.has_duplicate_name);
         self.group_consumer.log_type_mismatches(&mut coordinator.type_mismatches, &others);
         let mut taken = Vec::new();
@@ -71,11 +71,11 @@ impl PartitionedConsumer {
     /// Prepares the heartbeat that also renews and takes leases.
     fn rebalance_script(&self, coordinator: &PartitionCoordinator) -> ScriptInvocation<'static> {
         let bus = self.bus();
-        let lease_ms = bus.config.partition_lease_ms;
+        let lease_ms = bus.config().partition_lease_ms;
         let mut share = script::REBALANCE.key(&self.group_consumer.keys.members);
-        share.key(keys::layout(&bus.base_stream));
-        for part in &bus.partitions {
-            let stream = &part.stream;
+        share.key(keys::layout(bus.base_stream()));
+        for part in bus.partitions() {
+            let stream = part.stream();
             share.key(keys::lease(stream, &self.group_consumer.group)).key(stream).key(keys::floors(stream));
         }
         share.key(&self.group_consumer.keys.known_types);
@@ -83,30 +83,30 @@ impl PartitionedConsumer {
             .arg(self.group_consumer.group.as_str())
             .arg(&self.group_consumer.name)
             .arg(self.group_consumer.announced_types());
-        share.arg(lease_ms.saturating_mul(2)).arg(&bus.instance).arg(lease_ms).arg(bus.layout_generation());
+        share.arg(lease_ms.saturating_mul(2)).arg(bus.instance()).arg(lease_ms).arg(bus.layout().generation());
         share.arg(u8::from(!coordinator.has_layout_changed)).arg(self.group_consumer.long_run_json());
         let owned = self.owned();
-        for number in 0..bus.partitions.len() {
+        for number in 0..bus.partitions().len() {
             share.arg(owned.epoch(number));
         }
         drop(owned);
-        for number in shuffled(bus.partitions.len()) {
+        for number in shuffled(bus.partitions().len()) {
             share.arg(number);
         }
         share
     }
 
     fn partition_consumer(&self, number: usize, epoch: String) -> Consumer {
-        let part = &self.bus().partitions[number];
-        let lease = keys::lease(&part.stream, &self.group_consumer.group);
-        let fence = FencingToken { lease_key: lease, owner: self.bus().instance.clone(), epoch };
+        let part = &self.bus().partitions()[number];
+        let lease = keys::lease(part.stream(), &self.group_consumer.group);
+        let fence = FencingToken { lease_key: lease, owner: self.bus().instance().to_owned(), epoch };
         Consumer::for_partition(part, &self.group_consumer.group, &self.group_consumer.in_flight, fence)
     }
 
     /// Logs that the number of partitions in a newer layout differs from that of this bus.
     fn log_layout_change(&self, coordinator: &mut PartitionCoordinator, partitions: usize) {
         if partitions > 0 && !std::mem::replace(&mut coordinator.has_layout_changed, true) {
-            let (stream, configured) = (&self.bus().base_stream, self.bus().partitions.len());
+            let (stream, configured) = (self.bus().base_stream(), self.bus().partitions().len());
             tracing::error!(
                 stream,
                 partitions,
@@ -166,7 +166,7 @@ impl PartitionedConsumer {
         if released.is_empty() {
             return Ok(());
         }
-        self.bus().connection.run_idempotent::<u64>(&release).await?;
+        self.bus().connection().run_idempotent::<u64>(&release).await?;
         tracing::info!(group = %self.group_consumer.group, partitions = ?released, "partitions released");
         let mut owned = self.owned();
         for number in released {
