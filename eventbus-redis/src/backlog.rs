@@ -57,6 +57,7 @@ pub(crate) enum BacklogState {
     Finished,
 }
 
+/// Lists the fills that the groups need of a store.
 pub(crate) async fn list_fills(bus: &BusInner, store: Uuid) -> Result<Vec<BacklogFill>, PublishError> {
     publish::ensure_publishing(bus)?;
     let mut all = Vec::new();
@@ -72,6 +73,7 @@ pub(crate) async fn list_fills(bus: &BusInner, store: Uuid) -> Result<Vec<Backlo
     Ok(all)
 }
 
+/// Adds the next events of a fill to the backlog, and moves the position of the fill, in one script.
 pub(crate) async fn fill(
     bus: &BusInner,
     fill: &BacklogFill,

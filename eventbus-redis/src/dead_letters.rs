@@ -35,6 +35,7 @@ const FAILURE_FIELDS: [&str; 10] = [
     field::DONE_HANDLERS,
 ];
 
+/// Loads the dead letters after an id that match, at most `limit`; the page ends early at [`PAGE_BYTES`].
 pub(crate) async fn load_page(
     bus: &BusInner,
     filter: &DeadLetterFilter,
@@ -71,12 +72,14 @@ pub(crate) async fn load_page(
     }
 }
 
+/// Loads a dead letter.
 pub(crate) async fn load(bus: &BusInner, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
     let id = parse_dead_letter_id(bus, id)?.to_string();
     let range = admin::range(&bus.config().dlq_stream_name(), &id, &id, 1);
     Ok(read_dead_letters(bus, &range).await?.pop())
 }
 
+/// Replays a dead letter; returns `true` if it existed.
 pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
     let text = parse_dead_letter_id(bus, id)?.to_string();
     match replay_ids(bus, &[text]).await?.first() {
@@ -86,6 +89,7 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
     }
 }
 
+/// Replays the dead letters that match and exist now; returns their number.
 pub(crate) async fn replay_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
     let mut replayed = 0;
     let mut pages = open_dead_letter_cursor(bus).await?;
@@ -96,11 +100,13 @@ pub(crate) async fn replay_all(bus: &BusInner, filter: &DeadLetterFilter) -> Res
     Ok(replayed)
 }
 
+/// Discards a dead letter; returns `true` if it existed.
 pub(crate) async fn discard(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
     let id = parse_dead_letter_id(bus, id)?.to_string();
     Ok(discard_ids(bus, &[id]).await? > 0)
 }
 
+/// Discards the dead letters that match and exist now; returns their number.
 pub(crate) async fn discard_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
     let mut discarded = 0;
     let mut pages = open_dead_letter_cursor(bus).await?;

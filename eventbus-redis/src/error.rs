@@ -245,6 +245,7 @@ pub(crate) fn boxed(error: CommandError) -> BoxError {
     }
 }
 
+/// Converts the error of a command that consuming needs.
 pub(crate) fn consume_error(destination: &Name, error: CommandError) -> ConsumeError {
     ConsumeError::Unavailable { destination: destination.clone(), source: boxed(error) }
 }

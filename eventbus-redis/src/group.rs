@@ -99,6 +99,7 @@ pub enum RetireStoreError {
     Command(#[from] RedisCommandError),
 }
 
+/// Creates a group in each partition; returns `true` if it is new in one of them.
 pub(crate) async fn create_group(bus: &BusInner, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
     let start = match start {
         GroupStart::Beginning => EntryId::ZERO.to_string(),
@@ -123,6 +124,7 @@ async fn create_group_at(bus: &BusInner, group: &Name, position: Position) -> Re
     Ok(is_new)
 }
 
+/// Forgets a type that a group announced, in each partition and in its backlog; returns `true` if it was known.
 pub(crate) async fn forget_event_type(
     bus: &BusInner,
     group: &Name,
@@ -137,6 +139,7 @@ pub(crate) async fn forget_event_type(
     Ok(was_known)
 }
 
+/// Removes a group from each partition; returns the sums of its unfinished entries.
 pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<RetiredGroup, GroupError> {
     let mut all = None;
     for part in bus.partitions_or_self() {
@@ -153,6 +156,7 @@ pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<Retired
     all.ok_or_else(|| GroupError::NotFound { stream: bus.stream().to_owned(), group: group.clone() })
 }
 
+/// Forgets a store in each partition, and its copies of dead letters; returns `true` if it was known.
 pub(crate) async fn retire_store(bus: &BusInner, store: Uuid) -> Result<bool, RetireStoreError> {
     let mut was_known = false;
     for part in bus.partitions_or_self() {

@@ -55,6 +55,7 @@ impl Unpublishable {
 /// Index of the field with the store: behind those of the shared wire format.
 pub(crate) const STORE_FIELD_INDEX: usize = 7;
 
+/// Publishes a range of a store to the stream, or to the partitions.
 pub(crate) async fn publish_range(
     bus: &BusInner,
     publisher: Publisher,
@@ -66,6 +67,7 @@ pub(crate) async fn publish_range(
     }
 }
 
+/// Resyncs each partition; returns the merged outcome.
 pub(crate) async fn resync(
     bus: &BusInner,
     publisher: Publisher,
@@ -78,6 +80,7 @@ pub(crate) async fn resync(
     Ok(all.unwrap_or(ResyncOutcome::Moved(request.floor)))
 }
 
+/// Returns the published position of each partition that has one.
 pub(crate) async fn published_positions(
     bus: &BusInner,
     publisher: Publisher,
@@ -89,8 +92,7 @@ pub(crate) async fn published_positions(
     Ok(published_positions)
 }
 
-/// Beyond the `known` groups, returns those that are listed, have a consumer or have read an entry; one that no
-/// consumer ever joined has no progress. Leaves out a group whose name is no valid [`Name`].
+/// Returns the low-water marks of the groups, of several partitions the lowest one of each group.
 pub(crate) async fn group_floors(
     bus: &BusInner,
     publisher: Publisher,
@@ -102,6 +104,7 @@ pub(crate) async fn group_floors(
     }
 }
 
+/// Rewinds each partition; returns the merged outcome.
 pub(crate) async fn rewind(bus: &BusInner, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
     let mut all = None;
     for part in bus.partitions_or_self() {

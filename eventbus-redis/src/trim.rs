@@ -80,6 +80,7 @@ pub(crate) fn in_seconds<S: Serializer>(time: &Duration, serializer: S) -> Resul
     serializer.serialize_f64(time.as_secs_f64())
 }
 
+/// Removes the oldest entries of each partition beyond the limits that every group has finished.
 pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisCommandError> {
     let mut all = Trimmed::default();
     for part in bus.partitions_or_self() {
@@ -90,6 +91,7 @@ pub(crate) async fn trim(bus: &BusInner, limits: Trim) -> Result<Trimmed, RedisC
     Ok(all)
 }
 
+/// Removes the oldest entries of each partition beyond its share of `max_length`; returns their number.
 pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64, RedisCommandError> {
     let mut removed = 0;
     for part in bus.partitions_or_self() {

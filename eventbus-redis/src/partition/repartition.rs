@@ -95,6 +95,7 @@ enum RepartitionReply {
     GroupsUnfinished(Vec<UnfinishedGroup>),
 }
 
+/// Changes the number of partitions as soon as every group has finished all entries, unless `timeout` passes before.
 pub(crate) async fn repartition(bus: &BusInner, partitions: u32, timeout: Duration) -> Result<(), RepartitionError> {
     if partitions == 0 || u64::from(partitions) > MAX_PARTITIONS {
         return Err(RepartitionError::InvalidNumber { partitions });
