@@ -8,6 +8,7 @@
 
 mod append;
 mod checkpoint;
+mod commit;
 mod config;
 mod durability;
 mod entry;
@@ -31,10 +32,10 @@ use eventbus::{
     port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
 };
 
+pub(crate) use commit::{Effect, Program, Undo, to_bytes};
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
 pub use transaction::RedisTransaction;
-pub(crate) use transaction::{Effect, Program, Undo, to_bytes};
 pub use transaction_error::RedisTransactionError;
 
 use crate::RedisConnectError;

@@ -9,9 +9,10 @@ use eventbus::{
 };
 
 use super::{
-    RedisEventStore, RedisTransaction, RedisTransactionError, fault,
+    RedisEventStore, RedisTransaction, RedisTransactionError,
+    commit::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
+    fault,
     lease::millis,
-    transaction::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
 };
 use crate::script::store::{FORGET_DELIVERIES, MAKE_SHADOW};
 

@@ -10,6 +10,7 @@ use std::{sync::Arc, time::Duration};
 use redis::ScriptInvocation;
 use tokio::{task::AbortHandle, time::Instant};
 
+use super::Program;
 use crate::{
     script::store::{RELEASE_LOCKS, RENEW_LOCKS},
     store::{RedisTransactionError, inner::StoreInner, lease::millis},
@@ -25,7 +26,7 @@ const LOCK_TTL_MAX: Duration = Duration::from_secs(1);
 const LOCK_RENEWALS_PER_TTL: u32 = 4;
 
 #[derive(Debug)]
-pub(super) struct TransactionLocks {
+pub(in crate::store) struct TransactionLocks {
     inner: Arc<StoreInner>,
     /// Value of the lock keys: identifies this transaction.
     token: String,
@@ -36,21 +37,31 @@ pub(super) struct TransactionLocks {
 }
 
 impl TransactionLocks {
-    pub(super) fn new(inner: Arc<StoreInner>) -> Self {
+    pub(in crate::store) fn new(inner: Arc<StoreInner>) -> Self {
         let token = inner.config().clock.new_id().simple().to_string();
         Self { inner, token, keys: Vec::new(), first_locked_at: None, renewal: None }
     }
 
-    pub(super) fn token(&self) -> &str {
+    pub(in crate::store) fn token(&self) -> &str {
         &self.token
     }
 
-    pub(super) fn keys(&self) -> &[String] {
-        &self.keys
+    /// Adds the steps that check that the locks are held.
+    pub(in crate::store) fn add_checks(&self, program: &mut Program) {
+        for lock in &self.keys {
+            program.arg("claim").key(lock).arg(&self.token);
+        }
+    }
+
+    /// Adds the steps that release the locks.
+    pub(in crate::store) fn add_releases(&self, program: &mut Program) {
+        for lock in &self.keys {
+            program.arg("release").key(lock);
+        }
     }
 
     /// Returns the time after which a lock expires without a renewal.
-    pub(super) fn ttl_ms(&self) -> u64 {
+    pub(in crate::store) fn ttl_ms(&self) -> u64 {
         millis(self.ttl()).max(1)
     }
 
@@ -60,13 +71,13 @@ impl TransactionLocks {
 
     /// Returns `true` if `transaction_timeout` has passed: the locks may have expired, and waiting transactions gone
     /// on.
-    pub(super) fn is_timed_out(&self) -> bool {
+    pub(in crate::store) fn is_timed_out(&self) -> bool {
         self.first_locked_at.is_some_and(|since| since.elapsed() > self.inner.config().transaction_timeout)
     }
 
     /// Runs a script that takes the lock `key`, and polls while it is held. Returns `false` if a commit has made the
     /// work of this transaction obsolete.
-    pub(super) async fn acquire(
+    pub(in crate::store) async fn acquire(
         &mut self,
         key: String,
         script: &ScriptInvocation<'_>,
@@ -122,7 +133,7 @@ impl TransactionLocks {
     }
 
     /// Forgets the locks: the commit has released them.
-    pub(super) fn clear(&mut self) {
+    pub(in crate::store) fn clear(&mut self) {
         self.keys.clear();
     }
 }

@@ -2,7 +2,10 @@
 
 use eventbus::port::Shadow;
 
-use crate::store::{RedisTransactionError, keys};
+use crate::store::{
+    RedisTransactionError,
+    keys::{self, StoreKeys},
+};
 
 const KEY_BYTES_MAX: usize = 1_024;
 
@@ -39,8 +42,42 @@ pub(crate) fn parse_tables(shadow: &Shadow) -> Result<Vec<Table<'_>>, RedisTrans
     shadow.tables.iter().map(|table| Table::parse(table)).collect()
 }
 
+/// Returns the stored key that a transaction writes for `key`: in a rebuild, the copy.
+pub(in crate::store) fn key_to_write(
+    keys: &StoreKeys,
+    shadow: Option<&Shadow>,
+    key: &str,
+) -> Result<String, RedisTransactionError> {
+    check_key(key)?;
+    match shadow {
+        None => Ok(keys.live_key(key)),
+        Some(shadow) if is_in_tables(shadow, key)? => Ok(keys.shadow_copy(&shadow.name, key)),
+        Some(shadow) => {
+            let (key, shadow) = (key.to_owned(), shadow.name.to_string());
+            Err(RedisTransactionError::NotInTables { key, shadow })
+        }
+    }
+}
+
+/// Returns the stored key that a transaction reads for `key`: in a rebuild, the copy if its tables have the key.
+pub(super) fn key_to_read(
+    keys: &StoreKeys,
+    shadow: Option<&Shadow>,
+    key: &str,
+) -> Result<String, RedisTransactionError> {
+    check_key(key)?;
+    match shadow {
+        Some(shadow) if is_in_tables(shadow, key)? => Ok(keys.shadow_copy(&shadow.name, key)),
+        _ => Ok(keys.live_key(key)),
+    }
+}
+
+fn is_in_tables(shadow: &Shadow, key: &str) -> Result<bool, RedisTransactionError> {
+    Ok(parse_tables(shadow)?.iter().any(|table| table.contains(key)))
+}
+
 /// Refuses a key that a user may not write.
-pub(crate) fn check_key(key: &str) -> Result<(), RedisTransactionError> {
+fn check_key(key: &str) -> Result<(), RedisTransactionError> {
     if key.is_empty() {
         return Err(invalid_key(key, "it is empty"));
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 /// Value of a key or field after the commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum PredictedValue {
+pub(in crate::store) enum PredictedValue {
     /// This value; `None` if it will be missing.
     Exactly(Option<Vec<u8>>),
     /// The current value plus this number.
@@ -27,12 +27,12 @@ impl PredictedValue {
 }
 
 /// Parses a number as the server does; a missing value is 0.
-pub(super) fn parse_number(value: Option<&[u8]>) -> Option<i64> {
+pub(in crate::store) fn parse_number(value: Option<&[u8]>) -> Option<i64> {
     value.map_or(Some(0), |value| std::str::from_utf8(value).ok()?.parse().ok())
 }
 
 #[derive(Debug, Default)]
-pub(super) struct WriteSet(HashMap<String, KeyWrites>);
+pub(in crate::store) struct WriteSet(HashMap<String, KeyWrites>);
 
 #[derive(Debug, Default)]
 struct KeyWrites {
@@ -43,35 +43,35 @@ struct KeyWrites {
 
 impl WriteSet {
     /// Returns the text that the key will hold; `None` if the transaction does not change it.
-    pub(super) fn predicted_value(&self, key: &str) -> Option<PredictedValue> {
+    pub(in crate::store) fn predicted_value(&self, key: &str) -> Option<PredictedValue> {
         let key = self.0.get(key)?;
         if key.fields.is_empty() { key.value.clone() } else { Some(PredictedValue::Unknown) }
     }
 
     /// Returns the value that the field will hold; `None` if the transaction does not change it.
-    pub(super) fn predicted_field(&self, key: &str, field: &[u8]) -> Option<PredictedValue> {
+    pub(in crate::store) fn predicted_field(&self, key: &str, field: &[u8]) -> Option<PredictedValue> {
         let key = self.0.get(key)?;
         key.fields.get(field).or(key.value.as_ref()).cloned()
     }
 
-    pub(super) fn contains(&self, key: &str) -> bool {
+    pub(in crate::store) fn contains(&self, key: &str) -> bool {
         self.0.contains_key(key)
     }
 
-    pub(super) fn set_value(&mut self, key: &str, whole: PredictedValue) {
+    pub(in crate::store) fn set_value(&mut self, key: &str, whole: PredictedValue) {
         self.0.insert(key.to_owned(), KeyWrites { value: Some(whole), fields: HashMap::new() });
     }
 
-    pub(super) fn add_to_value(&mut self, key: &str, by: i64) {
+    pub(in crate::store) fn add_to_value(&mut self, key: &str, by: i64) {
         let key = self.0.entry(key.to_owned()).or_default();
         key.value.get_or_insert(PredictedValue::CurrentPlus(0)).add_number(by);
     }
 
-    pub(super) fn set_field(&mut self, key: &str, field: &[u8], known: PredictedValue) {
+    pub(in crate::store) fn set_field(&mut self, key: &str, field: &[u8], known: PredictedValue) {
         self.0.entry(key.to_owned()).or_default().fields.insert(field.to_owned(), known);
     }
 
-    pub(super) fn add_to_field(&mut self, key: &str, field: &[u8], by: i64) {
+    pub(in crate::store) fn add_to_field(&mut self, key: &str, field: &[u8], by: i64) {
         let key = self.0.entry(key.to_owned()).or_default();
         let base = key.value.clone().unwrap_or(PredictedValue::CurrentPlus(0));
         key.fields.entry(field.to_owned()).or_insert(base).add_number(by);

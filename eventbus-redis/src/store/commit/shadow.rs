@@ -5,25 +5,54 @@ use std::collections::BTreeSet;
 use eventbus::{Name, Position, port::Shadow};
 use redis::FromRedisValue;
 
-use super::tables::{Table, parse_tables, scan_pattern};
-use crate::store::{RedisTransactionError, inner::StoreInner, keys};
+use super::{
+    Program,
+    tables::{Table, parse_tables, scan_pattern},
+};
+use crate::store::{
+    RedisTransactionError,
+    inner::StoreInner,
+    keys::{self, StoreKeys},
+};
 
 /// Most deliveries or keys that one command removes or scans.
 pub(in crate::store) const SHADOW_BATCH_MAX: usize = 1_000;
 
 /// A swap of a rebuild's copies for live keys, planned for the commit.
 #[derive(Debug)]
-pub(crate) struct ShadowSwap {
-    pub(crate) shadow: Name,
-    pub(crate) position: Position,
+pub(in crate::store) struct ShadowSwap {
+    pub(in crate::store) shadow: Name,
+    pub(in crate::store) position: Position,
     /// Each copy and the live key that it replaces; the commit removes the key if there is no copy.
-    pub(crate) swaps: Vec<(String, String)>,
+    pub(in crate::store) swaps: Vec<(String, String)>,
     /// Live keys that have no copy.
-    pub(crate) removed_keys: Vec<String>,
+    pub(in crate::store) removed_keys: Vec<String>,
+}
+
+impl ShadowSwap {
+    /// Adds the step that checks that the copies are still filled up to the same position.
+    pub(in crate::store) fn add_check(&self, keys: &StoreKeys, program: &mut Program) {
+        program.arg("filled").key(&keys.shadow(&self.shadow)).arg(self.position.to_string());
+    }
+
+    /// Adds the steps that rename the copies, and that remove the rebuild.
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut Program) {
+        for (copy, live) in &self.swaps {
+            program.arg("swap").key(copy).key(live);
+        }
+        for removed in &self.removed_keys {
+            program.arg("clear").key(removed);
+        }
+        program.arg("drop").key(&keys.shadow(&self.shadow));
+        program.arg("drop").key(&keys.shadow_copies(&self.shadow));
+    }
 }
 
 /// Lists the copies of a rebuild that a commit renames over live keys, and the live keys that it removes.
-pub(super) async fn plan_shadow_swap(inner: &StoreInner, shadow: &Shadow) -> Result<ShadowSwap, RedisTransactionError> {
+pub(in crate::store) async fn plan_shadow_swap(
+    inner: &StoreInner,
+    shadow: &Shadow,
+) -> Result<ShadowSwap, RedisTransactionError> {
     let tables = parse_tables(shadow)?;
     let position = load_shadow_position(inner, shadow).await?;
     let copies = list_shadow_copies(inner, shadow).await?;

@@ -1,0 +1,91 @@
+//! The effects of a transaction: the writes of handlers and projections, which the commit makes in one step.
+
+use std::collections::BTreeSet;
+
+use eventbus::Name;
+use redis::{RedisError, Value};
+
+use super::{Effect, Program};
+use crate::{
+    reply,
+    store::{RedisTransactionError, inner::StoreInner, keys::StoreKeys},
+};
+
+/// Effects, in the order in which the commit makes them.
+#[derive(Debug, Default)]
+pub(in crate::store) struct EffectList(Vec<Effect>);
+
+impl EffectList {
+    pub(in crate::store) fn push(&mut self, effect: Effect) {
+        self.0.push(effect);
+    }
+
+    pub(in crate::store) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Checks with the server that each new command writes to one key, right behind its name.
+    pub(in crate::store) async fn check_commands(&self, inner: &StoreInner) -> Result<(), RedisTransactionError> {
+        let mut unknown: Vec<&str> =
+            self.0.iter().filter(|it| it.needs_command_check).map(|it| it.name.as_str()).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        unknown.retain(|name| !inner.is_command_checked(name));
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("COMMAND");
+        command.arg("INFO").arg(&unknown);
+        let replies: Vec<Value> =
+            inner.connection().query(&command).await.map_err(RedisTransactionError::unavailable)?;
+        let mut replies = replies.into_iter();
+        for name in unknown {
+            let reply = replies.next().unwrap_or(Value::Nil);
+            if let Some(reason) =
+                effect_problem(reply).map_err(|error| RedisTransactionError::Unavailable(error.into()))?
+            {
+                return Err(RedisTransactionError::InvalidCommand { command: name.into(), reason });
+            }
+            inner.remember_command(name);
+        }
+        Ok(())
+    }
+
+    /// Adds the steps that list the copies which the effects write in a rebuild.
+    pub(in crate::store) fn add_names(&self, keys: &StoreKeys, shadow: &Name, program: &mut Program) {
+        let copies: BTreeSet<_> = self.0.iter().map(|effect| &effect.logical_key).collect();
+        for copy in copies {
+            program.arg("list").key(&keys.shadow_copies(shadow)).arg(copy);
+        }
+    }
+
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, token: &str, program: &mut Program) {
+        for (number, effect) in self.0.iter().enumerate() {
+            program.effect(&effect.key, &keys.undo_backup(token, number), effect);
+        }
+    }
+}
+
+/// Returns the reason why a command cannot be an effect, from the server's `COMMAND INFO`.
+fn effect_problem(info: Value) -> Result<Option<&'static str>, RedisError> {
+    let Value::Array(info) = info else {
+        return Ok(Some("the server does not know it"));
+    };
+    let mut info = info.into_iter().skip(2);
+    let mut next = || info.next().unwrap_or(Value::Nil);
+    let flags: Vec<String> = reply::parse_value(match next() {
+        Value::Set(flags) | Value::Array(flags) => Value::Array(flags),
+        other => other,
+    })?;
+    let (first, last): (i64, i64) = (reply::parse_value(next())?, reply::parse_value(next())?);
+    let has = |flag: &str| flags.iter().any(|found| found == flag);
+    Ok(if !has("write") {
+        Some("it does not write; use `query` to read")
+    } else if has("noscript") || has("blocking") {
+        Some("the server refuses it in scripts")
+    } else if first != 1 || last != 1 || has("movablekeys") {
+        Some("it does not take one key, right behind its name")
+    } else {
+        None
+    })
+}
