@@ -14,7 +14,7 @@ const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus", 0, 8, 1),
     ("eventbus-derive", 0, 0, 0),
     ("eventbus-file", 0, 0, 0),
-    ("eventbus-redis", 3, 24, 5),
+    ("eventbus-redis", 2, 18, 4),
     ("eventstore-postgres", 0, 0, 0),
     ("eventstore-sqlite", 0, 0, 0),
 ];

@@ -39,7 +39,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-redis/src/history/follow.rs", 2, "connecting to Redis again"),
     ("eventbus-redis/src/partition/repartition.rs", 1, "consumers in other processes"),
     ("eventbus-redis/src/store/commit/locks.rs", 6, "claims, by the clock of Redis"),
-    ("eventbus-redis/src/streams/projection/mod.rs", 1, "connecting to Redis again"),
+    ("eventbus-redis/src/streams/projection/event_projection.rs", 1, "connecting to Redis again"),
     ("eventbus-redis/src/blocking_read.rs", 3, "the replies of Redis"),
     ("eventbus/src/port/activity.rs", 2, "a thread that a handler blocks"),
     ("eventbus/src/port/consuming.rs", 1, "the last word of a store that may be gone"),

@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError, Trim, Trimmed,
-    command::{self, GroupState, streams},
+    command::{self, GroupState, streams as commands},
     entry_id::EntryId,
     error::CommandError,
     keys, reply,
@@ -57,79 +57,32 @@ fn by_id<S: Serializer>(entry: &Option<StreamEntry>, serializer: S) -> Result<S:
     entry.as_ref().map(|entry| &entry.id).serialize(serializer)
 }
 
-impl RedisStreams {
-    /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
-    /// every [projection](crate::EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
-    /// holds the rest.
-    ///
-    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
-    /// first run until it is [retired](crate::EventProjection::retire). A later rebuild begins with the entries that
-    /// remain.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`]; entries removed until then stay removed, and calling again continues with the rest.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
-    /// use eventbus_redis::Trim;
-    /// use std::time::Duration;
-    /// let limits = Trim { max_length: Some(100_000), max_age: Some(Duration::from_secs(24 * 3_600)) };
-    /// let trimmed = streams.trim("events:orders", limits).await?;
-    /// println!("{} removed, the rest is held by {:?}", trimmed.removed, trimmed.held_by);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn trim(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        self.trim_by(key, limits, false).await
-    }
-
-    /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
-    /// these lose them. A projection [stops](crate::StreamProjectionError::Missing) when it runs.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    pub async fn trim_may_lose(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
-        self.trim_by(key, limits, true).await
-    }
-
-    async fn trim_by(&self, key: &str, limits: Trim, is_forced: bool) -> Result<Trimmed, RedisCommandError> {
-        let (trim, mut steps) = (trim_script(key, limits, is_forced), TrimProgress::default());
-        loop {
-            let reply = self
-                .connection()
-                .run::<TrimReply>(&trim)
-                .await
-                .map_err(|error| RedisCommandError::from_command_error(key, error))?;
-            if !steps.add_step(reply.into()) {
-                return Ok(steps.total);
-            }
+/// Trims the stream of a key, in as many steps as it takes; if forced, also entries that were not read.
+pub(super) async fn trim(
+    streams: &RedisStreams,
+    key: &str,
+    limits: Trim,
+    is_forced: bool,
+) -> Result<Trimmed, RedisCommandError> {
+    let (trim, mut steps) = (trim_script(key, limits, is_forced), TrimProgress::default());
+    loop {
+        let reply = streams
+            .connection()
+            .run::<TrimReply>(&trim)
+            .await
+            .map_err(|error| RedisCommandError::from_command_error(key, error))?;
+        if !steps.add_step(reply.into()) {
+            return Ok(steps.total);
         }
     }
+}
 
-    /// Returns the state of the stream of a key. A missing stream is empty.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`].
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
-    /// let health = streams.health("events:orders").await?;
-    /// println!("stream length: {}", health.length);
-    /// for group in health.consumer_groups {
-    ///     println!("group {}: {} pending", group.name, group.pending);
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[doc(alias = "xinfo")]
-    pub async fn health(&self, key: &str) -> Result<StreamHealth, RedisCommandError> {
-        let pipeline = streams::health(key, &keys::projections(key));
-        let failed = |error| RedisCommandError::from_command_error(key, error);
-        let replies: Vec<RedisResult<Value>> = self.connection().query_all(&pipeline).await.map_err(failed)?;
-        parse_health(replies).map_err(|error| failed(CommandError::Sent(error)))
-    }
+/// Loads the state of the stream of a key.
+pub(super) async fn health(streams: &RedisStreams, key: &str) -> Result<StreamHealth, RedisCommandError> {
+    let pipeline = commands::health(key, &keys::projections(key));
+    let failed = |error| RedisCommandError::from_command_error(key, error);
+    let replies: Vec<RedisResult<Value>> = streams.connection().query_all(&pipeline).await.map_err(failed)?;
+    parse_health(replies).map_err(|error| failed(CommandError::Sent(error)))
 }
 
 fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {

@@ -13,7 +13,7 @@ mod reader;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use eventbus::port::BusCounters;
+use eventbus::port::{BusCounters, MessageId};
 use redis::{Cmd, FromRedisValue};
 
 pub use self::{
@@ -26,7 +26,7 @@ pub use self::{
     reader::StreamReader,
 };
 use crate::{
-    RedisCommandError, RedisConnectError, blocking_read::READ_BLOCK_MAX, connection::SharedConnection,
+    RedisCommandError, RedisConnectError, Trim, Trimmed, blocking_read::READ_BLOCK_MAX, connection::SharedConnection,
     error::InvalidConfig, reply, script,
 };
 
@@ -111,8 +111,105 @@ impl RedisStreams {
         StreamReader::new(self, key)
     }
 
+    /// Returns a projection of the stream of a key, as `events:orders`, without handlers.
+    #[must_use]
+    pub fn projection(&self, name: &str, key: &str) -> EventProjection {
+        EventProjection::new(self, name, key)
+    }
+
+    /// Adds an entry with fields of any names to the stream of a key, and returns its id.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; after [`OutcomeUnknown`](RedisCommandError::OutcomeUnknown) the entry may be there.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// streams.add("orders:events", &[("type", "created"), ("order_id", "123"), ("total", "99.99")]).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn add<V: AsRef<[u8]>>(&self, key: &str, fields: &[(&str, V)]) -> Result<MessageId, RedisCommandError> {
+        publisher::add_entry(self, key, fields, None).await
+    }
+
+    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **This also
+    /// removes entries that groups and projections have not read.**
+    ///
+    /// # Errors
+    /// [`RedisCommandError`], as [`add`](Self::add).
+    pub async fn add_capped<V: AsRef<[u8]>>(
+        &self,
+        key: &str,
+        fields: &[(&str, V)],
+        max_length: u64,
+    ) -> Result<MessageId, RedisCommandError> {
+        publisher::add_entry(self, key, fields, Some(max_length)).await
+    }
+
+    /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
+    /// every [projection](crate::EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
+    /// holds the rest.
+    ///
+    /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
+    /// first run until it is [retired](crate::EventProjection::retire). A later rebuild begins with the entries that
+    /// remain.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`]; entries removed until then stay removed, and calling again continues with the rest.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// use eventbus_redis::Trim;
+    /// use std::time::Duration;
+    /// let limits = Trim { max_length: Some(100_000), max_age: Some(Duration::from_secs(24 * 3_600)) };
+    /// let trimmed = streams.trim("events:orders", limits).await?;
+    /// println!("{} removed, the rest is held by {:?}", trimmed.removed, trimmed.held_by);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn trim(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        maintenance::trim(self, key, limits, false).await
+    }
+
+    /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
+    /// these lose them. A projection [stops](crate::StreamProjectionError::Missing) when it runs.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn trim_may_lose(&self, key: &str, limits: Trim) -> Result<Trimmed, RedisCommandError> {
+        maintenance::trim(self, key, limits, true).await
+    }
+
+    /// Returns the state of the stream of a key. A missing stream is empty.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// let health = streams.health("events:orders").await?;
+    /// println!("stream length: {}", health.length);
+    /// for group in health.consumer_groups {
+    ///     println!("group {}: {} pending", group.name, group.pending);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "xinfo")]
+    pub async fn health(&self, key: &str) -> Result<StreamHealth, RedisCommandError> {
+        maintenance::health(self, key).await
+    }
+
     fn connection(&self) -> &SharedConnection {
         &self.inner.connection
+    }
+
+    /// Returns `true` if keys of one step must share a slot.
+    fn is_cluster(&self) -> bool {
+        self.inner.is_cluster
     }
 
     /// Returns the time limit of the reply of a read that blocks for [`READ_BLOCK_MAX`].

@@ -147,51 +147,20 @@ impl EventPublisher {
     ) -> Result<MessageId, EventPublishError> {
         let fields = self.entry_fields(event_type, data)?;
         let key = self.streams.config().stream_key(stream);
-        Ok(self.streams.add_entry(&key, &fields, max_length).await?)
+        Ok(add_entry(&self.streams, &key, &fields, max_length).await?)
     }
 }
 
-impl RedisStreams {
-    /// Adds an entry with fields of any names to the stream of a key, and returns its id.
-    ///
-    /// # Errors
-    /// [`RedisCommandError`]; after [`OutcomeUnknown`](RedisCommandError::OutcomeUnknown) the entry may be there.
-    ///
-    /// # Examples
-    /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
-    /// streams.add("orders:events", &[("type", "created"), ("order_id", "123"), ("total", "99.99")]).await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn add<V: AsRef<[u8]>>(&self, key: &str, fields: &[(&str, V)]) -> Result<MessageId, RedisCommandError> {
-        self.add_entry(key, fields, None).await
-    }
-
-    /// Adds an entry as [`add`](Self::add) does, and has the server keep about `max_length` of them. **This also
-    /// removes entries that groups and projections have not read.**
-    ///
-    /// # Errors
-    /// [`RedisCommandError`], as [`add`](Self::add).
-    pub async fn add_capped<V: AsRef<[u8]>>(
-        &self,
-        key: &str,
-        fields: &[(&str, V)],
-        max_length: u64,
-    ) -> Result<MessageId, RedisCommandError> {
-        self.add_entry(key, fields, Some(max_length)).await
-    }
-
-    async fn add_entry<V: AsRef<[u8]>>(
-        &self,
-        key: &str,
-        fields: &[(&str, V)],
-        max_length: Option<u64>,
-    ) -> Result<MessageId, RedisCommandError> {
-        // never sent twice: that would publish twice
-        let id: Result<String, _> = self.connection().query_once(&command::add(key, fields, max_length)).await;
-        id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
-    }
+/// Adds an entry to the stream of a key, and returns its id.
+pub(super) async fn add_entry<V: AsRef<[u8]>>(
+    streams: &RedisStreams,
+    key: &str,
+    fields: &[(&str, V)],
+    max_length: Option<u64>,
+) -> Result<MessageId, RedisCommandError> {
+    // never sent twice: that would publish twice
+    let id: Result<String, _> = streams.connection().query_once(&command::add(key, fields, max_length)).await;
+    id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
 }
 
 /// Returns the error for a batch that the server added in part, because the ids of the stream ran out.

@@ -17,7 +17,7 @@ use crate::store::{Effect, Undo, to_bytes};
 /// event. Keys that begin with `projection:` are the projections' own, and refused too.
 #[derive(Debug, Default)]
 pub struct Effects {
-    pub(super) list: Vec<Effect>,
+    list: Vec<Effect>,
 }
 
 impl Effects {
@@ -95,6 +95,10 @@ impl Effects {
     /// Keeps the values of a list from one place up to another, both among them: the first is 0, the last −1.
     pub fn ltrim(&mut self, key: &str, from: i64, through: i64) {
         self.push(key, Undo::Key, "LTRIM", vec![to_bytes(from), to_bytes(through)]);
+    }
+
+    pub(super) fn into_list(self) -> Vec<Effect> {
+        self.list
     }
 
     fn push(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) {

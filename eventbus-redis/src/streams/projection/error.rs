@@ -2,7 +2,7 @@
 
 use eventbus::{BoxError, port::MessageId};
 
-use crate::{EntryError, RedisCommandError};
+use crate::{EntryError, RedisCommandError, StreamEntry};
 
 /// Reason why a projection over a stream stops. The entries before the one that it names are written, and the
 /// checkpoint is behind them; that entry is not written.
@@ -124,6 +124,17 @@ impl StreamProjectionError {
     #[must_use]
     pub const fn is_entry_error(&self) -> bool {
         matches!(self, Self::Entry { .. } | Self::Handler { .. } | Self::Effect { .. })
+    }
+
+    /// Returns the error for a command of an entry that cannot be written.
+    pub(super) fn effect(name: &str, entry: &StreamEntry, key: &str, command: &str, reason: &str) -> Self {
+        Self::Effect {
+            projection: name.into(),
+            entry: entry.id.clone(),
+            key: key.into(),
+            command: command.into(),
+            source: reason.into(),
+        }
     }
 }
 

@@ -19,141 +19,145 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Applied, EventProjection, ProjectionProgress, StreamProjectionError,
-    apply::{ProgramReply, ProjectionTarget, StepOutcome},
-    batch::{ProjectionBatch, StreamPosition},
+    Applied, ProjectionProgress, StreamProjectionError,
+    apply::{StepOutcome, apply_batch},
+    batch::{ProjectionBatch, next_batch},
+    handlers::EventHandlers,
+    keys::ProjectionTarget,
+    position::StreamPosition,
     progress::ProgressReporter,
+    step_runner::{ProgramReply, StepRunner},
 };
-use crate::{command::streams, keys, reply, store::Program};
+use crate::{command::streams, reply, store::Program};
 
-impl EventProjection {
-    /// Processes the stream from its oldest entry on, into copies of the keys, then renames the copies over the keys
-    /// together with the checkpoint. Until then the old numbers are served, and a running projection updates them.
-    /// Returns how many entries were [processed](Applied::processed).
-    ///
-    /// The last step removes keys that the projection wrote before and that the rebuild does not write. `on_progress`
-    /// is called after each hundred entries. The next rebuild removes the copies of one that was dropped or killed; of
-    /// several at once the one that began last wins. The last step names all keys at once: it takes about a millisecond
-    /// for a thousand of them.
-    ///
-    /// # Errors
-    /// [`StreamProjectionError`]; the live keys are then unchanged, and if the server is available, the copies are
-    /// removed.
-    pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
-        let token = self.streams.config().clock.new_id().to_string();
-        let rebuilt = self.rebuild_with_token(&token, on_progress).await;
-        if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
-            // if this fails too, the next rebuild removes the copies
-            drop(self.clear_copies(&token, None).await);
-        }
-        rebuilt
+/// Processes the stream into copies of the keys, then renames the copies over the keys.
+pub(super) async fn rebuild(
+    runner: &StepRunner,
+    handlers: &EventHandlers,
+    on_progress: impl FnMut(ProjectionProgress),
+) -> Result<Applied, StreamProjectionError> {
+    let token = runner.streams().config().clock.new_id().to_string();
+    let rebuilt = rebuild_with_token(runner, handlers, &token, on_progress).await;
+    if rebuilt.as_ref().is_err_and(|error| !error.is_retryable()) {
+        // if this fails too, the next rebuild removes the copies
+        drop(clear_copies(runner, &token, None).await);
     }
+    rebuilt
+}
 
-    async fn rebuild_with_token(
-        &self,
-        token: &str,
-        on_progress: impl FnMut(ProjectionProgress),
-    ) -> Result<Applied, StreamProjectionError> {
-        let target = ProjectionTarget::Rebuild(token);
-        self.start_rebuild(token).await?;
-        let mut progress = ProgressReporter::new(
-            self.query(&streams::length(&self.stream)).await?,
-            on_progress,
-            self.streams.config().clock.clone(),
-        );
-        let mut applied = Applied::default();
-        loop {
-            // read before the entries: if there are none and the swap finds it unchanged, the copies lack no entry that
-            // the live projection has processed
-            let live = self.live_checkpoint().await?;
-            let (batch, deleted) = self.next_batch(&target).await?;
-            applied.deleted += deleted;
-            if batch.entries.is_empty() {
-                if self.swap_copies(token, &batch, &live).await? {
-                    applied.position = batch.checkpoint_id();
-                    progress.report_progress(applied.processed);
-                    return Ok(applied);
-                }
-                continue;
+async fn rebuild_with_token(
+    runner: &StepRunner,
+    handlers: &EventHandlers,
+    token: &str,
+    on_progress: impl FnMut(ProjectionProgress),
+) -> Result<Applied, StreamProjectionError> {
+    let target = ProjectionTarget::Rebuild(token);
+    start_rebuild(runner, token).await?;
+    let mut progress = ProgressReporter::new(
+        runner.query(&streams::length(runner.keys().stream())).await?,
+        on_progress,
+        runner.streams().config().clock.clone(),
+    );
+    let mut applied = Applied::default();
+    loop {
+        // read before the entries: if there are none and the swap finds it unchanged, the copies lack no entry that
+        // the live projection has processed
+        let live = runner.live_checkpoint().await?;
+        let (batch, deleted) = next_batch(runner, &target).await?;
+        applied.deleted += deleted;
+        if batch.entries.is_empty() {
+            if swap_copies(runner, token, &batch, &live).await? {
+                applied.position = batch.checkpoint_id();
+                progress.report_progress(applied.processed);
+                return Ok(applied);
             }
-            if let StepOutcome::CheckpointMoved = self.apply_batch(&target, &batch, &mut applied).await? {
-                return Err(self.superseded_error());
+            continue;
+        }
+        if let StepOutcome::CheckpointMoved = apply_batch(runner, handlers, &target, &batch, &mut applied).await? {
+            return Err(runner.superseded_error());
+        }
+        progress.report_progress(applied.processed);
+    }
+}
+
+/// Takes over from an earlier rebuild, and removes its copies.
+async fn start_rebuild(runner: &StepRunner, token: &str) -> Result<(), StreamProjectionError> {
+    runner.check_name()?;
+    let token_key = runner.keys().rebuild_token();
+    // before the first write, so that a rebuild whose step would be refused leaves no token
+    runner.check_slots(&[token_key.clone(), runner.keys().notes()])?;
+    runner.query::<redis::Value>(&reply::set(&token_key, token)).await?;
+    clear_copies(runner, token, Some(StreamPosition::default())).await
+}
+
+/// Removes the copies, and notes the position `start`; without it removes the note too.
+async fn clear_copies(
+    runner: &StepRunner,
+    token: &str,
+    start: Option<StreamPosition>,
+) -> Result<(), StreamProjectionError> {
+    let target = ProjectionTarget::Rebuild(token);
+    let (checkpoint, listed) = runner.keys().progress_keys(&target);
+    let stale: Vec<String> = runner.query(&streams::members(&listed)).await?;
+    let mut clear = Program::default();
+    clear.arg("claim").key(&runner.keys().rebuild_token()).arg(token);
+    match start {
+        Some(position) => runner.add_position_note(&mut clear, &target, position),
+        None => runner.change_projection_notes(
+            &mut clear,
+            "HDEL",
+            vec![runner.keys().rebuild_progress_field().into_bytes()],
+        ),
+    }
+    for key in stale {
+        clear.arg("drop").key(&runner.keys().target_key(&target, &key));
+    }
+    clear.arg("drop").key(&listed).arg("drop").key(&checkpoint);
+    match runner.run_program(&clear).await? {
+        ProgramReply::Done => Ok(()),
+        ProgramReply::CheckpointMoved | ProgramReply::Superseded => Err(runner.superseded_error()),
+        ProgramReply::Refused { key, reason, .. } => Err(runner.refused_error(&format!("`{key}`: {reason}"))),
+    }
+}
+
+/// Renames the copies over the live keys after the last batch. Returns `false` if the live checkpoint is no longer
+/// `live`.
+async fn swap_copies(
+    runner: &StepRunner,
+    token: &str,
+    batch: &ProjectionBatch,
+    live: &str,
+) -> Result<bool, StreamProjectionError> {
+    let (target, at) = (ProjectionTarget::Rebuild(token), &batch.checkpoint);
+    let ((served, served_keys), (filled, copied_keys)) =
+        (runner.keys().progress_keys(&ProjectionTarget::Live), runner.keys().progress_keys(&target));
+    let copied: BTreeSet<String> = runner.query(&streams::members(&copied_keys)).await?;
+    let written: BTreeSet<String> = runner.query(&streams::members(&served_keys)).await?;
+    let mut program = Program::default();
+    runner.add_checks(&mut program, &target, at);
+    program.arg("at").key(&served).arg(live);
+    runner.add_position_note(&mut program, &ProjectionTarget::Live, batch.position_after(0));
+    runner.change_projection_notes(&mut program, "HDEL", vec![runner.keys().rebuild_progress_field().into_bytes()]);
+    for key in &copied {
+        program.arg("swap").key(&runner.keys().target_key(&target, key)).key(key);
+    }
+    for key in written.difference(&copied) {
+        program.arg("drop").key(key);
+    }
+    program.arg("swap").key(&copied_keys).key(&served_keys);
+    program.arg("set").key(&served).arg(at);
+    let done = format!("done {token}");
+    program.arg("drop").key(&filled).arg("set").key(&runner.keys().rebuild_token()).arg(&done);
+    match runner.run_program(&program).await? {
+        ProgramReply::Done => Ok(true),
+        ProgramReply::CheckpointMoved => Ok(false),
+        // perhaps the reply to a first run was lost, which left `done`
+        ProgramReply::Superseded => {
+            match runner.query::<Option<String>>(&reply::get(&runner.keys().rebuild_token())).await? {
+                Some(found) if found == done => Ok(true),
+                _ => Err(runner.superseded_error()),
             }
-            progress.report_progress(applied.processed);
         }
-    }
-
-    /// Takes over from an earlier rebuild, and removes its copies.
-    async fn start_rebuild(&self, token: &str) -> Result<(), StreamProjectionError> {
-        self.check_name()?;
-        let token_key = self.own_key("rebuilding");
-        // before the first write, so that a rebuild whose step would be refused leaves no token
-        self.check_slots(&[token_key.clone(), keys::projections(&self.stream)])?;
-        self.query::<redis::Value>(&reply::set(&token_key, token)).await?;
-        self.clear_copies(token, Some(StreamPosition::default())).await
-    }
-
-    /// Removes the copies, and notes the position `start`; without it removes the note too.
-    async fn clear_copies(&self, token: &str, start: Option<StreamPosition>) -> Result<(), StreamProjectionError> {
-        let target = ProjectionTarget::Rebuild(token);
-        let (checkpoint, listed) = self.progress_keys(&target);
-        let stale: Vec<String> = self.query(&streams::members(&listed)).await?;
-        let mut clear = Program::default();
-        clear.arg("claim").key(&self.own_key("rebuilding")).arg(token);
-        match start {
-            Some(position) => self.add_position_note(&mut clear, &target, position),
-            None => self.change_projection_notes(&mut clear, "HDEL", vec![self.rebuild_progress_field().into_bytes()]),
-        }
-        for key in stale {
-            clear.arg("drop").key(&self.target_key(&target, &key));
-        }
-        clear.arg("drop").key(&listed).arg("drop").key(&checkpoint);
-        match self.run_program(&clear).await? {
-            ProgramReply::Done => Ok(()),
-            ProgramReply::CheckpointMoved | ProgramReply::Superseded => Err(self.superseded_error()),
-            ProgramReply::Refused { key, reason, .. } => Err(self.refused_error(&format!("`{key}`: {reason}"))),
-        }
-    }
-
-    /// Renames the copies over the live keys after the last batch. Returns `false` if the live checkpoint is no longer
-    /// `live`.
-    async fn swap_copies(
-        &self,
-        token: &str,
-        batch: &ProjectionBatch,
-        live: &str,
-    ) -> Result<bool, StreamProjectionError> {
-        let (target, at) = (ProjectionTarget::Rebuild(token), &batch.checkpoint);
-        let ((served, served_keys), (filled, copied_keys)) =
-            (self.progress_keys(&ProjectionTarget::Live), self.progress_keys(&target));
-        let copied: BTreeSet<String> = self.query(&streams::members(&copied_keys)).await?;
-        let written: BTreeSet<String> = self.query(&streams::members(&served_keys)).await?;
-        let mut program = Program::default();
-        self.add_checks(&mut program, &target, at);
-        program.arg("at").key(&served).arg(live);
-        self.add_position_note(&mut program, &ProjectionTarget::Live, batch.position_after(0));
-        self.change_projection_notes(&mut program, "HDEL", vec![self.rebuild_progress_field().into_bytes()]);
-        for key in &copied {
-            program.arg("swap").key(&self.target_key(&target, key)).key(key);
-        }
-        for key in written.difference(&copied) {
-            program.arg("drop").key(key);
-        }
-        program.arg("swap").key(&copied_keys).key(&served_keys);
-        program.arg("set").key(&served).arg(at);
-        let done = format!("done {token}");
-        program.arg("drop").key(&filled).arg("set").key(&self.own_key("rebuilding")).arg(&done);
-        match self.run_program(&program).await? {
-            ProgramReply::Done => Ok(true),
-            ProgramReply::CheckpointMoved => Ok(false),
-            // perhaps the reply to a first run was lost, which left `done`
-            ProgramReply::Superseded => {
-                match self.query::<Option<String>>(&reply::get(&self.own_key("rebuilding"))).await? {
-                    Some(found) if found == done => Ok(true),
-                    _ => Err(self.superseded_error()),
-                }
-            }
-            ProgramReply::Refused { key, reason, .. } => Err(self.refused_error(&format!("`{key}`: {reason}"))),
-        }
+        ProgramReply::Refused { key, reason, .. } => Err(runner.refused_error(&format!("`{key}`: {reason}"))),
     }
 }

@@ -1,0 +1,310 @@
+//! A projection: its handlers, and the loop that runs it.
+//!
+//! Real time, not the given clock: reconnecting to Redis.
+
+use std::{fmt, time::Duration};
+
+use eventbus::{
+    BoxError,
+    port::{MessageId, Outage},
+};
+use serde::de::DeserializeOwned;
+
+use super::{
+    Applied, Effects, ProjectionProgress, StreamProjectionError,
+    apply::apply_batch,
+    batch::{self, next_batch},
+    handlers::{ApplyFailure, EventHandlers},
+    keys::ProjectionTarget,
+    rebuild,
+    step_runner::{CHECKPOINT_START, StepRunner},
+};
+use crate::{
+    RedisCommandError,
+    blocking_read::RECONNECT_BACKOFF,
+    command::streams,
+    streams::{Consume, RedisStreams, StreamEntry},
+};
+
+/// A projection of the plain events of one stream into keys of the same Redis; made by [`RedisStreams::projection`].
+///
+/// One step writes the effects of the handlers and moves the checkpoint, unless it has moved: a crash neither repeats
+/// nor loses an entry, and any number of processes may run the projection at once, as long as Redis keeps what it
+/// acknowledged. A handler may be called for an entry more than once, so it only writes [`Effects`].
+///
+/// A projection is identified by its name, its stream and the
+/// [`stream_prefix`](crate::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name over a
+/// different stream, or of a program with a different prefix, has its own checkpoint. Programs must keep the keys of
+/// their handlers apart.
+///
+/// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
+/// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): no entry is missed in silence.
+/// [`RedisStreams::trim`] removes no such entry; a publisher's maximum length does.
+///
+/// [`catch_up`](Self::catch_up) processes the entries of the stream, [`run`](Self::run) also new ones,
+/// [`rebuild`](Self::rebuild) starts from the oldest entry while the old numbers are served.
+///
+/// # Examples
+/// ```no_run
+/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// #[derive(serde::Deserialize)]
+/// struct OrderCreated { total: f64 }
+/// #[derive(serde::Deserialize)]
+/// struct OrderShipped {}
+///
+/// let stats = streams
+///     .projection("order-stats", "events:orders")
+///     .on("order.created", |order: OrderCreated, effects| {
+///         effects.hincrby("stats:orders", "total_count", 1);
+///         effects.hincrbyfloat("stats:orders", "total_value", order.total);
+///     })
+///     .on("order.shipped", |_: OrderShipped, effects| effects.hincrby("stats:orders", "shipped_count", 1));
+/// let rebuilt = stats.rebuild(|now| println!("{} of {}, {:?} left", now.done, now.of, now.time_left())).await?;
+/// println!("{} processed", rebuilt.processed);
+/// stats.run(std::future::pending()).await?; // with new entries, until the process ends
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct EventProjection {
+    runner: StepRunner,
+    handlers: EventHandlers,
+}
+
+/// Delay before a running projection retries an entry that stopped it.
+const STOPPED_RETRY_DELAY: Duration = Duration::from_secs(60);
+
+impl EventProjection {
+    pub(crate) fn new(streams: &RedisStreams, name: &str, stream: &str) -> Self {
+        Self { runner: StepRunner::new(streams, name, stream), handlers: EventHandlers::default() }
+    }
+
+    /// Sets the handler of a type of events, and replaces an earlier one. Their data is decoded into `T`.
+    #[must_use]
+    pub fn on<T, F>(self, event_type: &str, handler: F) -> Self
+    where
+        T: DeserializeOwned,
+        F: Fn(T, &mut Effects) + Send + Sync + 'static,
+    {
+        self.try_on(event_type, move |event: T, effects| {
+            handler(event, effects);
+            Ok::<_, BoxError>(())
+        })
+    }
+
+    /// Sets a handler that may fail. The projection then stops with the entry's id, and writes no effects of the event.
+    #[must_use]
+    pub fn try_on<T, E, F>(mut self, event_type: &str, handler: F) -> Self
+    where
+        T: DeserializeOwned,
+        E: Into<BoxError>,
+        F: Fn(T, &mut Effects) -> Result<(), E> + Send + Sync + 'static,
+    {
+        let handle = move |entry: &StreamEntry, effects: &mut Effects| {
+            let event = entry.data().map_err(ApplyFailure::Entry)?;
+            handler(event, effects).map_err(|error| ApplyFailure::Handler(error.into()))
+        };
+        self.handlers.set(event_type, handle);
+        self
+    }
+
+    /// Skips entries of any type before their fields are read: a damaged one, or those of a foreign program. The
+    /// checkpoint moves past them, [`Applied::skipped`] counts them, and a rebuild skips them too. Without this an
+    /// entry that cannot be read [stops](StreamProjectionError::Entry) the projection.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # fn run(stats: eventbus_redis::EventProjection) -> eventbus_redis::EventProjection {
+    /// stats
+    ///     .skip_if(|entry| entry.id.as_str() == "1795157844243-0") // the error has named it
+    ///     .skip_if(|entry| entry.field("type").is_none()) // the audit log writes here, too
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn skip_if(mut self, is_skipped: impl Fn(&StreamEntry) -> bool + Send + Sync + 'static) -> Self {
+        self.handlers.skip_if(is_skipped);
+        self
+    }
+
+    /// Returns the last processed entry; `None` before the first.
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn checkpoint(&self) -> Result<Option<MessageId>, RedisCommandError> {
+        Ok(Some(self.runner.live_checkpoint().await?).filter(|at| at != CHECKPOINT_START).map(MessageId::new))
+    }
+
+    /// Processes the entries after the checkpoint, and returns the result. Entries of types without a handler are
+    /// skipped and counted.
+    ///
+    /// Dropping the future, or the end of the process, at any moment neither repeats nor loses an entry.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError`].
+    pub async fn catch_up(&self) -> Result<Applied, StreamProjectionError> {
+        let mut applied = Applied::default();
+        self.apply_available(&mut applied).await?;
+        Ok(applied)
+    }
+
+    async fn apply_available(&self, applied: &mut Applied) -> Result<(), StreamProjectionError> {
+        loop {
+            let (batch, deleted) = next_batch(&self.runner, &ProjectionTarget::Live).await?;
+            applied.deleted += deleted;
+            applied.position = batch.checkpoint_id();
+            if batch.entries.is_empty() {
+                return Ok(());
+            }
+            // if a concurrent runner was first, the loop continues behind it
+            apply_batch(&self.runner, &self.handlers, &ProjectionTarget::Live, &batch, applied).await?;
+        }
+    }
+
+    /// Processes the entries of the stream and new ones until `stop` completes; returns the result by then, without a
+    /// step under way. It retries with backoff in an outage, and every minute after an
+    /// [entry error](StreamProjectionError::is_entry_error). Logs the first entry of each type without a handler.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError`] of any other kind.
+    pub async fn run(&self, stop: impl Future<Output = ()>) -> Result<Applied, StreamProjectionError> {
+        let mut applied = Applied::default();
+        // a step under way may be dropped: the server makes all of it or none
+        let failed = tokio::select! {
+            () = stop => None,
+            error = self.run_until_error(&mut applied) => Some(error),
+        };
+        failed.map_or(Ok(applied), Err)
+    }
+
+    async fn run_until_error(&self, applied: &mut Applied) -> StreamProjectionError {
+        let mut coming = self.runner.streams().reader(self.runner.keys().stream());
+        let (mut failures, mut last_logged) = (0, None);
+        let clock = &self.runner.streams().config().clock;
+        let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
+        loop {
+            let followed = async {
+                self.apply_available(applied).await?;
+                if let Some(lasted) = stop.ends() {
+                    last_logged = None;
+                    tracing::info!(
+                        projection = self.runner.keys().name(),
+                        stream = self.runner.keys().stream(),
+                        ?lasted,
+                        "projection goes on"
+                    );
+                }
+                if let Some(position) = &applied.position {
+                    coming = std::mem::replace(&mut coming, self.runner.streams().reader(self.runner.keys().stream()))
+                        .after(position);
+                }
+                Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
+            };
+            match followed.await {
+                Ok(_) => {
+                    failures = 0;
+                    if let Some(lasted) = outage.ends() {
+                        tracing::info!(
+                            projection = self.runner.keys().name(),
+                            stream = self.runner.keys().stream(),
+                            ?lasted,
+                            "projection reads again"
+                        );
+                    }
+                }
+                Err(error) if error.is_retryable() => {
+                    failures += 1;
+                    if outage.begins() {
+                        tracing::warn!(projection = self.runner.keys().name(), %error, "projection interrupted, trying again");
+                    }
+                    tokio::time::sleep(RECONNECT_BACKOFF.jittered(failures)).await;
+                }
+                Err(error) if error.is_entry_error() => {
+                    stop.begins();
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    let current = Some((error.to_string(), cause));
+                    // logged again if a different entry fails, or for a different cause
+                    if last_logged != current
+                        && let Some((error, cause)) = &current
+                    {
+                        tracing::error!(
+                            projection = self.runner.keys().name(),
+                            error,
+                            cause,
+                            "projection stopped, trying again every minute"
+                        );
+                    }
+                    last_logged = current;
+                    clock.sleep(STOPPED_RETRY_DELAY).await;
+                }
+                Err(error) => return error,
+            }
+        }
+    }
+
+    /// Processes the stream from its oldest entry on, into copies of the keys, then renames the copies over the keys
+    /// together with the checkpoint. Until then the old numbers are served, and a running projection updates them.
+    /// Returns how many entries were [processed](Applied::processed).
+    ///
+    /// The last step removes keys that the projection wrote before and that the rebuild does not write. `on_progress`
+    /// is called after each hundred entries. The next rebuild removes the copies of one that was dropped or killed; of
+    /// several at once the one that began last wins. The last step names all keys at once: it takes about a millisecond
+    /// for a thousand of them.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError`]; the live keys are then unchanged, and if the server is available, the copies are
+    /// removed.
+    pub async fn rebuild(&self, on_progress: impl FnMut(ProjectionProgress)) -> Result<Applied, StreamProjectionError> {
+        rebuild::rebuild(&self.runner, &self.handlers, on_progress).await
+    }
+
+    /// Sets the checkpoint by hand, behind an entry or before the oldest one: the projection continues there, with the
+    /// entries that the stream has now.
+    ///
+    /// It is for what a run cannot decide: after [`Missing`](StreamProjectionError::Missing) with the id that it names,
+    /// if the missing entries may stay missing; after [`Replaced`](StreamProjectionError::Replaced) with `None`, if all
+    /// entries in the stream are new. The projection processes the entries after the checkpoint, **once more if it had
+    /// processed them**; [`rebuild`](Self::rebuild) begins from zero instead.
+    ///
+    /// # Errors
+    /// [`StreamProjectionError::Command`]; refused too if `entry` is not an id of an entry.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(stats: eventbus_redis::EventProjection) -> eventbus::Result<()> {
+    /// use eventbus_redis::StreamProjectionError;
+    /// if let Err(StreamProjectionError::Missing { after, entries, .. }) = stats.catch_up().await {
+    ///     eprintln!("{entries:?} orders are missing in the statistics from now on");
+    ///     stats.set_checkpoint_after(Some(&after)).await?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "save_checkpoint")]
+    pub async fn set_checkpoint_after(&self, entry: Option<&MessageId>) -> Result<(), StreamProjectionError> {
+        batch::set_checkpoint_after(&self.runner, entry).await
+    }
+
+    /// Removes the projection's note from the stream, so that it holds no [trimming](RedisStreams::trim) any more. The
+    /// keys that it wrote, and its checkpoint, stay. The next run notes it again, or fails because entries may be
+    /// [missing](StreamProjectionError::Missing).
+    ///
+    /// # Errors
+    /// [`RedisCommandError`].
+    pub async fn retire(&self) -> Result<(), RedisCommandError> {
+        let delete = streams::delete_fields(
+            &self.runner.keys().notes(),
+            &[&self.runner.keys().progress_field(), &self.runner.keys().rebuild_progress_field()],
+        );
+        self.runner.query::<u64>(&delete).await.map(drop)
+    }
+}
+
+impl fmt::Debug for EventProjection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventProjection")
+            .field("name", &self.runner.keys().name())
+            .field("stream", &self.runner.keys().stream())
+            .field("types", &self.handlers.event_types())
+            .finish_non_exhaustive()
+    }
+}
