@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::from_json;
+use eventbus::support::from_json;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use time::OffsetDateTime;

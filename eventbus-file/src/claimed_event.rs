@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::Outage;
+use eventbus::support::Outage;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};

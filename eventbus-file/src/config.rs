@@ -6,7 +6,8 @@ use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
     Name, SharedClock,
-    port::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN},
+    port::RetryPolicy,
 };
 use uuid::Uuid;
 

@@ -10,9 +10,9 @@ use std::{
 
 use eventbus::{
     Name, RecordedEvent, SharedClock,
-    port::{
-        DeadLetter, DeadLetterFilter, DeadLetterPage, DeliveryAttempts, InFlightEntry, MessageId, PAGE_BYTES, from_json,
-    },
+    delivery::InFlightEntry,
+    port::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeliveryAttempts, MessageId},
+    support::{PAGE_BYTES, from_json},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;

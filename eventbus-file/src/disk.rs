@@ -14,7 +14,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use eventbus::port::from_json;
+use eventbus::support::from_json;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -4,7 +4,8 @@
 
 use eventbus::{
     Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{MessageId, from_json, to_json},
+    port::MessageId,
+    support::{from_json, to_json},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::value::{RawValue, Value};

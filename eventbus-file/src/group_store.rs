@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
     Name,
-    port::{DeliveryAttempts, GroupTypes, Subscribers},
+    delivery::{GroupTypes, Subscribers},
+    port::DeliveryAttempts,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

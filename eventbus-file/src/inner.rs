@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    port::{BusCounters, Consuming, RunLock, Subscribers},
+    delivery::{Consuming, RunLock, Subscribers},
+    port::BusCounters,
 };
 use tokio::{sync::watch, task::JoinHandle};
 

@@ -20,7 +20,8 @@ use std::{
 
 use eventbus::{
     BoxError, RecordedEvent,
-    port::{DueRange, PAGE_BYTES, from_json},
+    delivery::DueRange,
+    support::{PAGE_BYTES, from_json},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use eventbus::{BoxError, FieldError, RecordedEvent, port::from_json};
+use eventbus::{BoxError, FieldError, RecordedEvent, support::from_json};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde::de::IgnoredAny;
 use uuid::Uuid;

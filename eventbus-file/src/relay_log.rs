@@ -12,7 +12,8 @@ use std::{
 
 use eventbus::{
     EventId, Name, Position,
-    port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, from_json},
+    port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
+    support::from_json,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;

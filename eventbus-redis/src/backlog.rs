@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{Announced, BacklogFill, FillOutcome, HandlerStart, PublishError, SkippedBefore, StopSignal},
+    delivery::StopSignal,
+    port::{Announced, BacklogFill, FillOutcome, HandlerStart, PublishError, SkippedBefore},
 };
 use redis::ScriptInvocation;
 use tracing::Span;

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{PAGE_BYTES, RetryPolicy};
+use eventbus::{port::RetryPolicy, support::PAGE_BYTES};
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 

@@ -16,7 +16,8 @@ use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, InvalidName, Name,
-    port::{CheckpointError, EventStore, Lease, LeaseError, Notes, Outage, PAGE_BYTES},
+    port::{CheckpointError, EventStore, Lease, LeaseError, Notes},
+    support::{Outage, PAGE_BYTES},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use xxhash_rust::xxh3::xxh3_128;

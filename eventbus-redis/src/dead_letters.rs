@@ -3,7 +3,10 @@
 //!
 //! Invariant: a replay is one script that never reads a value, so it can neither lose nor change one.
 
-use eventbus::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, MessageId, PAGE_BYTES};
+use eventbus::{
+    port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, MessageId},
+    support::PAGE_BYTES,
+};
 use redis::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    port::{BusCounters, Consuming, RunLock, Subscribers},
+    delivery::{Consuming, RunLock, Subscribers},
+    port::BusCounters,
 };
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
 use tokio::sync::Mutex;

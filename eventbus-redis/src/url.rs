@@ -2,7 +2,7 @@
 //!
 //! Invariant: no text shows a password, nor what may be one.
 
-use eventbus::port::{is_this_machine, redacted};
+use eventbus::support::{is_this_machine, redacted};
 use redis::IntoConnectionInfo;
 
 /// The problem of a URL that does not parse. It does not show the URL, which may hold a password anywhere.

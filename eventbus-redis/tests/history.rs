@@ -12,7 +12,8 @@ use common::{
 };
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{EventBus, MessageId, PAGE_BYTES},
+    port::{EventBus, MessageId},
+    support::PAGE_BYTES,
 };
 use eventbus_redis::{Follow, HistoryEntry, HistoryError, RedisEventBus, RedisEventBusConfig};
 

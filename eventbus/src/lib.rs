@@ -56,12 +56,14 @@ extern crate self as eventbus;
 #[cfg(feature = "axum")]
 #[cfg_attr(docsrs, doc(cfg(feature = "axum")))]
 pub mod axum;
+pub mod delivery;
 mod domain;
 mod memory;
 pub mod port;
 mod runtime;
 #[cfg(test)]
 mod statuses;
+pub mod support;
 #[cfg(feature = "testkit")]
 #[cfg_attr(docsrs, doc(cfg(feature = "testkit")))]
 pub mod testkit;

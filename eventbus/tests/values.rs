@@ -4,11 +4,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventbus::{
     Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
-    Name, NameFault, NewEvent, StreamId, Uuid, Version, parse_uuid,
-    port::{
-        ActiveSubscriber, AppendSignal, Delivery, DeliveryAttempts, Limits, Outcome, PublishError, RetryPolicy,
-        StateMap, Subscriber, dispatch, handler_span,
-    },
+    Name, NameFault, NewEvent, StreamId, Uuid, Version,
+    delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
+    parse_uuid,
+    port::{AppendSignal, Delivery, DeliveryAttempts, PublishError, RetryPolicy, StateMap, Subscriber},
     prelude::*,
 };
 use futures_util::FutureExt as _;

@@ -15,7 +15,8 @@ mod stored_at;
 
 use eventbus::{
     RecordedEvent,
-    port::{Append, AppendError, check_events, check_ids},
+    port::{Append, AppendError},
+    support::{check_events, check_ids},
 };
 
 pub(crate) use self::group_commit::GroupCommit;

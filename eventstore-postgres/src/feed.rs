@@ -8,7 +8,8 @@
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
+    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
+    support::{Page, paged},
 };
 use sqlx::{Row, SqlStr, postgres::PgRow};
 use time::OffsetDateTime;
@@ -166,7 +167,8 @@ fn unreadable_answer(error: sqlx::Error) -> ReadError {
 mod tests {
     use eventbus::{
         AggregateId, ExpectedVersion, Name, NewEvent, StreamId, Version,
-        port::{AppendEvents as _, Direction, PAGE_BYTES},
+        port::{AppendEvents as _, Direction},
+        support::PAGE_BYTES,
     };
     use futures_util::TryStreamExt as _;
     use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};

@@ -1,6 +1,6 @@
 //! The preconditions that a server and a database must meet before the store keeps events there.
 
-use eventbus::port::is_this_machine;
+use eventbus::support::is_this_machine;
 use sqlx::{
     Row,
     postgres::{PgConnectOptions, PgRow},

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, RecordedEvent, StreamId, Version,
-    port::{Direction, Page, ReadError, ReadStream, RecordStream, paged},
+    port::{Direction, ReadError, ReadStream, RecordStream},
+    support::{Page, paged},
 };
 use sqlx::Row;
 

@@ -3,8 +3,8 @@
 //! Decoding checks each column, since not only this crate can write rows; the error of an invalid row names its place.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
-    port::{PAGE_BYTES, ReadError},
+    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, port::ReadError,
+    support::PAGE_BYTES,
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;

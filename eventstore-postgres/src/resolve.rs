@@ -2,7 +2,8 @@
 
 use eventbus::{
     BoxError, EventId, NewEvent, RecordedEvent, Version,
-    port::{Append, AppendError, ReadError, first_result},
+    port::{Append, AppendError, ReadError},
+    support::first_result,
 };
 use sqlx::{Row, SqlStr, postgres::PgRow};
 

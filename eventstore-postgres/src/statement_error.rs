@@ -4,7 +4,8 @@ use std::{error::Error, iter, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, Name,
-    port::{CheckpointError, ReadError, ServerFault, source_chain},
+    port::{CheckpointError, ReadError, ServerFault},
+    support::source_chain,
 };
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 

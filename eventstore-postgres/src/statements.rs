@@ -1,6 +1,6 @@
 //! All statements of a store, filled in for its schema once, at connect.
 
-use eventbus::{ExpectedVersion, port::PAGE_BYTES};
+use eventbus::{ExpectedVersion, support::PAGE_BYTES};
 use sqlx::SqlStr;
 
 use crate::{record::PAGE_EVENTS_MAX, schema::Schema};

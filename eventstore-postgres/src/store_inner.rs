@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eventbus::port::ListedEventTypes;
+use eventbus::support::ListedEventTypes;
 
 use crate::{
     append::GroupCommit, config::PgEventStoreConfig, notify::AppendNotifier, pool::ConnectionPools,

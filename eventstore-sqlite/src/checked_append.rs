@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
-    port::{self, AppendError, ListedEventTypes, check_events, check_ids, first_result},
+    port::{self, AppendError},
+    support::{ListedEventTypes, check_events, check_ids, first_result},
 };
 use rusqlite::{Connection, OptionalExtension as _};
 use time::OffsetDateTime;

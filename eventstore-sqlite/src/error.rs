@@ -4,7 +4,8 @@ use std::{error::Error, path::PathBuf, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError,
-    port::{ReadError, ServerFault, source_chain},
+    port::{ReadError, ServerFault},
+    support::source_chain,
 };
 use rusqlite::ErrorCode;
 

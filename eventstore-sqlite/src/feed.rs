@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, Page, ReadError, ReadFeed, RecordStream, paged},
+    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
+    support::{Page, paged},
 };
 use rusqlite::{Connection, OptionalExtension as _, params};
 use time::OffsetDateTime;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use eventbus::port::redacted;
+use eventbus::support::redacted;
 use uuid::Uuid;
 
 use crate::error::SqliteConnectError;

@@ -6,10 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{
-    RecordedEvent,
-    port::{PAGE_BYTES, ReadError},
-};
+use eventbus::{RecordedEvent, port::ReadError, support::PAGE_BYTES};
 use rusqlite::{Connection, Rows};
 use tokio::sync::Semaphore;
 

@@ -6,7 +6,8 @@ use std::{path::PathBuf, sync::Arc};
 
 use eventbus::{
     App, InMemoryEventBus, InMemoryEventStore, Result, Saved,
-    port::{EventBus, EventStore, redacted},
+    port::{EventBus, EventStore},
+    support::redacted,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;

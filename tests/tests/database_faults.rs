@@ -13,8 +13,9 @@ use std::{
 
 use eventbus::{
     App, BoxError, ExpectedVersion, NewEvent, StreamId,
-    port::{DeadLetterFilter, Health, HealthThresholds, source_chain},
+    port::{DeadLetterFilter, Health, HealthThresholds},
     prelude::*,
+    support::source_chain,
 };
 use eventbus_redis::{
     RedisEventBus, RedisEventBusConfig, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,

@@ -66,16 +66,26 @@ fn assert_never_imports(folder: &str, forbidden: &[&str], except: &str) {
 
 #[test]
 fn the_domain_imports_nothing_of_the_crate() {
-    assert_never_imports("domain", &["port", "runtime", "memory", "testkit", "axum"], "");
+    assert_never_imports("domain", &["port", "support", "delivery", "runtime", "memory", "testkit", "axum"], "");
 }
 
 #[test]
 fn ports_import_the_domain_only() {
-    assert_never_imports("port", &["runtime", "memory", "testkit", "axum"], "");
+    assert_never_imports("port", &["support", "delivery", "runtime", "memory", "testkit", "axum"], "");
 }
 
 #[test]
-fn the_backends_in_memory_import_domain_and_ports_only() {
+fn shared_parts_of_backends_import_domain_and_ports_only() {
+    assert_never_imports("support", &["delivery", "runtime", "memory", "testkit", "axum"], "");
+}
+
+#[test]
+fn the_delivery_engine_imports_domain_ports_and_shared_parts_only() {
+    assert_never_imports("delivery", &["runtime", "memory", "testkit", "axum"], "");
+}
+
+#[test]
+fn the_backends_in_memory_do_not_import_what_runs() {
     assert_never_imports("memory", &["runtime", "testkit", "axum"], "");
 }
 

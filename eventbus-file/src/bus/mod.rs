@@ -14,8 +14,9 @@ use eventbus::{
     port::{
         Announced, BusStats, ConsumeError, EventBus, EventStore, GroupInfo, GroupProgress, Health, MessageId,
         PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
-        Subscription, check_records,
+        Subscription,
     },
+    support::check_records,
 };
 
 use crate::{

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{is_this_machine, redacted};
+use eventbus::support::{is_this_machine, redacted};
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 

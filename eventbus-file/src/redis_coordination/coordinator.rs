@@ -11,7 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eventbus::port::Outage;
+use eventbus::support::Outage;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
     aio::{MultiplexedConnection, PubSub},

@@ -13,8 +13,9 @@ use eventbus::{
     EventId, Name, Position,
     port::{
         EventBus as _, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget, ResyncOutcome, ResyncRequest, check_records,
+        RelayTarget, ResyncOutcome, ResyncRequest,
     },
+    support::check_records,
 };
 
 use crate::{

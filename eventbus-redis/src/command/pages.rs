@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::port::PAGE_BYTES;
+use eventbus::support::PAGE_BYTES;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 
 use crate::{

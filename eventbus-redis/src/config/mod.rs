@@ -10,7 +10,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::{
     SharedClock,
-    port::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
 use serde::{Deserialize, Deserializer, de};
 

@@ -11,7 +11,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use eventbus::{
     RecordedEvent,
-    port::{DeliveryAttempts, DisposedEntry, Disposition, MessageId},
+    delivery::{DisposedEntry, Disposition},
+    port::{DeliveryAttempts, MessageId},
 };
 use redis::ScriptInvocation;
 use time::OffsetDateTime;

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{StreamId, port::StopSignal};
+use eventbus::{StreamId, delivery::StopSignal};
 use redis::ScriptInvocation;
 
 use super::{Consumer, PARTITION_OWNER, read::RANGE_START};

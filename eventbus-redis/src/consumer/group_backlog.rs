@@ -10,7 +10,8 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{InFlight, SkippedBefore, StopSignal, Subscribers, WorkerSlots},
+    delivery::{InFlight, StopSignal, Subscribers, WorkerSlots},
+    port::SkippedBefore,
 };
 use tokio_util::sync::CancellationToken;
 

@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     RecordedEvent,
-    port::{DeliveryAttempts, MessageId, log_skipped_type},
+    delivery::log_skipped_type,
+    port::{DeliveryAttempts, MessageId},
 };
 
 use super::{Consumer, ack_batch::attempts_json, read::RANGE_START, receive::ReclaimedEntries};

@@ -18,7 +18,7 @@
 
 use std::{collections::HashMap, sync::atomic::Ordering};
 
-use eventbus::port::PAGE_BYTES;
+use eventbus::support::PAGE_BYTES;
 use redis::ScriptInvocation;
 
 use super::{Consumer, acknowledger::Acknowledger, read::RANGE_START, receive::ReclaimedEntries};

@@ -28,7 +28,8 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{GroupContext, InFlight, Limits, MessageId, RetryPolicy, StopSignal, WorkerSlots, run_workers},
+    delivery::{GroupContext, InFlight, Limits, StopSignal, WorkerSlots, run_workers},
+    port::{MessageId, RetryPolicy},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

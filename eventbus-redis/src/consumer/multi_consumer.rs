@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use eventbus::{Name, port::StopSignal};
+use eventbus::{Name, delivery::StopSignal};
 use tokio::task::JoinSet;
 
 use crate::inner::BusInner;

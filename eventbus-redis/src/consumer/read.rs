@@ -7,7 +7,10 @@
 
 use std::{pin::pin, sync::atomic::Ordering, time::Duration};
 
-use eventbus::port::{DueEntry, MessageId, StopSignal};
+use eventbus::{
+    delivery::{DueEntry, StopSignal},
+    port::MessageId,
+};
 use redis::{Cmd, RedisError, RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
 use super::{Consumer, outage_log::OutageLog, receive::ReclaimedEntries};

@@ -4,7 +4,8 @@ use std::sync::atomic::Ordering;
 
 use eventbus::{
     RecordedEvent,
-    port::{DeliveryAttempts, InFlightEntry, MessageId},
+    delivery::InFlightEntry,
+    port::{DeliveryAttempts, MessageId},
 };
 use redis::{RedisResult, Value, from_redis_value};
 

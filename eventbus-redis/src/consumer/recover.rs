@@ -10,9 +10,8 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{
-        ConsumeError, Delivery, DisposedEntry, Disposition, InFlight, InFlightEntry, MessageId, RetryPolicy, dispatch,
-    },
+    delivery::{DisposedEntry, Disposition, InFlight, InFlightEntry, dispatch},
+    port::{ConsumeError, Delivery, MessageId, RetryPolicy},
 };
 use redis::ScriptInvocation;
 use serde::Serialize;

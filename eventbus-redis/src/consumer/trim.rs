@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::port::StopSignal;
+use eventbus::delivery::StopSignal;
 use tokio::time::{Instant, sleep};
 
 use super::{Consumer, outage_log::OutageLog};

@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use eventbus::port::Outage;
+use eventbus::support::Outage;
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 

@@ -90,7 +90,7 @@ impl History {
     }
 
     /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends earlier with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it exceeds that by one entry at most. At the end of the
+    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it exceeds that by one entry at most. At the end of the
     /// stream it is empty.
     ///
     /// # Errors
@@ -107,7 +107,7 @@ impl History {
 
     /// Reads the last `count` entries of the stream behind the cursor, the oldest of them first, and moves to the end
     /// of the stream; with 0 it only moves. They are fewer if the newest of them reach
-    /// [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
     /// [`HistoryError`]; the cursor stays.

@@ -6,7 +6,8 @@
 use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents, ListedEventTypes, ReadError, check_events, check_ids, first_result},
+    port::{Append, AppendError, AppendEvents, ReadError},
+    support::{ListedEventTypes, check_events, check_ids, first_result},
 };
 use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use eventbus::port::{ServerFault, source_chain};
+use eventbus::{port::ServerFault, support::source_chain};
 use redis::RedisError;
 
 use crate::{error::CommandError, reply::is_connection_lost, store::RedisTransactionError};

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, PAGE_BYTES, Page, ReadError, ReadFeed, RecordStream, paged},
+    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
+    support::{PAGE_BYTES, Page, paged},
 };
 use redis::{RedisResult, Value};
 use time::OffsetDateTime;

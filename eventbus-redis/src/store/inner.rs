@@ -8,7 +8,8 @@ use std::{
 
 use eventbus::{
     Position,
-    port::{AppendSignal, BusCounters, ListedEventTypes},
+    port::{AppendSignal, BusCounters},
+    support::ListedEventTypes,
 };
 use uuid::Uuid;
 

@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use eventbus::port::{MessageId, PAGE_BYTES};
+use eventbus::{port::MessageId, support::PAGE_BYTES};
 use redis::Value;
 
 use super::{RedisStreams, StreamEntry};
@@ -27,7 +27,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Consume {
-    /// Most entries, at least one. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Most entries, at least one. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     pub count: usize,
     /// Time to wait if there are none; 0 does not wait. Default 5,000 ms.
     pub block: Duration,
@@ -52,7 +52,7 @@ pub struct Claim {
     /// Least time since the last delivery of an entry. Default 60,000 ms. With 0 a consumer reclaims its entries from
     /// before a crash, and all entries that are in flight at other consumers.
     pub min_idle: Duration,
-    /// Most entries. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// Most entries. Default 10. Fewer if they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     pub count: usize,
 }
 
@@ -129,7 +129,7 @@ impl EventConsumer {
     }
 
     /// Reads entries that the group has not delivered yet, and waits for them if there are none; returns none if none
-    /// arrive. They end with the entry with which they reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// arrive. They end with the entry with which they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// An entry of a foreign program, or one that is damaged, arrives like any entry: only the methods that read its
     /// fields [fail](crate::EntryError), and it can be acknowledged.
@@ -177,7 +177,7 @@ impl EventConsumer {
     }
 
     /// Claims entries that have been pending for long, of all consumers, this one included. It scans all pending
-    /// entries until it has `count` of them, or [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// entries until it has `count` of them, or [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
     /// [`RedisCommandError`]. Entries that it has claimed by then are pending on this consumer.

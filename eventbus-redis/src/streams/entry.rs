@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use eventbus::{
-    BoxError,
-    port::{MessageId, from_json},
-};
+use eventbus::{BoxError, port::MessageId, support::from_json};
 use serde::de::DeserializeOwned;
 
 use crate::{keys::plain_field as field, reply::Entry};

@@ -2,10 +2,7 @@
 
 use std::borrow::Cow;
 
-use eventbus::{
-    FieldError,
-    port::{MessageId, to_json},
-};
+use eventbus::{FieldError, port::MessageId, support::to_json};
 use redis::{RedisError, RedisResult};
 use serde::Serialize;
 

@@ -78,7 +78,7 @@ impl StreamReader {
     }
 
     /// Reads at most `count` entries, the oldest first, and moves behind them. A page ends before with the entry that
-    /// reaches [`PAGE_BYTES`](eventbus::port::PAGE_BYTES), so it is at most this and one entry large. At the end of the
+    /// reaches [`PAGE_BYTES`](eventbus::support::PAGE_BYTES), so it is at most this and one entry large. At the end of the
     /// stream it is empty.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl StreamReader {
     }
 
     /// Reads the last `count` entries after the position, the oldest of them first, and moves to the end. They are
-    /// fewer if the newest of them reach [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+    /// fewer if the newest of them reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// # Errors
     /// [`RedisCommandError`]; the position stays.

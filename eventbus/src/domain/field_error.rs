@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt::Write as _};
 ///
 /// # Examples
 /// ```
-/// let error = eventbus::port::to_json(&[("temperature", f64::NAN)]).unwrap_err();
+/// let error = eventbus::support::to_json(&[("temperature", f64::NAN)]).unwrap_err();
 /// assert_eq!(error.path(), "[0][1]");
 /// assert_eq!(error.reason(), "not a finite number (NaN or infinity), which JSON cannot hold");
 /// ```

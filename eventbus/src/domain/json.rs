@@ -27,7 +27,7 @@ const NOT_FINITE: &str = "not a finite number (NaN or infinity), which JSON cann
 /// # Examples
 /// ```
 /// # use std::collections::BTreeMap;
-/// use eventbus::port::to_json;
+/// use eventbus::support::to_json;
 /// assert_eq!(to_json(&BTreeMap::from([("celsius", Some(20.5))]))?, r#"{"celsius":20.5}"#);
 /// let error = to_json(&BTreeMap::from([("celsius", Some(f64::NAN))])).unwrap_err();
 /// assert!(error.to_string().starts_with("field `celsius`: not a finite number"));
@@ -49,7 +49,7 @@ pub fn to_json<T: Serialize + ?Sized>(value: &T) -> Result<String, FieldError> {
 /// # Examples
 /// ```
 /// # use std::collections::BTreeMap;
-/// use eventbus::port::from_json;
+/// use eventbus::support::from_json;
 /// let error = from_json::<BTreeMap<String, u32>>(r#"{"pin":"1234"}"#).unwrap_err();
 /// assert_eq!(error.to_string(), "field `pin`: invalid type: string, expected u32");
 /// ```

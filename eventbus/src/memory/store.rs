@@ -26,10 +26,10 @@ use crate::{
     },
     port::{
         AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, DeliveryAttempts,
-        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, Page,
-        ProgressUpdate, ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries,
-        UnfinishedDelivery, check_events, check_ids, first_result, paged,
+        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, ProgressUpdate,
+        ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
     },
+    support::{Page, check_events, check_ids, first_result, paged},
 };
 
 /// Most events that a reader copies out of the log while it holds the lock.

@@ -1,6 +1,6 @@
 //! Faults of a database, told apart from failures of an event.
 
-use std::{borrow::Cow, error::Error, fmt, iter, sync::Arc};
+use std::{borrow::Cow, fmt};
 
 /// A fault of the database itself: its disk is full, a lock is held, it shuts down, the connection broke.
 ///
@@ -27,14 +27,4 @@ impl fmt::Display for ServerFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// Returns an error and its sources, the outermost first, in which a driver finds its own errors.
-pub fn source_chain<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
-    iter::successors(Some(unshared(error)), |error: &&'e (dyn Error + 'static)| (**error).source().map(unshared))
-}
-
-/// Returns the error inside an `Arc`: the `Arc` hides its type, and passes on only its source.
-fn unshared<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
-    error.downcast_ref::<Arc<dyn Error + Send + Sync>>().map_or(error, |shared| &**shared)
 }

@@ -3,10 +3,9 @@
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use crate::{
+    delivery::activity::DEFAULT_TIMEOUT,
     domain::event::{EventDescriptor, EventFilter, Source},
-    port::{
-        BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot, activity::DEFAULT_TIMEOUT,
-    },
+    port::{BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot},
 };
 
 /// The generated function that calls a handler: the delivery is shared, the transaction exclusive.

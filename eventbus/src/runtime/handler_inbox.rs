@@ -12,17 +12,18 @@ use super::{
     handler_environment::HandlerEnvironment,
 };
 use crate::{
+    delivery::{
+        activity::{note_server_fault, without_timeout},
+        within_grace_period,
+    },
     domain::{
         clock::SharedClock,
         error::{BoxError, ErrorChain},
         metadata::EventId,
         name::Name,
     },
-    port::{
-        Delivery, HandlerError, Outage, RetryPolicy, Transaction, Transactions,
-        activity::{note_server_fault, without_timeout},
-        within_grace_period,
-    },
+    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions},
+    support::Outage,
 };
 
 /// Delays between attempts to begin a transaction while the store is away.

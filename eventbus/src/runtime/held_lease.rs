@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{EventStore, Lease, LeaseError, Outage},
+    port::{EventStore, Lease, LeaseError},
+    support::Outage,
 };
 
 /// The shortest lease: a shorter one would expire between two renewals, and pass to and fro between busy processes.

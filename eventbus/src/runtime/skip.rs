@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
-    port::{CheckpointError, EventStore, LeaseError, ReadError, Skip, SkipsError, save_skips, skips, skips_to_note},
+    port::{CheckpointError, EventStore, LeaseError, ReadError},
+    support::{Skip, SkipsError, save_skips, skips, skips_to_note},
 };
 
 /// Lease of an editor, which bounds the wait for one that crashed.

@@ -20,8 +20,9 @@ use crate::{
     memory::InMemoryEventStore,
     port::{
         Checkpoints, EventStore, EventTypes, FromTransaction, Lease, LeaseError, Leases, Notes, ServerFault, Shadow,
-        Transaction, Transactions, TypeKey, source_chain,
+        Transaction, Transactions, TypeKey,
     },
+    support::source_chain,
 };
 
 /// A row: its columns by name.

@@ -7,7 +7,8 @@ use std::{
 use eventbus::{
     __private::{HandlerRegistration, inventory},
     Handler, HandlerErrorKind, InMemoryEventBus,
-    port::{ActiveSubscriber, Delivery, DeliveryAttempts, EventBus, Limits, Outcome, StateMap, dispatch},
+    delivery::{ActiveSubscriber, Limits, Outcome, dispatch},
+    port::{Delivery, DeliveryAttempts, EventBus, StateMap},
     prelude::*,
 };
 
@@ -107,7 +108,7 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
         &DeliveryAttempts::default(),
         &Limits::default(),
         &eventbus::SharedClock::SYSTEM,
-        &eventbus::port::handler_span,
+        &eventbus::delivery::handler_span,
     )
     .await
 }

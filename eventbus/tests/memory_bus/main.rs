@@ -146,7 +146,10 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
 
 #[tokio::test]
 async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
-    use eventbus::port::{ActiveSubscriber, Delivery, DeliveryAttempts, Limits, Outcome, dispatch, handler_span};
+    use eventbus::{
+        delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
+        port::{Delivery, DeliveryAttempts},
+    };
     let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
     let stream = StreamId::parse("Counter", "1").unwrap();
     let record = event.recorded_as(stream, Version::FIRST, Some(Position::new(1)));

@@ -9,7 +9,8 @@ use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, StreamId,
-    port::{BoxFuture, ListedEventTypes, ReadError},
+    port::{BoxFuture, ReadError},
+    support::ListedEventTypes,
 };
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;

@@ -17,7 +17,8 @@ use std::{
 
 use eventbus::{
     NewEvent,
-    port::{Append, AppendError, ListedEventTypes},
+    port::{Append, AppendError},
+    support::ListedEventTypes,
 };
 use tokio::{
     runtime::Handle,

@@ -5,7 +5,8 @@
 
 use eventbus::{
     BoxError, RecordedEvent,
-    port::{Append, AppendError, ListedEventTypes},
+    port::{Append, AppendError},
+    support::ListedEventTypes,
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 

@@ -21,7 +21,8 @@ use std::{
 
 use eventbus::{
     BoxError, RecordedEvent, SharedClock,
-    port::{self, AppendError, AppendSignal, ListedEventTypes},
+    port::{self, AppendError, AppendSignal},
+    support::ListedEventTypes,
 };
 use rusqlite::Connection;
 use tokio::sync::{

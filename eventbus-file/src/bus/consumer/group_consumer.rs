@@ -9,10 +9,12 @@ use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
-    port::{
-        Announced, DeliveryAttempts, DisposedEntry, Disposition, DueRange, GroupContext, InFlight, InFlightEntry,
-        Limits, Outage, StopSignal, Unhandled, handler_span, log_skipped_type, run_workers,
+    delivery::{
+        DisposedEntry, Disposition, DueRange, GroupContext, InFlight, InFlightEntry, Limits, StopSignal, Unhandled,
+        handler_span, log_skipped_type, run_workers,
     },
+    port::{Announced, DeliveryAttempts},
+    support::Outage,
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -34,7 +36,7 @@ const RETRY_DELAY: Duration = Duration::from_millis(200);
 /// entry for each, and is written as a whole.
 const WAITING_MAX: usize = 10_000;
 
-/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`](eventbus::port::PAGE_BYTES).
+/// Maximum number of events received at once; fewer if they have more than [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 const RECEIVE_BATCH_MAX: usize = 100;
 
 /// An in-flight entry that was read again.

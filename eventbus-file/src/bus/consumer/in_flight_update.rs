@@ -1,6 +1,9 @@
 //! Changes of the in-flight entries that wait until the progress is saved.
 
-use eventbus::port::{DeliveryAttempts, InFlight, InFlightEntry, MessageId};
+use eventbus::{
+    delivery::{InFlight, InFlightEntry},
+    port::{DeliveryAttempts, MessageId},
+};
 
 /// Changes that one cycle makes to the in-flight entries.
 ///

@@ -6,10 +6,7 @@ mod open_events;
 
 use std::sync::Arc;
 
-use eventbus::{
-    Name,
-    port::{Outage, StopSignal},
-};
+use eventbus::{Name, delivery::StopSignal, support::Outage};
 
 use self::group_consumer::Consumer;
 use crate::{inner::QueueInner, poll_backoff::PollBackoff};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use eventbus::port::{DeliveryAttempts, GroupTypes};
+use eventbus::{delivery::GroupTypes, port::DeliveryAttempts};
 use serde_json::Value;
 use uuid::Uuid;
 

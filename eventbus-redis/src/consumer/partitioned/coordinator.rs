@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use eventbus::port::DueEntry;
+use eventbus::delivery::DueEntry;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
 use tokio_util::sync::CancellationToken;
 

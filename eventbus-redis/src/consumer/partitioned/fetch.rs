@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{InFlightEntry, StopSignal};
+use eventbus::delivery::{InFlightEntry, StopSignal};
 use redis::{RedisError, RedisResult, Value, from_redis_value};
 
 use super::{

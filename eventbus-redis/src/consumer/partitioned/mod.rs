@@ -17,7 +17,7 @@ use std::{
 
 use eventbus::{
     Name,
-    port::{InFlight, StopSignal, run_workers},
+    delivery::{InFlight, StopSignal, run_workers},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

@@ -2,7 +2,8 @@
 
 use eventbus::{
     EventId, NewEvent, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, ReadError, first_result},
+    port::{Append, AppendError, ReadError},
+    support::first_result,
 };
 use time::OffsetDateTime;
 

@@ -3,7 +3,7 @@
 //! Invariant: a note beside the checkpoint holds how many of the entries ever added to the stream are not after it; the
 //! rest must exist. One script reads checkpoint, note and stream in one instant, else they would not fit each other.
 
-use eventbus::port::{MessageId, PAGE_BYTES};
+use eventbus::{port::MessageId, support::PAGE_BYTES};
 use redis::{RedisError, Value};
 
 use super::{

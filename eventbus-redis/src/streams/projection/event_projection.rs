@@ -4,10 +4,7 @@
 
 use std::{fmt, time::Duration};
 
-use eventbus::{
-    BoxError,
-    port::{MessageId, Outage},
-};
+use eventbus::{BoxError, port::MessageId, support::Outage};
 use serde::de::DeserializeOwned;
 
 use super::{

@@ -12,11 +12,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::store_access::checkpoint_name;
 use crate::{
+    delivery::{DueRange, GroupTypes, Subscribers, Unhandled, UnhandledRange},
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
-    port::{
-        Announced, CheckpointError, DueRange, EventStore, FeedFilter, GroupTypes, PAGE_BYTES, ReadError, RecordStream,
-        SkippedBefore, Subscribers, Unhandled, UnhandledRange, from_json, read_around,
-    },
+    port::{Announced, CheckpointError, EventStore, FeedFilter, ReadError, RecordStream, SkippedBefore},
+    support::{PAGE_BYTES, from_json, read_around},
 };
 
 /// Most events of a range that are restored at once.

@@ -16,17 +16,18 @@ use super::{
     unreadable_checks::UnreadableChecks,
 };
 use crate::{
+    delivery::{
+        DEFAULT_IN_FLIGHT_BYTES, DisposedEntry, Disposition, DueRange, InFlight, InFlightEntry, StopSignal, Unhandled,
+        log_skipped_type, run_workers,
+    },
     domain::{
         error::{BoxError, ErrorLine},
         name::Name,
         record::RecordedEvent,
         stream::Position,
     },
-    port::{
-        Announced, DEFAULT_IN_FLIGHT_BYTES, DeliveryAttempts, DisposedEntry, Disposition, DueRange, EventStore,
-        InFlight, InFlightEntry, MessageId, Outage, PAGE_BYTES, ProgressUpdate, ReadError, StopSignal,
-        UnfinishedDelivery, Unhandled, log_skipped_type, run_workers,
-    },
+    port::{Announced, DeliveryAttempts, EventStore, MessageId, ProgressUpdate, ReadError, UnfinishedDelivery},
+    support::{Outage, PAGE_BYTES},
 };
 
 /// Most events that a group handles between two checkpoints.

@@ -21,8 +21,9 @@ use crate::{
     domain::{record::RecordedEvent, stream::Position},
     port::{
         DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, DeliveryAttempts,
-        EventStore, MessageId, PAGE_BYTES, ReadError,
+        EventStore, MessageId, ReadError,
     },
+    support::PAGE_BYTES,
 };
 
 /// Rows of the store that are read at once.

@@ -31,11 +31,12 @@ use super::{
     unreadable_events::UnreadableTracker,
 };
 use crate::{
+    delivery::{GroupTypes, Unhandled},
     domain::{
         record::RecordedEvent,
         stream::{Position, StreamId},
     },
-    port::{DeliveryAttempts, GroupTypes, UnfinishedDelivery, Unhandled},
+    port::{DeliveryAttempts, UnfinishedDelivery},
 };
 
 /// An entry that the group has read and not acknowledged.

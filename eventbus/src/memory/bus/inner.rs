@@ -11,11 +11,10 @@ use super::{
     settings::{BusSettings, DEFAULT_GROUP, DESTINATION},
 };
 use crate::{
+    delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{
-        BusCounters, Consuming, EventStore, GroupContext, MessageId, PublishError, RunLock, Subscribers, check_records,
-        handler_span,
-    },
+    port::{BusCounters, EventStore, MessageId, PublishError},
+    support::check_records,
 };
 
 /// The state that the clones of an in-process bus share.

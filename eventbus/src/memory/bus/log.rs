@@ -18,10 +18,10 @@ use super::{
     log_entry::LogEntry,
 };
 use crate::{
+    delivery::{InFlightEntry, UnhandledRange},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, DeadLetter, DeadLetterFilter, DeliveryAttempts, GroupInfo, GroupProgress, InFlightEntry, MessageId,
-        StreamInfo, UnhandledRange,
+        Announced, DeadLetter, DeadLetterFilter, DeliveryAttempts, GroupInfo, GroupProgress, MessageId, StreamInfo,
     },
 };
 

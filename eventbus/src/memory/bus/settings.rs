@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::{
+    delivery::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits},
     domain::{clock::SharedClock, name::Name},
-    port::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits, RetryPolicy},
+    port::RetryPolicy,
 };
 
 /// Default capacity of an in-process bus, in events.

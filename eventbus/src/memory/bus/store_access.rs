@@ -5,7 +5,8 @@ use futures_util::StreamExt as _;
 use super::settings::DESTINATION;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, ReadError, SkipsError, relay_to, skipped_positions},
+    port::{EventStore, FeedFilter, ReadError},
+    support::{SkipsError, relay_to, skipped_positions},
 };
 
 /// Returns the name of a group's checkpoint.

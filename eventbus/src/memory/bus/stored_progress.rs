@@ -8,11 +8,9 @@ use super::{
     store_access::{checkpoint_name, read_event_at, read_limit_name},
 };
 use crate::{
+    delivery::{GroupTypes, Subscribers},
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
-    port::{
-        CheckpointError, DeliveryAttempts, EventStore, GroupTypes, ProgressUpdate, ReadError, Subscribers,
-        UnfinishedDelivery,
-    },
+    port::{CheckpointError, DeliveryAttempts, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery},
 };
 
 /// The progress of a group, as a store kept it.

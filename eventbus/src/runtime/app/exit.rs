@@ -18,7 +18,8 @@ use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::signal::Signals;
 use crate::{
-    port::{EventBus, SubscriberStatus, activity::Activity},
+    delivery::activity::Activity,
+    port::{EventBus, SubscriberStatus},
     runtime::projection::AnyProjection,
 };
 

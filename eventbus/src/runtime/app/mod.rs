@@ -44,7 +44,8 @@ use crate::{
         name::Name,
         stream::{Position, StreamId},
     },
-    port::{CheckpointError, EventBus, EventStore, Health, ReadError, ShutdownError, relay_to},
+    port::{CheckpointError, EventBus, EventStore, Health, ReadError, ShutdownError},
+    support::relay_to,
 };
 
 /// A running app: a store, a bus, and the handlers and projections on them. Cloning shares it.

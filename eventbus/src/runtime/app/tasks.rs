@@ -11,9 +11,7 @@ use crate::{
         clock::SharedClock,
         error::{BoxError, ErrorLine},
     },
-    port::{
-        ConnectError, ConsumeError, EventBus, EventStore, Outage, RetryPolicy, ShutdownError, StateMap, Subscription,
-    },
+    port::{ConnectError, ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
     runtime::{
         definition::HandlerDefinition,
         handler_environment::HandlerEnvironment,
@@ -23,6 +21,7 @@ use crate::{
         relay::{self, Relay, RelayOptions, RelayProgress, Unfilled},
         subscription::{group_of, handler_subscriber},
     },
+    support::Outage,
 };
 
 /// Timeout of the store's reply during a shutdown. Real time: it is the reply of a server.

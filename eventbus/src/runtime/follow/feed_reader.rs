@@ -10,8 +10,9 @@ use futures_util::StreamExt as _;
 use super::FollowControl;
 use crate::{
     domain::{error::ErrorLine, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, Outage, ReadError},
+    port::{EventStore, FeedFilter, ReadError},
     runtime::feed_poller::FeedPoller,
+    support::Outage,
 };
 
 /// Largest page: bounds memory in case the store's stream is always ready.

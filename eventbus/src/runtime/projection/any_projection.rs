@@ -14,8 +14,9 @@ use super::{
     shadow_rebuild::find_rebuild_owner, status::RebuildOwner,
 };
 use crate::{
+    delivery::activity::Activity,
     domain::stream::Position,
-    port::{BoxFuture, EventStore, Health, ReadError, activity::Activity},
+    port::{BoxFuture, EventStore, Health, ReadError},
     runtime::definition::{Projection, ProjectionDefinition},
 };
 

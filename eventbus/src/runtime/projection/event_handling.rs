@@ -5,11 +5,9 @@ use std::{future::Future, sync::Arc, time::Duration};
 use futures_util::FutureExt;
 
 use crate::{
+    delivery::activity::{Activity, TookTooLong},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{
-        Delivery, HandlerError, HandlerErrorKind, RetryPolicy, StateMap,
-        activity::{Activity, TookTooLong},
-    },
+    port::{Delivery, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
     runtime::definition::ProjectionDefinition,
 };
 

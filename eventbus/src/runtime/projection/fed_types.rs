@@ -19,11 +19,12 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, event::EventFilter, name::Name, stream::Position},
-    port::{EventStore, FeedFilter, from_json},
+    port::{EventStore, FeedFilter},
     runtime::{
         definition::{Projection, ProjectionKind},
         held_lease::HeldLease,
     },
+    support::from_json,
 };
 
 /// Stands for every type.

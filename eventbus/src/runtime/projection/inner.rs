@@ -17,9 +17,11 @@ use super::{
     progress::{ProgressCell, ProjectionProgress},
 };
 use crate::{
+    delivery::activity::Activity,
     domain::{error::BoxError, stream::Position},
-    port::{Delivery, EventStore, HandlerError, StateMap, Transactions, activity::Activity, skipped_positions},
+    port::{Delivery, EventStore, HandlerError, StateMap, Transactions},
     runtime::definition::{Projection, ProjectionKind},
+    support::skipped_positions,
 };
 
 /// A projection: its state, and all that the feeder and the readers share.

@@ -11,9 +11,11 @@ use super::{
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
 };
 use crate::{
+    delivery::activity::Activity,
     domain::{clock::SharedClock, stream::Position},
-    port::{EventStore, FeedFilter, StateMap, activity::Activity, read_around},
+    port::{EventStore, FeedFilter, StateMap},
     runtime::definition::{Projection, ProjectionKind},
+    support::read_around,
 };
 
 /// Replays the store's feed into a new instance, then replaces the state by it; waits at most `guard_timeout` for

@@ -18,11 +18,12 @@ use super::{
 };
 use crate::{
     domain::stream::Position,
-    port::{FeedFilter, Outage},
+    port::FeedFilter,
     runtime::{
         definition::{Projection, ProjectionKind},
         held_lease::HeldLease,
     },
+    support::Outage,
 };
 
 /// Interval at which a rebuild through the runner checks that this process still feeds the projection.

@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{FeedFilter, HandlerError, read_around},
+    port::{FeedFilter, HandlerError},
     runtime::{definition::Projection, held_lease::HeldLease},
+    support::read_around,
 };
 
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.

@@ -23,11 +23,12 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
-    port::{EventStore, FeedFilter, Outage, ReadError, RetryPolicy, Shadow, Transactions},
+    port::{EventStore, FeedFilter, ReadError, RetryPolicy, Shadow, Transactions},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},
     },
+    support::Outage,
 };
 
 /// Number of rounds in which the copies catch up with the live rows, before these have to stand still for the last one.

@@ -15,16 +15,15 @@ use super::{
     event_handling::{EventRetry, feed_delivery, run_watched},
 };
 use crate::{
+    delivery::activity::Activity,
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{
-        EventStore, FeedFilter, HandlerError, PAGE_BYTES, ReadError, RecordStream, Shadow, Transaction, Transactions,
-        activity::Activity, read_around,
-    },
+    port::{EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, Transaction, Transactions},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         handler_inbox::classify_error,
         held_lease::HeldLease,
     },
+    support::{PAGE_BYTES, read_around},
 };
 
 /// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this

@@ -23,10 +23,8 @@ use crate::{
         shown::rfc3339,
         stream::Position,
     },
-    port::{
-        BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, Outage, ReadError, UnfilledGroup,
-        read_around, relay_to, skipped_positions,
-    },
+    port::{BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, ReadError, UnfilledGroup},
+    support::{Outage, read_around, relay_to, skipped_positions},
 };
 
 /// Interval at which the filler asks the bus for missing backlogs.

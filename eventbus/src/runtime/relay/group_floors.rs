@@ -20,7 +20,8 @@ use crate::{
         name::Name,
         stream::Position,
     },
-    port::{EventBus, EventStore, Floor, GroupFloor, GroupFloors, Outage, Publisher, RelayTarget},
+    port::{EventBus, EventStore, Floor, GroupFloor, GroupFloors, Publisher, RelayTarget},
+    support::Outage,
 };
 
 /// Time after which a group that does not advance, while it has events to finish, is logged.

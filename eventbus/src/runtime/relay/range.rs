@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream, read_around, relay_to, skipped_positions},
+    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream},
+    support::{read_around, relay_to, skipped_positions},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.

@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use super::{RelayProgress, RelayStatus, checkpoint_names::checkpoint_name};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
-    port::{EventBus, EventStore, Publisher, relay_to, skipped_positions},
+    port::{EventBus, EventStore, Publisher},
+    support::{relay_to, skipped_positions},
 };
 
 /// Interval at which a waiting caller polls the checkpoint of a relay in a different process.

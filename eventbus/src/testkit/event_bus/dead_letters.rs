@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{DeadLetter, DeadLetterFilter, PAGE_BYTES},
+    port::{DeadLetter, DeadLetterFilter},
+    support::PAGE_BYTES,
 };
 
 const OTHER_GROUP: Name = Name::from_static("other");

@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 use super::store_under_test::{StoreUnderTest, events, positions_grow, stream};
 use crate::{
     ExpectedVersion, Position, RecordedEvent, StreamId, Version,
-    port::{AppendError, EventStore, FeedFilter, read_around},
+    port::{AppendError, EventStore, FeedFilter},
+    support::read_around,
 };
 
 /// Time that a reader waits for a signal before it polls.

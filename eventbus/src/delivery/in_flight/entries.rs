@@ -15,13 +15,16 @@ use tokio::{
 };
 
 use super::{
-    super::{ConsumerReport, DeliveryAttempts, MessageId, OldestUnfinished, Outcome, Subscribers},
+    super::{ConsumerReport, Outcome, Subscribers},
     entry::{DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, InFlightEntry},
     group_context::{GroupContext, GroupHandlers},
     state::{Bounds, InFlightState, NextJob, NextSuspect, StartNote, WaitingLimit},
     worker_slots::WorkerSlots,
 };
-use crate::domain::{clock::SharedClock, name::Name, stream::StreamId};
+use crate::{
+    domain::{clock::SharedClock, name::Name, stream::StreamId},
+    port::{DeliveryAttempts, MessageId, OldestUnfinished},
+};
 
 /// In-flight entries of one consumer, shared between its tasks.
 #[derive(Debug)]

@@ -10,11 +10,11 @@ use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
-use super::{
-    Delivery, HandlerError, HandlerOptions, RunningHandler, Subscriber, SubscriberStatus, WaitingForServer,
-    activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, TookTooLong},
+use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET, TookTooLong};
+use crate::{
+    domain::{clock::SharedClock, event::EventFilter, name::Name},
+    port::{Delivery, HandlerError, HandlerOptions, RunningHandler, Subscriber, SubscriberStatus, WaitingForServer},
 };
-use crate::domain::{clock::SharedClock, event::EventFilter, name::Name};
 
 /// Makes the span in which a handler runs.
 pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
@@ -127,10 +127,10 @@ impl ActiveSubscriber {
             let result = self.run_now(delivery, handler_permit, clock).await;
             let (took, event_id) = (clock.elapsed(began), delivery.metadata().event_id());
             if took >= limits.slow {
-                tracing::warn!(%event_id, ?took, "handler is slow");
+                tracing::warn!(target: LOG_TARGET, %event_id, ?took, "handler is slow");
             }
             if let Err(error) = &result {
-                tracing::warn!(attempt = delivery.attempt(), %error, %event_id, "handler failed");
+                tracing::warn!(target: LOG_TARGET, attempt = delivery.attempt(), %error, %event_id, "handler failed");
                 Span::current().record("otel.status_code", "ERROR").record("error.type", "handler_failed");
             }
             result

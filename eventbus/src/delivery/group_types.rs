@@ -24,8 +24,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Announced, HandlerStart, SkippedBefore, Subscribers};
-use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent};
+use super::Subscribers;
+use crate::{
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent},
+    port::{Announced, HandlerStart, SkippedBefore},
+};
 
 /// Default age of a skipped range up to which the bus delivers it once the group announces its event type: 24 h.
 pub const DELIVER_SKIPPED_WITHIN: Duration = Duration::from_secs(24 * 60 * 60);
@@ -40,7 +43,7 @@ const ANY_TYPE: &str = "*";
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::{GroupTypes, Unhandled};
+/// use eventbus::delivery::{GroupTypes, Unhandled};
 /// let mut types = GroupTypes::default();
 /// assert_eq!(types.note_unhandled("OrderShipped", 7, 1_000), Unhandled::Skipped { is_first: true });
 /// assert_eq!(types.note_unhandled("OrderShipped", 9, 2_000), Unhandled::Skipped { is_first: false });

@@ -5,8 +5,9 @@ use std::{fmt, sync::Arc};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::{
+    delivery::{ActiveSubscriber, Limits, SpanFn, Subscribers},
     domain::name::Name,
-    port::{ActiveSubscriber, BusCounters, Limits, RetryPolicy, SpanFn, Subscribers},
+    port::{BusCounters, RetryPolicy},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.

@@ -23,8 +23,9 @@ use super::{
     worker_slots::WorkerSlot,
 };
 use crate::{
+    delivery::Outcome,
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
-    port::{DeliveryAttempts, MessageId, Outcome, RetryPolicy},
+    port::{DeliveryAttempts, MessageId, RetryPolicy},
 };
 
 /// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.

@@ -34,7 +34,7 @@ use super::{
     job::handle,
     state::{Job, NextSuspect, StartNote},
 };
-use crate::port::StopSignal;
+use crate::delivery::StopSignal;
 
 /// The task of a consumer that handles suspects, one at a time.
 pub(super) struct SuspectRunner {

@@ -2,8 +2,10 @@
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::{ReadError, RecordStream};
-use crate::domain::record::RecordedEvent;
+use crate::{
+    domain::record::RecordedEvent,
+    port::{ReadError, RecordStream},
+};
 
 /// Most bytes that a reader reads ahead: 1 MiB. A page of a store, of a bus's history or of dead letters, and a batch
 /// of a projection, end with the event that reaches this size. So a reader holds at most this and one event more,

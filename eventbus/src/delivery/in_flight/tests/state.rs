@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{super::state::*, *};
-use crate::port::{Failure, Outcome};
+use crate::{delivery::Outcome, port::Failure};
 
 struct Table {
     state: InFlightState,

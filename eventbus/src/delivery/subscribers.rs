@@ -11,11 +11,14 @@ use std::{
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{
-    ActiveSubscriber, Announced, CrowdedGroup, HandlerStart, Health, OldestUnfinished, RunningHandler, Subscriber,
-    SubscriberStatus, Subscription,
+use super::ActiveSubscriber;
+use crate::{
+    domain::{name::Name, shown::rfc3339},
+    port::{
+        Announced, CrowdedGroup, HandlerStart, Health, OldestUnfinished, RunningHandler, Subscriber, SubscriberStatus,
+        Subscription,
+    },
 };
-use crate::domain::{name::Name, shown::rfc3339};
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
 #[derive(Clone)]

@@ -11,8 +11,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{ConsumeError, RetryPolicy, ShutdownError, SubscriberStatus as _, Subscribers};
-use crate::domain::{clock::SharedClock, name::Name};
+use super::Subscribers;
+use crate::{
+    domain::{clock::SharedClock, name::Name},
+    port::{ConsumeError, RetryPolicy, ShutdownError, SubscriberStatus as _},
+};
 
 /// The delays before a consumer that died is replaced.
 const RESTART_BACKOFF: RetryPolicy = RetryPolicy {

@@ -18,11 +18,14 @@ use time::OffsetDateTime;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Dispatch, Span};
 
-use super::{
-    Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer,
-    watchdog::{self, CheckBlocked},
+use super::watchdog::{self, CheckBlocked};
+use crate::{
+    domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339},
+    port::{Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer},
 };
-use crate::domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339};
+
+/// Target of the log lines of handlers: short, as each line names its span too.
+pub(super) const LOG_TARGET: &str = "eventbus::handler";
 
 /// Default time limit for one run of a handler, or of a method of a projection that can be run again.
 pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -207,7 +210,7 @@ impl Activity {
         drop(now);
         if let Some(since) = over {
             let lasted = (clock.now() - since).unsigned_abs();
-            tracing::info!(%handler, ?lasted, "handler goes on, its database has no fault any more");
+            tracing::info!(target: LOG_TARGET, %handler, ?lasted, "handler goes on, its database has no fault any more");
         }
     }
 
@@ -330,6 +333,7 @@ impl Run {
         let metadata = self.record.metadata();
         let took = Duration::from_secs(took.as_secs());
         tracing::warn!(
+            target: LOG_TARGET,
             handler = %self.handler, group = %self.group, event_type = %self.record.event_type(),
             aggregate = %metadata.stream(), event_id = %metadata.event_id(), ?took, "handler {what}"
         );

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::super::{DeliveryAttempts, MessageId, Outcome, RetryPolicy, attempts::RetryDecision};
-use crate::domain::{clock::SharedClock, record::RecordedEvent};
+use super::super::Outcome;
+use crate::{
+    domain::{clock::SharedClock, record::RecordedEvent},
+    port::{DeliveryAttempts, MessageId, RetryDecision, RetryPolicy},
+};
 
 /// Default limit for the events that a consumer holds, in bytes: 16 MiB.
 pub const DEFAULT_IN_FLIGHT_BYTES: usize = 16 * 1024 * 1024;

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    BusCounters, Delivery, DeliveryAttempts, Failure,
-    active_subscriber::{ActiveSubscriber, Limits, SpanFn},
+use super::active_subscriber::{ActiveSubscriber, Limits, SpanFn};
+use crate::{
+    domain::{clock::SharedClock, name::Name},
+    port::{BusCounters, Delivery, DeliveryAttempts, Failure},
 };
-use crate::domain::{clock::SharedClock, name::Name};
 
 /// The outcome of a delivery.
 #[derive(Debug)]

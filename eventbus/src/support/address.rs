@@ -9,7 +9,7 @@ use std::net::IpAddr;
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::redacted;
+/// use eventbus::support::redacted;
 /// assert_eq!(redacted("redis://app:secret@db.example:6380/1"), "redis://app@db.example:6380/1");
 /// assert_eq!(redacted("redis://:secret@db.example"), "redis://db.example");
 /// assert_eq!(redacted("postgres://db/orders?password=secret"), "postgres://db/orders");
@@ -42,7 +42,7 @@ pub fn redacted(url: &str) -> String {
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::is_this_machine;
+/// use eventbus::support::is_this_machine;
 /// assert!(is_this_machine("localhost") && is_this_machine("127.0.0.1") && is_this_machine("[::1]"));
 /// assert!(!is_this_machine("db.example") && !is_this_machine("10.0.0.7"));
 /// ```

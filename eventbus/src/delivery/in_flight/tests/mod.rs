@@ -27,6 +27,7 @@ use super::{
     DisposedEntry, Disposition, DueEntry, GroupContext, InFlight, InFlightEntry, RunLock, WorkerSlots, run_workers,
 };
 use crate::{
+    delivery::{Limits, StopSignal, Subscribers},
     domain::{
         clock::SharedClock,
         event::EventFilter,
@@ -35,8 +36,8 @@ use crate::{
         stream::{StreamId, Version},
     },
     port::{
-        BusCounters, Delivery, DeliveryAttempts, HandlerError, HandlerOptions, Limits, MessageId, RetryPolicy,
-        StopSignal, Subscriber, Subscribers, Subscription,
+        BusCounters, Delivery, DeliveryAttempts, HandlerError, HandlerOptions, MessageId, RetryPolicy, Subscriber,
+        Subscription,
     },
 };
 
@@ -243,7 +244,7 @@ impl Bench {
             retry: RETRY,
             limits,
             run_lock: RunLock::default(),
-            span: Arc::new(crate::port::handler_span),
+            span: Arc::new(crate::delivery::handler_span),
         };
         for subscriber in subscribers {
             context.subscribers.add(GROUP.clone(), subscriber);

@@ -7,7 +7,7 @@ use super::{
     group_context::{GroupContext, GroupHandlers},
     state::Job,
 };
-use crate::port::{Delivery, dispatch};
+use crate::{delivery::dispatch, port::Delivery};
 
 /// Runs the handlers for an entry, until they end or the entry is released.
 pub(super) async fn handle(

@@ -15,7 +15,7 @@ use super::{
     suspects::SuspectRunner,
     worker_slots::WorkerSlot,
 };
-use crate::port::{StopSignal, watchdog};
+use crate::delivery::{StopSignal, watchdog};
 
 /// Handles the in-flight entries of a consumer until `stop`, as many at once as the handlers allow; returns when the last
 /// run has ended.

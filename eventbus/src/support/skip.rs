@@ -5,8 +5,11 @@
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 
-use super::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream, from_json};
-use crate::domain::{error::BoxError, name::Name, stream::Position};
+use super::from_json;
+use crate::{
+    domain::{error::BoxError, name::Name, stream::Position},
+    port::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream},
+};
 
 /// A skipped event, as the store keeps it.
 #[derive(Debug, Serialize, Deserialize)]

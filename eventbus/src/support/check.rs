@@ -1,12 +1,14 @@
 //! Checks of events that all stores and buses make alike.
 
-use super::{AppendError, PublishError};
-use crate::domain::{
-    metadata::EventId,
-    name::Name,
-    record::{NewEvent, RecordedEvent},
-    stream::StreamId,
-    validity::InvalidEvent,
+use crate::{
+    domain::{
+        metadata::EventId,
+        name::Name,
+        record::{NewEvent, RecordedEvent},
+        stream::StreamId,
+        validity::InvalidEvent,
+    },
+    port::{AppendError, PublishError},
 };
 
 /// Finds an event id that an append contains twice; stores refuse it before sending.

@@ -1,0 +1,24 @@
+//! The delivery engine that all buses share: subscribers, in-flight entries, attempts, workers and consumers' lifecycle.
+//!
+//! A bus keeps an [`InFlight`] for each consumer, adds the entries that it reads, runs [`run_workers`], and persists the
+//! dispositions. An application has no use for this module.
+
+mod active_subscriber;
+pub(crate) mod activity;
+mod consuming;
+mod dispatch;
+mod group_types;
+mod in_flight;
+mod subscribers;
+mod watchdog;
+
+pub use active_subscriber::{ActiveSubscriber, Limits, SpanFn, handler_span};
+pub(crate) use consuming::within_grace_period;
+pub use consuming::{Consuming, StopSignal};
+pub use dispatch::{Outcome, dispatch};
+pub use group_types::{DELIVER_SKIPPED_WITHIN, DueRange, GroupTypes, Unhandled, UnhandledRange, log_skipped_type};
+pub use in_flight::{
+    DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DisposedEntry, Disposition, DueEntry, GroupContext, InFlight,
+    InFlightEntry, RunLock, WorkerSlots, run_workers,
+};
+pub use subscribers::{ConsumerReport, Subscribers};

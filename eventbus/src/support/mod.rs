@@ -1,0 +1,21 @@
+//! Parts that several backends share: pages, checks of events, addresses, outages and lists of types.
+//!
+//! An application has no use for this module.
+
+mod address;
+mod check;
+mod listed_types;
+mod outage;
+mod page;
+mod skip;
+mod source_chain;
+
+pub use address::{is_this_machine, redacted};
+pub use check::{check_events, check_ids, check_records, first_result};
+pub use listed_types::ListedEventTypes;
+pub use outage::Outage;
+pub use page::{PAGE_BYTES, Page, paged};
+pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note};
+pub use source_chain::source_chain;
+
+pub use crate::domain::json::{from_json, to_json};
