@@ -133,26 +133,26 @@ async fn write_result(
     success: bool,
     details: Value,
 ) -> Result<EventResult> {
-    let (worker_id, epoch) = (queue.worker_id.clone(), claim.epoch);
+    let (worker_id, epoch) = (queue.worker_id().to_owned(), claim.epoch);
     let result = EventResult { event_id, success, worker_id, epoch, created_at: now(), details };
     let content = event::to_pretty_json("the result", &result)?;
     let claim_id = claim.claim_id.clone();
-    let written = queue.blocking(move |queue| queue.results.create(event_id, &claim, &content)).await;
+    let written = queue.blocking(move |queue| queue.results().create(event_id, &claim, &content)).await;
     match &written {
-        Ok(()) => queue.metrics.results_written.add(1),
+        Ok(()) => queue.metrics().results_written.add(1),
         Err(FileQueueError::ClaimLost { .. } | FileQueueError::HasResult { .. }) => {
-            queue.metrics.results_refused.add(1);
+            queue.metrics().results_refused.add(1);
         }
         Err(_) => {}
     }
     written?;
-    queue.coordination.release(&claim_id).await;
+    queue.coordination().release(&claim_id).await;
     let about = serde_json::Map::from_iter([
         ("result_id".to_owned(), event_id.into()),
         ("event_id".to_owned(), event_id.into()),
     ]);
-    queue.coordination.broadcast(message_kind::ADD_RESULT, vec![about]).await;
-    queue.change_signal.send_replace(());
+    queue.coordination().broadcast(message_kind::ADD_RESULT, vec![about]).await;
+    queue.change_signal().send_replace(());
     Ok(result)
 }
 
@@ -166,8 +166,8 @@ async fn renew_until_stopped(
     lost: CancellationToken,
     stop: CancellationToken,
 ) {
-    let third = queue.config.claim_expiration / 3;
-    let (mut wait, mut outage) = (third, Outage::new(queue.config.clock.clone()));
+    let third = queue.config().claim_expiration / 3;
+    let (mut wait, mut outage) = (third, Outage::new(queue.config().clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let now = claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
         wait = match coordinated_claims::renew(&queue, &now).await {
@@ -203,7 +203,7 @@ pub(crate) async fn try_claim_next(queue: &Arc<QueueInner>) -> Result<Option<Cla
 async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
     let mut after = 0;
     loop {
-        let found = queue.blocking(move |queue| queue.results.find_claimable(&queue.log, after)).await?;
+        let found = queue.blocking(move |queue| queue.results().find_claimable(queue.log(), after)).await?;
         let Some(event) = found else {
             return Ok(None);
         };
@@ -213,7 +213,7 @@ async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
             continue;
         };
         // the owner before may have written the result since the search
-        if queue.blocking(move |queue| queue.results.has_result(id)).await? {
+        if queue.blocking(move |queue| queue.results().has_result(id)).await? {
             match coordinated_claims::release(queue, claim).await {
                 Ok(_) | Err(FileQueueError::ClaimLost { .. }) => continue,
                 Err(error) => return Err(error),
@@ -226,10 +226,10 @@ async fn claim_first(queue: &Arc<QueueInner>) -> Result<Option<ClaimedEvent>> {
 /// Claims the first claimable event; waits while there is none, or the folder is missing.
 pub(crate) async fn claim_next(queue: &Arc<QueueInner>) -> Result<ClaimedEvent> {
     let mut poll_backoff = PollBackoff::new(queue);
-    let mut outage = Outage::new(queue.config.clock.clone());
-    let folder = &*queue.disk.root().to_string_lossy();
+    let mut outage = Outage::new(queue.config().clock.clone());
+    let folder = &*queue.disk().root().to_string_lossy();
     loop {
-        if queue.consuming.is_closed() {
+        if queue.consuming().is_closed() {
             return Err(FileQueueError::ShutDown);
         }
         match try_claim_next(queue).await {
@@ -275,7 +275,7 @@ mod tests {
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
         queue.publish(&"task").await.unwrap();
         let claim = queue.try_claim("event-1", &()).await.unwrap().unwrap();
-        let write = async |text: &str| write_result(&queue.inner, 1, claim.clone(), true, text.into()).await;
+        let write = async |text: &str| write_result(queue.inner(), 1, claim.clone(), true, text.into()).await;
         write("first").await.unwrap();
         assert!(matches!(write("second").await, Err(FileQueueError::HasResult { event_id: 1 })));
         assert_eq!(queue.result(1).await.unwrap().unwrap().details::<String>().unwrap(), "first");

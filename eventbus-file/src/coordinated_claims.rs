@@ -18,46 +18,46 @@ pub(crate) async fn claim(queue: &Arc<QueueInner>, claim_id: &str, data: Value) 
 }
 
 async fn claim_with_coordination(queue: &Arc<QueueInner>, claim_id: &str, data: Value) -> Result<Option<Claim>> {
-    let ttl = queue.config.claim_expiration;
-    queue.claims.folder_of(claim_id)?;
-    let granted = queue.coordination.claim(claim_id, &data, ttl).await;
+    let ttl = queue.config().claim_expiration;
+    queue.claims().folder_of(claim_id)?;
+    let granted = queue.coordination().claim(claim_id, &data, ttl).await;
     // the coordinator may have missed a release
     if granted == Some(false) && has_live_claim(queue, claim_id).await? {
-        queue.metrics.claims_refused.add(1);
+        queue.metrics().claims_refused.add(1);
         return Ok(None);
     }
     let id = claim_id.to_owned();
-    let claiming = queue.blocking(move |queue| queue.claims.create(&id, data, false)).await;
+    let claiming = queue.blocking(move |queue| queue.claims().create(&id, data, false)).await;
     let Ok(Some(NewClaim { claim: now, previous: before })) = claiming else {
         // the files decide: withdraw what the coordinator granted
-        queue.coordination.release(claim_id).await;
-        queue.metrics.claims_refused.add(1);
+        queue.coordination().release(claim_id).await;
+        queue.metrics().claims_refused.add(1);
         return claiming.map(|_| None);
     };
-    queue.metrics.claims_created.add(1);
-    queue.metrics.claims_taken_over.add(u64::from(before.is_some_and(|before| before.released_at.is_none())));
-    queue.coordination.broadcast(message_kind::ADD_CLAIM, vec![message_data("claim_id", claim_id)]).await;
+    queue.metrics().claims_created.add(1);
+    queue.metrics().claims_taken_over.add(u64::from(before.is_some_and(|before| before.released_at.is_none())));
+    queue.coordination().broadcast(message_kind::ADD_CLAIM, vec![message_data("claim_id", claim_id)]).await;
     Ok(Some(now))
 }
 
 async fn has_live_claim(queue: &Arc<QueueInner>, claim_id: &str) -> Result<bool> {
     let id = claim_id.to_owned();
-    let newest = queue.blocking(move |queue| queue.claims.load_newest(&id)).await?;
+    let newest = queue.blocking(move |queue| queue.claims().load_newest(&id)).await?;
     Ok(newest.is_some_and(|claim| claim.is_live()))
 }
 
 /// Extends a claim by its lifetime from now on.
 pub(crate) async fn renew(queue: &Arc<QueueInner>, claim: &Claim) -> Result<Claim> {
     let old = claim.clone();
-    let renewed = queue.blocking(move |queue| queue.claims.renew(&old, old.data.clone())).await;
+    let renewed = queue.blocking(move |queue| queue.claims().renew(&old, old.data.clone())).await;
     match renewed {
         Ok(renewed) => {
-            queue.metrics.claims_renewed.add(1);
-            queue.coordination.renew(&renewed.claim_id, &renewed.data, renewed.remaining()).await;
+            queue.metrics().claims_renewed.add(1);
+            queue.coordination().renew(&renewed.claim_id, &renewed.data, renewed.remaining()).await;
             Ok(renewed)
         }
         Err(error) => {
-            queue.metrics.claims_lost.add(u64::from(matches!(error, FileQueueError::ClaimLost { .. })));
+            queue.metrics().claims_lost.add(u64::from(matches!(error, FileQueueError::ClaimLost { .. })));
             Err(error)
         }
     }
@@ -65,8 +65,8 @@ pub(crate) async fn renew(queue: &Arc<QueueInner>, claim: &Claim) -> Result<Clai
 
 /// Releases a claim, and wakes the waiting tasks.
 pub(crate) async fn release(queue: &Arc<QueueInner>, claim: Claim) -> Result<Claim> {
-    let released = queue.blocking(move |queue| queue.claims.release(&claim, claim.data.clone())).await?;
-    queue.coordination.release(&released.claim_id).await;
-    queue.change_signal.send_replace(());
+    let released = queue.blocking(move |queue| queue.claims().release(&claim, claim.data.clone())).await?;
+    queue.coordination().release(&released.claim_id).await;
+    queue.change_signal().send_replace(());
     Ok(released)
 }

@@ -111,11 +111,11 @@ impl FolderScan {
 fn check_folder(queue: &QueueInner) -> Result<Vec<FolderProblem>> {
     let mut found = FolderScan::default();
     let is_known = |name: &str| names::FOLDERS.contains(&name) || name == TMP_FOLDER || name == names::QUEUE_FILE;
-    found.list_known(queue.disk.root(), |name| is_known(name).then_some(()))?;
-    found.add_torn(queue.disk.root().join(names::QUEUE_FILE), queue.disk.load_queue_id().map(drop))?;
+    found.list_known(queue.disk().root(), |name| is_known(name).then_some(()))?;
+    found.add_torn(queue.disk().root().join(names::QUEUE_FILE), queue.disk().load_queue_id().map(drop))?;
     check_events(queue, &mut found)?;
     check_results(queue, &mut found)?;
-    for claims in [&queue.claims, queue.groups.claims()] {
+    for claims in [queue.claims(), queue.groups().claims()] {
         for id in found.list_known(claims.folder(), names::decode)? {
             let folder = claims.folder_of(&id)?;
             for epoch in found.list_known(&folder, names::parse_file_name)? {
@@ -125,59 +125,59 @@ fn check_folder(queue: &QueueInner) -> Result<Vec<FolderProblem>> {
         }
     }
     for folder in [names::DEAD_LETTERS, names::REPLAYS] {
-        let folder = queue.disk.root().join(folder);
+        let folder = queue.disk().root().join(folder);
         for name in found.list_known(&folder, |name| is_dead_letter_name(name).then(|| name.to_owned()))? {
             found.add_torn(folder.join(&name), check_dead_letter(&folder.join(&name)))?;
         }
     }
-    found.list_known(&queue.disk.root().join(names::REMOVED), names::parse_file_name)?;
+    found.list_known(&queue.disk().root().join(names::REMOVED), names::parse_file_name)?;
     check_relays(queue, &mut found)?;
-    found.list_known(&queue.disk.root().join(TMP_FOLDER), |name| name.ends_with(TMP_SUFFIX).then_some(()))?;
+    found.list_known(&queue.disk().root().join(TMP_FOLDER), |name| name.ends_with(TMP_SUFFIX).then_some(()))?;
     check_payloads(queue, &mut found)?;
     Ok(found.problems)
 }
 
 fn check_events(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
-    let events = queue.disk.root().join(names::EVENTS);
-    let near = queue.log.shards()?;
+    let events = queue.disk().root().join(names::EVENTS);
+    let near = queue.log().shards()?;
     for shard in found.list_known(&events, |name| names::parse_shard_name(name).filter(|shard| near.contains(shard)))? {
         let folder = events.join(names::shard_name(shard));
         let of_shard = |name: &str| names::parse_file_name(name).filter(|id| names::shard_index(*id) == shard);
         for id in found.list_known(&folder, of_shard)? {
-            if let LogEntry::Torn(error) = queue.log.read(id)? {
-                found.problems.push(FolderProblem::Torn { path: queue.log.path(id), error });
+            if let LogEntry::Torn(error) = queue.log().read(id)? {
+                found.problems.push(FolderProblem::Torn { path: queue.log().path(id), error });
             }
-            found.payloads.extend(queue.log.find_payload_file(id)?);
+            found.payloads.extend(queue.log().find_payload_file(id)?);
         }
     }
     Ok(())
 }
 
 fn check_results(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
-    let results = queue.disk.root().join(names::RESULTS);
+    let results = queue.disk().root().join(names::RESULTS);
     for shard in found.list_known(&results, names::parse_shard_name)? {
         let folder = results.join(names::shard_name(shard));
         let of_shard = |name: &str| names::parse_file_name(name).filter(|id| names::shard_index(*id) == shard);
         for id in found.list_known(&folder, of_shard)? {
-            found.add_torn(queue.results.path(id), queue.results.load_result(id).map(drop))?;
+            found.add_torn(queue.results().path(id), queue.results().load_result(id).map(drop))?;
         }
     }
     Ok(())
 }
 
 fn check_relays(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
-    let relays = queue.disk.root().join(names::RELAYS);
+    let relays = queue.disk().root().join(names::RELAYS);
     for store in found.list_known(&relays, parse_store_id)? {
         let folder = relays.join(store.to_string());
         for number in found.list_known(&folder, names::parse_file_name)? {
-            found.add_torn(folder.join(names::file_name(number)), queue.relays.check_record(store, number))?;
+            found.add_torn(folder.join(names::file_name(number)), queue.relays().check_record(store, number))?;
         }
     }
     Ok(())
 }
 
 fn check_payloads(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
-    let folder = queue.disk.root().join(names::PAYLOADS);
+    let folder = queue.disk().root().join(names::PAYLOADS);
     let payloads = found.list_known(&folder, |name| payload::is_payload_name(name).then(|| name.to_owned()))?;
     let unused = payloads.into_iter().filter(|name| !found.payloads.contains(name));
     let unused: Vec<_> = unused.map(|name| FolderProblem::UnusedPayload { path: folder.join(name) }).collect();

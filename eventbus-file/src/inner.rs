@@ -29,26 +29,25 @@ use crate::{
 /// The state that all parts of a queue share.
 #[derive(Debug)]
 pub(crate) struct QueueInner {
-    pub(crate) config: FileQueueConfig,
-    pub(crate) name: Name,
-    pub(crate) worker_id: String,
-    pub(crate) disk: Arc<Disk>,
-    pub(crate) folder: Arc<QueueFolder>,
-    pub(crate) log: Arc<EventLog>,
-    pub(crate) claims: ClaimStore,
-    pub(crate) results: Results,
-    pub(crate) groups: GroupStore,
-    pub(crate) coordination: Arc<dyn Coordinator>,
-    pub(crate) metrics: Arc<Metrics>,
+    config: FileQueueConfig,
+    name: Name,
+    worker_id: String,
+    folder: Arc<QueueFolder>,
+    log: Arc<EventLog>,
+    claims: ClaimStore,
+    results: Results,
+    groups: GroupStore,
+    coordination: Arc<dyn Coordinator>,
+    metrics: Arc<Metrics>,
     /// Wakes waiting tasks: there may be new files.
-    pub(crate) change_signal: watch::Sender<()>,
-    pub(crate) dead_letters: DeadLetterFiles,
-    pub(crate) relays: RelayLog,
-    pub(crate) subscribers: Subscribers,
-    pub(crate) counters: Arc<BusCounters>,
-    pub(crate) consuming: Consuming,
+    change_signal: watch::Sender<()>,
+    dead_letters: DeadLetterFiles,
+    relays: RelayLog,
+    subscribers: Subscribers,
+    counters: Arc<BusCounters>,
+    consuming: Consuming,
     /// Lets deliveries run beside each other, or one of them alone.
-    pub(crate) run_lock: RunLock,
+    run_lock: RunLock,
 }
 
 impl QueueInner {
@@ -84,10 +83,81 @@ impl QueueInner {
             counters: Arc::default(),
             consuming: Consuming::with_clock(config.clock.clone()),
             run_lock: RunLock::default(),
-            disk,
             worker_id,
             config,
         })
+    }
+
+    pub(crate) fn config(&self) -> &FileQueueConfig {
+        &self.config
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    pub(crate) fn worker_id(&self) -> &str {
+        &self.worker_id
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        self.folder.disk()
+    }
+
+    pub(crate) fn folder(&self) -> &QueueFolder {
+        &self.folder
+    }
+
+    pub(crate) fn log(&self) -> &EventLog {
+        &self.log
+    }
+
+    pub(crate) fn claims(&self) -> &ClaimStore {
+        &self.claims
+    }
+
+    pub(crate) fn results(&self) -> &Results {
+        &self.results
+    }
+
+    pub(crate) fn groups(&self) -> &GroupStore {
+        &self.groups
+    }
+
+    pub(crate) fn coordination(&self) -> &Arc<dyn Coordinator> {
+        &self.coordination
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    pub(crate) fn change_signal(&self) -> &watch::Sender<()> {
+        &self.change_signal
+    }
+
+    pub(crate) fn dead_letters(&self) -> &DeadLetterFiles {
+        &self.dead_letters
+    }
+
+    pub(crate) fn relays(&self) -> &RelayLog {
+        &self.relays
+    }
+
+    pub(crate) fn subscribers(&self) -> &Subscribers {
+        &self.subscribers
+    }
+
+    pub(crate) fn counters(&self) -> &Arc<BusCounters> {
+        &self.counters
+    }
+
+    pub(crate) fn consuming(&self) -> &Consuming {
+        &self.consuming
+    }
+
+    pub(crate) fn run_lock(&self) -> &RunLock {
+        &self.run_lock
     }
 
     /// Resets the state in memory; `QueueFolder::lock` calls it alone.

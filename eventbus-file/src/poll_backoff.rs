@@ -28,8 +28,8 @@ const POLL_DELAY_FIRST: Duration = Duration::from_millis(5);
 
 impl PollBackoff {
     pub(crate) fn new(queue: &QueueInner) -> Self {
-        let longest = queue.config.poll_interval;
-        let (coordination, change_signal) = (Arc::clone(&queue.coordination), queue.change_signal.subscribe());
+        let longest = queue.config().poll_interval;
+        let (coordination, change_signal) = (Arc::clone(queue.coordination()), queue.change_signal().subscribe());
         Self { coordination, change_signal, delay: POLL_DELAY_FIRST.min(longest), delay_max: longest }
     }
 

@@ -68,11 +68,11 @@ async fn publish_batch(
     records: &[RecordedEvent],
     published: &mut Vec<QueueEvent>,
 ) -> Result<(), PublishFailure> {
-    if queue.consuming.is_closed() {
+    if queue.consuming().is_closed() {
         return Err(FileQueueError::ShutDown.into());
     }
     let (created_at, owned) = (event::now(), records.to_vec());
-    let mut staged = queue.blocking(move |queue| queue.log.stage(&owned, created_at, None)).await?;
+    let mut staged = queue.blocking(move |queue| queue.log().stage(&owned, created_at, None)).await?;
     let mut remaining = records.iter();
     let mut floor = None;
     while !staged.is_empty() {
@@ -80,14 +80,14 @@ async fn publish_batch(
         let is_reserved = reserved.is_some();
         let (linked, rest) = queue
             .blocking(move |queue| {
-                let linked = queue.log.link(&mut staged, reserved)?;
+                let linked = queue.log().link(&mut staged, reserved)?;
                 Ok((linked, staged))
             })
             .await?;
         staged = rest;
         let LinkOutcome { ids, error } = linked;
         let event = |(id, record): (u64, &RecordedEvent)| {
-            QueueEvent::new(id, created_at, queue.worker_id.clone(), record.clone())
+            QueueEvent::new(id, created_at, queue.worker_id().to_owned(), record.clone())
         };
         published.extend(ids.into_iter().zip(remaining.by_ref()).map(event));
         if let Some(error) = error {
@@ -95,7 +95,7 @@ async fn publish_batch(
         }
         if is_reserved && !staged.is_empty() {
             // a publisher without Redis used ids that it did not reserve
-            floor = Some(queue.blocking(|queue| queue.log.head()).await?);
+            floor = Some(queue.blocking(|queue| queue.log().head()).await?);
         }
     }
     Ok(())
@@ -104,10 +104,10 @@ async fn publish_batch(
 /// Reserves ids from the coordinator; if that has no counter, with the newest id of the files as the floor.
 async fn reserve_ids(queue: &Arc<QueueInner>, count: usize, floor: Option<u64>) -> Result<Option<Range<u64>>> {
     let count = count as u64;
-    let mut reserved = queue.coordination.reserve_ids(count, floor).await;
+    let mut reserved = queue.coordination().reserve_ids(count, floor).await;
     if reserved == IdReservation::CounterMissing {
-        let head = queue.blocking(|shared| shared.log.head()).await?;
-        reserved = queue.coordination.reserve_ids(count, Some(head)).await;
+        let head = queue.blocking(|queue| queue.log().head()).await?;
+        reserved = queue.coordination().reserve_ids(count, Some(head)).await;
     }
     match reserved {
         IdReservation::Reserved(ids) => accept_if_plausible(queue, ids).await,
@@ -119,16 +119,16 @@ async fn reserve_ids(queue: &Arc<QueueInner>, count: usize, floor: Option<u64>) 
 /// counter, and the files decide.
 async fn accept_if_plausible(queue: &Arc<QueueInner>, ids: Range<u64>) -> Result<Option<Range<u64>>> {
     let is_near = |newest: u64| ids.start <= newest + names::ID_JUMP_MAX;
-    if is_near(queue.log.newest_id()) {
+    if is_near(queue.log().newest_id()) {
         return Ok(Some(ids));
     }
-    let head = queue.blocking(|shared| shared.log.head()).await?;
-    queue.log.saw_id(head);
+    let head = queue.blocking(|queue| queue.log().head()).await?;
+    queue.log().saw_id(head);
     if is_near(head) {
         return Ok(Some(ids));
     }
     tracing::error!(drawn = ids.start, newest = head, "the id counter in Redis is too high: lowering it");
-    queue.coordination.lower_counter(ids.end, head + 1).await;
+    queue.coordination().lower_counter(ids.end, head + 1).await;
     Ok(None)
 }
 
@@ -137,9 +137,9 @@ pub(crate) async fn notify_published(queue: &QueueInner, ids: &[u64]) {
     let Some(newest) = ids.last() else {
         return;
     };
-    queue.metrics.events_published.add(ids.len() as u64);
-    queue.log.saw_id(*newest);
-    queue.change_signal.send_replace(());
+    queue.metrics().events_published.add(ids.len() as u64);
+    queue.log().saw_id(*newest);
+    queue.change_signal().send_replace(());
     let messages = ids.iter().map(|id| message_data("event_id", *id)).collect();
-    queue.coordination.broadcast(message_kind::ADD_EVENT, messages).await;
+    queue.coordination().broadcast(message_kind::ADD_EVENT, messages).await;
 }

@@ -52,7 +52,7 @@ use crate::{
 /// ```
 #[derive(Debug, Clone)]
 pub struct FileQueue {
-    pub(crate) inner: Arc<QueueInner>,
+    inner: Arc<QueueInner>,
     /// Stops the background tasks when the last clone is dropped.
     _background: Arc<DropGuard>,
 }
@@ -101,34 +101,39 @@ impl FileQueue {
         Self { inner: queue, _background: Arc::new(background.drop_guard()) }
     }
 
+    /// Returns the state that all parts of the queue share.
+    pub(crate) fn inner(&self) -> &Arc<QueueInner> {
+        &self.inner
+    }
+
     /// Returns the name of the queue.
     #[must_use]
     pub fn name(&self) -> &Name {
-        &self.inner.name
+        self.inner.name()
     }
 
     /// Returns the name of this worker.
     #[must_use]
     pub fn worker_id(&self) -> &str {
-        &self.inner.worker_id
+        self.inner.worker_id()
     }
 
     /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &FileQueueConfig {
-        &self.inner.config
+        self.inner.config()
     }
 
     /// Returns the counters, which begin with 0 when the queue is opened.
     #[must_use]
     pub fn metrics(&self) -> FileQueueMetrics {
-        self.inner.metrics.snapshot()
+        self.inner.metrics().snapshot()
     }
 
     /// Returns the state of the coordination beside the files.
     #[must_use]
     pub fn coordination(&self) -> CoordinationStatus {
-        self.inner.coordination.status()
+        self.inner.coordination().status()
     }
     /// Publishes a payload. When this returns, the event is on disk and visible to every worker.
     ///
@@ -154,7 +159,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`], [`FileQueueError::Torn`].
     pub async fn result(&self, event_id: u64) -> Result<Option<EventResult>> {
-        self.inner.blocking(move |queue| queue.results.load_result(event_id)).await
+        self.inner.blocking(move |queue| queue.results().load_result(event_id)).await
     }
 
     /// Claims the first event that has neither a result nor a live claim; `None` if there is none now.
@@ -212,7 +217,7 @@ impl FileQueue {
     /// [`FileQueueError::InvalidName`], [`FileQueueError::Io`], [`FileQueueError::Torn`].
     pub async fn get_claim(&self, claim_id: &str) -> Result<Option<Claim>> {
         let claim_id = claim_id.to_owned();
-        self.inner.blocking(move |queue| queue.claims.load_newest(&claim_id)).await
+        self.inner.blocking(move |queue| queue.claims().load_newest(&claim_id)).await
     }
 
     /// Extends a claim of this worker by its lifetime from now on.
@@ -260,7 +265,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Torn`] if the file holds none; [`FileQueueError::Io`].
     pub async fn event(&self, id: u64) -> Result<Option<QueueEvent>> {
-        self.inner.blocking(move |queue| queue.log.load_event(id)).await
+        self.inner.blocking(move |queue| queue.log().load_event(id)).await
     }
 
     /// Returns events by their ids, in the order of `ids`.
@@ -269,7 +274,7 @@ impl FileQueue {
     /// As [`event`](Self::event).
     pub async fn events_by_id(&self, ids: &[u64]) -> Result<Vec<Option<QueueEvent>>> {
         let ids = ids.to_vec();
-        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.log.load_event(id)).collect()).await
+        self.inner.blocking(move |queue| ids.into_iter().map(|id| queue.log().load_event(id)).collect()).await
     }
 
     /// Returns a page of events, by id. Logs torn files and passes them over.
@@ -346,6 +351,6 @@ impl FileQueue {
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool> {
         let (group, event_type) = (group.clone(), event_type.to_owned());
-        self.inner.blocking(move |queue| queue.groups.forget_event_type(&group, &event_type)).await
+        self.inner.blocking(move |queue| queue.groups().forget_event_type(&group, &event_type)).await
     }
 }

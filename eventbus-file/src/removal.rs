@@ -28,27 +28,27 @@ pub struct RemovalReport {
 }
 
 pub(crate) fn remove_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<RemovalReport> {
-    queue.disk.remove_stale_tmp_files();
+    queue.disk().remove_stale_tmp_files();
     let through = removable_through(queue, id, when)?;
-    if through > queue.log.removed_through()? {
-        queue.relays.write_all_records()?;
-        queue.log.write_removal_mark(through)?;
+    if through > queue.log().removed_through()? {
+        queue.relays().write_all_records()?;
+        queue.log().write_removal_mark(through)?;
     }
-    let through = queue.log.removed_through()?;
-    let remove_claim = |id| queue.claims.remove_all_epochs(&event_claim_id(id));
-    Ok(RemovalReport { events: queue.log.remove_files_through(through, remove_claim)?, through })
+    let through = queue.log().removed_through()?;
+    let remove_claim = |id| queue.claims().remove_all_epochs(&event_claim_id(id));
+    Ok(RemovalReport { events: queue.log().remove_files_through(through, remove_claim)?, through })
 }
 
 /// Returns the highest id, at most the given one, up to which all events may be removed.
 fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<u64> {
-    let mut limit = id.min(queue.log.head()?);
+    let mut limit = id.min(queue.log().head()?);
     if when != RemovalCondition::Result {
-        for group in queue.groups.list_groups()? {
-            let (_, progress) = queue.groups.load_group(&group)?;
+        for group in queue.groups().list_groups()? {
+            let (_, progress) = queue.groups().load_group(&group)?;
             limit = limit.min(progress.finished_through());
         }
     }
-    let mut through = queue.log.removed_through()?;
+    let mut through = queue.log().removed_through()?;
     while through < limit && is_removable(queue, through + 1, when)? {
         through += 1;
     }
@@ -56,14 +56,14 @@ fn removable_through(queue: &QueueInner, id: u64, when: RemovalCondition) -> Res
 }
 
 fn is_removable(queue: &QueueInner, id: u64, when: RemovalCondition) -> Result<bool> {
-    Ok(match queue.log.read(id)? {
+    Ok(match queue.log().read(id)? {
         LogEntry::Missing => false,
         LogEntry::Gap | LogEntry::Removed(_) => true,
         // the file stays, but no reader waits for it
         LogEntry::Torn(_) => true,
         // its publisher has yet to check that it linked the id before a removal
-        LogEntry::Event(_) if queue.log.is_staged(id)? => false,
-        LogEntry::Event(_) => when == RemovalCondition::Groups || queue.results.has_result(id)?,
+        LogEntry::Event(_) if queue.log().is_staged(id)? => false,
+        LogEntry::Event(_) => when == RemovalCondition::Groups || queue.results().has_result(id)?,
     })
 }
 
@@ -79,10 +79,10 @@ mod tests {
     async fn an_event_stays_until_its_publisher_has_seen_that_it_had_the_id_first() {
         let root = tempfile::tempdir().unwrap();
         let queue = FileQueue::open(FileQueueConfig::at(root.path().join("queue"))).await.unwrap();
-        let mut staged = queue.inner.log.stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
+        let mut staged = queue.inner().log().stage(&[event::record_of_payload("one").unwrap()], now(), None).unwrap();
         let staged = staged.pop_front().unwrap();
-        let path = queue.inner.log.path(1);
-        queue.inner.disk.link(&staged, &path).unwrap();
+        let path = queue.inner().log().path(1);
+        queue.inner().disk().link(&staged, &path).unwrap();
         queue.claim_next().await.unwrap().succeed(&()).await.unwrap();
         assert_eq!(queue.remove_through(1, RemovalCondition::Result).await.unwrap().through, 0);
         drop(staged);

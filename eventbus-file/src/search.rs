@@ -124,8 +124,8 @@ fn find_events<'a>(
     queue: &'a QueueInner,
     search: &'a Search,
 ) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>> + use<'a>> {
-    let ids = queue.log.ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
-    let matching = |id| Ok(skip_torn(queue.log.load_event(id?))?.filter(|event| search.matches(event.created_at())));
+    let ids = queue.log().ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
+    let matching = |id| Ok(skip_torn(queue.log().load_event(id?))?.filter(|event| search.matches(event.created_at())));
     Ok(ids.map(matching))
 }
 
@@ -134,9 +134,9 @@ fn find_results<'a>(
     search: &'a Search,
 ) -> Result<impl Iterator<Item = Result<Option<EventResult>>> + use<'a>> {
     let after = PageToken::after_id(search.page.as_ref())?;
-    let ids = queue.results.ids_from(after.saturating_add(1))?;
+    let ids = queue.results().ids_from(after.saturating_add(1))?;
     let matching =
-        |id| Ok(skip_torn(queue.results.load_result(id?))?.filter(|result| search.matches(result.created_at)));
+        |id| Ok(skip_torn(queue.results().load_result(id?))?.filter(|result| search.matches(result.created_at)));
     Ok(ids.map(matching))
 }
 
@@ -144,12 +144,12 @@ fn find_claims<'a>(
     queue: &'a QueueInner,
     search: &'a Search,
 ) -> Result<impl Iterator<Item = Result<Option<Claim>>> + use<'a>> {
-    let mut ids = queue.claims.list_ids()?;
+    let mut ids = queue.claims().list_ids()?;
     if let Some(after) = &search.page {
         ids.retain(|id| *id > after.0);
     }
     let matching = move |id: String| {
-        Ok(skip_torn(queue.claims.load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
+        Ok(skip_torn(queue.claims().load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
     };
     Ok(ids.into_iter().map(matching))
 }

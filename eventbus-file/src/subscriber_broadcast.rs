@@ -11,7 +11,7 @@ use crate::{
 
 /// Announces each subscriber that comes or goes to the other workers, until `ended`.
 pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: CancellationToken) {
-    let mut changes = queue.subscribers.watch();
+    let mut changes = queue.subscribers().watch();
     let mut known = BTreeSet::new();
     loop {
         changes.mark_unchanged();
@@ -30,15 +30,15 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
 async fn broadcast(queue: &QueueInner, kind: &'static str, ids: impl Iterator<Item = &String>) {
     let messages: Vec<_> = ids.map(|id| message_data("subscriber_id", id.as_str())).collect();
     if !messages.is_empty() {
-        queue.coordination.broadcast(kind, messages).await;
+        queue.coordination().broadcast(kind, messages).await;
     }
 }
 
 /// Returns the subscribers of this worker, each as `group/handler`.
 pub(crate) fn subscriber_ids(queue: &QueueInner) -> BTreeSet<String> {
     let of_group = |group| {
-        let subscribers = queue.subscribers.of_group(&group);
+        let subscribers = queue.subscribers().of_group(&group);
         subscribers.into_iter().map(move |subscriber| format!("{group}/{}", subscriber.name()))
     };
-    queue.subscribers.groups().into_iter().flat_map(of_group).collect()
+    queue.subscribers().groups().into_iter().flat_map(of_group).collect()
 }

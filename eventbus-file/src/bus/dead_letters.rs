@@ -21,15 +21,15 @@ impl DeadLetters for FileQueue {
         after: Option<&MessageId>,
         limit: usize,
     ) -> Result<DeadLetterPage, DeadLetterError> {
-        let after = after.map(|id| parse_id(&self.inner, id)).transpose()?;
+        let after = after.map(|id| parse_id(self.inner(), id)).transpose()?;
         let filter = filter.clone();
-        with_dead_letters(&self.inner, move |letters| letters.load_dead_letter_page(&filter, after.as_deref(), limit))
+        with_dead_letters(self.inner(), move |letters| letters.load_dead_letter_page(&filter, after.as_deref(), limit))
             .await
     }
 
     async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let stem = parse_id(&self.inner, id)?;
-        with_dead_letters(&self.inner, move |letters| letters.load_dead_letter(&stem)).await
+        let stem = parse_id(self.inner(), id)?;
+        with_dead_letters(self.inner(), move |letters| letters.load_dead_letter(&stem)).await
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
@@ -37,11 +37,11 @@ impl DeadLetters for FileQueue {
             return Ok(false);
         };
         if dead_letter.record.is_none() {
-            return Err(DeadLetterError::Empty { destination: self.inner.name.clone(), id: id.clone() });
+            return Err(DeadLetterError::Empty { destination: self.inner().name().clone(), id: id.clone() });
         }
-        let stem = parse_id(&self.inner, id)?;
-        let replayed = with_dead_letters(&self.inner, move |letters| letters.start_replay(&stem)).await?;
-        notify_replayed(&self.inner, id.as_str()).await;
+        let stem = parse_id(self.inner(), id)?;
+        let replayed = with_dead_letters(self.inner(), move |letters| letters.start_replay(&stem)).await?;
+        notify_replayed(self.inner(), id.as_str()).await;
         Ok(replayed)
     }
 
@@ -52,21 +52,21 @@ impl DeadLetters for FileQueue {
             None => Ok(false),
         };
         let replayed =
-            with_dead_letters(&self.inner, move |letters| letters.for_each_matching(&filter, replay)).await?;
-        notify_replayed(&self.inner, "all").await;
+            with_dead_letters(self.inner(), move |letters| letters.for_each_matching(&filter, replay)).await?;
+        notify_replayed(self.inner(), "all").await;
         Ok(replayed)
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let stem = parse_id(&self.inner, id)?;
-        with_dead_letters(&self.inner, move |letters| letters.remove_dead_letter(&stem)).await
+        let stem = parse_id(self.inner(), id)?;
+        with_dead_letters(self.inner(), move |letters| letters.remove_dead_letter(&stem)).await
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         let filter = filter.clone();
         let discard =
             |letters: &DeadLetterFiles, dead_letter: &DeadLetter| letters.remove_dead_letter(dead_letter.id.as_str());
-        with_dead_letters(&self.inner, move |letters| letters.for_each_matching(&filter, discard)).await
+        with_dead_letters(self.inner(), move |letters| letters.for_each_matching(&filter, discard)).await
     }
 }
 
@@ -74,11 +74,11 @@ async fn with_dead_letters<T: Send + 'static>(
     queue: &Arc<QueueInner>,
     ask: impl FnOnce(&DeadLetterFiles) -> Result<T> + Send + 'static,
 ) -> Result<T, DeadLetterError> {
-    let destination = queue.name.clone();
-    if queue.consuming.is_closed() {
+    let destination = queue.name().clone();
+    if queue.consuming().is_closed() {
         return Err(DeadLetterError::ShutDown { destination });
     }
-    let answer = queue.blocking(move |queue| ask(&queue.dead_letters)).await;
+    let answer = queue.blocking(move |queue| ask(queue.dead_letters())).await;
     answer.map_err(|error| match error.is_retryable() {
         true => DeadLetterError::Unavailable { destination, source: error.into() },
         false => DeadLetterError::Refused { destination, source: error.into() },
@@ -87,11 +87,11 @@ async fn with_dead_letters<T: Send + 'static>(
 
 /// Wakes the consumer of the group, here or in a different worker.
 async fn notify_replayed(queue: &QueueInner, what: &str) {
-    queue.change_signal.send_replace(());
-    queue.coordination.broadcast(message_kind::REPLAY_EVENT, vec![message_data("dead_letter_id", what)]).await;
+    queue.change_signal().send_replace(());
+    queue.coordination().broadcast(message_kind::REPLAY_EVENT, vec![message_data("dead_letter_id", what)]).await;
 }
 
 fn parse_id(queue: &QueueInner, id: &MessageId) -> Result<String, DeadLetterError> {
-    let invalid = || DeadLetterError::InvalidId { destination: queue.name.clone(), id: id.clone() };
+    let invalid = || DeadLetterError::InvalidId { destination: queue.name().clone(), id: id.clone() };
     parse_stem(id.as_str()).map(|_| id.as_str().into()).ok_or_else(invalid)
 }

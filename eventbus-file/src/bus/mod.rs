@@ -31,22 +31,22 @@ use crate::{
 #[async_trait]
 impl EventBus for FileQueue {
     fn destination(&self) -> &Name {
-        &self.inner.name
+        self.inner().name()
     }
 
     fn describe(&self) -> String {
-        format!("FileQueue {}", self.inner.config.root_dir.display())
+        format!("FileQueue {}", self.inner().config().root_dir.display())
     }
 
     fn default_group(&self) -> &Name {
-        &self.inner.config.default_group
+        &self.inner().config().default_group
     }
 
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         check_records(self.destination(), events)?;
-        let published = publish::publish(&self.inner, events.to_vec()).await;
-        let published = published.map_err(|stopped| publish_error(&self.inner.name, stopped))?;
-        self.inner.counters.events_published(published.len() as u64);
+        let published = publish::publish(self.inner(), events.to_vec()).await;
+        let published = published.map_err(|stopped| publish_error(self.inner().name(), stopped))?;
+        self.inner().counters().events_published(published.len() as u64);
         Ok(published.iter().map(|event| message_id(event.id())).collect())
     }
 
@@ -61,13 +61,13 @@ impl EventBus for FileQueue {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        let (within, clock) = (self.inner.config.deliver_skipped_within, &self.inner.config.clock);
+        let (within, clock) = (self.inner().config().deliver_skipped_within, &self.inner().config().clock);
         let mut older = Vec::new();
         for of_group in announced.chunk_by(|one, next| one.group == next.group) {
             let group = of_group[0].group.clone();
             let key = group.clone();
-            let found = self.inner.blocking(move |queue| queue.groups.load_group(&key)).await;
-            let destination = self.inner.name.clone();
+            let found = self.inner().blocking(move |queue| queue.groups().load_group(&key)).await;
+            let destination = self.inner().name().clone();
             let (_, mut progress) =
                 found.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })?;
             let undecided = progress.types.announce(of_group, within, clock.unix_millis());
@@ -77,55 +77,55 @@ impl EventBus for FileQueue {
     }
 
     fn add_subscriber(&self, group: Name, subscriber: Subscriber) -> Subscription {
-        self.inner.subscribers.add(group, subscriber)
+        self.inner().subscribers().add(group, subscriber)
     }
 
     fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>> {
-        self.inner.subscribers.list()
+        self.inner().subscribers().list()
     }
 
     fn report(&self, health: Health) -> Health {
-        self.inner.subscribers.report(health)
+        self.inner().subscribers().report(health)
     }
 
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
-        let queue = &self.inner;
+        let queue = self.inner();
         let consume = |group, stop| consumer::consume(Arc::clone(queue), group, stop);
-        queue.consuming.run(&queue.name, &queue.subscribers, consume).await
+        queue.consuming().run(queue.name(), queue.subscribers(), consume).await
     }
 
     async fn stop_consuming(&self) {
-        self.inner.consuming.stop().await;
+        self.inner().consuming().stop().await;
     }
 
     fn is_consuming(&self) -> bool {
-        self.inner.consuming.is_running()
+        self.inner().consuming().is_running()
     }
 
     async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.inner.consuming.close();
-        self.inner.change_signal.send_replace(());
-        self.inner.consuming.shutdown("file queue", timeout).await
+        self.inner().consuming().close();
+        self.inner().change_signal().send_replace(());
+        self.inner().consuming().shutdown("file queue", timeout).await
     }
 
     fn stats(&self) -> BusStats {
-        self.inner.counters.snapshot()
+        self.inner().counters().snapshot()
     }
 
     async fn stream_info(&self) -> StreamInfo {
-        let mut info = match self.inner.consuming.is_closed() {
+        let mut info = match self.inner().consuming().is_closed() {
             true => StreamInfo::default(),
-            false => self.inner.blocking(load_stream_info).await.unwrap_or_default(),
+            false => self.inner().blocking(load_stream_info).await.unwrap_or_default(),
         };
         info.stats = self.stats();
-        info.stream.name = self.inner.name.to_string();
+        info.stream.name = self.inner().name().to_string();
         info
     }
 
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError> {
         let key = group.clone();
-        let progress = self.inner.blocking(move |queue| load_progress(queue, &key)).await;
-        let destination = self.inner.name.clone();
+        let progress = self.inner().blocking(move |queue| load_progress(queue, &key)).await;
+        let destination = self.inner().name().clone();
         progress.map_err(|error| ConsumeError::Unavailable { destination, source: error.into() })
     }
 }
@@ -153,37 +153,37 @@ pub(crate) fn publish_error(
 }
 
 fn load_progress(queue: &QueueInner, group: &Name) -> Result<GroupProgress> {
-    let (_, progress) = queue.groups.load_group(group)?;
+    let (_, progress) = queue.groups().load_group(group)?;
     let unread = count_unread(queue, &progress)?;
-    let pending = progress.count_pending() + queue.dead_letters.list_replays(group)?.len() as u64;
+    let pending = progress.count_pending() + queue.dead_letters().list_replays(group)?.len() as u64;
     Ok(GroupProgress { unread, pending, exhausted: 0 })
 }
 
 fn count_unread(queue: &QueueInner, progress: &Progress) -> Result<u64> {
     // a skipped range that is due is read again
     let due = u64::from(progress.types.due().is_some());
-    queue.log.ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
+    queue.log().ids_from(progress.read.saturating_add(1))?.try_fold(due, |count, id| id.map(|_| count + 1))
 }
 
 fn load_stream_info(queue: &QueueInner) -> Result<StreamInfo> {
     let (mut info, mut newest) = (StreamInfo::default(), None);
     info.connected = true;
-    for id in queue.log.ids_from(1)? {
+    for id in queue.log().ids_from(1)? {
         let id = id?;
         info.stream.length += 1;
         info.stream.first_entry_id.get_or_insert_with(|| id.to_string());
         newest = Some(id);
     }
     info.stream.last_entry_id = newest.map(|id: u64| id.to_string());
-    info.dlq_messages = queue.dead_letters.list_dead_letter_stems()?.len() as u64;
-    let mut groups = queue.groups.list_groups()?;
-    groups.push(queue.config.default_group.clone());
+    info.dlq_messages = queue.dead_letters().list_dead_letter_stems()?.len() as u64;
+    let mut groups = queue.groups().list_groups()?;
+    groups.push(queue.config().default_group.clone());
     groups.sort();
     groups.dedup();
     for group in groups {
-        let (owner, progress) = queue.groups.load_group(&group)?;
+        let (owner, progress) = queue.groups().load_group(&group)?;
         let consumers = u64::from(owner.is_some_and(|owner| owner.is_live()));
-        let pending = progress.count_pending() + queue.dead_letters.list_replays(&group)?.len() as u64;
+        let pending = progress.count_pending() + queue.dead_letters().list_replays(&group)?.len() as u64;
         let mut described = GroupInfo::new(group.to_string(), consumers, pending);
         described.last_delivered_id = (progress.read > 0).then(|| progress.read.to_string());
         described.lag = Some(count_unread(queue, &progress)?);

@@ -51,7 +51,7 @@ async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut c
             tracing::info!(queue = redis.keys().queue(), ?lasted, "Redis is back");
             // Redis may have lost its data, and the other workers may have missed messages
             resync(redis, queue).await;
-            queue.change_signal.send_replace(());
+            queue.change_signal().send_replace(());
         }
     }
 }
@@ -85,7 +85,7 @@ async fn handle_message(redis: &RedisCoordinator, queue: &Arc<QueueInner>, messa
         return;
     }
     redis.metrics().broadcasts_received.add(1);
-    queue.change_signal.send_replace(());
+    queue.change_signal().send_replace(());
     match message.kind.as_str() {
         message_kind::RESYNC => resync(redis, queue).await,
         message_kind::STATE => match serde_json::from_value(message.data.into()) {

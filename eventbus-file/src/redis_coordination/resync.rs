@@ -56,7 +56,7 @@ pub(super) async fn resync(coordinator: &RedisCoordinator, queue: &Arc<QueueInne
 }
 
 async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) -> Result<()> {
-    let head = queue.blocking(|queue| queue.log.head()).await?;
+    let head = queue.blocking(|queue| queue.log().head()).await?;
     // reserves no id, but raises the counter above the newest id of the files
     coordinator.reserve_ids(0, Some(head)).await;
     let mut page = 0;

@@ -70,8 +70,8 @@ impl From<&Claim> for ClaimSummary {
 /// Returns the subscribers of this worker, and of the workers that consume for groups.
 pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
     let mut subscribers = subscriber_ids(queue);
-    for group in queue.groups.list_groups()? {
-        let handlers = queue.groups.load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
+    for group in queue.groups().list_groups()? {
+        let handlers = queue.groups().load_group(&group).map(|(_, progress)| progress.handlers).unwrap_or_default();
         subscribers.extend(handlers.into_iter().map(|handler| format!("{group}/{handler}")));
     }
     Ok(subscribers.into_iter().collect())
@@ -80,9 +80,9 @@ pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
 /// Returns the claims that may be live: that of an event with a result is not.
 pub(super) fn list_open_claims(queue: &QueueInner) -> Result<Vec<String>> {
     let mut open = Vec::new();
-    for id in queue.claims.list_ids()? {
+    for id in queue.claims().list_ids()? {
         let is_done = match event_of_claim(&id) {
-            Some(event_id) => queue.results.has_result(event_id)?,
+            Some(event_id) => queue.results().has_result(event_id)?,
             None => false,
         };
         if !is_done {
@@ -95,7 +95,7 @@ pub(super) fn list_open_claims(queue: &QueueInner) -> Result<Vec<String>> {
 pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Vec<Claim> {
     let mut live = Vec::new();
     for id in ids {
-        match queue.claims.load_newest(id) {
+        match queue.claims().load_newest(id) {
             Ok(claim) => live.extend(claim.filter(Claim::is_live)),
             Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
         }
@@ -105,22 +105,22 @@ pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Vec<Claim>
 
 /// Returns a page of event ids from an id on, and the first id of the next page.
 pub(super) fn event_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-    ranges(queue.log.ids_from(from)?)
+    ranges(queue.log().ids_from(from)?)
 }
 
 pub(super) fn result_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-    ranges(queue.results.ids_from(from)?)
+    ranges(queue.results().ids_from(from)?)
 }
 
 /// Returns the first of the reported events that is missing here, and the number of missing events.
 fn find_unseen_events(queue: &QueueInner, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
     loop {
-        let removed = queue.log.removed_through()?;
+        let removed = queue.log().removed_through()?;
         let remaining = reported.iter().map(|(from, to)| ((*from).max(removed + 1), *to));
         let first = remaining.clone().map(|(from, _)| from).min().unwrap_or_default();
-        let unseen = find_missing(remaining, queue.log.ids_from(first)?)?;
+        let unseen = find_missing(remaining, queue.log().ids_from(first)?)?;
         // events that were removed meanwhile are not missing: check again
-        if unseen.is_none() || queue.log.removed_through()? == removed {
+        if unseen.is_none() || queue.log().removed_through()? == removed {
             return Ok(unseen);
         }
     }
@@ -128,7 +128,7 @@ fn find_unseen_events(queue: &QueueInner, reported: &[IdRange]) -> Result<Option
 
 fn find_unseen_results(queue: &QueueInner, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
     let first = reported.iter().map(|(from, _)| *from).min().unwrap_or_default();
-    find_missing(reported.iter().copied(), queue.results.ids_from(first)?)
+    find_missing(reported.iter().copied(), queue.results().ids_from(first)?)
 }
 
 /// Checks that this folder has the files of a page that a different worker sent.
@@ -145,7 +145,7 @@ pub(super) async fn compare_with_files(redis: &RedisCoordinator, queue: &Arc<Que
         Ok(Some((first, count))) => {
             redis.metrics().files_unseen.add(count);
             tracing::error!(
-                what, first, count, root = %queue.config.root_dir.display(),
+                what, first, count, root = %queue.config().root_dir.display(),
                 "a worker reports files that are missing here: it has a different folder, or new files appear late"
             );
         }

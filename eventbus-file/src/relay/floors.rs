@@ -18,17 +18,17 @@ use crate::{
 const FLOOR_SCAN_MAX: u64 = 500;
 
 pub(super) fn group_floors(queue: &QueueInner, publisher: Publisher, known: Vec<Name>) -> Result<GroupFloors> {
-    let Some(relayed) = queue.relays.load_relay_state(publisher.store)? else {
+    let Some(relayed) = queue.relays().load_relay_state(publisher.store)? else {
         return Ok(GroupFloors::Lost);
     };
-    let groups: BTreeSet<Name> = known.into_iter().chain(queue.groups.list_groups()?).collect();
+    let groups: BTreeSet<Name> = known.into_iter().chain(queue.groups().list_groups()?).collect();
     let seen = |group| Ok((load_group_floor(queue, &relayed, &group)?, group));
     let seen = groups.into_iter().map(seen).map(|seen| seen.map(|(floor, group)| (group, floor)));
     Ok(GroupFloors::Groups(seen.collect::<Result<_>>()?))
 }
 
 fn load_group_floor(queue: &QueueInner, relayed: &RelayState, group: &Name) -> Result<GroupFloor> {
-    let (owner, progress) = match queue.groups.load_group(group) {
+    let (owner, progress) = match queue.groups().load_group(group) {
         Err(error @ FileQueueError::Torn { .. }) => {
             tracing::warn!(%group, error = error.log(), "the group's progress is torn, its low-water mark unknown");
             return Ok(GroupFloor::Unknown);
@@ -38,7 +38,7 @@ fn load_group_floor(queue: &QueueInner, relayed: &RelayState, group: &Name) -> R
     if owner.is_none() {
         return Ok(GroupFloor::Missing);
     }
-    let finished = find_finished_position(&queue.log, relayed, progress.finished_through())?;
+    let finished = find_finished_position(queue.log(), relayed, progress.finished_through())?;
     Ok(finished.map_or(GroupFloor::Unknown, |position| GroupFloor::At(position.into())))
 }
 

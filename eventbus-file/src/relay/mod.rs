@@ -62,28 +62,28 @@ impl RelayTarget for FileQueue {
             PendingRange { publisher, position, through, unpublished, staged: VecDeque::new(), ids: Vec::new() };
         if !range.events.is_empty() {
             if let Some(refusal) =
-                blocking_for_relay(&self.inner, move |queue| queue.relays.early_refusal(publisher, position)).await?
+                blocking_for_relay(self.inner(), move |queue| queue.relays().early_refusal(publisher, position)).await?
             {
                 return Ok(refusal);
             }
             let (events, store) = (range.events.to_vec(), Some(publisher.store));
             pending.staged =
-                blocking_for_relay(&self.inner, move |queue| queue.log.stage(&events, event::now(), store)).await?;
+                blocking_for_relay(self.inner(), move |queue| queue.log().stage(&events, event::now(), store)).await?;
         }
-        publish_pending(&self.inner, pending).await
+        publish_pending(self.inner(), pending).await
     }
 
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
         let (floor, shared_too, groups) = (request.floor, request.is_shared, request.groups.to_vec());
-        blocking_for_relay(&self.inner, move |queue| {
-            queue.relays.resync_store(publisher, floor, shared_too, &groups, &queue.groups)
+        blocking_for_relay(self.inner(), move |queue| {
+            queue.relays().resync_store(publisher, floor, shared_too, &groups, queue.groups())
         })
         .await
     }
 
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
         let relayed =
-            blocking_for_relay(&self.inner, move |queue| queue.relays.load_relay_state(publisher.store)).await?;
+            blocking_for_relay(self.inner(), move |queue| queue.relays().load_relay_state(publisher.store)).await?;
         Ok(relayed.map(|relayed| relayed.record.published_position()).into_iter().collect())
     }
 
@@ -93,13 +93,15 @@ impl RelayTarget for FileQueue {
     /// [`RemovalCondition::Result`]: crate::RemovalCondition::Result
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
         let known = known.to_vec();
-        blocking_for_relay(&self.inner, move |queue| floors::group_floors(queue, publisher, known)).await
+        blocking_for_relay(self.inner(), move |queue| floors::group_floors(queue, publisher, known)).await
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        let mut poll_backoff = PollBackoff::new(&self.inner);
+        let mut poll_backoff = PollBackoff::new(self.inner());
         loop {
-            match blocking_for_relay(&self.inner, move |queue| queue.relays.rewind_store(publisher, to.get())).await? {
+            match blocking_for_relay(self.inner(), move |queue| queue.relays().rewind_store(publisher, to.get()))
+                .await?
+            {
                 RelayStep::Done(outcome) => return Ok(outcome),
                 RelayStep::Retry => {}
                 RelayStep::WaitForGap => poll_backoff.wait().await,
@@ -132,20 +134,20 @@ async fn blocking_for_relay<T: Send + 'static>(
     queue: &Arc<QueueInner>,
     ask: impl FnOnce(&QueueInner) -> Result<T> + Send + 'static,
 ) -> Result<T, PublishError> {
-    if queue.consuming.is_closed() {
-        return Err(PublishError::ShutDown { destination: queue.name.clone() });
+    if queue.consuming().is_closed() {
+        return Err(PublishError::ShutDown { destination: queue.name().clone() });
     }
-    queue.blocking(ask).await.map_err(|error| publish_error(&queue.name, error.into()))
+    queue.blocking(ask).await.map_err(|error| publish_error(queue.name(), error.into()))
 }
 
 async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> Result<RangeOutcome, PublishError> {
-    let unknown = |error| publish_error(&queue.name, PublishFailure { is_partial: true, error });
+    let unknown = |error| publish_error(queue.name(), PublishFailure { is_partial: true, error });
     let (mut poll_backoff, mut notified) = (PollBackoff::new(queue), 0);
     loop {
         let send = move |queue: &QueueInner| {
-            let sent = queue.relays.try_publish(&mut pending);
+            let sent = queue.relays().try_publish(&mut pending);
             if let Ok(RelayStep::Done(_)) = &sent {
-                queue.log.discard_staged(&mut pending.staged);
+                queue.log().discard_staged(&mut pending.staged);
             }
             Ok((sent, pending))
         };
@@ -153,7 +155,7 @@ async fn publish_pending(queue: &Arc<QueueInner>, mut pending: PendingRange) -> 
         pending = rest;
         // announce the linked events, even if the rest fails
         publish::notify_published(queue, &pending.ids[notified..]).await;
-        queue.counters.events_published((pending.ids.len() - notified) as u64);
+        queue.counters().events_published((pending.ids.len() - notified) as u64);
         notified = pending.ids.len();
         match sent.map_err(unknown)? {
             RelayStep::Done(outcome) => return Ok(outcome),

@@ -77,8 +77,12 @@ impl<'a> Consumer<'a> {
         Self {
             was_abandoned: owned.was_abandoned,
             in_flight: Arc::new(
-                InFlight::new(queue.config.max_in_flight, queue.config.max_in_flight_bytes, queue.config.clock.clone())
-                    .with_max_waiting(WAITING_MAX),
+                InFlight::new(
+                    queue.config().max_in_flight,
+                    queue.config().max_in_flight_bytes,
+                    queue.config().clock.clone(),
+                )
+                .with_max_waiting(WAITING_MAX),
             ),
             poll_backoff: PollBackoff::new(queue),
             queue,
@@ -86,12 +90,12 @@ impl<'a> Consumer<'a> {
             claim: owned.claim,
             open: OpenEvents::new(owned.progress),
             has_more: true,
-            renew_at: Instant::now() + queue.config.group_expiration / 3,
+            renew_at: Instant::now() + queue.config().group_expiration / 3,
             retry_at: None,
             outage,
             disposed: VecDeque::new(),
             update: InFlightUpdate::default(),
-            subscriber_changes: queue.subscribers.watch(),
+            subscriber_changes: queue.subscribers().watch(),
             announced: Vec::new(),
         }
     }
@@ -99,11 +103,11 @@ impl<'a> Consumer<'a> {
     fn group_context(&self) -> GroupContext {
         GroupContext {
             group: self.group.clone(),
-            subscribers: self.queue.subscribers.clone(),
-            counters: Arc::clone(&self.queue.counters),
-            retry: self.queue.config.retry,
-            limits: Limits { concurrency: self.queue.config.concurrency, ..Limits::default() },
-            run_lock: self.queue.run_lock.clone(),
+            subscribers: self.queue.subscribers().clone(),
+            counters: Arc::clone(self.queue.counters()),
+            retry: self.queue.config().retry,
+            limits: Limits { concurrency: self.queue.config().concurrency, ..Limits::default() },
+            run_lock: self.queue.run_lock().clone(),
             span: Arc::new(handler_span),
         }
     }
@@ -187,7 +191,7 @@ impl<'a> Consumer<'a> {
     /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
     async fn check_same_queue(&self) -> Result<()> {
         let (claim, known) = (self.claim.clone(), self.open.queue_id());
-        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder.queue_id()))).await?;
+        let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder().queue_id()))).await?;
         match is_same {
             true => Ok(()),
             false => Err(FileQueueError::ClaimLost { claim_id: claim.claim_id, epoch: claim.epoch }),
@@ -196,16 +200,16 @@ impl<'a> Consumer<'a> {
 
     async fn save_progress(&mut self, is_last: bool) -> Result<()> {
         let (claim, data) = (self.claim.clone(), self.open.to_value()?);
-        self.claim = self.queue.blocking(move |queue| queue.groups.save_progress(&claim, data, is_last)).await?;
+        self.claim = self.queue.blocking(move |queue| queue.groups().save_progress(&claim, data, is_last)).await?;
         self.open.set_saved();
-        self.renew_at = Instant::now() + self.queue.config.group_expiration / 3;
+        self.renew_at = Instant::now() + self.queue.config().group_expiration / 3;
         Ok(())
     }
 
     async fn finish(&mut self) -> Result<()> {
         self.record_outcomes().await?;
         self.save_progress(true).await?;
-        self.queue.change_signal.send_replace(());
+        self.queue.change_signal().send_replace(());
         Ok(())
     }
 
@@ -220,7 +224,7 @@ impl<'a> Consumer<'a> {
         let entries = self
             .queue
             .blocking(move |queue| {
-                let read = |id| Ok((id, queue.log.read(id)?, queue.dead_letters.has_dead_letter(id, &group)?));
+                let read = |id| Ok((id, queue.log().read(id)?, queue.dead_letters().has_dead_letter(id, &group)?));
                 open.into_iter().map(read).collect::<Result<Vec<_>>>()
             })
             .await?;
@@ -245,7 +249,7 @@ impl<'a> Consumer<'a> {
                 self.update.add(if is_redelivered { entry.redelivered() } else { entry });
             }
             ReadEvent::Torn(id, error) => {
-                let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config.clock);
+                let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config().clock);
                 self.open.save_attempts(id, attempts.clone());
                 self.update.add_undecodable(message_id(id), attempts);
             }
@@ -264,8 +268,8 @@ impl<'a> Consumer<'a> {
             .queue
             .blocking(move |queue| {
                 let read = |id: u64| match replays.contains(&id) {
-                    true => Ok(RereadEvent::Replay(queue.dead_letters.load_replay(id, &group)?)),
-                    false => Ok(RereadEvent::Log(queue.log.read(id)?)),
+                    true => Ok(RereadEvent::Replay(queue.dead_letters().load_replay(id, &group)?)),
+                    false => Ok(RereadEvent::Log(queue.log().read(id)?)),
                 };
                 wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
             })
@@ -307,10 +311,10 @@ impl<'a> Consumer<'a> {
         let replays = self
             .queue
             .blocking(move |queue| {
-                let mut ids = queue.dead_letters.list_replays(&group)?;
+                let mut ids = queue.dead_letters().list_replays(&group)?;
                 ids.retain(|id| !known.contains(id));
                 ids.truncate(room);
-                Ok(ids.into_iter().map(|id| (id, queue.dead_letters.load_replay(id, &group))).collect::<Vec<_>>())
+                Ok(ids.into_iter().map(|id| (id, queue.dead_letters().load_replay(id, &group))).collect::<Vec<_>>())
             })
             .await?;
         for (id, entry) in replays {
@@ -343,7 +347,7 @@ impl<'a> Consumer<'a> {
             return self.receive_skipped(due, room).await;
         }
         let after = self.open.read();
-        let (through, read, has_more) = self.queue.blocking(move |queue| queue.log.read_after(after, room)).await?;
+        let (through, read, has_more) = self.queue.blocking(move |queue| queue.log().read_after(after, room)).await?;
         self.has_more = has_more;
         if through != after {
             self.open.set_read(through);
@@ -357,7 +361,7 @@ impl<'a> Consumer<'a> {
 
     /// Receives events of a type that the group skipped, before any new event.
     async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
-        let (through, read) = self.queue.blocking(move |queue| queue.log.read_due_range(&due, room)).await?;
+        let (through, read) = self.queue.blocking(move |queue| queue.log().read_due_range(&due, room)).await?;
         self.open.types_mut().delivered_through(through);
         self.has_more = true;
         self.poll_backoff.reset();
@@ -383,7 +387,7 @@ impl<'a> Consumer<'a> {
         let Ok(id) = one.id.as_str().parse() else {
             return Ok(());
         };
-        let counters = &self.queue.counters;
+        let counters = self.queue.counters();
         match &one.disposition {
             Disposition::Acknowledge { .. } => self.close_event(id).await?,
             Disposition::Skip(attempts) => self.skip_unhandled(id, one, attempts.clone()).await?,
@@ -409,7 +413,7 @@ impl<'a> Consumer<'a> {
     async fn close_event(&mut self, id: u64) -> Result<()> {
         if self.open.is_replay(id) {
             let group = self.group.clone();
-            self.queue.blocking(move |queue| queue.dead_letters.remove_replay(id, &group)).await?;
+            self.queue.blocking(move |queue| queue.dead_letters().remove_replay(id, &group)).await?;
             self.open.remove_replay(id);
         } else {
             self.open.remove(id);
@@ -423,7 +427,7 @@ impl<'a> Consumer<'a> {
             let group = self.group.clone();
             return self
                 .queue
-                .blocking(move |queue| queue.dead_letters.save_replay_attempts(id, &group, attempts))
+                .blocking(move |queue| queue.dead_letters().save_replay_attempts(id, &group, attempts))
                 .await;
         }
         self.open.save_attempts(id, attempts);
@@ -435,10 +439,10 @@ impl<'a> Consumer<'a> {
         let is_replay = self.open.is_replay(id);
         self.queue
             .blocking(move |queue| {
-                queue.groups.check_owned(&claim)?;
+                queue.groups().check_owned(&claim)?;
                 match is_replay {
-                    true => queue.dead_letters.return_to_dead_letters(id, &group, record.as_ref(), attempts),
-                    false => queue.dead_letters.write_dead_letter(id, &group, record.as_ref(), attempts),
+                    true => queue.dead_letters().return_to_dead_letters(id, &group, record.as_ref(), attempts),
+                    false => queue.dead_letters().write_dead_letter(id, &group, record.as_ref(), attempts),
                 }
             })
             .await?;
@@ -455,14 +459,14 @@ impl<'a> Consumer<'a> {
         if !self.subscriber_changes.has_changed().unwrap_or_default() && !self.announced.is_empty() {
             return Ok(());
         }
-        let announced = self.queue.subscribers.announced(self.group);
+        let announced = self.queue.subscribers().announced(self.group);
         if announced.is_empty() || announced == self.announced {
             self.subscriber_changes.mark_unchanged();
             return Ok(());
         }
         self.receive_open(self.open.without_handler(), false).await?;
         self.open.clear_without_handler();
-        let (within, clock) = (self.queue.config.deliver_skipped_within, &self.queue.config.clock);
+        let (within, clock) = (self.queue.config().deliver_skipped_within, &self.queue.config().clock);
         for (event_type, range) in self.open.types_mut().announce(&announced, within, clock.unix_millis()) {
             range.skipped_before(self.group, event_type, clock).log();
         }
@@ -482,12 +486,12 @@ impl<'a> Consumer<'a> {
             return self.leave_for_handler(id, attempts).await;
         }
         if is_replay {
-            self.queue.counters.events_skipped(1);
+            self.queue.counters().events_skipped(1);
             return self.close_event(id).await;
         }
-        match self.open.types_mut().note_unhandled(event_type, id, self.queue.config.clock.unix_millis()) {
+        match self.open.types_mut().note_unhandled(event_type, id, self.queue.config().clock.unix_millis()) {
             Unhandled::Skipped { is_first } => {
-                self.queue.counters.events_skipped(1);
+                self.queue.counters().events_skipped(1);
                 if is_first {
                     log_skipped_type(group, event_type);
                 }
@@ -514,7 +518,7 @@ impl<'a> Consumer<'a> {
         let Some(record) = &one.record else {
             return false;
         };
-        self.open.types().leave_to_newer_release(&self.queue.subscribers, self.group, record)
+        self.open.types().leave_to_newer_release(self.queue.subscribers(), self.group, record)
     }
 }
 

@@ -24,10 +24,10 @@ use crate::{inner::QueueInner, poll_backoff::PollBackoff};
 /// | standby | `stop` | stopped |
 pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSignal) {
     let mut poll_backoff = PollBackoff::new(&queue);
-    let (mut is_standby, mut outage) = (false, Outage::new(queue.config.clock.clone()));
+    let (mut is_standby, mut outage) = (false, Outage::new(queue.config().clock.clone()));
     while !stop.is_stopped() {
         let key = group.clone();
-        let acquired = queue.blocking(move |queue| queue.groups.acquire_group(&key, &queue.subscribers)).await;
+        let acquired = queue.blocking(move |queue| queue.groups().acquire_group(&key, queue.subscribers())).await;
         if acquired.is_ok()
             && let Some(lasted) = outage.ends()
         {
