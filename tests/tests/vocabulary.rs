@@ -207,7 +207,6 @@ fn comments_name_who_acts() {
         assert!(words > 1_000, "{package} has {words} words of comments");
         let count: u32 = vague.values().sum();
         let share = 1_000.0 * f64::from(count) / f64::from(words);
-        println!("{package}: {count} vague pronouns in {words} words, {share:.1} per 1,000");
         if share > VAGUE_MAX {
             let files: Vec<_> = vague.iter().map(|(path, count)| format!("  {path}: {count}")).collect();
             report.push(format!(
