@@ -36,7 +36,8 @@ impl GroupProgress {
     }
 }
 
-/// Transports published events to consumer groups; a bus only delivers, [`dispatch`](super::dispatch) runs handlers.
+/// Transports published events to consumer groups; a bus only delivers, [`dispatch`](crate::delivery::dispatch) runs
+/// handlers.
 ///
 /// Implementations are shared between tasks and must pass the event-bus suite of `eventbus::testkit`.
 #[async_trait]
@@ -141,8 +142,8 @@ pub trait EventBus: DeadLetters + 'static {
     /// Returns the subscribers with the state of their runs, in the order they were added.
     fn subscribers(&self) -> Vec<Arc<dyn SubscriberStatus>>;
 
-    /// Adds to a report of health what the consumers of this process know without asking the bus: long runs, faults that
-    /// handlers wait for, unfinished deliveries.
+    /// Adds to a report of health what the consumers of this process know without asking the bus: long runs, faults
+    /// that handlers wait for, unfinished deliveries.
     fn report(&self, health: Health) -> Health;
 
     /// Consumes for every group that has subscribers, until [`stop_consuming`](Self::stop_consuming); also for groups

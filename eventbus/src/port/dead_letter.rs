@@ -178,8 +178,8 @@ impl DeadLetterPage {
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
     /// Returns up to `limit` dead letters, at least one if there is one, oldest first. A page ends early with the one
-    /// that reaches [`PAGE_BYTES`](super::PAGE_BYTES). `after` is the former page's [`next`](DeadLetterPage::next), or
-    /// `None` to begin.
+    /// that reaches [`PAGE_BYTES`](crate::support::PAGE_BYTES). `after` is the former page's
+    /// [`next`](DeadLetterPage::next), or `None` to begin.
     ///
     /// # Errors
     /// [`DeadLetterError`].

@@ -16,8 +16,8 @@ pub trait Transactions: Send + Sync {
     /// The type behind [`Transaction::as_any_mut`].
     fn transaction_type(&self) -> TypeKey;
 
-    /// Returns the fault of the server that `error`, or one of its [sources](super::source_chain), reports; `None` if
-    /// the error is the event's own.
+    /// Returns the fault of the server that `error`, or one of its [sources](crate::support::source_chain), reports;
+    /// `None` if the error is the event's own.
     ///
     /// A full disk, a held lock, a conflict of transactions, a shutdown and a broken connection are not the fault of
     /// the event: the handler or projection runs again without limit. A statement's time limit, a constraint, a type

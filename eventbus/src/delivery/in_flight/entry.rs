@@ -103,13 +103,15 @@ impl DisposedEntry {
 /// The action that the bus takes with an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition {
-    /// All handlers have succeeded: the bus acknowledges the entry, then calls [`InFlight::release`].
+    /// All handlers have succeeded: the bus acknowledges the entry, then calls
+    /// [`InFlight::release`](super::InFlight::release).
     Acknowledge {
         /// Set if attempts of the entry may have been persisted before.
         has_attempts: bool,
     },
     /// No handler of this consumer wants the entry: the bus acknowledges it and counts it as skipped, or persists these
-    /// attempts and leaves it to a consumer of the group that wants it; then it calls [`InFlight::release`].
+    /// attempts and leaves it to a consumer of the group that wants it; then it calls
+    /// [`InFlight::release`](super::InFlight::release).
     Skip(DeliveryAttempts),
     /// The entry is retried later and stays in flight: the bus persists its attempts before it reads the entry again.
     Retry {
@@ -119,9 +121,10 @@ pub enum Disposition {
         after: Duration,
     },
     /// The entry is about to be handled, and may have ended the process that had it before: the bus persists its
-    /// attempts, then calls [`InFlight::begin`].
+    /// attempts, then calls [`InFlight::begin`](super::InFlight::begin).
     Begin(DeliveryAttempts),
-    /// The attempts are used up: the bus moves the entry to the dead letters, then calls [`InFlight::release`].
+    /// The attempts are used up: the bus moves the entry to the dead letters, then calls
+    /// [`InFlight::release`](super::InFlight::release).
     DeadLetter(DeliveryAttempts),
 }
 
