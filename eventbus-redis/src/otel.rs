@@ -36,7 +36,7 @@ pub(crate) fn published(span: &Span, id: &str) {
 /// Creates the span of one handler run; it continues the trace of the event.
 pub(crate) fn handle(bus: &BusInner, delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
-    // the fields of `port::handler_span` first
+    // the fields of `delivery::handler_span` first
     let span = tracing::error_span!(
         "handle",
         group = %delivery.group(),

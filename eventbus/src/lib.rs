@@ -41,7 +41,7 @@
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventbus-redis` and `eventbus-file`; to write one,
-//!   [`port`] and the feature `testkit`.
+//!   [`port`], [`delivery`], [`support`] and the feature `testkit`.
 //!
 //! # Guarantees
 //! A save that returned is durable; a conflict stores no event. The feed of a store skips, repeats and reorders no

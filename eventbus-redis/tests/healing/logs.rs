@@ -21,7 +21,7 @@ mod lines;
 impl Lines {
     /// Takes what is logged until the guard is dropped, but for what is said of handlers.
     fn capture_but_handlers(&self) -> DefaultGuard {
-        self.capture("info,eventbus::port=off")
+        self.capture("info,eventbus::handler=off,eventbus::delivery=off")
     }
 
     fn count(&self, level: &str) -> usize {

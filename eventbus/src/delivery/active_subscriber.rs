@@ -1,6 +1,7 @@
 //! Subscribers that have joined a bus: their permits, their runs, and how one run is timed and logged.
 
 use std::{
+    fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -26,6 +27,7 @@ pub type SpanFn = dyn Fn(&Delivery, &Name) -> Span + Send + Sync;
 pub fn handler_span(delivery: &Delivery, handler: &Name) -> Span {
     let metadata = delivery.metadata();
     tracing::error_span!(
+        target: LOG_TARGET,
         "handle",
         group = %delivery.group(),
         %handler,
@@ -54,7 +56,6 @@ impl Default for Limits {
 }
 
 /// A subscriber of a group, with its permits and its runs.
-#[derive(Debug)]
 pub struct ActiveSubscriber {
     group: Name,
     subscriber: Subscriber,
@@ -176,5 +177,11 @@ impl SubscriberStatus for ActiveSubscriber {
 
     fn blocking(&self) -> Vec<String> {
         self.activity.blocking()
+    }
+}
+
+impl fmt::Debug for ActiveSubscriber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ActiveSubscriber").field("group", &self.group).field("subscriber", &self.subscriber).finish()
     }
 }

@@ -96,15 +96,14 @@ impl Subscribers {
     /// The subscribers of a group, in the order they subscribed.
     #[must_use]
     pub fn of_group(&self, group: &Name) -> Vec<Arc<ActiveSubscriber>> {
-        let entries = self.read();
-        let of_group = entries.iter().filter(|(_, subscriber)| subscriber.group() == group);
-        of_group.map(|(_, subscriber)| Arc::clone(subscriber)).collect()
+        of_group(&self.read(), group).map(Arc::clone).collect()
     }
 
     /// Returns `true` if a subscriber of a group handles this event type.
     #[must_use]
     pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
-        self.of_group(group).iter().any(|subscriber| subscriber.events().matches(event_type))
+        let entries = self.read();
+        of_group(&entries, group).any(|subscriber| subscriber.events().matches(event_type))
     }
 
     /// Returns all subscribers, in the order they subscribed.
@@ -140,7 +139,8 @@ impl Subscribers {
 
     /// Returns the highest concurrency that a subscriber of the group sets; 0 if none does.
     pub(super) fn most_concurrency(&self, group: &Name) -> usize {
-        let most = self.of_group(group).iter().filter_map(|subscriber| subscriber.options().concurrency).max();
+        let entries = self.read();
+        let most = of_group(&entries, group).filter_map(|subscriber| subscriber.options().concurrency).max();
         most.unwrap_or_default() as usize
     }
 
@@ -181,13 +181,13 @@ impl Subscribers {
     /// Returns the longest run of a group's handlers, if it is long.
     #[must_use]
     pub fn long_run(&self, group: &Name) -> Option<RunningHandler> {
-        let of_group = self.of_group(group);
-        of_group.iter().filter_map(|subscriber| subscriber.long_run()).max_by_key(|run| run.seconds)
+        let entries = self.read();
+        of_group(&entries, group).filter_map(|subscriber| subscriber.long_run()).max_by_key(|run| run.seconds)
     }
 
     /// Returns the number of runs of a group's handlers without a slot: they are long, or block their threads.
     pub(super) fn without_slot(&self, group: &Name) -> usize {
-        self.of_group(group).iter().map(|subscriber| subscriber.without_slot()).sum()
+        of_group(&self.read(), group).map(|subscriber| subscriber.without_slot()).sum()
     }
 
     /// Returns a receiver that changes when subscribers join or leave.
@@ -205,8 +205,13 @@ impl Subscribers {
     }
 }
 
+/// Returns the subscribers of a group, in the order they subscribed.
+fn of_group<'e>(entries: &'e NumberedSubscribers, group: &Name) -> impl Iterator<Item = &'e Arc<ActiveSubscriber>> {
+    entries.iter().map(|(_, subscriber)| subscriber).filter(move |subscriber| subscriber.group() == group)
+}
+
 impl fmt::Debug for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Subscribers").field(&*self.read()).finish()
+        f.debug_tuple("Subscribers").field(&self.groups()).finish()
     }
 }

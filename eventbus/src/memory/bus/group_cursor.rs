@@ -18,7 +18,7 @@
 //! read limit, a bit ahead, before it reads, and clears the limit when the group is stopped. After a restart, an
 //! unfinished event up to the limit counts as redelivered, the first of each aggregate only, unless its row has the
 //! time of a retry, which the consumer removes before the retry runs. A redelivered event gets a row, and runs alone:
-//! see `port::in_flight`.
+//! see `delivery::in_flight`.
 //!
 //! Invariant: the checkpoint passes an event in the step that removes or writes its row.
 
