@@ -63,7 +63,7 @@ fn two_imports_at_once_store_nothing_twice() {
     };
     for child in [start(), start()] {
         let run = Run::of(child.wait_with_output().unwrap());
-        let alone = run.stderr.contains("another import writes to this store");
+        let alone = run.stderr.contains("a second import writes to this store");
         assert!(run.code == Some(0) || alone, "{run:#?}");
     }
     let last = repo.import("events.db", &[]).succeeded();
