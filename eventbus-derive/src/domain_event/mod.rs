@@ -10,7 +10,8 @@ use syn::DeriveInput;
 
 use crate::{mistakes::Mistakes, shared};
 
-/// Returns the code of the derive. With mistakes it still has the impls, so that uses of the type add no errors.
+/// Returns the code of the derive. With mistakes it still has the impls, so that uses of the type add no errors; only a
+/// generic item, a union, or an item that `syn` refuses gets none.
 pub(crate) fn derive(item: TokenStream, mistakes: &mut Mistakes) -> TokenStream {
     let Some(input) = mistakes.take(syn::parse2::<DeriveInput>(item)) else {
         return TokenStream::new();

@@ -32,7 +32,7 @@ pub(super) enum Aggregate {
     Type(Path),
     /// The name of an aggregate in a different crate.
     Name(String),
-    /// Missing; already reported.
+    /// Missing or invalid; already reported.
     Unknown,
 }
 

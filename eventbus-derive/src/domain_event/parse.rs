@@ -1,4 +1,4 @@
-//! Finds every mistake of an item with `#[derive(DomainEvent)]`.
+//! Parses an item with `#[derive(DomainEvent)]`, and reports every mistake in it.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -55,6 +55,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
     }
     let event_type = options.name("type", "an event type", mistakes);
     Event {
+        // the struct's name by default: renaming the struct then renames the durable event type
         event_type: event_type.map_or_else(|| text::name_of(&input.ident), |name| name.value()),
         schema_version: options.number("version", 1..=i32::MAX as u32, mistakes).unwrap_or(1),
         aggregate: aggregate(input, options, mistakes),
@@ -65,6 +66,7 @@ fn event(input: &DeriveInput, data: &DataStruct, options: &Options, mistakes: &m
 fn aggregate(input: &DeriveInput, options: &Options, mistakes: &mut Mistakes) -> Aggregate {
     let path = options.path("aggregate", mistakes);
     let name = options.name("aggregate_type", "an aggregate type", mistakes);
+    // the keys, not the values: a key with an invalid value is reported already
     match (options.key("aggregate"), options.key("aggregate_type")) {
         (Some(_), Some(second)) => mistakes.at(
             second,

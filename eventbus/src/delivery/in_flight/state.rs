@@ -4,8 +4,8 @@
 //! memory, and the bus reads event and attempts again when they are due. They take no room.
 //!
 //! Invariant: of each ordering key only the first entry can start; the entries behind it are [`Stage::Blocked`] until
-//! its disposition allows the next one. An entry is removed only once the bus has persisted its disposition, or when
-//! another consumer owns it.
+//! its disposition allows the next one. An entry is removed only once the bus has persisted its disposition, unless it
+//! is nacked, left pending on the bus, owned by a different consumer, or cannot be read again.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque, hash_map::Entry},
@@ -33,13 +33,14 @@ type OrderingKey = u64;
 
 /// The estimated memory of an event beside its texts, in bytes.
 const EVENT_OVERHEAD_BYTES: usize = 500;
-/// As long as both are ready, workers run so many new entries for each retry: retries may be many times as many as new
-/// entries, and must take little from those that do not fail.
+/// While both are ready, workers start this many new entries per retry, so that many retries take little from the new
+/// entries.
 const NEW_ENTRIES_PER_RETRY: usize = 20;
 /// The idle time after which the read-ahead window is reset.
 const READ_AHEAD_RESET_AFTER: Duration = Duration::from_secs(1);
 
-/// A map by numbers that are spread well enough to need no keyed hash.
+/// A map keyed by entry numbers, or by ordering keys, which are hashed already: no client chooses these keys, so the
+/// map needs no keyed hash.
 type NumberMap<T> = HashMap<u64, T, BuildHasherDefault<NumberHasher>>;
 
 /// Hashes a number by one multiplication, as the map uses its highest bits too.
@@ -67,7 +68,8 @@ struct StoredEntry {
     id: MessageId,
     key: OrderingKey,
     stage: Stage,
-    /// `None` while the entry waits, or is blocked behind one that waits; also once it is [`Stage::Disposed`].
+    /// `None` if the bus must read the entry again, as it waited, `block_stream` blocked its key, or an entry of its
+    /// key had no body; also once it is [`Stage::Disposed`].
     body: Option<Box<EntryBody>>,
     /// When a handler failed first, in milliseconds since 1970.
     failing_since: Option<u64>,
@@ -111,13 +113,17 @@ impl StoredEntry {
 /// The stage of an entry.
 ///
 /// An entry is *activated* when it becomes the first of its ordering key: it is added or read again, or the entry
-/// before it leaves the queue.
+/// before it leaves the queue. Of the rows that fit, the first applies.
+///
+/// When `add` gets a redelivered entry that was in flight, and that does not become a dead letter, it also puts
+/// [`Disposition::Retry`] with the process end into the outbox: the entry waits, is due and is read again before it is
+/// a `Suspect`.
 ///
 /// | stage | event | next stage |
 /// |---|---|---|
+/// | – | `add`, was in flight, five process ends while it ran alone | `DeadLettering`; blocks its key once first |
 /// | – | `add`, behind another entry of its key | `Blocked`; without body if one before it has none |
 /// | – | `add`, as the first of its key | `Blocked`, then activated |
-/// | – | `add`, redelivered, after five process ends alone | `DeadLettering`; blocks its key once it is the first |
 /// | – | `add_undecodable` | `DeadLettering`, without a key |
 /// | `Blocked` | activated, key in `blocked_keys` | `Blocked`; its key loses all bodies |
 /// | `Blocked` | activated, without body | `Due`, has not waited |
@@ -126,7 +132,8 @@ impl StoredEntry {
 /// | `Blocked` | activated, else | `Ready` |
 /// | `Blocked` | `unblock_stream`, as the first of its key | activated |
 /// | `Ready` | `block_stream` | `Blocked`; its key loses all bodies |
-/// | `Ready`, `Suspect`; `Due`, `Reading`, `Waiting` that never ran | `handle_skipped` puts an entry before it | `Blocked` |
+/// | `Blocked`, `Ready`, `Suspect` | `handle_skipped` puts an entry before it | `Blocked` |
+/// | `Due`, `Reading`, `Waiting` that has not waited | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Ready` | `next_job` | `Running` |
 /// | `Waiting` | `expire_waits`, at its time | `Due` |
 /// | `Due` | `take_due` | `Reading` |
@@ -136,14 +143,14 @@ impl StoredEntry {
 /// | `Suspect` | `note_start` | `NotingStart`; [`Disposition::Begin`] goes to the outbox |
 /// | `NotingStart` | `begin`: the bus has persisted that | `StartNoted` |
 /// | `StartNoted` | `take_started` | `Running` |
-/// | `Running` | `record_outcome`: success, or no handler wants it | `Disposed`; leaves its key, the next is activated |
+/// | `Running` | `record_outcome`: success or no handler wants it | `Disposed`; leaves its key, the next is activated |
 /// | `Running` | `record_outcome`: failure with a retry | `Waiting`; its key loses all bodies |
 /// | `Running` | `record_outcome`: failure for good | `DeadLettering`; blocks its key |
 /// | `Running` | `record_outcome`: the group has no handlers | `Suspect` if it was one, else `Ready` |
 /// | `Disposed` | `handle_skipped`, first of its key or before one that was not started | `Blocked`, then activated |
-/// | `Disposed` | `handle_skipped`, else | `Blocked` as the second of its key |
+/// | `Disposed` | `handle_skipped`, else | `Blocked` as the second; without body if one of its key has none |
 /// | any | `remove` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
-/// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; a begin in the outbox is reverted |
+/// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; reverts a begin |
 #[derive(Debug)]
 enum Stage {
     /// Behind the first entry of its ordering key, or its key is in `blocked_keys`.
@@ -182,7 +189,7 @@ pub(super) struct Job {
 /// The suspect that runs next, or the time to wait for one.
 #[derive(Debug)]
 pub(super) enum NextSuspect {
-    /// This suspect may run: alone if all other deliveries end within this time, else beside them.
+    /// The suspect with this number may run: alone if all other deliveries end within this time, else beside them.
     Now(u64, Duration),
     /// No suspect may run, until this time at most.
     Later(Option<Instant>),
@@ -209,15 +216,17 @@ pub(super) enum NextJob {
     NoSlot(Option<Instant>),
 }
 
-/// The entries of one ordering key, in the order they were added.
+/// The entries of one ordering key in the order they start: as added, but `handle_skipped` puts an entry first or
+/// second.
 #[derive(Debug, Default)]
 struct OrderingQueue {
     numbers: VecDeque<u64>,
     /// The number of entries with a body.
     with_body: usize,
-    /// Set if the first one waits for a retry, or to become a dead letter: then none of them is work for a worker.
+    /// Set if the first one waits for a retry, for `unblock_stream`, or to become a dead letter: then none of them is
+    /// work for a worker.
     is_blocked: bool,
-    /// Set if one of them was in flight when its process ended: then those behind it were not.
+    /// Set if one of them was pending on a process that has ended: those behind it were not in flight there.
     has_suspect: bool,
 }
 
@@ -243,10 +252,10 @@ pub(super) struct InFlightState {
     queues: NumberMap<OrderingQueue>,
     /// The number of entries with a body in queues that are not blocked: work for the workers.
     active: usize,
-    /// The number of entries without a body, and its limit.
+    /// The number of entries that the bus must read again, as they have no body, and its limit.
     without_body: usize,
     max_without_body: usize,
-    /// Since when there are too many.
+    /// When `without_body` reached its limit; cleared once a tenth of them is gone.
     crowded_since: Option<OffsetDateTime>,
     /// The latest change of `crowded_since`, until [`take_limit_change`](Self::take_limit_change) returns it.
     limit_change: Option<WaitingLimit>,
@@ -259,10 +268,11 @@ pub(super) struct InFlightState {
     /// When the last delivery ended.
     last_end: Option<Instant>,
     ready: BTreeSet<u64>,
-    /// The ready entries that were read again, how many of these run, and how many new entries start before the next of
-    /// these does.
+    /// The ready entries that were read again: retries.
     ready_retries: BTreeSet<u64>,
+    /// The number of retries that run.
     running_retries: usize,
+    /// The number of new entries to start before the next retry, as long as there are new ones.
     new_before_retry: usize,
     /// Set if the bus can read more new entries at once.
     has_more: bool,
@@ -326,7 +336,6 @@ impl InFlightState {
         self.failing.insert((since, number), attempts.handlers().into());
     }
 
-    /// Takes the latest change of the waiting limit.
     pub(super) fn take_limit_change(&mut self) -> Option<WaitingLimit> {
         self.limit_change.take()
     }
@@ -361,14 +370,14 @@ impl InFlightState {
 
     /// Returns how many more entries the bus should read, beside `coming` that it is about to add.
     ///
-    /// The bus reads when half of the read-ahead window is gone, or when a worker is idle: all entries here may be
-    /// blocked behind those that run. It reads none while too many wait.
+    /// The bus reads when half of the read-ahead window is gone, or when a worker is idle, even if the window is full:
+    /// its entries may all be blocked. The bus reads none while too many wait.
     pub(super) fn room(&self, coming: usize, bounds: Bounds) -> usize {
         if self.crowded_since.is_some() {
             return 0;
         }
         let (workers, window) = self.read_ahead_window(bounds);
-        // workers count as idle while retries follow retries: else these would leave no room for new entries
+        // a worker on a retry counts as idle while more retries follow: else they would leave no room for new entries
         let has_more_retries = self.reading + self.ready_retries.len() + self.due.len() > 0;
         let running_retries = if has_more_retries { self.running_retries } else { 0 };
         let idle = match self.ready.len() {
@@ -520,6 +529,7 @@ impl InFlightState {
             return None;
         }
         if !is_redelivered {
+            // its process lives: a run alone that it persisted did not end the process
             delivery_attempts.note_slow_consumer();
             return None;
         }
@@ -737,9 +747,9 @@ impl InFlightState {
         Some(Job { number, id: item.id.clone(), record, attempts: body.attempts.clone() })
     }
 
-    /// Returns the suspect to run next: the one that its process ended with least often while it ran alone. One with
-    /// such an end waits until the bus has read all due entries that fit, as a less likely suspect may be among them:
-    /// else it would end the process first, each time again.
+    /// Returns the suspect to run next: the one with the fewest process ends alone. One with such an end waits until
+    /// the bus has read all due entries that fit: one with fewer ends may be among them, and the likely cause would end
+    /// the process, each time, before that one runs.
     pub(super) fn next_suspect(&mut self, now: Instant, bounds: Bounds) -> NextSuspect {
         self.expire_waits(now);
         let is_read = self.reading == 0 && self.due_room(bounds) == 0;
@@ -975,7 +985,7 @@ impl InFlightState {
         }
     }
 
-    /// Blocks the first entry of an ordering key, for one that is put before it. Returns `false` if it has been started.
+    /// Blocks the first entry of an ordering key, for one that is put before it. Returns `false` if it has started.
     fn block_unstarted(&mut self, first: u64) -> bool {
         let Some(item) = self.items.get_mut(&first) else {
             return false;
@@ -1039,8 +1049,9 @@ impl InFlightState {
         true
     }
 
-    /// Removes the entries that neither run nor are finished, and returns their ids. If a suspect was to begin, its
-    /// begin leaves the outbox; if the bus has taken that already, the outbox gets the attempts that revert it.
+    /// Removes the entries that neither run nor are finished, and returns their ids. If one of them was to begin as a
+    /// suspect, drops its [`Disposition::Begin`] from the outbox; if the bus has taken that already, queues the
+    /// attempts that revert it.
     pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let is_busy =
             |item: &StoredEntry| matches!(item.stage, Stage::Running(..) | Stage::Disposed | Stage::DeadLettering);

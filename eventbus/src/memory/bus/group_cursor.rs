@@ -1,13 +1,14 @@
 //! The cursor of one group: the entries that it has read, that are pending or dead letters, and the progress to save.
 //!
-//! The states of an event of the store, for one group:
+//! The states of an event of the store, for one group. A row is an [`UnfinishedDelivery`] in the event store: the state
+//! of a delivery, also of a dead letter, not the event itself.
 //!
 //! | the delivery | in the store | after a restart |
 //! |---|---|---|
 //! | is not read, runs for the first time, or is ready to | after the checkpoint | delivered from the feed: see below |
 //! | has finished, and the checkpoint has not passed it | after the checkpoint | delivered once more |
-//! | has failed and waits, or runs again | a row | delivered when it is due, with its former attempts: see below |
-//! | is parked behind a waiting one of its aggregate | a row, once the checkpoint passes it | delivered behind it |
+//! | has failed and waits, or runs again | a row, once saved | delivered when due, with former attempts: see below |
+//! | is blocked behind a waiting one of its aggregate | a row, once the checkpoint passes it | delivered behind it |
 //! | is a dead letter | a row | not delivered; listed, replayed or discarded |
 //! | is due and cannot be read | a row | read again, until an operator skips it: see `unreadable_events` |
 //! | has attempts, and no handler here wants it or can decode it | a row | delivered; left again without a handler |
@@ -16,11 +17,11 @@
 //!
 //! A process that ends without stopping the group may have been ended by an event in flight. So the consumer saves a
 //! read limit, a bit ahead, before it reads, and clears the limit when the group is stopped. After a restart, an
-//! unfinished event up to the limit counts as redelivered, the first of each aggregate only, unless its row has the
-//! time of a retry, which the consumer removes before the retry runs. A redelivered event gets a row, and runs alone:
-//! see `delivery::in_flight`.
+//! unfinished event up to the limit counts as redelivered, the first of each aggregate only. An event whose row has a
+//! retry time was not in flight: the consumer removes that time before the retry runs. A redelivered event gets a row,
+//! and runs alone: see `delivery::in_flight`.
 //!
-//! Invariant: the checkpoint passes an event in the step that removes or writes its row.
+//! Invariant: the checkpoint passes an unfinished event only in a save that writes its row, or once its row is stored.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
@@ -51,7 +52,7 @@ struct PendingEntry {
     row_state: RowState,
     /// Set if it may have been in flight when the former process ended, and was not taken since.
     is_redelivered: bool,
-    /// Set once it waits for a retry or has a row: later entries of its aggregate are parked behind it.
+    /// Set once it waits for a retry or has a row: later entries of its aggregate are blocked behind it.
     is_waiting: bool,
     /// Grows with every change: a save does not cover a change that is made during it.
     changes: u64,
@@ -73,7 +74,7 @@ enum RowState {
     Stored,
 }
 
-/// Progress to save.
+/// One save: the checkpoint, the finished events whose rows it removes, and the rows that it writes.
 #[derive(Debug)]
 pub(super) struct UnsavedProgress {
     pub(super) checkpoint: Option<Position>,
@@ -105,11 +106,11 @@ pub(super) struct GroupCursor {
     waiting_by_stream: HashMap<StreamId, usize>,
     /// Finished events whose rows the next save removes.
     rows_to_remove: BTreeSet<Position>,
-    /// The rows of waiting events that the feed brings once more.
+    /// The rows of waiting events after the loaded checkpoint, which the feed brings once more.
     rows_ahead: BTreeMap<Position, DeliveryAttempts>,
-    /// The dead letters that the feed brings once more.
+    /// The dead letters after the loaded checkpoint, which the feed brings once more.
     dead_letters_ahead: BTreeSet<Position>,
-    /// The highest finished position.
+    /// The highest position of a finished event or a dead letter.
     highest_finished: Option<Position>,
     /// The checkpoint that was loaded or saved last.
     saved_checkpoint: Option<Position>,
@@ -128,8 +129,9 @@ pub(super) struct GroupCursor {
     highest_read: Option<Position>,
     /// Set if the log lacks events that the group needs: its checkpoint must not pass them.
     misses_events: bool,
-    /// The events with a row in the store when the progress was loaded: a due range may contain them once more, if the
-    /// process ended between writing their rows and saving how far the range is delivered.
+    /// The events up to the checkpoint that had a row when the progress was loaded, if a range was due then. The range
+    /// may contain them once more, if the former process ended between writing their rows and saving how far it had
+    /// delivered the range.
     rows_at_load: BTreeSet<Position>,
     /// The pending entries that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
@@ -177,7 +179,7 @@ impl GroupCursor {
     }
 
     /// Takes an entry. Returns its former attempts, and `true` if it may have been in flight when the former process
-    /// ended; `None` if the group has finished its event.
+    /// ended; `None` if the group has finished its event, or it is a dead letter.
     pub(super) fn take(
         &mut self,
         number: u64,
@@ -244,7 +246,7 @@ impl GroupCursor {
         }
     }
 
-    /// Marks an entry as waiting: later entries of its aggregate are parked behind it.
+    /// Marks an entry as waiting: later entries of its aggregate are blocked behind it.
     fn mark_waiting(&mut self, number: u64) {
         if let Some(pending) = self.pending.get_mut(&number).filter(|pending| !pending.is_waiting) {
             pending.is_waiting = true;
@@ -296,8 +298,9 @@ impl GroupCursor {
                 .any(|pending| pending.row_state == RowState::Stored && pending.position == Some(position))
     }
 
-    /// Makes the stored row of a dead letter wait with these attempts. Unless the entry is pending or the feed brings it
-    /// once more, which it must not overtake, the consumer reads it back. A group that is loaded later finds the row.
+    /// Queues a stored dead letter for redelivery with these attempts. The consumer reads its event back, unless the
+    /// event is pending, or the feed brings it once more, whose order it must keep. A group that is loaded later finds
+    /// the row.
     pub(super) fn replay_stored(&mut self, position: Position, attempts: DeliveryAttempts) {
         if !self.is_loaded {
             return;
@@ -318,7 +321,8 @@ impl GroupCursor {
         self.replayed.front().map(|(position, _)| *position)
     }
 
-    /// Takes the next replayed dead letter; `None` if it is a different one, as the group left the store meanwhile.
+    /// Takes the next replayed dead letter; `None` if it is a different one, as the bus resumed from a store again
+    /// meanwhile.
     pub(super) fn take_replayed(&mut self, position: Position) -> Option<DeliveryAttempts> {
         self.replayed.pop_front_if(|(front, _)| *front == position).map(|(_, attempts)| attempts)
     }
@@ -335,7 +339,7 @@ impl GroupCursor {
         is_unreadable
     }
 
-    /// Acknowledges an entry.
+    /// Acknowledges an entry; the next save removes its row, if the store may have one.
     pub(super) fn acknowledge(&mut self, number: u64) {
         if let Some(pending) = self.remove(number) {
             self.highest_finished = self.highest_finished.max(pending.position);
@@ -403,8 +407,8 @@ impl GroupCursor {
         }
     }
 
-    /// Ends the wait of an entry, which is in flight from now on. Returns `true` if that is to be saved; for a suspect
-    /// it is saved when the suspect starts.
+    /// Ends the wait of an entry, which is in flight from now on. Returns `true` if the caller has to save that. A
+    /// suspect keeps its retry time until its start is saved.
     pub(super) fn end_waiting(&mut self, number: u64) -> bool {
         let waited = |pending: &&mut PendingEntry| pending.attempts.next_at.is_some() && !pending.attempts.is_suspect();
         let Some(pending) = self.pending.get_mut(&number).filter(waited) else {
@@ -420,12 +424,12 @@ impl GroupCursor {
         self.pending.get(&number).is_some_and(|pending| pending.attempts.is_suspect())
     }
 
-    /// Returns a higher read limit if the group is near the current one: about `ahead` positions after those it has
-    /// taken. `next` is the position that it would take next.
+    /// Returns a higher read limit if the group is near the current one: `ahead` positions after those that the group
+    /// has taken or would take next.
     pub(super) fn next_read_limit(&self, entries: &BTreeMap<u64, LogEntry>, ahead: u64) -> Option<Position> {
         let next = self.next_feed_position(entries);
         let from = self.highest_read.max(self.saved_checkpoint).max(next).unwrap_or(Position::START).get();
-        // halfway, so that the group need not wait at the limit
+        // from halfway on, so that the group need not wait at the limit for the save
         let is_near = self.read_limit.is_none_or(|read_limit| read_limit.get() < from.saturating_add(ahead / 2));
         (self.is_loaded && is_near).then(|| Position::new(from.saturating_add(ahead)))
     }
@@ -477,15 +481,15 @@ impl GroupCursor {
         }
     }
 
-    /// Begins or resumes the group: redelivers all pending entries.
+    /// Redelivers all pending entries except dead letters, as the group begins or resumes.
     pub(super) fn restart(&mut self) {
         let is_alive = |(number, pending): (&u64, &PendingEntry)| pending.dead_letter_time.is_none().then_some(*number);
         self.redelivery_queue = self.pending.iter().filter_map(is_alive).collect();
         self.without_handler.clear();
     }
 
-    /// Counts the pending entries, without dead letters and entries left for a handler, which may not come before the
-    /// next start.
+    /// Counts the pending entries, and the unreadable and replayed events; without dead letters and entries left for a
+    /// handler, as that handler may not come before the next start.
     pub(super) fn pending(&self) -> u64 {
         let is_pending = |(number, pending): &(&u64, &PendingEntry)| {
             pending.dead_letter_time.is_none() && !self.without_handler.contains(number)
@@ -507,7 +511,8 @@ impl GroupCursor {
         self.pending.get(&number).is_some_and(|pending| pending.dead_letter_time.is_some())
     }
 
-    /// Returns `true` if the group has read and not acknowledged an entry.
+    /// Returns `true` if the group has read and not acknowledged an entry, also if it is a dead letter without a stored
+    /// row.
     pub(super) fn is_pending(&self, number: u64) -> bool {
         self.pending.contains_key(&number)
     }
@@ -544,10 +549,10 @@ impl GroupCursor {
         self.replayed.clear();
     }
 
-    /// Takes over the checkpoint that a store kept; `None` in it is before the first event.
+    /// Takes over the checkpoint that a store kept; `saved` is `None` before the first event.
     ///
-    /// All events after `fed_from` pass through the log, `None` if that is not known. A group that was further behind
-    /// misses events until the next start.
+    /// The log gets all events after `fed_from`; `None`: the position is unknown. A group that was further behind, or
+    /// may have been, misses events until the next start.
     ///
     /// Events up to `in_flight_through` may have been in flight when the former process ended.
     pub(super) fn load_checkpoint(
@@ -573,7 +578,7 @@ impl GroupCursor {
         self.dead_letters_ahead = dead.into_iter().collect();
     }
 
-    /// Loads the types. `restored` are the events with a row up to the checkpoint.
+    /// Loads the types. `restored` are the events with a row up to the checkpoint: a due range may contain them.
     pub(super) fn load_types(&mut self, types: GroupTypes, restored: impl Iterator<Item = Position>) {
         self.types.load(types);
         if self.types.due().is_some() {

@@ -32,28 +32,26 @@ use crate::{
 /// Time limit for saving the checkpoint when the feed ends. Real time: it is the reply of a server.
 const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Feeds one projection.
-///
-/// A projection that keeps rows, in one process:
+/// Feeds one projection in one process. Its states, if the projection keeps rows:
 ///
 /// | State | Event | Next state |
 /// |---|---|---|
 /// | standby | another process holds the lease | standby; follows the checkpoint |
-/// | standby | the lease is free, but the last owner knew more event types | standby until it was free for a minute |
+/// | standby | the lease is free, but the last owner knew more types | standby until the lease was free for a minute |
 /// | standby | the owner of the lease knows fewer event types | seizes the lease, then as if acquired |
 /// | standby | acquires the lease, and no owner missed events of its types | live from the checkpoint |
 /// | standby | acquires the lease, an owner missed events, and the tables are known | live, and rebuilds beside |
 /// | standby | acquires the lease, an owner missed events, and no tables are known | stopped: `MissedEvents` |
 /// | live | the store fails | live after a backoff; with rows in the store, loads the checkpoint again |
-/// | live | the lease is lost, as to a rebuild that replaces the rows | standby; follows the checkpoint |
+/// | live | the lease is lost, as to a rebuild that seizes it to switch the rows | standby; follows the checkpoint |
 /// | live | a method fails for good, or an event cannot be read | stopped before the event; releases the lease |
-/// | live | a rebuild of rows elsewhere restarts it | live from the first event |
+/// | live | a rebuild of rows that are kept outside the store restarts the feed | live from the first event |
 /// | stopped | a minute has passed, or a rebuild or an operator resumes it | standby |
 /// | stopped | another process has passed the event, or an operator has skipped it | standby |
 /// | any | cancelled | ended; an owner releases the lease |
 ///
-/// State in memory is live at once. A minute after a stop, it reads a damaged event again, or else is rebuilt in a new
-/// instance; without a factory it stays stopped.
+/// State in memory is live at once. A minute after a stop at a damaged event, the runner reads that event again; a
+/// minute after a stop at a failed event, it rebuilds the state in a new instance, or stays stopped without a factory.
 pub(super) struct ProjectionRunner<P> {
     inner: Arc<ProjectionInner<P>>,
     context: RunnerContext,
@@ -63,7 +61,7 @@ pub(super) struct ProjectionRunner<P> {
 /// Reason why a projection is not fed any more.
 enum FeedEnd {
     Stopped,
-    /// Cancelled, or a different process holds the lease.
+    /// Cancelled, the lease is lost, or the check of the event types failed.
     Ended,
 }
 
@@ -125,7 +123,8 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    /// Feeds the projection while this process holds the lease.
+    /// Feeds the projection until it stops or the lease ends; loads the checkpoint first, and again after a transaction
+    /// failed.
     async fn feed_with_lease(&self, held_lease: &HeldLease, feed: &mut FeedPoller) -> FeedEnd {
         let (stop, store) = (held_lease.ended(), &*self.context.store);
         while !stop.is_cancelled() {
@@ -211,6 +210,7 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(match writer.write_up_to(head, &*self.context.store, &mut report).await? {
             WriteOutcome::Complete if writer.save_checkpoint(false).await? => FeedStep::Handled,
             WriteOutcome::Complete | WriteOutcome::LeaseLost => FeedStep::LeaseLost,
+            // `after_step` sees the cancellation
             WriteOutcome::Cancelled => FeedStep::Handled,
             WriteOutcome::EventFailed(record, error) => {
                 progress.stop_at(&record, &error, generation);
@@ -224,7 +224,7 @@ impl<P: Projection> ProjectionRunner<P> {
         })
     }
 
-    /// Waits until the next pass can find events. Returns the reason if there is none.
+    /// Waits for the next pass. Returns the reason if there is no next pass.
     async fn after_step(
         &self,
         step: Result<FeedStep, BoxError>,

@@ -1,4 +1,4 @@
-//! Publishing to a bus that keeps the position of the store beside its events.
+//! Publishing to a bus that moves the position of the store in the same atomic step in which it adds the events.
 //!
 //! Invariant: the bus's answer decides. After any doubt the relay asks the bus, and continues from the bus's position.
 
@@ -25,29 +25,28 @@ use crate::{
     },
 };
 
-/// Interval of the group checks; also of asking an idle bus for its position, so that the relay notices a loss of the
-/// bus's data at rest too.
+/// Interval of the group checks. An idle relay asks the bus for its position as often, to notice that the bus lost
+/// data.
 const GROUP_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The highest position that any store assigns.
 const POSITION_MAX: u64 = i64::MAX as u64;
 
-/// Publishes ranges to a bus that keeps the store's position.
-///
-/// The resync, by the answers of the bus:
+/// Publishes ranges, each from the position that the bus keeps; its states:
 ///
 /// | State | Event | Next state |
 /// |---|---|---|
 /// | starting | the store has a halt checkpoint | stopped: `StoreBehindBus` |
 /// | starting, publishing | `Published` | publishing, behind the range |
 /// | starting, publishing | `Moved(p)` | publishing from `p`; stopped if the store is behind the bus |
-/// | starting, publishing | `Lost`, also as the answer to a group check | resync from the lowest floor |
-/// | publishing | a group check finds a gap | rewind to the lowest floor of these groups |
-/// | publishing | `Refused` an event | publishing the events before it, then stopped: `EventRefused` |
-/// | publishing | a different error, the outcome may be unknown | publishing: sends the same range again |
-/// | publishing | the store is behind the bus (checked first, after a failure, and while idle) | stopped: `StoreBehindBus` |
+/// | starting, publishing | `Lost`, also as the answer to a group check | resync from the floor of `plan_resync` |
+/// | publishing | a group check finds a gap | rewind to the lowest saved floor of these groups, else to where it is |
+/// | publishing | the error `Refused` for an event | publishing the events before it, then stopped: `EventRefused` |
+/// | starting, publishing | the error `Refused` for all events | stopped: `Refused` |
+/// | starting, publishing | a different error, the outcome may be unknown | the same: sends the same range again |
+/// | publishing | the store is behind the bus (checked first, after failures, while idle) | stopped: `StoreBehindBus` |
 /// | resync, rewind | `At(p)` | publishing from `p` |
-/// | resync, rewind | `Moved(p)`: not needed | publishing from `p`; stopped if the store is behind the bus |
+/// | resync, rewind | `Moved(p)`: no change was needed | publishing from `p`; stopped if the store is behind the bus |
 /// | resync, rewind | `OtherStore` | stopped: `OtherStore` |
 /// | resync, rewind | an error | starting or publishing: the bus reports the loss or gap again |
 /// | any | `Fenced` | ended |
@@ -67,11 +66,13 @@ pub(super) struct AtomicPublisher<'a> {
     last_bus_answer: Instant,
     groups_checked_at: Instant,
     group_tracker: GroupFloorTracker,
-    /// Set before the first check and after each failure: the store may be a different copy than the published one.
+    /// Set before the first check of the store, and from each failure to the next check: the store may be a restored
+    /// copy, which lacks published events.
     may_be_other_copy: bool,
 }
 
 impl FeedPublisher for AtomicPublisher<'_> {
+    // the leadership saves the position as the checkpoint
     const SAVES_CHECKPOINT: bool = false;
 
     async fn step(&mut self) -> Result<PublishStep, BoxError> {
@@ -148,7 +149,7 @@ impl<'a> AtomicPublisher<'a> {
         let publisher = Publisher { store: self.store.store_id().await?, epoch: self.epoch };
         let step = self.publish_range(publisher, FeedRange::empty(Position::START)).await?;
         self.publisher = Some(publisher);
-        // an empty range tells the bus's position, not the end of the feed
+        // the empty range only queries the position: the feed may hold more events
         Ok(if matches!(step, PublishStep::CaughtUp) { PublishStep::Done } else { step })
     }
 
@@ -191,7 +192,7 @@ impl<'a> AtomicPublisher<'a> {
         })
     }
 
-    /// Continues from `position`, to which a different process moved the bus; stops if the store is behind it.
+    /// Continues from `position`, where the bus is; stops if the store is behind it.
     async fn follow_bus(&mut self, publisher: Publisher, position: Position) -> Result<PublishStep, BoxError> {
         if let Some(stopped) = self.check_store_behind(publisher, position).await? {
             return Ok(stopped);
@@ -241,7 +242,7 @@ impl<'a> AtomicPublisher<'a> {
             GroupCheck::Healthy => None,
             GroupCheck::Lost => Some(self.resync(publisher).await?),
             GroupCheck::Gap(floor) => {
-                // an unknown group has no claim to earlier events; the bus reports its gap until this relay rewinds
+                // groups without a saved floor get no earlier events: the rewind only ends the bus's report of a gap
                 let floor = floor.unwrap_or(self.status.position());
                 let outcome = self.target.rewind(publisher, floor).await?;
                 Some(self.apply_resync(publisher, outcome).await?)
@@ -260,8 +261,9 @@ impl<'a> AtomicPublisher<'a> {
         }
     }
 
-    /// Returns the stop if the store is an older copy than the one published last: its new events would get published
-    /// positions. A part of the bus may be ahead of `published`, if a relay died half way through a range.
+    /// Returns the stop, and saves the halt checkpoint, if the store is an older copy than the one published last: it
+    /// would assign published positions again, to new events. A part of the bus may be ahead of `published`, if a relay
+    /// died half way through a range.
     async fn check_store_behind(
         &mut self,
         publisher: Publisher,
