@@ -1,8 +1,9 @@
 //! The published position of a store: the last record of it, and the events in the log since that record.
 //!
-//! Invariant: the events are the truth, in the order of their ids; a record only saves reading them from the first one,
-//! and outlives them. So a worker writes a record before it removes events. Records are numbered, and the highest one
-//! counts: a delayed worker cannot put an older one in its place.
+//! Invariant: the events are the truth, in the order of their ids; a record is a snapshot: with it a worker need not
+//! read the log from the first event, and it stays when events are removed. So a worker writes a record before it
+//! removes events. Records are numbered, and the highest one counts: a delayed worker cannot put an older one in its
+//! place.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -44,14 +45,15 @@ pub(crate) struct RelayRecord {
     pub(crate) event_id: Option<EventId>,
     /// The id up to which the record covers the log.
     pub(crate) through: u64,
-    /// The ids at which publishing began, and began again.
+    /// The ids at which publishing began, and began again. The low-water mark of a group that has not passed such an id
+    /// is at most its `after`: the events behind that position come again.
     pub(crate) begun: Vec<PublishingStart>,
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) written_at: OffsetDateTime,
     pub(crate) worker_id: String,
 }
 
-/// A start of publishing: in the log after `id`, the store's events begin after the position `after`.
+/// A start of publishing: behind `id` in the log, the store's first event is the next one behind the position `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PublishingStart {
     pub(crate) id: u64,
@@ -105,7 +107,7 @@ pub(crate) enum RelayStep<T> {
 /// A range that is being published.
 pub(crate) struct PendingRange {
     pub(crate) publisher: Publisher,
-    /// Published position of the store, unless a second relay publishes.
+    /// Position up to which this relay expects the store to be published; at any other one, the outcome is `Moved`.
     pub(crate) position: u64,
     /// Published position of the store once this range is published.
     pub(crate) through: u64,
@@ -178,7 +180,7 @@ impl RelayLog {
         }
     }
 
-    /// Returns the published position of a store; `None` if no relay began to publish it.
+    /// Returns the published position of a store, and keeps it in memory; `None` if no relay began to publish it.
     pub(crate) fn load_relay_state(&self, store: Uuid) -> Result<Option<RelayState>> {
         loop {
             let Some(number) = self.list_record_numbers(store)?.into_iter().max() else {
@@ -200,7 +202,8 @@ impl RelayLog {
         }
     }
 
-    /// Returns a record, or the state in memory if that covers more of the log; `None` if the record is gone.
+    /// Returns the state of the latest record, or the state in memory if that covers more of the log; `None` if the
+    /// record is gone.
     fn load_latest_known(&self, store: Uuid, number: u64) -> Result<Option<RelayState>> {
         let known = self.states().get(&store).cloned();
         if let Some(known) = &known
@@ -223,7 +226,7 @@ impl RelayLog {
         Ok(Some(RelayState { record_number: number, written_through, record: now, has_missing_id: false }))
     }
 
-    /// Applies the events since then, up to the first missing id.
+    /// Applies the events behind `record.through`, up to the first missing id.
     fn apply_new_events(&self, relayed: &mut RelayState) -> Result<()> {
         let head = self.log.head()?;
         relayed.has_missing_id = false;
@@ -302,6 +305,7 @@ impl RelayLog {
     pub(crate) fn check_record(&self, store: Uuid, number: u64) -> Result<()> {
         self.read_record(store, number).map(drop)
     }
+
     /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
     pub(crate) fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
         Ok(match self.load_relay_state(publisher.store)? {
@@ -324,7 +328,7 @@ impl RelayLog {
         }
         if pending.unpublished.is_empty() {
             if relayed.record.position < pending.through {
-                // the range ends after its last event, and no event file shows that: only a record does
+                // positions behind the last event have no event file: only a record shows that they are published
                 let now = &mut relayed.record;
                 (now.epoch, now.position, now.event_id) = (publisher.epoch, pending.through, None);
                 if !self.write_record(&mut relayed)? {
@@ -341,6 +345,8 @@ impl RelayLog {
                 return Ok(RelayStep::Retry);
             }
         }
+        // safe also if a relay with a higher epoch began after `refusal`: these links take only free ids right behind
+        // the state that was read, so they are the store's next events, and that relay finds them in the log
         let LinkOutcome { ids, error } = self.log.link_after(&mut pending.staged, relayed.record.through)?;
         for (id, (position, event_id)) in ids.iter().zip(pending.unpublished.drain(..ids.len())) {
             relayed.record.set_published(*id, position, event_id);
@@ -391,7 +397,8 @@ impl RelayLog {
     pub(crate) fn rewind_store(&self, publisher: Publisher, to: u64) -> Result<RelayStep<ResyncOutcome>> {
         let Publisher { store, epoch } = publisher;
         let Some(relayed) = self.load_relay_state(store)? else {
-            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into()))); // the next range is answered with `Lost`
+            // no record to rewind: the next range gets `Lost`, and the relay resyncs
+            return Ok(RelayStep::Done(ResyncOutcome::Moved(to.into())));
         };
         if epoch < relayed.record.epoch {
             return Ok(RelayStep::Done(ResyncOutcome::Fenced));

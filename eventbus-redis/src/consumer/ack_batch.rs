@@ -1,9 +1,9 @@
 //! The ack batch: dispositions of entries on their way to the server.
 //!
 //! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
-//! could not be written stays in the batch for the next write. The server refuses a failure if the entry
-//! is no longer pending on this consumer. It refuses an acknowledgement only
-//! if the consumer no longer owns its partition, as the handlers have succeeded.
+//! could not be written stays in the batch for the next write. The server refuses the failure of an entry that a
+//! different consumer has claimed or finished. It accepts each acknowledgement, because the handlers have succeeded,
+//! except from a consumer that no longer owns the partition.
 //!
 //! Real time, not the given clock: how long failures gather, so that one script writes many.
 
@@ -31,24 +31,29 @@ use crate::{
 const ACK_BATCH_MAX: usize = 10_000;
 
 /// Minimum time between two writes of failures, so that many failures share one script; a single failure is written at
-/// once. If the process ends before the write, the entry counts as in flight.
+/// once. If the process ends before the write, this attempt is lost, and the entry is redelivered as a suspect: as if
+/// its handlers had been running.
 const GATHER: Duration = Duration::from_millis(20);
 
 /// Dispositions that are not on the server yet, by how they are written.
 ///
 /// | disposition | event | next state of the entry |
 /// |---|---|---|
-/// | acknowledge | `XACK`, and the attempts deleted | released |
-/// | skip | no member ever announced its type | released, acknowledged and recorded as skipped |
-/// | skip | a member handles its type, or may come to | released, handed off; in a partition kept pending |
-/// | retry | the script saves the attempts, at the latest before the consumer reads the entry again | waits for its retry |
-/// | begin | the script saves the attempts at once | a worker runs its handlers |
-/// | dead letter | a member knows its schema version | released, handed off; in a partition kept pending |
-/// | dead letter | dead letters are enabled | released, a dead letter and acknowledged |
-/// | dead letter | dead letters are disabled | released, kept pending as exhausted |
-/// | any but acknowledge | the entry is no longer pending on this consumer | released |
+/// | acknowledge | the server executed `XACK`, and deleted the attempts | released |
+/// | skip | the group never announced its type, and no live member may handle it | acknowledged as skipped, released |
+/// | skip | the group announced its type, or a live member may handle it | handed off, released |
+/// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
+/// | begin (suspects only) | the script saves the attempts at once | a worker runs its handlers |
+/// | dead letter | a member knows its schema version | handed off, released |
+/// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
+/// | dead letter | dead letters are disabled | kept pending as exhausted, released |
+/// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
+/// | any but acknowledge | a different consumer has claimed or finished the entry | released |
 /// | any | the consumer no longer owns the partition | dropped with the partition |
 /// | any | the write fails | unchanged: the next write repeats it |
+///
+/// Released: no longer in flight here. Handed off: left pending for a member that handles the entry; in a partition,
+/// for its next owner, or for this one after a change of the members.
 #[derive(Default)]
 pub(super) struct AckBatch {
     pub(super) acknowledged: Vec<MessageId>,
@@ -101,7 +106,7 @@ impl AckBatch {
         if self.attempt_updates.is_empty() { None } else { self.notes_at }
     }
 
-    /// Includes the gathering updates in the next write.
+    /// Ends the gathering: the next write includes all `attempt_updates`.
     pub(super) const fn gather_no_more(&mut self) {
         self.notes_at = None;
     }
@@ -155,8 +160,8 @@ impl Consumer {
             self.acknowledge(&batch.acknowledged).await?;
             written.acknowledged += self.release_acknowledged(&mut batch.acknowledged);
         }
-        // the consumer writes the attempts of a retry before it reads the entry again, so no entry below has an update
-        // that still gathers
+        // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
+        // writes the attempts: so no entry below has an update that still gathers
         if !batch.attempt_updates.is_empty() && !batch.gathers() {
             written.lost = self.save_attempts(&batch.attempt_updates).await?;
             let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =

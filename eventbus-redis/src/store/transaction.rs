@@ -1,7 +1,9 @@
 //! The open transaction that handlers and projections write in.
 //!
 //! Invariant: a transaction writes only in its commit, which is one script. The script compares the epoch of the lease,
-//! the checkpoint and the noted deliveries in the same step, so it refuses to write an effect a second time.
+//! the checkpoint and the records of handled events in the same step, so it refuses to write an effect a second time;
+//! it also compares the values read and the expected versions of appends. Locks only save work that the script would
+//! refuse.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -33,16 +35,17 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 //
 // | state | event | next state |
 // |---|---|---|
-// | open, no lock | read, effect, append | open, no lock: the transaction collects them |
-// | open | `advance` or `is_first`, the script replies `ok` | locked: a task renews the locks |
-// | open, locked | `advance` or `is_first`, the script replies `busy` | same state: polls until the lock is free |
-// | open, locked | `advance` or `is_first`, the script replies `lost` | same state: the caller gets `false` |
+// | unlocked, locked | read, effect, append | same state: the transaction collects them |
+// | unlocked, locked | `advance` or `is_first`, the script replies `ok` | locked: a task renews the locks |
+// | unlocked, locked | `advance` or `is_first`, the script replies `busy` | same state: polls until the lock is free |
+// | unlocked, locked | `advance` or `is_first`, the script replies `lost` | same state: the caller gets `false` |
 // | locked | `transaction_timeout` passes | timed out: the locks expire, `is_late` is true |
-// | open, locked | `commit`, all checks of the script hold | committed: the script has released the locks |
-// | open, locked | `commit`, a check fails or an effect is refused | ended: no write; `Drop` releases the locks |
-// | open, locked | `commit`, the connection breaks | outcome unknown: `Drop` releases locks that are left |
+// | locked | a lock expired without a renewal, a second transaction holds it; `commit` | ended: `TimedOut`, no write |
+// | unlocked, locked | `commit`, all checks of the script hold | committed: the script has released the locks |
+// | unlocked, locked | `commit`, a check fails or an effect is refused | ended: no write; `Drop` releases the locks |
+// | unlocked, locked | `commit`, the connection breaks | outcome unknown: `Drop` releases locks that are left |
 // | timed out | `commit` | ended: `TimedOut`, no write |
-// | open, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
+// | unlocked, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
 
 /// An open transaction of a [`RedisEventStore`]: handlers and projections take it by `&mut`, and
 /// [`begin_transaction`](RedisEventStore::begin_transaction) begins one.
@@ -55,9 +58,9 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 /// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`,
 /// `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
 ///
-/// In a rebuild of a projection, the keys that its `tables(..)` name mean their copies, and other keys cannot be
-/// written. A table is a key, or all keys with one prefix, as `order:*`. The step that moves the checkpoint renames the
-/// copies over the keys, and removes keys of such a table that the rebuild did not write.
+/// In a rebuild of a projection, a key of its `tables(..)` stands for the copy of that key, and the transaction can
+/// write no other keys. A table is a key, or all keys with one prefix, as `order:*`. The step that moves the checkpoint
+/// renames the copies over the keys, and removes keys of such a table that the rebuild did not write.
 ///
 /// # Examples
 /// ```
@@ -234,7 +237,7 @@ impl RedisTransaction {
         self.push_blind_write(key, Undo::Score, "ZREM", vec![to_bytes(member)])
     }
 
-    /// Adds any other command that writes to one key, right behind its name: `command("RPUSH", "log", ["a"])`.
+    /// Adds any other command that writes to one key, its first argument: `command("RPUSH", "log", ["a"])`.
     ///
     /// The commit copies the key first, to be able to undo the command. That takes as long as the key is large: use it
     /// for small keys. The commit fails with [`RedisTransactionError::InvalidCommand`] if the command is not of that
@@ -309,7 +312,7 @@ impl RedisTransaction {
         self.read_through_write_set("HGET", key, vec![field.into()], known).await
     }
 
-    /// Returns the reply of a command that reads one key, right behind its name: `query("ZSCORE", "ranks", ["a"])`.
+    /// Returns the reply of a command that reads one key, its first argument: `query("ZSCORE", "ranks", ["a"])`.
     ///
     /// # Errors
     /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction has written the key;
@@ -362,8 +365,8 @@ impl RedisTransaction {
         self.read_set.read(&self.inner, self.shadow.as_ref(), name, key, args).await
     }
 
-    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The app commits those of
-    /// handlers.
+    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The runtime commits
+    /// those of handlers and projections.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the transaction is not committed; after

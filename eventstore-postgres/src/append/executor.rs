@@ -1,7 +1,8 @@
 //! Executing a batch of appends: sends statements until each append has a result or the retry time is over.
 //!
 //! Invariant: each append gets its own result. The failure of a statement is the result of an append only if the append
-//! was alone in it, or if the failure concerns all appends in it.
+//! was alone in it, or if the failure concerns all appends in it: no connection, a failure of the server, or a conflict
+//! of transactions until the retry time is over.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -30,7 +31,8 @@ use crate::{
     statements::{AppendStatements, Statements},
 };
 
-/// The server did not store an append in any attempt, though its stream was at the expected version each time.
+/// The server did not store an append in any attempt, though a read after each found its stream at the expected
+/// version.
 #[derive(Debug, thiserror::Error)]
 #[error("the stream changed under each attempt")]
 pub(super) struct StreamContention;
@@ -43,7 +45,8 @@ pub(super) struct AppendExecutor {
     pub(super) listed_types: Arc<ListedEventTypes>,
     pub(super) append_notifier: Arc<AppendNotifier>,
     pub(super) blocked_streams: BlockedStreams,
-    /// The time limit of retries.
+    /// The retry time: the time limit of retries, from the first one. A batch that is split before that has one for
+    /// each half.
     pub(super) retry_timeout: Duration,
 }
 
@@ -74,7 +77,7 @@ impl AppendExecutor {
                     }
                     continue;
                 }
-                // halves isolate the stream that is refused or locked
+                // one chain per stream: halves isolate the stream that is refused or locked
                 Err(StatementError::Refused(_) | StatementError::LockTimeout(_)) if chains.len() > 1 => {
                     execution.requeue(entries);
                     return self.execute_halves(execution).await;
@@ -129,7 +132,8 @@ impl AppendExecutor {
         rows.iter().map(StoredAt::decode).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
     }
 
-    /// Sends a statement that waits at most 100 ms for a row lock, then fails with `LockTimeout`.
+    /// Sends a statement that waits at most 100 ms for a row lock, then fails with `LockTimeout`: for several streams,
+    /// or for one when no long-wait permit is free.
     async fn send_multi_stream(
         &self,
         plan: &StatementPlan,
@@ -139,9 +143,9 @@ impl AppendExecutor {
         self.connections.fetch_all(plan.multi_stream_query(statements)).await
     }
 
-    /// Sends a statement for a single stream, which waits for the row lock up to its time limit. Without a free permit
-    /// for that, the first attempt waits at most 100 ms; only a stream that proved locked (`blocked`) waits for a
-    /// permit.
+    /// Sends a statement for a single stream, which waits for the row lock up to its time limit. If no long-wait
+    /// permit is free, sends a short-wait statement instead; only after that timed out on the row (`blocked`), waits
+    /// for a long-wait permit.
     async fn send_single_stream(
         &self,
         plan: &StatementPlan,
@@ -154,7 +158,7 @@ impl AppendExecutor {
             (None, Some(_)) => self.connections.long_wait_permit().await?,
             (None, None) => return self.send_multi_stream(plan, statements).await,
         };
-        // pinned: the statement goes on after the timeout, which only blocks its stream
+        // pinned: after the timeout the statement goes on, and its stream counts as blocked
         let mut rows = pin!(self.connections.fetch_all(plan.single_stream_query(statements)));
         if let Ok(rows) = timeout(STREAM_LOCK_WAIT, &mut rows).await {
             return rows;

@@ -4,7 +4,8 @@
 //! arrive meanwhile queue up; the next statement takes them all.
 //!
 //! Invariant: while the queue is not empty, exactly one task is the leader or is about to become it; a leader that is
-//! dropped, for any reason, hands leadership to the next request. A caller that goes away cancels only its own appends.
+//! dropped, for any reason, hands leadership to a task that it spawns for the waiting requests. A caller that goes away
+//! cancels only its own appends.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -41,6 +42,7 @@ const BATCH_APPENDS_MAX: usize = 1_000;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 /// The bytes of an event beside its payload, roughly.
 const EVENT_OVERHEAD_BYTES: usize = 256;
+
 /// The receiver of each result, with the number of the result in the call.
 type PendingResults = Vec<(usize, oneshot::Receiver<AppendResult>)>;
 
@@ -63,7 +65,7 @@ pub(crate) struct GroupCommit {
 /// | led | the caller's statements end | the leader is dropped |
 /// | led | the batch of a spawned leader ends within `STREAM_LOCK_WAIT` | led; the next batch, if the queue has one |
 /// | led | execution takes longer than `STREAM_LOCK_WAIT` | the leader is dropped, the execution goes on |
-/// | led | the leader is dropped, also by a caller that goes away; requests wait | led by a spawned task |
+/// | led | the leader is dropped, also because its caller went away; requests wait | led by a spawned task |
 /// | led | the leader is dropped; no request waits | no leader, empty |
 #[derive(Debug, Default)]
 struct CommitQueue {

@@ -63,11 +63,11 @@ pub(crate) struct CheckedOutConnection {
 ///
 /// | state | event | next state |
 /// |---|---|---|
-/// | `Open` | a commit takes the connection | `Ended(RolledBack)`: later calls fail |
+/// | `Open` | a commit takes the connection | `Ended(RolledBack)` as a placeholder: later calls fail |
 /// | `Open` | the transaction is dropped, or an append spoiled it | `Ended(RolledBack)` |
 /// | `Open` | the deadline passes: the watchdog, or the next call, ends it | `Ended(TimedOut)` |
 /// | `Open` | the next call finds that a statement ended the transaction | `Ended(RolledBack)` |
-/// | `Open`, locked by its user | an end | `Open` until the user unlocks it, its statements interrupted; then `Ended` |
+/// | `Open`, locked by its user | `end` or `end_and_wait` | `Open` until the interrupted user unlocks it; `Ended` |
 /// | `Ended` | any call | `Ended`; the call fails with the reason |
 enum CheckoutState {
     Open(HeldConnection),
@@ -137,7 +137,8 @@ impl CheckedOutConnection {
         }
     }
 
-    /// Rolls back and returns the connection, without waiting for a user that has it locked.
+    /// Rolls back and returns the connection. If a user has it locked, a thread of the runtime interrupts that user's
+    /// statements and waits; outside of a runtime, the caller does.
     pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
         match self.state.try_lock() {
             Ok(state) => ConnectionGuard(state).end(end),
@@ -231,7 +232,8 @@ impl Deref for ConnectionGuard<'_> {
     }
 }
 
-/// An end that has to wait for the lock: it runs when dropped, so also if the runtime ends before the thread begins.
+/// The end of a checkout whose user has it locked. The drop does the work, so it happens also if the runtime ends
+/// before the thread begins.
 struct DeferredEnd {
     checked_out: Arc<CheckedOutConnection>,
     end: EndReason,

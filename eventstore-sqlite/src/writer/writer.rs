@@ -5,9 +5,10 @@
 //! commits in its own task without any hand-over, and many callers share commits without a timer or a thread.
 //!
 //! Invariant: a caller queues its job before it tries to take the connection, and a drainer checks the queue once more
-//! after it returned the connection. In any other order, a job can stay in the queue without a drainer.
+//! after it returned the connection. With either order reversed, a job can stay in the queue without a drainer.
 //!
-//! Invariant: a task that uses the open transaction queues no work: it would wait for its own end.
+//! Invariant: a task that uses the open transaction queues no work: the work would wait for the end of the transaction,
+//! and the task for the work.
 //!
 //! Real time, not the given clock: the duration of commits, and locks of other processes.
 
@@ -59,7 +60,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 /// | state of the connection | event | next state |
 /// |---|---|---|
 /// | idle | a caller queued work and takes the connection | draining, in the caller's task or on a thread |
-/// | draining | a waiter wants a transaction of its own | handed off: see `Handoff` |
+/// | draining | after a batch: a waiter wants a transaction of its own | handed off: see `Handoff` |
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
 /// | draining | the queue is empty | idle; the drainer checks the queue once more |
 /// | handed off | the waiter takes it and begins a transaction | checked out: see `CheckedOutConnection` |
@@ -71,7 +72,7 @@ pub(crate) struct Writer {
     /// `None` while a [`WritePermit`] has it.
     connection: Mutex<Option<GuardedConnection>>,
     files: Arc<OpenFiles>,
-    /// Watches the transaction that has the connection, if one has.
+    /// Watches the transaction that has the connection, if one has, and returns it to `own_transaction`.
     watchdog: Arc<Watchdog>,
     /// One permit for each append that may still be queued.
     queue_permits: Arc<Semaphore>,
@@ -233,7 +234,8 @@ impl Writer {
         answer.await
     }
 
-    /// Waits for the connection, for a transaction of the caller's own. Between two such permits, a batch of jobs runs.
+    /// Waits for the connection, for a transaction of the caller's own. Before each such permit, the drainer attempts a
+    /// batch of the queued jobs, so that transactions do not starve appends.
     ///
     /// # Errors
     /// [`SqliteTransactionError::InsideTransaction`] if the calling task has the connection already.
@@ -329,7 +331,7 @@ impl Writer {
                     break;
                 }
                 if burst.elapsed() > BURST_TIME_MAX {
-                    // with the permit, so that no transaction of this process begins before the pause is over
+                    // sleeps with the permit, so that no transaction of this process begins before the pause is over
                     std::thread::sleep(BURST_PAUSE);
                     burst = Instant::now();
                 }

@@ -60,7 +60,8 @@ pub(super) struct Consumer<'a> {
     retry_at: Option<Instant>,
     /// Outage of the file system; it may outlast this consumer.
     outage: &'a mut Outage,
-    /// Set if the previous owner may have died in a replay.
+    /// Set until the first replays are received, if the previous owner did not release the group: it may have died in
+    /// a replay.
     was_abandoned: bool,
     /// Entries with a disposition that is not recorded yet.
     disposed: VecDeque<DisposedEntry>,
@@ -68,7 +69,7 @@ pub(super) struct Consumer<'a> {
     update: InFlightUpdate,
     /// Signals that a handler came or went.
     subscriber_changes: watch::Receiver<()>,
-    /// The types that the handlers announced last.
+    /// The types that the handlers here announced last; `open.types()` has those of the group.
     announced: Vec<Announced>,
 }
 
@@ -150,7 +151,8 @@ impl<'a> Consumer<'a> {
                 }
             }
             let wake_at = self.retry_at.unwrap_or(self.renew_at);
-            // biased: `working` runs the handlers and ends the loop; then outcomes, as they make room for new events
+            // biased: first `working`, which runs the handlers, and whose end ends the loop; then outcomes, as they
+            // make room for new events
             tokio::select! {
                 biased;
                 () = &mut working => break,
@@ -176,7 +178,8 @@ impl<'a> Consumer<'a> {
     async fn run_cycle(&mut self) -> Result<()> {
         self.check_same_queue().await?;
         self.record_outcomes().await?;
-        // after the outcomes: an event left without a handler later would not be received again for one announced here
+        // after the outcomes: this receives the events left for a handler; one that `record_outcomes` left afterwards
+        // would wait for the next change of the handlers
         self.announce_event_types().await?;
         self.read_due().await?;
         self.receive_replays().await?;
@@ -213,7 +216,7 @@ impl<'a> Consumer<'a> {
         Ok(())
     }
 
-    /// Receives the events that were open at the previous owner.
+    /// Receives the events that were open at the previous owner: as redelivered, unless it released the group.
     async fn receive_redelivered(&mut self) -> Result<()> {
         let open = self.open.ids();
         self.receive_open(open, self.was_abandoned).await
@@ -256,7 +259,7 @@ impl<'a> Consumer<'a> {
         }
     }
 
-    /// Reads the waiting events again that are due. One that is read counts as in flight from now on.
+    /// Reads the waiting events again that are due. One that is read no longer waits for its retry.
     async fn read_due(&mut self) -> Result<()> {
         let due = self.in_flight.take_due();
         if due.is_empty() {
@@ -319,7 +322,7 @@ impl<'a> Consumer<'a> {
             .await?;
         for (id, entry) in replays {
             if self.open.contains(id) {
-                continue; // replayed before the progress without the event was saved
+                continue; // the dead letter was replayed before a progress without the event was saved
             }
             match entry {
                 Ok(Some(entry)) => {
@@ -343,6 +346,7 @@ impl<'a> Consumer<'a> {
         if room == 0 {
             return Ok(());
         }
+        // not a retry: `due` is a range of events that no handler wanted when the group received them
         if let Some(due) = self.open.types().due().cloned() {
             return self.receive_skipped(due, room).await;
         }

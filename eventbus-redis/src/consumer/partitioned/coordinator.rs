@@ -75,10 +75,13 @@ impl PartitionedConsumer {
         garbage_collection.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.bus().subscribers().watch();
         loop {
+            // `retry_at` repeats a failed task, and its usual triggers pause; only a lost partition, a change of the
+            // handlers and the search for unused attempt records start their tasks also then
             let writes = !coordinator.failed_tasks.contains(&CoordinatorTask::WriteBatches);
             let unwritten = self.has_unwritten(&coordinator);
             let gathers_until = coordinator.batches.values().filter_map(AckBatch::gathers_until).min();
-            // unbiased: a branch that is always ready must not starve the rebalance, which renews the leases
+            // unbiased: under load dispositions are always ready, and must not starve the rebalance, which renews the
+            // leases
             let task = tokio::select! {
                 () = ended.cancelled() => break,
                 () = sleep_until(coordinator.retry_at), if !coordinator.failed_tasks.is_empty() => {
@@ -93,11 +96,11 @@ impl PartitionedConsumer {
                 _ = changes.changed() => CoordinatorTask::Rebalance,
                 _ = garbage_collection.tick() => CoordinatorTask::CollectGarbage,
             };
+            // a task that hangs must not outlast the grace period
             let in_vain = async {
                 ended.cancelled().await;
                 tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
             };
-            // a task that hangs must not outlast the grace period
             let result = tokio::select! {
                 done = self.run_task(task, &mut coordinator) => done,
                 () = in_vain => break, // `shut_down` repeats an interrupted write
@@ -135,6 +138,8 @@ impl PartitionedConsumer {
         }
     }
 
+    /// Removes a partition whose lease ended, with its in-flight entries and unwritten dispositions. Its owner may be a
+    /// different consumer now, or this one with a new epoch.
     pub(super) fn drop_partition(&self, coordinator: &mut PartitionCoordinator, number: usize) {
         self.assign_to_batches(coordinator);
         coordinator.batches.remove(&number);
@@ -170,6 +175,7 @@ impl PartitionedConsumer {
                 continue;
             }
             if let Err(error) = part.write_most(batch).await {
+                // `Ok`: the partition is lost, or starts over because its group was created again
                 self.handle_refusal(&part, error).await?;
             }
         }
@@ -179,7 +185,8 @@ impl PartitionedConsumer {
         self.release_idle_partitions(coordinator).await
     }
 
-    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
+    /// Reads due entries again, after writing their last attempts, because the server returns the attempts with the
+    /// entries.
     async fn read_due(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         coordinator.batches.values_mut().for_each(AckBatch::gather_no_more);
         self.write_batches(coordinator).await?;
@@ -262,6 +269,7 @@ impl PartitionedConsumer {
         let ending = async {
             loop {
                 let count = self.owned().consumers().len();
+                // only marks the partitions: `write_batches` releases those without in-flight entries
                 self.owned().release_some(count);
                 match self.write_and_deregister(coordinator).await {
                     Err(error) => tokio::time::sleep(coordinator.outage_log.record_failure(&error)).await,
