@@ -1,5 +1,8 @@
 //! How it ends: first the requests in flight, then the workers.
 
+use std::time::{Duration, Instant};
+
+use sqlx::PgConnection;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -81,6 +84,19 @@ async fn a_request_that_never_ends_is_cut_off() {
     assert_eq!(web.process.stdout().last().unwrap(), "shut down");
 }
 
+/// Returns once a statement waits for the lock on `welcome_mails`.
+///
+/// A pending entry does not show that: the server counts it before the worker has received it, and a worker that is shut
+/// down by then leaves it pending.
+async fn worker_waits_for_table(observer: &mut PgConnection) {
+    let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'welcome_mails'::regclass AND NOT granted)";
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !sqlx::query_scalar::<_, bool>(waiting).fetch_one(&mut *observer).await.unwrap() {
+        assert!(Instant::now() < deadline, "the worker does not wait for the table");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 #[tokio::test]
 async fn a_worker_finishes_the_mail_it_has_begun() {
     let (mut stream, database) = (Stream::new(), Database::create());
@@ -89,7 +105,9 @@ async fn a_worker_finishes_the_mail_it_has_begun() {
     let mut admin = connect(&database).await;
     sqlx::raw_sql("BEGIN; LOCK TABLE welcome_mails IN ACCESS EXCLUSIVE MODE").execute(&mut admin).await.unwrap();
     assert_eq!(web.register("Ada", "ada@example.com").await.status, 201);
-    assert!(until(|| stream.pending("email_workers") == 1));
+    let mut observer = connect(&database).await;
+    worker_waits_for_table(&mut observer).await;
+    assert_eq!(stream.pending("email_workers"), 1);
     web.process.signal("-TERM");
     web.process.until(&["shutting down"]);
     sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
