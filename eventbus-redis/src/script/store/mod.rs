@@ -4,47 +4,32 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-/// A script with the functions for time and leases.
-macro_rules! with_time {
-    ($file:literal) => {
-        LazyLock::new(|| {
-            Script::new(concat!(include_str!("now.lua"), include_str!("../live.lua"), include_str!($file)))
-        })
-    };
-}
+use super::{LEASE_IS_LIVE, script};
 
-/// A script with the functions for events.
-macro_rules! with_events {
-    ($($file:literal),+) => {
-        LazyLock::new(|| Script::new(concat!(include_str!("events.lua"), $(include_str!($file)),+)))
-    };
-}
+const EVENTS: &str = include_str!("events.lua");
+const NOW: &str = include_str!("now.lua");
 
-/// A script without further functions.
-macro_rules! plain {
-    ($file:literal) => {
-        LazyLock::new(|| Script::new(include_str!($file)))
-    };
-}
-
-pub(crate) static LOCK_CHECKPOINT: LazyLock<Script> = plain!("advance.lua");
-pub(crate) static APPEND: LazyLock<Script> = with_events!("append.lua");
-pub(crate) static COMMIT: LazyLock<Script> = with_events!("now.lua", "commit.lua");
-pub(crate) static END_DEAD_LETTER: LazyLock<Script> = plain!("end_dead.lua");
-pub(crate) static FORGET_DELIVERIES: LazyLock<Script> = with_time!("forget.lua");
-pub(crate) static DELETE_NOTE: LazyLock<Script> = plain!("forget_note.lua");
-pub(crate) static LOCK_DELIVERY: LazyLock<Script> = plain!("is_first.lua");
-pub(crate) static RENEW_LOCKS: LazyLock<Script> = plain!("keep.lua");
-pub(crate) static LOAD_LEASE: LazyLock<Script> = with_time!("lease_of.lua");
-pub(crate) static RELEASE_LOCKS: LazyLock<Script> = plain!("let_go.lua");
-pub(crate) static LOAD_DEAD_LETTERS: LazyLock<Script> = plain!("load_dead.lua");
-pub(crate) static READ_KEY: LazyLock<Script> = plain!("look_up.lua");
-pub(crate) static MAKE_SHADOW: LazyLock<Script> = plain!("make_shadow.lua");
-pub(crate) static OPEN_STORE: LazyLock<Script> = plain!("open.lua");
-pub(crate) static RENEW_LEASE: LazyLock<Script> = with_time!("renew_lease.lua");
-pub(crate) static SAVE_NOTE: LazyLock<Script> = plain!("save_note.lua");
-pub(crate) static SAVE_PROGRESS: LazyLock<Script> = plain!("save_progress.lua");
-pub(crate) static ACQUIRE_LEASE: LazyLock<Script> = with_time!("take_lease.lua");
-pub(crate) static STREAM_VERSION: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(concat!("#!lua flags=no-writes\n", include_str!("events.lua"), include_str!("version.lua")))
-});
+pub(crate) static LOCK_CHECKPOINT: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("advance.lua")]));
+pub(crate) static APPEND: LazyLock<Script> = LazyLock::new(|| script(&[EVENTS, include_str!("append.lua")]));
+pub(crate) static COMMIT: LazyLock<Script> = LazyLock::new(|| script(&[EVENTS, NOW, include_str!("commit.lua")]));
+pub(crate) static END_DEAD_LETTER: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("end_dead.lua")]));
+pub(crate) static FORGET_DELIVERIES: LazyLock<Script> =
+    LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("forget.lua")]));
+pub(crate) static DELETE_NOTE: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("forget_note.lua")]));
+pub(crate) static LOCK_DELIVERY: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("is_first.lua")]));
+pub(crate) static RENEW_LOCKS: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("keep.lua")]));
+pub(crate) static LOAD_LEASE: LazyLock<Script> =
+    LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("lease_of.lua")]));
+pub(crate) static RELEASE_LOCKS: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("let_go.lua")]));
+pub(crate) static LOAD_DEAD_LETTERS: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("load_dead.lua")]));
+pub(crate) static READ_KEY: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("look_up.lua")]));
+pub(crate) static MAKE_SHADOW: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("make_shadow.lua")]));
+pub(crate) static OPEN_STORE: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("open.lua")]));
+pub(crate) static RENEW_LEASE: LazyLock<Script> =
+    LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("renew_lease.lua")]));
+pub(crate) static SAVE_NOTE: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("save_note.lua")]));
+pub(crate) static SAVE_PROGRESS: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("save_progress.lua")]));
+pub(crate) static ACQUIRE_LEASE: LazyLock<Script> =
+    LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("take_lease.lua")]));
+pub(crate) static STREAM_VERSION: LazyLock<Script> =
+    LazyLock::new(|| script(&["#!lua flags=no-writes\n", EVENTS, include_str!("version.lua")]));
