@@ -63,7 +63,7 @@ pub(crate) async fn list_fills(bus: &BusInner, store: Uuid) -> Result<Vec<Backlo
     publish::ensure_publishing(bus)?;
     let mut all = Vec::new();
     for (number, part) in bus.partitions_or_self().into_iter().enumerate() {
-        let mut list = script::LIST_FILLS.key(keys::fills(part.stream()));
+        let mut list = script::backlog::LIST_FILLS.key(keys::fills(part.stream()));
         let found: Vec<(String, String, String, String)> = bus
             .connection()
             .run_idempotent(list.arg(store.to_string()))
@@ -94,7 +94,7 @@ pub(crate) async fn fill(
     };
     let event_type = fill.event_type.as_ref().map_or("", Name::as_str);
     let store = fill.store.to_string();
-    let mut add = script::FILL_BACKLOG.key(keys::fills(part.stream()));
+    let mut add = script::backlog::FILL_BACKLOG.key(keys::fills(part.stream()));
     add.key(keys::backlog(bus.base_stream(), &fill.group));
     add.arg(format!("fill {store} {}\n{event_type}", fill.group)).arg(fill.group.as_str());
     add.arg(fill.after.get()).arg(through.get());
@@ -146,7 +146,7 @@ pub(crate) async fn inspect_backlog_as(
     consumer: Option<(&str, usize)>,
 ) -> Result<BacklogState, CommandError> {
     let backlog = keys::backlog(bus.base_stream(), group);
-    let mut inspect = script::INSPECT_BACKLOG.key(&backlog);
+    let mut inspect = script::backlog::INSPECT_BACKLOG.key(&backlog);
     inspect.key(keys::retry(&backlog, &bus.config().retry_key_prefix, group)).key(keys::members(&backlog, group));
     inspect.key(keys::floors(&backlog)).key(keys::lease(&backlog, group)).key(keys::relay(&backlog));
     inspect.key(keys::retried(&backlog));
@@ -192,7 +192,7 @@ pub(crate) async fn copy_to_backlog(
         return Ok(());
     };
     loop {
-        let mut copy = script::COPY_TO_BACKLOG.key(part.stream());
+        let mut copy = script::backlog::COPY_TO_BACKLOG.key(part.stream());
         copy.key(keys::fills(part.stream())).key(keys::backlog(bus.base_stream(), group));
         copy.arg(group.as_str()).arg(event_type).arg(BACKLOG_COPY_BATCH);
         if !bus.connection().run::<bool>(&copy).await? || stop.is_stopped() {
@@ -226,7 +226,7 @@ fn announce_script<'a>(
     group: &Name,
     announced: impl Iterator<Item = &'a Announced>,
 ) -> ScriptInvocation<'static> {
-    let mut announce = script::ANNOUNCE.key(keys::known_types(bus.base_stream(), group));
+    let mut announce = script::backlog::ANNOUNCE.key(keys::known_types(bus.base_stream(), group));
     for part in bus.partitions_or_self() {
         let stream = part.stream();
         announce.key(stream).key(keys::relay(stream)).key(keys::skipped(stream, group)).key(keys::fills(stream));

@@ -35,7 +35,7 @@ impl GroupRead<'_> {
     /// Reads entries that are new to the group, without blocking: at most `count`, up to the entry that reaches the
     /// byte limit in the last argument, which the caller adds. The reply is [a list](parse_range_entries).
     pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
-        let mut script = script::READ_NEW.key(self.stream);
+        let mut script = script::consumer::READ_NEW.key(self.stream);
         script.arg(self.group).arg(self.consumer).arg(self.count);
         script
     }

@@ -429,7 +429,7 @@ impl DeadLetterCopier {
         next: &CopyRecord,
         dead_letters: &[StoredDeadLetter],
     ) -> Result<(), CopyError> {
-        let mut replace = script::RESTORE_DEAD_LETTERS.prepare_invoke();
+        let mut replace = script::dead_letters::RESTORE_DEAD_LETTERS.prepare_invoke();
         let stream = self.bus.config().dlq_stream_name();
         replace.key(keys::dead_letter_copies(&stream)).key(&stream);
         replace.arg(&self.store_id).arg(text).arg(next.to_string());
@@ -454,7 +454,7 @@ impl DeadLetterCopier {
 
     /// Loads the record and the counters of the stream.
     async fn load_record(&self) -> Result<(Option<String>, StreamCounts), CopyError> {
-        let mut script = script::INSPECT_DEAD_LETTERS.prepare_invoke();
+        let mut script = script::dead_letters::INSPECT_DEAD_LETTERS.prepare_invoke();
         let stream = self.bus.config().dlq_stream_name();
         script.key(keys::dead_letter_copies(&stream)).key(&stream).arg(&self.store_id);
         let reply: (Option<String>, String, String, String, String) = self.bus.run_idempotent(&script).await?;

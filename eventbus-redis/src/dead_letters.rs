@@ -180,7 +180,7 @@ async fn replay_ids(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>, DeadLett
     if !bus.partitions().is_empty() {
         return replay_to_partitions(bus, ids).await;
     }
-    let mut replay = script::REPLAY.prepare_invoke();
+    let mut replay = script::dead_letters::REPLAY.prepare_invoke();
     replay.key(bus.stream()).key(bus.config().dlq_stream_name()).arg(ids);
     bus.run(&replay).await.map_err(|error| dead_letter_error(bus, error))
 }
@@ -195,7 +195,7 @@ async fn replay_to_partitions(bus: &BusInner, ids: &[String]) -> Result<Vec<i64>
             continue;
         };
         let part = bus.partition_for(dead_letter.aggregate_id.as_deref().unwrap_or_default());
-        let mut replay = script::REPLAY_TO_PARTITION.prepare_invoke();
+        let mut replay = script::dead_letters::REPLAY_TO_PARTITION.prepare_invoke();
         replay.key(part.stream()).key(bus.config().dlq_stream_name()).arg(id);
         layout::add_layout_arguments(bus, &mut replay);
         let reply: Result<Vec<i64>, _> = layout::add_to_partitions(bus, &replay).await;

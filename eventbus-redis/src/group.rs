@@ -160,7 +160,7 @@ pub(crate) async fn retire_group(bus: &BusInner, group: &Name) -> Result<Retired
 pub(crate) async fn retire_store(bus: &BusInner, store: Uuid) -> Result<bool, RetireStoreError> {
     let mut was_known = false;
     for part in bus.partitions_or_self() {
-        let mut retire = script::RETIRE_STORE.key(keys::relay(part.stream()));
+        let mut retire = script::group::RETIRE_STORE.key(keys::relay(part.stream()));
         retire.key(keys::fills(part.stream())).arg(store.to_string());
         let outcome: String = bus.run_idempotent(&retire).await?;
         if outcome == "live" {
@@ -202,7 +202,7 @@ pub(crate) fn create_group_script(
     start: &str,
     joining: GroupCreation,
 ) -> ScriptInvocation<'static> {
-    let mut create = script::CREATE_GROUP.key(bus.stream());
+    let mut create = script::group::CREATE_GROUP.key(bus.stream());
     create.key(keys::floors(bus.stream())).key(keys::relay(bus.stream()));
     create.arg(group.as_str()).arg(start).arg(joining as u8);
     create
@@ -214,7 +214,7 @@ async fn create_in_stream(bus: &BusInner, group: &Name, start: &str) -> Result<b
 
 async fn retire_in_stream(bus: &BusInner, group: &Name) -> Result<RetiredGroup, GroupError> {
     let (stream, prefix) = (bus.stream(), &bus.config().retry_key_prefix);
-    let mut retire = script::RETIRE_GROUP.prepare_invoke();
+    let mut retire = script::group::RETIRE_GROUP.prepare_invoke();
     retire.key(stream).key(keys::floors(stream));
     retire.key(keys::retry(stream, prefix, group)).key(keys::members(bus.base_stream(), group));
     retire.key(keys::lease(stream, group));
@@ -245,7 +245,7 @@ async fn forget_in_stream(
     event_type: &str,
     stream: &str,
 ) -> Result<bool, RedisCommandError> {
-    let mut forget = script::FORGET_TYPE.prepare_invoke();
+    let mut forget = script::group::FORGET_TYPE.prepare_invoke();
     forget.key(keys::known_types(bus.base_stream(), group)).key(stream).arg(group.as_str()).arg(event_type);
     bus.run(&forget).await
 }
@@ -259,7 +259,7 @@ fn parse_entry_id(bus: &BusInner, id: MessageId) -> Result<EntryId, GroupError> 
 async fn id_before_position(bus: &BusInner, position: Position) -> Result<String, RedisCommandError> {
     let mut after = EntryId::ZERO.to_string();
     loop {
-        let mut find = script::FIND_POSITION.prepare_invoke();
+        let mut find = script::group::FIND_POSITION.prepare_invoke();
         find.key(bus.stream()).arg(after).arg(position.get()).arg(POSITION_SEARCH_PAGE);
         let (goes_on, id): (bool, String) = bus.run(&find).await?;
         if !goes_on {

@@ -315,7 +315,8 @@ async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandErr
     if bus.config().enable_dlq {
         return Ok(0);
     }
-    let mut count = script::COUNT_EXHAUSTED.key(keys::retry(bus.stream(), &bus.config().retry_key_prefix, group));
+    let mut count =
+        script::group::COUNT_EXHAUSTED.key(keys::retry(bus.stream(), &bus.config().retry_key_prefix, group));
     bus.connection().run_idempotent(count.key(bus.stream()).arg(group.as_str())).await
 }
 

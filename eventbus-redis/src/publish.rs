@@ -133,7 +133,7 @@ fn publish_script(
     events: &[RecordedEvent],
     entries: &[wire::EntryFields<'_>],
 ) -> ScriptInvocation<'static> {
-    let mut adding = script::PUBLISH.prepare_invoke();
+    let mut adding = script::relay::PUBLISH.prepare_invoke();
     let mut numbers = HashMap::new();
     for (event, fields) in events.iter().zip(entries) {
         let part = bus.partition_for(event.metadata().aggregate_id().as_str());

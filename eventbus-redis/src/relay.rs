@@ -164,7 +164,7 @@ async fn resync_stream(
     publisher: Publisher,
     request: ResyncRequest<'_>,
 ) -> Result<ResyncOutcome, PublishError> {
-    let mut resync = relay_script(&script::RESYNC, bus, publisher);
+    let mut resync = relay_script(&script::relay::RESYNC, bus, publisher);
     resync.key(keys::floors(bus.stream()));
     resync.arg(publisher.epoch).arg(request.floor.get()).arg(u8::from(request.is_shared));
     for group in request.groups {
@@ -174,7 +174,7 @@ async fn resync_stream(
 }
 
 async fn published_position(bus: &BusInner, publisher: Publisher) -> Result<Option<PublishedPosition>, PublishError> {
-    let reply = run_relay_script(bus, &relay_script(&script::PUBLISHED_POSITION, bus, publisher)).await?;
+    let reply = run_relay_script(bus, &relay_script(&script::relay::PUBLISHED_POSITION, bus, publisher)).await?;
     match split_reply(&reply) {
         ("at", [at, id]) => match parse_position(at.as_bytes()) {
             Some(position) => Ok(Some(PublishedPosition { position, event_id: EventId::parse(id).ok() })),
@@ -189,7 +189,7 @@ async fn group_floors_of_stream(
     publisher: Publisher,
     known: &[Name],
 ) -> Result<GroupFloors, PublishError> {
-    let mut query = relay_script(&script::GROUP_FLOORS, bus, publisher);
+    let mut query = relay_script(&script::relay::GROUP_FLOORS, bus, publisher);
     query.key(keys::floors(bus.stream())).arg(publisher.epoch);
     for group in known {
         query.arg(group.as_str());
@@ -207,7 +207,7 @@ async fn group_floors_of_stream(
 }
 
 async fn rewind_stream(bus: &BusInner, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-    let mut rewind = relay_script(&script::REWIND, bus, publisher);
+    let mut rewind = relay_script(&script::relay::REWIND, bus, publisher);
     rewind.arg(publisher.epoch).arg(to.get());
     parse_resync_reply(bus, &run_relay_script(bus, &rewind).await?)
 }
@@ -245,7 +245,8 @@ async fn publish_range_in_span(
     let refused = |event_id, source| PublishError::Refused { destination: bus.destination().clone(), event_id, source };
     check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
     let carrier = TraceCarrier::for_span(bus, span);
-    let script = if bus.is_partition() { &script::PUBLISH_RANGE_TO_PARTITION } else { &script::PUBLISH_RANGE };
+    let script =
+        if bus.is_partition() { &script::relay::PUBLISH_RANGE_TO_PARTITION } else { &script::relay::PUBLISH_RANGE };
     let mut publish = relay_script(script, bus, publisher);
     publish.arg(publisher.epoch).arg(range.after.get()).arg(range.through.get());
     publish.arg(last.map_or_else(|| "-".into(), |id| id.to_string()));

@@ -136,7 +136,7 @@ impl TrimProgress {
 /// also those that groups need.
 pub(crate) fn trim_script(stream: &str, limits: Trim, is_forced: bool) -> ScriptInvocation<'static> {
     let text = |limit: Option<u128>| limit.map(|limit| limit.to_string()).unwrap_or_default();
-    let mut trim = script::TRIM.prepare_invoke();
+    let mut trim = script::group::TRIM.prepare_invoke();
     trim.key(stream).key(keys::floors(stream)).key(keys::relay(stream)).key(keys::projections(stream));
     trim.arg(text(limits.max_length.map(u128::from))).arg(text(limits.max_age.map(|age| age.as_millis())));
     trim.arg(TRIM_BATCH_MAX).arg(u8::from(is_forced));

@@ -451,8 +451,10 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
     let bus = connect(&quick()).await;
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let is_over = AtomicBool::new(false);
-    let sweep =
-        redis::Script::new(concat!(include_str!("../src/script/id.lua"), include_str!("../src/script/sweep.lua")));
+    let sweep = redis::Script::new(concat!(
+        include_str!("../src/script/lib/entry_ids.lua"),
+        include_str!("../src/script/consumer/collect_garbage.lua")
+    ));
     let sweeping = async {
         let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
         let mut swept = 0;

@@ -14,7 +14,7 @@ use crate::{
 /// after the one that reaches `bytes`.
 pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, bytes: usize) -> ScriptInvocation<'static> {
     let GroupRead { stream, group, consumer, count } = reader;
-    let mut script = script::CLAIM_PAGE.key(stream);
+    let mut script = script::streams::CLAIM_PAGE.key(stream);
     let idle = u64::try_from(idle.as_millis()).unwrap_or(u64::MAX);
     script.arg(group).arg(consumer).arg(idle).arg(from).arg(SCRIPT_BATCH_MAX).arg(count).arg(bytes);
     script

@@ -217,7 +217,7 @@ impl Consumer {
 
     async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut script = self.script(&script::ACKNOWLEDGE_WITH_ATTEMPTS);
+            let mut script = self.script(&script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS);
             script.key(&self.keys.retry).arg(self.group.as_str());
             add_ids(&mut script, ids);
             self.run_idempotent::<u64>(script).await?;
@@ -229,7 +229,7 @@ impl Consumer {
     async fn save_attempts(&self, updates: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
         let mut all_lost = Vec::new();
         for updates in updates.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut script = self.script(&script::SAVE_ATTEMPTS);
+            let mut script = self.script(&script::consumer::SAVE_ATTEMPTS);
             script.key(&self.keys.retry).arg(self.group.as_str()).arg(&self.name);
             for AttemptUpdate { id, attempts: delivery_attempts, .. } in updates {
                 let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
@@ -247,7 +247,7 @@ impl Consumer {
         &self,
         DeadLetterWrite { id, record, attempts }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
-        let mut script = self.script(&script::MOVE_TO_DEAD_LETTERS);
+        let mut script = self.script(&script::consumer::MOVE_TO_DEAD_LETTERS);
         script.key(&self.keys.retry).key(&self.keys.dead_letters);
         script.arg(self.group.as_str()).arg(&self.name).arg(id.as_str());
         let own = self.dead_letter_fields(id, attempts);

@@ -222,7 +222,7 @@ impl Consumer {
     ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
         let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
         for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut renewal = script::RENEW_CLAIMS.key(self.bus.stream());
+            let mut renewal = script::consumer::RENEW_CLAIMS.key(self.bus.stream());
             renewal.arg(self.group.as_str()).arg(&self.name);
             add_ids(&mut renewal, ids);
             let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection().run_idempotent(&renewal).await?;
@@ -264,7 +264,7 @@ impl Consumer {
             chunks.push(&[]);
         }
         for ids in chunks {
-            let mut deregister = script::DEREGISTER_CONSUMER.key(self.bus.stream());
+            let mut deregister = script::consumer::DEREGISTER_CONSUMER.key(self.bus.stream());
             deregister.key(&self.keys.members);
             deregister.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config().pending_idle_ms);
             deregister.arg(u8::from(removes_name));

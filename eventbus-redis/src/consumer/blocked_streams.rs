@@ -62,7 +62,7 @@ impl Consumer {
         }
         let mut from = RANGE_START.to_owned();
         while !from.is_empty() {
-            let mut list = self.add_backlog_arguments(script::LIST_PENDING_IN_BACKLOG.prepare_invoke());
+            let mut list = self.add_backlog_arguments(script::consumer::LIST_PENDING_IN_BACKLOG.prepare_invoke());
             list.arg(&from).arg(command::SCRIPT_BATCH_MAX);
             let mut reply: Vec<redis::Value> = self.bus.connection().run_idempotent(&list).await?;
             let entries = reply.split_off(1.min(reply.len()));
@@ -107,7 +107,7 @@ impl Consumer {
         if ids.is_empty() {
             return Ok(());
         }
-        let mut find = self.add_backlog_arguments(script::FIND_DONE_IN_BACKLOG.prepare_invoke());
+        let mut find = self.add_backlog_arguments(script::consumer::FIND_DONE_IN_BACKLOG.prepare_invoke());
         for id in &ids {
             find.arg(id.to_string());
         }

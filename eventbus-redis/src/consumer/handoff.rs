@@ -62,7 +62,7 @@ impl Consumer {
     }
 
     async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
-        let mut skip = self.script(&script::SKIP_OR_HAND_OFF);
+        let mut skip = self.script(&script::consumer::SKIP_OR_HAND_OFF);
         skip.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types).key(key);
         skip.arg(self.group.as_str()).arg(&self.name).arg(self.member_name()).arg(self.bus.config().pending_idle_ms);
         skip.arg(u8::from(self.bus.is_backlog()));
@@ -130,7 +130,7 @@ impl Consumer {
             return Ok(false);
         }
         let is_older = known.iter().any(|known| *known > version);
-        let mut hand_off = self.script(&script::HAND_OFF_TO_NEWER);
+        let mut hand_off = self.script(&script::consumer::HAND_OFF_TO_NEWER);
         hand_off.key(&self.keys.members).key(&self.keys.retry).key(&self.keys.known_types);
         hand_off.arg(self.group.as_str()).arg(&self.name).arg(self.member_name());
         hand_off.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
@@ -170,7 +170,7 @@ impl Consumer {
             if room == 0 {
                 break;
             }
-            let mut claim = self.script(&script::CLAIM_HANDED_OFF);
+            let mut claim = self.script(&script::consumer::CLAIM_HANDED_OFF);
             claim.key(&self.keys.retry).key(&self.keys.relay);
             claim.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(&*from);
             claim.arg(command::SCRIPT_BATCH_MAX).arg(room);

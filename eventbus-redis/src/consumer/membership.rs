@@ -73,7 +73,7 @@ impl Consumer {
 
     /// Prepares the heartbeat, which also returns the state of the group.
     pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
-        let mut heartbeat = script::HEARTBEAT.key(self.bus.stream());
+        let mut heartbeat = script::consumer::HEARTBEAT.key(self.bus.stream());
         heartbeat.key(&self.keys.members).key(&self.keys.floors);
         let live_ms = self.bus.config().pending_idle_ms;
         heartbeat.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
@@ -168,7 +168,7 @@ impl Consumer {
         idle_ms: u64,
         count: usize,
     ) -> Result<(String, ReclaimedEntries), CommandError> {
-        let mut claim = self.script(&script::CLAIM_IDLE);
+        let mut claim = self.script(&script::consumer::CLAIM_IDLE);
         claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
         claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count);
         claim.arg(PAGE_BYTES).arg(u8::from(self.fencing_token.is_some()));
@@ -188,7 +188,7 @@ impl Consumer {
         let config = self.bus.config();
         let (idle, age) =
             (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
-        let mut collection = script::COLLECT_GARBAGE.key(self.bus.stream());
+        let mut collection = script::consumer::COLLECT_GARBAGE.key(self.bus.stream());
         collection.key(&self.keys.retry);
         collection.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
         let mut reply: Vec<String> = self.bus.connection().run_idempotent(&collection).await?;

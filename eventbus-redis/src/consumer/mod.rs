@@ -39,7 +39,7 @@ use redis::{FromRedisValue, ScriptInvocation};
 use blocked_streams::BlockedStreams;
 use group_backlog::GroupBacklog;
 
-use crate::{error::CommandError, inner::BusInner, keys, script::ConsumerScript, trace};
+use crate::{error::CommandError, inner::BusInner, keys, script::consumer::ConsumerScript, trace};
 
 pub(crate) use multi_consumer::consume as consume_all;
 pub(crate) use recover::recover;

@@ -341,7 +341,7 @@ impl Consumer {
     }
 
     async fn read_due_batch(&self, due: &[DueEntry]) -> Result<(), CommandError> {
-        let mut reread = self.script(&script::READ_DUE);
+        let mut reread = self.script(&script::consumer::READ_DUE);
         reread.key(&self.keys.retry).key(&self.keys.relay).arg(self.group.as_str()).arg(&self.name);
         for due in due {
             reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
@@ -364,7 +364,7 @@ impl Consumer {
         if ids.is_empty() {
             return None;
         }
-        let mut reclaim = self.script(&script::RECLAIM_OWN);
+        let mut reclaim = self.script(&script::consumer::RECLAIM_OWN);
         reclaim.key(&self.keys.retry).key(&self.keys.relay);
         reclaim.arg(self.group.as_str()).arg(&self.name).arg(ids);
         Some(reclaim)

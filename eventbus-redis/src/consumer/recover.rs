@@ -125,7 +125,7 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
         let claimed = stats.claimed;
         let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
         left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
-        bus.connection().run_idempotent::<u64>(script::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
+        bus.connection().run_idempotent::<u64>(script::partition::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
         recovered?;
     }
     Ok(stats)
@@ -133,7 +133,7 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
 
 /// Prepares taking or renewing the lease of a partition.
 fn lease_script(bus: &BusInner, lease: &str, owner: &str) -> ScriptInvocation<'static> {
-    let mut leasing = script::LEASE_PARTITION.key(lease);
+    let mut leasing = script::partition::LEASE_PARTITION.key(lease);
     leasing.arg(owner).arg(bus.config().partition_lease_ms);
     leasing
 }

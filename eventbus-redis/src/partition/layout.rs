@@ -53,7 +53,7 @@ async fn try_join(bus: &BusInner) -> Result<(), RedisConnectError> {
 
 /// Prepares joining the layout of the stream, or recording it.
 fn join_layout_script(bus: &BusInner) -> ScriptInvocation<'static> {
-    let mut join = script::JOIN_LAYOUT.key(keys::layout(bus.base_stream()));
+    let mut join = script::partition::JOIN_LAYOUT.key(keys::layout(bus.base_stream()));
     join.key(bus.base_stream());
     for number in 0..bus.config().partitions {
         join.key(keys::partition(bus.base_stream(), number));

@@ -136,7 +136,7 @@ async fn try_repartition(
         1 => bus.base_stream().to_owned(),
         _ => keys::partition(bus.base_stream(), number),
     });
-    let mut change = script::REPARTITION.prepare_invoke();
+    let mut change = script::partition::REPARTITION.prepare_invoke();
     change.key(keys::layout(bus.base_stream())).key(bus.base_stream());
     for stream in there_is.chain(is_to_be) {
         change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));

@@ -212,7 +212,7 @@ impl EventConsumer {
 
     /// Makes the group if it is missing, and lists it among the groups that trimming waits for.
     async fn ensure_group(&self) -> Result<(), RedisCommandError> {
-        let mut create = script::CREATE_GROUP.key(&self.key);
+        let mut create = script::group::CREATE_GROUP.key(&self.key);
         create.key(keys::floors(&self.key)).key(keys::relay(&self.key)).arg(&self.group).arg("0-0").arg(1);
         let made: Result<u64, _> = self.streams.connection().run_idempotent(&create).await;
         made.map(drop).map_err(|error| self.command_error(error))

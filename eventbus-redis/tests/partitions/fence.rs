@@ -119,7 +119,7 @@ async fn a_read_that_arrives_late_reads_nothing() {
     until_finished(&bus, Duration::from_secs(60)).await;
     let lease: BTreeMap<String, String> = command(&bus, "HGETALL", &[&lease_key(&bus, "a")]).await;
     // any other read of the same owner counts as one that was sent before
-    let take = include_str!("../../src/script/take.lua");
+    let take = include_str!("../../src/script/partition/read_partitions.lua");
     let (stream, group) = (bus.config().stream_of("a"), bus.default_group().to_string());
     let (lease_key, epoch) = (lease_key(&bus, "a"), &lease["epoch"]);
     for (reader, epoch) in [("0", epoch.as_str()), (&lease["reader"], "1")] {

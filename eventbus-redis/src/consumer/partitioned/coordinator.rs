@@ -219,7 +219,7 @@ impl PartitionedConsumer {
     async fn acknowledge(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
         loop {
             let parts = self.owned().consumers();
-            let mut done = script::ACKNOWLEDGE_IN_PARTITIONS.prepare_invoke();
+            let mut done = script::partition::ACKNOWLEDGE_IN_PARTITIONS.prepare_invoke();
             done.arg(self.group_consumer.group.as_str());
             let mut requested = Vec::new();
             for (number, part) in parts {

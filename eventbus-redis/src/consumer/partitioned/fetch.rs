@@ -138,7 +138,7 @@ impl PartitionedConsumer {
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let part = &catch_up.consumer;
         if let (Some(reader), Some(fence)) = (catch_up.new_generation, &part.fencing_token) {
-            let mut begin = script::REGISTER_PARTITION_READER.select(true).key(&fence.lease_key);
+            let mut begin = script::partition::REGISTER_PARTITION_READER.select(true).key(&fence.lease_key);
             begin.arg(reader);
             part.run_idempotent::<u64>(begin).await?;
         }
@@ -153,7 +153,7 @@ impl PartitionedConsumer {
             return Ok(());
         }
         let count = room.min(self.bus().config().batch_size);
-        let mut read = script::READ_PARTITIONS.prepare_invoke();
+        let mut read = script::partition::READ_PARTITIONS.prepare_invoke();
         read.arg(self.group_consumer.group.as_str()).arg(count);
         for ReadablePartition { consumer, read_generation: reader } in &readable {
             if let Some(fence) = &consumer.fencing_token {

@@ -72,7 +72,7 @@ impl PartitionedConsumer {
     fn rebalance_script(&self, coordinator: &PartitionCoordinator) -> ScriptInvocation<'static> {
         let bus = self.bus();
         let lease_ms = bus.config().partition_lease_ms;
-        let mut share = script::REBALANCE.key(&self.group_consumer.keys.members);
+        let mut share = script::partition::REBALANCE.key(&self.group_consumer.keys.members);
         share.key(keys::layout(bus.base_stream()));
         for part in bus.partitions() {
             let stream = part.stream();
@@ -144,7 +144,7 @@ impl PartitionedConsumer {
                 .nack_idle_if(|id| owned.partition_of(id).is_some_and(|place| leaving.contains(&place)));
         }
         self.assign_to_batches(coordinator);
-        let mut release = script::RELEASE_PARTITIONS.prepare_invoke();
+        let mut release = script::partition::RELEASE_PARTITIONS.prepare_invoke();
         let mut released = Vec::new();
         {
             let owned = self.owned();

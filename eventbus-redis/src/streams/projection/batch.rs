@@ -137,7 +137,7 @@ async fn load_batch(
     let (checkpoint, _) = runner.keys().progress_keys(target);
     let keys = [runner.keys().stream().into(), checkpoint, runner.keys().notes()];
     runner.check_slots(&keys)?;
-    let mut script = script::NEXT_PROJECTION_BATCH.key(&keys);
+    let mut script = script::streams::NEXT_PROJECTION_BATCH.key(&keys);
     script.arg(runner.keys().progress_name(target)).arg(from).arg(PROJECTION_BATCH_MAX).arg(PAGE_BYTES);
     let reply: Result<BatchReply, _> = runner.streams().connection().run_idempotent(&script).await;
     let failed = |error| RedisCommandError::from_command_error(runner.keys().stream(), error);
