@@ -131,16 +131,13 @@ pub(crate) async fn health(bus: &BusInner) -> Health {
     let consuming = bus.consuming().is_running();
     bus.subscribers().report(match inspect_all(bus).await {
         Ok(info) => {
-            let (mut runs, mut silent, mut oldest) = (Vec::new(), Vec::new(), Vec::new());
+            let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
             for group in info.consumer_groups {
-                runs.extend(group.in_flight);
-                silent.extend(group.silent);
-                oldest.extend(group.oldest_unfinished);
+                health.in_flight.extend(group.in_flight);
+                health.silent.extend(group.silent);
+                health = health.with_oldest_unfinished(group.oldest_unfinished);
             }
-            Health::connected(consuming, info.pending_messages, info.dlq_messages)
-                .with_running_handlers(runs)
-                .with_silent_consumers(silent)
-                .with_oldest_unfinished(oldest)
+            health
         }
         Err(error) => Health::disconnected(consuming, error.to_string()),
     })

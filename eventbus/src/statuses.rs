@@ -138,22 +138,19 @@ fn health_of_an_app() {
         error: "damaged".into(),
         since: "2026-11-21T09:30:00Z".into(),
     };
-    let health = Health::disconnected(false, "cannot connect")
+    let crowded = CrowdedGroup { group: "billing".into(), waiting: 100_000, since: "2026-11-21T09:30:00Z".into() };
+    let mut health = Health::disconnected(false, "cannot connect")
         .with_store_problem("no connection".into())
-        .with_relay_problem("no connection".into())
-        .with_lags(BTreeMap::from([("relay".into(), 40)]))
-        .with_stopped_projections(vec!["stopped".into()])
-        .with_running_handlers(vec![in_flight()])
-        .with_silent_consumers(vec![silent()])
-        .with_unreadable(vec![unreadable()])
-        .with_unfilled(vec![unfilled])
-        .with_waiting(vec![waiting])
-        .with_crowded_groups(vec![CrowdedGroup {
-            group: "billing".into(),
-            waiting: 100_000,
-            since: "2026-11-21T09:30:00Z".into(),
-        }])
-        .with_oldest_unfinished(vec![unfinished()]);
+        .with_oldest_unfinished([unfinished()]);
+    health.relay = Some("no connection".into());
+    health.lag_seconds = BTreeMap::from([("relay".into(), 40)]);
+    health.projections = vec!["stopped".into()];
+    health.in_flight = vec![in_flight()];
+    health.silent = vec![silent()];
+    health.unreadable = vec![unreadable()];
+    health.unfilled = vec![unfilled];
+    health.waiting = vec![waiting];
+    health.crowded = vec![crowded];
     let expected = json!({
         "status": "unhealthy", "connected": false, "consuming": false, "pending_messages": 0, "dlq_messages": 0,
         "error": "cannot connect", "store": "no connection", "relay": "no connection", "projections": ["stopped"],

@@ -147,12 +147,11 @@ impl Subscribers {
     /// Adds to a report the long runs of the handlers, the database faults they wait for, and the unfinished deliveries
     /// of the consumers.
     #[must_use]
-    pub fn report(&self, health: Health) -> Health {
+    pub fn report(&self, mut health: Health) -> Health {
         let entries = self.read();
-        let in_flight = entries.iter().filter_map(|(_, subscriber)| subscriber.long_run()).collect();
-        let waiting = entries.iter().filter_map(|(_, subscriber)| subscriber.waiting()).collect();
-        let health =
-            health.with_running_handlers(in_flight).with_waiting(waiting).with_crowded_groups(self.crowded_groups());
+        health.in_flight.extend(entries.iter().filter_map(|(_, subscriber)| subscriber.long_run()));
+        health.waiting.extend(entries.iter().filter_map(|(_, subscriber)| subscriber.waiting()));
+        health.crowded.extend(self.crowded_groups());
         health.with_oldest_unfinished(self.oldest_unfinished())
     }
 

@@ -179,9 +179,9 @@ pub trait EventBus: DeadLetters + 'static {
         let consuming = self.is_consuming();
         self.report(match info.connected {
             true => {
-                let unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable);
-                Health::connected(consuming, info.pending_messages, info.dlq_messages)
-                    .with_unreadable(unreadable.collect())
+                let mut health = Health::connected(consuming, info.pending_messages, info.dlq_messages);
+                health.unreadable = info.consumer_groups.into_iter().filter_map(|group| group.unreadable).collect();
+                health
             }
             false => Health::disconnected(consuming, "the bus is not connected"),
         })

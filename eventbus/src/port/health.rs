@@ -360,23 +360,8 @@ impl Health {
         Self {
             status: HealthStatus::Unhealthy,
             connected: false,
-            consuming,
-            pending_messages: 0,
-            dlq_messages: 0,
             error: Some(error.into()),
-            store: None,
-            relay: None,
-            projections: Vec::new(),
-            in_flight: Vec::new(),
-            silent: Vec::new(),
-            unreadable: Vec::new(),
-            unfilled: Vec::new(),
-            waiting: Vec::new(),
-            crowded: Vec::new(),
-            unfinished: Vec::new(),
-            lag_seconds: BTreeMap::new(),
-            has_nothing_to_consume: false,
-            has_store: false,
+            ..Self::connected(consuming, 0, 0)
         }
     }
 
@@ -399,79 +384,16 @@ impl Health {
         Self { status: HealthStatus::Unhealthy, store: Some(problem), has_store: true, ..self }
     }
 
-    /// Adds the problem that keeps the relay from publishing for now: an alert.
-    #[must_use]
-    pub fn with_relay_problem(mut self, problem: String) -> Self {
-        self.relay = Some(problem);
-        self
-    }
-
     /// Adds the reason why the relay does not publish until an operator decides: unhealthy.
     #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
-        Self { status: HealthStatus::Unhealthy, ..self.with_relay_problem(reason) }
-    }
-
-    /// Sets the waits of the oldest events that are not published or projected: an alert for each that is too long.
-    #[must_use]
-    pub fn with_lags(mut self, lag_seconds: BTreeMap<String, u64>) -> Self {
-        self.lag_seconds = lag_seconds;
-        self
-    }
-
-    /// Sets the projections that stopped at an event: an alert each. The status stays: the rest goes on.
-    #[must_use]
-    pub fn with_stopped_projections(mut self, stopped: Vec<String>) -> Self {
-        self.projections = stopped;
-        self
-    }
-
-    /// Adds handlers and projections that are busy with one event for long.
-    #[must_use]
-    pub fn with_running_handlers(mut self, in_flight: Vec<RunningHandler>) -> Self {
-        self.in_flight.extend(in_flight);
-        self
-    }
-
-    /// Adds consumers with a pending entry that send no heartbeat.
-    #[must_use]
-    pub fn with_silent_consumers(mut self, silent: Vec<SilentConsumer>) -> Self {
-        self.silent.extend(silent);
-        self
-    }
-
-    /// Sets the events that groups wait for and the store cannot read: an alert for each group.
-    #[must_use]
-    pub fn with_unreadable(mut self, unreadable: Vec<UnreadableEvents>) -> Self {
-        self.unreadable = unreadable;
-        self
-    }
-
-    /// Sets the groups that do not receive events that they miss: an alert each.
-    #[must_use]
-    pub fn with_unfilled(mut self, unfilled: Vec<UnfilledGroup>) -> Self {
-        self.unfilled = unfilled;
-        self
-    }
-
-    /// Adds handlers and projections that wait for a database: an alert each.
-    #[must_use]
-    pub fn with_waiting(mut self, waiting: Vec<WaitingForServer>) -> Self {
-        self.waiting.extend(waiting);
-        self
-    }
-
-    /// Adds groups for which the process reads no more: an alert each.
-    #[must_use]
-    pub fn with_crowded_groups(mut self, crowded: Vec<CrowdedGroup>) -> Self {
-        self.crowded.extend(crowded);
-        self
+        Self { status: HealthStatus::Unhealthy, relay: Some(reason), ..self }
     }
 
     /// Adds the oldest unfinished deliveries of groups: for each group the oldest one counts, and is an alert if it is
     /// old.
     #[must_use]
-    pub fn with_oldest_unfinished(mut self, oldest: Vec<OldestUnfinished>) -> Self {
+    pub fn with_oldest_unfinished(mut self, oldest: impl IntoIterator<Item = OldestUnfinished>) -> Self {
         for other in oldest {
             match self.unfinished.iter_mut().find(|known| known.group == other.group) {
                 Some(known) => known.merge(other),

@@ -68,12 +68,14 @@ pub(super) async fn health(app: &AppInner) -> Health {
     });
     let stopped = stopped.collect();
     let (health, store_problem, lags) = tokio::join!(bus_health(app), store_problem(app), lags(app));
-    let health = with_bus_outage_start(app, health).with_lags(lags);
+    let health = with_bus_outage_start(app, health);
     let health = if app.groups().is_empty() { health.with_nothing_to_consume() } else { health };
-    let health = health.with_stopped_projections(stopped).with_unfilled(app.tasks().unfilled().groups());
-    let health = if app.has_store() { health.with_store() } else { health };
-    let health = app.projections().iter().fold(health, |health, projection| projection.add_to_health(health));
-    let health = match store_problem {
+    let mut health = if app.has_store() { health.with_store() } else { health };
+    health.lag_seconds = lags;
+    health.projections = stopped;
+    health.unfilled = app.tasks().unfilled().groups();
+    app.projections().iter().for_each(|projection| projection.add_to_health(&mut health));
+    let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
         None => {
             app.outage_starts().record(Dependency::Store, None);
@@ -86,8 +88,10 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let since = relay.read_progress(RelayProgress::since);
     match (relay.read_progress(|now| now.stopped.clone()), relay.read_progress(|now| now.problem.clone())) {
         (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), since)),
-        (None, Some(problem)) => health.with_relay_problem(with_since(problem, since)),
-        (None, None) => health,
+        (None, problem) => {
+            health.relay = problem.map(|problem| with_since(problem, since));
+            health
+        }
     }
 }
 

@@ -38,7 +38,7 @@ trait ErasedProjection: Any + Send + Sync {
     ) -> BoxFuture<'static, Result<(), ProjectionError>>;
     fn status(&self, head: Position) -> ProjectionStatus;
     fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>>;
-    fn add_to_health(&self, health: Health) -> Health;
+    fn add_to_health(&self, health: &mut Health);
     fn activity(&self) -> Arc<Activity>;
 }
 
@@ -74,10 +74,9 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         })
     }
 
-    fn add_to_health(&self, health: Health) -> Health {
-        let waiting = self.inner().progress().borrow().waiting(P::definition().name);
-        let in_flight = self.inner().activity().long_run();
-        health.with_waiting(waiting.into_iter().collect()).with_running_handlers(in_flight.into_iter().collect())
+    fn add_to_health(&self, health: &mut Health) {
+        health.waiting.extend(self.inner().progress().borrow().waiting(P::definition().name));
+        health.in_flight.extend(self.inner().activity().long_run());
     }
 
     fn activity(&self) -> Arc<Activity> {
@@ -123,8 +122,8 @@ impl AnyProjection {
     }
 
     /// Adds to a report its run of a method that takes long, and that it waits for its store.
-    pub(crate) fn add_to_health(&self, health: Health) -> Health {
-        self.handle.add_to_health(health)
+    pub(crate) fn add_to_health(&self, health: &mut Health) {
+        self.handle.add_to_health(health);
     }
 
     /// Returns the runs of its methods at the moment.
