@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{port::RetryPolicy, support::PAGE_BYTES};
+use eventbus::{port::Backoff, support::PAGE_BYTES};
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
@@ -28,12 +28,7 @@ use crate::{
 pub(crate) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
 
 /// The backoff of a reader that reconnects by itself.
-pub(crate) const RECONNECT_BACKOFF: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_millis(50),
-    max_delay: Duration::from_secs(2),
-};
+pub(crate) const RECONNECT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// The end of a wait; `None` if it is beyond what the clock can represent, so never.
 #[derive(Debug, Clone, Copy)]

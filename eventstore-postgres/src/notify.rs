@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::AppendSignal;
+use eventbus::port::{AppendSignal, Backoff, BackoffTimer};
 use sqlx::{
     AssertSqlSafe, Executor as _, SqlSafeStr as _,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
@@ -30,8 +30,7 @@ const NOTIFY_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// The task pings a connection that was silent for this long.
 const PING_AFTER_SILENCE: Duration = Duration::from_secs(30);
 
-const RECONNECT_DELAY_FIRST: Duration = Duration::from_millis(100);
-const RECONNECT_DELAY_MAX: Duration = Duration::from_secs(30);
+const RECONNECT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 
 /// Signals of appends: by this store, and by stores of other processes.
 #[derive(Debug, Default)]
@@ -112,16 +111,16 @@ impl NotifyTask {
     }
 
     async fn run(&self, mut local_appends: watch::Receiver<bool>) {
-        let mut retry = RECONNECT_DELAY_FIRST;
+        let mut backoff = BackoffTimer::new(RECONNECT_BACKOFF);
         loop {
             let mut is_connected = false;
             let Err(error) = self.run_connected(&mut local_appends, &mut is_connected).await else { return };
             if is_connected {
-                retry = RECONNECT_DELAY_FIRST;
+                backoff.reset();
             }
+            let retry = backoff.next_delay();
             tracing::debug!(channel = self.channel, ?error, ?retry, "no connection for notifications, reconnecting");
             sleep(retry).await;
-            retry = (retry * 2).min(RECONNECT_DELAY_MAX);
         }
     }
 

@@ -4,6 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use eventbus::port::{Backoff, BackoffTimer};
 use futures_util::StreamExt as _;
 use redis::{Msg, aio::PubSub};
 use serde_json::Map;
@@ -35,15 +36,14 @@ pub(crate) async fn start(redis: Arc<RedisCoordinator>, queue: Arc<QueueInner>, 
 
 /// Receives messages, and reconnects after each loss; never returns.
 async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut connected: Option<PubSub>) {
-    let mut delay = RECONNECT_DELAY_FIRST;
+    let mut backoff = BackoffTimer::new(Backoff::new(RECONNECT_DELAY_FIRST, redis.config().reconnect_interval));
     loop {
         if let Some(messages) = connected.take() {
-            delay = RECONNECT_DELAY_FIRST;
+            backoff.reset();
             receive_messages(redis, queue, messages).await;
             redis.handle_lost_subscription();
         }
-        tokio::time::sleep(delay.min(redis.config().reconnect_interval)).await;
-        delay = (delay * 2).min(redis.config().reconnect_interval);
+        tokio::time::sleep(backoff.next_delay()).await;
         connected = redis.connect().await;
         if connected.is_some() {
             redis.metrics().redis_reconnections.add(1);

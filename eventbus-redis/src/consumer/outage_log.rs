@@ -4,16 +4,11 @@
 
 use std::time::Duration;
 
-use eventbus::{Name, port::RetryPolicy};
+use eventbus::{Name, port::Backoff};
 use tokio::time::Instant;
 
 /// Backoff between two attempts: short enough to be back within two seconds of the server.
-const OUTAGE_RETRY_BACKOFF: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_millis(20),
-    max_delay: Duration::from_secs(1),
-};
+const OUTAGE_RETRY_BACKOFF: Backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(1));
 
 /// Interval of the lines while an outage lasts.
 const OUTAGE_LOG_INTERVAL: Duration = Duration::from_secs(60);

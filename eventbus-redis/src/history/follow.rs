@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use eventbus::support::Outage;
+use eventbus::{port::BackoffTimer, support::Outage};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
@@ -27,8 +27,8 @@ pub struct Follow {
     buffered: VecDeque<HistoryEntry>,
     /// Set if there are more entries to read without waiting.
     has_more: bool,
-    /// Number of failed reads in a row.
-    failures: u32,
+    /// The delays between failed reads.
+    backoff: BackoffTimer,
     retry_at: Option<Instant>,
     outage: Outage,
 }
@@ -37,7 +37,8 @@ impl Follow {
     pub(super) fn new(history: History) -> Self {
         let outage = Outage::new(history.bus.config().clock.clone());
         let (waiting, read) = (BlockingPageReader::default(), VecDeque::new());
-        Self { history, page_reader: waiting, buffered: read, has_more: false, failures: 0, retry_at: None, outage }
+        let backoff = BackoffTimer::new(RECONNECT_BACKOFF);
+        Self { history, page_reader: waiting, buffered: read, has_more: false, backoff, retry_at: None, outage }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -96,16 +97,14 @@ impl Follow {
 impl Follow {
     /// Ends an outage: the server replied.
     fn record_success(&mut self) {
-        self.failures = 0;
+        self.backoff.reset();
         if let Some(lasted) = self.outage.ends() {
             tracing::info!(stream = self.history.bus.stream(), ?lasted, "following goes on");
         }
     }
 
     fn schedule_retry(&mut self, error: &dyn fmt::Display) {
-        self.failures = self.failures.saturating_add(1);
-        let delay = RECONNECT_BACKOFF.jittered(self.failures);
-        self.retry_at = Some(Instant::now() + delay);
+        self.retry_at = Some(Instant::now() + self.backoff.next_jittered());
         if self.outage.begins() {
             tracing::warn!(stream = self.history.bus.stream(), %error, "following interrupted, trying again");
         }

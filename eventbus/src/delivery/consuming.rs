@@ -14,16 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::Subscribers;
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{ConsumeError, RetryPolicy, ShutdownError, SubscriberStatus as _},
+    port::{Backoff, ConsumeError, ShutdownError, SubscriberStatus as _},
 };
 
 /// The delays before a consumer that died is replaced.
-const RESTART_BACKOFF: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_millis(50),
-    max_delay: Duration::from_secs(5),
-};
+const RESTART_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
 /// The lifetime after which a consumer that dies counts as the first: it did not die of its predecessor's cause.
 const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{HandlerError, HandlerErrorKind, RetryPolicy, retry::LONGEST};
+use super::{Backoff, HandlerError, HandlerErrorKind, RetryPolicy, backoff::LONGEST};
 use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::Name};
 
 /// The attempts of a group's handlers at an entry, as buses persist them. Empty until a handler has failed, or the
@@ -109,23 +109,13 @@ const fn is_zero(number: &u32) -> bool {
 }
 
 /// The retry delays after a fault of the database, which may last for hours.
-const SERVER_FAULT_BACKOFF: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_millis(100),
-    max_delay: Duration::from_secs(300),
-};
+const SERVER_FAULT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(300));
 
 /// The number of consecutive process ends, while this event alone was handled, after which it becomes a dead letter.
 const MAX_PROCESS_ENDS_ALONE: u32 = 5;
 
 /// The delays of a suspect: they limit how often an event can end its process.
-const SUSPECT_BACKOFF: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_secs(1),
-    max_delay: Duration::from_secs(60),
-};
+const SUSPECT_BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 
 /// The limit for the text of an error, in bytes.
 const MAX_ERROR_BYTES: usize = 4_000;

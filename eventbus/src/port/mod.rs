@@ -8,6 +8,7 @@ mod delegate;
 
 mod attempts;
 mod backlog;
+mod backoff;
 mod bus;
 mod bus_error;
 mod checkpoint;
@@ -35,6 +36,7 @@ mod unfinished;
 pub(crate) use attempts::RetryDecision;
 pub use attempts::{DeliveryAttempts, Failure, HandlerFailure};
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
+pub use backoff::{Backoff, BackoffTimer};
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};
 pub use checkpoint::{CheckpointError, Checkpoints};

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::Backoff;
+
 /// For how long, how often and after which delays an operation is retried: exponential, capped, jittered.
 ///
 /// # Examples
@@ -37,9 +39,6 @@ impl Default for RetryPolicy {
     }
 }
 
-/// The limit for delays, a hundred years: clocks cannot hold every delay that a caller can ask for.
-pub(super) const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
-
 impl RetryPolicy {
     /// Returns `true` if [`max_retries`](Self::max_retries) lets the retry of this number run; the first is 1.
     #[must_use]
@@ -51,14 +50,17 @@ impl RetryPolicy {
     /// longest.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
-        let factor = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-        self.first_delay.saturating_mul(factor).min(self.max_delay).min(LONGEST)
+        self.backoff().delay(attempt)
     }
 
     /// Returns a random delay before retry `attempt`, between half of [`delay`](Self::delay) and all of it, so that
     /// operations that failed together are not retried together.
     #[must_use]
     pub fn jittered(&self, attempt: u32) -> Duration {
-        self.delay(attempt).mul_f64(0.5 + fastrand::f64() / 2.0)
+        self.backoff().jittered(attempt)
+    }
+
+    const fn backoff(&self) -> Backoff {
+        Backoff::new(self.first_delay, self.max_delay)
     }
 }

@@ -6,58 +6,52 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::clock::SharedClock,
-    port::{AppendWatch, EventStore, RetryPolicy},
+    port::{AppendWatch, Backoff, BackoffTimer, EventStore},
 };
 
-/// Shortest and longest pause between polls for events of other processes.
-const POLL_INTERVAL_MIN: Duration = Duration::from_millis(5);
-const POLL_INTERVAL_MAX: Duration = Duration::from_millis(250);
+/// The pauses between polls for events of other processes.
+const POLL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(5), Duration::from_millis(250));
+/// The pauses after failed reads.
+const FAILURE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
 
 /// Poll backoff of a feed reader: an append in its process wakes it, else it polls ever more slowly.
 pub(crate) struct FeedPoller {
     appended: AppendWatch,
-    interval: Duration,
-    failures: u32,
+    polls: BackoffTimer,
+    failures: BackoffTimer,
     clock: SharedClock,
 }
 
 impl FeedPoller {
     pub(crate) fn new(store: &Arc<dyn EventStore>, clock: SharedClock) -> Self {
-        Self { appended: store.appended().watch(), interval: POLL_INTERVAL_MIN, failures: 0, clock }
+        let (polls, failures) = (BackoffTimer::new(POLL_BACKOFF), BackoffTimer::new(FAILURE_BACKOFF));
+        Self { appended: store.appended().watch(), polls, failures, clock }
     }
 
     /// Resets interval and backoff, after the reader read events.
     pub(crate) fn reset(&mut self) {
-        self.interval = POLL_INTERVAL_MIN;
-        self.failures = 0;
+        self.polls.reset();
+        self.failures.reset();
     }
 
     /// Waits at the end of the feed for an append or the next poll. Returns `false` if it was cancelled.
     pub(crate) async fn wait_idle(&mut self, cancel: &CancellationToken) -> bool {
-        self.failures = 0;
-        let interval = self.interval;
-        self.interval = (interval * 2).min(POLL_INTERVAL_MAX);
+        self.failures.reset();
+        let interval = self.polls.next_delay();
         // neither an append nor a shutdown waits for the poll
         tokio::select! {
             () = cancel.cancelled() => false,
-            () = self.appended.appended() => { self.interval = POLL_INTERVAL_MIN; true }
+            () = self.appended.appended() => { self.polls.reset(); true }
             () = self.clock.sleep(interval) => true,
         }
     }
 
     /// Waits after a failed read, longer each time. Returns `false` if it was cancelled.
     pub(crate) async fn wait_after_failure(&mut self, cancel: &CancellationToken) -> bool {
-        const BACKOFF: RetryPolicy = RetryPolicy {
-            retry_for: Duration::MAX,
-            max_retries: None,
-            first_delay: Duration::from_millis(50),
-            max_delay: Duration::from_secs(2),
-        };
-        self.failures = self.failures.saturating_add(1);
         // a shutdown does not wait for the backoff
         tokio::select! {
             () = cancel.cancelled() => false,
-            () = self.clock.sleep(BACKOFF.jittered(self.failures)) => true,
+            () = self.clock.sleep(self.failures.next_jittered()) => true,
         }
     }
 }
@@ -86,9 +80,9 @@ mod tests {
     async fn a_look_that_finds_nothing_ends_a_row_of_failures() {
         let (_store, mut feed, cancel) = poller();
         feed.wait_after_failure(&cancel).await;
-        assert!(feed.failures > 0);
+        assert_ne!(feed.failures, BackoffTimer::new(FAILURE_BACKOFF));
         feed.wait_idle(&cancel).await;
-        assert_eq!(feed.failures, 0, "the next failure is tried again soon");
+        assert_eq!(feed.failures, BackoffTimer::new(FAILURE_BACKOFF), "the next failure is tried again soon");
     }
 
     #[tokio::test(start_paused = true)]
@@ -119,7 +113,7 @@ mod tests {
             assert!((longest / 2..=longest + 1).contains(&waited), "{waited} ms of {longest} ms");
         }
         feed.reset();
-        assert_eq!(feed.failures, 0);
+        assert_eq!(feed.failures, BackoffTimer::new(FAILURE_BACKOFF));
     }
 
     #[tokio::test(start_paused = true)]

@@ -22,17 +22,12 @@ use crate::{
         metadata::EventId,
         name::Name,
     },
-    port::{Delivery, HandlerError, RetryPolicy, Transaction, Transactions},
+    port::{Backoff, BackoffTimer, Delivery, HandlerError, Transaction, Transactions},
     support::Outage,
 };
 
 /// Delays between attempts to begin a transaction while the store is away.
-const BEGIN_RETRY: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: None,
-    first_delay: Duration::from_millis(100),
-    max_delay: Duration::from_secs(5),
-};
+const BEGIN_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Lets one handler take effect once for each event.
 pub(crate) struct HandlerInbox {
@@ -88,17 +83,16 @@ impl HandlerInbox {
     ///
     /// Retries while the store is away, until the app stops: an outage is no fault of the event and uses up no attempt.
     async fn begin_transaction(&self, event_id: EventId) -> Option<Box<dyn Transaction>> {
-        let mut failures = 0;
+        let mut backoff = BackoffTimer::new(BEGIN_BACKOFF);
         loop {
             match self.try_begin_transaction(event_id).await {
                 Ok(begin_outcome) => return begin_outcome,
                 Err(error) => {
-                    failures += 1;
                     let fault = self.transactions.server_fault(&*error);
                     let fault = fault.map_or_else(|| "no transaction can begin".into(), |fault| fault.to_string());
                     let is_news = note_server_fault(fault, &self.clock);
                     self.log_failure(&error, is_news);
-                    self.clock.sleep(BEGIN_RETRY.jittered(failures)).await;
+                    self.clock.sleep(backoff.next_jittered()).await;
                 }
             }
         }

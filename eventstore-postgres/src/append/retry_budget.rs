@@ -4,21 +4,21 @@
 
 use std::time::Duration;
 
+use eventbus::port::{Backoff, BackoffTimer};
 use tokio::time::{Instant, sleep};
 
 #[derive(Debug, Clone)]
 pub(super) struct RetryBudget {
     timeout: Duration,
     deadline: Option<Instant>,
-    next_delay: Duration,
+    backoff: BackoffTimer,
 }
 
 impl RetryBudget {
-    const RETRY_DELAY_FIRST: Duration = Duration::from_millis(1);
-    const RETRY_DELAY_MAX: Duration = Duration::from_millis(250);
+    const BACKOFF: Backoff = Backoff::new(Duration::from_millis(1), Duration::from_millis(250));
 
     pub(super) fn new(timeout: Duration) -> Self {
-        Self { timeout, deadline: None, next_delay: Self::RETRY_DELAY_FIRST }
+        Self { timeout, deadline: None, backoff: BackoffTimer::new(Self::BACKOFF) }
     }
 
     /// Waits before the next attempt, each time longer, and returns `true`; `false` at once if the time limit, which
@@ -28,8 +28,7 @@ impl RetryBudget {
         if now >= *self.deadline.get_or_insert(now + self.timeout) {
             return false;
         }
-        sleep(self.next_delay).await;
-        self.next_delay = (self.next_delay * 2).min(Self::RETRY_DELAY_MAX);
+        sleep(self.backoff.next_delay()).await;
         true
     }
 }

@@ -7,6 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use eventbus::port::{Backoff, BackoffTimer};
 use redis::ScriptInvocation;
 use tokio::{task::AbortHandle, time::Instant};
 
@@ -16,9 +17,8 @@ use crate::{
     store::{RedisTransactionError, inner::StoreInner, lease::millis},
 };
 
-/// Delays before a lock that is held is polled again: doubled up to the second one.
-const LOCK_POLL_INTERVAL_FIRST: Duration = Duration::from_millis(2);
-const LOCK_POLL_INTERVAL_MAX: Duration = Duration::from_millis(50);
+/// Delays before a lock that is held is polled again.
+const LOCK_POLL_BACKOFF: Backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(50));
 
 /// Longest wait for the lock of a process that died.
 const LOCK_TTL_MAX: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ impl TransactionLocks {
             self.keys.push(key.clone());
         }
         self.first_locked_at.get_or_insert_with(Instant::now);
-        let mut pause = LOCK_POLL_INTERVAL_FIRST;
+        let mut backoff = BackoffTimer::new(LOCK_POLL_BACKOFF);
         loop {
             let reply: String =
                 self.inner.connection().run_idempotent(script).await.map_err(RedisTransactionError::unavailable)?;
@@ -102,8 +102,7 @@ impl TransactionLocks {
                     return Ok(false);
                 }
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LOCK_POLL_INTERVAL_MAX);
+            tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 

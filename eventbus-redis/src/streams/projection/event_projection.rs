@@ -4,7 +4,11 @@
 
 use std::{fmt, time::Duration};
 
-use eventbus::{BoxError, port::MessageId, support::Outage};
+use eventbus::{
+    BoxError,
+    port::{BackoffTimer, MessageId},
+    support::Outage,
+};
 use serde::de::DeserializeOwned;
 
 use super::{
@@ -175,7 +179,7 @@ impl EventProjection {
 
     async fn run_until_error(&self, applied: &mut Applied) -> StreamProjectionError {
         let mut coming = self.runner.streams().reader(self.runner.keys().stream());
-        let (mut failures, mut last_logged) = (0, None);
+        let (mut backoff, mut last_logged) = (BackoffTimer::new(RECONNECT_BACKOFF), None);
         let clock = &self.runner.streams().config().clock;
         let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
         loop {
@@ -198,7 +202,7 @@ impl EventProjection {
             };
             match followed.await {
                 Ok(_) => {
-                    failures = 0;
+                    backoff.reset();
                     if let Some(lasted) = outage.ends() {
                         tracing::info!(
                             projection = self.runner.keys().name(),
@@ -209,11 +213,10 @@ impl EventProjection {
                     }
                 }
                 Err(error) if error.is_retryable() => {
-                    failures += 1;
                     if outage.begins() {
                         tracing::warn!(projection = self.runner.keys().name(), %error, "projection interrupted, trying again");
                     }
-                    tokio::time::sleep(RECONNECT_BACKOFF.jittered(failures)).await;
+                    tokio::time::sleep(backoff.next_jittered()).await;
                 }
                 Err(error) if error.is_entry_error() => {
                     stop.begins();

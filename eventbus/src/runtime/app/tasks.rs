@@ -11,7 +11,9 @@ use crate::{
         clock::SharedClock,
         error::{BoxError, ErrorLine},
     },
-    port::{ConnectError, ConsumeError, EventBus, EventStore, RetryPolicy, ShutdownError, StateMap, Subscription},
+    port::{
+        Backoff, BackoffTimer, ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, StateMap, Subscription,
+    },
     runtime::{
         definition::HandlerDefinition,
         handler_environment::HandlerEnvironment,
@@ -276,6 +278,9 @@ async fn run_when_connected(
     }
 }
 
+/// The delays while the bus is away.
+const BUS_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+
 /// Connects a bus that was away when the app started. Retries also a refusal, since an operator may repair its cause.
 async fn connect(
     bus: Arc<dyn EventBus>,
@@ -283,17 +288,10 @@ async fn connect(
     connected: watch::Sender<bool>,
     cancel: CancellationToken,
 ) {
-    const CONNECT_RETRY: RetryPolicy = RetryPolicy {
-        retry_for: Duration::MAX,
-        max_retries: None,
-        first_delay: Duration::from_millis(100),
-        max_delay: Duration::from_secs(2),
-    };
     let (began, destination) = (clock.instant(), bus.destination());
-    let (mut attempt, mut is_refused) = (0, false);
+    let (mut backoff, mut is_refused) = (BackoffTimer::new(BUS_BACKOFF), false);
     loop {
-        attempt += 1;
-        if cancel.run_until_cancelled(clock.sleep(CONNECT_RETRY.jittered(attempt))).await.is_none() {
+        if cancel.run_until_cancelled(clock.sleep(backoff.next_jittered())).await.is_none() {
             return;
         }
         match cancel.run_until_cancelled(bus.ensure_connected()).await {
@@ -332,13 +330,7 @@ async fn consume_until_cancelled(
     clock: SharedClock,
     cancel: CancellationToken,
 ) {
-    let backoff = RetryPolicy {
-        retry_for: Duration::MAX,
-        max_retries: None,
-        first_delay: Duration::from_millis(100),
-        max_delay: Duration::from_secs(2),
-    };
-    let (mut attempt, mut outage) = (0, Outage::new(clock.clone()));
+    let (mut backoff, mut outage) = (BackoffTimer::new(BUS_BACKOFF), Outage::new(clock.clone()));
     while !cancel.is_cancelled() {
         let mut consuming = std::pin::pin!(bus.start_consuming());
         // biased: polls the consumer first, so that `is_consuming` tells below whether it has begun
@@ -359,13 +351,12 @@ async fn consume_until_cancelled(
                 return tracing::error!(destination = %bus.destination(), %error, "cannot consume");
             }
             Err(error) => {
-                attempt += 1;
                 if outage.begins() {
                     tracing::warn!(destination = %bus.destination(), %error, "cannot consume yet, trying again");
                 }
                 tokio::select! {
                     () = cancel.cancelled() => {}
-                    () = clock.sleep(backoff.jittered(attempt)) => {}
+                    () = clock.sleep(backoff.next_jittered()) => {}
                 }
             }
         }

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use crate::{
     delivery::activity::{Activity, TookTooLong},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{Delivery, HandlerError, HandlerErrorKind, RetryPolicy, StateMap},
+    port::{Backoff, Delivery, HandlerError, HandlerErrorKind, StateMap},
     runtime::definition::ProjectionDefinition,
 };
 
@@ -33,13 +33,9 @@ pub(super) fn feed_delivery(definition: &ProjectionDefinition, record: RecordedE
     Delivery::new(record, Name::from_static(definition.name)).with_state(state.clone())
 }
 
-/// A projection retries an event 3 times, with a backoff from 100 ms.
-const EVENT_RETRY_POLICY: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: Some(3),
-    first_delay: Duration::from_millis(100),
-    max_delay: Duration::from_secs(30),
-};
+/// The number of retries of an event, and their delays.
+const EVENT_RETRIES_MAX: u32 = 3;
+const EVENT_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(30));
 
 /// An event that could not be handled.
 #[derive(Debug)]
@@ -54,7 +50,7 @@ pub(super) struct EventRetry {
 impl EventRetry {
     /// Returns `true` if no retry follows.
     pub(super) fn is_final(&self) -> bool {
-        self.error.is_permanent() || !EVENT_RETRY_POLICY.allows(self.attempts)
+        self.error.is_permanent() || self.attempts > EVENT_RETRIES_MAX
     }
 
     pub(super) fn log_retry(&self, projection: &'static str) {
@@ -68,7 +64,7 @@ impl EventRetry {
     pub(super) fn delay(&self) -> Duration {
         match self.error.kind() {
             HandlerErrorKind::RetryAfter(delay) => delay,
-            _ => EVENT_RETRY_POLICY.jittered(self.attempts),
+            _ => EVENT_BACKOFF.jittered(self.attempts),
         }
     }
 }

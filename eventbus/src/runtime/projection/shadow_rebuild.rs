@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
-    port::{EventStore, FeedFilter, ReadError, RetryPolicy, Shadow, Transactions},
+    port::{Backoff, EventStore, FeedFilter, ReadError, Shadow, Transactions},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},
@@ -43,13 +43,9 @@ const FORMER_VERSIONS_DROPPED: u32 = 8;
 /// Interval at which a rebuild tries to acquire a lease that a different process holds.
 const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Retries of a store that cannot be reached.
-const STORE_RETRY_POLICY: RetryPolicy = RetryPolicy {
-    retry_for: Duration::MAX,
-    max_retries: Some(5),
-    first_delay: Duration::from_millis(100),
-    max_delay: Duration::from_secs(5),
-};
+/// The number of retries of a store that cannot be reached, and their delays.
+const STORE_RETRIES_MAX: u32 = 5;
+const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Rebuilds a projection through copies of its tables.
 ///
@@ -242,13 +238,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Err(error) => error,
             };
             failures = if meter.progress().position > before { 1 } else { failures + 1 };
-            if !STORE_RETRY_POLICY.allows(failures) {
+            if failures > STORE_RETRIES_MAX {
                 return Err(self.store_error(error));
             }
             if outage.begins() {
                 tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
             }
-            let pause = self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures));
+            let pause = self.context.clock.sleep(STORE_BACKOFF.jittered(failures));
             // if cancelled, the next attempt ends at once
             held_lease.ended().run_until_cancelled(pause).await;
         }
@@ -297,13 +293,13 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Err(error) => error.into(),
             };
             failures += 1;
-            if over.is_cancelled() || !STORE_RETRY_POLICY.allows(failures) {
+            if over.is_cancelled() || failures > STORE_RETRIES_MAX {
                 return Err(self.store_error(error));
             }
             if outage.begins() {
                 tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
             }
-            over.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
+            over.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures))).await;
         }
     }
 
@@ -351,14 +347,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                     return Ok(position);
                 }
                 Ok(false) => return Err(self.lost_error()),
-                Err(error) if STORE_RETRY_POLICY.allows(failures + 1) => {
+                Err(error) if failures < STORE_RETRIES_MAX => {
                     failures += 1;
                     if outage.begins() {
                         tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
                     }
                     live_lease
                         .ended()
-                        .run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures)))
+                        .run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures)))
                         .await;
                 }
                 Err(error) => return Err(self.store_error(error)),
@@ -382,11 +378,11 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let mut failures = 0;
         while let Err(error) = self.transactions.drop_shadow(&self.shadow).await {
             failures += 1;
-            if !STORE_RETRY_POLICY.allows(failures) {
+            if failures > STORE_RETRIES_MAX {
                 tracing::warn!(shadow = %self.shadow.name, %error, "rows are replaced, but their copies are left to the next rebuild");
                 return;
             }
-            self.stop.run_until_cancelled(self.context.clock.sleep(STORE_RETRY_POLICY.jittered(failures))).await;
+            self.stop.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures))).await;
         }
     }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     domain::error::BoxError,
+    port::{Backoff, BackoffTimer},
     runtime::{
         definition::Projection,
         feed_poller::FeedPoller,
@@ -47,8 +48,9 @@ pub(super) async fn wait_for_lease<P: Projection>(
     cancel: &CancellationToken,
 ) -> Option<HeldLease> {
     let clock = &context.clock;
-    let (mut next_request_at, mut pause) = (clock.instant(), LEASE_REQUEST_INTERVAL_MIN);
-    let mut free_since = None;
+    let interval_max = LEASE_REQUEST_INTERVAL_MAX.min(context.lease_ttl / 3);
+    let mut intervals = BackoffTimer::new(Backoff::new(LEASE_REQUEST_INTERVAL_MIN, interval_max));
+    let (mut next_request_at, mut free_since) = (clock.instant(), None);
     loop {
         if cancel.is_cancelled() {
             return None;
@@ -63,8 +65,7 @@ pub(super) async fn wait_for_lease<P: Projection>(
                     continue;
                 }
             }
-            next_request_at = clock.after(pause);
-            pause = (pause * 2).min(LEASE_REQUEST_INTERVAL_MAX).min(context.lease_ttl / 3);
+            next_request_at = clock.after(intervals.next_delay());
         }
         match context.load_checkpoint(&lease_request.role).await {
             Ok(position) => {

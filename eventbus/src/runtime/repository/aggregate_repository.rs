@@ -25,7 +25,7 @@ use crate::{
         record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
         stream::{AggregateId, ExpectedVersion, Version},
     },
-    port::{AppendError, Direction, EventBus, EventStore, RetryPolicy},
+    port::{AppendError, Backoff, Direction, EventBus, EventStore, RetryPolicy},
 };
 
 /// Retries of an update after a conflict with a concurrent writer: count and delays.
@@ -357,12 +357,8 @@ impl<A: Apply> AggregateRepository<A> {
 
     /// Appends; resolves an unknown outcome by appending the same event ids again.
     async fn append(&self, root: &AggregateRoot<A>, events: Vec<NewEvent>) -> Result<Vec<RecordedEvent>, AppendError> {
-        const OUTCOME_RETRY: RetryPolicy = RetryPolicy {
-            retry_for: Duration::MAX,
-            max_retries: Some(3),
-            first_delay: Duration::from_millis(50),
-            max_delay: Duration::from_secs(1),
-        };
+        const OUTCOME_RETRIES_MAX: u32 = 3;
+        const OUTCOME_BACKOFF: Backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         let (stream, expected) = (A::stream(root.id()), ExpectedVersion::Exact(root.version()));
         let mut attempt = 0;
         loop {
@@ -372,12 +368,12 @@ impl<A: Apply> AggregateRepository<A> {
                 Err(AppendError::Unavailable(error)) if attempt > 0 => error,
                 outcome => return outcome,
             };
-            if !OUTCOME_RETRY.allows(attempt + 1) {
+            if attempt == OUTCOME_RETRIES_MAX {
                 return Err(AppendError::OutcomeUnknown(error));
             }
             attempt += 1;
             tracing::warn!(%stream, %error, "append outcome unknown, appending the same event ids again");
-            self.clock.sleep(OUTCOME_RETRY.jittered(attempt)).await;
+            self.clock.sleep(OUTCOME_BACKOFF.jittered(attempt)).await;
         }
     }
 }
