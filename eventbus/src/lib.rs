@@ -104,6 +104,7 @@ pub use runtime::{
     definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
     extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
     follow::{Follow, FollowControl, FollowStatus, Following},
+    handler_context::HandlerContext,
     projection::{
         ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
         RebuildOwner, RebuildProgress,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     definition::{HandlerCall, HandlerDefinition},
-    handler_environment::HandlerEnvironment,
+    handler_context::HandlerContext,
 };
 use crate::{
     delivery::{
@@ -40,19 +40,15 @@ pub(crate) struct HandlerInbox {
 }
 
 impl HandlerInbox {
-    /// Creates the inbox of a handler; `None` if it takes no transaction, or if no store of the environment lends one.
-    pub(crate) fn for_handler(
-        handler: &HandlerDefinition,
-        group: &Name,
-        environment: &HandlerEnvironment,
-    ) -> Option<Self> {
+    /// Creates the inbox of a handler; `None` if it takes no transaction, or if no store of the context lends one.
+    pub(crate) fn for_handler(handler: &HandlerDefinition, group: &Name, context: &HandlerContext) -> Option<Self> {
         let takes_part = !handler.requirements().transactions().is_empty();
-        let transactions = Arc::clone(environment.transactions.as_ref().filter(|_| takes_part)?);
+        let transactions = Arc::clone(context.transactions.as_ref().filter(|_| takes_part)?);
         Some(Self {
             transactions,
             name: group.joined("/", handler.name),
-            stop: environment.stop.clone(),
-            clock: environment.clock.clone(),
+            stop: context.stop.clone(),
+            clock: context.clock.clone(),
         })
     }
 

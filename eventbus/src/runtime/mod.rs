@@ -5,7 +5,7 @@ pub(crate) mod definition;
 pub(crate) mod extract;
 mod feed_poller;
 pub(crate) mod follow;
-pub(crate) mod handler_environment;
+pub(crate) mod handler_context;
 pub(crate) mod handler_inbox;
 pub(crate) mod held_lease;
 pub(crate) mod projection;

@@ -5,7 +5,7 @@ use std::{future::Future, sync::Arc};
 use super::{
     definition::{Handler, HandlerDefinition, HandlerRegistration, Projection},
     extract::HandlerOutcome,
-    handler_environment::HandlerEnvironment,
+    handler_context::HandlerContext,
     handler_inbox::HandlerInbox,
     projection::ProjectionHandle,
     start::{StartError, StartMistake},
@@ -16,7 +16,7 @@ use crate::{
         name::Name,
         record::{EventSet, RecordedEvent},
     },
-    port::{ConsumeError, EventBus, EventStore, HandlerError, Requirements, StateMap, Subscriber, Subscription},
+    port::{ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription},
 };
 
 /// A handler of events of type `E`: a closure, or a value with an `async fn handle`.
@@ -78,53 +78,27 @@ pub trait EventBusExt: EventBus {
 
     /// Subscribes an annotated handler, in its own group or else the bus's.
     ///
+    /// The context is the states, `&state`, or `(&state, &store)`: then a handler that takes the connection of the
+    /// store runs in a transaction of its own. The store notes each delivery that took effect. Delete old notes now and
+    /// then with [`Transactions::forget_deliveries`](crate::port::Transactions::forget_deliveries); an app does so by
+    /// itself.
+    ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that `state` does not hold, or a transaction, which needs
-    /// [`subscribe_handler_in`](Self::subscribe_handler_in).
-    fn subscribe_handler<H: Handler>(&self, state: &StateMap) -> Result<Subscription, StartError> {
-        let mut subscriptions =
-            subscribe_handlers(self, &[H::definition()], &HandlerEnvironment::without_store(state))?;
+    /// [`StartError`] if the handler takes a state that the context does not hold, a transaction without a store, or
+    /// that of a different store.
+    fn subscribe_handler<H: Handler>(&self, context: impl Into<HandlerContext>) -> Result<Subscription, StartError> {
+        let mut subscriptions = subscribe_handlers(self, &[H::definition()], &context.into())?;
         subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
     }
 
-    /// Subscribes an annotated handler that may take the connection of `store`: it runs in a transaction of its own.
-    ///
-    /// The store notes each delivery that took effect. Delete old notes now and then with
-    /// [`Transactions::forget_deliveries`](crate::port::Transactions::forget_deliveries); an app does so by itself.
+    /// Subscribes every annotated handler that is linked into the program; the context is that of
+    /// [`subscribe_handler`](Self::subscribe_handler).
     ///
     /// # Errors
-    /// [`StartError`] if the handler takes a state that `state` does not hold, or the transaction of a different store.
-    fn subscribe_handler_in<H: Handler>(
-        &self,
-        state: &StateMap,
-        store: &impl EventStore,
-    ) -> Result<Subscription, StartError> {
-        let mut subscriptions =
-            subscribe_handlers(self, &[H::definition()], &HandlerEnvironment::with_store(state, store))?;
-        subscriptions.pop().ok_or_else(|| StartMistake::NothingDiscovered.into())
-    }
-
-    /// Subscribes every annotated handler that is linked into the program.
-    ///
-    /// # Errors
-    /// [`StartError`] with every mistake: no handler found, a name used twice, states that `state` does not hold,
-    /// transactions.
-    fn subscribe_discovered(&self, state: &StateMap) -> Result<Vec<Subscription>, StartError> {
-        subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::without_store(state))
-    }
-
-    /// Subscribes every linked handler, also those that take the connection of `store`; see
-    /// [`subscribe_handler_in`](Self::subscribe_handler_in).
-    ///
-    /// # Errors
-    /// [`StartError`] with every mistake: no handler found, a name used twice, states that `state` does not hold,
-    /// transactions of a different store.
-    fn subscribe_discovered_in(
-        &self,
-        state: &StateMap,
-        store: &impl EventStore,
-    ) -> Result<Vec<Subscription>, StartError> {
-        subscribe_handlers(self, &discovered_handlers(), &HandlerEnvironment::with_store(state, store))
+    /// [`StartError`] with every mistake: no handler found, a name used twice, states that the context does not hold,
+    /// transactions without a store or of a different one.
+    fn subscribe_discovered(&self, context: impl Into<HandlerContext>) -> Result<Vec<Subscription>, StartError> {
+        subscribe_handlers(self, &discovered_handlers(), &context.into())
     }
 
     /// Feeds a projection from the bus, in the bus's own group: at least once, so an event may be counted twice after a
@@ -209,28 +183,24 @@ pub(crate) fn group_of(definition: &HandlerDefinition, default_group: &Name) -> 
 fn subscribe_handlers<B: EventBus + ?Sized>(
     bus: &B,
     handlers: &[HandlerDefinition],
-    environment: &HandlerEnvironment,
+    context: &HandlerContext,
 ) -> Result<Vec<Subscription>, StartError> {
     if handlers.is_empty() {
         return Err(StartMistake::NothingDiscovered.into());
     }
-    check_handlers(handlers, environment)?;
+    check_handlers(handlers, context)?;
     let subscribe = |definition: &HandlerDefinition| {
         let group = group_of(definition, bus.default_group());
-        bus.add_subscriber(group.clone(), handler_subscriber(*definition, &group, environment))
+        bus.add_subscriber(group.clone(), handler_subscriber(*definition, &group, context))
     };
     Ok(handlers.iter().map(subscribe).collect())
 }
 
-/// Returns the subscriber that runs a handler in `environment`.
-pub(crate) fn handler_subscriber(
-    definition: HandlerDefinition,
-    group: &Name,
-    environment: &HandlerEnvironment,
-) -> Subscriber {
+/// Returns the subscriber that runs a handler in `context`.
+pub(crate) fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &HandlerContext) -> Subscriber {
     let call = definition.call;
-    let inbox = HandlerInbox::for_handler(&definition, group, environment).map(Arc::new);
-    let state = environment.state.clone();
+    let inbox = HandlerInbox::for_handler(&definition, group, context).map(Arc::new);
+    let state = context.state.clone();
     Subscriber::new(Name::from_static(definition.name), definition.events, move |delivery| {
         let delivery = delivery.clone().with_state(state.clone());
         let inbox = inbox.clone();
@@ -245,18 +215,12 @@ pub(crate) fn handler_subscriber(
 }
 
 /// Reports every mistake of handlers without an app.
-fn check_handlers(handlers: &[HandlerDefinition], environment: &HandlerEnvironment) -> Result<(), StartError> {
+fn check_handlers(handlers: &[HandlerDefinition], context: &HandlerContext) -> Result<(), StartError> {
     let mut mistakes = duplicate_handlers(handlers);
-    let transaction = environment.transactions.as_ref().map(|transactions| transactions.transaction_type());
+    let transaction = context.transactions.as_ref().map(|transactions| transactions.transaction_type());
     for handler in handlers {
         let requirements = handler.requirements();
-        mistakes.extend(unmet_requirements(
-            handler.name,
-            handler.source,
-            &requirements,
-            &environment.state,
-            transaction,
-        ));
+        mistakes.extend(unmet_requirements(handler.name, handler.source, &requirements, &context.state, transaction));
     }
     StartError::unless_empty(mistakes)
 }

@@ -74,7 +74,7 @@ async fn order(app: &App) {
 async fn an_event_that_is_delivered_again_takes_effect_once() {
     let (store, calls, bus) = (TableStore::new(), Calls::default(), InMemoryEventBus::new());
     let state = StateMap::new().with(calls.clone());
-    bus.subscribe_handler_in::<reserve>(&state, &store).unwrap();
+    bus.subscribe_handler::<reserve>((&state, &store)).unwrap();
     let event = RecordedEvent::from_event(&created("ada", 1.0), AggregateId::new(), Version::FIRST).unwrap();
     let consumer = bus.start_consuming_in_background();
     for events in 1..=3 {
@@ -176,7 +176,7 @@ async fn a_transaction_of_no_store_or_another_store_is_a_mistake() {
     let without = bus.subscribe_handler::<reserve>(&state).unwrap_err();
     assert!(matches!(without.mistakes(), [StartMistake::TransactionMismatch { offered: None, .. }]), "{without}");
     let memory = eventbus::InMemoryEventStore::new();
-    let without = bus.subscribe_handler_in::<reserve>(&state, &memory).unwrap_err();
+    let without = bus.subscribe_handler::<reserve>((&state, &memory)).unwrap_err();
     assert!(matches!(without.mistakes(), [StartMistake::TransactionMismatch { offered: None, .. }]), "{without}");
 }
 
@@ -188,7 +188,7 @@ async fn plain(_event: &OrderShipped, State(calls): State<Calls>) {
 #[tokio::test]
 async fn handlers_that_take_no_transaction_run_outside_of_one() {
     let (store, calls, bus) = (TableStore::new(), Calls::default(), InMemoryEventBus::new());
-    bus.subscribe_handler_in::<plain>(&StateMap::new().with(calls.clone()), &store).unwrap();
+    bus.subscribe_handler::<plain>((&StateMap::new().with(calls.clone()), &store)).unwrap();
     let shipped = OrderShipped { tracking_number: "T".into() };
     let event = RecordedEvent::from_event(&shipped, AggregateId::new(), Version::FIRST).unwrap();
     let _in_use = store.begin().await.unwrap();

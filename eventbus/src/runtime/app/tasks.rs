@@ -16,7 +16,7 @@ use crate::{
     },
     runtime::{
         definition::HandlerDefinition,
-        handler_environment::HandlerEnvironment,
+        handler_context::HandlerContext,
         handler_inbox,
         held_lease::new_owner,
         projection::RunnerContext,
@@ -77,12 +77,9 @@ impl AppTasks {
     ) -> Result<Self, BoxError> {
         let TaskEnvironment { store, bus, is_connected, state, clock } = environment;
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
-        let handler_environment = HandlerEnvironment {
-            stop: cancel.clone(),
-            clock: clock.clone(),
-            ..HandlerEnvironment::with_store(state, store)
-        };
-        let subscriptions = Subscriptions::add_all(&plan.handlers, bus, &handler_environment);
+        let handler_context =
+            HandlerContext { stop: cancel.clone(), clock: clock.clone(), ..HandlerContext::from((state, store)) };
+        let subscriptions = Subscriptions::add_all(&plan.handlers, bus, &handler_context);
         let mut tasks = Self {
             cancel,
             abort_store_tasks: abort.child_token(),
@@ -245,14 +242,10 @@ impl Drop for AppTasks {
 struct Subscriptions(Vec<Subscription>);
 
 impl Subscriptions {
-    fn add_all(
-        handlers: &[HandlerDefinition],
-        bus: &Arc<dyn EventBus>,
-        handler_environment: &HandlerEnvironment,
-    ) -> Self {
+    fn add_all(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, handler_context: &HandlerContext) -> Self {
         let subscribe = |handler: &HandlerDefinition| {
             let group = group_of(handler, bus.default_group());
-            bus.add_subscriber(group.clone(), handler_subscriber(*handler, &group, handler_environment))
+            bus.add_subscriber(group.clone(), handler_subscriber(*handler, &group, handler_context))
         };
         Self(handlers.iter().map(subscribe).collect())
     }

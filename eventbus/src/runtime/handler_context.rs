@@ -1,0 +1,42 @@
+//! The context of handlers: what their parameters are taken from.
+
+use std::{fmt, sync::Arc};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    domain::clock::SharedClock,
+    port::{EventStore, StateMap, Transactions},
+};
+
+/// The states, and the store of the transactions, from which handlers take their parameters: made of `&state`, or of
+/// `(&state, &store)`.
+#[derive(Clone)]
+pub struct HandlerContext {
+    pub(crate) state: StateMap,
+    /// The store's transactions, for handlers that take its connection.
+    pub(crate) transactions: Option<Arc<dyn Transactions>>,
+    /// Cancelled when the app stops.
+    pub(crate) stop: CancellationToken,
+    pub(crate) clock: SharedClock,
+}
+
+impl From<&StateMap> for HandlerContext {
+    /// Creates the context of handlers that take no transaction.
+    fn from(state: &StateMap) -> Self {
+        Self { state: state.clone(), transactions: None, stop: CancellationToken::new(), clock: SharedClock::SYSTEM }
+    }
+}
+
+impl<S: EventStore> From<(&StateMap, &S)> for HandlerContext {
+    /// Creates the context of handlers that may take the connection of the store.
+    fn from((state, store): (&StateMap, &S)) -> Self {
+        Self { transactions: store.transactions(), ..state.into() }
+    }
+}
+
+impl fmt::Debug for HandlerContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerContext").field("state", &self.state).finish_non_exhaustive()
+    }
+}
