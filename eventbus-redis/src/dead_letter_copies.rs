@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, InvalidName, Name,
-    port::{CheckpointError, EventStore, Lease, LeaseError, Notes},
+    port::{EventStore, Lease, Notes},
     support::{Outage, PAGE_BYTES},
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -98,35 +98,12 @@ enum CopyError {
     Failed(BoxError),
 }
 
-impl CopyError {
-    fn from_error(error: impl Into<BoxError>) -> Self {
-        Self::Failed(error.into())
-    }
-}
-
-impl From<CheckpointError> for CopyError {
-    fn from(error: CheckpointError) -> Self {
-        Self::from_error(error)
-    }
-}
-
-impl From<InvalidName> for CopyError {
-    fn from(error: InvalidName) -> Self {
-        Self::from_error(error)
-    }
-}
-
-impl From<LeaseError> for CopyError {
-    fn from(error: LeaseError) -> Self {
-        Self::from_error(error)
-    }
-}
-
-impl From<RedisCommandError> for CopyError {
-    fn from(error: RedisCommandError) -> Self {
-        match error {
-            RedisCommandError::ShutDown { .. } => Self::ShutDown,
-            error => Self::from_error(error),
+impl<E: Into<BoxError>> From<E> for CopyError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        match error.downcast_ref() {
+            Some(RedisCommandError::ShutDown { .. }) => Self::ShutDown,
+            _ => Self::Failed(error),
         }
     }
 }
@@ -286,7 +263,7 @@ impl DeadLetterCopier {
     /// Compares Redis with the store, if the stream or the record has changed.
     async fn sync_if_changed(&mut self) -> Result<(), CopyError> {
         if self.store_id.is_empty() {
-            self.store_id = self.store.store_id().await.map_err(CopyError::from_error)?.to_string();
+            self.store_id = self.store.store_id().await?.to_string();
         }
         let (text, counts) = self.load_record().await?;
         let record: Option<CopyRecord> = text.as_deref().and_then(|text| text.parse().ok());
@@ -394,7 +371,7 @@ impl DeadLetterCopier {
             }
             for (key, dead_letter) in found_dead_letters {
                 if !copies.contains(&key) {
-                    let text = serde_json::to_string(&dead_letter).map_err(CopyError::from_error)?;
+                    let text = serde_json::to_string(&dead_letter)?;
                     self.notes()?.save_note(&self.note_names.note_name(key)?, &text).await?;
                 }
             }
@@ -411,7 +388,7 @@ impl DeadLetterCopier {
             let note = self.note_names.note_name(*key)?;
             if let Some(text) = self.notes()?.load_note(&note).await? {
                 bytes += text.len();
-                dead_letters.push(serde_json::from_str::<StoredDeadLetter>(&text).map_err(CopyError::from_error)?);
+                dead_letters.push(serde_json::from_str::<StoredDeadLetter>(&text)?);
             }
             if bytes >= PAGE_BYTES || number + 1 == keys.len() {
                 let next = CopyRecord { revision: own_record.revision.saturating_add(1), ..own_record.clone() };
@@ -460,9 +437,8 @@ impl DeadLetterCopier {
         let reply: (Option<String>, String, String, String, String) = self.bus.run_idempotent(&script).await?;
         let (text, length, last, max_deleted, added) = reply;
         let counts = parse_counts(&length, &last, &max_deleted, &added);
-        let counts = counts.ok_or_else(|| {
-            CopyError::from_error(format!("the server replied {length} {last} {max_deleted} {added}"))
-        })?;
+        let counts = counts
+            .ok_or_else(|| CopyError::from(format!("the server replied {length} {last} {max_deleted} {added}")))?;
         Ok((text, counts))
     }
 
@@ -480,6 +456,6 @@ impl DeadLetterCopier {
     }
 
     fn notes(&self) -> Result<&dyn Notes, CopyError> {
-        self.store.notes().ok_or_else(|| CopyError::from_error("the store keeps no notes"))
+        self.store.notes().ok_or_else(|| CopyError::from("the store keeps no notes"))
     }
 }
