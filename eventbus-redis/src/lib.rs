@@ -28,6 +28,7 @@ mod otel;
 mod partition;
 mod partition_hash;
 mod ports;
+mod program;
 mod publish;
 mod relay;
 mod reply;

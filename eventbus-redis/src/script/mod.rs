@@ -26,10 +26,14 @@ const MEMBERS: &str = include_str!("lib/members.lua");
 const ONE_STREAM: &str = include_str!("lib/one_stream.lua");
 const PAGES: &str = include_str!("lib/pages.lua");
 const PARTITIONED: &str = include_str!("lib/partitioned.lua");
+const PROGRAM_ARGS: &str = include_str!("lib/program_args.lua");
+const PROGRAM_RUN: &str = include_str!("lib/program_run.lua");
+const PROGRAM_STEPS: &str = include_str!("lib/program.lua");
 const RELAY: &str = include_str!("lib/relay.lua");
 
 pub(crate) static CHECK_SCRIPTING: LazyLock<Script> =
     LazyLock::new(|| script(&[include_str!("lib/check_scripting.lua")]));
+pub(crate) static PROGRAM: LazyLock<Script> = LazyLock::new(|| script(&[PROGRAM_ARGS, PROGRAM_STEPS, PROGRAM_RUN]));
 pub(crate) static READ_PAGE: LazyLock<Script> =
     LazyLock::new(|| script(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("lib/read_page.lua")]));
 

@@ -32,7 +32,6 @@ use eventbus::{
     port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
 };
 
-pub(crate) use commit::{Effect, Program, Undo, to_bytes};
 pub use config::RedisEventStoreConfig;
 pub use durability::{Durability, DurabilityWarning};
 pub use transaction::RedisTransaction;

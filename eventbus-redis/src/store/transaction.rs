@@ -20,13 +20,15 @@ use super::{
     RedisEventStore, RedisTransactionError,
     append::check_append,
     commit::{
-        self, CheckpointMoves, Effect, EffectList, HandledDeliveries, PlannedAppends, PredictedValue, Program, ReadSet,
-        ShadowSwap, Table, TransactionLocks, Undo, WriteSet, key_to_write, parse_number, plan_shadow_swap,
-        refused_error, to_bytes,
+        self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PredictedValue, ReadSet, ShadowSwap,
+        Table, TransactionLocks, WriteSet, key_to_write, parse_number, plan_shadow_swap, refused_error,
     },
     inner::StoreInner,
 };
-use crate::reply;
+use crate::{
+    program::{AtomicProgram, Effect, Undo, to_bytes},
+    reply,
+};
 
 /// Most arguments of one command: a script can pass on only some thousand.
 const COMMAND_ARGUMENTS_MAX: usize = 1_000;
@@ -129,7 +131,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hincrby(&mut self, key: &str, field: &str, by: i64) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)], false)?;
+        self.push_effect(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)])?;
         self.write_set.add_to_field(key, field.as_bytes(), by);
         Ok(())
     }
@@ -140,7 +142,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)], false)?;
+        self.push_effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)])?;
         self.write_set.set_field(key, field.as_bytes(), PredictedValue::Unknown);
         Ok(())
     }
@@ -151,7 +153,7 @@ impl RedisTransaction {
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         let value = to_bytes(value);
-        self.push_effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()], false)?;
+        self.push_effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()])?;
         self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(Some(value)));
         Ok(())
     }
@@ -161,7 +163,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn hdel(&mut self, key: &str, field: &str) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, Undo::Field, "HDEL", vec![field.into()], false)?;
+        self.push_effect(key, Undo::Field, "HDEL", vec![field.into()])?;
         self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(None));
         Ok(())
     }
@@ -172,7 +174,7 @@ impl RedisTransaction {
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
         let value = to_bytes(value);
-        self.push_effect(key, Undo::Key, "SET", vec![value.clone()], false)?;
+        self.push_effect(key, Undo::Key, "SET", vec![value.clone()])?;
         self.write_set.set_value(key, PredictedValue::Exactly(Some(value)));
         Ok(())
     }
@@ -182,7 +184,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn incrby(&mut self, key: &str, by: i64) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, Undo::Key, "INCRBY", vec![to_bytes(by)], false)?;
+        self.push_effect(key, Undo::Key, "INCRBY", vec![to_bytes(by)])?;
         self.write_set.add_to_value(key, by);
         Ok(())
     }
@@ -192,7 +194,7 @@ impl RedisTransaction {
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
     pub fn del(&mut self, key: &str) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, Undo::Drop, "DEL", Vec::new(), false)?;
+        self.push_effect(key, Undo::Drop, "DEL", Vec::new())?;
         self.write_set.set_value(key, PredictedValue::Exactly(None));
         Ok(())
     }
@@ -257,7 +259,8 @@ impl RedisTransaction {
             let reason = "it has more than 1,000 arguments";
             return Err(RedisTransactionError::InvalidCommand { command: name, reason });
         }
-        self.push_effect(key, Undo::Key, &name, args, true)?;
+        self.push_effect(key, Undo::Key, &name, args)?;
+        self.effects.require_check(name);
         self.write_set.set_value(key, PredictedValue::Unknown);
         Ok(())
     }
@@ -269,7 +272,7 @@ impl RedisTransaction {
         name: &str,
         args: Vec<Vec<u8>>,
     ) -> Result<(), RedisTransactionError> {
-        self.push_effect(key, undo, name, args, false)?;
+        self.push_effect(key, undo, name, args)?;
         self.write_set.set_value(key, PredictedValue::Unknown);
         Ok(())
     }
@@ -280,11 +283,9 @@ impl RedisTransaction {
         undo: Undo,
         name: &str,
         args: Vec<Vec<u8>>,
-        needs_command_check: bool,
     ) -> Result<(), RedisTransactionError> {
         let stored_key = key_to_write(self.inner.keys(), self.shadow.as_ref(), key)?;
-        let (logical_key, name) = (key.to_owned(), name.to_owned());
-        self.effects.push(Effect { key: stored_key, logical_key, undo, name, args, needs_command_check });
+        self.effects.push(stored_key, Effect { key: key.into(), undo, command: name.into(), args });
         Ok(())
     }
 
@@ -388,9 +389,9 @@ impl RedisTransaction {
 
     /// Builds the program of the commit. Order: all checks; then the writes that may fail, which the script can undo;
     /// then those that cannot fail.
-    fn program(&self) -> Program {
+    fn program(&self) -> AtomicProgram {
         let (keys, shadow) = (self.inner.keys(), self.shadow.as_ref());
-        let mut program = Program::default();
+        let mut program = AtomicProgram::default();
         self.checkpoint_moves.add_checks(keys, shadow, &mut program);
         self.locks.add_checks(&mut program);
         self.deliveries.add_checks(keys, &mut program);

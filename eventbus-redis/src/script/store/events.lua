@@ -1,17 +1,3 @@
-local at = 0
-
-local function take()
-  at = at + 1
-  return ARGV[at]
-end
-
-local function is_error(reply) return type(reply) == 'table' and reply.err end
-
--- Codes of errors by which the server refuses all writes for now: full memory, a replica, a full disk, no replicas.
-local OF_SERVER = { OOM = true, READONLY = true, MASTERDOWN = true, MISCONF = true, NOREPLICAS = true }
-
--- Returns `true` if an error has such a code: a script's first write fails with it, so the script has written no key.
-local function is_of_server(said) return OF_SERVER[string.match(said, '^%u+')] end
 
 -- Returns the number of entries, or nil and the script's reply. A foreign entry shows when the next entry is added,
 -- whose id must be higher than all ids before; `length_of` then finds the reason.

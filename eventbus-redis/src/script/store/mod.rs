@@ -4,14 +4,17 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::{LEASE_IS_LIVE, script};
+use super::{LEASE_IS_LIVE, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, script};
 
 const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
 
 pub(crate) static LOCK_CHECKPOINT: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("lock_checkpoint.lua")]));
-pub(crate) static APPEND: LazyLock<Script> = LazyLock::new(|| script(&[EVENTS, include_str!("append.lua")]));
-pub(crate) static COMMIT: LazyLock<Script> = LazyLock::new(|| script(&[EVENTS, NOW, include_str!("commit.lua")]));
+pub(crate) static APPEND: LazyLock<Script> =
+    LazyLock::new(|| script(&[PROGRAM_ARGS, EVENTS, include_str!("append.lua")]));
+pub(crate) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
+    script(&[PROGRAM_ARGS, EVENTS, NOW, PROGRAM_STEPS, include_str!("commit_steps.lua"), PROGRAM_RUN])
+});
 pub(crate) static END_DEAD_LETTER: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("end_dead_letter.lua")]));
 pub(crate) static FORGET_DELIVERIES: LazyLock<Script> =
     LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("forget_deliveries.lua")]));
@@ -33,4 +36,4 @@ pub(crate) static SAVE_PROGRESS: LazyLock<Script> = LazyLock::new(|| script(&[in
 pub(crate) static ACQUIRE_LEASE: LazyLock<Script> =
     LazyLock::new(|| script(&[NOW, LEASE_IS_LIVE, include_str!("acquire_lease.lua")]));
 pub(crate) static STREAM_VERSION: LazyLock<Script> =
-    LazyLock::new(|| script(&["#!lua flags=no-writes\n", EVENTS, include_str!("stream_version.lua")]));
+    LazyLock::new(|| script(&["#!lua flags=no-writes\n", PROGRAM_ARGS, EVENTS, include_str!("stream_version.lua")]));

@@ -7,9 +7,9 @@ use eventbus::{
 };
 use time::OffsetDateTime;
 
-use super::Program;
 use crate::{
     error::boxed,
+    program::AtomicProgram,
     store::{
         append::{load_first_result, write_events},
         inner::StoreInner,
@@ -83,11 +83,11 @@ impl PlannedAppends {
     }
 
     /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
-    pub(in crate::store) fn add_checks(&self, inner: &StoreInner, program: &mut Program) {
+    pub(in crate::store) fn add_checks(&self, inner: &StoreInner, program: &mut AtomicProgram) {
         let keys = inner.keys();
         for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in &self.0 {
             let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
-            program.arg("events").key(&keys.feed()).key(&keys.ids()).key(&key);
+            program.step("events").key(&keys.feed()).key(&keys.ids()).key(&key);
             program.arg(before.to_string()).arg(own.to_string());
             program.arg(inner.acknowledged().position().to_string());
             program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
@@ -96,9 +96,9 @@ impl PlannedAppends {
     }
 
     /// Adds the steps that add the events.
-    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut Program) {
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
         if !self.0.is_empty() {
-            let program = program.arg("append").arg("place");
+            let program = program.step("append").step("place");
             program.key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
         }
     }

@@ -5,8 +5,9 @@ use eventbus::{
     port::{Lease, Shadow},
 };
 
-use super::{Program, TransactionLocks};
+use super::TransactionLocks;
 use crate::{
+    program::AtomicProgram,
     script::store::LOCK_CHECKPOINT,
     store::{RedisTransactionError, inner::StoreInner, keys::StoreKeys},
 };
@@ -61,25 +62,25 @@ impl CheckpointMoves {
     }
 
     /// Adds the steps that compare the epoch of each lease, then the checkpoint.
-    pub(in crate::store) fn add_checks(&self, keys: &StoreKeys, shadow: Option<&Shadow>, program: &mut Program) {
+    pub(in crate::store) fn add_checks(&self, keys: &StoreKeys, shadow: Option<&Shadow>, program: &mut AtomicProgram) {
         for moved in &self.0 {
             let lease = &moved.lease;
-            program.arg("fence").key(&keys.lease(&lease.role)).arg(&*lease.owner).arg(lease.epoch.to_string());
-            let (step, key) = match shadow {
-                Some(shadow) => ("filled", keys.shadow(&shadow.name)),
-                None => ("at", keys.checkpoint(&lease.role)),
-            };
-            program.arg(step).key(&key).arg(moved.from.to_string());
+            program.step("fence").key(&keys.lease(&lease.role)).arg(&*lease.owner).arg(lease.epoch.to_string());
+            let from = moved.from.to_string();
+            match shadow {
+                Some(shadow) => drop(program.step("filled").key(&keys.shadow(&shadow.name)).arg(from)),
+                None => program.require_value(&keys.checkpoint(&lease.role), &from),
+            }
         }
     }
 
-    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, shadow: Option<&Shadow>, program: &mut Program) {
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, shadow: Option<&Shadow>, program: &mut AtomicProgram) {
         for moved in &self.0 {
             let to = moved.to.to_string();
             match shadow {
-                Some(shadow) => program.arg("fill").key(&keys.shadow(&shadow.name)).arg(to),
-                None => program.arg("set").key(&keys.checkpoint(&moved.lease.role)).arg(to),
-            };
+                Some(shadow) => drop(program.step("fill").key(&keys.shadow(&shadow.name)).arg(to)),
+                None => program.set(&keys.checkpoint(&moved.lease.role), &to),
+            }
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use eventbus::{EventId, Name};
 
-use super::{Program, TransactionLocks};
+use super::TransactionLocks;
 use crate::{
+    program::AtomicProgram,
     script::store::LOCK_DELIVERY,
     store::{RedisTransactionError, inner::StoreInner, keys::StoreKeys},
 };
@@ -39,15 +40,15 @@ impl HandledDeliveries {
     }
 
     /// Adds the steps that check that no commit has noted the deliveries.
-    pub(in crate::store) fn add_checks(&self, keys: &StoreKeys, program: &mut Program) {
+    pub(in crate::store) fn add_checks(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
         for note in &self.0 {
-            program.arg("first").key(&keys.deliveries()).arg(note);
+            program.step("first").key(&keys.deliveries()).arg(note);
         }
     }
 
-    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut Program) {
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
         for note in &self.0 {
-            program.arg("note").key(&keys.deliveries()).arg(note);
+            program.step("note").key(&keys.deliveries()).arg(note);
         }
     }
 }

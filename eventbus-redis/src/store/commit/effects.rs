@@ -5,32 +5,38 @@ use std::collections::BTreeSet;
 use eventbus::Name;
 use redis::{RedisError, Value};
 
-use super::{Effect, Program};
 use crate::{
+    program::{AtomicProgram, Effect},
     reply,
     store::{RedisTransactionError, inner::StoreInner, keys::StoreKeys},
 };
 
 /// Effects, in the order in which the commit makes them.
 #[derive(Debug, Default)]
-pub(in crate::store) struct EffectList(Vec<Effect>);
+pub(in crate::store) struct EffectList {
+    /// Each with the key that it writes: the key with prefix, or the copy of a rebuild.
+    effects: Vec<(String, Effect)>,
+    /// Commands that the user named, so that the store must check them with the server.
+    named_commands: BTreeSet<String>,
+}
 
 impl EffectList {
-    pub(in crate::store) fn push(&mut self, effect: Effect) {
-        self.0.push(effect);
+    pub(in crate::store) fn push(&mut self, stored_key: String, effect: Effect) {
+        self.effects.push((stored_key, effect));
+    }
+
+    /// Notes that [`check_commands`](Self::check_commands) must check this command.
+    pub(in crate::store) fn require_check(&mut self, command: String) {
+        self.named_commands.insert(command);
     }
 
     pub(in crate::store) fn len(&self) -> usize {
-        self.0.len()
+        self.effects.len()
     }
 
     /// Checks with the server that each new command writes to one key, right behind its name.
     pub(in crate::store) async fn check_commands(&self, inner: &StoreInner) -> Result<(), RedisTransactionError> {
-        let mut unknown: Vec<&str> =
-            self.0.iter().filter(|it| it.needs_command_check).map(|it| it.name.as_str()).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        unknown.retain(|name| !inner.is_command_checked(name));
+        let unknown: Vec<&String> = self.named_commands.iter().filter(|name| !inner.is_command_checked(name)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -44,7 +50,7 @@ impl EffectList {
             if let Some(reason) =
                 effect_problem(reply).map_err(|error| RedisTransactionError::Unavailable(error.into()))?
             {
-                return Err(RedisTransactionError::InvalidCommand { command: name.into(), reason });
+                return Err(RedisTransactionError::InvalidCommand { command: name.clone(), reason });
             }
             inner.remember_command(name);
         }
@@ -52,16 +58,16 @@ impl EffectList {
     }
 
     /// Adds the steps that list the copies which the effects write in a rebuild.
-    pub(in crate::store) fn add_names(&self, keys: &StoreKeys, shadow: &Name, program: &mut Program) {
-        let copies: BTreeSet<_> = self.0.iter().map(|effect| &effect.logical_key).collect();
+    pub(in crate::store) fn add_names(&self, keys: &StoreKeys, shadow: &Name, program: &mut AtomicProgram) {
+        let copies: BTreeSet<_> = self.effects.iter().map(|(_, effect)| &effect.key).collect();
         for copy in copies {
-            program.arg("list").key(&keys.shadow_copies(shadow)).arg(copy);
+            program.list_key(&keys.shadow_copies(shadow), copy);
         }
     }
 
-    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, token: &str, program: &mut Program) {
-        for (number, effect) in self.0.iter().enumerate() {
-            program.effect(&effect.key, &keys.undo_backup(token, number), effect);
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, token: &str, program: &mut AtomicProgram) {
+        for (number, (stored_key, effect)) in self.effects.iter().enumerate() {
+            program.effect(stored_key, &keys.undo_backup(token, number), effect);
         }
     }
 }

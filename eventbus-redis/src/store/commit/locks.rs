@@ -11,8 +11,8 @@ use eventbus::port::{Backoff, BackoffTimer};
 use redis::ScriptInvocation;
 use tokio::{task::AbortHandle, time::Instant};
 
-use super::Program;
 use crate::{
+    program::AtomicProgram,
     script::store::{RELEASE_LOCKS, RENEW_LOCKS},
     store::{RedisTransactionError, inner::StoreInner, lease::millis},
 };
@@ -47,16 +47,16 @@ impl TransactionLocks {
     }
 
     /// Adds the steps that check that the locks are held.
-    pub(in crate::store) fn add_checks(&self, program: &mut Program) {
+    pub(in crate::store) fn add_checks(&self, program: &mut AtomicProgram) {
         for lock in &self.keys {
-            program.arg("claim").key(lock).arg(&self.token);
+            program.require_token(lock, &self.token);
         }
     }
 
     /// Adds the steps that release the locks.
-    pub(in crate::store) fn add_releases(&self, program: &mut Program) {
+    pub(in crate::store) fn add_releases(&self, program: &mut AtomicProgram) {
         for lock in &self.keys {
-            program.arg("release").key(lock);
+            program.step("release").key(lock);
         }
     }
 

@@ -7,7 +7,6 @@ mod checkpoint_moves;
 mod deliveries;
 mod effects;
 mod locks;
-mod program;
 mod read_set;
 mod run;
 mod shadow;
@@ -19,7 +18,6 @@ pub(super) use checkpoint_moves::CheckpointMoves;
 pub(super) use deliveries::HandledDeliveries;
 pub(super) use effects::EffectList;
 pub(super) use locks::TransactionLocks;
-pub(crate) use program::{Effect, Program, Undo, to_bytes};
 pub(super) use read_set::{ReadSet, refused_error};
 pub(super) use run::{run, timed_out_error};
 pub(super) use shadow::{

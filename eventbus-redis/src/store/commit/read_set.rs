@@ -3,9 +3,10 @@
 use eventbus::{BoxError, port::Shadow};
 use redis::Value;
 
-use super::{Program, tables::key_to_read};
+use super::tables::key_to_read;
 use crate::{
     error::CommandError,
+    program::AtomicProgram,
     script::store::READ_KEY,
     store::{RedisTransactionError, error::is_refused, inner::StoreInner},
 };
@@ -47,9 +48,9 @@ impl ReadSet {
     }
 
     /// Adds the steps that compare the replies.
-    pub(in crate::store) fn add_checks(&self, program: &mut Program) {
+    pub(in crate::store) fn add_checks(&self, program: &mut AtomicProgram) {
         for read in &self.0 {
-            program.arg("same").key(&read.key).arg(&read.fingerprint).arg(&read.command).arg_list(&read.args);
+            program.step("same").key(&read.key).arg(&read.fingerprint).arg(&read.command).arg_list(&read.args);
         }
     }
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use eventbus::{Name, Position, port::Shadow};
 use redis::FromRedisValue;
 
-use super::{
-    Program,
-    tables::{Table, parse_tables, scan_pattern},
-};
-use crate::store::{
-    RedisTransactionError,
-    inner::StoreInner,
-    keys::{self, StoreKeys},
+use super::tables::{Table, parse_tables, scan_pattern};
+use crate::{
+    program::AtomicProgram,
+    store::{
+        RedisTransactionError,
+        inner::StoreInner,
+        keys::{self, StoreKeys},
+    },
 };
 
 /// Most deliveries or keys that one command removes or scans.
@@ -31,20 +31,20 @@ pub(in crate::store) struct ShadowSwap {
 
 impl ShadowSwap {
     /// Adds the step that checks that the copies are still filled up to the same position.
-    pub(in crate::store) fn add_check(&self, keys: &StoreKeys, program: &mut Program) {
-        program.arg("filled").key(&keys.shadow(&self.shadow)).arg(self.position.to_string());
+    pub(in crate::store) fn add_check(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        program.step("filled").key(&keys.shadow(&self.shadow)).arg(self.position.to_string());
     }
 
     /// Adds the steps that rename the copies, and that remove the rebuild.
-    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut Program) {
+    pub(in crate::store) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
         for (copy, live) in &self.swaps {
-            program.arg("swap").key(copy).key(live);
+            program.swap(copy, live);
         }
         for removed in &self.removed_keys {
-            program.arg("clear").key(removed);
+            program.step("clear").key(removed);
         }
-        program.arg("drop").key(&keys.shadow(&self.shadow));
-        program.arg("drop").key(&keys.shadow_copies(&self.shadow));
+        program.unlink(&keys.shadow(&self.shadow));
+        program.unlink(&keys.shadow_copies(&self.shadow));
     }
 }
 

@@ -8,9 +8,12 @@ use super::{
     handlers::{EventHandlers, PreparedEntry},
     keys::ProjectionTarget,
     position::StreamPosition,
-    step_runner::{ProgramReply, StepRunner},
+    step_runner::StepRunner,
 };
-use crate::{reply, store::Program};
+use crate::{
+    program::{AtomicProgram, ProgramReply},
+    reply,
+};
 
 /// Most commands of one step, unless a single entry has more: the server runs no other command meanwhile (some
 /// milliseconds).
@@ -65,13 +68,13 @@ async fn write_prepared(
         let position = batch.position_after(written + count);
         let part = &prepared[written..written + count];
         match write_in_one_step(runner, target, &from, position, part, applied).await? {
-            ProgramReply::Done => (from, written) = (position.id.to_string(), written + count),
-            ProgramReply::CheckpointMoved => return Ok(StepOutcome::CheckpointMoved),
-            ProgramReply::Superseded => return Err(runner.superseded_error()),
+            ProgramReply::Done(_) => (from, written) = (position.id.to_string(), written + count),
+            ProgramReply::Moved => return Ok(StepOutcome::CheckpointMoved),
             ProgramReply::Refused { .. } if count > 1 => is_one_by_one = true,
             ProgramReply::Refused { key, command, reason } => {
                 return Err(StreamProjectionError::effect(runner.keys().name(), next.entry, &key, &command, &reason));
             }
+            other => return Err(runner.step_error(other)),
         }
     }
     Ok(StepOutcome::Done)
@@ -87,26 +90,26 @@ async fn write_in_one_step(
 ) -> Result<ProgramReply, StreamProjectionError> {
     let to = position.id.to_string();
     let (checkpoint, listed) = runner.keys().progress_keys(target);
-    let mut program = Program::default();
+    let mut program = AtomicProgram::default();
     runner.add_checks(&mut program, target, from);
     let effects: Vec<_> = prepared.iter().flat_map(|one| &one.effects).collect();
-    for key in effects.iter().map(|effect| &effect.logical_key).collect::<BTreeSet<_>>() {
-        program.arg("list").key(&listed).arg(key);
+    for key in effects.iter().map(|effect| &effect.key).collect::<BTreeSet<_>>() {
+        program.list_key(&listed, key);
     }
     for (number, effect) in effects.into_iter().enumerate() {
         let backup_key = runner.keys().own_key(&format!("aside:{number}"));
-        program.effect(&runner.keys().target_key(target, &effect.logical_key), &backup_key, effect);
+        program.effect(&runner.keys().target_key(target, &effect.key), &backup_key, effect);
     }
     runner.add_position_note(&mut program, target, position);
-    program.arg("set").key(&checkpoint).arg(&to);
+    program.set(&checkpoint, &to);
     let mut reply = runner.run_program(&program).await?;
-    if matches!((&reply, target), (ProgramReply::CheckpointMoved, ProjectionTarget::Rebuild(_))) {
+    if matches!((&reply, target), (ProgramReply::Moved, ProjectionTarget::Rebuild(_))) {
         // only this rebuild fills these copies: if its step has moved the checkpoint, the reply to a first run was
         // lost
         let at: Option<String> = runner.query(&reply::get(&checkpoint)).await?;
-        reply = if at.as_ref() == Some(&to) { ProgramReply::Done } else { ProgramReply::CheckpointMoved };
+        reply = if at.as_ref() == Some(&to) { ProgramReply::Done(Vec::new()) } else { ProgramReply::Moved };
     }
-    if matches!(reply, ProgramReply::Done) {
+    if matches!(reply, ProgramReply::Done(_)) {
         applied.processed += prepared.len() as u64;
         applied.skipped += prepared.iter().filter(|one| one.is_skipped).count() as u64;
         for unknown in prepared.iter().filter_map(|one| one.unknown) {

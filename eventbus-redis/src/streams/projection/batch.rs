@@ -10,9 +10,14 @@ use super::{
     StreamProjectionError,
     keys::ProjectionTarget,
     position::{Loss, StreamPosition, StreamSnapshot, hash_entry},
-    step_runner::{CHECKPOINT_START, ProgramReply, StepRunner},
+    step_runner::{CHECKPOINT_START, StepRunner},
 };
-use crate::{RedisCommandError, StreamEntry, entry_id::EntryId, reply, script, store::Program};
+use crate::{
+    RedisCommandError, StreamEntry,
+    entry_id::EntryId,
+    program::{AtomicProgram, ProgramReply},
+    reply, script,
+};
 
 /// Most entries of a batch; fewer if they have [`PAGE_BYTES`].
 const PROJECTION_BATCH_MAX: usize = 100;
@@ -111,19 +116,18 @@ async fn save_position(
     position: StreamPosition,
 ) -> Result<bool, StreamProjectionError> {
     let (checkpoint, _) = runner.keys().progress_keys(target);
-    let mut program = Program::default();
+    let mut program = AtomicProgram::default();
     runner.add_checks(&mut program, target, from);
     runner.add_position_note(&mut program, target, position);
     match to {
         None => {}
-        Some(EntryId::ZERO) => drop(program.arg("drop").key(&checkpoint)),
-        Some(to) => drop(program.arg("set").key(&checkpoint).arg(to.to_string())),
+        Some(EntryId::ZERO) => program.unlink(&checkpoint),
+        Some(to) => program.set(&checkpoint, &to.to_string()),
     }
     match runner.run_program(&program).await? {
-        ProgramReply::Done => Ok(true),
-        ProgramReply::CheckpointMoved => Ok(false),
-        ProgramReply::Superseded => Err(runner.superseded_error()),
-        ProgramReply::Refused { key, reason, .. } => Err(runner.refused_error(&format!("`{key}`: {reason}"))),
+        ProgramReply::Done(_) => Ok(true),
+        ProgramReply::Moved => Ok(false),
+        other => Err(runner.step_error(other)),
     }
 }
 

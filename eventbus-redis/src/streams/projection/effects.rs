@@ -2,7 +2,7 @@
 
 use redis::ToSingleRedisArg;
 
-use crate::store::{Effect, Undo, to_bytes};
+use crate::program::{Effect, Undo, to_bytes};
 
 /// The commands that handlers of an [`EventProjection`](super::EventProjection) write, each to one key.
 ///
@@ -102,7 +102,6 @@ impl Effects {
     }
 
     fn push(&mut self, key: &str, undo: Undo, name: &str, args: Vec<Vec<u8>>) {
-        let (key, named, name) = (key.to_owned(), key.to_owned(), name.to_owned());
-        self.list.push(Effect { key, logical_key: named, undo, name, args, needs_command_check: false });
+        self.list.push(Effect { key: key.into(), undo, command: name.into(), args });
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use eventbus::BoxError;
 
 use super::{Effects, StreamProjectionError, keys::ProjectionKeys};
-use crate::{EntryError, StreamEntry, store::Effect};
+use crate::{EntryError, StreamEntry, program::Effect};
 
 /// Prefix of the projections' own keys.
 const RESERVED_KEY_PREFIX: &str = "projection:";
@@ -88,7 +88,7 @@ impl EventHandlers {
                 name,
                 entry,
                 &effect.key,
-                &effect.name,
+                &effect.command,
                 "a projection cannot write this key",
             )),
         }

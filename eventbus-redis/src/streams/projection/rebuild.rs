@@ -26,9 +26,13 @@ use super::{
     keys::ProjectionTarget,
     position::StreamPosition,
     progress::ProgressReporter,
-    step_runner::{ProgramReply, StepRunner},
+    step_runner::StepRunner,
 };
-use crate::{command::streams, reply, store::Program};
+use crate::{
+    command::streams,
+    program::{AtomicProgram, ProgramReply},
+    reply,
+};
 
 /// Processes the stream into copies of the keys, then renames the copies over the keys.
 pub(super) async fn rebuild(
@@ -99,8 +103,8 @@ async fn clear_copies(
     let target = ProjectionTarget::Rebuild(token);
     let (checkpoint, listed) = runner.keys().progress_keys(&target);
     let stale: Vec<String> = runner.query(&streams::members(&listed)).await?;
-    let mut clear = Program::default();
-    clear.arg("claim").key(&runner.keys().rebuild_token()).arg(token);
+    let mut clear = AtomicProgram::default();
+    clear.require_token(&runner.keys().rebuild_token(), token);
     match start {
         Some(position) => runner.add_position_note(&mut clear, &target, position),
         None => runner.change_projection_notes(
@@ -110,13 +114,13 @@ async fn clear_copies(
         ),
     }
     for key in stale {
-        clear.arg("drop").key(&runner.keys().target_key(&target, &key));
+        clear.unlink(&runner.keys().target_key(&target, &key));
     }
-    clear.arg("drop").key(&listed).arg("drop").key(&checkpoint);
+    clear.unlink(&listed);
+    clear.unlink(&checkpoint);
     match runner.run_program(&clear).await? {
-        ProgramReply::Done => Ok(()),
-        ProgramReply::CheckpointMoved | ProgramReply::Superseded => Err(runner.superseded_error()),
-        ProgramReply::Refused { key, reason, .. } => Err(runner.refused_error(&format!("`{key}`: {reason}"))),
+        ProgramReply::Done(_) => Ok(()),
+        other => Err(runner.step_error(other)),
     }
 }
 
@@ -133,31 +137,32 @@ async fn swap_copies(
         (runner.keys().progress_keys(&ProjectionTarget::Live), runner.keys().progress_keys(&target));
     let copied: BTreeSet<String> = runner.query(&streams::members(&copied_keys)).await?;
     let written: BTreeSet<String> = runner.query(&streams::members(&served_keys)).await?;
-    let mut program = Program::default();
+    let mut program = AtomicProgram::default();
     runner.add_checks(&mut program, &target, at);
-    program.arg("at").key(&served).arg(live);
+    program.require_value(&served, live);
     runner.add_position_note(&mut program, &ProjectionTarget::Live, batch.position_after(0));
     runner.change_projection_notes(&mut program, "HDEL", vec![runner.keys().rebuild_progress_field().into_bytes()]);
     for key in &copied {
-        program.arg("swap").key(&runner.keys().target_key(&target, key)).key(key);
+        program.swap(&runner.keys().target_key(&target, key), key);
     }
     for key in written.difference(&copied) {
-        program.arg("drop").key(key);
+        program.unlink(key);
     }
-    program.arg("swap").key(&copied_keys).key(&served_keys);
-    program.arg("set").key(&served).arg(at);
+    program.swap(&copied_keys, &served_keys);
+    program.set(&served, at);
     let done = format!("done {token}");
-    program.arg("drop").key(&filled).arg("set").key(&runner.keys().rebuild_token()).arg(&done);
+    program.unlink(&filled);
+    program.set(&runner.keys().rebuild_token(), &done);
     match runner.run_program(&program).await? {
-        ProgramReply::Done => Ok(true),
-        ProgramReply::CheckpointMoved => Ok(false),
+        ProgramReply::Done(_) => Ok(true),
+        ProgramReply::Moved => Ok(false),
         // perhaps the reply to a first run was lost, which left `done`
-        ProgramReply::Superseded => {
+        ProgramReply::TokenTaken => {
             match runner.query::<Option<String>>(&reply::get(&runner.keys().rebuild_token())).await? {
                 Some(found) if found == done => Ok(true),
                 _ => Err(runner.superseded_error()),
             }
         }
-        ProgramReply::Refused { key, reason, .. } => Err(runner.refused_error(&format!("`{key}`: {reason}"))),
+        other => Err(runner.step_error(other)),
     }
 }

@@ -8,21 +8,15 @@ use super::{
     position::StreamPosition,
 };
 use crate::{
-    RedisCommandError, hash_tag, reply,
-    store::{Effect, Program, Undo},
+    RedisCommandError, hash_tag,
+    program::{AtomicProgram, Effect, ProgramReply, Undo},
+    reply,
+    script::PROGRAM,
     streams::RedisStreams,
 };
 
 /// The checkpoint of a projection that has processed no entry.
 pub(super) const CHECKPOINT_START: &str = "0";
-
-/// Reply of the script to a step.
-pub(super) enum ProgramReply {
-    Done,
-    CheckpointMoved,
-    Superseded,
-    Refused { key: String, command: String, reason: String },
-}
 
 /// Runs the steps of one projection.
 #[derive(Clone)]
@@ -46,17 +40,17 @@ impl StepRunner {
     }
 
     /// Adds the checks of a step: the copies still belong to this rebuild, and the checkpoint is at `from`.
-    pub(super) fn add_checks(&self, program: &mut Program, target: &ProjectionTarget<'_>, from: &str) {
+    pub(super) fn add_checks(&self, program: &mut AtomicProgram, target: &ProjectionTarget<'_>, from: &str) {
         if let ProjectionTarget::Rebuild(token) = target {
-            program.arg("claim").key(&self.keys.rebuild_token()).arg(token);
+            program.require_token(&self.keys.rebuild_token(), token);
         }
-        program.arg("at").key(&self.keys.progress_keys(target).0).arg(from);
+        program.require_value(&self.keys.progress_keys(target).0, from);
     }
 
     /// Adds a write of the projection's note: trimming respects its id, and the next batch detects a loss by it.
     pub(super) fn add_position_note(
         &self,
-        program: &mut Program,
+        program: &mut AtomicProgram,
         target: &ProjectionTarget<'_>,
         position: StreamPosition,
     ) {
@@ -64,12 +58,9 @@ impl StepRunner {
         self.change_projection_notes(program, "HSET", args);
     }
 
-    pub(super) fn change_projection_notes(&self, program: &mut Program, command: &str, args: Vec<Vec<u8>>) {
+    pub(super) fn change_projection_notes(&self, program: &mut AtomicProgram, command: &str, args: Vec<Vec<u8>>) {
         let key = self.keys.notes();
-        let (named, name) = (key.clone(), command.to_owned());
-        let effect =
-            Effect { key: key.clone(), logical_key: named, undo: Undo::Field, name, args, needs_command_check: false };
-        program.effect(&key, "", &effect);
+        program.effect(&key, "", &Effect { key: key.clone(), undo: Undo::Field, command: command.into(), args });
     }
 
     /// Returns the checkpoint of the live keys.
@@ -87,18 +78,20 @@ impl StepRunner {
     }
 
     /// Runs a step, twice if the connection was lost: a second run finds the checkpoint where the first one moved it.
-    pub(super) async fn run_program(&self, program: &Program) -> Result<ProgramReply, StreamProjectionError> {
+    pub(super) async fn run_program(&self, program: &AtomicProgram) -> Result<ProgramReply, StreamProjectionError> {
         self.check_slots(program.keys())?;
-        let reply: Result<Vec<String>, _> = self.streams.connection().run_idempotent(&program.script()).await;
-        let mut reply =
-            reply.map_err(|error| RedisCommandError::from_command_error(self.keys.stream(), error))?.into_iter();
-        let mut next = || reply.next().unwrap_or_default();
-        Ok(match next().as_str() {
-            "ok" => ProgramReply::Done,
-            "lost" => ProgramReply::CheckpointMoved,
-            "late" => ProgramReply::Superseded,
-            _ => ProgramReply::Refused { key: next(), command: next(), reason: next() },
-        })
+        let reply = self.streams.connection().run_idempotent(&program.invocation(&PROGRAM)).await;
+        let reply = reply.map_err(|error| RedisCommandError::from_command_error(self.keys.stream(), error))?;
+        Ok(ProgramReply::parse(reply))
+    }
+
+    /// Returns the error of a step that did not write.
+    pub(super) fn step_error(&self, reply: ProgramReply) -> StreamProjectionError {
+        match reply {
+            ProgramReply::Refused { key, reason, .. } => self.refused_error(&format!("`{key}`: {reason}")),
+            ProgramReply::Other(words) => self.refused_error(&words.join(" ")),
+            ProgramReply::Done(_) | ProgramReply::Moved | ProgramReply::TokenTaken => self.superseded_error(),
+        }
     }
 
     pub(super) fn check_slots(&self, keys: &[String]) -> Result<(), StreamProjectionError> {

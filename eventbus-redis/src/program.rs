@@ -1,0 +1,176 @@
+//! Programs: checks and writes that one script makes in one step, all of them or none.
+//!
+//! Invariant: a program has first its checks, then the writes that may fail, which the script undoes if a later one
+//! fails, then the writes that cannot fail. The builder keeps the order in which its caller adds the steps.
+
+use std::collections::HashMap;
+
+use redis::{Script, ScriptInvocation, ToSingleRedisArg};
+
+/// A command that writes one key.
+#[derive(Debug, Clone)]
+pub(crate) struct Effect {
+    /// The key as the user names it.
+    pub(crate) key: String,
+    pub(crate) undo: Undo,
+    pub(crate) command: String,
+    /// Arguments behind the key.
+    pub(crate) args: Vec<Vec<u8>>,
+}
+
+/// The part of a key that an effect may change: the script saves it first, to undo the effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Undo {
+    /// The field of a hash that its first argument names.
+    Field,
+    /// The member of a set that is its first argument.
+    Member,
+    /// The score of the member that is its last argument.
+    Score,
+    /// The whole key, which the script copies.
+    Key,
+    /// The whole key, which the effect removes: the script renames it first.
+    Drop,
+}
+
+impl Undo {
+    const fn as_arg(self) -> &'static str {
+        match self {
+            Self::Field => "field",
+            Self::Member => "member",
+            Self::Score => "score",
+            Self::Key => "key",
+            Self::Drop => "drop",
+        }
+    }
+
+    const fn needs_backup(self) -> bool {
+        matches!(self, Self::Key | Self::Drop)
+    }
+}
+
+pub(crate) fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
+    argument.to_redis_args().into_iter().next().unwrap_or_default()
+}
+
+/// A call of a script of programs: its keys, and its steps as arguments.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicProgram {
+    keys: Vec<String>,
+    key_numbers: HashMap<String, usize>,
+    args: Vec<Vec<u8>>,
+}
+
+impl AtomicProgram {
+    /// Checks that a key holds this text, or is missing if the text is `0`; else the reply is [`ProgramReply::Moved`].
+    pub(crate) fn require_value(&mut self, key: &str, value: &str) {
+        self.step("at").key(key).arg(value);
+    }
+
+    /// Checks that a key holds no different token; else the reply is [`ProgramReply::TokenTaken`].
+    pub(crate) fn require_token(&mut self, key: &str, token: &str) {
+        self.step("claim").key(key).arg(token);
+    }
+
+    /// Adds a name to the set of written keys; undone if a later step fails.
+    pub(crate) fn list_key(&mut self, set: &str, name: &str) {
+        self.step("list").key(set).arg(name);
+    }
+
+    /// Adds an effect on a stored key; undone if a later step fails. `backup_key` holds a backup of the key meanwhile.
+    pub(crate) fn effect(&mut self, stored_key: &str, backup_key: &str, effect: &Effect) {
+        let Effect { undo, command, args, .. } = effect;
+        self.step("do").key(stored_key).arg(undo.as_arg());
+        match undo.needs_backup() {
+            true => self.key(backup_key),
+            false => self.arg("0"),
+        };
+        self.arg(command).arg_list(args);
+    }
+
+    /// Renames a copy over a live key, or removes the live key if there is no copy.
+    pub(crate) fn swap(&mut self, copy: &str, live: &str) {
+        self.step("swap").key(copy).key(live);
+    }
+
+    pub(crate) fn unlink(&mut self, key: &str) {
+        self.step("drop").key(key);
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: &str) {
+        self.step("set").key(key).arg(value);
+    }
+
+    /// Begins a step of any name; its keys and arguments follow.
+    pub(crate) fn step(&mut self, name: &str) -> &mut Self {
+        self.arg(name)
+    }
+
+    pub(crate) fn key(&mut self, key: &str) -> &mut Self {
+        let next = self.keys.len() + 1;
+        let number = *self.key_numbers.entry(key.to_owned()).or_insert(next);
+        if number == next {
+            self.keys.push(key.to_owned());
+        }
+        self.arg(number.to_string())
+    }
+
+    pub(crate) fn arg(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+        self.push_arg(word.as_ref());
+        self
+    }
+
+    pub(crate) fn push_arg(&mut self, word: &[u8]) {
+        self.args.push(word.to_vec());
+    }
+
+    pub(crate) fn arg_list(&mut self, words: &[Vec<u8>]) -> &mut Self {
+        self.arg(words.len().to_string());
+        self.args.extend_from_slice(words);
+        self
+    }
+
+    pub(crate) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.args.is_empty()
+    }
+
+    /// Returns the call of a script that knows all steps of the program.
+    pub(crate) fn invocation<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
+        let mut invocation = script.prepare_invoke();
+        invocation.key(&self.keys).arg(&self.args);
+        invocation
+    }
+}
+
+/// Reply of the script to a program. Unless it is `Done`, the script wrote no key.
+#[derive(Debug)]
+pub(crate) enum ProgramReply {
+    /// All steps are made; with the words that they add to the reply.
+    Done(Vec<String>),
+    /// A key no longer holds the value that the program requires.
+    Moved,
+    /// A key holds a different token.
+    TokenTaken,
+    /// The server refused a write.
+    Refused { key: String, command: String, reason: String },
+    /// A step of the caller's own refused.
+    Other(Vec<String>),
+}
+
+impl ProgramReply {
+    pub(crate) fn parse(reply: Vec<String>) -> Self {
+        let mut words = reply.iter().cloned();
+        let mut next = || words.next().unwrap_or_default();
+        match next().as_str() {
+            "ok" => Self::Done(words.collect()),
+            "lost" => Self::Moved,
+            "late" => Self::TokenTaken,
+            "failed" => Self::Refused { key: next(), command: next(), reason: next() },
+            _ => Self::Other(reply),
+        }
+    }
+}

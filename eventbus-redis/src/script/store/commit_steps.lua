@@ -1,0 +1,84 @@
+
+-- Steps of the store's commits. They reply `ok` and the last position, if events are appended; or further reasons why
+-- the script wrote no key: `changed` and the key, `damaged`, key and entry.
+
+-- The planned appends, and the last position before them.
+local appends, head = {}, nil
+
+-- Checks that the lease still has this owner and epoch.
+function steps.fence()
+  local has, owner, epoch = redis.call('HMGET', take_key(), 'owner', 'epoch'), take(), take()
+  if has[1] ~= owner or has[2] ~= epoch then return { 'lost' } end
+end
+
+-- Checks that a delivery is not noted yet.
+function steps.first()
+  if redis.call('ZSCORE', take_key(), take()) then return { 'lost' } end
+end
+
+-- Checks that the position of a rebuild's copies has not moved.
+function steps.filled()
+  if redis.call('HGET', take_key(), 'position') ~= take() then return { 'lost' } end
+end
+
+-- Checks that a read has the same reply as before.
+function steps.same()
+  local key, seen, name, args = take_key(), take(), take(), take_list()
+  local reply = redis.pcall(name, key, unpack(args))
+  if is_error(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
+end
+
+-- Checks that a stream has the same version, and that the store does not know the ids of the events.
+function steps.events()
+  local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
+  local told = take()
+  local append = { key = key, version = before + own, type = take(), id = take() }
+  local by_id, damage
+  append.events, by_id = take_events()
+  appends[#appends + 1] = append
+  head, damage = head_of(feed, ids)
+  if not head then return damage end
+  compare(head, told)
+  local version, refusal = version_of(key)
+  if refusal then return { 'failed', key, 'XADD', refusal[2] } end
+  if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
+end
+
+-- Adds the planned events to their streams, which the checks have found unchanged.
+function steps.append()
+  local position = head
+  for _, append in ipairs(appends) do
+    local key, version, events = append.key, append.version, append.events
+    local refused = add_events(key, version, position, events)
+    if refused then return undo_all(key, 'XADD', refused) end
+    undo[#undo + 1] = function() remove_events(key, version, events) end
+    position = position + #events
+  end
+end
+
+-- Adds the planned events to the feed and the index.
+function steps.place()
+  local feed, ids, types = take_key(), take_key(), take_key()
+  for _, append in ipairs(appends) do
+    -- the server can refuse only the first entry
+    local refused = add_places(feed, ids, types, append.type, append.id, append.version, head, append.events)
+    if refused then return undo_all(feed, 'XADD', refused) end
+    head = head + #append.events
+  end
+  done[2] = tostring(head)
+end
+
+-- Removes a key that looks like a row, unless it is a stream: rows are no streams, but events are.
+function steps.clear()
+  local key = take_key()
+  if redis.call('TYPE', key).ok ~= 'stream' then redis.call('UNLINK', key) end
+end
+
+-- Moves the position of a rebuild's copies.
+function steps.fill() redis.call('HSET', take_key(), 'position', take()) end
+
+-- Releases a lock.
+function steps.release() redis.call('DEL', take_key()) end
+
+-- Notes a delivery.
+function steps.note() redis.call('ZADD', take_key(), whole(now_in_ms()), take()) end
