@@ -10,10 +10,11 @@
 use std::{
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 use tracing::{Dispatch, Span};
@@ -171,7 +172,7 @@ impl Activity {
             dispatch: tracing::dispatcher::get_default(Dispatch::clone),
             span: Span::current(),
         });
-        let mut now = self.state();
+        let mut now = self.0.lock();
         now.runs.push(Arc::clone(&run));
         let is_watched = std::mem::replace(&mut now.is_watched, true);
         drop(now);
@@ -190,7 +191,7 @@ impl Activity {
         result: &Result<(), HandlerError>,
         clock: &SharedClock,
     ) {
-        let mut now = self.state();
+        let mut now = self.0.lock();
         let fault = match result {
             Ok(()) => {
                 let event_id = record.metadata().event_id();
@@ -216,19 +217,19 @@ impl Activity {
 
     /// Returns the database fault that the handler called `name` waits for.
     pub(crate) fn waiting(&self, name: &Name) -> Option<WaitingForServer> {
-        let now = self.state();
+        let now = self.0.lock();
         let (since, fault) = now.server_fault.as_ref()?;
         Some(WaitingForServer { name: name.to_string(), fault: fault.clone(), since: rfc3339(*since) })
     }
 
     /// Describes the oldest current run.
     pub(crate) fn handling(&self, name: &Name) -> Option<String> {
-        self.state().runs.first().map(|run| describe(name, &run.record))
+        self.0.lock().runs.first().map(|run| describe(name, &run.record))
     }
 
     /// Describes the last failure of the subscriber called `name`; `None` if it has succeeded with that event since.
     pub(crate) fn failure(&self, name: &Name) -> Option<String> {
-        let now = self.state();
+        let now = self.0.lock();
         let (record, error) = now.failed.as_ref()?;
         Some(format!("{}: {error}", describe(name, record)))
     }
@@ -253,11 +254,7 @@ impl Activity {
     }
 
     fn runs(&self) -> Vec<Arc<Run>> {
-        self.state().runs.clone()
-    }
-
-    fn state(&self) -> MutexGuard<'_, ActivityState> {
-        lock(&self.0)
+        self.0.lock().runs.clone()
     }
 }
 
@@ -269,17 +266,17 @@ impl CheckBlocked for Activity {
 
 impl Run {
     fn took(&self) -> Duration {
-        self.clock().since.map_or(Duration::ZERO, |since| self.clock_source.elapsed(since))
+        self.clock.lock().since.map_or(Duration::ZERO, |since| self.clock_source.elapsed(since))
     }
 
     /// Returns for how long its thread has polled the run without a pause.
     fn blocked_for(&self) -> Duration {
-        self.clock().polled_since.map_or(Duration::ZERO, |since| since.elapsed())
+        self.clock.lock().polled_since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Releases the slot of the run, and its permit unless the handler sets its own concurrency.
     fn release_slot(&self) {
-        let mut clock = self.clock();
+        let mut clock = self.clock.lock();
         clock.is_long = true;
         clock.permit.take_if(|permit| !permit.is_kept);
         drop(clock);
@@ -287,7 +284,7 @@ impl Run {
     }
 
     fn has_no_slot(&self) -> bool {
-        let clock = self.clock();
+        let clock = self.clock.lock();
         clock.is_stuck || clock.is_long
     }
 
@@ -306,7 +303,7 @@ impl Run {
 
     fn check_blocked(&self) -> bool {
         let blocked = self.blocked_for();
-        let mut clock = self.clock();
+        let mut clock = self.clock.lock();
         let is_stuck = !clock.is_stuck && self.timeout.is_some_and(|timeout| blocked >= timeout);
         if is_stuck {
             clock.is_stuck = true;
@@ -338,10 +335,6 @@ impl Run {
             aggregate = %metadata.stream(), event_id = %metadata.event_id(), ?took, "handler {what}"
         );
     }
-
-    fn clock(&self) -> MutexGuard<'_, RunClock> {
-        lock(&self.clock)
-    }
 }
 
 /// Records that the store cannot begin a transaction for the current run, because of this fault. Returns `true` if the
@@ -350,7 +343,7 @@ pub(crate) fn note_server_fault(fault: String, clock: &SharedClock) -> bool {
     let Some(activity) = CURRENT_RUN.try_with(|run| run.activity.upgrade()).ok().flatten() else {
         return true;
     };
-    let mut now = activity.state();
+    let mut now = activity.0.lock();
     let former = now.server_fault.as_ref().map(|(since, _)| *since);
     now.server_fault = Some((former.unwrap_or_else(|| clock.now()), fault));
     former.is_none()
@@ -369,14 +362,14 @@ struct UncountedTime<'r>(&'r Run);
 
 impl<'r> UncountedTime<'r> {
     fn new(run: &'r Run) -> Self {
-        run.clock().since = None;
+        run.clock.lock().since = None;
         Self(run)
     }
 }
 
 impl Drop for UncountedTime<'_> {
     fn drop(&mut self) {
-        self.0.clock().since = Some(self.0.clock_source.instant());
+        self.0.clock.lock().since = Some(self.0.clock_source.instant());
     }
 }
 
@@ -385,14 +378,14 @@ struct PollGuard<'r>(&'r Run);
 
 impl<'r> PollGuard<'r> {
     fn new(run: &'r Run) -> Self {
-        run.clock().polled_since = Some(std::time::Instant::now());
+        run.clock.lock().polled_since = Some(std::time::Instant::now());
         Self(run)
     }
 }
 
 impl Drop for PollGuard<'_> {
     fn drop(&mut self) {
-        let mut clock = self.0.clock();
+        let mut clock = self.0.clock.lock();
         clock.polled_since = None;
         clock.is_stuck = false;
     }
@@ -406,16 +399,12 @@ struct RunningGuard<'a> {
 
 impl Drop for RunningGuard<'_> {
     fn drop(&mut self) {
-        self.activity.state().runs.retain(|run| !Arc::ptr_eq(run, &self.run));
-        self.run.clock().permit = None;
+        self.activity.0.lock().runs.retain(|run| !Arc::ptr_eq(run, &self.run));
+        self.run.clock.lock().permit = None;
     }
 }
 
 fn describe(name: &Name, record: &RecordedEvent) -> String {
     let (event_type, stream) = (record.event_type(), record.metadata().stream());
     format!("`{name}` with `{event_type}` of `{stream}`")
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,12 +3,15 @@
 //! Invariant: a stop signals each task and awaits it. A task is aborted only when a deadline has passed, or when the
 //! future of [`Consuming::run`] is dropped; its in-flight entries then stay pending.
 
-use std::{collections::HashMap, sync::Mutex, sync::PoisonError, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::{
     task::{Id, JoinSet},
     time::Instant,
 };
+
+use parking_lot::Mutex;
+
 use tokio_util::sync::CancellationToken;
 
 use super::Subscribers;
@@ -144,7 +147,7 @@ impl Consuming {
 
     fn begin(&self, destination: &Name) -> Result<Run<'_>, ConsumeError> {
         let destination = destination.clone();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.closed {
             return Err(ConsumeError::ShutDown { destination });
         }
@@ -164,7 +167,7 @@ impl Consuming {
     ///
     /// A handler must not await it: the handler would wait for itself.
     pub async fn stop(&self) {
-        let Some(run) = self.state().run.clone() else {
+        let Some(run) = self.state.lock().run.clone() else {
             return;
         };
         run.stop.cancel();
@@ -174,18 +177,18 @@ impl Consuming {
     /// Returns `true` while [`run`](Self::run) is running.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.state().run.is_some()
+        self.state.lock().run.is_some()
     }
 
     /// Refuses later calls of [`run`](Self::run).
     pub fn close(&self) {
-        self.state().closed = true;
+        self.state.lock().closed = true;
     }
 
     /// Returns `true` after [`close`](Self::close).
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.state().closed
+        self.state.lock().closed
     }
 
     /// Closes, stops, and aborts the consumers that have not stopped after `timeout`.
@@ -197,14 +200,10 @@ impl Consuming {
         if self.clock.timeout(timeout, self.stop()).await.is_ok() {
             return Ok(());
         }
-        if let Some(run) = &self.state().run {
+        if let Some(run) = &self.state.lock().run {
             run.abort.cancel();
         }
         Err(ShutdownError::new(what, timeout))
-    }
-
-    fn state(&self) -> std::sync::MutexGuard<'_, ConsumingState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,7 +224,7 @@ struct Run<'a> {
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        self.consuming.state().run = None;
+        self.consuming.state.lock().run = None;
         self.tokens.ended.cancel();
     }
 }

@@ -3,11 +3,12 @@
 use std::{
     fmt,
     sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
+        Arc, Weak,
         atomic::{AtomicU64, Ordering},
     },
 };
 
+use parking_lot::RwLock;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -56,7 +57,7 @@ impl Subscribers {
     /// number behind it (`name#2`), as attempts record successes and failures by name.
     pub fn add(&self, group: Name, subscriber: Subscriber) -> Subscription {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let mut entries = self.write();
+        let mut entries = self.entries.write();
         let is_taken = |name: &Name| entries.iter().any(|(_, other)| *other.group() == group && other.name() == name);
         let subscriber = match is_taken(subscriber.name()) {
             true => {
@@ -75,7 +76,7 @@ impl Subscribers {
     }
 
     fn remove(&self, id: u64) -> bool {
-        let mut entries = self.write();
+        let mut entries = self.entries.write();
         let before = entries.len();
         entries.retain(|(other, _)| *other != id);
         let is_removed = entries.len() < before;
@@ -87,7 +88,7 @@ impl Subscribers {
     /// The groups that have subscribers, sorted.
     #[must_use]
     pub fn groups(&self) -> Vec<Name> {
-        let mut groups: Vec<_> = self.read().iter().map(|(_, subscriber)| subscriber.group().clone()).collect();
+        let mut groups: Vec<_> = self.entries.read().iter().map(|(_, subscriber)| subscriber.group().clone()).collect();
         groups.sort();
         groups.dedup();
         groups
@@ -96,20 +97,20 @@ impl Subscribers {
     /// The subscribers of a group, in the order they subscribed.
     #[must_use]
     pub fn of_group(&self, group: &Name) -> Vec<Arc<ActiveSubscriber>> {
-        of_group(&self.read(), group).map(Arc::clone).collect()
+        of_group(&self.entries.read(), group).map(Arc::clone).collect()
     }
 
     /// Returns `true` if a subscriber of a group handles this event type.
     #[must_use]
     pub fn handle(&self, group: &Name, event_type: &Name) -> bool {
-        let entries = self.read();
+        let entries = self.entries.read();
         of_group(&entries, group).any(|subscriber| subscriber.events().matches(event_type))
     }
 
     /// Returns all subscribers, in the order they subscribed.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<dyn SubscriberStatus>> {
-        self.read().iter().map(|(_, subscriber)| Arc::clone(subscriber) as _).collect()
+        self.entries.read().iter().map(|(_, subscriber)| Arc::clone(subscriber) as _).collect()
     }
 
     /// Returns the types that the subscribers of a group handle, each type and version once; if several differ in where
@@ -139,7 +140,7 @@ impl Subscribers {
 
     /// Returns the highest concurrency that a subscriber of the group sets; 0 if none does.
     pub(super) fn most_concurrency(&self, group: &Name) -> usize {
-        let entries = self.read();
+        let entries = self.entries.read();
         let most = of_group(&entries, group).filter_map(|subscriber| subscriber.options().concurrency).max();
         most.unwrap_or_default() as usize
     }
@@ -148,7 +149,7 @@ impl Subscribers {
     /// of the consumers.
     #[must_use]
     pub fn report(&self, mut health: Health) -> Health {
-        let entries = self.read();
+        let entries = self.entries.read();
         health.in_flight.extend(entries.iter().filter_map(|(_, subscriber)| subscriber.long_run()));
         health.waiting.extend(entries.iter().filter_map(|(_, subscriber)| subscriber.waiting()));
         health.crowded.extend(self.crowded_groups());
@@ -157,19 +158,19 @@ impl Subscribers {
 
     /// Returns for each group the delivery of this process that has been unfinished for longest since it failed.
     fn oldest_unfinished(&self) -> Vec<OldestUnfinished> {
-        let all_in_flight = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
+        let all_in_flight = self.in_flight.read();
         all_in_flight.iter().filter_map(|(group, in_flight)| in_flight.upgrade()?.oldest_unfinished(group)).collect()
     }
 
     /// Reports from now on the unfinished entries of a consumer, and if too many of them wait.
     pub(super) fn add_in_flight(&self, group: &Name, in_flight: Weak<dyn ConsumerReport>) {
-        let mut all_in_flight = self.in_flight.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all_in_flight = self.in_flight.write();
         all_in_flight.retain(|(_, weak)| weak.strong_count() > 0);
         all_in_flight.push((group.clone(), in_flight));
     }
 
     fn crowded_groups(&self) -> Vec<CrowdedGroup> {
-        let all_in_flight = self.in_flight.read().unwrap_or_else(PoisonError::into_inner);
+        let all_in_flight = self.in_flight.read();
         let crowded = |(group, in_flight): &GroupInFlight| {
             let (waiting, since) = in_flight.upgrade()?.crowded()?;
             Some(CrowdedGroup { group: group.to_string(), waiting: waiting as u64, since: rfc3339(since) })
@@ -180,27 +181,19 @@ impl Subscribers {
     /// Returns the longest run of a group's handlers, if it is long.
     #[must_use]
     pub fn long_run(&self, group: &Name) -> Option<RunningHandler> {
-        let entries = self.read();
+        let entries = self.entries.read();
         of_group(&entries, group).filter_map(|subscriber| subscriber.long_run()).max_by_key(|run| run.seconds)
     }
 
     /// Returns the number of runs of a group's handlers without a slot: they are long, or block their threads.
     pub(super) fn without_slot(&self, group: &Name) -> usize {
-        of_group(&self.read(), group).map(|subscriber| subscriber.without_slot()).sum()
+        of_group(&self.entries.read(), group).map(|subscriber| subscriber.without_slot()).sum()
     }
 
     /// Returns a receiver that changes when subscribers join or leave.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, NumberedSubscribers> {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, NumberedSubscribers> {
-        self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

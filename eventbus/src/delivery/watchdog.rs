@@ -3,12 +3,9 @@
 //!
 //! Invariant: the watchdog keeps no activity alive, and ends when none is left.
 
-use std::{
-    sync::{Mutex, PoisonError, Weak},
-    thread,
-    time::Duration,
-};
+use std::{sync::Weak, thread, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The interval between checks. Real time: a test's clock frees no thread.
@@ -24,7 +21,7 @@ static WATCHED: Mutex<Vec<Weak<dyn CheckBlocked>>> = Mutex::new(Vec::new());
 
 /// Watches the runs of `activity` from now on; starts the watchdog if it does not run.
 pub(super) fn watch(activity: Weak<dyn CheckBlocked>) {
-    let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut watched = WATCHED.lock();
     watched.push(activity);
     if watched.len() > 1 {
         return;
@@ -39,7 +36,7 @@ pub(super) fn watch(activity: Weak<dyn CheckBlocked>) {
 fn check_all() {
     loop {
         thread::sleep(CHECK_INTERVAL);
-        let mut watched = WATCHED.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watched = WATCHED.lock();
         watched.retain(|activity| activity.strong_count() > 0);
         if watched.is_empty() {
             return;

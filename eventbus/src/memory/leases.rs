@@ -1,11 +1,8 @@
 //! Lease table of the store in memory.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::{
@@ -15,6 +12,7 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct LeaseTable {
+    /// Each change is made as a whole or not at all, so a panic leaves a sound value; also in the locks of the store.
     rows: Mutex<HashMap<Name, LeaseRow>>,
     clock: SharedClock,
 }
@@ -32,18 +30,18 @@ impl LeaseTable {
     }
 
     pub(super) fn acquire(&self, role: &Name, owner: &Name, ttl: Duration) -> Option<Lease> {
-        let mut rows = self.lock();
+        let mut rows = self.rows.lock();
         let is_taken = rows.get(role).is_some_and(|held| held.is_valid(&self.clock) && held.lease.owner != *owner);
         (!is_taken).then(|| self.grant(&mut rows, role, owner, ttl))
     }
 
     pub(super) fn seize(&self, role: &Name, owner: &Name, ttl: Duration) -> Lease {
-        self.grant(&mut self.lock(), role, owner, ttl)
+        self.grant(&mut self.rows.lock(), role, owner, ttl)
     }
 
     /// Renews a lease; returns `false` if it was acquired again since.
     pub(super) fn renew(&self, lease: &Lease, ttl: Duration) -> bool {
-        let mut rows = self.lock();
+        let mut rows = self.rows.lock();
         let Some(held) = rows.get_mut(&lease.role).filter(|held| held.lease.epoch == lease.epoch) else {
             return false;
         };
@@ -53,7 +51,7 @@ impl LeaseTable {
 
     /// Returns the lease of a role, unless it has expired.
     pub(super) fn lease_of(&self, role: &Name) -> Option<Lease> {
-        self.lock().get(role).filter(|held| held.is_valid(&self.clock)).map(|held| held.lease.clone())
+        self.rows.lock().get(role).filter(|held| held.is_valid(&self.clock)).map(|held| held.lease.clone())
     }
 
     fn grant(&self, rows: &mut HashMap<Name, LeaseRow>, role: &Name, owner: &Name, ttl: Duration) -> Lease {
@@ -62,11 +60,6 @@ impl LeaseTable {
         let until = self.clock.instant().checked_add(ttl);
         rows.insert(role.clone(), LeaseRow { lease: lease.clone(), until });
         lease
-    }
-
-    /// Ignores poison: each change is made as a whole or not at all, so a poisoned lock still guards a sound value.
-    fn lock(&self) -> MutexGuard<'_, HashMap<Name, LeaseRow>> {
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

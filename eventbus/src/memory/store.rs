@@ -7,11 +7,12 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
     time::Duration,
 };
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -194,15 +195,6 @@ fn clamp(number: u64, max: usize) -> usize {
     usize::try_from(number).map_or(max, |number| number.min(max))
 }
 
-/// Ignores poison: a writer never leaves a half-made change behind, so a poisoned lock still guards a sound value.
-fn read_lock<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write_lock<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[async_trait]
 impl AppendEvents for InMemoryEventStore {
     async fn append(
@@ -216,7 +208,7 @@ impl AppendEvents for InMemoryEventStore {
         }
         check_ids(stream, &events)?;
         check_events(stream, &events)?;
-        let recorded = write_lock(&self.0.log).append(stream, expected, events)?;
+        let recorded = self.0.log.write().append(stream, expected, events)?;
         self.0.appended.notify();
         Ok(recorded)
     }
@@ -227,7 +219,7 @@ impl ReadStream for InMemoryEventStore {
     fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
         let stream = stream.clone();
         paged(from, move |from| {
-            let page = read_lock(&self.0.log).stream_page(&stream, from, direction);
+            let page = self.0.log.read().stream_page(&stream, from, direction);
             let last = page.last().map(RecordedEvent::version);
             let next = last.and_then(|last| match direction {
                 Direction::Forward => Some(last.next()),
@@ -238,7 +230,7 @@ impl ReadStream for InMemoryEventStore {
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        Ok(read_lock(&self.0.log).version(stream))
+        Ok(self.0.log.read().version(stream))
     }
 }
 
@@ -246,20 +238,20 @@ impl ReadStream for InMemoryEventStore {
 impl ReadFeed for InMemoryEventStore {
     fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
         let filter = filter.clone();
-        paged(after, move |after| std::future::ready(Ok(read_lock(&self.0.log).feed_page(after, through, &filter))))
+        paged(after, move |after| std::future::ready(Ok(self.0.log.read().feed_page(after, through, &filter))))
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        Ok(Position::new(read_lock(&self.0.log).events.len() as u64))
+        Ok(Position::new(self.0.log.read().events.len() as u64))
     }
 
     async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        let log = read_lock(&self.0.log);
+        let log = self.0.log.read();
         Ok(log.between(after, through).iter().filter(|event| filter.matches(event)).count() as u64)
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        let log = read_lock(&self.0.log);
+        let log = self.0.log.read();
         let first = log.between(after, Position::new(u64::MAX)).first().map(RecordedEvent::metadata);
         Ok(first.map(|event| event.recorded_at().unwrap_or(event.occurred_at())))
     }
@@ -276,11 +268,11 @@ impl ReadFeed for InMemoryEventStore {
 #[async_trait]
 impl Checkpoints for InMemoryEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        Ok(read_lock(&self.0.checkpoints).get(name).copied())
+        Ok(self.0.checkpoints.read().get(name).copied())
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        write_lock(&self.0.checkpoints).insert(name.clone(), position);
+        self.0.checkpoints.write().insert(name.clone(), position);
         Ok(())
     }
 }
@@ -313,19 +305,19 @@ impl Leases for InMemoryEventStore {
 #[async_trait]
 impl Floors for InMemoryEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let floors = read_lock(&self.0.floors);
+        let floors = self.0.floors.read();
         let of_destination = floors.iter().filter(|((of, _), _)| of == destination);
         Ok(of_destination.map(|((_, group), &position)| Floor { group: group.clone(), position }).collect())
     }
 
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
         let entry = |floor: &Floor| ((destination.clone(), floor.group.clone()), floor.position);
-        write_lock(&self.0.floors).extend(floors.iter().map(entry));
+        self.0.floors.write().extend(floors.iter().map(entry));
         Ok(())
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        write_lock(&self.0.floors).remove(&(destination.clone(), group.clone()));
+        self.0.floors.write().remove(&(destination.clone(), group.clone()));
         Ok(())
     }
 }
@@ -333,7 +325,7 @@ impl Floors for InMemoryEventStore {
 impl InMemoryEventStore {
     /// Returns the wanted dead letters, oldest first.
     fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
-        let rows = read_lock(&self.0.unfinished);
+        let rows = self.0.unfinished.read();
         let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
             |((group, position), row)| {
                 let (group, attempts) = (group.clone(), row.attempts.clone());
@@ -353,7 +345,7 @@ fn dead_order(dead: &DeadDelivery) -> (OffsetDateTime, Position, &Name) {
 #[async_trait]
 impl UnfinishedDeliveries for InMemoryEventStore {
     async fn save_progress(&self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
-        let mut rows = write_lock(&self.0.unfinished);
+        let mut rows = self.0.unfinished.write();
         for row in &update.unfinished {
             rows.insert((group.clone(), row.position), row.clone());
         }
@@ -361,13 +353,13 @@ impl UnfinishedDeliveries for InMemoryEventStore {
             rows.remove(&(group.clone(), *position));
         }
         if let Some((name, position)) = &update.checkpoint {
-            write_lock(&self.0.checkpoints).insert(name.clone(), *position);
+            self.0.checkpoints.write().insert(name.clone(), *position);
         }
         Ok(())
     }
 
     async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        let rows = read_lock(&self.0.unfinished);
+        let rows = self.0.unfinished.read();
         let waiting = rows.iter().filter(|((of, _), row)| of == group && row.dead_since.is_none());
         Ok(waiting.map(|(_, row)| row.clone()).collect())
     }
@@ -407,7 +399,7 @@ impl UnfinishedDeliveries for InMemoryEventStore {
         position: Position,
         attempts: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError> {
-        let (mut rows, key) = (write_lock(&self.0.unfinished), (group.clone(), position));
+        let (mut rows, key) = (self.0.unfinished.write(), (group.clone(), position));
         let Some(row) = rows.get_mut(&key).filter(|row| row.dead_since.is_some()) else {
             return Ok(false);
         };
@@ -424,16 +416,16 @@ impl UnfinishedDeliveries for InMemoryEventStore {
 #[async_trait]
 impl Notes for InMemoryEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        Ok(read_lock(&self.0.notes).get(name).cloned())
+        Ok(self.0.notes.read().get(name).cloned())
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        write_lock(&self.0.notes).insert(name.clone(), text.to_owned());
+        self.0.notes.write().insert(name.clone(), text.to_owned());
         Ok(())
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        write_lock(&self.0.notes).remove(name);
+        self.0.notes.write().remove(name);
         Ok(())
     }
 
@@ -443,7 +435,7 @@ impl Notes for InMemoryEventStore {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let notes = read_lock(&self.0.notes);
+        let notes = self.0.notes.read();
         let is_listed = |name: &&Name| name.starts_with(prefix.as_str()) && after.is_none_or(|after| *name > after);
         let mut names: Vec<Name> = notes.keys().filter(is_listed).cloned().collect();
         names.sort_unstable();
@@ -460,7 +452,7 @@ impl EventTypes for InMemoryEventStore {
             schema_version,
             first_position,
         };
-        Ok(read_lock(&self.0.log).types.iter().map(listed).collect())
+        Ok(self.0.log.read().types.iter().map(listed).collect())
     }
 }
 

@@ -3,11 +3,9 @@
 //! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
 //! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -55,13 +53,13 @@ impl LeaseOutage {
     }
 
     fn begins(&self, role: &Name) {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).begins() {
+        if self.0.lock().begins() {
             tracing::warn!(%role, "this process could not renew the lease in time and gives up the role");
         }
     }
 
     fn ends(&self, role: &Name, message: &'static str) {
-        if let Some(lasted) = self.0.lock().unwrap_or_else(PoisonError::into_inner).ends() {
+        if let Some(lasted) = self.0.lock().ends() {
             tracing::info!(%role, ?lasted, "{message}");
         }
     }
@@ -177,12 +175,12 @@ struct LastRenewal {
 
 impl LastRenewal {
     fn is_valid(&self) -> bool {
-        let sent_at = *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let sent_at = *self.sent_at.lock();
         sent_at.is_some_and(|sent_at| self.clock.elapsed(sent_at) < self.ttl)
     }
 
     fn record(&self, sent_at: Option<Instant>) {
-        *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = sent_at;
+        *self.sent_at.lock() = sent_at;
     }
 }
 

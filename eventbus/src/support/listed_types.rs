@@ -1,9 +1,8 @@
 //! The event types that a process knows to be listed in its store.
 
-use std::{
-    collections::HashMap,
-    sync::{PoisonError, RwLock},
-};
+use std::collections::HashMap;
+
+use parking_lot::RwLock;
 
 use crate::domain::{name::Name, record::NewEvent};
 
@@ -27,7 +26,7 @@ impl ListedEventTypes {
     /// Returns `true` if the type of `event` is listed with its schema version, or a higher one.
     #[must_use]
     pub fn has(&self, event: &NewEvent) -> bool {
-        let listed = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let listed = self.0.read();
         listed.get(event.event_type()).is_some_and(|&version| version >= event.schema_version())
     }
 
@@ -39,7 +38,7 @@ impl ListedEventTypes {
 
     /// Adds a listed type; call it only after the commit of the transaction that listed it.
     pub fn add(&self, event_type: &Name, schema_version: u32) {
-        let mut listed = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut listed = self.0.write();
         let known = listed.entry(event_type.clone()).or_default();
         *known = schema_version.max(*known);
     }
@@ -55,6 +54,6 @@ impl ListedEventTypes {
 
     /// Forgets all types, after the store has lost data and perhaps the list.
     pub fn clear(&self) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.write().clear();
     }
 }

@@ -5,11 +5,12 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use uuid::{Builder, Uuid};
@@ -86,7 +87,7 @@ impl ManualClock {
     ///
     /// Returns before the woken tasks run: wait for their effects. Moves at most a hundred years per call.
     pub fn advance(&self, by: Duration) {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         let by = by.min(ADVANCE_MAX);
         state.advanced += by;
         state.now = state.now.saturating_add(time::Duration::try_from(by).unwrap_or_default());
@@ -99,13 +100,13 @@ impl ManualClock {
 
     /// Sets the time of day, forward or back; monotonic time stays.
     pub fn set(&self, now: OffsetDateTime) {
-        self.0.state().now = now;
+        self.0.state.lock().now = now;
     }
 
     /// Returns the number of tasks that sleep now.
     #[must_use]
     pub fn sleeping(&self) -> usize {
-        self.0.state().sleepers.len()
+        self.0.state.lock().sleepers.len()
     }
 
     /// Waits until at least `count` tasks sleep.
@@ -129,7 +130,7 @@ impl ManualClock {
 
     /// Returns the time from now until each sleeper's deadline, in ascending order.
     fn remaining_times(&self) -> Vec<Duration> {
-        let state = self.0.state();
+        let state = self.0.state.lock();
         let now = self.0.base + state.advanced;
         state.sleepers.keys().map(|(deadline, _)| deadline.saturating_duration_since(now)).collect()
     }
@@ -160,17 +161,17 @@ impl Default for ManualClock {
 
 impl Clock for ManualClock {
     fn now(&self) -> OffsetDateTime {
-        self.0.state().now
+        self.0.state.lock().now
     }
 
     fn instant(&self) -> Instant {
-        let state = self.0.state();
+        let state = self.0.state.lock();
         self.0.base + state.advanced
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let number = {
-            let mut state = self.0.state();
+            let mut state = self.0.state.lock();
             state.last_sleeper_number += 1;
             state.last_sleeper_number
         };
@@ -179,7 +180,7 @@ impl Clock for ManualClock {
 
     /// Returns ids that sort after earlier ones while the clock is not set back.
     fn new_id(&self) -> Uuid {
-        let mut state = self.0.state();
+        let mut state = self.0.state.lock();
         state.ids = state.ids.wrapping_add(1);
         let since_1970 = state.now - OffsetDateTime::UNIX_EPOCH;
         let millis = u64::try_from(since_1970.whole_milliseconds()).unwrap_or_default();
@@ -195,15 +196,8 @@ impl Clock for ManualClock {
 
 impl fmt::Debug for ManualClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = self.0.state();
+        let state = self.0.state.lock();
         f.debug_struct("ManualClock").field("now", &state.now).field("sleeping", &state.sleepers.len()).finish()
-    }
-}
-
-impl ManualClockInner {
-    /// Every change is complete or not made, so the value behind a poisoned lock is still consistent.
-    fn state(&self) -> MutexGuard<'_, ManualClockState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,7 +212,7 @@ impl Future for Sleeper {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let inner = &self.clock.0;
-        let mut state = inner.state();
+        let mut state = inner.state.lock();
         if self.key.0 <= inner.base + state.advanced {
             state.sleepers.remove(&self.key);
             return Poll::Ready(());
@@ -234,7 +228,7 @@ impl Future for Sleeper {
 
 impl Drop for Sleeper {
     fn drop(&mut self) {
-        self.clock.0.state().sleepers.remove(&self.key);
+        self.clock.0.state.lock().sleepers.remove(&self.key);
     }
 }
 

@@ -1,12 +1,9 @@
 //! Backends that fail on demand: for tests of error handling.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::VecDeque, fmt, sync::Arc};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use super::delegate;
 use crate::{
@@ -40,17 +37,17 @@ pub struct Faults(Arc<Mutex<VecDeque<Fault>>>);
 impl Faults {
     /// Makes the next `times` calls fail with `fault`.
     pub fn fail_next(&self, fault: Fault, times: usize) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(vec![fault; times]);
+        self.0.lock().extend(vec![fault; times]);
     }
 
     /// Returns the number of queued failures.
     #[must_use]
     pub fn remaining(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.lock().len()
     }
 
     pub(super) fn take(&self) -> Option<Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+        self.0.lock().pop_front()
     }
 }
 
@@ -62,11 +59,11 @@ impl Refusal {
     /// Refuses the event at `position` from now on, or every publish if it is [`Position::START`]; `None` stops
     /// refusing.
     pub fn set(&self, position: Option<Position>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        *self.0.lock() = position;
     }
 
     pub(super) fn check(&self, destination: &Name, events: &[RecordedEvent]) -> Result<(), PublishError> {
-        let Some(position) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) else {
+        let Some(position) = *self.0.lock() else {
             return Ok(());
         };
         let event = events.iter().find(|event| event.position() == Some(position));

@@ -2,12 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use time::OffsetDateTime;
 use tokio::{
     sync::{Notify, futures::Notified},
@@ -68,7 +69,7 @@ impl InFlight {
     /// has an alert.
     #[must_use]
     pub fn with_max_waiting(self, entries: usize) -> Self {
-        *self.state() = InFlightState::new(self.clock.clone(), entries.max(1));
+        *self.state.lock() = InFlightState::new(self.clock.clone(), entries.max(1));
         self
     }
 
@@ -83,7 +84,7 @@ impl InFlight {
     /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs already is not stopped.
     pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
         let now = self.clock.instant();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for stream in streams {
             state.block_stream(stream, now);
         }
@@ -93,7 +94,7 @@ impl InFlight {
     /// Unblocks aggregates that were [blocked](Self::block_streams), each once.
     pub fn unblock_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
         let now = self.clock.instant();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for stream in streams {
             state.unblock_stream(stream, now);
         }
@@ -104,7 +105,7 @@ impl InFlight {
     /// Returns the number of entries that are being retried, or are blocked behind one of those.
     #[must_use]
     pub fn count_retried(&self) -> usize {
-        self.state().retried()
+        self.state.lock().retried()
     }
 
     /// Adds the entries that are not in flight already; returns how many.
@@ -112,7 +113,7 @@ impl InFlight {
         // before the lock: the caller's iterator may call our methods
         let entries: Vec<_> = entries.into_iter().collect();
         let now = self.clock.instant();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let before = state.len();
         for entry in entries {
             state.add(entry, now);
@@ -158,7 +159,7 @@ impl InFlight {
     /// Sets whether more new entries can be read at once. As long as they can, workers run retries only now and then,
     /// and an idle worker waits for a new entry instead. A bus that never sets it has retries run by any idle worker.
     pub fn set_has_more(&self, has_more: bool) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         if state.set_has_more(has_more) {
             self.notify_waiters(state);
             self.work.notify_waiters();
@@ -167,7 +168,7 @@ impl InFlight {
 
     /// Waits until the bus must read entries again.
     pub async fn due(&self) {
-        while self.state().due_room(self.bounds) == 0 {
+        while self.state.lock().due_room(self.bounds) == 0 {
             self.due.notified().await;
         }
     }
@@ -176,13 +177,13 @@ impl InFlight {
     /// dispositions of [`take_disposed`](Self::take_disposed). Then it [resumes](Self::resume) each entry,
     /// [returns](Self::return_due) it unread, [postpones](Self::postpone) or [releases](Self::release) it.
     pub fn take_due(&self) -> Vec<DueEntry> {
-        self.state().take_due(self.clock.instant(), self.bounds)
+        self.state.lock().take_due(self.clock.instant(), self.bounds)
     }
 
     /// Resumes entries that the bus has read again, with their persisted attempts.
     pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
         let now = self.clock.instant();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for entry in entries {
             state.resume(entry, now);
         }
@@ -192,7 +193,7 @@ impl InFlight {
 
     /// Returns entries that the bus could not read again: they are still due.
     pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for id in ids {
             state.not_read(id);
         }
@@ -203,7 +204,7 @@ impl InFlight {
     /// Postpones entries that the bus cannot read again yet: they are due after `time`.
     pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
         let until = self.clock.instant() + time;
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for id in ids {
             state.put_off(id, until);
         }
@@ -214,12 +215,12 @@ impl InFlight {
     /// Returns `true` if so many entries wait that the bus must read no more.
     #[must_use]
     pub fn is_crowded(&self) -> bool {
-        self.state().crowded().is_some()
+        self.state.lock().crowded().is_some()
     }
 
     /// Adds an entry that is no event: no handler can ever handle it.
     pub fn add_undecodable(&self, id: MessageId, attempts: DeliveryAttempts) {
-        if self.state().add_undecodable(id, attempts) {
+        if self.state.lock().add_undecodable(id, attempts) {
             self.outbox.notify_one();
         }
     }
@@ -227,19 +228,19 @@ impl InFlight {
     /// Returns `true` if the entry is in flight.
     #[must_use]
     pub fn contains(&self, id: &MessageId) -> bool {
-        self.state().contains(id)
+        self.state.lock().contains(id)
     }
 
     /// Returns the ids of the in-flight entries, unsorted.
     #[must_use]
     pub fn ids(&self) -> Vec<MessageId> {
-        self.state().ids()
+        self.state.lock().ids()
     }
 
     /// Returns the number of in-flight entries: ready, running, waiting for a retry, blocked, or not yet persisted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.state().len()
+        self.state.lock().len()
     }
 
     /// Returns `true` if no entry is in flight.
@@ -251,7 +252,7 @@ impl InFlight {
     /// Returns how many more entries fit. Those that wait take no room, but none fit if too many wait.
     #[must_use]
     pub fn free(&self) -> usize {
-        let state = self.state();
+        let state = self.state.lock();
         if state.crowded().is_some() { 0 } else { state.free(self.bounds) }
     }
 
@@ -270,13 +271,13 @@ impl InFlight {
     /// have enough.
     #[must_use]
     pub fn room_beside(&self, coming: usize) -> usize {
-        self.state().room(coming, self.bounds)
+        self.state.lock().room(coming, self.bounds)
     }
 
     /// Waits until dispositions are ready to persist. The bus should not wait for more of them: an entry is handled
     /// again if the process ends before the write. Dispositions that arrive during a write go into the next one.
     pub async fn disposed(&self) {
-        while self.state().unwritten() == 0 {
+        while self.state.lock().unwritten() == 0 {
             self.outbox.notified().await;
         }
     }
@@ -287,14 +288,14 @@ impl InFlight {
     /// handler already, and would not search again for events that were skipped before. Of its aggregate, only an entry
     /// that was started meanwhile, or is being read again, runs before it.
     pub fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let disposed = self.state().drain();
+        let disposed = self.state.lock().drain();
         if !disposed.iter().any(|entry| matches!(entry.disposition, Disposition::Skip(_))) {
             return disposed;
         }
         let (skipped, disposed): (Vec<_>, Vec<_>) = disposed.into_iter().partition(|entry| self.has_handler(entry));
         if !skipped.is_empty() {
             let now = self.clock.instant();
-            let mut state = self.state();
+            let mut state = self.state.lock();
             // the last first: each goes to the front of its aggregate's queue
             for skipped in skipped.into_iter().rev() {
                 state.handle_skipped(skipped, now);
@@ -317,12 +318,12 @@ impl InFlight {
     /// Returns the read-ahead window: the entries that are running or read ahead at the workers' pace.
     #[must_use]
     pub fn read_ahead(&self) -> usize {
-        self.state().read_ahead_window(self.bounds).1
+        self.state.lock().read_ahead_window(self.bounds).1
     }
 
     /// Lets suspects run: the bus has persisted that they begin.
     pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for id in ids {
             state.begin(id);
         }
@@ -334,7 +335,7 @@ impl InFlight {
     /// that run one of them.
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let now = self.clock.instant();
-        let mut state = self.state();
+        let mut state = self.state.lock();
         for id in ids {
             state.remove(id, now);
         }
@@ -354,16 +355,12 @@ impl InFlight {
 
     /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let nacked = state.remove_idle(which);
         self.notify_waiters(state);
         self.room.notify_one();
         self.work.notify_waiters();
         nacked
-    }
-
-    fn state(&self) -> MutexGuard<'_, InFlightState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins the work of a consumer: reports of its group include these entries from now on.
@@ -408,7 +405,7 @@ impl InFlight {
             return NextJob::Idle(None);
         }
         let workers = self.workers(context);
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
         let next_job = state.next_job(worker, slot, workers, self.clock.instant(), self.bounds);
         self.notify_waiters(state);
@@ -420,7 +417,7 @@ impl InFlight {
         loop {
             taken_over.notified().await;
             // the notification may be for an earlier entry of this worker
-            if !self.state().is_running(number) {
+            if !self.state.lock().is_running(number) {
                 return;
             }
         }
@@ -434,14 +431,14 @@ impl InFlight {
     }
 
     pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         state.record_outcome(number, outcome, &context.retry, self.clock.instant());
         self.notify_waiters(state);
     }
 
     /// Returns the next suspect that may run.
     pub(super) fn next_suspect(&self) -> NextSuspect {
-        let mut state = self.state();
+        let mut state = self.state.lock();
         let next = state.next_suspect(self.clock.instant(), self.bounds);
         self.notify_waiters(state);
         next
@@ -449,7 +446,7 @@ impl InFlight {
 
     /// Has the bus persist that a suspect begins. Returns `false` if it is not in flight any more.
     pub(super) fn note_start(&self, number: u64, is_alone: bool) -> bool {
-        let is_noted = self.state().note_start(number, is_alone);
+        let is_noted = self.state.lock().note_start(number, is_alone);
         if is_noted {
             self.outbox.notify_one();
         }
@@ -457,18 +454,18 @@ impl InFlight {
     }
 
     pub(super) fn take_started(&self, number: u64, worker: &Arc<Notify>) -> StartNote {
-        self.state().take_started(number, worker, self.clock.instant())
+        self.state.lock().take_started(number, worker, self.clock.instant())
     }
 }
 
 impl ConsumerReport for InFlight {
     fn crowded(&self) -> Option<(usize, OffsetDateTime)> {
-        self.state().crowded()
+        self.state.lock().crowded()
     }
 
     fn oldest_unfinished(&self, group: &Name) -> Option<OldestUnfinished> {
         let (oldest, unfinished) = {
-            let state = self.state();
+            let state = self.state.lock();
             (state.oldest_failing(), state.len() as u64)
         };
         let (since, handlers) = oldest?;

@@ -5,9 +5,8 @@
 //!
 //! Invariant: a dead letter has the same id in the log and in the store.
 
-use std::sync::MutexGuard;
-
 use async_trait::async_trait;
+use parking_lot::MutexGuard;
 
 use super::{
     InMemoryEventBus,

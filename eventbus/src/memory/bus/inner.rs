@@ -2,8 +2,9 @@
 //!
 //! Invariant: no caller holds the locks of the log and of the resume point at once, and none awaits under either.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 
 use super::{
@@ -83,15 +84,15 @@ impl BusInner {
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, EntryLog> {
-        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock()
     }
 
     pub(super) fn resume_point(&self) -> Option<ResumePoint> {
-        self.resume_point.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.resume_point.lock().clone()
     }
 
     pub(super) fn set_resume_point(&self, resume_point: ResumePoint) {
-        *self.resume_point.lock().unwrap_or_else(PoisonError::into_inner) = Some(resume_point);
+        *self.resume_point.lock() = Some(resume_point);
     }
 
     /// Returns the store from which the bus resumed.

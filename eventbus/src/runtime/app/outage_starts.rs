@@ -1,7 +1,6 @@
 //! Start times of the outages of store and bus, for `health`.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 
 /// A server that can be away.
@@ -18,7 +17,7 @@ pub(super) struct OutageStarts(Mutex<[Option<OffsetDateTime>; 2]>);
 impl OutageStarts {
     /// Records that a server answers, or is away since `since` at the latest. Returns the start of its outage.
     pub(super) fn record(&self, dependency: Dependency, since: Option<OffsetDateTime>) -> Option<OffsetDateTime> {
-        let mut starts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut starts = self.0.lock();
         let start = &mut starts[dependency as usize];
         *start = since.map(|since| start.map_or(since, |start| start.min(since)));
         *start

@@ -1,10 +1,8 @@
 //! The wait for an idle app: all events published, handled and projected.
 
-use std::{
-    collections::VecDeque,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
+
+use parking_lot::Mutex;
 
 use super::{error::SettleError, inner::AppInner, relay_health};
 use crate::{
@@ -38,7 +36,7 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
     if let Ok(settled) = tokio::time::timeout(timeout, wait_idle).await {
         return settled;
     }
-    let mut waiting_for = waiting.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut waiting_for = waiting.into_inner();
     let relay = app.tasks().relay();
     if let Some(problem) = relay.and_then(|relay| relay.borrow().problem.clone()) {
         waiting_for = format!("{waiting_for} (the relay: {problem})");
@@ -62,7 +60,7 @@ async fn followed_head(app: &AppInner) -> Result<Position, ReadError> {
 }
 
 async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<String>) -> Result<(), SettleError> {
-    let wait_for = |what| *waiting.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    let wait_for = |what| *waiting.lock() = what;
     if app.tasks().relay().is_some() {
         wait_for("the relay".into());
         relay_health::published(app, head).await?;

@@ -1,12 +1,8 @@
 //! Insides of a projection's handle: the state, which events and rebuilds change, and its progress.
 
-use std::{
-    fmt,
-    future::Future,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::sync::RwLock;
 
 use super::{
@@ -113,28 +109,24 @@ impl<P: Projection> ProjectionInner<P> {
             return Ok(known);
         }
         let positions: Arc<[Position]> = skipped_positions(store, &projection_role(P::definition().name)).await?.into();
-        *self.lock_skips() = Some(Arc::clone(&positions));
+        *self.skips.lock() = Some(Arc::clone(&positions));
         Ok(positions)
     }
 
     /// Returns the positions that it skips, if loaded.
     fn cached_skips(&self) -> Option<Arc<[Position]>> {
-        self.lock_skips().clone()
+        self.skips.lock().clone()
     }
 
     /// Clears the loaded positions, as an operator may have changed them.
     pub(crate) fn clear_cached_skips(&self) {
-        *self.lock_skips() = None;
+        *self.skips.lock() = None;
     }
 
     /// Returns the number of loaded positions up to `position` that it skips.
     pub(super) fn count_skipped(&self, position: Position) -> u64 {
-        let skips = self.lock_skips();
+        let skips = self.skips.lock();
         skips.iter().flat_map(|skips| skips.iter()).filter(|skipped| **skipped <= position).count() as u64
-    }
-
-    fn lock_skips(&self) -> MutexGuard<'_, Option<Arc<[Position]>>> {
-        self.skips.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resumes it if an operator has skipped the event at which it stopped.

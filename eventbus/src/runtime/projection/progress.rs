@@ -1,7 +1,6 @@
 //! Progress of a projection: its position, its stops and its problems.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -104,11 +103,11 @@ impl ProgressCell {
 
     /// Waits by this clock from now on.
     pub(super) fn set_clock(&self, clock: SharedClock) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = clock;
+        *self.clock.lock() = clock;
     }
 
     pub(super) fn clock(&self) -> SharedClock {
-        self.clock.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.clock.lock().clone()
     }
 
     /// Raises the position to `position`, if it is lower.

@@ -4,13 +4,10 @@
 //! Invariant: every process with the store fills; the bus accepts each range once. No group gets an event that the
 //! relay skips. A fill that fails for one group, such as at a damaged row, delays no other group.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::TryStreamExt;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -44,12 +41,12 @@ pub(crate) struct Unfilled(Arc<Mutex<BTreeMap<Name, (Instant, UnfilledGroup)>>>)
 impl Unfilled {
     /// Returns the groups as an operator sees them.
     pub(crate) fn groups(&self) -> Vec<UnfilledGroup> {
-        self.lock().values().map(|(_, group)| group.clone()).collect()
+        self.0.lock().values().map(|(_, group)| group.clone()).collect()
     }
 
     /// Records the failed fills of a round; the backlogs of all other groups are filled again.
     fn note(&self, failed: BTreeMap<Name, (BacklogFill, BoxError)>, clock: &SharedClock) {
-        let mut known = self.lock();
+        let mut known = self.0.lock();
         known.retain(|group, (began, _)| {
             let lasts = failed.contains_key(group);
             if !lasts {
@@ -70,10 +67,6 @@ impl Unfilled {
             // without the sources: messages of store and bus may hold values of events
             (unfilled.after, unfilled.error) = (fill.after, error.to_string());
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (Instant, UnfilledGroup)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -262,7 +255,7 @@ mod tests {
                 return Err(PublishError::Refused { destination, event_id: None, source });
             }
             let positions = events.iter().filter_map(RecordedEvent::position).map(Position::get);
-            self.given.lock().unwrap().extend(positions.map(|position| (fill.group.to_string(), position)));
+            self.given.lock().extend(positions.map(|position| (fill.group.to_string(), position)));
             Ok(if self.is_full.load(Ordering::SeqCst) { FillOutcome::Full } else { FillOutcome::Done })
         }
     }
@@ -292,7 +285,7 @@ mod tests {
             unfilled.note(round.failed, &clock);
         }
         let of_shipping = |position| ("shipping".to_owned(), position);
-        assert_eq!(*missing.given.lock().unwrap(), [1, 2, 1, 2].map(of_shipping));
+        assert_eq!(*missing.given.lock(), [1, 2, 1, 2].map(of_shipping));
         let groups = unfilled.groups();
         assert_eq!(groups.len(), 1, "{groups:?}");
         assert_eq!((&*groups[0].group, groups[0].after), ("billing", Position::START));
@@ -316,7 +309,7 @@ mod tests {
             given: Mutex::default(),
         };
         fill_all(&*store, &missing, &bus).await.unwrap();
-        assert_eq!(*missing.given.lock().unwrap(), [1, 3].map(|position| ("new".to_owned(), position)));
+        assert_eq!(*missing.given.lock(), [1, 3].map(|position| ("new".to_owned(), position)));
     }
 
     #[tokio::test]
@@ -331,7 +324,7 @@ mod tests {
             given: Mutex::default(),
         };
         assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
-        assert_eq!(missing.given.lock().unwrap().len(), most);
+        assert_eq!(missing.given.lock().len(), most);
     }
 
     #[tokio::test]
@@ -345,9 +338,9 @@ mod tests {
             given: Mutex::default(),
         };
         assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, FULL_BACKLOG_DELAY);
-        assert!(missing.given.lock().unwrap().is_empty());
+        assert!(missing.given.lock().is_empty());
         missing.is_full.store(false, Ordering::SeqCst);
         assert_eq!(fill_all(&*store, &missing, &bus).await.unwrap().pause, Duration::ZERO);
-        assert_eq!(missing.given.lock().unwrap().len(), 2);
+        assert_eq!(missing.given.lock().len(), 2);
     }
 }

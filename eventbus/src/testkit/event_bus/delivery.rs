@@ -1,14 +1,15 @@
 //! Rules of publishing and delivering.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use time::macros::datetime;
 use uuid::Uuid;
 
 use super::{
     Bus,
     fixtures::{
-        CREATED, RecordingHandler, SHIPPED, consume, created, event, events, lock, publish, shipped, wait_until_idle,
+        CREATED, RecordingHandler, SHIPPED, consume, created, event, events, publish, shipped, wait_until_idle,
         wait_until_started,
     },
 };
@@ -147,7 +148,7 @@ pub async fn typed_subscribers_run_before_wildcards(bus: Bus, _: Bus) {
     publish(&bus, &events(1..=1)).await;
     wait_until_idle(&bus, group).await;
     consumer.stop().await;
-    assert_eq!(*lock(&notes), ["first", "second", "wildcard"], "order");
+    assert_eq!(*notes.lock(), ["first", "second", "wildcard"], "order");
 }
 
 /// A thousand events are published in one call and delivered in order.

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::Bus;
@@ -166,17 +167,17 @@ impl RecordingHandler {
 
     /// Fails `times` times on each of these numbers from now on, and on no further ones.
     pub(super) fn fail_times(&self, times: u32, numbers: &[u64]) {
-        *lock(&self.state.failing) = numbers.iter().map(|number| (*number, times)).collect();
+        *self.state.failing.lock() = numbers.iter().map(|number| (*number, times)).collect();
     }
 
     /// Panics on exactly these numbers from now on.
     pub(super) fn panic_on(&self, numbers: &[u64]) {
-        *lock(&self.state.panicking) = numbers.iter().copied().collect();
+        *self.state.panicking.lock() = numbers.iter().copied().collect();
     }
 
     /// Hangs on exactly these numbers from now on.
     pub(super) fn hang_on(&self, numbers: &[u64]) {
-        *lock(&self.state.hanging) = numbers.iter().copied().collect();
+        *self.state.hanging.lock() = numbers.iter().copied().collect();
     }
 
     pub(super) fn allow_one(&self) {
@@ -185,30 +186,30 @@ impl RecordingHandler {
 
     /// Returns all deliveries started so far.
     pub(super) fn deliveries(&self) -> Vec<Delivery> {
-        lock(&self.state.started).iter().map(|(delivery, _)| delivery.clone()).collect()
+        self.state.started.lock().iter().map(|(delivery, _)| delivery.clone()).collect()
     }
 
     /// Returns the numbers of all deliveries started so far.
     pub(super) fn started(&self) -> Vec<u64> {
-        lock(&self.state.started).iter().map(|(delivery, _)| number(delivery)).collect()
+        self.state.started.lock().iter().map(|(delivery, _)| number(delivery)).collect()
     }
 
     /// Returns the attempts at one number, and when each started.
     pub(super) fn attempts_at(&self, wanted: u64) -> Vec<(u32, Instant)> {
-        let started = lock(&self.state.started);
+        let started = self.state.started.lock();
         let wanted = started.iter().filter(|(delivery, _)| number(delivery) == wanted);
         wanted.map(|(delivery, at)| (delivery.attempt(), *at)).collect()
     }
 
     /// Returns how many deliveries run now, and the most that ever ran at once.
     pub(super) fn running(&self) -> (usize, usize) {
-        let running = lock(&self.state.running);
+        let running = self.state.running.lock();
         (running.0.len(), running.1)
     }
 
     /// Returns the numbers of deliveries that succeeded.
     pub(super) fn completed(&self) -> Vec<u64> {
-        lock(&self.state.completed).clone()
+        self.state.completed.lock().clone()
     }
 
     /// Subscribes this handler.
@@ -224,19 +225,19 @@ impl RecordingHandler {
 
     async fn handle(&self, delivery: &Delivery) -> Result<(), HandlerError> {
         let number = number(delivery);
-        lock(&self.state.started).push((delivery.clone(), Instant::now()));
-        lock(&self.state.call_log).push(self.state.name);
+        self.state.started.lock().push((delivery.clone(), Instant::now()));
+        self.state.call_log.lock().push(self.state.name);
         let _running = ActiveDelivery::start(&self.state, delivery);
         self.state.permits.acquire().await?.forget();
-        assert!(!lock(&self.state.panicking).contains(&number), "panic on demand");
-        if lock(&self.state.hanging).contains(&number) {
+        assert!(!self.state.panicking.lock().contains(&number), "panic on demand");
+        if self.state.hanging.lock().contains(&number) {
             std::future::pending::<()>().await;
         }
-        if let Some(left @ 1..) = lock(&self.state.failing).get_mut(&number) {
+        if let Some(left @ 1..) = self.state.failing.lock().get_mut(&number) {
             *left -= 1;
             return Err((self.error)());
         }
-        lock(&self.state.completed).push(number);
+        self.state.completed.lock().push(number);
         Ok(())
     }
 }
@@ -247,7 +248,7 @@ struct ActiveDelivery<'a>(&'a HandlerState, String);
 impl<'a> ActiveDelivery<'a> {
     fn start(state: &'a HandlerState, delivery: &Delivery) -> Self {
         let aggregate = delivery.metadata().aggregate_id().to_string();
-        let mut running = lock(&state.running);
+        let mut running = state.running.lock();
         assert!(!running.0.contains(&aggregate), "two deliveries of `{aggregate}` at once");
         running.0.push(aggregate.clone());
         running.1 = running.1.max(running.0.len());
@@ -257,12 +258,8 @@ impl<'a> ActiveDelivery<'a> {
 
 impl Drop for ActiveDelivery<'_> {
     fn drop(&mut self) {
-        lock(&self.0.running).0.retain(|aggregate| *aggregate != self.1);
+        self.0.running.lock().0.retain(|aggregate| *aggregate != self.1);
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A task that runs `start_consuming` of a bus.

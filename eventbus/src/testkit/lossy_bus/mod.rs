@@ -2,12 +2,10 @@
 
 mod data;
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -48,7 +46,7 @@ impl Default for LossyBus {
 
 impl fmt::Debug for LossyBus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LossyBus").field("data", &self.lock()).finish_non_exhaustive()
+        f.debug_struct("LossyBus").field("data", &self.data.lock()).finish_non_exhaustive()
     }
 }
 
@@ -68,23 +66,23 @@ impl LossyBus {
 
     /// Loses all data.
     pub fn flush(&self) {
-        self.lock().losable = LosableData::default();
+        self.data.lock().losable = LosableData::default();
     }
 
     /// Returns a copy of the current data.
     #[must_use]
     pub fn snapshot(&self) -> LossyBusSnapshot {
-        LossyBusSnapshot(self.lock().losable.clone())
+        LossyBusSnapshot(self.data.lock().losable.clone())
     }
 
     /// Replaces the data with an earlier copy.
     pub fn restore(&self, copy: &LossyBusSnapshot) {
-        self.lock().losable = copy.0.clone();
+        self.data.lock().losable = copy.0.clone();
     }
 
     /// Removes the oldest entries, also those that groups have not finished.
     pub fn trim(&self, entries: usize) {
-        let data = &mut *self.lock();
+        let data = &mut *self.data.lock();
         let gone = data.losable.entries.drain(..entries.min(data.losable.entries.len())).next_back();
         for group in data.losable.groups.values_mut() {
             group.has_gap |= gone.as_ref().is_some_and(|gone| group.finished < gone.id);
@@ -93,17 +91,17 @@ impl LossyBus {
 
     /// Creates a group at the oldest entry, if it is missing.
     pub fn create_group(&self, group: &Name) {
-        self.lock().losable.groups.entry(group.clone()).or_default();
+        self.data.lock().losable.groups.entry(group.clone()).or_default();
     }
 
     /// Removes a group.
     pub fn destroy_group(&self, group: &Name) {
-        self.lock().losable.groups.remove(group);
+        self.data.lock().losable.groups.remove(group);
     }
 
     /// Reads and finishes the next events of a group; creates the group if it is missing.
     pub fn take(&self, group: &Name, max: usize) -> Vec<RecordedEvent> {
-        let data = &mut *self.lock();
+        let data = &mut *self.data.lock();
         let group = data.losable.groups.entry(group.clone()).or_default();
         let next = data.losable.entries.iter().filter(|entry| entry.id > group.finished).take(max);
         let entries: Vec<_> = next.cloned().collect();
@@ -114,25 +112,25 @@ impl LossyBus {
     /// Returns the positions of the events that the bus holds, in order.
     #[must_use]
     pub fn positions(&self) -> Vec<u64> {
-        let data = self.lock();
+        let data = self.data.lock();
         data.losable.entries.iter().filter_map(|entry| entry.event.position()).map(Position::get).collect()
     }
 
     /// Returns the positions of all events ever published, in order.
     #[must_use]
     pub fn history(&self) -> Vec<u64> {
-        self.lock().history.iter().copied().map(Position::get).collect()
+        self.data.lock().history.iter().copied().map(Position::get).collect()
     }
 
     /// Returns the published position of the store, if the bus has one.
     #[must_use]
     pub fn position(&self, store: Uuid) -> Option<Position> {
-        Some(self.lock().losable.records.get(&store)?.position)
+        Some(self.data.lock().losable.records.get(&store)?.position)
     }
 
     /// Reports `floor` for every group from now on, instead of the true one; `None` reports the true floors again.
     pub fn report_floors(&self, floor: Option<GroupFloor>) {
-        self.lock().reported_floor = floor;
+        self.data.lock().reported_floor = floor;
     }
 
     /// Blocks ranges published over this connection before they take effect, or unblocks them.
@@ -144,10 +142,6 @@ impl LossyBus {
     #[must_use]
     pub fn is_range_paused(&self) -> bool {
         self.paused.receiver_count() > 0
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LossyBusData> {
-        self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn error(&self, is_unknown: bool) -> PublishError {
@@ -169,24 +163,24 @@ impl RelayTarget for LossyBus {
             return Err(self.error(false));
         }
         self.refused.check(self.destination(), range.events)?;
-        let outcome = self.lock().publish(publisher, range);
+        let outcome = self.data.lock().publish(publisher, range);
         if fault.is_some() { Err(self.error(true)) } else { Ok(outcome) }
     }
 
     async fn resync(&self, publisher: Publisher, request: ResyncRequest<'_>) -> Result<ResyncOutcome, PublishError> {
-        Ok(self.lock().resync(publisher, request))
+        Ok(self.data.lock().resync(publisher, request))
     }
 
     async fn published_positions(&self, publisher: Publisher) -> Result<Vec<PublishedPosition>, PublishError> {
-        Ok(self.lock().published_position(publisher.store).into_iter().collect())
+        Ok(self.data.lock().published_position(publisher.store).into_iter().collect())
     }
 
     async fn group_floors(&self, publisher: Publisher, known: &[Name]) -> Result<GroupFloors, PublishError> {
-        Ok(self.lock().floors(publisher.store, known))
+        Ok(self.data.lock().floors(publisher.store, known))
     }
 
     async fn rewind(&self, publisher: Publisher, to: Position) -> Result<ResyncOutcome, PublishError> {
-        Ok(self.lock().rewind(publisher, to))
+        Ok(self.data.lock().rewind(publisher, to))
     }
 }
 

@@ -1,0 +1,403 @@
+//! Delegation of the ports of a double to the value that it wraps: each is written out here once.
+//!
+//! Invariant: a delegate passes on every method of a port, also one with a provided body; the wrapped value may have a
+//! body of its own.
+
+/// Implements ports of a double by passing each call on to the value that it wraps.
+///
+/// The arguments are the type, the wrapped value, and the ports. For an event bus, write the methods for publishers by
+/// hand, all of them and in this order, so that none falls back to the body that the port provides: `publish`,
+/// `publish_feed`, `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`. The macro passes on the rest.
+///
+/// # Examples
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+/// use async_trait::async_trait;
+/// use eventbus::{Name, Position, port::{CheckpointError, Checkpoints, EventStore}, testkit::delegate};
+///
+/// /// Counts the checkpoints that are saved.
+/// struct CountingStore { store: Arc<dyn EventStore>, saved: AtomicU64 }
+///
+/// delegate!(CountingStore, self => self.store; AppendEvents, ReadStream, ReadFeed, Leases, Floors, UnfinishedDeliveries, EventStore);
+///
+/// #[async_trait]
+/// impl Checkpoints for CountingStore {
+///     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+///         self.store.load_checkpoint(name).await
+///     }
+///
+///     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+///         self.saved.fetch_add(1, Ordering::SeqCst);
+///         self.store.save_checkpoint(name, position).await
+///     }
+/// }
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __delegate {
+    ($type:ty, $self:ident => $inner:expr; $($port:ident $({ $($own:tt)* })?),+ $(,)?) => {
+        $($crate::__delegate!(@$port $type, $self, $inner, { $($($own)*)? });)+
+    };
+
+    (@AppendEvents $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl AppendEvents for $type {
+                async fn append(
+                    &$self,
+                    stream: &StreamId,
+                    expected: ExpectedVersion,
+                    events: Vec<NewEvent>,
+                ) -> Result<Vec<RecordedEvent>, AppendError> {
+                    $inner.append(stream, expected, events).await
+                }
+
+                async fn append_many(&$self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+                    $inner.append_many(appends).await
+                }
+            }
+        };
+    };
+    (@ReadStream $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl ReadStream for $type {
+                fn read_stream(&$self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+                    $inner.read_stream(stream, from, direction)
+                }
+
+                async fn stream_version(&$self, stream: &StreamId) -> Result<Version, ReadError> {
+                    $inner.stream_version(stream).await
+                }
+            }
+        };
+    };
+    (@ReadFeed $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl ReadFeed for $type {
+                fn read_feed(&$self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+                    $inner.read_feed(after, through, filter)
+                }
+
+                fn read_all(&$self, after: Position) -> RecordStream<'_> {
+                    $inner.read_all(after)
+                }
+
+                async fn head(&$self) -> Result<Position, ReadError> {
+                    $inner.head().await
+                }
+
+                async fn count_events(
+                    &$self,
+                    after: Position,
+                    through: Position,
+                    filter: &FeedFilter,
+                ) -> Result<u64, ReadError> {
+                    $inner.count_events(after, through, filter).await
+                }
+
+                async fn first_recorded_after(&$self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+                    $inner.first_recorded_after(after).await
+                }
+
+                async fn store_id(&$self) -> Result<Uuid, ReadError> {
+                    $inner.store_id().await
+                }
+
+                fn appended(&$self) -> &AppendSignal {
+                    $inner.appended()
+                }
+            }
+        };
+    };
+    (@Checkpoints $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl Checkpoints for $type {
+                async fn load_checkpoint(&$self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+                    $inner.load_checkpoint(name).await
+                }
+
+                async fn save_checkpoint(&$self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+                    $inner.save_checkpoint(name, position).await
+                }
+            }
+        };
+    };
+    (@Leases $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl Leases for $type {
+                async fn acquire_lease(
+                    &$self,
+                    role: &Name,
+                    owner: &Name,
+                    ttl: Duration,
+                ) -> Result<Option<Lease>, LeaseError> {
+                    $inner.acquire_lease(role, owner, ttl).await
+                }
+
+                async fn seize_lease(&$self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
+                    $inner.seize_lease(role, owner, ttl).await
+                }
+
+                async fn renew_lease(&$self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
+                    $inner.renew_lease(lease, ttl).await
+                }
+
+                async fn release_lease(&$self, lease: &Lease) -> Result<(), LeaseError> {
+                    $inner.release_lease(lease).await
+                }
+
+                async fn lease_of(&$self, role: &Name) -> Result<Option<Lease>, LeaseError> {
+                    $inner.lease_of(role).await
+                }
+            }
+        };
+    };
+    (@Floors $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl Floors for $type {
+                async fn floors(&$self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+                    $inner.floors(destination).await
+                }
+
+                async fn save_floors(&$self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+                    $inner.save_floors(destination, floors).await
+                }
+
+                async fn forget_floor(&$self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+                    $inner.forget_floor(destination, group).await
+                }
+            }
+        };
+    };
+    (@UnfinishedDeliveries $type:ty, $self:ident, $inner:expr, {}) => {
+        $crate::__delegate!(@UnfinishedDeliveries $type, $self, $inner, {
+            async fn save_progress(&$self, group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> {
+                $inner.save_progress(group, update).await
+            }
+        });
+    };
+    (@UnfinishedDeliveries $type:ty, $self:ident, $inner:expr, { $($save_progress:tt)+ }) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl UnfinishedDeliveries for $type {
+                $($save_progress)+
+
+                async fn waiting_deliveries(&$self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
+                    $inner.waiting_deliveries(group).await
+                }
+
+                async fn dead_positions(&$self, group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> {
+                    $inner.dead_positions(group, after).await
+                }
+
+                async fn dead_deliveries(
+                    &$self,
+                    after: Option<&DeadDelivery>,
+                    limit: usize,
+                ) -> Result<Vec<DeadDelivery>, CheckpointError> {
+                    $inner.dead_deliveries(after, limit).await
+                }
+
+                async fn dead_delivery(
+                    &$self,
+                    group: &Name,
+                    position: Position,
+                ) -> Result<Option<DeadDelivery>, CheckpointError> {
+                    $inner.dead_delivery(group, position).await
+                }
+
+                async fn count_dead_deliveries(&$self) -> Result<u64, CheckpointError> {
+                    $inner.count_dead_deliveries().await
+                }
+
+                async fn end_dead_delivery(
+                    &$self,
+                    group: &Name,
+                    position: Position,
+                    attempts: Option<&DeliveryAttempts>,
+                ) -> Result<bool, CheckpointError> {
+                    $inner.end_dead_delivery(group, position, attempts).await
+                }
+            }
+        };
+    };
+    (@EventStore $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            impl EventStore for $type {
+                fn transactions(&$self) -> Option<Arc<dyn Transactions>> {
+                    $inner.transactions()
+                }
+
+                fn describe(&$self) -> String {
+                    $inner.describe()
+                }
+
+                fn notes(&$self) -> Option<&dyn Notes> {
+                    $inner.notes()
+                }
+
+                fn event_types(&$self) -> Option<&dyn EventTypes> {
+                    $inner.event_types()
+                }
+            }
+        };
+    };
+    (@EventBus $type:ty, $self:ident, $inner:expr, {
+        async fn publish($($publish:tt)*) -> $published:ty $do_publish:block
+        async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
+        fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
+        fn backlogs($($backlogs:tt)*) -> $backlog:ty $do_backlogs:block
+        async fn announce($($announce:tt)*) -> $announced:ty $do_announce:block
+        fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
+        async fn resume_from($($resume_from:tt)*) -> $resumed:ty $do_resume_from:block
+    }) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl EventBus for $type {
+                async fn publish($($publish)*) -> $published $do_publish
+
+                async fn publish_feed($($publish_feed)*) -> $published_feed $do_publish_feed
+
+                fn relay_target($($relay_target)*) -> $target $do_relay_target
+
+                fn backlogs($($backlogs)*) -> $backlog $do_backlogs
+
+                async fn announce($($announce)*) -> $announced $do_announce
+
+                fn is_durable($($is_durable)*) -> $durable $do_is_durable
+
+                async fn resume_from($($resume_from)*) -> $resumed $do_resume_from
+
+                async fn copy_dead_letters(&$self, store: Arc<dyn EventStore>) {
+                    $inner.copy_dead_letters(store).await;
+                }
+
+                fn destination(&$self) -> &Name {
+                    $inner.destination()
+                }
+
+                fn describe(&$self) -> String {
+                    $inner.describe()
+                }
+
+                fn default_group(&$self) -> &Name {
+                    $inner.default_group()
+                }
+
+                async fn ensure_connected(&$self) -> Result<(), ConnectError> {
+                    $inner.ensure_connected().await
+                }
+
+                fn add_subscriber(&$self, group: Name, subscriber: Subscriber) -> Subscription {
+                    $inner.add_subscriber(group, subscriber)
+                }
+
+                fn subscribers(&$self) -> Vec<Arc<dyn SubscriberStatus>> {
+                    $inner.subscribers()
+                }
+
+                fn report(&$self, health: Health) -> Health {
+                    $inner.report(health)
+                }
+
+                async fn start_consuming(&$self) -> Result<(), ConsumeError> {
+                    $inner.start_consuming().await
+                }
+
+                async fn stop_consuming(&$self) {
+                    $inner.stop_consuming().await;
+                }
+
+                fn is_consuming(&$self) -> bool {
+                    $inner.is_consuming()
+                }
+
+                async fn shutdown(&$self, timeout: Duration) -> Result<(), ShutdownError> {
+                    $inner.shutdown(timeout).await
+                }
+
+                fn stats(&$self) -> BusStats {
+                    $inner.stats()
+                }
+
+                async fn stream_info(&$self) -> StreamInfo {
+                    $inner.stream_info().await
+                }
+
+                async fn health(&$self) -> Health {
+                    $inner.health().await
+                }
+
+                async fn progress(&$self, group: &Name) -> Result<GroupProgress, ConsumeError> {
+                    $inner.progress(group).await
+                }
+            }
+        };
+    };
+    (@EventBus $($other:tt)*) => {
+        compile_error!(
+            "what a bus does for those who publish is written by hand, in this order: `publish`, `publish_feed`, \
+             `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`"
+        );
+    };
+    (@DeadLetters $type:ty, $self:ident, $inner:expr, {}) => {
+        const _: () = {
+            use $crate::__private::ports::*;
+            #[deny(clippy::missing_trait_methods)]
+            #[async_trait]
+            impl DeadLetters for $type {
+                async fn dead_letters(
+                    &$self,
+                    filter: &DeadLetterFilter,
+                    after: Option<&MessageId>,
+                    limit: usize,
+                ) -> Result<DeadLetterPage, DeadLetterError> {
+                    $inner.dead_letters(filter, after, limit).await
+                }
+
+                async fn dead_letter(&$self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+                    $inner.dead_letter(id).await
+                }
+
+                async fn replay(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
+                    $inner.replay(id).await
+                }
+
+                async fn replay_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+                    $inner.replay_all(filter).await
+                }
+
+                async fn discard(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
+                    $inner.discard(id).await
+                }
+
+                async fn discard_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
+                    $inner.discard_all(filter).await
+                }
+            }
+        };
+    };
+}
