@@ -5,12 +5,10 @@
 //!
 //! Real time, not the given clock: other workers read the claims in files.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use eventbus::support::Outage;
+use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
@@ -70,7 +68,7 @@ impl ClaimedEvent {
     /// Returns the claim as it is now.
     #[must_use]
     pub fn claim(&self) -> Claim {
-        self.renewal.claim.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.renewal.claim.lock().clone()
     }
 
     /// Waits until the claim is lost, which may never happen: from then on, a second worker may process the event.
@@ -169,10 +167,10 @@ async fn renew_until_stopped(
     let third = queue.config().claim_expiration / 3;
     let (mut wait, mut outage) = (third, Outage::new(queue.config().clock.clone()));
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-        let now = claim.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let now = claim.lock().clone();
         wait = match coordinated_claims::renew(&queue, &now).await {
             Ok(renewed) => {
-                *claim.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+                *claim.lock() = renewed;
                 if let Some(lasted) = outage.ends() {
                     tracing::info!(claim = now.claim_id, ?lasted, "claim is renewed again");
                 }

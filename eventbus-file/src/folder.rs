@@ -1,7 +1,8 @@
 //! The folder of a queue, which an operator may remove and make anew while workers use it.
 
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
 use crate::{disk::Disk, error::Result};
@@ -28,7 +29,7 @@ impl QueueFolder {
 
     /// Returns the id of the queue that all state in memory is about.
     pub(crate) fn queue_id(&self) -> Uuid {
-        *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.queue_id.lock()
     }
 
     /// Calls `forget`, which resets the state in memory, if the folder holds a different queue than before; no reset
@@ -37,13 +38,13 @@ impl QueueFolder {
         loop {
             let found = self.disk.load_queue_id()?;
             // shared: tasks use the folder at the same time, and no task resets the state under them
-            let using = self.lock.read().unwrap_or_else(PoisonError::into_inner);
+            let using = self.lock.read();
             if self.queue_id() == found {
                 return Ok(using);
             }
             drop(using);
-            let alone = self.lock.write().unwrap_or_else(PoisonError::into_inner);
-            let known = std::mem::replace(&mut *self.queue_id.lock().unwrap_or_else(PoisonError::into_inner), found);
+            let alone = self.lock.write();
+            let known = std::mem::replace(&mut *self.queue_id.lock(), found);
             if known != found {
                 let root = self.disk.root().display();
                 tracing::warn!(folder = %root, "the folder was removed and made anew, it holds a new queue");

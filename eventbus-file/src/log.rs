@@ -12,7 +12,7 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -23,6 +23,7 @@ use eventbus::{
     delivery::DueRange,
     support::{PAGE_BYTES, from_json},
 };
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -249,7 +250,7 @@ impl EventLog {
             LogEntry::Missing => Ok(Some((id, self.read(id)?))),
             LogEntry::Removed(through) => Ok(Some((through, LogEntry::Removed(through)))),
             slot => {
-                self.missing_since().retain(|other, _| *other > id);
+                self.missing_since.lock().retain(|other, _| *other > id);
                 Ok(Some((id, slot)))
             }
         }
@@ -258,21 +259,21 @@ impl EventLog {
     /// Fills an id that has been missing for too long, and those directly after it that have, too. Returns `false` if
     /// its publisher still has time.
     pub(crate) fn fill_overdue_gap(&self, id: u64) -> Result<bool> {
-        if !self.missing_since().contains_key(&id) {
+        if !self.missing_since.lock().contains_key(&id) {
             // a publisher that died may have reserved many ids: their times all begin now
             let next = self.ids_from(id)?.next().transpose()?.unwrap_or_default();
             let run = (id..next.min(id.saturating_add(MISSING_IDS_MAX))).map(|id| (id, Instant::now()));
-            let mut missing = self.missing_since();
+            let mut missing = self.missing_since.lock();
             missing.retain(|_, since| since.elapsed() < self.gap_timeout.saturating_add(MISSING_FORGOTTEN_AFTER));
             missing.extend(run);
         }
         let is_overdue = |since: &Instant| since.elapsed() >= self.gap_timeout;
         let overdue: Vec<u64> = {
-            let missing = self.missing_since();
+            let missing = self.missing_since.lock();
             (id..).take_while(|id| missing.get(id).is_some_and(is_overdue)).collect()
         };
         self.fill_gaps(&overdue)?;
-        let mut missing = self.missing_since();
+        let mut missing = self.missing_since.lock();
         for id in &overdue {
             missing.remove(id);
         }
@@ -282,7 +283,7 @@ impl EventLog {
     /// Forgets the ids of a queue that was in the folder before.
     pub(crate) fn forget(&self) {
         self.newest_id.store(0, Ordering::Relaxed);
-        self.missing_since().clear();
+        self.missing_since.lock().clear();
     }
 
     /// Returns the newest event id that this worker knows of.
@@ -293,10 +294,6 @@ impl EventLog {
     /// Notes that an id is in use.
     pub(crate) fn saw_id(&self, id: u64) {
         self.newest_id.fetch_max(id, Ordering::Relaxed);
-    }
-
-    fn missing_since(&self) -> MutexGuard<'_, HashMap<u64, Instant>> {
-        self.missing_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Links a gap under each of these ids that has no file.
@@ -545,9 +542,9 @@ mod tests {
         let payloads = PayloadFiles::new(Arc::clone(&disk), None);
         let log = EventLog::new(Arc::clone(&disk), "worker".into(), payloads, Duration::ZERO, Arc::default());
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
-        log.missing_since().extend([(1, ago(61)), (2, ago(1))]);
+        log.missing_since.lock().extend([(1, ago(61)), (2, ago(1))]);
         disk.create(&log.path(4), b"{}").unwrap();
         assert!(log.fill_overdue_gap(3).unwrap());
-        assert_eq!(log.missing_since().keys().collect::<Vec<_>>(), [&2]);
+        assert_eq!(log.missing_since.lock().keys().collect::<Vec<_>>(), [&2]);
     }
 }

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
 };
 
 use eventbus::{
@@ -16,6 +16,7 @@ use eventbus::{
     port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
     support::from_json,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -135,11 +136,7 @@ impl RelayLog {
 
     /// Forgets the positions of a queue that was in the folder before.
     pub(crate) fn forget(&self) {
-        self.states().clear();
-    }
-
-    fn states(&self) -> MutexGuard<'_, HashMap<Uuid, RelayState>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+        self.states.lock().clear();
     }
 
     fn records_folder(&self, store: Uuid) -> PathBuf {
@@ -184,7 +181,7 @@ impl RelayLog {
     pub(crate) fn load_relay_state(&self, store: Uuid) -> Result<Option<RelayState>> {
         loop {
             let Some(number) = self.list_record_numbers(store)?.into_iter().max() else {
-                self.states().remove(&store);
+                self.states.lock().remove(&store);
                 return Ok(None);
             };
             let Some(mut relayed) = self.load_latest_known(store, number)? else {
@@ -197,7 +194,7 @@ impl RelayLog {
                 continue; // the worker that removed the unread events wrote a newer record before
             }
             relayed.record.through = relayed.record.through.max(removed);
-            self.states().insert(store, relayed.clone());
+            self.states.lock().insert(store, relayed.clone());
             return Ok(Some(relayed));
         }
     }
@@ -205,7 +202,7 @@ impl RelayLog {
     /// Returns the state of the latest record, or the state in memory if that covers more of the log; `None` if the
     /// record is gone.
     fn load_latest_known(&self, store: Uuid, number: u64) -> Result<Option<RelayState>> {
-        let known = self.states().get(&store).cloned();
+        let known = self.states.lock().get(&store).cloned();
         if let Some(known) = &known
             && known.record_number == number
         {
@@ -256,7 +253,7 @@ impl RelayLog {
             return Ok(false);
         }
         (relayed.record_number, relayed.written_through) = (number, relayed.record.through);
-        self.states().insert(relayed.record.store, relayed.clone());
+        self.states.lock().insert(relayed.record.store, relayed.clone());
         // the record before stays: a worker that lists the folder meanwhile sees at least one of the two
         for older in self.list_record_numbers(relayed.record.store)?.into_iter().filter(|older| older + 1 < number) {
             self.disk.remove(&folder.join(names::file_name(older)))?;
@@ -282,7 +279,7 @@ impl RelayLog {
 
     /// Keeps the state in memory, and writes a record each [`RECORD_INTERVAL_IDS`] ids.
     fn remember(&self, relayed: &mut RelayState) -> Result<()> {
-        self.states().insert(relayed.record.store, relayed.clone());
+        self.states.lock().insert(relayed.record.store, relayed.clone());
         if relayed.record.through >= relayed.written_through + RECORD_INTERVAL_IDS {
             self.write_record(relayed)?;
         }

@@ -1,11 +1,9 @@
 //! Results: one for each event, by the first worker that writes one.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use eventbus::support::from_json;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use time::OffsetDateTime;
@@ -85,11 +83,7 @@ impl Results {
 
     /// Forgets the events of a queue that was in the folder before.
     pub(crate) fn forget(&self) {
-        *self.finished() = FinishedEvents::default();
-    }
-
-    fn finished(&self) -> MutexGuard<'_, FinishedEvents> {
-        self.finished.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.finished.lock() = FinishedEvents::default();
     }
 
     pub(crate) fn path(&self, event_id: u64) -> PathBuf {
@@ -137,13 +131,13 @@ impl Results {
     pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
         let (head, mut id) = (log.head()?, after);
         loop {
-            id = self.finished().next_unfinished(id);
+            id = self.finished.lock().next_unfinished(id);
             if id > head {
                 return Ok(None);
             }
             match self.event_status(log, id)? {
-                EventStatus::Finished => self.finished().insert(id),
-                EventStatus::FinishedThrough(through) => self.finished().insert_through(through),
+                EventStatus::Finished => self.finished.lock().insert(id),
+                EventStatus::FinishedThrough(through) => self.finished.lock().insert_through(through),
                 EventStatus::Claimed => {}
                 EventStatus::Claimable(event) => return Ok(Some(event)),
             }

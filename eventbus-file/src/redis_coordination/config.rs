@@ -1,14 +1,9 @@
 //! The configuration of the coordination through Redis, and the names of its keys.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
 
 use eventbus::support::{is_this_machine, redacted};
+use parking_lot::Mutex;
 use redis::{Client, IntoConnectionInfo as _, RedisError};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -160,7 +155,7 @@ fn warn_of_plaintext(url: &str) {
     if is_on_another_machine(url) {
         let server = without_credentials(url);
         // a set is still valid after a panic of a holder of the lock
-        if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(server.clone()) {
+        if WARNED.lock().insert(server.clone()) {
             tracing::warn!(
                 server,
                 "the connection to Redis has no TLS: every machine on the way can read the password, and the messages \

@@ -5,13 +5,11 @@
 //!
 //! Real time, not the given clock: timeouts of a connection to Redis.
 
-use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::support::Outage;
+use parking_lot::RwLock;
 use redis::{
     AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
     aio::{MultiplexedConnection, PubSub},
@@ -103,20 +101,12 @@ impl RedisCoordinator {
 
     /// Returns the token that is cancelled when this connection is lost.
     pub(super) fn lost(&self) -> CancellationToken {
-        self.state().lost.clone()
+        self.state.read().lost.clone()
     }
 
     /// Ends the outage, and returns how long it lasted.
     pub(super) fn end_outage(&self) -> Duration {
-        self.state_mut().outage.ends().unwrap_or_default()
-    }
-
-    fn state(&self) -> RwLockReadGuard<'_, ConnectionState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn state_mut(&self) -> RwLockWriteGuard<'_, ConnectionState> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write().outage.ends().unwrap_or_default()
     }
 
     /// Sends a command if there is a connection. `None`: the files decide alone.
@@ -125,7 +115,7 @@ impl RedisCoordinator {
         what: &'static str,
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
-        let Connection(mut connection) = self.state().connection.clone()?;
+        let Connection(mut connection) = self.state.read().connection.clone()?;
         match ask(&mut connection).await {
             Ok(answer) => Some(answer),
             Err(error) => {
@@ -152,7 +142,7 @@ impl RedisCoordinator {
 
     /// Drops the connection, so that no command is sent before there is a new one. Returns `true` if an outage begins.
     fn disconnect(&self, error: String) -> bool {
-        let mut slot = self.state_mut();
+        let mut slot = self.state.write();
         if slot.connection.take().is_none() {
             return false;
         }
@@ -174,7 +164,7 @@ impl RedisCoordinator {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
         let (error, is_refused) = match connecting {
             Ok(Ok((connection, messages))) => {
-                let mut slot = self.state_mut();
+                let mut slot = self.state.write();
                 slot.connection = Some(connection);
                 slot.lost = CancellationToken::new();
                 return Some(messages);
@@ -183,7 +173,7 @@ impl RedisCoordinator {
             Err(_) => ("connecting took too long".into(), false),
         };
         let first = {
-            let mut slot = self.state_mut();
+            let mut slot = self.state.write();
             slot.error.clone_from(&error);
             let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
             slot.outage.begins() || is_refused && !was_refused
@@ -296,7 +286,7 @@ impl Coordinator for RedisCoordinator {
     }
 
     fn status(&self) -> CoordinationStatus {
-        let slot = self.state();
+        let slot = self.state.read();
         match &slot.connection {
             Some(_) => CoordinationStatus::Connected,
             None if slot.is_refused => CoordinationStatus::Refused { error: slot.error.clone() },
