@@ -1,12 +1,9 @@
 //! The connections that read, so that a slow reader never blocks a writer.
 
-use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use eventbus::{RecordedEvent, port::ReadError, support::PAGE_BYTES};
+use parking_lot::Mutex;
 use rusqlite::{Connection, Rows};
 use tokio::sync::Semaphore;
 
@@ -44,8 +41,7 @@ impl ReaderPool {
 
     /// Runs `f`, and keeps the connection only after a success: a new one may recover from the failure.
     fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = idle().pop();
+        let kept = self.idle.lock().pop();
         let check = || self.files.check().map_err(|lost| ReadError::Unavailable(lost.into()));
         let read = || {
             let connection = match kept {
@@ -61,7 +57,7 @@ impl ReaderPool {
         let read = read();
         check()?;
         let (result, connection) = read?;
-        idle().push(connection);
+        self.idle.lock().push(connection);
         Ok(result)
     }
 }

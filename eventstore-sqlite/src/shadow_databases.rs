@@ -10,11 +10,12 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
 use eventbus::{Name, Position, port::Shadow};
+use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
 use uuid::Uuid;
 
@@ -59,7 +60,7 @@ impl ShadowDatabases {
 
     /// Returns the file of a shadow if this process has used it already.
     pub(crate) fn idle_file(&self, shadow: &Name) -> Option<String> {
-        self.idle().get(shadow).map(|idle| idle.file.clone())
+        self.idle.lock().get(shadow).map(|idle| idle.file.clone())
     }
 
     pub(crate) fn database_path(&self, file: &str) -> Result<PathBuf, SqliteTransactionError> {
@@ -88,12 +89,12 @@ impl ShadowDatabases {
     ) -> Result<Option<Position>, SqliteTransactionError> {
         let connection = self.open(&file, true)?;
         // after opening: copies in memory end with their last connection
-        self.idle().remove(shadow);
+        self.idle.lock().remove(shadow);
         connection.execute_batch("BEGIN IMMEDIATE")?;
         let made = create_tables(&connection, shadow, tables);
         if let Ok(Some(_)) = made {
             connection.execute_batch("COMMIT")?;
-            self.idle().insert(shadow.clone(), IdleShadow { file, connection: Some(connection) });
+            self.idle.lock().insert(shadow.clone(), IdleShadow { file, connection: Some(connection) });
         } else {
             roll_back(&connection);
         }
@@ -106,7 +107,8 @@ impl ShadowDatabases {
         shadow: &Name,
         file: String,
     ) -> Result<ShadowConnection, SqliteTransactionError> {
-        let idle = self.idle().get_mut(shadow).filter(|idle| idle.file == file).and_then(|idle| idle.connection.take());
+        let idle =
+            self.idle.lock().get_mut(shadow).filter(|idle| idle.file == file).and_then(|idle| idle.connection.take());
         let connection = match idle {
             Some(connection) => connection,
             None => self.open(&file, false)?,
@@ -119,7 +121,7 @@ impl ShadowDatabases {
 
     /// Closes the connection and removes the files.
     pub(crate) fn remove(&self, shadow: &Name, file: &str) -> Result<(), SqliteTransactionError> {
-        self.idle().remove(shadow);
+        self.idle.lock().remove(shadow);
         if self.live_location.is_memory() {
             return Ok(());
         }
@@ -159,14 +161,9 @@ impl ShadowDatabases {
     }
 
     fn return_connection(&self, shadow: &Name, file: &str, connection: GuardedConnection) {
-        if let Some(idle) = self.idle().get_mut(shadow).filter(|idle| idle.file == file) {
+        if let Some(idle) = self.idle.lock().get_mut(shadow).filter(|idle| idle.file == file) {
             idle.connection = Some(connection);
         }
-    }
-
-    /// Locks the idle connections, also after a panic: each change is a single step, so the value is sound.
-    fn idle(&self) -> MutexGuard<'_, HashMap<Name, IdleShadow>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,10 +6,11 @@
 //! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 
 use crate::connection::GuardedConnection;
@@ -137,7 +138,7 @@ impl Handoff {
 
     /// Returns the permit, unless the watchdog took it back.
     pub(crate) fn take(&self) -> Option<WritePermit> {
-        self.lock().take()
+        self.permit.lock().take()
     }
 
     /// Takes the permit back if its deadline has passed.
@@ -147,11 +148,7 @@ impl Handoff {
 
     /// Returns the deadline; `None` if the permit was taken.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let permit = self.lock();
+        let permit = self.permit.lock();
         self.deadline.filter(|_| permit.is_some())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<WritePermit>> {
-        self.permit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,11 +7,12 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    sync::Arc,
     thread::ThreadId,
     time::{Duration, Instant},
 };
 
+use parking_lot::{Mutex, MutexGuard};
 use rusqlite::{Connection, InterruptHandle};
 use tokio::runtime::Handle;
 
@@ -50,6 +51,7 @@ impl HeldConnection {
 
 /// A connection that is checked out to a transaction.
 pub(crate) struct CheckedOutConnection {
+    /// A panic of its user leaves a transaction that is rolled back when it ends.
     state: Mutex<CheckoutState>,
     last_user: Mutex<ConnectionUser>,
     /// Time at which the watchdog ends it.
@@ -106,7 +108,7 @@ impl CheckedOutConnection {
     /// # Errors
     /// The reason of the end if the transaction has ended.
     pub(crate) fn lock_connection(&self) -> Result<ConnectionGuard<'_>, SqliteTransactionError> {
-        let guard = ConnectionGuard(lock(&self.state));
+        let guard = ConnectionGuard(self.state.lock());
         match &*guard.0 {
             CheckoutState::Ended(end) => Err((*end).into()),
             CheckoutState::Open(_) => match self.end_reason(&guard) {
@@ -141,9 +143,8 @@ impl CheckedOutConnection {
     /// statements and waits; outside of a runtime, the caller does.
     pub(crate) fn end(self: &Arc<Self>, end: EndReason) {
         match self.state.try_lock() {
-            Ok(state) => ConnectionGuard(state).end(end),
-            Err(TryLockError::Poisoned(state)) => ConnectionGuard(state.into_inner()).end(end),
-            Err(TryLockError::WouldBlock) => {
+            Some(state) => ConnectionGuard(state).end(end),
+            None => {
                 let deferred = DeferredEnd { checked_out: Arc::clone(self), end };
                 if let Ok(runtime) = Handle::try_current() {
                     runtime.spawn_blocking(move || drop(deferred));
@@ -159,39 +160,35 @@ impl CheckedOutConnection {
 
     /// Returns the deadline; `None` if the transaction has ended, or has none.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        lock(&self.deadline).filter(|_| self.is_open())
+        self.deadline.lock().filter(|_| self.is_open())
     }
 
     /// Returns the time limit if the deadline has passed.
     pub(crate) fn expired(&self) -> Option<Duration> {
-        let deadline = *lock(&self.deadline);
+        let deadline = *self.deadline.lock();
         self.limit.filter(|_| deadline.is_some_and(|deadline| deadline <= Instant::now()))
     }
 
     fn is_open(&self) -> bool {
-        match self.state.try_lock() {
-            Ok(state) => matches!(*state, CheckoutState::Open(_)),
-            Err(TryLockError::Poisoned(state)) => matches!(**state.get_ref(), CheckoutState::Open(_)),
-            // its user has it locked
-            Err(TryLockError::WouldBlock) => true,
-        }
+        // `None`: its user has it locked
+        self.state.try_lock().is_none_or(|state| matches!(*state, CheckoutState::Open(_)))
     }
 
     /// Stops the deadline during work of the store itself, which does not count.
     pub(crate) fn stop_deadline(&self) {
-        *lock(&self.deadline) = None;
+        *self.deadline.lock() = None;
     }
 
     pub(crate) fn restart_deadline(&self) {
-        *lock(&self.deadline) = self.limit.and_then(|limit| Instant::now().checked_add(limit));
+        *self.deadline.lock() = self.limit.and_then(|limit| Instant::now().checked_add(limit));
     }
 
     pub(crate) fn set_user(&self) {
-        *lock(&self.last_user) = ConnectionUser::current();
+        *self.last_user.lock() = ConnectionUser::current();
     }
 
     pub(crate) fn is_used_by_caller(&self) -> bool {
-        *lock(&self.last_user) == ConnectionUser::current() && self.is_open()
+        *self.last_user.lock() == ConnectionUser::current() && self.is_open()
     }
 }
 
@@ -243,10 +240,9 @@ impl Drop for DeferredEnd {
     fn drop(&mut self) {
         loop {
             match self.checked_out.state.try_lock() {
-                Ok(state) => return ConnectionGuard(state).end(self.end),
-                Err(TryLockError::Poisoned(state)) => return ConnectionGuard(state.into_inner()).end(self.end),
+                Some(state) => return ConnectionGuard(state).end(self.end),
                 // again and again: the user may begin the next statement after each interrupt
-                Err(TryLockError::WouldBlock) => self.checked_out.interrupt.interrupt(),
+                None => self.checked_out.interrupt.interrupt(),
             }
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -273,9 +269,4 @@ impl ConnectionUser {
     fn current() -> Self {
         tokio::task::try_id().map_or_else(|| Self::Thread(std::thread::current().id()), Self::Task)
     }
-}
-
-/// Locks a mutex, also after a panic: that leaves a transaction that is rolled back when it ends.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,9 +6,11 @@
 //! Real time, not the given clock: other threads wait for the connection.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use super::{
     permit::Handoff,
@@ -33,14 +35,14 @@ impl Watchdog {
     /// Watches a transaction, and ends it at its deadline. If no thread can start, each use of the transaction checks
     /// the deadline.
     pub(crate) fn watch_transaction(self: &Arc<Self>, checked_out: &Arc<CheckedOutConnection>) {
-        let mut watched = self.lock();
+        let mut watched = self.0.lock();
         watched.transaction = Arc::downgrade(checked_out);
         self.ensure_running(&mut watched);
     }
 
     /// Watches an offered permit, and takes it back at its deadline.
     pub(crate) fn watch_handoff(self: &Arc<Self>, handoff: &Arc<Handoff>) {
-        let mut watched = self.lock();
+        let mut watched = self.0.lock();
         watched.handoff = Arc::downgrade(handoff);
         self.ensure_running(&mut watched);
     }
@@ -57,7 +59,7 @@ impl Watchdog {
     }
 
     pub(crate) fn transaction(&self) -> Option<Arc<CheckedOutConnection>> {
-        self.lock().transaction.upgrade()
+        self.0.lock().transaction.upgrade()
     }
 
     fn run(&self) {
@@ -71,7 +73,7 @@ impl Watchdog {
 
     /// Returns the next deadline; `None` if there is none, and then the thread ends.
     fn next_deadline_or_stop(&self) -> Option<Instant> {
-        let mut watched = self.lock();
+        let mut watched = self.0.lock();
         let transaction_deadline = watched.transaction.upgrade().and_then(|checked_out| checked_out.deadline());
         let handoff_deadline = watched.handoff.upgrade().and_then(|handoff| handoff.deadline());
         let deadline = transaction_deadline.into_iter().chain(handoff_deadline).min();
@@ -87,14 +89,10 @@ impl Watchdog {
             tracing::warn!(?limit, "rolling back a transaction that was open for too long");
             checked_out.end_and_wait(EndReason::TimedOut(limit));
         }
-        let handoff = self.lock().handoff.upgrade();
+        let handoff = self.0.lock().handoff.upgrade();
         if let Some(permit) = handoff.and_then(|handoff| handoff.take_if_expired()) {
             tracing::warn!("taking back the write connection: the task that waited for it was not polled in time");
             drop(permit);
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, WatchdogState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

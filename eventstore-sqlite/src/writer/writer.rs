@@ -14,7 +14,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -25,6 +25,7 @@ use eventbus::{
     port::{self, AppendError, AppendSignal},
     support::ListedEventTypes,
 };
+use parking_lot::Mutex;
 use rusqlite::Connection;
 use tokio::sync::{
     OwnedSemaphorePermit, Semaphore,
@@ -68,6 +69,7 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 /// | handed off | the waiter is dropped later, or its deadline passes | idle; then draining |
 /// | checked out | commit, rollback, drop of the transaction or its deadline | idle; then draining |
 pub(crate) struct Writer {
+    /// A panic of a job leaves the queue as it was, and a transaction that the next batch rolls back.
     queue: Mutex<WriterQueue>,
     /// `None` while a [`WritePermit`] has it.
     connection: Mutex<Option<GuardedConnection>>,
@@ -180,7 +182,7 @@ impl Writer {
                     _queue_permit: permits.as_mut().and_then(|permits| permits.split(1)),
                 }
             });
-            lock(&self.queue).add_jobs(jobs);
+            self.queue.lock().add_jobs(jobs);
             self.start_draining(is_large);
         }
         let mut results = Vec::with_capacity(answers.len());
@@ -227,7 +229,7 @@ impl Writer {
         match self.own_transaction().as_ref().map(|checked_out| checked_out.lock_connection()) {
             Some(Ok(open)) => task(&open),
             _ => {
-                lock(&self.queue).add_task(Box::new(task));
+                self.queue.lock().add_task(Box::new(task));
                 self.start_draining(false);
             }
         }
@@ -243,7 +245,7 @@ impl Writer {
         self.refuse_own_transaction()?;
         loop {
             let (waiter, handoff) = oneshot::channel();
-            lock(&self.queue).add_waiter(waiter);
+            self.queue.lock().add_waiter(waiter);
             self.start_draining(false);
             if let Some(permit) = handoff.await?.take() {
                 return Ok(permit);
@@ -281,7 +283,7 @@ impl Writer {
     }
 
     fn submit(self: &Arc<Self>, job: Job, is_large: bool) {
-        lock(&self.queue).add_jobs([job]);
+        self.queue.lock().add_jobs([job]);
         self.start_draining(is_large);
     }
 
@@ -291,7 +293,7 @@ impl Writer {
     }
 
     fn take_permit(self: &Arc<Self>) -> Option<WritePermit> {
-        let connection = lock(&self.connection).take()?;
+        let connection = self.connection.lock().take()?;
         Some(WritePermit::new(connection, Arc::<Self>::clone(self), self.busy_timeout))
     }
 
@@ -302,7 +304,7 @@ impl Writer {
             if self.drain_queue(ExecutionContext::Task) {
                 return;
             }
-        } else if lock(&self.connection).is_none() {
+        } else if self.connection.lock().is_none() {
             return; // the drainer that has the connection will check the queue once more
         }
         let rest = BlockingDrain(Arc::clone(self));
@@ -338,7 +340,7 @@ impl Writer {
             }
             permit.set_context(ExecutionContext::Task);
             drop(permit);
-            if lock(&self.queue).is_empty() {
+            if self.queue.lock().is_empty() {
                 return true;
             }
             if context == ExecutionContext::Task {
@@ -350,7 +352,7 @@ impl Writer {
     /// Hands the permit to the first waiter that still wants it; returns it if there is none.
     fn pass_to_waiter(&self, mut permit: WritePermit) -> Option<WritePermit> {
         loop {
-            let waiter = lock(&self.queue).pop_waiter();
+            let waiter = self.queue.lock().pop_waiter();
             let Some(waiter) = waiter else {
                 return Some(permit);
             };
@@ -374,7 +376,7 @@ impl Writer {
     /// Runs the connection tasks and the next batch of jobs. Returns `false` if there are none, or the batch has to
     /// wait.
     fn run_next(&self, connection: &Connection, context: ExecutionContext) -> bool {
-        let (tasks, jobs) = lock(&self.queue).take_batch();
+        let (tasks, jobs) = self.queue.lock().take_batch();
         let idle = tasks.is_empty() && jobs.is_empty();
         for task in tasks {
             task(connection);
@@ -384,7 +386,7 @@ impl Writer {
             self.record_commit(report.has_appended, report.commit_time);
             match report.not_begun {
                 Some((batch, _)) if context == ExecutionContext::Task => {
-                    lock(&self.queue).requeue(batch.into_jobs());
+                    self.queue.lock().requeue(batch.into_jobs());
                     return false;
                 }
                 Some((batch, error)) => batch.fail(error),
@@ -411,7 +413,7 @@ impl Writer {
 impl ConnectionOwner for Writer {
     fn return_connection(self: Arc<Self>, connection: GuardedConnection, is_handed_off: bool) {
         // before the check of the queue, which takes the connection if there is work
-        *lock(&self.connection) = Some(connection);
+        *self.connection.lock() = Some(connection);
         if is_handed_off {
             self.start_draining(false);
         }
@@ -425,12 +427,6 @@ impl Drop for BlockingDrain {
     fn drop(&mut self) {
         self.0.drain_queue(ExecutionContext::Thread);
     }
-}
-
-/// Locks a mutex, also after a panic: that leaves the queue as it was, and a transaction that the next batch rolls
-/// back.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn await_records(
@@ -484,7 +480,7 @@ mod tests {
     }
 
     async fn until_queued(writer: &Writer, jobs: usize) {
-        while lock(&writer.queue).lengths().0 < jobs {
+        while writer.queue.lock().lengths().0 < jobs {
             tokio::task::yield_now().await;
         }
     }
@@ -506,7 +502,7 @@ mod tests {
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(lock(&writer.queue).lengths().0, 4);
+        assert_eq!(writer.queue.lock().lengths().0, 4);
         // a caller that is dropped while it waits for room takes none
         waiting.remove(7).abort();
         drop(permit);
@@ -527,7 +523,7 @@ mod tests {
             let writer = Arc::clone(&writer);
             tokio::spawn(async move { writer.acquire_permit().await.unwrap() })
         };
-        while lock(&writer.queue).lengths().1 == 0 {
+        while writer.queue.lock().lengths().1 == 0 {
             tokio::task::yield_now().await;
         }
         drop(permit);
@@ -566,7 +562,7 @@ mod tests {
             tokio::spawn(async move { writer.append_many((0..BATCH_JOBS_MAX + 10).map(one).collect()).await })
         };
         until_queued(&writer, 1).await;
-        assert_eq!(lock(&writer.queue).lengths().0, BATCH_JOBS_MAX + 10, "in one go");
+        assert_eq!(writer.queue.lock().lengths().0, BATCH_JOBS_MAX + 10, "in one go");
         drop(permit);
         assert!(many.await.unwrap().iter().all(Result::is_ok));
     }
