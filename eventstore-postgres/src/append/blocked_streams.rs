@@ -4,13 +4,10 @@
 //! Invariant: a stream is blocked only while a statement for it runs or waits to be sent. When that ends, the appends
 //! that waited here enter the queue as usual, and go together.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventbus::StreamId;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The longest time that a statement delays other appends: a lock or a connection may take much longer.
@@ -29,26 +26,22 @@ struct BlockedStream {
 impl BlockedStreams {
     /// Blocks a stream until the guard is dropped; guards of one stream add up.
     pub(super) fn block(&self, stream: &StreamId) -> BlockedStreamGuard {
-        self.lock().entry(stream.clone()).or_default().statements += 1;
+        self.0.lock().entry(stream.clone()).or_default().statements += 1;
         BlockedStreamGuard { blocked: self.clone(), stream: stream.clone() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.0.lock().is_empty()
     }
 
     /// Returns the signal to wait for if the stream is blocked.
     pub(super) fn unblock_signal(&self, stream: &StreamId) -> Option<UnblockSignal> {
-        self.lock().get(stream).map(|waiting| UnblockSignal(waiting.unblocked.subscribe()))
+        self.0.lock().get(stream).map(|waiting| UnblockSignal(waiting.unblocked.subscribe()))
     }
 
     /// Unblocks all streams, because the store closes.
     pub(super) fn close(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<StreamId, BlockedStream>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().clear();
     }
 }
 
@@ -71,7 +64,7 @@ pub(super) struct BlockedStreamGuard {
 
 impl Drop for BlockedStreamGuard {
     fn drop(&mut self) {
-        let mut streams = self.blocked.lock();
+        let mut streams = self.blocked.0.lock();
         if let Some(waiting) = streams.get_mut(&self.stream) {
             waiting.statements -= 1;
             if waiting.statements == 0 {

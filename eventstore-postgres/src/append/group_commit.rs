@@ -9,18 +9,14 @@
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
-use std::{
-    collections::VecDeque,
-    mem,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::VecDeque, mem, pin::pin, sync::Arc};
 
 use eventbus::{
     NewEvent,
     port::{Append, AppendError},
     support::ListedEventTypes,
 };
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
@@ -165,16 +161,12 @@ impl GroupCommit {
     /// Becomes the leader if there is none; queues the request otherwise.
     fn enqueue_or_lead(self: &Arc<Self>, queued: QueuedRequest) -> Option<(Leader, Vec<CommitEntry>)> {
         // one lock for both: a leader must not resign between the check and the push
-        let mut queue = self.lock_queue();
+        let mut queue = self.queue.lock();
         if mem::replace(&mut queue.has_leader, true) {
             queue.waiting.push_back(queued);
             return None;
         }
         Some((Leader(Arc::clone(self)), queued.entries))
-    }
-
-    fn lock_queue(&self) -> MutexGuard<'_, CommitQueue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,7 +239,7 @@ impl Leader {
     async fn fill_batch(&self, batch: &mut Batch) {
         let mut before = None;
         loop {
-            self.0.lock_queue().drain_into(batch);
+            self.0.queue.lock().drain_into(batch);
             if before == Some(batch.entries.len()) {
                 return;
             }
@@ -261,7 +253,7 @@ impl Drop for Leader {
     fn drop(&mut self) {
         let mut batch = Batch::default();
         {
-            let mut queue = self.0.lock_queue();
+            let mut queue = self.0.queue.lock();
             queue.drain_into(&mut batch);
             queue.has_leader = batch.runtime.is_some();
         }
