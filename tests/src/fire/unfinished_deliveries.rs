@@ -9,7 +9,7 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     path::Path,
     process::Stdio,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use eventbus::{
 };
 use eventstore_sqlite::SqliteEventStore;
 use fastrand::Rng;
+use parking_lot::Mutex;
 
 use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
@@ -83,7 +84,7 @@ impl Journal {
     }
 
     fn append(&self, word: &str, position: u64) -> Result<u32, std::io::Error> {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.0.lock();
         // in one call, so that no line is torn
         noted.file.write_all(format!("{word} {position}\n").as_bytes())?;
         let failed = noted.failed.entry(position).or_default();

@@ -2,11 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicU64, Ordering},
 };
+
+use parking_lot::Mutex;
 
 use super::process_slot::{LEADER, WRITERS};
 use crate::fire::{
@@ -33,7 +32,7 @@ impl CrashCounts {
         counter.fetch_add(1, Ordering::SeqCst);
         self.leader.fetch_add((slot == LEADER).into(), Ordering::SeqCst);
         if let Some(crash) = crash {
-            let mut points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut points = self.points.lock();
             *points.entry(name(&crash.point, crash.after)).or_default() += 1;
         }
     }
@@ -48,7 +47,7 @@ impl CrashCounts {
 
     /// Returns the fail points at which no process died.
     fn unreached_points(&self) -> Vec<String> {
-        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = self.points.lock();
         let all = FAIL_POINTS.into_iter().map(|(point, after)| name(point, after));
         all.filter(|point| !points.contains_key(point)).collect()
     }
@@ -56,7 +55,7 @@ impl CrashCounts {
     pub(super) fn report_to(&self, kills: u64, figures: &mut RunSummary) {
         let [writers, workers] = [&self.writers, &self.workers].map(|count| count.load(Ordering::SeqCst));
         let missed = self.unreached_points();
-        let points = self.points.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = self.points.lock();
         let at_points: u64 = points.values().sum();
         figures.faults = writers + workers;
         figures.description = format!("{writers} writers and {workers} workers, {at_points} at named points:");

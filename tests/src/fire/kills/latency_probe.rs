@@ -1,10 +1,11 @@
 //! Measures the time from a fault until readers make progress again.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use sqlx::PgConnection;
 use tokio::task::AbortHandle;
 
@@ -52,21 +53,17 @@ impl LatencyProbe {
 
     /// Records a fault that happened just now.
     pub(super) fn record_fault(&self) {
-        lock(&self.faults).since_faults.iter_mut().for_each(|open| open.push((Instant::now(), None)));
+        self.faults.lock().since_faults.iter_mut().for_each(|open| open.push((Instant::now(), None)));
     }
 
     /// Reports the longest times, of faults after which readers had events to handle.
     pub(super) fn report_to(&self, figures: &mut RunSummary) {
-        for (reader, slowest) in READERS.iter().zip(lock(&self.faults).slowest) {
+        for (reader, slowest) in READERS.iter().zip(self.faults.lock().slowest) {
             figures.slowest_recovery = figures.slowest_recovery.max(slowest);
             figures.description +=
                 &format!("; {reader} went on within {:.2} s", slowest.unwrap_or_default().as_secs_f64());
         }
     }
-}
-
-fn lock(faults: &Mutex<PendingFaults>) -> MutexGuard<'_, PendingFaults> {
-    faults.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl PendingFaults {
@@ -87,7 +84,7 @@ async fn watch(mut connection: PgConnection, faults: Arc<Mutex<PendingFaults>>) 
     loop {
         let last = sqlx::query_as(LAST_EFFECTS_SQL).bind(READERS[0]).bind(READERS[1]).fetch_one(&mut connection).await;
         let Ok((inbox, ledger)) = last else { return };
-        lock(&faults).update([inbox, ledger]);
+        faults.lock().update([inbox, ledger]);
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

@@ -9,13 +9,14 @@ mod tests;
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use fastrand::Rng;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -172,9 +173,7 @@ async fn accept(listener: TcpListener, inner: Arc<ProxyInner>) {
         let Ok((client, _)) = listener.accept().await else { continue };
         let fault = match inner.is_fault_free.load(Ordering::SeqCst) {
             true => ConnectionFault::Healthy,
-            false => {
-                ConnectionFault::random(inner.profile, &mut inner.random.lock().unwrap_or_else(PoisonError::into_inner))
-            }
+            false => ConnectionFault::random(inner.profile, &mut inner.random.lock()),
         };
         let inner = Arc::clone(&inner);
         // the ends see every error themselves

@@ -6,13 +6,14 @@ mod with_kills;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use eventbus::{InMemoryEventStore, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
 use fastrand::Rng;
+use parking_lot::Mutex;
 
 use super::{HarnessError, kills::Program, run_summary::RunSummary};
 
@@ -49,12 +50,12 @@ struct HandledCounts(Arc<Mutex<BTreeMap<u64, u64>>>);
 
 impl HandledCounts {
     fn record(&self, number: u64) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default() += 1;
+        *self.0.lock().entry(number).or_default() += 1;
     }
 
     /// Returns how many of the first `events` were never handled, and how many more than once.
     fn count_lost_and_repeated(&self, events: u64) -> (u64, u64) {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = self.0.lock();
         let lost = (0..events).filter(|number| !seen.contains_key(number)).count() as u64;
         (lost, seen.values().filter(|times| **times > 1).count() as u64)
     }
