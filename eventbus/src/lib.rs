@@ -151,6 +151,7 @@ pub mod __private {
     };
 
     /// The names that [`delegate`](crate::testkit::delegate) uses.
+    #[cfg(feature = "testkit")]
     pub mod ports {
         pub use std::{sync::Arc, time::Duration};
 

@@ -8,6 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use serde::Serialize;
 
 use super::{
@@ -41,6 +42,7 @@ impl GroupProgress {
 ///
 /// Implementations are shared between tasks and must pass the event-bus suite of `eventbus::testkit`.
 #[async_trait]
+#[auto_impl(Arc)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event bus",
     label = "not an event bus",
@@ -193,37 +195,3 @@ pub trait EventBus: DeadLetters + 'static {
     /// [`ConsumeError::Unavailable`] if the bus cannot be reached.
     async fn progress(&self, group: &Name) -> Result<GroupProgress, ConsumeError>;
 }
-
-__delegate!(<B> Arc<B>, self => (**self); EventBus {
-    async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        (**self).publish(events).await
-    }
-
-    async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
-        (**self).publish_feed(events).await
-    }
-
-    fn relay_target(&self) -> Option<&dyn RelayTarget> {
-        (**self).relay_target()
-    }
-
-    fn backlogs(&self) -> Option<&dyn Backlogs> {
-        (**self).backlogs()
-    }
-
-    async fn announce(
-        &self,
-        announced: &[Announced],
-        store: Option<&dyn EventStore>,
-    ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        (**self).announce(announced, store).await
-    }
-
-    fn is_durable(&self) -> bool {
-        (**self).is_durable()
-    }
-
-    async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
-        (**self).resume_from(store).await
-    }
-});

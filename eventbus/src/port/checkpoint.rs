@@ -1,6 +1,7 @@
 //! Checkpoints: the position of each reader in a store's feed.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 
 use crate::domain::{error::BoxError, name::Name, stream::Position};
 
@@ -8,6 +9,7 @@ use crate::domain::{error::BoxError, name::Name, stream::Position};
 ///
 /// A checkpoint is the last position fully handled; its reader resumes after it. Names are durable.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait Checkpoints: Send + Sync {
     /// Loads the last position that `name` has fully handled; `None` if it was never saved.
     ///
@@ -40,5 +42,3 @@ impl CheckpointError {
         Self { name: name.clone(), source: source.into() }
     }
 }
-
-__delegate!(<C> Arc<C>, self => (**self); Checkpoints);

@@ -4,6 +4,7 @@
 //! `None`.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use serde::Serialize;
 use time::OffsetDateTime;
 
@@ -176,6 +177,7 @@ impl DeadLetterPage {
 /// }
 /// ```
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait DeadLetters: Send + Sync {
     /// Returns up to `limit` dead letters, at least one if there is one, oldest first. A page ends early with the one
     /// that reaches [`PAGE_BYTES`](crate::support::PAGE_BYTES). `after` is the former page's
@@ -303,5 +305,3 @@ impl DeadLetterError {
         matches!(self, Self::Unavailable { .. } | Self::OutcomeUnknown { .. })
     }
 }
-
-__delegate!(<B> Arc<B>, self => (**self); DeadLetters);

@@ -1,6 +1,7 @@
 //! Floors: the low-water marks of the consumer groups of a bus, kept in the store, where the bus cannot lose them.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use serde::Serialize;
 
 use super::CheckpointError;
@@ -21,6 +22,7 @@ pub struct Floor {
 /// If the bus loses its data, the relay publishes again from the lowest floor. A group that has a floor is a known
 /// group.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait Floors: Send + Sync {
     /// Returns the floors of all known groups of a bus, sorted by group.
     ///
@@ -41,5 +43,3 @@ pub trait Floors: Send + Sync {
     /// [`CheckpointError`], named after the destination, if the store cannot be reached.
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError>;
 }
-
-__delegate!(<F> Arc<F>, self => (**self); Floors);

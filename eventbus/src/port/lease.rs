@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 
 use crate::domain::{error::BoxError, name::Name};
 
@@ -26,6 +27,7 @@ use crate::domain::{error::BoxError, name::Name};
 /// | any | `renew_lease` or `release_lease` with a former epoch | none |
 /// | held | `ttl` passes | expired |
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait Leases: Send + Sync {
     /// Acquires the lease of `role` for `ttl` if it is free, has expired, or is `owner`'s already.
     ///
@@ -91,5 +93,3 @@ impl LeaseError {
         Self { role: role.clone(), source: source.into() }
     }
 }
-
-__delegate!(<L> Arc<L>, self => (**self); Leases);

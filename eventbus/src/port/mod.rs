@@ -3,9 +3,6 @@
 //! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
 //! the crate, and no part of the runtime; it is correct when the suites of `eventbus::testkit` pass.
 
-#[macro_use]
-mod delegate;
-
 mod attempts;
 mod backlog;
 mod backoff;

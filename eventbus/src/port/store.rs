@@ -7,6 +7,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use futures_core::Stream;
 use futures_util::TryFutureExt as _;
 use time::OffsetDateTime;
@@ -40,6 +41,7 @@ pub struct Append {
 ///
 /// Implementations are shared between tasks and must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait AppendEvents: Send + Sync {
     /// Appends `events` to `stream` if its version matches `expected`, and returns them as recorded.
     ///
@@ -106,6 +108,7 @@ pub enum Direction {
 
 /// Reads the events of one stream.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait ReadStream: Send + Sync {
     /// Reads the events of `stream` from version `from`, inclusive, in the given direction.
     ///
@@ -125,6 +128,7 @@ pub trait ReadStream: Send + Sync {
 
 /// Reads all events of a store in one total order.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait ReadFeed: Send + Sync {
     /// Reads the events after `after`, up to and including `through`, that match `filter`, in position order. The store
     /// applies the filter where it keeps the events.
@@ -187,6 +191,7 @@ pub trait ReadFeed: Send + Sync {
 }
 
 /// A store of events and of the progress of their readers: the durable truth.
+#[auto_impl(Arc)]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event store",
     label = "not an event store",
@@ -216,8 +221,3 @@ pub trait EventStore:
         None
     }
 }
-
-__delegate!(<S> Arc<S>, self => (**self); AppendEvents);
-__delegate!(<S> Arc<S>, self => (**self); ReadStream);
-__delegate!(<S> Arc<S>, self => (**self); ReadFeed);
-__delegate!(<S> Arc<S>, self => (**self); EventStore);

@@ -4,6 +4,7 @@
 //! checkpoint, and of the events up to it only those with a row are delivered again.
 
 use async_trait::async_trait;
+use auto_impl::auto_impl;
 use time::OffsetDateTime;
 
 use super::{CheckpointError, DeliveryAttempts};
@@ -65,6 +66,7 @@ impl ProgressUpdate {
 ///
 /// Implementations must pass the event-store suite of `eventbus::testkit`.
 #[async_trait]
+#[auto_impl(Arc)]
 pub trait UnfinishedDeliveries: Send + Sync {
     /// Saves the progress of a group: rows and checkpoint, all or nothing.
     ///
@@ -120,5 +122,3 @@ pub trait UnfinishedDeliveries: Send + Sync {
         attempts: Option<&DeliveryAttempts>,
     ) -> Result<bool, CheckpointError>;
 }
-
-__delegate!(<S> Arc<S>, self => (**self); UnfinishedDeliveries);

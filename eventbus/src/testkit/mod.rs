@@ -1,6 +1,7 @@
 //! For authors of backends and applications: conformance suites, one per port, and backends that fail on demand.
 
 mod clock;
+mod delegate;
 pub mod event_bus;
 pub mod event_store;
 mod fault;
