@@ -13,8 +13,8 @@ use super::{
     ack_batch::{AckBatch, add_ids},
     handoff::HandoffCursor,
     membership::TypeMismatches,
-    outage_log::OutageLog,
     read::RANGE_START,
+    task_loop::FailedTasks,
 };
 use crate::{command, error::CommandError, script};
 
@@ -32,10 +32,7 @@ const MAINTENANCE_INTERVAL_MIN: Duration = Duration::from_millis(20);
 /// State of the acknowledger between two tasks.
 pub(super) struct Acknowledger {
     batch: AckBatch,
-    outage_log: OutageLog,
-    /// Tasks whose last run failed, oldest first; they are retried one after the other.
-    failed_tasks: Vec<AcknowledgerTask>,
-    retry_at: Instant,
+    failed_tasks: FailedTasks<AcknowledgerTask>,
     /// Entries whose claim is still to be renewed: some at a time, so that no acknowledgement waits for all.
     claims_to_renew: Vec<MessageId>,
     /// Cursor of the search for entries of dead consumers.
@@ -65,19 +62,6 @@ enum AcknowledgerTask {
     HeartbeatAndClaim,
 }
 
-impl Acknowledger {
-    /// Records a task's result; the outage ends when every failed task has succeeded again.
-    fn record_result(&mut self, task: AcknowledgerTask, result: Result<(), CommandError>) {
-        self.failed_tasks.retain(|failing| *failing != task);
-        if let Err(error) = result {
-            self.failed_tasks.push(task);
-            self.retry_at = Instant::now() + self.outage_log.record_failure(&error);
-        } else if self.failed_tasks.is_empty() {
-            self.outage_log.record_success();
-        }
-    }
-}
-
 /// Returns an interval that first ticks after one period; a late tick delays those after it.
 fn delayed_interval(period: Duration) -> tokio::time::Interval {
     let mut interval = tokio::time::interval_at(Instant::now() + period, period);
@@ -90,9 +74,7 @@ impl Consumer {
     pub(super) async fn run_acknowledger(&self, ended: &CancellationToken) {
         let mut acknowledger = Acknowledger {
             batch: AckBatch::default(),
-            outage_log: OutageLog::new("acknowledging", self.group.clone()),
-            failed_tasks: Vec::new(),
-            retry_at: Instant::now(),
+            failed_tasks: FailedTasks::new("acknowledging", self.group.clone()),
             claims_to_renew: Vec::new(),
             claim_cursor: RANGE_START.into(),
             garbage_cursor: "0".into(),
@@ -111,18 +93,19 @@ impl Consumer {
         let mut garbage_collection = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
         let mut changes = self.bus.subscribers().watch();
         loop {
-            let writes = !acknowledger.failed_tasks.contains(&AcknowledgerTask::WriteBatch);
-            let renewal_failed = acknowledger.failed_tasks.contains(&AcknowledgerTask::RenewClaims);
+            let writes = !acknowledger.failed_tasks.contains(AcknowledgerTask::WriteBatch);
+            let renewal_failed = acknowledger.failed_tasks.contains(AcknowledgerTask::RenewClaims);
             let unwritten = !acknowledger.batch.is_empty() || !self.discarded().is_empty();
             let gathers_until = acknowledger.batch.gathers_until();
+            let (retry, retry_at) = (acknowledger.failed_tasks.first(), acknowledger.failed_tasks.retry_at());
             // unbiased: a branch that is always ready must not starve the heartbeat
             let task = tokio::select! {
                 () = ended.cancelled() => break,
-                () = tokio::time::sleep_until(acknowledger.retry_at), if !acknowledger.failed_tasks.is_empty() => acknowledger.failed_tasks[0],
+                () = sleep_until(retry_at), if retry.is_some() => retry.unwrap_or(AcknowledgerTask::WriteBatch),
                 () = self.in_flight.disposed(), if writes => AcknowledgerTask::WriteBatch,
                 _ = write.tick(), if writes && unwritten => AcknowledgerTask::WriteBatch,
-                () = sleep_until(gathers_until.unwrap_or(acknowledger.retry_at)), if writes && gathers_until.is_some() => AcknowledgerTask::WriteBatch,
-                () = self.in_flight.due(), if writes && !acknowledger.failed_tasks.contains(&AcknowledgerTask::ReadDue) => AcknowledgerTask::ReadDue,
+                () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => AcknowledgerTask::WriteBatch,
+                () = self.in_flight.due(), if writes && !acknowledger.failed_tasks.contains(AcknowledgerTask::ReadDue) => AcknowledgerTask::ReadDue,
                 () = self.caught_up_signal.notified() => AcknowledgerTask::HeartbeatAndClaim,
                 _ = renewal.tick(), if acknowledger.claims_to_renew.is_empty() => {
                     acknowledger.claims_to_renew = self.in_flight.ids();
@@ -144,7 +127,7 @@ impl Consumer {
                 done = self.run_task(task, &mut acknowledger) => done,
                 () = in_vain => break, // `shut_down` repeats an interrupted write
             };
-            acknowledger.record_result(task, result);
+            acknowledger.failed_tasks.record_result(task, result);
         }
         self.shut_down(&mut acknowledger).await;
     }
@@ -240,7 +223,7 @@ impl Consumer {
                 acknowledger.batch.add(self.in_flight.take_disposed());
                 match self.write_and_deregister(&mut acknowledger.batch, &nacked).await {
                     Err(error) if !command::is_group_missing(&error) => {
-                        tokio::time::sleep(acknowledger.outage_log.record_failure(&error)).await;
+                        tokio::time::sleep(acknowledger.failed_tasks.outage_log().record_failure(&error)).await;
                     }
                     _ => return,
                 }

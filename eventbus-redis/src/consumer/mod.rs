@@ -15,6 +15,7 @@ mod partitioned;
 mod read;
 mod receive;
 mod recover;
+mod task_loop;
 mod trim;
 
 use std::{

@@ -2,7 +2,7 @@
 //!
 //! Real time, not the given clock: leases, by the clock of Redis, and its replies.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use eventbus::delivery::DueEntry;
 use tokio::time::{Instant, MissedTickBehavior, sleep_until};
@@ -14,7 +14,7 @@ use crate::{
         ack_batch::AckBatch,
         acknowledger::{ACK_RETRY_INTERVAL, CLAIM_INTERVAL_MAX, SHUTDOWN_GRACE_PERIOD},
         membership::TypeMismatches,
-        outage_log::OutageLog,
+        task_loop::FailedTasks,
     },
     error::CommandError,
     script,
@@ -26,10 +26,7 @@ const PARTITION_ACK_BATCH_MAX: usize = 1_000;
 /// State of the coordinator between two tasks.
 pub(super) struct PartitionCoordinator {
     pub(super) batches: HashMap<usize, AckBatch>,
-    outage_log: OutageLog,
-    /// Tasks whose last run failed; they run again at `retry_at`.
-    failed_tasks: HashSet<CoordinatorTask>,
-    retry_at: Instant,
+    failed_tasks: FailedTasks<CoordinatorTask>,
     pub(super) rebalance_at: Instant,
     /// Cursors of the search for unused attempt records, by partition.
     garbage_cursors: HashMap<usize, String>,
@@ -42,7 +39,7 @@ pub(super) struct PartitionCoordinator {
     pub(super) has_layout_changed: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CoordinatorTask {
     WriteBatches,
     ReadDue,
@@ -56,9 +53,7 @@ impl PartitionedConsumer {
         let now = Instant::now();
         let mut coordinator = PartitionCoordinator {
             batches: HashMap::new(),
-            outage_log: OutageLog::new("keeping partitions", self.group_consumer.group.clone()),
-            failed_tasks: HashSet::new(),
-            retry_at: now,
+            failed_tasks: FailedTasks::new("keeping partitions", self.group_consumer.group.clone()),
             rebalance_at: now,
             garbage_cursors: HashMap::new(),
             type_mismatches: TypeMismatches::new(),
@@ -75,24 +70,23 @@ impl PartitionedConsumer {
         garbage_collection.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut changes = self.bus().subscribers().watch();
         loop {
-            // `retry_at` repeats a failed task, and its usual triggers pause; only a lost partition, a change of the
+            // a failed task is repeated at `retry_at`, and its usual triggers pause; only a lost partition, a change of the
             // handlers and the search for unused attempt records start their tasks also then
-            let writes = !coordinator.failed_tasks.contains(&CoordinatorTask::WriteBatches);
+            let writes = !coordinator.failed_tasks.contains(CoordinatorTask::WriteBatches);
             let unwritten = self.has_unwritten(&coordinator);
             let gathers_until = coordinator.batches.values().filter_map(AckBatch::gathers_until).min();
+            let (retry, retry_at) = (coordinator.failed_tasks.first(), coordinator.failed_tasks.retry_at());
             // unbiased: under load dispositions are always ready, and must not starve the rebalance, which renews the
             // leases
             let task = tokio::select! {
                 () = ended.cancelled() => break,
-                () = sleep_until(coordinator.retry_at), if !coordinator.failed_tasks.is_empty() => {
-                    coordinator.failed_tasks.iter().next().copied().unwrap_or(CoordinatorTask::WriteBatches)
-                }
+                () = sleep_until(retry_at), if retry.is_some() => retry.unwrap_or(CoordinatorTask::WriteBatches),
                 () = self.partition_lost.notified() => CoordinatorTask::WriteBatches,
                 () = self.group_consumer.in_flight.disposed(), if writes => CoordinatorTask::WriteBatches,
                 _ = write.tick(), if writes && unwritten => CoordinatorTask::WriteBatches,
-                () = sleep_until(gathers_until.unwrap_or(coordinator.retry_at)), if writes && gathers_until.is_some() => CoordinatorTask::WriteBatches,
-                () = self.group_consumer.in_flight.due(), if writes && !coordinator.failed_tasks.contains(&CoordinatorTask::ReadDue) => CoordinatorTask::ReadDue,
-                () = sleep_until(coordinator.rebalance_at), if !coordinator.failed_tasks.contains(&CoordinatorTask::Rebalance) => CoordinatorTask::Rebalance,
+                () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => CoordinatorTask::WriteBatches,
+                () = self.group_consumer.in_flight.due(), if writes && !coordinator.failed_tasks.contains(CoordinatorTask::ReadDue) => CoordinatorTask::ReadDue,
+                () = sleep_until(coordinator.rebalance_at), if !coordinator.failed_tasks.contains(CoordinatorTask::Rebalance) => CoordinatorTask::Rebalance,
                 _ = changes.changed() => CoordinatorTask::Rebalance,
                 _ = garbage_collection.tick() => CoordinatorTask::CollectGarbage,
             };
@@ -105,7 +99,7 @@ impl PartitionedConsumer {
                 done = self.run_task(task, &mut coordinator) => done,
                 () = in_vain => break, // `shut_down` repeats an interrupted write
             };
-            coordinator.record_result(task, result);
+            coordinator.failed_tasks.record_result(task, result);
         }
         self.shut_down(&mut coordinator).await;
     }
@@ -272,7 +266,9 @@ impl PartitionedConsumer {
                 // only marks the partitions: `write_batches` releases those without in-flight entries
                 self.owned().release_some(count);
                 match self.write_and_deregister(coordinator).await {
-                    Err(error) => tokio::time::sleep(coordinator.outage_log.record_failure(&error)).await,
+                    Err(error) => {
+                        tokio::time::sleep(coordinator.failed_tasks.outage_log().record_failure(&error)).await
+                    }
                     Ok(()) => return,
                 }
             }
@@ -290,18 +286,5 @@ impl PartitionedConsumer {
         coordinator.batches.values_mut().for_each(AckBatch::gather_no_more);
         self.write_batches(coordinator).await?;
         self.group_consumer.deregister(&[], false).await
-    }
-}
-
-impl PartitionCoordinator {
-    /// Records a task's result; the outage ends when every failed task has succeeded again.
-    fn record_result(&mut self, task: CoordinatorTask, result: Result<(), CommandError>) {
-        self.failed_tasks.remove(&task);
-        if let Err(error) = result {
-            self.failed_tasks.insert(task);
-            self.retry_at = Instant::now() + self.outage_log.record_failure(&error);
-        } else if self.failed_tasks.is_empty() {
-            self.outage_log.record_success();
-        }
     }
 }
