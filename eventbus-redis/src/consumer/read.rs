@@ -106,6 +106,8 @@ impl Consumer {
         };
         let is_new = self.create_group_script().invoke_async(&mut connected.connection).await?;
         self.log_group_created(is_new);
+        // in every session: a different member may have created the group again
+        self.has_passed_backlog.store(false, Ordering::Release);
         self.check_predecessor(state, &mut connected.connection).await?;
         // before the first read: other members hand off to it entries that only it handles
         let _: Value = self.heartbeat_script(RANGE_START).invoke_async(&mut connected.connection).await?;

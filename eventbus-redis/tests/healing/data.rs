@@ -1,13 +1,14 @@
 //! The server is there, and something is not that was.
 
 use eventbus::port::EventBus;
-use eventbus_redis::RedisEventBus;
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{
     common::{
         seen::{event, settled, start},
         until,
     },
+    network::clients,
     rig::{Rig, outage},
 };
 
@@ -105,4 +106,34 @@ async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
     assert_eq!(settled(&rig.bus).await, 0);
     let expected: Vec<_> = ["1".to_owned()].into_iter().chain((650..1_000).map(|n| format!("n{n}"))).collect();
     assert_eq!(rig.seen.all(), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_made_anew_waits_for_its_new_backlog() {
+    for partitions in [1, 2] {
+        let config = RedisEventBusConfig { partitions, ..RedisEventBusConfig::default() };
+        let mut rig = Rig::on(test_servers::private_redis(), config).await;
+        let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
+        assert_eq!(settled(&rig.bus).await, 0);
+        let streams = if partitions == 1 { vec![stream] } else { vec![format!("{stream}:0"), format!("{stream}:1")] };
+        let fills = format!("{{{}}}:fills", streams[0]);
+        let (open, first, fill) = (format!("open {group}"), format!("first {group}"), format!("fill store {group}\n"));
+        let [now, _]: [String; 2] = rig.command("TIME", &[]).await;
+        // in one step: the group is gone, with the reader's connection, and a store has events for its backlog
+        let reader = clients(&rig, "xread").await;
+        let mut lose = redis::pipe();
+        lose.atomic().del(&streams);
+        let now = format!("{now}000");
+        lose.hset_multiple(&fills, &[(open.as_str(), now.as_str()), (&first, &now), (&fill, "0 5")]);
+        for id in &reader {
+            lose.cmd("CLIENT").arg(&["KILL", "ID", id]);
+        }
+        let mut connection = test_servers::redis_connection(rig.server.url()).await;
+        let _: redis::Value = lose.query_async(&mut connection).await.unwrap();
+        let id = rig.publish().await;
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert!(!rig.seen.all().contains(&id), "with {partitions} partitions: the backlog comes first");
+        let _: u64 = rig.command("HDEL", &[&fills, &fill]).await;
+        until("the event is handled after the backlog", async || rig.seen.all().contains(&id)).await;
+    }
 }

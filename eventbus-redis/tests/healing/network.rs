@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The connections of other clients by what they did last.
-async fn clients(rig: &Rig, command: &str) -> Vec<String> {
+pub(crate) async fn clients(rig: &Rig, command: &str) -> Vec<String> {
     let list: String = rig.command("CLIENT", &["LIST", "TYPE", "NORMAL"]).await;
     let of_command = list.lines().filter(|line| line.contains(&format!(" cmd={command}")));
     of_command.filter_map(|line| Some(line.split_once("id=")?.1.split_once(' ')?.0.to_owned())).collect()

@@ -94,6 +94,8 @@ impl PartitionedConsumer {
                 .await?;
             self.group_consumer.log_group_created(is_new);
         }
+        // in every session: a different member may have created the group again
+        self.group_consumer.has_passed_backlog.store(false, Ordering::Release);
         Ok(())
     }
 

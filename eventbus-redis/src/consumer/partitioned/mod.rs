@@ -11,7 +11,7 @@ mod owned_partitions;
 mod rebalance;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -87,6 +87,7 @@ impl PartitionedConsumer {
         }
         if command::is_group_missing(&error) {
             part.recreate_group().await?;
+            self.group_consumer.has_passed_backlog.store(false, Ordering::Release);
             self.owned().restart_partition(part);
             return Ok(());
         }
