@@ -1,259 +1,489 @@
-//! The acknowledger: writes dispositions, sends heartbeats, renews claims, and reclaims entries of dead consumers.
+//! The acknowledger: writes the dispositions of entries to the server, batch by batch.
 //!
-//! Real time, not the given clock: claims, by the clock of Redis, and its replies.
+//! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
+//! could not be written stays in the batch for the next write. The server refuses the failure of an entry that a
+//! different consumer has claimed or finished. It accepts each acknowledgement, because the handlers have succeeded,
+//! except from a consumer that no longer owns the partition.
+//!
+//! Invariant: only a member that handles an event acknowledges it, if the group ever announced its type. The script
+//! that acknowledges an event of any other type records it as skipped, so that a member that announces the type later
+//! can get it.
+//!
+//! Real time, not the given clock: how long failures gather, so that one script writes many.
 
-use std::{collections::HashSet, sync::atomic::Ordering, time::Duration};
-
-use eventbus::port::MessageId;
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
-use tokio_util::sync::CancellationToken;
-
-use super::{
-    Consumer,
-    ack_batch::{AckBatch, add_ids},
-    handoff::HandoffCursor,
-    membership::TypeMismatches,
-    read::RANGE_START,
-    task_loop::FailedTasks,
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
-use crate::{command, error::CommandError, script};
 
-/// Interval between two attempts to write a batch that failed.
-pub(super) const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
-/// Time for the running task, and then for the final write, when the consumer ends.
-pub(super) const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_millis(800);
-/// Longest interval between two heartbeats.
-const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// Longest interval between two searches for entries of dead consumers.
-pub(super) const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
-/// Shortest interval of heartbeats and searches.
-const MAINTENANCE_INTERVAL_MIN: Duration = Duration::from_millis(20);
+use eventbus::{
+    RecordedEvent,
+    delivery::{DisposedEntry, Disposition, log_skipped_type},
+    port::{DeliveryAttempts, MessageId},
+};
+use time::OffsetDateTime;
+use tokio::time::Instant;
 
-/// State of the acknowledger between two tasks.
-pub(super) struct Acknowledger {
-    batch: AckBatch,
-    failed_tasks: FailedTasks<AcknowledgerTask>,
-    /// Entries whose claim is still to be renewed: some at a time, so that no acknowledgement waits for all.
-    claims_to_renew: Vec<MessageId>,
-    /// Cursor of the search for entries of dead consumers.
-    pub(super) claim_cursor: String,
-    /// Cursor of the search for unused attempt records.
-    pub(super) garbage_cursor: String,
-    /// Cursor of the renewal of handed-off entries.
-    pub(super) renew_from: String,
-    pub(super) handoff_cursor: HandoffCursor,
-    /// Entries that the last heartbeat found pending on this consumer and not in flight.
-    pub(super) missing: HashSet<String>,
-    pub(super) type_mismatches: TypeMismatches,
-    /// Set once a live consumer of the same name was logged.
-    pub(super) has_duplicate_name: bool,
+use super::inner::{ConsumerInner, add_ids};
+use crate::{
+    command,
+    error::CommandError,
+    keys::{self, field},
+    partition_hash::partition_of,
+    script,
+    wire::{self, timestamp},
+};
+
+/// Entries that one command acknowledges at most; the server refuses a command with more than a million arguments.
+const ACK_BATCH_MAX: usize = 10_000;
+
+/// Minimum time between two writes of failures, so that many failures share one script; a single failure is written at
+/// once. If the process ends before the write, this attempt is lost, and the entry is redelivered as a suspect: as if
+/// its handlers had been running.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Dispositions that are not on the server yet, by how they are written.
+///
+/// | disposition | event | next state of the entry |
+/// |---|---|---|
+/// | acknowledge | the server executed `XACK`, and deleted the attempts | released |
+/// | skip | the group never announced its type, and no live member may handle it | acknowledged as skipped, released |
+/// | skip | the group announced its type, or a live member may handle it | handed off, released |
+/// | retry | the script saves the attempts, at the latest before the consumer rereads the entry | waits for its retry |
+/// | begin (suspects only) | the script saves the attempts at once | a worker runs its handlers |
+/// | dead letter | a member knows its schema version | handed off, released |
+/// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
+/// | dead letter | dead letters are disabled | kept pending as exhausted, released |
+/// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
+/// | any but acknowledge | a different consumer has claimed or finished the entry | released |
+/// | any | the consumer no longer owns the partition | dropped with the partition |
+/// | any | the write fails | unchanged: the next write repeats it |
+///
+/// Released: no longer in flight here. Handed off: left pending for a member that handles the entry; in a partition,
+/// for its next owner, or for this one after a change of the members.
+#[derive(Default)]
+pub(super) struct AckBatch {
+    acknowledged: Vec<MessageId>,
+    /// Acknowledged entries with attempts on record.
+    acknowledged_with_attempts: Vec<MessageId>,
+    unhandled: Vec<UnhandledEntry>,
+    /// Entries that this group must not handle.
+    discarded: Vec<MessageId>,
+    attempt_updates: Vec<AttemptUpdate>,
+    /// Earliest time of the next write of `attempt_updates`; `None` if at once.
+    notes_at: Option<Instant>,
+    dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
 
-/// A task of the acknowledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AcknowledgerTask {
-    WriteBatch,
-    ReadDue,
-    RenewClaims,
-    Heartbeat,
-    ClaimIdle,
-    CollectGarbage,
-    /// Both at once, when the consumer has joined its group: neither waits for its interval.
-    HeartbeatAndClaim,
+/// An entry without a handler in this consumer.
+struct UnhandledEntry {
+    id: MessageId,
+    record: RecordedEvent,
+    attempts: DeliveryAttempts,
 }
 
-/// Returns an interval that first ticks after one period; a late tick delays those after it.
-fn delayed_interval(period: Duration) -> tokio::time::Interval {
-    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    interval
+struct AttemptUpdate {
+    id: MessageId,
+    attempts: DeliveryAttempts,
+    /// Set if a worker starts the entry's handlers once the update is on the server.
+    starts_run: bool,
 }
 
-impl Consumer {
-    /// Runs until workers and reader have ended, then writes the rest and deregisters the consumer.
-    pub(super) async fn run_acknowledger(&self, ended: &CancellationToken) {
-        let mut acknowledger = Acknowledger {
-            batch: AckBatch::default(),
-            failed_tasks: FailedTasks::new("acknowledging", self.group.clone()),
-            claims_to_renew: Vec::new(),
-            claim_cursor: RANGE_START.into(),
-            garbage_cursor: "0".into(),
-            renew_from: RANGE_START.into(),
-            handoff_cursor: HandoffCursor::default(),
-            missing: HashSet::new(),
-            type_mismatches: TypeMismatches::new(),
-            has_duplicate_name: false,
-        };
-        let idle = self.pending_idle();
-        let (mut write, mut renewal) = (delayed_interval(ACK_RETRY_INTERVAL), delayed_interval(idle / 3));
-        let (mut heartbeat, mut claim) = (
-            delayed_interval(self.heartbeat_interval()),
-            delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
-        );
-        let mut garbage_collection = delayed_interval(idle.max(CLAIM_INTERVAL_MAX));
-        let mut changes = self.bus.subscribers().watch();
-        loop {
-            let writes = !acknowledger.failed_tasks.contains(AcknowledgerTask::WriteBatch);
-            let renewal_failed = acknowledger.failed_tasks.contains(AcknowledgerTask::RenewClaims);
-            let unwritten = !acknowledger.batch.is_empty() || !self.discarded().is_empty();
-            let gathers_until = acknowledger.batch.gathers_until();
-            let (retry, retry_at) = (acknowledger.failed_tasks.first(), acknowledger.failed_tasks.retry_at());
-            // unbiased: a branch that is always ready must not starve the heartbeat
-            let task = tokio::select! {
-                () = ended.cancelled() => break,
-                () = sleep_until(retry_at), if retry.is_some() => retry.unwrap_or(AcknowledgerTask::WriteBatch),
-                () = self.in_flight.disposed(), if writes => AcknowledgerTask::WriteBatch,
-                _ = write.tick(), if writes && unwritten => AcknowledgerTask::WriteBatch,
-                () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => AcknowledgerTask::WriteBatch,
-                () = self.in_flight.due(), if writes && !acknowledger.failed_tasks.contains(AcknowledgerTask::ReadDue) => AcknowledgerTask::ReadDue,
-                () = self.caught_up_signal.notified() => AcknowledgerTask::HeartbeatAndClaim,
-                _ = renewal.tick(), if acknowledger.claims_to_renew.is_empty() => {
-                    acknowledger.claims_to_renew = self.in_flight.ids();
-                    acknowledger.claims_to_renew.extend(self.kept_pending().iter().cloned());
-                    AcknowledgerTask::RenewClaims
+struct DeadLetterWrite {
+    id: MessageId,
+    record: Option<RecordedEvent>,
+    attempts: DeliveryAttempts,
+}
+
+/// Numbers of entries by disposition, as one write put them on the server.
+#[derive(Debug, Default)]
+pub(super) struct AckBatchOutcome {
+    pub(super) acknowledged: u64,
+    pub(super) failed: u64,
+    pub(super) dead_lettered: u64,
+    /// Entries whose failures the server refused, as they are no longer pending on this consumer.
+    pub(super) lost: Vec<MessageId>,
+}
+
+impl AckBatch {
+    pub(super) fn is_empty(&self) -> bool {
+        self.acknowledged.is_empty()
+            && self.acknowledged_with_attempts.is_empty()
+            && self.unhandled.is_empty()
+            && self.discarded.is_empty()
+            && self.attempt_updates.is_empty()
+            && self.dead_letter_writes.is_empty()
+    }
+
+    /// Returns when the gathering updates are due; `None` if none gather.
+    pub(super) fn gathers_until(&self) -> Option<Instant> {
+        if self.attempt_updates.is_empty() { None } else { self.notes_at }
+    }
+
+    /// Ends the gathering: the next write includes all `attempt_updates`.
+    pub(super) const fn gather_no_more(&mut self) {
+        self.notes_at = None;
+    }
+
+    fn gathers(&self) -> bool {
+        self.notes_at.is_some_and(|at| at > Instant::now()) && self.attempt_updates.len() < command::SCRIPT_BATCH_MAX
+    }
+
+    pub(super) fn add(&mut self, disposed: impl IntoIterator<Item = DisposedEntry>) {
+        for disposed_entry in disposed {
+            let DisposedEntry { id, record, disposition, .. } = disposed_entry;
+            match disposition {
+                Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
+                Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
+                Disposition::Skip(delivery_attempts) => self.unhandled.extend(record.map(|record| UnhandledEntry {
+                    id,
+                    record,
+                    attempts: delivery_attempts,
+                })),
+                Disposition::Retry { attempts, .. } => {
+                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
                 }
-                () = std::future::ready(()), if !acknowledger.claims_to_renew.is_empty() && !renewal_failed => AcknowledgerTask::RenewClaims,
-                _ = heartbeat.tick() => AcknowledgerTask::Heartbeat,
-                _ = changes.changed() => AcknowledgerTask::Heartbeat,
-                _ = claim.tick() => AcknowledgerTask::ClaimIdle,
-                _ = garbage_collection.tick() => AcknowledgerTask::CollectGarbage,
-            };
-            let in_vain = async {
-                ended.cancelled().await;
-                tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
-            };
-            // a task that hangs must not outlast the grace period
-            let result = tokio::select! {
-                done = self.run_task(task, &mut acknowledger) => done,
-                () = in_vain => break, // `shut_down` repeats an interrupted write
-            };
-            acknowledger.failed_tasks.record_result(task, result);
-        }
-        self.shut_down(&mut acknowledger).await;
-    }
-
-    /// Returns the interval between two heartbeats.
-    pub(super) fn heartbeat_interval(&self) -> Duration {
-        (self.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
-    }
-
-    async fn run_task(&self, task: AcknowledgerTask, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        let done = match task {
-            AcknowledgerTask::WriteBatch => self.write_disposed(acknowledger).await,
-            AcknowledgerTask::ReadDue => self.read_due_after_writing(acknowledger).await,
-            AcknowledgerTask::RenewClaims => self.renew_some_claims(&mut acknowledger.claims_to_renew).await,
-            AcknowledgerTask::Heartbeat => self.heartbeat(acknowledger).await,
-            AcknowledgerTask::ClaimIdle => self.claim_idle(acknowledger).await,
-            AcknowledgerTask::CollectGarbage => self.collect_garbage(&mut acknowledger.garbage_cursor).await,
-            AcknowledgerTask::HeartbeatAndClaim => self.heartbeat_and_claim(acknowledger).await,
-        };
-        match done {
-            // recreates it here too: the reader may be waiting for room, and only a write makes room
-            Err(error) if command::is_group_missing(&error) => self.recreate_group().await,
-            done => done,
-        }
-    }
-
-    async fn heartbeat_and_claim(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        self.heartbeat(acknowledger).await?;
-        self.claim_idle(acknowledger).await
-    }
-
-    pub(super) async fn recreate_group(&self) -> Result<(), CommandError> {
-        let is_new: bool = self.bus.connection().run_idempotent(&self.create_group_script()).await?;
-        self.has_passed_backlog.store(false, Ordering::Release);
-        self.log_group_created(is_new);
-        Ok(())
-    }
-
-    async fn write_disposed(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        acknowledger.batch.add(self.in_flight.take_disposed());
-        if acknowledger.batch.is_empty() && self.discarded().is_empty() {
-            return Ok(());
-        }
-        self.write_most(&mut acknowledger.batch).await.map(drop)
-    }
-
-    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
-    async fn read_due_after_writing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        acknowledger.batch.gather_no_more();
-        self.write_disposed(acknowledger).await?;
-        self.read_due(self.in_flight.take_due()).await
-    }
-
-    /// Renews the claim on one batch of `claims_to_renew` and removes it from the list.
-    async fn renew_some_claims(&self, claims_to_renew: &mut Vec<MessageId>) -> Result<(), CommandError> {
-        let rest = claims_to_renew.len().saturating_sub(command::SCRIPT_BATCH_MAX);
-        let mut ids = claims_to_renew[rest..].to_vec();
-        // an entry acknowledged since is no longer pending
-        ids.retain(|id| self.in_flight.contains(id) || self.kept_pending().contains(id));
-        let (lost, free) = self.renew_claims(&ids).await?;
-        claims_to_renew.truncate(rest);
-        for id in lost.iter().chain(&free) {
-            self.kept_pending().remove(id);
-        }
-        // an entry acknowledged meanwhile is not lost
-        let lost: Vec<_> = lost.into_iter().filter(|id| self.in_flight.contains(id)).collect();
-        self.release_lost(&lost);
-        Ok(())
-    }
-
-    /// Renews the claim on entries. Returns those that other consumers have by now, and those that no consumer has.
-    pub(super) async fn renew_claims(
-        &self,
-        ids: &[MessageId],
-    ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
-        let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
-        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
-            let mut renewal = script::consumer::RENEW_CLAIMS.key(self.bus.stream());
-            renewal.arg(self.group.as_str()).arg(&self.name);
-            add_ids(&mut renewal, ids);
-            let (lost, free): (Vec<String>, Vec<String>) = self.bus.connection().run_idempotent(&renewal).await?;
-            all_lost.extend(lost.into_iter().map(MessageId::new));
-            all_free.extend(free.into_iter().map(MessageId::new));
-        }
-        Ok((all_lost, all_free))
-    }
-
-    /// Writes what remains and leaves idle entries to other consumers; all within [`SHUTDOWN_GRACE_PERIOD`].
-    async fn shut_down(&self, acknowledger: &mut Acknowledger) {
-        let nacked = self.in_flight.nack_idle();
-        let ending = async {
-            loop {
-                acknowledger.batch.add(self.in_flight.take_disposed());
-                match self.write_and_deregister(&mut acknowledger.batch, &nacked).await {
-                    Err(error) if !command::is_group_missing(&error) => {
-                        tokio::time::sleep(acknowledger.failed_tasks.outage_log().record_failure(&error)).await;
-                    }
-                    _ => return,
+                Disposition::Begin(attempts) => {
+                    self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: true });
+                    self.gather_no_more(); // a worker waits for this write
+                }
+                Disposition::DeadLetter(attempts) => {
+                    self.dead_letter_writes.push_back(DeadLetterWrite { id, record, attempts })
                 }
             }
-        };
-        if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
-            let count = self.in_flight.len() + nacked.len();
-            tracing::warn!(group = %self.group, count, "the consumer ended before the server answered: its in-flight entries will be redelivered");
         }
     }
 
-    async fn write_and_deregister(&self, batch: &mut AckBatch, nacked: &[MessageId]) -> Result<(), CommandError> {
-        self.write_batch(batch).await?;
-        self.deregister(nacked, self.bus.has_temporary_name()).await
+    /// Returns up to `max` entries that succeeded at the first attempt.
+    pub(super) fn acknowledged(&self, max: usize) -> &[MessageId] {
+        &self.acknowledged[..self.acknowledged.len().min(max)]
     }
 
-    /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
-    pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
-        let mut chunks = ids.chunks(command::SCRIPT_BATCH_MAX).collect::<Vec<_>>();
-        if chunks.is_empty() {
-            chunks.push(&[]);
+    /// Removes the first `count` of those entries.
+    pub(super) fn take_acknowledged(&mut self, count: usize) -> Vec<MessageId> {
+        self.acknowledged.drain(..count).collect()
+    }
+
+    /// Removes all of those entries: the consumer no longer owns their partition.
+    pub(super) fn drop_acknowledged(&mut self) {
+        self.acknowledged.clear();
+    }
+}
+
+/// Writes the dispositions of one consumer.
+pub(super) struct Acknowledger {
+    inner: Arc<ConsumerInner>,
+    /// Types already logged as waiting for an absent member.
+    logged_absent_types: Mutex<HashSet<String>>,
+}
+
+impl Acknowledger {
+    pub(super) fn new(inner: Arc<ConsumerInner>) -> Self {
+        Self { inner, logged_absent_types: Mutex::default() }
+    }
+
+    /// Writes the whole batch; what fails stays in it.
+    pub(super) async fn write_batch(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
+        batch.gather_no_more();
+        self.write_ready(batch).await
+    }
+
+    /// Writes the batch, except for updates that still gather.
+    ///
+    /// Invariant: the sections are written in this order, and each is cleared, and its entries released, only after the
+    /// reply: an error leaves the rest in the batch.
+    pub(super) async fn write_ready(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
+        let mut written = AckBatchOutcome::default();
+        batch.discarded.append(&mut self.inner.entries().take_discarded());
+        if !batch.discarded.is_empty() {
+            self.acknowledge(&batch.discarded).await?;
+            batch.discarded.clear();
         }
-        for ids in chunks {
-            let mut deregister = script::consumer::DEREGISTER_CONSUMER.key(self.bus.stream());
-            deregister.key(&self.keys.members);
-            deregister.arg(self.group.as_str()).arg(&self.name).arg(self.bus.config().pending_idle_ms);
-            deregister.arg(u8::from(removes_name));
-            add_ids(&mut deregister, ids);
-            self.bus.connection().run_idempotent::<u64>(&deregister).await?;
+        if !batch.acknowledged.is_empty() {
+            self.acknowledge(&batch.acknowledged).await?;
+            written.acknowledged += self.release_acknowledged(&mut batch.acknowledged);
+        }
+        // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
+        // writes the attempts: so no entry below has an update that still gathers
+        if !batch.attempt_updates.is_empty() && !batch.gathers() {
+            written.lost = self.save_attempts(&batch.attempt_updates).await?;
+            let (begun, failed): (Vec<&AttemptUpdate>, Vec<_>) =
+                batch.attempt_updates.iter().partition(|update| update.starts_run);
+            self.inner.in_flight().begin(begun.into_iter().map(|update| &update.id));
+            written.failed += failed.into_iter().filter(|update| !written.lost.contains(&update.id)).count() as u64;
+            batch.attempt_updates.clear();
+            batch.notes_at = Some(Instant::now() + GATHER);
+        }
+        if !batch.acknowledged_with_attempts.is_empty() {
+            self.acknowledge_with_attempts(&batch.acknowledged_with_attempts).await?;
+            written.acknowledged += self.release_acknowledged(&mut batch.acknowledged_with_attempts);
+        }
+        if !batch.unhandled.is_empty() {
+            self.skip_or_hand_off(&batch.unhandled).await?;
+            self.release_acknowledged(&mut batch.unhandled.drain(..).map(|skipped| skipped.id).collect());
+        }
+        while let Some(write) = batch.dead_letter_writes.front() {
+            if let Some(record) = &write.record
+                && self.hand_off_to_newer(&write.id, record, &write.attempts.done).await?
+            {
+                self.inner.in_flight().release([&write.id]);
+                batch.dead_letter_writes.pop_front();
+                continue;
+            }
+            match self.inner.bus().config().enable_dlq {
+                true => written.dead_lettered += u64::from(self.move_to_dead_letters(write).await?),
+                false => written.failed += u64::from(self.mark_exhausted(write).await?),
+            }
+            let write = batch.dead_letter_writes.pop_front();
+            self.inner.in_flight().release(write.iter().map(|write| &write.id));
+        }
+        Ok(written)
+    }
+
+    fn release_acknowledged(&self, ids: &mut Vec<MessageId>) -> u64 {
+        self.inner.in_flight().release(&*ids);
+        let count = ids.len() as u64;
+        ids.clear();
+        count
+    }
+
+    async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        if self.inner.fencing_token().is_some() {
+            return self.acknowledge_with_attempts(ids).await;
+        }
+        for ids in ids.chunks(ACK_BATCH_MAX) {
+            let acknowledge = command::acknowledge(self.inner.bus().stream(), self.inner.group(), ids);
+            self.inner.bus().connection().query::<u64>(&acknowledge).await?;
         }
         Ok(())
     }
+
+    async fn acknowledge_with_attempts(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
+            let is_fenced = self.inner.fencing_token().is_some();
+            let mut script =
+                script::consumer::ACKNOWLEDGE_WITH_ATTEMPTS.select(is_fenced).key(self.inner.bus().stream());
+            script.key(&self.inner.keys().retry).arg(self.inner.group().as_str());
+            add_ids(&mut script, ids);
+            self.inner.run_idempotent::<u64>(script).await?;
+        }
+        Ok(())
+    }
+
+    /// Saves attempts. Releases and returns the entries that are no longer pending on this consumer.
+    async fn save_attempts(&self, updates: &[AttemptUpdate]) -> Result<Vec<MessageId>, CommandError> {
+        let mut all_lost = Vec::new();
+        for updates in updates.chunks(command::SCRIPT_BATCH_MAX) {
+            let mut script = self.inner.fenced_script(&script::consumer::SAVE_ATTEMPTS);
+            script.key(&self.inner.keys().retry);
+            for AttemptUpdate { id, attempts: delivery_attempts, .. } in updates {
+                let count = delivery_attempts.attempts.saturating_add(delivery_attempts.process_ends);
+                script.arg(id.as_str()).arg(count).arg(attempts_json(delivery_attempts));
+            }
+            let lost: Vec<String> = self.inner.run_idempotent(script).await?;
+            all_lost.extend(lost.into_iter().map(MessageId::new));
+        }
+        self.inner.release_lost(&all_lost);
+        Ok(all_lost)
+    }
+
+    /// Moves an entry to the dead letters. Returns `false` if it is no longer pending on this consumer.
+    async fn move_to_dead_letters(
+        &self,
+        DeadLetterWrite { id, record, attempts }: &DeadLetterWrite,
+    ) -> Result<bool, CommandError> {
+        let mut script = self.inner.fenced_script(&script::consumer::MOVE_TO_DEAD_LETTERS);
+        script.key(&self.inner.keys().retry).key(&self.inner.keys().dead_letters);
+        script.arg(id.as_str());
+        let own = self.dead_letter_fields(id, attempts);
+        script.arg(own.len() * 2);
+        let in_memory = record.as_ref().and_then(|record| wire::encode(record).ok()).unwrap_or_default();
+        for (name, value) in &own {
+            script.arg(*name).arg(value);
+        }
+        for (name, value) in &in_memory {
+            script.arg(*name).arg(&**value);
+        }
+        // lock: a reader of the counters that sees the entry acknowledged also sees it counted
+        let _counted = self.inner.bus().dead_letter_gate().begin_write().await;
+        let written: Option<String> = self.inner.run_idempotent(script).await?;
+        let event = record.as_ref().map(RecordedEvent::metadata);
+        match &written {
+            Some(dead_letter) => {
+                self.inner.bus().counters().messages_sent_to_dlq(1);
+                self.inner.bus().dead_letter_gate().notify();
+                tracing::error!(
+                    group = %self.inner.group(), %id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
+                    attempts = attempts.most_attempts(), event_type = event.map(|event| event.event_type().as_str()),
+                    aggregate = event.map(|event| tracing::field::display(event.stream())),
+                    event_id = event.map(|event| tracing::field::display(event.event_id())),
+                    "event is a dead letter now"
+                );
+            }
+            None => tracing::warn!(group = %self.inner.group(), %id, "another consumer has claimed a failed event"),
+        }
+        Ok(written.is_some())
+    }
+
+    /// Returns the fields that a dead letter has in addition to those of its entry.
+    fn dead_letter_fields(&self, id: &MessageId, delivery_attempts: &DeliveryAttempts) -> Vec<(&'static str, String)> {
+        let time = |ms: Option<u64>| {
+            let nanos = i128::from(ms.unwrap_or_default()) * 1_000_000;
+            let time = OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+            utc(time)
+        };
+        let attempts = delivery_attempts.most_attempts();
+        vec![
+            (field::ORIGINAL_MESSAGE_ID, id.to_string()),
+            (field::RETRY_COUNT, attempts.saturating_sub(1).to_string()),
+            (field::DLQ_TIMESTAMP, utc(self.inner.bus().config().clock.now())),
+            (field::ERROR, delivery_attempts.errors()),
+            (field::HANDLER, delivery_attempts.handlers()),
+            (field::GROUP, self.inner.group().to_string()),
+            (field::ATTEMPTS, attempts.to_string()),
+            (field::FIRST_FAILED_AT, time(delivery_attempts.first_failed_at)),
+            (field::LAST_FAILED_AT, time(delivery_attempts.last_failed_at)),
+            (field::DONE_HANDLERS, serde_json::Value::from(delivery_attempts.done.as_slice()).to_string()),
+        ]
+    }
+
+    /// Records that an entry used up its attempts; it stays pending. Returns `false` if it is no longer pending on this
+    /// consumer.
+    async fn mark_exhausted(
+        &self,
+        DeadLetterWrite { id, attempts, .. }: &DeadLetterWrite,
+    ) -> Result<bool, CommandError> {
+        let mut delivery_attempts = attempts.clone();
+        delivery_attempts.is_exhausted = true;
+        let error = delivery_attempts.errors();
+        if !self
+            .save_attempts(&[AttemptUpdate { id: id.clone(), attempts: delivery_attempts, starts_run: false }])
+            .await?
+            .is_empty()
+        {
+            return Ok(false);
+        }
+        if self.inner.entries().keep([id.clone()]) {
+            self.inner.bus().counters().messages_exhausted(1);
+            tracing::error!(group = %self.inner.group(), %id, error, "event used up its attempts and stays pending");
+        }
+        Ok(true)
+    }
+
+    /// Acknowledges entries of types that the group never announced, and leaves the rest to members that handle them.
+    async fn skip_or_hand_off(&self, skipped: &[UnhandledEntry]) -> Result<(), CommandError> {
+        let mut by_key: BTreeMap<String, Vec<&UnhandledEntry>> = BTreeMap::new();
+        for skip in skipped {
+            by_key.entry(self.skipped_key(&skip.record)).or_default().push(skip);
+        }
+        for (key, skipped) in &by_key {
+            for skipped in skipped.chunks(command::SCRIPT_BATCH_MAX) {
+                self.skip_batch(key, skipped).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn skip_batch(&self, key: &str, skipped: &[&UnhandledEntry]) -> Result<(), CommandError> {
+        let mut skip = self.inner.fenced_script(&script::consumer::SKIP_OR_HAND_OFF);
+        skip.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types).key(key);
+        skip.arg(self.inner.member_name()).arg(self.inner.bus().config().pending_idle_ms);
+        skip.arg(u8::from(self.inner.bus().is_backlog()));
+        for UnhandledEntry { id, record, attempts: delivery_attempts } in skipped {
+            let position = record.position().map(|position| position.to_string()).unwrap_or_default();
+            skip.arg(id.as_str()).arg(record.event_type().as_str()).arg(record.metadata().schema_version());
+            skip.arg(position).arg(attempts_json(delivery_attempts));
+        }
+        let (acknowledged, left, stay, new, absent): (u64, u64, Vec<String>, Vec<String>, Vec<String>) =
+            self.inner.run_idempotent(skip).await?;
+        self.inner.entries().keep(stay.into_iter().map(MessageId::new));
+        self.inner.bus().counters().events_skipped(acknowledged);
+        if left > 0 {
+            tracing::debug!(group = %self.inner.group(), left, "entries handed off to members that handle their types");
+        }
+        for event_type in new {
+            log_skipped_type(self.inner.group(), &event_type);
+        }
+        self.log_absent_types(absent);
+        Ok(())
+    }
+
+    /// Returns the key that records skipped events: beside the stream that carries the event, also if it came from a
+    /// backlog.
+    fn skipped_key(&self, record: &RecordedEvent) -> String {
+        let (bus, partitions) = (self.inner.bus(), self.inner.bus().config().partitions);
+        let stream = match bus.is_backlog() {
+            false => bus.stream().to_owned(),
+            true if partitions == 1 => bus.bus_stream().to_owned(),
+            true => {
+                let id = record.metadata().aggregate_id();
+                keys::partition(bus.bus_stream(), partition_of(id.as_str(), partitions))
+            }
+        };
+        keys::skipped(&stream, self.inner.group())
+    }
+
+    /// Logs once for each type that its events wait for a member.
+    fn log_absent_types(&self, types: impl IntoIterator<Item = String>) {
+        for event_type in types {
+            if self.logged_absent_types.lock().unwrap_or_else(PoisonError::into_inner).insert(event_type.clone()) {
+                tracing::warn!(
+                    group = %self.inner.group(), event_type,
+                    "events are left pending: the group announced their type before, and no member that handles it is \
+                     here now; `forget_event_type` lets the group skip it (`*` if a handler of all types was removed)"
+                );
+            }
+        }
+    }
+
+    /// Leaves an event that cannot be decoded here to a member that announced its schema version; handlers that have
+    /// succeeded do not run there again. Returns `true` if this consumer must release it.
+    ///
+    /// An event of an older version than that of the handlers here goes to a live member only: no release to come knows
+    /// that version better than this one.
+    async fn hand_off_to_newer(
+        &self,
+        id: &MessageId,
+        record: &RecordedEvent,
+        finished_handlers: &[String],
+    ) -> Result<bool, CommandError> {
+        let (event_type, version) = (record.event_type(), record.metadata().schema_version());
+        let known = self.inner.bus().subscribers().versions(self.inner.group(), event_type);
+        if known.is_empty() || known.contains(&version) {
+            return Ok(false);
+        }
+        let is_older = known.iter().any(|known| *known > version);
+        let mut hand_off = self.inner.fenced_script(&script::consumer::HAND_OFF_TO_NEWER);
+        hand_off.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types);
+        hand_off.arg(self.inner.member_name());
+        hand_off.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
+        hand_off.arg(attempts_json(&DeliveryAttempts::replayed(finished_handlers.to_vec())));
+        let reply: String = self.inner.run_idempotent(hand_off).await?;
+        match reply.as_str() {
+            "no" => return Ok(false),
+            "stays" => {
+                self.inner.entries().keep([id.clone()]);
+            }
+            _ => {}
+        }
+        tracing::warn!(
+            group = %self.inner.group(), %id, %event_type, schema_version = version,
+            "event cannot be decoded here and is left to members that know its schema version"
+        );
+        Ok(true)
+    }
+}
+
+/// Formats a time as dead letters spell it.
+fn utc(time: OffsetDateTime) -> String {
+    format!("{}+00:00", timestamp::write(time))
+}
+
+/// Returns attempts as stored JSON, empty if there are none; plain data, so serializing cannot fail.
+fn attempts_json(attempts: &DeliveryAttempts) -> String {
+    if *attempts == DeliveryAttempts::default() {
+        return String::new();
+    }
+    serde_json::to_string(attempts).unwrap_or_default()
 }

@@ -3,10 +3,7 @@
 //! In a new group the backlog comes before the stream, until each remaining entry waits for a retry or for an
 //! absent member. From then on, and in a group that is not new, the consumer reads both side by side.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
@@ -15,7 +12,7 @@ use eventbus::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Consumer, PARTITION_OWNER, consume_stream, outage_log::OutageLog};
+use super::{backlog_gate::BACKLOG_POLL_INTERVAL_MIN, consume_stream, inner::PARTITION_OWNER, outage_log::OutageLog};
 use crate::{
     backlog::{self, BacklogState, types_to_record},
     consumer,
@@ -26,8 +23,6 @@ use crate::{
 
 /// Interval between two checks for a backlog.
 const BACKLOG_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// Shortest interval between two checks whether the backlog is finished; it doubles while the state does not change.
-const BACKLOG_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 
 /// The backlog of one group, as one of its consumers sees it.
 ///
@@ -54,33 +49,6 @@ pub(super) struct GroupBacklog {
     recorded_types: Vec<String>,
     /// Stores, separated by spaces, last logged as having no live process.
     absent_stores: String,
-}
-
-impl Consumer {
-    /// Returns `true` if the entries just read must wait for a backlog of the group. A group created before a store's
-    /// relay has resynced the stream, as after the server lost it, may get a backlog together with the first entries.
-    pub(super) async fn must_wait_for_backlog(&self) -> Result<bool, CommandError> {
-        if self.bus.is_backlog() || self.has_passed_backlog.load(Ordering::Acquire) {
-            return Ok(false);
-        }
-        let is_behind = backlog::is_backlog_first(&self.bus, &self.group).await?;
-        if !is_behind {
-            self.block_streams_in_backlog().await?;
-        }
-        self.has_passed_backlog.store(!is_behind, Ordering::Release);
-        Ok(is_behind)
-    }
-
-    /// Waits while a backlog comes first, which [`GroupBacklog::consume`] handles.
-    pub(super) async fn wait_for_backlog(&self, stop: &StopSignal) -> Result<(), CommandError> {
-        while !stop.is_stopped() && self.must_wait_for_backlog().await? {
-            tokio::select! {
-                () = self.bus.config().clock.sleep(BACKLOG_POLL_INTERVAL_MIN) => {}
-                () = stop.stopped() => {}
-            }
-        }
-        Ok(())
-    }
 }
 
 impl GroupBacklog {

@@ -1,7 +1,6 @@
-//! Membership: heartbeats of a consumer, the other members of its group, and entries that dead consumers left pending.
+//! Membership: heartbeats and claims of a consumer, and the other members of its group.
 //!
-//! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
-//! dead consumers before its own pending entries are in flight.
+//! Invariant: no fence refuses these scripts, so that a consumer that lost its partition can still end.
 //!
 //! Membership of a consumer, as the hash `members` records it:
 //!
@@ -16,187 +15,176 @@
 //! | expired, absent | first heartbeat of the same name | live: its pending entries count as redelivered |
 //! | left, expired | the announced time is over, and no entry is pending on the name | absent |
 
-use std::{collections::HashMap, sync::atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use eventbus::support::PAGE_BYTES;
-use redis::ScriptInvocation;
+use eventbus::port::MessageId;
+use redis::{RedisResult, ScriptInvocation, Value, aio::MultiplexedConnection};
 
-use super::{Consumer, acknowledger::Acknowledger, read::RANGE_START, receive::ReclaimedEntries};
+use super::inner::{ConsumerInner, MAINTENANCE_INTERVAL_MIN, RANGE_START, add_ids};
 use crate::{command, error::CommandError, script};
 
-/// Pending entries that one claim script searches for those of dead consumers.
-const PENDING_PAGE_LEN: usize = 1_000;
-/// Pages without such an entry that one run searches at most.
-const EMPTY_CLAIM_PAGES_MAX: usize = 10;
+/// Longest interval between two heartbeats.
+const HEARTBEAT_INTERVAL_MAX: Duration = Duration::from_secs(1);
 
-/// Types of each member that handles other types than this one: its types, and this consumer's.
-pub(super) type TypeMismatches = HashMap<String, (String, String)>;
+/// Reply to a heartbeat: the number of entries pending on the consumer, whether a live consumer has the same name, the
+/// other members, each followed by its types, the number of handed-off entries, the cursor of their renewal, and the
+/// newest id of the stream.
+pub(super) type HeartbeatReply = (usize, bool, Vec<String>, usize, String, String);
 
-impl Consumer {
-    /// Sends a heartbeat with the handled types; finds entries that are pending on the consumer and not in flight.
-    ///
-    /// The reader sends the first one: before it, the reader must check how the previous consumer of this name ended.
-    pub(super) async fn heartbeat(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        if !self.is_announced.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let (pending, is_duplicate, others, absent, renew_from, last): (
-            usize,
-            bool,
-            Vec<String>,
-            usize,
-            String,
-            String,
-        ) = self.bus.connection().run_idempotent(&self.heartbeat_script(&acknowledger.renew_from)).await?;
-        acknowledger.renew_from = renew_from;
-        if absent > 0 && self.has_caught_up() {
-            self.claim_handed_off(&mut acknowledger.handoff_cursor, &last).await?;
-        }
-        self.log_type_mismatches(&mut acknowledger.type_mismatches, &others);
-        self.log_duplicate_name(is_duplicate, &mut acknowledger.has_duplicate_name);
-        let expected = self.in_flight.len() + self.kept_pending().len();
-        if pending <= expected || !self.has_caught_up() {
-            acknowledger.missing.clear();
-            return Ok(());
-        }
-        self.reclaim_missing(acknowledger).await
+/// The consumer as a member of its group.
+pub(super) struct Membership {
+    inner: Arc<ConsumerInner>,
+    /// Set once the consumer has announced itself to the group.
+    is_announced: AtomicBool,
+}
+
+impl Membership {
+    pub(super) const fn new(inner: Arc<ConsumerInner>) -> Self {
+        Self { inner, is_announced: AtomicBool::new(false) }
     }
 
-    pub(super) fn log_duplicate_name(&self, is_duplicate: bool, was_logged: &mut bool) {
-        if is_duplicate && !std::mem::replace(was_logged, true) {
+    /// Returns `true` if the previous consumer of this name left when it ended. One that the group no longer knows counts
+    /// as crashed.
+    ///
+    /// Invariant: the reader asks before the first heartbeat, which overwrites the record.
+    pub(super) async fn has_predecessor_left(&self, connection: &mut MultiplexedConnection) -> RedisResult<bool> {
+        let former: Option<String> =
+            redis::cmd("HGET").arg(&self.inner.keys().members).arg(self.inner.name()).query_async(connection).await?;
+        let former = former.and_then(|former| serde_json::from_str::<serde_json::Value>(&former).ok());
+        Ok(former.is_some_and(|former| former["left"] == true || former["instance"] == *self.inner.bus().instance()))
+    }
+
+    /// Announces the consumer to the group by the first heartbeat of a session.
+    pub(super) async fn announce(&self, connection: &mut MultiplexedConnection) -> RedisResult<()> {
+        let _: Value = self.heartbeat_script(RANGE_START).invoke_async(connection).await?;
+        self.is_announced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Sends a heartbeat with the handled types. The reader sends the first one: until then, returns `None`.
+    pub(super) async fn heartbeat(&self, renew_from: &str) -> Result<Option<HeartbeatReply>, CommandError> {
+        if !self.is_announced() {
+            return Ok(None);
+        }
+        self.inner.bus().connection().run_idempotent(&self.heartbeat_script(renew_from)).await.map(Some)
+    }
+
+    fn is_announced(&self) -> bool {
+        self.is_announced.load(Ordering::Acquire)
+    }
+
+    /// Prepares the heartbeat, which also returns the state of the group.
+    fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
+        let mut heartbeat = self.inner.script(&script::consumer::HEARTBEAT);
+        heartbeat.key(&self.inner.keys().members).key(&self.inner.keys().floors);
+        let live_ms = self.inner.bus().config().pending_idle_ms;
+        heartbeat.arg(self.inner.announced_types()).arg(live_ms);
+        heartbeat.arg(self.inner.bus().instance()).arg(u8::from(self.is_announced()));
+        heartbeat.arg(self.inner.long_run_json()).arg(renew_from);
+        let renewed_within = self.inner.pending_idle() / 3;
+        heartbeat.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
+        heartbeat
+    }
+
+    /// Returns the interval between two heartbeats.
+    pub(super) fn heartbeat_interval(&self) -> Duration {
+        (self.inner.pending_idle() / 6).clamp(MAINTENANCE_INTERVAL_MIN, HEARTBEAT_INTERVAL_MAX)
+    }
+
+    /// Renews the claim on entries. Returns those that other consumers have by now, and those that no consumer has.
+    pub(super) async fn renew_claims(
+        &self,
+        ids: &[MessageId],
+    ) -> Result<(Vec<MessageId>, Vec<MessageId>), CommandError> {
+        let (mut all_lost, mut all_free) = (Vec::new(), Vec::new());
+        for ids in ids.chunks(command::SCRIPT_BATCH_MAX) {
+            let mut renewal = self.inner.script(&script::consumer::RENEW_CLAIMS);
+            add_ids(&mut renewal, ids);
+            let (lost, free): (Vec<String>, Vec<String>) =
+                self.inner.bus().connection().run_idempotent(&renewal).await?;
+            all_lost.extend(lost.into_iter().map(MessageId::new));
+            all_free.extend(free.into_iter().map(MessageId::new));
+        }
+        Ok((all_lost, all_free))
+    }
+
+    /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
+    pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
+        let mut chunks = ids.chunks(command::SCRIPT_BATCH_MAX).collect::<Vec<_>>();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        for ids in chunks {
+            let mut deregister = self.inner.script(&script::consumer::DEREGISTER_CONSUMER);
+            deregister.key(&self.inner.keys().members);
+            deregister.arg(self.inner.bus().config().pending_idle_ms);
+            deregister.arg(u8::from(removes_name));
+            add_ids(&mut deregister, ids);
+            self.inner.bus().connection().run_idempotent::<u64>(&deregister).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes consumer names and attempt records that are no longer used.
+    pub(super) async fn collect_garbage(&self, cursor: &mut String) -> Result<(), CommandError> {
+        let config = self.inner.bus().config();
+        let (idle, age) =
+            (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
+        let mut collection = self.inner.script(&script::consumer::COLLECT_GARBAGE);
+        collection.key(&self.inner.keys().retry);
+        collection.arg(idle).arg(age).arg(&*cursor);
+        let mut reply: Vec<String> = self.inner.bus().connection().run_idempotent(&collection).await?;
+        let gone = reply.split_off(1.min(reply.len()));
+        *cursor = reply.pop().unwrap_or_else(|| "0".into());
+        if !gone.is_empty() {
+            tracing::info!(group = %self.inner.group(), consumers = ?gone, "names of dead consumers removed");
+        }
+        Ok(())
+    }
+}
+
+/// The members that were logged.
+#[derive(Default)]
+pub(super) struct MemberLog {
+    /// Types of each member that handles other types than this one: its types, and this consumer's.
+    type_mismatches: HashMap<String, (String, String)>,
+    /// Set once a live consumer of the same name was logged.
+    has_duplicate_name: bool,
+}
+
+impl MemberLog {
+    /// Logs a live consumer of the same name, once.
+    pub(super) fn log_duplicate_name(&mut self, consumer: &ConsumerInner, is_duplicate: bool) {
+        if is_duplicate && !std::mem::replace(&mut self.has_duplicate_name, true) {
             tracing::error!(
-                group = %self.group, consumer = self.name,
+                group = %consumer.group(), consumer = consumer.name(),
                 "another consumer of this name is alive: both handle what is pending on it; `consumer_name` must be unique"
             );
         }
     }
 
-    /// Prepares the heartbeat, which also returns the state of the group.
-    pub(super) fn heartbeat_script(&self, renew_from: &str) -> ScriptInvocation<'static> {
-        let mut heartbeat = script::consumer::HEARTBEAT.key(self.bus.stream());
-        heartbeat.key(&self.keys.members).key(&self.keys.floors);
-        let live_ms = self.bus.config().pending_idle_ms;
-        heartbeat.arg(self.group.as_str()).arg(&self.name).arg(self.announced_types()).arg(live_ms);
-        heartbeat.arg(self.bus.instance()).arg(u8::from(self.is_announced.load(Ordering::Acquire)));
-        heartbeat.arg(self.long_run_json()).arg(renew_from);
-        let renewed_within = self.pending_idle() / 3;
-        heartbeat.arg((renewed_within.as_millis() / self.heartbeat_interval().as_millis().max(1)).max(1) as u64);
-        heartbeat
-    }
-
-    /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
-    /// count.
-    async fn reclaim_missing(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        let before = std::mem::take(&mut acknowledger.missing);
-        let (mut from, mut missing_twice) = ("-".to_owned(), Vec::new());
-        let mut room = self.in_flight.free();
-        loop {
-            let list = command::pending_of_consumer(
-                self.bus.stream(),
-                &self.group,
-                &self.name,
-                &from,
-                command::SCRIPT_BATCH_MAX,
-            );
-            let ids = command::parse_pending_ids(self.bus.connection().query(&list).await?)?;
-            let Some(last) = ids.last() else {
-                break;
-            };
-            from = format!("({last}");
-            for id in self.filter_not_in_flight(ids) {
-                if before.contains(&id) && room > 0 {
-                    room -= 1;
-                    missing_twice.push(id);
-                } else {
-                    acknowledger.missing.insert(id);
-                }
-            }
-        }
-        for ids in missing_twice.chunks(self.bus.config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
-            if let Some(reclaim) = self.reclaim_own_script(ids) {
-                let (entries, attempts, deleted) = self.run_idempotent(reclaim).await?;
-                self.receive_reclaimed(ReclaimedEntries::parse(entries, attempts, deleted)?);
-            }
-        }
-        Ok(())
-    }
-
     /// Logs members that handle other types, unless logged before.
-    pub(super) fn log_type_mismatches(&self, before: &mut TypeMismatches, others: &[String]) {
-        let own = self.announced_types();
+    pub(super) fn log_type_mismatches(&mut self, consumer: &ConsumerInner, others: &[String]) {
+        let own = consumer.announced_types();
         let others = others.chunks_exact(2).map(|other| (other[0].clone(), other[1].clone()));
         let mismatches: HashMap<_, _> =
             others.filter(|(_, types)| *types != own).map(|(member, types)| (member, (types, own.clone()))).collect();
         for (member, sets) in &mismatches {
-            if before.get(member) != Some(sets) {
+            if self.type_mismatches.get(member) != Some(sets) {
                 let (types, own) = sets;
                 tracing::warn!(
-                    group = %self.group, consumer = self.name, handles = %own, member, member_handles = %types,
+                    group = %consumer.group(), consumer = consumer.name(), handles = %own, member, member_handles = %types,
                     "members of one group handle different events; each event is left to a member that handles it"
                 );
             }
         }
-        *before = mismatches;
-    }
-
-    /// Reclaims entries of dead consumers as far as there is room. Stops after [`EMPTY_CLAIM_PAGES_MAX`] pages without
-    /// one; the next run continues there.
-    pub(super) async fn claim_idle(&self, acknowledger: &mut Acknowledger) -> Result<(), CommandError> {
-        let mut pages_in_vain = 0;
-        while pages_in_vain < EMPTY_CLAIM_PAGES_MAX && self.has_caught_up() {
-            let count = self.in_flight.free().min(self.bus.config().batch_size).min(command::SCRIPT_BATCH_MAX);
-            if count == 0 {
-                return Ok(());
-            }
-            let idle = self.bus.config().pending_idle_ms;
-            let (cursor, reclaimed) = self.claim_page(&acknowledger.claim_cursor, idle, count).await?;
-            acknowledger.claim_cursor = cursor;
-            pages_in_vain += usize::from(reclaimed.entries.is_empty());
-            let recovered = self.receive_reclaimed(reclaimed);
-            self.log_recovered(recovered);
-            if acknowledger.claim_cursor == RANGE_START {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.
-    pub(super) async fn claim_page(
-        &self,
-        cursor: &str,
-        idle_ms: u64,
-        count: usize,
-    ) -> Result<(String, ReclaimedEntries), CommandError> {
-        let mut claim = self.script(&script::consumer::CLAIM_IDLE);
-        claim.key(&self.keys.retry).key(&self.keys.relay).key(&self.keys.members);
-        claim.arg(self.group.as_str()).arg(&self.name).arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count);
-        claim.arg(PAGE_BYTES).arg(u8::from(self.fencing_token.is_some()));
-        let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) = self.run_idempotent(claim).await?;
-        Ok((cursor, ReclaimedEntries::parse(entries, attempts, deleted)?.with_owner_ended(ended)))
-    }
-
-    pub(super) fn log_recovered(&self, count: usize) {
-        if count > 0 {
-            self.bus.counters().messages_recovered(count as u64);
-            tracing::info!(group = %self.group, count, "entries of dead consumers reclaimed");
-        }
-    }
-
-    /// Removes consumer names and attempt records that are no longer used.
-    pub(super) async fn collect_garbage(&self, cursor: &mut String) -> Result<(), CommandError> {
-        let config = self.bus.config();
-        let (idle, age) =
-            (config.pending_idle_ms.saturating_mul(10), config.retry_key_expiry_seconds.saturating_mul(1_000));
-        let mut collection = script::consumer::COLLECT_GARBAGE.key(self.bus.stream());
-        collection.key(&self.keys.retry);
-        collection.arg(self.group.as_str()).arg(&self.name).arg(idle).arg(age).arg(&*cursor);
-        let mut reply: Vec<String> = self.bus.connection().run_idempotent(&collection).await?;
-        let gone = reply.split_off(1.min(reply.len()));
-        *cursor = reply.pop().unwrap_or_else(|| "0".into());
-        if !gone.is_empty() {
-            tracing::info!(group = %self.group, consumers = ?gone, "names of dead consumers removed");
-        }
-        Ok(())
+        self.type_mismatches = mismatches;
     }
 }

@@ -17,10 +17,10 @@ use redis::ScriptInvocation;
 use serde::Serialize;
 
 use super::{
-    Consumer, FencingToken,
-    ack_batch::{AckBatch, AckBatchOutcome},
-    read::RANGE_START,
-    receive::ReclaimedEntries,
+    acknowledger::{AckBatch, AckBatchOutcome},
+    inner::{ConsumerInner, FencingToken, RANGE_START},
+    parts::ConsumerParts,
+    receiver::ReclaimedEntries,
 };
 use crate::{
     command,
@@ -90,15 +90,10 @@ pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<R
 
 async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
     let name = format!("{}-recovery", bus.consumer_name());
-    let in_flight = Arc::new(InFlight::new(
-        bus.config().in_flight_limit(),
-        bus.config().max_in_flight_bytes,
-        bus.config().clock.clone(),
-    ));
-    let consumer = Consumer::with_name(Arc::clone(bus), bus.default_group().clone(), name, in_flight, None);
-    let mut stats = RecoveryStats::default();
-    consumer.recover(recovery, &mut stats).await?;
-    consumer.deregister(&[], true).await?;
+    let inner = ConsumerInner::with_name(Arc::clone(bus), bus.default_group().clone(), name, new_in_flight(bus), None);
+    let (run, mut stats) = (RecoveryRun::new(inner, recovery), RecoveryStats::default());
+    run.recover(recovery, &mut stats).await?;
+    run.parts.membership.deregister(&[], true).await?;
     Ok(stats)
 }
 
@@ -116,19 +111,20 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
             continue;
         }
         let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-        let in_flight = Arc::new(InFlight::new(
-            bus.config().in_flight_limit(),
-            bus.config().max_in_flight_bytes,
-            bus.config().clock.clone(),
-        ));
-        let consumer = Consumer::for_partition(part, bus.default_group(), &in_flight, fence);
+        let inner = ConsumerInner::for_partition(part, bus.default_group(), &new_in_flight(bus), fence);
         let claimed = stats.claimed;
-        let recovered = consumer.recover(Recovery { batch_size: Some(left), ..recovery }, &mut stats).await;
+        let recovery = Recovery { batch_size: Some(left), ..recovery };
+        let recovered = RecoveryRun::new(inner, recovery).recover(recovery, &mut stats).await;
         left = left.saturating_sub(usize::try_from(stats.claimed - claimed).unwrap_or(usize::MAX));
         bus.connection().run_idempotent::<u64>(script::partition::RELEASE_PARTITIONS.key(lease).arg(epoch)).await?;
         recovered?;
     }
     Ok(stats)
+}
+
+fn new_in_flight(bus: &BusInner) -> Arc<InFlight> {
+    let config = bus.config();
+    Arc::new(InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone()))
 }
 
 /// Prepares taking or renewing the lease of a partition.
@@ -138,26 +134,37 @@ fn lease_script(bus: &BusInner, lease: &str, owner: &str) -> ScriptInvocation<'s
     leasing
 }
 
-impl Consumer {
+/// One recovery of a stream.
+struct RecoveryRun {
+    parts: ConsumerParts,
+    retry_policy: RetryPolicy,
+}
+
+impl RecoveryRun {
+    fn new(inner: ConsumerInner, recovery: Recovery) -> Self {
+        let policy = inner.retry_policy();
+        let retry_policy = RetryPolicy { max_retries: recovery.max_retries.or(policy.max_retries), ..policy };
+        Self { parts: ConsumerParts::new(inner), retry_policy }
+    }
+
     async fn recover(&self, recovery: Recovery, stats: &mut RecoveryStats) -> Result<(), CommandError> {
-        let config = self.bus.config();
+        let config = self.parts.inner.bus().config();
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
-        let retry = RetryPolicy { max_retries: recovery.max_retries.or(config.max_retries), ..self.retry_policy() };
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
-        let pending = command::count_pending(self.bus.stream(), &self.group);
-        stats.checked += command::parse_pending_count(self.bus.connection().query(&pending).await?)?;
-        if self.bus.subscribers().of_group(&self.group).is_empty() {
+        let pending = command::count_pending(self.parts.inner.bus().stream(), self.parts.inner.group());
+        stats.checked += command::parse_pending_count(self.parts.inner.bus().connection().query(&pending).await?)?;
+        if self.parts.inner.bus().subscribers().of_group(self.parts.inner.group()).is_empty() {
             return Ok(()); // no handlers
         }
         let mut cursor = RANGE_START.to_owned();
         while left > 0 {
             let count = left.min(config.batch_size).min(command::SCRIPT_BATCH_MAX);
-            let (next, reclaimed) = self.claim_page(&cursor, idle_ms, count).await?;
+            let (next, reclaimed) = self.parts.receiver.claim_page(&cursor, idle_ms, count).await?;
             let claimed = reclaimed.entries.len();
             stats.claimed += claimed as u64;
             left = left.saturating_sub(claimed);
-            self.log_recovered(claimed);
-            self.handle_batch(reclaimed, &retry, stats).await?;
+            self.parts.receiver.log_recovered(claimed);
+            self.handle_batch(reclaimed, stats).await?;
             cursor = next;
             if cursor == RANGE_START {
                 break;
@@ -168,28 +175,29 @@ impl Consumer {
 
     /// Renews the claim on entries, or the lease of the partition.
     async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
-        match &self.fencing_token {
-            Some(FencingToken { lease_key: lease, owner, .. }) => {
-                self.bus.connection().run_idempotent::<String>(&lease_script(&self.bus, lease, owner)).await.map(drop)
-            }
-            None => self.renew_claims(ids).await.map(drop),
+        match self.parts.inner.fencing_token() {
+            Some(FencingToken { lease_key: lease, owner, .. }) => self
+                .parts
+                .inner
+                .bus()
+                .connection()
+                .run_idempotent::<String>(&lease_script(self.parts.inner.bus(), lease, owner))
+                .await
+                .map(drop),
+            None => self.parts.membership.renew_claims(ids).await.map(drop),
         }
     }
 
     /// Handles entries once, without waiting for their retry times.
-    async fn handle_batch(
-        &self,
-        reclaimed: ReclaimedEntries,
-        retry: &RetryPolicy,
-        stats: &mut RecoveryStats,
-    ) -> Result<(), CommandError> {
-        let entries = self.prepare_reclaimed(reclaimed);
+    async fn handle_batch(&self, reclaimed: ReclaimedEntries, stats: &mut RecoveryStats) -> Result<(), CommandError> {
+        let entries = self.parts.receiver.prepare_reclaimed(reclaimed);
         let unfinished_ids: HashSet<MessageId> = entries.iter().map(|entry| entry.id.clone()).collect();
         let unfinished_ids = Mutex::new(unfinished_ids);
         let renewing = async {
             loop {
-                let lease = Duration::from_millis(self.bus.config().partition_lease_ms);
-                let is_shown_for = if self.fencing_token.is_some() { lease } else { self.pending_idle() };
+                let lease = Duration::from_millis(self.parts.inner.bus().config().partition_lease_ms);
+                let is_shown_for =
+                    if self.parts.inner.fencing_token().is_some() { lease } else { self.parts.inner.pending_idle() };
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
                 let ids: Vec<_> =
                     unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
@@ -200,7 +208,7 @@ impl Consumer {
         };
         let handling = async {
             let mut batch = AckBatch::default();
-            batch.add(self.in_flight.take_disposed());
+            batch.add(self.parts.inner.in_flight().take_disposed());
             let mut unfinished = HashSet::new();
             for mut entry in entries {
                 let (id, stream) = (entry.id.clone(), entry.record.metadata().stream().clone());
@@ -210,16 +218,16 @@ impl Consumer {
                 }
                 // records its start before it runs, so that an event that kills the process does not return for ever;
                 // runs it alone, so that no other event can be the cause
-                let clock = &self.bus.config().clock;
+                let clock = &self.parts.inner.bus().config().clock;
                 let is_suspect = entry.is_suspect(clock);
                 let exclusive = match is_suspect {
-                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.bus.run_lock().exclusive()).await.ok(),
+                    true => clock.timeout(EXCLUSIVE_RUN_WAIT, self.parts.inner.bus().run_lock().exclusive()).await.ok(),
                     false => None,
                 };
                 let is_alone = exclusive.is_some();
                 let _running = match exclusive {
                     Some(exclusive) => exclusive,
-                    None => self.bus.run_lock().shared().await,
+                    None => self.parts.inner.bus().run_lock().shared().await,
                 };
                 let mut begins = true;
                 if is_suspect {
@@ -227,19 +235,19 @@ impl Consumer {
                     begins = matches!(before, Disposition::Begin(_));
                     batch.add([DisposedEntry::new(id.clone(), Some(entry.record.clone()), before)]);
                 }
-                let written = self.write_batch(&mut batch).await?;
+                let written = self.parts.acknowledger.write_batch(&mut batch).await?;
                 stats.add(&written);
                 if begins && !written.lost.contains(&id) {
-                    let disposed = self.handle_once(entry, retry).await;
+                    let disposed = self.handle_once(entry).await;
                     if !disposed.as_ref().is_some_and(|disposed_entry| is_final(&disposed_entry.disposition)) {
                         unfinished.insert(stream);
                     }
                     batch.add(disposed);
-                    stats.add(&self.write_batch(&mut batch).await?);
+                    stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
                 }
                 unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
             }
-            stats.add(&self.write_batch(&mut batch).await?);
+            stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
             Ok(())
         };
         // the renewal has no end of its own: it stops with the handling
@@ -249,20 +257,21 @@ impl Consumer {
         }
     }
 
-    async fn handle_once(&self, mut entry: InFlightEntry, retry: &RetryPolicy) -> Option<DisposedEntry> {
+    async fn handle_once(&self, mut entry: InFlightEntry) -> Option<DisposedEntry> {
         let attempt = entry.attempts.attempts.saturating_add(1);
-        let delivery = Delivery::new(entry.record.clone(), self.group.clone())
+        let delivery = Delivery::new(entry.record.clone(), self.parts.inner.group().clone())
             .with_attempt(attempt)
             .with_message_id(entry.id.clone());
-        let counters = self.bus.counters();
+        let counters = self.parts.inner.bus().counters();
         counters.events_consumed(1);
-        let subscribers = self.bus.subscribers().of_group(&self.group);
-        let bus = Arc::clone(&self.bus);
+        let subscribers = self.parts.inner.bus().subscribers().of_group(self.parts.inner.group());
+        let bus = Arc::clone(self.parts.inner.bus());
         let span = move |delivery: &Delivery, handler: &Name| trace::delivery_span(&bus, delivery, handler);
-        let clock = &self.bus.config().clock;
-        let outcome = dispatch(&subscribers, &delivery, &entry.attempts, &self.limits(), clock, &span).await;
+        let clock = &self.parts.inner.bus().config().clock;
+        let outcome =
+            dispatch(&subscribers, &delivery, &entry.attempts, &self.parts.inner.limits(), clock, &span).await;
         outcome.count_in(counters);
-        let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, retry, clock)?;
+        let disposition = Disposition::from_outcome(outcome, &mut entry.attempts, &self.retry_policy, clock)?;
         Some(DisposedEntry::new(entry.id, Some(entry.record), disposition))
     }
 }

@@ -1,12 +1,104 @@
-//! The tasks of a consumer whose last run failed, and the time of their next run.
+//! The task loop of a consumer: runs the tasks that write dispositions and keep entries or partitions, one at a time,
+//! and retries those that failed.
 //!
-//! Real time, not the given clock: the replies of Redis.
+//! Real time, not the given clock: claims and leases, by the clock of Redis, and its replies.
 
-use eventbus::Name;
-use tokio::time::Instant;
+use std::time::Duration;
+
+use eventbus::{Name, delivery::InFlight, port::MessageId};
+use tokio::time::{Instant, Interval, MissedTickBehavior, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::outage_log::OutageLog;
 use crate::error::CommandError;
+
+/// Interval between two attempts to write a batch that failed.
+const ACK_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// Time for the running task, and then for the final write, when the consumer ends.
+const SHUTDOWN_GRACE_PERIOD: Duration = Duration::from_millis(800);
+/// Longest interval between two searches for entries of dead consumers.
+pub(super) const CLAIM_INTERVAL_MAX: Duration = Duration::from_secs(2);
+
+/// The tasks of a consumer.
+pub(super) trait ConsumerTasks {
+    type Task: Copy + PartialEq;
+    /// Writes dispositions.
+    const WRITE: Self::Task;
+    /// Reads due entries again, after writing their last attempts: the server returns these with the entries.
+    const READ_DUE: Self::Task;
+
+    /// Returns `true` if there are dispositions to write.
+    fn has_unwritten(&self) -> bool;
+
+    /// Returns when failures that gather are to be written; `None` if none gather.
+    fn gathers_until(&self) -> Option<Instant>;
+
+    /// Waits for the next task that is not about dispositions. The loop may drop the wait.
+    async fn next_task(&mut self, failed: &FailedTasks<Self::Task>) -> Self::Task;
+
+    async fn run_task(&mut self, task: Self::Task) -> Result<(), CommandError>;
+
+    /// Writes what remains, leaves `nacked` to other consumers, and deregisters the consumer.
+    async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError>;
+
+    /// Logs that the server did not answer in time.
+    fn log_unfinished(&self, nacked: usize);
+}
+
+/// Runs tasks until workers and reader have ended, then shuts down within [`SHUTDOWN_GRACE_PERIOD`].
+///
+/// Invariant: it ends last, because it writes the last dispositions of the workers.
+pub(super) async fn run_tasks<T: ConsumerTasks>(
+    tasks: &mut T,
+    mut failed: FailedTasks<T::Task>,
+    in_flight: &InFlight,
+    ended: &CancellationToken,
+) {
+    let mut write = delayed_interval(ACK_RETRY_INTERVAL);
+    loop {
+        // a failed task is repeated at `retry_at`, and its usual triggers pause
+        let (retry, retry_at) = (failed.first(), failed.retry_at);
+        let writes = !failed.contains(T::WRITE);
+        let (has_unwritten, gathers_until) = (tasks.has_unwritten(), tasks.gathers_until());
+        // unbiased: under load dispositions are always ready, and must not starve heartbeat or rebalance, which renew
+        // claims and leases
+        let task = tokio::select! {
+            () = ended.cancelled() => break,
+            () = sleep_until(retry_at), if retry.is_some() => retry.unwrap_or(T::WRITE),
+            () = in_flight.disposed(), if writes => T::WRITE,
+            _ = write.tick(), if writes && has_unwritten => T::WRITE,
+            () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => T::WRITE,
+            () = in_flight.due(), if writes && !failed.contains(T::READ_DUE) => T::READ_DUE,
+            task = tasks.next_task(&failed) => task,
+        };
+        let in_vain = async {
+            ended.cancelled().await;
+            sleep(SHUTDOWN_GRACE_PERIOD).await;
+        };
+        // a task that hangs must not outlast the grace period
+        let result = tokio::select! {
+            done = tasks.run_task(task) => done,
+            () = in_vain => break, // `shut_down` repeats an interrupted write
+        };
+        failed.record_result(task, result);
+    }
+    let nacked = in_flight.nack_idle();
+    let ending = async {
+        while let Err(error) = tasks.shut_down(&nacked).await {
+            sleep(failed.outage_log.record_failure(&error)).await;
+        }
+    };
+    if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
+        tasks.log_unfinished(nacked.len());
+    }
+}
+
+/// Returns an interval that first ticks after one period; a late tick delays those after it.
+pub(super) fn delayed_interval(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
 
 /// Tasks whose last run failed, oldest failure first; they are retried one after the other, so that one that keeps
 /// failing does not starve the rest.
@@ -26,21 +118,12 @@ impl<T: Copy + PartialEq> FailedTasks<T> {
     }
 
     /// Returns the task to retry first.
-    pub(super) fn first(&self) -> Option<T> {
+    fn first(&self) -> Option<T> {
         self.tasks.first().copied()
     }
 
-    /// Returns when to retry it.
-    pub(super) const fn retry_at(&self) -> Instant {
-        self.retry_at
-    }
-
-    pub(super) const fn outage_log(&mut self) -> &mut OutageLog {
-        &mut self.outage_log
-    }
-
     /// Records a task's result; the outage ends when every failed task has succeeded again.
-    pub(super) fn record_result(&mut self, task: T, result: Result<(), CommandError>) {
+    fn record_result(&mut self, task: T, result: Result<(), CommandError>) {
         self.tasks.retain(|failing| *failing != task);
         if let Err(error) = result {
             self.tasks.push(task);

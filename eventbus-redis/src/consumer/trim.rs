@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use eventbus::delivery::StopSignal;
 use tokio::time::{Instant, sleep};
 
-use super::{Consumer, outage_log::OutageLog};
+use super::{inner::ConsumerInner, outage_log::OutageLog};
 use crate::{
     Trim,
     inner::BusInner,
@@ -21,61 +21,59 @@ const TRIM_STEP_PAUSE: Duration = Duration::from_millis(1);
 /// Minimum time before the same blocking group is logged again.
 const BLOCKER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-impl Consumer {
-    /// Trims the streams that it reads while consuming, if there is a limit. Only the consumers of the bus's first
-    /// group do so; several may at once.
-    pub(super) async fn trim(&self, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
-        let config = self.bus.config();
-        let limits =
-            Trim { max_length: config.trim_max_length, max_age: config.trim_max_age_seconds.map(Duration::from_secs) };
-        if limits == Trim::default() {
-            return;
+/// Trims the streams that it reads while consuming, if there is a limit. Only the consumers of the bus's first
+/// group do so; several may at once.
+pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: impl Fn() -> Vec<Arc<BusInner>>) {
+    let (bus, group) = (consumer.bus(), consumer.group());
+    let config = bus.config();
+    let limits =
+        Trim { max_length: config.trim_max_length, max_age: config.trim_max_age_seconds.map(Duration::from_secs) };
+    if limits == Trim::default() {
+        return;
+    }
+    let mut outage_log = OutageLog::new("trimming", group.clone());
+    let mut blocker_log = BlockerLog::default();
+    let mut pause = TRIM_INTERVAL;
+    loop {
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.stopped() => return,
         }
-        let mut outage_log = OutageLog::new("trimming", self.group.clone());
-        let mut blocker_log = BlockerLog::default();
-        let mut pause = TRIM_INTERVAL;
-        loop {
-            tokio::select! {
-                () = sleep(pause) => {}
-                () = stop.stopped() => return,
-            }
-            pause = TRIM_INTERVAL;
-            if self.bus.subscribers().groups().first() != Some(&self.group) {
-                continue;
-            }
-            let mut held_by = None::<TrimBlocker>;
-            for stream in streams() {
-                let step = tokio::select! {
-                    step = trim::trim_step(&stream, limits) => step,
-                    () = stop.stopped() => return, // a step that was sent completes on the server
-                };
-                match step {
-                    Ok(step) => {
-                        outage_log.record_success();
-                        if step.has_more {
-                            pause = TRIM_STEP_PAUSE;
-                        }
-                        held_by = older_blocker(held_by, step.held_by);
+        pause = TRIM_INTERVAL;
+        if bus.subscribers().groups().first() != Some(group) {
+            continue;
+        }
+        let mut held_by = None::<TrimBlocker>;
+        for stream in streams() {
+            let step = tokio::select! {
+                step = trim::trim_step(&stream, limits) => step,
+                () = stop.stopped() => return, // a step that was sent completes on the server
+            };
+            match step {
+                Ok(step) => {
+                    outage_log.record_success();
+                    if step.has_more {
+                        pause = TRIM_STEP_PAUSE;
                     }
-                    Err(error) => pause = pause.max(outage_log.record_failure(&error)),
+                    held_by = older_blocker(held_by, step.held_by);
                 }
+                Err(error) => pause = pause.max(outage_log.record_failure(&error)),
             }
-            if blocker_log.should_log(held_by.as_ref(), Instant::now()) {
-                self.log_trim_blocker(held_by.as_ref());
-            }
+        }
+        if blocker_log.should_log(held_by.as_ref(), Instant::now()) {
+            log_trim_blocker(bus.stream(), held_by.as_ref());
         }
     }
+}
 
-    fn log_trim_blocker(&self, held_by: Option<&TrimBlocker>) {
-        let Some(TrimBlocker { group, reason, oldest, age }) = held_by else {
-            return;
-        };
-        let stream = self.bus.stream();
-        if *reason == TrimBlockReason::Missing {
-            tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost blocks trimming");
-        } else {
-            tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
-        }
+fn log_trim_blocker(stream: &str, held_by: Option<&TrimBlocker>) {
+    let Some(TrimBlocker { group, reason, oldest, age }) = held_by else {
+        return;
+    };
+    if *reason == TrimBlockReason::Missing {
+        tracing::warn!(stream, group, %oldest, ?age, "a group that the server has lost blocks trimming");
+    } else {
+        tracing::info!(stream, group, ?reason, %oldest, ?age, "a group that is behind blocks trimming");
     }
 }
 

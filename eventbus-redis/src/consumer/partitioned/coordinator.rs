@@ -1,192 +1,150 @@
-//! The coordinator: writes the dispositions of all partitions, and rebalances them.
+//! The coordinator: writes the dispositions of all partitions, and rebalances them: each consumer takes its share of the
+//! partitions, the number of partitions divided by that of live members. No member assigns them.
+//!
+//! Invariant: a consumer releases a partition only when none of its entries is being handled and all dispositions are
+//! on the server; then no entry is handled twice.
 //!
 //! Real time, not the given clock: leases, by the clock of Redis, and its replies.
 
-use std::collections::HashMap;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher, RandomState},
+    time::Duration,
+};
 
-use eventbus::delivery::DueEntry;
-use tokio::time::{Instant, MissedTickBehavior, sleep_until};
-use tokio_util::sync::CancellationToken;
+use eventbus::{delivery::DueEntry, port::MessageId};
+use redis::ScriptInvocation;
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval, sleep_until},
+};
 
-use super::PartitionedConsumer;
+use super::consumer::PartitionedConsumer;
 use crate::{
     consumer::{
-        ack_batch::AckBatch,
-        acknowledger::{ACK_RETRY_INTERVAL, CLAIM_INTERVAL_MAX, SHUTDOWN_GRACE_PERIOD},
-        membership::TypeMismatches,
-        task_loop::FailedTasks,
+        acknowledger::AckBatch,
+        inner::{ConsumerInner, FencingToken},
+        membership::MemberLog,
+        parts::ConsumerParts,
+        task_loop::{CLAIM_INTERVAL_MAX, ConsumerTasks, FailedTasks, delayed_interval},
     },
     error::CommandError,
-    script,
+    keys, script,
 };
 
 /// Entries of a partition that one script acknowledges at most.
 const PARTITION_ACK_BATCH_MAX: usize = 1_000;
+/// Longest wait between two searches for free partitions of a consumer that has less than its share.
+const REBALANCE_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// Reply to a heartbeat.
+type RebalanceReply = (usize, usize, Vec<(String, String, bool)>, bool, Vec<String>, usize);
 
-/// State of the coordinator between two tasks.
-pub(super) struct PartitionCoordinator {
-    pub(super) batches: HashMap<usize, AckBatch>,
-    failed_tasks: FailedTasks<CoordinatorTask>,
-    pub(super) rebalance_at: Instant,
-    /// Cursors of the search for unused attempt records, by partition.
-    garbage_cursors: HashMap<usize, String>,
-    pub(super) type_mismatches: TypeMismatches,
-    pub(super) other_members: Vec<String>,
-    /// Types that the last heartbeat announced, as JSON, and the number of types that the group knew.
-    pub(super) types: String,
-    pub(super) known_types: usize,
-    pub(super) has_duplicate_name: bool,
-    pub(super) has_layout_changed: bool,
-}
-
+/// A task of the coordinator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CoordinatorTask {
+pub(super) enum PartitionTask {
     WriteBatches,
     ReadDue,
     Rebalance,
     CollectGarbage,
 }
 
-impl PartitionedConsumer {
-    /// Runs until workers and reader have ended, then writes the rest and releases the partitions.
-    pub(super) async fn run_coordinator(&self, ended: &CancellationToken) {
-        let now = Instant::now();
-        let mut coordinator = PartitionCoordinator {
+/// The state of these tasks.
+pub(super) struct PartitionTasks<'a> {
+    consumer: &'a PartitionedConsumer,
+    batches: HashMap<usize, AckBatch>,
+    rebalance_at: Instant,
+    garbage_collection: Interval,
+    /// Cursors of the search for unused attempt records, by partition.
+    garbage_cursors: HashMap<usize, String>,
+    log: MemberLog,
+    other_members: Vec<String>,
+    /// Types that the last heartbeat announced, as JSON, and the number of types that the group knew.
+    types: String,
+    known_types: usize,
+    has_layout_changed: bool,
+    changes: watch::Receiver<()>,
+}
+
+impl<'a> PartitionTasks<'a> {
+    pub(super) fn new(consumer: &'a PartitionedConsumer) -> Self {
+        Self {
+            consumer,
             batches: HashMap::new(),
-            failed_tasks: FailedTasks::new("keeping partitions", self.group_consumer.group.clone()),
-            rebalance_at: now,
+            rebalance_at: Instant::now(),
+            garbage_collection: delayed_interval(consumer.inner.pending_idle().max(CLAIM_INTERVAL_MAX)),
             garbage_cursors: HashMap::new(),
-            type_mismatches: TypeMismatches::new(),
+            log: MemberLog::default(),
             other_members: Vec::new(),
-            types: self.group_consumer.announced_types(),
+            types: consumer.inner.announced_types(),
             known_types: 0,
-            has_duplicate_name: false,
             has_layout_changed: false,
-        };
-        let mut write = tokio::time::interval(ACK_RETRY_INTERVAL);
-        write.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let period = self.group_consumer.pending_idle().max(CLAIM_INTERVAL_MAX);
-        let mut garbage_collection = tokio::time::interval_at(now + period, period);
-        garbage_collection.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut changes = self.bus().subscribers().watch();
-        loop {
-            // a failed task is repeated at `retry_at`, and its usual triggers pause; only a lost partition, a change of the
-            // handlers and the search for unused attempt records start their tasks also then
-            let writes = !coordinator.failed_tasks.contains(CoordinatorTask::WriteBatches);
-            let unwritten = self.has_unwritten(&coordinator);
-            let gathers_until = coordinator.batches.values().filter_map(AckBatch::gathers_until).min();
-            let (retry, retry_at) = (coordinator.failed_tasks.first(), coordinator.failed_tasks.retry_at());
-            // unbiased: under load dispositions are always ready, and must not starve the rebalance, which renews the
-            // leases
-            let task = tokio::select! {
-                () = ended.cancelled() => break,
-                () = sleep_until(retry_at), if retry.is_some() => retry.unwrap_or(CoordinatorTask::WriteBatches),
-                () = self.partition_lost.notified() => CoordinatorTask::WriteBatches,
-                () = self.group_consumer.in_flight.disposed(), if writes => CoordinatorTask::WriteBatches,
-                _ = write.tick(), if writes && unwritten => CoordinatorTask::WriteBatches,
-                () = sleep_until(gathers_until.unwrap_or(retry_at)), if writes && gathers_until.is_some() => CoordinatorTask::WriteBatches,
-                () = self.group_consumer.in_flight.due(), if writes && !coordinator.failed_tasks.contains(CoordinatorTask::ReadDue) => CoordinatorTask::ReadDue,
-                () = sleep_until(coordinator.rebalance_at), if !coordinator.failed_tasks.contains(CoordinatorTask::Rebalance) => CoordinatorTask::Rebalance,
-                _ = changes.changed() => CoordinatorTask::Rebalance,
-                _ = garbage_collection.tick() => CoordinatorTask::CollectGarbage,
-            };
-            // a task that hangs must not outlast the grace period
-            let in_vain = async {
-                ended.cancelled().await;
-                tokio::time::sleep(SHUTDOWN_GRACE_PERIOD).await;
-            };
-            let result = tokio::select! {
-                done = self.run_task(task, &mut coordinator) => done,
-                () = in_vain => break, // `shut_down` repeats an interrupted write
-            };
-            coordinator.failed_tasks.record_result(task, result);
-        }
-        self.shut_down(&mut coordinator).await;
-    }
-
-    fn has_unwritten(&self, coordinator: &PartitionCoordinator) -> bool {
-        let owned = self.owned();
-        !owned.list_releasing().is_empty()
-            || coordinator.batches.values().any(|batch| !batch.is_empty())
-            || owned.consumers().iter().any(|(_, part)| !part.discarded().is_empty())
-    }
-
-    async fn run_task(
-        &self,
-        task: CoordinatorTask,
-        coordinator: &mut PartitionCoordinator,
-    ) -> Result<(), CommandError> {
-        match task {
-            CoordinatorTask::WriteBatches => self.write_batches(coordinator).await,
-            CoordinatorTask::ReadDue => self.read_due(coordinator).await,
-            CoordinatorTask::Rebalance => self.rebalance(coordinator).await,
-            CoordinatorTask::CollectGarbage => self.collect_garbage(coordinator).await,
+            changes: consumer.bus().subscribers().watch(),
         }
     }
 
     /// Removes lost partitions with their in-flight entries and unwritten dispositions.
-    fn drop_lost_partitions(&self, coordinator: &mut PartitionCoordinator) {
-        let lost = self.owned().list_lost();
+    fn drop_lost_partitions(&mut self) {
+        let lost = self.consumer.owned().list_lost();
         for number in lost {
-            self.drop_partition(coordinator, number);
+            self.drop_partition(number);
         }
     }
 
     /// Removes a partition whose lease ended, with its in-flight entries and unwritten dispositions. Its owner may be a
     /// different consumer now, or this one with a new epoch.
-    pub(super) fn drop_partition(&self, coordinator: &mut PartitionCoordinator, number: usize) {
-        self.assign_to_batches(coordinator);
-        coordinator.batches.remove(&number);
-        let mut owned = self.owned();
+    fn drop_partition(&mut self, number: usize) {
+        self.assign_to_batches();
+        self.batches.remove(&number);
+        let mut owned = self.consumer.owned();
         let lost_entries: Vec<_> =
-            owned.remove(number).into_iter().filter(|id| self.group_consumer.in_flight.contains(id)).collect();
+            owned.remove(number).into_iter().filter(|id| self.consumer.inner.in_flight().contains(id)).collect();
         tracing::warn!(
-            group = %self.group_consumer.group, partition = number, count = lost_entries.len(),
+            group = %self.consumer.inner.group(), partition = number, count = lost_entries.len(),
             "another consumer has taken a partition over, with its in-flight entries"
         );
-        self.group_consumer.in_flight.release(&lost_entries);
+        self.consumer.inner.in_flight().release(&lost_entries);
     }
 
     /// Sorts dispositions into the batches of their partitions.
-    pub(super) fn assign_to_batches(&self, coordinator: &mut PartitionCoordinator) {
-        let owned = self.owned();
-        for disposed in self.group_consumer.in_flight.take_disposed() {
+    fn assign_to_batches(&mut self) {
+        let owned = self.consumer.owned();
+        for disposed in self.consumer.inner.in_flight().take_disposed() {
             if let Some(number) = owned.partition_of(&disposed.id) {
-                coordinator.batches.entry(number).or_default().add([disposed]);
+                self.batches.entry(number).or_default().add([disposed]);
             }
         }
     }
 
     /// Writes the batches; what fails stays in them.
-    async fn write_batches(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
-        self.drop_lost_partitions(coordinator);
-        self.assign_to_batches(coordinator);
-        self.acknowledge(coordinator).await?;
-        let parts = self.owned().consumers();
+    async fn write_batches(&mut self) -> Result<(), CommandError> {
+        self.drop_lost_partitions();
+        self.assign_to_batches();
+        self.acknowledge().await?;
+        let parts = self.consumer.owned().consumers();
         for (number, part) in parts {
-            let batch = coordinator.batches.entry(number).or_default();
-            if batch.is_empty() && part.discarded().is_empty() {
+            let batch = self.batches.entry(number).or_default();
+            if batch.is_empty() && !part.inner.entries().has_discarded() {
                 continue;
             }
-            if let Err(error) = part.write_most(batch).await {
+            if let Err(error) = part.acknowledger.write_ready(batch).await {
                 // `Ok`: the partition is lost, or starts over because its group was created again
-                self.handle_refusal(&part, error).await?;
+                self.consumer.handle_refusal(&part, error).await?;
             }
         }
-        self.drop_lost_partitions(coordinator);
-        let in_flight = &self.group_consumer.in_flight;
-        self.owned().forget_finished(in_flight.len(), |id| in_flight.contains(id));
-        self.release_idle_partitions(coordinator).await
+        self.drop_lost_partitions();
+        let in_flight = self.consumer.inner.in_flight();
+        self.consumer.owned().forget_finished(in_flight.len(), |id| in_flight.contains(id));
+        self.release_idle_partitions().await
     }
 
     /// Reads due entries again, after writing their last attempts, because the server returns the attempts with the
     /// entries.
-    async fn read_due(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
-        coordinator.batches.values_mut().for_each(AckBatch::gather_no_more);
-        self.write_batches(coordinator).await?;
-        let in_flight = &self.group_consumer.in_flight;
+    async fn read_due(&mut self) -> Result<(), CommandError> {
+        self.batches.values_mut().for_each(AckBatch::gather_no_more);
+        self.write_batches().await?;
+        let in_flight = self.consumer.inner.in_flight();
         let (parts, mut due): (_, HashMap<usize, Vec<DueEntry>>) = {
-            let (owned, mut due) = (self.owned(), HashMap::<usize, Vec<DueEntry>>::new());
+            let (owned, mut due) = (self.consumer.owned(), HashMap::<usize, Vec<DueEntry>>::new());
             for one in in_flight.take_due() {
                 match owned.partition_of(&one.id) {
                     Some(number) => due.entry(number).or_default().push(one),
@@ -200,8 +158,8 @@ impl PartitionedConsumer {
             let of_part = due.remove(&number).unwrap_or_default();
             if outcome.is_err() {
                 in_flight.return_due(of_part.iter().map(|due| &due.id));
-            } else if let Err(error) = part.read_due(of_part).await {
-                outcome = self.handle_refusal(&part, error).await;
+            } else if let Err(error) = part.receiver.read_due(of_part).await {
+                outcome = self.consumer.handle_refusal(&part, error).await;
             }
         }
         let without_partition: Vec<_> = due.into_values().flatten().map(|due| due.id).collect();
@@ -210,20 +168,19 @@ impl PartitionedConsumer {
     }
 
     /// Acknowledges entries that succeeded at the first attempt, of all partitions in one step.
-    async fn acknowledge(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
+    async fn acknowledge(&mut self) -> Result<(), CommandError> {
         loop {
-            let parts = self.owned().consumers();
+            let parts = self.consumer.owned().consumers();
             let mut done = script::partition::ACKNOWLEDGE_IN_PARTITIONS.prepare_invoke();
-            done.arg(self.group_consumer.group.as_str());
+            done.arg(self.consumer.inner.group().as_str());
             let mut requested = Vec::new();
             for (number, part) in parts {
-                let Some(batch) = coordinator.batches.get(&number).filter(|batch| !batch.acknowledged.is_empty())
-                else {
+                let Some(batch) = self.batches.get(&number).filter(|batch| !batch.acknowledged(1).is_empty()) else {
                     continue;
                 };
-                let Some(fence) = &part.fencing_token else { continue };
-                let ids = &batch.acknowledged[..batch.acknowledged.len().min(PARTITION_ACK_BATCH_MAX)];
-                done.key(part.bus.stream()).key(&fence.lease_key).arg(&fence.epoch).arg(ids.len());
+                let Some(fence) = part.inner.fencing_token() else { continue };
+                let ids = batch.acknowledged(PARTITION_ACK_BATCH_MAX);
+                done.key(part.inner.bus().stream()).key(&fence.lease_key).arg(&fence.epoch).arg(ids.len());
                 for id in ids {
                     done.arg(id.as_str());
                 }
@@ -232,59 +189,240 @@ impl PartitionedConsumer {
             if requested.is_empty() {
                 return Ok(());
             }
-            let replies: Vec<bool> = self.bus().connection().run_idempotent(&done).await?;
+            let replies: Vec<bool> = self.consumer.bus().connection().run_idempotent(&done).await?;
             for ((number, part, count), is_mine) in requested.into_iter().zip(replies) {
-                let Some(batch) = coordinator.batches.get_mut(&number) else { continue };
-                let mut ids: Vec<_> = batch.acknowledged.drain(..count).collect();
+                let Some(batch) = self.batches.get_mut(&number) else { continue };
+                let ids = batch.take_acknowledged(count);
                 if is_mine {
-                    part.release_acknowledged(&mut ids);
+                    self.consumer.inner.in_flight().release(&ids);
                 } else {
-                    batch.acknowledged.clear();
-                    self.owned().mark_lost(&part);
+                    batch.drop_acknowledged();
+                    self.consumer.owned().mark_lost(&part);
                 }
             }
         }
     }
 
-    async fn collect_garbage(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
-        let parts = self.owned().consumers();
+    async fn collect_garbage(&mut self) -> Result<(), CommandError> {
+        let parts = self.consumer.owned().consumers();
         for (number, part) in parts {
-            let cursor = coordinator.garbage_cursors.entry(number).or_insert_with(|| "0".into());
-            if let Err(error) = part.collect_garbage(cursor).await {
-                self.handle_refusal(&part, error).await?;
+            let cursor = self.garbage_cursors.entry(number).or_insert_with(|| "0".into());
+            if let Err(error) = part.membership.collect_garbage(cursor).await {
+                self.consumer.handle_refusal(&part, error).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes what remains and releases all partitions, within [`SHUTDOWN_GRACE_PERIOD`].
-    async fn shut_down(&self, coordinator: &mut PartitionCoordinator) {
-        self.group_consumer.in_flight.nack_idle();
-        let ending = async {
-            loop {
-                let count = self.owned().consumers().len();
-                // only marks the partitions: `write_batches` releases those without in-flight entries
-                self.owned().release_some(count);
-                match self.write_and_deregister(coordinator).await {
-                    Err(error) => {
-                        tokio::time::sleep(coordinator.failed_tasks.outage_log().record_failure(&error)).await
-                    }
-                    Ok(()) => return,
-                }
+    /// Sends a heartbeat, renews the leases of its partitions, and takes or releases partitions to own its share.
+    async fn rebalance(&mut self) -> Result<(), CommandError> {
+        let inner = &self.consumer.inner;
+        self.rebalance_at = Instant::now() + self.consumer.lease_duration() / 3;
+        let types = inner.announced_types();
+        let (other_layout, share, parts, is_duplicate, others, known_types): RebalanceReply =
+            self.consumer.bus().connection().run_idempotent(&self.rebalance_script()).await?;
+        self.log.log_duplicate_name(inner, is_duplicate);
+        self.log.log_type_mismatches(inner, &others);
+        let mut taken = Vec::new();
+        for (number, (epoch, last, is_recovered)) in parts.into_iter().enumerate() {
+            if self.consumer.owned().epoch(number) == epoch {
+                continue;
             }
-        };
-        if tokio::time::timeout(SHUTDOWN_GRACE_PERIOD, ending).await.is_err() {
-            let count = self.group_consumer.in_flight.len();
-            tracing::warn!(
-                group = %self.group_consumer.group, count,
-                "the consumer ended before the server answered: its in-flight entries will be redelivered when its leases end"
+            if !self.consumer.owned().epoch(number).is_empty() {
+                self.drop_partition(number);
+            }
+            if !epoch.is_empty() {
+                self.consumer.owned().add(number, self.partition_consumer(number, epoch), is_recovered, last);
+                taken.push(number);
+            }
+        }
+        if !taken.is_empty() {
+            tracing::info!(group = %inner.group(), partitions = ?taken, "partitions taken");
+        }
+        self.log_layout_change(other_layout);
+        let owned = self.consumer.owned().consumers().len();
+        let keeps = if self.has_layout_changed { 0 } else { share };
+        self.consumer.owned().release_some(owned.saturating_sub(keeps));
+        if owned < keeps {
+            self.rebalance_at = self.rebalance_at.min(Instant::now() + REBALANCE_INTERVAL_MIN);
+        }
+        let has_forgotten_types = known_types < std::mem::replace(&mut self.known_types, known_types);
+        if self.other_members != others || has_forgotten_types || self.types != types {
+            (self.other_members, self.types) = (others, types);
+            self.restart_with_kept_pending();
+        }
+        self.consumer.partitions_changed.notify_one();
+        self.release_idle_partitions().await
+    }
+
+    /// Prepares the heartbeat that also renews and takes leases.
+    fn rebalance_script(&self) -> ScriptInvocation<'static> {
+        let bus = self.consumer.bus();
+        let lease_ms = bus.config().partition_lease_ms;
+        let mut share = script::partition::REBALANCE.key(&self.consumer.inner.keys().members);
+        share.key(keys::layout(bus.base_stream()));
+        for part in bus.partitions() {
+            let stream = part.stream();
+            share.key(keys::lease(stream, self.consumer.inner.group())).key(stream).key(keys::floors(stream));
+        }
+        share.key(&self.consumer.inner.keys().known_types);
+        share
+            .arg(self.consumer.inner.group().as_str())
+            .arg(self.consumer.inner.name())
+            .arg(self.consumer.inner.announced_types());
+        share.arg(lease_ms.saturating_mul(2)).arg(bus.instance()).arg(lease_ms).arg(bus.layout().generation());
+        share.arg(u8::from(!self.has_layout_changed)).arg(self.consumer.inner.long_run_json());
+        let owned = self.consumer.owned();
+        for number in 0..bus.partitions().len() {
+            share.arg(owned.epoch(number));
+        }
+        drop(owned);
+        for number in shuffled(bus.partitions().len()) {
+            share.arg(number);
+        }
+        share
+    }
+
+    fn partition_consumer(&self, number: usize, epoch: String) -> ConsumerParts {
+        let part = &self.consumer.bus().partitions()[number];
+        let lease = keys::lease(part.stream(), self.consumer.inner.group());
+        let fence = FencingToken { lease_key: lease, owner: self.consumer.bus().instance().to_owned(), epoch };
+        let inner = &self.consumer.inner;
+        ConsumerParts::new(ConsumerInner::for_partition(part, inner.group(), inner.in_flight(), fence))
+    }
+
+    /// Logs that the number of partitions in a newer layout differs from that of this bus.
+    fn log_layout_change(&mut self, partitions: usize) {
+        if partitions > 0 && !std::mem::replace(&mut self.has_layout_changed, true) {
+            let (stream, configured) = (self.consumer.bus().base_stream(), self.consumer.bus().partitions().len());
+            tracing::error!(
+                stream,
+                partitions,
+                configured,
+                "the stream has a different number of partitions now: set `partitions` and restart"
             );
         }
     }
 
-    async fn write_and_deregister(&self, coordinator: &mut PartitionCoordinator) -> Result<(), CommandError> {
-        coordinator.batches.values_mut().for_each(AckBatch::gather_no_more);
-        self.write_batches(coordinator).await?;
-        self.group_consumer.deregister(&[], false).await
+    /// Reads entries again that were handed off to other members: these may have left, a handler may have been added
+    /// here, or an operator may have made the group forget their type.
+    fn restart_with_kept_pending(&self) {
+        let mut owned = self.consumer.owned();
+        for (_, part) in owned.consumers() {
+            if part.inner.entries().unkeep_all() {
+                owned.restart_partition(&part);
+            }
+        }
     }
+
+    /// Releases partitions that are to be released and have no entry that is being handled.
+    async fn release_idle_partitions(&mut self) -> Result<(), CommandError> {
+        let leaving = self.consumer.owned().list_releasing();
+        if leaving.is_empty() {
+            return Ok(());
+        }
+        {
+            let owned = self.consumer.owned();
+            self.consumer
+                .inner
+                .in_flight()
+                .nack_idle_if(|id| owned.partition_of(id).is_some_and(|place| leaving.contains(&place)));
+        }
+        self.assign_to_batches();
+        let mut release = script::partition::RELEASE_PARTITIONS.prepare_invoke();
+        let mut released = Vec::new();
+        {
+            let owned = self.consumer.owned();
+            let busy: HashSet<_> =
+                self.consumer.inner.in_flight().ids().iter().filter_map(|id| owned.partition_of(id)).collect();
+            for (number, part) in owned.consumers() {
+                let is_written =
+                    self.batches.get(&number).is_none_or(AckBatch::is_empty) && !part.inner.entries().has_discarded();
+                if let Some(fence) = part.inner.fencing_token()
+                    && leaving.contains(&number)
+                    && !busy.contains(&number)
+                    && is_written
+                {
+                    release.key(&fence.lease_key).arg(&fence.epoch);
+                    released.push(number);
+                }
+            }
+        }
+        if released.is_empty() {
+            return Ok(());
+        }
+        self.consumer.bus().connection().run_idempotent::<u64>(&release).await?;
+        tracing::info!(group = %self.consumer.inner.group(), partitions = ?released, "partitions released");
+        let mut owned = self.consumer.owned();
+        for number in released {
+            owned.remove(number);
+            self.batches.remove(&number);
+        }
+        drop(owned);
+        self.consumer.partitions_changed.notify_one();
+        Ok(())
+    }
+}
+
+impl ConsumerTasks for PartitionTasks<'_> {
+    type Task = PartitionTask;
+    const WRITE: PartitionTask = PartitionTask::WriteBatches;
+    const READ_DUE: PartitionTask = PartitionTask::ReadDue;
+
+    fn has_unwritten(&self) -> bool {
+        let owned = self.consumer.owned();
+        !owned.list_releasing().is_empty()
+            || self.batches.values().any(|batch| !batch.is_empty())
+            || owned.consumers().iter().any(|(_, part)| part.inner.entries().has_discarded())
+    }
+
+    fn gathers_until(&self) -> Option<Instant> {
+        self.batches.values().filter_map(AckBatch::gathers_until).min()
+    }
+
+    async fn next_task(&mut self, failed: &FailedTasks<PartitionTask>) -> PartitionTask {
+        // a lost partition, a change of the handlers and the search for unused attempt records start their tasks also
+        // after a failure
+        tokio::select! {
+            () = self.consumer.partition_lost.notified() => PartitionTask::WriteBatches,
+            () = sleep_until(self.rebalance_at), if !failed.contains(PartitionTask::Rebalance) => PartitionTask::Rebalance,
+            _ = self.changes.changed() => PartitionTask::Rebalance,
+            _ = self.garbage_collection.tick() => PartitionTask::CollectGarbage,
+        }
+    }
+
+    async fn run_task(&mut self, task: PartitionTask) -> Result<(), CommandError> {
+        match task {
+            PartitionTask::WriteBatches => self.write_batches().await,
+            PartitionTask::ReadDue => self.read_due().await,
+            PartitionTask::Rebalance => self.rebalance().await,
+            PartitionTask::CollectGarbage => self.collect_garbage().await,
+        }
+    }
+
+    async fn shut_down(&mut self, _nacked: &[MessageId]) -> Result<(), CommandError> {
+        let count = self.consumer.owned().consumers().len();
+        // only marks the partitions: `write_batches` releases those without in-flight entries
+        self.consumer.owned().release_some(count);
+        self.batches.values_mut().for_each(AckBatch::gather_no_more);
+        self.write_batches().await?;
+        self.consumer.membership.deregister(&[], false).await
+    }
+
+    fn log_unfinished(&self, _nacked: usize) {
+        let inner = &self.consumer.inner;
+        let count = inner.in_flight().len();
+        tracing::warn!(
+            group = %inner.group(), count,
+            "the consumer ended before the server answered: its in-flight entries will be redelivered when its leases end"
+        );
+    }
+}
+
+/// Returns the numbers below `limit` in random order, so that members take different partitions first.
+fn shuffled(limit: usize) -> Vec<usize> {
+    let random = RandomState::new();
+    let mut numbers: Vec<usize> = (0..limit).collect();
+    numbers.sort_by_cached_key(|number| random.hash_one(number));
+    numbers
 }

@@ -9,8 +9,7 @@ use std::{
 
 use eventbus::port::MessageId;
 
-use super::Consumer;
-use crate::{entry_id::EntryId, inner::BusInner, reply::Entry};
+use crate::{consumer::parts::ConsumerParts, entry_id::EntryId, inner::BusInner, reply::Entry};
 
 /// Partitions that a consumer owns, shared by its reader and its coordinator.
 #[derive(Default)]
@@ -22,7 +21,7 @@ pub(super) struct OwnedPartitions {
 
 /// A partition that the consumer owns.
 struct OwnedPartition {
-    consumer: Arc<Consumer>,
+    consumer: Arc<ConsumerParts>,
     stage: PartitionStage,
     /// Set if the consumer took the partition from an owner that sent no heartbeat.
     owner_crashed: bool,
@@ -62,7 +61,7 @@ enum PartitionStage {
 
 /// A partition with pending entries that are not all in flight.
 pub(super) struct CatchUp {
-    pub(super) consumer: Arc<Consumer>,
+    pub(super) consumer: Arc<ConsumerParts>,
     pub(super) from: String,
     /// Generation to register with the server as the partition's reader; set for the first page.
     pub(super) new_generation: Option<u64>,
@@ -71,7 +70,7 @@ pub(super) struct CatchUp {
 
 /// A partition that may be read.
 pub(super) struct ReadablePartition {
-    pub(super) consumer: Arc<Consumer>,
+    pub(super) consumer: Arc<ConsumerParts>,
     pub(super) read_generation: u64,
 }
 
@@ -85,7 +84,7 @@ impl OwnedPartition {
 }
 
 impl OwnedPartitions {
-    pub(super) fn add(&mut self, number: usize, consumer: Consumer, is_recovered: bool, last: String) {
+    pub(super) fn add(&mut self, number: usize, consumer: ConsumerParts, is_recovered: bool, last: String) {
         let consumer = Arc::new(consumer);
         let stage = PartitionStage::CatchingUp("-".into());
         let (buffered, has_more) = (VecDeque::new(), false);
@@ -103,26 +102,26 @@ impl OwnedPartitions {
         );
     }
 
-    pub(super) fn consumers(&self) -> Vec<(usize, Arc<Consumer>)> {
+    pub(super) fn consumers(&self) -> Vec<(usize, Arc<ConsumerParts>)> {
         self.partitions.iter().map(|(number, part)| (*number, Arc::clone(&part.consumer))).collect()
     }
 
     pub(super) fn streams(&self) -> Vec<Arc<BusInner>> {
-        self.partitions.values().map(|part| Arc::clone(&part.consumer.bus)).collect()
+        self.partitions.values().map(|part| Arc::clone(part.consumer.inner.bus())).collect()
     }
 
     /// Returns the epoch under which the consumer owns a partition, or an empty string.
     pub(super) fn epoch(&self, number: usize) -> &str {
-        let fence = self.partitions.get(&number).and_then(|part| part.consumer.fencing_token.as_ref());
+        let fence = self.partitions.get(&number).and_then(|part| part.consumer.inner.fencing_token());
         fence.map_or("", |fence| &fence.epoch)
     }
 
-    fn find_partition(&mut self, consumer: &Arc<Consumer>) -> Option<&mut OwnedPartition> {
+    fn find_partition(&mut self, consumer: &Arc<ConsumerParts>) -> Option<&mut OwnedPartition> {
         self.partitions.values_mut().find(|part| Arc::ptr_eq(&part.consumer, consumer))
     }
 
     /// Marks a partition that has a new owner; the coordinator will remove it.
-    pub(super) fn mark_lost(&mut self, consumer: &Arc<Consumer>) {
+    pub(super) fn mark_lost(&mut self, consumer: &Arc<ConsumerParts>) {
         if let Some(part) = self.find_partition(consumer) {
             part.stage = PartitionStage::Lost;
         }
@@ -134,7 +133,7 @@ impl OwnedPartitions {
     }
 
     /// Starts over with the pending entries of a partition.
-    pub(super) fn restart_partition(&mut self, consumer: &Arc<Consumer>) {
+    pub(super) fn restart_partition(&mut self, consumer: &Arc<ConsumerParts>) {
         if let Some(part) = self
             .find_partition(consumer)
             .filter(|part| !matches!(part.stage, PartitionStage::Releasing | PartitionStage::Lost))
@@ -228,7 +227,7 @@ impl OwnedPartitions {
     }
 
     /// Removes the oldest buffered entry; `None` while a partition without buffered entries may have an older one.
-    pub(super) fn pop_oldest(&mut self) -> Option<(Arc<Consumer>, Entry)> {
+    pub(super) fn pop_oldest(&mut self) -> Option<(Arc<ConsumerParts>, Entry)> {
         let reading = || self.partitions.iter().filter(|(_, part)| part.stage == PartitionStage::Reading);
         if reading().any(|(_, part)| part.has_more && part.buffered.is_empty()) {
             return None;
@@ -244,12 +243,12 @@ impl OwnedPartitions {
     /// Lists the streams to wait for, each with the id after which an entry counts as new.
     pub(super) fn list_wait_positions(&self) -> Vec<(String, String)> {
         let reading = self.partitions.values().filter(|part| part.stage == PartitionStage::Reading);
-        reading.map(|part| (part.consumer.bus.stream().to_owned(), part.last_id.clone())).collect()
+        reading.map(|part| (part.consumer.inner.bus().stream().to_owned(), part.last_id.clone())).collect()
     }
 
     /// Records the id of an entry that the server reported.
     pub(super) fn record_last_id(&mut self, stream: &str, id: String) {
-        if let Some(part) = self.partitions.values_mut().find(|part| part.consumer.bus.stream() == stream) {
+        if let Some(part) = self.partitions.values_mut().find(|part| part.consumer.inner.bus().stream() == stream) {
             part.last_id = id;
         }
     }

@@ -1,4 +1,5 @@
-//! Blocked streams: aggregates in a group's stream with earlier events in the backlog of the group.
+//! The backlog gate: holds entries of a group's stream back that its backlog comes before, and the events of aggregates
+//! with earlier events there.
 //!
 //! A group reads its stream as soon as every entry left in its backlog has failed, or is parked behind one that has.
 //! The stream's events of those aggregates follow when the backlog has no more events of them.
@@ -10,22 +11,27 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use eventbus::{StreamId, delivery::StopSignal};
 use redis::ScriptInvocation;
 
-use super::{Consumer, PARTITION_OWNER, read::RANGE_START};
-use crate::{command, entry_id::EntryId, error::CommandError, keys, script};
+use super::inner::{ConsumerInner, PARTITION_OWNER, RANGE_START};
+use crate::{backlog, command, entry_id::EntryId, error::CommandError, group, inner::BusInner, keys, script};
 
+/// Shortest interval between two checks whether the backlog is finished.
+pub(super) const BACKLOG_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
 /// Interval between two checks whether blocking entries are finished.
 const UNBLOCK_POLL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The last entry in the backlog of each blocked aggregate.
 #[derive(Debug, Default)]
-pub(super) struct BlockedStreams {
+struct BlockedStreams {
     stream_by_entry: BTreeMap<EntryId, StreamId>,
     last_entry: HashMap<StreamId, EntryId>,
 }
@@ -54,17 +60,72 @@ impl BlockedStreams {
     }
 }
 
-impl Consumer {
+/// Holds entries of the stream back that the group's backlog comes before.
+pub(super) struct BacklogGate {
+    inner: Arc<ConsumerInner>,
+    /// Set once the consumer has read entries of this group in this session and found no backlog that comes first.
+    has_passed: AtomicBool,
+    /// Aggregates whose events wait for the group's backlog.
+    blocked: Mutex<BlockedStreams>,
+}
+
+impl BacklogGate {
+    pub(super) fn new(inner: Arc<ConsumerInner>) -> Self {
+        Self { inner, has_passed: AtomicBool::new(false), blocked: Mutex::default() }
+    }
+
+    /// Creates the group of a stream if it is missing.
+    pub(super) async fn create_group(&self, stream: &BusInner) -> Result<(), CommandError> {
+        let create = group::create_joined_group_script(stream, self.inner.group());
+        let is_new = stream.connection().run_idempotent(&create).await?;
+        self.reset(stream, is_new);
+        Ok(())
+    }
+
+    /// Looks for a backlog again before the next entries: the group of a stream was created, perhaps again, by this
+    /// consumer if `is_new`, else by a different member.
+    pub(super) fn reset(&self, stream: &BusInner, is_new: bool) {
+        if is_new {
+            tracing::info!(group = %self.inner.group(), stream = stream.stream(), "group created");
+        }
+        self.has_passed.store(false, Ordering::Release);
+    }
+
+    /// Returns `true` if the entries just read must wait for a backlog of the group. A group created before a store's
+    /// relay has resynced the stream, as after the server lost it, may get a backlog together with the first entries.
+    pub(super) async fn must_wait(&self) -> Result<bool, CommandError> {
+        if self.inner.bus().is_backlog() || self.has_passed.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let is_behind = backlog::is_backlog_first(self.inner.bus(), self.inner.group()).await?;
+        if !is_behind {
+            self.block_streams().await?;
+        }
+        self.has_passed.store(!is_behind, Ordering::Release);
+        Ok(is_behind)
+    }
+
+    /// Waits while a backlog comes first, which [`GroupBacklog`](super::group_backlog::GroupBacklog) handles.
+    pub(super) async fn wait(&self, stop: &StopSignal) -> Result<(), CommandError> {
+        while !stop.is_stopped() && self.must_wait().await? {
+            tokio::select! {
+                () = self.inner.bus().config().clock.sleep(BACKLOG_POLL_INTERVAL_MIN) => {}
+                () = stop.stopped() => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Blocks the aggregates that have pending entries in the group's backlog.
-    pub(super) async fn block_streams_in_backlog(&self) -> Result<(), CommandError> {
-        if self.bus.is_backlog() {
+    pub(super) async fn block_streams(&self) -> Result<(), CommandError> {
+        if self.inner.bus().is_backlog() {
             return Ok(());
         }
         let mut from = RANGE_START.to_owned();
         while !from.is_empty() {
             let mut list = self.add_backlog_arguments(script::consumer::LIST_PENDING_IN_BACKLOG.prepare_invoke());
             list.arg(&from).arg(command::SCRIPT_BATCH_MAX);
-            let mut reply: Vec<redis::Value> = self.bus.connection().run_idempotent(&list).await?;
+            let mut reply: Vec<redis::Value> = self.inner.bus().connection().run_idempotent(&list).await?;
             let entries = reply.split_off(1.min(reply.len()));
             from = reply
                 .pop()
@@ -77,9 +138,9 @@ impl Consumer {
                     redis::from_redis_value(entry).map_err(redis::RedisError::from)?;
                 // an entry that is no event has no aggregate
                 if let (Ok(id), Ok(stream)) = (id.parse(), StreamId::parse(&aggregate_type, &aggregate_id))
-                    && self.blocked_streams().add(id, stream.clone())
+                    && self.blocked().add(id, stream.clone())
                 {
-                    self.in_flight.block_streams([&stream]);
+                    self.inner.in_flight().block_streams([&stream]);
                 }
             }
         }
@@ -91,17 +152,17 @@ impl Consumer {
         let mut after = EntryId::ZERO;
         while !stop.is_stopped() {
             tokio::select! {
-                () = self.bus.config().clock.sleep(UNBLOCK_POLL_INTERVAL) => {}
+                () = self.inner.bus().config().clock.sleep(UNBLOCK_POLL_INTERVAL) => {}
                 () = stop.stopped() => return,
             }
             if let Err(error) = self.unblock_batch(&mut after).await {
-                tracing::debug!(group = %self.group, %error, "the aggregates blocked by the backlog could not be checked; retrying later");
+                tracing::debug!(group = %self.inner.group(), %error, "the aggregates blocked by the backlog could not be checked; retrying later");
             }
         }
     }
 
     async fn unblock_batch(&self, after: &mut EntryId) -> Result<(), CommandError> {
-        let ids = self.blocked_streams().ids_after(*after);
+        let ids = self.blocked().ids_after(*after);
         *after =
             if ids.len() < command::SCRIPT_BATCH_MAX { EntryId::ZERO } else { ids.last().copied().unwrap_or_default() };
         if ids.is_empty() {
@@ -111,25 +172,29 @@ impl Consumer {
         for id in &ids {
             find.arg(id.to_string());
         }
-        let done: Vec<String> = self.bus.connection().run_idempotent(&find).await?;
-        let mut blocked = self.blocked_streams();
+        let done: Vec<String> = self.inner.bus().connection().run_idempotent(&find).await?;
+        let mut blocked = self.blocked();
         let unblocked: Vec<_> = done.iter().filter_map(|id| blocked.remove(id.parse().ok()?)).collect();
         drop(blocked);
-        self.in_flight.unblock_streams(&unblocked);
+        self.inner.in_flight().unblock_streams(&unblocked);
         Ok(())
     }
 
     /// Adds the arguments of a script on the backlog entries pending on this consumer, or on the owner of the backlog.
     fn add_backlog_arguments(&self, mut script: ScriptInvocation<'static>) -> ScriptInvocation<'static> {
-        let backlog = keys::backlog(self.bus.base_stream(), &self.group);
-        let name = if self.bus.partitions().is_empty() { &self.name } else { PARTITION_OWNER };
-        script.key(&backlog).key(keys::retry(&backlog, &self.bus.config().retry_key_prefix, &self.group));
-        script.arg(self.group.as_str()).arg(name);
+        let backlog = keys::backlog(self.inner.bus().base_stream(), self.inner.group());
+        let name = if self.inner.bus().partitions().is_empty() { self.inner.name() } else { PARTITION_OWNER };
+        script.key(&backlog).key(keys::retry(
+            &backlog,
+            &self.inner.bus().config().retry_key_prefix,
+            self.inner.group(),
+        ));
+        script.arg(self.inner.group().as_str()).arg(name);
         script
     }
 
-    fn blocked_streams(&self) -> MutexGuard<'_, BlockedStreams> {
-        self.blocked_streams.lock().unwrap_or_else(PoisonError::into_inner)
+    fn blocked(&self) -> MutexGuard<'_, BlockedStreams> {
+        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,0 +1,94 @@
+//! Pending entries: those of a stream that the server has assigned to this consumer.
+//!
+//! Invariant: lock order `kept` or `discarded`, then the lock of the in-flight entries; no task holds two of its own
+//! locks, or one of them across an await.
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use eventbus::{delivery::InFlight, port::MessageId};
+
+/// The entries that are pending on a consumer, by what becomes of them. A consumer of partitions shares the in-flight
+/// ones among all its partitions.
+pub(super) struct PendingEntries {
+    in_flight: Arc<InFlight>,
+    /// Entries that stay pending: they used up their attempts, or no member here handles them.
+    kept: Mutex<HashSet<MessageId>>,
+    /// Entries that this group must not handle; the next batch acknowledges them.
+    discarded: Mutex<Vec<MessageId>>,
+}
+
+impl PendingEntries {
+    pub(super) fn new(in_flight: Arc<InFlight>) -> Self {
+        Self { in_flight, kept: Mutex::default(), discarded: Mutex::default() }
+    }
+
+    pub(super) const fn in_flight(&self) -> &Arc<InFlight> {
+        &self.in_flight
+    }
+
+    /// Returns `true` if an entry is in flight or kept pending.
+    pub(super) fn contains(&self, id: &MessageId) -> bool {
+        self.in_flight.contains(id) || self.kept().contains(id)
+    }
+
+    /// Returns the ids of entries that are neither in flight nor kept pending.
+    pub(super) fn filter_missing(&self, ids: Vec<String>) -> Vec<String> {
+        ids.into_iter().filter(|id| !self.contains(&MessageId::new(id.as_str()))).collect()
+    }
+
+    /// Returns the number of entries that are in flight or kept pending.
+    pub(super) fn len(&self) -> usize {
+        self.in_flight.len() + self.kept().len()
+    }
+
+    /// Lists the entries whose claim is to be renewed.
+    pub(super) fn ids(&self) -> Vec<MessageId> {
+        let mut ids = self.in_flight.ids();
+        ids.extend(self.kept().iter().cloned());
+        ids
+    }
+
+    /// Keeps entries pending; returns `true` if one of them was not kept before.
+    pub(super) fn keep(&self, ids: impl IntoIterator<Item = MessageId>) -> bool {
+        let mut kept = self.kept();
+        let before = kept.len();
+        kept.extend(ids);
+        kept.len() > before
+    }
+
+    /// Forgets kept entries that are no longer pending on this consumer.
+    pub(super) fn unkeep<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
+        let mut kept = self.kept();
+        for id in ids {
+            kept.remove(id);
+        }
+    }
+
+    /// Forgets all kept entries, to read them again; returns `true` if there were any.
+    pub(super) fn unkeep_all(&self) -> bool {
+        !std::mem::take(&mut *self.kept()).is_empty()
+    }
+
+    pub(super) fn discard(&self, id: MessageId) {
+        self.discarded().push(id);
+    }
+
+    pub(super) fn take_discarded(&self) -> Vec<MessageId> {
+        std::mem::take(&mut *self.discarded())
+    }
+
+    pub(super) fn has_discarded(&self) -> bool {
+        !self.discarded().is_empty()
+    }
+
+    fn kept(&self) -> MutexGuard<'_, HashSet<MessageId>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn discarded(&self) -> MutexGuard<'_, Vec<MessageId>> {
+        self.discarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

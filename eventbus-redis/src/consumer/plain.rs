@@ -1,0 +1,271 @@
+//! The tasks of a consumer of a whole stream: writes dispositions, sends heartbeats, renews claims, and reclaims entries
+//! of dead consumers.
+//!
+//! Invariant: the consumer reads no entry a second time that may still be on its way to it, and reclaims no entries of
+//! dead consumers before its own pending entries are in flight.
+
+use std::{collections::HashSet, future::ready};
+
+use eventbus::port::MessageId;
+use tokio::{
+    sync::watch,
+    time::{Instant, Interval},
+};
+
+use super::{
+    acknowledger::AckBatch,
+    backlog_gate::BacklogGate,
+    inner::{MAINTENANCE_INTERVAL_MIN, RANGE_START},
+    membership::MemberLog,
+    parts::ConsumerParts,
+    reader::CaughtUp,
+    receiver::{HandoffCursor, ReclaimedEntries},
+    task_loop::{CLAIM_INTERVAL_MAX, ConsumerTasks, FailedTasks, delayed_interval},
+};
+use crate::{command, error::CommandError};
+
+/// Pages without an entry of a dead consumer that one run searches at most.
+const EMPTY_CLAIM_PAGES_MAX: usize = 10;
+
+/// A task of the consumer of a whole stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PlainTask {
+    WriteBatch,
+    ReadDue,
+    RenewClaims,
+    Heartbeat,
+    ClaimIdle,
+    CollectGarbage,
+    /// Both at once, when the consumer has joined its group: neither waits for its interval.
+    HeartbeatAndClaim,
+}
+
+/// The state of these tasks.
+pub(super) struct PlainTasks<'a> {
+    parts: &'a ConsumerParts,
+    gate: &'a BacklogGate,
+    caught_up: &'a CaughtUp,
+    batch: AckBatch,
+    /// Entries whose claim is still to be renewed: some at a time, so that no acknowledgement waits for all.
+    claims_to_renew: Vec<MessageId>,
+    /// Cursor of the search for entries of dead consumers.
+    claim_cursor: String,
+    /// Cursor of the search for unused attempt records.
+    garbage_cursor: String,
+    /// Cursor of the renewal of handed-off entries.
+    renew_from: String,
+    handoff_cursor: HandoffCursor,
+    /// Entries that the last heartbeat found pending on this consumer and not in flight.
+    missing: HashSet<String>,
+    log: MemberLog,
+    renewal: Interval,
+    heartbeat: Interval,
+    claim: Interval,
+    garbage_collection: Interval,
+    changes: watch::Receiver<()>,
+}
+
+impl<'a> PlainTasks<'a> {
+    pub(super) fn new(parts: &'a ConsumerParts, gate: &'a BacklogGate, caught_up: &'a CaughtUp) -> Self {
+        let idle = parts.inner.pending_idle();
+        Self {
+            parts,
+            gate,
+            caught_up,
+            batch: AckBatch::default(),
+            claims_to_renew: Vec::new(),
+            claim_cursor: RANGE_START.into(),
+            garbage_cursor: "0".into(),
+            renew_from: RANGE_START.into(),
+            handoff_cursor: HandoffCursor::default(),
+            missing: HashSet::new(),
+            log: MemberLog::default(),
+            renewal: delayed_interval(idle / 3),
+            heartbeat: delayed_interval(parts.membership.heartbeat_interval()),
+            claim: delayed_interval((idle / 6).clamp(MAINTENANCE_INTERVAL_MIN, CLAIM_INTERVAL_MAX)),
+            garbage_collection: delayed_interval(idle.max(CLAIM_INTERVAL_MAX)),
+            changes: parts.inner.bus().subscribers().watch(),
+        }
+    }
+
+    async fn write_disposed(&mut self) -> Result<(), CommandError> {
+        self.batch.add(self.parts.inner.in_flight().take_disposed());
+        if !self.has_unwritten() {
+            return Ok(());
+        }
+        self.parts.acknowledger.write_ready(&mut self.batch).await.map(drop)
+    }
+
+    /// Renews the claim on one batch of `claims_to_renew` and removes it from the list.
+    async fn renew_some_claims(&mut self) -> Result<(), CommandError> {
+        let inner = &self.parts.inner;
+        let rest = self.claims_to_renew.len().saturating_sub(command::SCRIPT_BATCH_MAX);
+        let mut ids = self.claims_to_renew[rest..].to_vec();
+        // an entry acknowledged since is no longer pending
+        ids.retain(|id| inner.entries().contains(id));
+        let (lost, free) = self.parts.membership.renew_claims(&ids).await?;
+        self.claims_to_renew.truncate(rest);
+        inner.entries().unkeep(lost.iter().chain(&free));
+        // an entry acknowledged meanwhile is not lost
+        let lost: Vec<_> = lost.into_iter().filter(|id| inner.in_flight().contains(id)).collect();
+        inner.release_lost(&lost);
+        Ok(())
+    }
+
+    /// Sends a heartbeat with the handled types; finds entries that are pending on the consumer and not in flight.
+    ///
+    /// Invariant: the expected number is read after the heartbeat, so that an entry received meanwhile is not missing.
+    async fn heartbeat(&mut self) -> Result<(), CommandError> {
+        let ConsumerParts { inner, receiver, membership, .. } = self.parts;
+        let Some((pending, is_duplicate, others, absent, renew_from, last)) =
+            membership.heartbeat(&self.renew_from).await?
+        else {
+            return Ok(());
+        };
+        self.renew_from = renew_from;
+        if absent > 0 && self.caught_up.is_done() {
+            receiver.claim_handed_off(&mut self.handoff_cursor, &last).await?;
+        }
+        self.log.log_type_mismatches(inner, &others);
+        self.log.log_duplicate_name(inner, is_duplicate);
+        if pending <= inner.entries().len() || !self.caught_up.is_done() {
+            self.missing.clear();
+            return Ok(());
+        }
+        self.reclaim_missing().await
+    }
+
+    /// Reads missing entries again. An entry may be on its way from the server, so only those missing twice in a row
+    /// count.
+    async fn reclaim_missing(&mut self) -> Result<(), CommandError> {
+        let ConsumerParts { inner, receiver, .. } = self.parts;
+        let bus = inner.bus();
+        let before = std::mem::take(&mut self.missing);
+        let (mut from, mut missing_twice) = (RANGE_START.to_owned(), Vec::new());
+        let mut room = inner.in_flight().free();
+        loop {
+            let list = command::pending_of_consumer(
+                bus.stream(),
+                inner.group(),
+                inner.name(),
+                &from,
+                command::SCRIPT_BATCH_MAX,
+            );
+            let ids = command::parse_pending_ids(bus.connection().query(&list).await?)?;
+            let Some(last) = ids.last() else {
+                break;
+            };
+            from = format!("({last}");
+            for id in inner.entries().filter_missing(ids) {
+                if before.contains(&id) && room > 0 {
+                    room -= 1;
+                    missing_twice.push(id);
+                } else {
+                    self.missing.insert(id);
+                }
+            }
+        }
+        for ids in missing_twice.chunks(bus.config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
+            if let Some(reclaim) = receiver.reclaim_own_script(ids) {
+                let (entries, attempts, deleted) = inner.run_idempotent(reclaim).await?;
+                receiver.receive_reclaimed(ReclaimedEntries::parse(entries, attempts, deleted)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reclaims entries of dead consumers as far as there is room. Stops after [`EMPTY_CLAIM_PAGES_MAX`] pages without
+    /// one; the next run continues there.
+    async fn claim_idle(&mut self) -> Result<(), CommandError> {
+        let ConsumerParts { inner, receiver, .. } = self.parts;
+        let config = inner.bus().config();
+        let mut pages_in_vain = 0;
+        while pages_in_vain < EMPTY_CLAIM_PAGES_MAX && self.caught_up.is_done() {
+            let count = inner.in_flight().free().min(config.batch_size).min(command::SCRIPT_BATCH_MAX);
+            if count == 0 {
+                return Ok(());
+            }
+            let (cursor, reclaimed) = receiver.claim_page(&self.claim_cursor, config.pending_idle_ms, count).await?;
+            self.claim_cursor = cursor;
+            pages_in_vain += usize::from(reclaimed.entries.is_empty());
+            receiver.log_recovered(receiver.receive_reclaimed(reclaimed));
+            if self.claim_cursor == RANGE_START {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ConsumerTasks for PlainTasks<'_> {
+    type Task = PlainTask;
+    const WRITE: PlainTask = PlainTask::WriteBatch;
+    const READ_DUE: PlainTask = PlainTask::ReadDue;
+
+    fn has_unwritten(&self) -> bool {
+        !self.batch.is_empty() || self.parts.inner.entries().has_discarded()
+    }
+
+    fn gathers_until(&self) -> Option<Instant> {
+        self.batch.gathers_until()
+    }
+
+    async fn next_task(&mut self, failed: &FailedTasks<PlainTask>) -> PlainTask {
+        let renews = !self.claims_to_renew.is_empty();
+        tokio::select! {
+            () = self.caught_up.wait() => PlainTask::HeartbeatAndClaim,
+            _ = self.renewal.tick(), if !renews => {
+                self.claims_to_renew = self.parts.inner.entries().ids();
+                PlainTask::RenewClaims
+            }
+            () = ready(()), if renews && !failed.contains(PlainTask::RenewClaims) => PlainTask::RenewClaims,
+            _ = self.heartbeat.tick() => PlainTask::Heartbeat,
+            _ = self.changes.changed() => PlainTask::Heartbeat,
+            _ = self.claim.tick() => PlainTask::ClaimIdle,
+            _ = self.garbage_collection.tick() => PlainTask::CollectGarbage,
+        }
+    }
+
+    async fn run_task(&mut self, task: PlainTask) -> Result<(), CommandError> {
+        let done = match task {
+            PlainTask::WriteBatch => self.write_disposed().await,
+            PlainTask::ReadDue => {
+                self.batch.gather_no_more();
+                match self.write_disposed().await {
+                    Ok(()) => self.parts.receiver.read_due(self.parts.inner.in_flight().take_due()).await,
+                    failed => failed,
+                }
+            }
+            PlainTask::RenewClaims => self.renew_some_claims().await,
+            PlainTask::Heartbeat => self.heartbeat().await,
+            PlainTask::ClaimIdle => self.claim_idle().await,
+            PlainTask::CollectGarbage => self.parts.membership.collect_garbage(&mut self.garbage_cursor).await,
+            PlainTask::HeartbeatAndClaim => match self.heartbeat().await {
+                Ok(()) => self.claim_idle().await,
+                failed => failed,
+            },
+        };
+        match done {
+            // recreates it here too: the reader may be waiting for room, and only a write makes room
+            Err(error) if command::is_group_missing(&error) => self.gate.create_group(self.parts.inner.bus()).await,
+            done => done,
+        }
+    }
+
+    async fn shut_down(&mut self, nacked: &[MessageId]) -> Result<(), CommandError> {
+        let ConsumerParts { inner, acknowledger, membership, .. } = self.parts;
+        self.batch.add(inner.in_flight().take_disposed());
+        let ended = match acknowledger.write_batch(&mut self.batch).await {
+            Ok(_) => membership.deregister(nacked, inner.bus().has_temporary_name()).await,
+            Err(error) => Err(error),
+        };
+        // without a group no entry is pending
+        ended.or_else(|error| if command::is_group_missing(&error) { Ok(()) } else { Err(error) })
+    }
+
+    fn log_unfinished(&self, nacked: usize) {
+        let inner = &self.parts.inner;
+        let count = inner.in_flight().len() + nacked;
+        tracing::warn!(group = %inner.group(), count, "the consumer ended before the server answered: its in-flight entries will be redelivered");
+    }
+}

@@ -1,0 +1,205 @@
+//! The reader: fetches entries of a stream.
+//!
+//! Invariant: after each connect, the entries pending on this consumer come before any new one. A session has the order
+//! of [`StreamReader::run_session`]; until its end of catching up only the reader adds entries, because entries from a
+//! second source would break their order.
+//!
+//! Real time, not the given clock: the replies of Redis.
+
+use std::{
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use eventbus::delivery::StopSignal;
+use redis::RedisResult;
+use tokio::sync::Notify;
+
+use super::{
+    backlog_gate::BacklogGate,
+    parts::ConsumerParts,
+    reader_connection::{Connector, READ_BLOCK_MAX, ReaderConnection, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
+    receiver::ReclaimedEntries,
+};
+use crate::{
+    command::{self, GroupRead},
+    group, reply,
+};
+
+/// Time without a reply after which a read counts as waiting for new events.
+const READ_IDLE_AFTER: Duration = Duration::from_millis(20);
+
+/// Tells the consumer's other tasks that all entries that were pending on it at its start are in flight.
+#[derive(Default)]
+pub(super) struct CaughtUp {
+    is_done: AtomicBool,
+    signal: Notify,
+}
+
+impl CaughtUp {
+    pub(super) fn is_done(&self) -> bool {
+        self.is_done.load(Ordering::Acquire)
+    }
+
+    /// Waits until the reader has caught up since the last wait.
+    pub(super) async fn wait(&self) {
+        self.signal.notified().await;
+    }
+
+    fn begin(&self) {
+        self.is_done.store(false, Ordering::Release);
+    }
+
+    fn end(&self) {
+        self.is_done.store(true, Ordering::Release);
+        self.signal.notify_one();
+    }
+}
+
+/// The reader of a whole stream.
+pub(super) struct StreamReader<'a> {
+    parts: &'a ConsumerParts,
+    gate: &'a BacklogGate,
+    caught_up: &'a CaughtUp,
+    stop: &'a StopSignal,
+    connector: Connector,
+    /// Set if the previous consumer of this name ended without leaving: then one of its pending entries may have ended
+    /// it. `None` until the reader has asked the server.
+    predecessor_crashed: Option<bool>,
+}
+
+impl<'a> StreamReader<'a> {
+    pub(super) fn new(
+        parts: &'a ConsumerParts,
+        gate: &'a BacklogGate,
+        caught_up: &'a CaughtUp,
+        stop: &'a StopSignal,
+    ) -> Self {
+        let connector = Connector::new(parts.inner.bus(), parts.inner.group());
+        Self { parts, gate, caught_up, stop, connector, predecessor_crashed: None }
+    }
+
+    /// Fetches entries while there is room for them, until `stop`.
+    pub(super) async fn run(&mut self) {
+        while !self.stop.is_stopped() {
+            let ended = self.run_session().await;
+            self.parts.inner.in_flight().set_has_more(false);
+            if let Err(error) = ended {
+                self.connector.wait_after_error(&error, self.stop).await;
+            }
+        }
+    }
+
+    /// Reads over one connection until `stop`, a restart, or an error.
+    async fn run_session(&mut self) -> RedisResult<()> {
+        let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);
+        let ConsumerParts { inner, receiver, membership, .. } = self.parts;
+        // a stop must not wait for a server that does not answer
+        let mut connected = tokio::select! {
+            connected = self.connector.connect() => connected?,
+            () = stop.stopped() => return Ok(()),
+        };
+        let create = group::create_joined_group_script(inner.bus(), inner.group());
+        let is_new = create.invoke_async(connected.connection()).await?;
+        gate.reset(inner.bus(), is_new);
+        if self.predecessor_crashed.is_none() {
+            self.predecessor_crashed = Some(!membership.has_predecessor_left(connected.connection()).await?);
+        }
+        // before the first read: other members hand off to it entries that only it handles
+        membership.announce(connected.connection()).await?;
+        caught_up.begin();
+        gate.block_streams().await.map_err(to_redis_error)?;
+        self.reclaim_own_pending(&mut connected).await?;
+        self.predecessor_crashed = Some(false);
+        caught_up.end();
+        loop {
+            // a stop may end this wait: no read is under way
+            let room = tokio::select! {
+                room = inner.in_flight().room() => room,
+                () = stop.stopped() => return Ok(()),
+            };
+            let mut requested = room.min(inner.bus().config().batch_size);
+            let mut entries = self.read_new(&mut connected, requested).await?;
+            self.connector.record_success();
+            if !entries.is_empty() && gate.must_wait().await.map_err(to_redis_error)? {
+                // the entries are pending and read again after the backlog; until then only the reader adds entries
+                caught_up.begin();
+                gate.wait(stop).await.map_err(to_redis_error)?;
+                return Ok(());
+            }
+            // if there was more to read, the next read is under way while this one is received
+            while entries.len() >= requested && !stop.is_stopped() {
+                let room = inner.in_flight().room_beside(entries.len());
+                if room == 0 {
+                    break;
+                }
+                inner.in_flight().set_has_more(true);
+                requested = room.min(inner.bus().config().batch_size);
+                let receive = async {
+                    tokio::task::yield_now().await; // sends the read first
+                    receiver.receive_new(entries);
+                };
+                let (next, ()) = tokio::join!(self.read_new(&mut connected, requested), receive);
+                entries = next?;
+            }
+            inner.in_flight().set_has_more(entries.len() >= requested);
+            receiver.receive_new(entries);
+        }
+    }
+
+    /// Receives all entries that are pending on this consumer and not in flight.
+    async fn reclaim_own_pending(&self, connected: &mut ReaderConnection) -> RedisResult<()> {
+        let ConsumerParts { inner, receiver, .. } = self.parts;
+        let mut from = "-".to_owned();
+        loop {
+            let room = tokio::select! {
+                room = inner.in_flight().room() => room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX),
+                () = self.stop.stopped() => return Ok(()),
+            };
+            let list = command::pending_of_consumer(inner.bus().stream(), inner.group(), inner.name(), &from, room);
+            let ids = command::parse_pending_ids(list.query_async(connected.connection()).await?)?;
+            let Some(last) = ids.last() else {
+                return Ok(());
+            };
+            from = format!("({last}");
+            let missing = inner.entries().filter_missing(ids);
+            if let Some(reclaim) = receiver.reclaim_own_script(&missing) {
+                let (entries, attempts, deleted) = reclaim.invoke_async(connected.connection()).await?;
+                let has_ended = self.predecessor_crashed.unwrap_or(true);
+                let reclaimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
+                receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
+            }
+        }
+    }
+
+    async fn read_new(&self, connected: &mut ReaderConnection, count: usize) -> RedisResult<Vec<reply::Entry>> {
+        let inner = &self.parts.inner;
+        let config = inner.bus().config();
+        let reader = GroupRead { stream: inner.bus().stream(), group: inner.group(), consumer: inner.name(), count };
+        let block = Duration::from_millis(config.block_ms);
+        if config.single_connection_client {
+            let reply = reader.new_entries(None).query_async(connected.connection()).await?;
+            let entries = command::parse_group_entries(reply)?;
+            if entries.is_empty() {
+                tokio::select! {
+                    () = tokio::time::sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block)) => {}
+                    () = self.stop.stopped() => {}
+                }
+            }
+            return Ok(entries);
+        }
+        let read = reader.new_entries(Some(block.min(READ_BLOCK_MAX)));
+        let mut reading = pin!(connected.read_or_unblock(&read, self.stop.stopped()));
+        // biased: a reply that has arrived shows that there are entries, however late this task runs
+        let reply = tokio::select! {
+            biased;
+            reply = &mut reading => reply,
+            () = tokio::time::sleep(READ_IDLE_AFTER) => {
+                inner.in_flight().set_has_more(false);
+                reading.await
+            }
+        };
+        command::parse_group_entries(reply?)
+    }
+}

@@ -1,0 +1,133 @@
+//! The reader's connection, on which a read may block.
+//!
+//! Invariant: the reader awaits every blocking read to its end, as the server assigns the entries that it finds to this
+//! consumer alone.
+//!
+//! Real time, not the given clock: the replies of Redis.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use eventbus::{Name, delivery::StopSignal};
+use redis::{Cmd, RedisError, RedisResult, Value, aio::MultiplexedConnection};
+
+use super::outage_log::OutageLog;
+use crate::{command, error::CommandError, inner::BusInner, reply::is_connection_lost};
+
+/// Longest wait of one read. A stop takes this long if the server does not allow the bus to end the read, and so does
+/// noticing a dead connection.
+pub(super) const READ_BLOCK_MAX: Duration = Duration::from_secs(1);
+/// Time that a reply may take beyond that.
+const READ_REPLY_MARGIN: Duration = Duration::from_millis(500);
+/// Interval between two reads on a connection where reads must not block.
+pub(super) const SINGLE_CONNECTION_POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// Delay before a command that ends a read is sent again.
+const UNBLOCK_RETRY_DELAY: Duration = Duration::from_millis(20);
+
+/// Connects a reader, again and again.
+pub(super) struct Connector {
+    bus: Arc<BusInner>,
+    outage_log: OutageLog,
+    /// Set if the reader lost a connection of its own.
+    has_lost_connection: bool,
+    /// Number of the shared connection, if the reader uses that one.
+    connection_number: Option<u64>,
+}
+
+/// A connection, and the client id by which the bus ends its blocking read.
+pub(super) struct ReaderConnection {
+    bus: Arc<BusInner>,
+    connection: MultiplexedConnection,
+    client_id: Option<i64>,
+}
+
+impl Connector {
+    pub(super) fn new(bus: &Arc<BusInner>, group: &Name) -> Self {
+        let (bus, outage_log) = (Arc::clone(bus), OutageLog::new("reading", group.clone()));
+        Self { bus, outage_log, has_lost_connection: false, connection_number: None }
+    }
+
+    pub(super) async fn connect(&mut self) -> RedisResult<ReaderConnection> {
+        let (config, link) = (self.bus.config(), self.bus.connection());
+        if config.single_connection_client {
+            let (connection, number) = link.get_with_short_timeout().await.map_err(std::io::Error::other)?;
+            self.connection_number = Some(number);
+            return Ok(ReaderConnection { bus: Arc::clone(&self.bus), connection, client_id: None });
+        }
+        let timeout = READ_BLOCK_MAX + config.socket_timeout.min(READ_REPLY_MARGIN);
+        let mut connection = link.open_dedicated(timeout).await?;
+        let id = command::client_id().query_async(&mut connection).await;
+        let lost = std::mem::take(&mut self.has_lost_connection);
+        self.bus.counters().reconnections(u64::from(lost));
+        // without its id, a stop takes up to `READ_BLOCK_MAX`
+        Ok(ReaderConnection { bus: Arc::clone(&self.bus), connection, client_id: id.ok() })
+    }
+
+    /// Records that the server has answered a read, which ends an outage.
+    pub(super) fn record_success(&mut self) {
+        self.outage_log.record_success();
+    }
+
+    /// Drops a lost connection, and waits until the next attempt is due.
+    pub(super) async fn wait_after_error(&mut self, error: &RedisError, stop: &StopSignal) {
+        if let Some(number) = self.connection_number.take() {
+            self.bus.connection().drop_if_lost(number, error);
+        } else {
+            self.has_lost_connection |= is_connection_lost(error);
+        }
+        let delay = self.outage_log.record_failure(error);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = stop.stopped() => {}
+        }
+    }
+}
+
+impl ReaderConnection {
+    pub(super) const fn connection(&mut self) -> &mut MultiplexedConnection {
+        &mut self.connection
+    }
+
+    /// Awaits a read; when `end` completes, asks the server to end the read, which loses no entry.
+    pub(super) async fn read_or_unblock(&mut self, read: &Cmd, end: impl Future<Output = ()>) -> RedisResult<Value> {
+        let Self { connection, client_id, bus } = self;
+        let mut reading = pin!(read.query_async(connection));
+        // biased: a reply that has arrived holds entries assigned to this consumer
+        tokio::select! {
+            biased;
+            reply = &mut reading => return reply,
+            () = end => {}
+        }
+        let ending = async {
+            loop {
+                // biased for the same reason; repeated, as a command that arrives before the read ends none
+                tokio::select! {
+                    biased;
+                    reply = &mut reading => return reply,
+                    () = unblock_read(bus, *client_id) => {}
+                }
+            }
+        };
+        // gives up on a server that does not answer; entries it may have assigned are found at the next start
+        let ended = tokio::time::timeout(READ_BLOCK_MAX + READ_REPLY_MARGIN, ending).await;
+        ended.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    }
+}
+
+/// Asks the server to end a blocking read.
+async fn unblock_read(bus: &BusInner, client_id: Option<i64>) {
+    if let Some(client) = client_id {
+        let wake = command::unblock(client);
+        if let Err(error) = bus.connection().query::<Value>(&wake).await {
+            tracing::debug!(%error, "the server cannot end a blocking read; it ends by itself");
+        }
+    }
+    tokio::time::sleep(UNBLOCK_RETRY_DELAY).await;
+}
+
+/// Converts an error into the kind that the reader returns.
+pub(super) fn to_redis_error(error: CommandError) -> RedisError {
+    match error {
+        CommandError::Sent(error) => error,
+        CommandError::NotSent(text) => std::io::Error::other(text).into(),
+    }
+}

@@ -1,0 +1,364 @@
+//! The receiver: turns entries of the stream into in-flight entries, and reads or claims entries again.
+//!
+//! Invariant: only the reader adds new entries. An entry that a consumer of the group had before keeps its attempts.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use eventbus::{
+    RecordedEvent,
+    delivery::{DueEntry, InFlightEntry},
+    port::{DeliveryAttempts, MessageId},
+    support::PAGE_BYTES,
+};
+use redis::{RedisResult, ScriptInvocation, Value, from_redis_value};
+
+use super::inner::{ConsumerInner, RANGE_START};
+use crate::{
+    command,
+    error::CommandError,
+    keys::field,
+    reply::{self, Entry},
+    script, trace, wire,
+};
+
+/// Pending entries that one claim script searches for those of dead consumers.
+const PENDING_PAGE_LEN: usize = 1_000;
+/// Pages of handed-off entries that one run reads without finding one to claim.
+const EMPTY_HANDOFF_PAGES_MAX: usize = 4;
+/// Delay before a due entry is read again that a recreated group has yet to read: its reader may get it first.
+const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
+
+/// An entry that a consumer of the group had before.
+pub(super) struct ReclaimedEntry {
+    entry: Entry,
+    /// The attempts on record.
+    attempts_json: Option<String>,
+    /// Set if the process of that consumer has ended.
+    owner_ended: bool,
+}
+
+/// Reply of a script that reads entries again.
+#[derive(Default)]
+pub(super) struct ReclaimedEntries {
+    pub(super) entries: Vec<ReclaimedEntry>,
+    /// Ids of entries that were deleted from the stream.
+    pub(super) deleted: Vec<String>,
+}
+
+impl ReclaimedEntries {
+    /// Parses three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
+    /// their consumers count as alive unless [`with_owner_ended`](Self::with_owner_ended) says otherwise.
+    pub(super) fn parse(entries: Value, attempts: Value, deleted: Value) -> RedisResult<Self> {
+        let entries: Vec<Value> = from_redis_value(entries)?;
+        let attempts: Vec<Option<String>> = from_redis_value(attempts)?;
+        let parsed = entries.into_iter().zip(attempts).map(|(entry, attempts)| {
+            Ok(ReclaimedEntry { entry: reply::parse_entry(entry)?, attempts_json: attempts, owner_ended: false })
+        });
+        Ok(Self { entries: parsed.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
+    }
+
+    /// Sets, entry by entry, whether the process of its consumer has ended.
+    pub(super) fn with_owner_ended(mut self, have_ended: impl IntoIterator<Item = bool>) -> Self {
+        for (reclaimed, has_ended) in self.entries.iter_mut().zip(have_ended) {
+            reclaimed.owner_ended = has_ended;
+        }
+        self
+    }
+
+    /// Returns the ids of the entries.
+    pub(super) fn ids(&self) -> impl Iterator<Item = MessageId> + '_ {
+        self.entries.iter().map(|reclaimed| MessageId::new(reclaimed.entry.id.as_str()))
+    }
+}
+
+/// Cursors in the handed-off entries, which may be many, and for other members.
+#[derive(Debug)]
+pub(super) struct HandoffCursor {
+    /// Position in the new entries; `None` before the first run.
+    new_after: Option<String>,
+    /// Position in all entries.
+    all_after: String,
+}
+
+impl Default for HandoffCursor {
+    fn default() -> Self {
+        Self { new_after: None, all_after: RANGE_START.into() }
+    }
+}
+
+/// Turns entries into in-flight ones.
+pub(super) struct Receiver {
+    inner: Arc<ConsumerInner>,
+    /// Set once the consumer has logged a time without a zone.
+    has_logged_naive_time: AtomicBool,
+}
+
+impl Receiver {
+    pub(super) const fn new(inner: Arc<ConsumerInner>) -> Self {
+        Self { inner, has_logged_naive_time: AtomicBool::new(false) }
+    }
+
+    /// Receives entries that no consumer of the group had before.
+    pub(super) fn receive_new(&self, entries: Vec<Entry>) {
+        if entries.is_empty() {
+            return;
+        }
+        let received = entries.into_iter().filter_map(|entry| self.prepare_entry(entry, None));
+        self.inner.in_flight().add(received);
+    }
+
+    /// Receives entries that a consumer of the group had before, perhaps this one. Returns how many of them were not in
+    /// flight.
+    pub(super) fn receive_reclaimed(&self, reclaimed: ReclaimedEntries) -> usize {
+        self.inner.in_flight().add(self.prepare_reclaimed(reclaimed))
+    }
+
+    /// Prepares entries that a consumer of the group had before; leaves out those that no handler needs.
+    pub(super) fn prepare_reclaimed(&self, reclaimed: ReclaimedEntries) -> Vec<InFlightEntry> {
+        let is_in_flight = |id: &String| self.inner.in_flight().contains(&MessageId::new(id.as_str()));
+        let deleted: Vec<_> = reclaimed.deleted.into_iter().filter(|id| !is_in_flight(id)).collect();
+        self.log_deleted(&deleted);
+        let prepared = reclaimed.entries.into_iter().filter_map(
+            |ReclaimedEntry { entry, attempts_json: attempts, owner_ended: has_ended }| {
+                let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
+                let received = self.prepare_entry(entry, attempts)?;
+                Some(if has_ended { received.redelivered() } else { received })
+            },
+        );
+        prepared.collect()
+    }
+
+    /// Prepares an entry for its handlers. Returns `None` if it is in flight already, or needs no handler.
+    pub(super) fn prepare_entry(&self, entry: Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
+        let id = MessageId::new(entry.id);
+        // the reader of a recreated group receives entries again that are in flight or kept pending
+        if self.inner.entries().contains(&id) {
+            return None;
+        }
+        self.decode_entry(id, entry.fields, attempts)
+    }
+
+    /// Resumes entries that were read again for a retry.
+    pub(super) fn resume(&self, reclaimed: ReclaimedEntries) {
+        self.log_deleted(&reclaimed.deleted);
+        let mut gone: Vec<_> = reclaimed.deleted.into_iter().map(MessageId::new).collect();
+        let mut received = Vec::new();
+        for ReclaimedEntry { entry, attempts_json: attempts, .. } in reclaimed.entries {
+            let id = MessageId::new(entry.id);
+            let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
+            match self.decode_entry(id.clone(), entry.fields, attempts) {
+                Some(entry) => received.push(entry),
+                None => gone.push(id),
+            }
+        }
+        self.inner.in_flight().release(&gone);
+        self.inner.in_flight().resume(received);
+    }
+
+    fn decode_entry(
+        &self,
+        id: MessageId,
+        fields: Option<Vec<(String, Vec<u8>)>>,
+        attempts: Option<DeliveryAttempts>,
+    ) -> Option<InFlightEntry> {
+        let attempts = match attempts {
+            Some(attempts) if attempts.is_exhausted => {
+                self.receive_exhausted(id, attempts);
+                return None;
+            }
+            attempts => attempts,
+        };
+        let Some(fields) = fields else {
+            self.log_deleted(&[id.to_string()]);
+            self.inner.entries().discard(id);
+            return None;
+        };
+        let text = |name| wire::flat_field(&fields, name);
+        if text(field::REPLAY_GROUP).is_some_and(|group| *self.inner.group() != group) {
+            self.inner.entries().discard(id);
+            return None;
+        }
+        let replayed = || {
+            let done = text(field::REPLAY_DONE).and_then(|done| serde_json::from_str(done).ok());
+            DeliveryAttempts::replayed(done.unwrap_or_default())
+        };
+        match wire::decode(&fields) {
+            Ok(record) => {
+                self.log_naive_time(&record);
+                let record = trace::attach(self.inner.bus(), record, &fields);
+                Some(InFlightEntry::new(id, record).with_attempts(attempts.unwrap_or_else(replayed)))
+            }
+            Err(error) => {
+                tracing::warn!(group = %self.inner.group(), %id, %error, "entry is no event");
+                let counters = self.inner.bus().counters();
+                counters.events_consumed(1);
+                counters.events_processed_failed(1);
+                self.inner.in_flight().add_undecodable(
+                    id,
+                    DeliveryAttempts::undecodable(error.to_string(), &self.inner.bus().config().clock),
+                );
+                None
+            }
+        }
+    }
+
+    /// Logs the first time without a zone: it may not be in UTC, as it is read.
+    fn log_naive_time(&self, record: &RecordedEvent) {
+        let written = record.metadata().occurred_at_as_written();
+        if let Some(occurred_at) = written.filter(|text| wire::timestamp::zone(text) == wire::timestamp::Zone::None)
+            && !self.has_logged_naive_time.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!(
+                group = %self.inner.group(), event_type = %record.event_type(), event_id = %record.metadata().event_id(),
+                occurred_at, "the time of an event has no zone: the consumer reads it as UTC, and passes it on unchanged"
+            );
+        }
+    }
+
+    /// Keeps an entry pending that used up its attempts while dead letters were disabled; if they are enabled now, the
+    /// entry becomes one.
+    fn receive_exhausted(&self, id: MessageId, mut attempts: DeliveryAttempts) {
+        if self.inner.bus().config().enable_dlq {
+            attempts.is_exhausted = false;
+            self.inner.in_flight().add_undecodable(id, attempts);
+        } else {
+            self.inner.entries().keep([id]);
+        }
+    }
+
+    fn log_deleted(&self, ids: &[String]) {
+        if ids.is_empty() {
+            return;
+        }
+        let (count, first) = (ids.len(), &ids[0]);
+        tracing::error!(group = %self.inner.group(), count, first, "entries were deleted before they were handled");
+        self.inner.bus().counters().messages_deleted(count as u64);
+    }
+
+    /// Reads one page of entries from `from` on that are pending on this consumer and not in flight; returns the next
+    /// start.
+    pub(super) async fn reclaim_own_page(
+        &self,
+        from: &str,
+        count: usize,
+    ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
+        let list =
+            command::pending_of_consumer(self.inner.bus().stream(), self.inner.group(), self.inner.name(), from, count);
+        let ids = command::parse_pending_ids(self.inner.bus().connection().query(&list).await?)?;
+        let Some(last) = ids.last() else {
+            return Ok((None, ReclaimedEntries::default()));
+        };
+        let next = format!("({last}");
+        let Some(reclaim) = self.reclaim_own_script(&self.inner.entries().filter_missing(ids)) else {
+            return Ok((Some(next), ReclaimedEntries::default()));
+        };
+        let (entries, attempts, deleted) = self.inner.run_idempotent(reclaim).await?;
+        Ok((Some(next), ReclaimedEntries::parse(entries, attempts, deleted)?))
+    }
+
+    /// Reads due entries again.
+    pub(super) async fn read_due(&self, due: Vec<DueEntry>) -> Result<(), CommandError> {
+        for (number, chunk) in due.chunks(command::SCRIPT_BATCH_MAX).enumerate() {
+            if let Err(error) = self.read_due_batch(chunk).await {
+                self.inner.in_flight().return_due(due[number * command::SCRIPT_BATCH_MAX..].iter().map(|due| &due.id));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_due_batch(&self, due: &[DueEntry]) -> Result<(), CommandError> {
+        let mut reread = self.inner.fenced_script(&script::consumer::READ_DUE);
+        reread.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
+        for due in due {
+            reread.arg(due.id.as_str()).arg(u8::from(due.has_waited));
+        }
+        let (entries, attempts, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
+            self.inner.run_idempotent(reread).await?;
+        let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
+        self.resume(ReclaimedEntries::parse(entries, attempts, deleted)?);
+        self.inner.release_lost(&ids(lost));
+        match self.inner.in_flight().is_crowded() {
+            // while crowded the reader reads no entries, so postponing these until it has would never end
+            true => self.inner.in_flight().release(&ids(unread)),
+            false => self.inner.in_flight().postpone(&ids(unread), UNREAD_ENTRY_DELAY),
+        }
+        Ok(())
+    }
+
+    /// Prepares reading entries again that are pending on this consumer; `None` if there are none.
+    pub(super) fn reclaim_own_script(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
+        if ids.is_empty() {
+            return None;
+        }
+        let mut reclaim = self.inner.fenced_script(&script::consumer::RECLAIM_OWN);
+        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
+        reclaim.arg(ids);
+        Some(reclaim)
+    }
+
+    /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.
+    pub(super) async fn claim_page(
+        &self,
+        cursor: &str,
+        idle_ms: u64,
+        count: usize,
+    ) -> Result<(String, ReclaimedEntries), CommandError> {
+        let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_IDLE);
+        claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).key(&self.inner.keys().members);
+        claim.arg(idle_ms).arg(cursor).arg(PENDING_PAGE_LEN).arg(count).arg(PAGE_BYTES);
+        claim.arg(u8::from(self.inner.fencing_token().is_some()));
+        let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
+            self.inner.run_idempotent(claim).await?;
+        Ok((cursor, ReclaimedEntries::parse(entries, attempts, deleted)?.with_owner_ended(ended)))
+    }
+
+    pub(super) fn log_recovered(&self, count: usize) {
+        if count > 0 {
+            self.inner.bus().counters().messages_recovered(count as u64);
+            tracing::info!(group = %self.inner.group(), count, "entries of dead consumers reclaimed");
+        }
+    }
+
+    /// Claims handed-off entries that this consumer handles, as far as there is room: new ones first.
+    pub(super) async fn claim_handed_off(&self, cursor: &mut HandoffCursor, last: &str) -> Result<(), CommandError> {
+        // entries that are there at the start are not new
+        let new_from = cursor.new_after.get_or_insert_with(|| format!("({last}"));
+        self.claim_handed_off_after(new_from).await?;
+        if !self.claim_handed_off_after(&mut cursor.all_after).await? {
+            RANGE_START.clone_into(&mut cursor.all_after); // the next run starts over
+        }
+        Ok(())
+    }
+
+    /// Claims entries after an id, which it advances, until it has read [`EMPTY_HANDOFF_PAGES_MAX`] pages in vain: the
+    /// next run continues there. Returns `true` if there may be more.
+    async fn claim_handed_off_after(&self, from: &mut String) -> Result<bool, CommandError> {
+        let mut pages_in_vain = 0;
+        while pages_in_vain < EMPTY_HANDOFF_PAGES_MAX {
+            let room = self.inner.in_flight().free().min(self.inner.bus().config().batch_size);
+            if room == 0 {
+                break;
+            }
+            let mut claim = self.inner.fenced_script(&script::consumer::CLAIM_HANDED_OFF);
+            claim.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
+            claim.arg(self.inner.announced_types()).arg(&*from).arg(command::SCRIPT_BATCH_MAX).arg(room);
+            let (last, entries, attempts, deleted, has_more): (String, _, _, _, bool) =
+                self.inner.run_idempotent(claim).await?;
+            let claimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
+            pages_in_vain += usize::from(claimed.entries.is_empty());
+            self.receive_reclaimed(claimed);
+            *from = last;
+            if !has_more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
