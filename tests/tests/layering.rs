@@ -14,7 +14,7 @@ const OPEN: &[(&str, usize, usize, usize)] = &[
     ("eventbus", 0, 8, 1),
     ("eventbus-derive", 0, 0, 0),
     ("eventbus-file", 0, 0, 0),
-    ("eventbus-redis", 2, 18, 4),
+    ("eventbus-redis", 0, 3, 1),
     ("eventstore-postgres", 0, 0, 0),
     ("eventstore-sqlite", 0, 0, 0),
 ];
