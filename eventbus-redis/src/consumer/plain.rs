@@ -97,6 +97,8 @@ impl<'a> PlainTasks<'a> {
     }
 
     /// Renews the claim on one batch of `claims_to_renew` and removes it from the list.
+    ///
+    /// Invariant: each call sends one script, so that it never waits behind all acknowledgements.
     async fn renew_some_claims(&mut self) -> Result<(), CommandError> {
         let inner = &self.parts.inner;
         let rest = self.claims_to_renew.len().saturating_sub(command::SCRIPT_BATCH_MAX);
@@ -230,6 +232,7 @@ impl ConsumerTasks for PlainTasks<'_> {
         let done = match task {
             PlainTask::WriteBatch => self.write_disposed().await,
             PlainTask::ReadDue => {
+                // writes attempts that still gather: the server returns them with the entries
                 self.batch.gather_no_more();
                 match self.write_disposed().await {
                     Ok(()) => self.parts.receiver.read_due(self.parts.inner.in_flight().take_due()).await,

@@ -1,8 +1,7 @@
 //! The reader: fetches entries of a stream.
 //!
-//! Invariant: after each connect, the entries pending on this consumer come before any new one. A session has the order
-//! of [`StreamReader::run_session`]; until its end of catching up only the reader adds entries, because entries from a
-//! second source would break their order.
+//! Invariant: after each connect, the entries pending on this consumer come before any new one. Until the reader has
+//! caught up, no other task adds entries: entries from a second source would break their order.
 //!
 //! Real time, not the given clock: the replies of Redis.
 
@@ -92,6 +91,10 @@ impl<'a> StreamReader<'a> {
     }
 
     /// Reads over one connection until `stop`, a restart, or an error.
+    ///
+    /// Invariant: the group exists before the first heartbeat, and the reader asks for the predecessor before this
+    /// heartbeat overwrites its record. Aggregates are blocked before an entry is received. The consumer has caught up
+    /// only after all entries pending on it are in flight, and reads new entries after that.
     async fn run_session(&mut self) -> RedisResult<()> {
         let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);
         let ConsumerParts { inner, receiver, membership, .. } = self.parts;

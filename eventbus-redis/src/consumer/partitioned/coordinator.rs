@@ -92,6 +92,9 @@ impl<'a> PartitionTasks<'a> {
 
     /// Removes a partition whose lease ended, with its in-flight entries and unwritten dispositions. Its owner may be a
     /// different consumer now, or this one with a new epoch.
+    ///
+    /// Invariant: first its dispositions get into its batch, which is dropped with it; then its entries are released
+    /// under the lock under which they are removed.
     fn drop_partition(&mut self, number: usize) {
         self.assign_to_batches();
         self.batches.remove(&number);

@@ -111,6 +111,7 @@ impl<'a> PartitionReader<'a> {
                 Err(error) => self.consumer.handle_refusal(&behind.consumer, error).await?,
             }
         }
+        // locked until the entries are in flight: a partition lost in between would leave entries without an owner
         let mut owned = self.consumer.owned();
         let mut received: Vec<InFlightEntry> = Vec::new();
         for (behind, to, reclaimed) in found {
@@ -181,6 +182,7 @@ impl<'a> PartitionReader<'a> {
 
     /// Adds buffered entries to the in-flight ones, as far as there is room; returns their number.
     fn receive_buffered(&self, room: usize) -> usize {
+        // locked until the entries are in flight, as in `catch_up`
         let mut owned = self.consumer.owned();
         let mut entries = Vec::new();
         while entries.len() < room
