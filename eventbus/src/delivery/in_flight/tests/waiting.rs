@@ -109,3 +109,24 @@ async fn what_cannot_be_read_again_stays_due() {
     stop.cancel();
     working.await.unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_returned_unread_wakes_the_bus() {
+    let in_flight = Arc::new(InFlight::new(100, usize::MAX, SharedClock::SYSTEM));
+    let aggregate = StreamId::parse("Order", "1").unwrap();
+    in_flight.block_streams([&aggregate]);
+    in_flight.add([of(1, 1)]);
+    in_flight.unblock_streams([&aggregate]);
+    let due = [DueEntry { id: id(1), has_waited: false }];
+    assert_eq!(in_flight.take_due(), due);
+    let waiting = tokio::spawn({
+        let in_flight = Arc::clone(&in_flight);
+        async move { in_flight.due().await }
+    });
+    run_ready_tasks().await;
+    assert!(!waiting.is_finished(), "the bus is reading it");
+    in_flight.return_due([&id(1)]);
+    run_ready_tasks().await;
+    assert!(waiting.is_finished());
+    assert_eq!(in_flight.take_due(), due);
+}
