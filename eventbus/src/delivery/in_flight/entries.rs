@@ -81,7 +81,8 @@ impl InFlight {
     }
 
     /// Blocks aggregates whose earlier events wait elsewhere, as in a backlog: their entries do not start until each
-    /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs already is not stopped.
+    /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs or begins already is not
+    /// stopped.
     pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
         let now = self.clock.instant();
         let mut state = self.state.lock();

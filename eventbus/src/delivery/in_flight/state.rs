@@ -131,7 +131,7 @@ impl StoredEntry {
 /// | `Blocked` | activated, in flight when its process ended | `Suspect` |
 /// | `Blocked` | activated, else | `Ready` |
 /// | `Blocked` | `unblock_stream`, as the first of its key | activated |
-/// | `Ready` | `block_stream` | `Blocked`; its key loses all bodies |
+/// | `Ready`, `Suspect` | `block_stream` | `Blocked`; its key loses all bodies |
 /// | `Blocked`, `Ready`, `Suspect` | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Due`, `Reading`, `Waiting` that has not waited | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Ready` | `next_job` | `Running` |
@@ -610,7 +610,10 @@ impl InFlightState {
         let key = self.hasher.hash_one(stream);
         *self.blocked_keys.entry(key).or_default() += 1;
         if let Some(first) = self.first_of(key)
-            && (self.ready.remove(&first) || self.ready_retries.remove(&first))
+            && let Some(item) = self.items.get(&first)
+            && (self.ready.remove(&first)
+                || self.ready_retries.remove(&first)
+                || self.suspects.remove(&(item.ended_alone(), first)))
         {
             self.activate(first, now);
         }

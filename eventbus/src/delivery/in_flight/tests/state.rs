@@ -306,3 +306,18 @@ fn a_skipped_entry_is_handled_before_a_later_suspect() {
     assert_eq!(table.job().id, id(1));
     assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Later(_)), "the suspect waits");
 }
+
+#[test]
+fn a_suspect_of_a_blocked_aggregate_does_not_start_before_it_is_unblocked() {
+    let now = Some(SharedClock::SYSTEM.unix_millis());
+    let ended = DeliveryAttempts { process_ends: 1, next_at: now, last_failed_at: now, ..DeliveryAttempts::default() };
+    let mut table = Table::with([redelivered("a", 1, ended.clone()), entry("a", 2)]);
+    let stream = StreamId::parse("Order", "a").unwrap();
+    table.state.block_stream(&stream, table.now);
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Later(_)));
+    assert_eq!(table.due(), []);
+    table.state.unblock_stream(&stream, table.now);
+    assert_eq!(table.due(), [DueEntry { id: id(1), has_waited: false }]);
+    assert!(table.state.resume(entry("a", 1).with_attempts(ended), table.now));
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now(..)));
+}
