@@ -169,8 +169,8 @@ enum Stage {
     StartNoted { is_alone: bool },
     /// Ready to run.
     Ready,
-    /// A worker runs its handlers, since this time.
-    Running(Arc<Notify>, Instant),
+    /// A worker runs its handlers, since this time; `is_alone` if it is a suspect that began alone.
+    Running { worker: Arc<Notify>, since: Instant, is_alone: bool },
     /// Finished, not yet persisted; the next of its ordering key may run.
     Disposed,
     /// Not yet a dead letter; the next of its ordering key waits until it is one.
@@ -744,7 +744,8 @@ impl InFlightState {
         let item = self.items.get_mut(&number)?;
         let body = item.body.as_ref()?;
         let record = body.record.clone()?;
-        item.stage = Stage::Running(Arc::clone(worker), now);
+        let is_alone = matches!(item.stage, Stage::StartNoted { is_alone: true });
+        item.stage = Stage::Running { worker: Arc::clone(worker), since: now, is_alone };
         self.running += 1;
         self.running_retries += usize::from(body.is_retry);
         Some(Job { number, id: item.id.clone(), record, attempts: body.attempts.clone() })
@@ -898,7 +899,7 @@ impl InFlightState {
 
     /// Returns `true` if a worker still runs the entry.
     pub(super) fn is_running(&self, number: u64) -> bool {
-        self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running(..)))
+        self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running { .. }))
     }
 
     /// Records the outcome of a run. Returns `true` if the bus must persist it; ignores it if the entry was released
@@ -907,7 +908,7 @@ impl InFlightState {
         let Some(item) = self.items.get_mut(&number) else {
             return false;
         };
-        let Stage::Running(_, since) = item.stage else {
+        let Stage::Running { since, is_alone, .. } = item.stage else {
             return false;
         };
         self.running -= 1;
@@ -918,7 +919,9 @@ impl InFlightState {
         self.running_retries -= usize::from(body.is_retry);
         let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
             if body.attempts.is_suspect() {
-                body.attempts.note_slow_consumer();
+                if is_alone {
+                    body.attempts.note_slow_consumer();
+                }
                 item.stage = Stage::Suspect;
                 self.suspects.insert((body.attempts.ended_alone, number));
             } else {
@@ -1031,7 +1034,7 @@ impl InFlightState {
         let (has_body, ended_alone) = (item.body.is_some(), item.ended_alone());
         let is_retry = item.body.as_ref().is_some_and(|body| body.is_retry);
         match item.stage {
-            Stage::Running(worker, _) => {
+            Stage::Running { worker, .. } => {
                 self.running -= 1;
                 self.running_retries -= usize::from(is_retry);
                 worker.notify_one();
@@ -1057,7 +1060,7 @@ impl InFlightState {
     /// attempts that revert it.
     pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let is_busy =
-            |item: &StoredEntry| matches!(item.stage, Stage::Running(..) | Stage::Disposed | Stage::DeadLettering);
+            |item: &StoredEntry| matches!(item.stage, Stage::Running { .. } | Stage::Disposed | Stage::DeadLettering);
         let is_idle = |item: &&StoredEntry| !is_busy(item) && which(&item.id);
         let ids: Vec<_> = self.items.values().filter(is_idle).map(|item| item.id.clone()).collect();
         let mut not_begun = HashMap::new();

@@ -21,7 +21,7 @@
 //! | `NotingStart` | the bus has persisted that it begins | `StartNoted`, `Running` | – |
 //! | `NotingStart`, `StartNoted` | nacked | – | `ended_alone` as before; `next_at`: now |
 //! | `Running` | handled, or failed as any other entry | see [`state`](super::state) | `process_ends` and `ended_alone`: 0 |
-//! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1 |
+//! | `Running` | its group has no handlers any more | `Suspect` | later: `ended_alone` - 1, if it ran alone |
 //! | `Running` | the process ends | – | – |
 
 use std::{pin::pin, sync::Arc, time::Duration};

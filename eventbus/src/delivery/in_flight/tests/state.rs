@@ -321,3 +321,24 @@ fn a_suspect_of_a_blocked_aggregate_does_not_start_before_it_is_unblocked() {
     assert!(table.state.resume(entry("a", 1).with_attempts(ended), table.now));
     assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now(..)));
 }
+
+#[test]
+fn a_suspect_that_was_not_attended_to_keeps_the_ends_alone_of_its_processes() {
+    for (is_alone, noted) in [(true, 3), (false, 2)] {
+        let now = Some(SharedClock::SYSTEM.unix_millis());
+        let ended = DeliveryAttempts { process_ends: 3, ended_alone: 2, next_at: now, ..DeliveryAttempts::default() };
+        let mut table = Table::with([redelivered("a", 1, ended)]);
+        let NextSuspect::Now(number, _) = table.state.next_suspect(table.now, BOUNDS) else { panic!("none") };
+        for _ in 0..2 {
+            assert!(table.state.note_start(number, is_alone));
+            let begins = table.state.drain();
+            let [DisposedEntry { disposition: Disposition::Begin(attempts), .. }] = &begins[..] else {
+                panic!("{begins:?}")
+            };
+            assert_eq!(attempts.ended_alone, noted, "alone: {is_alone}");
+            table.state.begin(&id(1));
+            assert!(matches!(table.state.take_started(number, &table.worker, table.now), StartNote::Started(_)));
+            assert!(!table.record_outcome(number, Outcome::Unattended));
+        }
+    }
+}
