@@ -275,3 +275,25 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
     }
     assert_eq!(kept.get("group:back"), None, "1 would be lost to it");
 }
+
+#[tokio::test]
+async fn of_a_second_writer_it_is_told_once_on_each_store() {
+    let lines = lines::Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
+    worker.join(&bus, "a");
+    for stores in 1..=2 {
+        let kept = Arc::new(Kept::default());
+        bus.resume_from(kept.clone()).await.unwrap();
+        let consumer = start(&bus).await;
+        for position in 1..=2 {
+            kept.save_checkpoint_of("a", 7).await;
+            feed(&bus, &[event(position)]).await;
+            until("it is saved", async || kept.get("group:a") == Some(Position::new(position))).await;
+        }
+        bus.stop_consuming().await;
+        consumer.await.unwrap();
+        let log = lines.text();
+        assert_eq!(log.matches("a second app consumes this store's events").count(), stores, "{log}");
+    }
+}

@@ -129,9 +129,9 @@ pub(super) struct GroupCursor {
     highest_read: Option<Position>,
     /// Set if the log lacks events that the group needs: its checkpoint must not pass them.
     misses_events: bool,
-    /// The events up to the checkpoint that had a row when the progress was loaded, if a range was due then. The range
-    /// may contain them once more, if the former process ended between writing their rows and saving how far it had
-    /// delivered the range.
+    /// The events up to the checkpoint that had a row when the progress was loaded, and that no range contains since. A
+    /// due range may contain them once more, if the former process ended between writing their rows and saving the
+    /// announcement, or how far it had delivered the range.
     rows_at_load: BTreeSet<Position>,
     /// The pending entries that wait for a handler that is not here.
     without_handler: BTreeSet<u64>,
@@ -356,6 +356,9 @@ impl GroupCursor {
             return Some(Unhandled::LeftPending { is_first: false });
         }
         let location = pending.position.map_or(EventLocation::OnlyInLog(number), EventLocation::Stored);
+        if let Some(position) = pending.position {
+            self.rows_at_load.remove(&position);
+        }
         let passed = self.types.pass_unhandled(&event_type, location, now);
         self.acknowledge(number);
         Some(passed)
@@ -540,7 +543,7 @@ impl GroupCursor {
         self.rows_ahead.clear();
         self.dead_letters_ahead.clear();
         self.highest_finished = None;
-        self.saved_checkpoint = None;
+        (self.saved_checkpoint, self.attempted_checkpoint, self.has_other_writer) = (None, None, false);
         self.is_loaded = false;
         (self.in_flight_through, self.read_limit, self.highest_read) = (None, None, None);
         self.misses_events = false;
@@ -581,9 +584,7 @@ impl GroupCursor {
     /// Loads the types. `restored` are the events with a row up to the checkpoint: a due range may contain them.
     pub(super) fn load_types(&mut self, types: GroupTypes, restored: impl Iterator<Item = Position>) {
         self.types.load(types);
-        if self.types.due().is_some() {
-            self.rows_at_load = restored.collect();
-        }
+        self.rows_at_load = restored.collect();
     }
 
     /// Returns the checkpoint to save: all events up to it are finished or get a row. `None` if it has not moved.
