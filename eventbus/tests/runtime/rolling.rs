@@ -1,11 +1,12 @@
 //! Two releases of a projection that share its rows, of which the newer one knows an event type more.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{Name, NewEvent, Position, ProjectionError, prelude::*, testkit::TableStore};
+use eventbus::{Name, NewEvent, Position, ProjectionError, port::Leases, prelude::*, testkit::TableStore};
 
 use crate::{
-    rows::{OrderRows, append},
+    lines::Lines,
+    rows::{Mood, OrderRows, ROLE, append},
     wait::until,
 };
 
@@ -234,4 +235,32 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
         until("it goes on after a minute", async || old.projected::<nameless::old::Rows>(position).await.is_ok()).await;
     }
     stop(old).await;
+}
+
+/// Red if the retries of a rebuild, which fails at the same event, keep the lease: no other process could handle it, and
+/// this one would not retry it.
+#[tokio::test(start_paused = true)]
+async fn a_projection_that_stops_while_it_is_rebuilt_releases_its_lease_and_goes_on_later() {
+    let store = TableStore::new();
+    let old = run(&store, old::Rows).await;
+    let position = save(&store, 5).await;
+    old.projected::<old::Rows>(position).await.unwrap();
+    stop(old).await;
+    let lines = Lines::default();
+    let _here = lines.capture("eventbus=warn");
+    let mood = Mood::refusing(u32::MAX);
+    let new = crate::rows::app(&store, &mood).await;
+    let position = crate::rows::save(&store, "bad", 0).await;
+    new.projected::<OrderRows>(position).await.map(drop).unwrap_err();
+    until("the lease is released", async || store.lease_of(&ROLE).await.unwrap().is_none()).await;
+    // its retry a minute later fails as well
+    let tries = mood.tries.load(Ordering::SeqCst);
+    until("it is retried", async || mood.tries.load(Ordering::SeqCst) > tries).await;
+    until("the lease is released", async || store.lease_of(&ROLE).await.unwrap().is_none()).await;
+    let log = lines.text();
+    assert_eq!(log.matches("the projection could not be rebuilt, trying again").count(), 1, "{log}");
+    mood.refusals.store(0, Ordering::SeqCst);
+    until("nothing is missing", async || counted(&store).await == 16).await;
+    new.projected::<OrderRows>(position).await.unwrap();
+    stop(new).await;
 }

@@ -19,10 +19,7 @@ use super::{
 use crate::{
     domain::stream::Position,
     port::FeedFilter,
-    runtime::{
-        definition::{Projection, ProjectionKind},
-        held_lease::HeldLease,
-    },
+    runtime::definition::{Projection, ProjectionKind},
     support::Outage,
 };
 
@@ -135,15 +132,16 @@ async fn check_is_fed_here(name: &'static str, context: &RunnerContext) -> Resul
     }
 }
 
-/// Rebuilds the rows beside the live ones; retries while this process holds the lease.
+/// Rebuilds the rows beside the live ones; retries until the feed of the live ones has ended.
 pub(super) async fn rebuild_until_done<P: Projection>(
     inner: &ProjectionInner<P>,
     context: &RunnerContext,
-    held_lease: &HeldLease,
+    outage: &mut Outage,
+    feed_ended: &CancellationToken,
     cancel: &CancellationToken,
 ) {
-    let (projection, mut outage) = (P::definition().name, Outage::new(context.clock.clone()));
-    while !held_lease.ended().is_cancelled() {
+    let projection = P::definition().name;
+    while !feed_ended.is_cancelled() {
         let rebuilt = rebuild_in_app(inner, context, cancel, Box::new(drop), Duration::ZERO).await;
         match rebuilt {
             Ok(rebuilt) => {
@@ -157,6 +155,6 @@ pub(super) async fn rebuild_until_done<P: Projection>(
             }
             Err(error) => tracing::debug!(projection, %error, "the projection still could not be rebuilt"),
         }
-        held_lease.ended().run_until_cancelled(context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
+        feed_ended.run_until_cancelled(context.clock.sleep(REBUILD_RETRY_INTERVAL)).await;
     }
 }

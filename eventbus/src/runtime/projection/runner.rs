@@ -27,6 +27,7 @@ use crate::{
         feed_poller::FeedPoller,
         held_lease::{HeldLease, LeaseOutage, LeaseRequest},
     },
+    support::Outage,
 };
 
 /// Time limit for saving the checkpoint when the feed ends. Real time: it is the reply of a server.
@@ -45,6 +46,7 @@ const FINAL_SAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// | live | the store fails | live after a backoff; with rows in the store, loads the checkpoint again |
 /// | live | the lease is lost, as to a rebuild that seizes it to switch the rows | standby; follows the checkpoint |
 /// | live | a method fails for good, or an event cannot be read | stopped before the event; releases the lease |
+/// | live, and rebuilds beside | the same | as live, once the attempt at the rebuild has ended; it has no retry |
 /// | live | a rebuild of rows that are kept outside the store restarts the feed | live from the first event |
 /// | stopped | a minute has passed, or a rebuild or an operator resumes it | standby |
 /// | stopped | another process has passed the event, or an operator has skipped it | standby |
@@ -86,6 +88,7 @@ impl<P: Projection> ProjectionRunner<P> {
             }
             return;
         }
+        let mut rebuild_outage = Outage::new(self.context.clock.clone());
         while let Some(held_lease) =
             wait_for_lease(&self.inner, &self.context, &self.lease_request, &mut feed, &cancel).await
         {
@@ -95,14 +98,22 @@ impl<P: Projection> ProjectionRunner<P> {
                 self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::MissedEvents { .. }));
             }
             let feed_end = match type_check {
-                Ok(TypeCheck::Complete) => self.feed_with_lease(&held_lease, &mut feed).await,
+                Ok(TypeCheck::Complete) => {
+                    rebuild_outage.ends();
+                    self.feed_with_lease(&held_lease, &mut feed).await
+                }
                 Ok(TypeCheck::NeedsRebuild) => {
-                    // concurrent: the live rows serve and advance while the rebuild fills its copies
-                    tokio::join!(
-                        self.feed_with_lease(&held_lease, &mut feed),
-                        rebuild_until_done(&self.inner, &self.context, &held_lease, &cancel)
-                    )
-                    .0
+                    let feed_ended = held_lease.ended().child_token();
+                    let fed = async {
+                        let feed_end = self.feed_with_lease(&held_lease, &mut feed).await;
+                        feed_ended.cancel(); // a rebuild that retries would keep the lease of a projection that stopped
+                        feed_end
+                    };
+                    let rebuilt =
+                        rebuild_until_done(&self.inner, &self.context, &mut rebuild_outage, &feed_ended, &cancel);
+                    // concurrent: the live rows serve and advance while the rebuild fills its copies; the rebuild
+                    // first, as the feed may stop at once because of the missed events
+                    tokio::join!(rebuilt, fed).1
                 }
                 Ok(TypeCheck::Stopped) => FeedEnd::Stopped,
                 Err(error) => {
