@@ -337,10 +337,13 @@ impl InFlight {
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let now = self.clock.instant();
         let mut state = self.state.lock();
+        let mut is_starting = false;
         for id in ids {
+            is_starting |= state.is_starting(id);
             state.remove(id, now);
         }
-        let has_work = state.has_work();
+        // the task of a suspect that begins keeps all other deliveries of the bus waiting
+        let has_work = is_starting || state.has_work();
         self.notify_waiters(state);
         self.room.notify_one();
         if has_work {

@@ -897,6 +897,12 @@ impl InFlightState {
         }
     }
 
+    /// Returns `true` if the entry is a suspect that begins: its task waits until the bus has persisted that.
+    pub(super) fn is_starting(&self, id: &MessageId) -> bool {
+        let item = self.numbers.get(id).and_then(|number| self.items.get(number));
+        item.is_some_and(|item| matches!(item.stage, Stage::NotingStart { .. } | Stage::StartNoted { .. }))
+    }
+
     /// Returns `true` if a worker still runs the entry.
     pub(super) fn is_running(&self, number: u64) -> bool {
         self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Running { .. }))

@@ -299,3 +299,27 @@ async fn suspects_of_one_group_wait_for_the_deliveries_of_another_of_the_bus() {
     stop.cancel();
     working.await.unwrap();
 }
+
+/// Red if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
+#[tokio::test(start_paused = true)]
+async fn letting_go_of_the_only_suspect_while_it_begins_lets_other_groups_go_on() {
+    let willing = RecordingHandler::willing();
+    let one = Bench::new([willing.subscriber("one")]);
+    let context = GroupContext { subscribers: Subscribers::default(), ..one.context.clone() };
+    context.subscribers.add(GROUP.clone(), willing.subscriber("other"));
+    let in_flight = Arc::new(InFlight::new(9, usize::MAX, SharedClock::SYSTEM));
+    let (stop, working) = (CancellationToken::new(), Arc::clone(&in_flight));
+    let signal = StopSignal::from_token(stop.clone());
+    let working = tokio::spawn(async move { run_workers(&working, &context, &signal).await });
+    one.add([redelivered("a", 1, waiting(0))]);
+    run_ready_tasks().await;
+    assert_eq!(begins(&one.take_disposed()), [(id(1), 1)]);
+    in_flight.add([entry("b", 2)]);
+    run_ready_tasks().await;
+    assert!(willing.begun().is_empty(), "the suspect is to run alone");
+    one.in_flight.release([&id(1)]);
+    run_ready_tasks().await;
+    assert_eq!(willing.begun(), [2]);
+    stop.cancel();
+    working.await.unwrap();
+}
