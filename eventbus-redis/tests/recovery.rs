@@ -406,6 +406,29 @@ async fn an_end_of_a_process_counts_though_the_next_one_takes_long_to_read() {
     bus.stop_consuming().await;
 }
 
+/// Red if an entry that is read again after a process end, and not begun, is in flight.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspect_that_was_not_begun_is_no_more_suspect_when_its_process_ends() {
+    let config = RedisEventBusConfig { pending_idle_ms: 60_000, concurrency: 2, ..quick() };
+    let watcher = connect(&config).await;
+    publish_numbered(&watcher, 2).await;
+    read_as(&watcher, "stable", 2).await;
+    for ends in [[1, 1], [1, 2]] {
+        let bus = connect(&config).await;
+        let slow = Actor::waiting();
+        slow.join(&bus);
+        let consumer = start(&bus).await;
+        until("one runs", async || slow.begun().len() == 1).await;
+        never("both run", Duration::from_millis(300), async || slow.begun().len() > 1).await;
+        kill(consumer).await;
+        let noted = notes(&watcher).await;
+        let count = |note: &String| (1..9).find(|ends| note.contains(&format!(r#""process_ends":{ends}"#)));
+        let mut counted: Vec<_> = noted.values().filter_map(count).collect();
+        counted.sort_unstable();
+        assert_eq!(counted, ends, "{noted:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_stops_are_no_ends_of_processes() {
     // what was in flight when a process ended is noted before it begins; stopping then must not count

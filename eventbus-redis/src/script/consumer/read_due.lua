@@ -1,5 +1,6 @@
 -- Reads due entries again that are pending on the consumer. The attempts of one that has waited lose the time of the
--- retry: its handlers are about to run, so it must count as in flight if the process ends.
+-- retry: its handlers are about to run, so it must count as in flight if the process ends. A suspect keeps it: the
+-- consumer saves its start before its handlers run, and that removes the time.
 -- KEYS  stream, retry, relay   ARGV  group, consumer, then id, '1' if it has waited, ...
 -- Replies {entries, their attempts as JSON or false, ids of deleted entries, ids that a different consumer has claimed
 -- or finished, ids that a recreated group has yet to read}.
@@ -17,7 +18,7 @@ for i = 3, #ARGV, 2 do
     list[#list + 1] = id
   else
     local noted = redis.call('HGET', retry, id)
-    if noted and ARGV[i + 1] == '1' then
+    if noted and ARGV[i + 1] == '1' and not string.find(noted, '"process_ends":[1-9]') then
       local begun, changed = string.gsub(noted, ',"next_at":%d+', '', 1)
       -- refused by a server out of memory: then the entry only counts as waiting
       if changed == 1 then redis.pcall('HSET', retry, id, begun) end
