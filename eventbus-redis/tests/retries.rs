@@ -15,7 +15,7 @@ use std::{
 use common::{
     actor::{
         Act, Actor, connect, dead_letter_count, give, kill, named, never, notes, pending, publish_all,
-        publish_numbered, quick, until_finished,
+        publish_numbered, quick, read_as, retry_key, until_finished,
     },
     seen::{command, start},
     until,
@@ -564,4 +564,35 @@ async fn a_note_that_comes_too_late_ends_the_retries_here() {
     until("the failure is counted", async || bus.stats().events_processed_failed == 1).await;
     never("it is tried again", Duration::from_millis(400), async || tries.load(Ordering::SeqCst) > 1).await;
     bus.stop_consuming().await;
+}
+
+/// Red if a script that is repeated, as its reply was lost, finds that the entry was claimed, or writes a second letter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_written_once_more_is_the_one_that_is_there() {
+    let bus = connect(&quick()).await;
+    let (stream, group, letters) =
+        (bus.config().stream_name(), bus.default_group().to_string(), bus.config().dlq_stream_name());
+    let entries = publish_all(&bus, &["there", "deleted"]).await;
+    read_as(&bus, "stable", 2).await;
+    let _: u64 = command(&bus, "XDEL", &[&stream, &entries[1]]).await;
+    let script = redis::Script::new(include_str!("../src/script/consumer/move_to_dead_letters.lua"));
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    let mut write = async |entry: &str, at: &str, failed_at: &str| -> Option<String> {
+        let own = [("original_message_id", entry), ("dlq_timestamp", at), ("last_failed_at", failed_at)];
+        let mut script = script.key(&stream);
+        script.key(retry_key(&bus)).key(&letters).arg(&group).arg("stable").arg(entry).arg(own.len() * 2);
+        for (name, value) in own.into_iter().chain([("event_type", "OrderCreated")]) {
+            script.arg(name).arg(value);
+        }
+        script.invoke_async(&mut connection).await.unwrap()
+    };
+    for entry in &entries {
+        let letter = write(entry, "1", "1").await.unwrap();
+        let _: String = command(&bus, "XADD", &[&letters, "*", "error", "of another"]).await;
+        assert_eq!(write(entry, "2", "1").await, Some(letter));
+    }
+    assert_eq!(dead_letter_count(&bus).await, 4);
+    assert_eq!(write(&entries[0], "2", "3").await, None, "the letter is of another failure");
+    assert!(write(&entries[1], "2", "3").await.is_some(), "only this consumer still has the event");
+    assert_eq!(dead_letter_count(&bus).await, 5);
 }

@@ -2,14 +2,35 @@
 -- KEYS  stream, retry, dead letters
 -- ARGV  group, consumer, id, number of own fields, own fields ..., the entry's fields as in memory ... (if it was
 --       deleted)
--- Replies with the dead letter's id, or false if the entry is no longer pending on this consumer.
+-- Replies with the dead letter's id, also if an earlier run wrote it whose reply was lost; or false if the entry is no
+-- longer pending on this consumer.
 -- Lua passes on fewer than 8000 values at once: of an entry with more names and values the dead letter keeps the first.
 local MOST = 7800
+-- The newest dead letters that are searched for that of an earlier run.
+local MOST_SINCE = 1000
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]
 local is_mine = #redis.call('XPENDING', stream, group, id, id, 1, me) == 1
-if entry and not is_mine then return false end
 local own = tonumber(ARGV[4])
+local function is_same(letter)
+  local first = #letter - own
+  for i = 1, own, 2 do
+    local name, value = ARGV[4 + i], ARGV[5 + i]
+    local is_equal = letter[first + i + 1] == value or name == 'dlq_timestamp'
+    if letter[first + i] ~= name or not is_equal then return false end
+  end
+  return true
+end
+if not is_mine then
+  local last = '+'
+  for _ = 1, MOST_SINCE do
+    local letter = redis.call('XREVRANGE', dead, last, '-', 'COUNT', 1)[1]
+    if not letter then break end
+    if is_same(letter[2]) then return letter[1] end
+    last = '(' .. letter[1]
+  end
+  if entry then return false end
+end
 local fields = { 'XADD', dead, '*' }
 if entry then
   for i = 1, math.min(#entry[2], MOST) do fields[#fields + 1] = entry[2][i] end
