@@ -82,10 +82,11 @@ impl OpenEvents {
         self.progress.open.entry(id).or_default().clone()
     }
 
-    /// Returns the attempts of an event that is in flight again; one that has waited for its retry waits no longer.
+    /// Returns the attempts of an event that is in flight again; one that has waited for its retry waits no longer. A
+    /// suspect keeps its retry time until its start is saved: queued, it is not in flight.
     pub(super) fn resume(&mut self, id: u64, has_waited: bool) -> DeliveryAttempts {
         let attempts = self.progress.open.entry(id).or_default();
-        self.is_dirty |= has_waited && attempts.next_at.take().is_some();
+        self.is_dirty |= has_waited && attempts.process_ends == 0 && attempts.next_at.take().is_some();
         attempts.clone()
     }
 
@@ -129,6 +130,24 @@ impl OpenEvents {
     pub(super) fn clear_without_handler(&mut self) {
         for id in std::mem::take(&mut self.without_handler) {
             self.replays.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspect_keeps_the_time_of_its_retry_when_it_is_read_again() {
+        let mut open = OpenEvents::new(Progress::default());
+        for (id, process_ends, next_at) in [(1, 0, None), (2, 1, Some(7))] {
+            let mut attempts = DeliveryAttempts::default();
+            (attempts.process_ends, attempts.next_at) = (process_ends, Some(7));
+            open.save_attempts(id, attempts);
+            open.set_saved();
+            assert_eq!(open.resume(id, true).next_at, next_at);
+            assert_eq!(open.is_dirty(), next_at.is_none(), "{process_ends} process ends");
         }
     }
 }

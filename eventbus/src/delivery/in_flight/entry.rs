@@ -21,7 +21,8 @@ pub struct DueEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
     /// Set if the entry has waited until the retry time in its attempts. It is about to be handled: the bus removes
-    /// that time from the persisted attempts, so that the entry counts as in flight if the process ends.
+    /// that time from the persisted attempts, so that the entry counts as in flight if the process ends. A suspect
+    /// keeps it: persisting [`Disposition::Begin`] removes it.
     pub has_waited: bool,
 }
 

@@ -15,7 +15,7 @@
 //! | – | added; in flight when its process ended | `Waiting` | `process_ends` + 1; `next_at`: in 1 s, 2 s … 1 min |
 //! | – | the same, with `ended_alone` at 5 | `DeadLettering` | moved to the dead letters |
 //! | – | added as a suspect; its process was slow, and lives | `Suspect` | later: `ended_alone` - 1 |
-//! | `Waiting` | its delay has passed; the bus has read it again | `Suspect` | no `next_at`, from now on or when it begins |
+//! | `Waiting` | its delay has passed; the bus has read it again | `Suspect` | – |
 //! | `Suspect` | no other delivery runs | `NotingStart` | `ended_alone` + 1, in advance; no `next_at` |
 //! | `Suspect` | other deliveries run on for as long as its delay was | `NotingStart` | no `next_at` |
 //! | `NotingStart` | the bus has persisted that it begins | `StartNoted`, `Running` | – |
