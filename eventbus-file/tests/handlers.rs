@@ -135,7 +135,7 @@ async fn a_torn_event_is_a_dead_letter_of_the_group_and_the_others_go_on() {
     consume(&queue);
     settled(&queue).await;
     assert_eq!(*seen.lock().unwrap(), ["1", "3"]);
-    let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let [letter] = &letters[..] else { panic!("{letters:?}") };
     assert!(letter.record.is_none());
     let error = letter.error.as_deref().unwrap();
@@ -244,5 +244,5 @@ async fn replays_are_taken_as_far_as_there_is_room() {
     gate.add_permits(8);
     settled(&queue).await;
     assert_eq!(started.load(Ordering::Relaxed), 7, "the last was not yet taken");
-    assert!(queue.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
+    assert!(queue.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.is_empty());
 }

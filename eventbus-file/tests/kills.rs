@@ -325,7 +325,7 @@ async fn an_event_that_ends_its_process_five_times_alone_becomes_a_dead_letter_a
         printed.extend(if worker.has_ended() { worker.wait().1 } else { worker.kill() });
     }
     assert_eq!(ends, 6, "once beside others, five times alone");
-    let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
     let [letter] = &letters[..] else { panic!("{letters:?}") };
     assert_eq!(letter.record.as_ref().unwrap().metadata().aggregate_id().as_str(), KILLER);
     let handled: BTreeSet<_> =

@@ -164,7 +164,7 @@ async fn an_event_that_cannot_be_decoded_here_waits_for_a_worker_of_its_version(
     let mut tried = Release::start(&queue, SHIPPED, None, false).await.end(2).await;
     tried.sort_unstable();
     assert_eq!(tried, [2, 3, 4]);
-    let letters = queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     assert_eq!(letters.len(), 1, "a version that no release announced waits for none: {letters:?}");
     assert_eq!(Release::start(&queue, SHIPPED_2, None, true).await.end(0).await, [2, 3]);
 }
@@ -257,7 +257,7 @@ async fn a_replay_of_a_type_that_is_not_handled_any_more_is_skipped_and_never_de
     let queue = fresh().await;
     publish(&queue, "OrderShipped", 1, 1).await;
     let failing = Release::start(&queue, SHIPPED, None, false).await;
-    let letters = async || queue.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = async || queue.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     until("it is a dead letter", async || letters().await.len() == 1).await;
     failing.end(0).await;
     assert!(queue.forget_event_type(queue.default_group(), "OrderShipped").await.unwrap());

@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
     port::{
-        Announced, Backlogs, BusStats, ConnectError, ConsumeError, EventBus, EventStore, GroupProgress, Health,
-        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
-        Subscription,
+        Announced, Backlogs, BusStats, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress,
+        Health, MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber,
+        SubscriberStatus, Subscription,
     },
 };
 use uuid::Uuid;
@@ -17,7 +17,6 @@ use crate::{
     GroupError, GroupStart, History, RedisCommandError, RedisConnectError, RedisEventBusConfig, RepartitionError,
     RetireStoreError, RetiredGroup, Trim, Trimmed, backlog, command,
     consumer::{self, Recovery, RecoveryStats},
-    dead_letter_copies,
     error::{InvalidConfig, boxed, consume_error},
     group, info,
     inner::BusInner,
@@ -340,18 +339,16 @@ impl EventBus for RedisEventBus {
         Some(self)
     }
 
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
+    }
+
     async fn announce(
         &self,
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
         backlog::announce(&self.inner, announced).await.map_err(|error| consume_error(self.inner.destination(), error))
-    }
-
-    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
-        if self.inner.config().enable_dlq && store.notes().is_some() {
-            dead_letter_copies::run_copier(Arc::clone(&self.inner), store).await;
-        }
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {

@@ -1,17 +1,19 @@
 //! The optional ports of the bus: each method calls the function of the module that does it.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use eventbus::{
     Name, Position, RecordedEvent,
     port::{
-        BacklogFill, Backlogs, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, FillOutcome,
-        GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome, RelayTarget,
-        ResyncOutcome, ResyncRequest,
+        BacklogFill, Backlogs, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
+        FillOutcome, GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
 use uuid::Uuid;
 
-use crate::{RedisEventBus, backlog, dead_letters, relay};
+use crate::{RedisEventBus, backlog, dead_letter_copies, dead_letters, relay};
 
 #[async_trait]
 impl RelayTarget for RedisEventBus {
@@ -56,7 +58,7 @@ impl Backlogs for RedisEventBus {
 
 #[async_trait]
 impl DeadLetters for RedisEventBus {
-    async fn dead_letters(
+    async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
         after: Option<&MessageId>,
@@ -65,7 +67,7 @@ impl DeadLetters for RedisEventBus {
         dead_letters::load_page(self.inner(), filter, after, limit).await
     }
 
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+    async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
         dead_letters::load(self.inner(), id).await
     }
 
@@ -83,5 +85,11 @@ impl DeadLetters for RedisEventBus {
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
         dead_letters::discard_all(self.inner(), filter).await
+    }
+
+    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
+        if self.inner().config().enable_dlq && store.notes().is_some() {
+            dead_letter_copies::run_copier(Arc::clone(self.inner()), store).await;
+        }
     }
 }

@@ -77,14 +77,14 @@ async fn stream(bus: &RedisEventBus) -> Vec<Fields> {
 }
 
 async fn all(bus: &RedisEventBus) -> Vec<eventbus::port::DeadLetter> {
-    bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.unwrap().letters
+    bus.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await.unwrap().letters
 }
 
 #[tokio::test]
 async fn a_dead_letter_is_shown_with_all_that_is_known_about_it() {
     let bus = fresh_bus().await;
     let id = bury(&bus, &[&seven(), &[("position", "7")], &OF_PYTHON, &OURS]).await;
-    let letter = bus.dead_letter(&id).await.unwrap().unwrap();
+    let letter = bus.find_dead_letter(&id).await.unwrap().unwrap();
     assert_eq!(letter.id, id);
     assert_eq!(letter.original_message_id, Some(MessageId::new("1795157870693-0")));
     let record = letter.record.unwrap();
@@ -148,7 +148,7 @@ async fn a_publishers_own_fields_survive_though_they_are_named_like_ours() {
     let bus = fresh_bus().await;
     let own = [("group", "theirs"), ("error", "none"), ("attempts", "many")];
     let id = bury(&bus, &[&seven(), &own, &OF_PYTHON]).await;
-    let letter = bus.dead_letter(&id).await.unwrap().unwrap();
+    let letter = bus.find_dead_letter(&id).await.unwrap().unwrap();
     assert_eq!((letter.group, letter.error), (None, None), "Python says nothing about them");
     assert!(bus.replay(&id).await.unwrap());
     assert_eq!(stream(&bus).await, [fields(&[&seven()[..], &own].concat())]);
@@ -193,7 +193,7 @@ async fn dead_letters_are_read_in_pages_and_picked_by_what_they_say() {
     let read = async |filter: &DeadLetterFilter, limit| {
         let (mut sizes, mut ids, mut after) = (Vec::new(), Vec::new(), None);
         loop {
-            let page = bus.dead_letters(filter, after.as_ref(), limit).await.unwrap();
+            let page = bus.list_dead_letters(filter, after.as_ref(), limit).await.unwrap();
             sizes.push(page.letters.len());
             ids.extend(page.letters.into_iter().filter_map(|letter| letter.aggregate_id));
             after = page.next;
@@ -268,7 +268,7 @@ async fn a_discarded_dead_letter_is_gone() {
     let id = bury(&bus, &[&seven(), &OF_PYTHON]).await;
     assert!(bus.discard(&id).await.unwrap());
     assert!(!bus.discard(&id).await.unwrap());
-    assert!(bus.dead_letter(&id).await.unwrap().is_none());
+    assert!(bus.find_dead_letter(&id).await.unwrap().is_none());
     assert!(stream(&bus).await.is_empty());
 }
 
@@ -280,8 +280,8 @@ async fn what_is_wrong_is_said() {
         for error in [
             bus.replay(&id).await.unwrap_err(),
             bus.discard(&id).await.unwrap_err(),
-            bus.dead_letter(&id).await.unwrap_err(),
-            bus.dead_letters(&all, Some(&id), 1).await.unwrap_err(),
+            bus.find_dead_letter(&id).await.unwrap_err(),
+            bus.list_dead_letters(&all, Some(&id), 1).await.unwrap_err(),
         ] {
             assert!(matches!(&error, DeadLetterError::InvalidId { id: said, .. } if *said == id), "{error:?}");
         }
@@ -290,7 +290,7 @@ async fn what_is_wrong_is_said() {
     let error = bus.replay(&empty).await.unwrap_err();
     assert!(matches!(&error, DeadLetterError::Empty { id, .. } if *id == empty), "{error:?}");
     assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), 0);
-    assert!(bus.dead_letter(&empty).await.unwrap().is_some(), "it stays");
+    assert!(bus.find_dead_letter(&empty).await.unwrap().is_some(), "it stays");
 
     let taken = RedisEventBusConfig { dlq_stream_suffix: "_taken".into(), ..bus.config().clone() };
     let _: String = command(&bus, "SET", &[&taken.dlq_stream_name(), "something"]).await;

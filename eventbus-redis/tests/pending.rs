@@ -188,7 +188,7 @@ async fn entries_that_are_no_events_become_dead_letters_and_block_nothing() {
     start(&bus).await;
     until("the event arrived", async || seen.all() == ["good"]).await;
     assert_eq!(settled(&bus).await, 0);
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let errors: Vec<_> = letters.iter().filter_map(|letter| letter.error.as_deref()).collect();
     assert_eq!(errors.len(), 2, "{letters:?}");
     assert!(errors[0].starts_with("`payload` does not parse"), "{errors:?}");

@@ -53,7 +53,7 @@ async fn an_event_that_no_recovery_survives_becomes_a_dead_letter() {
     let stats = recover(&bus).await.unwrap();
     assert_eq!((stats.claimed, stats.dlq, stats.failed), (1, 1, 0));
     assert_eq!(seen.all().len(), 5);
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     assert_eq!(letters[0].error.as_deref(), Some("the process ended 5 times while this event alone was handled"));
 }
 

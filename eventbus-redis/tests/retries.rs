@@ -66,7 +66,7 @@ async fn a_failing_handler_runs_once_and_as_often_again_as_it_may() {
     assert_eq!((failing.begun().len(), own.begun().len(), never_again.begun().len()), (4, 6, 1));
     let attempts: Vec<_> = own.runs().iter().map(|run| run.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4, 5, 6]);
-    let letter = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.remove(0);
+    let letter = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.remove(0);
     assert_eq!(letter.handler.as_deref(), Some("act,never,own"));
     assert_eq!((letter.attempts, letter.retry_count), (Some(6), Some(5)));
     assert_eq!(bus.stats().messages_sent_to_dlq, 1);
@@ -386,7 +386,7 @@ async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
         .map(|name| text(&fields, name))
         .into();
     assert_eq!(said, [id.as_str(), "2", "told to", "fails", "default", "3", r#"["fine"]"#]);
-    let letter = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.remove(0);
+    let letter = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.remove(0);
     let (first, last) = (letter.first_failed_at.unwrap(), letter.last_failed_at.unwrap());
     let earliest = began - time::Duration::milliseconds(1); // they are told to the millisecond
     assert!(earliest <= first && first < last && last <= letter.dead_lettered_at.unwrap(), "{letter:?}");

@@ -167,7 +167,7 @@ async fn what_a_member_that_announces_nothing_tried_counts_as_tried() {
     let attempts =
         |id: &str| -> Vec<u32> { failing.runs().iter().filter(|run| run.id == id).map(|run| run.attempt).collect() };
     assert_eq!((attempts("tried"), attempts("new")), (vec![3, 4], vec![1, 2, 3, 4]));
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     assert!(letters.iter().all(|letter| letter.attempts == Some(4)), "{letters:?}");
 }
 

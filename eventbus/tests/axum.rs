@@ -3,7 +3,7 @@
 
 mod lines;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -17,9 +17,9 @@ use eventbus::{
     App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, ProjectionError,
     PublishedError, StreamId,
     axum::{Mistake, Problem, health_routes, status_routes},
-    port::{AppendError, AppendEvents as _, DeadLetterFilter, DeadLetters as _, ReadError},
+    port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
     prelude::*,
-    testkit::{Fault, FaultyBus, FaultyStore, ManualClock},
+    testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 use lines::Lines;
 use serde_json::{Value, json};
@@ -103,6 +103,28 @@ async fn what_passes_is_to_be_tried_again_and_says_nothing_of_the_inside() {
         assert!(!response.headers().contains_key("retry-after"));
         let (status, body) = read(response).await;
         assert!(status == 500 && !body.to_string().contains("secret"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_bus_without_dead_letters_is_named_to_the_client() {
+    async fn list(State(app): State<App>) -> Result<String, Problem> {
+        let filter = DeadLetterFilter::default();
+        Ok(format!("{:?}", app.bus().require_dead_letters()?.list_dead_letters(&filter, None, 1).await?.letters))
+    }
+    for (bus, answer) in [
+        (Arc::new(InMemoryEventBus::new()) as Arc<dyn EventBus>, Ok("[]")),
+        (Arc::new(LossyBus::new()), Err("event bus `memory` offers no dead letters")),
+    ] {
+        let app = App::builder().bus(bus).start().await.unwrap();
+        match (list(State(app)).await, answer) {
+            (Ok(listed), Ok(expected)) => assert_eq!(listed, expected),
+            (Err(problem), Err(expected)) => {
+                let (status, body) = read(problem.into_response()).await;
+                assert_eq!((status, body["detail"].as_str()), (501, Some(expected)));
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
 
@@ -274,7 +296,14 @@ async fn a_stored_value_is_in_no_report_and_no_log() {
     let loaded = app.repository::<Account>().load(&"0".parse().unwrap()).await.unwrap_err();
     let letters = async {
         loop {
-            let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+            let letters = app
+                .bus()
+                .dead_letters()
+                .unwrap()
+                .list_dead_letters(&DeadLetterFilter::default(), None, 10)
+                .await
+                .unwrap()
+                .letters;
             let letters: Vec<_> = letters.into_iter().filter_map(|letter| letter.error).collect();
             if letters.len() > 2 {
                 return letters;

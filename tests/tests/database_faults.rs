@@ -75,7 +75,8 @@ fn both_wait(health: &Health, fault: &str) -> bool {
 }
 
 async fn nothing_was_given_up(app: &App) {
-    let dead_letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+    let dead_letters =
+        app.bus().dead_letters().unwrap().list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
     assert!(dead_letters.letters.is_empty(), "{dead_letters:?}");
     for status in app.projections().await.unwrap() {
         assert!(status.stopped.is_none(), "{status:?}");
@@ -387,7 +388,14 @@ mod postgres {
         let events = vec![NewEvent::from_event(&Slept {}).unwrap()];
         place.app.store().append(&stream, ExpectedVersion::Any, events).await.unwrap();
         wait_until("it is a dead letter", async || {
-            let dead_letters = place.app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap();
+            let dead_letters = place
+                .app
+                .bus()
+                .dead_letters()
+                .unwrap()
+                .list_dead_letters(&DeadLetterFilter::default(), None, 10)
+                .await
+                .unwrap();
             dead_letters.letters.len() == 1
         })
         .await;

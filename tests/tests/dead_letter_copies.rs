@@ -103,7 +103,7 @@ impl Place {
     }
 
     async fn list_dead_letters(&self) -> Vec<DeadLetter> {
-        let page = self.bus().await.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.unwrap();
+        let page = self.bus().await.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await.unwrap();
         page.letters
     }
 
@@ -219,9 +219,9 @@ async fn copies_follow_the_dead_letters(store: Arc<dyn EventStore>) {
     place.until("the copy of a replayed one is gone", async || copies(&store).await.len() == 3).await;
     place.ask::<u64>(&["XDEL", &place.dead_letters(), ours[1].as_str()]).await;
     place.until("the copy of a deleted one is gone", async || copies(&store).await.len() == 2).await;
-    assert!(app.bus().discard(&ours[2]).await.unwrap());
+    assert!(app.bus().dead_letters().unwrap().discard(&ours[2]).await.unwrap());
     place.until("the copy of a discarded one is gone", async || copies(&store).await.len() == 1).await;
-    assert!(app.bus().replay(&ours[3]).await.unwrap());
+    assert!(app.bus().dead_letters().unwrap().replay(&ours[3]).await.unwrap());
     place.until("no copy is left", async || copies(&store).await.is_empty()).await;
     place.until("both are handled", async || place.fate.handled.load(Ordering::SeqCst) == 2).await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();
@@ -256,7 +256,10 @@ async fn a_flush_loses_no_dead_letter(store: Arc<dyn EventStore>) {
     assert!(died.is_sorted_by_key(|at| at.map(|at| at.unix_timestamp_nanos() / 1_000_000)), "oldest first");
     app.settled().await.unwrap();
     let handled = place.fate.handled.load(Ordering::SeqCst);
-    assert_eq!(app.bus().replay_all(&DeadLetterFilter::default()).await.unwrap(), DEAD_LETTERS as u64);
+    assert_eq!(
+        app.bus().dead_letters().unwrap().replay_all(&DeadLetterFilter::default()).await.unwrap(),
+        DEAD_LETTERS as u64
+    );
     place.settled(&store, 0).await;
     place.until("they are handled", async || place.fate.handled.load(Ordering::SeqCst) >= handled + DEAD_LETTERS).await;
     app.shutdown(Duration::from_secs(60)).await.unwrap();

@@ -205,7 +205,7 @@ async fn what_a_killed_consumer_had_in_hand_is_handled_by_the_other_and_nothing_
             times.iter().filter(|(_, times)| **times > 1).map(|(id, _)| (*id).to_owned()).collect();
         assert!(twice.is_subset(&left), "round {round}: {:?}", twice.difference(&left));
         assert!(times.values().all(|times| *times <= 2), "round {round}: {times:?}");
-        let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
+        let dead = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
         assert!(dead.is_empty(), "round {round}: {dead:?}");
         // entries are read ahead for a moment only, and each success is acknowledged within milliseconds
         assert!(twice.len() <= 16, "round {round}: {} were handled twice", twice.len());
@@ -263,7 +263,7 @@ async fn an_event_that_ends_its_process_is_found_out_and_takes_no_other_with_it(
         let (note, alone) = (note_of_killer(&bus).await, ends - 1);
         let expected = format!(r#""process_ends":{alone},"ended_alone":{alone}"#);
         assert!(note.contains(&expected), "{what}: {note}");
-        let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+        let dead = bus.list_dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
         assert_eq!(dead.len(), 0, "{what}: not before the fifth");
     };
     tokio::join!(
@@ -295,7 +295,7 @@ async fn with_partitions_an_event_that_ends_its_process_five_times_alone_becomes
             handled.extend(consumer.kill());
         }
         assert_eq!(ends, 6, "{what}: once beside other events, five times alone");
-        let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+        let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
         let dead: Vec<_> = dead_letters.iter().flat_map(|dead_letter| &dead_letter.record).collect();
         let dead: Vec<_> = dead.iter().map(|event| event.metadata().aggregate_id().as_str()).collect();
         assert_eq!(dead, [KILLER], "{what}");
@@ -327,7 +327,7 @@ async fn consumers_that_are_killed_at_random_make_no_dead_letters() {
     until("all are handled", async || is_finished(&bus).await).await;
     handled.extend(last.kill());
     assert_eq!(handled, ids);
-    let dead = bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
+    let dead = bus.list_dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters;
     assert!(dead.is_empty(), "{dead:?}");
     println!("{KILLS} kills, {count} events handled before the last, no dead letters");
 }

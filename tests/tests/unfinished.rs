@@ -269,7 +269,7 @@ async fn a_killed_process_leaves_its_rows(place: &str) {
     assert_eq!(of_bad, bad, "in the order of their aggregate");
     handled.extend(last);
     assert_eq!(handled.len(), OTHERS + 2, "all are handled");
-    assert_eq!(bus.dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.len(), 0);
+    assert_eq!(bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.len(), 0);
     running.shutdown(Duration::from_secs(30)).await.unwrap();
 }
 

@@ -15,7 +15,7 @@ use crate::{
 
 #[async_trait]
 impl DeadLetters for FileQueue {
-    async fn dead_letters(
+    async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
         after: Option<&MessageId>,
@@ -27,13 +27,13 @@ impl DeadLetters for FileQueue {
             .await
     }
 
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+    async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
         let stem = parse_id(self.inner(), id)?;
         with_dead_letters(self.inner(), move |letters| letters.load_dead_letter(&stem)).await
     }
 
     async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let Some(dead_letter) = self.dead_letter(id).await? else {
+        let Some(dead_letter) = self.find_dead_letter(id).await? else {
             return Ok(false);
         };
         if dead_letter.record.is_none() {

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
     port::{
-        Announced, BusStats, ConsumeError, EventBus, EventStore, GroupInfo, GroupProgress, Health, MessageId,
-        PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
+        Announced, BusStats, ConsumeError, DeadLetters, EventBus, EventStore, GroupInfo, GroupProgress, Health,
+        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
         Subscription,
     },
     support::check_records,
@@ -51,6 +51,10 @@ impl EventBus for FileQueue {
     }
 
     fn relay_target(&self) -> Option<&dyn RelayTarget> {
+        Some(self)
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         Some(self)
     }
 

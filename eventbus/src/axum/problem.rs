@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     domain::error::{Error, Never},
-    port::ReadError,
+    port::{DeadLetterError, ReadError},
     runtime::{
         app::PublishedError,
         projection::ProjectionError,
@@ -188,6 +188,18 @@ impl From<PublishedError> for Problem {
         match error {
             PublishedError::TimedOut { .. } | PublishedError::Stopped { .. } => Self::unavailable(error),
             PublishedError::NoRelay | PublishedError::Relay(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<DeadLetterError> for Problem {
+    fn from(error: DeadLetterError) -> Self {
+        match error {
+            DeadLetterError::InvalidId { .. } => Self::new(StatusCode::NOT_FOUND, error.to_string()),
+            DeadLetterError::Empty { .. } => Self::new(StatusCode::CONFLICT, error.to_string()),
+            DeadLetterError::Unsupported { .. } => Self::new(StatusCode::NOT_IMPLEMENTED, error.to_string()),
+            _ if error.is_retryable() => Self::unavailable(error),
+            _ => Self::internal(error),
         }
     }
 }

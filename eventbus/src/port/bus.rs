@@ -48,7 +48,7 @@ impl GroupProgress {
     label = "not an event bus",
     note = "buses are `InMemoryEventBus`, `RedisEventBus`, `FileQueue`, or an `Arc` of one; did you forget to `.await?` its constructor?"
 )]
-pub trait EventBus: DeadLetters + 'static {
+pub trait EventBus: Send + Sync + 'static {
     /// Returns the name of the events' destination; durable, part of the relay's checkpoint name.
     fn destination(&self) -> &Name;
 
@@ -88,6 +88,10 @@ pub trait EventBus: DeadLetters + 'static {
         None
     }
 
+    /// Returns the dead letters, if the bus keeps any; also where its configuration makes none any more, since it may
+    /// hold older ones.
+    fn dead_letters(&self) -> Option<&dyn DeadLetters>;
+
     /// Records for good which event types groups handle: the groups skip none of them from now on, and the bus delivers
     /// the events of these types that they skipped recently. Types that a group began to skip long ago are returned and
     /// not announced, unless the handler's [start](Announced::start) says whether the bus delivers these events. A bus
@@ -118,14 +122,6 @@ pub trait EventBus: DeadLetters + 'static {
     async fn resume_from(&self, store: Arc<dyn EventStore>) -> Result<Option<Position>, CheckpointError> {
         drop(store);
         Ok(None)
-    }
-
-    /// Copies the bus's dead letters to the store that holds their events, and restores those that the bus has lost.
-    /// Never completes on a bus that does so; an app runs it, and drops it when the app stops.
-    ///
-    /// A bus that keeps its dead letters only in the store, or in files, makes no copies.
-    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
-        drop(store);
     }
 
     /// Connects a bus that was made without connecting; has no effect if the bus is, or once was, connected. An app

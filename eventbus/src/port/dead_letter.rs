@@ -3,12 +3,14 @@
 //! Invariant: a dead letter of any writer is listed, shown and can be replayed. Fields that its writer left out are
 //! `None`.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use auto_impl::auto_impl;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::MessageId;
+use super::{EventStore, MessageId};
 use crate::domain::{error::BoxError, name::Name, record::RecordedEvent, shown};
 
 /// A delivery that a group gave up.
@@ -159,21 +161,20 @@ impl DeadLetterPage {
     }
 }
 
-/// Lists, replays and discards the dead letters of a bus.
-///
-/// The provided bodies are those of a bus that keeps no dead letters.
+/// Lists, replays and discards the dead letters of a bus, which offers it as
+/// [`EventBus::dead_letters`](super::EventBus::dead_letters).
 ///
 /// # Examples
 /// ```
 /// use eventbus::port::{DeadLetterError, DeadLetterFilter, DeadLetters};
 ///
 /// /// Prints and replays the dead letters of one handler.
-/// async fn after_the_fix(bus: &dyn DeadLetters) -> Result<u64, DeadLetterError> {
+/// async fn after_the_fix(dead_letters: &dyn DeadLetters) -> Result<u64, DeadLetterError> {
 ///     let filter = DeadLetterFilter { handler: Some("send_receipt".into()), ..Default::default() };
-///     for dead_letter in bus.dead_letters(&filter, None, 20).await?.letters {
+///     for dead_letter in dead_letters.list_dead_letters(&filter, None, 20).await?.letters {
 ///         println!("{} failed: {}", dead_letter.id, dead_letter.error.unwrap_or_default());
 ///     }
-///     bus.replay_all(&filter).await
+///     dead_letters.replay_all(&filter).await
 /// }
 /// ```
 #[async_trait]
@@ -186,24 +187,18 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     /// [`DeadLetterError`].
     #[doc(alias = "get_dlq_messages")]
-    async fn dead_letters(
+    async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
         after: Option<&MessageId>,
         limit: usize,
-    ) -> Result<DeadLetterPage, DeadLetterError> {
-        let _ = (filter, after, limit);
-        Ok(DeadLetterPage::default())
-    }
+    ) -> Result<DeadLetterPage, DeadLetterError>;
 
     /// Returns one dead letter; `None` if it is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`].
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-        let _ = id;
-        Ok(None)
-    }
+    async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError>;
 
     /// Delivers a dead letter again to the group that gave it up, without the handlers that had succeeded, and removes
     /// it from the dead letters, both or neither. If the group is not known, every group gets it. Its order among the
@@ -212,37 +207,33 @@ pub trait DeadLetters: Send + Sync {
     /// # Errors
     /// [`DeadLetterError`].
     #[doc(alias = "replay_dlq_message")]
-    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let _ = id;
-        Ok(false)
-    }
+    async fn replay(&self, id: &MessageId) -> Result<bool, DeadLetterError>;
 
     /// Replays the matching dead letters that exist at the time of the call, each once, also if it becomes a dead
     /// letter again. Returns how many.
     ///
     /// # Errors
     /// [`DeadLetterError`]; those replayed until then stay replayed, and a second call goes on with the rest.
-    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let _ = filter;
-        Ok(0)
-    }
+    async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError>;
 
     /// Deletes a dead letter. Returns `false` if it is gone.
     ///
     /// # Errors
     /// [`DeadLetterError`].
-    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
-        let _ = id;
-        Ok(false)
-    }
+    async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError>;
 
     /// Deletes the matching dead letters that exist at the time of the call. Returns how many.
     ///
     /// # Errors
     /// [`DeadLetterError`]; those deleted until then stay deleted.
-    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        let _ = filter;
-        Ok(0)
+    async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError>;
+
+    /// Copies the dead letters to the store that holds their events, and restores those that the bus has lost. Never
+    /// completes on a bus that does so; an app runs it, and drops it when the app stops.
+    ///
+    /// A bus that keeps its dead letters only in the store, or in files, makes no copies.
+    async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {
+        drop(store);
     }
 }
 
@@ -250,6 +241,12 @@ pub trait DeadLetters: Send + Sync {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLetterError {
+    /// The bus offers no dead letters.
+    #[error("event bus `{destination}` offers no dead letters")]
+    Unsupported {
+        /// The bus.
+        destination: Name,
+    },
     /// The id is not one that this bus gives.
     #[error("`{id}` is no id of a dead letter of `{destination}`")]
     InvalidId {

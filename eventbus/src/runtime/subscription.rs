@@ -16,7 +16,10 @@ use crate::{
         name::Name,
         record::{EventSet, RecordedEvent},
     },
-    port::{ConsumeError, EventBus, HandlerError, Requirements, StateMap, Subscriber, Subscription},
+    port::{
+        ConsumeError, DeadLetterError, DeadLetters, EventBus, HandlerError, Requirements, StateMap, Subscriber,
+        Subscription,
+    },
 };
 
 /// A handler of events of type `E`: a closure, or a value with an `async fn handle`.
@@ -111,6 +114,14 @@ pub trait EventBusExt: EventBus {
             Box::pin(async move { projection.inner().handle_from_bus(delivery).await })
         });
         self.add_subscriber(self.default_group().clone(), subscriber)
+    }
+
+    /// Returns the dead letters of the bus, to list, replay and discard them.
+    ///
+    /// # Errors
+    /// [`DeadLetterError::Unsupported`] if the bus offers none.
+    fn require_dead_letters(&self) -> Result<&dyn DeadLetters, DeadLetterError> {
+        self.dead_letters().ok_or_else(|| DeadLetterError::Unsupported { destination: self.destination().clone() })
     }
 
     /// Returns the number of subscribers, wildcards aside; a projection of two types counts as two.

@@ -5,9 +5,10 @@
 
 /// Implements ports of a double by passing each call on to the value that it wraps.
 ///
-/// The arguments are the type, the wrapped value, and the ports. For an event bus, write the methods for publishers by
-/// hand, all of them and in this order, so that none falls back to the body that the port provides: `publish`,
-/// `publish_feed`, `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`. The macro passes on the rest.
+/// The arguments are the type, the wrapped value, and the ports. For an event bus, write what it offers and the methods
+/// for publishers by hand, all of them and in this order, so that none falls back to the body that the port provides:
+/// `publish`, `publish_feed`, `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`. The
+/// macro passes on the rest.
 ///
 /// # Examples
 /// ```
@@ -268,6 +269,7 @@ macro_rules! __delegate {
         async fn publish_feed($($publish_feed:tt)*) -> $published_feed:ty $do_publish_feed:block
         fn relay_target($($relay_target:tt)*) -> $target:ty $do_relay_target:block
         fn backlogs($($backlogs:tt)*) -> $backlog:ty $do_backlogs:block
+        fn dead_letters($($dead_letters:tt)*) -> $dead_letter:ty $do_dead_letters:block
         async fn announce($($announce:tt)*) -> $announced:ty $do_announce:block
         fn is_durable($($is_durable:tt)*) -> $durable:ty $do_is_durable:block
         async fn resume_from($($resume_from:tt)*) -> $resumed:ty $do_resume_from:block
@@ -285,15 +287,13 @@ macro_rules! __delegate {
 
                 fn backlogs($($backlogs)*) -> $backlog $do_backlogs
 
+                fn dead_letters($($dead_letters)*) -> $dead_letter $do_dead_letters
+
                 async fn announce($($announce)*) -> $announced $do_announce
 
                 fn is_durable($($is_durable)*) -> $durable $do_is_durable
 
                 async fn resume_from($($resume_from)*) -> $resumed $do_resume_from
-
-                async fn copy_dead_letters(&$self, store: Arc<dyn EventStore>) {
-                    $inner.copy_dead_letters(store).await;
-                }
 
                 fn destination(&$self) -> &Name {
                     $inner.destination()
@@ -359,45 +359,8 @@ macro_rules! __delegate {
     };
     (@EventBus $($other:tt)*) => {
         compile_error!(
-            "what a bus does for those who publish is written by hand, in this order: `publish`, `publish_feed`, \
-             `relay_target`, `backlogs`, `announce`, `is_durable`, `resume_from`"
+            "what a bus offers, and what it does for those who publish, is written by hand, in this order: `publish`, \
+             `publish_feed`, `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`"
         );
-    };
-    (@DeadLetters $type:ty, $self:ident, $inner:expr, {}) => {
-        const _: () = {
-            use $crate::__private::ports::*;
-            #[deny(clippy::missing_trait_methods)]
-            #[async_trait]
-            impl DeadLetters for $type {
-                async fn dead_letters(
-                    &$self,
-                    filter: &DeadLetterFilter,
-                    after: Option<&MessageId>,
-                    limit: usize,
-                ) -> Result<DeadLetterPage, DeadLetterError> {
-                    $inner.dead_letters(filter, after, limit).await
-                }
-
-                async fn dead_letter(&$self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
-                    $inner.dead_letter(id).await
-                }
-
-                async fn replay(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
-                    $inner.replay(id).await
-                }
-
-                async fn replay_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-                    $inner.replay_all(filter).await
-                }
-
-                async fn discard(&$self, id: &MessageId) -> Result<bool, DeadLetterError> {
-                    $inner.discard(id).await
-                }
-
-                async fn discard_all(&$self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-                    $inner.discard_all(filter).await
-                }
-            }
-        };
     };
 }

@@ -187,7 +187,7 @@ impl fmt::Debug for FaultyBus {
     }
 }
 
-delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
+delegate!(FaultyBus, self => self.bus; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.refused.check(self.destination(), events)?;
         self.with_fault(self.bus.publish(events)).await
@@ -205,6 +205,10 @@ delegate!(FaultyBus, self => self.bus; DeadLetters, EventBus {
 
     fn backlogs(&self) -> Option<&dyn Backlogs> {
         self.bus.backlogs()
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.bus.dead_letters()
     }
 
     async fn announce(

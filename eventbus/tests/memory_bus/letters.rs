@@ -30,7 +30,7 @@ async fn with_dead_letter(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker, Messag
     let info = bus.stream_info().await;
     assert_eq!((info.dlq_messages, info.pending_messages), (1, 0));
     worker.failing.lock().unwrap().clear();
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let id = letters[0].id.clone();
     (bus, worker, id)
 }
@@ -63,13 +63,13 @@ async fn a_restart_delivers_no_dead_letter_and_nothing_that_came_after_it() {
     bus.stop_consuming().await;
     let (bus, worker) = restarted(&kept).await;
     assert_eq!(worker.got(), Vec::<u64>::new());
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let [letter] = &letters[..] else { panic!("{letters:#?}") };
     assert_eq!(letter.id, id, "another process calls it the same");
     assert_eq!(letter.record.as_ref().and_then(RecordedEvent::position), Some(Position::new(2)));
     let described = (letter.handler.as_deref(), letter.error.as_deref(), letter.attempts, letter.group.as_deref());
     assert_eq!(described, (Some("worker"), Some("told to fail"), Some(1), Some("a")));
-    assert!(bus.dead_letter(&id).await.unwrap().is_some());
+    assert!(bus.find_dead_letter(&id).await.unwrap().is_some());
     assert_eq!(bus.stream_info().await.dlq_messages, 1);
     assert!(bus.replay(&id).await.unwrap());
     settled(&bus).await;
@@ -103,7 +103,7 @@ async fn a_dead_letter_that_is_ended_before_the_feed_brings_it_does_not_overtake
         worker.join(&bus, "a");
         let from = bus.resume_from(kept.clone()).await.unwrap().unwrap();
         start(&bus).await;
-        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
         let id = &letters[0].id;
         assert!(if is_again { bus.replay(id).await.unwrap() } else { bus.discard(id).await.unwrap() });
         settled(&bus).await;
@@ -127,7 +127,7 @@ async fn a_dead_letter_that_is_not_saved_yet_is_ended_where_it_is() {
         feed(&bus, &kept.after(Position::START).await).await;
         start(&bus).await;
         until("saving was refused", async || worker.got().len() == 3 && kept.refused.load(Ordering::SeqCst) > 0).await;
-        let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+        let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
         assert_eq!(letters.len(), 1);
         worker.failing.lock().unwrap().clear();
         let id = &letters[0].id;
@@ -173,7 +173,7 @@ async fn dead_letters_of_the_store_and_of_no_store_are_listed_together() {
     for limit in [1, 3, 10, 20] {
         let (mut after, mut found) = (None, Vec::new());
         loop {
-            let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), limit).await.unwrap();
+            let page = bus.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), limit).await.unwrap();
             found.extend(page.letters.iter().map(|letter| letter.record.as_ref().and_then(RecordedEvent::position)));
             after = page.next;
             if after.is_none() {
@@ -199,7 +199,7 @@ async fn a_dead_letter_whose_event_is_lost_keeps_no_other_from_being_replayed() 
         dead_since: Some(OffsetDateTime::UNIX_EPOCH),
     };
     kept.put(&Name::from_static("a"), vec![lost]).await;
-    let letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     assert!(letters.len() == 2 && letters[0].record.is_none());
     let refused = bus.replay(&letters[0].id).await;
     assert!(matches!(refused, Err(DeadLetterError::Empty { .. })), "{refused:?}");
@@ -233,9 +233,9 @@ async fn ids_of_others_are_refused_and_a_closed_bus_says_so() {
     for refused in [bus.replay(&foreign).await, bus.discard(&foreign).await] {
         assert!(matches!(refused, Err(DeadLetterError::InvalidId { .. })), "{refused:?}");
     }
-    let after = bus.dead_letters(&DeadLetterFilter::default(), Some(&foreign), 1).await;
+    let after = bus.list_dead_letters(&DeadLetterFilter::default(), Some(&foreign), 1).await;
     assert!(matches!(after, Err(DeadLetterError::InvalidId { .. })), "{after:?}");
-    let shown = bus.dead_letters(&DeadLetterFilter::default(), None, 0).await.unwrap();
+    let shown = bus.list_dead_letters(&DeadLetterFilter::default(), None, 0).await.unwrap();
     assert_eq!(shown.letters.len(), 1, "at least one, if there is one");
     bus.shutdown(Duration::from_secs(10)).await.unwrap();
     let closed = bus.discard(&id).await;

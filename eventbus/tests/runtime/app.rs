@@ -7,8 +7,9 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, DeadLetterFilter, DeadLetters, EventBus, HealthThresholds, ReadError, ReadFeed as _},
+    port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, HealthThresholds, ReadError, ReadFeed as _},
     prelude::*,
+    testkit::LossyBus,
 };
 use futures_util::TryStreamExt as _;
 use tokio::sync::Semaphore;
@@ -129,10 +130,33 @@ async fn failed_events_are_named_by_settled_and_stay_dead_letters_over_a_restart
     let app = start().await;
     app.settled().await.expect("nothing is delivered again");
     assert_eq!(app.bus().stats().events_consumed, 0);
-    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let letters = app
+        .bus()
+        .dead_letters()
+        .unwrap()
+        .list_dead_letters(&DeadLetterFilter::default(), None, 10)
+        .await
+        .unwrap()
+        .letters;
     assert_eq!(letters.len(), 1, "{letters:#?}");
-    assert!(app.bus().replay(&letters[0].id).await.unwrap());
+    assert!(app.bus().dead_letters().unwrap().replay(&letters[0].id).await.unwrap());
     given_up(&app).await;
+    app.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_bus_that_offers_no_dead_letters_is_named_by_the_error() {
+    let app = App::builder().bus(LossyBus::new()).handler::<refuse>().start().await.unwrap();
+    let shipped = OrderShipped { tracking_number: "T".into() };
+    let event = RecordedEvent::from_event(&shipped, "1".parse().unwrap(), Version::FIRST).unwrap();
+    app.bus().publish(&[event]).await.unwrap();
+    let error = app.settled().await.unwrap_err();
+    assert!(matches!(&error, SettleError::DeadLetters { dead: 1, .. }), "{error}");
+    assert_eq!(error.to_string(), "1 delivery was given up: `refuse` with `OrderShipped` of `Order/1`: no lorry");
+    let Err(error) = app.bus().require_dead_letters() else { panic!("the bus offers dead letters") };
+    assert!(matches!(&error, DeadLetterError::Unsupported { destination } if destination == app.bus().destination()));
+    assert_eq!(error.to_string(), format!("event bus `{}` offers no dead letters", app.bus().destination()));
+    assert!(!error.is_retryable());
     app.shutdown(Duration::from_secs(5)).await.unwrap();
 }
 

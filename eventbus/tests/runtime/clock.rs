@@ -99,7 +99,7 @@ async fn ids_and_times_of_events_are_those_of_the_clock_of_the_app() {
 /// A bus that never answers when it is told what groups handle.
 struct Mute(InMemoryEventBus);
 
-delegate!(Mute, self => self.0; DeadLetters, EventBus {
+delegate!(Mute, self => self.0; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.0.publish(events).await
     }
@@ -114,6 +114,10 @@ delegate!(Mute, self => self.0; DeadLetters, EventBus {
 
     fn backlogs(&self) -> Option<&dyn Backlogs> {
         self.0.backlogs()
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.0.dead_letters()
     }
 
     async fn announce(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
-    port::{Checkpoints, DeadLetterFilter, DeadLetters as _, EventBus, Floors, Publisher, RelayTarget, ResyncRequest},
+    port::{Checkpoints, DeadLetterFilter, EventBus, Floors, Publisher, RelayTarget, ResyncRequest},
     prelude::*,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
@@ -225,7 +225,14 @@ async fn the_log_names_a_dead_letter_by_the_id_that_a_replay_takes() {
     let order = AggregateId::new();
     app.repository::<Order>().upsert(&order, |_| Ok::<_, Never>(created("ada", 1.0))).await.unwrap();
     app.settled().await.unwrap_err();
-    let letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters;
+    let letters = app
+        .bus()
+        .dead_letters()
+        .unwrap()
+        .list_dead_letters(&DeadLetterFilter::default(), None, 1)
+        .await
+        .unwrap()
+        .letters;
     let named = format!("dead_letter={} ", letters[0].id);
     assert!(lines.text().contains(&named), "{named} in\n{}", lines.text());
 }

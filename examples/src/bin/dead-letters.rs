@@ -116,7 +116,7 @@ async fn run(bus: RedisEventBus, tasks: u64, marked: u64, mended: bool) -> Resul
 }
 
 async fn monitor(bus: &RedisEventBus, most: u64) -> Result<ExitCode> {
-    for dead_letter in bus.dead_letters(&DeadLetterFilter::default(), None, 100).await?.letters {
+    for dead_letter in bus.list_dead_letters(&DeadLetterFilter::default(), None, 100).await?.letters {
         println!("Message ID: {}", dead_letter.id);
         println!("  Event type: {}", dead_letter.event_type.unwrap_or_default());
         println!("  Original ID: {}", dead_letter.original_message_id.map(|id| id.to_string()).unwrap_or_default());

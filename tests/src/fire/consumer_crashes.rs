@@ -125,7 +125,7 @@ pub async fn run_random_kills(events: u64, seed: u64) -> Result<RunSummary, Harn
     if handled != events {
         figures.failures.push(format!("{handled} of {events} events were handled"));
     }
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
     if !dead_letters.is_empty() {
         figures.failures.push(format!("{} events are dead letters", dead_letters.len()));
     }
@@ -159,7 +159,7 @@ pub async fn run_poison_event(events: u64) -> Result<RunSummary, HarnessError> {
             () = tokio::time::sleep(Duration::from_millis(200)) => {}
         }
     }
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
     let dead: Vec<_> = dead_letters.iter().filter_map(|dead_letter| dead_letter.aggregate_id.as_deref()).collect();
     if dead != [CRASHING_AGGREGATE] {
         figures.failures.push(format!("dead letters after {:?}: {dead:?}", began.elapsed()));

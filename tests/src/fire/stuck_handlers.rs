@@ -266,7 +266,7 @@ pub async fn run(arguments: &[&str], is_long: bool) -> Result<RunSummary, Harnes
             figures.failures.push(format!("{handled} of {} events were handled", figures.events));
         }
     }
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
     if !dead_letters.is_empty() {
         figures.failures.push(format!("{} events are dead letters", dead_letters.len()));
     }

@@ -62,7 +62,7 @@ async fn what_a_killed_python_had_goes_on_here_with_the_attempts_that_are_left(p
     assert_eq!(failed, rest.collect(), "each is attempted here too");
     assert!(here.failed().len() <= 2 * failed.len() && here.handled().is_empty(), "{:?}", here.failed());
     assert_eq!(bus.stats().messages_recovered, left);
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let attempts: Vec<_> = dead_letters.iter().map(|dead_letter| dead_letter.attempts).collect();
     assert_eq!(attempts, vec![Some(4); failed.len()], "as if one side alone had made the attempts");
 }

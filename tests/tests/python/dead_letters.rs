@@ -22,7 +22,7 @@ use super::{
 const DEADLY: [&str; 3] = ["--failures", "4", "--recover"];
 
 async fn dead_letters(bus: &RedisEventBus) -> Vec<DeadLetter> {
-    bus.dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters
+    bus.list_dead_letters(&DeadLetterFilter::default(), None, 100).await.unwrap().letters
 }
 
 with_each_release!(dead_letters_that_python_made_and_replayed_are_handled_here);

@@ -112,7 +112,7 @@ async fn a_group_shares_what_fails_between_both(python: &Path) {
     let (living, dying): (Vec<_>, Vec<_>) = published.iter().cloned().partition(|event| lives(&event));
     let handled = here.handled().into_iter().chain(texts(&there.said("handled")));
     assert_eq!(sorted(handled), sorted(ids(&living)), "each once");
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, usize::MAX).await.unwrap().letters;
     let dead = dead_letters.iter().map(|dead_letter| id(dead_letter.record.as_ref().unwrap()));
     assert_eq!(sorted(dead), sorted(ids(&dying)), "each once");
     assert!(dead_letters.iter().all(|dead_letter| dead_letter.retry_count == Some(1)));
@@ -189,7 +189,7 @@ async fn what_only_python_handles_is_left_to_it_while_it_is_away_and_while_it_is
     assert_eq!(sorted(by_python), sorted(ids(&for_python)), "each once, and by Python");
     let by_ours = handled.lock().unwrap().clone();
     assert_eq!(sorted([shared, by_ours].concat()), sorted(ids(&for_all)), "each once");
-    assert!(bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
+    assert!(bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters.is_empty());
 }
 
 /// Returns the number of deliveries that the server has counted for the one pending entry.
@@ -219,7 +219,7 @@ async fn python_counts_the_tries_that_were_made_here(python: &Path) {
     settled(&bus).await;
     there.end().await;
     assert_eq!(there.said("failed"), [id(&event)], "the fourth try, and the last");
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 10).await.unwrap().letters;
     let retries: Vec<_> = dead_letters.iter().map(|dead_letter| dead_letter.retry_count).collect();
     assert_eq!(retries, [Some(3)], "as if one side alone had made the attempts");
 }

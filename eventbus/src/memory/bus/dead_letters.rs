@@ -191,7 +191,7 @@ async fn end_all(inner: &BusInner, filter: &DeadLetterFilter, is_replay: bool) -
 
 #[async_trait]
 impl DeadLetters for InMemoryEventBus {
-    async fn dead_letters(
+    async fn list_dead_letters(
         &self,
         filter: &DeadLetterFilter,
         after: Option<&MessageId>,
@@ -203,7 +203,7 @@ impl DeadLetters for InMemoryEventBus {
         Ok(DeadLetterPage::new(dead_letters.into_iter().map(|(_, dead_letter)| dead_letter).collect(), next))
     }
 
-    async fn dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
+    async fn find_dead_letter(&self, id: &MessageId) -> Result<Option<DeadLetter>, DeadLetterError> {
         let id = DeadLetterId::parse(id)?;
         let in_log = open_log(&self.inner)?.dead_letter(&id);
         if in_log.is_some() {

@@ -34,8 +34,8 @@ use self::{
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, BusStats, CheckpointError, ConsumeError, EventBus, EventStore, GroupProgress, Health, MessageId,
-        PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus, Subscription,
+        Announced, BusStats, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, Health,
+        MessageId, PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus, Subscription,
     },
 };
 
@@ -180,6 +180,10 @@ impl EventBus for InMemoryEventBus {
 
     async fn publish_feed(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.inner.publish(events).await
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        Some(self)
     }
 
     fn is_durable(&self) -> bool {

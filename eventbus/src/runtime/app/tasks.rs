@@ -124,7 +124,11 @@ impl AppTasks {
         }
         if store.notes().is_some() {
             let (store, bus, cancel) = (Arc::clone(store), Arc::clone(bus), tasks.cancel.clone());
-            let copying = async move { bus.copy_dead_letters(store).await };
+            let copying = async move {
+                if let Some(dead_letters) = bus.dead_letters() {
+                    dead_letters.copy_dead_letters(store).await;
+                }
+            };
             let copying = async move { cancel.run_until_cancelled(copying).await.unwrap_or_default() };
             tasks.spawn_store_task(run_when_connected(is_connected.clone(), copying, tasks.cancel.clone()));
         }

@@ -116,11 +116,12 @@ async fn check_new_dead_letters(app: &AppInner) -> Result<(), SettleError> {
 /// no event.
 async fn find_unhandled_dead_letter(app: &AppInner, dead: u64) -> Option<String> {
     const DEAD_LETTER_PAGE_SIZE: usize = 100;
+    let dead_letters = app.bus().dead_letters()?;
     let (mut after, mut newest) = (None, VecDeque::new());
     loop {
         // the log has those that cannot be read now
         let filter = DeadLetterFilter::default();
-        let page = app.bus().dead_letters(&filter, after.as_ref(), DEAD_LETTER_PAGE_SIZE).await.ok()?;
+        let page = dead_letters.list_dead_letters(&filter, after.as_ref(), DEAD_LETTER_PAGE_SIZE).await.ok()?;
         let is_ours = |dead_letter: &DeadLetter| {
             app.groups().iter().any(|group| dead_letter.group.as_deref() == Some(group.as_str()))
         };

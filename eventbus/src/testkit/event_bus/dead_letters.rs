@@ -9,14 +9,21 @@ use super::{
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{DeadLetter, DeadLetterFilter},
+    port::{DeadLetter, DeadLetterFilter, DeadLetters},
     support::PAGE_BYTES,
 };
 
 const OTHER_GROUP: Name = Name::from_static("other");
 
+fn require(bus: &Bus) -> &dyn DeadLetters {
+    bus.dead_letters().expect("the suite is for buses that offer dead letters")
+}
+
 async fn list_dead_letters(bus: &Bus) -> Vec<DeadLetter> {
-    let page = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await.expect("dead letters are listed");
+    let page = require(bus)
+        .list_dead_letters(&DeadLetterFilter::default(), None, 1_000)
+        .await
+        .expect("dead letters are listed");
     assert_eq!(page.next, None, "all are on one page");
     page.letters
 }
@@ -52,7 +59,8 @@ pub async fn a_dead_letter_tells_what_happened(bus: Bus, _: Bus) {
     let times = [dead_letter.first_failed_at, dead_letter.last_failed_at, dead_letter.dead_lettered_at];
     assert!(times.iter().all(Option::is_some), "times: {times:?}");
     assert!(times[0] < times[1] && times[1] <= times[2], "times: {times:?}");
-    let shown = bus.dead_letter(&dead_letter.id).await.expect("a dead letter is shown").expect("it is there");
+    let shown =
+        require(&bus).find_dead_letter(&dead_letter.id).await.expect("a dead letter is shown").expect("it is there");
     assert_eq!((&shown.id, &shown.error), (&dead_letter.id, &dead_letter.error), "the requested one");
 }
 
@@ -73,7 +81,7 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     let dead_letters = list_dead_letters(&bus).await;
     let id = &dead_letters[0].id;
     bad.fail_on(&[]);
-    assert!(bus.replay(id).await.expect("a dead letter is replayed"), "it was there");
+    assert!(require(&bus).replay(id).await.expect("a dead letter is replayed"), "it was there");
     wait_until_started(&bad, 3).await;
     publish(&bus, &events(2..=2)).await;
     wait_until_idle(&bus, group).await;
@@ -83,8 +91,11 @@ pub async fn a_replay_reaches_only_who_failed(bus: Bus, _: Bus) {
     assert_eq!(good.started(), [1, 2], "the handler that had succeeded");
     assert_eq!(foreign.started(), [1, 2], "the other group");
     assert_eq!(bus.stream_info().await.dlq_messages, 0, "dead letters");
-    assert!(bus.dead_letter(id).await.expect("the bus looks the dead letter up").is_none(), "it is gone");
-    assert!(!bus.replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
+    assert!(
+        require(&bus).find_dead_letter(id).await.expect("the bus looks the dead letter up").is_none(),
+        "it is gone"
+    );
+    assert!(!require(&bus).replay(id).await.expect("the bus looks the dead letter up"), "it is replayed once");
 }
 
 /// A replayed delivery has all its attempts again; if they all fail it becomes a dead letter again.
@@ -97,7 +108,7 @@ pub async fn a_replay_that_fails_is_a_dead_letter_again(bus: Bus, _: Bus) {
     publish(&bus, &events(1..=3)).await;
     wait_until_idle(&bus, group).await;
     handler.fail_on(&[1]);
-    let replayed = bus.replay_all(&DeadLetterFilter::default()).await.expect("dead letters are replayed");
+    let replayed = require(&bus).replay_all(&DeadLetterFilter::default()).await.expect("dead letters are replayed");
     assert_eq!(replayed, 2, "replayed");
     wait_until_started(&handler, 5 + 3).await;
     wait_until_idle(&bus, group).await;
@@ -124,11 +135,11 @@ pub async fn what_is_discarded_is_gone(bus: Bus, _: Bus) {
     publish(&bus, &[event(CREATED, 1), event(CREATED, 2), event(SHIPPED, 3), event(CREATED, 4)]).await;
     wait_until_idle(&bus, group).await;
     let first = &list_dead_letters(&bus).await[0].id;
-    assert!(bus.discard(first).await.expect("a dead letter is discarded"), "it was there");
-    assert!(!bus.discard(first).await.expect("the bus looks the dead letter up"), "it is discarded once");
-    assert!(!bus.replay(first).await.expect("the bus looks the dead letter up"), "it is gone");
+    assert!(require(&bus).discard(first).await.expect("a dead letter is discarded"), "it was there");
+    assert!(!require(&bus).discard(first).await.expect("the bus looks the dead letter up"), "it is discarded once");
+    assert!(!require(&bus).replay(first).await.expect("the bus looks the dead letter up"), "it is gone");
     let created = DeadLetterFilter { event_type: Some(CREATED.into()), ..DeadLetterFilter::default() };
-    assert_eq!(bus.discard_all(&created).await.expect("dead letters are discarded"), 2, "those of the type");
+    assert_eq!(require(&bus).discard_all(&created).await.expect("dead letters are discarded"), 2, "those of the type");
     let left: Vec<_> = list_dead_letters(&bus).await.into_iter().map(|dead_letter| dead_letter.aggregate_id).collect();
     assert_eq!(left, [Some("order-3".to_owned())], "the one of another type");
     consumer.stop().await;
@@ -155,7 +166,8 @@ pub async fn pages_list_all_dead_letters(bus: Bus, _: Bus) {
     ] {
         let (mut listed, mut after, mut pages) = (Vec::new(), None, 0);
         loop {
-            let page = bus.dead_letters(&filter, after.as_ref(), 3).await.expect("dead letters are listed");
+            let page =
+                require(&bus).list_dead_letters(&filter, after.as_ref(), 3).await.expect("dead letters are listed");
             assert!(page.letters.len() <= 3, "a page of {}", page.letters.len());
             listed.extend(page.letters.into_iter().filter_map(|dead_letter| dead_letter.aggregate_id));
             pages += 1;
@@ -185,7 +197,7 @@ pub async fn pages_of_large_dead_letters_end_early(bus: Bus, _: Bus) {
     consumer.stop().await;
     let (mut listed, mut after) = (Vec::new(), None);
     loop {
-        let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await;
+        let page = require(&bus).list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await;
         let page = page.expect("dead letters are listed");
         let (_, before) = page.letters.split_last().expect("a page has a dead letter if there is one");
         let bytes: usize = before.iter().map(DeadLetter::bytes).sum();
@@ -197,5 +209,9 @@ pub async fn pages_of_large_dead_letters_end_early(bus: Bus, _: Bus) {
         }
     }
     assert_eq!(listed, (1..=7).map(|number| format!("order-{number}")).collect::<Vec<_>>(), "listed");
-    assert_eq!(bus.discard_all(&DeadLetterFilter::default()).await.expect("dead letters are discarded"), 7, "all");
+    assert_eq!(
+        require(&bus).discard_all(&DeadLetterFilter::default()).await.expect("dead letters are discarded"),
+        7,
+        "all"
+    );
 }

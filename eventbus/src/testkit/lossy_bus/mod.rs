@@ -15,8 +15,8 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        DeadLetters, EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher,
-        RangeOutcome, RelayTarget, ResyncOutcome, ResyncRequest,
+        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
+        RelayTarget, ResyncOutcome, ResyncRequest,
     },
 };
 
@@ -184,8 +184,6 @@ impl RelayTarget for LossyBus {
     }
 }
 
-impl DeadLetters for LossyBus {}
-
 delegate!(LossyBus, self => self.bus; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.bus.publish(events).await
@@ -200,6 +198,10 @@ delegate!(LossyBus, self => self.bus; EventBus {
     }
 
     fn backlogs(&self) -> Option<&dyn Backlogs> {
+        None
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
         None
     }
 

@@ -68,7 +68,7 @@ impl RelayTarget for FailPointBus {
     }
 }
 
-delegate!(FailPointBus, self => self.bus; DeadLetters, EventBus {
+delegate!(FailPointBus, self => self.bus; EventBus {
     async fn publish(&self, events: &[RecordedEvent]) -> Result<Vec<MessageId>, PublishError> {
         self.fail_points.around("publish", self.bus.publish(events)).await
     }
@@ -83,6 +83,10 @@ delegate!(FailPointBus, self => self.bus; DeadLetters, EventBus {
 
     fn backlogs(&self) -> Option<&dyn Backlogs> {
         self.bus.backlogs()
+    }
+
+    fn dead_letters(&self) -> Option<&dyn DeadLetters> {
+        self.bus.dead_letters()
     }
 
     async fn announce(

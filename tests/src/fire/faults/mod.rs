@@ -234,7 +234,8 @@ async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunS
         figures.failures.push(format!("{wrong} of {stored} events have no row, or more than one"));
     }
     let app = scenario.app();
-    let dead_letters = app.bus().dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
+    let dead_letters =
+        app.bus().require_dead_letters()?.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters;
     if let Some(dead_letter) = dead_letters.first() {
         figures.failures.push(format!("{} events are dead letters, as {dead_letter:?}", dead_letters.len()));
     }

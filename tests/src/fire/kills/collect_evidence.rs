@@ -59,7 +59,7 @@ impl Scenario {
     async fn list_dead_letters(&self, group: &str) -> Result<Vec<Uuid>, HarnessError> {
         let (bus, mut dead, mut after) = (self.bus().await?, Vec::new(), None);
         loop {
-            let page = bus.dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await?;
+            let page = bus.list_dead_letters(&DeadLetterFilter::default(), after.as_ref(), 1_000).await?;
             let of_group = page.letters.iter().filter(|dead_letter| dead_letter.group.as_deref() == Some(group));
             let ids = of_group.filter_map(|found| found.record.as_ref());
             dead.extend(ids.map(|record| record.metadata().event_id().as_uuid()));

@@ -330,7 +330,7 @@ async fn run_in(
         objections.extend(handled.out_of_order(&written.sent));
         objections.extend(handled.out_of_order(&written.lost).filter(|_| !kind.writers_first));
     }
-    let dead_letters = bus.dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters.len();
+    let dead_letters = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1_000).await?.letters.len();
     if dead_letters > 0 {
         objections.push(format!("{dead_letters} events are dead letters"));
     }

@@ -1,0 +1,7 @@
+use eventbus::port::EventBus;
+
+struct Forgetful;
+
+impl EventBus for Forgetful {}
+
+fn main() {}
