@@ -10,7 +10,7 @@ use crate::{
     port::{Health, MessageId},
     runtime::{
         projection::ProjectionError,
-        relay::{self, RelayError, RelayProgress, RelayStatus, RelayView, RepublishError},
+        relay::{self, RelayError, RelayStatus, RelayView, RepublishError},
     },
 };
 
@@ -33,18 +33,18 @@ pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Publis
     let timeout = app.longest_wait();
     match app.clock().timeout(timeout, relay.wait_for_position(wanted, app.clock())).await {
         Ok(true) => {
-            let message_id = relay.read_progress(|now| now.message_id(wanted));
+            let message_id = relay.message_id(wanted);
             Ok(Published { position: relay.position().await.max(wanted), message_id })
         }
         Ok(false) => {
-            if let Some(stopped) = relay.read_progress(|now| now.stopped.clone()) {
+            if let Some(stopped) = relay.stopped() {
                 return Err(stopped.into());
             }
-            let position = relay.read_progress(|now| now.position);
+            let position = relay.own_position();
             Err(PublishedError::Stopped { position, wanted, reason: "its app was shut down".into() })
         }
         Err(_) => {
-            let problem = match relay.read_progress(|now| now.problem.clone()) {
+            let problem = match relay.problem() {
                 Some(problem) => problem,
                 None => app.describe_missing_position(wanted).await.unwrap_or_else(|| match relay.is_owner() {
                     true => "it is still busy".into(),
@@ -85,8 +85,8 @@ pub(super) async fn health(app: &AppInner) -> Health {
     let Some(relay) = relay_view(app) else {
         return health;
     };
-    let since = relay.read_progress(RelayProgress::since);
-    match (relay.read_progress(|now| now.stopped.clone()), relay.read_progress(|now| now.problem.clone())) {
+    let since = relay.since();
+    match (relay.stopped(), relay.problem()) {
         (Some(stopped), _) => health.with_relay_stopped(with_since(stopped.to_redacted_string(), since)),
         (None, problem) => {
             health.relay = problem.map(|problem| with_since(problem, since));
@@ -97,7 +97,7 @@ pub(super) async fn health(app: &AppInner) -> Health {
 
 pub(super) async fn republish(app: &AppInner, from: Position) -> Result<Position, RepublishError> {
     // a bus that has no position of this store has none to set back either, and its own error would not say why
-    let stopped = relay_view(app).and_then(|relay| relay.read_progress(|now| now.stopped.clone()));
+    let stopped = relay_view(app).and_then(|relay| relay.stopped());
     if let Some(error @ RelayError::OtherStore { .. }) = stopped {
         return Err(error.into());
     }
@@ -118,7 +118,7 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
     if health.connected {
         app.outage_starts().record(Dependency::Bus, None);
     } else {
-        let since = relay_view(app).and_then(|relay| relay.read_progress(RelayProgress::since));
+        let since = relay_view(app).and_then(|relay| relay.since());
         let since = app.outage_starts().record(Dependency::Bus, Some(since.unwrap_or_else(|| app.clock().now())));
         health.error = health.error.map(|error| with_since(error, since));
     }
@@ -127,7 +127,7 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
 
 /// Returns the start of the store's outage: when this check, the relay or a projection first noticed.
 fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
-    let relay = relay_view(app).and_then(|relay| relay.read_progress(RelayProgress::since));
+    let relay = relay_view(app).and_then(|relay| relay.since());
     let projections =
         app.projections().iter().filter_map(|projection| projection.status(Position::START).trouble_since);
     let since = projections.chain(relay).min().unwrap_or_else(|| app.clock().now());
@@ -174,9 +174,8 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
 }
 
 fn relay_view(app: &AppInner) -> Option<RelayView> {
-    let running = app.tasks().relay();
-    let has_relay = running.is_some() || app.has_store();
-    has_relay.then(|| RelayView::for_bus(app.store(), &**app.bus(), running)).flatten()
+    let other = || if app.has_store() { RelayView::for_bus(app.store(), &**app.bus()) } else { None };
+    app.tasks().relay().cloned().or_else(other)
 }
 
 /// Appends the start time to a problem, if it is known.

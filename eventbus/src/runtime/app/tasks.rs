@@ -20,7 +20,7 @@ use crate::{
         handler_inbox,
         held_lease::new_owner,
         projection::RunnerContext,
-        relay::{self, Relay, RelayOptions, RelayProgress, Unfilled},
+        relay::{self, Relay, RelayOptions, RelayView, Unfilled},
         subscription::{group_of, handler_subscriber},
     },
     support::Outage,
@@ -53,7 +53,7 @@ pub(super) struct AppTasks {
     tracker: TaskTracker,
     /// Store, states and lease settings of the projection runners.
     runner_context: RunnerContext,
-    relay: Option<watch::Receiver<RelayProgress>>,
+    relay: Option<RelayView>,
     /// The groups whose backlog the filler cannot fill.
     unfilled: Unfilled,
 }
@@ -105,7 +105,7 @@ impl AppTasks {
         }
         if let Some(options) = relay {
             let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
-            tasks.relay = Some(relay.progress());
+            tasks.relay = Some(relay.view());
             tasks.spawn_store_task(run_when_connected(
                 is_connected.clone(),
                 relay.run(tasks.cancel.clone()),
@@ -174,7 +174,7 @@ impl AppTasks {
         &self.runner_context
     }
 
-    pub(super) const fn relay(&self) -> Option<&watch::Receiver<RelayProgress>> {
+    pub(super) const fn relay(&self) -> Option<&RelayView> {
         self.relay.as_ref()
     }
 

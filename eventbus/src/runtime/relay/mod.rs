@@ -18,16 +18,14 @@ mod range;
 mod republish;
 mod status;
 mod task;
-mod view;
 
 pub(crate) use self::{
     backlog_filler::{Unfilled, fill_backlogs},
     checkpoint_names::checkpoint_name,
     group_floors::register_groups,
     republish::republish,
-    status::RelayProgress,
+    status::{RelayView, is_published_on_bus},
     task::{Relay, RelayOptions},
-    view::{RelayView, is_published_on_bus},
 };
 pub use self::{
     error::{RelayError, RepublishError},

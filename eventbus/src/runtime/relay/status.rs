@@ -1,12 +1,12 @@
-//! Progress and status of the relay.
+//! The status of the relay: written by the relay of this process, read by the app, whichever process is the leader.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{RelayError, range::FeedRange};
+use super::{RelayError, checkpoint_names::checkpoint_name, range::FeedRange};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -16,11 +16,15 @@ use crate::{
         shown::{self, lasted},
         stream::Position,
     },
-    port::MessageId,
+    port::{EventBus, EventStore, MessageId, Publisher},
+    support::{relay_to, skipped_positions},
 };
 
 /// Number of message ids of the last published events that the relay remembers for waiting callers.
 const RECENT_MESSAGE_IDS_MAX: usize = 1_024;
+
+/// Interval at which a waiting caller polls the checkpoint of a relay in a different process.
+const POSITION_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Status of an app's relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,37 +62,26 @@ impl RelayStatus {
     }
 }
 
-/// Progress of the relay of this process.
+/// Progress of the relay of this process: the value that [`RelayStatusCell`] writes and [`RelayView`] reads.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RelayProgress {
+struct RelayProgress {
     /// All events up to this position are published.
-    pub(crate) position: Position,
+    position: Position,
     /// Message ids of the last published events, by position.
     recent: VecDeque<(Position, MessageId)>,
     /// Set while this process relays.
-    pub(crate) is_owner: bool,
+    is_owner: bool,
     /// The error that keeps the relay from publishing for now.
-    pub(crate) problem: Option<String>,
+    problem: Option<String>,
     /// The error that keeps the relay from publishing until an operator resolves it.
-    pub(crate) stopped: Option<RelayError>,
-    /// Time of the first such error.
-    pub(crate) since: Option<OffsetDateTime>,
+    stopped: Option<RelayError>,
+    /// Time of the first such error; set and cleared together with them.
+    since: Option<OffsetDateTime>,
 }
 
 impl RelayProgress {
-    /// Returns since when it does not publish; `None` if it does.
-    pub(crate) fn since(&self) -> Option<OffsetDateTime> {
-        self.since.filter(|_| self.problem.is_some() || self.stopped.is_some())
-    }
-
-    /// Sets since when it does not publish.
-    fn update_since(&mut self, now: OffsetDateTime) {
-        let is_bad = self.problem.is_some() || self.stopped.is_some();
-        self.since = is_bad.then(|| self.since.unwrap_or(now));
-    }
-
     /// Returns the message id of the event at `position`, if it was published lately.
-    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
+    fn message_id(&self, position: Position) -> Option<MessageId> {
         let index = self.recent.binary_search_by_key(&position, |(position, _)| *position).ok()?;
         Some(self.recent[index].1.clone())
     }
@@ -100,7 +93,6 @@ impl RelayProgress {
         self.stopped.take_if(|_| position != self.position);
         self.position = position;
         self.problem = None;
-        self.since.take_if(|_| self.stopped.is_none());
     }
 
     fn add_published(&mut self, range: &FeedRange, ids: Vec<MessageId>) {
@@ -130,8 +122,9 @@ impl RelayStatusCell {
         &self.clock
     }
 
-    pub(super) fn subscribe(&self) -> watch::Receiver<RelayProgress> {
-        self.progress.subscribe()
+    /// Returns the view of this relay, for the app in whose process it runs.
+    pub(super) fn view(&self, store: &Arc<dyn EventStore>, bus: &dyn EventBus) -> RelayView {
+        RelayView::new(store, bus, Some(self.progress.subscribe()))
     }
 
     pub(super) fn destination(&self) -> &Name {
@@ -171,9 +164,8 @@ impl RelayStatusCell {
             tracing::warn!(%destination, %error, "relay cannot publish, trying again");
         }
         self.progress.send_modify(|progress| {
-            progress.since = progress.since();
             progress.problem = Some(error);
-            progress.update_since(self.clock.now());
+            progress.since.get_or_insert_with(|| self.clock.now());
         });
     }
 
@@ -198,9 +190,10 @@ impl RelayStatusCell {
     fn update_and_log_recovery(&self, message: &'static str, change: impl FnOnce(&mut RelayProgress) -> bool) {
         let mut ended_since = None;
         self.progress.send_if_modified(|progress| {
-            let since = progress.since();
             let changed = change(progress);
-            ended_since = since.filter(|_| progress.since().is_none());
+            if progress.problem.is_none() && progress.stopped.is_none() {
+                ended_since = progress.since.take();
+            }
             changed
         });
         if let Some(since) = ended_since {
@@ -226,12 +219,140 @@ impl RelayStatusCell {
             if is_news && progress.stopped.is_none() {
                 tracing::error!(destination = %self.destination, %error, "relay stopped");
             }
-            progress.since = progress.since();
             progress.stopped = Some(error);
-            progress.update_since(self.clock.now());
+            progress.since.get_or_insert_with(|| self.clock.now());
             is_news
         });
     }
+}
+
+/// The relay of a destination, as seen from one process.
+#[derive(Clone)]
+pub(crate) struct RelayView {
+    store: Arc<dyn EventStore>,
+    /// The relay's name as a reader that skips events.
+    reader: Name,
+    /// The checkpoint that the leader saves about once a second; `None` if no other process can relay to this bus.
+    checkpoint: Option<Name>,
+    /// The progress of the relay of this process; `None` if this process has no relay.
+    progress: Option<watch::Receiver<RelayProgress>>,
+}
+
+impl RelayView {
+    /// Returns the view of a process without a relay; `None` if no other process can relay to this bus.
+    pub(crate) fn for_bus(store: &Arc<dyn EventStore>, bus: &dyn EventBus) -> Option<Self> {
+        bus.is_durable().then(|| Self::new(store, bus, None))
+    }
+
+    fn new(store: &Arc<dyn EventStore>, bus: &dyn EventBus, progress: Option<watch::Receiver<RelayProgress>>) -> Self {
+        let (store, reader) = (Arc::clone(store), relay_to(bus.destination()));
+        Self { store, reader, checkpoint: bus.is_durable().then(|| checkpoint_name(bus.destination())), progress }
+    }
+
+    /// Reads the progress of the relay of this process; the default if there is none.
+    fn read<T: Default>(&self, read: impl FnOnce(&RelayProgress) -> T) -> T {
+        self.progress.as_ref().map(|progress| read(&progress.borrow())).unwrap_or_default()
+    }
+
+    pub(crate) fn is_owner(&self) -> bool {
+        self.read(|now| now.is_owner)
+    }
+
+    /// Returns the position of the relay of this process.
+    pub(crate) fn own_position(&self) -> Position {
+        self.read(|now| now.position)
+    }
+
+    /// Returns the error that the relay of this process retries.
+    pub(crate) fn problem(&self) -> Option<String> {
+        self.read(|now| now.problem.clone())
+    }
+
+    /// Returns the error that stopped the relay of this process.
+    pub(crate) fn stopped(&self) -> Option<RelayError> {
+        self.read(|now| now.stopped.clone())
+    }
+
+    /// Returns since when the relay of this process does not publish; `None` if it does.
+    pub(crate) fn since(&self) -> Option<OffsetDateTime> {
+        self.read(|now| now.since)
+    }
+
+    /// Returns the message id of an event that the relay of this process published lately.
+    pub(crate) fn message_id(&self, position: Position) -> Option<MessageId> {
+        self.read(|now| now.message_id(position))
+    }
+
+    /// Returns the position up to which all events are published, as far as this process can tell.
+    pub(crate) async fn position(&self) -> Position {
+        let (position, is_owner) = self.read(|now| (now.position, now.is_owner));
+        let saved = if is_owner { None } else { self.load_saved_position().await };
+        position.max(saved.unwrap_or_default())
+    }
+
+    async fn load_saved_position(&self) -> Option<Position> {
+        self.store.load_checkpoint(self.checkpoint.as_ref()?).await.ok()?
+    }
+
+    /// Waits until all events up to `wanted` are published. Returns `false` if the relay ended, or has stopped until an
+    /// operator resolves the error.
+    pub(crate) async fn wait_for_position(&mut self, wanted: Position, clock: &SharedClock) -> bool {
+        loop {
+            let (position, is_owner, is_stopped) = self.read(|now| (now.position, now.is_owner, now.stopped.is_some()));
+            if position >= wanted || !is_owner && self.load_saved_position().await.is_some_and(|saved| saved >= wanted)
+            {
+                return true;
+            }
+            if is_stopped {
+                return false;
+            }
+            let Some(progress) = &mut self.progress else {
+                clock.sleep(POSITION_POLL_INTERVAL).await;
+                continue;
+            };
+            // the relay of this process wakes the caller, that of a different one only saves its checkpoint
+            tokio::select! {
+                changed = progress.changed() => if changed.is_err() {
+                    return progress.borrow().position >= wanted;
+                },
+                () = clock.sleep(POSITION_POLL_INTERVAL), if self.checkpoint.is_some() && !is_owner => {}
+            }
+        }
+    }
+
+    /// Returns how long the first event after `position` has been stored.
+    async fn lag(&self, position: Position, clock: &SharedClock) -> Option<Duration> {
+        let waits_since = self.store.first_recorded_after(position).await.ok()?;
+        // the clock of the process that recorded it may be ahead
+        Some(waits_since.map_or(Duration::ZERO, |since| (clock.now() - since).try_into().unwrap_or_default()))
+    }
+
+    pub(crate) async fn status(&self, clock: &SharedClock) -> RelayStatus {
+        let (position, head) = (self.position().await, self.store.head().await.ok());
+        RelayStatus {
+            position,
+            head,
+            is_owner: self.is_owner(),
+            lag: self.lag(position, clock).await,
+            trouble: self.problem(),
+            stopped: self.stopped(),
+            since: self.since(),
+            skipped: skipped_positions(&*self.store, &self.reader).await.ok().map(|skips| skips.len() as u64),
+        }
+    }
+}
+
+/// Returns `true` if the bus itself confirms that all events up to `wanted` are published, or keeps no position: a
+/// relay notices only with its next step that an operator has set the position back.
+pub(crate) async fn is_published_on_bus(store: &dyn EventStore, bus: &dyn EventBus, wanted: Position) -> bool {
+    let Some(target) = bus.relay_target() else {
+        return true;
+    };
+    let Ok(store) = store.store_id().await else {
+        return false;
+    };
+    let published_positions = target.published_positions(Publisher { store, epoch: 0 }).await;
+    published_positions.is_ok_and(|positions| positions.iter().all(|published| published.position >= wanted))
 }
 
 #[cfg(test)]
@@ -270,6 +391,20 @@ mod tests {
         publish(&mut progress, 3, "new");
         let id = |number: u64| progress.message_id(number.into());
         assert_eq!((id(2), id(3)), (Some(MessageId::new("old")), Some(MessageId::new("new"))));
+    }
+
+    #[test]
+    fn an_outage_lasts_from_its_first_error_until_none_is_left() {
+        let status = RelayStatusCell::new(Name::from_static("bus"), 5.into(), SharedClock::SYSTEM);
+        let since = || status.progress.borrow().since;
+        status.set_problem(&"away".into());
+        let began = since();
+        assert!(began.is_some());
+        status.set_stopped(RelayError::Refused { destination: Name::from_static("bus"), reason: "full".into() });
+        status.set_position(5.into());
+        assert_eq!(since(), began, "it is still stopped");
+        status.set_caught_up();
+        assert_eq!(since(), None);
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    RelayProgress,
+    RelayView,
     at_least_once::{AtLeastOncePublisher, VolatileBusPublisher},
     atomic::AtomicPublisher,
     checkpoint_names::{checkpoint_name, load_halt},
@@ -101,8 +100,9 @@ impl Relay {
         Ok(Self { store, bus, options, status, mode })
     }
 
-    pub(crate) fn progress(&self) -> watch::Receiver<RelayProgress> {
-        self.status.subscribe()
+    /// Returns the status of this relay as its app reads it.
+    pub(crate) fn view(&self) -> RelayView {
+        self.status.view(&self.store, &*self.bus)
     }
 
     /// Publishes whenever this process is the leader, until cancelled.
