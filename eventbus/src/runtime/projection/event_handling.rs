@@ -4,12 +4,29 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 
+use super::ProjectionError;
 use crate::{
     delivery::activity::{Activity, TookTooLong},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{Backoff, Delivery, HandlerError, HandlerErrorKind, StateMap},
     runtime::definition::ProjectionDefinition,
 };
+
+/// Outcome of a pass over the feed, up to the end that it had when the pass began.
+pub(super) enum FeedStep {
+    /// All events were handled.
+    Advanced,
+    /// There were no events to handle.
+    CaughtUp,
+    /// Cancelled, or the position was set back, before all events were handled.
+    Interrupted,
+    /// A different process may hold the lease, or moved the checkpoint.
+    LeaseLost,
+    /// An event could not be handled; those before it were.
+    EventFailed(RecordedEvent, HandlerError),
+    /// The attribute names a table or a column that the store does not have.
+    MissingTable(ProjectionError),
+}
 
 /// Runs a projection's method under its time limit; a panic counts as an error of the event.
 pub(super) async fn run_watched(

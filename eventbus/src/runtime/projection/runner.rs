@@ -12,12 +12,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError,
     context::{RunnerContext, projection_role},
+    event_handling::FeedStep,
     fed_types::{TypeCheck, check_types},
     inner::ProjectionInner,
     rebuild::rebuild_until_done,
-    sequential_feeder::{FeedStep, SequentialFeeder},
+    sequential_feeder::SequentialFeeder,
     standby::{wait_for_lease, wait_for_retry, wait_for_retry_in_memory},
-    transactional_writer::{TransactionalWriter, WriteOutcome},
+    transactional_writer::TransactionalWriter,
 };
 use crate::{
     domain::{error::BoxError, stream::Position},
@@ -164,7 +165,7 @@ impl<P: Projection> ProjectionRunner<P> {
                         _ => Some(self.feed_sequentially(Some(held_lease), saved, feed, stop).await),
                     }
                 }
-                Err(error) => self.after_step(Err(error), feed, stop).await,
+                Err(error) => self.after_failure(&error, feed, stop).await,
             };
             if let Some(feed_end) = feed_end {
                 return feed_end;
@@ -183,7 +184,7 @@ impl<P: Projection> ProjectionRunner<P> {
         let mut feeder = SequentialFeeder::new(&self.inner, &self.context, held_lease, saved, stop);
         loop {
             let step = feeder.feed_available().await;
-            if let Some(feed_end) = self.after_step(step, feed, stop).await {
+            if let Some(feed_end) = self.after_step(step, feeder.generation(), feed, stop).await {
                 return feed_end;
             }
         }
@@ -197,9 +198,10 @@ impl<P: Projection> ProjectionRunner<P> {
         stop: &CancellationToken,
     ) -> Option<FeedEnd> {
         loop {
+            let generation = self.inner.progress().borrow().generation;
             let step = self.write_available(&mut writer).await;
             let failed = step.is_err();
-            if let Some(feed_end) = self.after_step(step, feed, stop).await {
+            if let Some(feed_end) = self.after_step(step, generation, feed, stop).await {
                 // a failure is harmless: the next owner reads again the events that changed no rows
                 let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
                 return Some(feed_end);
@@ -212,61 +214,69 @@ impl<P: Projection> ProjectionRunner<P> {
 
     async fn write_available(&self, writer: &mut TransactionalWriter<'_, P>) -> Result<FeedStep, BoxError> {
         let head = self.context.store.head().await?;
-        if head <= writer.position() {
-            return Ok(if writer.save_checkpoint(false).await? { FeedStep::CaughtUp } else { FeedStep::LeaseLost });
-        }
-        let progress = self.inner.progress();
-        let generation = progress.borrow().generation;
-        let mut report = |events, position| progress.advance_by_owner(events, position);
-        Ok(match writer.write_up_to(head, &*self.context.store, &mut report).await? {
-            WriteOutcome::Complete if writer.save_checkpoint(false).await? => FeedStep::Handled,
-            WriteOutcome::Complete | WriteOutcome::LeaseLost => FeedStep::LeaseLost,
-            // `after_step` sees the cancellation
-            WriteOutcome::Cancelled => FeedStep::Handled,
-            WriteOutcome::EventFailed(record, error) => {
-                progress.stop_at(&record, &error, generation);
-                FeedStep::Stopped
-            }
-            WriteOutcome::MissingTable(error) => {
-                tracing::error!(%error, "projection stopped before its first event");
-                progress.stop(error, generation);
-                FeedStep::Stopped
-            }
+        let step = if head > writer.position() {
+            let mut report = |events, position| self.inner.progress().advance_by_owner(events, position);
+            writer.write_up_to(head, &*self.context.store, &mut report).await?
+        } else {
+            FeedStep::CaughtUp
+        };
+        Ok(match step {
+            FeedStep::Advanced | FeedStep::CaughtUp if !writer.save_checkpoint(false).await? => FeedStep::LeaseLost,
+            step => step,
         })
     }
 
-    /// Waits for the next pass. Returns the reason if there is no next pass.
+    /// Waits for the next pass. Returns the reason if there is no next pass. A stop holds for the progress of
+    /// `generation` only, the one at the beginning of the pass.
     async fn after_step(
         &self,
         step: Result<FeedStep, BoxError>,
+        generation: u64,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
     ) -> Option<FeedEnd> {
+        let progress = self.inner.progress();
         let more = match step {
-            Ok(FeedStep::Handled) => {
-                self.inner.progress().set_problem(None);
+            // after an interruption, too: `stop` tells whether it was the end
+            Ok(FeedStep::Advanced | FeedStep::Interrupted) => {
+                progress.set_problem(None);
                 feed.reset();
                 !stop.is_cancelled()
             }
             Ok(FeedStep::CaughtUp) => {
-                self.inner.progress().set_problem(None);
-                self.inner.progress().resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
+                progress.set_problem(None);
+                progress.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
                 feed.wait_idle(stop).await
             }
-            Ok(FeedStep::Stopped) => return Some(FeedEnd::Stopped),
             Ok(FeedStep::LeaseLost) => false,
-            // a retry would read the same damaged event
-            Err(error) if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) => {
-                self.inner.progress().stop_at_damage(&error);
+            Ok(FeedStep::EventFailed(record, error)) => {
+                progress.stop_at(&record, &error, generation);
                 return Some(FeedEnd::Stopped);
             }
-            Err(error) => {
-                self.inner.progress().report_problem(&error, &*self.context.store);
-                // an operator may have skipped the event meanwhile
-                self.inner.clear_cached_skips();
-                feed.wait_after_failure(stop).await
+            Ok(FeedStep::MissingTable(error)) => {
+                tracing::error!(%error, "projection stopped before its first event");
+                progress.stop(error, generation);
+                return Some(FeedEnd::Stopped);
             }
+            Err(error) => return self.after_failure(&error, feed, stop).await,
         };
         (!more).then_some(FeedEnd::Ended)
+    }
+
+    async fn after_failure(
+        &self,
+        error: &BoxError,
+        feed: &mut FeedPoller,
+        stop: &CancellationToken,
+    ) -> Option<FeedEnd> {
+        // a retry would read the same damaged event
+        if matches!(error.downcast_ref(), Some(ReadError::Corrupt { .. })) {
+            self.inner.progress().stop_at_damage(error);
+            return Some(FeedEnd::Stopped);
+        }
+        self.inner.progress().report_problem(error, &*self.context.store);
+        // an operator may have skipped the event meanwhile
+        self.inner.clear_cached_skips();
+        (!feed.wait_after_failure(stop).await).then_some(FeedEnd::Ended)
     }
 }

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::RunnerContext,
-    event_handling::{EventRetry, feed_delivery},
+    event_handling::{EventRetry, FeedStep, feed_delivery},
     fed_types,
     inner::ProjectionInner,
 };
@@ -19,15 +19,6 @@ use crate::{
 /// A checkpoint of a projection that keeps its rows itself is saved at least this often, in events.
 const CHECKPOINT_EVENTS_MAX: u64 = 256;
 
-/// Outcome of one pass over the feed.
-pub(super) enum FeedStep {
-    Handled,
-    CaughtUp,
-    Stopped,
-    /// A different process may hold the lease.
-    LeaseLost,
-}
-
 /// Feeds a projection event by event.
 pub(super) struct SequentialFeeder<'a, P> {
     inner: &'a ProjectionInner<P>,
@@ -37,6 +28,8 @@ pub(super) struct SequentialFeeder<'a, P> {
     /// The checkpoint in the store.
     saved_checkpoint: Position,
     stop: &'a CancellationToken,
+    /// The generation of the projection's progress when the last pass began.
+    generation: u64,
 }
 
 impl<'a, P: Projection> SequentialFeeder<'a, P> {
@@ -48,7 +41,11 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         saved_checkpoint: Position,
         stop: &'a CancellationToken,
     ) -> Self {
-        Self { inner, context, held_lease, saved_checkpoint, stop }
+        Self { inner, context, held_lease, saved_checkpoint, stop, generation: 0 }
+    }
+
+    pub(super) const fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// Handles the events that the feed holds now.
@@ -68,6 +65,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         {
             fed_types::record_rebuild::<P>(context, held_lease).await?;
         }
+        self.generation = generation;
         inner.progress().confirm_checkpoint_reset(generation);
         let head = context.store.head().await?;
         if head <= after {
@@ -81,7 +79,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
             // the search for a rare event type takes long
             let Some(next) = self.stop.run_until_cancelled(records.try_next()).await else {
                 self.save_checkpoint().await?;
-                return Ok(FeedStep::Handled);
+                return Ok(FeedStep::Interrupted);
             };
             let record = match next {
                 Ok(Some(record)) => record,
@@ -99,12 +97,11 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.save_checkpoint().await?;
-                    return Ok(FeedStep::Handled);
+                    return Ok(FeedStep::Interrupted);
                 }
                 Err(error) => {
                     self.save_checkpoint().await?;
-                    inner.progress().stop_at(&record, &error, generation);
-                    return Ok(FeedStep::Stopped);
+                    return Ok(FeedStep::EventFailed(record, error));
                 }
             }
             handled += 1;
@@ -115,7 +112,7 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         if inner.progress().advance(0, head, generation) {
             self.save_checkpoint().await?;
         }
-        Ok(FeedStep::Handled)
+        Ok(FeedStep::Advanced)
     }
 
     fn lease_may_have_expired(&self) -> bool {
@@ -209,7 +206,7 @@ mod tests {
         let stop = CancellationToken::new();
         let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();
         let mut feeder = SequentialFeeder::new(&projected, &context, Some(&held_lease), Position::START, &stop);
-        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::Handled));
+        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::Advanced));
         assert_eq!(feeder.saved_checkpoint, 1);
 
         // no timer fires meanwhile, as in a paused process

@@ -15,11 +15,12 @@ use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
     error::ProjectionError,
+    event_handling::FeedStep,
     fed_types,
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
     status::RebuildOwner,
-    transactional_writer::{TransactionalWriter, WriteOutcome},
+    transactional_writer::TransactionalWriter,
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
@@ -215,22 +216,23 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         loop {
             let before = meter.progress().position;
             let tried = self.try_fill_copies(held_lease, target, meter).await;
-            let goes_on = meter.progress().position > before || matches!(tried, Ok((_, WriteOutcome::Complete)));
+            let goes_on =
+                meter.progress().position > before || matches!(tried, Ok((_, FeedStep::Advanced | FeedStep::CaughtUp)));
             if goes_on && let Some(lasted) = outage.ends() {
                 tracing::info!(projection = P::definition().name, ?lasted, "rebuild goes on");
             }
             let error = match tried {
-                Ok((position, WriteOutcome::Complete)) => return Ok(position),
-                Ok((position, WriteOutcome::Cancelled)) => {
+                Ok((position, FeedStep::Advanced | FeedStep::CaughtUp)) => return Ok(position),
+                Ok((position, FeedStep::Interrupted)) => {
                     return Err(if self.stop.is_cancelled() {
                         self.shut_down_error(position)
                     } else {
                         self.lost_error()
                     });
                 }
-                Ok((_, WriteOutcome::LeaseLost)) => return Err(self.lost_error()),
-                Ok((_, WriteOutcome::MissingTable(error))) => return Err(error.into()),
-                Ok((_, WriteOutcome::EventFailed(record, error))) => {
+                Ok((_, FeedStep::LeaseLost)) => return Err(self.lost_error()),
+                Ok((_, FeedStep::MissingTable(error))) => return Err(error.into()),
+                Ok((_, FeedStep::EventFailed(record, error))) => {
                     let position = record.position().unwrap_or(Position::START);
                     let name = P::definition().name;
                     return Err(RebuildError::Failed { name, position, error: error.to_string() });
@@ -255,7 +257,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         held_lease: &HeldLease,
         target: Position,
         meter: &mut ProgressMeter<'_>,
-    ) -> Result<(Position, WriteOutcome), BoxError> {
+    ) -> Result<(Position, FeedStep), BoxError> {
         let saved = self.transactions.make_shadow(&self.shadow).await?;
         let transactions = &*self.transactions;
         let activity = self.inner.activity();
@@ -270,12 +272,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         )
         .with_skips(self.inner.skips(&*self.context.store).await?);
         if saved >= target {
-            return Ok((saved, WriteOutcome::Complete));
+            return Ok((saved, FeedStep::CaughtUp));
         }
         let mut report = |events, position| meter.advance(events, position);
         let written = writer.write_up_to(target, &*self.context.store, &mut report).await?;
         let is_saved = writer.save_checkpoint(true).await?;
-        Ok((writer.position(), if is_saved { written } else { WriteOutcome::LeaseLost }))
+        Ok((writer.position(), if is_saved { written } else { FeedStep::LeaseLost }))
     }
 
     /// Calls the store, over its outages, until it answers or the work is `over`. Leaves the end of the outage to the

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::{
     ProjectionError,
     context::RunnerContext,
-    event_handling::{EventRetry, feed_delivery, run_watched},
+    event_handling::{EventRetry, FeedStep, feed_delivery, run_watched},
 };
 use crate::{
     delivery::activity::Activity,
@@ -34,20 +34,6 @@ const TRANSACTIONS_PER_LEASE: u32 = 8;
 
 /// Interval at which a checkpoint is saved that no rows go with.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Outcome of writing up to a position.
-pub(super) enum WriteOutcome {
-    /// The rows of all events are committed.
-    Complete,
-    /// Cancelled; the rows written so far are committed.
-    Cancelled,
-    /// A different process holds the lease, or moved the checkpoint.
-    LeaseLost,
-    /// An event could not be handled; the rows of those before it are committed.
-    EventFailed(RecordedEvent, HandlerError),
-    /// The attribute names a table or a column that the store does not have.
-    MissingTable(ProjectionError),
-}
 
 /// Writes rows of a projection, live or to copies of its tables.
 pub(super) struct TransactionalWriter<'a, P> {
@@ -133,12 +119,12 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         target: Position,
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
-    ) -> Result<WriteOutcome, BoxError> {
+    ) -> Result<FeedStep, BoxError> {
         let ended = self.held_lease.ended();
         let filter = FeedFilter::from(P::definition().events);
         let mut feed = read_around(store, self.position, target, &filter, &self.skips);
         let Some(first) = ended.run_until_cancelled(next_batch(&mut feed, target)).await else {
-            return Ok(WriteOutcome::Cancelled);
+            return Ok(FeedStep::Interrupted);
         };
         let mut batch = first?;
         loop {
@@ -147,11 +133,11 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 async { if is_last { None } else { ended.run_until_cancelled(next_batch(&mut feed, target)).await } };
             let (written, next) = tokio::join!(self.write_batch(&batch, report), ahead);
             match (written?, next.transpose()?) {
-                (WriteOutcome::Complete, Some(next)) => batch = next,
-                (WriteOutcome::Complete, None) if is_last => {
-                    return batch.error.map_or(Ok(WriteOutcome::Complete), |error| Err(error.into()));
+                (FeedStep::Advanced, Some(next)) => batch = next,
+                (FeedStep::Advanced, None) if is_last => {
+                    return batch.error.map_or(Ok(FeedStep::Advanced), |error| Err(error.into()));
                 }
-                (WriteOutcome::Complete, None) => return Ok(WriteOutcome::Cancelled),
+                (FeedStep::Advanced, None) => return Ok(FeedStep::Interrupted),
                 (written, _) => return Ok(written),
             }
         }
@@ -164,23 +150,23 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         &mut self,
         batch: &FeedBatch,
         report: &mut (dyn FnMut(u64, Position) + Send),
-    ) -> Result<WriteOutcome, BoxError> {
+    ) -> Result<FeedStep, BoxError> {
         let mut rest = &*batch.events;
         let mut retry: Option<EventRetry> = None;
         while let Some(first) = rest.first() {
             if self.held_lease.ended().is_cancelled() {
-                return Ok(WriteOutcome::Cancelled);
+                return Ok(FeedStep::Interrupted);
             }
             let due_retry = retry.take_if(|retry| Some(retry.position) == first.position());
             let (count, attempts) = match (due_retry, &retry) {
                 (Some(retry), _) if retry.is_final() => {
-                    return Ok(WriteOutcome::EventFailed(first.clone(), retry.error));
+                    return Ok(FeedStep::EventFailed(first.clone(), retry.error));
                 }
                 (Some(retry), _) => {
                     retry.log_retry(P::definition().name);
                     let pause = self.context.clock.sleep(retry.delay());
                     if self.held_lease.ended().run_until_cancelled(pause).await.is_none() {
-                        return Ok(WriteOutcome::Cancelled);
+                        return Ok(FeedStep::Interrupted);
                     }
                     (1, retry.attempts)
                 }
@@ -197,15 +183,15 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                     let attempts = if index == 0 { attempts + 1 } else { 1 };
                     retry = Some(EventRetry { position: position_of(&rest[index]), attempts, error });
                 }
-                TransactionOutcome::MissingTable(error) => return Ok(WriteOutcome::MissingTable(error)),
-                TransactionOutcome::LeaseLost => return Ok(WriteOutcome::LeaseLost),
+                TransactionOutcome::MissingTable(error) => return Ok(FeedStep::MissingTable(error)),
+                TransactionOutcome::LeaseLost => return Ok(FeedStep::LeaseLost),
             }
         }
         if self.position < batch.through {
             self.position = batch.through;
             report(0, self.position);
         }
-        Ok(WriteOutcome::Complete)
+        Ok(FeedStep::Advanced)
     }
 
     /// Handles events in one transaction, which ends early if it takes long.
