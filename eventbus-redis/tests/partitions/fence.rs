@@ -250,3 +250,30 @@ async fn owners(bus: &RedisEventBus) -> usize {
     }
     owners.len()
 }
+
+/// Red if the attempts of the partitions behind one that cannot be written are not written either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_cannot_be_written_holds_up_no_writes_of_others() {
+    let config = RedisEventBusConfig { max_retries: Some(5), retry_delay_ms: 20, concurrency: 2, ..slow() };
+    let bus = connect(&config).await;
+    let of = |number: usize| {
+        let is_there = |id: &String| bus.config().stream_of(id).ends_with(&format!(":{number}"));
+        (0..).map(|id: u32| id.to_string()).find(is_there).unwrap()
+    };
+    let [first, second] = [0, 1].map(of);
+    let actor = Actor::new(|_, attempt| if attempt == 1 { Act::Fail("told to".into()) } else { Act::Succeed });
+    actor.join(&bus);
+    start(&bus).await;
+    bus.publish(&[event(&first), event(&second)]).await.unwrap();
+    until_finished(&bus, Duration::from_secs(60)).await;
+    let [damaged, notes] = [&first, &second]
+        .map(|aggregate| format!("{{{}}}:retry:{}", bus.config().stream_of(aggregate), bus.default_group()));
+    let _: String = command(&bus, "SET", &[&damaged, "no hash"]).await;
+    bus.publish(&[event(&first)]).await.unwrap();
+    never("its failure is noted", Duration::from_millis(300), async || actor.runs_of(&first) > 3).await;
+    bus.publish(&[event(&second)]).await.unwrap();
+    until("the other failure is noted", async || command::<u64>(&bus, "HLEN", &[&notes]).await == 1).await;
+    let _: u64 = command(&bus, "DEL", &[&damaged]).await;
+    until_finished(&bus, Duration::from_secs(60)).await;
+    assert_eq!((actor.runs_of(&first), actor.runs_of(&second)), (4, 4));
+}

@@ -29,7 +29,7 @@ use crate::{
         task_loop::{CLAIM_INTERVAL_MAX, ConsumerTasks, FailedTasks, delayed_interval},
     },
     error::CommandError,
-    keys, script,
+    keys, reply, script,
 };
 
 /// Entries of a partition that one script acknowledges at most.
@@ -123,7 +123,7 @@ impl<'a> PartitionTasks<'a> {
         self.drop_lost_partitions();
         self.assign_to_batches();
         self.acknowledge().await?;
-        let parts = self.consumer.owned().consumers();
+        let (parts, mut written) = (self.consumer.owned().consumers(), Ok(()));
         for (number, part) in parts {
             let batch = self.batches.entry(number).or_default();
             if batch.is_empty() && !part.inner.entries().has_discarded() {
@@ -131,13 +131,20 @@ impl<'a> PartitionTasks<'a> {
             }
             if let Err(error) = part.acknowledger.write_ready(batch).await {
                 // `Ok`: the partition is lost, or starts over because its group was created again
-                self.consumer.handle_refusal(&part, error).await?;
+                match self.consumer.handle_refusal(&part, error).await {
+                    // only this partition: the server may write the others
+                    Err(CommandError::Sent(error)) if reply::is_not_executed(&error) => {
+                        written = written.and(Err(error.into()));
+                    }
+                    handled => handled?,
+                }
             }
         }
         self.drop_lost_partitions();
         let in_flight = self.consumer.inner.in_flight();
         self.consumer.owned().forget_finished(in_flight.len(), |id| in_flight.contains(id));
-        self.release_idle_partitions().await
+        self.release_idle_partitions().await?;
+        written
     }
 
     /// Reads due entries again, after writing their last attempts, because the server returns the attempts with the
