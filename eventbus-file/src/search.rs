@@ -93,18 +93,20 @@ impl PageToken {
     }
 }
 
-/// Collects a page of found items, each with the token of the page that begins after it.
-fn collect_page<T>(found: impl Iterator<Item = Result<Option<(T, String)>>>, limit: usize) -> Result<SearchPage<T>> {
-    let (mut items, mut last) = (Vec::new(), None);
-    for one in found {
-        let Some((item, token)) = one? else {
-            continue;
-        };
+/// Collects a page of found items; `token` returns that of the page that begins after an item.
+fn collect_page<T>(
+    found: impl Iterator<Item = Result<Option<T>>>,
+    token: impl Fn(&T) -> String,
+    limit: usize,
+) -> Result<SearchPage<T>> {
+    let mut items = Vec::new();
+    for item in found.filter_map(Result::transpose) {
+        let item = item?;
         if items.len() == limit.max(1) {
-            return Ok(SearchPage { items, next: last.map(PageToken) });
+            let next = items.last().map(|last| PageToken(token(last)));
+            return Ok(SearchPage { items, next });
         }
         items.push(item);
-        last = Some(token);
     }
     Ok(SearchPage { items, next: None })
 }
@@ -154,15 +156,6 @@ fn find_claims<'a>(
     Ok(ids.into_iter().map(matching))
 }
 
-fn with_token<T>(token: impl Fn(&T) -> String) -> impl Fn(Result<Option<T>>) -> Result<Option<(T, String)>> {
-    move |found| {
-        Ok(found?.map(|item| {
-            let token = token(&item);
-            (item, token)
-        }))
-    }
-}
-
 fn count_found<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<u64> {
     found.try_fold(0, |count, one| Ok(count + u64::from(one?.is_some())))
 }
@@ -178,10 +171,8 @@ async fn find_blocking<T: Send + 'static>(
 
 pub(crate) async fn events(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<QueueEvent>> {
     let token = |event: &QueueEvent| event.id().to_string();
-    find_blocking(queue, search, move |queue, search| {
-        collect_page(find_events(queue, search)?.map(with_token(token)), search.limit)
-    })
-    .await
+    find_blocking(queue, search, move |queue, search| collect_page(find_events(queue, search)?, token, search.limit))
+        .await
 }
 
 pub(crate) async fn count_events(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
@@ -190,10 +181,8 @@ pub(crate) async fn count_events(queue: &Arc<QueueInner>, search: &Search) -> Re
 
 pub(crate) async fn results(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<EventResult>> {
     let token = |result: &EventResult| result.event_id.to_string();
-    find_blocking(queue, search, move |queue, search| {
-        collect_page(find_results(queue, search)?.map(with_token(token)), search.limit)
-    })
-    .await
+    find_blocking(queue, search, move |queue, search| collect_page(find_results(queue, search)?, token, search.limit))
+        .await
 }
 
 pub(crate) async fn count_results(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
@@ -202,10 +191,8 @@ pub(crate) async fn count_results(queue: &Arc<QueueInner>, search: &Search) -> R
 
 pub(crate) async fn claims(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<Claim>> {
     let token = |claim: &Claim| claim.claim_id.clone();
-    find_blocking(queue, search, move |queue, search| {
-        collect_page(find_claims(queue, search)?.map(with_token(token)), search.limit)
-    })
-    .await
+    find_blocking(queue, search, move |queue, search| collect_page(find_claims(queue, search)?, token, search.limit))
+        .await
 }
 
 pub(crate) async fn count_claims(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
