@@ -146,14 +146,11 @@ impl ClaimStore {
     /// Loads the claim of one epoch; `None` if its file does not exist, or no longer.
     pub(crate) fn load_epoch(&self, claim_id: &str, epoch: u64) -> Result<Option<Claim>> {
         let path = self.folder_of(claim_id)?.join(names::file_name(epoch));
-        let Some(content) = disk::read(&path)? else {
-            return Ok(None);
-        };
-        let claim = from_json(&content).map_err(|error| FileQueueError::torn("claim", &path, error));
-        let claim: Claim = claim?;
-        match claim.epoch == epoch && claim.claim_id == claim_id {
-            true => Ok(Some(claim)),
-            false => Err(FileQueueError::torn("claim", path, "it is another claim")),
+        match disk::read_json::<Claim>(&path, "claim")? {
+            Some(claim) if claim.epoch != epoch || claim.claim_id != claim_id => {
+                Err(FileQueueError::torn("claim", path, "it is another claim"))
+            }
+            claim => Ok(claim),
         }
     }
 
@@ -210,18 +207,19 @@ impl ClaimStore {
         }
     }
 
-    /// Extends a claim by its lifetime from now on, with new data.
-    pub(crate) fn renew(&self, claim: &Claim, data: Value) -> Result<Claim> {
+    /// Extends a claim by its lifetime from now on, and saves its data.
+    pub(crate) fn renew(&self, claim: &Claim) -> Result<Claim> {
         if !claim.is_live() {
             return Err(claim.lost_error());
         }
         let at = now();
-        let renewed = Claim { renewed_at: Some(at), expires_at: at + self.ttl, data, ..claim.clone() };
+        let renewed = Claim { renewed_at: Some(at), expires_at: at + self.ttl, ..claim.clone() };
         self.rewrite(renewed)
     }
 
-    pub(crate) fn release(&self, claim: &Claim, data: Value) -> Result<Claim> {
-        self.rewrite(Claim { released_at: Some(now()), data, ..claim.clone() })
+    /// Releases a claim, and saves its data.
+    pub(crate) fn release(&self, claim: &Claim) -> Result<Claim> {
+        self.rewrite(Claim { released_at: Some(now()), ..claim.clone() })
     }
 
     fn rewrite(&self, claim: Claim) -> Result<Claim> {
@@ -235,7 +233,7 @@ impl ClaimStore {
     /// Removes the files of earlier epochs, except for the one just before this.
     pub(crate) fn remove_epochs_before(&self, claim: &Claim) -> Result<()> {
         let folder = self.folder_of(&claim.claim_id)?;
-        for epoch in list_epochs(&folder)? {
+        for epoch in disk::list_numbers(&folder)? {
             if epoch + 1 < claim.epoch {
                 self.disk.remove(&folder.join(names::file_name(epoch)))?;
             }
@@ -245,7 +243,7 @@ impl ClaimStore {
 
     pub(crate) fn remove_all_epochs(&self, claim_id: &str) -> Result<()> {
         let folder = self.folder_of(claim_id)?;
-        for epoch in list_epochs(&folder)? {
+        for epoch in disk::list_numbers(&folder)? {
             self.disk.remove(&folder.join(names::file_name(epoch)))?;
         }
         // the folder stays if it holds a foreign file
@@ -264,12 +262,8 @@ pub(crate) fn event_of_claim(claim: &str) -> Option<u64> {
     claim.strip_prefix("event-")?.parse().ok()
 }
 
-fn list_epochs(folder: &Path) -> Result<Vec<u64>> {
-    Ok(disk::list_names(folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
-}
-
 fn find_latest_epoch(folder: &Path) -> Result<Option<u64>> {
-    Ok(list_epochs(folder)?.into_iter().max())
+    Ok(disk::list_numbers(folder)?.into_iter().max())
 }
 
 #[cfg(test)]

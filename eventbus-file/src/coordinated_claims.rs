@@ -49,7 +49,7 @@ async fn has_live_claim(queue: &Arc<QueueInner>, claim_id: &str) -> Result<bool>
 /// Extends a claim by its lifetime from now on.
 pub(crate) async fn renew(queue: &Arc<QueueInner>, claim: &Claim) -> Result<Claim> {
     let old = claim.clone();
-    let renewed = queue.blocking(move |queue| queue.claims().renew(&old, old.data.clone())).await;
+    let renewed = queue.blocking(move |queue| queue.claims().renew(&old)).await;
     match renewed {
         Ok(renewed) => {
             queue.metrics().claims_renewed.add(1);
@@ -65,7 +65,7 @@ pub(crate) async fn renew(queue: &Arc<QueueInner>, claim: &Claim) -> Result<Clai
 
 /// Releases a claim, and wakes the waiting tasks.
 pub(crate) async fn release(queue: &Arc<QueueInner>, claim: Claim) -> Result<Claim> {
-    let released = queue.blocking(move |queue| queue.claims().release(&claim, claim.data.clone())).await?;
+    let released = queue.blocking(move |queue| queue.claims().release(&claim)).await?;
     queue.coordination().release(&released.claim_id).await;
     queue.change_signal().send_replace(());
     Ok(released)

@@ -148,12 +148,9 @@ impl DeadLetterFiles {
 
     pub(crate) fn load_dead_letter(&self, stem: &str) -> Result<Option<DeadLetter>> {
         let path = self.path(stem);
-        let Some(content) = disk::read(&path)? else {
-            return Ok(None);
-        };
-        let file: Result<DeadLetterFile, _> = from_json(&content);
-        let dead_letter = file.map_err(Into::into).and_then(|file| file.into_dead_letter(MessageId::new(stem)));
-        dead_letter.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
+        let file = disk::read_json::<DeadLetterFile>(&path, "dead letter")?;
+        let dead_letter = file.map(|file| file.into_dead_letter(MessageId::new(stem))).transpose();
+        dead_letter.map_err(|error| FileQueueError::torn("dead letter", path, error))
     }
 
     /// Loads a page of dead letters after one; passes torn ones over.
@@ -231,12 +228,7 @@ impl DeadLetterFiles {
     }
 
     fn read_replay_file(&self, id: u64, group: &Name) -> Result<Option<DeadLetterFile>> {
-        let path = self.replay_path(&file_stem(id, group)?);
-        let Some(content) = disk::read(&path)? else {
-            return Ok(None);
-        };
-        let file = from_json(&content);
-        file.map(Some).map_err(|error| FileQueueError::torn("dead letter", path, error))
+        disk::read_json(&self.replay_path(&file_stem(id, group)?), "dead letter")
     }
 
     /// Loads a replay as an entry; `None` if it does not exist any more.

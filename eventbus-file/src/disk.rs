@@ -15,7 +15,7 @@ use std::{
 };
 
 use eventbus::support::from_json;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -103,9 +103,8 @@ impl Disk {
     pub(crate) fn load_queue_id(&self) -> Result<Uuid> {
         let path = self.root.join(names::QUEUE_FILE);
         loop {
-            if let Some(content) = read(&path)? {
-                let identity: Result<QueueIdentity, _> = from_json(&content);
-                return Ok(identity.map_err(|error| FileQueueError::torn("queue", &path, error))?.queue_id);
+            if let Some(identity) = read_json::<QueueIdentity>(&path, "queue")? {
+                return Ok(identity.queue_id);
             }
             // the root folder is never made here: it may be on a disk that is not mounted now
             fs::metadata(&self.root).map_err(FileQueueError::io(FIND_FOLDER, &self.root))?;
@@ -338,6 +337,12 @@ pub(crate) fn check_size(bytes: u64, event_id: Option<eventbus::EventId>) -> Res
     }
 }
 
+/// Reads a file as JSON; `None` if it does not exist. The error of other content says that the file holds no `what`.
+pub(crate) fn read_json<T: DeserializeOwned>(path: &Path, what: &'static str) -> Result<Option<T>> {
+    let value = read(path)?.map(from_json).transpose();
+    value.map_err(|error| FileQueueError::torn(what, path, error))
+}
+
 /// Returns `true` if a file, folder or link has this path.
 pub(crate) fn exists(path: &Path) -> Result<bool> {
     default_if_missing(fs::symlink_metadata(path).map(|_| true)).map_err(FileQueueError::io("inspect", path))
@@ -346,6 +351,11 @@ pub(crate) fn exists(path: &Path) -> Result<bool> {
 /// Returns the names in a folder, unsorted, without those that are no UTF-8; none if the folder does not exist.
 pub(crate) fn list_names(folder: &Path) -> Result<Vec<String>> {
     Ok(list_all_names(folder)?.into_iter().filter_map(|name| name.into_string().ok()).collect())
+}
+
+/// Returns the numbers of the files in a folder that have one, unsorted; none if the folder does not exist.
+pub(crate) fn list_numbers(folder: &Path) -> Result<Vec<u64>> {
+    Ok(list_names(folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
 }
 
 /// Returns the names in a folder, unsorted; none if it does not exist, or is a file.

@@ -130,8 +130,7 @@ impl GroupStore {
     fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
         let progress = Progress { read, ..self.decode_progress(None)? };
         if let Some(NewClaim { claim: now, .. }) = self.claims.create(group, progress.to_value()?, false)? {
-            let data = now.data.clone();
-            self.claims.release(&now, data)?;
+            self.claims.release(&now)?;
         }
         Ok(())
     }
@@ -147,8 +146,7 @@ impl GroupStore {
         let Some(NewClaim { claim: now, .. }) = forgotten else {
             return Err(FileQueueError::GroupInUse { group: group.clone() });
         };
-        let data = now.data.clone();
-        self.claims.release(&now, data)?;
+        self.claims.release(&now)?;
         Ok(was_announced)
     }
 
@@ -175,12 +173,11 @@ impl GroupStore {
         self.claims.remove_epochs_before(&now)?;
         Ok(Some(OwnedGroup { claim: now, progress, was_abandoned }))
     }
+
     /// Saves the progress of a group as the owner of its claim: renews the claim, or releases it with the last progress.
     pub(crate) fn save_progress(&self, claim: &Claim, progress: Value, is_last: bool) -> Result<Claim> {
-        match is_last {
-            false => self.claims.renew(claim, progress),
-            true => self.claims.release(claim, progress),
-        }
+        let claim = Claim { data: progress, ..claim.clone() };
+        if is_last { self.claims.release(&claim) } else { self.claims.renew(&claim) }
     }
 
     /// Returns `ClaimLost` unless a claim is the group's newest, and live.

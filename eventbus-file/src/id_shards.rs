@@ -16,8 +16,7 @@ pub(crate) fn list_shards(folder: &Path) -> Result<Vec<u64>> {
 
 /// Returns the ids that have files in one of these, sorted.
 pub(crate) fn list_shard_ids(folder: &Path, shard: u64) -> Result<Vec<u64>> {
-    let names = disk::list_names(&folder.join(names::shard_name(shard)))?;
-    let mut ids: Vec<u64> = names.iter().filter_map(|name| names::parse_file_name(name)).collect();
+    let mut ids = disk::list_numbers(&folder.join(names::shard_name(shard)))?;
     ids.retain(|id| names::shard_index(*id) == shard);
     ids.sort_unstable();
     Ok(ids)

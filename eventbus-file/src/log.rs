@@ -161,11 +161,7 @@ impl EventLog {
     }
 
     pub(crate) fn removed_through(&self) -> Result<u64> {
-        Ok(self.list_removal_marks()?.into_iter().max().unwrap_or_default())
-    }
-
-    fn list_removal_marks(&self) -> Result<Vec<u64>> {
-        Ok(disk::list_names(&self.removed_folder)?.iter().filter_map(|name| names::parse_file_name(name)).collect())
+        Ok(disk::list_numbers(&self.removed_folder)?.into_iter().max().unwrap_or_default())
     }
 
     /// Returns the ids up to one that still have files, sorted, without files that hold no event.
@@ -338,7 +334,7 @@ impl EventLog {
 
     fn remove_older_marks(&self) -> Result<()> {
         // the mark before stays: a worker that lists the folder meanwhile sees at least one of the two
-        let mut marks = self.list_removal_marks()?;
+        let mut marks = disk::list_numbers(&self.removed_folder)?;
         marks.sort_unstable_by(|one, other| other.cmp(one));
         for older in marks.into_iter().skip(2) {
             self.disk.remove(&self.removed_folder.join(names::file_name(older)))?;
@@ -518,9 +514,7 @@ impl EventLog {
 }
 
 fn read_file_at(path: &Path) -> Result<Option<EventFile>> {
-    let content = disk::read(path)?;
-    let file = content.map(|content| from_json(&content)).transpose();
-    file.map_err(|error| FileQueueError::torn("event", path, error))
+    disk::read_json(path, "event")
 }
 
 /// Returns the name of the payload file of the event in a file; `None` also if there is no event.

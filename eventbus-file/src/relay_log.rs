@@ -14,7 +14,6 @@ use std::{
 use eventbus::{
     EventId, Name, Position,
     port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
-    support::from_json,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -157,23 +156,17 @@ impl RelayLog {
     }
 
     fn list_record_numbers(&self, store: Uuid) -> Result<Vec<u64>> {
-        Ok(disk::list_names(&self.records_folder(store))?
-            .iter()
-            .filter_map(|name| names::parse_file_name(name))
-            .collect())
+        disk::list_numbers(&self.records_folder(store))
     }
 
     /// Reads a record; `None` if it does not exist, or no longer.
     fn read_record(&self, store: Uuid, number: u64) -> Result<Option<RelayRecord>> {
         let path = self.records_folder(store).join(names::file_name(number));
-        let Some(content) = disk::read(&path)? else {
-            return Ok(None);
-        };
-        let record: Result<RelayRecord, _> = from_json(&content);
-        let record = record.map_err(|error| FileQueueError::torn("record of a relay", &path, error))?;
-        match record.store == store {
-            true => Ok(Some(record)),
-            false => Err(FileQueueError::torn("record of a relay", path, "it is of another store")),
+        match disk::read_json::<RelayRecord>(&path, "record of a relay")? {
+            Some(record) if record.store != store => {
+                Err(FileQueueError::torn("record of a relay", path, "it is of another store"))
+            }
+            record => Ok(record),
         }
     }
 

@@ -96,14 +96,11 @@ impl Results {
 
     pub(crate) fn load_result(&self, event_id: u64) -> Result<Option<EventResult>> {
         let path = self.path(event_id);
-        let Some(content) = disk::read(&path)? else {
-            return Ok(None);
-        };
-        let result: Result<EventResult, _> = from_json(&content);
-        let result = result.map_err(|error| FileQueueError::torn("result", &path, error))?;
-        match result.event_id == event_id {
-            true => Ok(Some(result)),
-            false => Err(FileQueueError::torn("result", path, "it is of another event")),
+        match disk::read_json::<EventResult>(&path, "result")? {
+            Some(result) if result.event_id != event_id => {
+                Err(FileQueueError::torn("result", path, "it is of another event"))
+            }
+            result => Ok(result),
         }
     }
 
@@ -115,7 +112,7 @@ impl Results {
             return Err(FileQueueError::HasResult { event_id });
         }
         // only for readers of claims: the result already ends the claim
-        if let Err(error) = self.claims.release(claim, claim.data.clone()) {
+        if let Err(error) = self.claims.release(claim) {
             tracing::debug!(claim = claim.claim_id, error = error.log(), "claim not released, it expires");
         }
         Ok(())

@@ -30,8 +30,8 @@ fn only_one_has_a_claim() {
 fn nobody_renews_or_gives_back_what_is_another_workers() {
     let (_root, one, two) = workers(HOUR);
     let claim = claimed(one.create("a", "data".into(), false).unwrap());
-    assert!(matches!(two.renew(&claim, Value::Null), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
-    assert!(matches!(two.release(&claim, Value::Null), Err(FileQueueError::ClaimLost { .. })));
+    assert!(matches!(two.renew(&claim), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
+    assert!(matches!(two.release(&claim), Err(FileQueueError::ClaimLost { .. })));
     assert_eq!(one.load_newest("a").unwrap(), Some(claim));
 }
 
@@ -53,20 +53,20 @@ fn what_ran_out_is_taken_over_and_its_owner_is_kept_out() {
     let new = claimed(two.create("a", Value::Null, false).unwrap());
     assert_eq!(new.epoch, 2);
     assert!(matches!(one.check_owned(&old), Err(FileQueueError::ClaimLost { epoch: 1, .. })));
-    assert!(matches!(one.release(&old, Value::Null), Err(FileQueueError::ClaimLost { .. })));
-    assert!(matches!(two.renew(&new, Value::Null), Err(FileQueueError::ClaimLost { .. })), "it has expired");
+    assert!(matches!(one.release(&old), Err(FileQueueError::ClaimLost { .. })));
+    assert!(matches!(two.renew(&new), Err(FileQueueError::ClaimLost { .. })), "it has expired");
 }
 
 #[test]
 fn what_was_given_back_is_free_and_renewing_makes_it_last() {
     let (_root, one, two) = workers(HOUR);
     let claim = claimed(one.create("a", Value::Null, false).unwrap());
-    let renewed = one.renew(&claim, 7.into()).unwrap();
+    let renewed = one.renew(&Claim { data: 7.into(), ..claim.clone() }).unwrap();
     assert!(renewed.expires_at > claim.expires_at && renewed.is_live());
     assert_eq!(two.load_newest("a").unwrap().unwrap().data, 7);
-    one.release(&renewed, Value::Null).unwrap();
+    one.release(&renewed).unwrap();
     assert_eq!(claimed(two.create("a", Value::Null, false).unwrap()).epoch, 2);
-    assert!(one.renew(&renewed, Value::Null).is_err());
+    assert!(one.renew(&renewed).is_err());
 }
 
 #[test]
