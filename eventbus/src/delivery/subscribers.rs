@@ -117,9 +117,7 @@ impl Subscribers {
     /// they begin, the one that wants more counts.
     #[must_use]
     pub fn announced(&self, group: &Name) -> Vec<Announced> {
-        let of_group = self.of_group(group);
-        let each = of_group.iter().map(|subscriber| (group, subscriber.events(), subscriber.options().start));
-        Announced::all(each)
+        Announced::by_subscribers(group, &self.list())
     }
 
     /// Returns the versions of an event type that the subscribers of a group were made for.
