@@ -104,6 +104,20 @@ impl InMemoryEventStore {
     pub fn with_clock(clock: impl Into<SharedClock>) -> Self {
         Self(Arc::new(StoreInner::with_clock(clock.into())))
     }
+
+    /// Returns the wanted dead letters, oldest first.
+    fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
+        let rows = self.0.unfinished.read();
+        let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
+            |((group, position), row)| {
+                let (group, attempts) = (group.clone(), row.attempts.clone());
+                Some(DeadDelivery { group, position: *position, attempts, dead_since: row.dead_since? })
+            },
+        );
+        let mut dead: Vec<_> = dead.collect();
+        dead.sort_by(|one, two| dead_order(one).cmp(&dead_order(two)));
+        dead
+    }
 }
 
 /// All events in position order: the event at index `i` has position `i + 1`.
@@ -319,22 +333,6 @@ impl Floors for InMemoryEventStore {
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
         self.0.floors.write().remove(&(destination.clone(), group.clone()));
         Ok(())
-    }
-}
-
-impl InMemoryEventStore {
-    /// Returns the wanted dead letters, oldest first.
-    fn list_dead_letters(&self, is_wanted: impl Fn(&Name, Position) -> bool) -> Vec<DeadDelivery> {
-        let rows = self.0.unfinished.read();
-        let dead = rows.iter().filter(|((group, position), _)| is_wanted(group, *position)).filter_map(
-            |((group, position), row)| {
-                let (group, attempts) = (group.clone(), row.attempts.clone());
-                Some(DeadDelivery { group, position: *position, attempts, dead_since: row.dead_since? })
-            },
-        );
-        let mut dead: Vec<_> = dead.collect();
-        dead.sort_by(|one, two| dead_order(one).cmp(&dead_order(two)));
-        dead
     }
 }
 

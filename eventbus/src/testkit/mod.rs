@@ -6,6 +6,7 @@ pub mod event_bus;
 pub mod event_store;
 mod fault;
 mod lossy_bus;
+mod lossy_bus_data;
 mod tables;
 
 #[doc(inline)]

@@ -1,7 +1,5 @@
 //! A bus in memory that keeps published positions beside its events and loses data on demand: for tests of the relay.
 
-mod data;
-
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
@@ -9,8 +7,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use uuid::Uuid;
 
-use self::data::{LosableData, LossyBusData};
-use super::{Fault, Faults, Refusal, delegate};
+use super::{
+    Fault, Faults, Refusal, delegate,
+    lossy_bus_data::{LosableData, LossyBusData},
+};
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
