@@ -30,16 +30,19 @@ pub struct ModuleGraph {
     pub scattered_impls: Vec<String>,
     /// Types with methods and several fields, some of them private, in a module whose child modules see the fields.
     pub open_types: Vec<String>,
+    /// Each module with the paths that it names of other crates.
+    pub foreign: BTreeMap<Module, BTreeSet<Vec<String>>>,
+    modules: CrateModules,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Source {
     /// The names that `use` imports, each with its path from the root of the crate; `*` for all of a module.
     imports: Vec<(String, Vec<String>)>,
     /// Paths that the code names, as written.
     paths: Vec<Vec<String>>,
     types: BTreeMap<String, FieldsOfType>,
-    /// The types of inherent `impl`s, with the text of the head.
+    /// The types of inherent `impl`s, with the text of the head and the conditions under which it is compiled.
     impls: Vec<(Vec<String>, String)>,
 }
 
@@ -59,7 +62,7 @@ impl ModuleGraph {
         let mut sources = BTreeMap::new();
         for file in files(&format!("{package}/src"), &[".rs"])? {
             let path = file.path.strip_prefix(&root).unwrap_or(&file.path);
-            if !path.starts_with("testkit/") && !path.starts_with("bin/") && path != "statuses.rs" {
+            if !path.starts_with("bin/") && path != "statuses.rs" {
                 sources.insert(module_of(path), file.text);
             }
         }
@@ -79,12 +82,20 @@ impl ModuleGraph {
             reader.visit_file(&file);
             sources.insert(module.clone(), reader.source);
         }
-        let crate_modules = CrateModules { sources };
+        let modules = CrateModules { sources };
         Ok(Self {
-            uses: crate_modules.uses(),
-            scattered_impls: crate_modules.scattered_impls(),
-            open_types: crate_modules.open_types(),
+            uses: modules.uses(),
+            scattered_impls: modules.scattered_impls(),
+            open_types: modules.open_types(),
+            foreign: modules.foreign(),
+            modules,
         })
+    }
+
+    /// Returns the module that defines the item with this path from the root of the crate.
+    #[must_use]
+    pub fn defining_module(&self, path: &[String]) -> Option<Module> {
+        self.modules.defining_module(path, 0).map(|(module, _)| module)
     }
 
     /// Returns each circle of modules as a chain, with the path by which each module uses the next. Seen from outside,
@@ -175,6 +186,7 @@ fn segments(module: &str) -> Vec<String> {
     module.split('/').filter(|segment| !segment.is_empty()).map(str::to_owned).collect()
 }
 
+#[derive(Debug)]
 struct CrateModules {
     sources: BTreeMap<Module, Source>,
 }
@@ -256,6 +268,21 @@ impl CrateModules {
         self.sources.iter().map(uses_of).collect()
     }
 
+    fn foreign(&self) -> BTreeMap<Module, BTreeSet<Vec<String>>> {
+        let foreign_of = |(module, source): (&Module, &Source)| {
+            let own = segments(module);
+            let imported = source.imports.iter().map(|(_, path)| path.clone());
+            let named =
+                source.paths.iter().map(|path| self.absolute(module, path).unwrap_or([&own, &path[..]].concat()));
+            let outside = imported.chain(named).filter(|path| {
+                let entry = path.get(..=own.len()).filter(|entry| entry.starts_with(&own));
+                entry.is_some_and(|entry| !self.sources.contains_key(&entry.join("/")))
+            });
+            (module.clone(), outside.map(|path| path[own.len()..].to_vec()).collect())
+        };
+        self.sources.iter().map(foreign_of).collect()
+    }
+
     fn scattered_impls(&self) -> Vec<String> {
         let mut found = Vec::new();
         let mut heads = BTreeSet::new();
@@ -320,6 +347,8 @@ pub fn is_test(attributes: &[Attribute]) -> bool {
 #[derive(Default)]
 struct Reader {
     module: Vec<String>,
+    /// The conditions of the modules within the file around the item that is read.
+    conditions: Vec<String>,
     source: Source,
 }
 
@@ -442,9 +471,16 @@ impl<'a> Visit<'a> for Reader {
             let path: Vec<_> = of.path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             let (generics, of) = (&item.generics, &item.self_ty);
             let clause = &item.generics.where_clause;
-            self.source.impls.push((path, quote::quote!(impl #generics #of #clause).to_string()));
+            let head = quote::quote!(impl #generics #of #clause);
+            self.source.impls.push((path, self.conditions.concat() + &head.to_string()));
+        }
+        let outside = self.conditions.len();
+        if matches!(item, Item::Mod(_)) {
+            let conditions = attributes.iter().filter(|attribute| attribute.path().is_ident("cfg"));
+            self.conditions.extend(conditions.map(|attribute| quote::quote!(#attribute).to_string()));
         }
         visit::visit_item(self, item);
+        self.conditions.truncate(outside);
     }
 
     fn visit_impl_item_fn(&mut self, function: &'a syn::ImplItemFn) {
@@ -454,7 +490,7 @@ impl<'a> Visit<'a> for Reader {
     }
 
     fn visit_path(&mut self, path: &'a syn::Path) {
-        if path.leading_colon.is_none() && path.segments.len() > 1 {
+        if path.segments.len() > 1 {
             self.source.paths.push(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
         }
         visit::visit_path(self, path);
