@@ -17,7 +17,7 @@ use crate::{
     GroupError, GroupStart, History, RedisCommandError, RedisConnectError, RedisEventBusConfig, RepartitionError,
     RetireStoreError, RetiredGroup, Trim, Trimmed, backlog, command,
     consumer::{self, Recovery, RecoveryStats},
-    error::{InvalidConfig, boxed, consume_error},
+    error::{InvalidConfig, boxed},
     group, info,
     inner::BusInner,
     partition::{layout, repartition},
@@ -348,7 +348,10 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        backlog::announce(&self.inner, announced).await.map_err(|error| consume_error(self.inner.destination(), error))
+        backlog::announce(&self.inner, announced).await.map_err(|error| ConsumeError::Unavailable {
+            destination: self.inner.destination().clone(),
+            source: boxed(error),
+        })
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {

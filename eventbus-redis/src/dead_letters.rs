@@ -224,6 +224,7 @@ fn dead_letter_error(bus: &BusInner, error: RedisCommandError) -> DeadLetterErro
         RedisCommandError::Unavailable { source, .. } => DeadLetterError::Unavailable { destination, source },
         RedisCommandError::OutcomeUnknown { source, .. } => DeadLetterError::OutcomeUnknown { destination, source },
         RedisCommandError::Refused { source, .. } => DeadLetterError::Refused { destination, source },
+        other => DeadLetterError::Refused { destination, source: other.into() },
     }
 }
 

@@ -60,8 +60,9 @@ impl BusInner {
     pub(crate) fn new(mut config: RedisEventBusConfig) -> Result<Self, InvalidConfig> {
         let counters = Arc::new(BusCounters::default());
         config.validate()?;
-        let link = SharedConnection::new(config.server(), Arc::clone(&counters))
-            .map_err(|mistake| InvalidConfig::for_bus(vec![mistake]))?;
+        let counted = Arc::clone(&counters);
+        let link = SharedConnection::new(config.server(), move || counted.reconnections(1))
+            .map_err(|mistake| InvalidConfig::new("bus", vec![mistake]))?;
         let has_temporary_name = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
         config.consumer_name = Some(consumer.clone());
@@ -280,12 +281,12 @@ impl BusInner {
     }
 
     pub(crate) fn partition_count_mismatch(&self, recorded: u32) -> PartitionCountMismatch {
-        PartitionCountMismatch { stream: self.base_stream.clone(), recorded, configured: self.config.partitions }
+        PartitionCountMismatch::new(self.base_stream.clone(), recorded, self.config.partitions)
     }
 }
 
 /// Parses a name that has passed the validation of the configuration.
 fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
     Name::new(field, value)
-        .map_err(|error| InvalidConfig::for_bus(vec![ConfigMistake::new(field, error.reason.to_string())]))
+        .map_err(|error| InvalidConfig::new("bus", vec![ConfigMistake::new(field, error.reason.to_string())]))
 }

@@ -6,15 +6,11 @@ mod blocking_read;
 mod bus;
 mod command;
 mod config;
-mod connection;
 mod consumer;
 mod dead_letter_copies;
 mod dead_letter_gate;
 mod dead_letters;
-mod entry_id;
-mod error;
 mod group;
-mod hash_tag;
 mod history;
 mod info;
 mod inner;
@@ -28,31 +24,28 @@ mod otel;
 mod partition;
 mod partition_hash;
 mod ports;
-mod program;
 mod publish;
 mod relay;
-mod reply;
 mod script;
-mod server;
 #[cfg(test)]
 mod statuses;
 mod store;
 mod streams;
-#[cfg(feature = "tls")]
-mod tls;
-#[cfg(not(feature = "tls"))]
-#[path = "no_tls.rs"]
-mod tls;
 mod trace;
 mod trace_context;
 mod trim;
-mod url;
 mod wire;
+
+// as modules of this crate: its files name them `crate::connection`
+use eventbus_redis_core::{connection, entry_id, env_vars, error, hash_tag, program, reply, server, validate};
 
 pub use bus::RedisEventBus;
 pub use config::RedisEventBusConfig;
 pub use consumer::{Recovery, RecoveryStats};
-pub use error::{ConfigMistake, InvalidConfig, PartitionCountMismatch, RedisCommandError, RedisConnectError};
+#[doc(inline)]
+pub use eventbus_redis_core::error::{
+    ConfigMistake, InvalidConfig, PartitionCountMismatch, RedisCommandError, RedisConnectError,
+};
 pub use group::{GroupError, GroupStart, RetireStoreError, RetiredGroup};
 pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{RepartitionError, UnfinishedGroup};

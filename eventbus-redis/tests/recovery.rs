@@ -475,7 +475,7 @@ async fn sweeping_loses_nothing_of_readers_that_come_and_go() {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let is_over = AtomicBool::new(false);
     let sweep = redis::Script::new(concat!(
-        include_str!("../src/script/lib/entry_ids.lua"),
+        include_str!("../../eventbus-redis-core/src/lua/entry_ids.lua"),
         include_str!("../src/script/consumer/collect_garbage.lua")
     ));
     let sweeping = async {

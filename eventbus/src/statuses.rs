@@ -378,7 +378,14 @@ fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
 fn every_status_of_every_crate_is_serialize() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut files = Vec::new();
-    for name in ["eventbus", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"] {
+    for name in [
+        "eventbus",
+        "eventbus-file",
+        "eventbus-redis",
+        "eventbus-redis-core",
+        "eventstore-postgres",
+        "eventstore-sqlite",
+    ] {
         sources(&workspace.join(name).join("src"), &mut files);
     }
     let mut statuses = 0;

@@ -6,8 +6,15 @@ use std::{
 };
 
 /// The crates that users depend on.
-pub const PRODUCT: &[&str] =
-    &["eventbus", "eventbus-derive", "eventbus-file", "eventbus-redis", "eventstore-postgres", "eventstore-sqlite"];
+pub const PRODUCT: &[&str] = &[
+    "eventbus",
+    "eventbus-derive",
+    "eventbus-file",
+    "eventbus-redis",
+    "eventbus-redis-core",
+    "eventstore-postgres",
+    "eventstore-sqlite",
+];
 
 /// A file of the workspace.
 #[derive(Debug, Clone)]

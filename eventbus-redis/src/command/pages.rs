@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use eventbus::support::PAGE_BYTES;
+use eventbus_redis_core::script::READ_PAGE;
 use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
 
-use crate::{
-    reply::{Entry, parse_range_entries, parse_value},
-    script,
-};
+use crate::reply::{Entry, parse_range_entries, parse_value};
 
 /// A page of entries of streams, in order.
 #[derive(Debug, Default)]
@@ -50,7 +48,7 @@ fn range_script<S: AsRef<str>>(
     to: &str,
     count: usize,
 ) -> ScriptInvocation<'static> {
-    let mut script = script::READ_PAGE.prepare_invoke();
+    let mut script = READ_PAGE.prepare_invoke();
     for stream in streams {
         script.key(stream.as_ref());
     }

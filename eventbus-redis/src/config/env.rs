@@ -1,10 +1,10 @@
 //! Reading a configuration from the environment.
 
-use super::{
-    RedisEventBusConfig,
+use super::RedisEventBusConfig;
+use crate::{
     env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
+    error::InvalidConfig,
 };
-use crate::error::InvalidConfig;
 
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and its name
@@ -33,7 +33,7 @@ impl RedisEventBusConfig {
         let mut vars = EnvVars::new(get);
         let config = Self::read(&mut vars);
         let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::for_bus(mistakes)) }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("bus", mistakes)) }
     }
 
     /// Reads every field.
@@ -84,7 +84,7 @@ mod tests {
     use eventbus::SharedClock;
 
     use super::*;
-    use crate::config::env_vars::BUS_VARIABLES;
+    use crate::env_vars::BUS_VARIABLES;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();

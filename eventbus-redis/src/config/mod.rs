@@ -1,8 +1,7 @@
 //! The configuration of a Redis bus.
 
 mod env;
-pub(crate) mod env_vars;
-pub(crate) mod validate;
+mod validate;
 
 pub(crate) use validate::MAX_PARTITIONS;
 
@@ -12,9 +11,9 @@ use eventbus::{
     SharedClock,
     delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 
-use crate::{keys, partition_hash::partition_of, server::Server};
+use crate::{keys, partition_hash::partition_of, server::Server, validate::seconds};
 
 /// The configuration of a Redis bus: a plain struct with defaults.
 ///
@@ -255,14 +254,9 @@ impl RedisEventBusConfig {
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("stream_prefix", &self.stream_prefix),
+            package: env!("CARGO_PKG_NAME"),
         }
     }
-}
-
-pub(crate) fn seconds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let seconds = f64::deserialize(deserializer)?;
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| de::Error::custom(format_args!("{seconds} is no number of seconds")))
 }
 
 impl fmt::Debug for RedisEventBusConfig {

@@ -1,25 +1,17 @@
 //! Validation of a configuration: finds every mistake at once.
 
-use std::time::Duration;
-
-use eventbus::Name;
-
 use super::RedisEventBusConfig;
 use crate::{
     error::{ConfigMistake, InvalidConfig},
-    url::url_problem,
+    validate::{MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem, time_problem},
 };
 
-/// The maximum length of a prefix: leaves room for what keys and checkpoint names append.
-const MAX_PREFIX_BYTES: usize = 200;
 /// More entries than a server should send at once, or a consumer hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
 /// The maximum number of consumers: each has a connection of its own, and handles `concurrency` events at once.
 const MAX_CONSUMERS: u64 = 1_024;
 /// The first `concurrency` that is too high: each running handler is a task.
 const MAX_CONCURRENCY: usize = 10_001;
-/// A hundred years; the server refuses numbers that its clock cannot hold.
-const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 /// Words that follow the name of the stream in the names of other keys.
 const RESERVED_KEY_NAMES: [&str; 10] =
     ["members", "floors", "relay", "layout", "lease", "types", "skipped", "backlog", "fills", "unjoined"];
@@ -44,7 +36,7 @@ impl RedisEventBusConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_bus(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("bus", mistakes)) }
     }
 
     pub(super) fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -52,7 +44,7 @@ impl RedisEventBusConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
+        found_in("redis_url", self.server().url_problem());
         found_in("stream_prefix", prefix_problem(&self.stream_prefix));
         found_in("consumer_group", name_problem(&self.consumer_group));
         let consumer = self.consumer_name.as_deref();
@@ -104,37 +96,6 @@ impl RedisEventBusConfig {
         let (first, max) = (self.retry_delay_ms, self.retry_max_delay_ms);
         ms_problem(max).or_else(|| (max < first).then(|| format!("is {max}, less than `retry_delay_ms` ({first})")))
     }
-}
-
-pub(crate) fn out_of_range(value: u64, max: u64) -> Option<String> {
-    match value {
-        0 => Some("is 0".into()),
-        _ => (value > max).then(|| format!("is {value}, at most {max} is allowed")),
-    }
-}
-
-pub(crate) fn time_problem(time: Duration) -> Option<String> {
-    match time {
-        Duration::ZERO => Some("is 0".into()),
-        time => (time.as_secs() > MAX_SECONDS).then(|| format!("is {time:?}, at most {MAX_SECONDS} s are allowed")),
-    }
-}
-
-pub(crate) fn ms_problem(ms: u64) -> Option<String> {
-    out_of_range(ms, MAX_SECONDS * 1_000)
-}
-
-pub(crate) fn name_problem(value: &str) -> Option<String> {
-    let error = Name::new("name", value).err()?;
-    let reason = error.reason.to_string();
-    Some(reason.strip_prefix("it ").unwrap_or(&reason).to_owned())
-}
-
-pub(crate) fn prefix_problem(value: &str) -> Option<String> {
-    name_problem(value).or_else(|| {
-        let bytes = value.len();
-        (bytes > MAX_PREFIX_BYTES).then(|| format!("has {bytes} bytes, at most {MAX_PREFIX_BYTES} are allowed"))
-    })
 }
 
 /// Returns the problem of a suffix that would make the name of a key in use.

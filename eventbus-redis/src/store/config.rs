@@ -6,14 +6,10 @@ use eventbus::SharedClock;
 use serde::Deserialize;
 
 use crate::{
-    config::{
-        env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
-        seconds,
-        validate::{prefix_problem, time_problem},
-    },
+    env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
     error::{ConfigMistake, InvalidConfig},
     server::Server,
-    url::url_problem,
+    validate::{prefix_problem, seconds, time_problem},
 };
 
 /// The configuration of a Redis event store: a plain struct with defaults.
@@ -100,7 +96,7 @@ impl RedisEventStoreConfig {
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
         let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_store(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("event store", mistakes)) }
     }
 
     fn mistakes(&self) -> Vec<ConfigMistake> {
@@ -108,7 +104,7 @@ impl RedisEventStoreConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
+        found_in("redis_url", self.server().url_problem());
         let prefix = Some(&*self.key_prefix).filter(|prefix| !prefix.is_empty());
         found_in("key_prefix", prefix.and_then(prefix_problem));
         found_in("socket_timeout", time_problem(self.socket_timeout));
@@ -142,7 +138,7 @@ impl RedisEventStoreConfig {
         let mut vars = EnvVars::new(get);
         let config = Self::read(&mut vars);
         let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::for_store(mistakes)) }
+        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("event store", mistakes)) }
     }
 
     /// Reads every field.
@@ -176,6 +172,7 @@ impl RedisEventStoreConfig {
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("key_prefix", &self.key_prefix),
+            package: env!("CARGO_PKG_NAME"),
         }
     }
 }
@@ -202,7 +199,7 @@ mod tests {
     use std::{cell::RefCell, collections::HashMap};
 
     use super::*;
-    use crate::config::env_vars::STORE_VARIABLES;
+    use crate::env_vars::STORE_VARIABLES;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventStoreConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();

@@ -3,14 +3,10 @@
 use std::{
     collections::HashSet,
     fmt,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{PoisonError, RwLock},
 };
 
-use eventbus::{
-    Position,
-    port::{AppendSignal, BusCounters},
-    support::ListedEventTypes,
-};
+use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use uuid::Uuid;
 
 use super::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys};
@@ -36,9 +32,8 @@ impl StoreInner {
     /// Connects, and creates the store if there is none with this prefix yet.
     pub(super) async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let counters = Arc::new(BusCounters::default());
-        let link = SharedConnection::new(config.server(), counters)
-            .map_err(|mistake| InvalidConfig::for_store(vec![mistake]))?;
+        let link = SharedConnection::new(config.server(), || {})
+            .map_err(|mistake| InvalidConfig::new("event store", vec![mistake]))?;
         let keys = StoreKeys::new(&config.key_prefix);
         let mut open = script::store::OPEN_STORE.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());

@@ -6,6 +6,7 @@ use eventbus::{
     port::{Direction, ReadError, ReadStream, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
+use eventbus_redis_core::script::READ_PAGE;
 use redis::{RedisResult, Value};
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
     command::store as commands,
     error::{CommandError, boxed},
     reply,
-    script::{READ_PAGE, store::STREAM_VERSION},
+    script::store::STREAM_VERSION,
 };
 
 /// Most events of a page; fewer if they have more than [`PAGE_BYTES`].

@@ -6,13 +6,9 @@ use eventbus::SharedClock;
 use serde::Deserialize;
 
 use crate::{
-    config::{
-        seconds,
-        validate::{prefix_problem, time_problem},
-    },
     error::{ConfigMistake, InvalidConfig},
     server::Server,
-    url::url_problem,
+    validate::{prefix_problem, seconds, time_problem},
 };
 
 /// The configuration of [`RedisStreams`](crate::RedisStreams): a plain struct with defaults.
@@ -90,14 +86,14 @@ impl RedisStreamsConfig {
         let mut found_in = |field: &str, problem: Option<String>| {
             mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
         };
-        found_in("redis_url", url_problem(&self.redis_url, cfg!(feature = "tls")));
+        found_in("redis_url", self.server().url_problem());
         found_in("stream_prefix", prefix_problem(&self.stream_prefix));
         found_in("socket_timeout", time_problem(self.socket_timeout));
         found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
         found_in("tls_ca_file", self.server().ca_problem());
         found_in("tls_cert_file", self.server().certificate_problem());
         found_in("tls_key_file", self.server().key_problem());
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::for_streams(mistakes)) }
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("streams", mistakes)) }
     }
 
     pub(crate) fn server(&self) -> Server<'_> {
@@ -109,6 +105,7 @@ impl RedisStreamsConfig {
             timeout: self.socket_timeout,
             connect_timeout: self.socket_connect_timeout,
             prefix: ("stream_prefix", &self.stream_prefix),
+            package: env!("CARGO_PKG_NAME"),
         }
     }
 }

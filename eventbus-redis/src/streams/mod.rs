@@ -13,7 +13,8 @@ mod reader;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use eventbus::port::{BusCounters, MessageId};
+use eventbus::port::MessageId;
+use eventbus_redis_core::script::CHECK_SCRIPTING;
 use redis::{Cmd, FromRedisValue};
 
 pub use self::{
@@ -27,7 +28,7 @@ pub use self::{
 };
 use crate::{
     RedisCommandError, RedisConnectError, Trim, Trimmed, blocking_read::READ_BLOCK_MAX, connection::SharedConnection,
-    error::InvalidConfig, reply, script,
+    error::InvalidConfig, reply,
 };
 
 /// Streams of plain events on a Redis server. Cloning shares the connection.
@@ -75,9 +76,9 @@ impl RedisStreams {
     /// refuses, or is a node of a cluster and the prefix has no hash tag. It names the address, never the password.
     pub async fn connect(config: RedisStreamsConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let mistaken = |mistake| InvalidConfig::for_streams(vec![mistake]);
-        let link = SharedConnection::new(config.server(), Arc::new(BusCounters::default())).map_err(mistaken)?;
-        let _: u64 = link.connect(&script::CHECK_SCRIPTING.prepare_invoke()).await?;
+        let mistaken = |mistake| InvalidConfig::new("streams", vec![mistake]);
+        let link = SharedConnection::new(config.server(), || {}).map_err(mistaken)?;
+        let _: u64 = link.connect(&CHECK_SCRIPTING.prepare_invoke()).await?;
         // a user may lack the right to `INFO`: the server then counts as no cluster
         let info: String = link.query(&reply::cluster_info()).await.unwrap_or_default();
         let is_cluster = reply::is_cluster_node(&info);

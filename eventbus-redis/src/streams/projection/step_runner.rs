@@ -1,6 +1,7 @@
 //! Runs the steps of a projection: each writes keys and moves the checkpoint at once.
 
 use eventbus::Name;
+use eventbus_redis_core::script::PROGRAM;
 
 use super::{
     StreamProjectionError,
@@ -11,7 +12,6 @@ use crate::{
     RedisCommandError, hash_tag,
     program::{AtomicProgram, Effect, ProgramReply, Undo},
     reply,
-    script::PROGRAM,
     streams::RedisStreams,
 };
 

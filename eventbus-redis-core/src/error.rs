@@ -1,8 +1,10 @@
 //! Errors of configuring, connecting and sending commands. No message shows a password.
 
+#![warn(missing_docs)]
+
 use std::{fmt, time::Duration};
 
-use eventbus::{BoxError, Name, port::ConsumeError};
+use eventbus::BoxError;
 use redis::RedisError;
 
 use crate::{reply, url::asks_for_tls};
@@ -19,16 +21,10 @@ pub struct InvalidConfig {
 }
 
 impl InvalidConfig {
-    pub(crate) const fn for_bus(mistakes: Vec<ConfigMistake>) -> Self {
-        Self { of: "bus", mistakes }
-    }
-
-    pub(crate) const fn for_streams(mistakes: Vec<ConfigMistake>) -> Self {
-        Self { of: "streams", mistakes }
-    }
-
-    pub(crate) const fn for_store(mistakes: Vec<ConfigMistake>) -> Self {
-        Self { of: "event store", mistakes }
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(of: &'static str, mistakes: Vec<ConfigMistake>) -> Self {
+        Self { of, mistakes }
     }
 }
 
@@ -43,7 +39,8 @@ pub struct ConfigMistake {
 }
 
 impl ConfigMistake {
-    pub(crate) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+    #[doc(hidden)]
+    pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: field.into(), problem: problem.into() }
     }
 }
@@ -75,8 +72,15 @@ pub struct PartitionCountMismatch {
     pub configured: u32,
 }
 
-/// Errors of [`RedisEventBus::connect`](crate::RedisEventBus::connect) and
-/// [`RedisEventStore::connect`](crate::RedisEventStore::connect).
+impl PartitionCountMismatch {
+    #[doc(hidden)]
+    #[must_use]
+    pub const fn new(stream: String, recorded: u32, configured: u32) -> Self {
+        Self { stream, recorded, configured }
+    }
+}
+
+/// Errors of connecting to Redis.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedisConnectError {
@@ -203,7 +207,9 @@ pub enum RedisCommandError {
 }
 
 impl RedisCommandError {
-    pub(crate) fn from_command_error(stream: &str, error: CommandError) -> Self {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn from_command_error(stream: &str, error: CommandError) -> Self {
         let stream = stream.to_owned();
         match error {
             CommandError::Sent(error) if is_refused(&error) => Self::Refused { stream, source: error.into() },
@@ -228,7 +234,7 @@ fn is_refused(error: &RedisError) -> bool {
 
 /// The reason why a command has no reply.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(crate) enum CommandError {
+pub enum CommandError {
     /// No connection was open; the command was not sent.
     #[error("{0}")]
     NotSent(String),
@@ -238,14 +244,9 @@ pub(crate) enum CommandError {
 }
 
 /// Converts a command error to the error that users of the bus see.
-pub(crate) fn boxed(error: CommandError) -> BoxError {
+pub fn boxed(error: CommandError) -> BoxError {
     match error {
         CommandError::NotSent(text) => text.into(),
         CommandError::Sent(error) => error.into(),
     }
-}
-
-/// Converts the error of a command that consuming needs.
-pub(crate) fn consume_error(destination: &Name, error: CommandError) -> ConsumeError {
-    ConsumeError::Unavailable { destination: destination.clone(), source: boxed(error) }
 }

@@ -9,18 +9,18 @@ use redis::{Script, ScriptInvocation, ToSingleRedisArg};
 
 /// A command that writes one key.
 #[derive(Debug, Clone)]
-pub(crate) struct Effect {
+pub struct Effect {
     /// The key as the user names it.
-    pub(crate) key: String,
-    pub(crate) undo: Undo,
-    pub(crate) command: String,
+    pub key: String,
+    pub undo: Undo,
+    pub command: String,
     /// Arguments behind the key.
-    pub(crate) args: Vec<Vec<u8>>,
+    pub args: Vec<Vec<u8>>,
 }
 
 /// The part of a key that an effect may change: the script saves it first, to undo the effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Undo {
+pub enum Undo {
     /// The field of a hash that its first argument names.
     Field,
     /// The member of a set that is its first argument.
@@ -49,13 +49,13 @@ impl Undo {
     }
 }
 
-pub(crate) fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
+pub fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
     argument.to_redis_args().into_iter().next().unwrap_or_default()
 }
 
 /// A call of a script of programs: its keys, and its steps as arguments.
 #[derive(Debug, Default)]
-pub(crate) struct AtomicProgram {
+pub struct AtomicProgram {
     keys: Vec<String>,
     key_numbers: HashMap<String, usize>,
     args: Vec<Vec<u8>>,
@@ -63,22 +63,22 @@ pub(crate) struct AtomicProgram {
 
 impl AtomicProgram {
     /// Checks that a key holds this text, or is missing if the text is `0`; else the reply is [`ProgramReply::Moved`].
-    pub(crate) fn require_value(&mut self, key: &str, value: &str) {
+    pub fn require_value(&mut self, key: &str, value: &str) {
         self.step("at").key(key).arg(value);
     }
 
     /// Checks that a key holds no different token; else the reply is [`ProgramReply::TokenTaken`].
-    pub(crate) fn require_token(&mut self, key: &str, token: &str) {
+    pub fn require_token(&mut self, key: &str, token: &str) {
         self.step("claim").key(key).arg(token);
     }
 
     /// Adds a name to the set of written keys; undone if a later step fails.
-    pub(crate) fn list_key(&mut self, set: &str, name: &str) {
+    pub fn list_key(&mut self, set: &str, name: &str) {
         self.step("list").key(set).arg(name);
     }
 
     /// Adds an effect on a stored key; undone if a later step fails. `backup_key` holds a backup of the key meanwhile.
-    pub(crate) fn effect(&mut self, stored_key: &str, backup_key: &str, effect: &Effect) {
+    pub fn effect(&mut self, stored_key: &str, backup_key: &str, effect: &Effect) {
         let Effect { undo, command, args, .. } = effect;
         self.step("do").key(stored_key).arg(undo.as_arg());
         match undo.needs_backup() {
@@ -89,24 +89,24 @@ impl AtomicProgram {
     }
 
     /// Renames a copy over a live key, or removes the live key if there is no copy.
-    pub(crate) fn swap(&mut self, copy: &str, live: &str) {
+    pub fn swap(&mut self, copy: &str, live: &str) {
         self.step("swap").key(copy).key(live);
     }
 
-    pub(crate) fn unlink(&mut self, key: &str) {
+    pub fn unlink(&mut self, key: &str) {
         self.step("drop").key(key);
     }
 
-    pub(crate) fn set(&mut self, key: &str, value: &str) {
+    pub fn set(&mut self, key: &str, value: &str) {
         self.step("set").key(key).arg(value);
     }
 
     /// Begins a step of any name; its keys and arguments follow.
-    pub(crate) fn step(&mut self, name: &str) -> &mut Self {
+    pub fn step(&mut self, name: &str) -> &mut Self {
         self.arg(name)
     }
 
-    pub(crate) fn key(&mut self, key: &str) -> &mut Self {
+    pub fn key(&mut self, key: &str) -> &mut Self {
         let next = self.keys.len() + 1;
         let number = *self.key_numbers.entry(key.to_owned()).or_insert(next);
         if number == next {
@@ -115,31 +115,31 @@ impl AtomicProgram {
         self.arg(number.to_string())
     }
 
-    pub(crate) fn arg(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
+    pub fn arg(&mut self, word: impl AsRef<[u8]>) -> &mut Self {
         self.push_arg(word.as_ref());
         self
     }
 
-    pub(crate) fn push_arg(&mut self, word: &[u8]) {
+    pub fn push_arg(&mut self, word: &[u8]) {
         self.args.push(word.to_vec());
     }
 
-    pub(crate) fn arg_list(&mut self, words: &[Vec<u8>]) -> &mut Self {
+    pub fn arg_list(&mut self, words: &[Vec<u8>]) -> &mut Self {
         self.arg(words.len().to_string());
         self.args.extend_from_slice(words);
         self
     }
 
-    pub(crate) fn keys(&self) -> &[String] {
+    pub fn keys(&self) -> &[String] {
         &self.keys
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.args.is_empty()
     }
 
     /// Returns the call of a script that knows all steps of the program.
-    pub(crate) fn invocation<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
+    pub fn invocation<'s>(&self, script: &'s Script) -> ScriptInvocation<'s> {
         let mut invocation = script.prepare_invoke();
         invocation.key(&self.keys).arg(&self.args);
         invocation
@@ -148,7 +148,7 @@ impl AtomicProgram {
 
 /// Reply of the script to a program. Unless it is `Done`, the script wrote no key.
 #[derive(Debug)]
-pub(crate) enum ProgramReply {
+pub enum ProgramReply {
     /// All steps are made; with the words that they add to the reply.
     Done(Vec<String>),
     /// A key no longer holds the value that the program requires.
@@ -162,7 +162,7 @@ pub(crate) enum ProgramReply {
 }
 
 impl ProgramReply {
-    pub(crate) fn parse(reply: Vec<String>) -> Self {
+    pub fn parse(reply: Vec<String>) -> Self {
         let mut words = reply.iter().cloned();
         let mut next = || words.next().unwrap_or_default();
         match next().as_str() {

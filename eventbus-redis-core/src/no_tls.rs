@@ -3,7 +3,7 @@
 
 use redis::{Client, RedisError};
 
-use crate::{ConfigMistake, server::Server};
+use crate::{error::ConfigMistake, server::Server};
 
 /// Fails: this build has no TLS.
 pub(crate) fn client(_server: &Server<'_>) -> Result<Client, ConfigMistake> {

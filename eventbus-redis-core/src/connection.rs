@@ -6,11 +6,11 @@
 //! Connect and reply timeouts use real time, not the configured clock.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    fmt,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
-use eventbus::port::BusCounters;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
     aio::MultiplexedConnection,
@@ -18,7 +18,11 @@ use redis::{
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    ConfigMistake, RedisConnectError, error::CommandError, hash_tag::has_hash_tag, reply, server::Server, tls,
+    error::{CommandError, ConfigMistake, RedisConnectError},
+    hash_tag::has_hash_tag,
+    reply,
+    server::Server,
+    tls,
     url::asks_for_tls,
 };
 
@@ -28,10 +32,10 @@ const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
 const PARALLEL_CONNECTS_MAX: usize = 8;
 /// The reply timeout after which the client repeats an idempotent command over a second connection, as the first may be
 /// dead.
-pub(crate) const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
+pub const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
-pub(crate) struct SharedConnection {
+pub struct SharedConnection {
     client: Client,
     address: String,
     /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
@@ -42,7 +46,7 @@ pub(crate) struct SharedConnection {
     state: RwLock<ConnectionState>,
     /// The last failed attempt. The lock admits one connect attempt at a time.
     last_failure: Mutex<Option<ConnectFailure>>,
-    counters: Arc<BusCounters>,
+    on_reconnect: Box<dyn Fn() + Send + Sync>,
 }
 
 /// A prefix without a hash tag, and the configuration field that holds it.
@@ -70,11 +74,11 @@ struct ConnectFailure {
 }
 
 impl SharedConnection {
-    /// Prepares the connection; sends no command.
+    /// Prepares the connection; sends no command. Calls `on_reconnect` for each connection after the first.
     ///
     /// # Errors
     /// The configuration field from which no client can be built.
-    pub(crate) fn new(server: Server<'_>, counters: Arc<BusCounters>) -> Result<Self, ConfigMistake> {
+    pub fn new(server: Server<'_>, on_reconnect: impl Fn() + Send + Sync + 'static) -> Result<Self, ConfigMistake> {
         server.warn_plaintext();
         let (field, prefix) = server.prefix;
         let untagged = (!has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
@@ -86,29 +90,29 @@ impl SharedConnection {
             response_timeout: server.timeout,
             state: RwLock::default(),
             last_failure: Mutex::default(),
-            counters,
+            on_reconnect: Box::new(on_reconnect),
         })
     }
 
     /// Refuses all commands until [`allow_commands`](Self::allow_commands); [`connect`](Self::connect) still sends.
-    pub(crate) fn block_commands(&self, why: &str) {
+    pub fn block_commands(&self, why: &str) {
         let mut slot = self.state_mut();
         (slot.connection, slot.blocked_reason) = (None, Some(why.to_owned()));
     }
 
     /// Allows all commands.
-    pub(crate) fn allow_commands(&self) {
+    pub fn allow_commands(&self) {
         self.state_mut().blocked_reason = None;
     }
 
     /// Returns `true` if a connection is open and no error has shown it to be lost.
-    pub(crate) fn is_up(&self) -> bool {
+    pub fn is_up(&self) -> bool {
         self.state().connection.is_some()
     }
 
     /// Opens a connection for the caller alone, with a reply timeout. A long attempt may be stuck although the server
     /// is back, so further attempts start beside it.
-    pub(crate) async fn open_dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    pub async fn open_dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         match tokio::time::timeout(self.connect_timeout, self.open_without_timeout(response_timeout)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
@@ -132,10 +136,7 @@ impl SharedConnection {
     }
 
     /// Connects and runs a script, both within the connect timeout.
-    pub(crate) async fn connect<T: FromRedisValue>(
-        &self,
-        first: &ScriptInvocation<'_>,
-    ) -> Result<T, RedisConnectError> {
+    pub async fn connect<T: FromRedisValue>(&self, first: &ScriptInvocation<'_>) -> Result<T, RedisConnectError> {
         let address = self.address.clone();
         let timeout = self.connect_timeout;
         let connecting = async {
@@ -164,7 +165,7 @@ impl SharedConnection {
     }
 
     /// Converts the error of a setup command that was sent after connecting.
-    pub(crate) fn setup_error(&self, error: CommandError) -> RedisConnectError {
+    pub fn setup_error(&self, error: CommandError) -> RedisConnectError {
         match error {
             CommandError::Sent(error) => self.connect_error(error),
             CommandError::NotSent(text) => {
@@ -205,7 +206,7 @@ impl SharedConnection {
     }
 
     /// Sends an idempotent command; if the connection turns out to be lost, sends it once more over a new one.
-    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_with_short_timeout().await?;
         match command.query_async(&mut connection).await {
             Err(error) if self.drop_if_lost(number, &error) => self.query_once(command).await,
@@ -214,21 +215,21 @@ impl SharedConnection {
     }
 
     /// Sends a command once.
-    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+    pub async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         let reply = command.query_async(&mut connection).await;
         self.check_reply(number, reply)
     }
 
     /// Sends commands once, in one round trip.
-    pub(crate) async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
+    pub async fn query_all<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         let reply = commands.query_async(&mut connection).await;
         self.check_reply(number, reply)
     }
 
     /// Runs a script once, on a connection that soon counts as lost if it does not reply.
-    pub(crate) async fn run_with_short_timeout<T: FromRedisValue>(
+    pub async fn run_with_short_timeout<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, CommandError> {
@@ -238,17 +239,14 @@ impl SharedConnection {
     }
 
     /// Runs a script once; sends its text if the server does not know it.
-    pub(crate) async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
+    pub async fn run<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         let reply = script.invoke_async(&mut connection).await;
         self.check_reply(number, reply)
     }
 
     /// Runs a script that may run twice, which happens if its connection was lost.
-    pub(crate) async fn run_idempotent<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, CommandError> {
+    pub async fn run_idempotent<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_with_short_timeout().await?;
         match script.invoke_async(&mut connection).await {
             Err(error) if self.drop_if_lost(number, &error) => self.run(script).await,
@@ -258,7 +256,7 @@ impl SharedConnection {
 
     /// As [`run_idempotent`](Self::run_idempotent), for a caller that must know if the script ran: if the second run
     /// fails, the outcome of the first one stays unknown.
-    pub(crate) async fn run_idempotent_or_unknown<T: FromRedisValue>(
+    pub async fn run_idempotent_or_unknown<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, CommandError> {
@@ -272,7 +270,7 @@ impl SharedConnection {
         }
     }
 
-    pub(crate) fn check_reply<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+    pub fn check_reply<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
             self.drop_if_lost(number, error);
         }
@@ -280,7 +278,7 @@ impl SharedConnection {
     }
 
     /// Drops a connection that an error shows to be lost; returns `true` if the error does.
-    pub(crate) fn drop_if_lost(&self, number: u64, error: &RedisError) -> bool {
+    pub fn drop_if_lost(&self, number: u64, error: &RedisError) -> bool {
         let is_lost = reply::is_connection_lost(error);
         if is_lost {
             let mut slot = self.state_mut();
@@ -292,7 +290,7 @@ impl SharedConnection {
     }
 
     /// Returns the open connection, or connects. Callers that waited while connecting failed share that failure.
-    pub(crate) async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+    pub async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
         if let Some(open) = self.state().open_connection()? {
             return Ok(open);
         }
@@ -309,7 +307,9 @@ impl SharedConnection {
             Ok(connection) => {
                 let mut slot = self.state_mut();
                 slot.check_open()?;
-                self.counters.reconnections(u64::from(slot.number > 0));
+                if slot.number > 0 {
+                    (self.on_reconnect)();
+                }
                 Ok((connection.clone(), slot.replace(connection)))
             }
             Err(error) => {
@@ -322,15 +322,14 @@ impl SharedConnection {
     }
 
     /// Returns the connection with a short reply timeout, for idempotent commands.
-    pub(crate) async fn get_with_short_timeout(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+    pub async fn get_with_short_timeout(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         connection.set_response_timeout(self.response_timeout.min(IDEMPOTENT_REPLY_TIMEOUT));
         Ok((connection, number))
     }
 
     /// The host, or the path of the socket, of the server.
-    #[cfg(feature = "opentelemetry")]
-    pub(crate) fn host(&self) -> Option<&str> {
+    pub fn host(&self) -> Option<&str> {
         match self.client.get_connection_info().addr() {
             redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => Some(host),
             redis::ConnectionAddr::Unix(path) => path.to_str(),
@@ -339,8 +338,7 @@ impl SharedConnection {
     }
 
     /// The port of the server; a socket has none.
-    #[cfg(feature = "opentelemetry")]
-    pub(crate) fn port(&self) -> Option<u16> {
+    pub fn port(&self) -> Option<u16> {
         match self.client.get_connection_info().addr() {
             redis::ConnectionAddr::Tcp(_, port) | redis::ConnectionAddr::TcpTls { port, .. } => Some(*port),
             _ => None,
@@ -348,7 +346,7 @@ impl SharedConnection {
     }
 
     /// Closes the connection and refuses to open a new one.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         let mut slot = self.state_mut();
         slot.connection = None;
         slot.is_closed = true;
@@ -360,6 +358,12 @@ impl SharedConnection {
 
     fn state_mut(&self) -> RwLockWriteGuard<'_, ConnectionState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for SharedConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedConnection").field("address", &self.address).finish_non_exhaustive()
     }
 }
 

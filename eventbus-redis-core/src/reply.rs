@@ -8,14 +8,14 @@ use redis::{
 
 /// An entry of a stream as the server sent it; the fields are `None` if it was deleted while it was pending.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: String,
-    pub(crate) fields: Option<Vec<(String, Vec<u8>)>>,
+pub struct Entry {
+    pub id: String,
+    pub fields: Option<Vec<(String, Vec<u8>)>>,
 }
 
 impl Entry {
     /// Returns the number of bytes of its id, names and values.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let of_fields = |fields: &Vec<(String, Vec<u8>)>| {
             fields.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
         };
@@ -23,69 +23,69 @@ impl Entry {
     }
 }
 
-pub(crate) fn get(key: &str) -> Cmd {
+pub fn get(key: &str) -> Cmd {
     let mut command = cmd("GET");
     command.arg(key);
     command
 }
 
-pub(crate) fn set(key: &str, value: impl ToSingleRedisArg) -> Cmd {
+pub fn set(key: &str, value: impl ToSingleRedisArg) -> Cmd {
     let mut command = cmd("SET");
     command.arg(key).arg(value);
     command
 }
 
-pub(crate) fn cluster_info() -> Cmd {
+pub fn cluster_info() -> Cmd {
     let mut command = cmd("INFO");
     command.arg("cluster");
     command
 }
 
 /// Returns `true` if the reply of [`cluster_info`] comes from a node of a cluster.
-pub(crate) fn is_cluster_node(info: &str) -> bool {
+pub fn is_cluster_node(info: &str) -> bool {
     info.lines().any(|line| line.trim() == "cluster_enabled:1")
 }
 
 /// Returns `true` if the server refuses, and will refuse a retry too.
-pub(crate) fn is_refusal(error: &RedisError) -> bool {
+pub fn is_refusal(error: &RedisError) -> bool {
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGTYPE" | "NOAUTH" | "NOPERM" | "WRONGPASS"))
         || is_stream_closed(error)
 }
 
 /// Returns `true` if the stream accepts no more entries, because the bus was given partitions.
-pub(crate) fn is_stream_closed(error: &RedisError) -> bool {
+pub fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 
 /// Returns `true` if this server cannot serve the configuration: it lacks the database, or a different one has the key.
-pub(crate) fn is_wrong_server(error: &RedisError) -> bool {
+pub fn is_wrong_server(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::Moved)
         || error.to_string().contains("refused to switch database")
 }
 
 /// Returns `true` if the error is a reply: then the server did not execute the command.
-pub(crate) fn is_not_executed(error: &RedisError) -> bool {
+pub fn is_not_executed(error: &RedisError) -> bool {
     error.code().is_some()
 }
 
 /// Returns `true` if an error shows that the connection is lost, or leads to a server that has become a replica.
-pub(crate) fn is_connection_lost(error: &RedisError) -> bool {
+pub fn is_connection_lost(error: &RedisError) -> bool {
     error.is_connection_dropped() || error.is_io_error() || error.code() == Some("READONLY")
 }
 
 /// Converts a value of a reply.
-pub(crate) fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
+pub fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
 /// Parses the reply of `XRANGE` and `XREVRANGE`.
-pub(crate) fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
+pub fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
     parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
 }
 
 /// Parses one entry of a stream.
-pub(crate) fn parse_entry(value: Value) -> RedisResult<Entry> {
+pub fn parse_entry(value: Value) -> RedisResult<Entry> {
     let mut parts = match value {
         Value::Array(parts) => parts.into_iter(),
         _ => Vec::new().into_iter(),

@@ -7,42 +7,50 @@ use std::{
     time::Duration,
 };
 
-use crate::url::{address, asks_for_tls, is_plaintext_remote};
+use crate::url::{address, asks_for_tls, is_plaintext_remote, url_problem};
 
 /// The settings for reaching a server.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Server<'c> {
-    pub(crate) url: &'c str,
-    pub(crate) tls_ca_file: Option<&'c Path>,
+pub struct Server<'c> {
+    pub url: &'c str,
+    pub tls_ca_file: Option<&'c Path>,
     /// The certificate that the client shows to a server that asks for one.
-    pub(crate) tls_cert_file: Option<&'c Path>,
-    pub(crate) tls_key_file: Option<&'c Path>,
+    pub tls_cert_file: Option<&'c Path>,
+    pub tls_key_file: Option<&'c Path>,
     /// The reply timeout.
-    pub(crate) timeout: Duration,
-    pub(crate) connect_timeout: Duration,
+    pub timeout: Duration,
+    pub connect_timeout: Duration,
     /// The configuration field that holds the prefix of all keys, and its value.
-    pub(crate) prefix: (&'static str, &'c str),
+    pub prefix: (&'static str, &'c str),
+    /// The crate whose cargo feature `tls` a user enables.
+    pub package: &'static str,
 }
 
 impl Server<'_> {
     /// Returns the address without the password, for messages.
-    pub(crate) fn address(&self) -> String {
+    pub fn address(&self) -> String {
         address(self.url)
     }
 
+    /// Returns the problem of the URL.
+    #[must_use]
+    pub fn url_problem(&self) -> Option<String> {
+        url_problem(self.url, cfg!(feature = "tls"), self.package)
+    }
+
     /// Returns the problem of `tls_ca_file` beside the other settings, without reading the file.
-    pub(crate) fn ca_problem(&self) -> Option<String> {
+    pub fn ca_problem(&self) -> Option<String> {
         self.without_tls(self.tls_ca_file)
     }
 
     /// Returns the problem of `tls_cert_file` beside the other settings, without reading the file.
-    pub(crate) fn certificate_problem(&self) -> Option<String> {
+    pub fn certificate_problem(&self) -> Option<String> {
         let lacks_key = self.tls_cert_file.is_some() && self.tls_key_file.is_none();
         self.without_tls(self.tls_cert_file).or_else(|| lacks_key.then(|| "is set without `tls_key_file`".into()))
     }
 
     /// Returns the problem of `tls_key_file` beside the other settings, without reading the file.
-    pub(crate) fn key_problem(&self) -> Option<String> {
+    pub fn key_problem(&self) -> Option<String> {
         let lacks_certificate = self.tls_key_file.is_some() && self.tls_cert_file.is_none();
         self.without_tls(self.tls_key_file)
             .or_else(|| lacks_certificate.then(|| "is set without `tls_cert_file`".into()))
@@ -54,7 +62,7 @@ impl Server<'_> {
     }
 
     /// Warns, once for each server, if machines on the way can read what the client sends.
-    pub(crate) fn warn_plaintext(&self) {
+    pub fn warn_plaintext(&self) {
         static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
         if is_plaintext_remote(self.url) {
             let address = self.address();
@@ -63,7 +71,8 @@ impl Server<'_> {
                 tracing::warn!(
                     server = address,
                     "the connection to Redis has no TLS: every machine on the way can read events and passwords; to repair: \
-                     `rediss://`, and the cargo feature `tls` of eventbus-redis"
+                     `rediss://`, and the cargo feature `tls` of {}",
+                    self.package
                 );
             }
         }

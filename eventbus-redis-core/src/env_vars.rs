@@ -10,7 +10,7 @@ const VARIABLE_PREFIX: &str = "EVENTBUS_";
 const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
 
 /// The variables that the configuration of a bus reads.
-pub(crate) const BUS_VARIABLES: &str = "
+pub const BUS_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_STREAM_PREFIX EVENTBUS_CONSUMER_GROUP EVENTBUS_CONSUMER_NAME
     EVENTBUS_CONSUMERS EVENTBUS_BATCH_SIZE EVENTBUS_BLOCK_MS EVENTBUS_RETRY_FOR_SECONDS EVENTBUS_MAX_RETRIES
     EVENTBUS_PENDING_IDLE_MS EVENTBUS_ENABLE_DLQ EVENTBUS_DLQ_STREAM_SUFFIX EVENTBUS_SOCKET_TIMEOUT
@@ -22,21 +22,22 @@ pub(crate) const BUS_VARIABLES: &str = "
     EVENTBUS_TLS_KEY_FILE EVENTBUS_READABLE_BY_PYTHON EVENTBUS_PARTITIONS EVENTBUS_PARTITION_LEASE_MS";
 /// The variables that the configuration of a store reads. Both lists stand here: a process that reads one configuration
 /// warns of no variable of the other.
-pub(crate) const STORE_VARIABLES: &str = "
+pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
     EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
     EVENTBUS_TLS_KEY_FILE";
 
 /// Returns a variable of this process.
-pub(crate) fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
+pub fn process_variable(name: &str) -> Option<Result<String, NotUtf8>> {
     env::var_os(name).map(|value| value.into_string().map_err(|_| NotUtf8))
 }
 
 /// A variable whose value is not UTF-8.
-pub(crate) struct NotUtf8;
+#[derive(Debug)]
+pub struct NotUtf8;
 
 /// Logs one warning for each variable of this process that begins like ours and that no configuration reads; once.
-pub(crate) fn warn_unknown_variables() {
+pub fn warn_unknown_variables() {
     static WARNED: Once = Once::new();
     WARNED.call_once(|| {
         let set: Vec<_> = env::vars_os().filter_map(|(name, _)| name.into_string().ok()).collect();
@@ -60,25 +61,26 @@ fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a st
 }
 
 /// Reads variables, and collects the mistakes in them.
-pub(crate) struct EnvVars<G> {
+#[derive(Debug)]
+pub struct EnvVars<G> {
     get: G,
-    pub(crate) mistakes: Vec<ConfigMistake>,
+    pub mistakes: Vec<ConfigMistake>,
 }
 
 impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
-    pub(crate) fn new(get: G) -> Self {
+    pub fn new(get: G) -> Self {
         Self { get, mistakes: Vec::new() }
     }
 
     /// Reads the server's URL, which has the same variable in every configuration.
-    pub(crate) fn redis_url(&mut self, field: &mut String) {
+    pub fn redis_url(&mut self, field: &mut String) {
         self.text("REDIS_URL", field);
         if self.value(MISNAMED_URL_VARIABLE).is_some() {
             self.mistakes.push(ConfigMistake::new(MISNAMED_URL_VARIABLE, "is set; the server is named by `REDIS_URL`"));
         }
     }
 
-    pub(crate) fn value(&mut self, name: &'static str) -> Option<String> {
+    pub fn value(&mut self, name: &'static str) -> Option<String> {
         match (self.get)(name)? {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
             Err(NotUtf8) => {
@@ -88,13 +90,13 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    pub(crate) fn text(&mut self, name: &'static str, field: &mut String) {
+    pub fn text(&mut self, name: &'static str, field: &mut String) {
         if let Some(value) = self.value(name) {
             *field = value;
         }
     }
 
-    pub(crate) fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
+    pub fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -110,7 +112,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    pub(crate) fn number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
+    pub fn number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -120,7 +122,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    pub(crate) fn seconds(&mut self, name: &'static str, field: &mut Duration) {
+    pub fn seconds(&mut self, name: &'static str, field: &mut Duration) {
         let Some(value) = self.value(name) else {
             return;
         };

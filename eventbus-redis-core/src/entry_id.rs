@@ -3,25 +3,25 @@
 use std::{fmt, str::FromStr};
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct EntryId {
-    pub(crate) ms: u64,
-    pub(crate) number: u64,
+pub struct EntryId {
+    pub ms: u64,
+    pub number: u64,
 }
 
 /// A text that is not the id of an entry.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct InvalidEntryId;
+pub struct InvalidEntryId;
 
 impl EntryId {
-    pub(crate) const ZERO: Self = Self { ms: 0, number: 0 };
+    pub const ZERO: Self = Self { ms: 0, number: 0 };
 
     /// Parses an id, or a time alone, which stands for its first id.
-    pub(crate) fn parse_id_or_time(text: &str) -> Option<Self> {
+    pub fn parse_id_or_time(text: &str) -> Option<Self> {
         text.parse().or_else(|_| format!("{text}-0").parse()).ok()
     }
 
     /// Returns the highest id below this one.
-    pub(crate) const fn previous(self) -> Self {
+    pub const fn previous(self) -> Self {
         match self {
             Self { ms: 0, number: 0 } => Self::ZERO,
             Self { ms, number: 0 } => Self { ms: ms - 1, number: u64::MAX },

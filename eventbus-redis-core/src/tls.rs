@@ -8,7 +8,7 @@ use std::{error::Error, fs, io, path::Path, sync::Arc};
 use redis::{Client, ClientTlsConfig, RedisError, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
 
-use crate::{ConfigMistake, server::Server};
+use crate::{error::ConfigMistake, server::Server};
 
 /// Prepares a client that trusts the authorities of the configuration.
 pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {

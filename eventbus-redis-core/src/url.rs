@@ -12,7 +12,7 @@ const TCP_PARAMETERS: [&str; 1] = ["protocol"];
 const SOCKET_PARAMETERS: [&str; 4] = ["db", "user", "pass", "protocol"];
 
 /// Returns the address in a URL without the password, for messages.
-pub(crate) fn address(url: &str) -> String {
+pub fn address(url: &str) -> String {
     let shown = redacted(url);
     // a user without a password is hidden too: mostly it is a password that lacks its colon
     let Some(((scheme, user), host)) =
@@ -26,12 +26,12 @@ pub(crate) fn address(url: &str) -> String {
 }
 
 /// Returns the problem of a URL.
-pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
+pub fn url_problem(url: &str, has_tls: bool, package: &str) -> Option<String> {
     let Some(parsed) = redis::parse_redis_url(url) else {
         return Some(INVALID_URL_PROBLEM.into());
     };
     if asks_for_tls(url) && !has_tls {
-        return Some("asks for TLS, which needs the cargo feature `tls` of eventbus-redis".into());
+        return Some(format!("asks for TLS, which needs the cargo feature `tls` of {package}"));
     }
     if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
         return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
@@ -49,14 +49,14 @@ pub(crate) fn url_problem(url: &str, has_tls: bool) -> Option<String> {
 }
 
 /// Returns `true` if a URL names a remote machine, without TLS.
-pub(crate) fn is_plaintext_remote(url: &str) -> bool {
+pub fn is_plaintext_remote(url: &str) -> bool {
     let parsed = redis::parse_redis_url(url);
     parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
         && !asks_for_tls(url)
 }
 
 /// Returns `true` if a URL asks for TLS.
-pub(crate) fn asks_for_tls(url: &str) -> bool {
+pub fn asks_for_tls(url: &str) -> bool {
     redis::parse_redis_url(url).is_some_and(|url| matches!(url.scheme(), "rediss" | "valkeys"))
 }
 
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_build_without_tls_names_the_feature() {
-        let problem = url_problem("rediss://localhost", false).unwrap_or_default();
+        let problem = url_problem("rediss://localhost", false, "eventbus-redis").unwrap_or_default();
         assert_eq!(problem, "asks for TLS, which needs the cargo feature `tls` of eventbus-redis");
-        assert_eq!(url_problem("redis://localhost", false), None);
+        assert_eq!(url_problem("redis://localhost", false, "eventbus-redis"), None);
     }
 }
