@@ -2,7 +2,6 @@
 
 pub(crate) mod admin;
 pub(crate) mod pages;
-pub(crate) mod store;
 pub(crate) mod streams;
 
 use std::{collections::HashMap, time::Duration};

@@ -29,7 +29,6 @@ mod relay;
 mod script;
 #[cfg(test)]
 mod statuses;
-mod store;
 mod streams;
 mod trace;
 mod trace_context;
@@ -51,9 +50,6 @@ pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
-pub use store::{
-    Durability, DurabilityWarning, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
-};
 pub use streams::{
     Applied, Claim, Claimed, ClaimedEntry, Consume, Effects, EntryError, EventConsumer, EventProjection,
     EventPublishError, EventPublisher, GroupHealth, ProjectionProgress, RedisStreams, RedisStreamsConfig, StreamEntry,

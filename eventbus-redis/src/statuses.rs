@@ -4,13 +4,13 @@
 
 use std::{borrow::Borrow, collections::BTreeMap, time::Duration};
 
-use eventbus::{Position, port::MessageId};
+use eventbus::port::MessageId;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Applied, Durability, DurabilityWarning, GroupHealth, ProjectionProgress, RecoveryStats, RetiredGroup, StreamHealth,
-    TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup, reply::Entry,
+    Applied, GroupHealth, ProjectionProgress, RecoveryStats, RetiredGroup, StreamHealth, TrimBlockReason, TrimBlocker,
+    Trimmed, UnfinishedGroup, reply::Entry,
 };
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {
@@ -40,36 +40,6 @@ fn trimming_and_groups() {
     is(&unfinished, json!({ "stream": "s", "group": "billing", "unread": null, "pending": 4 }));
     let recovery = RecoveryStats { checked: 5, claimed: 4, reprocessed: 3, dlq: 2, failed: 1 };
     is(&recovery, json!({ "checked": 5, "claimed": 4, "reprocessed": 3, "dlq": 2, "failed": 1 }));
-}
-
-#[test]
-fn durability() {
-    use DurabilityWarning as Warning;
-    let warnings = vec![
-        Warning::Lost { told: Position::new(9), found: Position::new(5) },
-        Warning::NoAppendOnlyFile,
-        Warning::AppendOnlyFileFails,
-        Warning::SyncedEverySecond,
-        Warning::SyncedByTheSystem,
-        Warning::NotSyncedInRewrites,
-        Warning::Evicts { policy: "allkeys-lru".into() },
-        Warning::NoReplica,
-        Warning::AcknowledgedAlone,
-        Warning::NotChecked { setting: "appendonly" },
-    ];
-    let expected = json!({ "warnings": [
-        { "warning": "lost", "told": 9, "found": 5 },
-        { "warning": "no_append_only_file" },
-        { "warning": "append_only_file_fails" },
-        { "warning": "synced_every_second" },
-        { "warning": "synced_by_the_system" },
-        { "warning": "not_synced_in_rewrites" },
-        { "warning": "evicts", "policy": "allkeys-lru" },
-        { "warning": "no_replica" },
-        { "warning": "acknowledged_alone" },
-        { "warning": "not_checked", "setting": "appendonly" },
-    ] });
-    is(&Durability { warnings }, expected);
 }
 
 /// No status shows the contents of a stream: a health route may show the status.

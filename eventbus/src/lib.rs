@@ -40,7 +40,7 @@
 //!   [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
-//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventbus-redis` and `eventbus-file`; to write one,
+//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and `eventbus-file`; to write one,
 //!   [`port`], [`delivery`], [`support`] and the feature `testkit`.
 //!
 //! # Guarantees

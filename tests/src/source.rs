@@ -13,6 +13,7 @@ pub const PRODUCT: &[&str] = &[
     "eventbus-redis",
     "eventbus-redis-core",
     "eventstore-postgres",
+    "eventstore-redis",
     "eventstore-sqlite",
 ];
 

@@ -53,9 +53,9 @@ const STORES: &[Backend] = &[
     (
         "`RedisEventStore`",
         &[
-            Some(("eventbus-redis/tests/store_conformance.rs", "redis")),
-            Some(("eventbus-redis/tests/store_conformance.rs", "reopened")),
-            Some(("eventbus-redis/tests/store_conformance.rs", "transactions")),
+            Some(("eventstore-redis/tests/conformance.rs", "redis")),
+            Some(("eventstore-redis/tests/conformance.rs", "reopened")),
+            Some(("eventstore-redis/tests/conformance.rs", "transactions")),
         ],
         "what the server loses: `durability()` says what that may be",
     ),

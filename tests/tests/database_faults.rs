@@ -17,10 +17,9 @@ use eventbus::{
     prelude::*,
     support::source_chain,
 };
-use eventbus_redis::{
-    RedisEventBus, RedisEventBusConfig, RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError,
-};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction, RedisTransactionError};
 use eventstore_sqlite::{SqliteEventStore, SqliteEventStoreConfig, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::watch;

@@ -18,7 +18,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ("eventstore-postgres/tests/group.rs", &["nothing_is_lost_doubled_or_denied_when_backends_are_killed"]),
             ("tests/tests/fire.rs", &["appends_over_a_failing_network_are_made_once"]),
             (
-                "eventbus-redis/tests/store",
+                "eventstore-redis/tests/store",
                 &[
                     "of_two_writers_at_one_version_the_second_is_told_of_the_conflict",
                     "with_an_append_only_file_that_is_synced_always_nothing_is_lost_in_a_crash",
@@ -47,7 +47,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
             ("eventbus/src/testkit/event_store/follow.rs", &["following_has_no_seam"]),
             (
-                "eventbus-redis/tests/store/crash.rs",
+                "eventstore-redis/tests/store/crash.rs",
                 &["appends_that_are_repeated_over_crashes_are_stored_once_and_in_order"],
             ),
             ("eventstore-postgres/tests/gaps.rs", &["no_foreign_transaction_holds_the_feed_up"]),
@@ -188,7 +188,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
                 ],
             ),
             (
-                "eventbus-redis/tests/store",
+                "eventstore-redis/tests/store",
                 &[
                     "over_crashes_of_the_server_everything_takes_effect_once",
                     "an_effect_that_is_refused_undoes_all_before_it",
@@ -232,7 +232,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         &[
             ("eventbus/src/testkit/event_store/append.rs", &["payload_that_is_no_json_object_is_refused"]),
             ("eventbus-redis/tests/config.rs", &["all_mistakes_are_named_at_once"]),
-            ("eventbus-redis/tests/store", &["an_entry_of_the_tutorials_own_code_is_named_by_whoever_meets_it"]),
+            ("eventstore-redis/tests/store", &["an_entry_of_the_tutorials_own_code_is_named_by_whoever_meets_it"]),
             ("eventbus-redis/tests/relay", &["what_cannot_be_published_is_refused_by_name_and_nothing_is_sent"]),
         ],
     ),

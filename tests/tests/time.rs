@@ -38,7 +38,7 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventbus-redis/src/consumer/outage_log.rs", 3, "connecting to Redis again"),
     ("eventbus-redis/src/history/follow.rs", 2, "connecting to Redis again"),
     ("eventbus-redis/src/partition/repartition.rs", 1, "consumers in other processes"),
-    ("eventbus-redis/src/store/commit/locks.rs", 6, "claims, by the clock of Redis"),
+    ("eventstore-redis/src/commit/locks.rs", 6, "claims, by the clock of Redis"),
     ("eventbus-redis/src/streams/projection/event_projection.rs", 1, "connecting to Redis again"),
     ("eventbus-redis/src/blocking_read.rs", 3, "the replies of Redis"),
     ("eventbus/src/delivery/activity.rs", 2, "a thread that a handler blocks"),

@@ -24,8 +24,8 @@ use eventbus::{
     prelude::*,
     testkit::ManualClock,
 };
-use eventbus_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 use eventstore_sqlite::SqliteEventStore;
 use test_servers::Actor;
 

@@ -31,7 +31,7 @@ const EXCEPTIONS: &[(&str, &str, &str)] = &[
     ("trouble", "follow/control.rs", "a field of the status that operators read as JSON"),
     ("letters", "port/dead_letter.rs", "a field of the page that operators read as JSON"),
     ("tries", "eventbus-file/src/dead_letter_files.rs", "a field of the stored dead letter"),
-    ("told", "eventbus-redis/src/store/durability.rs", "a field of the warning that operators read as JSON"),
+    ("told", "eventstore-redis/src/durability.rs", "a field of the warning that operators read as JSON"),
     ("Told", "tests/src/fire/history.rs", "an entry of the history file, which the auditor reads"),
 ];
 

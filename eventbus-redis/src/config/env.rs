@@ -9,7 +9,7 @@ use crate::{
 impl RedisEventBusConfig {
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and its name
     /// (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable that begins with
-    /// `EVENTBUS_` and is read by neither this nor [`RedisEventStoreConfig`](crate::RedisEventStoreConfig) is logged
+    /// `EVENTBUS_` and is read by neither this nor `RedisEventStoreConfig` of `eventstore-redis` is logged
     /// once as a warning, with the nearest known name.
     ///
     /// Timeouts are numbers of seconds, switches are `true` or `false`.

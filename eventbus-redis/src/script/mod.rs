@@ -9,12 +9,9 @@ pub(crate) mod dead_letters;
 pub(crate) mod group;
 pub(crate) mod partition;
 pub(crate) mod relay;
-pub(crate) mod store;
 pub(crate) mod streams;
 
-use eventbus_redis_core::script::{
-    ENTRY_BYTES, ENTRY_IDS, LEASE_IS_LIVE, PAGES, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, script,
-};
+use eventbus_redis_core::script::{ENTRY_BYTES, ENTRY_IDS, LEASE_IS_LIVE, PAGES, script};
 
 const BACKLOG: &str = include_str!("lib/backlog.lua");
 const FENCE: &str = include_str!("lib/fence.lua");

@@ -35,7 +35,7 @@ use crate::{
 ///
 /// An entry has the fields `type`, `timestamp` (milliseconds since 1970) and `data` (JSON), so programs in any language
 /// can write it. Streams need no store: for aggregates with versions there is
-/// [`RedisEventStore`](crate::RedisEventStore), for handlers with retries and dead letters
+/// `RedisEventStore` of `eventstore-redis`, for handlers with retries and dead letters
 /// [`RedisEventBus`](crate::RedisEventBus).
 ///
 /// # Examples

@@ -6,7 +6,6 @@ pub(crate) mod actor;
 pub(crate) mod log;
 pub(crate) mod proxy;
 pub(crate) mod seen;
-pub(crate) mod store;
 
 use std::time::Duration;
 

@@ -5,7 +5,8 @@ use eventbus::{
     port::{FeedFilter, ReadFeed as _},
     prelude::*,
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig, RedisEventStore, RedisEventStoreConfig, RedisTransaction};
+use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig, RedisTransaction};
 use redis::{Cmd, aio::MultiplexedConnection, cmd};
 
 use super::{DatabaseFault, Deposited, FaultDurations, FaultScenario, SHUTDOWN_TIMEOUT, run_faults};

@@ -1,0 +1,287 @@
+//! Appending: one script compares the version and adds the events.
+//!
+//! Invariant: an append that is refused leaves no entry. Redis does not roll back a script, so the script checks first,
+//! and removes its entries if the feed refuses one. An append may be sent again: its event ids identify it.
+
+use async_trait::async_trait;
+use eventbus::{
+    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, AppendEvents, ReadError},
+    support::{ListedEventTypes, check_events, check_ids, first_result},
+};
+use eventbus_redis_core::reply;
+use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
+use time::OffsetDateTime;
+
+use crate::{
+    RedisEventStore, entry,
+    error::{append_error, corrupt_last_entry},
+    feed::events_at,
+    inner::StoreInner,
+    script::APPEND,
+};
+
+/// Most events that one script adds, unless a single append has more: the server runs no other command meanwhile.
+const APPEND_BATCH_EVENTS_MAX: usize = 512;
+
+/// Most bytes of events that one script adds, unless a single append has more.
+const APPEND_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Most bytes of events of an append: the server closes a connection that sends far more.
+const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+#[async_trait]
+impl AppendEvents for RedisEventStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        let append = Append { stream: stream.clone(), expected, events };
+        match check_append(&append) {
+            Ok(true) => append_one(self.inner(), append).await,
+            Ok(false) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Appends in batches as large as the server should handle in one step, each of at least one append.
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        let mut results = Vec::with_capacity(appends.len());
+        let mut batch: Vec<Append> = Vec::new();
+        let (mut events, mut size) = (0, 0);
+        // a refused or empty append has its result at once, in its place
+        let mut indexes = Vec::new();
+        for append in appends {
+            match check_append(&append) {
+                Ok(true) => {
+                    let more = events_bytes(&append.events);
+                    if events > 0
+                        && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX
+                            || size + more > APPEND_BATCH_BYTES_MAX)
+                    {
+                        run_batch(self.inner(), &mut results, &mut indexes, std::mem::take(&mut batch)).await;
+                        (events, size) = (0, 0);
+                    }
+                    (events, size) = (events + append.events.len(), size + more);
+                    indexes.push(results.len());
+                    results.push(Ok(Vec::new()));
+                    batch.push(append);
+                }
+                Ok(false) => results.push(Ok(Vec::new())),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        run_batch(self.inner(), &mut results, &mut indexes, batch).await;
+        results
+    }
+}
+
+/// Returns `true` if the append has events, and an error if it must be refused.
+pub(crate) fn check_append(append: &Append) -> Result<bool, AppendError> {
+    check_ids(&append.stream, &append.events)?;
+    let bytes = events_bytes(&append.events);
+    if bytes > APPEND_BYTES_MAX {
+        let source = format!("an append has at most {APPEND_BYTES_MAX} bytes, this one has {bytes}").into();
+        return Err(AppendError::Refused { stream: append.stream.clone(), source });
+    }
+    check_events(&append.stream, &append.events)?;
+    Ok(!append.events.is_empty())
+}
+
+/// Returns the bytes of payloads and attributes, which have no limits of their own.
+fn events_bytes(events: &[NewEvent]) -> usize {
+    events.iter().map(event_bytes).sum()
+}
+
+fn event_bytes(event: &NewEvent) -> usize {
+    event.payload().len() + event.context().attributes.as_json().len()
+}
+
+/// Reply of the script to one append.
+enum AppendReply {
+    New { after: Version, first: Position },
+    AlreadyStored(Vec<u64>),
+    Conflict(Version),
+    Corrupt(String, String),
+    Failed(String),
+}
+
+async fn append_one(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+    let mut results = run_appends(inner, vec![append]).await;
+    results.pop().unwrap_or_else(|| Ok(Vec::new()))
+}
+
+async fn run_batch(
+    inner: &StoreInner,
+    results: &mut [Result<Vec<RecordedEvent>, AppendError>],
+    indexes: &mut Vec<usize>,
+    appends: Vec<Append>,
+) {
+    if appends.is_empty() {
+        return;
+    }
+    for (index, result) in indexes.drain(..).zip(run_appends(inner, appends).await) {
+        results[index] = result;
+    }
+}
+
+/// Runs appends in one script, and returns a result for each.
+async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+    let acknowledged = inner.acknowledged().position();
+    let recorded_at = inner.config().clock.now();
+    // may run twice: the event ids identify an append that has run
+    let reply = inner
+        .connection()
+        .run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged, recorded_at))
+        .await;
+    let placed: Vec<_> = match reply {
+        Ok(replies) => replies.into_iter().map(parse_append_reply).collect(),
+        Err(error) => {
+            return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
+        }
+    };
+    let mut results = Vec::with_capacity(appends.len());
+    let mut placed = placed.into_iter();
+    let mut is_new = false;
+    for append in appends {
+        let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("the server sent no reply".into())));
+        if let Ok(AppendReply::New { first, .. }) = &placed {
+            inner.known_event_types().add_all(&append.events);
+            // the store ended right before the first of these events
+            inner.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
+            inner.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
+            is_new = true;
+        }
+        results.push(resolve(inner, append, placed, recorded_at).await);
+    }
+    if is_new {
+        inner.append_signal().notify();
+    }
+    results
+}
+
+fn append_script(
+    inner: &StoreInner,
+    appends: &[Append],
+    acknowledged: Position,
+    recorded_at: OffsetDateTime,
+) -> ScriptInvocation<'static> {
+    let keys = inner.keys();
+    let mut script = APPEND.prepare_invoke();
+    script.key(keys.feed()).key(keys.ids()).key(keys.event_types()).arg(acknowledged.get());
+    for Append { stream, expected, events } in appends {
+        script.key(keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str()));
+        match expected {
+            ExpectedVersion::Any => script.arg("any"),
+            ExpectedVersion::NoStream => script.arg("none"),
+            ExpectedVersion::StreamExists => script.arg("exists"),
+            ExpectedVersion::Exact(version) => script.arg(version.get()),
+        };
+        script.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
+        write_events(events, recorded_at, inner.known_event_types(), |word| {
+            script.arg(word);
+        });
+    }
+    script
+}
+
+async fn resolve(
+    inner: &StoreInner,
+    append: Append,
+    placed: RedisResult<AppendReply>,
+    recorded_at: OffsetDateTime,
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    let Append { stream, expected, events } = append;
+    match placed {
+        Ok(AppendReply::New { after, first }) => Ok(to_recorded(&stream, events, after, first, recorded_at)),
+        Ok(AppendReply::AlreadyStored(positions)) => load_first_result(inner, &stream, &events, &positions).await,
+        Ok(AppendReply::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
+        Ok(AppendReply::Corrupt(key, entry)) => {
+            Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
+        }
+        Ok(AppendReply::Failed(reason)) => Err(AppendError::Refused { stream, source: reason.into() }),
+        Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
+    }
+}
+
+/// Returns the result of the earlier append of these event ids. Stored events never change, so reading them after
+/// the script is safe.
+pub(crate) async fn load_first_result(
+    inner: &StoreInner,
+    stream: &StreamId,
+    events: &[NewEvent],
+    positions: &[u64],
+) -> Result<Vec<RecordedEvent>, AppendError> {
+    let found = events_at(inner, positions).await.map_err(|error| match error {
+        ReadError::Unavailable(source) => AppendError::Unavailable(source),
+        corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
+    })?;
+    let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+    let known = first_result(stream, &ids, found)?;
+    known.ok_or_else(|| AppendError::Refused {
+        stream: stream.clone(),
+        source: "the store knows the event ids, but holds no such events".into(),
+    })
+}
+
+/// Adds events to the arguments of a script, in the order in which `take_events` reads them.
+pub(crate) fn write_events(
+    events: &[NewEvent],
+    recorded_at: OffsetDateTime,
+    listed: &ListedEventTypes,
+    mut add: impl FnMut(&[u8]),
+) {
+    add(events.len().to_string().as_bytes());
+    for event in events {
+        let tenant = event.context().tenant_id.map(|id| id.to_string()).unwrap_or_default();
+        add(event.event_id().as_uuid().as_bytes());
+        add(event.event_type().as_bytes());
+        let known_prefix = if listed.has(event) { "(" } else { "" };
+        add(format!("{known_prefix}{}", event.schema_version()).as_bytes());
+        add(tenant.as_bytes());
+        add(event_bytes(event).to_string().as_bytes());
+        let mut fields = Vec::with_capacity(24);
+        let count = entry::write_fields(event, recorded_at, |part| fields.push(part.to_vec()));
+        add(count.to_string().as_bytes());
+        fields.iter().for_each(|field| add(field));
+    }
+}
+
+fn to_recorded(
+    stream: &StreamId,
+    events: Vec<NewEvent>,
+    after: Version,
+    first: Position,
+    recorded_at: OffsetDateTime,
+) -> Vec<RecordedEvent> {
+    let to_record = |(number, event): (usize, NewEvent)| {
+        let position = Position::new(first.get() + number as u64);
+        let record = event.recorded_as(stream.clone(), after.plus(number + 1), Some(position));
+        record.with_recorded_at(Some(recorded_at))
+    };
+    events.into_iter().enumerate().map(to_record).collect()
+}
+
+fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
+    let mut parts = reply::parse_value::<Vec<Value>>(reply)?.into_iter();
+    let kind: String = next_value(&mut parts)?;
+    Ok(match kind.as_str() {
+        "new" => AppendReply::New {
+            after: Version::new(next_value(&mut parts)?),
+            first: Position::new(next_value(&mut parts)?),
+        },
+        "known" => {
+            let positions: Vec<String> = parts.map(reply::parse_value).collect::<RedisResult<_>>()?;
+            AppendReply::AlreadyStored(positions.iter().filter_map(|position| position.parse().ok()).collect())
+        }
+        "conflict" => AppendReply::Conflict(Version::new(next_value(&mut parts)?)),
+        "damaged" => AppendReply::Corrupt(next_value(&mut parts)?, next_value(&mut parts)?),
+        _ => AppendReply::Failed(next_value(&mut parts)?),
+    })
+}
+
+fn next_value<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
+    reply::parse_value(parts.next().unwrap_or(Value::Nil))
+}

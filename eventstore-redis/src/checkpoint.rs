@@ -1,0 +1,124 @@
+//! Checkpoints and notes of the readers of the feed, and low-water marks of the groups of a bus.
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Name, Position,
+    port::{CheckpointError, Checkpoints, Floor, Floors, Notes},
+};
+use eventbus_redis_core::{error::boxed, reply};
+use redis::{Cmd, FromRedisValue, ScriptInvocation};
+
+use crate::{
+    RedisEventStore, commands,
+    inner::StoreInner,
+    script::{DELETE_NOTE, SAVE_NOTE},
+};
+
+#[async_trait]
+impl Checkpoints for RedisEventStore {
+    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
+        let key = self.inner().keys().checkpoint(name);
+        let saved: Option<String> = query_for(self.inner(), name, &reply::get(&key)).await?;
+        saved.map(|text| parse_position(&key, &text)).transpose().map_err(|error| CheckpointError::new(name, error))
+    }
+
+    async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
+        let key = self.inner().keys().checkpoint(name);
+        query_for(self.inner(), name, &reply::set(&key, position.get())).await
+    }
+}
+
+#[async_trait]
+impl Notes for RedisEventStore {
+    async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
+        query_for(self.inner(), name, &reply::get(&self.inner().keys().note(name))).await
+    }
+
+    async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
+        let mut save = SAVE_NOTE.prepare_invoke();
+        save.key(self.inner().keys().note(name)).key(self.inner().keys().note_names()).arg(name.as_str()).arg(text);
+        run_script_for::<()>(self.inner(), name, &save).await
+    }
+
+    async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
+        let mut delete = DELETE_NOTE.prepare_invoke();
+        delete.key(self.inner().keys().note(name)).key(self.inner().keys().note_names()).arg(name.as_str());
+        run_script_for::<()>(self.inner(), name, &delete).await
+    }
+
+    async fn list_note_names(
+        &self,
+        prefix: &Name,
+        after: Option<&Name>,
+        limit: usize,
+    ) -> Result<Vec<Name>, CheckpointError> {
+        let from = match after {
+            Some(after) if after >= prefix => format!("({after}"),
+            _ => format!("[{prefix}"),
+        };
+        // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
+        let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
+        let mut range = redis::cmd("ZRANGEBYLEX");
+        range.arg(self.inner().keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
+        let names: Vec<String> = query_for(self.inner(), prefix, &range).await?;
+        let names = names.into_iter().map(|name| Name::new("note", name));
+        names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
+    }
+}
+
+#[async_trait]
+impl Floors for RedisEventStore {
+    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
+        let key = self.inner().keys().floors(destination);
+        let saved: Vec<(String, String)> = query_for(self.inner(), destination, &commands::hash(&key)).await?;
+        let floor = |(group, text): (String, String)| {
+            Ok::<_, BoxError>(Floor { group: Name::new("group", group)?, position: parse_position(&key, &text)? })
+        };
+        let floors: Result<Vec<_>, BoxError> = saved.into_iter().map(floor).collect();
+        let mut floors = floors.map_err(|error| CheckpointError::new(destination, error))?;
+        floors.sort_unstable_by(|one, two| one.group.cmp(&two.group));
+        Ok(floors)
+    }
+
+    async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
+        if floors.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("HSET");
+        command.arg(self.inner().keys().floors(destination));
+        for floor in floors {
+            command.arg(floor.group.as_str()).arg(floor.position.get());
+        }
+        query_for::<u64>(self.inner(), destination, &command).await.map(drop)
+    }
+
+    async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(self.inner().keys().floors(destination)).arg(group.as_str());
+        query_for::<u64>(self.inner(), destination, &command).await.map(drop)
+    }
+}
+
+pub(crate) async fn query_for<T: FromRedisValue>(
+    inner: &StoreInner,
+    name: &Name,
+    command: &Cmd,
+) -> Result<T, CheckpointError> {
+    inner.connection().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+}
+
+pub(crate) async fn run_script_for<T: FromRedisValue>(
+    inner: &StoreInner,
+    name: &Name,
+    script: &ScriptInvocation<'_>,
+) -> Result<T, CheckpointError> {
+    inner.connection().run_idempotent(script).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+}
+
+pub(crate) fn parse_position(key: &str, text: &str) -> Result<Position, BoxError> {
+    let position = text.parse().map_err(|_| {
+        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
+        format!("key `{key}` holds `{shown}`, which is not a position")
+    })?;
+    Ok(Position::new(position))
+}

@@ -1,0 +1,127 @@
+//! Appends of a transaction: checked when planned, checked again and added by the commit.
+
+use eventbus::{
+    EventId, NewEvent, RecordedEvent, StreamId, Version,
+    port::{Append, AppendError, ReadError},
+    support::first_result,
+};
+use eventbus_redis_core::{error::boxed, program::AtomicProgram};
+use time::OffsetDateTime;
+
+use crate::{
+    append::{load_first_result, write_events},
+    inner::StoreInner,
+    keys::StoreKeys,
+    read::stream_version,
+};
+
+/// Events that the commit adds to a stream.
+#[derive(Debug)]
+struct PlannedAppend {
+    stream: StreamId,
+    /// Version of the stream in the store, and the number of events that this transaction planned for it before these.
+    stored_version: Version,
+    already_planned: usize,
+    events: Vec<NewEvent>,
+    recorded_at: OffsetDateTime,
+    recorded: Vec<RecordedEvent>,
+}
+
+/// Appends in the order in which the transaction planned them.
+#[derive(Debug, Default)]
+pub(crate) struct PlannedAppends(Vec<PlannedAppend>);
+
+impl PlannedAppends {
+    /// Plans an append, and returns its events without positions.
+    pub(crate) async fn plan(&mut self, inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        let Append { stream, expected, events } = append;
+        let ids: Vec<EventId> = events.iter().map(NewEvent::event_id).collect();
+        // ids that this transaction has planned are not in the store yet
+        let planned = self.0.iter().flat_map(|appended| &appended.recorded);
+        let planned = planned.filter(|event| ids.contains(&event.metadata().event_id())).cloned().collect();
+        if let Some(first) = first_result(&stream, &ids, planned)? {
+            return Ok(first);
+        }
+        if let Some(first) = find_stored(inner, &stream, &events).await? {
+            return Ok(first);
+        }
+        let of_stream = || self.0.iter().filter(|appended| appended.stream == stream);
+        let own = of_stream().map(|appended| appended.events.len()).sum();
+        let before = match of_stream().next() {
+            Some(appended) => appended.stored_version,
+            None => stream_version(inner, &stream).await.map_err(|error| match error {
+                ReadError::Unavailable(source) => AppendError::Unavailable(source),
+                corrupt => AppendError::Refused { stream: stream.clone(), source: corrupt.into() },
+            })?,
+        };
+        let actual = before.plus(own);
+        if !expected.matches(actual) {
+            return Err(AppendError::Conflict { stream, expected, actual });
+        }
+        let recorded_at = inner.config().clock.now();
+        let to_record = |(number, event): (usize, &NewEvent)| {
+            let record = event.clone().recorded_as(stream.clone(), actual.plus(number + 1), None);
+            record.with_recorded_at(Some(recorded_at))
+        };
+        let recorded: Vec<_> = events.iter().enumerate().map(to_record).collect();
+        self.0.push(PlannedAppend {
+            stream,
+            stored_version: before,
+            already_planned: own,
+            events,
+            recorded_at,
+            recorded: recorded.clone(),
+        });
+        Ok(recorded)
+    }
+
+    /// Adds a step for each append: the state of the stream that the commit must find, and the events to add.
+    pub(crate) fn add_checks(&self, inner: &StoreInner, program: &mut AtomicProgram) {
+        let keys = inner.keys();
+        for PlannedAppend { stream, stored_version: before, already_planned: own, events, recorded_at, .. } in &self.0 {
+            let key = keys.stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+            program.step("events").key(&keys.feed()).key(&keys.ids()).key(&key);
+            program.arg(before.to_string()).arg(own.to_string());
+            program.arg(inner.acknowledged().position().to_string());
+            program.arg(stream.aggregate_type().as_str()).arg(stream.aggregate_id().as_str());
+            write_events(events, *recorded_at, inner.known_event_types(), |word| program.push_arg(word));
+        }
+    }
+
+    /// Adds the steps that add the events.
+    pub(crate) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        if !self.0.is_empty() {
+            let program = program.step("append").step("place");
+            program.key(&keys.feed()).key(&keys.ids()).key(&keys.event_types());
+        }
+    }
+
+    /// Notes that the commit has appended events up to position `last`, and wakes the readers of the feed.
+    pub(crate) fn record(&self, inner: &StoreInner, last: &str) {
+        if let (false, Ok(last)) = (self.0.is_empty(), last.parse::<u64>()) {
+            inner.known_event_types().add_all(self.0.iter().flat_map(|appended| &appended.events));
+            inner.acknowledged().raise_to(last.into());
+            inner.append_signal().notify();
+        }
+    }
+}
+
+/// Returns the stored records of these events; `None` if the store knows none of their ids.
+async fn find_stored(
+    inner: &StoreInner,
+    stream: &StreamId,
+    events: &[NewEvent],
+) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
+    let mut command = redis::cmd("HMGET");
+    command.arg(inner.keys().ids());
+    for event in events {
+        command.arg(event.event_id().as_uuid().as_bytes());
+    }
+    let found: Vec<Option<u64>> =
+        inner.connection().query(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+    let positions: Vec<u64> = found.into_iter().flatten().collect();
+    if positions.is_empty() {
+        return Ok(None);
+    }
+    load_first_result(inner, stream, events, &positions).await.map(Some)
+}

@@ -1,0 +1,51 @@
+//! Deliveries that a transaction handles, for the commit to note.
+
+use eventbus::{EventId, Name};
+use eventbus_redis_core::program::AtomicProgram;
+
+use super::TransactionLocks;
+use crate::{RedisTransactionError, inner::StoreInner, keys::StoreKeys, script::LOCK_DELIVERY};
+
+/// Notes of deliveries: the handler and the id of the event.
+#[derive(Debug, Default)]
+pub(crate) struct HandledDeliveries(Vec<Vec<u8>>);
+
+impl HandledDeliveries {
+    /// Plans the note of a delivery. Returns `false` if it is noted already.
+    pub(crate) async fn note(
+        &mut self,
+        inner: &StoreInner,
+        locks: &mut TransactionLocks,
+        handler: &Name,
+        event: EventId,
+    ) -> Result<bool, RedisTransactionError> {
+        // names have no control characters, so a zero byte separates
+        let note = [handler.as_bytes(), &[0], event.as_uuid().as_bytes()].concat();
+        if self.0.contains(&note) {
+            return Ok(false);
+        }
+        let keys = inner.keys();
+        let lock = keys.transaction_lock("delivery", &format!("{event}:{handler}"));
+        let mut script = LOCK_DELIVERY.prepare_invoke();
+        script.key(keys.deliveries()).key(&lock);
+        script.arg(&note).arg(locks.token()).arg(locks.ttl_ms());
+        let is_first = locks.acquire(lock, &script).await?;
+        if is_first {
+            self.0.push(note);
+        }
+        Ok(is_first)
+    }
+
+    /// Adds the steps that check that no commit has noted the deliveries.
+    pub(crate) fn add_checks(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        for note in &self.0 {
+            program.step("first").key(&keys.deliveries()).arg(note);
+        }
+    }
+
+    pub(crate) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        for note in &self.0 {
+            program.step("note").key(&keys.deliveries()).arg(note);
+        }
+    }
+}

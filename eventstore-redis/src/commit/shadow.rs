@@ -1,0 +1,141 @@
+//! The copies of a rebuild, and their swap for live keys.
+
+use std::collections::BTreeSet;
+
+use eventbus::{Name, Position, port::Shadow};
+use eventbus_redis_core::program::AtomicProgram;
+use redis::FromRedisValue;
+
+use super::tables::{Table, parse_tables, scan_pattern};
+use crate::{
+    RedisTransactionError,
+    inner::StoreInner,
+    keys::{self, StoreKeys},
+};
+
+/// Most deliveries or keys that one command removes or scans.
+pub(crate) const SHADOW_BATCH_MAX: usize = 1_000;
+
+/// A swap of a rebuild's copies for live keys, planned for the commit.
+#[derive(Debug)]
+pub(crate) struct ShadowSwap {
+    pub(crate) shadow: Name,
+    pub(crate) position: Position,
+    /// Each copy and the live key that it replaces; the commit removes the key if there is no copy.
+    pub(crate) swaps: Vec<(String, String)>,
+    /// Live keys that have no copy.
+    pub(crate) removed_keys: Vec<String>,
+}
+
+impl ShadowSwap {
+    /// Adds the step that checks that the copies are still filled up to the same position.
+    pub(crate) fn add_check(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        program.step("filled").key(&keys.shadow(&self.shadow)).arg(self.position.to_string());
+    }
+
+    /// Adds the steps that rename the copies, and that remove the rebuild.
+    pub(crate) fn add_writes(&self, keys: &StoreKeys, program: &mut AtomicProgram) {
+        for (copy, live) in &self.swaps {
+            program.swap(copy, live);
+        }
+        for removed in &self.removed_keys {
+            program.step("clear").key(removed);
+        }
+        program.unlink(&keys.shadow(&self.shadow));
+        program.unlink(&keys.shadow_copies(&self.shadow));
+    }
+}
+
+/// Lists the copies of a rebuild that a commit renames over live keys, and the live keys that it removes.
+pub(crate) async fn plan_shadow_swap(inner: &StoreInner, shadow: &Shadow) -> Result<ShadowSwap, RedisTransactionError> {
+    let tables = parse_tables(shadow)?;
+    let position = load_shadow_position(inner, shadow).await?;
+    let copies = list_shadow_copies(inner, shadow).await?;
+    let keys = inner.keys();
+    let mut replaced: BTreeSet<String> = BTreeSet::new();
+    let mut removed = BTreeSet::new();
+    for table in tables {
+        match table {
+            Table::Key(key) => drop(replaced.insert(key.to_owned())),
+            Table::Prefix(stem) => {
+                replaced.extend(copies.iter().filter(|copy| table.contains(copy)).cloned());
+                removed.extend(list_live_keys(inner, stem).await?);
+            }
+        }
+    }
+    let swaps: Vec<_> = replaced.iter().map(|key| (keys.shadow_copy(&shadow.name, key), keys.live_key(key))).collect();
+    for (_, live) in &swaps {
+        removed.remove(live);
+    }
+    Ok(ShadowSwap { shadow: shadow.name.clone(), position, swaps, removed_keys: removed.into_iter().collect() })
+}
+
+/// Returns the position up to which the copies are filled.
+pub(crate) async fn load_shadow_position(
+    inner: &StoreInner,
+    shadow: &Shadow,
+) -> Result<Position, RedisTransactionError> {
+    let mut command = redis::cmd("HGET");
+    command.arg(inner.keys().shadow(&shadow.name)).arg("position");
+    let position: Option<u64> = query_for_transaction(inner, &command).await?;
+    position.map(Position::new).ok_or_else(|| missing_shadow(shadow))
+}
+
+/// Returns the keys of which a rebuild has copies, without the prefix.
+pub(crate) async fn list_shadow_copies(
+    inner: &StoreInner,
+    shadow: &Shadow,
+) -> Result<BTreeSet<String>, RedisTransactionError> {
+    let mut copies = BTreeSet::new();
+    let key = inner.keys().shadow_copies(&shadow.name);
+    let mut cursor = "0".to_owned();
+    loop {
+        let mut scan = redis::cmd("SSCAN");
+        scan.arg(&key).arg(&cursor).arg("COUNT").arg(SHADOW_BATCH_MAX);
+        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan).await?;
+        copies.extend(page);
+        cursor = next;
+        if cursor == "0" {
+            return Ok(copies);
+        }
+    }
+}
+
+/// Returns the live keys that begin with `stem`, with the prefix. The projection writes none of them meanwhile: the
+/// rebuild has seized its lease, which fences it.
+async fn list_live_keys(inner: &StoreInner, stem: &str) -> Result<BTreeSet<String>, RedisTransactionError> {
+    let matching = scan_pattern(&inner.keys().live_key(stem));
+    let mut found = BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    loop {
+        let mut scan = redis::cmd("SCAN");
+        scan.arg(&cursor).arg("MATCH").arg(&matching).arg("COUNT").arg(SHADOW_BATCH_MAX);
+        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan).await?;
+        if page.iter().any(|key| keys::is_store_meta(key)) {
+            let reason = "the keys of another store begin with it";
+            return Err(RedisTransactionError::InvalidKey { key: format!("{stem}*"), reason });
+        }
+        found.extend(page);
+        cursor = next;
+        if cursor == "0" {
+            return Ok(found);
+        }
+    }
+}
+
+pub(crate) async fn unlink(inner: &StoreInner, keys: &[String]) -> Result<(), RedisTransactionError> {
+    let mut unlink = redis::cmd("UNLINK");
+    unlink.arg(keys);
+    query_for_transaction::<u64>(inner, &unlink).await.map(drop)
+}
+
+async fn query_for_transaction<T: FromRedisValue>(
+    inner: &StoreInner,
+    command: &redis::Cmd,
+) -> Result<T, RedisTransactionError> {
+    inner.connection().query(command).await.map_err(RedisTransactionError::unavailable)
+}
+
+pub(crate) fn missing_shadow(shadow: &Shadow) -> RedisTransactionError {
+    RedisTransactionError::NoShadow { name: shadow.name.to_string() }
+}

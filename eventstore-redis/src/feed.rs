@@ -1,0 +1,177 @@
+//! Reads all events in the order of their positions, which have no gaps.
+
+use async_trait::async_trait;
+use eventbus::{
+    Position, RecordedEvent,
+    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
+    support::{PAGE_BYTES, Page, paged},
+};
+use eventbus_redis_core::{
+    error::{CommandError, boxed},
+    reply,
+};
+use redis::{RedisResult, Value};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::{
+    RedisEventStore, commands,
+    entry::{FeedPointer, number_of},
+    error::{CorruptEntry, corrupt_key, read_error},
+    inner::StoreInner,
+    read::{PAGE_EVENTS_MAX, load_events},
+};
+
+/// Pointers that one command scans for events that match a filter.
+const FEED_SCAN_PAGE: usize = 2_048;
+
+#[async_trait]
+impl ReadFeed for RedisEventStore {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        let filter = filter.clone();
+        paged(FeedCursor { after, unread: Vec::new() }, move |cursor| {
+            let filter = filter.clone();
+            async move { feed_page(self.inner(), cursor, through, &filter).await }
+        })
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        let (feed, acknowledged) = (self.inner().keys().feed(), self.inner().acknowledged().position());
+        let reply =
+            self.inner().connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+        let head = match entries.into_iter().next() {
+            Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
+            None => Position::START,
+        };
+        self.inner().check_head(acknowledged, head);
+        Ok(head)
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        let through = through.min(self.head().await?);
+        if filter.is_all() {
+            // positions have no gaps
+            return Ok(through.get().saturating_sub(after.get()));
+        }
+        let (mut from, mut count) = (after, 0);
+        while from < through {
+            let pointers = pointers(self.inner(), from, through, FEED_SCAN_PAGE).await?;
+            let Some(last) = pointers.last() else {
+                break;
+            };
+            from = Position::new(last.position);
+            count += pointers.iter().filter(|pointer| pointer.matches(filter)).count() as u64;
+        }
+        Ok(count)
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        let pointers = pointers(self.inner(), after, Position::new(after.get().saturating_add(1)), 1).await?;
+        let first = load_events(self.inner(), &pointers).await?.into_iter().next();
+        Ok(first.map(|event| event.metadata().recorded_at().unwrap_or(event.metadata().occurred_at())))
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        Ok(self.inner().id())
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.inner().append_signal()
+    }
+}
+
+/// Start of a page.
+struct FeedCursor {
+    after: Position,
+    /// Pointers whose events are not read yet.
+    unread: Vec<FeedPointer>,
+}
+
+/// Returns the number of pointers to read at once.
+fn batch_len(pointers: &[FeedPointer]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |pointer: &&FeedPointer| {
+        bytes = bytes.saturating_add(pointer.bytes);
+        bytes <= PAGE_BYTES
+    };
+    let count = pointers.iter().take(PAGE_EVENTS_MAX).take_while(fits).count();
+    count.max(1).min(pointers.len())
+}
+
+async fn feed_page(
+    inner: &StoreInner,
+    cursor: FeedCursor,
+    through: Position,
+    filter: &FeedFilter,
+) -> Result<Page<FeedCursor>, ReadError> {
+    let FeedCursor { mut after, mut unread } = cursor;
+    let count = if filter.is_all() { PAGE_EVENTS_MAX } else { FEED_SCAN_PAGE };
+    let mut is_last = false;
+    if unread.is_empty() {
+        let found = pointers(inner, after, through, count).await?;
+        is_last = found.len() < count;
+        after = found.last().map_or(after, |last| Position::new(last.position));
+        unread = found.into_iter().filter(|pointer| pointer.matches(filter)).collect();
+    }
+    let rest = unread.split_off(batch_len(&unread));
+    let events = load_events(inner, &unread).await?;
+    let next = (!rest.is_empty() || !is_last).then_some(FeedCursor { after, unread: rest });
+    Ok((events, next.filter(|next| next.after < through || !next.unread.is_empty())))
+}
+
+/// Returns the next pointers of the feed, and an error if there is a gap.
+async fn pointers(
+    inner: &StoreInner,
+    after: Position,
+    through: Position,
+    count: usize,
+) -> Result<Vec<FeedPointer>, ReadError> {
+    let Some(from) = after.get().checked_add(1).filter(|from| *from <= through.get()) else {
+        return Ok(Vec::new());
+    };
+    let feed = inner.keys().feed();
+    let command = commands::range(&feed, from, through.get(), count);
+    let reply = inner.connection().query(&command).await.map_err(|error| read_error(&feed, error))?;
+    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+    let mut pointers = Vec::with_capacity(entries.len());
+    for (wanted, entry) in (from..).zip(entries) {
+        if let Ok(found) = number_of(&entry.id)
+            && found != wanted
+        {
+            let source = format!("it follows a gap: entry {wanted}-0 is missing, a foreign client removed it");
+            return Err(CorruptEntry::new(&feed, &entry.id, source).into());
+        }
+        pointers.push(FeedPointer::read(&feed, entry)?);
+    }
+    Ok(pointers)
+}
+
+/// Returns the events at those of the positions that the feed has.
+pub(crate) async fn events_at(inner: &StoreInner, positions: &[u64]) -> Result<Vec<RecordedEvent>, ReadError> {
+    let feed = inner.keys().feed();
+    let mut events = Vec::with_capacity(positions.len());
+    for positions in positions.chunks(PAGE_EVENTS_MAX) {
+        let mut pipeline = redis::Pipeline::with_capacity(positions.len());
+        pipeline.ignore_errors();
+        for &position in positions {
+            pipeline.add_command(commands::range(&feed, position, position, 1));
+        }
+        let replies: Vec<RedisResult<Value>> =
+            inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let mut pointers = Vec::with_capacity(positions.len());
+        for reply in replies {
+            let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
+            for entry in reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))? {
+                pointers.push(FeedPointer::read(&feed, entry)?);
+            }
+        }
+        let mut rest = &pointers[..];
+        while !rest.is_empty() {
+            let (batch, later) = rest.split_at(batch_len(rest));
+            events.extend(load_events(inner, batch).await?);
+            rest = later;
+        }
+    }
+    Ok(events)
+}

@@ -1,0 +1,117 @@
+//! State that the clones of a store share.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{PoisonError, RwLock},
+};
+
+use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
+use eventbus_redis_core::{
+    connection::SharedConnection,
+    error::{InvalidConfig, RedisConnectError},
+};
+use uuid::Uuid;
+
+use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys, script};
+
+/// The format of keys and entries that this release writes.
+const FORMAT: u32 = 1;
+
+/// State that the clones of a store share.
+pub(crate) struct StoreInner {
+    config: RedisEventStoreConfig,
+    keys: StoreKeys,
+    connection: SharedConnection,
+    id: Uuid,
+    append_signal: AppendSignal,
+    known_event_types: ListedEventTypes,
+    /// Commands of which the server has confirmed that they write to one key.
+    checked_commands: RwLock<HashSet<String>>,
+    acknowledged: AcknowledgedPosition,
+}
+
+impl StoreInner {
+    /// Connects, and creates the store if there is none with this prefix yet.
+    pub(crate) async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
+        config.validate()?;
+        let link = SharedConnection::new(config.server(), || {})
+            .map_err(|mistake| InvalidConfig::new("event store", vec![mistake]))?;
+        let keys = StoreKeys::new(&config.key_prefix);
+        let mut open = script::OPEN_STORE.prepare_invoke();
+        open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
+        open.arg(config.clock.new_id().to_string()).arg(FORMAT);
+        let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
+        let refused = |reason: String| RedisConnectError::Refused {
+            address: config.server().address(),
+            source: format!("key `{}` {reason}", keys.meta()).into(),
+        };
+        if format.as_deref() != Some(&FORMAT.to_string()) {
+            let found = format.unwrap_or_else(|| "none".into());
+            return Err(refused(format!("names format {found}, this release knows {FORMAT}")));
+        }
+        let id = id.and_then(|id| Uuid::try_parse(&id).ok());
+        let id = id.ok_or_else(|| refused("holds no id of a store".into()))?;
+        let (append_signal, known_event_types, checked_commands, acknowledged) = Default::default();
+        Ok(Self {
+            config,
+            keys,
+            connection: link,
+            id,
+            append_signal,
+            known_event_types,
+            checked_commands,
+            acknowledged,
+        })
+    }
+
+    pub(crate) fn config(&self) -> &RedisEventStoreConfig {
+        &self.config
+    }
+
+    pub(crate) fn keys(&self) -> &StoreKeys {
+        &self.keys
+    }
+
+    pub(crate) fn connection(&self) -> &SharedConnection {
+        &self.connection
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.id
+    }
+
+    pub(crate) fn append_signal(&self) -> &AppendSignal {
+        &self.append_signal
+    }
+
+    pub(crate) fn known_event_types(&self) -> &ListedEventTypes {
+        &self.known_event_types
+    }
+
+    pub(crate) fn acknowledged(&self) -> &AcknowledgedPosition {
+        &self.acknowledged
+    }
+
+    /// Compares the end of the store with `acknowledged`. A loss may include the listed event types: appends then list
+    /// them again.
+    pub(crate) fn check_head(&self, acknowledged: Position, found: Position) {
+        if self.acknowledged.check_head(acknowledged, found) {
+            self.known_event_types.clear();
+        }
+    }
+
+    pub(crate) fn is_command_checked(&self, name: &str) -> bool {
+        self.checked_commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+    }
+
+    pub(crate) fn remember_command(&self, name: &str) {
+        self.checked_commands.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+    }
+}
+
+impl fmt::Debug for StoreInner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisEventStore").field("config", &self.config).field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,36 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod append;
+mod checkpoint;
+mod commands;
+mod commit;
+mod config;
+mod durability;
+mod entry;
+mod error;
+mod event_types;
+mod fault;
+mod feed;
+mod inner;
+mod keys;
+mod lease;
+mod read;
+mod script;
+#[cfg(test)]
+mod statuses;
+mod store;
+mod transaction;
+mod transaction_error;
+mod transactions;
+mod unfinished;
+
+pub use config::RedisEventStoreConfig;
+pub use durability::{Durability, DurabilityWarning};
+#[doc(inline)]
+pub use eventbus_redis_core::error::{ConfigMistake, InvalidConfig, RedisConnectError};
+/// The driver, in the version this crate uses.
+pub use redis;
+pub use store::RedisEventStore;
+pub use transaction::RedisTransaction;
+pub use transaction_error::RedisTransactionError;

@@ -1,0 +1,160 @@
+//! Reads one stream, in pages.
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, RecordedEvent, StreamId, Version,
+    port::{Direction, ReadError, ReadStream, RecordStream},
+    support::{PAGE_BYTES, Page, paged},
+};
+use eventbus_redis_core::script::READ_PAGE;
+use eventbus_redis_core::{
+    error::{CommandError, boxed},
+    reply,
+};
+use redis::{RedisResult, Value};
+
+use crate::{
+    RedisEventStore, commands, entry,
+    error::{CorruptEntry, corrupt_key, corrupt_last_entry, read_error},
+    inner::StoreInner,
+    script::STREAM_VERSION,
+};
+
+/// Most events of a page; fewer if they have more than [`PAGE_BYTES`].
+pub(crate) const PAGE_EVENTS_MAX: usize = 256;
+
+#[async_trait]
+impl ReadStream for RedisEventStore {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        let reading = StreamRead {
+            key: self.inner().keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
+            stream: stream.clone(),
+            direction,
+        };
+        paged((from, false), move |(from, goes_on)| {
+            let reading = reading.clone();
+            async move { read_page(self.inner(), &reading, from, goes_on).await }
+        })
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        stream_version(self.inner(), stream).await
+    }
+}
+
+#[derive(Clone)]
+struct StreamRead {
+    key: String,
+    stream: StreamId,
+    direction: Direction,
+}
+
+pub(crate) async fn stream_version(inner: &StoreInner, stream: &StreamId) -> Result<Version, ReadError> {
+    let key = inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+    let mut script = STREAM_VERSION.prepare_invoke();
+    script.key(&key);
+    let found: Vec<String> =
+        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(&key, error))?;
+    match &found[..] {
+        [_, version] => Ok(Version::new(version.parse().map_err(|error| corrupt_key(&key, BoxError::from(error)))?)),
+        found => Err(corrupt_last_entry(&key, found.last().map_or("", String::as_str)).into()),
+    }
+}
+
+/// Reads the events from a version on; `goes_on` is set behind a page, so that the event of this version must
+/// exist.
+async fn read_page(
+    inner: &StoreInner,
+    reading: &StreamRead,
+    from: Version,
+    goes_on: bool,
+) -> Result<Page<(Version, bool)>, ReadError> {
+    let StreamRead { key, stream, direction } = reading;
+    let mut script = READ_PAGE.prepare_invoke();
+    script.key(key);
+    match direction {
+        Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
+        Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
+    };
+    script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
+    let (reply, more): (Value, u8) =
+        inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
+    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
+    let is_last = more == 0;
+    let mut wanted = match direction {
+        Direction::Forward => Some(from.max(Version::FIRST)),
+        Direction::Backward => goes_on.then_some(from),
+    };
+    let mut events = Vec::with_capacity(entries.len());
+    for found in entries {
+        let event: RecordedEvent = entry::read(key, stream, found)?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
+            return Err(missing_event(key, wanted));
+        }
+        wanted = Some(match direction {
+            Direction::Forward => event.version().next(),
+            Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
+        });
+        events.push(event);
+    }
+    match (direction, wanted) {
+        (_, None | Some(Version::NONE)) => Ok((events, None)),
+        (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
+            Err(missing_event(key, wanted))
+        }
+        (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
+    }
+}
+
+fn missing_event(key: &str, version: Version) -> ReadError {
+    CorruptEntry::new(key, &format!("{version}-0"), "the event is missing: a foreign client removed it").into()
+}
+
+/// Loads the events of pointers, in their order. One command reads each run of consecutive versions of a stream.
+pub(crate) async fn load_events(
+    inner: &StoreInner,
+    pointers: &[entry::FeedPointer],
+) -> Result<Vec<RecordedEvent>, ReadError> {
+    let follows = |one: &entry::FeedPointer, next: &entry::FeedPointer| {
+        one.version.checked_add(1) == Some(next.version) && one.stream == next.stream
+    };
+    let runs: Vec<_> = pointers.chunk_by(follows).collect();
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let key_of = |run: &[entry::FeedPointer]| {
+        let stream = &run[0].stream;
+        inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
+    };
+    let mut pipeline = redis::Pipeline::with_capacity(runs.len());
+    pipeline.ignore_errors();
+    for run in &runs {
+        let last = run[run.len() - 1].version;
+        pipeline.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
+    }
+    let replies: Vec<RedisResult<Value>> =
+        inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+    let mut events = Vec::with_capacity(pointers.len());
+    for (run, reply) in runs.into_iter().zip(replies) {
+        let key = key_of(run);
+        let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
+        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&key, error))?;
+        let mut entries = entries.into_iter();
+        for pointer in run {
+            let version = Version::new(pointer.version);
+            let found = entries.next().ok_or_else(|| missing_event(&key, version))?;
+            let id = found.id.clone();
+            // the range skips a missing version
+            if entry::number_of(&id).is_ok_and(|number| number > pointer.version) {
+                return Err(missing_event(&key, version));
+            }
+            let event = entry::read(&key, &pointer.stream, found)?;
+            if event.version() != version || event.position().is_none_or(|at| at != pointer.position) {
+                let source = format!("it is not the event of position {}", pointer.position);
+                return Err(CorruptEntry::new(&key, &id, source).into());
+            }
+            events.push(event);
+        }
+    }
+    Ok(events)
+}

@@ -1,0 +1,172 @@
+//! The event store on Redis Streams.
+//!
+//! A stream per aggregate holds its events, under ids that are their versions; one stream, the feed, holds a pointer to
+//! each event, under ids that are the positions; a hash maps the id of each event to its position.
+//!
+//! Invariant: one script writes all three, and no other code does. Reads check entries against the ids: a gap, or an
+//! entry of a foreign client, is an error that names key and entry.
+
+use std::{fmt, sync::Arc};
+
+use eventbus::{
+    ExpectedVersion, NewEvent, RecordedEvent, StreamId,
+    port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
+};
+use eventbus_redis_core::error::RedisConnectError;
+
+use crate::{Durability, RedisEventStoreConfig, RedisTransaction, durability, inner::StoreInner};
+
+/// An event store on Redis Streams alone, for applications with a Redis and no database. Clones share one store.
+///
+/// # Examples
+/// ```no_run
+/// use eventbus::prelude::*;
+/// use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+///
+/// # async fn run() -> eventbus::Result<()> {
+/// let store = RedisEventStore::connect(RedisEventStoreConfig::default()).await?; // redis://localhost:6379
+/// App::builder().store(store).discover().start().await?.run_until_signal().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RedisEventStore {
+    inner: Arc<StoreInner>,
+}
+
+impl RedisEventStore {
+    /// Connects, and creates the store if there is none with this prefix yet.
+    ///
+    /// # Errors
+    /// [`RedisConnectError`] if the configuration has mistakes, the server is not there, does not answer in time or
+    /// refuses, is a node of a cluster and the prefix has no hash tag, or holds keys of other types under the names of
+    /// the store's keys. It names the address, never the password.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let config = RedisEventStoreConfig { redis_url: "localhost".into(), ..Default::default() };
+    /// let refused = RedisEventStore::connect(config).await;
+    /// assert!(matches!(refused, Err(RedisConnectError::Config(_))));
+    /// # });
+    /// ```
+    pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
+        let inner = StoreInner::connect(config).await?;
+        if inner.config().check_durability {
+            let address = inner.config().server().address();
+            durability::log_warnings(&address, inner.connection(), inner.acknowledged()).await;
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<StoreInner> {
+        &self.inner
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &RedisEventStoreConfig {
+        self.inner.config()
+    }
+
+    /// Asks the server how it keeps its data, and returns how it may lose events. Connecting does it too, and logs each
+    /// warning, unless [`check_durability`](crate::RedisEventStoreConfig::check_durability) is off.
+    ///
+    /// No warnings are no proof: replication is asynchronous, and a failover may still lose the last acknowledged
+    /// events.
+    ///
+    /// # Errors
+    /// [`ReadError::Unavailable`] if the server cannot be asked.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(store: eventstore_redis::RedisEventStore) -> eventbus::Result<()> {
+    /// for warning in store.durability().await?.warnings {
+    ///     println!("{warning}; {}", warning.repair().unwrap_or("no command repairs it"));
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn durability(&self) -> Result<Durability, ReadError> {
+        durability::load(self.inner.connection(), self.inner.acknowledged()).await
+    }
+
+    /// Begins a transaction that the caller commits, outside of handlers and projections. If dropped, it writes
+    /// nothing.
+    ///
+    /// [`append_in`](Self::append_in) appends events in it.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn run(store: eventstore_redis::RedisEventStore) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction();
+    /// let stock: Option<u64> = tx.hget("stock", "book").await?;
+    /// if stock.is_some_and(|stock| stock > 0) {
+    ///     tx.hincrby("stock", "book", -1)?;
+    ///     tx.sadd("sold", "book")?;
+    /// }
+    /// tx.commit().await?; // fails if the stock has changed since
+    /// # Ok(()) }
+    /// ```
+    #[must_use]
+    pub fn begin_transaction(&self) -> RedisTransaction {
+        RedisTransaction::new(&self.inner, None)
+    }
+
+    /// Appends in an open transaction of this store, a handler's or one of
+    /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
+    ///
+    /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
+    /// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler runs again. Appending
+    /// event ids that are stored returns their records and adds no event.
+    ///
+    /// # Errors
+    /// As for [`append`](eventbus::port::AppendEvents::append); [`AppendError::Refused`] also if the transaction
+    /// belongs to a different store or to a rebuild. An error leaves the transaction as it was.
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # use eventbus::{ExpectedVersion, NewEvent, StreamId};
+    /// # async fn run(store: eventstore_redis::RedisEventStore, closed: NewEvent) -> eventbus::Result<()> {
+    /// let mut tx = store.begin_transaction();
+    /// tx.sadd("closed", "ada")?;
+    /// let ada = StreamId::parse("Account", "ada")?;
+    /// store.append_in(&mut tx, &ada, ExpectedVersion::StreamExists, vec![closed]).await?;
+    /// tx.commit().await?; // the member and the event, or neither
+    /// # Ok(()) }
+    /// ```
+    pub async fn append_in(
+        &self,
+        transaction: &mut RedisTransaction,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        transaction.append(self.inner.id(), Append { stream: stream.clone(), expected, events }).await
+    }
+}
+
+impl EventStore for RedisEventStore {
+    fn transactions(&self) -> Option<Arc<dyn Transactions>> {
+        Some(Arc::new(self.clone()))
+    }
+
+    fn describe(&self) -> String {
+        let config = self.inner.config();
+        format!("RedisEventStore {} prefix {}", config.server().address(), config.key_prefix)
+    }
+
+    fn notes(&self) -> Option<&dyn Notes> {
+        Some(self)
+    }
+
+    fn event_types(&self) -> Option<&dyn EventTypes> {
+        Some(self)
+    }
+}
+
+impl fmt::Debug for RedisEventStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}

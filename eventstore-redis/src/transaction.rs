@@ -1,0 +1,500 @@
+//! The open transaction that handlers and projections write in.
+//!
+//! Invariant: a transaction writes only in its commit, which is one script. The script compares the epoch of the lease,
+//! the checkpoint and the records of handled events in the same step, so it refuses to write an effect a second time;
+//! it also compares the values read and the expected versions of appends. Locks only save work that the script would
+//! refuse.
+
+use std::{any::Any, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, EventId, Name, Position, RecordedEvent,
+    port::{Append, AppendError, FromTransaction, Lease, Shadow, Transaction},
+};
+use eventbus_redis_core::{
+    program::{AtomicProgram, Effect, Undo, to_bytes},
+    reply,
+};
+
+use redis::{FromRedisValue, ToSingleRedisArg, Value};
+use uuid::Uuid;
+
+use crate::{
+    RedisEventStore, RedisTransactionError,
+    append::check_append,
+    commit::{
+        self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PredictedValue, ReadSet, ShadowSwap,
+        Table, TransactionLocks, WriteSet, key_to_write, parse_number, plan_shadow_swap, refused_error,
+    },
+    inner::StoreInner,
+};
+
+/// Most arguments of one command: a script can pass on only some thousand.
+const COMMAND_ARGUMENTS_MAX: usize = 1_000;
+
+// States of a transaction:
+//
+// | state | event | next state |
+// |---|---|---|
+// | unlocked, locked | read, effect, append | same state: the transaction collects them |
+// | unlocked, locked | `advance` or `is_first`, the script replies `ok` | locked: a task renews the locks |
+// | unlocked, locked | `advance` or `is_first`, the script replies `busy` | same state: polls until the lock is free |
+// | unlocked, locked | `advance` or `is_first`, the script replies `lost` | same state: the caller gets `false` |
+// | locked | `transaction_timeout` passes | timed out: the locks expire, `is_late` is true |
+// | locked | a lock expired without a renewal, a second transaction holds it; `commit` | ended: `TimedOut`, no write |
+// | unlocked, locked | `commit`, all checks of the script hold | committed: the script has released the locks |
+// | unlocked, locked | `commit`, a check fails or an effect is refused | ended: no write; `Drop` releases the locks |
+// | unlocked, locked | `commit`, the connection breaks | outcome unknown: `Drop` releases locks that are left |
+// | timed out | `commit` | ended: `TimedOut`, no write |
+// | unlocked, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
+
+/// An open transaction of a [`RedisEventStore`]: handlers and projections take it by `&mut`, and
+/// [`begin_transaction`](RedisEventStore::begin_transaction) begins one.
+///
+/// One script writes the effects, and the checkpoint or the note that the event was handled: all of them or none. A
+/// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged.
+///
+/// # Keys
+/// Keys are given without the [`key_prefix`](crate::RedisEventStoreConfig::key_prefix); the store puts it before them,
+/// as before all its keys. Without a prefix `stats:orders` is `stats:orders`. Keys that begin with `aggregate:`,
+/// `projection:`, `checkpoint:` or `eventstore:` are the store's own, and refused.
+///
+/// In a rebuild of a projection, a key of its `tables(..)` stands for the copy of that key, and the transaction can
+/// write no other keys. A table is a key, or all keys with one prefix, as `order:*`. The step that moves the checkpoint
+/// renames the copies over the keys, and removes keys of such a table that the rebuild did not write.
+///
+/// # Examples
+/// ```
+/// use eventbus::prelude::*;
+/// use eventstore_redis::{RedisTransaction, RedisTransactionError};
+///
+/// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #[event(aggregate_type = "Order")]
+/// struct OrderCreated {
+///     total_cents: i64,
+/// }
+///
+/// #[derive(Default)]
+/// struct OrderStats;
+///
+/// #[projection(name = "order-stats", tables("stats:orders"))]
+/// impl OrderStats {
+///     async fn created(&self, event: &OrderCreated, tx: &mut RedisTransaction) -> Result<(), RedisTransactionError> {
+///         tx.hincrby("stats:orders", "total_count", 1)?;
+///         tx.hincrby("stats:orders", "total_cents", event.total_cents)
+///     }
+/// }
+/// # fn main() {}
+/// ```
+pub struct RedisTransaction {
+    inner: Arc<StoreInner>,
+    shadow: Option<Shadow>,
+    locks: TransactionLocks,
+    effects: EffectList,
+    read_set: ReadSet,
+    write_set: WriteSet,
+    deliveries: HandledDeliveries,
+    checkpoint_moves: CheckpointMoves,
+    shadow_swaps: Vec<ShadowSwap>,
+    appends: PlannedAppends,
+}
+
+/// # Writes
+/// The transaction sends writes with the commit, so only then does the server refuse one, as `HINCRBY` on a text; the
+/// commit then fails as a whole.
+///
+/// The methods fail at once only if the key is not allowed: it is empty, longer than 1,024 bytes, the store's own, or, in
+/// a rebuild, in none of the projection's `tables(..)`.
+///
+/// # Reads
+/// They return committed values, with this transaction's own writes applied. If a concurrent writer changes one before
+/// the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler or projection runs again.
+impl RedisTransaction {
+    pub(crate) fn new(inner: &Arc<StoreInner>, shadow: Option<Shadow>) -> Self {
+        Self {
+            inner: inner.clone(),
+            shadow,
+            locks: TransactionLocks::new(inner.clone()),
+            effects: EffectList::default(),
+            read_set: ReadSet::default(),
+            write_set: WriteSet::default(),
+            deliveries: HandledDeliveries::default(),
+            checkpoint_moves: CheckpointMoves::default(),
+            shadow_swaps: Vec::new(),
+            appends: PlannedAppends::default(),
+        }
+    }
+
+    /// Adds to a number in a field of a hash, which counts from 0.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn hincrby(&mut self, key: &str, field: &str, by: i64) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, Undo::Field, "HINCRBY", vec![field.into(), to_bytes(by)])?;
+        self.write_set.add_to_field(key, field.as_bytes(), by);
+        Ok(())
+    }
+
+    /// Adds to a number with a fraction in a field of a hash, which counts from 0. The server calculates: sums of many
+    /// such numbers are not exact, so count money in its smallest unit.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn hincrbyfloat(&mut self, key: &str, field: &str, by: f64) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, Undo::Field, "HINCRBYFLOAT", vec![field.into(), to_bytes(by)])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Unknown);
+        Ok(())
+    }
+
+    /// Sets a field of a hash.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn hset(&mut self, key: &str, field: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
+        let value = to_bytes(value);
+        self.push_effect(key, Undo::Field, "HSET", vec![field.into(), value.clone()])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(Some(value)));
+        Ok(())
+    }
+
+    /// Removes a field of a hash.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn hdel(&mut self, key: &str, field: &str) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, Undo::Field, "HDEL", vec![field.into()])?;
+        self.write_set.set_field(key, field.as_bytes(), PredictedValue::Exactly(None));
+        Ok(())
+    }
+
+    /// Sets a text, and replaces a value of any kind.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn set(&mut self, key: &str, value: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
+        let value = to_bytes(value);
+        self.push_effect(key, Undo::Key, "SET", vec![value.clone()])?;
+        self.write_set.set_value(key, PredictedValue::Exactly(Some(value)));
+        Ok(())
+    }
+
+    /// Adds to a number in a text, which counts from 0.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn incrby(&mut self, key: &str, by: i64) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, Undo::Key, "INCRBY", vec![to_bytes(by)])?;
+        self.write_set.add_to_value(key, by);
+        Ok(())
+    }
+
+    /// Removes a key of any kind.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn del(&mut self, key: &str) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, Undo::Drop, "DEL", Vec::new())?;
+        self.write_set.set_value(key, PredictedValue::Exactly(None));
+        Ok(())
+    }
+
+    /// Adds a member to a set.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn sadd(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
+        self.push_blind_write(key, Undo::Member, "SADD", vec![to_bytes(member)])
+    }
+
+    /// Removes a member from a set.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn srem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
+        self.push_blind_write(key, Undo::Member, "SREM", vec![to_bytes(member)])
+    }
+
+    /// Gives a member of a sorted set its score.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn zadd(&mut self, key: &str, member: impl ToSingleRedisArg, score: f64) -> Result<(), RedisTransactionError> {
+        self.push_blind_write(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)])
+    }
+
+    /// Adds to the score of a member of a sorted set, which counts from 0.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn zincrby(&mut self, key: &str, member: impl ToSingleRedisArg, by: f64) -> Result<(), RedisTransactionError> {
+        self.push_blind_write(key, Undo::Score, "ZINCRBY", vec![to_bytes(by), to_bytes(member)])
+    }
+
+    /// Removes a member from a sorted set.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed.
+    pub fn zrem(&mut self, key: &str, member: impl ToSingleRedisArg) -> Result<(), RedisTransactionError> {
+        self.push_blind_write(key, Undo::Score, "ZREM", vec![to_bytes(member)])
+    }
+
+    /// Adds any other command that writes to one key, its first argument: `command("RPUSH", "log", ["a"])`.
+    ///
+    /// The commit copies the key first, to be able to undo the command. That takes as long as the key is large: use it
+    /// for small keys. The commit fails with [`RedisTransactionError::InvalidCommand`] if the command is not of that
+    /// form.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the key is not allowed, or there are more than 1,000 arguments.
+    pub fn command<A: ToSingleRedisArg>(
+        &mut self,
+        name: &str,
+        key: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<(), RedisTransactionError> {
+        let name = name.to_ascii_uppercase();
+        let args: Vec<_> = arguments.into_iter().map(to_bytes).collect();
+        if args.len() > COMMAND_ARGUMENTS_MAX {
+            let reason = "it has more than 1,000 arguments";
+            return Err(RedisTransactionError::InvalidCommand { command: name, reason });
+        }
+        self.push_effect(key, Undo::Key, &name, args)?;
+        self.effects.require_check(name);
+        self.write_set.set_value(key, PredictedValue::Unknown);
+        Ok(())
+    }
+
+    fn push_blind_write(
+        &mut self,
+        key: &str,
+        undo: Undo,
+        name: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(), RedisTransactionError> {
+        self.push_effect(key, undo, name, args)?;
+        self.write_set.set_value(key, PredictedValue::Unknown);
+        Ok(())
+    }
+
+    fn push_effect(
+        &mut self,
+        key: &str,
+        undo: Undo,
+        name: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<(), RedisTransactionError> {
+        let stored_key = key_to_write(self.inner.keys(), self.shadow.as_ref(), key)?;
+        self.effects.push(stored_key, Effect { key: key.into(), undo, command: name.into(), args });
+        Ok(())
+    }
+
+    /// Returns the text of a key.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction wrote it by a command whose result only the
+    /// server knows; [`EffectRefused`](RedisTransactionError::EffectRefused) if it is of a different kind, or not a
+    /// `T`.
+    pub async fn get<T: FromRedisValue>(&mut self, key: &str) -> Result<Option<T>, RedisTransactionError> {
+        let known = self.write_set.predicted_value(key);
+        self.read_through_write_set("GET", key, Vec::new(), known).await
+    }
+
+    /// Returns a field of a hash.
+    ///
+    /// # Errors
+    /// As for [`get`](Self::get).
+    pub async fn hget<T: FromRedisValue>(
+        &mut self,
+        key: &str,
+        field: &str,
+    ) -> Result<Option<T>, RedisTransactionError> {
+        let known = self.write_set.predicted_field(key, field.as_bytes());
+        self.read_through_write_set("HGET", key, vec![field.into()], known).await
+    }
+
+    /// Returns the reply of a command that reads one key, its first argument: `query("ZSCORE", "ranks", ["a"])`.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError::ReadAfterBlindWrite`] if this transaction has written the key;
+    /// [`EffectRefused`](RedisTransactionError::EffectRefused) if the server refuses the command, as it does if it
+    /// writes.
+    pub async fn query<T: FromRedisValue, A: ToSingleRedisArg>(
+        &mut self,
+        name: &str,
+        key: &str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<T, RedisTransactionError> {
+        if self.write_set.contains(key) {
+            return Err(RedisTransactionError::ReadAfterBlindWrite { key: key.into() });
+        }
+        let args = arguments.into_iter().flat_map(|argument| argument.to_redis_args()).collect();
+        let reply = self.read_tracked(name, key, args).await?;
+        reply::parse_value(reply).map_err(|error| refused_error(name, key, error))
+    }
+
+    async fn read_through_write_set<T: FromRedisValue>(
+        &mut self,
+        name: &str,
+        key: &str,
+        args: Vec<Vec<u8>>,
+        predicted: Option<PredictedValue>,
+    ) -> Result<Option<T>, RedisTransactionError> {
+        let value = match predicted {
+            Some(PredictedValue::Unknown) => {
+                return Err(RedisTransactionError::ReadAfterBlindWrite { key: key.into() });
+            }
+            Some(PredictedValue::Exactly(value)) => value.map_or(Value::Nil, Value::BulkString),
+            None => self.read_tracked(name, key, args).await?,
+            Some(PredictedValue::CurrentPlus(by)) => {
+                let before: Option<Vec<u8>> = reply::parse_value(self.read_tracked(name, key, args).await?)
+                    .map_err(|error| refused_error(name, key, error))?;
+                let sum = parse_number(before.as_deref()).and_then(|before| before.checked_add(by));
+                let sum = sum.ok_or_else(|| RedisTransactionError::ReadAfterBlindWrite { key: key.into() })?;
+                Value::BulkString(sum.to_string().into_bytes())
+            }
+        };
+        reply::parse_value(value).map_err(|error| refused_error(name, key, error))
+    }
+
+    async fn read_tracked(
+        &mut self,
+        name: &str,
+        key: &str,
+        args: Vec<Vec<u8>>,
+    ) -> Result<Value, RedisTransactionError> {
+        self.read_set.read(&self.inner, self.shadow.as_ref(), name, key, args).await
+    }
+
+    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The runtime commits
+    /// those of handlers and projections.
+    ///
+    /// # Errors
+    /// [`RedisTransactionError`] if the transaction is not committed; after
+    /// [`OutcomeUnknown`](RedisTransactionError::OutcomeUnknown) it may be.
+    pub async fn commit(mut self) -> Result<(), RedisTransactionError> {
+        self.effects.check_commands(&self.inner).await?;
+        let program = self.program();
+        if program.is_empty() {
+            return Ok(());
+        }
+        if self.locks.is_timed_out() {
+            return Err(commit::timed_out_error(&self.inner));
+        }
+        let last = commit::run(&self.inner, &program).await?;
+        self.locks.clear();
+        self.appends.record(&self.inner, &last);
+        Ok(())
+    }
+
+    /// Builds the program of the commit. Order: all checks; then the writes that may fail, which the script can undo;
+    /// then those that cannot fail.
+    fn program(&self) -> AtomicProgram {
+        let (keys, shadow) = (self.inner.keys(), self.shadow.as_ref());
+        let mut program = AtomicProgram::default();
+        self.checkpoint_moves.add_checks(keys, shadow, &mut program);
+        self.locks.add_checks(&mut program);
+        self.deliveries.add_checks(keys, &mut program);
+        self.read_set.add_checks(&mut program);
+        self.appends.add_checks(&self.inner, &mut program);
+        self.shadow_swaps.iter().for_each(|swap| swap.add_check(keys, &mut program));
+        if let Some(shadow) = shadow {
+            self.effects.add_names(keys, &shadow.name, &mut program);
+        }
+        self.effects.add_writes(keys, self.locks.token(), &mut program);
+        self.appends.add_writes(keys, &mut program);
+        self.shadow_swaps.iter().for_each(|swap| swap.add_writes(keys, &mut program));
+        self.checkpoint_moves.add_writes(keys, shadow, &mut program);
+        self.deliveries.add_writes(keys, &mut program);
+        self.locks.add_releases(&mut program);
+        program
+    }
+
+    /// Plans an append in the store of this id.
+    pub(crate) async fn append(&mut self, store_id: Uuid, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+        if !check_append(&append)? {
+            return Ok(Vec::new());
+        }
+        let refused = |source: RedisTransactionError| AppendError::Refused {
+            stream: append.stream.clone(),
+            source: source.into(),
+        };
+        // by id: two connects to one store are the same store
+        if self.inner.id() != store_id {
+            return Err(refused(RedisTransactionError::OtherStore));
+        }
+        self.ensure_not_in_shadow("append_in").map_err(refused)?;
+        self.appends.plan(&self.inner, append).await
+    }
+
+    fn ensure_not_in_shadow(&self, what: &'static str) -> Result<(), RedisTransactionError> {
+        if self.shadow.is_some() { Err(RedisTransactionError::InShadow { what }) } else { Ok(()) }
+    }
+}
+
+#[async_trait]
+impl Transaction for RedisTransaction {
+    fn as_any_mut(&mut self) -> &mut (dyn Any + Send) {
+        self
+    }
+
+    fn is_late(&self) -> bool {
+        self.locks.is_timed_out()
+    }
+
+    async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
+        let shadow = self.shadow.as_ref();
+        Ok(self.checkpoint_moves.advance(&self.inner, shadow, &mut self.locks, lease, (from, to)).await?)
+    }
+
+    async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
+        self.ensure_not_in_shadow("is_first")?;
+        Ok(self.deliveries.note(&self.inner, &mut self.locks, handler, event).await?)
+    }
+
+    async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
+        self.ensure_not_in_shadow("replace_rows")?;
+        let swap = plan_shadow_swap(&self.inner, shadow).await?;
+        let position = swap.position;
+        self.shadow_swaps.push(swap);
+        Ok(position)
+    }
+
+    /// A missing key is an empty table.
+    async fn has_table(&mut self, table: &str, column: Option<&str>) -> Result<bool, BoxError> {
+        let by = match Table::parse(table)? {
+            Table::Prefix(_) => "key",
+            Table::Key(_) => "field",
+        };
+        Ok(column.is_none_or(|column| column == by))
+    }
+
+    async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
+        match (Table::parse(table)?, column) {
+            (Table::Prefix(stem), "key") => Ok(self.del(&format!("{stem}{value}"))?),
+            (Table::Key(key), "field") => Ok(self.hdel(key, value)?),
+            _ => Err(RedisTransactionError::NoRows { table: table.into(), column: column.into() }.into()),
+        }
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), BoxError> {
+        Ok(Self::commit(*self).await?)
+    }
+}
+
+impl FromTransaction<RedisEventStore> for RedisTransaction {
+    type Transaction = Self;
+
+    fn from_transaction(transaction: &mut Self) -> &mut Self {
+        transaction
+    }
+}
+
+impl fmt::Debug for RedisTransaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisTransaction")
+            .field("store", &self.inner)
+            .field("effects", &self.effects.len())
+            .finish_non_exhaustive()
+    }
+}

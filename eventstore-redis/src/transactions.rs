@@ -1,0 +1,87 @@
+//! Transactions on the live keys or on a rebuild's copies, and the life of these copies.
+
+use std::{error::Error, time::Duration};
+
+use async_trait::async_trait;
+use eventbus::{
+    BoxError, Position,
+    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
+};
+
+use crate::{
+    RedisEventStore, RedisTransaction, RedisTransactionError,
+    commit::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
+    fault,
+    lease::millis,
+    script::{FORGET_DELIVERIES, MAKE_SHADOW},
+};
+
+#[async_trait]
+impl Transactions for RedisEventStore {
+    fn transaction_type(&self) -> TypeKey {
+        TypeKey::of::<RedisTransaction>()
+    }
+
+    fn server_fault(&self, error: &(dyn Error + 'static)) -> Option<ServerFault> {
+        fault::server_fault(error)
+    }
+
+    async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
+        Ok(Box::new(self.begin_transaction()))
+    }
+
+    async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
+        parse_tables(shadow)?;
+        let keys = self.inner().keys();
+        let mut make = MAKE_SHADOW.prepare_invoke();
+        // a user's key may hold any character: the lengths tell lists apart
+        let text: String = shadow.tables.iter().map(|table| format!("{}:{table} ", table.len())).collect();
+        make.key(keys.shadow(&shadow.name)).key(keys.shadow_copies(&shadow.name)).arg(text);
+        for _ in 0..2 {
+            let position: Option<u64> =
+                self.inner().connection().run_idempotent(&make).await.map_err(RedisTransactionError::unavailable)?;
+            if let Some(position) = position {
+                return Ok(Position::new(position));
+            }
+            // copies of other tables, or of a former rebuild
+            self.drop_shadow(shadow).await?;
+        }
+        Err(missing_shadow(shadow).into())
+    }
+
+    async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
+        parse_tables(shadow)?;
+        load_shadow_position(self.inner(), shadow).await?;
+        Ok(Box::new(RedisTransaction::new(self.inner(), Some(shadow.clone()))))
+    }
+
+    async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
+        let keys = self.inner().keys();
+        // first the note, without which no transaction fills copies; last the names, by which a retry finds copies
+        unlink(self.inner(), &[keys.shadow(&shadow.name)]).await?;
+        let copies: Vec<_> = list_shadow_copies(self.inner(), shadow)
+            .await?
+            .iter()
+            .map(|key| keys.shadow_copy(&shadow.name, key))
+            .collect();
+        for together in copies.chunks(SHADOW_BATCH_MAX) {
+            unlink(self.inner(), together).await?;
+        }
+        Ok(unlink(self.inner(), &[keys.shadow_copies(&shadow.name)]).await?)
+    }
+
+    async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
+        let mut all = 0;
+        loop {
+            let mut script = FORGET_DELIVERIES.prepare_invoke();
+            script.key(self.inner().keys().deliveries()).arg(millis(older_than)).arg(SHADOW_BATCH_MAX);
+            // never sent twice: a second run would not count what the first removed
+            let forgotten: u64 =
+                self.inner().connection().run(&script).await.map_err(RedisTransactionError::unavailable)?;
+            all += forgotten;
+            if forgotten < SHADOW_BATCH_MAX as u64 {
+                return Ok(all);
+            }
+        }
+    }
+}

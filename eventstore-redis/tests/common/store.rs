@@ -1,0 +1,22 @@
+//! Event stores of one test's own.
+
+use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
+
+/// A configuration for a store of one test's own.
+pub(crate) fn config() -> RedisEventStoreConfig {
+    config_on(test_servers::redis_url())
+}
+
+/// The same on a server of one test's own.
+pub(crate) fn config_on(url: &str) -> RedisEventStoreConfig {
+    RedisEventStoreConfig {
+        redis_url: url.into(),
+        key_prefix: test_servers::unique_name("store"),
+        check_durability: false,
+        ..RedisEventStoreConfig::default()
+    }
+}
+
+pub(crate) async fn open(config: RedisEventStoreConfig) -> RedisEventStore {
+    RedisEventStore::connect(config).await.unwrap()
+}

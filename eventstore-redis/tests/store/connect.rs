@@ -1,0 +1,129 @@
+//! Connecting: mistakes, clusters, keys of others.
+
+use std::time::Duration;
+
+use eventbus::{
+    ExpectedVersion, Name,
+    port::{AppendEvents as _, Checkpoints as _, ReadFeed as _},
+};
+use eventstore_redis::{RedisConnectError, RedisEventStore, RedisEventStoreConfig};
+
+use crate::{
+    client,
+    common::{
+        said,
+        store::{config, config_on, open},
+        until,
+    },
+    event, key, order, tell,
+};
+
+#[tokio::test]
+async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
+    let config = RedisEventStoreConfig {
+        redis_url: "redis://user:secret@host/x/y".into(),
+        key_prefix: "a\u{1}".into(),
+        socket_timeout: Duration::ZERO,
+        socket_connect_timeout: Duration::ZERO,
+        transaction_timeout: Duration::MAX,
+        tls_ca_file: Some("ca.pem".into()),
+        ..Default::default()
+    };
+    let RedisConnectError::Config(mistakes) = RedisEventStore::connect(config.clone()).await.unwrap_err() else {
+        panic!("it connected");
+    };
+    let fields: Vec<_> = mistakes.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
+    let all =
+        ["redis_url", "key_prefix", "socket_timeout", "socket_connect_timeout", "transaction_timeout", "tls_ca_file"];
+    assert_eq!(fields, all);
+    assert!(mistakes.to_string().starts_with("invalid configuration of the Redis event store: "), "{mistakes}");
+    assert!(!format!("{mistakes} {config:?}").contains("secret"), "{config:?}");
+}
+
+#[test]
+fn a_configuration_is_read_from_json() {
+    let json = r#"{"key_prefix":"shop","socket_timeout":1.5,"transaction_timeout":10}"#;
+    let config: RedisEventStoreConfig = serde_json::from_str(json).unwrap();
+    assert_eq!(
+        (config.socket_timeout, config.transaction_timeout),
+        (Duration::from_millis(1_500), Duration::from_secs(10))
+    );
+    assert_eq!(config.stream_key("Order", "12345"), "shop:aggregate:Order:12345");
+    assert!(serde_json::from_str::<RedisEventStoreConfig>(r#"{"prefix":"shop"}"#).is_err());
+}
+
+#[tokio::test]
+async fn without_a_prefix_the_keys_are_the_tutorials() {
+    let server = test_servers::private_redis();
+    let config = RedisEventStoreConfig { key_prefix: String::new(), ..config_on(server.url()) };
+    let store = open(config).await;
+    store.append(&order("12345"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
+    store.save_checkpoint(&Name::from_static("projection:order-stats"), 1.into()).await.unwrap();
+    let mut connection = client(server.url()).await;
+    let mut keys: Vec<String> = tell(&mut connection, &["KEYS", "*"]).await;
+    keys.sort_unstable();
+    let wanted = [
+        "aggregate:Order:12345",
+        "aggregate:feed",
+        "eventstore:event-types",
+        "eventstore:ids",
+        "eventstore:meta",
+        "projection:order-stats:checkpoint",
+    ];
+    assert_eq!(keys, wanted);
+}
+
+#[tokio::test]
+async fn on_a_cluster_a_prefix_without_a_hash_tag_is_refused_and_all_keys_share_a_slot() {
+    let server = test_servers::private_redis_cluster();
+    let with = |prefix: &str| RedisEventStoreConfig { key_prefix: prefix.into(), ..config_on(server.url()) };
+    for (prefix, wanted) in [("shop", "to `{shop}` instead of `shop`"), ("", "to `{events}` instead of ``")] {
+        let error = RedisEventStore::connect(with(prefix)).await.unwrap_err();
+        assert!(matches!(error, RedisConnectError::NeedsHashTag { field: "key_prefix", .. }), "{error:?}");
+        assert!(!error.is_retryable());
+        assert!(error.to_string().ends_with(&format!("set `key_prefix` {wanted}")), "{error}");
+    }
+    let mut connection = client(server.url()).await;
+    tell::<String>(&mut connection, &["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]).await;
+    until("the cluster is up", async || RedisEventStore::connect(with("{shop}")).await.is_ok()).await;
+    let store = open(with("{shop}")).await;
+    store.append(&order("{a}"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
+    let mut tx = store.begin_transaction();
+    tx.hincrby("stats:{orders}", "total_count", 1).unwrap();
+    tx.command("RPUSH", "log", ["a"]).unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(store.head().await.unwrap(), 1_u64);
+}
+
+#[tokio::test]
+async fn keys_of_somebody_else_and_a_newer_format_are_refused() {
+    for (name, words) in [
+        ("aggregate:feed", ["SET", "x"].as_slice()),
+        ("eventstore:ids", &["SADD", "x"]),
+        ("eventstore:event-types", &["SADD", "x"]),
+        ("eventstore:meta", &["RPUSH", "x"]),
+        ("eventstore:meta", &["HSET", "format", "2", "id", "x"]),
+        ("eventstore:meta", &["HSET", "format", "1", "id", "x"]),
+    ] {
+        let config = config();
+        let mut connection = client(&config.redis_url).await;
+        let taken = format!("{}:{name}", config.key_prefix);
+        let mut command = vec![words[0], taken.as_str()];
+        command.extend(&words[1..]);
+        tell::<redis::Value>(&mut connection, &command).await;
+        let error = RedisEventStore::connect(config).await.unwrap_err();
+        assert!(matches!(error, RedisConnectError::Refused { .. }) && !error.is_retryable(), "{error:?}");
+        assert!(said(&error).contains(&taken), "{}", said(&error));
+    }
+}
+
+#[tokio::test]
+async fn stores_with_other_prefixes_do_not_mix() {
+    let one = open(config()).await;
+    let other = RedisEventStoreConfig { key_prefix: key(&one, "b"), ..one.config().clone() };
+    let two = open(other).await;
+    one.append(&order("1"), ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
+    two.append(&order("1"), ExpectedVersion::NoStream, vec![event(1), event(2)]).await.unwrap();
+    assert_eq!([one.head().await.unwrap().get(), two.head().await.unwrap().get()], [1, 2]);
+    assert_ne!(one.store_id().await.unwrap(), two.store_id().await.unwrap());
+}
