@@ -29,7 +29,7 @@ mod relay;
 mod script;
 #[cfg(test)]
 mod statuses;
-mod streams;
+pub mod streams;
 mod trace;
 mod trace_context;
 mod trim;
@@ -50,10 +50,5 @@ pub use history::{Follow, History, HistoryEntry, HistoryError, NotAnEvent};
 pub use partition::{RepartitionError, UnfinishedGroup};
 /// The driver, in the version this crate uses.
 pub use redis;
-pub use streams::{
-    Applied, Claim, Claimed, ClaimedEntry, Consume, Effects, EntryError, EventConsumer, EventProjection,
-    EventPublishError, EventPublisher, GroupHealth, ProjectionProgress, RedisStreams, RedisStreamsConfig, StreamEntry,
-    StreamHealth, StreamProjectionError, StreamReader,
-};
 pub use trim::{Trim, TrimBlockReason, TrimBlocker, Trimmed};
 pub use wire::{Unencodable, wire_payload};

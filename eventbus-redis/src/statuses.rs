@@ -9,8 +9,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::{
-    Applied, GroupHealth, ProjectionProgress, RecoveryStats, RetiredGroup, StreamHealth, TrimBlockReason, TrimBlocker,
-    Trimmed, UnfinishedGroup, reply::Entry,
+    RecoveryStats, RetiredGroup, TrimBlockReason, TrimBlocker, Trimmed, UnfinishedGroup,
+    reply::Entry,
+    streams::{Applied, GroupHealth, ProjectionProgress, StreamHealth},
 };
 
 fn is<T: Serialize>(status: &T, expected: impl Borrow<Value>) {

@@ -71,7 +71,8 @@ pub enum TrimBlockReason {
     /// The server has lost the group; a consumer of the group creates it again, and it goes on where it was. If the
     /// group has no consumer any more, [retire](crate::RedisEventBus::retire_group) it.
     Missing,
-    /// A projection over the stream has not come so far; see [`EventProjection`](crate::EventProjection::retire).
+    /// A projection over the stream has not come so far; see
+    /// [`EventProjection`](crate::streams::EventProjection::retire).
     Projection,
 }
 

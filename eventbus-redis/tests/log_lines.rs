@@ -11,7 +11,10 @@ use common::{
     until,
 };
 use eventbus::{App, InMemoryEventStore, Never, port::EventBus as _, prelude::*};
-use eventbus_redis::{RedisEventBus, RedisStreams, RedisStreamsConfig};
+use eventbus_redis::{
+    RedisEventBus,
+    streams::{RedisStreams, RedisStreamsConfig},
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{printed, run};
-use eventbus_redis::{Consume, EntryError, RedisStreams, RedisStreamsConfig, StreamEntry};
+use eventbus_redis::streams::{Consume, EntryError, RedisStreams, RedisStreamsConfig, StreamEntry};
 use redis::streams::StreamReadReply;
 
 fn play(url: &str) -> Vec<String> {

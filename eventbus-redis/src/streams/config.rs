@@ -1,4 +1,4 @@
-//! The configuration of [`RedisStreams`](crate::RedisStreams).
+//! The configuration of [`RedisStreams`](super::RedisStreams).
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -11,21 +11,21 @@ use crate::{
     validate::{prefix_problem, seconds, time_problem},
 };
 
-/// The configuration of [`RedisStreams`](crate::RedisStreams): a plain struct with defaults.
+/// The configuration of [`RedisStreams`](super::RedisStreams): a plain struct with defaults.
 ///
 /// It deserializes from any format; absent fields take their defaults, unknown ones are refused, times are numbers of
 /// seconds. For TLS and for secrets the same holds as for [`RedisEventBusConfig`](crate::RedisEventBusConfig).
 ///
 /// # Redis Cluster
 /// A projection changes its checkpoint, its keys and its note beside the stream in one step, so these keys must be in
-/// one slot. So there the prefix must have a hash tag, as `{shop}`, which [`connect`](crate::RedisStreams::connect)
+/// one slot. So there the prefix must have a hash tag, as `{shop}`, which [`connect`](super::RedisStreams::connect)
 /// demands; a projection reads `{shop}:orders` and writes `{shop}:stats:orders`, or it is refused with
-/// [`StreamProjectionError::OtherSlot`](crate::StreamProjectionError::OtherSlot). The URL names the master that has the
+/// [`StreamProjectionError::OtherSlot`](super::StreamProjectionError::OtherSlot). The URL names the master that has the
 /// slot.
 ///
 /// # Examples
 /// ```
-/// use eventbus_redis::RedisStreamsConfig;
+/// use eventbus_redis::streams::RedisStreamsConfig;
 /// assert_eq!(RedisStreamsConfig::default().stream_key("orders"), "events:orders");
 /// ```
 #[derive(Clone, PartialEq, Deserialize)]

@@ -21,7 +21,7 @@ use crate::{
 ///
 /// # Examples
 /// ```
-/// use eventbus_redis::Consume;
+/// use eventbus_redis::streams::Consume;
 /// use std::time::Duration;
 /// assert_eq!(Consume::default(), Consume { count: 10, block: Duration::from_millis(5_000) });
 /// ```
@@ -43,7 +43,7 @@ impl Default for Consume {
 ///
 /// # Examples
 /// ```
-/// use eventbus_redis::Claim;
+/// use eventbus_redis::streams::Claim;
 /// use std::time::Duration;
 /// assert_eq!(Claim::default(), Claim { min_idle: Duration::from_millis(60_000), count: 10 });
 /// ```
@@ -90,9 +90,10 @@ pub struct ClaimedEntry {
 ///
 /// # Examples
 /// ```no_run
-/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
-/// # async fn process(_: &eventbus_redis::StreamEntry) -> Result<(), eventbus_redis::EntryError> { Ok(()) }
-/// use eventbus_redis::{Claim, Consume};
+/// # use eventbus_redis::streams::{EntryError, RedisStreams, StreamEntry};
+/// # async fn run(streams: RedisStreams) -> eventbus::Result<()> {
+/// # async fn process(_: &StreamEntry) -> Result<(), EntryError> { Ok(()) }
+/// use eventbus_redis::streams::{Claim, Consume};
 /// let mut consumer = streams.consumer("events:orders", "billing-service", "billing-1").await?;
 /// loop {
 ///     for entry in consumer.consume(Consume::default()).await? {
@@ -132,7 +133,7 @@ impl EventConsumer {
     /// arrive. They end with the entry with which they reach [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
     ///
     /// An entry of a foreign program, or one that is damaged, arrives like any entry: only the methods that read its
-    /// fields [fail](crate::EntryError), and it can be acknowledged.
+    /// fields [fail](super::EntryError), and it can be acknowledged.
     ///
     /// If the server has lost the group, this makes it anew: it continues where it was if that is known, else with the
     /// oldest entry. Dropping the future, as `select!` and timeouts do, loses no entry: the next call continues the

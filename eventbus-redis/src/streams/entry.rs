@@ -11,7 +11,7 @@ use crate::{keys::plain_field as field, reply::Entry};
 ///
 /// # Examples
 /// ```no_run
-/// use eventbus_redis::{EntryError, StreamEntry};
+/// use eventbus_redis::streams::{EntryError, StreamEntry};
 /// # #[derive(serde::Deserialize)] struct OrderCreated { total: f64 }
 /// fn total(entry: &StreamEntry) -> Result<f64, EntryError> {
 ///     Ok(entry.data::<OrderCreated>()?.total)

@@ -40,7 +40,7 @@ use crate::{
 ///
 /// # Examples
 /// ```no_run
-/// use eventbus_redis::{Consume, RedisStreams, RedisStreamsConfig};
+/// use eventbus_redis::streams::{Consume, RedisStreams, RedisStreamsConfig};
 /// use serde_json::json;
 ///
 /// # async fn run() -> eventbus::Result<()> {
@@ -125,7 +125,7 @@ impl RedisStreams {
     ///
     /// # Examples
     /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
     /// streams.add("orders:events", &[("type", "created"), ("order_id", "123"), ("total", "99.99")]).await?;
     /// # Ok(())
     /// # }
@@ -149,11 +149,11 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries of the stream of a key that are beyond the limits, as far as every consumer group and
-    /// every [projection](crate::EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
+    /// every [projection](EventProjection) over it has finished them. [`held_by`](Trimmed::held_by) names what
     /// holds the rest.
     ///
     /// Groups count as they do for [`RedisEventBus::trim`](crate::RedisEventBus::trim); a projection counts from its
-    /// first run until it is [retired](crate::EventProjection::retire). A later rebuild begins with the entries that
+    /// first run until it is [retired](EventProjection::retire). A later rebuild begins with the entries that
     /// remain.
     ///
     /// # Errors
@@ -161,7 +161,7 @@ impl RedisStreams {
     ///
     /// # Examples
     /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
     /// use eventbus_redis::Trim;
     /// use std::time::Duration;
     /// let limits = Trim { max_length: Some(100_000), max_age: Some(Duration::from_secs(24 * 3_600)) };
@@ -175,7 +175,7 @@ impl RedisStreams {
     }
 
     /// Removes the oldest entries that are beyond the limits, **also those that groups and projections have not read**:
-    /// these lose them. A projection [stops](crate::StreamProjectionError::Missing) when it runs.
+    /// these lose them. A projection [stops](StreamProjectionError::Missing) when it runs.
     ///
     /// # Errors
     /// [`RedisCommandError`].
@@ -190,7 +190,7 @@ impl RedisStreams {
     ///
     /// # Examples
     /// ```no_run
-    /// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+    /// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
     /// let health = streams.health("events:orders").await?;
     /// println!("stream length: {}", health.length);
     /// for group in health.consumer_groups {

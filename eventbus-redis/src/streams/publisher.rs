@@ -16,7 +16,7 @@ use crate::{RedisCommandError, command, error::CommandError, keys::plain_field a
 ///
 /// # Examples
 /// ```no_run
-/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
 /// use serde_json::json;
 /// let publisher = streams.publisher();
 /// let paid = json!({ "order_id": "12345", "payment_id": "pay_abc123", "amount": 49.99 });
@@ -67,7 +67,7 @@ impl EventPublisher {
 
     /// Publishes one event, and has the server keep about `max_length` entries of the stream, some dozens more may
     /// stay. **This also removes entries that groups and projections have not read**: a projection then
-    /// [stops](crate::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
+    /// [stops](super::StreamProjectionError::Missing). [`RedisStreams::trim`] removes no unread entries.
     ///
     /// # Errors
     /// [`EventPublishError`].
@@ -89,7 +89,7 @@ impl EventPublisher {
     ///
     /// # Examples
     /// ```no_run
-    /// # async fn run(publisher: eventbus_redis::EventPublisher) -> eventbus::Result<()> {
+    /// # async fn run(publisher: eventbus_redis::streams::EventPublisher) -> eventbus::Result<()> {
     /// use serde_json::json;
     /// let events = [("order.created", json!({ "total": 49.99 })), ("order.paid", json!({ "amount": 49.99 }))];
     /// let ids = publisher.publish_batch("orders", events).await?;

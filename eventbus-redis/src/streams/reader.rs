@@ -26,8 +26,8 @@ use crate::{
 ///
 /// # Examples
 /// ```no_run
-/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
-/// use eventbus_redis::Consume;
+/// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
+/// use eventbus_redis::streams::Consume;
 /// let all = streams.reader("orders:events").page(1_000).await?;
 /// let last = streams.reader("orders:events").last(10).await?;
 /// let mut coming = streams.reader("orders:events");

@@ -1,6 +1,9 @@
 //! On a node of a Redis Cluster.
 
-use eventbus_redis::{RedisConnectError, RedisStreams, RedisStreamsConfig, StreamProjectionError};
+use eventbus_redis::{
+    RedisConnectError,
+    streams::{RedisStreams, RedisStreamsConfig, StreamProjectionError},
+};
 
 use crate::rig::{OrderCreated, config_on, connection, publish_orders, typed, until};
 

@@ -3,7 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use eventbus::support::PAGE_BYTES;
-use eventbus_redis::{Claim, Consume, EntryError, EventConsumer, RedisStreams, StreamEntry};
+use eventbus_redis::streams::{Claim, Consume, EntryError, EventConsumer, RedisStreams, StreamEntry};
 
 use crate::rig::{all_entries, config_on, orders, publish_orders, streams, typed, until, waits};
 

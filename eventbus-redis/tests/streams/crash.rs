@@ -2,7 +2,7 @@
 
 use std::{env, time::Duration};
 
-use eventbus_redis::{EventProjection, RedisStreams, RedisStreamsConfig};
+use eventbus_redis::streams::{EventProjection, RedisStreams, RedisStreamsConfig};
 use redis::aio::MultiplexedConnection;
 use test_servers::Actor;
 

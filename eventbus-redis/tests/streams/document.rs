@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use eventbus::port::MessageId;
-use eventbus_redis::{Claim, Consume, RedisStreams, RedisStreamsConfig, Trim};
+use eventbus_redis::{
+    Trim,
+    streams::{Claim, Consume, RedisStreams, RedisStreamsConfig},
+};
 use serde_json::{Value, json};
 use test_servers::PrivateRedis;
 

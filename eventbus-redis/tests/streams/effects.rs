@@ -1,6 +1,6 @@
 //! What the handlers of a projection can write.
 
-use eventbus_redis::{Effects, EventProjection, RedisStreams, StreamProjectionError};
+use eventbus_redis::streams::{Effects, EventProjection, RedisStreams, StreamProjectionError};
 use serde_json::{Value, json};
 
 use crate::rig::{config_on, order_stats, publish_orders, stats_key, streams, typed};

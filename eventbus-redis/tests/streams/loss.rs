@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use eventbus::port::MessageId;
-use eventbus_redis::{EventProjection, RedisStreams, StreamProjectionError, Trim};
+use eventbus_redis::{
+    Trim,
+    streams::{EventProjection, RedisStreams, StreamProjectionError},
+};
 use serde_json::json;
 
 use crate::rig::{

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use eventbus_redis::{Claim, Consume, Trim, TrimBlockReason};
+use eventbus_redis::{
+    Trim, TrimBlockReason,
+    streams::{Claim, Consume},
+};
 
 use crate::rig::{order_stats, orders, publish_orders, streams, typed};
 

@@ -10,7 +10,8 @@ use std::{
 
 use eventbus::testkit::ManualClock;
 use eventbus_redis::{
-    Claim, Consume, RedisCommandError, RedisStreams, RedisStreamsConfig, StreamProjectionError, Trim,
+    RedisCommandError, Trim,
+    streams::{Claim, Consume, RedisStreams, RedisStreamsConfig, StreamProjectionError},
 };
 use serde_json::json;
 use tokio::sync::oneshot;

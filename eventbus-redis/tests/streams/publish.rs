@@ -1,6 +1,9 @@
 //! Publishing.
 
-use eventbus_redis::{EventPublishError, RedisCommandError, StreamEntry};
+use eventbus_redis::{
+    RedisCommandError,
+    streams::{EventPublishError, StreamEntry},
+};
 use serde_json::{Value, json};
 
 use crate::rig::{all_entries, connection, orders, streams, typed};

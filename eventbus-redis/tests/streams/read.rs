@@ -3,7 +3,10 @@
 use std::{pin::pin, time::Duration};
 
 use eventbus::port::MessageId;
-use eventbus_redis::{Consume, RedisCommandError, StreamEntry};
+use eventbus_redis::{
+    RedisCommandError,
+    streams::{Consume, StreamEntry},
+};
 
 use crate::rig::{orders, streams, typed, until, waits};
 

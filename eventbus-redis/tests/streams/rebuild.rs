@@ -2,7 +2,10 @@
 
 use std::sync::Mutex;
 
-use eventbus_redis::{RedisStreams, StreamProjectionError, Trim};
+use eventbus_redis::{
+    Trim,
+    streams::{RedisStreams, StreamProjectionError},
+};
 use serde_json::json;
 
 use crate::rig::{
@@ -22,7 +25,7 @@ async fn a_rebuild_begins_from_zero_and_serves_the_old_numbers_until_the_switch(
     let _: u64 = typed(&streams, &format!("HINCRBY {stale} total_count 7")).await; // a mistake, to be mended
     let (seen, served) = (Mutex::new(Vec::new()), stats_key(&streams));
     let mut client = redis::Client::open(streams.config().redis_url.as_str()).unwrap().get_connection().unwrap();
-    let progress = |now: eventbus_redis::ProjectionProgress| {
+    let progress = |now: eventbus_redis::streams::ProjectionProgress| {
         let count: u64 = redis::cmd("HGET").arg(&served).arg("total_count").query(&mut client).unwrap();
         seen.lock().unwrap().push((now.done, now.of, count));
     };

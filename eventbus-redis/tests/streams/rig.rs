@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus_redis::{Effects, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry};
+use eventbus_redis::streams::{Effects, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry};
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 use serde::Deserialize;
 use serde_json::json;

@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use clap::Parser;
 use eventbus::{Result, port::MessageId};
-use eventbus_redis::{Claim, Consume, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry, Trim};
+use eventbus_redis::{
+    Trim,
+    streams::{Claim, Consume, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

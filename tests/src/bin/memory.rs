@@ -20,7 +20,10 @@ use eventbus::{
     BoxError, EventFilter, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
     port::{AppendEvents as _, EventBus, FeedFilter, ReadFeed as _, Subscriber},
 };
-use eventbus_redis::{RedisEventBus, RedisEventBusConfig, RedisStreams, RedisStreamsConfig};
+use eventbus_redis::{
+    RedisEventBus, RedisEventBusConfig,
+    streams::{RedisStreams, RedisStreamsConfig},
+};
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
 

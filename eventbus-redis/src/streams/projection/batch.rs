@@ -13,10 +13,11 @@ use super::{
     step_runner::{CHECKPOINT_START, StepRunner},
 };
 use crate::{
-    RedisCommandError, StreamEntry,
+    RedisCommandError,
     entry_id::EntryId,
     program::{AtomicProgram, ProgramReply},
     reply, script,
+    streams::StreamEntry,
 };
 
 /// Most entries of a batch; fewer if they have [`PAGE_BYTES`].

@@ -2,7 +2,10 @@
 
 use eventbus::{BoxError, port::MessageId};
 
-use crate::{EntryError, RedisCommandError, StreamEntry};
+use crate::{
+    RedisCommandError,
+    streams::{EntryError, StreamEntry},
+};
 
 /// Reason why a projection over a stream stops. The entries before the one that it names are written, and the
 /// checkpoint is behind them; that entry is not written.
@@ -18,7 +21,7 @@ pub enum StreamProjectionError {
         reason: BoxError,
     },
     /// An entry has no type, or its data does not decode for the handler of its type.
-    /// [`skip_if`](crate::EventProjection::skip_if) skips it.
+    /// [`skip_if`](super::EventProjection::skip_if) skips it.
     #[error("projection `{projection}` cannot read an entry of `{stream}`")]
     Entry {
         /// The projection.
@@ -67,9 +70,9 @@ pub enum StreamProjectionError {
         checkpoint: String,
     },
     /// Entries that the projection had not processed are gone: trimmed by a foreign program, by a publisher with a
-    /// maximum length, or by [`trim_may_lose`](crate::RedisStreams::trim_may_lose).
-    /// [`rebuild`](crate::EventProjection::rebuild) begins with the entries that remain,
-    /// [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) continues without them.
+    /// maximum length, or by [`trim_may_lose`](crate::streams::RedisStreams::trim_may_lose).
+    /// [`rebuild`](super::EventProjection::rebuild) begins with the entries that remain,
+    /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) continues without them.
     #[error(
         "projection `{projection}`: {} of `{stream}` after {after} were removed before it had processed them",
         entries_text(.entries)
@@ -82,12 +85,12 @@ pub enum StreamProjectionError {
         /// The checkpoint, behind which they were; `0-0` before the first entry.
         after: MessageId,
         /// Their number; `None` if it is not known, and may be zero: the projection was
-        /// [retired](crate::EventProjection::retire), or a foreign program set its checkpoint.
+        /// [retired](super::EventProjection::retire), or a foreign program set its checkpoint.
         entries: Option<u64>,
     },
     /// The stream is a different one: it was deleted and made anew, or has lost its last entries.
-    /// [`rebuild`](crate::EventProjection::rebuild) begins from zero,
-    /// [`set_checkpoint_after`](crate::EventProjection::set_checkpoint_after) keeps the numbers.
+    /// [`rebuild`](super::EventProjection::rebuild) begins from zero,
+    /// [`set_checkpoint_after`](super::EventProjection::set_checkpoint_after) keeps the numbers.
     #[error("projection `{projection}`: `{stream}` is not the stream of which it has processed {checkpoint}")]
     Replaced {
         /// The projection.

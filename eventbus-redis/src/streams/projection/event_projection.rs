@@ -34,9 +34,9 @@ use crate::{
 /// acknowledged. A handler may be called for an entry more than once, so it only writes [`Effects`].
 ///
 /// A projection is identified by its name, its stream and the
-/// [`stream_prefix`](crate::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name over a
-/// different stream, or of a program with a different prefix, has its own checkpoint. Programs must keep the keys of
-/// their handlers apart.
+/// [`stream_prefix`](crate::streams::RedisStreamsConfig::stream_prefix) of the configuration: one with the same name
+/// over a different stream, or of a program with a different prefix, has its own checkpoint. Programs must keep the keys
+/// of their handlers apart.
 ///
 /// Entries that are gone before they were processed stop it with [`Missing`](StreamProjectionError::Missing), and a
 /// stream that was made anew with [`Replaced`](StreamProjectionError::Replaced): no entry is missed in silence.
@@ -47,7 +47,7 @@ use crate::{
 ///
 /// # Examples
 /// ```no_run
-/// # async fn run(streams: eventbus_redis::RedisStreams) -> eventbus::Result<()> {
+/// # async fn run(streams: eventbus_redis::streams::RedisStreams) -> eventbus::Result<()> {
 /// #[derive(serde::Deserialize)]
 /// struct OrderCreated { total: f64 }
 /// #[derive(serde::Deserialize)]
@@ -115,7 +115,7 @@ impl EventProjection {
     ///
     /// # Examples
     /// ```no_run
-    /// # fn run(stats: eventbus_redis::EventProjection) -> eventbus_redis::EventProjection {
+    /// # fn run(stats: eventbus_redis::streams::EventProjection) -> eventbus_redis::streams::EventProjection {
     /// stats
     ///     .skip_if(|entry| entry.id.as_str() == "1795157844243-0") // the error has named it
     ///     .skip_if(|entry| entry.field("type").is_none()) // the audit log writes here, too
@@ -270,8 +270,8 @@ impl EventProjection {
     ///
     /// # Examples
     /// ```no_run
-    /// # async fn run(stats: eventbus_redis::EventProjection) -> eventbus::Result<()> {
-    /// use eventbus_redis::StreamProjectionError;
+    /// # async fn run(stats: eventbus_redis::streams::EventProjection) -> eventbus::Result<()> {
+    /// use eventbus_redis::streams::StreamProjectionError;
     /// if let Err(StreamProjectionError::Missing { after, entries, .. }) = stats.catch_up().await {
     ///     eprintln!("{entries:?} orders are missing in the statistics from now on");
     ///     stats.set_checkpoint_after(Some(&after)).await?;

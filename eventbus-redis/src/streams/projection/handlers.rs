@@ -5,7 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use eventbus::BoxError;
 
 use super::{Effects, StreamProjectionError, keys::ProjectionKeys};
-use crate::{EntryError, StreamEntry, program::Effect};
+use crate::{
+    program::Effect,
+    streams::{EntryError, StreamEntry},
+};
 
 /// Prefix of the projections' own keys.
 const RESERVED_KEY_PREFIX: &str = "projection:";

@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{StreamEntry, entry_id::EntryId};
+use crate::{entry_id::EntryId, streams::StreamEntry};
 
 /// A position in a stream, as the note holds it. In the text, `-` stands for an unknown number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -16,7 +16,7 @@ pub struct Applied {
     pub processed: u64,
     /// Number of them without a handler for their type, by type. They were skipped.
     pub unknown: BTreeMap<String, u64>,
-    /// Number of them that [`skip_if`](crate::EventProjection::skip_if) skipped.
+    /// Number of them that [`skip_if`](super::EventProjection::skip_if) skipped.
     pub skipped: u64,
     /// Number of entries that were deleted by name, as `XDEL` does, before they were processed. The projection
     /// continued without them, as a rebuild would.
@@ -29,7 +29,7 @@ pub struct Applied {
 ///
 /// # Examples
 /// ```
-/// use eventbus_redis::ProjectionProgress;
+/// use eventbus_redis::streams::ProjectionProgress;
 /// use std::time::Duration;
 /// let now = ProjectionProgress { done: 500, of: 2_000, took: Duration::from_secs(5) };
 /// assert_eq!((now.per_second(), now.time_left()), (100.0, Some(Duration::from_secs(15))));
