@@ -3,10 +3,9 @@
 //! Invariant: an append that is refused leaves no entry. Redis does not roll back a script, so the script checks first,
 //! and removes its entries if the feed refuses one. An append may be sent again: its event ids identify it.
 
-use async_trait::async_trait;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Append, AppendError, AppendEvents, ReadError},
+    port::{Append, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
 use eventbus_redis_core::reply;
@@ -14,7 +13,7 @@ use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
 use time::OffsetDateTime;
 
 use crate::{
-    RedisEventStore, entry,
+    entry,
     error::{append_error, corrupt_last_entry},
     feed::events_at,
     inner::StoreInner,
@@ -30,52 +29,46 @@ const APPEND_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most bytes of events of an append: the server closes a connection that sends far more.
 const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
 
-#[async_trait]
-impl AppendEvents for RedisEventStore {
-    async fn append(
-        &self,
-        stream: &StreamId,
-        expected: ExpectedVersion,
-        events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        let append = Append { stream: stream.clone(), expected, events };
-        match check_append(&append) {
-            Ok(true) => append_one(self.inner(), append).await,
-            Ok(false) => Ok(Vec::new()),
-            Err(error) => Err(error),
-        }
+/// Appends the events of one call in one step.
+pub(crate) async fn append(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
+    if !check_append(&append)? {
+        return Ok(Vec::new());
     }
+    let mut results = run_appends(inner, vec![append]).await;
+    results.pop().unwrap_or_else(|| Ok(Vec::new()))
+}
 
-    /// Appends in batches as large as the server should handle in one step, each of at least one append.
-    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
-        let mut results = Vec::with_capacity(appends.len());
-        let mut batch: Vec<Append> = Vec::new();
-        let (mut events, mut size) = (0, 0);
-        // a refused or empty append has its result at once, in its place
-        let mut indexes = Vec::new();
-        for append in appends {
-            match check_append(&append) {
-                Ok(true) => {
-                    let more = events_bytes(&append.events);
-                    if events > 0
-                        && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX
-                            || size + more > APPEND_BATCH_BYTES_MAX)
-                    {
-                        run_batch(self.inner(), &mut results, &mut indexes, std::mem::take(&mut batch)).await;
-                        (events, size) = (0, 0);
-                    }
-                    (events, size) = (events + append.events.len(), size + more);
-                    indexes.push(results.len());
-                    results.push(Ok(Vec::new()));
-                    batch.push(append);
+/// Appends in batches as large as the server should handle in one step, each of at least one append.
+pub(crate) async fn append_many(
+    inner: &StoreInner,
+    appends: Vec<Append>,
+) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+    let mut results = Vec::with_capacity(appends.len());
+    let mut batch: Vec<Append> = Vec::new();
+    let (mut events, mut size) = (0, 0);
+    // a refused or empty append has its result at once, in its place
+    let mut indexes = Vec::new();
+    for append in appends {
+        match check_append(&append) {
+            Ok(true) => {
+                let more = events_bytes(&append.events);
+                if events > 0
+                    && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX || size + more > APPEND_BATCH_BYTES_MAX)
+                {
+                    run_batch(inner, &mut results, &mut indexes, std::mem::take(&mut batch)).await;
+                    (events, size) = (0, 0);
                 }
-                Ok(false) => results.push(Ok(Vec::new())),
-                Err(error) => results.push(Err(error)),
+                (events, size) = (events + append.events.len(), size + more);
+                indexes.push(results.len());
+                results.push(Ok(Vec::new()));
+                batch.push(append);
             }
+            Ok(false) => results.push(Ok(Vec::new())),
+            Err(error) => results.push(Err(error)),
         }
-        run_batch(self.inner(), &mut results, &mut indexes, batch).await;
-        results
     }
+    run_batch(inner, &mut results, &mut indexes, batch).await;
+    results
 }
 
 /// Returns `true` if the append has events, and an error if it must be refused.
@@ -106,11 +99,6 @@ enum AppendReply {
     Conflict(Version),
     Corrupt(String, String),
     Failed(String),
-}
-
-async fn append_one(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-    let mut results = run_appends(inner, vec![append]).await;
-    results.pop().unwrap_or_else(|| Ok(Vec::new()))
 }
 
 async fn run_batch(

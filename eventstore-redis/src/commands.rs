@@ -1,4 +1,6 @@
-//! The commands of the event store.
+//! The commands of the event store, and times as the server counts them.
+
+use std::time::Duration;
 
 use redis::{Cmd, cmd};
 
@@ -20,4 +22,10 @@ pub(crate) fn hash(key: &str) -> Cmd {
     let mut command = cmd("HGETALL");
     command.arg(key);
     command
+}
+
+/// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.
+pub(crate) fn millis(time: Duration) -> u64 {
+    const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
+    u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)
 }

@@ -1,9 +1,8 @@
 //! Reads all events in the order of their positions, which have no gaps.
 
-use async_trait::async_trait;
 use eventbus::{
     Position, RecordedEvent,
-    port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
+    port::{FeedFilter, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
 use eventbus_redis_core::{
@@ -12,10 +11,9 @@ use eventbus_redis_core::{
 };
 use redis::{RedisResult, Value};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
-    RedisEventStore, commands,
+    commands,
     entry::{FeedPointer, number_of},
     error::{CorruptEntry, corrupt_key, read_error},
     inner::StoreInner,
@@ -25,60 +23,65 @@ use crate::{
 /// Pointers that one command scans for events that match a filter.
 const FEED_SCAN_PAGE: usize = 2_048;
 
-#[async_trait]
-impl ReadFeed for RedisEventStore {
-    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+/// Returns the events of the feed after a position, up to another.
+pub(crate) fn read_feed<'s>(
+    inner: &'s StoreInner,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+) -> RecordStream<'s> {
+    let filter = filter.clone();
+    paged(FeedCursor { after, unread: Vec::new() }, move |cursor| {
         let filter = filter.clone();
-        paged(FeedCursor { after, unread: Vec::new() }, move |cursor| {
-            let filter = filter.clone();
-            async move { feed_page(self.inner(), cursor, through, &filter).await }
-        })
-    }
+        async move { feed_page(inner, cursor, through, &filter).await }
+    })
+}
 
-    async fn head(&self) -> Result<Position, ReadError> {
-        let (feed, acknowledged) = (self.inner().keys().feed(), self.inner().acknowledged().position());
-        let reply =
-            self.inner().connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
-        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
-        let head = match entries.into_iter().next() {
-            Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
-            None => Position::START,
+/// Returns the position of the last event.
+pub(crate) async fn head(inner: &StoreInner) -> Result<Position, ReadError> {
+    let (feed, acknowledged) = (inner.keys().feed(), inner.acknowledged().position());
+    let reply = inner.connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
+    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+    let head = match entries.into_iter().next() {
+        Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
+        None => Position::START,
+    };
+    inner.check_head(acknowledged, head);
+    Ok(head)
+}
+
+/// Returns the number of events after a position, up to another.
+pub(crate) async fn count_events(
+    inner: &StoreInner,
+    after: Position,
+    through: Position,
+    filter: &FeedFilter,
+) -> Result<u64, ReadError> {
+    let through = through.min(head(inner).await?);
+    if filter.is_all() {
+        // positions have no gaps
+        return Ok(through.get().saturating_sub(after.get()));
+    }
+    let (mut from, mut count) = (after, 0);
+    while from < through {
+        let pointers = pointers(inner, from, through, FEED_SCAN_PAGE).await?;
+        let Some(last) = pointers.last() else {
+            break;
         };
-        self.inner().check_head(acknowledged, head);
-        Ok(head)
+        from = Position::new(last.position);
+        count += pointers.iter().filter(|pointer| pointer.matches(filter)).count() as u64;
     }
+    Ok(count)
+}
 
-    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
-        let through = through.min(self.head().await?);
-        if filter.is_all() {
-            // positions have no gaps
-            return Ok(through.get().saturating_sub(after.get()));
-        }
-        let (mut from, mut count) = (after, 0);
-        while from < through {
-            let pointers = pointers(self.inner(), from, through, FEED_SCAN_PAGE).await?;
-            let Some(last) = pointers.last() else {
-                break;
-            };
-            from = Position::new(last.position);
-            count += pointers.iter().filter(|pointer| pointer.matches(filter)).count() as u64;
-        }
-        Ok(count)
-    }
-
-    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        let pointers = pointers(self.inner(), after, Position::new(after.get().saturating_add(1)), 1).await?;
-        let first = load_events(self.inner(), &pointers).await?.into_iter().next();
-        Ok(first.map(|event| event.metadata().recorded_at().unwrap_or(event.metadata().occurred_at())))
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        Ok(self.inner().id())
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        self.inner().append_signal()
-    }
+/// Returns the time at which the first event after a position was recorded.
+pub(crate) async fn first_recorded_after(
+    inner: &StoreInner,
+    after: Position,
+) -> Result<Option<OffsetDateTime>, ReadError> {
+    let pointers = pointers(inner, after, Position::new(after.get().saturating_add(1)), 1).await?;
+    let first = load_events(inner, &pointers).await?.into_iter().next();
+    Ok(first.map(|event| event.metadata().recorded_at().unwrap_or(event.metadata().occurred_at())))
 }
 
 /// Start of a page.

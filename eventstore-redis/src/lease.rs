@@ -15,6 +15,7 @@ use redis::{FromRedisValue, Script, ScriptInvocation};
 
 use crate::{
     RedisEventStore,
+    commands::millis,
     inner::StoreInner,
     script::{ACQUIRE_LEASE, LOAD_LEASE, RENEW_LEASE},
 };
@@ -77,10 +78,4 @@ async fn run_lease_script<T: FromRedisValue>(
     script: &ScriptInvocation<'_>,
 ) -> Result<T, LeaseError> {
     inner.connection().run_idempotent(script).await.map_err(|error| LeaseError::new(role, boxed(error)))
-}
-
-/// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.
-pub(crate) fn millis(time: Duration) -> u64 {
-    const LEASE_MS_MAX: u64 = 1_000 * 366 * 86_400 * 1_000;
-    u64::try_from(time.as_millis()).unwrap_or(LEASE_MS_MAX).min(LEASE_MS_MAX)
 }

@@ -15,6 +15,7 @@ mod feed;
 mod inner;
 mod keys;
 mod lease;
+mod ports;
 mod read;
 mod script;
 #[cfg(test)]

@@ -1,9 +1,8 @@
 //! Reads one stream, in pages.
 
-use async_trait::async_trait;
 use eventbus::{
     BoxError, RecordedEvent, StreamId, Version,
-    port::{Direction, ReadError, ReadStream, RecordStream},
+    port::{Direction, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
 use eventbus_redis_core::script::READ_PAGE;
@@ -14,7 +13,7 @@ use eventbus_redis_core::{
 use redis::{RedisResult, Value};
 
 use crate::{
-    RedisEventStore, commands, entry,
+    commands, entry,
     error::{CorruptEntry, corrupt_key, corrupt_last_entry, read_error},
     inner::StoreInner,
     script::STREAM_VERSION,
@@ -23,23 +22,22 @@ use crate::{
 /// Most events of a page; fewer if they have more than [`PAGE_BYTES`].
 pub(crate) const PAGE_EVENTS_MAX: usize = 256;
 
-#[async_trait]
-impl ReadStream for RedisEventStore {
-    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
-        let reading = StreamRead {
-            key: self.inner().keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
-            stream: stream.clone(),
-            direction,
-        };
-        paged((from, false), move |(from, goes_on)| {
-            let reading = reading.clone();
-            async move { read_page(self.inner(), &reading, from, goes_on).await }
-        })
-    }
-
-    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        stream_version(self.inner(), stream).await
-    }
+/// Returns the events of a stream from a version on.
+pub(crate) fn read_stream<'s>(
+    inner: &'s StoreInner,
+    stream: &StreamId,
+    from: Version,
+    direction: Direction,
+) -> RecordStream<'s> {
+    let reading = StreamRead {
+        key: inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
+        stream: stream.clone(),
+        direction,
+    };
+    paged((from, false), move |(from, goes_on)| {
+        let reading = reading.clone();
+        async move { read_page(inner, &reading, from, goes_on).await }
+    })
 }
 
 #[derive(Clone)]

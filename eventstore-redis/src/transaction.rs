@@ -10,7 +10,7 @@ use std::{any::Any, fmt, sync::Arc};
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent,
-    port::{Append, AppendError, FromTransaction, Lease, Shadow, Transaction},
+    port::{Append, AppendError, Lease, Shadow, Transaction},
 };
 use eventbus_redis_core::{
     program::{AtomicProgram, Effect, Undo, to_bytes},
@@ -21,7 +21,7 @@ use redis::{FromRedisValue, ToSingleRedisArg, Value};
 use uuid::Uuid;
 
 use crate::{
-    RedisEventStore, RedisTransactionError,
+    RedisTransactionError,
     append::check_append,
     commit::{
         self, CheckpointMoves, EffectList, HandledDeliveries, PlannedAppends, PredictedValue, ReadSet, ShadowSwap,
@@ -49,8 +49,8 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 // | timed out | `commit` | ended: `TimedOut`, no write |
 // | unlocked, locked, timed out | dropped | ended: no write; `Drop` releases the locks |
 
-/// An open transaction of a [`RedisEventStore`]: handlers and projections take it by `&mut`, and
-/// [`begin_transaction`](RedisEventStore::begin_transaction) begins one.
+/// An open transaction of a [`RedisEventStore`](crate::RedisEventStore): handlers and projections take it by `&mut`, and
+/// [`begin_transaction`](crate::RedisEventStore::begin_transaction) begins one.
 ///
 /// One script writes the effects, and the checkpoint or the note that the event was handled: all of them or none. A
 /// crash neither repeats nor loses them, as long as Redis keeps what it acknowledged.
@@ -366,7 +366,7 @@ impl RedisTransaction {
         self.read_set.read(&self.inner, self.shadow.as_ref(), name, key, args).await
     }
 
-    /// Commits a transaction of [`begin_transaction`](RedisEventStore::begin_transaction). The runtime commits
+    /// Commits a transaction of [`begin_transaction`](crate::RedisEventStore::begin_transaction). The runtime commits
     /// those of handlers and projections.
     ///
     /// # Errors
@@ -479,14 +479,6 @@ impl Transaction for RedisTransaction {
 
     async fn commit(self: Box<Self>) -> Result<(), BoxError> {
         Ok(Self::commit(*self).await?)
-    }
-}
-
-impl FromTransaction<RedisEventStore> for RedisTransaction {
-    type Transaction = Self;
-
-    fn from_transaction(transaction: &mut Self) -> &mut Self {
-        transaction
     }
 }
 

@@ -5,14 +5,14 @@ use std::{error::Error, time::Duration};
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Position,
-    port::{ServerFault, Shadow, Transaction, Transactions, TypeKey},
+    port::{FromTransaction, ServerFault, Shadow, Transaction, Transactions, TypeKey},
 };
 
 use crate::{
     RedisEventStore, RedisTransaction, RedisTransactionError,
+    commands::millis,
     commit::{SHADOW_BATCH_MAX, list_shadow_copies, load_shadow_position, missing_shadow, parse_tables, unlink},
     fault,
-    lease::millis,
     script::{FORGET_DELIVERIES, MAKE_SHADOW},
 };
 
@@ -83,5 +83,13 @@ impl Transactions for RedisEventStore {
                 return Ok(all);
             }
         }
+    }
+}
+
+impl FromTransaction<RedisEventStore> for RedisTransaction {
+    type Transaction = Self;
+
+    fn from_transaction(transaction: &mut Self) -> &mut Self {
+        transaction
     }
 }

@@ -14,8 +14,8 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use crate::{
     RedisTransactionError,
+    commands::millis,
     inner::StoreInner,
-    lease::millis,
     script::{RELEASE_LOCKS, RENEW_LOCKS},
 };
 

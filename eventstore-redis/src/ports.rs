@@ -1,0 +1,67 @@
+//! The traits of the core to append and read events, for the store on Redis.
+
+use async_trait::async_trait;
+use eventbus::{
+    ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version,
+    port::{
+        Append, AppendError, AppendEvents, AppendSignal, Direction, FeedFilter, ReadError, ReadFeed, ReadStream,
+        RecordStream,
+    },
+};
+use time::OffsetDateTime;
+
+use crate::{RedisEventStore, append, feed, read};
+
+#[async_trait]
+impl AppendEvents for RedisEventStore {
+    async fn append(
+        &self,
+        stream: &StreamId,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+    ) -> Result<Vec<RecordedEvent>, AppendError> {
+        append::append(self.inner(), Append { stream: stream.clone(), expected, events }).await
+    }
+
+    async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+        append::append_many(self.inner(), appends).await
+    }
+}
+
+#[async_trait]
+impl ReadStream for RedisEventStore {
+    fn read_stream(&self, stream: &StreamId, from: Version, direction: Direction) -> RecordStream<'_> {
+        read::read_stream(self.inner(), stream, from, direction)
+    }
+
+    async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
+        read::stream_version(self.inner(), stream).await
+    }
+}
+
+#[async_trait]
+impl ReadFeed for RedisEventStore {
+    fn read_feed(&self, after: Position, through: Position, filter: &FeedFilter) -> RecordStream<'_> {
+        feed::read_feed(self.inner(), after, through, filter)
+    }
+
+    async fn head(&self) -> Result<Position, ReadError> {
+        feed::head(self.inner()).await
+    }
+
+    async fn count_events(&self, after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> {
+        feed::count_events(self.inner(), after, through, filter).await
+    }
+
+    async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
+        feed::first_recorded_after(self.inner(), after).await
+    }
+
+    async fn store_id(&self) -> Result<Uuid, ReadError> {
+        Ok(self.inner().id())
+    }
+
+    fn appended(&self) -> &AppendSignal {
+        self.inner().append_signal()
+    }
+}
