@@ -7,10 +7,10 @@
 
 use std::{
     fmt,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::{Duration, Instant},
 };
 
+use parking_lot::RwLock;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
     aio::MultiplexedConnection,
@@ -96,18 +96,18 @@ impl SharedConnection {
 
     /// Refuses all commands until [`allow_commands`](Self::allow_commands); [`connect`](Self::connect) still sends.
     pub fn block_commands(&self, why: &str) {
-        let mut slot = self.state_mut();
+        let mut slot = self.state.write();
         (slot.connection, slot.blocked_reason) = (None, Some(why.to_owned()));
     }
 
     /// Allows all commands.
     pub fn allow_commands(&self) {
-        self.state_mut().blocked_reason = None;
+        self.state.write().blocked_reason = None;
     }
 
     /// Returns `true` if a connection is open and no error has shown it to be lost.
     pub fn is_up(&self) -> bool {
-        self.state().connection.is_some()
+        self.state.read().connection.is_some()
     }
 
     /// Opens a connection for the caller alone, with a reply timeout. A long attempt may be stuck although the server
@@ -157,7 +157,7 @@ impl SharedConnection {
                 Err(RedisConnectError::NeedsHashTag { address, field, prefix })
             }
             Ok((connection, Ok(reply))) => {
-                self.state_mut().replace(connection);
+                self.state.write().replace(connection);
                 Ok(reply)
             }
             Err(error) => Err(self.connect_error(error)),
@@ -281,7 +281,7 @@ impl SharedConnection {
     pub fn drop_if_lost(&self, number: u64, error: &RedisError) -> bool {
         let is_lost = reply::is_connection_lost(error);
         if is_lost {
-            let mut slot = self.state_mut();
+            let mut slot = self.state.write();
             if slot.number == number {
                 slot.connection = None;
             }
@@ -291,13 +291,13 @@ impl SharedConnection {
 
     /// Returns the open connection, or connects. Callers that waited while connecting failed share that failure.
     pub async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
-        if let Some(open) = self.state().open_connection()? {
+        if let Some(open) = self.state.read().open_connection()? {
             return Ok(open);
         }
         let called_at = Instant::now();
         let mut last_failure = self.last_failure.lock().await;
         // the task that held the lock may have connected, or failed, meanwhile
-        if let Some(open) = self.state().open_connection()? {
+        if let Some(open) = self.state.read().open_connection()? {
             return Ok(open);
         }
         if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= called_at) {
@@ -305,7 +305,7 @@ impl SharedConnection {
         }
         match self.open_dedicated(self.response_timeout).await {
             Ok(connection) => {
-                let mut slot = self.state_mut();
+                let mut slot = self.state.write();
                 slot.check_open()?;
                 if slot.number > 0 {
                     (self.on_reconnect)();
@@ -347,17 +347,9 @@ impl SharedConnection {
 
     /// Closes the connection and refuses to open a new one.
     pub fn close(&self) {
-        let mut slot = self.state_mut();
+        let mut slot = self.state.write();
         slot.connection = None;
         slot.is_closed = true;
-    }
-
-    fn state(&self) -> RwLockReadGuard<'_, ConnectionState> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn state_mut(&self) -> RwLockWriteGuard<'_, ConnectionState> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

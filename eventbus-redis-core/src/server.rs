@@ -1,11 +1,8 @@
 //! The settings for reaching a server, which the configurations of the bus and of the store have in common.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use parking_lot::Mutex;
 
 use crate::url::{address, asks_for_tls, is_plaintext_remote, url_problem};
 
@@ -67,7 +64,7 @@ impl Server<'_> {
         if is_plaintext_remote(self.url) {
             let address = self.address();
             // a panic elsewhere leaves the set valid
-            if WARNED.lock().unwrap_or_else(PoisonError::into_inner).insert(address.clone()) {
+            if WARNED.lock().insert(address.clone()) {
                 tracing::warn!(
                     server = address,
                     "the connection to Redis has no TLS: every machine on the way can read events and passwords; to repair: \

@@ -5,13 +5,10 @@
 //!
 //! Reply timeouts use real time, not the configured clock.
 
-use std::{
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{pin::Pin, time::Duration};
 
 use eventbus::{port::Backoff, support::PAGE_BYTES};
+use parking_lot::Mutex;
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;
 
@@ -77,7 +74,7 @@ impl<T: Send + 'static> BlockingReader<T> {
         R: Future<Output = RedisResult<T>> + Send + 'static,
     {
         let connection = self.connection(link, timeout).await?;
-        let reading = self.pending_read.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let reading = self.pending_read.get_mut();
         let reply = reading.get_or_insert_with(|| Box::pin(begin(connection))).await;
         *reading = None;
         if reply.as_ref().is_err_and(is_connection_lost) {

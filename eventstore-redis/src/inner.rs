@@ -1,16 +1,13 @@
 //! State that the clones of a store share.
 
-use std::{
-    collections::HashSet,
-    fmt,
-    sync::{PoisonError, RwLock},
-};
+use std::{collections::HashSet, fmt};
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use eventbus_redis_core::{
     connection::SharedConnection,
     error::{InvalidConfig, RedisConnectError},
 };
+use parking_lot::RwLock;
 use uuid::Uuid;
 
 use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, keys::StoreKeys, script};
@@ -102,11 +99,11 @@ impl StoreInner {
     }
 
     pub(crate) fn is_command_checked(&self, name: &str) -> bool {
-        self.checked_commands.read().unwrap_or_else(PoisonError::into_inner).contains(name)
+        self.checked_commands.read().contains(name)
     }
 
     pub(crate) fn remember_command(&self, name: &str) {
-        self.checked_commands.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        self.checked_commands.write().insert(name.to_owned());
     }
 }
 

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,6 +22,7 @@ use eventbus::{
     delivery::{DisposedEntry, Disposition, log_skipped_type},
     port::{DeliveryAttempts, MessageId},
 };
+use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -427,7 +428,7 @@ impl Acknowledger {
     /// Logs once for each type that its events wait for a member.
     fn log_absent_types(&self, types: impl IntoIterator<Item = String>) {
         for event_type in types {
-            if self.logged_absent_types.lock().unwrap_or_else(PoisonError::into_inner).insert(event_type.clone()) {
+            if self.logged_absent_types.lock().insert(event_type.clone()) {
                 tracing::warn!(
                     group = %self.inner.group(), event_type,
                     "events are left pending: the group announced their type before, and no member that handles it is \

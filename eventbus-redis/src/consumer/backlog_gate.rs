@@ -12,13 +12,14 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use eventbus::{StreamId, delivery::StopSignal};
+use parking_lot::Mutex;
 use redis::ScriptInvocation;
 
 use super::inner::{ConsumerInner, PARTITION_OWNER, RANGE_START};
@@ -138,7 +139,7 @@ impl BacklogGate {
                     redis::from_redis_value(entry).map_err(redis::RedisError::from)?;
                 // an entry that is no event has no aggregate
                 if let (Ok(id), Ok(stream)) = (id.parse(), StreamId::parse(&aggregate_type, &aggregate_id))
-                    && self.blocked().add(id, stream.clone())
+                    && self.blocked.lock().add(id, stream.clone())
                 {
                     self.inner.in_flight().block_streams([&stream]);
                 }
@@ -162,7 +163,7 @@ impl BacklogGate {
     }
 
     async fn unblock_batch(&self, after: &mut EntryId) -> Result<(), CommandError> {
-        let ids = self.blocked().ids_after(*after);
+        let ids = self.blocked.lock().ids_after(*after);
         *after =
             if ids.len() < command::SCRIPT_BATCH_MAX { EntryId::ZERO } else { ids.last().copied().unwrap_or_default() };
         if ids.is_empty() {
@@ -173,7 +174,7 @@ impl BacklogGate {
             find.arg(id.to_string());
         }
         let done: Vec<String> = self.inner.bus().connection().run_idempotent(&find).await?;
-        let mut blocked = self.blocked();
+        let mut blocked = self.blocked.lock();
         let unblocked: Vec<_> = done.iter().filter_map(|id| blocked.remove(id.parse().ok()?)).collect();
         drop(blocked);
         self.inner.in_flight().unblock_streams(&unblocked);
@@ -191,10 +192,6 @@ impl BacklogGate {
         ));
         script.arg(self.inner.group().as_str()).arg(name);
         script
-    }
-
-    fn blocked(&self) -> MutexGuard<'_, BlockedStreams> {
-        self.blocked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -3,12 +3,10 @@
 //! Invariant: lock order `kept` or `discarded`, then the lock of the in-flight entries; no task holds two of its own
 //! locks, or one of them across an await.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashSet, sync::Arc};
 
 use eventbus::{delivery::InFlight, port::MessageId};
+use parking_lot::Mutex;
 
 /// The entries that are pending on a consumer, by what becomes of them. A consumer of partitions shares the in-flight
 /// ones among all its partitions.
@@ -31,7 +29,7 @@ impl PendingEntries {
 
     /// Returns `true` if an entry is in flight or kept pending.
     pub(super) fn contains(&self, id: &MessageId) -> bool {
-        self.in_flight.contains(id) || self.kept().contains(id)
+        self.in_flight.contains(id) || self.kept.lock().contains(id)
     }
 
     /// Returns the ids of entries that are neither in flight nor kept pending.
@@ -41,19 +39,19 @@ impl PendingEntries {
 
     /// Returns the number of entries that are in flight or kept pending.
     pub(super) fn len(&self) -> usize {
-        self.in_flight.len() + self.kept().len()
+        self.in_flight.len() + self.kept.lock().len()
     }
 
     /// Lists the entries whose claim is to be renewed.
     pub(super) fn ids(&self) -> Vec<MessageId> {
         let mut ids = self.in_flight.ids();
-        ids.extend(self.kept().iter().cloned());
+        ids.extend(self.kept.lock().iter().cloned());
         ids
     }
 
     /// Keeps entries pending; returns `true` if one of them was not kept before.
     pub(super) fn keep(&self, ids: impl IntoIterator<Item = MessageId>) -> bool {
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         let before = kept.len();
         kept.extend(ids);
         kept.len() > before
@@ -61,7 +59,7 @@ impl PendingEntries {
 
     /// Forgets kept entries that are no longer pending on this consumer.
     pub(super) fn unkeep<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let mut kept = self.kept();
+        let mut kept = self.kept.lock();
         for id in ids {
             kept.remove(id);
         }
@@ -69,26 +67,18 @@ impl PendingEntries {
 
     /// Forgets all kept entries, to read them again; returns `true` if there were any.
     pub(super) fn unkeep_all(&self) -> bool {
-        !std::mem::take(&mut *self.kept()).is_empty()
+        !std::mem::take(&mut *self.kept.lock()).is_empty()
     }
 
     pub(super) fn discard(&self, id: MessageId) {
-        self.discarded().push(id);
+        self.discarded.lock().push(id);
     }
 
     pub(super) fn take_discarded(&self) -> Vec<MessageId> {
-        std::mem::take(&mut *self.discarded())
+        std::mem::take(&mut *self.discarded.lock())
     }
 
     pub(super) fn has_discarded(&self) -> bool {
-        !self.discarded().is_empty()
-    }
-
-    fn kept(&self) -> MutexGuard<'_, HashSet<MessageId>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn discarded(&self) -> MutexGuard<'_, Vec<MessageId>> {
-        self.discarded.lock().unwrap_or_else(PoisonError::into_inner)
+        !self.discarded.lock().is_empty()
     }
 }

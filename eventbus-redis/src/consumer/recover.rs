@@ -2,17 +2,14 @@
 //!
 //! Real time, not the given clock: claims, by the clock of Redis.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
     delivery::{DisposedEntry, Disposition, InFlight, InFlightEntry, dispatch},
     port::{ConsumeError, Delivery, MessageId, RetryPolicy},
 };
+use parking_lot::Mutex;
 use redis::ScriptInvocation;
 use serde::Serialize;
 
@@ -199,8 +196,7 @@ impl RecoveryRun {
                 let is_shown_for =
                     if self.parts.inner.fencing_token().is_some() { lease } else { self.parts.inner.pending_idle() };
                 tokio::time::sleep((is_shown_for / 3).max(Duration::from_millis(10))).await;
-                let ids: Vec<_> =
-                    unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+                let ids: Vec<_> = unfinished_ids.lock().iter().cloned().collect();
                 if let Err(error) = self.renew_claims_or_lease(&ids).await {
                     tracing::debug!(%error, "the claims could not be renewed");
                 }
@@ -245,7 +241,7 @@ impl RecoveryRun {
                     batch.add(disposed);
                     stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
                 }
-                unfinished_ids.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+                unfinished_ids.lock().remove(&id);
             }
             stats.add(&self.parts.acknowledger.write_batch(&mut batch).await?);
             Ok(())

@@ -1,11 +1,9 @@
 //! What reader and coordinator of a partitioned stream share.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use eventbus::{Name, delivery::InFlight};
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use super::owned_partitions::OwnedPartitions;
@@ -46,7 +44,7 @@ impl PartitionedConsumer {
     }
 
     pub(super) fn owned(&self) -> MutexGuard<'_, OwnedPartitions> {
-        self.owned.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owned.lock()
     }
 
     pub(super) fn bus(&self) -> &Arc<BusInner> {
