@@ -79,13 +79,13 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
     let mut from = Some(1);
     while let Some(first) = from {
         let some;
-        (some, from) = queue.blocking(move |queue| state::event_ranges(queue, first)).await?;
+        (some, from) = queue.blocking(move |queue| state::ranges(queue.log().ids_from(first)?)).await?;
         broadcast_page(coordinator, &mut page, StateContent::Events(some)).await;
     }
     from = Some(1);
     while let Some(first) = from {
         let some;
-        (some, from) = queue.blocking(move |queue| state::result_ranges(queue, first)).await?;
+        (some, from) = queue.blocking(move |queue| state::ranges(queue.results().ids_from(first)?)).await?;
         broadcast_page(coordinator, &mut page, StateContent::Results(some)).await;
     }
     broadcast_page(coordinator, &mut page, StateContent::End { next_event_id: head + 1 }).await;

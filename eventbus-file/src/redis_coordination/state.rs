@@ -103,15 +103,6 @@ pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Vec<Claim>
     live
 }
 
-/// Returns a page of event ids from an id on, and the first id of the next page.
-pub(super) fn event_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-    ranges(queue.log().ids_from(from)?)
-}
-
-pub(super) fn result_ranges(queue: &QueueInner, from: u64) -> Result<(Vec<IdRange>, Option<u64>)> {
-    ranges(queue.results().ids_from(from)?)
-}
-
 /// Returns the first of the reported events that is missing here, and the number of missing events.
 fn find_unseen_events(queue: &QueueInner, reported: &[IdRange]) -> Result<Option<(u64, u64)>> {
     loop {
@@ -154,7 +145,7 @@ pub(super) async fn compare_with_files(redis: &RedisCoordinator, queue: &Arc<Que
 }
 
 /// Returns ids as ranges, as many as fit on a page, and the first id of the next page.
-fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<IdRange>, Option<u64>)> {
+pub(super) fn ranges(ids: impl Iterator<Item = Result<u64>>) -> Result<(Vec<IdRange>, Option<u64>)> {
     let mut ranges: Vec<IdRange> = Vec::new();
     for id in ids {
         let id = id?;
