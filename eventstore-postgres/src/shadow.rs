@@ -49,7 +49,8 @@ impl<'a> ShadowTables<'a> {
             pairs.push(pair);
         }
         // without a position the copies are created anew: they were never filled, or their rows went live already
-        if let (true, Some(position)) = (is_there, self.load_filled_position().await?) {
+        let load_checkpoint = self.transaction.statements().load_checkpoint.clone();
+        if let (true, Some(position)) = (is_there, self.query_filled_position(load_checkpoint).await?) {
             return Ok(position);
         }
         self.drop_copies().await?;
@@ -155,10 +156,6 @@ impl<'a> ShadowTables<'a> {
         let query = sqlx::query(include_str!("sql/same_shape.sql")).bind(live).bind(copy);
         let rows = self.transaction.fetch_all(query).await?;
         Ok(rows.first().ok_or("no answer")?.try_get(0)?)
-    }
-
-    async fn load_filled_position(&mut self) -> Result<Option<Position>, BoxError> {
-        self.query_filled_position(self.transaction.statements().load_checkpoint.clone()).await
     }
 
     async fn query_filled_position(&mut self, sql: SqlStr) -> Result<Option<Position>, BoxError> {
