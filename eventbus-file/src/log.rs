@@ -238,7 +238,7 @@ impl EventLog {
 
     /// Returns the next entry after an id, with its id. Does not wait: `None` if there is no later event yet, or the
     /// next id is missing and not overdue; fills an overdue one.
-    pub(crate) fn next_entry(&self, after: u64) -> Result<Option<(u64, LogEntry)>> {
+    fn next_entry(&self, after: u64) -> Result<Option<(u64, LogEntry)>> {
         let id = after.saturating_add(1);
         match self.read(id)? {
             LogEntry::Missing if self.head()? <= id => Ok(None),

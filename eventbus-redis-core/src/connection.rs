@@ -32,7 +32,7 @@ const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
 const PARALLEL_CONNECTS_MAX: usize = 8;
 /// The reply timeout after which the client repeats an idempotent command over a second connection, as the first may be
 /// dead.
-pub const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
+const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
 pub struct SharedConnection {
@@ -270,7 +270,7 @@ impl SharedConnection {
         }
     }
 
-    pub fn check_reply<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
+    fn check_reply<T>(&self, number: u64, reply: Result<T, RedisError>) -> Result<T, CommandError> {
         if let Err(error) = &reply {
             self.drop_if_lost(number, error);
         }
@@ -290,7 +290,7 @@ impl SharedConnection {
     }
 
     /// Returns the open connection, or connects. Callers that waited while connecting failed share that failure.
-    pub async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
+    async fn get_or_connect(&self) -> Result<(MultiplexedConnection, u64), CommandError> {
         if let Some(open) = self.state.read().open_connection()? {
             return Ok(open);
         }

@@ -54,7 +54,7 @@ pub fn is_refusal(error: &RedisError) -> bool {
 }
 
 /// Returns `true` if the stream accepts no more entries, because the bus was given partitions.
-pub fn is_stream_closed(error: &RedisError) -> bool {
+fn is_stream_closed(error: &RedisError) -> bool {
     error.detail().is_some_and(|detail| detail.contains("exhausted the last possible ID"))
 }
 

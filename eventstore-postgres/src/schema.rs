@@ -48,7 +48,7 @@ impl Schema {
     ///
     /// Locks are per database, and it may hold several schemas. Together with 44 bits of a position it makes a
     /// positive `bigint`; it is never 0, where small numbers chosen by hand are.
-    pub(crate) fn lock_namespace(&self) -> u64 {
+    fn lock_namespace(&self) -> u64 {
         fnv1a(&self.0) % ((1 << 19) - 1) + 1
     }
 

@@ -33,7 +33,7 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The time after which a run is long: its task logs it, again after twice the time, and so on. The run releases its
 /// slot, so that events of other aggregates are handled beside it.
-pub(super) const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
+const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
 
 tokio::task_local! {
     /// The run of the current task.

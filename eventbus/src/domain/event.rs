@@ -177,7 +177,7 @@ impl EventFilter {
 /// Returns `true` if two texts are equal; usable in constants.
 #[doc(hidden)]
 #[must_use]
-pub(crate) const fn same_text(a: &str, b: &str) -> bool {
+const fn same_text(a: &str, b: &str) -> bool {
     let (a, b) = (a.as_bytes(), b.as_bytes());
     if a.len() != b.len() {
         return false;
