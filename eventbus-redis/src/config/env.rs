@@ -2,79 +2,52 @@
 
 use super::RedisEventBusConfig;
 use crate::{
-    env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
+    env_vars::{EnvVars, NotUtf8},
     error::InvalidConfig,
 };
 
-impl RedisEventBusConfig {
-    /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and its name
-    /// (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable that begins with
-    /// `EVENTBUS_` and is read by neither this nor `RedisEventStoreConfig` of `eventstore-redis` is logged
-    /// once as a warning, with the nearest known name.
-    ///
-    /// Timeouts are numbers of seconds, switches are `true` or `false`.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`] with all mistakes of reading, a word where a number is expected for example. What the values
-    /// mean together is checked by connecting, or by [`validate`](Self::validate): some fields may be set afterwards.
-    ///
-    /// # Examples
-    /// ```
-    /// use eventbus_redis::RedisEventBusConfig;
-    /// let config = RedisEventBusConfig::from_env()?;
-    /// # Ok::<(), eventbus_redis::InvalidConfig>(())
-    /// ```
-    pub fn from_env() -> Result<Self, InvalidConfig> {
-        warn_unknown_variables();
-        Self::from_vars(process_variable)
-    }
-
-    fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotUtf8>>) -> Result<Self, InvalidConfig> {
-        let mut vars = EnvVars::new(get);
-        let config = Self::read(&mut vars);
-        let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("bus", mistakes)) }
-    }
-
-    /// Reads every field.
-    pub(super) fn read<G: Fn(&str) -> Option<Result<String, NotUtf8>>>(vars: &mut EnvVars<G>) -> Self {
-        let mut config = Self::default();
-        vars.redis_url(&mut config.redis_url);
-        vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
-        vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
-        config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
-        vars.parsed("EVENTBUS_CONSUMERS", &mut config.consumers);
-        vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
-        vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
-        vars.parsed("EVENTBUS_RETRY_FOR_SECONDS", &mut config.retry_for_seconds);
-        vars.number("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
-        vars.parsed("EVENTBUS_PENDING_IDLE_MS", &mut config.pending_idle_ms);
-        vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
-        vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
-        vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
-        vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
-        vars.parsed("EVENTBUS_ENABLE_TRACING", &mut config.enable_tracing);
-        vars.text("EVENTBUS_RETRY_KEY_PREFIX", &mut config.retry_key_prefix);
-        vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
-        vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
-        vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
-        vars.number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
-        vars.parsed("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
-        vars.parsed("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
-        vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
-        vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
-        vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
-        vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
-        vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
-        vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
-        config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
-        config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(Into::into);
-        config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(Into::into);
-        vars.parsed("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
-        vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
-        vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
-        config
-    }
+/// Reads every field.
+pub(super) fn from_vars(
+    get: impl Fn(&str) -> Option<Result<String, NotUtf8>>,
+) -> Result<RedisEventBusConfig, InvalidConfig> {
+    let mut vars = EnvVars::new(get);
+    let mut config = RedisEventBusConfig::default();
+    vars.redis_url(&mut config.redis_url);
+    vars.text("EVENTBUS_STREAM_PREFIX", &mut config.stream_prefix);
+    vars.text("EVENTBUS_CONSUMER_GROUP", &mut config.consumer_group);
+    config.consumer_name = vars.value("EVENTBUS_CONSUMER_NAME");
+    vars.parsed("EVENTBUS_CONSUMERS", &mut config.consumers);
+    vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
+    vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
+    vars.parsed("EVENTBUS_RETRY_FOR_SECONDS", &mut config.retry_for_seconds);
+    vars.number("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
+    vars.parsed("EVENTBUS_PENDING_IDLE_MS", &mut config.pending_idle_ms);
+    vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
+    vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
+    vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
+    vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
+    vars.parsed("EVENTBUS_ENABLE_TRACING", &mut config.enable_tracing);
+    vars.text("EVENTBUS_RETRY_KEY_PREFIX", &mut config.retry_key_prefix);
+    vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
+    vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
+    vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
+    vars.number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
+    vars.parsed("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
+    vars.parsed("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
+    vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
+    vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
+    vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
+    vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
+    vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
+    vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
+    config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
+    config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(Into::into);
+    config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(Into::into);
+    vars.parsed("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
+    vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
+    vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
+    let mistakes = vars.mistakes;
+    if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("bus", mistakes)) }
 }
 
 #[cfg(test)]
@@ -84,11 +57,11 @@ mod tests {
     use eventbus::SharedClock;
 
     use super::*;
-    use crate::env_vars::BUS_VARIABLES;
+    use crate::{config::validate::mistakes, env_vars::BUS_VARIABLES};
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();
-        RedisEventBusConfig::from_vars(|name| vars.get(name).map(|value| Ok((*value).to_owned())))
+        from_vars(|name| vars.get(name).map(|value| Ok((*value).to_owned())))
     }
 
     #[test]
@@ -187,7 +160,7 @@ mod tests {
     fn what_fits_to_another_field_is_not_refused_before_that_is_set() {
         let config = read(&[("EVENTBUS_TLS_CA_FILE", "ca.pem"), ("EVENTBUS_BLOCK_MS", "0")]).unwrap();
         let fields = |config: &RedisEventBusConfig| -> Vec<_> {
-            config.mistakes().into_iter().map(|mistake| mistake.field).collect()
+            mistakes(config).into_iter().map(|mistake| mistake.field).collect()
         };
         assert_eq!(fields(&config), ["block_ms", "tls_ca_file"]);
         let config = RedisEventBusConfig { redis_url: "rediss://db".into(), block_ms: 1, ..config };
@@ -226,7 +199,7 @@ mod tests {
             requested.borrow_mut().push(name.to_owned());
             None
         };
-        RedisEventBusConfig::from_vars(read).unwrap();
+        from_vars(read).unwrap();
         assert_eq!(requested.into_inner(), BUS_VARIABLES.split_whitespace().collect::<Vec<_>>());
     }
 }

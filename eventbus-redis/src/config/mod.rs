@@ -13,7 +13,14 @@ use eventbus::{
 };
 use serde::Deserialize;
 
-use crate::{keys, partition_hash::partition_of, server::Server, validate::seconds};
+use crate::{
+    env_vars::{process_variable, warn_unknown_variables},
+    error::InvalidConfig,
+    keys,
+    partition_hash::partition_of,
+    server::Server,
+    validate::seconds,
+};
 
 /// The configuration of a Redis bus: a plain struct with defaults.
 ///
@@ -208,6 +215,48 @@ impl Default for RedisEventBusConfig {
 }
 
 impl RedisEventBusConfig {
+    /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and its name
+    /// (`EVENTBUS_STREAM_PREFIX`). Absent and empty variables leave the default. A variable that begins with
+    /// `EVENTBUS_` and is read by neither this nor `RedisEventStoreConfig` of `eventstore-redis` is logged
+    /// once as a warning, with the nearest known name.
+    ///
+    /// Timeouts are numbers of seconds, switches are `true` or `false`.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes of reading, a word where a number is expected for example. What the values
+    /// mean together is checked by connecting, or by [`validate`](Self::validate): some fields may be set afterwards.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventBusConfig;
+    /// let config = RedisEventBusConfig::from_env()?;
+    /// # Ok::<(), eventbus_redis::InvalidConfig>(())
+    /// ```
+    pub fn from_env() -> Result<Self, InvalidConfig> {
+        warn_unknown_variables();
+        env::from_vars(process_variable)
+    }
+
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`] with all mistakes. It never shows the password.
+    ///
+    /// # Examples
+    /// ```
+    /// use eventbus_redis::RedisEventBusConfig;
+    /// let config = RedisEventBusConfig { batch_size: 0, consumer_group: String::new(), ..Default::default() };
+    /// let error = config.validate().unwrap_err();
+    /// assert_eq!(
+    ///     error.to_string(),
+    ///     "invalid configuration of the Redis bus: `consumer_group` is empty; `batch_size` is 0"
+    /// );
+    /// ```
+    pub fn validate(&self) -> Result<(), InvalidConfig> {
+        let mistakes = validate::mistakes(self);
+        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("bus", mistakes)) }
+    }
+
     /// Returns the name of the stream that carries all events; with several partitions the prefix of their streams'
     /// names.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use super::RedisEventBusConfig;
 use crate::{
-    error::{ConfigMistake, InvalidConfig},
+    error::ConfigMistake,
     validate::{MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem, time_problem},
 };
 
@@ -18,84 +18,63 @@ const RESERVED_KEY_NAMES: [&str; 10] =
 /// More streams than any number of consumers needs; some scripts visit all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
-impl RedisEventBusConfig {
-    /// Checks every field.
-    ///
-    /// # Errors
-    /// [`InvalidConfig`] with all mistakes. It never shows the password.
-    ///
-    /// # Examples
-    /// ```
-    /// use eventbus_redis::RedisEventBusConfig;
-    /// let config = RedisEventBusConfig { batch_size: 0, consumer_group: String::new(), ..Default::default() };
-    /// let error = config.validate().unwrap_err();
-    /// assert_eq!(
-    ///     error.to_string(),
-    ///     "invalid configuration of the Redis bus: `consumer_group` is empty; `batch_size` is 0"
-    /// );
-    /// ```
-    pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("bus", mistakes)) }
-    }
+/// Checks every field.
+pub(super) fn mistakes(config: &RedisEventBusConfig) -> Vec<ConfigMistake> {
+    let mut found = Vec::new();
+    let mut found_in = |field: &str, problem: Option<String>| {
+        found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
+    };
+    found_in("redis_url", config.server().url_problem());
+    found_in("stream_prefix", prefix_problem(&config.stream_prefix));
+    found_in("consumer_group", name_problem(&config.consumer_group));
+    let consumer = config.consumer_name.as_deref();
+    found_in("consumer_name", consumer.and_then(name_problem));
+    found_in("consumers", out_of_range(config.consumers as u64, MAX_CONSUMERS));
+    let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
+    found_in("batch_size", out_of_range(config.batch_size as u64, MAX_BATCH_SIZE));
+    found_in("block_ms", ms_problem(config.block_ms));
+    found_in("retry_for_seconds", out_of_range(config.retry_for_seconds, MAX_SECONDS));
+    found_in("pending_idle_ms", ms_problem(config.pending_idle_ms));
+    found_in("dlq_stream_suffix", suffix_problem(&config.dlq_stream_suffix, &config.retry_key_prefix));
+    found_in("socket_timeout", time_problem(config.socket_timeout));
+    found_in("socket_connect_timeout", time_problem(config.socket_connect_timeout));
+    found_in("retry_key_prefix", retry_prefix_problem(&config.retry_key_prefix));
+    let expiry = config.retry_key_expiry_seconds;
+    found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
+    found_in("concurrency", concurrency_problem(config));
+    found_in("max_in_flight", is_zero(config.max_in_flight == Some(0)));
+    found_in("max_waiting", is_zero(config.max_waiting == 0));
+    found_in("max_in_flight_bytes", is_zero(config.max_in_flight_bytes == 0));
+    found_in("retry_delay_ms", ms_problem(config.retry_delay_ms));
+    found_in("retry_max_delay_ms", max_delay_problem(config));
+    found_in("slow_handler_ms", is_zero(config.slow_handler_ms == 0));
+    found_in("trim_max_length", is_zero(config.trim_max_length == Some(0)));
+    let age = config.trim_max_age_seconds;
+    found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
+    found_in("partitions", out_of_range(config.partitions.into(), MAX_PARTITIONS));
+    found_in("partition_lease_ms", ms_problem(config.partition_lease_ms));
+    found_in("tls_ca_file", config.server().ca_problem());
+    found_in("tls_cert_file", config.server().certificate_problem());
+    found_in("tls_key_file", config.server().key_problem());
+    found
+}
 
-    pub(super) fn mistakes(&self) -> Vec<ConfigMistake> {
-        let mut found = Vec::new();
-        let mut found_in = |field: &str, problem: Option<String>| {
-            found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
-        };
-        found_in("redis_url", self.server().url_problem());
-        found_in("stream_prefix", prefix_problem(&self.stream_prefix));
-        found_in("consumer_group", name_problem(&self.consumer_group));
-        let consumer = self.consumer_name.as_deref();
-        found_in("consumer_name", consumer.and_then(name_problem));
-        found_in("consumers", out_of_range(self.consumers as u64, MAX_CONSUMERS));
-        let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
-        found_in("batch_size", out_of_range(self.batch_size as u64, MAX_BATCH_SIZE));
-        found_in("block_ms", ms_problem(self.block_ms));
-        found_in("retry_for_seconds", out_of_range(self.retry_for_seconds, MAX_SECONDS));
-        found_in("pending_idle_ms", ms_problem(self.pending_idle_ms));
-        found_in("dlq_stream_suffix", suffix_problem(&self.dlq_stream_suffix, &self.retry_key_prefix));
-        found_in("socket_timeout", time_problem(self.socket_timeout));
-        found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
-        found_in("retry_key_prefix", retry_prefix_problem(&self.retry_key_prefix));
-        let expiry = self.retry_key_expiry_seconds;
-        found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
-        found_in("concurrency", self.concurrency_problem());
-        found_in("max_in_flight", is_zero(self.max_in_flight == Some(0)));
-        found_in("max_waiting", is_zero(self.max_waiting == 0));
-        found_in("max_in_flight_bytes", is_zero(self.max_in_flight_bytes == 0));
-        found_in("retry_delay_ms", ms_problem(self.retry_delay_ms));
-        found_in("retry_max_delay_ms", self.max_delay_problem());
-        found_in("slow_handler_ms", is_zero(self.slow_handler_ms == 0));
-        found_in("trim_max_length", is_zero(self.trim_max_length == Some(0)));
-        let age = self.trim_max_age_seconds;
-        found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
-        found_in("partitions", out_of_range(self.partitions.into(), MAX_PARTITIONS));
-        found_in("partition_lease_ms", ms_problem(self.partition_lease_ms));
-        found_in("tls_ca_file", self.server().ca_problem());
-        found_in("tls_cert_file", self.server().certificate_problem());
-        found_in("tls_key_file", self.server().key_problem());
-        found
-    }
-
-    fn concurrency_problem(&self) -> Option<String> {
-        let (concurrency, limit) = (self.concurrency, self.in_flight_limit());
-        match concurrency {
-            0 => Some("is 0".into()),
-            MAX_CONCURRENCY.. => Some(format!("is {concurrency}, at most {} is allowed", MAX_CONCURRENCY - 1)),
-            // a limit of 0 is a mistake of its own
-            _ if concurrency > limit && limit > 0 => {
-                Some(format!("is {concurrency}, but a consumer holds at most {limit} entries (`max_in_flight`)"))
-            }
-            _ => None,
+fn concurrency_problem(config: &RedisEventBusConfig) -> Option<String> {
+    let (concurrency, limit) = (config.concurrency, config.in_flight_limit());
+    match concurrency {
+        0 => Some("is 0".into()),
+        MAX_CONCURRENCY.. => Some(format!("is {concurrency}, at most {} is allowed", MAX_CONCURRENCY - 1)),
+        // a limit of 0 is a mistake of its own
+        _ if concurrency > limit && limit > 0 => {
+            Some(format!("is {concurrency}, but a consumer holds at most {limit} entries (`max_in_flight`)"))
         }
+        _ => None,
     }
+}
 
-    fn max_delay_problem(&self) -> Option<String> {
-        let (first, max) = (self.retry_delay_ms, self.retry_max_delay_ms);
-        ms_problem(max).or_else(|| (max < first).then(|| format!("is {max}, less than `retry_delay_ms` ({first})")))
-    }
+fn max_delay_problem(config: &RedisEventBusConfig) -> Option<String> {
+    let (first, max) = (config.retry_delay_ms, config.retry_max_delay_ms);
+    ms_problem(max).or_else(|| (max < first).then(|| format!("is {max}, less than `retry_delay_ms` ({first})")))
 }
 
 /// Returns the problem of a suffix that would make the name of a key in use.
