@@ -11,17 +11,17 @@ use eventbus::{port::BackoffTimer, support::Outage};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 
-use super::{History, HistoryEntry, HistoryError};
+use super::{HistoryEntry, HistoryError, cursor::Cursor};
 use crate::{
     blocking_read::{BlockingPageReader, READ_BLOCK_MAX, RECONNECT_BACKOFF},
     command::pages::EntryPage,
     error::CommandError,
 };
 
-/// A reader of the stream that waits for new entries; made by [`History::follow`].
+/// A reader of the stream that waits for new entries; made by [`History::follow`](super::History::follow).
 pub struct Follow {
-    /// Its cursor is behind the entries that were read, not behind those returned.
-    history: History,
+    /// Behind the entries that were read, not behind those returned.
+    cursor: Cursor,
     page_reader: BlockingPageReader,
     /// Entries that were read and not returned: at most those of one page.
     buffered: VecDeque<HistoryEntry>,
@@ -34,11 +34,10 @@ pub struct Follow {
 }
 
 impl Follow {
-    pub(super) fn new(history: History) -> Self {
-        let outage = Outage::new(history.bus.config().clock.clone());
-        let (waiting, read) = (BlockingPageReader::default(), VecDeque::new());
-        let backoff = BackoffTimer::new(RECONNECT_BACKOFF);
-        Self { history, page_reader: waiting, buffered: read, has_more: false, backoff, retry_at: None, outage }
+    pub(super) fn new(cursor: Cursor) -> Self {
+        let outage = Outage::new(cursor.bus().config().clock.clone());
+        let ((page_reader, buffered), backoff) = (Default::default(), BackoffTimer::new(RECONNECT_BACKOFF));
+        Self { cursor, page_reader, buffered, has_more: false, backoff, retry_at: None, outage }
     }
 
     /// Returns the next entry, as soon as there is one.
@@ -54,7 +53,7 @@ impl Follow {
             if let Some(entry) = self.buffered.pop_front() {
                 return Ok(entry);
             }
-            self.history.check_open()?;
+            self.cursor.check_open()?;
             if let Some(at) = self.retry_at {
                 tokio::time::sleep_until(at).await;
                 self.retry_at = None;
@@ -68,13 +67,13 @@ impl Follow {
 
     /// Waits for entries, up to [`READ_BLOCK_MAX`], and reads a page of them.
     async fn read_page(&mut self) -> Result<RedisResult<EntryPage>, HistoryError> {
-        let place = self.history.cursor_id()?;
-        let (bus, streams) = (&self.history.bus, self.history.streams());
+        let after = self.cursor.id()?;
+        let (bus, streams) = (self.cursor.bus(), self.cursor.streams());
         let config = bus.config();
         let block = Duration::from_millis(config.block_ms).min(READ_BLOCK_MAX);
         let block = Some(block).filter(|_| !self.has_more);
         let timeout = config.socket_timeout.saturating_add(READ_BLOCK_MAX);
-        Ok(self.page_reader.read_page(bus.connection(), timeout, &streams, place, config.batch_size, block).await)
+        Ok(self.page_reader.read_page(bus.connection(), timeout, &streams, after, config.batch_size, block).await)
     }
 
     fn buffer_page(&mut self, page: EntryPage) {
@@ -82,31 +81,29 @@ impl Follow {
         self.has_more = page.has_more;
         self.buffered.extend(page.entries.into_iter().map(HistoryEntry::from));
         if let Some(last) = self.buffered.back() {
-            self.history.after = Some(last.id.clone());
+            self.cursor.move_behind(&last.id);
         }
     }
 
     /// Schedules the next attempt; returns an error that the caller must handle.
     fn handle_read_error(&mut self, error: RedisError) -> Result<(), HistoryError> {
         self.schedule_retry(&error);
-        let error = HistoryError::from_command_error(self.history.bus.destination(), CommandError::Sent(error));
+        let error = HistoryError::from_command_error(self.cursor.bus().destination(), CommandError::Sent(error));
         if error.is_retryable() { Ok(()) } else { Err(error) }
     }
-}
 
-impl Follow {
     /// Ends an outage: the server replied.
     fn record_success(&mut self) {
         self.backoff.reset();
         if let Some(lasted) = self.outage.ends() {
-            tracing::info!(stream = self.history.bus.stream(), ?lasted, "following goes on");
+            tracing::info!(stream = self.cursor.bus().stream(), ?lasted, "following goes on");
         }
     }
 
     fn schedule_retry(&mut self, error: &dyn fmt::Display) {
         self.retry_at = Some(Instant::now() + self.backoff.next_jittered());
         if self.outage.begins() {
-            tracing::warn!(stream = self.history.bus.stream(), %error, "following interrupted, trying again");
+            tracing::warn!(stream = self.cursor.bus().stream(), %error, "following interrupted, trying again");
         }
     }
 }
@@ -114,7 +111,7 @@ impl Follow {
 impl fmt::Debug for Follow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Follow")
-            .field("history", &self.history)
+            .field("history", &self.cursor)
             .field("read", &self.buffered.len())
             .finish_non_exhaustive()
     }

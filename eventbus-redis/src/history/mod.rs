@@ -3,25 +3,20 @@
 //! Invariant: the cursor moves only with entries that were returned to the caller, so that a failed or abandoned read
 //! loses none.
 
+mod cursor;
 mod error;
 mod follow;
 
 use std::{fmt, sync::Arc};
 
 use eventbus::{RecordedEvent, port::MessageId};
-use redis::ScriptInvocation;
 
+use self::cursor::Cursor;
 pub use self::{
     error::{HistoryError, NotAnEvent},
     follow::Follow,
 };
-use crate::{
-    command::pages::{self, EntryPage},
-    entry_id::EntryId,
-    inner::BusInner,
-    reply::Entry,
-    wire,
-};
+use crate::{command::pages, inner::BusInner, reply::Entry, wire};
 
 /// A cursor in the stream of a bus, to read it without a consumer group; made by
 /// [`RedisEventBus::history`](crate::RedisEventBus::history).
@@ -52,10 +47,7 @@ use crate::{
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct History {
-    bus: Arc<BusInner>,
-    after: Option<MessageId>,
-}
+pub struct History(Cursor);
 
 /// An entry of the stream, read without a group.
 #[derive(Debug, Clone)]
@@ -68,8 +60,8 @@ pub struct HistoryEntry {
 }
 
 impl History {
-    pub(crate) fn new(shared: Arc<BusInner>) -> Self {
-        Self { bus: shared, after: None }
+    pub(crate) fn new(bus: Arc<BusInner>) -> Self {
+        Self(Cursor::new(bus))
     }
 
     /// Moves the cursor behind an entry, which need not exist.
@@ -85,7 +77,7 @@ impl History {
     /// ```
     #[must_use]
     pub fn after(mut self, id: &MessageId) -> Self {
-        self.after = Some(id.clone());
+        self.0.move_behind(id);
         self
     }
 
@@ -97,10 +89,10 @@ impl History {
     /// [`HistoryError`]; the cursor stays, so that reading again repeats and misses no entry.
     #[doc(alias = "xrange")]
     pub async fn page(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
-        let place = self.cursor_id()?;
-        let entries = self.read(&pages::page(&self.streams(), place, None, count)).await?;
+        let after = self.0.id()?;
+        let entries = self.0.read(&pages::page(&self.0.streams(), after, None, count)).await?;
         if let Some(last) = entries.last() {
-            self.after = Some(last.id.clone());
+            self.0.move_behind(&last.id);
         }
         Ok(entries)
     }
@@ -126,11 +118,11 @@ impl History {
     #[doc(alias = "xrevrange")]
     pub async fn last(&mut self, count: usize) -> Result<Vec<HistoryEntry>, HistoryError> {
         // reads at least the newest entry: its id is the end of the stream
-        let place = self.cursor_id()?;
-        let mut entries = self.read(&pages::newest(&self.streams(), place, count.max(1))).await?;
+        let after = self.0.id()?;
+        let mut entries = self.0.read(&pages::newest(&self.0.streams(), after, count.max(1))).await?;
         entries.reverse();
         if let Some(newest) = entries.last() {
-            self.after = Some(newest.id.clone());
+            self.0.move_behind(&newest.id);
         }
         entries.drain(..entries.len().saturating_sub(count));
         Ok(entries)
@@ -153,44 +145,13 @@ impl History {
     #[doc(alias = "xread")]
     #[must_use]
     pub fn follow(self) -> Follow {
-        Follow::new(self)
-    }
-
-    /// Returns the id that was read last, as the server expects it.
-    fn cursor_id(&self) -> Result<Option<&str>, HistoryError> {
-        let Some(id) = &self.after else {
-            return Ok(None);
-        };
-        match EntryId::parse_id_or_time(id.as_str()) {
-            Some(_) => Ok(Some(id.as_str())),
-            None => Err(HistoryError::InvalidId { id: id.clone() }),
-        }
-    }
-
-    /// Returns the streams of all partitions.
-    fn streams(&self) -> Vec<&str> {
-        self.bus.partitions_or_self().iter().map(|part| part.stream()).collect()
-    }
-
-    async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<HistoryEntry>, HistoryError> {
-        self.check_open()?;
-        let reply = self.bus.connection().run_idempotent(page).await;
-        let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
-        let page = page.map_err(|error| HistoryError::from_command_error(self.bus.destination(), error))?;
-        Ok(page.entries.into_iter().map(HistoryEntry::from).collect())
-    }
-
-    fn check_open(&self) -> Result<(), HistoryError> {
-        if self.bus.consuming().is_closed() {
-            return Err(HistoryError::ShutDown { destination: self.bus.destination().clone() });
-        }
-        Ok(())
+        Follow::new(self.0)
     }
 }
 
 impl fmt::Debug for History {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("History").field("stream", &self.bus.stream()).field("after", &self.after).finish()
+        self.0.fmt(f)
     }
 }
 
