@@ -111,7 +111,7 @@ async fn mistakes_about_whom_to_trust_are_named() {
         ("rediss://:secret@localhost", file("empty.pem", ""), "holds no certificate in PEM format"),
         ("rediss://:secret@localhost", file("broken.pem", broken), "`tls_ca_file` cannot be used"),
         ("redis://:secret@localhost", file("ca.pem", broken), "is set, but"),
-        ("rediss://:secret@localhost#insecure", None, "`redis_url` asks for TLS with anybody"),
+        ("rediss://:secret@localhost#insecure", None, "`redis_url` asks for TLS with any server"),
     ] {
         let redis = RedisCoordination { redis_url: url.into(), tls_ca_file, ..RedisCoordination::default() };
         let error = FileQueue::open_with_redis(config(folder()), redis).await.unwrap_err().to_string();

@@ -34,7 +34,7 @@ pub fn url_problem(url: &str, has_tls: bool, package: &str) -> Option<String> {
         return Some(format!("asks for TLS, which needs the cargo feature `tls` of {package}"));
     }
     if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
-        return Some("asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead".into());
+        return Some("asks for TLS with any server (`#insecure`); set an authority in `tls_ca_file` instead".into());
     }
     if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
         return Some("names a user without a password, who would be ignored".into());

@@ -1,4 +1,4 @@
-//! The gate between writers of dead letters and those who count them.
+//! The gate between the writers and the counters of dead letters.
 
 use tokio::sync::{Notify, RwLock, RwLockReadGuard};
 

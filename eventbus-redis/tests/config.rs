@@ -201,7 +201,7 @@ fn every_form_of_address_is_understood_and_what_would_be_ignored_is_a_mistake() 
     assert_eq!(url_mistakes("redis://localhost?db=1"), [tcp]);
     let socket = "`redis_url` has other parameters than `db`, `user`, `pass`, `protocol`";
     assert_eq!(url_mistakes("unix:///run/redis.sock?password=secret"), [socket]);
-    let insecure = "`redis_url` asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead";
+    let insecure = "`redis_url` asks for TLS with any server (`#insecure`); set an authority in `tls_ca_file` instead";
     assert_eq!(url_mistakes("rediss://localhost/#insecure"), [insecure]);
 }
 

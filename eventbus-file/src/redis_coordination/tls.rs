@@ -19,7 +19,7 @@ pub(super) fn has_tls_scheme(url: &str) -> Result<bool> {
     }
     let problem = match url.fragment() {
         _ if cfg!(not(feature = "tls")) => "asks for TLS, which needs the cargo feature `tls` of eventbus-file",
-        Some("insecure") => "asks for TLS with anybody (`#insecure`); name whom to trust in `tls_ca_file` instead",
+        Some("insecure") => "asks for TLS with any server (`#insecure`); set an authority in `tls_ca_file` instead",
         _ => return Ok(true),
     };
     Err(invalid_config("redis_url", problem.into()))

@@ -63,7 +63,7 @@ async fn who_follows_an_app_is_told_when_it_is_live() {
     let app = App::builder().store(store).start().await.unwrap();
     let following = app.follow().start();
     let control = following.control();
-    assert!(!control.wait_until_live(Duration::from_millis(20)).await, "nobody takes the events");
+    assert!(!control.wait_until_live(Duration::from_millis(20)).await, "no task takes the events");
     let taking = tokio::spawn(following.try_for_each(async |_| Ok(())));
     assert!(control.wait_until_live(Duration::from_secs(10)).await);
     assert_eq!(control.status().position, Position::new(3));

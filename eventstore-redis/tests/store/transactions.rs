@@ -112,12 +112,12 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     let first = begin().await;
     tell::<u64>(&mut connection, &["DEL", &claim]).await;
     let second = begin().await;
-    assert!(matches!(why(first.commit().await.unwrap_err()), Error::TimedOut { .. }), "somebody else is about to");
+    assert!(matches!(why(first.commit().await.unwrap_err()), Error::TimedOut { .. }), "the second is about to commit");
     tell::<u64>(&mut connection, &["DEL", &claim]).await;
     let third = begin().await;
     tell::<u64>(&mut connection, &["DEL", &claim]).await;
     second.commit().await.unwrap();
-    assert!(matches!(why(third.commit().await.unwrap_err()), Error::Superseded), "somebody else has done it");
+    assert!(matches!(why(third.commit().await.unwrap_err()), Error::Superseded), "the second has committed");
 }
 
 /// Red without a heart: nobody would keep the claim.

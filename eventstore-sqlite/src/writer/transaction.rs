@@ -199,14 +199,14 @@ impl ConnectionGuard<'_> {
     pub(crate) fn held(&self) -> &HeldConnection {
         match &*self.0 {
             CheckoutState::Open(hold) => hold,
-            CheckoutState::Ended(_) => unreachable!("asked before, and nobody else can end it"),
+            CheckoutState::Ended(_) => unreachable!("open when checked, and no other thread can end it"),
         }
     }
 
     pub(crate) fn held_mut(&mut self) -> &mut HeldConnection {
         match &mut *self.0 {
             CheckoutState::Open(hold) => hold,
-            CheckoutState::Ended(_) => unreachable!("asked before, and nobody else can end it"),
+            CheckoutState::Ended(_) => unreachable!("open when checked, and no other thread can end it"),
         }
     }
 
