@@ -33,5 +33,5 @@ pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
 
 /// Writes the source place of `ident`, for start-up messages.
 pub(crate) fn source(krate: &Path, ident: &Ident) -> TokenStream {
-    quote_spanned!(ident.span()=> #krate::Source::new(::core::file!(), ::core::line!()))
+    quote_spanned!(ident.span()=> #krate::__private::Source::new(::core::file!(), ::core::line!()))
 }

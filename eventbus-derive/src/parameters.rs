@@ -73,7 +73,7 @@ impl Parameters {
             .iter()
             .map(|parameter| match parameter {
                 Parameter::Value(ty) => quote_spanned! {ty.span()=>
-                    <#ty as #krate::FromDelivery>::requires(#requirements);
+                    <#ty as #krate::__private::FromDelivery>::requires(#requirements);
                 },
                 Parameter::Transaction(ty) => quote_spanned! {ty.span()=>
                     <#ty as #krate::__private::FromTransaction<_>>::requires(#requirements);
@@ -88,10 +88,10 @@ impl Parameters {
         let event = if self.event.borrowed { quote!(&#event) } else { quote!(#event) };
         let rest = self.rest.iter().map(|parameter| match parameter {
             Parameter::Value(ty) => quote_spanned! {ty.span()=>
-                <#ty as #krate::FromDelivery>::from_delivery(#delivery)?
+                <#ty as #krate::__private::FromDelivery>::from_delivery(#delivery)?
             },
             Parameter::Borrowed(ty) => quote_spanned! {ty.span()=>
-                <#ty as #krate::FromDeliveryRef>::from_delivery_ref(#delivery)
+                <#ty as #krate::__private::FromDeliveryRef>::from_delivery_ref(#delivery)
             },
             Parameter::Transaction(ty) => quote_spanned! {ty.span()=>
                 <#ty as #krate::__private::FromTransaction<_>>::take(#transaction)?
@@ -120,12 +120,12 @@ impl Event {
 pub(crate) fn outcome(krate: &Path, output: &ReturnType, outcome: &Ident) -> TokenStream {
     match output {
         ReturnType::Type(_, ty) if contains(ty, "impl") => {
-            quote!(#krate::HandlerOutcome::into_outcome(#outcome))
+            quote!(#krate::__private::HandlerOutcome::into_outcome(#outcome))
         }
         ReturnType::Type(_, ty) => quote_spanned! {ty.span()=>
-            <#ty as #krate::HandlerOutcome>::into_outcome(#outcome)
+            <#ty as #krate::__private::HandlerOutcome>::into_outcome(#outcome)
         },
-        ReturnType::Default => quote!(<() as #krate::HandlerOutcome>::into_outcome(#outcome)),
+        ReturnType::Default => quote!(<() as #krate::__private::HandlerOutcome>::into_outcome(#outcome)),
     }
 }
 

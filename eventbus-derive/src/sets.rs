@@ -66,10 +66,10 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
     quote! {
         #[automatically_derived]
         impl #krate::EventSet for #ident {
-            const EVENTS: #krate::EventFilter = #krate::EventFilter::Only(&[#(#descriptors),*]);
+            const EVENTS: #krate::__private::EventFilter = #krate::__private::EventFilter::Only(&[#(#descriptors),*]);
             fn decode(
                 #record: &#krate::RecordedEvent,
-            ) -> ::core::result::Result<Self, #krate::DecodeError> {
+            ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {
                 let #event_type = #record.event_type().as_str();
                 #(if #event_type == #names {
                     return #krate::__private::decode_with(&#codecs, #record).map(Self::#variants);
@@ -78,8 +78,8 @@ pub(crate) fn impls(krate: &Path, ident: &Ident, members: &[Member], complete: b
             }
         }
         #[automatically_derived]
-        impl #krate::EncodeEvent for #ident {
-            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> {
+        impl #krate::__private::EncodeEvent for #ident {
+            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
                 match *self {
                     #(Self::#variants(ref #event) => {
                         #krate::__private::encode_with(&#encoded_as, &#encoded_by, #event)

@@ -5,7 +5,7 @@ use syn::{Ident, LitStr, ext::IdentExt};
 
 use crate::mistakes::Mistakes;
 
-/// The longest durable name, in bytes; the same as `eventbus::MAX_NAME_BYTES`.
+/// The longest durable name, in bytes; the same as `eventbus::event::MAX_NAME_BYTES`.
 const MAX_NAME_BYTES: usize = 255;
 
 /// Returns the name of an item without the `r#` of a raw identifier.

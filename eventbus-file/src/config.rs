@@ -5,9 +5,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
-    Name, SharedClock,
-    delivery::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN},
-    port::RetryPolicy,
+    Name,
+    clock::SharedClock,
+    delivery::{DEFAULT_IN_FLIGHT_BYTES, DELIVER_SKIPPED_WITHIN, RetryPolicy},
 };
 use uuid::Uuid;
 
@@ -106,7 +106,7 @@ impl FileQueueConfig {
             Some(name) => name.clone(),
             None => self.name_of_folder(),
         };
-        let invalid = |error: eventbus::InvalidName| invalid_config("queue_name", error.to_string());
+        let invalid = |error: eventbus::event::InvalidName| invalid_config("queue_name", error.to_string());
         Name::new("queue name", name).map_err(invalid)
     }
 
@@ -118,7 +118,7 @@ impl FileQueueConfig {
     }
 
     pub(crate) fn worker(&self) -> Result<String> {
-        let invalid = |error: eventbus::InvalidName| invalid_config("worker_id", error.to_string());
+        let invalid = |error: eventbus::event::InvalidName| invalid_config("worker_id", error.to_string());
         match &self.worker_id {
             Some(id) => Name::new("worker id", id).map(|name| name.to_string()).map_err(invalid),
             None => Ok(format!("worker-{}-{}", std::process::id(), unique_suffix())),

@@ -9,9 +9,10 @@ use std::{
 };
 
 use eventbus::{
-    Name, RecordedEvent, SharedClock,
-    delivery::InFlightEntry,
-    port::{DeadLetter, DeadLetterFilter, DeadLetterPage, DeliveryAttempts, MessageId},
+    Name, RecordedEvent,
+    clock::SharedClock,
+    delivery::{DeliveryAttempts, InFlightEntry},
+    port::{DeadLetter, DeadLetterFilter, DeadLetterPage, MessageId},
     support::{PAGE_BYTES, from_json},
 };
 use serde::{Deserialize, Serialize};

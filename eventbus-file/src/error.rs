@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use eventbus::{BoxError, EventId, FieldError, Name};
+use eventbus::{BoxError, EventId, Name, event::FieldError};
 
 /// Error of an operation on a queue.
 #[derive(Debug, thiserror::Error)]

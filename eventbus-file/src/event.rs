@@ -3,7 +3,8 @@
 //! Real time, not the given clock: the times that workers compare through files.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    event::Attributes,
     port::MessageId,
     support::{from_json, to_json},
 };

@@ -4,8 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
     Name,
-    delivery::{GroupTypes, Subscribers},
-    port::DeliveryAttempts,
+    delivery::{DeliveryAttempts, GroupTypes, Subscribers},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

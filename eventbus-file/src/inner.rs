@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    delivery::{Consuming, RunLock, Subscribers},
-    port::BusCounters,
+    delivery::{BusCounters, Consuming, RunLock, Subscribers},
 };
 use tokio::{sync::watch, task::JoinHandle};
 

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use eventbus::{BoxError, FieldError, RecordedEvent, support::from_json};
+use eventbus::{BoxError, RecordedEvent, event::FieldError, support::from_json};
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use serde::de::IgnoredAny;
 use uuid::Uuid;

@@ -13,7 +13,7 @@ use std::{
 
 use eventbus::{
     EventId, Name, Position,
-    port::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
+    relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome},
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

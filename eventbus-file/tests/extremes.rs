@@ -15,8 +15,10 @@ use std::{
 
 use common::{config, folder, until};
 use eventbus::{
-    EventFilter, HandlerError, Name, NewEvent, StreamId, Version,
-    port::{EventBus, RetryPolicy, Subscriber},
+    HandlerError, Name, NewEvent, StreamId, Version,
+    delivery::RetryPolicy,
+    event::EventFilter,
+    port::{EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RedisCoordination};
 

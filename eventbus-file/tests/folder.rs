@@ -15,7 +15,8 @@ use std::{
 
 use common::{another, config, folder, fresh, next_work, until};
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, FolderProblem, Search};

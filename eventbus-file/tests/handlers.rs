@@ -14,7 +14,8 @@ use std::{
 
 use common::{another, config, folder, fresh, until};
 use eventbus::{
-    EventFilter, InMemoryEventStore, Name, NewEvent, RecordedEvent, StreamId, Version,
+    InMemoryEventStore, Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters as _, EventBus, PublishError, Subscriber},
     prelude::*,
 };

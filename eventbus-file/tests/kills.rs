@@ -21,7 +21,9 @@ use std::{
 
 use common::{folder, until};
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, SharedClock, StreamId, Version,
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    clock::SharedClock,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FolderProblem, RedisCoordination, Search};

@@ -9,7 +9,8 @@ use std::{error::Error, fs, path::Path, time::Duration};
 
 use common::{another, config, folder, fresh, next_work, until};
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber},
     prelude::*,
 };

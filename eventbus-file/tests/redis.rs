@@ -7,7 +7,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use common::{config, folder, next_work, until};
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber, Subscription},
 };
 use eventbus_file::{CoordinationStatus, FileQueue, FileQueueConfig, RedisCoordination};

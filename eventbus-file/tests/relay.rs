@@ -7,12 +7,13 @@ use std::{env, fs, path::Path, time::Duration};
 
 use common::{another, config, folder, fresh, until};
 use eventbus::{
-    EventFilter, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{
-        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget as _, ResyncOutcome, ResyncRequest, Subscriber,
-    },
+    InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    event::EventFilter,
+    port::{EventBus, PublishError, RelayTarget as _, Subscriber},
     prelude::*,
+    relay::{
+        GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest,
+    },
 };
 use eventbus_file::{FileQueue, FileQueueConfig, RemovalCondition, Search};
 use test_servers::Actor;

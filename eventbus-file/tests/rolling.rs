@@ -13,8 +13,10 @@ use std::{
 
 use common::{another, config, folder, fresh, until};
 use eventbus::{
-    EventDescriptor, EventFilter, HandlerError, HandlerStart, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
-    port::{Announced, DeadLetterFilter, DeadLetters as _, EventBus, HandlerOptions, Subscriber},
+    HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::{EventDescriptor, EventFilter, Source},
+    handler::{HandlerOptions, HandlerStart},
+    port::{Announced, DeadLetterFilter, DeadLetters as _, EventBus, Subscriber},
 };
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RemovalCondition};
 use tokio::{sync::Semaphore, task::JoinHandle};

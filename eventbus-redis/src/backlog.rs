@@ -11,7 +11,8 @@ use std::time::Duration;
 use eventbus::{
     Name, Position, RecordedEvent,
     delivery::StopSignal,
-    port::{Announced, BacklogFill, FillOutcome, HandlerStart, PublishError, SkippedBefore},
+    handler::HandlerStart,
+    port::{Announced, BacklogFill, FillOutcome, PublishError, SkippedBefore},
 };
 use redis::ScriptInvocation;
 use tracing::Span;

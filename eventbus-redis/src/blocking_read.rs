@@ -7,7 +7,7 @@
 
 use std::{pin::Pin, time::Duration};
 
-use eventbus::{port::Backoff, support::PAGE_BYTES};
+use eventbus::support::{Backoff, PAGE_BYTES};
 use parking_lot::Mutex;
 use redis::{RedisResult, Value, aio::MultiplexedConnection};
 use tokio::time::Instant;

@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, RecordedEvent,
+    health::{BusStats, Health, StreamInfo},
     port::{
-        Announced, Backlogs, BusStats, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress,
-        Health, MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber,
-        SubscriberStatus, Subscription,
+        Announced, Backlogs, ConnectError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
+        PublishError, RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
     },
 };
 use uuid::Uuid;

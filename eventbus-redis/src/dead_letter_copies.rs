@@ -15,7 +15,8 @@
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use eventbus::{
-    BoxError, InvalidName, Name,
+    BoxError, Name,
+    event::InvalidName,
     port::{EventStore, Lease, Notes},
     support::{Outage, PAGE_BYTES},
 };

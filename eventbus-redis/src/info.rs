@@ -4,10 +4,9 @@ use std::{collections::HashMap, time::Duration};
 
 use eventbus::{
     Name,
-    port::{
-        ConsumeError, DeliveryAttempts, GroupInfo, GroupProgress, Health, OldestUnfinished, RunningHandler,
-        SilentConsumer, StreamInfo,
-    },
+    delivery::DeliveryAttempts,
+    health::{GroupInfo, Health, OldestUnfinished, RunningHandler, SilentConsumer, StreamInfo},
+    port::{ConsumeError, GroupProgress},
 };
 use redis::{RedisError, RedisResult, Value};
 use serde::Deserialize;

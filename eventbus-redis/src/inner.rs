@@ -7,8 +7,7 @@ use std::sync::Arc;
 
 use eventbus::{
     Name,
-    delivery::{Consuming, RunLock, Subscribers},
-    port::BusCounters,
+    delivery::{BusCounters, Consuming, RunLock, Subscribers},
 };
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
 use tokio::sync::Mutex;

@@ -1,6 +1,6 @@
 //! Spans without the feature `opentelemetry`: only `tracing` sees them, and events keep the trace they came with.
 
-use eventbus::{Name, RecordedEvent, delivery::handler_span, port::Delivery};
+use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery};
 use tracing::Span;
 
 use crate::{inner::BusInner, trace_context::TraceContext};

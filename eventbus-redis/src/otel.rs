@@ -3,7 +3,7 @@
 //! Invariant: attributes that only OpenTelemetry reads bypass `tracing`, whose fields precede each line of the log. The
 //! kind of a span cannot: OpenTelemetry takes it when the span is created.
 
-use eventbus::{Name, RecordedEvent, port::Delivery};
+use eventbus::{Name, RecordedEvent, handler::Delivery};
 use opentelemetry::{
     Context, Value,
     trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},

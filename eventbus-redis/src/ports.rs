@@ -7,9 +7,9 @@ use eventbus::{
     Name, Position, RecordedEvent,
     port::{
         BacklogFill, Backlogs, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
-        FillOutcome, GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget, ResyncOutcome, ResyncRequest,
+        FillOutcome, MessageId, PublishError, RelayTarget,
     },
+    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
 };
 use uuid::Uuid;
 

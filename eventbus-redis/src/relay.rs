@@ -7,9 +7,9 @@ mod partitions;
 
 use eventbus::{
     BoxError, EventId, Name, Position,
-    port::{
-        GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        ResyncOutcome, ResyncRequest,
+    port::{MessageId, PublishError},
+    relay::{
+        GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest,
     },
 };
 use redis::ScriptInvocation;

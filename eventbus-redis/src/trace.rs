@@ -3,7 +3,7 @@
 //! Invariant: with `enable_tracing = false` entries carry no context, and only `tracing` sees the spans. An invalid
 //! context of a foreign publisher counts as none.
 
-use eventbus::{Name, RecordedEvent, delivery::handler_span, port::Delivery};
+use eventbus::{Name, RecordedEvent, delivery::handler_span, handler::Delivery};
 use tracing::Span;
 
 use crate::{inner::BusInner, otel, trace_context::TraceContext, wire};

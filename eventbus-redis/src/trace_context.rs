@@ -3,7 +3,7 @@
 //!
 //! Invariant: an invalid context of a foreign publisher counts as none.
 
-use eventbus::{Attributes, RecordedEvent};
+use eventbus::{RecordedEvent, event::Attributes};
 
 use crate::{keys::field, wire};
 

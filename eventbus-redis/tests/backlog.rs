@@ -19,8 +19,9 @@ use common::{
     until,
 };
 use eventbus::{
-    App, HandlerStart, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{Announced, BacklogFill, EventBus, FeedFilter, FillOutcome, HandlerOptions, ReadFeed},
+    App, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    handler::{HandlerOptions, HandlerStart},
+    port::{Announced, BacklogFill, EventBus, FeedFilter, FillOutcome, ReadFeed},
     prelude::*,
 };
 use eventbus_redis::{GroupError, RedisEventBus, RedisEventBusConfig, Trim};
@@ -310,7 +311,7 @@ fn checked() -> Vec<u64> {
     (0..10).map(|n| n * 10).collect()
 }
 
-async fn start_with<H: eventbus::Handler>(
+async fn start_with<H: eventbus::handler::Handler>(
     config: &RedisEventBusConfig,
     store: &InMemoryEventStore,
 ) -> eventbus::Result<Vec<u64>> {

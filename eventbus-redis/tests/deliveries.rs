@@ -11,7 +11,8 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

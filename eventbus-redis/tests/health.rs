@@ -17,8 +17,11 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, Name, SharedClock,
-    port::{EventBus, GroupInfo, HandlerError, HealthStatus, HealthThresholds, Subscriber},
+    HandlerError, Name,
+    clock::SharedClock,
+    event::EventFilter,
+    health::{GroupInfo, HealthStatus, HealthThresholds},
+    port::{EventBus, Subscriber},
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -14,7 +14,8 @@ use std::{
 use common::{config, config_on, log, said, seen::event, until};
 use eventbus::{
     App, InMemoryEventStore, Never, StartError,
-    port::{EventBus, HealthThresholds, PublishError},
+    health::HealthThresholds,
+    port::{EventBus, PublishError},
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -19,8 +19,7 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{EventBus, HandlerOptions},
+    Name, NewEvent, RecordedEvent, StreamId, Version, event::EventFilter, handler::HandlerOptions, port::EventBus,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::Value;

@@ -14,7 +14,8 @@ use common::{
     until,
 };
 use eventbus::{
-    App, EventFilter, Name, RecordedEvent,
+    App, Name, RecordedEvent,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -15,7 +15,8 @@ use common::{
     until,
 };
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{Recovery, RedisEventBus};

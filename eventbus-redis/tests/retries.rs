@@ -21,8 +21,10 @@ use common::{
     until,
 };
 use eventbus::{
-    DomainEvent, EventBusExt, EventFilter, HandlerError, Name, NewEvent, StreamId, Version,
-    port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
+    DomainEvent, EventBusExt, HandlerError, Name, NewEvent, StreamId, Version,
+    event::EventFilter,
+    handler::HandlerOptions,
+    port::{DeadLetterFilter, DeadLetters, EventBus},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 use serde::{Deserialize, Serialize};

@@ -15,8 +15,10 @@ use common::{
     until,
 };
 use eventbus::{
-    EventDescriptor, EventFilter, HandlerError, Name, NewEvent, RecordedEvent, Source, StreamId, Version,
-    port::{DeadLetterFilter, DeadLetters, EventBus, HandlerOptions},
+    HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::{EventDescriptor, EventFilter, Source},
+    handler::HandlerOptions,
+    port::{DeadLetterFilter, DeadLetters, EventBus},
 };
 use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 

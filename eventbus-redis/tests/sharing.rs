@@ -16,7 +16,8 @@ use common::{
     seen::{event, settled, start},
 };
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber},
 };
 use eventbus_redis::RedisEventBus;

@@ -14,7 +14,8 @@ use common::{
     seen::{command, event, settled, start},
 };
 use eventbus::{
-    Attributes, EventFilter, Name, RecordedEvent,
+    Name, RecordedEvent,
+    event::{Attributes, EventFilter},
     port::{EventBus, PublishError, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

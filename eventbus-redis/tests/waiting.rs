@@ -18,8 +18,11 @@ use common::{
     until,
 };
 use eventbus::{
-    Clock, EventFilter, HandlerError, InMemoryEventBus, Name, RecordedEvent, SharedClock,
-    port::{EventBus, HealthThresholds, Subscriber},
+    HandlerError, InMemoryEventBus, Name, RecordedEvent,
+    clock::{Clock, SharedClock},
+    event::EventFilter,
+    health::HealthThresholds,
+    port::{EventBus, Subscriber},
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -81,50 +81,141 @@ pub use eventbus_derive::handler;
 #[doc(inline)]
 pub use eventbus_derive::projection;
 
-pub use crate::runtime::projection::Rebuilt;
 pub use domain::{
     aggregate::{Aggregate, AggregateRoot, Apply, IntoEvents},
-    attributes::{Attributes, InvalidAttributes},
-    clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut},
-    codec::{DecodeError, EncodeError, EncodeFault},
     context::EventContext,
     error::{BoxError, Error, Never, Result},
-    event::{EventDescriptor, EventFilter, Source},
-    field_error::FieldError,
-    metadata::{EventId, InvalidUuid, Metadata, parse_uuid},
-    name::{InvalidName, MAX_NAME_BYTES, Name, NameFault},
-    record::{DomainEvent, EncodeEvent, Envelope, EventSet, NewEvent, RecordedEvent},
+    metadata::{EventId, Metadata},
+    name::Name,
+    record::{DomainEvent, Envelope, EventSet, NewEvent, RecordedEvent},
     stream::{AggregateId, ExpectedVersion, Position, StreamId, Version},
-    validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
 };
-pub use memory::{InMemoryEventBus, InMemoryEventBusBuilder, InMemoryEventStore};
-pub use port::{HandlerError, HandlerErrorKind, HandlerStart};
+pub use memory::{InMemoryEventBus, InMemoryEventStore};
+pub use port::delivery::HandlerError;
 pub use runtime::{
-    app::{App, AppBuilder, Published, PublishedError, SettleError, shutdown_signal},
-    definition::{Handler, HandlerDefinition, Projection, ProjectionDefinition, ProjectionKind},
-    extract::{Attempt, FromDelivery, FromDeliveryRef, HandlerOutcome, State},
-    follow::{Follow, FollowControl, FollowStatus, Following},
-    handler_context::HandlerContext,
-    projection::{
-        ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError,
-        RebuildOwner, RebuildProgress,
-    },
-    registry::{EventRegistry, UnknownEventType},
-    relay::{RelayError, RelayStatus, RepublishError},
-    repository::{AggregateRepository, LoadError, Publication, SaveError, Saved, UpdateError, UpdateFuture},
-    skip::{SkipError, SkippedEvent},
-    start::{StartError, StartMistake},
-    subscription::{EventBusExt, EventHandler},
+    app::{App, SettleError, shutdown_signal},
+    extract::{Attempt, State},
+    follow::Follow,
+    projection::ProjectionHandle,
+    repository::{AggregateRepository, LoadError, SaveError, Saved, UpdateError},
+    start::StartError,
+    subscription::EventBusExt,
 };
 pub use uuid::Uuid;
 
+/// An application: its builder, the publishing of its events, skipped events and mistakes at the start.
+pub mod app {
+    #[doc(inline)]
+    pub use crate::{
+        memory::InMemoryEventBusBuilder,
+        runtime::{
+            app::{AppBuilder, Published, PublishedError},
+            skip::{SkipError, SkippedEvent},
+            start::StartMistake,
+        },
+    };
+}
+
+/// The time that the framework reads, and that tests replace.
+pub mod clock {
+    #[doc(inline)]
+    pub use crate::domain::clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut};
+}
+
+/// Parts of events: descriptors, filters, attributes, names, codecs and their errors.
+pub mod event {
+    #[doc(inline)]
+    pub use crate::{
+        domain::{
+            attributes::{Attributes, InvalidAttributes},
+            codec::{DecodeError, EncodeError, EncodeFault},
+            event::{EventDescriptor, EventFilter, Source},
+            field_error::FieldError,
+            metadata::{InvalidUuid, parse_uuid},
+            name::{InvalidName, MAX_NAME_BYTES, NameFault},
+            record::EncodeEvent,
+            validity::{EventFault, InvalidEvent, RESERVED_FIELDS},
+        },
+        runtime::registry::{EventRegistry, UnknownEventType},
+    };
+}
+
+/// Following the feed of a store by hand: see [`Follow`].
+pub mod follow {
+    #[doc(inline)]
+    pub use crate::runtime::follow::{FollowControl, FollowStatus, Following};
+}
+
+/// Handlers of events: their definitions, parameters, deliveries and errors.
+pub mod handler {
+    #[doc(inline)]
+    pub use crate::{
+        port::{
+            delivery::{Delivery, HandlerErrorKind},
+            state::{Requirements, StateMap},
+            subscriber::{HandlerOptions, HandlerStart},
+        },
+        runtime::{
+            definition::{Handler, HandlerDefinition},
+            extract::{FromDelivery, FromDeliveryRef, HandlerOutcome},
+            handler_context::HandlerContext,
+            subscription::EventHandler,
+        },
+    };
+}
+
+/// What an application, its bus and its groups report to operators.
+pub mod health {
+    #[doc(inline)]
+    pub use crate::port::{
+        health::{
+            CrowdedGroup, Health, HealthStatus, HealthThresholds, OldestUnfinished, RunningHandler, SilentConsumer,
+            UnfilledGroup, UnreadableEvents, WaitingForServer,
+        },
+        stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
+    };
+}
+
+/// Projections: their definitions, status and rebuilds.
+pub mod projection {
+    #[doc(inline)]
+    pub use crate::runtime::{
+        definition::{Projection, ProjectionDefinition, ProjectionKind},
+        projection::{
+            ProjectionError, ProjectionGuard, ProjectionOwner, ProjectionStatus, Rebuild, RebuildError, RebuildOwner,
+            RebuildProgress, Rebuilt,
+        },
+    };
+}
+
+/// The relay, which publishes the stored events: its status and errors, and what its targets exchange with it.
+pub mod relay {
+    #[doc(inline)]
+    pub use crate::{
+        port::relay::{
+            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
+            ResyncRequest,
+        },
+        runtime::relay::{RelayError, RelayStatus, RepublishError},
+    };
+}
+
+/// What [`AggregateRepository`] returns.
+pub mod repository {
+    #[doc(inline)]
+    pub use crate::runtime::repository::{Publication, UpdateFuture};
+}
+
 /// The names that almost every file of an application uses.
 pub mod prelude {
+    // The macros only: modules of these names stand at the root beside them.
+    #[doc(no_inline)]
+    pub use eventbus_derive::{handler, projection};
     pub use serde::{Deserialize, Serialize};
 
     pub use crate::{
         Aggregate, AggregateId, AggregateRepository, AggregateRoot, App, Apply, Attempt, DomainEvent, Envelope,
-        EventBusExt, HandlerError, Metadata, RecordedEvent, State, handler, projection,
+        EventBusExt, HandlerError, Metadata, RecordedEvent, State,
     };
 }
 
@@ -136,16 +227,23 @@ pub mod __private {
     pub use crate::{
         domain::{
             aggregate::Lists,
-            codec::{Codec, Payload},
-            event::belongs_to,
-            record::{decode_one, decode_with, encode_one, encode_with, unknown},
+            codec::{Codec, DecodeError, EncodeError, Payload},
+            event::{EventDescriptor, EventFilter, Source, belongs_to},
+            record::{EncodeEvent, decode_one, decode_with, encode_one, encode_with, unknown},
         },
-        port::{BoxFuture, Delivery, FromTransaction, HandlerOptions, HandlerStart, Requirements, TransactionSlot},
+        port::{
+            BoxFuture, FromTransaction,
+            delivery::Delivery,
+            state::Requirements,
+            subscriber::{HandlerOptions, HandlerStart},
+            transaction::TransactionSlot,
+        },
         runtime::{
             definition::{
-                AggregateRegistration, EventRegistration, HandlerRegistration, Probe, WithDefault, WithoutDefault,
+                AggregateRegistration, EventRegistration, Handler, HandlerDefinition, HandlerRegistration, Probe,
+                Projection, ProjectionDefinition, ProjectionKind, WithDefault, WithoutDefault,
             },
-            extract::decoded,
+            extract::{FromDelivery, FromDeliveryRef, HandlerOutcome, decoded},
             projection::{AnyProjection, ProjectionRegistration},
         },
     };
@@ -158,7 +256,10 @@ pub mod __private {
         pub use async_trait::async_trait;
         pub use time::OffsetDateTime;
 
-        pub use crate::{ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, port::*};
+        pub use crate::{
+            ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Uuid, Version, delivery::*, handler::*,
+            health::*, port::*, relay::*,
+        };
     }
 
     /// Requires, where a handler is declared, that its future can move between threads.

@@ -10,13 +10,23 @@ use time::{OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
 use crate::{
-    EventContext, EventId, FollowStatus, Name, NewEvent, Position, ProjectionError, ProjectionKind, ProjectionOwner,
-    ProjectionStatus, Publication, Published, RebuildOwner, RebuildProgress, Rebuilt, RecordedEvent, RelayError,
-    RelayStatus, Saved, SkippedEvent, StreamId, Version,
+    EventContext, EventId, Name, NewEvent, Position, RecordedEvent, Saved, StreamId, Version,
     port::{
-        BusStats, CrowdedGroup, DeadLetter, DeadLetterPage, Floor, GroupInfo, GroupProgress, Health, HealthStatus,
-        MessageId, OldestUnfinished, PublishError, RunningHandler, SilentConsumer, SkippedBefore, StoredEventType,
-        StreamInfo, StreamSummary, UnfilledGroup, UnreadableEvents, WaitingForServer,
+        DeadLetter, DeadLetterPage, Floor, GroupProgress, MessageId, PublishError, SkippedBefore, StoredEventType,
+        health::{
+            CrowdedGroup, Health, HealthStatus, OldestUnfinished, RunningHandler, SilentConsumer, UnfilledGroup,
+            UnreadableEvents, WaitingForServer,
+        },
+        stats::{BusStats, GroupInfo, StreamInfo, StreamSummary},
+    },
+    runtime::{
+        app::Published,
+        definition::ProjectionKind,
+        follow::FollowStatus,
+        projection::{ProjectionError, ProjectionOwner, ProjectionStatus, RebuildOwner, RebuildProgress, Rebuilt},
+        relay::{RelayError, RelayStatus},
+        repository::Publication,
+        skip::SkippedEvent,
     },
 };
 

@@ -14,11 +14,12 @@ use axum::{
     routing::put,
 };
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, ProjectionError,
-    PublishedError, StreamId,
+    App, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, Never, NewEvent, Position, StreamId,
+    app::PublishedError,
     axum::{Mistake, Problem, health_routes, status_routes},
     port::{AppendError, AppendEvents as _, DeadLetterFilter, EventBus, ReadError},
     prelude::*,
+    projection::ProjectionError,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 use lines::Lines;

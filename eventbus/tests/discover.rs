@@ -3,7 +3,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventbus::{EventRegistry, InMemoryEventBus, StartMistake, Version, port::EventBus, port::StateMap, prelude::*};
+use eventbus::{
+    InMemoryEventBus, Version, app::StartMistake, event::EventRegistry, handler::StateMap, port::EventBus, prelude::*,
+};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account, type = "account.opened")]

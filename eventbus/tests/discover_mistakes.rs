@@ -1,10 +1,6 @@
 //! Every mistake that only a whole program can make is reported at once, with both places in the source.
 
-use eventbus::{
-    InMemoryEventBus, StartMistake,
-    port::{FromTransaction, StateMap},
-    prelude::*,
-};
+use eventbus::{InMemoryEventBus, app::StartMistake, handler::StateMap, port::FromTransaction, prelude::*};
 
 struct OtherStore;
 

@@ -1,6 +1,6 @@
 //! A program that links no handlers is told so.
 
-use eventbus::{InMemoryEventBus, StartMistake, port::StateMap, prelude::*};
+use eventbus::{InMemoryEventBus, app::StartMistake, handler::StateMap, prelude::*};
 
 #[tokio::test]
 async fn an_empty_discovery_is_a_mistake_with_a_hint() {

@@ -28,7 +28,7 @@ impl Parcels {
 }
 
 /// The warnings at the start of an app.
-async fn warnings(builder: eventbus::AppBuilder) -> Vec<String> {
+async fn warnings(builder: eventbus::app::AppBuilder) -> Vec<String> {
     let lines = Lines::default();
     let guard = lines.capture("warn");
     drop(builder.start().await.unwrap());
@@ -36,7 +36,7 @@ async fn warnings(builder: eventbus::AppBuilder) -> Vec<String> {
     lines.text().lines().filter(|line| line.contains("does not run")).map(str::to_owned).collect()
 }
 
-fn builder() -> eventbus::AppBuilder {
+fn builder() -> eventbus::app::AppBuilder {
     App::builder().store(InMemoryEventStore::new())
 }
 

@@ -2,7 +2,7 @@
 //! What a program does of which two aggregates have one type is in the tests of the workspace.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use eventbus::{StartMistake, prelude::*};
+use eventbus::{app::StartMistake, prelude::*};
 
 mod one {
     use eventbus::prelude::*;

@@ -3,11 +3,11 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use eventbus::{
-    Attributes, EncodeFault, Error, EventContext, EventFault, EventFilter, EventId, ExpectedVersion, HandlerErrorKind,
-    Name, NameFault, NewEvent, StreamId, Uuid, Version,
-    delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
-    parse_uuid,
-    port::{AppendSignal, Delivery, DeliveryAttempts, PublishError, RetryPolicy, StateMap, Subscriber},
+    Error, EventContext, EventId, ExpectedVersion, Name, NewEvent, StreamId, Uuid, Version,
+    delivery::{ActiveSubscriber, DeliveryAttempts, Limits, Outcome, RetryPolicy, dispatch, handler_span},
+    event::{Attributes, EncodeFault, EventFault, EventFilter, NameFault, parse_uuid},
+    handler::{Delivery, HandlerErrorKind, StateMap},
+    port::{AppendSignal, PublishError, Subscriber},
     prelude::*,
 };
 use futures_util::FutureExt as _;
@@ -152,7 +152,7 @@ struct Noted {
 fn fields_that_would_hide_the_envelope_are_refused_when_encoding() {
     let noted = |key: &str| Noted { anything: HashMap::from([(key.into(), 1)]) };
     assert_eq!(NewEvent::from_event(&noted("colour")).unwrap().payload(), r#"{"colour":1}"#);
-    for reserved in eventbus::RESERVED_FIELDS {
+    for reserved in eventbus::event::RESERVED_FIELDS {
         let error = NewEvent::from_event(&noted(reserved)).unwrap_err();
         assert!(error.reason == EncodeFault::Invalid(EventFault::ReservedField(reserved)), "{error:?}");
     }
@@ -197,7 +197,7 @@ async fn a_panic_is_told_from_an_error_and_keeps_its_words() {
             &delivery,
             &DeliveryAttempts::default(),
             &Limits::default(),
-            &eventbus::SharedClock::SYSTEM,
+            &eventbus::clock::SharedClock::SYSTEM,
             &handler_span,
         )
         .await

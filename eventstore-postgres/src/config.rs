@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use eventbus::{SharedClock, support::redacted};
+use eventbus::{clock::SharedClock, support::redacted};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::{error::PgConnectError, url::check_parameters};

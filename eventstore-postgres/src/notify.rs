@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use eventbus::port::{AppendSignal, Backoff, BackoffTimer};
+use eventbus::{
+    port::AppendSignal,
+    support::{Backoff, BackoffTimer},
+};
 use sqlx::{
     AssertSqlSafe, Executor as _, SqlSafeStr as _,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},

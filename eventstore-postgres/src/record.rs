@@ -3,7 +3,7 @@
 //! Decoding checks each column, since not only this crate can write rows; the error of an invalid row names its place.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, port::ReadError,
+    BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, event::Attributes, port::ReadError,
     support::PAGE_BYTES,
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};

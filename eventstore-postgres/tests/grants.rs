@@ -7,9 +7,10 @@ use std::time::Duration;
 use common::{TestSchema, add, event, events, feed, open, read, run, stream, within};
 use eventbus::{
     ExpectedVersion, Name, Position,
+    delivery::DeliveryAttempts,
     port::{
-        AppendEvents as _, Checkpoints as _, DeliveryAttempts, EventTypes as _, Leases as _, ProgressUpdate,
-        UnfinishedDeliveries as _, UnfinishedDelivery,
+        AppendEvents as _, Checkpoints as _, EventTypes as _, Leases as _, ProgressUpdate, UnfinishedDeliveries as _,
+        UnfinishedDelivery,
     },
 };
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};

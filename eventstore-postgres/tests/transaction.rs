@@ -9,7 +9,8 @@ use std::{sync::Arc, time::Duration};
 use common::{TestDatabase, open, run, within};
 use eventbus::{
     EventId, Name, Position,
-    port::{EventStore as _, FromTransaction, Leases as _, Requirements, Transaction, Transactions, TypeKey},
+    handler::Requirements,
+    port::{EventStore as _, FromTransaction, Leases as _, Transaction, Transactions, TypeKey},
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransaction, PgTransactionError};
 use sqlx::Connection as _;

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use eventbus::SharedClock;
+use eventbus::clock::SharedClock;
 use eventbus_redis_core::{
     env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
     error::{ConfigMistake, InvalidConfig},

@@ -5,7 +5,8 @@
 //! renamed.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    event::Attributes,
     port::{FeedFilter, ReadError},
 };
 use eventbus_redis_core::{entry_id::EntryId, reply::Entry};

@@ -117,7 +117,7 @@ impl RedisEventStore {
     /// [`begin_transaction`](Self::begin_transaction): its commit stores the events.
     ///
     /// The returned events have no positions: the commit assigns them. If a concurrent writer appends to the stream
-    /// before the commit, the commit fails with [`RedisTransactionError::Changed`], and a handler runs again. Appending
+    /// before the commit, the commit fails with [`RedisTransactionError::Changed`](crate::RedisTransactionError::Changed), and a handler runs again. Appending
     /// event ids that are stored returns their records and adds no event.
     ///
     /// # Errors

@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{CheckpointError, DeadDelivery, DeliveryAttempts, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
+    delivery::DeliveryAttempts,
+    port::{CheckpointError, DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
 };
 use eventbus_redis_core::error::boxed;
 use time::OffsetDateTime;

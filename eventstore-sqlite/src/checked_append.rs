@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use eventbus::{
-    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, SharedClock, StreamId, Version,
+    EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
+    clock::SharedClock,
     port::{self, AppendError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::SharedClock;
+use eventbus::clock::SharedClock;
 
 use crate::error::SqliteConnectError;
 

@@ -1,7 +1,7 @@
 //! Rows: conversion between events, positions, times and epochs and their columns.
 
 use eventbus::{
-    Attributes, BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version, event::Attributes,
     port::ReadError,
 };
 use rusqlite::{Connection, Row, types::FromSql};

@@ -3,10 +3,8 @@
 use async_trait::async_trait;
 use eventbus::{
     BoxError, Name, Position,
-    port::{
-        CheckpointError, DeadDelivery, DeliveryAttempts, ProgressUpdate, ReadError, UnfinishedDeliveries,
-        UnfinishedDelivery,
-    },
+    delivery::DeliveryAttempts,
+    port::{CheckpointError, DeadDelivery, ProgressUpdate, ReadError, UnfinishedDeliveries, UnfinishedDelivery},
 };
 use rusqlite::{Connection, OptionalExtension as _, Params};
 use time::OffsetDateTime;

@@ -15,12 +15,14 @@ use std::{
 
 use common::{events, fresh_path, fresh_stream, open, read};
 use eventbus::{
-    BoxError, ExpectedVersion, Name, NewEvent, Position, ProjectionError, RecordedEvent, StreamId, Version,
+    BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    health::HealthThresholds,
     port::{
-        AppendError, AppendEvents as _, Checkpoints as _, Direction, HealthThresholds, ReadError, ReadFeed as _,
-        ReadStream as _, UnfinishedDeliveries as _,
+        AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _,
+        UnfinishedDeliveries as _,
     },
     prelude::*,
+    projection::ProjectionError,
     testkit::ManualClock,
 };
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};

@@ -42,6 +42,8 @@ struct Source {
     /// Paths that the code names, as written.
     paths: Vec<Vec<String>>,
     types: BTreeMap<String, FieldsOfType>,
+    /// The modules within the file; what they import counts as imported by the file.
+    inline_modules: BTreeSet<String>,
     /// The types of inherent `impl`s, with the text of the head and the conditions under which it is compiled.
     impls: Vec<(Vec<String>, String)>,
 }
@@ -233,6 +235,9 @@ impl CrateModules {
             return Some((module, None));
         };
         let source = &self.sources[&module];
+        if path.len() > length + 1 && source.inline_modules.contains(name) {
+            return self.defining_module(&[&path[..length], &path[length + 1..]].concat(), depth);
+        }
         if depth < 8 && !source.types.contains_key(name) {
             let exact = source.imports.iter().find(|(imported, _)| imported == name);
             if let Some((_, target)) = exact {
@@ -439,7 +444,12 @@ impl<'a> Visit<'a> for Reader {
             Item::Fn(item) => &item.attrs,
             Item::Impl(item) => &item.attrs,
             Item::Macro(item) => &item.attrs,
-            Item::Mod(item) => &item.attrs,
+            Item::Mod(item) => {
+                if item.content.is_some() {
+                    self.source.inline_modules.insert(item.ident.to_string());
+                }
+                &item.attrs
+            }
             Item::Static(item) => &item.attrs,
             Item::Struct(item) => {
                 self.add_fields(&item.ident, &item.fields);

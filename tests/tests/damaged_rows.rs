@@ -9,9 +9,11 @@ use std::{
 };
 
 use eventbus::{
-    BoxError, ExpectedVersion, NewEvent, Position, ProjectionError, StreamId,
-    port::{AppendEvents as _, EventBus as _, EventStore, HealthThresholds},
+    BoxError, ExpectedVersion, NewEvent, Position, StreamId,
+    health::HealthThresholds,
+    port::{AppendEvents as _, EventBus as _, EventStore},
     prelude::*,
+    projection::ProjectionError,
     testkit::ManualClock,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, Trim};
@@ -145,7 +147,7 @@ async fn stop_at(app: &App, position: u64) {
 }
 
 /// Damages the rows at positions 3 and 6, the last one: every reader stops there until an operator skips them.
-async fn goes_on_behind_damage<P: eventbus::Projection>(
+async fn goes_on_behind_damage<P: eventbus::projection::Projection>(
     store: impl EventStore + Clone,
     bus: Option<RedisEventBus>,
     rows: P,

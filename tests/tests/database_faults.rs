@@ -13,7 +13,8 @@ use std::{
 
 use eventbus::{
     App, BoxError, ExpectedVersion, NewEvent, StreamId,
-    port::{DeadLetterFilter, Health, HealthThresholds},
+    health::{Health, HealthThresholds},
+    port::DeadLetterFilter,
     prelude::*,
     support::source_chain,
 };

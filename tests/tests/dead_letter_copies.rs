@@ -13,7 +13,8 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, HandlerError, Name, NewEvent, SharedClock, StreamId,
+    ExpectedVersion, HandlerError, Name, NewEvent, StreamId,
+    clock::SharedClock,
     port::{Append, DeadLetter, DeadLetterFilter, DeadLetters, EventStore},
     prelude::*,
     testkit::ManualClock,

@@ -17,7 +17,9 @@ use std::{
 };
 
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, SharedClock, StreamId, Version,
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    clock::SharedClock,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -196,6 +196,42 @@ fn drivers_name_values_and_ports_of_the_core_and_no_different_driver() {
     }
 }
 
+/// Returns the names that the items of a module export by `pub use`; modules and their names are left out.
+fn exports(items: &[syn::Item]) -> BTreeSet<String> {
+    fn leaves(tree: &syn::UseTree, names: &mut BTreeSet<String>) {
+        match tree {
+            syn::UseTree::Path(path) => leaves(&path.tree, names),
+            syn::UseTree::Name(name) => drop(names.insert(name.ident.to_string())),
+            syn::UseTree::Rename(name) => drop(names.insert(name.rename.to_string())),
+            syn::UseTree::Glob(_) => drop(names.insert("*".into())),
+            syn::UseTree::Group(group) => group.items.iter().for_each(|tree| leaves(tree, names)),
+        }
+    }
+    let mut names = BTreeSet::new();
+    for item in items {
+        match item {
+            syn::Item::Use(item) if matches!(item.vis, syn::Visibility::Public(_)) => leaves(&item.tree, &mut names),
+            syn::Item::Type(item) if matches!(item.vis, syn::Visibility::Public(_)) => {
+                names.insert(item.ident.to_string());
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+/// A name that few applications need lies in the module of its subject.
+#[test]
+fn the_root_and_the_ports_hold_few_names() {
+    for (file, most) in [("eventbus/src/lib.rs", 45), ("eventbus/src/port/mod.rs", 55)] {
+        let text = fs::read_to_string(workspace().join(file)).unwrap();
+        let names = exports(&syn::parse_file(&text).unwrap().items);
+        assert!(names.len() > most / 2 && names.len() <= most, "{file}: {} names: {names:?}", names.len());
+    }
+    let items = syn::parse_file("pub use a::{B, c::{D as E, *}}; use f::G; mod h { pub use i::J; } pub type K = B;");
+    assert_eq!(exports(&items.unwrap().items).into_iter().collect::<Vec<_>>(), ["*", "B", "E", "K"]);
+}
+
 #[test]
 fn nothing_depends_on_examples_or_tests() {
     for package in PRODUCT {
@@ -213,7 +249,7 @@ fn the_derive_refuses_the_fields_that_the_codec_reserves() {
     let text = fs::read_to_string(source).unwrap();
     let list = text.split("const RESERVED").nth(1).unwrap().split("];").next().unwrap();
     let refused: Vec<_> = list.split('"').skip(1).step_by(2).collect();
-    assert_eq!(refused, eventbus::RESERVED_FIELDS);
+    assert_eq!(refused, eventbus::event::RESERVED_FIELDS);
 }
 
 #[test]
@@ -282,14 +318,19 @@ fn the_check_itself_sees_uses_of_a_higher_layer() {
 #[test]
 fn the_check_itself_sees_names_of_the_core() {
     let core = parse([
-        ("", "pub use domain::D; pub use runtime::*; pub mod prelude { pub use crate::D; }"),
-        ("domain", "pub struct D;"),
-        ("runtime", "pub struct App;"),
+        (
+            "",
+            "pub use domain::D; pub use runtime::*; pub mod prelude { pub use crate::D; } \
+             pub mod app { pub use crate::runtime::Builder; } pub mod event { pub use crate::domain::Part; }",
+        ),
+        ("domain", "pub struct D; pub struct Part;"),
+        ("runtime", "pub struct App; pub struct Builder;"),
     ]);
     for name in [
         "use eventbus::App;",
         "use eventbus::{D, App as Other};",
         "use eventbus::runtime::App;",
+        "use eventbus::app::Builder;",
         "use eventbus::prelude::*;",
         "use eventbus::*;",
         "use eventbus as core; fn f() { core::App::new() }",
@@ -299,7 +340,8 @@ fn the_check_itself_sees_names_of_the_core() {
         let driver = parse([("", "use eventbus::D;"), ("a", name)]);
         assert_ne!(against_core(&driver, &core), [""; 0], "{name}: {driver:?}");
     }
-    let innocent = "use eventbus::{D, Uuid, domain}; fn f() { D::new(domain::D) } #[cfg(test)] use eventbus::App;";
+    let innocent =
+        "use eventbus::{D, Uuid, domain, event::Part}; fn f() { D::new(domain::D) } #[cfg(test)] use eventbus::App;";
     assert_eq!(against_core(&parse([("", ""), ("a", innocent)]), &core), [""; 0]);
 }
 

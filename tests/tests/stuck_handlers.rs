@@ -17,8 +17,10 @@ use std::{
 };
 
 use eventbus::{
-    Clock as _, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
-    port::{Checkpoints as _, EventStore, HealthThresholds},
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, StreamId,
+    clock::Clock as _,
+    health::HealthThresholds,
+    port::{Checkpoints as _, EventStore},
     prelude::*,
     testkit::ManualClock,
 };

@@ -20,7 +20,8 @@ use std::{
 
 use eventbus::{
     ExpectedVersion, HandlerError, InMemoryEventBus, Name, NewEvent, Position, StreamId,
-    port::{Append, DeadLetterFilter, DeadLetters, EventBus, EventStore, RetryPolicy, UnfinishedDeliveries},
+    delivery::RetryPolicy,
+    port::{Append, DeadLetterFilter, DeadLetters, EventBus, EventStore, UnfinishedDeliveries},
     prelude::*,
     testkit::ManualClock,
 };

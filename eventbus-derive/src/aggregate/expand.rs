@@ -65,11 +65,11 @@ fn fallback(model: &Model, taken: &Taken) -> TokenStream {
         "DomainEvent",
         quote! {
             impl #krate::EventSet for #event {
-                const EVENTS: #krate::EventFilter = #krate::EventFilter::All;
-                fn decode(_: &#krate::RecordedEvent) -> ::core::result::Result<Self, #krate::DecodeError> { loop {} }
+                const EVENTS: #krate::__private::EventFilter = #krate::__private::EventFilter::All;
+                fn decode(_: &#krate::RecordedEvent) -> ::core::result::Result<Self, #krate::__private::DecodeError> { loop {} }
             }
-            impl #krate::EncodeEvent for #event {
-                fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> { loop {} }
+            impl #krate::__private::EncodeEvent for #event {
+                fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> { loop {} }
             }
         },
     );

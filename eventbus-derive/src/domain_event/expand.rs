@@ -44,17 +44,17 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     quote! {
         #[automatically_derived]
         impl #krate::EventSet for #ident {
-            const EVENTS: #krate::EventFilter =
-                #krate::EventFilter::Only(&[<Self as #krate::DomainEvent>::DESCRIPTOR]);
+            const EVENTS: #krate::__private::EventFilter =
+                #krate::__private::EventFilter::Only(&[<Self as #krate::DomainEvent>::DESCRIPTOR]);
             fn decode(
                 #record: &#krate::RecordedEvent,
-            ) -> ::core::result::Result<Self, #krate::DecodeError> {
+            ) -> ::core::result::Result<Self, #krate::__private::DecodeError> {
                 #krate::__private::decode_one(#record)
             }
         }
         #[automatically_derived]
-        impl #krate::EncodeEvent for #ident {
-            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::EncodeError> {
+        impl #krate::__private::EncodeEvent for #ident {
+            fn encode(&self) -> ::core::result::Result<#krate::NewEvent, #krate::__private::EncodeError> {
                 #krate::__private::encode_one(self)
             }
         }
@@ -64,7 +64,7 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
             const SCHEMA_VERSION: ::core::primitive::u32 = #schema_version;
             const AGGREGATE_TYPE: &'static ::core::primitive::str = #aggregate_type;
             const CODEC: #krate::__private::Codec<Self> = #codec;
-            const DESCRIPTOR: #krate::EventDescriptor = #krate::EventDescriptor::new(
+            const DESCRIPTOR: #krate::__private::EventDescriptor = #krate::__private::EventDescriptor::new(
                 <Self as #krate::DomainEvent>::EVENT_TYPE,
                 <Self as #krate::DomainEvent>::AGGREGATE_TYPE,
                 <Self as #krate::DomainEvent>::SCHEMA_VERSION,

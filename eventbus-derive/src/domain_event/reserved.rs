@@ -4,7 +4,7 @@ use syn::{Attribute, Field, LitStr, Token, ext::IdentExt, punctuated::Punctuated
 
 use crate::mistakes::Mistakes;
 
-/// The fields of the envelope; the same as `eventbus::RESERVED_FIELDS`.
+/// The fields of the envelope; the same as `eventbus::event::RESERVED_FIELDS`.
 const RESERVED: [&str; 12] = [
     "event_id",
     "event_type",

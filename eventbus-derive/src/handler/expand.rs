@@ -22,7 +22,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     let submit = (!manual).then(|| {
         quote! {
             #krate::__private::inventory::submit! {
-                #krate::__private::HandlerRegistration(<#ident as #krate::Handler>::definition)
+                #krate::__private::HandlerRegistration(<#ident as #krate::__private::Handler>::definition)
             }
         }
     });
@@ -31,9 +31,9 @@ pub(super) fn expand(model: &Model) -> TokenStream {
         #[allow(deprecated)]
         const _: () = {
             #[automatically_derived]
-            impl #krate::Handler for #ident {
-                fn definition() -> #krate::HandlerDefinition {
-                    #krate::HandlerDefinition::new(#name, #filter, #source, #requires, #call)
+            impl #krate::__private::Handler for #ident {
+                fn definition() -> #krate::__private::HandlerDefinition {
+                    #krate::__private::HandlerDefinition::new(#name, #filter, #source, #requires, #call)
                         #options
                 }
             }
@@ -49,8 +49,8 @@ pub(super) fn fallback(twin: &Twin) -> TokenStream {
     quote! {
         #twin
         const _: () = {
-            impl #krate::Handler for #ident {
-                fn definition() -> #krate::HandlerDefinition {
+            impl #krate::__private::Handler for #ident {
+                fn definition() -> #krate::__private::HandlerDefinition {
                     loop {}
                 }
             }

@@ -20,7 +20,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
         quote_spanned! {*span=>
             #krate::__private::inventory::submit! {
                 #krate::__private::ProjectionRegistration::new(
-                    <#self_ty as #krate::Projection>::definition,
+                    <#self_ty as #krate::__private::Projection>::definition,
                     || {
                         #[allow(unused_imports)]
                         use #krate::__private::{WithDefault as _, WithoutDefault as _};
@@ -36,7 +36,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
         #[allow(deprecated)]
         const _: () = {
             #[automatically_derived]
-            impl #krate::Projection for #self_ty {
+            impl #krate::__private::Projection for #self_ty {
                 #definition
                 #project
             }
@@ -58,8 +58,8 @@ pub(super) fn fallback(model: &Model) -> TokenStream {
     quote! {
         const _: () = {
             #shared
-            impl #krate::Projection for #self_ty {
-                fn definition() -> #krate::ProjectionDefinition {
+            impl #krate::__private::Projection for #self_ty {
+                fn definition() -> #krate::__private::ProjectionDefinition {
                     loop {}
                 }
             }
@@ -80,17 +80,17 @@ fn expand_definition(model: &Model) -> TokenStream {
     });
     let requires = expand_requires(model);
     let rebuild = expand_rebuild(model);
-    let source = quote_spanned!(*span=> #krate::Source::new(::core::file!(), ::core::line!()));
+    let source = quote_spanned!(*span=> #krate::__private::Source::new(::core::file!(), ::core::line!()));
     quote! {
-        fn definition() -> #krate::ProjectionDefinition {
-            const FILTERS: &[#krate::EventFilter] = &[#(#filters),*];
-            const COUNT: ::core::primitive::usize = #krate::EventFilter::count(FILTERS);
-            const EVENTS: &[#krate::EventDescriptor] =
-                &#krate::EventFilter::collect::<COUNT>(FILTERS);
-            #krate::ProjectionDefinition::new(
+        fn definition() -> #krate::__private::ProjectionDefinition {
+            const FILTERS: &[#krate::__private::EventFilter] = &[#(#filters),*];
+            const COUNT: ::core::primitive::usize = #krate::__private::EventFilter::count(FILTERS);
+            const EVENTS: &[#krate::__private::EventDescriptor] =
+                &#krate::__private::EventFilter::collect::<COUNT>(FILTERS);
+            #krate::__private::ProjectionDefinition::new(
                 #name,
-                #krate::ProjectionKind::#kind,
-                #krate::EventFilter::union(FILTERS, EVENTS),
+                #krate::__private::ProjectionKind::#kind,
+                #krate::__private::EventFilter::union(FILTERS, EVENTS),
                 #source,
                 #requires,
             )

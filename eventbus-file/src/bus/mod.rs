@@ -11,10 +11,10 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use eventbus::{
     Name, RecordedEvent,
+    health::{BusStats, GroupInfo, Health, StreamInfo},
     port::{
-        Announced, BusStats, ConsumeError, DeadLetters, EventBus, EventStore, GroupInfo, GroupProgress, Health,
-        MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
-        Subscription,
+        Announced, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId, PublishError,
+        RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
     },
     support::check_records,
 };

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::port::{Backoff, BackoffTimer};
+use eventbus::support::{Backoff, BackoffTimer};
 use futures_util::StreamExt as _;
 use redis::{Msg, aio::PubSub};
 use serde_json::Map;

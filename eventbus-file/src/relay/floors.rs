@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use eventbus::{
     Name,
-    port::{GroupFloor, GroupFloors, Publisher},
+    relay::{GroupFloor, GroupFloors, Publisher},
 };
 
 use crate::{

@@ -11,10 +11,8 @@ use std::{collections::VecDeque, sync::Arc};
 use async_trait::async_trait;
 use eventbus::{
     EventId, Name, Position,
-    port::{
-        EventBus as _, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget, ResyncOutcome, ResyncRequest,
-    },
+    port::{EventBus as _, PublishError, RelayTarget},
+    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     support::check_records,
 };
 

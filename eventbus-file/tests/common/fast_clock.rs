@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{Clock, Sleep, SystemClock};
+use eventbus::clock::{Clock, Sleep, SystemClock};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 

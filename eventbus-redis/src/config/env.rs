@@ -54,7 +54,7 @@ pub(super) fn from_vars(
 mod tests {
     use std::{cell::RefCell, collections::HashMap, time::Duration};
 
-    use eventbus::SharedClock;
+    use eventbus::clock::SharedClock;
 
     use super::*;
     use crate::{config::validate::mistakes, env_vars::BUS_VARIABLES};

@@ -8,7 +8,7 @@ pub(crate) use validate::MAX_PARTITIONS;
 use std::{fmt, path::PathBuf, time::Duration};
 
 use eventbus::{
-    SharedClock,
+    clock::SharedClock,
     delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
 use serde::Deserialize;

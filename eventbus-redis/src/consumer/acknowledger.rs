@@ -19,8 +19,8 @@ use std::{
 
 use eventbus::{
     RecordedEvent,
-    delivery::{DisposedEntry, Disposition, log_skipped_type},
-    port::{DeliveryAttempts, MessageId},
+    delivery::{DeliveryAttempts, DisposedEntry, Disposition, log_skipped_type},
+    port::MessageId,
 };
 use parking_lot::Mutex;
 use time::OffsetDateTime;

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
-    delivery::{GroupContext, InFlight, Limits},
-    port::{MessageId, RetryPolicy},
+    delivery::{GroupContext, InFlight, Limits, RetryPolicy},
+    port::MessageId,
 };
 use redis::{FromRedisValue, Script, ScriptInvocation};
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use eventbus::{Name, port::Backoff};
+use eventbus::{Name, support::Backoff};
 use tokio::time::Instant;
 
 /// Backoff between two attempts: short enough to be back within two seconds of the server.

@@ -12,8 +12,8 @@ use std::{
 
 use eventbus::{
     RecordedEvent,
-    delivery::{DueEntry, InFlightEntry},
-    port::{DeliveryAttempts, MessageId},
+    delivery::{DeliveryAttempts, DueEntry, InFlightEntry},
+    port::MessageId,
     support::PAGE_BYTES,
 };
 use redis::{RedisResult, ScriptInvocation, Value, from_redis_value};

@@ -6,8 +6,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
-    delivery::{DisposedEntry, Disposition, InFlight, InFlightEntry, dispatch},
-    port::{ConsumeError, Delivery, MessageId, RetryPolicy},
+    delivery::{DisposedEntry, Disposition, InFlight, InFlightEntry, RetryPolicy, dispatch},
+    handler::Delivery,
+    port::{ConsumeError, MessageId},
 };
 use parking_lot::Mutex;
 use redis::ScriptInvocation;

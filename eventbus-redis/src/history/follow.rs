@@ -7,7 +7,7 @@
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
-use eventbus::{port::BackoffTimer, support::Outage};
+use eventbus::support::{BackoffTimer, Outage};
 use redis::{RedisError, RedisResult};
 use tokio::time::Instant;
 

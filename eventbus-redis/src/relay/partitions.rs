@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     Name, Position, RecordedEvent,
-    port::{GroupFloor, GroupFloors, MessageId, PublishError, PublishRange, Publisher, RangeOutcome, ResyncOutcome},
+    port::{MessageId, PublishError},
+    relay::{GroupFloor, GroupFloors, PublishRange, Publisher, RangeOutcome, ResyncOutcome},
 };
 
 use super::{group_floors_of_stream, last_event_id, publish_to_stream};

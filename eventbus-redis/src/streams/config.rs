@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use eventbus::SharedClock;
+use eventbus::clock::SharedClock;
 use serde::Deserialize;
 
 use crate::{

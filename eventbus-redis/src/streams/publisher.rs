@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use eventbus::{FieldError, port::MessageId, support::to_json};
+use eventbus::{event::FieldError, port::MessageId, support::to_json};
 use redis::{RedisError, RedisResult};
 use serde::Serialize;
 

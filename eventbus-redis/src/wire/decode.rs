@@ -3,7 +3,8 @@
 use std::{borrow::Cow, fmt};
 
 use eventbus::{
-    Attributes, EventId, Metadata, Name, Position, RESERVED_FIELDS, RecordedEvent, StreamId, Version, parse_uuid,
+    EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version,
+    event::{Attributes, RESERVED_FIELDS, parse_uuid},
 };
 use serde::{
     Deserializer,

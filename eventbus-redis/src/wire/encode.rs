@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use eventbus::{EventId, InvalidEvent, Metadata, RecordedEvent, StreamId};
+use eventbus::{EventId, Metadata, RecordedEvent, StreamId, event::InvalidEvent};
 use serde::Serialize;
 use uuid::Uuid;
 

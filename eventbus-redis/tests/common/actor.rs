@@ -9,8 +9,10 @@ use std::{
 };
 
 use eventbus::{
-    EventDescriptor, EventFilter, HandlerError, Name, Source,
-    port::{Delivery, EventBus, HandlerOptions, Subscriber, Subscription},
+    HandlerError, Name,
+    event::{EventDescriptor, EventFilter, Source},
+    handler::{Delivery, HandlerOptions},
+    port::{EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::Value;

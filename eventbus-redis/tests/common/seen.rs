@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::EventFilter,
     port::{EventBus, Subscriber, Subscription},
 };
 use eventbus_redis::RedisEventBus;

@@ -9,7 +9,8 @@ use std::{
 };
 
 use eventbus::{
-    EventFilter, Name,
+    Name,
+    event::EventFilter,
     port::{EventBus, Subscriber},
 };
 use eventbus_redis::RedisEventBus;

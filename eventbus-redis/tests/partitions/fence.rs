@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventbus::{
-    HandlerError,
-    port::{EventBus, HandlerOptions},
-};
+use eventbus::{HandlerError, handler::HandlerOptions, port::EventBus};
 use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 
 use crate::{

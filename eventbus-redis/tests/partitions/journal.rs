@@ -7,8 +7,10 @@ use std::{
 };
 
 use eventbus::{
-    EventFilter, HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{BoxFuture, Delivery, EventBus, Subscriber},
+    HandlerError, Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::EventFilter,
+    handler::Delivery,
+    port::{BoxFuture, EventBus, Subscriber},
 };
 use eventbus_redis::RedisEventBus;
 use redis::aio::MultiplexedConnection;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use eventbus::{
-    App, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, PublishedError, RecordedEvent, RelayError,
-    StreamId,
-    port::{
-        AppendEvents, EventBus, GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        ReadFeed, RelayTarget, ResyncOutcome, ResyncRequest,
+    App, ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent, StreamId,
+    app::PublishedError,
+    port::{AppendEvents, EventBus, ReadFeed, RelayTarget},
+    relay::{
+        GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, RelayError, ResyncOutcome,
+        ResyncRequest,
     },
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

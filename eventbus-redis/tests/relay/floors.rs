@@ -1,6 +1,6 @@
 //! How far groups have finished.
 
-use eventbus::port::{GroupFloor, Publisher};
+use eventbus::relay::{GroupFloor, Publisher};
 use uuid::Uuid;
 
 use crate::rig::{Rig, at};
@@ -23,7 +23,7 @@ async fn a_floor_is_below_the_oldest_event_that_is_unread_or_pending() {
     rig.handle("reports", 10).await;
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(10)));
     // positions have gaps
-    let range = eventbus::port::PublishRange { after: at(10), through: at(90), events: &[crate::rig::event(70)] };
+    let range = eventbus::relay::PublishRange { after: at(10), through: at(90), events: &[crate::rig::event(70)] };
     rig.target().publish_range(rig.publisher, range).await.unwrap();
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(69)));
     rig.handle("reports", 10).await;

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use eventbus::{
     Name,
-    port::{EventBus, GroupFloor, Publisher, ResyncOutcome},
+    port::EventBus,
+    relay::{GroupFloor, Publisher, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Recovery, RedisEventBusConfig, Trim};
 use uuid::Uuid;
@@ -144,7 +145,7 @@ async fn a_hole_without_own_events_is_mended_without_publishing_again() {
     rig.handle("reports", 10).await;
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)));
     trim_plainly(&rig, 45).await;
-    assert_eq!(rig.seen(&[]).await, eventbus::port::GroupFloors::Lost, "the last own event is gone too");
+    assert_eq!(rig.seen(&[]).await, eventbus::relay::GroupFloors::Lost, "the last own event is gone too");
     rig.adopt(5, &["reports"]).await;
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(5)));
     trim_plainly(&rig, 20).await;

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use eventbus::{
     Name,
-    port::{EventBus, GroupFloor, GroupFloors, Publisher, RangeOutcome, ResyncOutcome},
+    port::EventBus,
+    relay::{GroupFloor, GroupFloors, Publisher, RangeOutcome, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, RedisEventBus, Trim};
 

@@ -1,6 +1,6 @@
 //! How far a store is published, and by which event that is known.
 
-use eventbus::port::{PublishRange, Publisher};
+use eventbus::relay::{PublishRange, Publisher};
 
 use crate::rig::{Rig, at, event};
 

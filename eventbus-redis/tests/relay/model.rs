@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use eventbus::{
     Name,
-    port::{GroupFloor, GroupFloors, RangeOutcome, ResyncOutcome},
+    relay::{GroupFloor, GroupFloors, RangeOutcome, ResyncOutcome},
 };
 use eventbus_redis::{GroupStart, Trim};
 use proptest::{prelude::*, test_runner::TestCaseResult};

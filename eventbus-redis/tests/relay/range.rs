@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{EventBus, PublishError, PublishRange, Publisher, RangeOutcome},
+    port::{EventBus, PublishError},
+    relay::{PublishRange, Publisher, RangeOutcome},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
@@ -54,8 +55,8 @@ async fn a_lower_epoch_is_fenced_and_a_higher_one_takes_over() {
     for epoch in [0, 5, 8] {
         assert_eq!(with(epoch).publish(3, 4).await, "fenced", "{epoch}");
         assert_eq!(with(epoch).publish(3, 3).await, "fenced", "{epoch}");
-        assert_eq!(with(epoch).rewind(1).await, eventbus::port::ResyncOutcome::Fenced, "{epoch}");
-        assert_eq!(with(epoch).adopt(0, &[]).await, eventbus::port::ResyncOutcome::Fenced, "{epoch}");
+        assert_eq!(with(epoch).rewind(1).await, eventbus::relay::ResyncOutcome::Fenced, "{epoch}");
+        assert_eq!(with(epoch).adopt(0, &[]).await, eventbus::relay::ResyncOutcome::Fenced, "{epoch}");
     }
     assert_eq!(with(10).publish(3, 4).await, "published");
     assert_eq!(with(u64::MAX).publish(4, 5).await, "published");
@@ -73,8 +74,8 @@ async fn positions_of_all_sizes_are_kept_exactly() {
             assert_eq!(rig.publish(position, position + 1).await, "published");
             assert_eq!(rig.publish(position, position + 1).await, format!("moved to {}", position + 1));
         }
-        assert_eq!(rig.rewind(start + 1).await, eventbus::port::ResyncOutcome::At(at(start + 1)));
-        assert_eq!(rig.rewind(start + 2).await, eventbus::port::ResyncOutcome::Moved(at(start + 1)));
+        assert_eq!(rig.rewind(start + 1).await, eventbus::relay::ResyncOutcome::At(at(start + 1)));
+        assert_eq!(rig.rewind(start + 2).await, eventbus::relay::ResyncOutcome::Moved(at(start + 1)));
     }
 }
 
@@ -82,7 +83,7 @@ async fn positions_of_all_sizes_are_kept_exactly() {
 async fn entries_are_those_of_a_plain_publish_with_the_store() {
     let rig = Rig::adopted().await;
     let traced = r#"{"traceparent":"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}"#;
-    let attributes = eventbus::Attributes::parse(traced).unwrap();
+    let attributes = eventbus::event::Attributes::parse(traced).unwrap();
     let metadata = event(1).metadata().clone().with_attributes(attributes);
     let one = RecordedEvent::new(metadata, r#"{"n":1}"#);
     rig.bus.publish(std::slice::from_ref(&one)).await.unwrap();
@@ -234,7 +235,7 @@ async fn keys_of_other_kinds_are_refused_and_nothing_is_written() {
         rig.run(&["SET", key, "something else"]).await;
         let error = rig.try_publish(3, 5).await.unwrap_err();
         assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
-        let adoption = eventbus::port::ResyncRequest { floor: at(0), groups: &[], new_groups: &[], is_shared: false };
+        let adoption = eventbus::relay::ResyncRequest { floor: at(0), groups: &[], new_groups: &[], is_shared: false };
         let error = rig.target().resync(rig.publisher, adoption).await.unwrap_err();
         assert!(matches!(error, PublishError::Refused { .. }), "{error:?}");
         assert!(rig.target().rewind(rig.publisher, at(1)).await.is_err());

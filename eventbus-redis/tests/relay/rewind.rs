@@ -1,6 +1,6 @@
 //! Publishing again while the stream is intact.
 
-use eventbus::port::{GroupFloor, ResyncOutcome};
+use eventbus::relay::{GroupFloor, ResyncOutcome};
 
 use crate::rig::{Rig, at};
 

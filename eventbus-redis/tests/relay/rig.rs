@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 
 use eventbus::{
     EventId, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
-    port::{
-        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, Publisher, RangeOutcome, RelayTarget,
-        ResyncOutcome, ResyncRequest,
-    },
+    port::{EventBus, PublishError, RelayTarget},
+    relay::{GroupFloor, GroupFloors, PublishRange, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use redis::{FromRedisValue, aio::MultiplexedConnection};

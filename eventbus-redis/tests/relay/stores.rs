@@ -1,6 +1,6 @@
 //! Several stores on one stream.
 
-use eventbus::port::{GroupFloor, Publisher, ResyncOutcome};
+use eventbus::relay::{GroupFloor, Publisher, ResyncOutcome};
 use uuid::Uuid;
 
 use crate::rig::{Rig, at};

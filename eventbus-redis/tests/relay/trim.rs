@@ -1,6 +1,9 @@
 //! Our own trimming beside relays.
 
-use eventbus::port::{EventBus, GroupFloor, Publisher, ResyncOutcome};
+use eventbus::{
+    port::EventBus,
+    relay::{GroupFloor, Publisher, ResyncOutcome},
+};
 use eventbus_redis::Trim;
 use uuid::Uuid;
 

@@ -7,7 +7,10 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::{
-    port::{BusStats, Health, HealthThresholds},
+    port::{
+        health::{Health, HealthThresholds},
+        stats::BusStats,
+    },
     runtime::{app::App, projection::ProjectionStatus, relay::RelayStatus},
 };
 

@@ -14,7 +14,12 @@ use tracing::{Instrument, Span};
 use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET, TookTooLong};
 use crate::{
     domain::{clock::SharedClock, event::EventFilter, name::Name},
-    port::{Delivery, HandlerError, HandlerOptions, RunningHandler, Subscriber, SubscriberStatus, WaitingForServer},
+    port::{
+        Subscriber, SubscriberStatus,
+        delivery::{Delivery, HandlerError},
+        health::{RunningHandler, WaitingForServer},
+        subscriber::HandlerOptions,
+    },
 };
 
 /// Makes the span in which a handler runs.

@@ -22,7 +22,10 @@ use tracing::{Dispatch, Span};
 use super::watchdog::{self, CheckBlocked};
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, shown::rfc3339},
-    port::{Delivery, HandlerError, HandlerErrorKind, RunningHandler, WaitingForServer},
+    port::{
+        delivery::{Delivery, HandlerError, HandlerErrorKind},
+        health::{RunningHandler, WaitingForServer},
+    },
 };
 
 /// Target of the log lines of handlers: short, as each line names its span too.

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::Subscribers;
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{Backoff, ConsumeError, ShutdownError, SubscriberStatus as _},
+    port::{ConsumeError, ShutdownError, SubscriberStatus as _, backoff::Backoff},
 };
 
 /// The delays before a consumer that died is replaced.

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use super::active_subscriber::{ActiveSubscriber, Limits, SpanFn};
 use crate::{
     domain::{clock::SharedClock, name::Name},
-    port::{BusCounters, Delivery, DeliveryAttempts, Failure},
+    port::{
+        attempts::{DeliveryAttempts, Failure},
+        delivery::Delivery,
+        stats::BusCounters,
+    },
 };
 
 /// The outcome of a delivery.

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use super::Subscribers;
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent},
-    port::{Announced, HandlerStart, SkippedBefore},
+    port::{Announced, SkippedBefore, subscriber::HandlerStart},
 };
 
 /// Default age of a skipped range up to which the bus delivers it once the group announces its event type: 24 h.

@@ -22,3 +22,9 @@ pub use in_flight::{
     InFlightEntry, RunLock, WorkerSlots, run_workers,
 };
 pub use subscribers::{ConsumerReport, Subscribers};
+
+pub use crate::port::{
+    attempts::{DeliveryAttempts, Failure, HandlerFailure},
+    retry::RetryPolicy,
+    stats::BusCounters,
+};

@@ -16,8 +16,9 @@ use super::ActiveSubscriber;
 use crate::{
     domain::{name::Name, shown::rfc3339},
     port::{
-        Announced, CrowdedGroup, HandlerStart, Health, OldestUnfinished, RunningHandler, Subscriber, SubscriberStatus,
-        Subscription,
+        Announced, Subscriber, SubscriberStatus, Subscription,
+        health::{CrowdedGroup, Health, OldestUnfinished, RunningHandler},
+        subscriber::HandlerStart,
     },
 };
 

@@ -12,11 +12,11 @@ use super::{field_error::FieldError, json::from_json};
 ///
 /// # Examples
 /// ```
-/// use eventbus::Attributes;
+/// use eventbus::event::Attributes;
 /// let attributes = Attributes::parse(r#"{"channel":"web"}"#)?;
 /// assert_eq!(attributes.get("channel"), Some("web".into()));
 /// assert!(Attributes::parse("[1]").is_err());
-/// # Ok::<(), eventbus::InvalidAttributes>(())
+/// # Ok::<(), eventbus::event::InvalidAttributes>(())
 /// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Attributes(Option<Arc<str>>);

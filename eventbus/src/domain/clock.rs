@@ -73,7 +73,7 @@ impl Clock for SystemClock {
 ///
 /// # Examples
 /// ```
-/// use eventbus::SharedClock;
+/// use eventbus::clock::SharedClock;
 /// use std::time::Duration;
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
 /// let clock = SharedClock::default();

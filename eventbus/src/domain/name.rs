@@ -22,7 +22,7 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// let name = Name::new("event type", "order.created")?;
 /// assert_eq!(&*name, "order.created");
 /// assert!(Name::new("event type", "").is_err());
-/// # Ok::<(), eventbus::InvalidName>(())
+/// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
 #[derive(Clone)]
 pub struct Name(Text);

@@ -67,7 +67,7 @@ impl NewEvent {
     ///
     /// let event = NewEvent::from_event(&Deposited { cents: 120 })?;
     /// assert_eq!(event.payload(), r#"{"cents":120}"#);
-    /// # Ok::<(), eventbus::EncodeError>(())
+    /// # Ok::<(), eventbus::event::EncodeError>(())
     /// ```
     pub fn from_event<E: DomainEvent>(event: &E) -> Result<Self, EncodeError> {
         event.encode()
@@ -141,11 +141,11 @@ impl NewEvent {
     /// Checks that every store can keep the event, and every bus carry it; stores call it before they append.
     ///
     /// # Errors
-    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::EventFault).
+    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::event::EventFault).
     ///
     /// # Examples
     /// ```
-    /// use eventbus::{EventFault, Name, NewEvent};
+    /// use eventbus::{event::EventFault, Name, NewEvent};
     /// let event = |payload| NewEvent::new(Name::from_static("Deposited"), 1, payload);
     /// assert!(event(r#"{"cents":120}"#).check().is_ok());
     /// let invalid = event(r#"{"cents":120,"aggregate_id":"another"}"#).check().unwrap_err();
@@ -221,7 +221,7 @@ impl RecordedEvent {
     /// # struct Deposited { cents: u64 }
     /// let record = RecordedEvent::from_event(&Deposited { cents: 120 }, AggregateId::new(), Version::FIRST)?;
     /// assert_eq!(record.metadata().event_type(), "Deposited");
-    /// # Ok::<(), eventbus::EncodeError>(())
+    /// # Ok::<(), eventbus::event::EncodeError>(())
     /// ```
     pub fn from_event<E: DomainEvent>(
         event: &E,
@@ -266,7 +266,7 @@ impl RecordedEvent {
     /// a [store](NewEvent::check), its payload and attributes may hold null characters: those of Python do.
     ///
     /// # Errors
-    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::EventFault).
+    /// [`InvalidEvent`] with the first fault, see [`EventFault`](crate::event::EventFault).
     pub fn check(&self) -> Result<(), InvalidEvent> {
         let metadata = self.metadata();
         let parts = validity::EventParts {

@@ -20,7 +20,7 @@ use super::{
 /// let made = AggregateId::new();
 /// let natural: AggregateId = "src/main.rs".parse()?;
 /// assert_ne!(made, natural);
-/// # Ok::<(), eventbus::InvalidName>(())
+/// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

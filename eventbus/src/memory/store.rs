@@ -26,9 +26,10 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, DeliveryAttempts,
-        Direction, EventStore, EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, ProgressUpdate,
-        ReadError, ReadFeed, ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
+        EventTypes, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, Notes, ProgressUpdate, ReadError, ReadFeed,
+        ReadStream, RecordStream, StoredEventType, UnfinishedDeliveries, UnfinishedDelivery,
+        attempts::DeliveryAttempts,
     },
     support::{Page, check_events, check_ids, first_result, paged},
 };

@@ -6,7 +6,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Backoff, HandlerError, HandlerErrorKind, RetryPolicy, backoff::LONGEST};
+use super::{
+    backoff::{Backoff, LONGEST},
+    delivery::{HandlerError, HandlerErrorKind},
+    retry::RetryPolicy,
+};
 use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::Name};
 
 /// The attempts of a group's handlers at an entry, as buses persist them. Empty until a handler has failed, or the

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use super::{HandlerStart, PublishError, SubscriberStatus};
+use super::{PublishError, SubscriberStatus, subscriber::HandlerStart};
 use crate::domain::{
     event::{EventDescriptor, EventFilter},
     name::Name,

@@ -12,9 +12,10 @@ use auto_impl::auto_impl;
 use serde::Serialize;
 
 use super::{
-    Announced, Backlogs, BusStats, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, Health,
-    MessageId, PublishError, RelayTarget, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus,
-    Subscription,
+    Announced, Backlogs, CheckpointError, ConnectError, ConsumeError, DeadLetters, EventStore, MessageId, PublishError,
+    RelayTarget, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+    health::Health,
+    stats::{BusStats, StreamInfo},
 };
 use crate::domain::{name::Name, record::RecordedEvent, shown::type_name, stream::Position};
 

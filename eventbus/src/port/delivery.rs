@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{MessageId, ServerFault, StateMap, TypeKey};
+use super::{MessageId, ServerFault, TypeKey, state::StateMap};
 use crate::domain::{
     codec::DecodeError,
     error::{BoxError, Error, ErrorLine},

@@ -13,7 +13,7 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 /// use eventbus::{Name, port::FeedFilter};
 /// let filter = FeedFilter::all().aggregate_types([Name::new("aggregate type", "Order")?]);
 /// assert_ne!(filter, FeedFilter::all());
-/// # Ok::<(), eventbus::InvalidName>(())
+/// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
 ///
 /// The filter of a type, an event or an enum of events:

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::Backoff;
+use super::backoff::Backoff;
 
 /// For how long, how often and after which delays an operation is retried: exponential, capped, jittered.
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::RetryPolicy;
+/// use eventbus::delivery::RetryPolicy;
 /// use std::time::Duration;
 /// let policy = RetryPolicy { first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(1), ..Default::default() };
 /// assert_eq!(policy.delay(1), Duration::from_millis(100));

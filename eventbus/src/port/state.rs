@@ -46,7 +46,7 @@ impl fmt::Debug for TypeKey {
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::StateMap;
+/// use eventbus::handler::StateMap;
 /// let state = StateMap::new().with(5_u32);
 /// assert_eq!(state.get::<u32>(), Some(5));
 /// assert_eq!(state.get::<i64>(), None);

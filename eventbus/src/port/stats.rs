@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-use super::{OldestUnfinished, RunningHandler, SilentConsumer, UnreadableEvents};
+use super::health::{OldestUnfinished, RunningHandler, SilentConsumer, UnreadableEvents};
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $field:ident),+ $(,)?) => {
@@ -126,7 +126,7 @@ pub struct GroupInfo {
     /// The consumer with the oldest entry of those that send no heartbeat, if the bus knows.
     pub silent: Option<SilentConsumer>,
     /// The delivery that has been unfinished for longest since a handler failed, or that no live consumer has in
-    /// flight, if the bus knows of other processes; a process reports its own in its [health](super::Health).
+    /// flight, if the bus knows of other processes; a process reports its own in its [health](super::health::Health).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_unfinished: Option<OldestUnfinished>,
     /// The events that the group waits for and their store cannot read, if the bus reads them from there.

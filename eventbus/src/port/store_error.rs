@@ -28,7 +28,7 @@ pub enum AppendError {
         /// The stream of the append.
         stream: StreamId,
     },
-    /// The store refuses these events, for example as [invalid](crate::InvalidEvent). No event was stored.
+    /// The store refuses these events, for example as [invalid](crate::event::InvalidEvent). No event was stored.
     #[error("event store refuses events for stream `{stream}`")]
     Refused {
         /// The stream of the append.

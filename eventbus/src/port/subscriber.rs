@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{BoxFuture, Delivery, HandlerError};
+use super::{
+    BoxFuture,
+    delivery::{Delivery, HandlerError},
+};
 use crate::domain::{event::EventFilter, name::Name};
 
 /// The function behind a subscriber.

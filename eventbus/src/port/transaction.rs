@@ -7,7 +7,7 @@ use std::{any::Any, error::Error, fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{HandlerError, Lease, Requirements, ServerFault, TypeKey};
+use super::{Lease, ServerFault, TypeKey, delivery::HandlerError, state::Requirements};
 use crate::domain::{error::BoxError, metadata::EventId, name::Name, stream::Position};
 
 /// A store that lets handlers and projections take part in its transactions.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use auto_impl::auto_impl;
 use time::OffsetDateTime;
 
-use super::{CheckpointError, DeliveryAttempts};
+use super::{CheckpointError, attempts::DeliveryAttempts};
 use crate::domain::{name::Name, stream::Position};
 
 /// A delivery of an event of the store that a consumer group has not finished: it waits for a retry, is parked behind

@@ -5,7 +5,13 @@ use std::{fmt, marker::PhantomData, time::Duration};
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
     domain::event::{EventDescriptor, EventFilter, Source},
-    port::{BoxFuture, Delivery, HandlerError, HandlerOptions, Requirements, TransactionSlot},
+    port::{
+        BoxFuture,
+        delivery::{Delivery, HandlerError},
+        state::Requirements,
+        subscriber::HandlerOptions,
+        transaction::TransactionSlot,
+    },
 };
 
 /// The generated function that calls a handler: the delivery is shared, the transaction exclusive.

@@ -4,7 +4,11 @@ use std::fmt;
 
 use crate::{
     domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
-    port::{Delivery, HandlerError, Requirements, TypeKey},
+    port::{
+        TypeKey,
+        delivery::{Delivery, HandlerError},
+        state::Requirements,
+    },
 };
 
 /// A parameter taken by value: [`State<T>`], [`Attempt`].

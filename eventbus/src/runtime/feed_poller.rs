@@ -6,7 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::clock::SharedClock,
-    port::{AppendWatch, Backoff, BackoffTimer, EventStore},
+    port::{
+        AppendWatch, EventStore,
+        backoff::{Backoff, BackoffTimer},
+    },
 };
 
 /// The pauses between polls for events of other processes.

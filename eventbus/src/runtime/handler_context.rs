@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     domain::clock::SharedClock,
-    port::{EventStore, StateMap, Transactions},
+    port::{EventStore, Transactions, state::StateMap},
 };
 
 /// The states, and the store of the transactions, from which handlers take their parameters: made of `&state`, or of

@@ -22,7 +22,11 @@ use crate::{
         metadata::EventId,
         name::Name,
     },
-    port::{Backoff, BackoffTimer, Delivery, HandlerError, Transaction, Transactions},
+    port::{
+        Transaction, Transactions,
+        backoff::{Backoff, BackoffTimer},
+        delivery::{Delivery, HandlerError},
+    },
     support::Outage,
 };
 

@@ -12,14 +12,14 @@ use crate::domain::{event::EventDescriptor, record::DomainEvent};
 ///
 /// # Examples
 /// ```
-/// use eventbus::{EventRegistry, prelude::*};
+/// use eventbus::{event::EventRegistry, prelude::*};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate_type = "Account")]
 /// # struct Deposited { cents: u64 }
 /// let registry = EventRegistry::discover();
 /// assert_eq!(registry.get("Deposited")?.aggregate_type, "Account");
 /// assert!(registry.get("Withdrawn").is_err());
-/// # Ok::<(), eventbus::UnknownEventType>(())
+/// # Ok::<(), eventbus::event::UnknownEventType>(())
 /// ```
 #[derive(Debug, Clone, Default)]
 pub struct EventRegistry {

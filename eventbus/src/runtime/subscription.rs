@@ -17,8 +17,9 @@ use crate::{
         record::{EventSet, RecordedEvent},
     },
     port::{
-        ConsumeError, DeadLetterError, DeadLetters, EventBus, HandlerError, Requirements, StateMap, Subscriber,
-        Subscription,
+        ConsumeError, DeadLetterError, DeadLetters, EventBus, Subscriber, Subscription,
+        delivery::HandlerError,
+        state::{Requirements, StateMap},
     },
 };
 
@@ -26,7 +27,7 @@ use crate::{
 ///
 /// # Examples
 /// ```
-/// use eventbus::{EventHandler, prelude::*};
+/// use eventbus::{handler::EventHandler, prelude::*};
 /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// # #[event(aggregate_type = "Account")]
 /// # struct Opened {}
@@ -174,7 +175,7 @@ fn undecodable(error: DecodeError) -> HandlerError {
 /// Returns the name that logs give a subscriber without a durable one: the last 255 bytes of its type's path.
 fn type_name_of<H>() -> Name {
     let path = std::any::type_name::<H>();
-    let start = path.len().saturating_sub(crate::MAX_NAME_BYTES);
+    let start = path.len().saturating_sub(crate::domain::name::MAX_NAME_BYTES);
     let tail = (start..path.len()).find_map(|i| path.get(i..)).unwrap_or("subscriber");
     Name::new("subscriber", tail).unwrap_or(Name::from_static("subscriber"))
 }
@@ -250,7 +251,7 @@ pub(crate) fn duplicate_handlers(handlers: &[HandlerDefinition]) -> Vec<StartMis
 /// Reports states and transactions that a handler or projection takes and the app does not have.
 pub(crate) fn unmet_requirements(
     name: &'static str,
-    source_place: crate::Source,
+    source_place: crate::domain::event::Source,
     requirements: &Requirements,
     state: &StateMap,
     transaction: Option<crate::port::TypeKey>,
@@ -270,7 +271,7 @@ pub(crate) fn unmet_requirements(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Source, port::TypeKey};
+    use crate::{domain::event::Source, port::TypeKey};
 
     fn mistakes(offered: Option<TypeKey>) -> Vec<String> {
         let mut requirements = Requirements::default();

@@ -31,7 +31,7 @@ pub fn check_ids(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendErr
 /// good on every store or on none.
 ///
 /// # Errors
-/// [`AppendError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) that names the first such event.
+/// [`AppendError::Refused`] with an [`InvalidEvent`](crate::event::InvalidEvent) that names the first such event.
 pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), AppendError> {
     let refused = |invalid| AppendError::Refused { stream: stream.clone(), source: Box::new(invalid) };
     events.iter().try_for_each(NewEvent::check).map_err(refused)
@@ -40,7 +40,7 @@ pub fn check_events(stream: &StreamId, events: &[NewEvent]) -> Result<(), Append
 /// Finds an event that [cannot be kept](RecordedEvent::check); buses refuse it before they publish any event.
 ///
 /// # Errors
-/// [`PublishError::Refused`] with an [`InvalidEvent`](crate::InvalidEvent) and the id of the first such event.
+/// [`PublishError::Refused`] with an [`InvalidEvent`](crate::event::InvalidEvent) and the id of the first such event.
 pub fn check_records(destination: &Name, events: &[RecordedEvent]) -> Result<(), PublishError> {
     let refused = |invalid: InvalidEvent| PublishError::Refused {
         destination: destination.clone(),

@@ -19,3 +19,5 @@ pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipp
 pub use source_chain::source_chain;
 
 pub use crate::domain::json::{from_json, to_json};
+
+pub use crate::port::backoff::{Backoff, BackoffTimer};

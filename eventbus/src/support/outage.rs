@@ -10,7 +10,7 @@ use crate::domain::clock::SharedClock;
 ///
 /// # Examples
 /// ```
-/// use eventbus::{SharedClock, support::Outage};
+/// use eventbus::{clock::SharedClock, support::Outage};
 /// let mut outage = Outage::new(SharedClock::SYSTEM);
 /// assert!(outage.begins(), "the first failure is worth a line in the log");
 /// assert!(!outage.begins(), "those after it are not");

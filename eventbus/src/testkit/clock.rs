@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use uuid::{Builder, Uuid};
 
-use crate::{Clock, SystemClock, domain::clock::Sleep};
+use crate::domain::clock::{Clock, Sleep, SystemClock};
 
 /// The longest step of [`ManualClock::advance`]: an `Instant` cannot represent every duration.
 const ADVANCE_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
@@ -28,7 +28,7 @@ const SLEEPER_WAIT_TIMEOUT: Duration = Duration::from_secs(120);
 /// Give one to store, bus and app; then let hours pass in an instant:
 ///
 /// ```
-/// use eventbus::{Clock, SharedClock, testkit::ManualClock};
+/// use eventbus::{clock::{Clock, SharedClock}, testkit::ManualClock};
 /// use std::time::Duration;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() {
@@ -237,7 +237,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::SharedClock;
+    use crate::domain::clock::SharedClock;
 
     const HOUR: Duration = Duration::from_secs(3_600);
 

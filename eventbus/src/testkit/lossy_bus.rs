@@ -15,8 +15,11 @@ use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     memory::InMemoryEventBus,
     port::{
-        EventBus, GroupFloor, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome,
-        RelayTarget, ResyncOutcome, ResyncRequest,
+        EventBus, PublishError, RelayTarget,
+        relay::{
+            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
+            ResyncRequest,
+        },
     },
 };
 

@@ -7,8 +7,11 @@ use uuid::Uuid;
 use crate::{
     domain::{metadata::EventId, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        GroupFloor, GroupFloors, MessageId, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
-        ResyncRequest,
+        MessageId,
+        relay::{
+            GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome,
+            ResyncRequest,
+        },
     },
 };
 

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 
 use eventbus::{
-    Aggregate, DecodeError, DomainEvent, EncodeEvent, EncodeFault, EventFault, EventRegistry, EventSet, NewEvent,
-    RESERVED_FIELDS, prelude::*,
+    Aggregate, DomainEvent, EventSet, NewEvent,
+    event::{DecodeError, EncodeEvent, EncodeFault, EventFault, EventRegistry, RESERVED_FIELDS},
+    prelude::*,
 };
 
 use super::domain::{AccountOpened, Audited, Order, OrderCreated, OrderEvent, OrderShipped, created, record};

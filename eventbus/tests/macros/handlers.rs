@@ -6,9 +6,10 @@ use std::{
 
 use eventbus::{
     __private::{HandlerRegistration, inventory},
-    Handler, HandlerErrorKind, InMemoryEventBus,
-    delivery::{ActiveSubscriber, Limits, Outcome, dispatch},
-    port::{Delivery, DeliveryAttempts, EventBus, StateMap},
+    InMemoryEventBus,
+    delivery::{ActiveSubscriber, DeliveryAttempts, Limits, Outcome, dispatch},
+    handler::{Delivery, Handler, HandlerErrorKind, StateMap},
+    port::EventBus,
     prelude::*,
 };
 
@@ -107,7 +108,7 @@ async fn run<H: Handler>(state: &StateMap, event: RecordedEvent) -> Outcome {
         &delivery,
         &DeliveryAttempts::default(),
         &Limits::default(),
-        &eventbus::SharedClock::SYSTEM,
+        &eventbus::clock::SharedClock::SYSTEM,
         &eventbus::delivery::handler_span,
     )
     .await

@@ -2,9 +2,11 @@ use std::{collections::BTreeMap, fmt};
 
 use eventbus::{
     __private::{Probe, ProjectionRegistration, TransactionSlot, WithDefault as _, WithoutDefault as _, inventory},
-    HandlerErrorKind, Name, Projection, ProjectionKind,
-    port::{Delivery, FromTransaction, StateMap},
+    Name,
+    handler::{Delivery, HandlerErrorKind, StateMap},
+    port::FromTransaction,
     prelude::*,
+    projection::{Projection, ProjectionKind},
 };
 
 use super::domain::{AccountOpened, OrderCreated, OrderEvent, OrderShipped, record};

@@ -11,11 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    EventFilter, ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position,
-    RecordedEvent, StreamId, Version,
+    ExpectedVersion, HandlerError, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, RecordedEvent,
+    StreamId, Version,
+    delivery::RetryPolicy,
+    event::EventFilter,
+    handler::HandlerOptions,
     port::{
-        AppendEvents, CheckpointError, Checkpoints, EventBus, HandlerOptions, ProgressUpdate, ReadFeed, RetryPolicy,
-        Subscriber, Subscription, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendEvents, CheckpointError, Checkpoints, EventBus, ProgressUpdate, ReadFeed, Subscriber, Subscription,
+        UnfinishedDeliveries, UnfinishedDelivery,
     },
     testkit::delegate,
 };

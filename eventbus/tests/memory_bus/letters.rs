@@ -7,9 +7,10 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    delivery::DeliveryAttempts,
     port::{
-        DeadLetterError, DeadLetterFilter, DeadLetters, DeliveryAttempts, EventBus, MessageId,
-        UnfinishedDeliveries as _, UnfinishedDelivery,
+        DeadLetterError, DeadLetterFilter, DeadLetters, EventBus, MessageId, UnfinishedDeliveries as _,
+        UnfinishedDelivery,
     },
 };
 use time::OffsetDateTime;

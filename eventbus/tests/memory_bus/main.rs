@@ -13,7 +13,9 @@ mod unfinished;
 use std::sync::{Arc, atomic::Ordering};
 
 use eventbus::{
-    EventFilter, InMemoryEventBus, Name, NewEvent, Position, SharedClock, StreamId, Version,
+    InMemoryEventBus, Name, NewEvent, Position, StreamId, Version,
+    clock::SharedClock,
+    event::EventFilter,
     port::{Checkpoints, EventBus, Subscriber},
 };
 
@@ -147,8 +149,8 @@ async fn a_group_that_came_too_late_for_some_events_saves_no_checkpoint() {
 #[tokio::test]
 async fn an_event_in_hand_of_a_group_without_handlers_is_not_acknowledged() {
     use eventbus::{
-        delivery::{ActiveSubscriber, Limits, Outcome, dispatch, handler_span},
-        port::{Delivery, DeliveryAttempts},
+        delivery::{ActiveSubscriber, DeliveryAttempts, Limits, Outcome, dispatch, handler_span},
+        handler::Delivery,
     };
     let event = NewEvent::new(Name::from_static("Counted"), 1, "{}");
     let stream = StreamId::parse("Counter", "1").unwrap();

@@ -6,9 +6,12 @@ use std::{
 };
 
 use eventbus::{
-    EventDescriptor, EventFilter, ExpectedVersion, HandlerStart, InMemoryEventBus, Name, NewEvent, Position,
-    SharedClock, Source, StreamId,
-    port::{Announced, AppendEvents, Checkpoints, EventBus, HandlerOptions, RetryPolicy, SkippedBefore},
+    ExpectedVersion, InMemoryEventBus, Name, NewEvent, Position, StreamId,
+    clock::SharedClock,
+    delivery::RetryPolicy,
+    event::{EventDescriptor, EventFilter, Source},
+    handler::{HandlerOptions, HandlerStart},
+    port::{Announced, AppendEvents, Checkpoints, EventBus, SkippedBefore},
     testkit::ManualClock,
 };
 use tokio::task::JoinHandle;

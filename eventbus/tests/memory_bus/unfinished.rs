@@ -8,7 +8,8 @@ use std::{
 
 use eventbus::{
     InMemoryEventBus, Name, Position,
-    port::{DeliveryAttempts, EventBus, RetryPolicy, UnfinishedDelivery},
+    delivery::{DeliveryAttempts, RetryPolicy},
+    port::{EventBus, UnfinishedDelivery},
 };
 use tokio::task::JoinHandle;
 

@@ -6,8 +6,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, StartMistake, Version,
-    port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, HealthThresholds, ReadError, ReadFeed as _},
+    InMemoryEventBus, InMemoryEventStore, LoadError, Name, Position, SettleError, Version,
+    app::StartMistake,
+    health::HealthThresholds,
+    port::{Checkpoints, DeadLetterError, DeadLetterFilter, EventBus, ReadError, ReadFeed as _},
     prelude::*,
     testkit::LossyBus,
 };

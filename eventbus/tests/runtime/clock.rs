@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use eventbus::{
-    Clock, HandlerError, InMemoryEventBus,
+    HandlerError, InMemoryEventBus,
+    clock::Clock,
     prelude::*,
     testkit::{ManualClock, delegate},
 };
@@ -44,7 +45,7 @@ async fn endless(_event: &OrderCreated, State(ran): State<Ran>, attempt: Attempt
     }
 }
 
-async fn start<H: eventbus::Handler>() -> (App, ManualClock, Ran) {
+async fn start<H: eventbus::handler::Handler>() -> (App, ManualClock, Ran) {
     let clock = ManualClock::at(BEGIN);
     let ran = Ran(clock.clone(), Arc::default());
     let app = App::builder().clock(clock.clone()).state(ran.clone()).handler::<H>().start().await.unwrap();

@@ -9,8 +9,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, StartMistake, Version,
-    port::{EventBus, StateMap, Transactions},
+    InMemoryEventBus, Version,
+    app::StartMistake,
+    handler::StateMap,
+    port::{EventBus, Transactions},
     prelude::*,
     testkit::{Fault, TableStore, Tables},
 };
@@ -59,7 +61,7 @@ async fn reserved(store: &TableStore, customer: &str) -> Option<String> {
     rows.into_iter().find(|(key, _)| key == customer).and_then(|(_, mut row)| row.remove("orders"))
 }
 
-async fn app<H: eventbus::Handler>(store: &TableStore, calls: &Calls) -> App {
+async fn app<H: eventbus::handler::Handler>(store: &TableStore, calls: &Calls) -> App {
     App::builder().store(store.clone()).state(calls.clone()).handler::<H>().start().await.unwrap()
 }
 

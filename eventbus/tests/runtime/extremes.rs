@@ -14,9 +14,7 @@ use std::{
 };
 
 use eventbus::{
-    AppBuilder, InMemoryEventBus, InMemoryEventStore,
-    port::{HealthThresholds, RetryPolicy},
-    prelude::*,
+    InMemoryEventBus, InMemoryEventStore, app::AppBuilder, delivery::RetryPolicy, health::HealthThresholds, prelude::*,
 };
 
 use crate::orders::{Order, OrderCreated, OrderStatistics, created};

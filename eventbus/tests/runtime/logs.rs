@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventBus, InMemoryEventStore, Name, Never, Position,
-    port::{Checkpoints, DeadLetterFilter, EventBus, Floors, Publisher, RelayTarget, ResyncRequest},
+    port::{Checkpoints, DeadLetterFilter, EventBus, Floors, RelayTarget},
     prelude::*,
+    relay::{Publisher, ResyncRequest},
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 

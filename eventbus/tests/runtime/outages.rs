@@ -3,9 +3,11 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Position, RelayError,
-    port::{EventBus as _, HealthThresholds},
+    InMemoryEventBus, InMemoryEventStore, Position,
+    health::HealthThresholds,
+    port::EventBus as _,
     prelude::*,
+    relay::RelayError,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, TableStore, Tables},
 };
 use futures_util::TryStreamExt as _;

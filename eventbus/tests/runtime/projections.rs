@@ -9,10 +9,11 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionError, ProjectionHandle, RebuildError,
-    StreamId,
-    port::{AppendEvents, Checkpoints, EventStore, HealthThresholds},
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionHandle, StreamId,
+    health::HealthThresholds,
+    port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
+    projection::{ProjectionError, RebuildError},
     testkit::ManualClock,
 };
 use time::macros::datetime;

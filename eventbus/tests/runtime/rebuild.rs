@@ -9,10 +9,10 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionError, ProjectionHandle, RebuildError,
-    StreamId,
+    ExpectedVersion, InMemoryEventStore, Name, NewEvent, Position, ProjectionHandle, StreamId,
     port::{AppendEvents, Checkpoints, EventStore},
     prelude::*,
+    projection::{ProjectionError, RebuildError},
 };
 use tokio::sync::Semaphore;
 

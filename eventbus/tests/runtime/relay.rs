@@ -6,9 +6,11 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Position, Publication,
-    port::{Checkpoints, EventBus, HealthThresholds},
+    InMemoryEventBus, InMemoryEventStore, Name, Position,
+    health::HealthThresholds,
+    port::{Checkpoints, EventBus},
     prelude::*,
+    repository::Publication,
     testkit::{Fault, FaultyBus, FaultyStore, LossyBus, ManualClock},
 };
 

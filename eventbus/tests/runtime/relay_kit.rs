@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventStore, Name, Position,
-    port::{Floor, Floors, PublishRange, Publisher, ReadFeed, RelayTarget, ResyncRequest},
+    port::{Floor, Floors, ReadFeed, RelayTarget},
     prelude::*,
+    relay::{PublishRange, Publisher, ResyncRequest},
     testkit::LossyBus,
 };
 use futures_util::TryStreamExt;
@@ -31,7 +32,7 @@ pub async fn append(store: &InMemoryEventStore, events: usize) -> Position {
     orders.save(&mut order).await.unwrap().position.unwrap()
 }
 
-pub fn builder(store: &InMemoryEventStore, bus: &LossyBus) -> eventbus::AppBuilder {
+pub fn builder(store: &InMemoryEventStore, bus: &LossyBus) -> eventbus::app::AppBuilder {
     App::builder().store(store.clone()).bus(bus.clone()).relay_lease(LEASE).wait_timeout(Duration::from_secs(20))
 }
 
@@ -46,7 +47,7 @@ pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64, aft
     let events = &events[..usize::try_from(through - after).unwrap()];
     let range = PublishRange { after: after.into(), through: through.into(), events };
     let outcome = bus.publish_range(publisher, range).await.unwrap();
-    assert!(matches!(outcome, eventbus::port::RangeOutcome::Published(_)), "{outcome:?}");
+    assert!(matches!(outcome, eventbus::relay::RangeOutcome::Published(_)), "{outcome:?}");
 }
 
 pub async fn adopt(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64) {

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Position, PublishedError, RelayError, RepublishError,
-    port::{Checkpoints, EventBus, HealthThresholds, Leases, PublishRange, Publisher, ReadFeed, RelayTarget},
+    InMemoryEventBus, InMemoryEventStore, Position,
+    app::PublishedError,
+    health::HealthThresholds,
+    port::{Checkpoints, EventBus, Leases, ReadFeed, RelayTarget},
     prelude::*,
+    relay::{PublishRange, Publisher, RelayError, RepublishError},
     testkit::{FaultyBus, LossyBus},
 };
 use futures_util::TryStreamExt;

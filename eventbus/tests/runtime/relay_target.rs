@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use eventbus::{
     InMemoryEventStore, Name,
-    port::{Checkpoints, EventBus, Floors, GroupFloor, HealthThresholds},
+    health::HealthThresholds,
+    port::{Checkpoints, EventBus, Floors},
+    relay::GroupFloor,
     testkit::{Fault, LossyBus},
 };
 

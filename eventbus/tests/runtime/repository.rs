@@ -3,10 +3,12 @@
 use std::{cell::Cell, convert::Infallible, time::Duration};
 
 use eventbus::{
-    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, Publication,
-    StreamId, UpdateError, Uuid, Version,
-    port::{AppendEvents, RetryPolicy},
+    EventContext, ExpectedVersion, InMemoryEventBus, InMemoryEventStore, LoadError, Name, NewEvent, StreamId,
+    UpdateError, Uuid, Version,
+    delivery::RetryPolicy,
+    port::AppendEvents,
     prelude::*,
+    repository::Publication,
     testkit::{Fault, FaultyStore},
 };
 

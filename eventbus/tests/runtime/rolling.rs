@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use eventbus::{Name, NewEvent, Position, ProjectionError, port::Leases, prelude::*, testkit::TableStore};
+use eventbus::{Name, NewEvent, Position, port::Leases, prelude::*, projection::ProjectionError, testkit::TableStore};
 
 use crate::{
     lines::Lines,
@@ -113,7 +113,7 @@ async fn rows_that_an_operator_accepts_go_on_without_what_was_passed_by() {
     stop(next).await;
 }
 
-async fn run<P: eventbus::Projection>(store: &TableStore, projection: P) -> App {
+async fn run<P: eventbus::projection::Projection>(store: &TableStore, projection: P) -> App {
     let app = App::builder().store(store.clone()).state(crate::rows::Mood::default()).projection(projection);
     app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
 }

@@ -9,9 +9,12 @@ use std::{
 };
 
 use eventbus::{
-    Clock as _, ExpectedVersion, Name, NewEvent, Position, Projection, ProjectionError, ProjectionOwner, StreamId,
-    port::{AppendEvents, Checkpoints, HealthThresholds, Leases, ReadFeed},
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
+    clock::Clock as _,
+    health::HealthThresholds,
+    port::{AppendEvents, Checkpoints, Leases, ReadFeed},
     prelude::*,
+    projection::{Projection, ProjectionError, ProjectionOwner},
     testkit::{Fault, ManualClock, TableStore, Tables},
 };
 use tokio::sync::Semaphore;

@@ -6,9 +6,10 @@ use std::{
 };
 
 use eventbus::{
-    ExpectedVersion, Name, NewEvent, Position, RebuildError, RebuildProgress, StreamId,
+    ExpectedVersion, Name, NewEvent, Position, StreamId,
     port::{AppendEvents, CheckpointError, Checkpoints, EventStore, Leases, Notes, ReadFeed, Transactions},
     prelude::*,
+    projection::{RebuildError, RebuildProgress},
     testkit::{Fault, Row, TableStore, Tables, delegate},
 };
 

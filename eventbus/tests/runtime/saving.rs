@@ -1,9 +1,10 @@
 //! Saving when the store or the bus does not answer.
 
 use eventbus::{
-    EventContext, InMemoryEventBus, InMemoryEventStore, Name, Publication, Version,
+    EventContext, InMemoryEventBus, InMemoryEventStore, Name, Version,
     port::{Checkpoints, EventBus},
     prelude::*,
+    repository::Publication,
     testkit::{Fault, FaultyBus, FaultyStore},
 };
 

@@ -3,9 +3,10 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use eventbus::{
-    Name, Position, Projection, ProjectionOwner, RebuildError,
+    Name, Position,
     port::{Checkpoints, Leases},
     prelude::*,
+    projection::{Projection, ProjectionOwner, RebuildError},
     testkit::TableStore,
 };
 

@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use eventbus::{
-    InMemoryEventBus, InMemoryEventStore, Name, Position, Publication,
+    InMemoryEventBus, InMemoryEventStore, Name, Position,
     port::{Checkpoints, EventBus, PublishError},
     prelude::*,
+    repository::Publication,
 };
 
 use crate::{

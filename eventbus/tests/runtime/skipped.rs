@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use eventbus::{
-    ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, ProjectionError, SkipError,
-    StreamId,
+    ExpectedVersion, InMemoryEventBus, InMemoryEventStore, Name, NewEvent, Position, StreamId,
+    app::SkipError,
     port::AppendEvents,
     prelude::*,
+    projection::ProjectionError,
     testkit::{FaultyBus, TableStore, Tables},
 };
 

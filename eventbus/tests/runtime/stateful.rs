@@ -9,9 +9,10 @@ use std::{
 };
 
 use eventbus::{
-    InMemoryEventStore, Name, RebuildError,
+    InMemoryEventStore, Name,
     port::{Checkpoints, Leases},
     prelude::*,
+    projection::RebuildError,
 };
 
 use crate::{

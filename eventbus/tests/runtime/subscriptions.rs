@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use eventbus::{
-    EventHandler, InMemoryEventBus, ProjectionHandle, Version,
-    port::{EventBus, StateMap},
+    InMemoryEventBus, ProjectionHandle, Version,
+    handler::{EventHandler, StateMap},
+    port::EventBus,
     prelude::*,
 };
 

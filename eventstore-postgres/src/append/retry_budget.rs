@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use eventbus::port::{Backoff, BackoffTimer};
+use eventbus::support::{Backoff, BackoffTimer};
 use tokio::time::{Instant, sleep};
 
 #[derive(Debug, Clone)]

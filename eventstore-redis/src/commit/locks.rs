@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::port::{Backoff, BackoffTimer};
+use eventbus::support::{Backoff, BackoffTimer};
 use eventbus_redis_core::program::AtomicProgram;
 use redis::ScriptInvocation;
 use tokio::{task::AbortHandle, time::Instant};

@@ -172,7 +172,8 @@ mod tests {
             NewEvent::new(Name::from_static("Written"), 1, payload)
         };
         let append = port::Append { stream, expected, events: vec![event(), event()] };
-        let append = CheckedAppend::check(append, &eventbus::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
+        let append =
+            CheckedAppend::check(append, &eventbus::clock::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
         (Job::Append { append, result_sender: done, _queue_permit: None }, waiting)
     }

@@ -21,7 +21,8 @@ use std::{
 };
 
 use eventbus::{
-    BoxError, RecordedEvent, SharedClock,
+    BoxError, RecordedEvent,
+    clock::SharedClock,
     port::{self, AppendError, AppendSignal},
     support::ListedEventTypes,
 };
@@ -467,7 +468,7 @@ mod tests {
         let events = vec![NewEvent::new(Name::from_static("Written"), 1, "{}")];
         CheckedAppend::check(
             port::Append { stream, expected: ExpectedVersion::NoStream, events },
-            &eventbus::SharedClock::SYSTEM,
+            &eventbus::clock::SharedClock::SYSTEM,
             &Arc::default(),
         )
         .unwrap()

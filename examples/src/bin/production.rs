@@ -8,11 +8,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use eventbus::{
-    Result,
-    port::{EventBus, HealthThresholds},
-    prelude::*,
-};
+use eventbus::{Result, health::HealthThresholds, port::EventBus, prelude::*};
 use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 use examples::signal::Stop;
 use tokio::time::{Instant, interval, interval_at};

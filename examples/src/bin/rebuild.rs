@@ -11,7 +11,7 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use eventbus::{Position, RebuildProgress, Result, prelude::*};
+use eventbus::{Position, Result, prelude::*, projection::RebuildProgress};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction, SqliteTransactionError, rusqlite::Connection};
 use futures_util::{StreamExt, TryStreamExt};
 

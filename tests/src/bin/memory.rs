@@ -17,7 +17,8 @@ use std::{
 
 use clap::Parser;
 use eventbus::{
-    BoxError, EventFilter, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
+    BoxError, ExpectedVersion, Name, NewEvent, Position, StreamId, Version,
+    event::EventFilter,
     port::{AppendEvents as _, EventBus, FeedFilter, ReadFeed as _, Subscriber},
 };
 use eventbus_redis::{

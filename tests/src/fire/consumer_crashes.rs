@@ -10,7 +10,8 @@ use std::{
 };
 
 use eventbus::{
-    EventFilter, Name, NewEvent, RecordedEvent, StreamId, Version,
+    Name, NewEvent, RecordedEvent, StreamId, Version,
+    event::EventFilter,
     port::{DeadLetterFilter, DeadLetters, EventBus, Subscriber},
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -12,7 +12,8 @@ use std::{
 
 use eventbus::{
     Name, NewEvent, RecordedEvent, StreamId, Version,
-    port::{DeadLetterFilter, DeadLetters, EventBus, HealthThresholds},
+    health::HealthThresholds,
+    port::{DeadLetterFilter, DeadLetters, EventBus},
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{Attributes, EventContext, EventId, Name, NewEvent, RecordedEvent, StreamId, Uuid, Version, prelude::*};
+use eventbus::{
+    EventContext, EventId, Name, NewEvent, RecordedEvent, StreamId, Uuid, Version, event::Attributes, prelude::*,
+};
 use time::{
     Date, OffsetDateTime, PrimitiveDateTime, Time,
     macros::{date, datetime, time},

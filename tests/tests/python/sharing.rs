@@ -7,7 +7,8 @@ use std::{
 };
 
 use eventbus::{
-    Attributes, EventContext, Name, NewEvent, StreamId, Version,
+    EventContext, Name, NewEvent, StreamId, Version,
+    event::Attributes,
     port::{DeadLetterFilter, DeadLetters, EventBus},
     prelude::*,
 };

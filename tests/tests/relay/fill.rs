@@ -10,7 +10,8 @@ use std::{
 };
 
 use eventbus::{
-    AppBuilder, ExpectedVersion, Name, NewEvent, StreamId,
+    ExpectedVersion, Name, NewEvent, StreamId,
+    app::AppBuilder,
     port::{Append, AppendEvents, EventBus, GroupProgress, ReadFeed},
     prelude::*,
 };

@@ -25,9 +25,10 @@ use std::{
 };
 
 use eventbus::{
-    PublishedError, RelayError,
+    app::PublishedError,
     port::{EventBus, Floors, ReadFeed},
     prelude::*,
+    relay::RelayError,
 };
 use eventstore_postgres::PgEventStore;
 use test_servers::Actor;

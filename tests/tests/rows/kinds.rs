@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eventbus::{App, AppBuilder, Projection, port::EventStore};
+use eventbus::{App, app::AppBuilder, port::EventStore, projection::Projection};
 use eventstore_postgres::{PgEventStore, PgTransaction};
 use eventstore_sqlite::{SqliteEventStore, SqliteTransaction};
 use sqlx::{AssertSqlSafe, Connection, Executor, SqlSafeStr};

@@ -110,7 +110,7 @@ macro_rules! written_on {
                 Ok(())
             }
 
-            pub(crate) fn with_effects(builder: eventbus::AppBuilder) -> eventbus::AppBuilder {
+            pub(crate) fn with_effects(builder: eventbus::app::AppBuilder) -> eventbus::app::AppBuilder {
                 builder.handler::<effect>()
             }
         }

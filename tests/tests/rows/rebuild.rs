@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{RebuildProgress, StreamId};
+use eventbus::{StreamId, projection::RebuildProgress};
 
 use crate::{
     kinds::Kind,
@@ -22,7 +22,7 @@ async fn reached<K: Kind>(app: &eventbus::App, kind: &K) {
 }
 
 /// Rebuilds; the lease of a killed process has to expire first.
-async fn rebuild<K: Kind>(app: &eventbus::App) -> (eventbus::Rebuilt, Vec<RebuildProgress>) {
+async fn rebuild<K: Kind>(app: &eventbus::App) -> (eventbus::projection::Rebuilt, Vec<RebuildProgress>) {
     let mut seen = Vec::new();
     let rebuilt = app.rebuild::<K::Rows>().on_progress(|now| seen.push(now)).await;
     (rebuilt.unwrap(), seen)

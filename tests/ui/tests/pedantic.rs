@@ -7,7 +7,12 @@
 
 use std::{fmt, sync::Arc};
 
-use eventbus::{EventHandler, Handler, InMemoryEventBus, Projection, prelude::*};
+use eventbus::{
+    InMemoryEventBus,
+    handler::{EventHandler, Handler},
+    prelude::*,
+    projection::Projection,
+};
 
 /// An order was created.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -10,10 +10,10 @@ use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 use eventbus::{
     Name,
     delivery::{
-        DisposedEntry, Disposition, DueRange, GroupContext, InFlight, InFlightEntry, Limits, StopSignal, Unhandled,
-        handler_span, log_skipped_type, run_workers,
+        DeliveryAttempts, DisposedEntry, Disposition, DueRange, GroupContext, InFlight, InFlightEntry, Limits,
+        StopSignal, Unhandled, handler_span, log_skipped_type, run_workers,
     },
-    port::{Announced, DeliveryAttempts},
+    port::Announced,
     support::Outage,
 };
 use tokio::{sync::watch, time::Instant};

@@ -1,8 +1,8 @@
 //! Changes of the in-flight entries that wait until the progress is saved.
 
 use eventbus::{
-    delivery::{InFlight, InFlightEntry},
-    port::{DeliveryAttempts, MessageId},
+    delivery::{DeliveryAttempts, InFlight, InFlightEntry},
+    port::MessageId,
 };
 
 /// Changes that one cycle makes to the in-flight entries.

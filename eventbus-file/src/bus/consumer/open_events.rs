@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use eventbus::{delivery::GroupTypes, port::DeliveryAttempts};
+use eventbus::delivery::{DeliveryAttempts, GroupTypes};
 use serde_json::Value;
 use uuid::Uuid;
 

@@ -6,8 +6,8 @@ use std::{fmt, time::Duration};
 
 use eventbus::{
     BoxError,
-    port::{BackoffTimer, MessageId},
-    support::Outage,
+    port::MessageId,
+    support::{BackoffTimer, Outage},
 };
 use serde::de::DeserializeOwned;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventbus::{SharedClock, port::MessageId};
+use eventbus::{clock::SharedClock, port::MessageId};
 use serde::Serialize;
 use tokio::time::Instant;
 

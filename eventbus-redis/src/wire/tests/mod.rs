@@ -5,7 +5,7 @@ mod random;
 mod tolerance;
 
 use eventbus::{
-    Attributes, EventContext, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    EventContext, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version, event::Attributes,
 };
 use time::macros::datetime;
 use uuid::{Uuid, uuid};

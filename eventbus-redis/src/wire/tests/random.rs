@@ -1,6 +1,6 @@
 //! Events and texts of any kind.
 
-use eventbus::{Attributes, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version};
+use eventbus::{EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, event::Attributes};
 use proptest::{
     arbitrary::any,
     collection, option, prop_assert_eq, prop_assume, prop_compose, prop_oneof, proptest,
@@ -32,7 +32,7 @@ fn arbitrary_json() -> impl Strategy<Value = serde_json::Value> {
 
 fn arbitrary_object() -> impl Strategy<Value = String> {
     collection::btree_map(any::<String>(), arbitrary_json(), 0..5).prop_map(|map| {
-        let own = map.into_iter().filter(|(key, _)| !eventbus::RESERVED_FIELDS.contains(&key.as_str()));
+        let own = map.into_iter().filter(|(key, _)| !eventbus::event::RESERVED_FIELDS.contains(&key.as_str()));
         serde_json::Value::from(own.collect::<serde_json::Map<_, _>>()).to_string()
     })
 }
@@ -85,7 +85,7 @@ proptest! {
         let _ = decode_payload(&serde_json::json!({ key.clone(): value.clone() }).to_string());
         let value = value.to_string();
         let _ = decode_with(&key, Some(&value));
-        for base in eventbus::RESERVED_FIELDS {
+        for base in eventbus::event::RESERVED_FIELDS {
             let _ = decode_with(base, Some(&value));
         }
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::StreamId},
-    port::{DeliveryAttempts, MessageId, OldestUnfinished},
+    port::{MessageId, attempts::DeliveryAttempts, health::OldestUnfinished},
 };
 
 /// In-flight entries of one consumer, shared between its tasks.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::Outcome;
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
-    port::{DeliveryAttempts, MessageId, RetryDecision, RetryPolicy},
+    port::{MessageId, RetryDecision, attempts::DeliveryAttempts, retry::RetryPolicy},
 };
 
 /// Default limit for the events that a consumer holds, in bytes: 16 MiB.

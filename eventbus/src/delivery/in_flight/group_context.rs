@@ -7,7 +7,7 @@ use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 use crate::{
     delivery::{ActiveSubscriber, Limits, SpanFn, Subscribers},
     domain::name::Name,
-    port::{BusCounters, RetryPolicy},
+    port::{retry::RetryPolicy, stats::BusCounters},
 };
 
 /// Lets the deliveries of a bus run beside each other, or one of them alone; shared by its groups.

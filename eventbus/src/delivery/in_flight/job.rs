@@ -7,7 +7,7 @@ use super::{
     group_context::{GroupContext, GroupHandlers},
     state::Job,
 };
-use crate::{delivery::dispatch, port::Delivery};
+use crate::{delivery::dispatch, port::delivery::Delivery};
 
 /// Runs the handlers for an entry, until they end or the entry is released.
 pub(super) async fn handle(

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     delivery::Outcome,
     domain::{clock::SharedClock, record::RecordedEvent, stream::StreamId},
-    port::{DeliveryAttempts, MessageId, RetryPolicy},
+    port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy},
 };
 
 /// The hash of an aggregate's name. A collision only makes two aggregates wait for each other without need.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use super::{InMemoryEventBus, settings::BusSettings};
-use crate::{domain::clock::SharedClock, port::RetryPolicy};
+use crate::{domain::clock::SharedClock, port::retry::RetryPolicy};
 
 /// Builder of an [`InMemoryEventBus`].
 ///
 /// # Examples
 /// ```
-/// use eventbus::{InMemoryEventBus, port::RetryPolicy};
+/// use eventbus::{InMemoryEventBus, delivery::RetryPolicy};
 /// use std::time::Duration;
 /// let at_once = RetryPolicy { first_delay: Duration::from_millis(1), ..Default::default() };
 /// let bus = InMemoryEventBus::builder().retry(at_once).concurrency(4).build();

@@ -26,7 +26,9 @@ use crate::{
         record::RecordedEvent,
         stream::Position,
     },
-    port::{Announced, DeliveryAttempts, EventStore, MessageId, ProgressUpdate, ReadError, UnfinishedDelivery},
+    port::{
+        Announced, EventStore, MessageId, ProgressUpdate, ReadError, UnfinishedDelivery, attempts::DeliveryAttempts,
+    },
     support::{Outage, PAGE_BYTES},
 };
 

@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use super::settings::DESTINATION;
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{DeadDelivery, DeadLetter, DeadLetterError, DeliveryAttempts, MessageId},
+    port::{DeadDelivery, DeadLetter, DeadLetterError, MessageId, attempts::DeliveryAttempts},
 };
 
 /// The time when an entry became a dead letter, in microseconds since 1970; unique in one log.

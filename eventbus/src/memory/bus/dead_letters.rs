@@ -19,8 +19,8 @@ use super::{
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
     port::{
-        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, DeliveryAttempts,
-        EventStore, MessageId, ReadError,
+        DeadDelivery, DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters, EventStore,
+        MessageId, ReadError, attempts::DeliveryAttempts,
     },
     support::PAGE_BYTES,
 };

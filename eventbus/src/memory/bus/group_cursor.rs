@@ -37,7 +37,7 @@ use crate::{
         record::RecordedEvent,
         stream::{Position, StreamId},
     },
-    port::{DeliveryAttempts, UnfinishedDelivery},
+    port::{UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
 /// An entry that the group has read and not acknowledged.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     delivery::{Consuming, GroupContext, RunLock, Subscribers, handler_span},
     domain::{name::Name, record::RecordedEvent, stream::Position},
-    port::{BusCounters, EventStore, MessageId, PublishError},
+    port::{EventStore, MessageId, PublishError, stats::BusCounters},
     support::check_records,
 };
 

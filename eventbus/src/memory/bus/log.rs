@@ -21,7 +21,9 @@ use crate::{
     delivery::{InFlightEntry, UnhandledRange},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, DeadLetter, DeadLetterFilter, DeliveryAttempts, GroupInfo, GroupProgress, MessageId, StreamInfo,
+        Announced, DeadLetter, DeadLetterFilter, GroupProgress, MessageId,
+        attempts::DeliveryAttempts,
+        stats::{GroupInfo, StreamInfo},
     },
 };
 

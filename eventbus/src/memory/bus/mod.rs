@@ -34,8 +34,10 @@ use self::{
 use crate::{
     domain::{name::Name, record::RecordedEvent, stream::Position},
     port::{
-        Announced, BusStats, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, Health,
-        MessageId, PublishError, ShutdownError, SkippedBefore, StreamInfo, Subscriber, SubscriberStatus, Subscription,
+        Announced, CheckpointError, ConsumeError, DeadLetters, EventBus, EventStore, GroupProgress, MessageId,
+        PublishError, ShutdownError, SkippedBefore, Subscriber, SubscriberStatus, Subscription,
+        health::Health,
+        stats::{BusStats, StreamInfo},
     },
 };
 
@@ -70,7 +72,7 @@ use crate::{
 ///
 /// # Examples
 /// ```
-/// use eventbus::{EventFilter, InMemoryEventBus, Name, port::{EventBus, Subscriber}};
+/// use eventbus::{event::EventFilter, InMemoryEventBus, Name, port::{EventBus, Subscriber}};
 ///
 /// let bus = InMemoryEventBus::new();
 /// let print = Subscriber::new(Name::from_static("print"), EventFilter::All, |delivery| {

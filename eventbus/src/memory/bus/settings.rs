@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{
     delivery::{DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN, Limits},
     domain::{clock::SharedClock, name::Name},
-    port::RetryPolicy,
+    port::retry::RetryPolicy,
 };
 
 /// Default capacity of an in-process bus, in events.

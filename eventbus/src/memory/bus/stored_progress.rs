@@ -10,7 +10,7 @@ use super::{
 use crate::{
     delivery::{GroupTypes, Subscribers},
     domain::{error::ErrorLine, name::Name, record::RecordedEvent, stream::Position},
-    port::{CheckpointError, DeliveryAttempts, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery},
+    port::{CheckpointError, EventStore, ProgressUpdate, ReadError, UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
 /// The progress of a group, as a store kept it.

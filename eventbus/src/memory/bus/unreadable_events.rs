@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use crate::{
     domain::{name::Name, shown::rfc3339, stream::Position},
-    port::{DeliveryAttempts, UnreadableEvents},
+    port::{attempts::DeliveryAttempts, health::UnreadableEvents},
 };
 
 /// The unreadable events of one group.

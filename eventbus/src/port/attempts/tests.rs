@@ -1,7 +1,7 @@
 //! Retry budgets, delays, and their JSON.
 
 use super::*;
-use crate::port::HandlerError;
+use crate::port::delivery::HandlerError;
 
 const CLOCK: SharedClock = SharedClock::SYSTEM;
 const POLICY: RetryPolicy = RetryPolicy {

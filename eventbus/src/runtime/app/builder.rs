@@ -13,7 +13,7 @@ use super::{
 use crate::{
     domain::{clock::SharedClock, error::ErrorLine},
     memory::{InMemoryEventBus, InMemoryEventStore},
-    port::{Announced, ConnectError, EventBus, EventStore, StateMap},
+    port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
         held_lease::LEASE_TTL_MIN,

@@ -44,7 +44,7 @@ use crate::{
         name::Name,
         stream::{Position, StreamId},
     },
-    port::{CheckpointError, EventBus, EventStore, Health, ReadError, ShutdownError},
+    port::{CheckpointError, EventBus, EventStore, ReadError, ShutdownError, health::Health},
     support::relay_to,
 };
 
@@ -194,7 +194,7 @@ impl App {
         Ok(statuses)
     }
 
-    /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::RebuildProgress) for a bar.
+    /// Rebuilds a projection from zero while the app runs, see [`RebuildProgress`](crate::projection::RebuildProgress) for a bar.
     ///
     /// - State in memory: the rebuild folds a new instance beside the old one, which serves reads until it is replaced.
     ///   Drop the projection's guards before: the new state waits for them, at most for the builder's `wait_timeout`.
@@ -288,20 +288,20 @@ impl App {
     /// Returns `false` if it skips the event already; the former reason stays then.
     ///
     /// The store keeps the order with the reason: every process that feeds the projection skips the event, and so do
-    /// rebuilds, which [count](crate::Rebuilt::skipped) it. A projection that stopped there goes on within seconds, in
+    /// rebuilds, which [count](crate::projection::Rebuilt::skipped) it. A projection that stopped there goes on within seconds, in
     /// any process; state in memory is folded anew in this process at once, and within minutes in other processes where
     /// it stopped. An event that the projection has handled already stays handled until a rebuild. Handlers and other
     /// projections get the event as before.
     ///
     /// A row that cannot even be read stops a projection with
-    /// [`ProjectionError::Damaged`](crate::ProjectionError::Damaged): its text says where the row is.
+    /// [`ProjectionError::Damaged`](crate::projection::ProjectionError::Damaged): its text says where the row is.
     ///
     /// # Errors
     /// [`SkipError`]; the projection does not skip the event then, unless it is [`SkipError::Rebuild`].
     ///
     /// # Examples
     /// ```no_run
-    /// # use eventbus::{App, ProjectionError, prelude::*};
+    /// # use eventbus::{App, projection::ProjectionError, prelude::*};
     /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     /// # #[event(aggregate_type = "Account")]
     /// # struct Opened {}
@@ -364,7 +364,7 @@ impl App {
     /// it runs: for operators. Returns the position after which it publishes: `from`, or lower if the relay is not that
     /// far.
     ///
-    /// It resolves [`RelayError::StoreBehindBus`](crate::RelayError::StoreBehindBus): give the position where the
+    /// It resolves [`RelayError::StoreBehindBus`](crate::relay::RelayError::StoreBehindBus): give the position where the
     /// backup ended from which the store was restored, or any position before it; [`Position::START`] is always right.
     /// Handlers get the republished events again.
     ///
@@ -381,7 +381,7 @@ impl App {
     /// get the event. Returns `false` if the relay skips it already.
     ///
     /// The relay goes on behind it within a minute, in whichever process it runs, and to a bus in the process within
-    /// seconds; its [status](crate::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the
+    /// seconds; its [status](crate::relay::RelayStatus::skipped) counts it. A group of a bus in the process that waits for the
     /// event, as the store cannot read it any more, releases it within seconds.
     ///
     /// # Errors

@@ -14,9 +14,9 @@ use crate::{
         stream::{ExpectedVersion, Position, StreamId, Version},
     },
     port::{
-        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, DeliveryAttempts,
-        Direction, EventStore, FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError,
-        ReadFeed, ReadStream, RecordStream, UnfinishedDeliveries, UnfinishedDelivery,
+        AppendError, AppendEvents, AppendSignal, CheckpointError, Checkpoints, DeadDelivery, Direction, EventStore,
+        FeedFilter, Floor, Floors, Lease, LeaseError, Leases, ProgressUpdate, ReadError, ReadFeed, ReadStream,
+        RecordStream, UnfinishedDeliveries, UnfinishedDelivery, attempts::DeliveryAttempts,
     },
 };
 

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{EventBus, EventStore, Requirements, StateMap, TypeKey},
+    port::{
+        EventBus, EventStore, TypeKey,
+        state::{Requirements, StateMap},
+    },
     runtime::{
         definition::{AggregateRegistration, HandlerDefinition, ProjectionDefinition},
         projection::{AnyProjection, ProjectionRegistration},

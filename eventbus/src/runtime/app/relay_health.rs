@@ -7,7 +7,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{error::PublishedError, inner::AppInner, outage_starts::Dependency};
 use crate::{
     domain::stream::Position,
-    port::{Health, MessageId},
+    port::{MessageId, health::Health},
     runtime::{
         projection::ProjectionError,
         relay::{self, RelayError, RelayStatus, RelayView, RepublishError},

@@ -12,7 +12,9 @@ use crate::{
         error::{BoxError, ErrorLine},
     },
     port::{
-        Backoff, BackoffTimer, ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, StateMap, Subscription,
+        ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, Subscription,
+        backoff::{Backoff, BackoffTimer},
+        state::StateMap,
     },
     runtime::{
         definition::HandlerDefinition,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     delivery::activity::Activity,
     domain::stream::Position,
-    port::{BoxFuture, EventStore, Health, ReadError},
+    port::{BoxFuture, EventStore, ReadError, health::Health},
     runtime::definition::{Projection, ProjectionDefinition},
 };
 

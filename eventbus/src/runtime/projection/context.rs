@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
-    port::{CheckpointError, EventStore, StateMap},
+    port::{CheckpointError, EventStore, state::StateMap},
     runtime::held_lease::{LeaseOutage, LeaseRequest},
 };
 

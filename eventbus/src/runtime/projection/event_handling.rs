@@ -8,7 +8,11 @@ use super::ProjectionError;
 use crate::{
     delivery::activity::{Activity, TookTooLong},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{Backoff, Delivery, HandlerError, HandlerErrorKind, StateMap},
+    port::{
+        backoff::Backoff,
+        delivery::{Delivery, HandlerError, HandlerErrorKind},
+        state::StateMap,
+    },
     runtime::definition::ProjectionDefinition,
 };
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     domain::{record::RecordedEvent, stream::Position},
-    port::{EventStore, HandlerError, StateMap},
+    port::{EventStore, delivery::HandlerError, state::StateMap},
     runtime::definition::Projection,
 };
 
@@ -130,7 +130,7 @@ impl<P: Projection> ProjectionHandle<P> {
     /// are counted again.
     ///
     /// # Errors
-    /// [`RebuildError`](crate::RebuildError); the former state still stands.
+    /// [`RebuildError`](crate::projection::RebuildError); the former state still stands.
     pub fn rebuild<'a>(&'a self, store: &'a dyn EventStore) -> Rebuild<'a, Rebuilt> {
         Rebuild::new(move |report| Box::pin(replay_in_memory(&self.0, store, report, None)))
     }
@@ -162,7 +162,7 @@ mod tests {
             stream::{StreamId, Version},
         },
         memory::InMemoryEventStore,
-        port::Delivery,
+        port::delivery::Delivery,
     };
 
     #[derive(Default)]

@@ -15,7 +15,11 @@ use super::{
 use crate::{
     delivery::activity::Activity,
     domain::{error::BoxError, stream::Position},
-    port::{Delivery, EventStore, HandlerError, StateMap, Transactions},
+    port::{
+        EventStore, Transactions,
+        delivery::{Delivery, HandlerError},
+        state::StateMap,
+    },
     runtime::definition::{Projection, ProjectionKind},
     support::skipped_positions,
 };

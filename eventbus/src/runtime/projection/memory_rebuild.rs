@@ -13,7 +13,7 @@ use super::{
 use crate::{
     delivery::activity::Activity,
     domain::{clock::SharedClock, stream::Position},
-    port::{EventStore, FeedFilter, StateMap},
+    port::{EventStore, FeedFilter, state::StateMap},
     runtime::definition::{Projection, ProjectionKind},
     support::read_around,
 };

@@ -13,7 +13,7 @@ use crate::{
         shown::{lasted, rfc3339},
         stream::Position,
     },
-    port::{EventStore, HandlerError, ServerFault, WaitingForServer},
+    port::{EventStore, ServerFault, delivery::HandlerError, health::WaitingForServer},
 };
 
 /// Progress of a projection in this process.

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{FeedFilter, HandlerError},
+    port::{FeedFilter, delivery::HandlerError},
     runtime::{definition::Projection, held_lease::HeldLease},
     support::read_around,
 };
@@ -174,7 +174,7 @@ mod tests {
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,
-        port::{AppendEvents as _, StateMap},
+        port::{AppendEvents as _, state::StateMap},
         runtime::{held_lease::LeaseOutage, projection::projection_role},
     };
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
-    port::{Backoff, EventStore, FeedFilter, ReadError, Shadow, Transactions},
+    port::{EventStore, FeedFilter, ReadError, Shadow, Transactions, backoff::Backoff},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},

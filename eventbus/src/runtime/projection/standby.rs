@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::error::BoxError,
-    port::{Backoff, BackoffTimer},
+    port::backoff::{Backoff, BackoffTimer},
     runtime::{
         definition::Projection,
         feed_poller::FeedPoller,

@@ -17,7 +17,9 @@ use super::{
 use crate::{
     delivery::activity::Activity,
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, HandlerError, ReadError, RecordStream, Shadow, Transaction, Transactions},
+    port::{
+        EventStore, FeedFilter, ReadError, RecordStream, Shadow, Transaction, Transactions, delivery::HandlerError,
+    },
     runtime::{
         definition::{Projection, ProjectionDefinition},
         handler_inbox::classify_error,

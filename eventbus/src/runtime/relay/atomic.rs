@@ -20,8 +20,8 @@ use super::{
 use crate::{
     domain::{error::BoxError, metadata::EventId, name::Name, stream::Position},
     port::{
-        EventBus, EventStore, FeedFilter, PublishError, PublishedPosition, Publisher, RangeOutcome, ReadError,
-        RelayTarget, ResyncOutcome, ResyncRequest,
+        EventBus, EventStore, FeedFilter, PublishError, ReadError, RelayTarget,
+        relay::{PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     },
 };
 

@@ -20,7 +20,7 @@ use crate::{
         shown::rfc3339,
         stream::Position,
     },
-    port::{BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, ReadError, UnfilledGroup},
+    port::{BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, ReadError, health::UnfilledGroup},
     support::{Outage, read_around, relay_to, skipped_positions},
 };
 

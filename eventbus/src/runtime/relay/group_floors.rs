@@ -20,7 +20,10 @@ use crate::{
         name::Name,
         stream::Position,
     },
-    port::{EventBus, EventStore, Floor, GroupFloor, GroupFloors, Publisher, RelayTarget},
+    port::{
+        EventBus, EventStore, Floor, RelayTarget,
+        relay::{GroupFloor, GroupFloors, Publisher},
+    },
     support::Outage,
 };
 

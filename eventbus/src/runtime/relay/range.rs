@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
-    port::{EventStore, FeedFilter, PublishRange, ReadError, RecordStream},
+    port::{EventStore, FeedFilter, ReadError, RecordStream, relay::PublishRange},
     support::{read_around, relay_to, skipped_positions},
 };
 

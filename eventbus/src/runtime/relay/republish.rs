@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     domain::stream::Position,
-    port::{EventBus, EventStore, Publisher, RelayTarget, ResyncOutcome},
+    port::{
+        EventBus, EventStore, RelayTarget,
+        relay::{Publisher, ResyncOutcome},
+    },
     runtime::held_lease::new_owner,
 };
 

@@ -16,7 +16,7 @@ use crate::{
         shown::{self, lasted},
         stream::Position,
     },
-    port::{EventBus, EventStore, MessageId, Publisher},
+    port::{EventBus, EventStore, MessageId, relay::Publisher},
     support::{relay_to, skipped_positions},
 };
 

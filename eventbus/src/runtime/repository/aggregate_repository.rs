@@ -25,7 +25,7 @@ use crate::{
         record::{EncodeEvent, EventSet, NewEvent, RecordedEvent},
         stream::{AggregateId, ExpectedVersion, Version},
     },
-    port::{AppendError, Backoff, Direction, EventBus, EventStore, RetryPolicy},
+    port::{AppendError, Direction, EventBus, EventStore, backoff::Backoff, retry::RetryPolicy},
 };
 
 /// Retries of an update after a conflict with a concurrent writer: count and delays.

@@ -17,7 +17,11 @@ use crate::{
         record::{NewEvent, RecordedEvent},
         stream::{StreamId, Version},
     },
-    port::{Delivery, GroupProgress, HandlerError, HandlerOptions, HandlerStart, Subscriber, Subscription},
+    port::{
+        GroupProgress, Subscriber, Subscription,
+        delivery::{Delivery, HandlerError},
+        subscriber::{HandlerOptions, HandlerStart},
+    },
 };
 
 /// Time that a rule waits for a condition before it fails.

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::port::RetryPolicy;
+use crate::port::retry::RetryPolicy;
 
 mod dead_letters;
 mod delivery;

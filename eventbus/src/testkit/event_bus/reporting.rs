@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{BusStats, GroupInfo, GroupProgress},
+    port::{
+        GroupProgress,
+        stats::{BusStats, GroupInfo},
+    },
     runtime::subscription::EventBusExt,
 };
 

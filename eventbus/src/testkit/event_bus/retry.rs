@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     domain::event::EventFilter,
-    port::{HandlerError, HealthThresholds},
+    port::{delivery::HandlerError, health::HealthThresholds},
 };
 
 const RETRY_DELAY: Duration = Duration::from_millis(400);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     domain::{event::EventFilter, name::Name},
-    port::{Announced, HandlerStart, SkippedBefore},
+    port::{Announced, SkippedBefore, subscriber::HandlerStart},
 };
 
 const NEW_GROUP: Name = Name::from_static("new");

@@ -7,7 +7,8 @@ use super::{
     fixtures::{CREATED, RecordingHandler, consume, event, publish, wait_until_idle, wait_until_started},
 };
 use crate::{
-    Attributes, EventContext, EventFilter, Name, NewEvent, Position, RESERVED_FIELDS, RecordedEvent, StreamId, Version,
+    EventContext, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
+    domain::{attributes::Attributes, event::EventFilter, validity::RESERVED_FIELDS},
     port::PublishError,
 };
 

@@ -5,7 +5,8 @@ use uuid::Uuid;
 
 use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream, versions};
 use crate::{
-    Attributes, EventContext, ExpectedVersion, Name, NewEvent, Position, Version,
+    EventContext, ExpectedVersion, Name, NewEvent, Position, Version,
+    domain::attributes::Attributes,
     port::{AppendError, Direction, EventStore},
 };
 

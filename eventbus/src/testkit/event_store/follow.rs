@@ -5,7 +5,11 @@ use std::time::Duration;
 use futures_util::TryStreamExt as _;
 
 use super::store_under_test::{StoreUnderTest, event, events, positions_grow, stream};
-use crate::{ExpectedVersion, Follow, Following, Name, Position, RecordedEvent, port::EventStore, port::FeedFilter};
+use crate::{
+    ExpectedVersion, Follow, Name, Position, RecordedEvent,
+    port::{EventStore, FeedFilter},
+    runtime::follow::Following,
+};
 
 /// Far longer than any store needs to keep up.
 const KEEP_UP_TIMEOUT: Duration = Duration::from_secs(30);

@@ -4,8 +4,9 @@ use time::{OffsetDateTime, macros::datetime};
 
 use super::store_under_test::StoreUnderTest;
 use crate::{
-    Name, Position, SharedClock,
-    port::{DeadDelivery, DeliveryAttempts, EventStore, ProgressUpdate, UnfinishedDelivery},
+    Name, Position,
+    domain::clock::SharedClock,
+    port::{DeadDelivery, EventStore, ProgressUpdate, UnfinishedDelivery, attempts::DeliveryAttempts},
 };
 
 const MAIL: Name = Name::from_static("mail");

@@ -5,7 +5,8 @@ use time::macros::datetime;
 
 use super::store_under_test::{StoreUnderTest, event, stream};
 use crate::{
-    Attributes, EventContext, ExpectedVersion, Name, NewEvent, RESERVED_FIELDS,
+    EventContext, ExpectedVersion, Name, NewEvent,
+    domain::{attributes::Attributes, validity::RESERVED_FIELDS},
     port::{Append, AppendError, EventStore},
 };
 

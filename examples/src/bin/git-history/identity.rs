@@ -92,7 +92,7 @@ pub fn event_id(commit: &str, path: Option<&str>) -> eventbus::EventId {
 
 /// Returns `true` if a file under this path gets a shortened id.
 pub fn is_too_long(path: &str) -> bool {
-    path.len() > eventbus::MAX_NAME_BYTES
+    path.len() > eventbus::event::MAX_NAME_BYTES
 }
 
 /// Returns a path as text: unchanged, or quoted as git quotes it if it is not UTF-8, has control characters or begins

@@ -12,8 +12,10 @@ use std::{
 };
 
 use eventbus::{
-    Aggregate, AggregateId, EncodeEvent, EventId, ExpectedVersion, NewEvent, StreamId,
-    port::{AppendError, EventStore, RetryPolicy},
+    Aggregate, AggregateId, EventId, ExpectedVersion, NewEvent, StreamId,
+    delivery::RetryPolicy,
+    event::EncodeEvent,
+    port::{AppendError, EventStore},
 };
 use examples::signal::Stop;
 use futures_util::{StreamExt, TryStreamExt, stream};

@@ -37,7 +37,7 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{App, Projection, ProjectionHandle, port::EventStore};
+use eventbus::{App, ProjectionHandle, port::EventStore, projection::Projection};
 use examples::signal::{INTERRUPTED, Stop};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use eventbus::{EventHandler, Version, prelude::*};
+use eventbus::{Version, handler::EventHandler, prelude::*};
 
 use crate::Edition;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{ProjectionHandle, Publication, Result, Saved, port::EventBus, prelude::*};
+use eventbus::{ProjectionHandle, Result, Saved, port::EventBus, prelude::*, repository::Publication};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{

@@ -5,10 +5,8 @@ use std::{fmt, sync::Arc};
 use async_trait::async_trait;
 use eventbus::{
     Name, Position,
-    port::{
-        EventBus, GroupFloors, PublishError, PublishRange, PublishedPosition, Publisher, RangeOutcome, RelayTarget,
-        ResyncOutcome, ResyncRequest,
-    },
+    port::{EventBus, PublishError, RelayTarget},
+    relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
     testkit::delegate,
 };
 

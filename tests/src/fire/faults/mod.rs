@@ -13,11 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eventbus::{
-    App,
-    port::{DeadLetterFilter, HealthThresholds},
-    prelude::*,
-};
+use eventbus::{App, health::HealthThresholds, port::DeadLetterFilter, prelude::*};
 
 pub use self::disk::SmallDisk;
 use self::load::WriteLoad;
@@ -240,7 +236,7 @@ async fn check_final_state(scenario: &mut impl FaultScenario, figures: &mut RunS
         figures.failures.push(format!("{} events are dead letters, as {dead_letter:?}", dead_letters.len()));
     }
     let calm = async || {
-        let is_up = |status: &eventbus::ProjectionStatus| {
+        let is_up = |status: &eventbus::projection::ProjectionStatus| {
             status.stopped.is_none() && status.trouble.is_none() && status.lag == 0
         };
         Ok(app.projections().await?.iter().all(is_up) && alerts_of(app).await.is_empty())

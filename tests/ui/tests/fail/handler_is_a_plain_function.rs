@@ -1,4 +1,4 @@
-use eventbus::{Handler, prelude::*};
+use eventbus::{handler::Handler, prelude::*};
 
 async fn on_recorded(_event: &RecordedEvent) {}
 

@@ -1,4 +1,4 @@
-use eventbus::{Handler, prelude::*};
+use eventbus::{handler::Handler, prelude::*};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate_type = "Account")]

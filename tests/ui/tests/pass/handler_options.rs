@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{Handler, prelude::*};
+use eventbus::{handler::Handler, prelude::*};
 
 #[handler(
     name = "accounts.audit",
@@ -28,7 +28,7 @@ fn main() {
     assert_eq!(definition.options.retries, Some(0));
     assert_eq!(definition.options.timeout, Some(Duration::from_secs(30)));
     assert_eq!(definition.options.concurrency, Some(4));
-    assert_eq!(definition.options.start, Some(eventbus::HandlerStart::Now));
+    assert_eq!(definition.options.start, Some(eventbus::handler::HandlerStart::Now));
     let definition = defaults::definition();
     assert_eq!((definition.name, definition.group), ("defaults", None));
     assert_eq!(definition.options.retries, None);

@@ -1,6 +1,6 @@
 //! Everything a handler can take.
 
-use eventbus::{Handler, HandlerError, prelude::*};
+use eventbus::{handler::Handler, HandlerError, prelude::*};
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]

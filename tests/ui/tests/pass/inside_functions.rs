@@ -1,7 +1,7 @@
 //! Items declared where they are used, as in a test.
 #![deny(warnings)]
 
-use eventbus::{Handler, Projection, prelude::*};
+use eventbus::{handler::Handler, projection::Projection, prelude::*};
 
 fn main() {
     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]

@@ -157,7 +157,7 @@ mod statistics {
     }
 }
 
-use eventbus::{Handler, Projection, ProjectionKind, prelude::*};
+use eventbus::{handler::Handler, projection::{Projection, ProjectionKind}, prelude::*};
 use orders::{Order, OrderError, Status};
 
 fn main() -> eventbus::Result<()> {

@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use eventbus::{
-    Handler, Projection, ProjectionKind,
-    port::FromTransaction,
-    prelude::*,
-};
+use eventbus::{handler::Handler, projection::{Projection, ProjectionKind}, port::FromTransaction, prelude::*};
 
 // in the store's crate; `BTreeMap` stands for the driver's connection
 struct FakeStore;

@@ -36,8 +36,12 @@ use crate::{
         stream::{StreamId, Version},
     },
     port::{
-        BusCounters, Delivery, DeliveryAttempts, HandlerError, HandlerOptions, MessageId, RetryPolicy, Subscriber,
-        Subscription,
+        MessageId, Subscriber, Subscription,
+        attempts::DeliveryAttempts,
+        delivery::{Delivery, HandlerError},
+        retry::RetryPolicy,
+        stats::BusCounters,
+        subscriber::HandlerOptions,
     },
 };
 

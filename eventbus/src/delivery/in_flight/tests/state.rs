@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{super::state::*, *};
-use crate::{delivery::Outcome, port::Failure};
+use crate::{delivery::Outcome, port::attempts::Failure};
 
 struct Table {
     state: InFlightState,

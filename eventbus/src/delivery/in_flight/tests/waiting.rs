@@ -1,7 +1,7 @@
 //! Waiting entries: they take no room, the bus reads them again when they are due, and their number is limited.
 
 use super::*;
-use crate::port::{Health, HealthThresholds};
+use crate::port::health::{Health, HealthThresholds};
 
 /// Fails at the first attempt, with a retry after an hour.
 fn failing_once(numbers: std::ops::Range<u64>) -> RecordingHandler {
