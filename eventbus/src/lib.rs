@@ -40,8 +40,10 @@
 //!   [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
-//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and `eventbus-file`; to write one,
-//!   [`port`], [`delivery`], [`support`] and the feature `testkit`.
+//! - What fewer applications need, by subject: [`app`], [`clock`], [`event`], [`follow`], [`handler`](mod@handler),
+//!   [`health`], [`projection`](mod@projection), [`relay`], [`repository`].
+//! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and
+//!   `eventbus-file`; to write one, [`port`], [`delivery`], [`support`] and the feature `testkit`.
 //!
 //! # Guarantees
 //! A save that returned is durable; a conflict stores no event. The feed of a store skips, repeats and reorders no
@@ -103,7 +105,8 @@ pub use runtime::{
 };
 pub use uuid::Uuid;
 
-/// An application: its builder, the publishing of its events, skipped events and mistakes at the start.
+/// An application: its builder and that of its bus in memory, the publishing of its events, skipped events and mistakes
+/// at the start.
 pub mod app {
     #[doc(inline)]
     pub use crate::{

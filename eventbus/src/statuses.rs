@@ -394,6 +394,7 @@ fn every_status_of_every_crate_is_serialize() {
         "eventbus-redis",
         "eventbus-redis-core",
         "eventstore-postgres",
+        "eventstore-redis",
         "eventstore-sqlite",
     ] {
         sources(&workspace.join(name).join("src"), &mut files);

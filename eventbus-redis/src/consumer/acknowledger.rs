@@ -192,8 +192,8 @@ impl Acknowledger {
 
     /// Writes the batch, except for updates that still gather.
     ///
-    /// Invariant: the sections are written in this order, and each is cleared, and its entries released, only after the
-    /// reply: an error leaves the rest in the batch.
+    /// Invariant: it writes the sections in this order, and clears each, and releases its entries, only after the reply:
+    /// an error leaves the rest in the batch.
     pub(super) async fn write_ready(&self, batch: &mut AckBatch) -> Result<AckBatchOutcome, CommandError> {
         let mut written = AckBatchOutcome::default();
         batch.discarded.append(&mut self.inner.entries().take_discarded());

@@ -150,7 +150,7 @@ impl Membership {
     }
 }
 
-/// The members that were logged.
+/// The members that the consumer has logged.
 #[derive(Default)]
 pub(super) struct MemberLog {
     /// Types of each member that handles other types than this one: its types, and this consumer's.

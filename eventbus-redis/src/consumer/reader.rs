@@ -93,7 +93,7 @@ impl<'a> StreamReader<'a> {
     /// Reads over one connection until `stop`, a restart, or an error.
     ///
     /// Invariant: the group exists before the first heartbeat, and the reader asks for the predecessor before this
-    /// heartbeat overwrites its record. Aggregates are blocked before an entry is received. The consumer has caught up
+    /// heartbeat overwrites its record. The reader blocks aggregates before it receives an entry. The consumer has caught up
     /// only after all entries pending on it are in flight, and reads new entries after that.
     async fn run_session(&mut self) -> RedisResult<()> {
         let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);

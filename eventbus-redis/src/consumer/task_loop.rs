@@ -30,7 +30,7 @@ pub(super) trait ConsumerTasks {
     /// Returns `true` if there are dispositions to write.
     fn has_unwritten(&self) -> bool;
 
-    /// Returns when failures that gather are to be written; `None` if none gather.
+    /// Returns the time at which the task writes the failures that gather; `None` if none gather.
     fn gathers_until(&self) -> Option<Instant>;
 
     /// Waits for the next task that is not about dispositions. The loop may drop the wait.
@@ -56,7 +56,7 @@ pub(super) async fn run_tasks<T: ConsumerTasks>(
 ) {
     let mut write = delayed_interval(ACK_RETRY_INTERVAL);
     loop {
-        // a failed task is repeated at `retry_at`, and its usual triggers pause
+        // the loop repeats a failed task at `retry_at`, and its usual triggers pause
         let (retry, retry_at) = (failed.first(), failed.retry_at);
         let writes = !failed.contains(T::WRITE);
         let (has_unwritten, gathers_until) = (tasks.has_unwritten(), tasks.gathers_until());
@@ -100,7 +100,7 @@ pub(super) fn delayed_interval(period: Duration) -> Interval {
     interval
 }
 
-/// Tasks whose last run failed, oldest failure first; they are retried one after the other, so that one that keeps
+/// Tasks whose last run failed, oldest failure first; the loop retries them one after the other, so that one that keeps
 /// failing does not starve the rest.
 pub(super) struct FailedTasks<T> {
     tasks: Vec<T>,

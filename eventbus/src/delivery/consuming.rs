@@ -5,13 +5,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
     task::{Id, JoinSet},
     time::Instant,
 };
-
-use parking_lot::Mutex;
-
 use tokio_util::sync::CancellationToken;
 
 use super::Subscribers;

@@ -1,7 +1,8 @@
 //! The traits that a backend implements, one per capability, and their values and errors.
 //!
-//! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module and the values at the root of
-//! the crate, and no part of the runtime; it is correct when the suites of `eventbus::testkit` pass.
+//! Stores implement [`EventStore`], buses [`EventBus`]. A backend crate needs this module, the values that its
+//! methods name (at the root and in `event`, `handler`, `health` and `relay`), `support` and, for a bus, `delivery`, but
+//! no part of the runtime. It is correct when the suites of `eventbus::testkit` pass.
 
 pub(crate) mod attempts;
 mod backlog;

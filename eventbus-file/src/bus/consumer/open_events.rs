@@ -83,7 +83,7 @@ impl OpenEvents {
     }
 
     /// Returns the attempts of an event that is in flight again; one that has waited for its retry waits no longer. A
-    /// suspect keeps its retry time until its start is saved: queued, it is not in flight.
+    /// suspect keeps its retry time until the consumer has saved its start: queued, it is not in flight.
     pub(super) fn resume(&mut self, id: u64, has_waited: bool) -> DeliveryAttempts {
         let attempts = self.progress.open.entry(id).or_default();
         self.is_dirty |= has_waited && attempts.process_ends == 0 && attempts.next_at.take().is_some();

@@ -18,7 +18,7 @@ use crate::{
 
 /// Outcome of a pass over the feed, up to the end that it had when the pass began.
 pub(super) enum FeedStep {
-    /// All events were handled.
+    /// The projection has handled all events.
     Advanced,
     /// There were no events to handle.
     CaughtUp,
@@ -26,7 +26,7 @@ pub(super) enum FeedStep {
     Interrupted,
     /// A different process may hold the lease, or moved the checkpoint.
     LeaseLost,
-    /// An event could not be handled; those before it were.
+    /// The projection failed at this event; it has handled those before it.
     EventFailed(RecordedEvent, HandlerError),
     /// The attribute names a table or a column that the store does not have.
     MissingTable(ProjectionError),
