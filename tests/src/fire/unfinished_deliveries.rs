@@ -30,8 +30,9 @@ const AT_RANDOM: &str = "FIRE_UNFINISHED_AT_RANDOM";
 const GROUP: Name = Name::from_static("default");
 const CHECKPOINT_NAME: Name = Name::from_static("group:default");
 const AGGREGATES: u64 = 200;
-/// The events saved together, and as many again that finish during that save.
-const REPEATED_EVENTS_MAX: usize = 2 * 64;
+/// The events saved together, and three times as many that finish during that save: the bus goes on meanwhile, and a
+/// busy disk takes long to sync.
+const REPEATED_EVENTS_MAX: usize = 4 * 64;
 /// The longest time without a handled event while events remain: twice the longest wait of a suspected poison message.
 const STANDSTILL_MAX: Duration = Duration::from_secs(120);
 /// The longest time of a handler in runs with kills at random, in milliseconds.
