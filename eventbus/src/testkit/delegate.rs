@@ -359,7 +359,7 @@ macro_rules! __delegate {
     };
     (@EventBus $($other:tt)*) => {
         compile_error!(
-            "what a bus offers, and what it does for those who publish, is written by hand, in this order: `publish`, \
+            "write what a bus offers, and what it does for publishers, by hand, in this order: `publish`, \
              `publish_feed`, `relay_target`, `backlogs`, `dead_letters`, `announce`, `is_durable`, `resume_from`"
         );
     };

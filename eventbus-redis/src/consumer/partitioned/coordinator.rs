@@ -133,7 +133,9 @@ impl<'a> PartitionTasks<'a> {
                 // `Ok`: the partition is lost, or starts over because its group was created again
                 match self.consumer.handle_refusal(&part, error).await {
                     // only this partition: the server may write the others
-                    Err(CommandError::Sent(error)) if reply::is_not_executed(&error) => {
+                    Err(CommandError::Sent(error))
+                        if reply::is_not_executed(&error) && !reply::is_connection_lost(&error) =>
+                    {
                         written = written.and(Err(error.into()));
                     }
                     handled => handled?,

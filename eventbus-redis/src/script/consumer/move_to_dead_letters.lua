@@ -10,7 +10,9 @@ local MOST = 7800
 local MOST_SINCE = 1000
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]
-local is_mine = #redis.call('XPENDING', stream, group, id, id, 1, me) == 1
+local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
+-- pending on a different consumer: that one writes the dead letter
+if entry and pending and pending[2] ~= me then return false end
 local own = tonumber(ARGV[4])
 local function is_same(letter)
   local first = #letter - own
@@ -21,7 +23,7 @@ local function is_same(letter)
   end
   return true
 end
-if not is_mine then
+if not pending then
   local last = '+'
   for _ = 1, MOST_SINCE do
     local letter = redis.call('XREVRANGE', dead, last, '-', 'COUNT', 1)[1]

@@ -146,7 +146,7 @@ impl StoredEntry {
 /// | `Running` | `record_outcome`: success or no handler wants it | `Disposed`; leaves its key, the next is activated |
 /// | `Running` | `record_outcome`: failure with a retry | `Waiting`; its key loses all bodies |
 /// | `Running` | `record_outcome`: failure for good | `DeadLettering`; blocks its key |
-/// | `Running` | `record_outcome`: the group has no handlers | `Suspect` if it was one, else `Ready` |
+/// | `Running` | `record_outcome`: the group has no handlers | as `Blocked`, then activated |
 /// | `Disposed` | `handle_skipped`, first of its key or before one that was not started | `Blocked`, then activated |
 /// | `Disposed` | `handle_skipped`, else | `Blocked` as the second; without body if one of its key has none |
 /// | any | `remove` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
@@ -924,17 +924,10 @@ impl InFlightState {
         };
         self.running_retries -= usize::from(body.is_retry);
         let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
-            if body.attempts.is_suspect() {
-                if is_alone {
-                    body.attempts.note_slow_consumer();
-                }
-                item.stage = Stage::Suspect;
-                self.suspects.insert((body.attempts.ended_alone, number));
-            } else {
-                item.stage = Stage::Ready;
-                let ready = if body.is_retry { &mut self.ready_retries } else { &mut self.ready };
-                ready.insert(number);
+            if is_alone {
+                body.attempts.note_slow_consumer();
             }
+            self.activate(number, now);
             return false;
         };
         self.read_ahead.ended(now.saturating_duration_since(since), self.workers);

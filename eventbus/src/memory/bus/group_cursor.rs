@@ -541,6 +541,7 @@ impl GroupCursor {
         self.changed_rows.clear();
         self.rows_to_remove.clear();
         self.rows_ahead.clear();
+        self.rows_at_load.clear();
         self.dead_letters_ahead.clear();
         self.highest_finished = None;
         (self.saved_checkpoint, self.attempted_checkpoint, self.has_other_writer) = (None, None, false);

@@ -105,6 +105,19 @@ fn a_delivery_that_nobody_attended_to_is_first_again() {
 }
 
 #[test]
+fn a_delivery_without_handlers_waits_if_its_aggregate_was_blocked_meanwhile() {
+    let mut table = Table::with([entry("a", 1), entry("a", 2)]);
+    let job = table.job();
+    let stream = StreamId::parse("Order", "a").unwrap();
+    table.state.block_stream(&stream, table.now);
+    assert!(!table.record_outcome(job.number, Outcome::Unattended));
+    assert!(matches!(table.next(), NextJob::Idle(_)));
+    table.state.unblock_stream(&stream, table.now);
+    assert_eq!(table.resume(), 1);
+    assert_eq!(table.job().id, id(1));
+}
+
+#[test]
 fn what_a_worker_does_not_have_is_not_settled() {
     let mut table = Table::with([entry("a", 1), entry("a", 2)]);
     let job = table.job();
