@@ -1,6 +1,7 @@
 //! The connections of a store, and the time limits of statements and transactions on them.
 //!
-//! Invariant: each statement has a time limit, and no connection returns to the pool in the middle of a statement.
+//! Invariant: each statement has a time limit, and no connection returns to the pool in the middle of a statement. An
+//! error of the server is returned only once the server has rolled the statement back.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -98,7 +99,7 @@ impl ConnectionPools {
         }
     }
 
-    /// Runs one statement and reads its answer to the end; then it is committed.
+    /// Runs one statement and reads its answer to the end; then it is committed, or rolled back.
     pub(crate) async fn fetch_all(&self, query: Query<'_>) -> Result<Vec<PgRow>, StatementError> {
         let connection = self.pool.acquire().await;
         let mut checked_out = CheckedOutConnection {
@@ -110,7 +111,12 @@ impl ConnectionPools {
             Ok(answer) => answer.map_err(StatementError::from_driver),
             Err(_) => Err(StatementError::NoAnswer(NoAnswerWithin(self.answer_timeout).into())),
         };
-        checked_out.is_mid_statement = matches!(answer, Err(StatementError::NoAnswer(_)));
+        checked_out.is_mid_statement = match answer {
+            Ok(_) => false,
+            Err(StatementError::NoAnswer(_)) => true,
+            // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
+            Err(_) => !matches!(timeout(self.answer_timeout, checked_out.connection.ping()).await, Ok(Ok(()))),
+        };
         answer
     }
 

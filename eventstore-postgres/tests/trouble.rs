@@ -7,7 +7,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{
-    TestSchema, add, event, events, feed,
+    TestSchema, add, connect, event, events, feed,
     held::Held,
     open,
     proxy::{Answers, Proxy},
@@ -15,9 +15,9 @@ use common::{
 };
 use eventbus::{
     EventContext, ExpectedVersion, Name, NewEvent, Version,
-    port::{AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
+    port::{Append, AppendError, AppendEvents as _, Checkpoints as _, ReadError, ReadFeed as _, ReadStream as _},
 };
-use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig, sqlx::postgres::PgConnectOptions};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -220,6 +220,44 @@ async fn an_append_that_ran_into_another_is_made_again() {
     run(&mut admin, "UPDATE failing SET tries = 1000000").await;
     let given_up = within(store.append(&stream(), ExpectedVersion::Any, events(2))).await;
     assert!(matches!(given_up, Err(AppendError::Unavailable(_))), "{given_up:?}");
+}
+
+/// The first event that is stored from now on makes its transaction use a second server, which it tells of a rollback
+/// before it lets go of its locks.
+const SLOW_ROLLBACK: &str = "CREATE EXTENSION postgres_fdw; CREATE TABLE near (id int); CREATE SEQUENCE stored;
+    CREATE SERVER second FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port 'PORT', dbname 'DATABASE');
+    CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (user 'ROLE');
+    CREATE FOREIGN TABLE far (id int) SERVER second OPTIONS (schema_name 'public', table_name 'near');
+    CREATE FUNCTION look_far() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('stored') = 1 THEN PERFORM FROM far; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER slow_rollback BEFORE INSERT ON eventbus.events FOR EACH ROW EXECUTE FUNCTION look_far();";
+
+/// The server sends the error of a statement before it rolls back, and until then the feed ends before the positions
+/// that the statement drew.
+#[tokio::test]
+async fn what_is_appended_after_an_error_is_in_the_feed_at_once() {
+    let server = test_servers::private_postgres();
+    let proxy = Proxy::start_for(server.url()).await;
+    let store = open(PgEventStoreConfig { database_url: server.url().into(), ..Default::default() }).await;
+    let (one, two) = (stream(), stream());
+    let given = events(1);
+    let first = store.append(&one, ExpectedVersion::Any, given.clone()).await.unwrap();
+    let options: PgConnectOptions = server.url().parse().unwrap();
+    let slow = SLOW_ROLLBACK
+        .replace("PORT", &proxy.port().to_string())
+        .replace("DATABASE", options.get_database().unwrap_or("postgres"))
+        .replace("ROLE", options.get_username());
+    run(&mut connect(server.url()).await, &slow).await;
+    proxy.set(Answers::Delay);
+
+    let repeat = Append { stream: one, expected: ExpectedVersion::Any, events: given };
+    let fresh = Append { stream: two, expected: ExpectedVersion::NoStream, events: events(1) };
+    let appended = within(store.append_many(vec![repeat, fresh])).await;
+    let appended: Vec<_> = appended.into_iter().flat_map(Result::unwrap).collect();
+    assert_eq!(appended[0], first[0]);
+    assert_eq!(feed(&store).await, appended);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! A server in front of the server, which loses what it is told to.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,9 +21,14 @@ pub(crate) enum Answers {
     LoseOne,
     /// None arrives, and nobody hears that the connection is dead.
     Swallow,
+    /// Each arrives after [`LATE`].
+    Delay,
 }
 
-/// Forwards connections to the test server.
+/// The delay of answers that are [`Answers::Delay`]ed.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Forwards connections to a server.
 pub(crate) struct Proxy {
     port: u16,
     answers: Arc<watch::Sender<Answers>>,
@@ -31,12 +36,21 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
+    /// Starts one in front of the test server.
     pub(crate) async fn start() -> Self {
+        Self::start_for(test_servers::postgres_url()).await
+    }
+
+    pub(crate) async fn start_for(server_url: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let answers = Arc::new(watch::Sender::new(Answers::Pass));
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&answers)));
+        let accepting = tokio::spawn(accept(listener, address(server_url), Arc::clone(&answers)));
         Self { port, answers, accepting }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// The URL of the test server with the proxy in its place.
@@ -71,9 +85,9 @@ fn address(url: &str) -> String {
     host.into()
 }
 
-async fn accept(listener: TcpListener, answers: Arc<watch::Sender<Answers>>) {
+async fn accept(listener: TcpListener, server: String, answers: Arc<watch::Sender<Answers>>) {
     while let Ok((client, _)) = listener.accept().await {
-        let Ok(server) = TcpStream::connect(address(test_servers::postgres_url())).await else {
+        let Ok(server) = TcpStream::connect(&server).await else {
             continue;
         };
         let (from_client, to_client) = client.into_split();
@@ -92,7 +106,10 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, answers: Arc<wa
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let now = *answers.borrow();
         match now {
-            Answers::Pass => {
+            Answers::Pass | Answers::Delay => {
+                if now == Answers::Delay {
+                    tokio::time::sleep(LATE).await;
+                }
                 if to.write_all(&buffer[..length]).await.is_err() {
                     return;
                 }
