@@ -28,7 +28,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "What is stored reads back.",
+        "Every stored event can be read back.",
         &[
             ("eventbus/tests/runtime/readable.rs", &["an_event_that_would_not_read_back_is_refused_at_every_save"]),
             (
@@ -42,7 +42,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "The feed of a store skips, repeats and reorders nothing",
+        "The feed of a store skips, repeats and reorders no event",
         &[
             ("eventbus/src/testkit/event_store/feed.rs", &["feed_never_skips_repeats_or_reorders"]),
             ("eventbus/src/testkit/event_store/follow.rs", &["following_has_no_seam"]),
@@ -61,7 +61,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "What is stored is published, once and in order",
+        "The relay publishes each stored event once and in order",
         &[
             (
                 "tests/tests/relay/main.rs",
@@ -94,7 +94,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "Faults of a database are not faults of an event",
+        "A fault of the database is no fault of the event",
         &[(
             "tests/tests/database_faults.rs",
             &[
@@ -106,7 +106,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         )],
     ),
     (
-        "A handler that does not return is seen and ended",
+        "A handler that does not return times out",
         &[(
             "tests/tests/stuck_handlers.rs",
             &[
@@ -117,7 +117,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         )],
     ),
     (
-        "A failing event blocks no others",
+        "A failing event blocks only its own aggregate",
         &[
             (
                 "eventbus-redis/tests/retries.rs",
@@ -141,7 +141,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "Nothing unknown is dropped in silence",
+        "No unknown event is dropped in silence",
         &[
             ("eventbus-redis/tests/retries.rs", &["what_is_no_event_becomes_a_dead_letter_byte_by_byte"]),
             (
@@ -200,7 +200,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "Redis may restart, be flushed or come back from an older copy",
+        "Redis may restart, be flushed or be restored from an older copy",
         &[
             (
                 "tests/tests/relay/main.rs",
@@ -218,7 +218,7 @@ const PROMISES: &[(&str, &[Proof])] = &[
         ],
     ),
     (
-        "A shutdown drains what is in flight",
+        "A shutdown drains the deliveries in flight",
         &[
             ("tests/tests/signal.rs", &["sigterm_stops_after_the_delivery_in_hand"]),
             (
