@@ -79,7 +79,6 @@ impl SharedConnection {
     /// # Errors
     /// The configuration field from which no client can be built.
     pub fn new(server: Server<'_>, on_reconnect: impl Fn() + Send + Sync + 'static) -> Result<Self, ConfigMistake> {
-        server.warn_plaintext();
         let (field, prefix) = server.prefix;
         let untagged = (!has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
         Ok(Self {
@@ -384,8 +383,12 @@ impl ConnectionState {
     }
 }
 
-/// Prepares a client; sends no command.
-fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
+/// Prepares a client; sends no command. Warns of a connection that machines on the way can read.
+///
+/// # Errors
+/// The configuration field from which no client can be built.
+pub fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
+    server.warn_plaintext();
     if asks_for_tls(server.url) {
         return tls::client(server);
     }

@@ -115,7 +115,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
 const NAMES: &[(&str, &[&str])] = &[
     ("eventbus", &["eventbus_derive"]),
     ("eventbus-derive", &[]),
-    ("eventbus-file", &["eventbus"]),
+    ("eventbus-file", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis", &["eventbus", "eventbus_redis_core"]),
     ("eventbus-redis-core", &["eventbus"]),
     ("eventstore-postgres", &["eventbus"]),

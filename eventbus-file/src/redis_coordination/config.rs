@@ -1,13 +1,11 @@
 //! The configuration of the coordination through Redis, and the names of its keys.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
-use eventbus::support::{is_this_machine, redacted};
-use parking_lot::Mutex;
-use redis::{Client, IntoConnectionInfo as _, RedisError};
+use eventbus_redis_core::{connection, error::ConfigMistake, server::Server, url::address};
+use redis::Client;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::tls;
 use crate::{
     config::{check_times, invalid_config},
     error::Result,
@@ -27,12 +25,14 @@ use crate::{
 /// assert_eq!(RedisCoordination::default().redis_prefix, "eventy");
 /// # drop(redis);
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
 pub struct RedisCoordination {
     /// The server. Default `redis://localhost:6379`; `rediss://` needs the cargo feature `tls`.
+    #[debug("{:?}", address(redis_url))]
     pub redis_url: String,
     /// Several servers, in place of the one: a queue uses one of them, which follows from its name. All workers must
     /// list the same. Default: none.
+    #[debug("{:?}", redis_urls.iter().map(|url| address(url)).collect::<Vec<_>>())]
     pub redis_urls: Vec<String>,
     /// The database. Default: that of the URL, or 0 if the URL names none.
     pub redis_db: Option<i64>,
@@ -75,33 +75,6 @@ impl Default for RedisCoordination {
     }
 }
 
-impl fmt::Debug for RedisCoordination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisCoordination")
-            .field("redis_url", &without_credentials(&self.redis_url))
-            .field("redis_urls", &self.redis_urls.iter().map(|url| without_credentials(url)).collect::<Vec<_>>())
-            .field("redis_db", &self.redis_db)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_cert_file", &self.tls_cert_file)
-            .field("tls_key_file", &self.tls_key_file)
-            .field("redis_prefix", &self.redis_prefix)
-            .field("resync_lock_timeout", &self.resync_lock_timeout)
-            .field("resync", &self.resync)
-            .field("response_timeout", &self.response_timeout)
-            .field("reconnect_interval", &self.reconnect_interval)
-            .finish()
-    }
-}
-
-/// Returns a URL without its user, which may be a password that lacks its colon.
-fn without_credentials(url: &str) -> String {
-    let shown = redacted(url);
-    match shown.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?.1))) {
-        Some((scheme, host)) => format!("{scheme}://{host}"),
-        None => shown,
-    }
-}
-
 impl RedisCoordination {
     /// Returns the server of a queue. One more server takes over its share of the queues; the rest stay where they are.
     #[must_use]
@@ -110,33 +83,47 @@ impl RedisCoordination {
         self.redis_urls.iter().max_by_key(score).unwrap_or(&self.redis_url)
     }
 
+    /// Prepares a client of a queue's server; sends no command.
     pub(super) fn client(&self, queue_name: &str) -> Result<Client> {
-        let invalid = |error: RedisError| invalid_config("redis_url", format!("is no URL of a Redis: {error}"));
-        let url = self.url_for(queue_name);
-        let asks_for_tls = tls::has_tls_scheme(url)?;
-        let info = url.into_connection_info().map_err(invalid)?;
-        let settings = info.redis_settings().clone();
-        if settings.username().is_some() && settings.password().is_none_or(str::is_empty) {
-            return Err(invalid_config("redis_url", "names a user without a password, who would be ignored".into()));
-        }
-        let info = match self.redis_db {
-            Some(db) => info.set_redis_settings(settings.set_db(db)),
-            None => info,
+        let url = self.url_with_database(queue_name);
+        let server = Server {
+            url: &url,
+            tls_ca_file: self.tls_ca_file.as_deref(),
+            tls_cert_file: self.tls_cert_file.as_deref(),
+            tls_key_file: self.tls_key_file.as_deref(),
+            timeout: self.response_timeout,
+            connect_timeout: self.response_timeout * 2,
+            prefix: ("redis_prefix", &self.redis_prefix),
+            package: "eventbus-file",
         };
-        let files = [
-            ("tls_ca_file", &self.tls_ca_file),
-            ("tls_cert_file", &self.tls_cert_file),
-            ("tls_key_file", &self.tls_key_file),
+        let problems = [
+            ("redis_url", server.url_problem()),
+            ("tls_ca_file", server.ca_problem()),
+            ("tls_cert_file", server.certificate_problem()),
+            ("tls_key_file", server.key_problem()),
         ];
-        if let Some((setting, _)) = files.iter().find(|(_, file)| file.is_some() && !asks_for_tls) {
-            return Err(invalid_config(setting, "is set, but the URL of the server is not `rediss://…`".into()));
+        let settings = problems.each_ref().map(|(setting, _)| *setting);
+        if let Some((setting, problem)) = problems.into_iter().find_map(|(setting, problem)| Some((setting, problem?)))
+        {
+            return Err(invalid_config(setting, problem));
         }
-        if asks_for_tls {
-            let [ca, cert, key] = files.map(|(_, file)| file.as_deref());
-            return tls::client(&info, ca, cert, key);
+        connection::client(&server).map_err(|ConfigMistake { field, problem, .. }| {
+            invalid_config(settings.into_iter().find(|setting| *setting == field).unwrap_or("redis_url"), problem)
+        })
+    }
+
+    /// Returns the URL of a queue's server, with [`redis_db`](Self::redis_db).
+    fn url_with_database(&self, queue_name: &str) -> String {
+        let url = self.url_for(queue_name);
+        let (Some(db), Some(mut parsed)) = (self.redis_db, redis::parse_redis_url(url)) else {
+            return url.to_owned();
+        };
+        match parsed.has_host() {
+            true => parsed.set_path(&db.to_string()),
+            // of a socket; the last `db` counts
+            false => drop(parsed.query_pairs_mut().append_pair("db", &db.to_string())),
         }
-        warn_of_plaintext(url);
-        Client::open(info).map_err(invalid)
+        parsed.into()
     }
 
     pub(crate) fn check(&self) -> Result<()> {
@@ -147,28 +134,6 @@ impl RedisCoordination {
         ];
         check_times(&times)
     }
-}
-
-/// Warns, once for each server, if machines on the way to it can read the connection.
-fn warn_of_plaintext(url: &str) {
-    static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
-    if is_on_another_machine(url) {
-        let server = without_credentials(url);
-        // a set is still valid after a panic of a holder of the lock
-        if WARNED.lock().insert(server.clone()) {
-            tracing::warn!(
-                server,
-                "the connection to Redis has no TLS: every machine on the way can read the password, and the messages \
-                 of workers; to repair: `rediss://`, and the cargo feature `tls` of eventbus-file"
-            );
-        }
-    }
-}
-
-/// Returns `true` if a URL names a remote machine.
-fn is_on_another_machine(url: &str) -> bool {
-    let parsed = redis::parse_redis_url(url);
-    parsed.is_some_and(|url| url.host_str().is_some_and(|host| !host.is_empty() && !is_this_machine(host)))
 }
 
 /// Names of the keys of a queue.
@@ -223,14 +188,6 @@ mod tests {
     }
 
     #[test]
-    fn another_machine_without_tls_is_warned_of() {
-        for here in ["redis://localhost:6379", "redis://:pass@127.0.0.1", "redis://[::1]:7000/2", "unix:///run/redis"] {
-            assert!(!is_on_another_machine(here), "{here}");
-        }
-        assert!(is_on_another_machine("redis://:secret@db.example:6379/1"));
-    }
-
-    #[test]
     fn defaults_are_those_of_the_document() {
         let redis = RedisCoordination::default();
         assert_eq!((redis.redis_url.as_str(), redis.redis_db), ("redis://localhost:6379", None));
@@ -240,12 +197,17 @@ mod tests {
         assert_eq!(redis.client("q").unwrap().get_connection_info().redis_settings().db(), 0);
         let mistaken =
             |url: &str| RedisCoordination { redis_url: url.into(), ..redis.clone() }.client("q").unwrap_err();
-        assert!(mistaken("nonsense").to_string().contains("`redis_url` is no URL of a Redis"));
+        assert!(mistaken("nonsense").to_string().contains("`redis_url` is no Redis URL"));
         assert!(!mistaken("http://app:secret@host").to_string().contains("secret"));
         for url in ["redis://app:secret@host/1", "redis://secret@host/1", "redis://:secret@host/1"] {
             let urls = RedisCoordination { redis_url: url.into(), redis_urls: vec![url.into()], ..redis.clone() };
             let shown = format!("{urls:?} {:?}", urls.client("q"));
-            assert!(shown.contains("redis://host/1") && !shown.contains("secret"), "{shown}");
+            assert!(shown.contains("host/1") && !shown.contains("secret"), "{shown}");
+        }
+        for (url, address) in [("redis://:pass@host/5", "TCP"), ("unix:///run/redis?db=5", "Unix")] {
+            let client = RedisCoordination { redis_url: url.into(), redis_db: Some(1), ..redis.clone() }.client("q");
+            let info = client.unwrap().get_connection_info().clone();
+            assert_eq!(info.redis_settings().db(), 1, "{address}");
         }
     }
 

@@ -5,21 +5,26 @@
 //!
 //! Real time, not the given clock: timeouts of a connection to Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    io::{self, ErrorKind},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eventbus::support::Outage;
+use eventbus_redis_core::reply::{is_connection_lost, is_refusal};
 use parking_lot::RwLock;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation,
     aio::{MultiplexedConnection, PubSub},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     config::{RedisCoordination, RedisKeys},
-    message::{Message, millis, timestamp},
+    message::{Message, claim_value, millis, set_if_missing, timestamp},
     script,
 };
 use crate::{
@@ -45,24 +50,13 @@ pub(crate) struct RedisCoordinator {
 
 #[derive(Debug, Default)]
 struct ConnectionState {
-    connection: Option<Connection>,
+    connection: Option<MultiplexedConnection>,
     /// Cancelled when this connection is lost; the next connection has a new token.
     lost: CancellationToken,
-    /// The last error.
-    error: String,
-    /// Set if the server answered with that error and refuses this worker.
-    is_refused: bool,
+    /// The error that ended the last connection, or the last attempt to connect.
+    error: Option<RedisError>,
     /// The time without a connection; the coordinator logs its begin and its end.
     outage: Outage,
-}
-
-#[derive(Clone)]
-struct Connection(MultiplexedConnection);
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
-    }
 }
 
 impl RedisCoordinator {
@@ -110,43 +104,46 @@ impl RedisCoordinator {
     }
 
     /// Sends a command if there is a connection. `None`: the files decide alone.
-    pub(super) async fn query<T: FromRedisValue>(
+    pub(super) async fn query<T: FromRedisValue>(&self, what: &'static str, command: &Cmd) -> Option<T> {
+        self.send(what, async |connection| command.query_async(connection).await).await
+    }
+
+    /// Sends commands as [`query`](Self::query) does, in one round trip.
+    pub(super) async fn query_all(&self, what: &'static str, commands: &Pipeline) -> Option<()> {
+        self.send(what, async |connection| commands.query_async(connection).await).await
+    }
+
+    /// Runs a script as [`query`](Self::query) does.
+    pub(super) async fn run(&self, what: &'static str, script: &ScriptInvocation<'_>) -> Option<u64> {
+        self.send(what, async |connection| script.invoke_async(connection).await).await
+    }
+
+    async fn send<T>(
         &self,
         what: &'static str,
         ask: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
     ) -> Option<T> {
-        let Connection(mut connection) = self.state.read().connection.clone()?;
-        match ask(&mut connection).await {
-            Ok(answer) => Some(answer),
-            Err(error) => {
-                self.handle_failure(what, &error);
-                None
-            }
-        }
+        let mut connection = self.state.read().connection.clone()?;
+        ask(&mut connection).await.inspect_err(|error| self.handle_failure(what, error)).ok()
     }
 
     fn handle_failure(&self, what: &'static str, error: &RedisError) {
         self.metrics.redis_failures.add(1);
         let queue = self.keys.queue();
-        let leaves = error.is_connection_dropped()
-            || error.is_io_error()
-            || error.is_timeout()
-            || error.code() == Some("READONLY");
-        if is_refusal(error) || !leaves {
+        if !is_connection_lost(error) {
             tracing::warn!(queue, what, %error, "Redis refuses a command, the files decide alone");
-        }
-        if leaves && self.disconnect(error.to_string()) {
+        } else if self.disconnect(error.clone()) {
             tracing::warn!(queue, what, %error, "Redis does not answer, the files decide alone");
         }
     }
 
     /// Drops the connection, so that no command is sent before there is a new one. Returns `true` if an outage begins.
-    fn disconnect(&self, error: String) -> bool {
+    fn disconnect(&self, error: RedisError) -> bool {
         let mut slot = self.state.write();
         if slot.connection.take().is_none() {
             return false;
         }
-        (slot.error, slot.is_refused) = (error, false);
+        slot.error = Some(error);
         slot.lost.cancel();
         slot.outage.begins()
     }
@@ -154,7 +151,7 @@ impl RedisCoordinator {
     /// Drops the connection for commands after the one for messages was lost.
     pub(super) fn handle_lost_subscription(&self) {
         let error = "the connection for messages was lost";
-        if self.disconnect(error.into()) {
+        if self.disconnect(io::Error::other(error).into()) {
             tracing::warn!(queue = self.keys.queue(), error, "no connection to Redis, the files decide alone");
         }
     }
@@ -162,49 +159,43 @@ impl RedisCoordinator {
     /// Opens one connection for commands and one for messages.
     pub(super) async fn connect(&self) -> Option<PubSub> {
         let connecting = tokio::time::timeout(self.config.response_timeout * 2, self.try_connect()).await;
-        let (error, is_refused) = match connecting {
-            Ok(Ok((connection, messages))) => {
+        let too_long = |_| Err(io::Error::new(ErrorKind::TimedOut, "connecting took too long").into());
+        let error = match connecting.unwrap_or_else(too_long) {
+            Ok((connection, messages)) => {
                 let mut slot = self.state.write();
-                slot.connection = Some(connection);
-                slot.lost = CancellationToken::new();
+                (slot.connection, slot.lost) = (Some(connection), CancellationToken::new());
                 return Some(messages);
             }
-            Ok(Err(error)) => (error.to_string(), is_refusal(&error)),
-            Err(_) => ("connecting took too long".into(), false),
+            Err(error) => error,
         };
-        let first = {
+        let (is_first, was_refused) = {
             let mut slot = self.state.write();
-            slot.error.clone_from(&error);
-            let was_refused = std::mem::replace(&mut slot.is_refused, is_refused);
-            slot.outage.begins() || is_refused && !was_refused
+            let last = slot.error.replace(error.clone());
+            (slot.outage.begins(), last.is_some_and(|last| is_refusal(&last)))
         };
         let queue = self.keys.queue();
-        match first {
-            true if is_refused => {
+        match is_refusal(&error) {
+            true if is_first || !was_refused => {
                 tracing::error!(
                     queue,
-                    error,
+                    %error,
                     "Redis refuses this worker, the files decide alone: correct its user, password or rights"
                 )
             }
-            true => tracing::warn!(queue, error, "no connection to Redis, the files decide alone"),
-            false => {}
+            false if is_first => tracing::warn!(queue, %error, "no connection to Redis, the files decide alone"),
+            _ => {}
         }
         None
     }
 
-    async fn try_connect(&self) -> RedisResult<(Connection, PubSub)> {
+    async fn try_connect(&self) -> RedisResult<(MultiplexedConnection, PubSub)> {
         let timeout = Some(self.config.response_timeout);
         let config = AsyncConnectionConfig::new().set_connection_timeout(timeout).set_response_timeout(timeout);
         let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         redis::cmd("PING").query_async::<()>(&mut connection).await?;
         let mut messages = self.client.get_async_pubsub().await?;
         messages.subscribe(self.keys.events()).await?;
-        Ok((Connection(connection), messages))
-    }
-
-    fn claim_value(&self, data: &Value) -> String {
-        json!({"worker_id": self.worker_id, "created_at": timestamp(now()), "data": data}).to_string()
+        Ok((connection, messages))
     }
 
     fn message(&self, kind: &str, mut data: Map<String, Value>) -> String {
@@ -215,20 +206,12 @@ impl RedisCoordinator {
     }
 }
 
-/// Returns `true` if the server answered and refuses this worker: a wrong password, or a missing right.
-fn is_refusal(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::AuthenticationFailed || matches!(error.code(), Some("NOAUTH" | "NOPERM" | "WRONGPASS"))
-}
-
 #[async_trait]
 impl Coordinator for RedisCoordinator {
     async fn reserve_ids(&self, count: u64, floor: Option<u64>) -> IdReservation {
         let floor = floor.map_or(-1, |floor| i64::try_from(floor).unwrap_or(i64::MAX));
-        let drawn = self.query("reserving ids", async |redis| {
-            let mut draw = script::RESERVE_IDS.prepare_invoke();
-            draw.key(self.keys.next_event_id()).arg(count).arg(floor).invoke_async::<u64>(redis).await
-        });
-        match drawn.await {
+        let key = self.keys.next_event_id();
+        match self.run("reserving ids", script::RESERVE_IDS.key(key).arg(count).arg(floor)).await {
             Some(0) => IdReservation::CounterMissing,
             Some(first) => IdReservation::Reserved(first..first.saturating_add(count)),
             None => IdReservation::Away,
@@ -236,38 +219,26 @@ impl Coordinator for RedisCoordinator {
     }
 
     async fn lower_counter(&self, from: u64, to: u64) {
-        self.query("lowering the counter", async |redis| {
-            script::LOWER_COUNTER.key(self.keys.next_event_id()).arg(from).arg(to).invoke_async::<()>(redis).await
-        })
-        .await;
+        let key = self.keys.next_event_id();
+        self.run("lowering the counter", script::LOWER_COUNTER.key(key).arg(from).arg(to)).await;
     }
 
     async fn claim(&self, claim_id: &str, data: &Value, ttl: Duration) -> Option<bool> {
-        let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
-        let reply: Option<Option<String>> = self
-            .query("claiming", async |redis| {
-                let mut set = redis::cmd("SET");
-                set.arg(key).arg(value).arg("NX").arg("PX").arg(millis(ttl)).query_async(redis).await
-            })
-            .await;
+        let value = claim_value(&self.worker_id, now(), data);
+        let set = set_if_missing(&self.keys.claim(claim_id), &value, ttl);
+        let reply: Option<Option<String>> = self.query("claiming", &set).await;
         reply.map(|taken| taken.is_some())
     }
 
     async fn renew(&self, claim_id: &str, data: &Value, ttl: Duration) {
-        let (key, value) = (self.keys.claim(claim_id), self.claim_value(data));
-        self.query("renewing a claim", async |redis| {
-            let mut renew = script::RENEW_CLAIM.prepare_invoke();
-            renew.key(key).arg(&self.worker_id).arg(value).arg(millis(ttl)).invoke_async::<()>(redis).await
-        })
-        .await;
+        let value = claim_value(&self.worker_id, now(), data);
+        let mut renew = script::RENEW_CLAIM.key(self.keys.claim(claim_id));
+        self.run("renewing a claim", renew.arg(&self.worker_id).arg(value).arg(millis(ttl))).await;
     }
 
     async fn release(&self, claim_id: &str) {
         let key = self.keys.claim(claim_id);
-        self.query("releasing a claim", async |redis| {
-            script::RELEASE_CLAIM.key(key).arg(&self.worker_id).invoke_async::<()>(redis).await
-        })
-        .await;
+        self.run("releasing a claim", script::RELEASE_CLAIM.key(key).arg(&self.worker_id)).await;
     }
 
     async fn broadcast(&self, kind: &'static str, data: Vec<Map<String, Value>>) {
@@ -277,8 +248,7 @@ impl Coordinator for RedisCoordinator {
             for message in some {
                 publish.publish(self.keys.events(), message).ignore();
             }
-            let sent = self.query("publishing messages", async |redis| publish.query_async::<()>(redis).await).await;
-            if sent.is_none() {
+            if self.query_all("publishing messages", &publish).await.is_none() {
                 return;
             }
             self.metrics.broadcasts_sent.add(some.len() as u64);
@@ -287,10 +257,11 @@ impl Coordinator for RedisCoordinator {
 
     fn status(&self) -> CoordinationStatus {
         let slot = self.state.read();
+        let error = slot.error.as_ref().map(ToString::to_string).unwrap_or_default();
         match &slot.connection {
             Some(_) => CoordinationStatus::Connected,
-            None if slot.is_refused => CoordinationStatus::Refused { error: slot.error.clone() },
-            None => CoordinationStatus::Away { error: slot.error.clone() },
+            None if slot.error.as_ref().is_some_and(is_refusal) => CoordinationStatus::Refused { error },
+            None => CoordinationStatus::Away { error },
         }
     }
 }

@@ -7,7 +7,6 @@ mod monitor;
 mod resync;
 mod script;
 mod state;
-mod tls;
 
 pub use config::RedisCoordination;
 pub(crate) use coordinator::RedisCoordinator;

@@ -69,7 +69,7 @@ async fn receive_messages(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut
             },
             () = lost.cancelled() => return,
             () = tokio::time::sleep(PING_INTERVAL) => {
-                redis.query("probing", async |redis| redis::cmd("PING").query_async::<()>(redis).await).await;
+                redis.query::<()>("probing", &redis::cmd("PING")).await;
             }
         }
     }

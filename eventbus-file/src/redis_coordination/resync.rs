@@ -7,12 +7,11 @@
 
 use std::sync::Arc;
 
-use redis::{ExistenceCheck, SetExpiry, SetOptions};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
     coordinator::RedisCoordinator,
-    message::{millis, timestamp},
+    message::{claim_value, set_if_missing},
     script,
     state::{self, ClaimSummary, StateContent, StatePage},
 };
@@ -28,31 +27,18 @@ const PAGE_ITEMS_MAX: usize = 200;
 
 /// Restores the data in Redis and broadcasts the whole state, unless a different worker holds the resync lock.
 pub(super) async fn resync(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) {
-    let lock = coordinator.keys().resync_lock();
-    let options = SetOptions::default()
-        .conditional_set(ExistenceCheck::NX)
-        .with_expiration(SetExpiry::PX(millis(coordinator.config().resync_lock_timeout)));
-    let locked: Option<Option<String>> = coordinator
-        .query("locking", async |redis| {
-            redis::AsyncTypedCommands::set_options(redis, &lock, coordinator.worker_id(), options).await
-        })
-        .await;
-    if locked.flatten().is_none() {
+    let (lock, lasting) = (coordinator.keys().resync_lock(), coordinator.config().resync_lock_timeout);
+    let set = set_if_missing(&lock, coordinator.worker_id(), lasting);
+    if coordinator.query::<Option<String>>("locking", &set).await.flatten().is_none() {
         return;
     }
     // no longer than the lock lasts: a second worker may begin then
-    let sent =
-        tokio::time::timeout(coordinator.config().resync_lock_timeout, broadcast_state(coordinator, queue)).await;
-    match sent {
+    match tokio::time::timeout(lasting, broadcast_state(coordinator, queue)).await {
         Ok(Ok(())) => coordinator.metrics().resyncs.add(1),
         Ok(Err(error)) => tracing::warn!(error = error.log(), "the resync failed"),
         Err(_) => tracing::warn!("the resync took longer than `resync_lock_timeout`; the rest is not sent"),
     }
-    coordinator
-        .query("unlocking", async |redis| {
-            script::RELEASE_CLAIM.key(&lock).arg(coordinator.worker_id()).invoke_async::<()>(redis).await
-        })
-        .await;
+    coordinator.run("unlocking", script::RELEASE_CLAIM.key(&lock).arg(coordinator.worker_id())).await;
 }
 
 async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) -> Result<()> {
@@ -104,10 +90,8 @@ async fn broadcast_page(coordinator: &RedisCoordinator, page: &mut u64, content:
 async fn put_claims(coordinator: &RedisCoordinator, claims: &[Claim]) {
     let mut put = redis::pipe();
     for claim in claims {
-        let created_at = timestamp(claim.created_at);
-        let value = json!({"worker_id": claim.worker_id, "created_at": created_at, "data": claim.data});
-        let key = coordinator.keys().claim(&claim.claim_id);
-        put.cmd("SET").arg(key).arg(value.to_string()).arg("NX").arg("PX").arg(millis(claim.remaining())).ignore();
+        let value = claim_value(&claim.worker_id, claim.created_at, &claim.data);
+        put.add_command(set_if_missing(&coordinator.keys().claim(&claim.claim_id), &value, claim.remaining())).ignore();
     }
-    coordinator.query("setting claims", async |redis| put.query_async::<()>(redis).await).await;
+    coordinator.query_all("setting claims", &put).await;
 }
