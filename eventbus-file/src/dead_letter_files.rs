@@ -257,18 +257,6 @@ impl DeadLetterFiles {
     pub(crate) fn remove_replay(&self, id: u64, group: &Name) -> Result<()> {
         self.disk.remove(&self.replay_path(&file_stem(id, group)?)).map(drop)
     }
-
-    /// Makes a replay that failed for good a dead letter again.
-    pub(crate) fn return_to_dead_letters(
-        &self,
-        id: u64,
-        group: &Name,
-        record: Option<&RecordedEvent>,
-        attempts: DeliveryAttempts,
-    ) -> Result<()> {
-        self.write_dead_letter(id, group, record, attempts)?;
-        self.remove_replay(id, group)
-    }
 }
 
 /// Returns the name of a dead letter without its suffix: `000000000012-default`.

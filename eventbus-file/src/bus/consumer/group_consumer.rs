@@ -5,7 +5,13 @@
 //!
 //! Real time, not the given clock: other workers read the claim in files.
 
-use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    mem,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
 use eventbus::{
     Name,
@@ -18,7 +24,7 @@ use eventbus::{
 };
 use tokio::{sync::watch, time::Instant};
 
-use super::{in_flight_update::InFlightUpdate, open_events::OpenEvents};
+use super::{in_flight_update::InFlightUpdate, owned_progress::OwnedProgress};
 use crate::{
     claim_store::Claim,
     error::{FileQueueError, Result},
@@ -50,7 +56,11 @@ pub(super) struct Consumer<'a> {
     queue: &'a Arc<QueueInner>,
     group: &'a Name,
     claim: Claim,
-    open: OpenEvents,
+    progress: OwnedProgress,
+    /// In-flight events that are replays: the attempts of each are stored in its replay's file, not in the progress.
+    replays: HashSet<u64>,
+    /// Open events and replays that wait for a handler that is not here.
+    without_handler: BTreeSet<u64>,
     in_flight: Arc<InFlight>,
     poll_backoff: PollBackoff,
     /// Set if there may be more events to receive.
@@ -69,7 +79,7 @@ pub(super) struct Consumer<'a> {
     update: InFlightUpdate,
     /// Signals that a handler came or went.
     subscriber_changes: watch::Receiver<()>,
-    /// The types that the handlers here announced last; `open.types()` has those of the group.
+    /// The types that the handlers here announced last; `progress.types` has those of the group.
     announced: Vec<Announced>,
 }
 
@@ -89,7 +99,9 @@ impl<'a> Consumer<'a> {
             queue,
             group,
             claim: owned.claim,
-            open: OpenEvents::new(owned.progress),
+            progress: OwnedProgress::new(owned.progress),
+            replays: HashSet::new(),
+            without_handler: BTreeSet::new(),
             has_more: true,
             renew_at: Instant::now() + queue.config().group_expiration / 3,
             retry_at: None,
@@ -111,6 +123,15 @@ impl<'a> Consumer<'a> {
             run_lock: self.queue.run_lock().clone(),
             span: Arc::new(handler_span),
         }
+    }
+
+    /// Runs `ask` for the group on a thread that may block on the file system.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&QueueInner, &Name) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let group = self.group.clone();
+        self.queue.blocking(move |queue| ask(queue, &group)).await
     }
 
     /// Consumes until `stop`. Returns `true` if this worker lost the group.
@@ -147,7 +168,7 @@ impl<'a> Consumer<'a> {
                         );
                     }
                     self.retry_at = Some(Instant::now() + RETRY_DELAY);
-                    self.open.set_dirty();
+                    self.progress.set_dirty(true);
                 }
             }
             let wake_at = self.retry_at.unwrap_or(self.renew_at);
@@ -184,16 +205,16 @@ impl<'a> Consumer<'a> {
         self.read_due().await?;
         self.receive_replays().await?;
         self.receive_new().await?;
-        if self.open.is_dirty() || self.renew_at <= Instant::now() {
+        if self.progress.is_dirty() || self.renew_at <= Instant::now() {
             self.save_progress(false).await?;
         }
-        self.update.apply(&self.in_flight);
+        mem::take(&mut self.update).apply(&self.in_flight);
         Ok(())
     }
 
     /// Returns `ClaimLost` if the folder holds a different queue than the one whose events are in flight.
     async fn check_same_queue(&self) -> Result<()> {
-        let (claim, known) = (self.claim.clone(), self.open.queue_id());
+        let (claim, known) = (self.claim.clone(), self.progress.queue_id);
         let is_same = self.queue.blocking(move |queue| Ok(known == Some(queue.folder().queue_id()))).await?;
         match is_same {
             true => Ok(()),
@@ -202,9 +223,9 @@ impl<'a> Consumer<'a> {
     }
 
     async fn save_progress(&mut self, is_last: bool) -> Result<()> {
-        let (claim, data) = (self.claim.clone(), self.open.to_value()?);
+        let (claim, data) = (self.claim.clone(), self.progress.to_value()?);
         self.claim = self.queue.blocking(move |queue| queue.groups().save_progress(&claim, data, is_last)).await?;
-        self.open.set_saved();
+        self.progress.set_dirty(false);
         self.renew_at = Instant::now() + self.queue.config().group_expiration / 3;
         Ok(())
     }
@@ -218,43 +239,39 @@ impl<'a> Consumer<'a> {
 
     /// Receives the events that were open at the previous owner: as redelivered, unless it released the group.
     async fn receive_redelivered(&mut self) -> Result<()> {
-        let open = self.open.ids();
+        let open = self.progress.open.keys().copied().collect();
         self.receive_open(open, self.was_abandoned).await
     }
 
     async fn receive_open(&mut self, open: Vec<u64>, is_redelivered: bool) -> Result<()> {
-        let group = self.group.clone();
-        let entries = self
-            .queue
-            .blocking(move |queue| {
-                let read = |id| Ok((id, queue.log().read(id)?, queue.dead_letters().has_dead_letter(id, &group)?));
-                open.into_iter().map(read).collect::<Result<Vec<_>>>()
-            })
-            .await?;
-        for (id, slot, is_dead_letter) in entries {
+        let read = move |queue: &QueueInner, group: &Name| {
+            let read = |id| Ok((id, queue.log().read(id)?, queue.dead_letters().has_dead_letter(id, group)?));
+            open.into_iter().map(read).collect::<Result<Vec<_>>>()
+        };
+        for (id, slot, is_dead_letter) in self.blocking(read).await? {
             match slot {
                 // the event became a dead letter, but the progress without it was not saved
-                _ if is_dead_letter => self.open.remove(id),
+                _ if is_dead_letter => self.close(id),
                 LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
                 LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
-                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => self.open.remove(id),
+                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => self.close(id),
             }
         }
-        self.open.set_dirty();
+        self.progress.set_dirty(true);
         Ok(())
     }
 
     fn add_received(&mut self, read: ReadEvent, is_redelivered: bool) {
         match read {
             ReadEvent::Event(event) => {
-                let attempts = self.open.add(event.id());
+                let attempts = self.progress.open.entry(event.id()).or_default().clone();
                 let entry = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
-                self.update.add(if is_redelivered { entry.redelivered() } else { entry });
+                self.update.added.push(if is_redelivered { entry.redelivered() } else { entry });
             }
             ReadEvent::Torn(id, error) => {
                 let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config().clock);
-                self.open.save_attempts(id, attempts.clone());
-                self.update.add_undecodable(message_id(id), attempts);
+                self.progress.open.insert(id, attempts.clone());
+                self.update.undecodable.push((message_id(id), attempts));
             }
         }
     }
@@ -266,18 +283,15 @@ impl<'a> Consumer<'a> {
             return Ok(());
         }
         let wanted: Vec<_> = due.iter().filter_map(|due| due.id.as_str().parse::<u64>().ok()).collect();
-        let (group, replays) = (self.group.clone(), self.open.replays().clone());
-        let read = self
-            .queue
-            .blocking(move |queue| {
-                let read = |id: u64| match replays.contains(&id) {
-                    true => Ok(RereadEvent::Replay(queue.dead_letters().load_replay(id, &group)?)),
-                    false => Ok(RereadEvent::Log(queue.log().read(id)?)),
-                };
-                wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
-            })
-            .await;
-        let read = match read {
+        let replays = self.replays.clone();
+        let read = move |queue: &QueueInner, group: &Name| {
+            let read = |id: u64| match replays.contains(&id) {
+                true => Ok(RereadEvent::Replay(queue.dead_letters().load_replay(id, group)?)),
+                false => Ok(RereadEvent::Log(queue.log().read(id)?)),
+            };
+            wanted.into_iter().map(read).collect::<Result<Vec<_>>>()
+        };
+        let read = match self.blocking(read).await {
             Ok(read) => read,
             Err(error) => {
                 self.in_flight.return_due(due.iter().map(|due| &due.id));
@@ -287,20 +301,21 @@ impl<'a> Consumer<'a> {
         for (due, reread) in due.into_iter().zip(read) {
             let id = due.id.as_str().parse().unwrap_or_default();
             match reread {
-                RereadEvent::Replay(Some(entry)) => self.update.resume(entry),
+                RereadEvent::Replay(Some(entry)) => self.update.resumed.push(entry),
                 RereadEvent::Log(LogEntry::Event(event)) => {
-                    let attempts = self.open.resume(id, due.has_waited);
-                    self.update.resume(InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts));
+                    let attempts = self.progress.resume(id, due.has_waited);
+                    self.update
+                        .resumed
+                        .push(InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts));
                 }
                 RereadEvent::Log(LogEntry::Torn(error)) => {
-                    self.update.release(due.id);
+                    self.update.released.push(due.id);
                     self.add_received(ReadEvent::Torn(id, error), false);
                 }
                 RereadEvent::Replay(None)
                 | RereadEvent::Log(LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_)) => {
-                    self.open.remove_replay(id);
-                    self.open.remove(id);
-                    self.update.release(due.id);
+                    self.close(id);
+                    self.update.released.push(due.id);
                 }
             }
         }
@@ -309,30 +324,27 @@ impl<'a> Consumer<'a> {
 
     /// Receives new replays, as many as there is room for.
     async fn receive_replays(&mut self) -> Result<()> {
-        let room = self.in_flight.room_beside(self.update.count_added());
-        let (group, known) = (self.group.clone(), self.open.replays().clone());
-        let replays = self
-            .queue
-            .blocking(move |queue| {
-                let mut ids = queue.dead_letters().list_replays(&group)?;
-                ids.retain(|id| !known.contains(id));
-                ids.truncate(room);
-                Ok(ids.into_iter().map(|id| (id, queue.dead_letters().load_replay(id, &group))).collect::<Vec<_>>())
-            })
-            .await?;
-        for (id, entry) in replays {
-            if self.open.contains(id) {
+        let room = self.in_flight.room_beside(self.update.added.len());
+        let known = self.replays.clone();
+        let load = move |queue: &QueueInner, group: &Name| {
+            let mut ids = queue.dead_letters().list_replays(group)?;
+            ids.retain(|id| !known.contains(id));
+            ids.truncate(room);
+            Ok(ids.into_iter().map(|id| (id, queue.dead_letters().load_replay(id, group))).collect::<Vec<_>>())
+        };
+        for (id, entry) in self.blocking(load).await? {
+            if self.progress.open.contains_key(&id) {
                 continue; // the dead letter was replayed before a progress without the event was saved
             }
             match entry {
                 Ok(Some(entry)) => {
-                    self.update.add(if self.was_abandoned { entry.redelivered() } else { entry });
-                    self.open.add_replay(id);
+                    self.update.added.push(if self.was_abandoned { entry.redelivered() } else { entry });
+                    self.replays.insert(id);
                 }
                 Ok(None) => {}
                 Err(error) => {
                     tracing::error!(group = %self.group, id, error = error.log(), "unreadable replay passed over");
-                    self.open.add_replay(id);
+                    self.replays.insert(id);
                 }
             }
         }
@@ -342,19 +354,19 @@ impl<'a> Consumer<'a> {
 
     /// Receives new events, as many as there is room for.
     async fn receive_new(&mut self) -> Result<()> {
-        let room = self.in_flight.room_beside(self.update.count_added()).min(RECEIVE_BATCH_MAX);
+        let room = self.in_flight.room_beside(self.update.added.len()).min(RECEIVE_BATCH_MAX);
         if room == 0 {
             return Ok(());
         }
         // not a retry: `due` is a range of events that no handler wanted when the group received them
-        if let Some(due) = self.open.types().due().cloned() {
+        if let Some(due) = self.progress.types.due().cloned() {
             return self.receive_skipped(due, room).await;
         }
-        let after = self.open.read();
+        let after = self.progress.read;
         let (through, read, has_more) = self.queue.blocking(move |queue| queue.log().read_after(after, room)).await?;
         self.has_more = has_more;
         if through != after {
-            self.open.set_read(through);
+            self.progress.read = through;
             self.poll_backoff.reset();
         }
         for one in read {
@@ -366,7 +378,7 @@ impl<'a> Consumer<'a> {
     /// Receives events of a type that the group skipped, before any new event.
     async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
         let (through, read) = self.queue.blocking(move |queue| queue.log().read_due_range(&due, room)).await?;
-        self.open.types_mut().delivered_through(through);
+        self.progress.types.delivered_through(through);
         self.has_more = true;
         self.poll_backoff.reset();
         for one in read {
@@ -393,7 +405,7 @@ impl<'a> Consumer<'a> {
         };
         let counters = self.queue.counters();
         match &one.disposition {
-            Disposition::Acknowledge { .. } => self.close_event(id).await?,
+            Disposition::Acknowledge { .. } => self.finish_event(id).await?,
             Disposition::Skip(attempts) => self.skip_unhandled(id, one, attempts.clone()).await?,
             Disposition::DeadLetter(delivery_attempts) if self.is_for_newer_release(one) => {
                 self.leave_for_handler(id, DeliveryAttempts::replayed(delivery_attempts.done.clone())).await?;
@@ -405,55 +417,49 @@ impl<'a> Consumer<'a> {
             Disposition::Retry { attempts, .. } => return self.save_attempts(id, attempts.clone()).await,
             Disposition::Begin(attempts) => {
                 self.save_attempts(id, attempts.clone()).await?;
-                self.update.begin(one.id.clone());
+                self.update.begun.push(one.id.clone());
                 return Ok(());
             }
         }
-        self.update.release(one.id.clone());
+        self.update.released.push(one.id.clone());
         Ok(())
     }
 
-    /// Closes an event that is finished, or removes its replay.
-    async fn close_event(&mut self, id: u64) -> Result<()> {
-        if self.open.is_replay(id) {
-            let group = self.group.clone();
-            self.queue.blocking(move |queue| queue.dead_letters().remove_replay(id, &group)).await?;
-            self.open.remove_replay(id);
-        } else {
-            self.open.remove(id);
+    /// Closes an event that is finished; removes its file if it is a replay.
+    async fn finish_event(&mut self, id: u64) -> Result<()> {
+        if self.replays.contains(&id) {
+            self.blocking(move |queue, group| queue.dead_letters().remove_replay(id, group)).await?;
         }
+        self.close(id);
         Ok(())
+    }
+
+    fn close(&mut self, id: u64) {
+        if !self.replays.remove(&id) {
+            self.progress.open.remove(&id);
+        }
     }
 
     /// Saves the attempts of an event that stays open.
     async fn save_attempts(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
-        if self.open.is_replay(id) {
-            let group = self.group.clone();
+        if self.replays.contains(&id) {
             return self
-                .queue
-                .blocking(move |queue| queue.dead_letters().save_replay_attempts(id, &group, attempts))
+                .blocking(move |queue, group| queue.dead_letters().save_replay_attempts(id, group, attempts))
                 .await;
         }
-        self.open.save_attempts(id, attempts);
+        self.progress.open.insert(id, attempts);
         Ok(())
     }
 
     async fn move_to_dead_letters(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
-        let (group, record, claim) = (self.group.clone(), one.record.clone(), self.claim.clone());
-        let is_replay = self.open.is_replay(id);
-        self.queue
-            .blocking(move |queue| {
-                queue.groups().check_owned(&claim)?;
-                match is_replay {
-                    true => queue.dead_letters().return_to_dead_letters(id, &group, record.as_ref(), attempts),
-                    false => queue.dead_letters().write_dead_letter(id, &group, record.as_ref(), attempts),
-                }
-            })
-            .await?;
-        match is_replay {
-            true => self.open.remove_replay(id),
-            false => self.open.remove(id),
-        }
+        let (record, claim, is_replay) = (one.record.clone(), self.claim.clone(), self.replays.contains(&id));
+        self.blocking(move |queue, group| {
+            queue.groups().check_owned(&claim)?;
+            queue.dead_letters().write_dead_letter(id, group, record.as_ref(), attempts)?;
+            if is_replay { queue.dead_letters().remove_replay(id, group) } else { Ok(()) }
+        })
+        .await?;
+        self.close(id);
         Ok(())
     }
 
@@ -468,10 +474,14 @@ impl<'a> Consumer<'a> {
             self.subscriber_changes.mark_unchanged();
             return Ok(());
         }
-        self.receive_open(self.open.without_handler(), false).await?;
-        self.open.clear_without_handler();
+        let open = self.without_handler.iter().copied().filter(|id| !self.replays.contains(id)).collect();
+        self.receive_open(open, false).await?;
+        for id in mem::take(&mut self.without_handler) {
+            // as a replay, the consumer receives it again
+            self.replays.remove(&id);
+        }
         let (within, clock) = (self.queue.config().deliver_skipped_within, &self.queue.config().clock);
-        for (event_type, range) in self.open.types_mut().announce(&announced, within, clock.unix_millis()) {
+        for (event_type, range) in self.progress.types.announce(&announced, within, clock.unix_millis()) {
             range.skipped_before(self.group, event_type, clock).log();
         }
         self.subscriber_changes.mark_unchanged();
@@ -483,17 +493,17 @@ impl<'a> Consumer<'a> {
     /// here.
     async fn skip_unhandled(&mut self, id: u64, one: &DisposedEntry, attempts: DeliveryAttempts) -> Result<()> {
         let Some(record) = &one.record else {
-            return self.close_event(id).await;
+            return self.finish_event(id).await;
         };
-        let (group, event_type, is_replay) = (self.group, record.event_type(), self.open.is_replay(id));
-        if self.open.types().has_announced(event_type) && (is_replay || !attempts.is_empty()) {
+        let (group, event_type, is_replay) = (self.group, record.event_type(), self.replays.contains(&id));
+        if self.progress.types.has_announced(event_type) && (is_replay || !attempts.is_empty()) {
             return self.leave_for_handler(id, attempts).await;
         }
         if is_replay {
             self.queue.counters().events_skipped(1);
-            return self.close_event(id).await;
+            return self.finish_event(id).await;
         }
-        match self.open.types_mut().note_unhandled(event_type, id, self.queue.config().clock.unix_millis()) {
+        match self.progress.types.note_unhandled(event_type, id, self.queue.config().clock.unix_millis()) {
             Unhandled::Skipped { is_first } => {
                 self.queue.counters().events_skipped(1);
                 if is_first {
@@ -507,13 +517,13 @@ impl<'a> Consumer<'a> {
             ),
             _ => {}
         }
-        self.close_event(id).await
+        self.finish_event(id).await
     }
 
     /// Saves the attempts of an event that the consumer receives again when the handlers here change.
     async fn leave_for_handler(&mut self, id: u64, attempts: DeliveryAttempts) -> Result<()> {
         self.save_attempts(id, attempts).await?;
-        self.open.leave_for_handler(id);
+        self.without_handler.insert(id);
         Ok(())
     }
 
@@ -522,7 +532,7 @@ impl<'a> Consumer<'a> {
         let Some(record) = &one.record else {
             return false;
         };
-        self.open.types().leave_to_newer_release(self.queue.subscribers(), self.group, record)
+        self.progress.types.leave_to_newer_release(self.queue.subscribers(), self.group, record)
     }
 }
 

@@ -10,47 +10,21 @@ use eventbus::{
 /// Invariant: the consumer applies them only after it saved the progress: a handler gets no event that is not open.
 #[derive(Debug, Default)]
 pub(super) struct InFlightUpdate {
-    to_release: Vec<MessageId>,
-    to_begin: Vec<MessageId>,
-    to_resume: Vec<InFlightEntry>,
-    to_add: Vec<InFlightEntry>,
-    undecodable: Vec<(MessageId, DeliveryAttempts)>,
+    pub(super) released: Vec<MessageId>,
+    pub(super) begun: Vec<MessageId>,
+    pub(super) resumed: Vec<InFlightEntry>,
+    pub(super) added: Vec<InFlightEntry>,
+    pub(super) undecodable: Vec<(MessageId, DeliveryAttempts)>,
 }
 
 impl InFlightUpdate {
-    pub(super) fn release(&mut self, id: MessageId) {
-        self.to_release.push(id);
-    }
-
-    pub(super) fn begin(&mut self, id: MessageId) {
-        self.to_begin.push(id);
-    }
-
-    pub(super) fn resume(&mut self, entry: InFlightEntry) {
-        self.to_resume.push(entry);
-    }
-
-    pub(super) fn add(&mut self, entry: InFlightEntry) {
-        self.to_add.push(entry);
-    }
-
-    pub(super) fn add_undecodable(&mut self, id: MessageId, attempts: DeliveryAttempts) {
-        self.undecodable.push((id, attempts));
-    }
-
-    /// Returns the number of entries to add.
-    pub(super) fn count_added(&self) -> usize {
-        self.to_add.len()
-    }
-
-    /// Applies the changes, in this order, and forgets them.
-    pub(super) fn apply(&mut self, in_flight: &InFlight) {
-        let Self { to_release, to_begin, to_resume, to_add, undecodable } = std::mem::take(self);
-        in_flight.release(&to_release);
-        in_flight.begin(&to_begin);
-        in_flight.resume(to_resume);
-        in_flight.add(to_add);
-        for (id, attempts) in undecodable {
+    /// Applies the changes, in this order.
+    pub(super) fn apply(self, in_flight: &InFlight) {
+        in_flight.release(&self.released);
+        in_flight.begin(&self.begun);
+        in_flight.resume(self.resumed);
+        in_flight.add(self.added);
+        for (id, attempts) in self.undecodable {
             in_flight.add_undecodable(id, attempts);
         }
     }

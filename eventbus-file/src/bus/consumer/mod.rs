@@ -2,7 +2,7 @@
 
 mod group_consumer;
 mod in_flight_update;
-mod open_events;
+mod owned_progress;
 
 use std::sync::Arc;
 
