@@ -58,6 +58,8 @@ pub fn to_bytes(argument: impl ToSingleRedisArg) -> Vec<u8> {
 pub struct AtomicProgram {
     keys: Vec<String>,
     key_numbers: HashMap<String, usize>,
+    /// The backup key of the first effect on a part of a key.
+    trial_key: Option<String>,
     args: Vec<Vec<u8>>,
 }
 
@@ -77,15 +79,16 @@ impl AtomicProgram {
         self.step("list").key(set).arg(name);
     }
 
-    /// Adds an effect on a stored key; undone if a later step fails. `backup_key` holds a backup of the key meanwhile.
+    /// Adds an effect on a stored key; undone if a later step fails. The script uses `backup_key` meanwhile: a key
+    /// of this effect alone.
     pub fn effect(&mut self, stored_key: &str, backup_key: &str, effect: &Effect) {
         let Effect { undo, command, args, .. } = effect;
-        self.step("do").key(stored_key).arg(undo.as_arg());
-        match undo.needs_backup() {
-            true => self.key(backup_key),
-            false => self.arg("0"),
+        // effects on parts only try their undo there: one key serves them all
+        let backup_key = match undo.needs_backup() {
+            true => backup_key.to_owned(),
+            false => self.trial_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
         };
-        self.arg(command).arg_list(args);
+        self.step("do").key(stored_key).arg(undo.as_arg()).key(&backup_key).arg(command).arg_list(args);
     }
 
     /// Renames a copy over a live key, or removes the live key if there is no copy.

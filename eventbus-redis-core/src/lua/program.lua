@@ -14,47 +14,81 @@ local function take_list()
 end
 
 -- If an effect fails, the script undoes the effects before it, the last one first.
-local undo, kept, spare = {}, {}, {}
+local undo, kept, backups = {}, {}, {}
 
--- Saves what an effect changes: a part of a key, or a copy of the key, or the renamed key if the effect removes it. The
--- undo runs the command that saved the key, so a user without the right to it fails before.
-local function keep(kind, key, aside, part)
-  local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
-  if kept[place] then return end
-  local old
-  if kind == 'field' then
-    old = redis.pcall('HGET', key, part)
-  elseif kind == 'member' then
-    old = redis.pcall('SISMEMBER', key, part)
-  elseif kind == 'score' then
-    old = redis.pcall('ZSCORE', key, part)
-  else
-    spare[#spare + 1] = aside
-    if kind == 'key' then
-      old = redis.pcall('COPY', key, aside)
+-- Per kind of part of a key: the commands that read it, write it back and remove it, and a part to try them with.
+local PARTS = {
+  field = { read = 'HGET', write = 'HSET', remove = 'HDEL', trial = { 'part', '' } },
+  member = { read = 'SISMEMBER', write = 'SADD', remove = 'SREM', trial = { 'part' } },
+  score = { read = 'ZSCORE', write = 'ZADD', remove = 'ZREM', trial = { '0', 'part' } },
+}
+
+-- Tries the undo of a kind of part on a backup key, once. Returns the error if the user may not run it: an undo that the
+-- server refuses would leave some effects made.
+local function try_undo(commands, backup)
+  if commands.is_tried then return end
+  backups[#backups + 1] = backup
+  -- left by a program whose user may not remove it
+  if redis.pcall('EXISTS', backup) == 1 then redis.pcall('DEL', backup) end
+  local refused = is_error(redis.pcall(commands.write, backup, unpack(commands.trial)))
+    or is_error(redis.pcall(commands.remove, backup, 'part'))
+  commands.is_tried = not refused
+  return refused
+end
+
+-- Saves the part of a key that an effect changes. Returns the error if it cannot be undone.
+local function keep_part(kind, key, backup, part)
+  local commands = PARTS[kind]
+  local old = redis.pcall(commands.read, key, part)
+  local refused = is_error(old) or try_undo(commands, backup)
+  if refused then return refused end
+  undo[#undo + 1] = function()
+    if not old or old == 0 then
+      redis.call(commands.remove, key, part)
+    elseif kind == 'field' then
+      redis.call('HSET', key, part, old)
+    elseif kind == 'member' then
+      redis.call('SADD', key, part)
     else
-      old = redis.call('EXISTS', key)
-      local moved = old == 1 and redis.pcall('RENAME', key, aside)
-      if is_error(moved) then return moved.err end
+      redis.call('ZADD', key, old, part)
     end
   end
-  if is_error(old) then return old.err end
-  kept[place] = true
+end
+
+-- Saves a key as a copy, or by renaming it if the effect removes it. Returns the error if it cannot be undone.
+local function keep_key(kind, key, backup)
+  backups[#backups + 1] = backup
+  local saved
+  if kind == 'key' then
+    saved = redis.pcall('COPY', key, backup, 'REPLACE')
+  else
+    saved = redis.call('EXISTS', key)
+    if saved == 1 then
+      local moved = redis.pcall('RENAME', key, backup)
+      if is_error(moved) then saved = moved end
+    end
+  end
+  -- the undo of a key that is missing removes it
+  local refused = is_error(saved) or (saved == 0 and is_error(redis.pcall('DEL', backup)))
+  if refused then return refused end
   undo[#undo + 1] = function()
-    if kind == 'field' then
-      if old then redis.call('HSET', key, part, old) else redis.call('HDEL', key, part) end
-    elseif kind == 'member' then
-      redis.call(old == 1 and 'SADD' or 'SREM', key, part)
-    elseif kind == 'score' then
-      if old then redis.call('ZADD', key, old, part) else redis.call('ZREM', key, part) end
-    elseif old == 0 then
+    if saved == 0 then
       redis.call('DEL', key)
     elseif kind == 'key' then
-      redis.call('COPY', aside, key, 'REPLACE')
+      redis.call('COPY', backup, key, 'REPLACE')
     else
-      redis.call('RENAME', aside, key)
+      redis.call('RENAME', backup, key)
     end
   end
+end
+
+-- Saves what an effect changes, once: the length keeps key and part apart.
+local function keep(kind, key, backup, part)
+  local place = (part and kind or 'key') .. ' ' .. #key .. ' ' .. key .. (part or '')
+  if kept[place] then return end
+  kept[place] = true
+  if part then return keep_part(kind, key, backup, part) end
+  return keep_key(kind, key, backup)
 end
 
 local steps = {}
@@ -63,6 +97,7 @@ local steps = {}
 local done = { 'ok' }
 
 local function undo_all(key, name, refused)
+  -- the server refuses a script's first write with such an error: the undo has no write to revert
   if is_of_server(refused) then return redis.error_reply(refused) end
   for i = #undo, 1, -1 do undo[i]() end
   return { 'failed', key, name, refused }
@@ -73,7 +108,8 @@ function steps.at()
   if (redis.call('GET', take_key()) or '0') ~= take() then return { 'lost' } end
 end
 
--- Checks that no different token holds a lock. It may have expired: further steps find commits since.
+-- Checks that no different token holds a lock. The lock may have expired and be free: further steps find what was
+-- committed since.
 function steps.claim()
   local holder, token = redis.call('GET', take_key()), take()
   if holder and holder ~= token then return { 'late' } end
@@ -89,10 +125,10 @@ end
 
 -- Makes an effect; undoes all effects if it fails.
 steps['do'] = function()
-  local key, kind, aside, name, args = take_key(), take(), take_key(), take(), take_list()
+  local key, kind, backup, name, args = take_key(), take(), take_key(), take(), take_list()
   local part
   if kind == 'score' then part = args[#args] elseif kind == 'field' or kind == 'member' then part = args[1] end
-  local refused = keep(kind, key, aside, part)
+  local refused = keep(kind, key, backup, part)
   if not refused then
     local reply = redis.pcall(name, key, unpack(args))
     refused = is_error(reply)

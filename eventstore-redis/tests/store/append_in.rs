@@ -258,6 +258,45 @@ async fn effects_are_undone_whatever_the_server_says() {
     }
 }
 
+/// A user without a right that only the undo needs; the value to be changed may be missing or there.
+#[tokio::test]
+async fn an_effect_that_the_user_may_not_undo_is_refused_before_it_is_made() {
+    for (right, old) in [
+        ("hset", "HSET values a 5"),
+        ("hdel", "HSET values a 5"),
+        ("srem", "SADD values b"),
+        ("zadd", "ZADD values 5 a"),
+        ("zrem", "ZADD values 5 a"),
+        ("del", "SET values 5"),
+    ] {
+        for has_value in [false, true] {
+            let (server, store) = limited("+@all").await;
+            let mut connection = crate::client(server.url()).await;
+            let (values, text) = (key(&store, "values"), key(&store, "text"));
+            if has_value {
+                let command: Vec<_> =
+                    old.split(' ').map(|word| if word == "values" { &values } else { word }).collect();
+                tell::<redis::Value>(&mut connection, &command).await;
+            }
+            tell::<String>(&mut connection, &["SET", &text, "no number"]).await;
+            tell::<String>(&mut connection, &["ACL", "SETUSER", "app", &format!("-{right}")]).await;
+            let dump = async |connection: &mut _| tell::<Option<Vec<u8>>>(connection, &["DUMP", &values]).await;
+            let before = dump(&mut connection).await;
+            let mut tx = store.begin_transaction();
+            match right {
+                "hset" | "hdel" => tx.hincrby("values", "a", 1).unwrap(),
+                "srem" => tx.sadd("values", "a").unwrap(),
+                "zadd" | "zrem" => tx.zincrby("values", "a", 1.0).unwrap(),
+                _ => tx.incrby("values", 1).unwrap(),
+            }
+            tx.incrby("text", 1).unwrap();
+            let error = tx.commit().await.unwrap_err();
+            assert!(matches!(error, Error::EffectRefused { .. }), "{right}: {error:?}");
+            assert_eq!(dump(&mut connection).await, before, "{right}, has a value: {has_value}");
+        }
+    }
+}
+
 /// Red if it is said that nothing was stored, since nothing could be sent again.
 #[tokio::test]
 async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {

@@ -59,8 +59,12 @@ impl StepRunner {
     }
 
     pub(super) fn change_projection_notes(&self, program: &mut AtomicProgram, command: &str, args: Vec<Vec<u8>>) {
-        let key = self.keys.notes();
-        program.effect(&key, "", &Effect { key: key.clone(), undo: Undo::Field, command: command.into(), args });
+        let (key, backup_key) = (self.keys.notes(), self.keys.own_key("aside:note"));
+        program.effect(
+            &key,
+            &backup_key,
+            &Effect { key: key.clone(), undo: Undo::Field, command: command.into(), args },
+        );
     }
 
     /// Returns the checkpoint of the live keys.
