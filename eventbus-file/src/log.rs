@@ -246,7 +246,7 @@ impl EventLog {
             LogEntry::Missing => Ok(Some((id, self.read(id)?))),
             LogEntry::Removed(through) => Ok(Some((through, LogEntry::Removed(through)))),
             slot => {
-                self.missing_since.lock().retain(|other, _| *other > id);
+                self.missing_since.lock().remove(&id);
                 Ok(Some((id, slot)))
             }
         }
@@ -529,15 +529,30 @@ fn find_payload_file_at(path: &Path) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
+    fn log_in(root: &Path, gap_timeout: Duration) -> EventLog {
+        let disk = Arc::new(Disk::open(root.into(), false, &names::FOLDERS).unwrap());
+        let payloads = PayloadFiles::new(Arc::clone(&disk), None);
+        EventLog::new(disk, "worker".into(), payloads, gap_timeout, Arc::default())
+    }
+
+    #[test]
+    fn a_reader_of_later_ids_does_not_prolong_the_wait_for_a_missing_one() {
+        let root = tempfile::tempdir().unwrap();
+        let log = log_in(root.path(), Duration::from_secs(600));
+        log.fill_gaps(&[2, 3]).unwrap();
+        assert!(log.next_entry(0).unwrap().is_none());
+        let since = log.missing_since.lock()[&1];
+        assert!(matches!(log.next_entry(1).unwrap(), Some((2, LogEntry::Gap))));
+        assert_eq!(log.missing_since.lock().get(&1), Some(&since));
+    }
+
     #[test]
     fn ids_that_came_after_all_are_not_kept_for_ever() {
         let root = tempfile::tempdir().unwrap();
-        let disk = Arc::new(Disk::open(root.path().into(), false, &names::FOLDERS).unwrap());
-        let payloads = PayloadFiles::new(Arc::clone(&disk), None);
-        let log = EventLog::new(Arc::clone(&disk), "worker".into(), payloads, Duration::ZERO, Arc::default());
+        let log = log_in(root.path(), Duration::ZERO);
         let ago = |seconds| Instant::now().checked_sub(Duration::from_secs(seconds)).unwrap();
         log.missing_since.lock().extend([(1, ago(61)), (2, ago(1))]);
-        disk.create(&log.path(4), b"{}").unwrap();
+        log.disk.create(&log.path(4), b"{}").unwrap();
         assert!(log.fill_overdue_gap(3).unwrap());
         assert_eq!(log.missing_since.lock().keys().collect::<Vec<_>>(), [&2]);
     }
