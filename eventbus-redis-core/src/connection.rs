@@ -5,10 +5,7 @@
 //!
 //! Connect and reply timeouts use real time, not the configured clock.
 
-use std::{
-    fmt,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use redis::{
@@ -18,10 +15,10 @@ use redis::{
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    error::{CommandError, ConfigMistake, RedisConnectError},
+    error::{CommandError, ConfigMistake, InvalidConfig, RedisConnectError},
     hash_tag::has_hash_tag,
     reply,
-    server::Server,
+    server::{Server, ServerConfig},
     tls,
     url::asks_for_tls,
 };
@@ -35,6 +32,8 @@ const PARALLEL_CONNECTS_MAX: usize = 8;
 const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// The connection that all non-blocking commands share: opened on first use, reopened after a loss.
+#[derive(derive_more::Debug)]
+#[debug("SharedConnection({address})")]
 pub struct SharedConnection {
     client: Client,
     address: String,
@@ -78,15 +77,18 @@ impl SharedConnection {
     ///
     /// # Errors
     /// The configuration field from which no client can be built.
-    pub fn new(server: Server<'_>, on_reconnect: impl Fn() + Send + Sync + 'static) -> Result<Self, ConfigMistake> {
-        let (field, prefix) = server.prefix;
+    pub fn new(
+        config: ServerConfig<'_>,
+        on_reconnect: impl Fn() + Send + Sync + 'static,
+    ) -> Result<Self, InvalidConfig> {
+        let ServerConfig { server, prefix: (field, prefix), .. } = config;
         let untagged = (!has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
         Ok(Self {
-            client: client(&server)?,
+            client: client(&server).map_err(|mistake| InvalidConfig::new(config.of, mistake))?,
             address: server.address(),
             untagged_prefix: untagged,
-            connect_timeout: server.connect_timeout,
-            response_timeout: server.timeout,
+            connect_timeout: config.connect_timeout,
+            response_timeout: config.timeout,
             state: RwLock::default(),
             last_failure: Mutex::default(),
             on_reconnect: Box::new(on_reconnect),
@@ -352,12 +354,6 @@ impl SharedConnection {
     }
 }
 
-impl fmt::Debug for SharedConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedConnection").field("address", &self.address).finish_non_exhaustive()
-    }
-}
-
 impl ConnectionState {
     /// Returns the connection and its number, if it is open.
     fn open_connection(&self) -> Result<Option<(MultiplexedConnection, u64)>, CommandError> {
@@ -388,9 +384,9 @@ impl ConnectionState {
 /// # Errors
 /// The configuration field from which no client can be built.
 pub fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
-    server.warn_plaintext();
     if asks_for_tls(server.url) {
         return tls::client(server);
     }
+    server.warn_plaintext();
     Client::open(server.url).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
 }

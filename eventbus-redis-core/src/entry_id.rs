@@ -1,8 +1,9 @@
 //! The id of an entry: the server's time in milliseconds, and a number within it.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, derive_more::Display, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[display("{ms}-{number}")]
 pub struct EntryId {
     pub ms: u64,
     pub number: u64,
@@ -41,12 +42,6 @@ impl FromStr for EntryId {
         };
         let (ms, rest) = text.split_once('-').ok_or(InvalidEntryId)?;
         Ok(Self { ms: number(ms)?, number: number(rest)? })
-    }
-}
-
-impl fmt::Display for EntryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.ms, self.number)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, env, str::FromStr, sync::Once, time::Duration};
 
-use crate::error::ConfigMistake;
+use crate::error::{ConfigMistake, InvalidConfig};
 
 /// The prefix of our variables.
 const VARIABLE_PREFIX: &str = "EVENTBUS_";
@@ -64,12 +64,17 @@ fn find_unknown_variables<'a>(set: impl Iterator<Item = &'a str>) -> Vec<(&'a st
 #[derive(Debug)]
 pub struct EnvVars<G> {
     get: G,
-    pub mistakes: Vec<ConfigMistake>,
+    mistakes: Vec<ConfigMistake>,
 }
 
 impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
     pub fn new(get: G) -> Self {
         Self { get, mistakes: Vec::new() }
+    }
+
+    /// Returns the configuration, unless a variable has a mistake.
+    pub fn finish<C>(self, of: &'static str, config: C) -> Result<C, InvalidConfig> {
+        InvalidConfig::unless(of, self.mistakes, config)
     }
 
     /// Reads the server's URL, which has the same variable in every configuration.

@@ -2,12 +2,12 @@
 
 #![warn(missing_docs)]
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use eventbus::BoxError;
 use redis::RedisError;
 
-use crate::{reply, url::asks_for_tls};
+use crate::{reply, url::asks_for_tls, validate::FieldProblem};
 
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,13 +23,26 @@ pub struct InvalidConfig {
 impl InvalidConfig {
     #[doc(hidden)]
     #[must_use]
-    pub const fn new(of: &'static str, mistakes: Vec<ConfigMistake>) -> Self {
-        Self { of, mistakes }
+    pub fn new(of: &'static str, mistake: ConfigMistake) -> Self {
+        Self { of, mistakes: vec![mistake] }
+    }
+
+    /// Returns the value, unless there are mistakes.
+    #[doc(hidden)]
+    pub fn unless<T>(of: &'static str, mistakes: Vec<ConfigMistake>, value: T) -> Result<T, Self> {
+        if mistakes.is_empty() { Ok(value) } else { Err(Self { of, mistakes }) }
+    }
+
+    #[doc(hidden)]
+    pub fn check(of: &'static str, fields: impl IntoIterator<Item = FieldProblem>) -> Result<(), Self> {
+        let mistake = |(field, problem): FieldProblem| Some(ConfigMistake::new(field, problem?));
+        Self::unless(of, fields.into_iter().filter_map(mistake).collect(), ())
     }
 }
 
 /// One mistake in a configuration.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, derive_more::Display, Clone, PartialEq, Eq)]
+#[display("`{field}` {problem}")]
 #[non_exhaustive]
 pub struct ConfigMistake {
     /// The field, or the environment variable.
@@ -42,12 +55,6 @@ impl ConfigMistake {
     #[doc(hidden)]
     pub fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
         Self { field: field.into(), problem: problem.into() }
-    }
-}
-
-impl fmt::Display for ConfigMistake {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.field, self.problem)
     }
 }
 

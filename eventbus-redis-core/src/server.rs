@@ -1,12 +1,15 @@
-//! The settings for reaching a server, which the configurations of the bus and of the store have in common.
+//! The settings for reaching a server, which the configurations of the bus, the streams and the store have in common.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use parking_lot::Mutex;
 
-use crate::url::{address, asks_for_tls, is_plaintext_remote, url_problem};
+use crate::{
+    url::{address, asks_for_tls, is_plaintext_remote, url_problem},
+    validate::{FieldProblem, time_problem},
+};
 
-/// The settings for reaching a server.
+/// A server, and what a client shows and trusts there.
 #[derive(Debug, Clone, Copy)]
 pub struct Server<'c> {
     pub url: &'c str,
@@ -14,13 +17,53 @@ pub struct Server<'c> {
     /// The certificate that the client shows to a server that asks for one.
     pub tls_cert_file: Option<&'c Path>,
     pub tls_key_file: Option<&'c Path>,
+    /// The crate whose cargo feature `tls` a user enables.
+    pub package: &'static str,
+}
+
+/// The part of a configuration that a [`SharedConnection`](crate::connection::SharedConnection) needs.
+#[derive(Debug, Clone, Copy)]
+pub struct ServerConfig<'c> {
+    pub server: Server<'c>,
     /// The reply timeout.
     pub timeout: Duration,
     pub connect_timeout: Duration,
     /// The configuration field that holds the prefix of all keys, and its value.
     pub prefix: (&'static str, &'c str),
-    /// The crate whose cargo feature `tls` a user enables.
-    pub package: &'static str,
+    /// The subject of the configuration, as in [`InvalidConfig`](crate::error::InvalidConfig).
+    pub of: &'static str,
+}
+
+/// Returns the [`ServerConfig`] of a configuration, whose fields for the server have the same names in all crates.
+#[macro_export]
+macro_rules! server_config {
+    ($config:expr, of: $of:literal, prefix: $prefix:ident) => {
+        $crate::server::ServerConfig {
+            server: $crate::server::Server {
+                url: &$config.redis_url,
+                tls_ca_file: $config.tls_ca_file.as_deref(),
+                tls_cert_file: $config.tls_cert_file.as_deref(),
+                tls_key_file: $config.tls_key_file.as_deref(),
+                package: env!("CARGO_PKG_NAME"),
+            },
+            timeout: $config.socket_timeout,
+            connect_timeout: $config.socket_connect_timeout,
+            prefix: (stringify!($prefix), &$config.$prefix),
+            of: $of,
+        }
+    };
+}
+
+impl ServerConfig<'_> {
+    /// Returns the problem of each field but the prefix; reads no file.
+    pub fn problems(self) -> impl Iterator<Item = FieldProblem> + use<> {
+        let [url, tls_files @ ..] = self.server.problems();
+        let timeouts = [
+            ("socket_timeout", time_problem(self.timeout)),
+            ("socket_connect_timeout", time_problem(self.connect_timeout)),
+        ];
+        [url].into_iter().chain(timeouts).chain(tls_files)
+    }
 }
 
 impl Server<'_> {
@@ -29,33 +72,20 @@ impl Server<'_> {
         address(self.url)
     }
 
-    /// Returns the problem of the URL.
-    #[must_use]
-    pub fn url_problem(&self) -> Option<String> {
-        url_problem(self.url, cfg!(feature = "tls"), self.package)
-    }
-
-    /// Returns the problem of `tls_ca_file` beside the other settings, without reading the file.
-    pub fn ca_problem(&self) -> Option<String> {
-        self.without_tls(self.tls_ca_file)
-    }
-
-    /// Returns the problem of `tls_cert_file` beside the other settings, without reading the file.
-    pub fn certificate_problem(&self) -> Option<String> {
-        let lacks_key = self.tls_cert_file.is_some() && self.tls_key_file.is_none();
-        self.without_tls(self.tls_cert_file).or_else(|| lacks_key.then(|| "is set without `tls_key_file`".into()))
-    }
-
-    /// Returns the problem of `tls_key_file` beside the other settings, without reading the file.
-    pub fn key_problem(&self) -> Option<String> {
-        let lacks_certificate = self.tls_key_file.is_some() && self.tls_cert_file.is_none();
-        self.without_tls(self.tls_key_file)
-            .or_else(|| lacks_certificate.then(|| "is set without `tls_cert_file`".into()))
-    }
-
-    fn without_tls(&self, file: Option<&Path>) -> Option<String> {
-        let without_tls = file.is_some() && !asks_for_tls(self.url);
-        without_tls.then(|| "is set, but `redis_url` is not `rediss://…`".to_owned())
+    /// Returns the problem of each field; reads no file.
+    pub fn problems(&self) -> [FieldProblem; 4] {
+        let Self { url, tls_ca_file, tls_cert_file, tls_key_file, package } = *self;
+        let tls_problem = |file: Option<&Path>, (needed_name, needed): (&str, Option<&Path>)| match file {
+            Some(_) if !asks_for_tls(url) => Some("is set, but `redis_url` is not `rediss://…`".to_owned()),
+            Some(_) if needed.is_none() => Some(format!("is set without `{needed_name}`")),
+            _ => None,
+        };
+        [
+            ("redis_url", url_problem(url, cfg!(feature = "tls"), package)),
+            ("tls_ca_file", tls_problem(tls_ca_file, ("tls_ca_file", tls_ca_file))),
+            ("tls_cert_file", tls_problem(tls_cert_file, ("tls_key_file", tls_key_file))),
+            ("tls_key_file", tls_problem(tls_key_file, ("tls_cert_file", tls_cert_file))),
+        ]
     }
 
     /// Warns, once for each server, if machines on the way can read what the client sends.

@@ -5,6 +5,9 @@ use std::time::Duration;
 use eventbus::Name;
 use serde::{Deserialize, Deserializer, de};
 
+/// A field of a configuration, and its problem, if any: a verb phrase that follows the field.
+pub type FieldProblem = (&'static str, Option<String>);
+
 /// The maximum length of a prefix: leaves room for what keys and checkpoint names append.
 const MAX_PREFIX_BYTES: usize = 200;
 /// A hundred years; the server refuses numbers that its clock cannot hold.

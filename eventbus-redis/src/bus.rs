@@ -22,6 +22,7 @@ use crate::{
     inner::BusInner,
     partition::{layout, repartition},
     publish, trim,
+    url::address,
 };
 
 /// A bus on Redis Streams. Cloning shares it.
@@ -320,7 +321,7 @@ impl EventBus for RedisEventBus {
 
     fn describe(&self) -> String {
         let bus = &self.inner;
-        format!("RedisEventBus {} stream {}", bus.config().server().address(), bus.config().stream_name())
+        format!("RedisEventBus {} stream {}", address(&bus.config().redis_url), bus.config().stream_name())
     }
 
     fn default_group(&self) -> &Name {

@@ -60,8 +60,7 @@ impl BusInner {
         let counters = Arc::new(BusCounters::default());
         config.validate()?;
         let counted = Arc::clone(&counters);
-        let link = SharedConnection::new(config.server(), move || counted.reconnections(1))
-            .map_err(|mistake| InvalidConfig::new("bus", vec![mistake]))?;
+        let link = SharedConnection::new(config.server(), move || counted.reconnections(1))?;
         let has_temporary_name = config.consumer_name.is_none();
         let consumer = config.consumer_name.take().unwrap_or_else(|| consumer_name(&config.clock));
         config.consumer_name = Some(consumer.clone());
@@ -287,5 +286,5 @@ impl BusInner {
 /// Parses a name that has passed the validation of the configuration.
 fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
     Name::new(field, value)
-        .map_err(|error| InvalidConfig::new("bus", vec![ConfigMistake::new(field, error.reason.to_string())]))
+        .map_err(|error| InvalidConfig::new("bus", ConfigMistake::new(field, error.reason.to_string())))
 }

@@ -103,6 +103,9 @@ fn all_mistakes_are_named_at_once() {
         mistakes(&config),
         [
             "`redis_url` is no Redis URL (redis://[user:password@]host[:port][/database], the password percent-encoded)",
+            "`socket_timeout` is 0",
+            "`socket_connect_timeout` is 0",
+            "`tls_ca_file` is set, but `redis_url` is not `rediss://…`",
             "`stream_prefix` is empty",
             "`consumer_group` has 256 bytes, at most 255 are allowed",
             "`consumer_name` holds a control character at byte 1",
@@ -111,8 +114,6 @@ fn all_mistakes_are_named_at_once() {
             "`block_ms` is 0",
             "`pending_idle_ms` is 0",
             "`dlq_stream_suffix` is empty",
-            "`socket_timeout` is 0",
-            "`socket_connect_timeout` is 0",
             "`retry_key_prefix` has 201 bytes, at most 200 are allowed",
             "`retry_key_expiry_seconds` is 0",
             "`concurrency` is 0",
@@ -124,7 +125,6 @@ fn all_mistakes_are_named_at_once() {
             "`slow_handler_ms` is 0",
             "`trim_max_length` is 0",
             "`trim_max_age_seconds` is 0",
-            "`tls_ca_file` is set, but `redis_url` is not `rediss://…`",
         ]
     );
 }

@@ -1,12 +1,14 @@
 //! The configuration of a Redis event store.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use eventbus::clock::SharedClock;
 use eventbus_redis_core::{
     env_vars::{EnvVars, NotUtf8, process_variable, warn_unknown_variables},
-    error::{ConfigMistake, InvalidConfig},
-    server::Server,
+    error::InvalidConfig,
+    server::ServerConfig,
+    server_config,
+    url::address,
     validate::{prefix_problem, seconds, time_problem},
 };
 use serde::Deserialize;
@@ -28,28 +30,19 @@ use serde::Deserialize;
 /// let config = RedisEventStoreConfig { key_prefix: "shop".into(), ..Default::default() };
 /// assert_eq!(config.stream_key("Order", "12345"), "shop:aggregate:Order:12345");
 /// ```
-#[derive(Clone, PartialEq, Deserialize)]
+#[derive(derive_more::Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisEventStoreConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
     /// `redis+unix:///path`; user and password percent-encoded. Default `redis://localhost:6379`.
+    #[debug("{:?}", address(redis_url))]
     pub redis_url: String,
-    /// Prefix of all keys, with a colon behind it; on a cluster with a hash tag, as `{shop}`. Keys that handlers and
-    /// projections write in the store's transactions have it too. Default: empty.
-    pub key_prefix: String,
     /// Time limit of a reply of the server. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_timeout: Duration,
     /// Time limit of connecting. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_connect_timeout: Duration,
-    /// Time limit of a transaction, from its first lock (of a checkpoint or a delivery) to its commit. After it the
-    /// transactions that wait for the lock go on, and this one does not commit. For a transaction whose process died
-    /// they wait one second at most. Default 30 s.
-    #[serde(deserialize_with = "seconds")]
-    pub transaction_timeout: Duration,
-    /// Set if connecting asks the server how it keeps its data, and logs a warning of what may be lost. Default true.
-    pub check_durability: bool,
     /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
     /// that the platform trusts. Default: none.
     pub tls_ca_file: Option<PathBuf>,
@@ -58,6 +51,16 @@ pub struct RedisEventStoreConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
+    /// Prefix of all keys, with a colon behind it; on a cluster with a hash tag, as `{shop}`. Keys that handlers and
+    /// projections write in the store's transactions have it too. Default: empty.
+    pub key_prefix: String,
+    /// Time limit of a transaction, from its first lock (of a checkpoint or a delivery) to its commit. After it the
+    /// transactions that wait for the lock go on, and this one does not commit. For a transaction whose process died
+    /// they wait one second at most. Default 30 s.
+    #[serde(deserialize_with = "seconds")]
+    pub transaction_timeout: Duration,
+    /// Set if connecting asks the server how it keeps its data, and logs a warning of what may be lost. Default true.
+    pub check_durability: bool,
     /// Clock that dates recorded events and makes ids; the server's clock judges leases. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -67,14 +70,14 @@ impl Default for RedisEventStoreConfig {
     fn default() -> Self {
         Self {
             redis_url: "redis://localhost:6379".into(),
-            key_prefix: String::new(),
             socket_timeout: Duration::from_secs(5),
             socket_connect_timeout: Duration::from_secs(5),
-            transaction_timeout: Duration::from_secs(30),
-            check_durability: true,
             tls_ca_file: None,
             tls_cert_file: None,
             tls_key_file: None,
+            key_prefix: String::new(),
+            transaction_timeout: Duration::from_secs(30),
+            check_durability: true,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -94,25 +97,12 @@ impl RedisEventStoreConfig {
     /// assert_eq!(config.validate().unwrap_err().mistakes.len(), 2);
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let mistakes = self.mistakes();
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("event store", mistakes)) }
-    }
-
-    fn mistakes(&self) -> Vec<ConfigMistake> {
-        let mut mistakes = Vec::new();
-        let mut found_in = |field: &str, problem: Option<String>| {
-            mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
-        };
-        found_in("redis_url", self.server().url_problem());
         let prefix = Some(&*self.key_prefix).filter(|prefix| !prefix.is_empty());
-        found_in("key_prefix", prefix.and_then(prefix_problem));
-        found_in("socket_timeout", time_problem(self.socket_timeout));
-        found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
-        found_in("transaction_timeout", time_problem(self.transaction_timeout));
-        found_in("tls_ca_file", self.server().ca_problem());
-        found_in("tls_cert_file", self.server().certificate_problem());
-        found_in("tls_key_file", self.server().key_problem());
-        mistakes
+        let of_store = [
+            ("key_prefix", prefix.and_then(prefix_problem)),
+            ("transaction_timeout", time_problem(self.transaction_timeout)),
+        ];
+        InvalidConfig::check("event store", self.server().problems().chain(of_store))
     }
 
     /// Reads the configuration from the environment: `REDIS_URL`, and for every other field `EVENTBUS_` and
@@ -133,15 +123,9 @@ impl RedisEventStoreConfig {
         Self::from_vars(process_variable)
     }
 
+    /// Reads every field.
     fn from_vars(get: impl Fn(&str) -> Option<Result<String, NotUtf8>>) -> Result<Self, InvalidConfig> {
         let mut vars = EnvVars::new(get);
-        let config = Self::read(&mut vars);
-        let mistakes = vars.mistakes;
-        if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("event store", mistakes)) }
-    }
-
-    /// Reads every field.
-    pub(crate) fn read<G: Fn(&str) -> Option<Result<String, NotUtf8>>>(vars: &mut EnvVars<G>) -> Self {
         let mut config = Self::default();
         vars.redis_url(&mut config.redis_url);
         vars.text("EVENTBUS_KEY_PREFIX", &mut config.key_prefix);
@@ -152,7 +136,7 @@ impl RedisEventStoreConfig {
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
         config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(PathBuf::from);
         config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(PathBuf::from);
-        config
+        vars.finish("event store", config)
     }
 
     /// Returns the key of the stream that holds the events of an aggregate: `aggregate:{type}:{id}` behind the prefix.
@@ -162,34 +146,8 @@ impl RedisEventStoreConfig {
         crate::keys::StoreKeys::new(&self.key_prefix).stream(aggregate_type, aggregate_id)
     }
 
-    pub(crate) fn server(&self) -> Server<'_> {
-        Server {
-            url: &self.redis_url,
-            tls_ca_file: self.tls_ca_file.as_deref(),
-            tls_cert_file: self.tls_cert_file.as_deref(),
-            tls_key_file: self.tls_key_file.as_deref(),
-            timeout: self.socket_timeout,
-            connect_timeout: self.socket_connect_timeout,
-            prefix: ("key_prefix", &self.key_prefix),
-            package: env!("CARGO_PKG_NAME"),
-        }
-    }
-}
-
-impl fmt::Debug for RedisEventStoreConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventStoreConfig")
-            .field("redis_url", &self.server().address())
-            .field("key_prefix", &self.key_prefix)
-            .field("socket_timeout", &self.socket_timeout)
-            .field("socket_connect_timeout", &self.socket_connect_timeout)
-            .field("transaction_timeout", &self.transaction_timeout)
-            .field("check_durability", &self.check_durability)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_cert_file", &self.tls_cert_file)
-            .field("tls_key_file", &self.tls_key_file)
-            .field("clock", &self.clock)
-            .finish()
+    pub(crate) fn server(&self) -> ServerConfig<'_> {
+        server_config!(self, of: "event store", prefix: key_prefix)
     }
 }
 

@@ -3,10 +3,7 @@
 use std::{collections::HashSet, fmt};
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
-use eventbus_redis_core::{
-    connection::SharedConnection,
-    error::{InvalidConfig, RedisConnectError},
-};
+use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
 use parking_lot::RwLock;
 use uuid::Uuid;
 
@@ -32,15 +29,14 @@ impl StoreInner {
     /// Connects, and creates the store if there is none with this prefix yet.
     pub(crate) async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let link = SharedConnection::new(config.server(), || {})
-            .map_err(|mistake| InvalidConfig::new("event store", vec![mistake]))?;
+        let link = SharedConnection::new(config.server(), || {})?;
         let keys = StoreKeys::new(&config.key_prefix);
         let mut open = script::OPEN_STORE.prepare_invoke();
         open.key(keys.meta()).key(keys.feed()).key(keys.ids()).key(keys.event_types());
         open.arg(config.clock.new_id().to_string()).arg(FORMAT);
         let (id, format): (Option<String>, Option<String>) = link.connect(&open).await?;
         let refused = |reason: String| RedisConnectError::Refused {
-            address: config.server().address(),
+            address: address(&config.redis_url),
             source: format!("key `{}` {reason}", keys.meta()).into(),
         };
         if format.as_deref() != Some(&FORMAT.to_string()) {

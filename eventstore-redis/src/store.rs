@@ -12,7 +12,7 @@ use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
     port::{Append, AppendError, EventStore, EventTypes, Notes, ReadError, Transactions},
 };
-use eventbus_redis_core::error::RedisConnectError;
+use eventbus_redis_core::{error::RedisConnectError, url::address};
 
 use crate::{Durability, RedisEventStoreConfig, RedisTransaction, durability, inner::StoreInner};
 
@@ -53,7 +53,7 @@ impl RedisEventStore {
     pub async fn connect(config: RedisEventStoreConfig) -> Result<Self, RedisConnectError> {
         let inner = StoreInner::connect(config).await?;
         if inner.config().check_durability {
-            let address = inner.config().server().address();
+            let address = address(&inner.config().redis_url);
             durability::log_warnings(&address, inner.connection(), inner.acknowledged()).await;
         }
         Ok(Self { inner: Arc::new(inner) })
@@ -153,7 +153,7 @@ impl EventStore for RedisEventStore {
 
     fn describe(&self) -> String {
         let config = self.inner.config();
-        format!("RedisEventStore {} prefix {}", config.server().address(), config.key_prefix)
+        format!("RedisEventStore {} prefix {}", address(&config.redis_url), config.key_prefix)
     }
 
     fn notes(&self) -> Option<&dyn Notes> {

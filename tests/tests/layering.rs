@@ -60,9 +60,9 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventbus-redis-core",
         &[
-            &["entry_id", "hash_tag", "program", "reply", "script", "url"],
+            &["entry_id", "hash_tag", "program", "reply", "script", "url", "validate"],
             &["error"],
-            &["env_vars", "no_tls", "server", "tls", "validate"],
+            &["env_vars", "no_tls", "server", "tls"],
             &["connection"],
         ],
     ),

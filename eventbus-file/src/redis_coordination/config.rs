@@ -91,17 +91,9 @@ impl RedisCoordination {
             tls_ca_file: self.tls_ca_file.as_deref(),
             tls_cert_file: self.tls_cert_file.as_deref(),
             tls_key_file: self.tls_key_file.as_deref(),
-            timeout: self.response_timeout,
-            connect_timeout: self.response_timeout * 2,
-            prefix: ("redis_prefix", &self.redis_prefix),
-            package: "eventbus-file",
+            package: env!("CARGO_PKG_NAME"),
         };
-        let problems = [
-            ("redis_url", server.url_problem()),
-            ("tls_ca_file", server.ca_problem()),
-            ("tls_cert_file", server.certificate_problem()),
-            ("tls_key_file", server.key_problem()),
-        ];
+        let problems = server.problems();
         let settings = problems.each_ref().map(|(setting, _)| *setting);
         if let Some((setting, problem)) = problems.into_iter().find_map(|(setting, problem)| Some((setting, problem?)))
         {

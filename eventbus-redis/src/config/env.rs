@@ -46,8 +46,7 @@ pub(super) fn from_vars(
     vars.parsed("EVENTBUS_READABLE_BY_PYTHON", &mut config.readable_by_python);
     vars.parsed("EVENTBUS_PARTITIONS", &mut config.partitions);
     vars.parsed("EVENTBUS_PARTITION_LEASE_MS", &mut config.partition_lease_ms);
-    let mistakes = vars.mistakes;
-    if mistakes.is_empty() { Ok(config) } else { Err(InvalidConfig::new("bus", mistakes)) }
+    vars.finish("bus", config)
 }
 
 #[cfg(test)]
@@ -57,7 +56,7 @@ mod tests {
     use eventbus::clock::SharedClock;
 
     use super::*;
-    use crate::{config::validate::mistakes, env_vars::BUS_VARIABLES};
+    use crate::env_vars::BUS_VARIABLES;
 
     fn read(vars: &[(&str, &str)]) -> Result<RedisEventBusConfig, InvalidConfig> {
         let vars: HashMap<_, _> = vars.iter().copied().collect();
@@ -159,12 +158,10 @@ mod tests {
     #[test]
     fn what_fits_to_another_field_is_not_refused_before_that_is_set() {
         let config = read(&[("EVENTBUS_TLS_CA_FILE", "ca.pem"), ("EVENTBUS_BLOCK_MS", "0")]).unwrap();
-        let fields = |config: &RedisEventBusConfig| -> Vec<_> {
-            mistakes(config).into_iter().map(|mistake| mistake.field).collect()
-        };
-        assert_eq!(fields(&config), ["block_ms", "tls_ca_file"]);
+        let fields: Vec<_> = config.validate().unwrap_err().mistakes.into_iter().map(|mistake| mistake.field).collect();
+        assert_eq!(fields, ["tls_ca_file", "block_ms"]);
         let config = RedisEventBusConfig { redis_url: "rediss://db".into(), block_ms: 1, ..config };
-        assert_eq!(fields(&config), Vec::<String>::new());
+        assert_eq!(config.validate(), Ok(()));
     }
 
     #[test]

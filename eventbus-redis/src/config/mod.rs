@@ -5,12 +5,13 @@ mod validate;
 
 pub(crate) use validate::MAX_PARTITIONS;
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use eventbus::{
     clock::SharedClock,
     delivery::{DEFAULT_IN_FLIGHT_BYTES, DEFAULT_MAX_WAITING, DELIVER_SKIPPED_WITHIN},
 };
+use eventbus_redis_core::server_config;
 use serde::Deserialize;
 
 use crate::{
@@ -18,7 +19,8 @@ use crate::{
     error::InvalidConfig,
     keys,
     partition_hash::partition_of,
-    server::Server,
+    server::ServerConfig,
+    url::address,
     validate::seconds,
 };
 
@@ -49,13 +51,28 @@ use crate::{
 /// assert_eq!(config.stream_name(), "orders:stream");
 /// assert_eq!(config.dlq_stream_name(), "orders:stream_dlq");
 /// ```
-#[derive(Clone, PartialEq, Deserialize)]
+#[derive(derive_more::Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisEventBusConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
     /// `redis+unix:///path[?db=1&user=…&pass=…]` for a socket; user and password percent-encoded. Default
     /// `redis://localhost:6379`.
+    #[debug("{:?}", address(redis_url))]
     pub redis_url: String,
+    /// The reply timeout. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_timeout: Duration,
+    /// The connect timeout. Default 5 s.
+    #[serde(deserialize_with = "seconds")]
+    pub socket_connect_timeout: Duration,
+    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
+    /// that the platform trusts. Default: none.
+    pub tls_ca_file: Option<PathBuf>,
+    /// A PEM file with this client's certificate, for a server that asks for one; needs
+    /// [`tls_key_file`](Self::tls_key_file). Default: none.
+    pub tls_cert_file: Option<PathBuf>,
+    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
+    pub tls_key_file: Option<PathBuf>,
     /// The prefix of all keys; on a cluster with a hash tag, as `{orders}`. Default `events`.
     pub stream_prefix: String,
     /// The group of subscribers that name none. Connecting creates it, even if every subscriber names its own group or
@@ -91,12 +108,6 @@ pub struct RedisEventBusConfig {
     pub enable_dlq: bool,
     /// The suffix that makes the name of the dead letters' stream from the stream's. Default `_dlq`.
     pub dlq_stream_suffix: String,
-    /// The reply timeout. Default 5 s.
-    #[serde(deserialize_with = "seconds")]
-    pub socket_timeout: Duration,
-    /// The connect timeout. Default 5 s.
-    #[serde(deserialize_with = "seconds")]
-    pub socket_connect_timeout: Duration,
     /// Set if entries carry the trace that an event is part of; with the cargo feature `opentelemetry` publishing and
     /// handling are then also spans in OpenTelemetry's words. Default true.
     pub enable_tracing: bool,
@@ -144,14 +155,6 @@ pub struct RedisEventBusConfig {
     /// The number of seconds for which the stream keeps entries that every group has finished, as for
     /// [`trim_max_length`](Self::trim_max_length). Default: for ever.
     pub trim_max_age_seconds: Option<u64>,
-    /// A PEM file with the certificates of the authorities that may sign the server's certificate, instead of those
-    /// that the platform trusts. Default: none.
-    pub tls_ca_file: Option<PathBuf>,
-    /// A PEM file with this client's certificate, for a server that asks for one; needs
-    /// [`tls_key_file`](Self::tls_key_file). Default: none.
-    pub tls_cert_file: Option<PathBuf>,
-    /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
-    pub tls_key_file: Option<PathBuf>,
     /// Set to refuse events that the Python library eventsource-py does not read: those of aggregates whose ids are no
     /// UUIDs (lower case, with hyphens), or whose types have other characters than letters, digits, `_`, `.` and `-`,
     /// and those of version 0. Set it where Python services read the stream. It cannot refuse fields that a Python
@@ -176,6 +179,11 @@ impl Default for RedisEventBusConfig {
     fn default() -> Self {
         Self {
             redis_url: "redis://localhost:6379".into(),
+            socket_timeout: Duration::from_secs(5),
+            socket_connect_timeout: Duration::from_secs(5),
+            tls_ca_file: None,
+            tls_cert_file: None,
+            tls_key_file: None,
             stream_prefix: "events".into(),
             consumer_group: "default".into(),
             consumer_name: None,
@@ -187,8 +195,6 @@ impl Default for RedisEventBusConfig {
             pending_idle_ms: 60_000,
             enable_dlq: true,
             dlq_stream_suffix: "_dlq".into(),
-            socket_timeout: Duration::from_secs(5),
-            socket_connect_timeout: Duration::from_secs(5),
             enable_tracing: true,
             retry_key_prefix: "retry".into(),
             retry_key_expiry_seconds: 86_400,
@@ -203,9 +209,6 @@ impl Default for RedisEventBusConfig {
             slow_handler_ms: 1_000,
             trim_max_length: None,
             trim_max_age_seconds: None,
-            tls_ca_file: None,
-            tls_cert_file: None,
-            tls_key_file: None,
             readable_by_python: false,
             partitions: 1,
             partition_lease_ms: 10_000,
@@ -253,8 +256,7 @@ impl RedisEventBusConfig {
     /// );
     /// ```
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let mistakes = validate::mistakes(self);
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("bus", mistakes)) }
+        InvalidConfig::check("bus", validate::problems(self))
     }
 
     /// Returns the name of the stream that carries all events; with several partitions the prefix of their streams'
@@ -294,59 +296,8 @@ impl RedisEventBusConfig {
     }
 
     /// Returns the settings for reaching the server.
-    pub(crate) fn server(&self) -> Server<'_> {
-        Server {
-            url: &self.redis_url,
-            tls_ca_file: self.tls_ca_file.as_deref(),
-            tls_cert_file: self.tls_cert_file.as_deref(),
-            tls_key_file: self.tls_key_file.as_deref(),
-            timeout: self.socket_timeout,
-            connect_timeout: self.socket_connect_timeout,
-            prefix: ("stream_prefix", &self.stream_prefix),
-            package: env!("CARGO_PKG_NAME"),
-        }
-    }
-}
-
-impl fmt::Debug for RedisEventBusConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventBusConfig")
-            .field("redis_url", &self.server().address())
-            .field("stream_prefix", &self.stream_prefix)
-            .field("consumer_group", &self.consumer_group)
-            .field("consumer_name", &self.consumer_name)
-            .field("consumers", &self.consumers)
-            .field("batch_size", &self.batch_size)
-            .field("block_ms", &self.block_ms)
-            .field("retry_for_seconds", &self.retry_for_seconds)
-            .field("max_retries", &self.max_retries)
-            .field("pending_idle_ms", &self.pending_idle_ms)
-            .field("enable_dlq", &self.enable_dlq)
-            .field("dlq_stream_suffix", &self.dlq_stream_suffix)
-            .field("socket_timeout", &self.socket_timeout)
-            .field("socket_connect_timeout", &self.socket_connect_timeout)
-            .field("enable_tracing", &self.enable_tracing)
-            .field("retry_key_prefix", &self.retry_key_prefix)
-            .field("retry_key_expiry_seconds", &self.retry_key_expiry_seconds)
-            .field("single_connection_client", &self.single_connection_client)
-            .field("concurrency", &self.concurrency)
-            .field("max_in_flight", &self.max_in_flight)
-            .field("max_waiting", &self.max_waiting)
-            .field("max_in_flight_bytes", &self.max_in_flight_bytes)
-            .field("retry_delay_ms", &self.retry_delay_ms)
-            .field("retry_max_delay_ms", &self.retry_max_delay_ms)
-            .field("deliver_skipped_within", &self.deliver_skipped_within)
-            .field("slow_handler_ms", &self.slow_handler_ms)
-            .field("trim_max_length", &self.trim_max_length)
-            .field("trim_max_age_seconds", &self.trim_max_age_seconds)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_cert_file", &self.tls_cert_file)
-            .field("tls_key_file", &self.tls_key_file)
-            .field("readable_by_python", &self.readable_by_python)
-            .field("partitions", &self.partitions)
-            .field("partition_lease_ms", &self.partition_lease_ms)
-            .field("clock", &self.clock)
-            .finish()
+    pub(crate) fn server(&self) -> ServerConfig<'_> {
+        server_config!(self, of: "bus", prefix: stream_prefix)
     }
 }
 

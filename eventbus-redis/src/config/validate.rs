@@ -1,10 +1,7 @@
 //! Validation of a configuration: finds every mistake at once.
 
 use super::RedisEventBusConfig;
-use crate::{
-    error::ConfigMistake,
-    validate::{MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem, time_problem},
-};
+use crate::validate::{FieldProblem, MAX_SECONDS, ms_problem, name_problem, out_of_range, prefix_problem};
 
 /// More entries than a server should send at once, or a consumer hold.
 const MAX_BATCH_SIZE: u64 = 1_000_000;
@@ -18,45 +15,35 @@ const RESERVED_KEY_NAMES: [&str; 10] =
 /// More streams than any number of consumers needs; some scripts visit all of them.
 pub(crate) const MAX_PARTITIONS: u64 = 1_024;
 
-/// Checks every field.
-pub(super) fn mistakes(config: &RedisEventBusConfig) -> Vec<ConfigMistake> {
-    let mut found = Vec::new();
-    let mut found_in = |field: &str, problem: Option<String>| {
-        found.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
-    };
-    found_in("redis_url", config.server().url_problem());
-    found_in("stream_prefix", prefix_problem(&config.stream_prefix));
-    found_in("consumer_group", name_problem(&config.consumer_group));
-    let consumer = config.consumer_name.as_deref();
-    found_in("consumer_name", consumer.and_then(name_problem));
-    found_in("consumers", out_of_range(config.consumers as u64, MAX_CONSUMERS));
+/// Returns the problem of each field.
+pub(super) fn problems(config: &RedisEventBusConfig) -> impl Iterator<Item = FieldProblem> {
     let is_zero = |zero: bool| zero.then(|| "is 0".to_owned());
-    found_in("batch_size", out_of_range(config.batch_size as u64, MAX_BATCH_SIZE));
-    found_in("block_ms", ms_problem(config.block_ms));
-    found_in("retry_for_seconds", out_of_range(config.retry_for_seconds, MAX_SECONDS));
-    found_in("pending_idle_ms", ms_problem(config.pending_idle_ms));
-    found_in("dlq_stream_suffix", suffix_problem(&config.dlq_stream_suffix, &config.retry_key_prefix));
-    found_in("socket_timeout", time_problem(config.socket_timeout));
-    found_in("socket_connect_timeout", time_problem(config.socket_connect_timeout));
-    found_in("retry_key_prefix", retry_prefix_problem(&config.retry_key_prefix));
-    let expiry = config.retry_key_expiry_seconds;
-    found_in("retry_key_expiry_seconds", out_of_range(expiry, MAX_SECONDS));
-    found_in("concurrency", concurrency_problem(config));
-    found_in("max_in_flight", is_zero(config.max_in_flight == Some(0)));
-    found_in("max_waiting", is_zero(config.max_waiting == 0));
-    found_in("max_in_flight_bytes", is_zero(config.max_in_flight_bytes == 0));
-    found_in("retry_delay_ms", ms_problem(config.retry_delay_ms));
-    found_in("retry_max_delay_ms", max_delay_problem(config));
-    found_in("slow_handler_ms", is_zero(config.slow_handler_ms == 0));
-    found_in("trim_max_length", is_zero(config.trim_max_length == Some(0)));
-    let age = config.trim_max_age_seconds;
-    found_in("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS)));
-    found_in("partitions", out_of_range(config.partitions.into(), MAX_PARTITIONS));
-    found_in("partition_lease_ms", ms_problem(config.partition_lease_ms));
-    found_in("tls_ca_file", config.server().ca_problem());
-    found_in("tls_cert_file", config.server().certificate_problem());
-    found_in("tls_key_file", config.server().key_problem());
-    found
+    let (consumer, age) = (config.consumer_name.as_deref(), config.trim_max_age_seconds);
+    let of_bus = [
+        ("stream_prefix", prefix_problem(&config.stream_prefix)),
+        ("consumer_group", name_problem(&config.consumer_group)),
+        ("consumer_name", consumer.and_then(name_problem)),
+        ("consumers", out_of_range(config.consumers as u64, MAX_CONSUMERS)),
+        ("batch_size", out_of_range(config.batch_size as u64, MAX_BATCH_SIZE)),
+        ("block_ms", ms_problem(config.block_ms)),
+        ("retry_for_seconds", out_of_range(config.retry_for_seconds, MAX_SECONDS)),
+        ("pending_idle_ms", ms_problem(config.pending_idle_ms)),
+        ("dlq_stream_suffix", suffix_problem(&config.dlq_stream_suffix, &config.retry_key_prefix)),
+        ("retry_key_prefix", retry_prefix_problem(&config.retry_key_prefix)),
+        ("retry_key_expiry_seconds", out_of_range(config.retry_key_expiry_seconds, MAX_SECONDS)),
+        ("concurrency", concurrency_problem(config)),
+        ("max_in_flight", is_zero(config.max_in_flight == Some(0))),
+        ("max_waiting", is_zero(config.max_waiting == 0)),
+        ("max_in_flight_bytes", is_zero(config.max_in_flight_bytes == 0)),
+        ("retry_delay_ms", ms_problem(config.retry_delay_ms)),
+        ("retry_max_delay_ms", max_delay_problem(config)),
+        ("slow_handler_ms", is_zero(config.slow_handler_ms == 0)),
+        ("trim_max_length", is_zero(config.trim_max_length == Some(0))),
+        ("trim_max_age_seconds", age.and_then(|age| out_of_range(age, MAX_SECONDS))),
+        ("partitions", out_of_range(config.partitions.into(), MAX_PARTITIONS)),
+        ("partition_lease_ms", ms_problem(config.partition_lease_ms)),
+    ];
+    config.server().problems().chain(of_bus)
 }
 
 fn concurrency_problem(config: &RedisEventBusConfig) -> Option<String> {

@@ -1,14 +1,16 @@
 //! The configuration of [`RedisStreams`](super::RedisStreams).
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use eventbus::clock::SharedClock;
+use eventbus_redis_core::server_config;
 use serde::Deserialize;
 
 use crate::{
-    error::{ConfigMistake, InvalidConfig},
-    server::Server,
-    validate::{prefix_problem, seconds, time_problem},
+    error::InvalidConfig,
+    server::ServerConfig,
+    url::address,
+    validate::{prefix_problem, seconds},
 };
 
 /// The configuration of [`RedisStreams`](super::RedisStreams): a plain struct with defaults.
@@ -28,14 +30,13 @@ use crate::{
 /// use eventbus_redis::streams::RedisStreamsConfig;
 /// assert_eq!(RedisStreamsConfig::default().stream_key("orders"), "events:orders");
 /// ```
-#[derive(Clone, PartialEq, Deserialize)]
+#[derive(derive_more::Debug, Clone, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RedisStreamsConfig {
     /// The server: `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS, or
     /// `redis+unix:///path`; user and password percent-encoded. Default `redis://localhost:6379`.
+    #[debug("{:?}", address(redis_url))]
     pub redis_url: String,
-    /// Prefix of the keys of published streams, with a colon behind it. Default `events`.
-    pub stream_prefix: String,
     /// Time limit of a reply of the server. Default 5 s.
     #[serde(deserialize_with = "seconds")]
     pub socket_timeout: Duration,
@@ -50,6 +51,8 @@ pub struct RedisStreamsConfig {
     pub tls_cert_file: Option<PathBuf>,
     /// A PEM file with the private key of [`tls_cert_file`](Self::tls_cert_file). Default: none.
     pub tls_key_file: Option<PathBuf>,
+    /// Prefix of the keys of published streams, with a colon behind it. Default `events`.
+    pub stream_prefix: String,
     /// Clock that dates published events. Default: the machine's.
     #[serde(skip)]
     pub clock: SharedClock,
@@ -59,12 +62,12 @@ impl Default for RedisStreamsConfig {
     fn default() -> Self {
         Self {
             redis_url: "redis://localhost:6379".into(),
-            stream_prefix: "events".into(),
             socket_timeout: Duration::from_secs(5),
             socket_connect_timeout: Duration::from_secs(5),
             tls_ca_file: None,
             tls_cert_file: None,
             tls_key_file: None,
+            stream_prefix: "events".into(),
             clock: SharedClock::SYSTEM,
         }
     }
@@ -82,45 +85,12 @@ impl RedisStreamsConfig {
     /// # Errors
     /// [`InvalidConfig`] with all mistakes. It never shows the password.
     pub fn validate(&self) -> Result<(), InvalidConfig> {
-        let mut mistakes = Vec::new();
-        let mut found_in = |field: &str, problem: Option<String>| {
-            mistakes.extend(problem.map(|problem| ConfigMistake::new(field, problem)));
-        };
-        found_in("redis_url", self.server().url_problem());
-        found_in("stream_prefix", prefix_problem(&self.stream_prefix));
-        found_in("socket_timeout", time_problem(self.socket_timeout));
-        found_in("socket_connect_timeout", time_problem(self.socket_connect_timeout));
-        found_in("tls_ca_file", self.server().ca_problem());
-        found_in("tls_cert_file", self.server().certificate_problem());
-        found_in("tls_key_file", self.server().key_problem());
-        if mistakes.is_empty() { Ok(()) } else { Err(InvalidConfig::new("streams", mistakes)) }
+        let prefix = ("stream_prefix", prefix_problem(&self.stream_prefix));
+        InvalidConfig::check("streams", self.server().problems().chain([prefix]))
     }
 
-    pub(crate) fn server(&self) -> Server<'_> {
-        Server {
-            url: &self.redis_url,
-            tls_ca_file: self.tls_ca_file.as_deref(),
-            tls_cert_file: self.tls_cert_file.as_deref(),
-            tls_key_file: self.tls_key_file.as_deref(),
-            timeout: self.socket_timeout,
-            connect_timeout: self.socket_connect_timeout,
-            prefix: ("stream_prefix", &self.stream_prefix),
-            package: env!("CARGO_PKG_NAME"),
-        }
-    }
-}
-
-impl fmt::Debug for RedisStreamsConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStreamsConfig")
-            .field("redis_url", &self.server().address())
-            .field("stream_prefix", &self.stream_prefix)
-            .field("socket_timeout", &self.socket_timeout)
-            .field("socket_connect_timeout", &self.socket_connect_timeout)
-            .field("tls_ca_file", &self.tls_ca_file)
-            .field("tls_cert_file", &self.tls_cert_file)
-            .field("tls_key_file", &self.tls_key_file)
-            .finish()
+    pub(crate) fn server(&self) -> ServerConfig<'_> {
+        server_config!(self, of: "streams", prefix: stream_prefix)
     }
 }
 
@@ -142,7 +112,7 @@ mod tests {
         };
         let mistakes = config.validate().unwrap_err().mistakes;
         let fields: Vec<_> = mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
-        assert_eq!(fields, ["redis_url", "stream_prefix", "socket_timeout", "socket_connect_timeout"]);
+        assert_eq!(fields, ["redis_url", "socket_timeout", "socket_connect_timeout", "stream_prefix"]);
         assert_eq!(RedisStreamsConfig::default().validate(), Ok(()));
     }
 }

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     RedisCommandError, RedisConnectError, Trim, Trimmed, blocking_read::READ_BLOCK_MAX, connection::SharedConnection,
-    error::InvalidConfig, reply,
+    reply,
 };
 
 /// Streams of plain events on a Redis server. Cloning shares the connection.
@@ -76,8 +76,7 @@ impl RedisStreams {
     /// refuses, or is a node of a cluster and the prefix has no hash tag. It names the address, never the password.
     pub async fn connect(config: RedisStreamsConfig) -> Result<Self, RedisConnectError> {
         config.validate()?;
-        let mistaken = |mistake| InvalidConfig::new("streams", vec![mistake]);
-        let link = SharedConnection::new(config.server(), || {}).map_err(mistaken)?;
+        let link = SharedConnection::new(config.server(), || {})?;
         let _: u64 = link.connect(&CHECK_SCRIPTING.prepare_invoke()).await?;
         // a user may lack the right to `INFO`: the server then counts as no cluster
         let info: String = link.query(&reply::cluster_info()).await.unwrap_or_default();

@@ -34,7 +34,7 @@ async fn all_mistakes_are_named_at_once_and_no_password_is_shown() {
     };
     let fields: Vec<_> = mistakes.mistakes.iter().map(|mistake| mistake.field.as_str()).collect();
     let all =
-        ["redis_url", "key_prefix", "socket_timeout", "socket_connect_timeout", "transaction_timeout", "tls_ca_file"];
+        ["redis_url", "socket_timeout", "socket_connect_timeout", "tls_ca_file", "key_prefix", "transaction_timeout"];
     assert_eq!(fields, all);
     assert!(mistakes.to_string().starts_with("invalid configuration of the Redis event store: "), "{mistakes}");
     assert!(!format!("{mistakes} {config:?}").contains("secret"), "{config:?}");
