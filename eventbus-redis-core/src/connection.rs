@@ -1,7 +1,8 @@
 //! Connections to the server.
 //!
-//! Invariant: a connection with a blocking read serves no other command, and a blocking read is never dropped: the
-//! server would deliver the next entry to a reader that is gone.
+//! Invariant: the shared connection carries no command that blocks. A reader opens a connection of its own for that,
+//! and awaits each blocking read until the server has answered or the reply is overdue: the server assigns the entries
+//! of the reply to that reader.
 //!
 //! Connect and reply timeouts use real time, not the configured clock.
 
@@ -23,7 +24,7 @@ use crate::{
     url::asks_for_tls,
 };
 
-/// The time after which a second connect attempt starts beside the first.
+/// The time after which a further connect attempt starts beside those that run.
 const PARALLEL_CONNECT_DELAY: Duration = Duration::from_secs(1);
 /// The number of connect attempts that run at once.
 const PARALLEL_CONNECTS_MAX: usize = 8;
@@ -43,7 +44,8 @@ pub struct SharedConnection {
     response_timeout: Duration,
     /// Locked for moments only, never across an await.
     state: RwLock<ConnectionState>,
-    /// The last failed attempt. The lock admits one connect attempt at a time.
+    /// The last failed attempt. The lock lets one command at a time open the shared connection again;
+    /// [`connect`](SharedConnection::connect) and [`open`](SharedConnection::open) do not take it.
     last_failure: Mutex<Option<ConnectFailure>>,
     on_reconnect: Box<dyn Fn() + Send + Sync>,
 }
@@ -56,6 +58,18 @@ struct UntaggedPrefix {
 }
 
 /// The last known state of the connection.
+///
+/// | From | Event | To |
+/// |---|---|---|
+/// | none | a command | open; or none, with a failure that the callers share who waited meanwhile |
+/// | none, open | `connect` | open, with a new connection |
+/// | open | an error shows its loss | none |
+/// | open | a late error of an earlier connection | open |
+/// | none, open | `block_commands` | blocked, without a connection |
+/// | blocked | a command | blocked; the command fails with the reason |
+/// | blocked | `connect` | blocked, with a connection |
+/// | blocked | `allow_commands` | open if there is a connection, else none |
+/// | any | `close` | closed: each later command fails |
 #[derive(Default)]
 struct ConnectionState {
     connection: Option<MultiplexedConnection>,
@@ -73,7 +87,8 @@ struct ConnectFailure {
 }
 
 impl SharedConnection {
-    /// Prepares the connection; sends no command. Calls `on_reconnect` for each connection after the first.
+    /// Prepares the connection; sends no command. Calls `on_reconnect` when a command opens the connection again after
+    /// a loss, with the state locked: it must not use the connection.
     ///
     /// # Errors
     /// The configuration field from which no client can be built.
@@ -95,7 +110,8 @@ impl SharedConnection {
         })
     }
 
-    /// Refuses all commands until [`allow_commands`](Self::allow_commands); [`connect`](Self::connect) still sends.
+    /// Drops the connection, and refuses all commands until [`allow_commands`](Self::allow_commands);
+    /// [`connect`](Self::connect) still sends.
     pub fn block_commands(&self, why: &str) {
         let mut slot = self.state.write();
         (slot.connection, slot.blocked_reason) = (None, Some(why.to_owned()));
@@ -111,16 +127,16 @@ impl SharedConnection {
         self.state.read().connection.is_some()
     }
 
-    /// Opens a connection for the caller alone, with a reply timeout. A long attempt may be stuck although the server
-    /// is back, so further attempts start beside it.
-    pub async fn open_dedicated(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
+    /// Opens a new connection within the connect timeout. An attempt may be stuck although the server is back: each
+    /// second a further one starts beside it, and the first to end decides, also by its error.
+    pub async fn open(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         match tokio::time::timeout(self.connect_timeout, self.open_without_timeout(response_timeout)).await {
             Ok(connected) => connected,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
         }
     }
 
-    /// Opens the connection, for a caller that limits the connect time.
+    /// As [`open`](Self::open), for a caller that limits the connect time.
     async fn open_without_timeout(&self, response_timeout: Duration) -> Result<MultiplexedConnection, RedisError> {
         let config =
             AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(Some(response_timeout));
@@ -142,6 +158,7 @@ impl SharedConnection {
         let timeout = self.connect_timeout;
         let connecting = async {
             let mut connection = self.open_without_timeout(self.response_timeout).await?;
+            // before the script, which may write keys
             let untagged = self.untagged_prefix_on_cluster(&mut connection).await?;
             if let Some(untagged) = untagged {
                 return Ok((connection, Err(untagged)));
@@ -207,16 +224,16 @@ impl SharedConnection {
     }
 
     /// Sends an idempotent command; if the connection turns out to be lost, sends it once more over a new one.
-    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+    pub async fn query_idempotent<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_with_short_timeout().await?;
         match command.query_async(&mut connection).await {
-            Err(error) if self.drop_if_lost(number, &error) => self.query_once(command).await,
+            Err(error) if self.drop_if_lost(number, &error) => self.query(command).await,
             reply => Ok(reply?),
         }
     }
 
     /// Sends a command once.
-    pub async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
+    pub async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, CommandError> {
         let (mut connection, number) = self.get_or_connect().await?;
         let reply = command.query_async(&mut connection).await;
         self.check_reply(number, reply)
@@ -304,7 +321,7 @@ impl SharedConnection {
         if let Some(failure) = last_failure.as_ref().filter(|failure| failure.at >= called_at) {
             return Err(CommandError::NotSent(failure.text.clone()));
         }
-        match self.open_dedicated(self.response_timeout).await {
+        match self.open(self.response_timeout).await {
             Ok(connection) => {
                 let mut slot = self.state.write();
                 slot.check_open()?;

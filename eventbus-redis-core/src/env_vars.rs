@@ -9,7 +9,8 @@ const VARIABLE_PREFIX: &str = "EVENTBUS_";
 /// A mistaken name of the server's variable.
 const MISNAMED_URL_VARIABLE: &str = "EVENTBUS_REDIS_URL";
 
-/// The variables that the configuration of a bus reads.
+/// The variables that the configuration of a bus knows. It refuses `EVENTBUS_REDIS_URL`, a mistaken name of
+/// `REDIS_URL`.
 pub const BUS_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_STREAM_PREFIX EVENTBUS_CONSUMER_GROUP EVENTBUS_CONSUMER_NAME
     EVENTBUS_CONSUMERS EVENTBUS_BATCH_SIZE EVENTBUS_BLOCK_MS EVENTBUS_RETRY_FOR_SECONDS EVENTBUS_MAX_RETRIES
@@ -20,8 +21,8 @@ pub const BUS_VARIABLES: &str = "
     EVENTBUS_RETRY_MAX_DELAY_MS EVENTBUS_DELIVER_SKIPPED_WITHIN EVENTBUS_SLOW_HANDLER_MS
     EVENTBUS_TRIM_MAX_LENGTH EVENTBUS_TRIM_MAX_AGE_SECONDS EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
     EVENTBUS_TLS_KEY_FILE EVENTBUS_READABLE_BY_PYTHON EVENTBUS_PARTITIONS EVENTBUS_PARTITION_LEASE_MS";
-/// The variables that the configuration of a store reads. Both lists stand here: a process that reads one configuration
-/// warns of no variable of the other.
+/// The variables that the configuration of a store knows. Both lists are in this crate, so that a process with a bus
+/// alone does not warn of the variables of a store.
 pub const STORE_VARIABLES: &str = "
     REDIS_URL EVENTBUS_REDIS_URL EVENTBUS_KEY_PREFIX EVENTBUS_SOCKET_TIMEOUT EVENTBUS_SOCKET_CONNECT_TIMEOUT
     EVENTBUS_TRANSACTION_TIMEOUT EVENTBUS_CHECK_DURABILITY EVENTBUS_TLS_CA_FILE EVENTBUS_TLS_CERT_FILE
@@ -85,6 +86,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
+    /// Returns a variable; `None` if it is unset or empty.
     pub fn value(&mut self, name: &'static str) -> Option<String> {
         match (self.get)(name)? {
             Ok(value) => Some(value).filter(|value| !value.is_empty()),
@@ -101,6 +103,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
+    /// Reads a whole number, or `true` or `false`.
     pub fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
         let Some(value) = self.value(name) else {
             return;
@@ -117,7 +120,8 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    pub fn number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
+    /// Reads a whole number into a field that may have none.
+    pub fn optional_number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
         let Some(value) = self.value(name) else {
             return;
         };
@@ -149,7 +153,7 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
 mod tests {
     use super::*;
 
-    /// Fails if the set of known names lacks one that the bus or the store reads, or has one that neither reads.
+    /// Finds each mistyped variable, and the nearest known name.
     #[test]
     fn a_mistyped_variable_is_named_with_the_nearest_one() {
         let set = [

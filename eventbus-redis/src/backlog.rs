@@ -256,7 +256,7 @@ pub(crate) async fn has_recorded_types(
     }
     let mut command = redis::cmd("HMGET");
     command.arg(keys::known_types(bus.base_stream(), group)).arg(recorded_types);
-    let found: Vec<Option<String>> = bus.connection().query(&command).await?;
+    let found: Vec<Option<String>> = bus.connection().query_idempotent(&command).await?;
     Ok(found.iter().all(Option::is_some))
 }
 

@@ -87,7 +87,7 @@ impl<T: Send + 'static> BlockingReader<T> {
         if let Some(connection) = &self.connection {
             return Ok(connection.clone());
         }
-        let made = link.open_dedicated(timeout).await?;
+        let made = link.open(timeout).await?;
         Ok(self.connection.insert(made).clone())
     }
 }

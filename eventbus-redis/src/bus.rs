@@ -291,7 +291,7 @@ impl RedisEventBus {
     /// The transport's error, or the server's.
     pub async fn ping(&self) -> Result<(), BoxError> {
         let ping = command::ping();
-        let reply = self.inner.connection().query::<redis::Value>(&ping).await;
+        let reply = self.inner.connection().query_idempotent::<redis::Value>(&ping).await;
         reply.map(drop).map_err(boxed)
     }
 

@@ -167,7 +167,7 @@ async fn load_dead_letter_page(
 }
 
 async fn read_dead_letters(bus: &BusInner, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
-    let reply: Value = bus.query(range).await.map_err(|error| dead_letter_error(bus, error))?;
+    let reply: Value = bus.query_idempotent(range).await.map_err(|error| dead_letter_error(bus, error))?;
     let entries = reply::parse_range_entries(reply).map_err(|error| bus.command_error(error.into()));
     let entries = entries.map_err(|error| dead_letter_error(bus, error))?;
     Ok(entries.into_iter().map(parse_dead_letter).collect())
@@ -209,7 +209,7 @@ async fn discard_ids(bus: &BusInner, ids: &[String]) -> Result<u64, DeadLetterEr
         return Ok(0);
     }
     let delete = admin::delete(&bus.config().dlq_stream_name(), ids);
-    bus.query_once(&delete).await.map_err(|error| dead_letter_error(bus, error))
+    bus.query(&delete).await.map_err(|error| dead_letter_error(bus, error))
 }
 
 fn parse_dead_letter_id(bus: &BusInner, id: &MessageId) -> Result<EntryId, DeadLetterError> {

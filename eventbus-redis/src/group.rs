@@ -170,7 +170,7 @@ pub(crate) async fn retire_store(bus: &BusInner, store: Uuid) -> Result<bool, Re
     }
     let mut forget = redis::cmd("HDEL");
     forget.arg(keys::dead_letter_copies(&bus.config().dlq_stream_name())).arg(store.to_string());
-    was_known |= bus.query::<u64>(&forget).await? > 0;
+    was_known |= bus.query_idempotent::<u64>(&forget).await? > 0;
     Ok(was_known)
 }
 
@@ -274,7 +274,7 @@ pub(crate) async fn count_after(bus: &BusInner, id: &str) -> Result<u64, Command
     let (mut unread, mut after) = (0, id.to_owned());
     loop {
         let count = command::count_after(bus.stream(), &after);
-        let (found, last): (u64, String) = bus.connection().query(&count).await?;
+        let (found, last): (u64, String) = bus.connection().query_idempotent(&count).await?;
         unread += found;
         if found == 0 {
             return Ok(unread);

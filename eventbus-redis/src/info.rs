@@ -241,7 +241,7 @@ async fn find_oldest_unfinished(
     }
     let retry = keys::retry(bus.stream(), &bus.config().retry_key_prefix, &group.name);
     let query = admin::load_attempts(&retry, pending.iter().map(|(id, ..)| id.as_str()));
-    let attempts_json: Vec<Option<String>> = bus.connection().query(&query).await?;
+    let attempts_json: Vec<Option<String>> = bus.connection().query_idempotent(&query).await?;
     let local_now = bus.config().clock.unix_millis();
     let has_owner = |consumer: &str| match bus.is_partition() {
         true => members.values().any(|member| member.is_live(now)),

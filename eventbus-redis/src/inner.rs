@@ -242,15 +242,15 @@ impl BusInner {
     }
 
     /// Sends a command that may be sent twice.
-    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+    pub(crate) async fn query_idempotent<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.connection.query(command).await.map_err(|error| self.command_error(error))
+        self.connection.query_idempotent(command).await.map_err(|error| self.command_error(error))
     }
 
     /// Sends a command that must not be sent twice.
-    pub(crate) async fn query_once<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
+    pub(crate) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, RedisCommandError> {
         self.ensure_open()?;
-        self.connection.query_once(command).await.map_err(|error| self.command_error(error))
+        self.connection.query(command).await.map_err(|error| self.command_error(error))
     }
 
     fn ensure_open(&self) -> Result<(), RedisCommandError> {

@@ -102,7 +102,7 @@ async fn add_batch(
     entries: &[wire::EntryFields<'_>],
 ) -> Result<Vec<RedisResult<String>>, CommandError> {
     if let [entry] = entries {
-        let id = bus.connection().query_once(&command::add(bus.stream(), entry, None)).await?;
+        let id = bus.connection().query(&command::add(bus.stream(), entry, None)).await?;
         return Ok(vec![Ok(id)]);
     }
     bus.connection().query_all(&command::add_all(bus.stream(), entries)).await

@@ -97,7 +97,7 @@ pub(crate) async fn trim_may_lose(bus: &BusInner, max_length: u64) -> Result<u64
     let mut removed = 0;
     for part in bus.partitions_or_self() {
         let keep = even_share(part, max_length);
-        removed += part.query::<u64>(&admin::trim(part.stream(), keep)).await?;
+        removed += part.query_idempotent::<u64>(&admin::trim(part.stream(), keep)).await?;
     }
     Ok(removed)
 }

@@ -104,7 +104,7 @@ pub(crate) async fn query_for<T: FromRedisValue>(
     name: &Name,
     command: &Cmd,
 ) -> Result<T, CheckpointError> {
-    inner.connection().query(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
+    inner.connection().query_idempotent(command).await.map_err(|error| CheckpointError::new(name, boxed(error)))
 }
 
 pub(crate) async fn run_script_for<T: FromRedisValue>(

@@ -13,7 +13,8 @@ use crate::{RedisEventStore, commands, error::corrupt_key};
 impl EventTypes for RedisEventStore {
     async fn stored_event_types(&self) -> Result<Vec<StoredEventType>, ReadError> {
         let key = self.inner().keys().event_types();
-        let rows: Result<Vec<(String, String)>, _> = self.inner().connection().query(&commands::hash(&key)).await;
+        let rows: Result<Vec<(String, String)>, _> =
+            self.inner().connection().query_idempotent(&commands::hash(&key)).await;
         let rows = rows.map_err(|error| ReadError::Unavailable(boxed(error)))?;
         let types: Result<Vec<_>, BoxError> = rows.iter().map(parse_stored_type).collect();
         let mut types = types.map_err(|source| corrupt_key(&key, source))?;

@@ -40,7 +40,8 @@ pub(crate) fn read_feed<'s>(
 /// Returns the position of the last event.
 pub(crate) async fn head(inner: &StoreInner) -> Result<Position, ReadError> {
     let (feed, acknowledged) = (inner.keys().feed(), inner.acknowledged().position());
-    let reply = inner.connection().query(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
+    let reply =
+        inner.connection().query_idempotent(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
     let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
     let head = match entries.into_iter().next() {
         Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
@@ -135,7 +136,7 @@ async fn pointers(
     };
     let feed = inner.keys().feed();
     let command = commands::range(&feed, from, through.get(), count);
-    let reply = inner.connection().query(&command).await.map_err(|error| read_error(&feed, error))?;
+    let reply = inner.connection().query_idempotent(&command).await.map_err(|error| read_error(&feed, error))?;
     let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
     let mut pointers = Vec::with_capacity(entries.len());
     for (wanted, entry) in (from..).zip(entries) {

@@ -20,7 +20,7 @@ pub(super) fn from_vars(
     vars.parsed("EVENTBUS_BATCH_SIZE", &mut config.batch_size);
     vars.parsed("EVENTBUS_BLOCK_MS", &mut config.block_ms);
     vars.parsed("EVENTBUS_RETRY_FOR_SECONDS", &mut config.retry_for_seconds);
-    vars.number("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
+    vars.optional_number("EVENTBUS_MAX_RETRIES", &mut config.max_retries);
     vars.parsed("EVENTBUS_PENDING_IDLE_MS", &mut config.pending_idle_ms);
     vars.parsed("EVENTBUS_ENABLE_DLQ", &mut config.enable_dlq);
     vars.text("EVENTBUS_DLQ_STREAM_SUFFIX", &mut config.dlq_stream_suffix);
@@ -31,15 +31,15 @@ pub(super) fn from_vars(
     vars.parsed("EVENTBUS_RETRY_KEY_EXPIRY_SECONDS", &mut config.retry_key_expiry_seconds);
     vars.parsed("EVENTBUS_SINGLE_CONNECTION_CLIENT", &mut config.single_connection_client);
     vars.parsed("EVENTBUS_CONCURRENCY", &mut config.concurrency);
-    vars.number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
+    vars.optional_number("EVENTBUS_MAX_IN_FLIGHT", &mut config.max_in_flight);
     vars.parsed("EVENTBUS_MAX_WAITING", &mut config.max_waiting);
     vars.parsed("EVENTBUS_MAX_IN_FLIGHT_BYTES", &mut config.max_in_flight_bytes);
     vars.parsed("EVENTBUS_RETRY_DELAY_MS", &mut config.retry_delay_ms);
     vars.parsed("EVENTBUS_RETRY_MAX_DELAY_MS", &mut config.retry_max_delay_ms);
     vars.seconds("EVENTBUS_DELIVER_SKIPPED_WITHIN", &mut config.deliver_skipped_within);
     vars.parsed("EVENTBUS_SLOW_HANDLER_MS", &mut config.slow_handler_ms);
-    vars.number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
-    vars.number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
+    vars.optional_number("EVENTBUS_TRIM_MAX_LENGTH", &mut config.trim_max_length);
+    vars.optional_number("EVENTBUS_TRIM_MAX_AGE_SECONDS", &mut config.trim_max_age_seconds);
     config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(Into::into);
     config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(Into::into);
     config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(Into::into);

@@ -255,7 +255,7 @@ impl Acknowledger {
         }
         for ids in ids.chunks(ACK_BATCH_MAX) {
             let acknowledge = command::acknowledge(self.inner.bus().stream(), self.inner.group(), ids);
-            self.inner.bus().connection().query::<u64>(&acknowledge).await?;
+            self.inner.bus().connection().query_idempotent::<u64>(&acknowledge).await?;
         }
         Ok(())
     }

@@ -153,7 +153,7 @@ impl<'a> PlainTasks<'a> {
                 &from,
                 command::SCRIPT_BATCH_MAX,
             );
-            let ids = command::parse_pending_ids(bus.connection().query(&list).await?)?;
+            let ids = command::parse_pending_ids(bus.connection().query_idempotent(&list).await?)?;
             let Some(last) = ids.last() else {
                 break;
             };

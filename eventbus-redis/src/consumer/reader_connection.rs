@@ -54,7 +54,7 @@ impl Connector {
             return Ok(ReaderConnection { bus: Arc::clone(&self.bus), connection, client_id: None });
         }
         let timeout = READ_BLOCK_MAX + config.socket_timeout.min(READ_REPLY_MARGIN);
-        let mut connection = link.open_dedicated(timeout).await?;
+        let mut connection = link.open(timeout).await?;
         let id = command::client_id().query_async(&mut connection).await;
         let lost = std::mem::take(&mut self.has_lost_connection);
         self.bus.counters().reconnections(u64::from(lost));
@@ -117,7 +117,7 @@ impl ReaderConnection {
 async fn unblock_read(bus: &BusInner, client_id: Option<i64>) {
     if let Some(client) = client_id {
         let wake = command::unblock(client);
-        if let Err(error) = bus.connection().query::<Value>(&wake).await {
+        if let Err(error) = bus.connection().query_idempotent::<Value>(&wake).await {
             tracing::debug!(%error, "the server cannot end a blocking read; it ends by itself");
         }
     }

@@ -250,7 +250,7 @@ impl Receiver {
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
         let list =
             command::pending_of_consumer(self.inner.bus().stream(), self.inner.group(), self.inner.name(), from, count);
-        let ids = command::parse_pending_ids(self.inner.bus().connection().query(&list).await?)?;
+        let ids = command::parse_pending_ids(self.inner.bus().connection().query_idempotent(&list).await?)?;
         let Some(last) = ids.last() else {
             return Ok((None, ReclaimedEntries::default()));
         };

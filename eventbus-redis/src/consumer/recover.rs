@@ -105,7 +105,7 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
         let epoch: String = bus.connection().run_idempotent(&lease_script(bus, &lease, &owner)).await?;
         if epoch.is_empty() {
             let pending = command::count_pending(part.stream(), bus.default_group());
-            stats.checked += command::parse_pending_count(bus.connection().query(&pending).await?)?;
+            stats.checked += command::parse_pending_count(bus.connection().query_idempotent(&pending).await?)?;
             continue;
         }
         let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
@@ -150,7 +150,8 @@ impl RecoveryRun {
         let idle_ms = recovery.min_idle_time_ms.unwrap_or(config.pending_idle_ms);
         let mut left = recovery.batch_size.unwrap_or(config.batch_size);
         let pending = command::count_pending(self.parts.inner.bus().stream(), self.parts.inner.group());
-        stats.checked += command::parse_pending_count(self.parts.inner.bus().connection().query(&pending).await?)?;
+        stats.checked +=
+            command::parse_pending_count(self.parts.inner.bus().connection().query_idempotent(&pending).await?)?;
         if self.parts.inner.bus().subscribers().of_group(self.parts.inner.group()).is_empty() {
             return Ok(()); // no handlers
         }

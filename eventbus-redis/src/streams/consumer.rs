@@ -174,7 +174,7 @@ impl EventConsumer {
         if ids.is_empty() {
             return Ok(0);
         }
-        self.streams.query(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
+        self.streams.query_idempotent(&self.key, &command::acknowledge(&self.key, &self.group, &ids)).await
     }
 
     /// Claims entries that have been pending for long, of all consumers, this one included. It scans all pending

@@ -79,7 +79,7 @@ impl RedisStreams {
         let link = SharedConnection::new(config.server(), || {})?;
         let _: u64 = link.connect(&CHECK_SCRIPTING.prepare_invoke()).await?;
         // a user may lack the right to `INFO`: the server then counts as no cluster
-        let info: String = link.query(&reply::cluster_info()).await.unwrap_or_default();
+        let info: String = link.query_idempotent(&reply::cluster_info()).await.unwrap_or_default();
         let is_cluster = reply::is_cluster_node(&info);
         Ok(Self { inner: Arc::new(StreamsInner { config, connection: link, is_cluster }) })
     }
@@ -218,8 +218,11 @@ impl RedisStreams {
     }
 
     /// Sends a command about a key that may be sent twice.
-    async fn query<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, RedisCommandError> {
-        self.connection().query(command).await.map_err(|error| RedisCommandError::from_command_error(key, error))
+    async fn query_idempotent<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, RedisCommandError> {
+        self.connection()
+            .query_idempotent(command)
+            .await
+            .map_err(|error| RedisCommandError::from_command_error(key, error))
     }
 }
 

@@ -156,7 +156,7 @@ pub(super) async fn add_entry<V: AsRef<[u8]>>(
     max_length: Option<u64>,
 ) -> Result<MessageId, RedisCommandError> {
     // never sent twice: that would publish twice
-    let id: Result<String, _> = streams.connection().query_once(&command::add(key, fields, max_length)).await;
+    let id: Result<String, _> = streams.connection().query(&command::add(key, fields, max_length)).await;
     id.map(MessageId::new).map_err(|error| RedisCommandError::from_command_error(key, error))
 }
 

@@ -118,7 +118,7 @@ async fn find_stored(
         command.arg(event.event_id().as_uuid().as_bytes());
     }
     let found: Vec<Option<u64>> =
-        inner.connection().query(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
+        inner.connection().query_idempotent(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
     let positions: Vec<u64> = found.into_iter().flatten().collect();
     if positions.is_empty() {
         return Ok(None);

@@ -43,7 +43,7 @@ impl EffectList {
         let mut command = redis::cmd("COMMAND");
         command.arg("INFO").arg(&unknown);
         let replies: Vec<Value> =
-            inner.connection().query(&command).await.map_err(RedisTransactionError::unavailable)?;
+            inner.connection().query_idempotent(&command).await.map_err(RedisTransactionError::unavailable)?;
         let mut replies = replies.into_iter();
         for name in unknown {
             let reply = replies.next().unwrap_or(Value::Nil);

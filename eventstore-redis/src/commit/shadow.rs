@@ -133,7 +133,7 @@ async fn query_for_transaction<T: FromRedisValue>(
     inner: &StoreInner,
     command: &redis::Cmd,
 ) -> Result<T, RedisTransactionError> {
-    inner.connection().query(command).await.map_err(RedisTransactionError::unavailable)
+    inner.connection().query_idempotent(command).await.map_err(RedisTransactionError::unavailable)
 }
 
 pub(crate) fn missing_shadow(shadow: &Shadow) -> RedisTransactionError {

@@ -106,7 +106,7 @@ async fn write_in_one_step(
     if matches!((&reply, target), (ProgramReply::Moved, ProjectionTarget::Rebuild(_))) {
         // only this rebuild fills these copies: if its step has moved the checkpoint, the reply to a first run was
         // lost
-        let at: Option<String> = runner.query(&reply::get(&checkpoint)).await?;
+        let at: Option<String> = runner.query_idempotent(&reply::get(&checkpoint)).await?;
         reply = if at.as_ref() == Some(&to) { ProgramReply::Done(Vec::new()) } else { ProgramReply::Moved };
     }
     if matches!(reply, ProgramReply::Done(_)) {

@@ -295,7 +295,7 @@ impl EventProjection {
             &self.runner.keys().notes(),
             &[&self.runner.keys().progress_field(), &self.runner.keys().rebuild_progress_field()],
         );
-        self.runner.query::<u64>(&delete).await.map(drop)
+        self.runner.query_idempotent::<u64>(&delete).await.map(drop)
     }
 }
 

@@ -58,7 +58,7 @@ async fn rebuild_with_token(
     let target = ProjectionTarget::Rebuild(token);
     start_rebuild(runner, token).await?;
     let mut progress = ProgressReporter::new(
-        runner.query(&streams::length(runner.keys().stream())).await?,
+        runner.query_idempotent(&streams::length(runner.keys().stream())).await?,
         on_progress,
         runner.streams().config().clock.clone(),
     );
@@ -90,7 +90,7 @@ async fn start_rebuild(runner: &StepRunner, token: &str) -> Result<(), StreamPro
     let token_key = runner.keys().rebuild_token();
     // before the first write, so that a rebuild whose step would be refused leaves no token
     runner.check_slots(&[token_key.clone(), runner.keys().notes()])?;
-    runner.query::<redis::Value>(&reply::set(&token_key, token)).await?;
+    runner.query_idempotent::<redis::Value>(&reply::set(&token_key, token)).await?;
     clear_copies(runner, token, Some(StreamPosition::default())).await
 }
 
@@ -102,7 +102,7 @@ async fn clear_copies(
 ) -> Result<(), StreamProjectionError> {
     let target = ProjectionTarget::Rebuild(token);
     let (checkpoint, listed) = runner.keys().progress_keys(&target);
-    let stale: Vec<String> = runner.query(&streams::members(&listed)).await?;
+    let stale: Vec<String> = runner.query_idempotent(&streams::members(&listed)).await?;
     let mut clear = AtomicProgram::default();
     clear.require_token(&runner.keys().rebuild_token(), token);
     match start {
@@ -135,8 +135,8 @@ async fn swap_copies(
     let (target, at) = (ProjectionTarget::Rebuild(token), &batch.checkpoint);
     let ((served, served_keys), (filled, copied_keys)) =
         (runner.keys().progress_keys(&ProjectionTarget::Live), runner.keys().progress_keys(&target));
-    let copied: BTreeSet<String> = runner.query(&streams::members(&copied_keys)).await?;
-    let written: BTreeSet<String> = runner.query(&streams::members(&served_keys)).await?;
+    let copied: BTreeSet<String> = runner.query_idempotent(&streams::members(&copied_keys)).await?;
+    let written: BTreeSet<String> = runner.query_idempotent(&streams::members(&served_keys)).await?;
     let mut program = AtomicProgram::default();
     runner.add_checks(&mut program, &target, at);
     program.require_value(&served, live);
@@ -158,7 +158,7 @@ async fn swap_copies(
         ProgramReply::Moved => Ok(false),
         // perhaps the reply to a first run was lost, which left `done`
         ProgramReply::TokenTaken => {
-            match runner.query::<Option<String>>(&reply::get(&runner.keys().rebuild_token())).await? {
+            match runner.query_idempotent::<Option<String>>(&reply::get(&runner.keys().rebuild_token())).await? {
                 Some(found) if found == done => Ok(true),
                 _ => Err(runner.superseded_error()),
             }

@@ -69,7 +69,7 @@ impl StepRunner {
 
     /// Returns the checkpoint of the live keys.
     pub(super) async fn live_checkpoint(&self) -> Result<String, RedisCommandError> {
-        let at: Option<String> = self.query(&reply::get(&self.keys.own_key("checkpoint"))).await?;
+        let at: Option<String> = self.query_idempotent(&reply::get(&self.keys.own_key("checkpoint"))).await?;
         Ok(at.unwrap_or_else(|| CHECKPOINT_START.to_owned()))
     }
 
@@ -111,8 +111,11 @@ impl StepRunner {
         }
     }
 
-    pub(super) async fn query<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> Result<T, RedisCommandError> {
-        self.streams.query(self.keys.stream(), command).await
+    pub(super) async fn query_idempotent<T: redis::FromRedisValue>(
+        &self,
+        command: &redis::Cmd,
+    ) -> Result<T, RedisCommandError> {
+        self.streams.query_idempotent(self.keys.stream(), command).await
     }
 
     pub(super) fn check_name(&self) -> Result<(), StreamProjectionError> {
