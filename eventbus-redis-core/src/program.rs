@@ -71,7 +71,7 @@ impl AtomicProgram {
 
     /// Checks that a key holds no different token; else the reply is [`ProgramReply::TokenTaken`].
     pub fn require_token(&mut self, key: &str, token: &str) {
-        self.step("claim").key(key).arg(token);
+        self.step("token").key(key).arg(token);
     }
 
     /// Adds a name to the set of written keys; undone if a later step fails.
@@ -171,7 +171,7 @@ impl ProgramReply {
         match next().as_str() {
             "ok" => Self::Done(words.collect()),
             "lost" => Self::Moved,
-            "late" => Self::TokenTaken,
+            "taken" => Self::TokenTaken,
             "failed" => Self::Refused { key: next(), command: next(), reason: next() },
             _ => Self::Other(reply),
         }

@@ -54,9 +54,9 @@ pub struct RedisEventStoreConfig {
     /// Prefix of all keys, with a colon behind it; on a cluster with a hash tag, as `{shop}`. Keys that handlers and
     /// projections write in the store's transactions have it too. Default: empty.
     pub key_prefix: String,
-    /// Time limit of a transaction, from its first lock (of a checkpoint or a delivery) to its commit. After it the
-    /// transactions that wait for the lock go on, and this one does not commit. For a transaction whose process died
-    /// they wait one second at most. Default 30 s.
+    /// Time limit of a transaction, from its first request for a lock (of a checkpoint or a delivery) to its commit.
+    /// After it the transactions that wait for the lock go on, and this one does not commit. For a transaction whose
+    /// process died they wait one second at most. Default 30 s.
     #[serde(deserialize_with = "seconds")]
     pub transaction_timeout: Duration,
     /// Set if connecting asks the server how it keeps its data, and logs a warning of what may be lost. Default true.

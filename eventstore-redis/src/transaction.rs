@@ -1,9 +1,9 @@
 //! The open transaction that handlers and projections write in.
 //!
-//! Invariant: a transaction writes only in its commit, which is one script. The script compares the epoch of the lease,
-//! the checkpoint and the records of handled events in the same step, so it refuses to write an effect a second time;
-//! it also compares the values read and the expected versions of appends. Locks only save work that the script would
-//! refuse.
+//! Invariant: apart from the keys of its locks, a transaction writes only in its commit, which is one script. The
+//! script compares the epoch of the lease, the checkpoint and the records of handled events in the same step, so it
+//! refuses to write an effect a second time; it also compares the values read and the expected versions of appends.
+//! Locks only save work that the script would refuse.
 
 use std::{any::Any, fmt, sync::Arc};
 
@@ -41,7 +41,10 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 // | unlocked, locked | `advance` or `is_first`, the script replies `ok` | locked: a task renews the locks |
 // | unlocked, locked | `advance` or `is_first`, the script replies `busy` | same state: polls until the lock is free |
 // | unlocked, locked | `advance` or `is_first`, the script replies `lost` | same state: the caller gets `false` |
-// | locked | `transaction_timeout` passes | timed out: the locks expire, `is_late` is true |
+// | unlocked | `transaction_timeout` passes since the first `advance` or `is_first`, which polls | timed out |
+// | locked | `transaction_timeout` passes since the first `advance` or `is_first` | timed out: the locks expire |
+// | timed out | read, effect, append | same state |
+// | timed out | `advance` or `is_first` | same state, replies as above; no task renews the locks |
 // | locked | a lock expired without a renewal, a second transaction holds it; `commit` | ended: `TimedOut`, no write |
 // | unlocked, locked | `commit`, all checks of the script hold | committed: the script has released the locks |
 // | unlocked, locked | `commit`, a check fails or an effect is refused | ended: no write; `Drop` releases the locks |
@@ -126,7 +129,7 @@ impl RedisTransaction {
         }
     }
 
-    /// Adds to a number in a field of a hash, which counts from 0.
+    /// Adds to a number in a field of a hash; a missing one counts as 0.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
@@ -136,8 +139,8 @@ impl RedisTransaction {
         Ok(())
     }
 
-    /// Adds to a number with a fraction in a field of a hash, which counts from 0. The server calculates: sums of many
-    /// such numbers are not exact, so count money in its smallest unit.
+    /// Adds to a number with a fraction in a field of a hash; a missing one counts as 0. The server calculates: sums of
+    /// many such numbers are not exact, so count money in its smallest unit.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
@@ -179,7 +182,7 @@ impl RedisTransaction {
         Ok(())
     }
 
-    /// Adds to a number in a text, which counts from 0.
+    /// Adds to a number in a text; a missing one counts as 0.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.
@@ -223,7 +226,7 @@ impl RedisTransaction {
         self.push_blind_write(key, Undo::Score, "ZADD", vec![to_bytes(score), to_bytes(member)])
     }
 
-    /// Adds to the score of a member of a sorted set, which counts from 0.
+    /// Adds to the score of a member of a sorted set; a missing one counts as 0.
     ///
     /// # Errors
     /// [`RedisTransactionError`] if the key is not allowed.

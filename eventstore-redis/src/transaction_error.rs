@@ -59,10 +59,11 @@ pub enum RedisTransactionError {
     /// The lease has passed to a new owner, or a concurrent transaction has moved the checkpoint or noted the delivery.
     #[error("the lease has a new owner, or a concurrent commit was first: the transaction is not committed")]
     Superseded,
-    /// The transaction took longer than `transaction_timeout`, so a transaction that waited for its locks may go on.
-    #[error("the transaction took longer than {limit:?}, the `transaction_timeout`: it is not committed")]
+    /// The transaction no longer has its locks: it took longer than `transaction_timeout`, or its process could not
+    /// renew them for a second. A transaction that waited for one goes on.
+    #[error("the transaction lost its locks, which it holds for {limit:?} at most: it is not committed")]
     TimedOut {
-        /// The time limit.
+        /// The `transaction_timeout`.
         limit: Duration,
     },
     /// A rebuild cannot do this in its copies.

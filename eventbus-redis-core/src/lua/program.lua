@@ -3,7 +3,7 @@
 -- KEYS  every key, in any order; the steps name them by number
 -- ARGV  the steps: each a word and its arguments. Steps that check come before steps that write; effects, which may
 --       fail and are then undone, come before writes that cannot fail.
--- Reply: `ok` and what steps have added; or the reason why the script wrote no key: `lost`, `late`, `failed` and the
+-- Reply: `ok` and what steps have added; or the reason why the script wrote no key: `lost`, `taken`, `failed` and the
 --       key, the command and the server's error; or the reply of a step of the script's own.
 local function take_key() return KEYS[tonumber(take())] end
 
@@ -30,8 +30,8 @@ local function try_undo(commands, backup)
   backups[#backups + 1] = backup
   -- left by a program whose user may not remove it
   if redis.pcall('EXISTS', backup) == 1 then redis.pcall('DEL', backup) end
-  local refused = is_error(redis.pcall(commands.write, backup, unpack(commands.trial)))
-    or is_error(redis.pcall(commands.remove, backup, 'part'))
+  local refused = error_of(redis.pcall(commands.write, backup, unpack(commands.trial)))
+    or error_of(redis.pcall(commands.remove, backup, 'part'))
   commands.is_tried = not refused
   return refused
 end
@@ -40,7 +40,7 @@ end
 local function keep_part(kind, key, backup, part)
   local commands = PARTS[kind]
   local old = redis.pcall(commands.read, key, part)
-  local refused = is_error(old) or try_undo(commands, backup)
+  local refused = error_of(old) or try_undo(commands, backup)
   if refused then return refused end
   undo[#undo + 1] = function()
     if not old or old == 0 then
@@ -65,11 +65,11 @@ local function keep_key(kind, key, backup)
     saved = redis.call('EXISTS', key)
     if saved == 1 then
       local moved = redis.pcall('RENAME', key, backup)
-      if is_error(moved) then saved = moved end
+      if error_of(moved) then saved = moved end
     end
   end
   -- the undo of a key that is missing removes it
-  local refused = is_error(saved) or (saved == 0 and is_error(redis.pcall('DEL', backup)))
+  local refused = error_of(saved) or (saved == 0 and error_of(redis.pcall('DEL', backup)))
   if refused then return refused end
   undo[#undo + 1] = function()
     if saved == 0 then
@@ -110,9 +110,9 @@ end
 
 -- Checks that no different token holds a lock. The lock may have expired and be free: further steps find what was
 -- committed since.
-function steps.claim()
+function steps.token()
   local holder, token = redis.call('GET', take_key()), take()
-  if holder and holder ~= token then return { 'late' } end
+  if holder and holder ~= token then return { 'taken' } end
 end
 
 -- Lists a key as written, so that a rebuild finds it; undone if an effect fails.
@@ -130,8 +130,7 @@ steps['do'] = function()
   if kind == 'score' then part = args[#args] elseif kind == 'field' or kind == 'member' then part = args[1] end
   local refused = keep(kind, key, backup, part)
   if not refused then
-    local reply = redis.pcall(name, key, unpack(args))
-    refused = is_error(reply)
+    refused = error_of(redis.pcall(name, key, unpack(args)))
   end
   if refused then return undo_all(key, name, refused) end
 end

@@ -5,10 +5,11 @@ local function take()
   return ARGV[at]
 end
 
-local function is_error(reply) return type(reply) == 'table' and reply.err end
+-- Returns the error's text if a reply is an error.
+local function error_of(reply) return type(reply) == 'table' and reply.err end
 
 -- Codes of errors by which the server refuses all writes for now: full memory, a replica, a full disk, no replicas.
 local OF_SERVER = { OOM = true, READONLY = true, MASTERDOWN = true, MISCONF = true, NOREPLICAS = true }
 
 -- Returns `true` if an error has such a code: a script's first write fails with it, so the script has written no key.
-local function is_of_server(said) return OF_SERVER[string.match(said, '^%u+')] end
+local function is_of_server(reason) return OF_SERVER[string.match(reason, '^%u+')] end

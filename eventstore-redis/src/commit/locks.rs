@@ -1,7 +1,7 @@
 //! The locks of a transaction: a second transaction waits until the first ends, its process dies, or its time is up.
 //!
-//! Invariant: a lock only saves work that the commit would refuse, which compares epoch, checkpoint and noted
-//! deliveries by itself. So a lock expires soon, and a task renews it while the transaction lives.
+//! Invariant: a lock only saves work: the commit compares epoch, checkpoint and noted deliveries by itself, and refuses
+//! what a lock would have prevented. So a lock may expire soon, and a task renews it while the transaction lives.
 //!
 //! Real time, not the given clock: locks, by the clock of Redis.
 
@@ -34,14 +34,14 @@ pub(crate) struct TransactionLocks {
     token: String,
     keys: Vec<String>,
     /// Time of the first request for a lock: `transaction_timeout` starts here.
-    first_locked_at: Option<Instant>,
+    first_requested_at: Option<Instant>,
     renewal: Option<AbortHandle>,
 }
 
 impl TransactionLocks {
     pub(crate) fn new(inner: Arc<StoreInner>) -> Self {
         let token = inner.config().clock.new_id().simple().to_string();
-        Self { inner, token, keys: Vec::new(), first_locked_at: None, renewal: None }
+        Self { inner, token, keys: Vec::new(), first_requested_at: None, renewal: None }
     }
 
     pub(crate) fn token(&self) -> &str {
@@ -74,7 +74,7 @@ impl TransactionLocks {
     /// Returns `true` if `transaction_timeout` has passed: the locks may have expired, and waiting transactions gone
     /// on.
     pub(crate) fn is_timed_out(&self) -> bool {
-        self.first_locked_at.is_some_and(|since| since.elapsed() > self.inner.config().transaction_timeout)
+        self.first_requested_at.is_some_and(|since| since.elapsed() > self.inner.config().transaction_timeout)
     }
 
     /// Runs a script that takes the lock `key`, and polls while it is held. Returns `false` if a commit has made the
@@ -88,7 +88,7 @@ impl TransactionLocks {
         if !self.keys.contains(&key) {
             self.keys.push(key.clone());
         }
-        self.first_locked_at.get_or_insert_with(Instant::now);
+        self.first_requested_at.get_or_insert_with(Instant::now);
         let mut backoff = BackoffTimer::new(LOCK_POLL_BACKOFF);
         loop {
             let reply: String =
@@ -112,7 +112,7 @@ impl TransactionLocks {
     fn start_renewal(&mut self) {
         let (inner, token, keys, pause) =
             (self.inner.clone(), self.token.clone(), self.keys.clone(), self.ttl() / LOCK_RENEWALS_PER_TTL);
-        let end = self.first_locked_at.unwrap_or_else(Instant::now) + inner.config().transaction_timeout;
+        let end = self.first_requested_at.unwrap_or_else(Instant::now) + inner.config().transaction_timeout;
         let ms = self.ttl_ms();
         let renewal_task = tokio::spawn(async move {
             let mut script = RENEW_LOCKS.prepare_invoke();

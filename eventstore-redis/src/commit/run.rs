@@ -7,7 +7,7 @@ use eventbus_redis_core::{
 };
 
 use super::read_set::refused_error;
-use crate::{RedisTransactionError, error::corrupt_last_entry, fault, inner::StoreInner, script::COMMIT};
+use crate::{RedisTransactionError, error::corrupt_last_entry, inner::StoreInner, script::COMMIT};
 
 /// Runs the program of a commit, and returns the position of its last event; empty if it appends none.
 pub(crate) async fn run(inner: &StoreInner, program: &AtomicProgram) -> Result<String, RedisTransactionError> {
@@ -22,11 +22,10 @@ pub(crate) async fn run(inner: &StoreInner, program: &AtomicProgram) -> Result<S
         ProgramReply::Done(words) => Ok(words.into_iter().next().unwrap_or_default()),
         ProgramReply::Moved => Err(RedisTransactionError::Superseded),
         ProgramReply::TokenTaken => Err(timed_out_error(inner)),
-        ProgramReply::Refused { key, command, reason } => Err(match fault::fault_of_text(&reason) {
-            // a fault of the server, as full memory: a later run can succeed
-            Some(_) => RedisTransactionError::Unavailable(reason.into()),
-            None => RedisTransactionError::EffectRefused { key, command, source: reason.into() },
-        }),
+        // never a fault of the server, as full memory: the script replies with such an error itself
+        ProgramReply::Refused { key, command, reason } => {
+            Err(RedisTransactionError::EffectRefused { key, command, source: reason.into() })
+        }
         ProgramReply::Other(words) => Err(match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
             ["changed", key] => RedisTransactionError::Changed { key: key.into() },
             ["damaged", key, entry] => refused_error("XADD", key, corrupt_last_entry(key, entry)),

@@ -17,7 +17,7 @@ local function is_as_expected(expected, version)
 end
 
 local head, damage = head_of(feed, ids)
-compare(head, take())
+note_lost_events(head, take())
 
 local function append(key)
   local expected, aggregate_type, aggregate_id = take(), take(), take()
@@ -25,16 +25,16 @@ local function append(key)
   local known = known_places(ids, by_id)
   if known then return known end
   if not head then return damage end
-  local version, refusal = version_of(key)
+  local version, refusal = length_of(key)
   if refusal then return refusal end
   if not is_as_expected(expected, version) then
-    local _, foreign = length_of(key)
+    local _, foreign = checked_length_of(key)
     return foreign or { 'conflict', version }
   end
   local refused = add_events(key, version, head, events)
   if refused then
     if is_of_server(refused) then return redis.error_reply(refused) end
-    local _, foreign = length_of(key)
+    local _, foreign = checked_length_of(key)
     return foreign or { 'failed', refused }
   end
   if add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events) then
@@ -48,7 +48,7 @@ end
 local replies = {}
 for i = 4, #KEYS do
   local reply = append(KEYS[i])
-  if is_error(reply) then return reply end
+  if error_of(reply) then return reply end
   replies[#replies + 1] = reply
 end
 return replies

@@ -25,21 +25,22 @@ end
 function steps.same()
   local key, seen, name, args = take_key(), take(), take(), take_list()
   local reply = redis.pcall(name, key, unpack(args))
-  if is_error(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
+  if error_of(reply) or redis.sha1hex(cmsgpack.pack(reply)) ~= seen then return { 'changed', key } end
 end
 
--- Checks that a stream has the same version, and that the store does not know the ids of the events.
+-- Takes the events of an append for the steps below, after it has checked that their stream has the same version and
+-- that the store does not know their ids.
 function steps.events()
   local feed, ids, key, before, own = take_key(), take_key(), take_key(), tonumber(take()), tonumber(take())
-  local told = take()
+  local acknowledged = take()
   local append = { key = key, version = before + own, type = take(), id = take() }
   local by_id, damage
   append.events, by_id = take_events()
   appends[#appends + 1] = append
   head, damage = head_of(feed, ids)
   if not head then return damage end
-  compare(head, told)
-  local version, refusal = version_of(key)
+  note_lost_events(head, acknowledged)
+  local version, refusal = length_of(key)
   if refusal then return { 'failed', key, 'XADD', refusal[2] } end
   if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
 end

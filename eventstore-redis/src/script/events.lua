@@ -1,15 +1,15 @@
 
--- Returns the number of entries, or nil and the script's reply. A foreign entry shows when the next entry is added,
--- whose id must be higher than all ids before; `length_of` then finds the reason.
-local function version_of(key)
+-- Returns the number of entries, or nil and the script's reply. An entry that a foreign writer added shows when the
+-- store adds the next one: the server refuses its id. `checked_length_of` then finds the reason.
+local function length_of(key)
   local length = redis.pcall('XLEN', key)
-  if is_error(length) then return nil, { 'failed', length.err } end
+  if error_of(length) then return nil, { 'failed', length.err } end
   return length
 end
 
 -- Returns the number of entries if it is the number in the last one's id, or nil and the script's reply.
-local function length_of(key)
-  local length, refusal = version_of(key)
+local function checked_length_of(key)
+  local length, refusal = length_of(key)
   if refusal or length == 0 then return length, refusal end
   local last = redis.call('XREVRANGE', key, '+', '-', 'COUNT', 1)[1][1]
   if last ~= length .. '-0' then return nil, { 'damaged', key, last } end
@@ -47,7 +47,7 @@ local function take_events()
   return events, by_id
 end
 
--- Returns the positions of the events with these ids, or `false` if the store knows none of them.
+-- Returns the script's reply `known` with the position of each id or '', or `false` if the store knows none of them.
 local function known_places(ids, by_id)
   local places, is_known = { 'known' }, false
   for from = 1, #by_id, 1000 do
@@ -68,7 +68,7 @@ local function add_events(key, version, head, events)
     fields[#fields + 1] = 'position'
     fields[#fields + 1] = head + i
     local added = redis.pcall('XADD', key, version + i .. '-0', unpack(fields))
-    if is_error(added) then return added.err end
+    if error_of(added) then return added.err end
   end
 end
 
@@ -76,7 +76,7 @@ end
 -- the stream anew.
 local function remove_events(key, version, events)
   for i = 1, #events do redis.call('XDEL', key, version + i .. '-0') end
-  if version > 0 and not is_error(redis.pcall('XSETID', key, version .. '-0')) then return end
+  if version > 0 and not error_of(redis.pcall('XSETID', key, version .. '-0')) then return end
   local entries = redis.call('XRANGE', key, '-', '+')
   redis.call('DEL', key)
   for _, entry in ipairs(entries) do redis.call('XADD', key, entry[1], unpack(entry[2])) end
@@ -85,8 +85,9 @@ end
 -- Set if the store has lost events, and perhaps the list of types: it ends before an acknowledged position.
 local has_lost = false
 
-local function compare(head, told)
-  if head and head < tonumber(told) then has_lost = true end
+-- Compares the last position with the highest that the store has acknowledged.
+local function note_lost_events(head, acknowledged)
+  if head and head < tonumber(acknowledged) then has_lost = true end
 end
 
 -- Lists the type of an event with its schema version and position, unless it is listed with that version or a higher
@@ -106,7 +107,7 @@ local function add_places(feed, ids, types, aggregate_type, aggregate_id, versio
   for i, event in ipairs(events) do
     local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,
       'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
-    if is_error(added) then return added.err end
+    if error_of(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
     list_type(types, event, head + i)
   end
