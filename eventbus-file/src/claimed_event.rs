@@ -39,6 +39,7 @@ pub struct ClaimedEvent {
 /// Background renewal of a claim, until this value is dropped or the claim is lost.
 #[derive(Debug)]
 struct ClaimRenewal {
+    /// Locked: the task writes each renewal, and the owner of the event reads the newest.
     claim: Arc<Mutex<Claim>>,
     lost: CancellationToken,
     stop: CancellationToken,

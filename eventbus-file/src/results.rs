@@ -73,6 +73,7 @@ pub(crate) struct Results {
     folder: PathBuf,
     disk: Arc<Disk>,
     claims: ClaimStore,
+    /// Locked to read or add ids, never while a file is read.
     finished: Mutex<FinishedEvents>,
 }
 

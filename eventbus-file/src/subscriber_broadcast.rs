@@ -20,9 +20,8 @@ pub(crate) async fn broadcast_subscribers(queue: Arc<QueueInner>, ended: Cancell
         broadcast(&queue, message_kind::REMOVE_SUBSCRIBER, known.difference(&now)).await;
         known = now;
         // the task keeps the queue's state alive, so it must end when the last `FileQueue` is dropped
-        tokio::select! {
-            () = ended.cancelled() => return,
-            _ = changes.changed() => {}
+        if ended.run_until_cancelled(changes.changed()).await.is_none() {
+            return;
         }
     }
 }

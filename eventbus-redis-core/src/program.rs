@@ -59,7 +59,7 @@ pub struct AtomicProgram {
     keys: Vec<String>,
     key_numbers: HashMap<String, usize>,
     /// The backup key of the first effect on a part of a key.
-    trial_key: Option<String>,
+    part_backup_key: Option<String>,
     args: Vec<Vec<u8>>,
 }
 
@@ -86,7 +86,7 @@ impl AtomicProgram {
         // effects on parts only try their undo there: one key serves them all
         let backup_key = match undo.needs_backup() {
             true => backup_key.to_owned(),
-            false => self.trial_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
+            false => self.part_backup_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
         };
         self.step("do").key(stored_key).arg(undo.as_arg()).key(&backup_key).arg(command).arg_list(args);
     }

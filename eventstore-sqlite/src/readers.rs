@@ -24,7 +24,9 @@ pub(crate) struct ReaderPool {
     path: PathBuf,
     files: Arc<OpenFiles>,
     busy_timeout: Duration,
+    /// Locked to take or return a connection, never while it runs a statement.
     idle: Mutex<Vec<Connection>>,
+    /// One permit per connection in use.
     permits: Arc<Semaphore>,
 }
 

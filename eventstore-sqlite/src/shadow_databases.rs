@@ -31,6 +31,7 @@ use crate::{
 pub(crate) struct ShadowDatabases {
     live_location: DatabaseLocation,
     busy_timeout: Duration,
+    /// Locked to take or return a connection, never while it runs a statement.
     idle: Mutex<HashMap<Name, IdleShadow>>,
 }
 

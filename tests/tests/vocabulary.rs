@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use quote::ToTokens as _;
 use syn::{
     Ident, Item,
     visit::{self, Visit},
@@ -216,6 +217,66 @@ fn comments_name_who_acts() {
         }
     }
     assert!(report.is_empty(), "say which part acts, instead of {VAGUE:?}:\n{}", report.join("\n"));
+}
+
+/// The fields with a lock that have no doc comment.
+#[derive(Default)]
+struct BareLocks(Vec<String>);
+
+impl<'a> Visit<'a> for BareLocks {
+    fn visit_item(&mut self, item: &'a Item) {
+        let is_tests = matches!(item, Item::Mod(module) if is_test(&module.attrs));
+        if !is_tests {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_field(&mut self, field: &'a syn::Field) {
+        let declared = field.ty.to_token_stream().to_string();
+        let is_lock = declared.split(' ').any(|word| ["Mutex", "RwLock", "Semaphore"].contains(&word));
+        let has_doc = field.attrs.iter().any(|attribute| attribute.path().is_ident("doc"));
+        if let Some(name) = &field.ident
+            && is_lock
+            && !has_doc
+        {
+            self.0.push(name.to_string());
+        }
+    }
+}
+
+/// The lines of a file that call `select!` without a comment in the three lines before or after.
+fn bare_selects(text: &str) -> Vec<usize> {
+    let lines = without_tests(text);
+    let is_select = |line: &str| line.contains("select! {") && !line.trim_start().starts_with("//");
+    let has_reason =
+        |at: usize| lines[at.saturating_sub(3)..lines.len().min(at + 4)].iter().any(|line| line.contains("// "));
+    (0..lines.len()).filter(|at| is_select(lines[*at]) && !has_reason(*at)).map(|at| at + 1).collect()
+}
+
+#[test]
+fn each_lock_and_each_select_has_a_reason() {
+    let mut bare = Vec::new();
+    for package in PRODUCT {
+        for file in files(&format!("{package}/src"), &[".rs"]).unwrap() {
+            if file.path.contains("/testkit/") {
+                continue;
+            }
+            let mut locks = BareLocks::default();
+            locks.visit_file(&syn::parse_file(&file.text).unwrap());
+            bare.extend(locks.0.iter().map(|field| format!("{}: the lock of `{field}`", file.path)));
+            bare.extend(bare_selects(&file.text).iter().map(|line| format!("{}:{line}: `select!`", file.path)));
+        }
+    }
+    assert!(bare.is_empty(), "say in a comment what needs the lock, or why it waits for these:\n{}", bare.join("\n"));
+}
+
+#[test]
+fn the_check_itself_sees_locks_and_selects_without_a_reason() {
+    let text = "struct A {\n    a: Mutex<u8>,\n    /// Locked for a move.\n    b: Arc<RwLock<u8>>,\n}\n";
+    let mut locks = BareLocks::default();
+    locks.visit_file(&syn::parse_file(text).unwrap());
+    assert_eq!(locks.0, ["a"]);
+    assert_eq!(bare_selects("fn a() {\n    select! {\n    }\n}\n\n\n\n    // fair\n    select! {\n"), [2]);
 }
 
 #[test]

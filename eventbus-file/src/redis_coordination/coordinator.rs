@@ -44,6 +44,7 @@ pub(crate) struct RedisCoordinator {
     client: Client,
     keys: RedisKeys,
     worker_id: String,
+    /// Each call reads it; a lost and a new connection write it.
     state: RwLock<ConnectionState>,
     metrics: Arc<Metrics>,
 }

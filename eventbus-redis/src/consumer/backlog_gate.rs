@@ -109,10 +109,7 @@ impl BacklogGate {
     /// Waits while a backlog comes first, which [`GroupBacklog`](super::group_backlog::GroupBacklog) handles.
     pub(super) async fn wait(&self, stop: &StopSignal) -> Result<(), CommandError> {
         while !stop.is_stopped() && self.must_wait().await? {
-            tokio::select! {
-                () = self.inner.bus().config().clock.sleep(BACKLOG_POLL_INTERVAL_MIN) => {}
-                () = stop.stopped() => {}
-            }
+            stop.run_until_stopped(self.inner.bus().config().clock.sleep(BACKLOG_POLL_INTERVAL_MIN)).await;
         }
         Ok(())
     }
@@ -152,9 +149,8 @@ impl BacklogGate {
     pub(super) async fn unblock_streams(&self, stop: &StopSignal) {
         let mut after = EntryId::ZERO;
         while !stop.is_stopped() {
-            tokio::select! {
-                () = self.inner.bus().config().clock.sleep(UNBLOCK_POLL_INTERVAL) => {}
-                () = stop.stopped() => return,
+            if stop.run_until_stopped(self.inner.bus().config().clock.sleep(UNBLOCK_POLL_INTERVAL)).await.is_none() {
+                return;
             }
             if let Err(error) = self.unblock_batch(&mut after).await {
                 tracing::debug!(group = %self.inner.group(), %error, "the aggregates blocked by the backlog could not be checked; retrying later");

@@ -124,10 +124,7 @@ impl GroupBacklog {
     }
 
     async fn sleep_or_stop(&self, time: Duration, stop: &StopSignal) {
-        tokio::select! {
-            () = self.bus.config().clock.sleep(time) => {}
-            () = stop.stopped() => {}
-        }
+        stop.run_until_stopped(self.bus.config().clock.sleep(time)).await;
     }
 
     /// Announces the group's types, or leaves it to the next poll: a server out of memory refuses it.

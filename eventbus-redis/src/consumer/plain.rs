@@ -214,6 +214,7 @@ impl ConsumerTasks for PlainTasks<'_> {
 
     async fn next_task(&mut self, failed: &FailedTasks<PlainTask>) -> PlainTask {
         let renews = !self.claims_to_renew.is_empty();
+        // one task after the other: they share the batch and the lists of entries
         tokio::select! {
             () = self.caught_up.wait() => PlainTask::HeartbeatAndClaim,
             _ = self.renewal.tick(), if !renews => {

@@ -99,10 +99,8 @@ impl<'a> StreamReader<'a> {
         let (gate, caught_up, stop) = (self.gate, self.caught_up, self.stop);
         let ConsumerParts { inner, receiver, membership, .. } = self.parts;
         // a stop must not wait for a server that does not answer
-        let mut connected = tokio::select! {
-            connected = self.connector.connect() => connected?,
-            () = stop.stopped() => return Ok(()),
-        };
+        let Some(connected) = stop.run_until_stopped(self.connector.connect()).await else { return Ok(()) };
+        let mut connected = connected?;
         let create = group::create_joined_group_script(inner.bus(), inner.group());
         let is_new = create.invoke_async(connected.connection()).await?;
         gate.reset(inner.bus(), is_new);
@@ -118,10 +116,7 @@ impl<'a> StreamReader<'a> {
         caught_up.end();
         loop {
             // a stop may end this wait: no read is under way
-            let room = tokio::select! {
-                room = inner.in_flight().room() => room,
-                () = stop.stopped() => return Ok(()),
-            };
+            let Some(room) = stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
             let mut requested = room.min(inner.bus().config().batch_size);
             let mut entries = self.read_new(&mut connected, requested).await?;
             self.connector.record_success();
@@ -156,10 +151,8 @@ impl<'a> StreamReader<'a> {
         let ConsumerParts { inner, receiver, .. } = self.parts;
         let mut from = "-".to_owned();
         loop {
-            let room = tokio::select! {
-                room = inner.in_flight().room() => room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX),
-                () = self.stop.stopped() => return Ok(()),
-            };
+            let Some(room) = self.stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
+            let room = room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
             let list = command::pending_of_consumer(inner.bus().stream(), inner.group(), inner.name(), &from, room);
             let ids = command::parse_pending_ids(list.query_async(connected.connection()).await?)?;
             let Some(last) = ids.last() else {
@@ -185,10 +178,7 @@ impl<'a> StreamReader<'a> {
             let reply = reader.new_entries(None).query_async(connected.connection()).await?;
             let entries = command::parse_group_entries(reply)?;
             if entries.is_empty() {
-                tokio::select! {
-                    () = tokio::time::sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block)) => {}
-                    () = self.stop.stopped() => {}
-                }
+                self.stop.run_until_stopped(tokio::time::sleep(SINGLE_CONNECTION_POLL_INTERVAL.min(block))).await;
             }
             return Ok(entries);
         }

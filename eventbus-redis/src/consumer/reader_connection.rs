@@ -75,10 +75,7 @@ impl Connector {
             self.has_lost_connection |= is_connection_lost(error);
         }
         let delay = self.outage_log.record_failure(error);
-        tokio::select! {
-            () = tokio::time::sleep(delay) => {}
-            () = stop.stopped() => {}
-        }
+        stop.run_until_stopped(tokio::time::sleep(delay)).await;
     }
 }
 

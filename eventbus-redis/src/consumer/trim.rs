@@ -35,9 +35,8 @@ pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: i
     let mut blocker_log = BlockerLog::default();
     let mut pause = TRIM_INTERVAL;
     loop {
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stop.stopped() => return,
+        if stop.run_until_stopped(sleep(pause)).await.is_none() {
+            return;
         }
         pause = TRIM_INTERVAL;
         if bus.subscribers().groups().first() != Some(group) {
@@ -45,10 +44,8 @@ pub(super) async fn trim(consumer: &ConsumerInner, stop: &StopSignal, streams: i
         }
         let mut held_by = None::<TrimBlocker>;
         for stream in streams() {
-            let step = tokio::select! {
-                step = trim::trim_step(&stream, limits) => step,
-                () = stop.stopped() => return, // a step that was sent completes on the server
-            };
+            // a step that was sent completes on the server
+            let Some(step) = stop.run_until_stopped(trim::trim_step(&stream, limits)).await else { return };
             match step {
                 Ok(step) => {
                     outage_log.record_success();

@@ -67,6 +67,7 @@ pub(crate) struct Run {
     began_at: OffsetDateTime,
     timeout: Option<Duration>,
     clock_source: SharedClock,
+    /// Locked: the task of the handler and the watchdog, a thread of its own, both change it.
     clock: Mutex<RunClock>,
     /// The log subscriber of the task, for the watchdog.
     dispatch: Dispatch,

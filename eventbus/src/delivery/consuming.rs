@@ -36,6 +36,7 @@ const RESTART_BACKOFF_RESET_AFTER: Duration = Duration::from_secs(60);
 /// | any | [`close`](Self::close) | the same; `run` fails from now on |
 #[derive(Debug, Default)]
 pub struct Consuming {
+    /// Locked for each transition; no transition awaits.
     state: Mutex<ConsumingState>,
     clock: SharedClock,
 }
@@ -79,6 +80,11 @@ impl StopSignal {
     /// Waits until the consumer must stop.
     pub async fn stopped(&self) {
         self.0.cancelled().await;
+    }
+
+    /// Awaits a future, unless the consumer must stop: then drops the future and returns `None`.
+    pub async fn run_until_stopped<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.0.run_until_cancelled(future).await
     }
 
     /// Awaits `last`, but only a second more once the consumer must stop. `None`: the second is over.
@@ -129,6 +135,7 @@ impl Consuming {
         while !run.tokens.stop.is_cancelled() {
             changes.mark_unchanged();
             tasks.follow(&subscribers.groups(), &run.tokens.stop, &consume);
+            // a group that got its first handler or lost its last changes the tasks; a task that has ended begins anew
             tokio::select! {
                 () = run.tokens.stop.cancelled() => {}
                 _ = changes.changed() => {}

@@ -25,9 +25,11 @@ use crate::{
 /// The subscribers of a bus, by consumer group. Cloning shares them.
 #[derive(Clone)]
 pub struct Subscribers {
+    /// Each consumer reads them; to subscribe and to unsubscribe writes them.
     entries: Arc<RwLock<NumberedSubscribers>>,
     next_id: Arc<AtomicU64>,
     changed: watch::Sender<()>,
+    /// Reports of health read them; the start of a consumer writes them.
     in_flight: Arc<RwLock<Vec<GroupInFlight>>>,
 }
 

@@ -60,12 +60,16 @@ pub struct InMemoryEventStore(Arc<StoreInner>);
 #[derive(Debug)]
 struct StoreInner {
     id: Uuid,
+    /// An append checks the version and adds its events under one write lock.
     log: RwLock<StoreLog>,
+    /// Locked alone, or after `unfinished`.
     checkpoints: RwLock<HashMap<Name, Position>>,
+    /// Locked alone.
     notes: RwLock<HashMap<Name, String>>,
     leases: LeaseTable,
+    /// By destination and group. Locked alone: all floors of a call are written together.
     floors: RwLock<BTreeMap<(Name, Name), Position>>,
-    /// By group and position.
+    /// By group and position. Locked before `checkpoints`: rows and checkpoint are saved together.
     unfinished: RwLock<BTreeMap<(Name, Position), UnfinishedDelivery>>,
     appended: AppendSignal,
 }

@@ -165,9 +165,9 @@ struct LeaseRenewal {
     outage: LeaseOutage,
 }
 
-/// Send time of the last successful renewal; `None` once the lease has passed on. Locked: the task writes, the owner
-/// reads.
 struct LastRenewal {
+    /// Send time of the last successful renewal; `None` once the lease has passed on. Locked: the task writes it, the
+    /// owner reads it.
     sent_at: Mutex<Option<Instant>>,
     ttl: Duration,
     clock: SharedClock,
@@ -190,9 +190,8 @@ impl LeaseRenewal {
         let pause = self.ttl / 3;
         loop {
             // a lease that ended needs no further renewal
-            tokio::select! {
-                () = ended.cancelled() => return,
-                () = self.last_renewal.clock.sleep(pause) => {}
+            if ended.run_until_cancelled(self.last_renewal.clock.sleep(pause)).await.is_none() {
+                return;
             }
             if !self.renew(pause).await {
                 return ended.cancel();

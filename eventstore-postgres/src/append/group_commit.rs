@@ -46,6 +46,7 @@ type PendingResults = Vec<(usize, oneshot::Receiver<AppendResult>)>;
 #[derive(Debug)]
 pub(crate) struct GroupCommit {
     executor: AppendExecutor,
+    /// Locked to queue a request, or to take a batch; never while a statement runs.
     queue: Mutex<CommitQueue>,
     /// One permit for each append that is queued or executed.
     permits: Arc<Semaphore>,

@@ -127,6 +127,7 @@ impl Drop for WritePermit {
 /// | offered | the deadline passes: the watchdog takes the permit and drops it | taken back; the waiter queues again |
 /// | offered | the waiter is dropped, and the offer with it | dropped: the connection is idle |
 pub(crate) struct Handoff {
+    /// Locked: the waiter and the watchdog each try to take it, and one of them gets it.
     permit: Mutex<Option<WritePermit>>,
     deadline: Option<Instant>,
 }

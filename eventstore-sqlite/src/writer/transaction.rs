@@ -53,6 +53,8 @@ impl HeldConnection {
 pub(crate) struct CheckedOutConnection {
     /// A panic of its user leaves a transaction that is rolled back when it ends.
     state: Mutex<CheckoutState>,
+    /// Task or thread that used it last: an append of that user would wait for its own transaction. A lock of its own,
+    /// as other callers read it while the user has `state` locked.
     last_user: Mutex<ConnectionUser>,
     /// Time at which the watchdog ends it.
     deadline: Mutex<Option<Instant>>,

@@ -146,9 +146,8 @@ impl<'a> Consumer<'a> {
                 return true;
             }
             // nothing is in flight yet: a stop need not wait for handlers
-            tokio::select! {
-                () = stop.stopped() => return false,
-                () = tokio::time::sleep(RETRY_DELAY) => {}
+            if stop.run_until_stopped(tokio::time::sleep(RETRY_DELAY)).await.is_none() {
+                return false;
             }
         }
         let mut cycle = self.run_cycle().await;

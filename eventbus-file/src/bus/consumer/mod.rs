@@ -64,9 +64,6 @@ pub(super) async fn consume(queue: Arc<QueueInner>, group: Name, stop: StopSigna
             }
         }
         // a release of the claim by its owner also wakes `poll_backoff`
-        tokio::select! {
-            () = stop.stopped() => {}
-            () = poll_backoff.wait() => {}
-        }
+        stop.run_until_stopped(poll_backoff.wait()).await;
     }
 }

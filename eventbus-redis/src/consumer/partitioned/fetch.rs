@@ -59,10 +59,8 @@ impl<'a> PartitionReader<'a> {
         let (consumer, stop) = (self.consumer, self.stop);
         let in_flight = consumer.inner.in_flight();
         // a stop must not wait for a server that does not answer
-        let mut connected = tokio::select! {
-            connected = self.connector.connect() => connected?,
-            () = stop.stopped() => return Ok(()),
-        };
+        let Some(connected) = stop.run_until_stopped(self.connector.connect()).await else { return Ok(()) };
+        let mut connected = connected?;
         // in every partition, owned or not, so that the group gets every event published from now on
         for part in consumer.bus().partitions() {
             consumer.gate.create_group(part).await.map_err(to_redis_error)?;
@@ -70,10 +68,7 @@ impl<'a> PartitionReader<'a> {
         consumer.gate.block_streams().await.map_err(to_redis_error)?;
         loop {
             // a stop may end this wait: no read is under way
-            let room = tokio::select! {
-                room = in_flight.room() => room,
-                () = stop.stopped() => return Ok(()),
-            };
+            let Some(room) = stop.run_until_stopped(in_flight.room()).await else { return Ok(()) };
             if self.catch_up(room).await.map_err(to_redis_error)? {
                 continue;
             }
@@ -203,10 +198,7 @@ impl<'a> PartitionReader<'a> {
     async fn wait_for_entries(&self, connected: &mut ReaderConnection) -> RedisResult<()> {
         let changed = async {
             // the wait covers the present partitions only
-            tokio::select! {
-                () = self.consumer.partitions_changed.notified() => {}
-                () = self.stop.stopped() => {}
-            }
+            self.stop.run_until_stopped(self.consumer.partitions_changed.notified()).await;
         };
         let config = self.consumer.bus().config();
         let block = Duration::from_millis(config.block_ms);

@@ -30,6 +30,7 @@ use crate::{
 /// In-flight entries of one consumer, shared between its tasks.
 #[derive(Debug)]
 pub struct InFlight {
+    /// Locked for each transition, which changes stage, queue and counts together; no transition awaits.
     state: Mutex<InFlightState>,
     bounds: Bounds,
     clock: SharedClock,

@@ -62,10 +62,8 @@ impl SuspectRunner {
                 }
                 Some((self.start_noted(number, &taken_over).await?, alone, beside))
             };
-            let begun = tokio::select! {
-                begun = begun => begun,
-                () = self.stop.stopped() => return, // the bus nacks the suspect
-            };
+            // once the consumer stops, the bus nacks the suspect
+            let Some(begun) = self.stop.run_until_stopped(begun).await else { return };
             if let Some((job, _alone, _beside)) = begun {
                 handle(&self.in_flight, job, &self.context, &handlers, &taken_over).await;
             }

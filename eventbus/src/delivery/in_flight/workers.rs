@@ -88,10 +88,7 @@ impl Worker {
             }
             handlers.refresh(&self.context);
             // before taking an entry: while a suspect runs alone, an entry that no worker has taken can be nacked
-            let beside = tokio::select! {
-                beside = self.context.run_lock.shared() => beside,
-                () = self.stop.stopped() => return None,
-            };
+            let beside = self.stop.run_until_stopped(self.context.run_lock.shared()).await?;
             let (due, no_slot) = match self.in_flight.take(&self.context, worker, handlers) {
                 NextJob::Work(job, slot) => return Some((job, (beside, slot))),
                 NextJob::Idle(due) => (due, false),

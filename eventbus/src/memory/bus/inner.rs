@@ -28,6 +28,7 @@ pub(super) struct BusInner {
     published: watch::Sender<()>,
     /// Wakes publishers when there may be room.
     capacity_freed: watch::Sender<()>,
+    /// The store of the app and where its relay resumes. Locked: the start of the app writes it, consumers read it.
     resume_point: Mutex<Option<ResumePoint>>,
     /// Makes a suspect run alone among the events of all groups.
     run_lock: RunLock,
@@ -129,6 +130,7 @@ impl BusInner {
             if let Some(published) = self.try_publish(events) {
                 return published;
             }
+            // a consumer that finishes events frees room, and so may a change of the groups
             tokio::select! {
                 _ = room.changed() => {}
                 _ = subscribers.changed() => {}

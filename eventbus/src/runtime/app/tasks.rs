@@ -353,10 +353,7 @@ async fn consume_until_cancelled(
                 if outage.begins() {
                     tracing::warn!(destination = %bus.destination(), %error, "cannot consume yet, trying again");
                 }
-                tokio::select! {
-                    () = cancel.cancelled() => {}
-                    () = clock.sleep(backoff.next_jittered()) => {}
-                }
+                cancel.run_until_cancelled(clock.sleep(backoff.next_jittered())).await;
             }
         }
     }
