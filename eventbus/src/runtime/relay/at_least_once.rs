@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RelayError,
     checkpoint_names::checkpoint_name,
-    error::classify_publish_error,
-    leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
+    error::relay_error_of_publish,
+    leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishEnd, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
     range::{FeedRange, RangeReader},
     status::RelayStatusCell,
 };
@@ -33,7 +33,7 @@ impl<'a> VolatileBusPublisher<'a> {
 
     pub(super) async fn run(mut self, store: &Arc<dyn EventStore>, cancel: &CancellationToken) {
         let status = self.status;
-        while let PublishStep::Stopped(error) = publish_until(cancel, &mut self, store, status).await {
+        while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, store, status).await {
             status.set_stopped(error);
             self.wait_while_stopped(cancel).await;
         }
@@ -67,7 +67,7 @@ impl<'a> VolatileBusPublisher<'a> {
         loop {
             let error = match self.bus.publish_feed(&range.events).await {
                 Ok(ids) => return Ok(RangePublishResult::Published(range, ids)),
-                Err(error) => classify_publish_error(error, &range.events)?,
+                Err(error) => relay_error_of_publish(error, &range.events)?,
             };
             if !matches!(error, RelayError::EventRefused { position, .. } if range.truncate_before(position)) {
                 return Ok(RangePublishResult::Refused(error));
@@ -93,7 +93,7 @@ impl FeedPublisher for VolatileBusPublisher<'_> {
             RangePublishResult::CaughtUp => return Ok(PublishStep::CaughtUp),
             RangePublishResult::Refused(error) => return Ok(PublishStep::Stopped(error)),
         }
-        Ok(PublishStep::Done)
+        Ok(PublishStep::Published)
     }
 }
 
@@ -142,6 +142,6 @@ impl FeedPublisher for AtLeastOncePublisher<'_> {
             return Err(error.into());
         }
         self.publisher.status.record_published(&range, ids);
-        Ok(PublishStep::Done)
+        Ok(PublishStep::Published)
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     RelayError,
     checkpoint_names::{halt_checkpoint_name, load_halt},
-    error::classify_publish_error,
+    error::relay_error_of_publish,
     group_floors::{GroupCheck, GroupFloorTracker, ResyncPlan, plan_resync},
     leadership::{FeedPublisher, PublishStep},
     range::{FeedRange, RangeReader},
@@ -150,7 +150,7 @@ impl<'a> AtomicPublisher<'a> {
         let step = self.publish_range(publisher, FeedRange::empty(Position::START)).await?;
         self.publisher = Some(publisher);
         // the empty range only queries the position: the feed may hold more events
-        Ok(if matches!(step, PublishStep::CaughtUp) { PublishStep::Done } else { step })
+        Ok(if matches!(step, PublishStep::CaughtUp) { PublishStep::Published } else { step })
     }
 
     /// Publishes a range, and reads the next one at the same time.
@@ -168,7 +168,7 @@ impl<'a> AtomicPublisher<'a> {
             Ok(RangeOutcome::Published(ids)) => {
                 self.status.record_published(&range, ids);
                 self.next_range = ahead;
-                Ok(if range.moves_position() { PublishStep::Done } else { PublishStep::CaughtUp })
+                Ok(if range.moves_position() { PublishStep::Published } else { PublishStep::CaughtUp })
             }
             Ok(RangeOutcome::Moved(position)) => self.follow_bus(publisher, position).await,
             Ok(RangeOutcome::Fenced) => Ok(PublishStep::Fenced),
@@ -178,12 +178,12 @@ impl<'a> AtomicPublisher<'a> {
     }
 
     fn handle_publish_error(&mut self, mut range: FeedRange, error: PublishError) -> Result<PublishStep, BoxError> {
-        let stopped = classify_publish_error(error, &range.events);
+        let stopped = relay_error_of_publish(error, &range.events);
         if let Ok(RelayError::EventRefused { position, .. }) = stopped
             && range.truncate_before(position)
         {
             self.next_range = Some(range);
-            return Ok(PublishStep::Done);
+            return Ok(PublishStep::Published);
         }
         stopped.map(PublishStep::Stopped).map_err(|error| {
             // the outcome may be unknown: the bus's answer to the same range tells it
@@ -203,7 +203,7 @@ impl<'a> AtomicPublisher<'a> {
     fn continue_from(&mut self, position: Position) -> PublishStep {
         self.next_range = None;
         self.status.set_position(position);
-        PublishStep::Done
+        PublishStep::Published
     }
 
     /// Sets the bus's position anew: the bus lost published events, or does not know the store.

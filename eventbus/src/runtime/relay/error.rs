@@ -104,8 +104,9 @@ impl RelayError {
     }
 }
 
-/// Returns the error that stops a relay which cannot read the next event; `Err` if a retry can succeed.
-pub(super) fn classify_read_error(
+/// Converts an error of reading the next event into the error that stops the relay; returns it unchanged, as `Err`, if
+/// a retry can succeed.
+pub(super) fn relay_error_of_read(
     error: BoxError,
     destination: &Name,
     after: Position,
@@ -124,8 +125,9 @@ pub(super) fn is_shut_down(error: &BoxError) -> bool {
     matches!(error.downcast_ref(), Some(PublishError::ShutDown { .. }))
 }
 
-/// Returns the error that stops a relay if the bus refused these events; `Err` if a retry can succeed.
-pub(super) fn classify_publish_error(
+/// Converts the bus's refusal of these events into the error that stops the relay; returns the error unchanged, as
+/// `Err`, if a retry can succeed.
+pub(super) fn relay_error_of_publish(
     error: PublishError,
     events: &[RecordedEvent],
 ) -> Result<RelayError, PublishError> {

@@ -1,8 +1,9 @@
 //! One term of the relay's leadership: this process renews the lease, saves the checkpoint, and publishes until it is
 //! cancelled or a different process has taken over.
 //!
-//! Invariant: the leader notices a lost lease before it saves the checkpoint, so that a process that was paused does
-//! not set back its successor's checkpoint.
+//! Invariant: the leader renews its lease before it saves the checkpoint, if a third of the lease has passed. So after
+//! a pause it does not set back its successor's checkpoint. A publisher that saves the checkpoint by itself makes no
+//! such check: after a pause it may set the checkpoint back, and the next leader publishes those events again.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RelayError,
-    error::{classify_read_error, is_shut_down},
+    error::{is_shut_down, relay_error_of_read},
     status::RelayStatusCell,
 };
 use crate::{
@@ -27,7 +28,7 @@ pub(super) const STOPPED_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Publishes a feed, step by step.
 pub(super) trait FeedPublisher: Send {
-    /// Set if the publisher saves the checkpoint by itself.
+    /// `true` if the leadership saves no checkpoint: the publisher does, or the bus needs none.
     const SAVES_CHECKPOINT: bool;
 
     /// Publishes the next range.
@@ -37,8 +38,8 @@ pub(super) trait FeedPublisher: Send {
 /// Outcome of one step.
 #[derive(Debug)]
 pub(super) enum PublishStep {
-    /// There may be more events to publish.
-    Done,
+    /// The range is published; there may be more events.
+    Published,
     /// All events are published.
     CaughtUp,
     /// The bus knows a higher epoch.
@@ -47,38 +48,51 @@ pub(super) enum PublishStep {
     Stopped(RelayError),
 }
 
-/// Reason why a process is not the leader any more.
+/// Reason why publishing ended.
+#[derive(Debug)]
+pub(super) enum PublishEnd {
+    /// The app or the leadership cancelled it.
+    Cancelled,
+    /// The bus knows a higher epoch.
+    Fenced,
+    /// Only an operator can help.
+    Stopped(RelayError),
+}
+
+/// Reason why a process is not the leader any more; [`Relay`](super::task::Relay) has the transition table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LeadershipEnd {
     /// The app cancelled it.
     Cancelled,
     /// A different process has taken over.
     TakenOver,
-    /// The bus knows a higher epoch than the store, which has forgotten it.
+    /// The bus knows a higher epoch than the store, which was restored from an older copy: each acquisition of the
+    /// lease raises its epoch.
     EpochBehindBus,
     /// Only an operator can help.
     Stopped,
 }
 
-/// Publishes until cancelled, fenced or stopped; returns the last step.
+/// Publishes until cancelled, fenced or stopped.
 pub(super) async fn publish_until(
     cancel_publishing: &CancellationToken,
     publisher: &mut impl FeedPublisher,
     store: &Arc<dyn EventStore>,
     status: &RelayStatusCell,
-) -> PublishStep {
+) -> PublishEnd {
     let mut feed = FeedPoller::new(store, status.clock().clone());
     while !cancel_publishing.is_cancelled() {
         match publisher.step().await {
-            Ok(PublishStep::Done) => feed.reset(),
+            Ok(PublishStep::Published) => feed.reset(),
             Ok(PublishStep::CaughtUp) => {
                 status.set_caught_up();
                 feed.wait_idle(cancel_publishing).await;
             }
-            Ok(last_step) => return last_step,
+            Ok(PublishStep::Fenced) => return PublishEnd::Fenced,
+            Ok(PublishStep::Stopped(error)) => return PublishEnd::Stopped(error),
             // a retry would read the same damaged event
-            Err(error) => match classify_read_error(error, status.destination(), status.position()) {
-                Ok(damaged) => return PublishStep::Stopped(damaged),
+            Err(error) => match relay_error_of_read(error, status.destination(), status.position()) {
+                Ok(damaged) => return PublishEnd::Stopped(damaged),
                 Err(error) => {
                     // an app that shuts down stops its bus first and cancels the relay right after: that is no outage
                     if is_shut_down(&error)
@@ -87,7 +101,7 @@ pub(super) async fn publish_until(
                             .await
                             .is_none()
                     {
-                        return PublishStep::Done;
+                        return PublishEnd::Cancelled;
                     }
                     status.set_problem(&error);
                     feed.wait_after_failure(cancel_publishing).await;
@@ -95,7 +109,7 @@ pub(super) async fn publish_until(
             },
         }
     }
-    PublishStep::Done
+    PublishEnd::Cancelled
 }
 
 /// The relay's lease, and the work while this process holds it.
@@ -133,26 +147,26 @@ impl<'a> Leadership<'a> {
         self.status.set_owner(true);
         let cancel_publishing = self.cancel.child_token();
         let publish = async {
-            let last_step = publish_until(&cancel_publishing, &mut publisher, store, self.status).await;
+            let end = publish_until(&cancel_publishing, &mut publisher, store, self.status).await;
             cancel_publishing.cancel();
-            last_step
+            end
         };
-        // concurrent: while the bus is slow, the lease is renewed all the same
-        let (last_step, is_lease_held) =
-            tokio::join!(publish, self.renew_until(&cancel_publishing, P::SAVES_CHECKPOINT));
+        // concurrent: while the bus is slow, the lease is renewed all the same. A lost lease does not cut off the step
+        // that runs: the bus refuses its events by the epoch, or carries them twice
+        let (end, is_lease_held) = tokio::join!(publish, self.renew_until(&cancel_publishing, P::SAVES_CHECKPOINT));
         self.status.set_owner(false);
-        match last_step {
+        match end {
             _ if !is_lease_held => self.taken_over(),
-            PublishStep::Fenced => match self.store.renew_lease(&self.lease, self.ttl).await {
+            PublishEnd::Fenced => match self.store.renew_lease(&self.lease, self.ttl).await {
                 Ok(true) => LeadershipEnd::EpochBehindBus,
                 _ => self.taken_over(),
             },
-            PublishStep::Stopped(error) => {
+            PublishEnd::Stopped(error) => {
                 self.status.set_stopped(error);
                 self.release(P::SAVES_CHECKPOINT).await;
                 LeadershipEnd::Stopped
             }
-            PublishStep::Done | PublishStep::CaughtUp => {
+            PublishEnd::Cancelled => {
                 self.release(P::SAVES_CHECKPOINT).await;
                 LeadershipEnd::Cancelled
             }
@@ -171,7 +185,7 @@ impl<'a> Leadership<'a> {
     }
 
     fn taken_over(&self) -> LeadershipEnd {
-        tracing::info!(destination = %self.status.destination(), "another process relays now, this one stands by");
+        tracing::info!(destination = %self.status.destination(), "this process relays no longer and stands by");
         LeadershipEnd::TakenOver
     }
 
