@@ -28,13 +28,14 @@ use crate::{
     support::{PAGE_BYTES, read_around},
 };
 
-/// A transaction holds at most so many events, or [`PAGE_BYTES`] of them, and ends after about this time, or after this
-/// part of the lease: rows that are not committed when the lease is lost were written in vain.
+/// Most events of a transaction; fewer if they have [`PAGE_BYTES`].
 const TRANSACTION_EVENTS_MAX: usize = 256;
+/// The time after which a transaction takes no further event.
 const TRANSACTION_TIME_MAX: Duration = Duration::from_secs(1);
+/// Transactions that fit into a lease: rows that are not committed when the lease is lost were written in vain.
 const TRANSACTIONS_PER_LEASE: u32 = 8;
 
-/// Interval at which a checkpoint is saved that no rows go with.
+/// Interval at which the writer saves a checkpoint past events that wrote no rows.
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes rows of a projection, live or to copies of its tables.
@@ -53,14 +54,14 @@ pub(super) struct TransactionalWriter<'a, P> {
     /// The checkpoint in the store; behind the position if the last events are of other types.
     saved_checkpoint: Position,
     saved_at: Instant,
-    /// Set once the tables were found; copies have those that were copied.
+    /// Set once the tables were found. A rebuild begins with it set: the store made its copies from the tables.
     has_tables: bool,
 }
 
 /// A batch of consecutive events of a feed.
 struct FeedBatch {
     events: Vec<RecordedEvent>,
-    /// The feed holds no more events up to this position.
+    /// This batch and those before it hold all events of the feed up to this position.
     through: Position,
     is_last: bool,
     /// The error of the feed behind them.
@@ -74,6 +75,8 @@ enum TransactionOutcome {
     /// No rows are committed: the event at this index could not be handled.
     EventFailed(usize, HandlerError),
     MissingTable(ProjectionError),
+    /// A different process may hold the lease, or the checkpoint has moved: also by an earlier commit of this writer
+    /// whose outcome was unknown. No rows are committed.
     LeaseLost,
 }
 
@@ -131,6 +134,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let mut batch = first?;
         loop {
             let is_last = batch.is_last;
+            // reads the next batch while it writes this one
             let ahead =
                 async { if is_last { None } else { ended.run_until_cancelled(next_batch(&mut feed, target)).await } };
             let (written, next) = tokio::join!(self.write_batch(&batch, report), ahead);
@@ -230,7 +234,8 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         match self.commit_at(transaction, to).await {
             Ok(true) => Ok(TransactionOutcome::Committed(handled)),
             Ok(false) => Ok(TransactionOutcome::LeaseLost),
-            // a constraint that only the commit checks does not tell which event broke it
+            // a constraint that only the commit checks does not tell which event broke it: the writer retries the first
+            // alone, then the rest
             Err(error) => self.confirm_ownership(0, HandlerError::from(error), is_late).await,
         }
     }
@@ -259,13 +264,15 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         Ok(None)
     }
 
-    /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not.
+    /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not. Checks
+    /// the lease by a move of the checkpoint to where it is, in a transaction that it drops.
     async fn confirm_ownership(
         &self,
         index: usize,
         error: HandlerError,
         is_late: bool,
     ) -> Result<TransactionOutcome, BoxError> {
+        // the store ended a late transaction for its age: no fault of the server
         let error = if is_late { error } else { classify_error(error, self.transactions) };
         if error.server_fault().is_some() {
             return Err(error.into_source());
