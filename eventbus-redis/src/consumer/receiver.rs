@@ -77,7 +77,8 @@ impl ReclaimedEntries {
     }
 }
 
-/// Cursors in the handed-off entries, which may be many, and for other members.
+/// Where the search for handed-off entries continues: the group may have many of them, most for members other than this
+/// one.
 #[derive(Debug)]
 pub(super) struct HandoffCursor {
     /// Position in the new entries; `None` before the first run.
@@ -119,29 +120,32 @@ impl Receiver {
         self.inner.in_flight().add(self.prepare_reclaimed(reclaimed))
     }
 
-    /// Prepares entries that a consumer of the group had before; leaves out those that no handler needs.
+    /// Prepares entries that a consumer of the group had before; leaves out those for which
+    /// [`prepare_entry`](Self::prepare_entry) returns `None`.
     pub(super) fn prepare_reclaimed(&self, reclaimed: ReclaimedEntries) -> Vec<InFlightEntry> {
+        // the deletion of an entry in flight loses no event, or is logged when the consumer reads the entry again
         let is_in_flight = |id: &String| self.inner.in_flight().contains(&MessageId::new(id.as_str()));
         let deleted: Vec<_> = reclaimed.deleted.into_iter().filter(|id| !is_in_flight(id)).collect();
         self.log_deleted(&deleted);
         let prepared = reclaimed.entries.into_iter().filter_map(
-            |ReclaimedEntry { entry, attempts_json: attempts, owner_ended: has_ended }| {
+            |ReclaimedEntry { entry, attempts_json: attempts, owner_ended }| {
                 let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
                 let received = self.prepare_entry(entry, attempts)?;
-                Some(if has_ended { received.redelivered() } else { received })
+                Some(if owner_ended { received.redelivered() } else { received })
             },
         );
         prepared.collect()
     }
 
-    /// Prepares an entry for its handlers. Returns `None` if it is in flight already, or needs no handler.
+    /// Prepares an entry for the workers. Returns `None` if it is in flight or kept pending already, or if
+    /// [`decode_or_dispose`](Self::decode_or_dispose) returns `None`.
     pub(super) fn prepare_entry(&self, entry: Entry, attempts: Option<DeliveryAttempts>) -> Option<InFlightEntry> {
         let id = MessageId::new(entry.id);
         // the reader of a recreated group receives entries again that are in flight or kept pending
         if self.inner.entries().contains(&id) {
             return None;
         }
-        self.decode_entry(id, entry.fields, attempts)
+        self.decode_or_dispose(id, entry.fields, attempts)
     }
 
     /// Resumes entries that were read again for a retry.
@@ -152,7 +156,7 @@ impl Receiver {
         for ReclaimedEntry { entry, attempts_json: attempts, .. } in reclaimed.entries {
             let id = MessageId::new(entry.id);
             let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
-            match self.decode_entry(id.clone(), entry.fields, attempts) {
+            match self.decode_or_dispose(id.clone(), entry.fields, attempts) {
                 Some(entry) => received.push(entry),
                 None => gone.push(id),
             }
@@ -161,7 +165,9 @@ impl Receiver {
         self.inner.in_flight().resume(received);
     }
 
-    fn decode_entry(
+    /// Decodes an entry. Returns `None` if it needs no worker: keeps an exhausted one pending or moves it to the dead
+    /// letters, moves an undecodable one there, and discards a deleted one and a replay for a different group.
+    fn decode_or_dispose(
         &self,
         id: MessageId,
         fields: Option<Vec<(String, Vec<u8>)>>,
@@ -199,7 +205,7 @@ impl Receiver {
                 let counters = self.inner.bus().counters();
                 counters.events_consumed(1);
                 counters.events_processed_failed(1);
-                self.inner.in_flight().add_undecodable(
+                self.inner.in_flight().add_dead_letter(
                     id,
                     DeliveryAttempts::undecodable(error.to_string(), &self.inner.bus().config().clock),
                 );
@@ -226,7 +232,7 @@ impl Receiver {
     fn receive_exhausted(&self, id: MessageId, mut attempts: DeliveryAttempts) {
         if self.inner.bus().config().enable_dlq {
             attempts.is_exhausted = false;
-            self.inner.in_flight().add_undecodable(id, attempts);
+            self.inner.in_flight().add_dead_letter(id, attempts);
         } else {
             self.inner.entries().keep([id]);
         }

@@ -25,7 +25,7 @@ impl InFlightUpdate {
         in_flight.resume(self.resumed);
         in_flight.add(self.added);
         for (id, attempts) in self.undecodable {
-            in_flight.add_undecodable(id, attempts);
+            in_flight.add_dead_letter(id, attempts);
         }
     }
 }

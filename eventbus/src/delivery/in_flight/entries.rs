@@ -34,8 +34,8 @@ pub struct InFlight {
     state: Mutex<InFlightState>,
     bounds: Bounds,
     clock: SharedClock,
-    /// Wakes all idle workers, always together: a worker that finds more work than it can do, or a delay that the
-    /// others do not know of, needs to wake none.
+    /// Wakes all idle workers together. So a worker that leaves work for later wakes none: each has seen the same
+    /// state.
     work: Notify,
     /// Wakes the bus if dispositions are ready to persist.
     outbox: Notify,
@@ -197,7 +197,7 @@ impl InFlight {
     pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
         let mut state = self.state.lock();
         for id in ids {
-            state.not_read(id);
+            state.return_due(id);
         }
         self.notify_waiters(state);
         self.work.notify_waiters();
@@ -208,7 +208,7 @@ impl InFlight {
         let until = self.clock.instant() + time;
         let mut state = self.state.lock();
         for id in ids {
-            state.put_off(id, until);
+            state.postpone(id, until);
         }
         self.notify_waiters(state);
         self.work.notify_waiters();
@@ -220,9 +220,9 @@ impl InFlight {
         self.state.lock().crowded().is_some()
     }
 
-    /// Adds an entry that is no event: no handler can ever handle it.
-    pub fn add_undecodable(&self, id: MessageId, attempts: DeliveryAttempts) {
-        if self.state.lock().add_undecodable(id, attempts) {
+    /// Adds an entry that becomes a dead letter at once: it is no event, or it used up its attempts before.
+    pub fn add_dead_letter(&self, id: MessageId, attempts: DeliveryAttempts) {
+        if self.state.lock().add_dead_letter(id, attempts) {
             self.outbox.notify_one();
         }
     }
@@ -290,7 +290,7 @@ impl InFlight {
     /// handler already, and would not search again for events that were skipped before. Of its aggregate, only an entry
     /// that was started meanwhile, or is being read again, runs before it.
     pub fn take_disposed(&self) -> Vec<DisposedEntry> {
-        let disposed = self.state.lock().drain();
+        let disposed = self.state.lock().take_disposed();
         if !disposed.iter().any(|entry| matches!(entry.disposition, Disposition::Skip(_))) {
             return disposed;
         }
@@ -341,7 +341,7 @@ impl InFlight {
         let mut is_starting = false;
         for id in ids {
             is_starting |= state.is_starting(id);
-            state.remove(id, now);
+            state.release(id, now);
         }
         // the task of a suspect that begins keeps all other deliveries of the bus waiting
         let has_work = is_starting || state.has_work();
@@ -361,7 +361,7 @@ impl InFlight {
     /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let mut state = self.state.lock();
-        let nacked = state.remove_idle(which);
+        let nacked = state.nack_idle_if(which);
         self.notify_waiters(state);
         self.room.notify_one();
         self.work.notify_waiters();

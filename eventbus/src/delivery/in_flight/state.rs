@@ -113,7 +113,8 @@ impl StoredEntry {
 /// The stage of an entry.
 ///
 /// An entry is *activated* when it becomes the first of its ordering key: it is added or read again, or the entry
-/// before it leaves the queue. Of the rows that fit, the first applies.
+/// before it leaves the queue. The first one is activated again when its run ends without handlers, or when its key is
+/// blocked or unblocked. Of the rows that fit, the first applies.
 ///
 /// When `add` gets a redelivered entry that was in flight, and that does not become a dead letter, it also puts
 /// [`Disposition::Retry`] with the process end into the outbox: the entry waits, is due and is read again before it is
@@ -124,7 +125,7 @@ impl StoredEntry {
 /// | – | `add`, was in flight, five process ends while it ran alone | `DeadLettering`; blocks its key once first |
 /// | – | `add`, behind another entry of its key | `Blocked`; without body if one before it has none |
 /// | – | `add`, as the first of its key | `Blocked`, then activated |
-/// | – | `add_undecodable` | `DeadLettering`, without a key |
+/// | – | `add_dead_letter` | `DeadLettering`, without a key |
 /// | `Blocked` | activated, key in `blocked_keys` | `Blocked`; its key loses all bodies |
 /// | `Blocked` | activated, without body | `Due`, has not waited |
 /// | `Blocked` | activated, before its retry time | `Waiting`; its key loses all bodies |
@@ -133,24 +134,24 @@ impl StoredEntry {
 /// | `Blocked` | `unblock_stream`, as the first of its key | activated |
 /// | `Ready`, `Suspect` | `block_stream` | `Blocked`; its key loses all bodies |
 /// | `Blocked`, `Ready`, `Suspect` | `handle_skipped` puts an entry before it | `Blocked` |
-/// | `Due`, `Reading`, `Waiting` that has not waited | `handle_skipped` puts an entry before it | `Blocked` |
+/// | `Due`, `Reading`, `Waiting`, `has_waited: false` | `handle_skipped` puts an entry before it | `Blocked` |
 /// | `Ready` | `next_job` | `Running` |
 /// | `Waiting` | `expire_waits`, at its time | `Due` |
 /// | `Due` | `take_due` | `Reading` |
 /// | `Reading` | `resume` | `Blocked` with body, then activated |
-/// | `Reading` | `not_read` | `Due`, since the same time |
-/// | `Reading` | `put_off` | `Waiting` |
+/// | `Reading` | `return_due` | `Due`, since the same time |
+/// | `Reading` | `postpone` | `Waiting` |
 /// | `Suspect` | `note_start` | `NotingStart`; [`Disposition::Begin`] goes to the outbox |
 /// | `NotingStart` | `begin`: the bus has persisted that | `StartNoted` |
 /// | `StartNoted` | `take_started` | `Running` |
 /// | `Running` | `record_outcome`: success or no handler wants it | `Disposed`; leaves its key, the next is activated |
 /// | `Running` | `record_outcome`: failure with a retry | `Waiting`; its key loses all bodies |
 /// | `Running` | `record_outcome`: failure for good | `DeadLettering`; blocks its key |
-/// | `Running` | `record_outcome`: the group has no handlers | as `Blocked`, then activated |
+/// | `Running` | `record_outcome`: the group has no handlers | activated, as a `Blocked` one |
 /// | `Disposed` | `handle_skipped`, first of its key or before one that was not started | `Blocked`, then activated |
 /// | `Disposed` | `handle_skipped`, else | `Blocked` as the second; without body if one of its key has none |
-/// | any | `remove` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
-/// | all but `Running`, `Disposed`, `DeadLettering` | `remove_idle` | as `remove`; reverts a begin |
+/// | any | `release` | removed; the worker of a `Running` one is notified; if it was the first, the next is activated |
+/// | all but `Running`, `Disposed`, `DeadLettering` | `nack_idle_if` | as `release`; reverts a begin |
 #[derive(Debug)]
 enum Stage {
     /// Behind the first entry of its ordering key, or its key is in `blocked_keys`.
@@ -225,9 +226,10 @@ struct OrderingQueue {
     with_body: usize,
     /// Set if the first one waits for a retry, for `unblock_stream`, or to become a dead letter: then none of them is
     /// work for a worker.
-    is_blocked: bool,
-    /// Set if one of them was pending on a process that has ended: those behind it were not in flight there.
-    has_suspect: bool,
+    is_stalled: bool,
+    /// Set once an entry of the queue was redelivered: only the first of them can have been in flight at the process
+    /// that ended.
+    has_redelivered: bool,
 }
 
 /// The limits for the in-flight entries of a consumer.
@@ -250,10 +252,11 @@ pub(super) struct InFlightState {
     items: NumberMap<StoredEntry>,
     numbers: HashMap<MessageId, u64>,
     queues: NumberMap<OrderingQueue>,
-    /// The number of entries with a body in queues that are not blocked: work for the workers.
+    /// The number of entries with a body in queues that are not stalled: work for the workers.
     active: usize,
-    /// The number of entries that the bus must read again, as they have no body, and its limit.
+    /// The number of entries that the bus must read again, as they have no body.
     without_body: usize,
+    /// The limit of `without_body`.
     max_without_body: usize,
     /// When `without_body` reached its limit; cleared once a tenth of them is gone.
     crowded_since: Option<OffsetDateTime>,
@@ -306,7 +309,7 @@ impl InFlightState {
     }
 
     /// Returns the number of entries that take room: those with a body, or not yet persisted.
-    pub(super) fn in_flight(&self) -> usize {
+    pub(super) fn taking_room(&self) -> usize {
         self.items.len() - self.without_body
     }
 
@@ -388,7 +391,7 @@ impl InFlightState {
         if active > window / 2 && idle == 0 {
             return 0;
         }
-        let free = bounds.entries.saturating_sub(self.in_flight() + self.reading + coming);
+        let free = bounds.entries.saturating_sub(self.taking_room() + self.reading + coming);
         self.fitting(window.saturating_sub(active).max(idle).min(free), self.reading + coming, bounds)
     }
 
@@ -427,13 +430,13 @@ impl InFlightState {
         };
         // suspects run one at a time, and must not take all the room
         let room = (window + share).saturating_sub(self.suspects.len() + ahead).max(idle);
-        let free = bounds.entries.saturating_sub(self.in_flight() + self.reading);
+        let free = bounds.entries.saturating_sub(self.taking_room() + self.reading);
         self.fitting((share - ahead).min(self.due.len()).min(room).min(free), self.reading, bounds)
     }
 
     /// Returns how many entries fit beside those that take room; at least one if none does.
     pub(super) fn free(&self, bounds: Bounds) -> usize {
-        let in_flight = self.in_flight();
+        let in_flight = self.taking_room();
         let fitting = self.read_ahead.fitting(bounds.bytes.saturating_sub(self.bytes));
         bounds.entries.saturating_sub(in_flight).min(fitting.max(usize::from(in_flight == 0)))
     }
@@ -446,7 +449,7 @@ impl InFlightState {
 
     /// Returns how many of the `wanted` entries fit beside `coming` more; at least one if no entry takes room.
     fn fitting(&self, wanted: usize, coming: usize, bounds: Bounds) -> usize {
-        if self.in_flight() == 0 && coming == 0 {
+        if self.taking_room() == 0 && coming == 0 {
             return wanted.min(self.read_ahead.fitting(bounds.bytes).max(1));
         }
         let coming_bytes = self.read_ahead.bytes_of(coming);
@@ -467,7 +470,7 @@ impl InFlightState {
     }
 
     /// Takes the dispositions for the bus to persist, in order.
-    pub(super) fn drain(&mut self) -> Vec<DisposedEntry> {
+    pub(super) fn take_disposed(&mut self) -> Vec<DisposedEntry> {
         std::mem::take(&mut self.outbox)
     }
 
@@ -505,9 +508,9 @@ impl InFlightState {
         let is_behind_waiters = queue.numbers.len() > queue.with_body;
         queue.numbers.push_back(number);
         queue.with_body += 1;
-        queue.has_suspect |= is_redelivered;
+        queue.has_redelivered |= is_redelivered;
         let is_first = queue.numbers.len() == 1;
-        if !queue.is_blocked {
+        if !queue.is_stalled {
             self.active += 1;
         }
         if is_first {
@@ -533,7 +536,7 @@ impl InFlightState {
             delivery_attempts.note_slow_consumer();
             return None;
         }
-        if self.queues.get(&key).is_some_and(|queue| queue.has_suspect) {
+        if self.queues.get(&key).is_some_and(|queue| queue.has_redelivered) {
             return None; // only the first entry of an aggregate was in flight
         }
         if delivery_attempts.note_process_end(&self.clock) {
@@ -546,8 +549,9 @@ impl InFlightState {
         Some(Disposition::DeadLetter(delivery_attempts.clone()))
     }
 
-    /// Adds an entry that no handler can ever handle. Returns `false` if it is there already.
-    pub(super) fn add_undecodable(&mut self, id: MessageId, delivery_attempts: DeliveryAttempts) -> bool {
+    /// Adds an entry that becomes a dead letter at once: it is no event, or it used up its attempts before. Returns
+    /// `false` if it is there already.
+    pub(super) fn add_dead_letter(&mut self, id: MessageId, delivery_attempts: DeliveryAttempts) -> bool {
         let body =
             Some(Box::new(EntryBody { record: None, attempts: delivery_attempts.clone(), bytes: 0, is_retry: false }));
         let item = StoredEntry { id, key: 0, stage: Stage::DeadLettering, body, failing_since: None };
@@ -579,16 +583,16 @@ impl InFlightState {
         let key = item.key;
         if self.blocked_keys.contains_key(&key) && !matches!(item.stage, Stage::DeadLettering) {
             item.stage = Stage::Blocked;
-            self.set_blocked(key, true);
+            self.set_stalled(key, true);
             return self.drop_bodies(key);
         }
         let Some(body) = &item.body else {
             item.stage = Stage::Due { since: now, has_waited: false };
             self.due.insert((now, number));
-            return self.set_blocked(key, false);
+            return self.set_stalled(key, false);
         };
         if matches!(item.stage, Stage::DeadLettering) {
-            return self.set_blocked(key, true); // the next of its aggregate waits until it is a dead letter
+            return self.set_stalled(key, true); // the next of its aggregate waits until it is a dead letter
         }
         let wait = body.attempts.wait(&self.clock);
         if !wait.is_zero() {
@@ -602,7 +606,7 @@ impl InFlightState {
             let ready = if body.is_retry { &mut self.ready_retries } else { &mut self.ready };
             ready.insert(number);
         }
-        self.set_blocked(key, false);
+        self.set_stalled(key, false);
     }
 
     /// Blocks the entries of an aggregate until [`unblock_stream`](Self::unblock_stream).
@@ -660,14 +664,14 @@ impl InFlightState {
         let key = item.key;
         item.stage = Stage::Waiting { until, has_waited: true };
         self.waiting.insert((until, number));
-        self.set_blocked(key, true);
+        self.set_stalled(key, true);
         self.drop_bodies(key);
     }
 
     /// Drops the bodies of blocked entries, and of a first one that waits: the bus reads them again.
     fn drop_bodies(&mut self, key: OrderingKey) {
         let numbers = self.queues.get(&key).map(|queue| queue.numbers.iter().copied());
-        // entries without a body come behind those with one
+        // entries without a body come behind those with one; a dead letter behind them keeps its body
         let has_body = |number: &u64| self.items.get(number).is_some_and(|item| item.body.is_some());
         let with_body: Vec<u64> = numbers.into_iter().flatten().take_while(has_body).collect();
         for number in with_body {
@@ -685,7 +689,7 @@ impl InFlightState {
         self.bytes -= body.bytes;
         if let Some(queue) = self.queues.get_mut(&item.key) {
             queue.with_body -= 1;
-            if !queue.is_blocked {
+            if !queue.is_stalled {
                 self.active -= 1;
             }
         }
@@ -693,12 +697,12 @@ impl InFlightState {
     }
 
     /// Sets whether a queue waits for its first entry; keeps `active` in step.
-    fn set_blocked(&mut self, key: OrderingKey, is_blocked: bool) {
+    fn set_stalled(&mut self, key: OrderingKey, is_stalled: bool) {
         if let Some(queue) = self.queues.get_mut(&key)
-            && queue.is_blocked != is_blocked
+            && queue.is_stalled != is_stalled
         {
-            queue.is_blocked = is_blocked;
-            match is_blocked {
+            queue.is_stalled = is_stalled;
+            match is_stalled {
                 true => self.active -= queue.with_body,
                 false => self.active += queue.with_body,
             }
@@ -727,7 +731,8 @@ impl InFlightState {
         }
     }
 
-    /// Takes the entry that starts next; `None` if it is the turn of a new one that the bus is about to read.
+    /// Takes the entry that starts next; `None` if none is ready, or if a new one that the bus is about to read comes
+    /// first.
     fn next_ready(&mut self, bounds: Bounds) -> Option<u64> {
         if (self.new_before_retry == 0 || !self.has_new_work(bounds))
             && let Some(retry) = self.ready_retries.pop_first()
@@ -802,7 +807,7 @@ impl InFlightState {
                 let key = item.key;
                 item.stage = Stage::Due { since, has_waited };
                 self.due.insert((since, number));
-                self.set_blocked(key, false);
+                self.set_stalled(key, false);
             }
         }
     }
@@ -846,7 +851,7 @@ impl InFlightState {
         self.read_ahead.read(bytes);
         if let Some(queue) = self.queues.get_mut(&key) {
             queue.with_body += 1;
-            if !queue.is_blocked {
+            if !queue.is_stalled {
                 self.active += 1;
             }
         }
@@ -855,7 +860,7 @@ impl InFlightState {
     }
 
     /// Returns an entry that the bus could not read again: it is still due.
-    pub(super) fn not_read(&mut self, id: &MessageId) {
+    pub(super) fn return_due(&mut self, id: &MessageId) {
         if let Some((number, since, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
         {
@@ -866,7 +871,7 @@ impl InFlightState {
     }
 
     /// Postpones an entry that the bus cannot read again yet.
-    pub(super) fn put_off(&mut self, id: &MessageId, until: Instant) {
+    pub(super) fn postpone(&mut self, id: &MessageId, until: Instant) {
         if let Some((number, _, has_waited)) = self.reading(id)
             && let Some(item) = self.items.get_mut(&number)
         {
@@ -874,7 +879,7 @@ impl InFlightState {
             item.stage = Stage::Waiting { until, has_waited };
             self.reading -= 1;
             self.waiting.insert((until, number));
-            self.set_blocked(key, true);
+            self.set_stalled(key, true);
         }
     }
 
@@ -941,7 +946,7 @@ impl InFlightState {
             Disposition::DeadLetter(_) => {
                 item.stage = Stage::DeadLettering;
                 self.outbox.push(item.dispose(disposition));
-                self.set_blocked(key, true);
+                self.set_stalled(key, true);
             }
             _ => {
                 // moved, not cloned: the bus drops the record outside of our lock
@@ -980,7 +985,7 @@ impl InFlightState {
         let is_behind_waiters = queue.numbers.len() > queue.with_body;
         queue.numbers.insert(usize::from(!is_before), number);
         queue.with_body += 1;
-        if !queue.is_blocked {
+        if !queue.is_stalled {
             self.active += 1;
         }
         if is_before {
@@ -1012,7 +1017,7 @@ impl InFlightState {
     }
 
     /// Removes an entry, in any stage, and notifies a worker that runs it. Returns `false` if the entry was not there.
-    pub(super) fn remove(&mut self, id: &MessageId, now: Instant) -> bool {
+    pub(super) fn release(&mut self, id: &MessageId, now: Instant) -> bool {
         let Some(number) = self.numbers.remove(id) else {
             return false;
         };
@@ -1057,7 +1062,7 @@ impl InFlightState {
     /// Removes the entries that neither run nor are finished, and returns their ids. If one of them was to begin as a
     /// suspect, drops its [`Disposition::Begin`] from the outbox; if the bus has taken that already, queues the
     /// attempts that revert it.
-    pub(super) fn remove_idle(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
+    pub(super) fn nack_idle_if(&mut self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
         let is_busy =
             |item: &StoredEntry| matches!(item.stage, Stage::Running { .. } | Stage::Disposed | Stage::DeadLettering);
         let is_idle = |item: &&StoredEntry| !is_busy(item) && which(&item.id);
@@ -1071,7 +1076,7 @@ impl InFlightState {
         }
         let now = self.clock.instant();
         for id in &ids {
-            self.remove(id, now);
+            self.release(id, now);
         }
         self.outbox.retain(|disposed_entry| {
             let is_begin = matches!(disposed_entry.disposition, Disposition::Begin(_));
@@ -1096,7 +1101,7 @@ impl InFlightState {
         }
         if has_body {
             queue.with_body -= 1;
-            if !queue.is_blocked {
+            if !queue.is_stalled {
                 self.active -= 1;
             }
         }

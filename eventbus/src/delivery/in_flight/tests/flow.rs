@@ -149,7 +149,7 @@ async fn an_entry_in_hand_is_taken_in_once() {
     assert_eq!(bench.add([entry("a", 1), entry("a", 1), entry("b", 2)]), 2);
     run_ready_tasks().await;
     assert_eq!(bench.add([entry("a", 1), entry("b", 2), entry("c", 3)]), 1);
-    bench.in_flight.add_undecodable(id(1), DeliveryAttempts::undecodable("x".into(), &SharedClock::SYSTEM));
+    bench.in_flight.add_dead_letter(id(1), DeliveryAttempts::undecodable("x".into(), &SharedClock::SYSTEM));
     assert!(bench.take_disposed().is_empty(), "it is in flight and an event");
     assert!(bench.in_flight.contains(&id(3)) && !bench.in_flight.contains(&id(4)));
     let mut ids = bench.in_flight.ids();

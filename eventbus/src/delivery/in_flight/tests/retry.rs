@@ -217,7 +217,7 @@ async fn letting_go_of_what_waits_ends_it_and_frees_its_aggregate() {
 #[tokio::test(start_paused = true)]
 async fn what_is_no_event_is_buried_at_once() {
     let mut bench = Bench::new([]);
-    bench.in_flight.add_undecodable(id(1), DeliveryAttempts::undecodable("not an event".into(), &SharedClock::SYSTEM));
+    bench.in_flight.add_dead_letter(id(1), DeliveryAttempts::undecodable("not an event".into(), &SharedClock::SYSTEM));
     bench.drain().await;
     assert!(bench.written[0].record.is_none());
     let attempts = &bench.dead_lettered()[0];

@@ -57,7 +57,7 @@ impl Table {
     /// Takes the skipped entry out of the outbox.
     fn skipped(&mut self) -> DisposedEntry {
         let is_skip = |disposed: &DisposedEntry| matches!(disposed.disposition, Disposition::Skip(_));
-        self.state.drain().into_iter().find(is_skip).unwrap()
+        self.state.take_disposed().into_iter().find(is_skip).unwrap()
     }
 
     /// Resumes the due entries, which all are of one aggregate; returns their ids.
@@ -125,7 +125,7 @@ fn what_a_worker_does_not_have_is_not_settled() {
     assert!(!table.record_outcome(job.number, handled()), "twice");
     assert!(!table.record_outcome(job.number + 1, handled()), "too early");
     assert!(!table.record_outcome(99, handled()));
-    assert_eq!(table.state.drain().len(), 1);
+    assert_eq!(table.state.take_disposed().len(), 1);
     assert_eq!(table.state.unwritten(), 0, "the outbox returns each once");
 }
 
@@ -156,11 +156,11 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
     assert!(table.state.add(InFlightEntry { attempts: later, ..entry("c", 3) }, table.now));
     assert!(matches!(table.next(), NextJob::Work(Job { number: 1, .. }, _)));
     table.state.begin(&id(1));
-    assert!(table.state.remove(&id(1), table.now) && table.state.remove(&id(3), table.now));
+    assert!(table.state.release(&id(1), table.now) && table.state.release(&id(3), table.now));
     assert!(table.state.add(entry("d", 4), table.now));
     assert_eq!(table.job().id, id(4), "not the one that was begun and released");
     assert!(matches!(table.next(), NextJob::Idle(None)), "not when the one that waited was due");
-    assert!(table.state.remove(&id(2), table.now) && table.state.remove(&id(4), table.now));
+    assert!(table.state.release(&id(2), table.now) && table.state.release(&id(4), table.now));
     let left = format!("{:?}", table.state);
     assert!(left.contains("queues: {}") && left.contains("waiting: {}") && left.contains("suspects: {}"), "{left}");
 }
@@ -168,10 +168,10 @@ fn what_was_let_go_wakes_nobody_and_leaves_nothing() {
 #[test]
 fn letting_go_says_whether_it_was_there() {
     let mut table = Table::with([entry("a", 1), entry("a", 2), entry("a", 3)]);
-    assert!(table.state.remove(&id(2), table.now), "a blocked one, and the first stays the first");
+    assert!(table.state.release(&id(2), table.now), "a blocked one, and the first stays the first");
     assert_eq!((table.job().id, table.state.startable()), (id(1), 0));
-    assert!(table.state.remove(&id(1), table.now));
-    assert!(!table.state.remove(&id(1), table.now));
+    assert!(table.state.release(&id(1), table.now));
+    assert!(!table.state.release(&id(1), table.now));
     assert_eq!(table.job().id, id(3));
     assert_eq!(table.state.len(), 1);
 }
@@ -203,7 +203,7 @@ fn what_is_tried_again_all_the_time_leaves_room_for_what_is_new() {
         let jobs = [table.job(), table.job()];
         assert_eq!(table.state.room(0, table.bounds), 1, "both workers are busy with retries");
         for job in jobs {
-            assert!(table.record_outcome(job.number, handled()) && table.state.remove(&job.id, table.now));
+            assert!(table.record_outcome(job.number, handled()) && table.state.release(&job.id, table.now));
         }
     }
 }
@@ -225,7 +225,7 @@ fn what_is_put_off_is_due_again_then_and_holds_up_its_aggregate() {
     let mut table = Table::with_due(1..=1);
     assert!(table.state.add(entry("1", 2), table.now), "of the same aggregate");
     assert_eq!(table.due().len(), 1);
-    table.state.put_off(&id(1), table.now + Duration::from_secs(1));
+    table.state.postpone(&id(1), table.now + Duration::from_secs(1));
     assert!(!table.state.resume(entry("1", 1), table.now), "the bus is not reading it any more");
     assert!(table.due().is_empty() && table.state.has_work());
     assert!(matches!(table.next(), NextJob::Idle(Some(at)) if at == table.now + Duration::from_secs(1)));
@@ -259,7 +259,7 @@ fn a_worker_waits_for_what_is_new_as_long_as_it_follows_and_there_is_room_for_it
     table.bounds.entries = 1;
     assert!(matches!(table.next(), NextJob::Idle(_)), "there is room once the dispositions are persisted");
     for number in (1..=2).chain(101..=120) {
-        assert!(table.state.remove(&id(number), table.now));
+        assert!(table.state.release(&id(number), table.now));
     }
     let third = table.job();
     assert_eq!(third.id, id(3), "the bus reads no new one, as there is no room");
@@ -344,7 +344,7 @@ fn a_suspect_that_was_not_attended_to_keeps_the_ends_alone_of_its_processes() {
         let NextSuspect::Now(number, _) = table.state.next_suspect(table.now, BOUNDS) else { panic!("none") };
         for _ in 0..2 {
             assert!(table.state.note_start(number, is_alone));
-            let begins = table.state.drain();
+            let begins = table.state.take_disposed();
             let [DisposedEntry { disposition: Disposition::Begin(attempts), .. }] = &begins[..] else {
                 panic!("{begins:?}")
             };
