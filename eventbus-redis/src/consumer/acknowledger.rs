@@ -57,6 +57,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | dead letter | dead letters are enabled | a dead letter, acknowledged, released |
 /// | dead letter | dead letters are disabled | kept pending as exhausted, released |
 /// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
+/// | none: discarded when it was read | the server executed `XACK` | acknowledged |
 /// | any but acknowledge | a different consumer has claimed or finished the entry | released |
 /// | any | the consumer no longer owns the partition | dropped with the partition |
 /// | any | the write fails | unchanged: the next write repeats it |
@@ -69,11 +70,11 @@ pub(super) struct AckBatch {
     /// Acknowledged entries with attempts on record.
     acknowledged_with_attempts: Vec<MessageId>,
     unhandled: Vec<UnhandledEntry>,
-    /// Entries that this group must not handle.
+    /// Entries that no worker needs: deleted ones, and replays for a different group.
     discarded: Vec<MessageId>,
     attempt_updates: Vec<AttemptUpdate>,
     /// Earliest time of the next write of `attempt_updates`; `None` if at once.
-    notes_at: Option<Instant>,
+    gathers_until: Option<Instant>,
     dead_letter_writes: VecDeque<DeadLetterWrite>,
 }
 
@@ -119,16 +120,17 @@ impl AckBatch {
 
     /// Returns when the gathering updates are due; `None` if none gather.
     pub(super) fn gathers_until(&self) -> Option<Instant> {
-        if self.attempt_updates.is_empty() { None } else { self.notes_at }
+        if self.attempt_updates.is_empty() { None } else { self.gathers_until }
     }
 
     /// Ends the gathering: the next write includes all `attempt_updates`.
     pub(super) const fn gather_no_more(&mut self) {
-        self.notes_at = None;
+        self.gathers_until = None;
     }
 
     fn gathers(&self) -> bool {
-        self.notes_at.is_some_and(|at| at > Instant::now()) && self.attempt_updates.len() < command::SCRIPT_BATCH_MAX
+        self.gathers_until.is_some_and(|at| at > Instant::now())
+            && self.attempt_updates.len() < command::SCRIPT_BATCH_MAX
     }
 
     pub(super) fn add(&mut self, disposed: impl IntoIterator<Item = DisposedEntry>) {
@@ -203,7 +205,7 @@ impl Acknowledger {
         }
         if !batch.acknowledged.is_empty() {
             self.acknowledge(&batch.acknowledged).await?;
-            written.acknowledged += self.release_acknowledged(&mut batch.acknowledged);
+            written.acknowledged += self.release_and_count(&mut batch.acknowledged);
         }
         // an entry gets its next disposition only after the consumer read it again, and before that read the consumer
         // writes the attempts: so no entry below has an update that still gathers
@@ -214,19 +216,20 @@ impl Acknowledger {
             self.inner.in_flight().begin(begun.into_iter().map(|update| &update.id));
             written.failed += failed.into_iter().filter(|update| !written.lost.contains(&update.id)).count() as u64;
             batch.attempt_updates.clear();
-            batch.notes_at = Some(Instant::now() + GATHER);
+            batch.gathers_until = Some(Instant::now() + GATHER);
         }
         if !batch.acknowledged_with_attempts.is_empty() {
             self.acknowledge_with_attempts(&batch.acknowledged_with_attempts).await?;
-            written.acknowledged += self.release_acknowledged(&mut batch.acknowledged_with_attempts);
+            written.acknowledged += self.release_and_count(&mut batch.acknowledged_with_attempts);
         }
         if !batch.unhandled.is_empty() {
             self.skip_or_hand_off(&batch.unhandled).await?;
-            self.release_acknowledged(&mut batch.unhandled.drain(..).map(|skipped| skipped.id).collect());
+            self.inner.in_flight().release(batch.unhandled.iter().map(|unhandled| &unhandled.id));
+            batch.unhandled.clear();
         }
         while let Some(write) = batch.dead_letter_writes.front() {
             if let Some(record) = &write.record
-                && self.hand_off_to_newer(&write.id, record, &write.attempts.done).await?
+                && self.hand_off_unknown_version(&write.id, record, &write.attempts.done).await?
             {
                 self.inner.in_flight().release([&write.id]);
                 batch.dead_letter_writes.pop_front();
@@ -242,7 +245,7 @@ impl Acknowledger {
         Ok(written)
     }
 
-    fn release_acknowledged(&self, ids: &mut Vec<MessageId>) -> u64 {
+    fn release_and_count(&self, ids: &mut Vec<MessageId>) -> u64 {
         self.inner.in_flight().release(&*ids);
         let count = ids.len() as u64;
         ids.clear();
@@ -250,6 +253,7 @@ impl Acknowledger {
     }
 
     async fn acknowledge(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        // only a script compares the epoch
         if self.inner.fencing_token().is_some() {
             return self.acknowledge_with_attempts(ids).await;
         }
@@ -443,7 +447,7 @@ impl Acknowledger {
     ///
     /// An event of an older version than that of the handlers here goes to a live member only: no release to come knows
     /// that version better than this one.
-    async fn hand_off_to_newer(
+    async fn hand_off_unknown_version(
         &self,
         id: &MessageId,
         record: &RecordedEvent,
@@ -455,7 +459,7 @@ impl Acknowledger {
             return Ok(false);
         }
         let is_older = known.iter().any(|known| *known > version);
-        let mut hand_off = self.inner.fenced_script(&script::consumer::HAND_OFF_TO_NEWER);
+        let mut hand_off = self.inner.fenced_script(&script::consumer::HAND_OFF_UNKNOWN_VERSION);
         hand_off.key(&self.inner.keys().members).key(&self.inner.keys().retry).key(&self.inner.keys().known_types);
         hand_off.arg(self.inner.member_name());
         hand_off.arg(id.as_str()).arg(event_type.as_str()).arg(version).arg(u8::from(is_older));
@@ -463,6 +467,8 @@ impl Acknowledger {
         let reply: String = self.inner.run_idempotent(hand_off).await?;
         match reply.as_str() {
             "no" => return Ok(false),
+            // a different consumer has claimed or finished it
+            "lost" => return Ok(true),
             "stays" => {
                 self.inner.entries().keep([id.clone()]);
             }

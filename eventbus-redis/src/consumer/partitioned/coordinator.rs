@@ -1,5 +1,5 @@
-//! The coordinator: writes the dispositions of all partitions, and rebalances them: each consumer takes its share of the
-//! partitions, the number of partitions divided by that of live members. No member assigns them.
+//! The coordinator: writes dispositions, and rebalances the partitions: each consumer takes its share, the number of
+//! partitions divided by that of live members. No member assigns them.
 //!
 //! Invariant: a consumer releases a partition only when none of its entries is being handled and all dispositions are
 //! on the server; then no entry is handled twice.
@@ -34,9 +34,10 @@ use crate::{
 
 /// Entries of a partition that one script acknowledges at most.
 const PARTITION_ACK_BATCH_MAX: usize = 1_000;
-/// Longest wait between two searches for free partitions of a consumer that has less than its share.
-const REBALANCE_INTERVAL_MIN: Duration = Duration::from_millis(250);
-/// Reply to a heartbeat.
+/// Time until a consumer with less than its share searches for free partitions again, if a third of the lease is
+/// longer.
+const FREE_PARTITION_SEARCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Reply to a heartbeat, as `rebalance.lua` lists it; the names and the types of the other members alternate.
 type RebalanceReply = (usize, usize, Vec<(String, String, bool)>, bool, Vec<String>, usize);
 
 /// A task of the coordinator.
@@ -58,8 +59,9 @@ pub(super) struct PartitionTasks<'a> {
     garbage_cursors: HashMap<usize, String>,
     log: MemberLog,
     other_members: Vec<String>,
-    /// Types that the last heartbeat announced, as JSON, and the number of types that the group knew.
+    /// Types that the last heartbeat announced, as JSON.
     types: String,
+    /// Number of types that the group knew at the last heartbeat.
     known_types: usize,
     has_layout_changed: bool,
     changes: watch::Receiver<()>,
@@ -93,8 +95,9 @@ impl<'a> PartitionTasks<'a> {
     /// Removes a partition whose lease ended, with its in-flight entries and unwritten dispositions. Its owner may be a
     /// different consumer now, or this one with a new epoch.
     ///
-    /// Invariant: first its dispositions get into its batch, which is dropped with it; then its entries are released
-    /// under the lock under which they are removed.
+    /// Invariant: a disposition of the ended epoch is never written under the next one, although the entries have the
+    /// same ids there. So the coordinator drops all of them with the batch, and the entries leave the partition and the
+    /// in-flight entries under one lock of `owned`: the reader adds none of them in between.
     fn drop_partition(&mut self, number: usize) {
         self.assign_to_batches();
         self.batches.remove(&number);
@@ -103,12 +106,13 @@ impl<'a> PartitionTasks<'a> {
             owned.remove(number).into_iter().filter(|id| self.consumer.inner.in_flight().contains(id)).collect();
         tracing::warn!(
             group = %self.consumer.inner.group(), partition = number, count = lost_entries.len(),
-            "another consumer has taken a partition over, with its in-flight entries"
+            "the lease of a partition ended: its next owner receives its in-flight entries again"
         );
         self.consumer.inner.in_flight().release(&lost_entries);
     }
 
-    /// Sorts dispositions into the batches of their partitions.
+    /// Sorts dispositions into the batches of their partitions; drops those of a partition that this consumer no longer
+    /// owns: its next owner handles the entry again.
     fn assign_to_batches(&mut self) {
         let owned = self.consumer.owned();
         for disposed in self.consumer.inner.in_flight().take_disposed() {
@@ -236,7 +240,7 @@ impl<'a> PartitionTasks<'a> {
         self.log.log_duplicate_name(inner, is_duplicate);
         self.log.log_type_mismatches(inner, &others);
         let mut taken = Vec::new();
-        for (number, (epoch, last, is_recovered)) in parts.into_iter().enumerate() {
+        for (number, (epoch, last, owner_ended)) in parts.into_iter().enumerate() {
             if self.consumer.owned().epoch(number) == epoch {
                 continue;
             }
@@ -244,7 +248,7 @@ impl<'a> PartitionTasks<'a> {
                 self.drop_partition(number);
             }
             if !epoch.is_empty() {
-                self.consumer.owned().add(number, self.partition_consumer(number, epoch), is_recovered, last);
+                self.consumer.owned().add(number, self.partition_consumer(number, epoch), owner_ended, last);
                 taken.push(number);
             }
         }
@@ -256,7 +260,7 @@ impl<'a> PartitionTasks<'a> {
         let keeps = if self.has_layout_changed { 0 } else { share };
         self.consumer.owned().release_some(owned.saturating_sub(keeps));
         if owned < keeps {
-            self.rebalance_at = self.rebalance_at.min(Instant::now() + REBALANCE_INTERVAL_MIN);
+            self.rebalance_at = self.rebalance_at.min(Instant::now() + FREE_PARTITION_SEARCH_INTERVAL);
         }
         let has_forgotten_types = known_types < std::mem::replace(&mut self.known_types, known_types);
         if self.other_members != others || has_forgotten_types || self.types != types {
@@ -393,8 +397,8 @@ impl ConsumerTasks for PartitionTasks<'_> {
     }
 
     async fn next_task(&mut self, failed: &FailedTasks<PartitionTask>) -> PartitionTask {
-        // a lost partition, a change of the handlers and the search for unused attempt records start their tasks also
-        // after a failure
+        // only the heartbeat's timer pauses after a failure, as the loop repeats a failed task by itself: the consumer
+        // drops lost partitions and announces changed handlers at once
         tokio::select! {
             () = self.consumer.partition_lost.notified() => PartitionTask::WriteBatches,
             () = sleep_until(self.rebalance_at), if !failed.contains(PartitionTask::Rebalance) => PartitionTask::Rebalance,

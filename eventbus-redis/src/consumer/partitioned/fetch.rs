@@ -100,8 +100,8 @@ impl<'a> PartitionReader<'a> {
         for behind in behind {
             match self.load_pending(&behind, room).await {
                 Ok((to, reclaimed)) => {
-                    let has_ended = behind.owner_crashed;
-                    found.push((behind, to, reclaimed.with_owner_ended(std::iter::repeat(has_ended))));
+                    let owner_ended = behind.owner_ended;
+                    found.push((behind, to, reclaimed.with_owner_ended(std::iter::repeat(owner_ended))));
                 }
                 Err(error) => self.consumer.handle_refusal(&behind.consumer, error).await?,
             }
@@ -114,7 +114,7 @@ impl<'a> PartitionReader<'a> {
                 continue;
             }
             let entries = behind.consumer.receiver.prepare_reclaimed(reclaimed);
-            if behind.owner_crashed {
+            if behind.owner_ended {
                 behind.consumer.receiver.log_recovered(entries.len());
             }
             received.extend(entries);

@@ -24,7 +24,7 @@ struct OwnedPartition {
     consumer: Arc<ConsumerParts>,
     stage: PartitionStage,
     /// Set if the consumer took the partition from an owner that sent no heartbeat.
-    owner_crashed: bool,
+    owner_ended: bool,
     /// Generation of the reads: starting over begins a new one, and the server refuses late reads of earlier ones.
     read_generation: u64,
     /// Entries that were read and are not in flight yet.
@@ -65,7 +65,7 @@ pub(super) struct CatchUp {
     pub(super) from: String,
     /// Generation to register with the server as the partition's reader; set for the first page.
     pub(super) new_generation: Option<u64>,
-    pub(super) owner_crashed: bool,
+    pub(super) owner_ended: bool,
 }
 
 /// A partition that may be read.
@@ -84,21 +84,13 @@ impl OwnedPartition {
 }
 
 impl OwnedPartitions {
-    pub(super) fn add(&mut self, number: usize, consumer: ConsumerParts, is_recovered: bool, last: String) {
+    pub(super) fn add(&mut self, number: usize, consumer: ConsumerParts, owner_ended: bool, last: String) {
         let consumer = Arc::new(consumer);
         let stage = PartitionStage::CatchingUp("-".into());
         let (buffered, has_more) = (VecDeque::new(), false);
         self.partitions.insert(
             number,
-            OwnedPartition {
-                consumer,
-                stage,
-                owner_crashed: is_recovered,
-                read_generation: 1,
-                buffered,
-                has_more,
-                last_id: last,
-            },
+            OwnedPartition { consumer, stage, owner_ended, read_generation: 1, buffered, has_more, last_id: last },
         );
     }
 
@@ -159,7 +151,7 @@ impl OwnedPartitions {
                 consumer: Arc::clone(&part.consumer),
                 from: from.clone(),
                 new_generation: (from == "-").then_some(part.read_generation),
-                owner_crashed: part.owner_crashed,
+                owner_ended: part.owner_ended,
             }),
             _ => None,
         };
@@ -183,7 +175,7 @@ impl OwnedPartitions {
         if part.stage != expected {
             return false;
         }
-        part.owner_crashed &= to.is_some();
+        part.owner_ended &= to.is_some();
         part.stage = to.map_or(PartitionStage::Reading, PartitionStage::CatchingUp);
         self.partition_by_entry.extend(ids.map(|id| (id, *number)));
         true

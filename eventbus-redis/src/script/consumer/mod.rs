@@ -27,8 +27,8 @@ pub(crate) static MOVE_TO_DEAD_LETTERS: LazyLock<ConsumerScript> =
     LazyLock::new(|| ConsumerScript::new(&[include_str!("move_to_dead_letters.lua")]));
 pub(crate) static SKIP_OR_HAND_OFF: LazyLock<ConsumerScript> =
     LazyLock::new(|| ConsumerScript::new(&[ENTRY_IDS, MEMBERS, include_str!("skip_or_hand_off.lua")]));
-pub(crate) static HAND_OFF_TO_NEWER: LazyLock<ConsumerScript> =
-    LazyLock::new(|| ConsumerScript::new(&[ENTRY_IDS, MEMBERS, include_str!("hand_off_to_newer.lua")]));
+pub(crate) static HAND_OFF_UNKNOWN_VERSION: LazyLock<ConsumerScript> =
+    LazyLock::new(|| ConsumerScript::new(&[ENTRY_IDS, MEMBERS, include_str!("hand_off_unknown_version.lua")]));
 pub(crate) static CLAIM_HANDED_OFF: LazyLock<ConsumerScript> =
     LazyLock::new(|| ConsumerScript::new(&[ENTRY_IDS, MEMBERS, RELAY, include_str!("claim_handed_off.lua")]));
 pub(crate) static COLLECT_GARBAGE: LazyLock<Script> =
