@@ -110,7 +110,7 @@ impl Transactions for SqliteEventStore {
 /// Acquires the write connection of a store in memory, so that no append runs meanwhile: memory has no snapshots.
 async fn acquire_if_in_memory(store: &StoreInner) -> Result<Option<WritePermit>, BoxError> {
     match store.location().is_memory() {
-        true => store.writer().acquire_permit().await.map(Some),
+        true => store.writer().acquire_write_permit().await.map(Some),
         false => Ok(None),
     }
 }

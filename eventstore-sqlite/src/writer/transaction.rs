@@ -1,7 +1,7 @@
 //! A connection that is checked out to a transaction, and its return.
 //!
-//! Invariant: the connection comes back exactly once: at the commit, when the transaction is dropped, or at its
-//! deadline, whichever is first. A later call finds only the reason.
+//! Invariant: the connection comes back exactly once, at the first end of its transaction: the commit, a statement or
+//! an append that ended it, its drop, or its deadline. A later call finds only the reason.
 //!
 //! Real time, not the given clock: other threads wait for the connection.
 
@@ -27,7 +27,8 @@ pub(crate) enum HeldConnection {
     Shadow {
         // dropped before the permit, as no append may run while it is in use
         connection: Box<ShadowConnection>,
-        /// Set for a store in memory: no connection may write it while this one reads it.
+        /// Set for a store in memory: no connection may write the store's memory while a transaction on the copies
+        /// reads it.
         live_permit: Option<Box<WritePermit>>,
     },
 }
@@ -51,12 +52,13 @@ impl HeldConnection {
 
 /// A connection that is checked out to a transaction.
 pub(crate) struct CheckedOutConnection {
-    /// A panic of its user leaves a transaction that is rolled back when it ends.
+    /// Locked by its user during each use of the connection; the end of the transaction waits for that. A user that
+    /// panics leaves a transaction, which the end rolls back.
     state: Mutex<CheckoutState>,
     /// Task or thread that used it last: an append of that user would wait for its own transaction. A lock of its own,
     /// as other callers read it while the user has `state` locked.
     last_user: Mutex<ConnectionUser>,
-    /// Time at which the watchdog ends it.
+    /// Time at which the watchdog ends it. A lock of its own for the same reason.
     deadline: Mutex<Option<Instant>>,
     /// Longest time that it may be open; `None` if no append waits for it.
     limit: Option<Duration>,
@@ -151,6 +153,7 @@ impl CheckedOutConnection {
                 if let Ok(runtime) = Handle::try_current() {
                     runtime.spawn_blocking(move || drop(deferred));
                 }
+                // without a runtime `deferred` is dropped here, and its drop waits
             }
         }
     }

@@ -66,7 +66,8 @@ const BURST_PAUSE: Duration = Duration::from_millis(1);
 /// | draining in a task | [`INLINE_TIME_MAX`] passes, or a different process writes | idle; a thread goes on draining |
 /// | draining | the queue is empty | idle; the drainer checks the queue once more |
 /// | handed off | the waiter takes it and begins a transaction | checked out: see `CheckedOutConnection` |
-/// | handed off | the waiter was dropped before the handoff | draining |
+/// | draining | after a batch: the waiter is gone | draining, or handed off to the next waiter |
+/// | draining on a thread | a different process writes for longer than `busy_timeout` | draining; the batch fails |
 /// | handed off | the waiter is dropped later, or its deadline passes | idle; then draining |
 /// | checked out | commit, rollback, drop of the transaction or its deadline | idle; then draining |
 pub(crate) struct Writer {
@@ -75,7 +76,7 @@ pub(crate) struct Writer {
     /// `None` while a [`WritePermit`] has it.
     connection: Mutex<Option<GuardedConnection>>,
     files: Arc<OpenFiles>,
-    /// Watches the transaction that has the connection, if one has, and returns it to `own_transaction`.
+    /// Watches the transaction that has the connection, if there is one; `own_transaction` gets it from here.
     watchdog: Arc<Watchdog>,
     /// One permit for each append that may still be queued.
     queue_permits: Arc<Semaphore>,
@@ -151,7 +152,7 @@ impl Writer {
             return Err(append.refused_error(SqliteTransactionError::InsideTransaction));
         }
         let is_large = append.len() > INLINE_EVENTS_MAX;
-        let permit = self.acquire_queue_permits(1).await;
+        let permit = self.wait_for_queue_room(1).await;
         let (done, answer) = oneshot::channel();
         self.submit(Job::Append { append, result_sender: done, _queue_permit: permit }, is_large);
         await_records(answer).await
@@ -173,7 +174,7 @@ impl Writer {
         while appends.peek().is_some() {
             let batch: Vec<_> = appends.by_ref().take(BATCH_JOBS_MAX.min(self.queued_appends_max)).collect();
             let is_large = batch.iter().map(CheckedAppend::len).sum::<usize>() > INLINE_EVENTS_MAX;
-            let mut permits = self.acquire_queue_permits(batch.len()).await;
+            let mut permits = self.wait_for_queue_room(batch.len()).await;
             let jobs = batch.into_iter().map(|append| {
                 let (done, answer) = oneshot::channel();
                 answers.push(answer);
@@ -193,7 +194,7 @@ impl Writer {
         results
     }
 
-    async fn acquire_queue_permits(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
+    async fn wait_for_queue_room(&self, appends: usize) -> Option<OwnedSemaphorePermit> {
         let appends = u32::try_from(appends).unwrap_or(u32::MAX);
         // the semaphore is never closed
         Arc::clone(&self.queue_permits).acquire_many_owned(appends).await.ok()
@@ -242,12 +243,13 @@ impl Writer {
     ///
     /// # Errors
     /// [`SqliteTransactionError::InsideTransaction`] if the calling task has the connection already.
-    pub(crate) async fn acquire_permit(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
+    pub(crate) async fn acquire_write_permit(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
         self.refuse_own_transaction()?;
         loop {
             let (waiter, handoff) = oneshot::channel();
             self.queue.lock().add_waiter(waiter);
             self.start_draining(false);
+            // `None`: the watchdog took the permit back, as this task was polled late; it queues again
             if let Some(permit) = handoff.await?.take() {
                 return Ok(permit);
             }
@@ -257,10 +259,10 @@ impl Writer {
     /// Waits for the connection and begins a transaction; if a different process writes, waits for it on a thread.
     ///
     /// # Errors
-    /// As for [`acquire_permit`](Self::acquire_permit); or if the file is lost, SQLite refuses, the runtime ended, or the
-    /// caller's task was not polled in time.
+    /// As for [`acquire_write_permit`](Self::acquire_write_permit); or if the file is lost, SQLite refuses, the runtime
+    /// ended, or the caller's task was not polled in time.
     pub(crate) async fn begin_transaction(self: &Arc<Self>) -> Result<WritePermit, BoxError> {
-        let mut permit = self.acquire_permit().await?;
+        let mut permit = self.acquire_write_permit().await?;
         self.files.check_if_lost()?;
         match permit.connection().begin() {
             Ok(()) => return Ok(permit),
@@ -306,7 +308,8 @@ impl Writer {
                 return;
             }
         } else if self.connection.lock().is_none() {
-            return; // the drainer that has the connection will check the queue once more
+            // a drainer that has the connection checks the queue once more; a transaction starts a drainer when it ends
+            return;
         }
         let rest = BlockingDrain(Arc::clone(self));
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -360,7 +363,7 @@ impl Writer {
             let context = permit.context();
             permit.set_context(ExecutionContext::Task);
             permit.set_handed_off(true);
-            // an error means that the waiter was dropped: take the permit back at once
+            // `err()` is `None` if the waiter got the offer, `take()` if the watchdog has the permit: this drainer has none
             permit = waiter.send(self.new_handoff(permit)).err()?.take()?;
             permit.set_handed_off(false);
             permit.set_context(context);
@@ -415,6 +418,7 @@ impl ConnectionOwner for Writer {
     fn return_connection(self: Arc<Self>, connection: GuardedConnection, is_handed_off: bool) {
         // before the check of the queue, which takes the connection if there is work
         *self.connection.lock() = Some(connection);
+        // a drainer checks the queue by itself
         if is_handed_off {
             self.start_draining(false);
         }
@@ -493,7 +497,7 @@ mod tests {
     #[tokio::test]
     async fn no_more_is_queued_than_there_is_room_for() {
         let writer = writer(4);
-        let permit = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_write_permit().await.unwrap();
         let mut waiting: Vec<_> = (0..10).map(|id| append(&writer, id)).collect();
         let many = {
             let writer = Arc::clone(&writer);
@@ -511,18 +515,18 @@ mod tests {
             appended.await.unwrap().unwrap();
         }
         assert!(many.await.unwrap().iter().all(Result::is_ok));
-        assert_eq!(stored(&writer.acquire_permit().await.unwrap()), 29);
+        assert_eq!(stored(&writer.acquire_write_permit().await.unwrap()), 29);
     }
 
     #[tokio::test]
     async fn a_claim_waits_for_one_batch_and_not_for_all() {
         let writer = writer(10_000);
-        let permit = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_write_permit().await.unwrap();
         let waiting: Vec<_> = (0..3 * BATCH_JOBS_MAX).map(|id| append(&writer, id)).collect();
         until_queued(&writer, 3 * BATCH_JOBS_MAX).await;
         let claiming = {
             let writer = Arc::clone(&writer);
-            tokio::spawn(async move { writer.acquire_permit().await.unwrap() })
+            tokio::spawn(async move { writer.acquire_write_permit().await.unwrap() })
         };
         while writer.queue.lock().lengths().1 == 0 {
             tokio::task::yield_now().await;
@@ -545,8 +549,8 @@ mod tests {
         let connection =
             GuardedConnection::new(open_writer(&DatabaseLocation::new_memory(), &config).unwrap()).unwrap();
         let writer = Arc::new(Writer::new(connection, Arc::default(), &config));
-        let permit = writer.acquire_permit().await.unwrap();
-        let mut waiter = Box::pin(writer.acquire_permit());
+        let permit = writer.acquire_write_permit().await.unwrap();
+        let mut waiter = Box::pin(writer.acquire_write_permit());
         assert!(timeout(Duration::ZERO, &mut waiter).await.is_err(), "the connection is in use");
         drop(permit);
         timeout(Duration::from_secs(30), writer.append(one(1))).await.expect("the permit is taken back").unwrap();
@@ -557,7 +561,7 @@ mod tests {
     #[tokio::test]
     async fn appends_of_one_call_are_queued_together() {
         let writer = writer(10_000);
-        let permit = writer.acquire_permit().await.unwrap();
+        let permit = writer.acquire_write_permit().await.unwrap();
         let many = {
             let writer = Arc::clone(&writer);
             tokio::spawn(async move { writer.append_many((0..BATCH_JOBS_MAX + 10).map(one).collect()).await })
