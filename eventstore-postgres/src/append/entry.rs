@@ -33,6 +33,7 @@ use super::{AppendResult, stored_at::StoredAt};
 /// | sent | refused; several appends to one stream | batch, one append per stream |
 /// | sent | refused; alone | `Refused`; in doubt: `OutcomeUnknown` |
 /// | sent | not sent after all, or the server failed | given up |
+/// | sent | its caller, the leader, is dropped | dropped; its connection closes, its events may still be stored |
 /// | resolving | its event ids are stored | stored: `Ok`, or an error if not as this append |
 /// | resolving | a stored record is corrupt | `Refused`; in doubt: `OutcomeUnknown` |
 /// | resolving | its stream is elsewhere, no earlier append to it is retried | `Conflict`, see `complete_conflict` |

@@ -64,6 +64,7 @@ impl AppendExecutor {
             let StatementPlan { mut entries, chains, .. } = plan;
             match sent {
                 Ok(stored) => entries = self.complete_stored(entries, &stored),
+                // an append was stored before, or its id is in use: `resolve` decides which
                 Err(StatementError::DuplicateEventId(_)) => {}
                 Err(StatementError::NoAnswer(source)) => {
                     let sources = error_per_append(source, entries.len());
@@ -77,7 +78,7 @@ impl AppendExecutor {
                     }
                     continue;
                 }
-                // one chain per stream: halves isolate the stream that is refused or locked
+                // a chain holds the appends to one stream: halves isolate the stream that is refused or locked
                 Err(StatementError::Refused(_) | StatementError::LockTimeout(_)) if chains.len() > 1 => {
                     execution.requeue(entries);
                     return self.execute_halves(execution).await;
@@ -116,8 +117,8 @@ impl AppendExecutor {
         })
     }
 
-    /// Sends one statement, and returns where the server put the events, in order. It stored no events of an append
-    /// whose stream is not at the expected version.
+    /// Sends one statement, and returns where the server put the events, in order. The server stored no events of an
+    /// append whose stream is not at the expected version.
     async fn send(
         &self,
         plan: &StatementPlan,
@@ -203,7 +204,7 @@ impl AppendExecutor {
         };
         let unresolved = open.len();
         let retries = self.complete_resolved(open, known);
-        // no delay if an append of this statement got a result: without it, the next attempt may succeed
+        // no delay if an append of this statement got a result: the rest may have failed only because of that append
         if retries.len() < unresolved || execution.retry_budget.wait_before_retry().await {
             execution.requeue(retries);
         } else {

@@ -5,7 +5,7 @@
 //!
 //! Invariant: while the queue is not empty, exactly one task is the leader or is about to become it; a leader that is
 //! dropped, for any reason, hands leadership to a task that it spawns for the waiting requests. A caller that goes away
-//! cancels only its own appends.
+//! gives up only its own appends, which may still be stored if they were sent.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
@@ -208,7 +208,8 @@ impl Batch {
 struct Leader(Arc<GroupCommit>);
 
 impl Leader {
-    /// Executes appends; hands leadership on after [`STREAM_LOCK_WAIT`], and returns `None` then.
+    /// Executes appends; hands leadership on after [`STREAM_LOCK_WAIT`], and returns `None` then: by then the statement
+    /// likely waits for a row or a connection, and appends to other streams must not wait with it.
     async fn execute(self, entries: Vec<CommitEntry>) -> Option<Self> {
         let group = Arc::clone(&self.0);
         let mut execution = pin!(group.executor.execute(entries));
@@ -256,6 +257,7 @@ impl Drop for Leader {
         {
             let mut queue = self.0.queue.lock();
             queue.drain_into(&mut batch);
+            // a batch has a runtime exactly if it has an append
             queue.has_leader = batch.runtime.is_some();
         }
         // unlocked by now: a runtime that is shut down drops the new leader within `spawn`, which fails its batch and
