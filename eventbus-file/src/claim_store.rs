@@ -34,8 +34,11 @@ use crate::{
 /// | live, expired | its owner releases it | released |
 /// | live | `expires_at` passes, or the clock is set back by more than the claim's lifetime | expired |
 /// | expired | its owner renews it | unchanged; the call fails with `ClaimLost` |
+/// | expired | the clock is set back, so that `expires_at` lies ahead again | live |
 /// | released, expired | a worker creates the file of the next epoch | live, owned by that worker |
 /// | live, of a consumer group | a worker with the owner's name creates the next epoch's file | live, owned by it |
+/// | released | its owner renews a copy of it from before the release; no caller does | live |
+/// | any | the queue removes the claim with its event | none |
 /// | superseded by a later epoch | its owner renews or releases it, or writes a result | unchanged; `ClaimLost` |
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -154,7 +157,8 @@ impl ClaimStore {
         }
     }
 
-    /// Acquires a claim; `None` if it is live. With `allows_own`, a live claim of this worker is free to it.
+    /// Acquires a claim; `None` if the claim is live, or if a different worker acquires it first. With `allows_own`, a
+    /// live claim of this worker is free to it.
     pub(crate) fn create(&self, claim_id: &str, data: Value, allows_own: bool) -> Result<Option<NewClaim>> {
         self.create_with(claim_id, allows_own, |_| Ok(data))
     }
@@ -186,7 +190,8 @@ impl ClaimStore {
         if !self.disk.create(&path, &event::to_pretty_json("the claim", &claim)?)? {
             return Ok(None);
         }
-        // a slow worker may have created a file anew that a later owner had removed
+        // this worker may have been slow: if later owners had the claim meanwhile and removed the file of this epoch,
+        // it made the file anew
         if self.check_owned(&claim).is_err() {
             self.disk.remove(&path)?;
             return Ok(None);

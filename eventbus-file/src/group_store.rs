@@ -179,7 +179,8 @@ impl GroupStore {
         if is_last { self.claims.release(&claim) } else { self.claims.renew(&claim) }
     }
 
-    /// Returns `ClaimLost` unless a claim is the group's newest, and live.
+    /// Returns `ClaimLost` unless this worker owns the claim and its epoch is the group's latest; the claim may have
+    /// expired.
     pub(crate) fn check_owned(&self, claim: &Claim) -> Result<()> {
         self.claims.check_owned(claim)
     }

@@ -56,7 +56,7 @@ pub(crate) enum LogEntry {
     Missing,
     /// Removed, as all events up to the given id.
     Removed(u64),
-    /// The file holds no event.
+    /// The file holds no event that can be decoded, whether it is whole or cut off.
     Torn(FileQueueError),
 }
 
@@ -164,7 +164,8 @@ impl EventLog {
         Ok(disk::list_numbers(&self.removed_folder)?.into_iter().max().unwrap_or_default())
     }
 
-    /// Returns the ids up to one that still have files, sorted, without files that hold no event.
+    /// Returns the ids up to one that still have files, sorted, gaps included; leaves out torn files, which an operator
+    /// must see, and files that cannot be read now.
     fn list_files_through(&self, through: u64) -> Result<Vec<u64>> {
         let mut ids = Vec::new();
         for shard in self.shards()?.into_iter().filter(|shard| *shard <= names::shard_index(through)) {
@@ -317,7 +318,7 @@ impl EventLog {
     }
 
     /// Removes the files of events up to the removal mark; `remove_claim` removes the claim of each, after its payload
-    /// and before the event. Returns the number of removed events.
+    /// and before the event. Returns the number of removed events and gaps.
     pub(crate) fn remove_files_through(&self, through: u64, remove_claim: impl Fn(u64) -> Result<()>) -> Result<u64> {
         let mut removed = 0;
         for id in self.list_files_through(through)? {
@@ -498,8 +499,9 @@ impl EventLog {
         Ok(linked)
     }
 
-    /// Links a staged event to an id. Returns `false` if a different event has the id, or had it until a removal. No
-    /// worker removes an event that is still staged, so if the id is removed after the link, a different event had it.
+    /// Links a staged event to an id. Returns `false` if a different event has the id, or had it until a removal. A
+    /// removal leaves an event alone while it is staged: so an id that is removed right after the link belonged to a
+    /// different event.
     fn link_event(&self, staged: &StagedFile, id: u64) -> Result<bool> {
         let path = self.path(id);
         if !self.disk.link(staged, &path)? {

@@ -21,7 +21,7 @@ pub enum RemovalCondition {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RemovalReport {
-    /// Number of removed events.
+    /// Number of removed events and gaps.
     pub events: u64,
     /// All events up to this id are removed; lower than the requested id if an event does not meet the condition.
     pub through: u64,
