@@ -105,14 +105,17 @@ async fn suspects_run_one_at_a_time_the_likely_ones_last() {
 
 #[tokio::test(start_paused = true)]
 async fn a_likely_suspect_does_not_run_before_a_less_likely_one_that_is_due_is_read() {
-    let waiting =
-        |alone| DeliveryAttempts { next_at: Some(SharedClock::SYSTEM.unix_millis() + 60_000), ..waiting(alone) };
+    // the first is due a second before the next, however long the test takes to add them
+    let waiting = |number, alone| {
+        let next_at = SharedClock::SYSTEM.unix_millis() + 60_000 + 1_000 * number;
+        DeliveryAttempts { next_at: Some(next_at), ..waiting(alone) }
+    };
     for (likely, expected) in [(1, 2), (0, 1)] {
         let (mut state, bounds) =
             (InFlightState::new(SharedClock::SYSTEM, 100), Bounds { entries: 100, bytes: usize::MAX });
         let mut now = tokio::time::Instant::now();
         for (number, alone) in [(1, likely), (2, 0)] {
-            state.add(redelivered(&number.to_string(), number, waiting(alone)), now);
+            state.add(redelivered(&number.to_string(), number, waiting(number, alone)), now);
         }
         now += Duration::from_secs(120);
         let mut next = Vec::new();
