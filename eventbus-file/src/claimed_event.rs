@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde_json::Value;
 use tokio::{runtime::Handle, task::JoinHandle};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     claim_store::{Claim, event_claim_id},
@@ -33,31 +33,19 @@ use crate::{
 pub struct ClaimedEvent {
     event: QueueEvent,
     queue: Arc<QueueInner>,
-    renewal: ClaimRenewal,
-}
-
-/// Background renewal of a claim, until this value is dropped or the claim is lost.
-#[derive(Debug)]
-struct ClaimRenewal {
-    /// Locked: the task writes each renewal, and the owner of the event reads the newest.
+    /// The claim as it is now. Locked: the renewal writes it, and the owner of the event reads it.
     claim: Arc<Mutex<Claim>>,
     lost: CancellationToken,
-    stop: CancellationToken,
-    task: JoinHandle<()>,
-}
-
-impl Drop for ClaimRenewal {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+    /// The background renewal of the claim, until the claim is lost or this value is dropped.
+    renewal: JoinHandle<()>,
+    stop: DropGuard,
 }
 
 impl ClaimedEvent {
     fn new(queue: Arc<QueueInner>, event: QueueEvent, claim: Claim) -> Self {
         let (claim, lost, stop) = (Arc::new(Mutex::new(claim)), CancellationToken::new(), CancellationToken::new());
-        let task =
-            tokio::spawn(renew_until_stopped(Arc::clone(&queue), Arc::clone(&claim), lost.clone(), stop.clone()));
-        Self { event, queue, renewal: ClaimRenewal { claim, lost, stop, task } }
+        let renewing = renew_until_stopped(Arc::clone(&queue), Arc::clone(&claim), lost.clone(), stop.clone());
+        Self { event, queue, claim, lost, renewal: tokio::spawn(renewing), stop: stop.drop_guard() }
     }
 
     /// Returns the event.
@@ -69,18 +57,18 @@ impl ClaimedEvent {
     /// Returns the claim as it is now.
     #[must_use]
     pub fn claim(&self) -> Claim {
-        self.renewal.claim.lock().clone()
+        self.claim.lock().clone()
     }
 
     /// Waits until the claim is lost, which may never happen: from then on, a second worker may process the event.
     pub async fn claim_lost(&self) {
-        self.renewal.lost.cancelled().await;
+        self.lost.cancelled().await;
     }
 
     /// Returns `true` if the claim is lost, or expired: a second worker may process the event.
     #[must_use]
     pub fn is_claim_lost(&self) -> bool {
-        self.renewal.lost.is_cancelled() || !self.claim().is_live()
+        self.lost.is_cancelled() || !self.claim().is_live()
     }
 
     /// Writes the result of a success.
@@ -117,9 +105,9 @@ impl ClaimedEvent {
 
     /// Stops the renewal and returns the claim: from then on only the caller writes its file.
     async fn stop_renewing(&mut self) -> Claim {
-        self.renewal.stop.cancel();
+        self.stop.token().cancel();
         // the task ends by itself, or a runtime that shuts down aborts it
-        let _ = (&mut self.renewal.task).await;
+        let _ = (&mut self.renewal).await;
         self.claim()
     }
 }

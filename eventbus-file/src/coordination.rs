@@ -20,36 +20,29 @@ use serde_json::{Map, Value};
 /// | `Away`, `Refused` | Redis accepts both connections | `Connected`; the worker resyncs |
 /// | `Away`, `Refused` | connecting fails or takes too long | `Away` |
 /// | `Away`, `Refused` | Redis answers, but refuses the password or a right | `Refused` |
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, derive_more::Display, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum CoordinationStatus {
     /// The queue was opened without Redis; the files decide alone.
+    #[display("alone")]
     Alone,
     /// Redis answers.
+    #[display("connected")]
     Connected,
     /// Redis does not answer; the files decide alone, and the worker keeps trying to connect.
+    #[display("away: {error}")]
     Away {
         /// The last error.
         error: String,
     },
     /// Redis answers and refuses this worker: a wrong password, or a right is missing. The files decide alone until
     /// an operator changes that; the worker keeps trying to connect.
+    #[display("refused: {error}")]
     Refused {
         /// The answer of the server.
         error: String,
     },
-}
-
-impl fmt::Display for CoordinationStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Alone => f.write_str("alone"),
-            Self::Connected => f.write_str("connected"),
-            Self::Away { error } => write!(f, "away: {error}"),
-            Self::Refused { error } => write!(f, "refused: {error}"),
-        }
-    }
 }
 
 /// The kinds of messages.

@@ -13,7 +13,7 @@ use eventbus::{
     clock::SharedClock,
     delivery::{DeliveryAttempts, InFlightEntry},
     port::{DeadLetter, DeadLetterFilter, DeadLetterPage, MessageId},
-    support::{PAGE_BYTES, from_json},
+    support::PAGE_BYTES,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -56,28 +56,6 @@ struct DeadLetterFile {
 }
 
 impl DeadLetterFile {
-    fn new(
-        worker: &str,
-        id: u64,
-        group: &Name,
-        record: Option<&RecordedEvent>,
-        delivery_attempts: DeliveryAttempts,
-        dead_lettered_at: OffsetDateTime,
-    ) -> Result<Self> {
-        Ok(Self {
-            id,
-            group: group.to_string(),
-            dead_lettered_at,
-            worker_id: worker.into(),
-            handler: delivery_attempts.handlers(),
-            error: delivery_attempts.errors(),
-            attempts: delivery_attempts.most_attempts(),
-            event: record.map(|record| WrittenRecord::new(record, None)).transpose()?,
-            tries: delivery_attempts,
-            replay: None,
-        })
-    }
-
     fn record(self) -> Result<Option<RecordedEvent>, eventbus::BoxError> {
         self.event.map(|event| event.into_record(None)).transpose()
     }
@@ -141,7 +119,18 @@ impl DeadLetterFiles {
             %group, id, dead_letter, handler = attempts.handlers(), error = attempts.errors(),
             attempts = attempts.most_attempts(), event_type, "delivery given up: it is a dead letter now"
         );
-        let file = DeadLetterFile::new(&self.worker_id, id, group, record, attempts, self.clock.now())?;
+        let file = DeadLetterFile {
+            id,
+            group: group.to_string(),
+            dead_lettered_at: self.clock.now(),
+            worker_id: self.worker_id.clone(),
+            handler: attempts.handlers(),
+            error: attempts.errors(),
+            attempts: attempts.most_attempts(),
+            event: record.map(|record| WrittenRecord::new(record, None)).transpose()?,
+            tries: attempts,
+            replay: None,
+        };
         let path = self.path(&dead_letter);
         self.disk.replace(&path, &event::to_pretty_json("the dead letter", &file)?)?;
         self.disk.sync_folder(&self.disk.root().join(names::DEAD_LETTERS))
@@ -277,9 +266,7 @@ pub(crate) fn is_dead_letter_name(name: &str) -> bool {
 
 /// Returns an error unless a file holds a dead letter.
 pub(crate) fn check_dead_letter(path: &Path) -> Result<()> {
-    let content = disk::read(path)?.unwrap_or_default();
-    let file: Result<DeadLetterFile, _> = from_json(&content);
-    file.map(drop).map_err(|error| FileQueueError::torn("dead letter", path, error))
+    disk::read_json::<DeadLetterFile>(path, "dead letter").map(drop)
 }
 
 /// Returns the names of dead letters in a folder, without their suffix, sorted.

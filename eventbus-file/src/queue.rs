@@ -282,7 +282,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::InvalidName`] if the page token is none; [`FileQueueError::Io`].
     pub async fn events(&self, search: &Search) -> Result<SearchPage<QueueEvent>> {
-        search::events(&self.inner, search).await
+        search::load_page(&self.inner, search, search::find_events).await
     }
 
     /// Returns the number of matching events from the page on.
@@ -290,7 +290,7 @@ impl FileQueue {
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn count_events(&self, search: &Search) -> Result<u64> {
-        search::count_events(&self.inner, search).await
+        search::count(&self.inner, search, search::find_events).await
     }
 
     /// Returns a page of results, by the ids of their events.
@@ -298,7 +298,7 @@ impl FileQueue {
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn results(&self, search: &Search) -> Result<SearchPage<EventResult>> {
-        search::results(&self.inner, search).await
+        search::load_page(&self.inner, search, search::find_results).await
     }
 
     /// Returns the number of matching results from the page on.
@@ -306,7 +306,7 @@ impl FileQueue {
     /// # Errors
     /// As [`events`](Self::events).
     pub async fn count_results(&self, search: &Search) -> Result<u64> {
-        search::count_results(&self.inner, search).await
+        search::count(&self.inner, search, search::find_results).await
     }
 
     /// Returns a page of claims by name: the newest of each name, live or not.
@@ -314,7 +314,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`].
     pub async fn claims(&self, search: &Search) -> Result<SearchPage<Claim>> {
-        search::claims(&self.inner, search).await
+        search::load_page(&self.inner, search, search::find_claims).await
     }
 
     /// Returns the number of matching claims from the page on.
@@ -322,7 +322,7 @@ impl FileQueue {
     /// # Errors
     /// [`FileQueueError::Io`].
     pub async fn count_claims(&self, search: &Search) -> Result<u64> {
-        search::count_claims(&self.inner, search).await
+        search::count(&self.inner, search, search::find_claims).await
     }
 
     /// Checks every file, and returns those that do not belong to the queue or are torn. The queue leaves them as they

@@ -1,6 +1,6 @@
 //! Search for events, results and claims: by time, by id, in pages.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 
@@ -48,8 +48,38 @@ impl Default for Search {
 }
 
 impl Search {
-    fn matches(&self, created_at: OffsetDateTime) -> bool {
-        self.from.is_none_or(|from| created_at >= from) && self.before.is_none_or(|before| created_at < before)
+    /// Returns the first id of the page.
+    fn first_id(&self) -> Result<u64> {
+        let Some(PageToken(after)) = &self.page else {
+            return Ok(1);
+        };
+        let invalid = |_| FileQueueError::InvalidName {
+            what: "page token",
+            value: after.chars().take(40).collect(),
+            reason: "it is none of this search",
+        };
+        Ok(after.parse::<u64>().map_err(invalid)?.saturating_add(1))
+    }
+
+    /// Returns an item that was read, with the text of the page token after it, if the item matches; logs a torn file
+    /// and passes it over. `about` returns that text and the time of creation.
+    fn check<T>(
+        &self,
+        read: Result<Option<T>>,
+        about: impl Fn(&T) -> (String, OffsetDateTime),
+    ) -> Option<Result<(String, T)>> {
+        let item = match read {
+            Ok(item) => item?,
+            Err(error @ FileQueueError::Torn { .. }) => {
+                tracing::warn!(error = error.log(), "torn file passed over");
+                return None;
+            }
+            Err(error) => return Some(Err(error)),
+        };
+        let (key, created_at) = about(&item);
+        let matches =
+            self.from.is_none_or(|from| created_at >= from) && self.before.is_none_or(|before| created_at < before);
+        matches.then_some(Ok((key, item)))
     }
 }
 
@@ -63,138 +93,60 @@ pub struct SearchPage<T> {
     pub next: Option<PageToken>,
 }
 
-/// Start of a page. It converts to text and back, for use in an API.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Start of a page. It converts to text and back, for use in an API; the search refuses a text that is no token.
+#[derive(Debug, Clone, PartialEq, Eq, derive_more::Display, derive_more::FromStr)]
 pub struct PageToken(String);
 
-impl fmt::Display for PageToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
+/// The items that a search finds, in order, each with the text that a page token after it holds.
+type Found<'q, T> = Box<dyn Iterator<Item = Result<(String, T)>> + 'q>;
+
+pub(crate) fn find_events<'q>(queue: &'q QueueInner, search: &'q Search) -> Result<Found<'q, QueueEvent>> {
+    let ids = queue.log().ids_from(search.first_id()?)?;
+    let about = |event: &QueueEvent| (event.id().to_string(), event.created_at());
+    Ok(Box::new(ids.filter_map(move |id| search.check(id.and_then(|id| queue.log().load_event(id)), about))))
 }
 
-impl FromStr for PageToken {
-    type Err = std::convert::Infallible;
-
-    /// Never fails: the search refuses a text that is no token.
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(text.into()))
-    }
+pub(crate) fn find_results<'q>(queue: &'q QueueInner, search: &'q Search) -> Result<Found<'q, EventResult>> {
+    let ids = queue.results().ids_from(search.first_id()?)?;
+    let about = |result: &EventResult| (result.event_id.to_string(), result.created_at);
+    Ok(Box::new(ids.filter_map(move |id| search.check(id.and_then(|id| queue.results().load_result(id)), about))))
 }
 
-impl PageToken {
-    fn after_id(page: Option<&Self>) -> Result<u64> {
-        let invalid = |page: &Self| FileQueueError::InvalidName {
-            what: "page token",
-            value: page.0.chars().take(40).collect(),
-            reason: "it is none of this search",
-        };
-        page.map_or(Ok(0), |page| page.0.parse().map_err(|_| invalid(page)))
-    }
-}
-
-/// Collects a page of found items; `token` returns that of the page that begins after an item.
-fn collect_page<T>(
-    found: impl Iterator<Item = Result<Option<T>>>,
-    token: impl Fn(&T) -> String,
-    limit: usize,
-) -> Result<SearchPage<T>> {
-    let mut items = Vec::new();
-    for item in found.filter_map(Result::transpose) {
-        let item = item?;
-        if items.len() == limit.max(1) {
-            let next = items.last().map(|last| PageToken(token(last)));
-            return Ok(SearchPage { items, next });
-        }
-        items.push(item);
-    }
-    Ok(SearchPage { items, next: None })
-}
-
-/// Logs a torn file and passes it over.
-fn skip_torn<T>(read: Result<Option<T>>) -> Result<Option<T>> {
-    match read {
-        Err(error @ FileQueueError::Torn { .. }) => {
-            tracing::warn!(error = error.log(), "torn file passed over");
-            Ok(None)
-        }
-        other => other,
-    }
-}
-
-fn find_events<'a>(
-    queue: &'a QueueInner,
-    search: &'a Search,
-) -> Result<impl Iterator<Item = Result<Option<QueueEvent>>> + use<'a>> {
-    let ids = queue.log().ids_from(PageToken::after_id(search.page.as_ref())?.saturating_add(1))?;
-    let matching = |id| Ok(skip_torn(queue.log().load_event(id?))?.filter(|event| search.matches(event.created_at())));
-    Ok(ids.map(matching))
-}
-
-fn find_results<'a>(
-    queue: &'a QueueInner,
-    search: &'a Search,
-) -> Result<impl Iterator<Item = Result<Option<EventResult>>> + use<'a>> {
-    let after = PageToken::after_id(search.page.as_ref())?;
-    let ids = queue.results().ids_from(after.saturating_add(1))?;
-    let matching =
-        |id| Ok(skip_torn(queue.results().load_result(id?))?.filter(|result| search.matches(result.created_at)));
-    Ok(ids.map(matching))
-}
-
-fn find_claims<'a>(
-    queue: &'a QueueInner,
-    search: &'a Search,
-) -> Result<impl Iterator<Item = Result<Option<Claim>>> + use<'a>> {
+pub(crate) fn find_claims<'q>(queue: &'q QueueInner, search: &'q Search) -> Result<Found<'q, Claim>> {
     let mut ids = queue.claims().list_ids()?;
-    if let Some(after) = &search.page {
-        ids.retain(|id| *id > after.0);
-    }
-    let matching = move |id: String| {
-        Ok(skip_torn(queue.claims().load_newest(&id))?.filter(|claim| search.matches(claim.created_at)))
-    };
-    Ok(ids.into_iter().map(matching))
+    ids.retain(|id| search.page.as_ref().is_none_or(|after| *id > after.0));
+    let about = |claim: &Claim| (claim.claim_id.clone(), claim.created_at);
+    Ok(Box::new(ids.into_iter().filter_map(move |id| search.check(queue.claims().load_newest(&id), about))))
 }
 
-fn count_found<T>(mut found: impl Iterator<Item = Result<Option<T>>>) -> Result<u64> {
-    found.try_fold(0, |count, one| Ok(count + u64::from(one?.is_some())))
-}
-
-async fn find_blocking<T: Send + 'static>(
+/// Returns a page of the items that `find` finds.
+pub(crate) async fn load_page<T: Send + 'static>(
     queue: &Arc<QueueInner>,
     search: &Search,
-    find: impl FnOnce(&QueueInner, &Search) -> Result<T> + Send + 'static,
-) -> Result<T> {
+    find: for<'q> fn(&'q QueueInner, &'q Search) -> Result<Found<'q, T>>,
+) -> Result<SearchPage<T>> {
     let search = search.clone();
-    queue.blocking(move |queue| find(queue, &search)).await
+    let load = move |queue: &QueueInner| {
+        let (mut items, mut last) = (Vec::new(), None);
+        for found in find(queue, &search)? {
+            let (key, item) = found?;
+            if items.len() == search.limit.max(1) {
+                return Ok(SearchPage { items, next: last.map(PageToken) });
+            }
+            items.push(item);
+            last = Some(key);
+        }
+        Ok(SearchPage { items, next: None })
+    };
+    queue.blocking(load).await
 }
 
-pub(crate) async fn events(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<QueueEvent>> {
-    let token = |event: &QueueEvent| event.id().to_string();
-    find_blocking(queue, search, move |queue, search| collect_page(find_events(queue, search)?, token, search.limit))
-        .await
-}
-
-pub(crate) async fn count_events(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
-    find_blocking(queue, search, |queue, search| count_found(find_events(queue, search)?)).await
-}
-
-pub(crate) async fn results(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<EventResult>> {
-    let token = |result: &EventResult| result.event_id.to_string();
-    find_blocking(queue, search, move |queue, search| collect_page(find_results(queue, search)?, token, search.limit))
-        .await
-}
-
-pub(crate) async fn count_results(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
-    find_blocking(queue, search, |queue, search| count_found(find_results(queue, search)?)).await
-}
-
-pub(crate) async fn claims(queue: &Arc<QueueInner>, search: &Search) -> Result<SearchPage<Claim>> {
-    let token = |claim: &Claim| claim.claim_id.clone();
-    find_blocking(queue, search, move |queue, search| collect_page(find_claims(queue, search)?, token, search.limit))
-        .await
-}
-
-pub(crate) async fn count_claims(queue: &Arc<QueueInner>, search: &Search) -> Result<u64> {
-    find_blocking(queue, search, |queue, search| count_found(find_claims(queue, search)?)).await
+/// Returns the number of items that `find` finds.
+pub(crate) async fn count<T: 'static>(
+    queue: &Arc<QueueInner>,
+    search: &Search,
+    find: for<'q> fn(&'q QueueInner, &'q Search) -> Result<Found<'q, T>>,
+) -> Result<u64> {
+    let search = search.clone();
+    queue.blocking(move |queue| find(queue, &search)?.try_fold(0, |count, found| found.map(|_| count + 1))).await
 }
