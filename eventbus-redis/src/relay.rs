@@ -11,6 +11,7 @@ use eventbus::{
     relay::{
         GroupFloor, GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest,
     },
+    support::check_range,
 };
 use redis::ScriptInvocation;
 use tracing::{Instrument, Span};
@@ -28,28 +29,13 @@ use crate::{
     wire,
 };
 
-/// A range that no relay can publish.
+/// An event of a range that cannot be written to the stream.
 #[derive(Debug, thiserror::Error)]
-enum Unpublishable {
-    #[error("event {event_id} has no place in a store, so no relay can publish it")]
-    NoPosition { event_id: EventId },
-    #[error("event {event_id} at position {position} is not between {after} and {through}, in order")]
-    OutOfOrder { event_id: EventId, position: Position, after: Position, through: Position },
-    #[error("a range from {after} ends before it, at {through}")]
-    Backwards { after: Position, through: Position },
-    #[error("event {event_id} at position {position} cannot be published")]
-    Event { event_id: EventId, position: Position, source: BoxError },
-}
-
-impl Unpublishable {
-    const fn event_id(&self) -> Option<EventId> {
-        match self {
-            Self::NoPosition { event_id } | Self::OutOfOrder { event_id, .. } | Self::Event { event_id, .. } => {
-                Some(*event_id)
-            }
-            Self::Backwards { .. } => None,
-        }
-    }
+#[error("event {event_id} at position {position} cannot be published")]
+struct Unpublishable {
+    event_id: EventId,
+    position: Position,
+    source: BoxError,
 }
 
 /// Index of the field with the store: behind those of the shared wire format.
@@ -142,23 +128,6 @@ fn last_event_id(range: PublishRange<'_>) -> Option<EventId> {
     (last.position() == Some(range.through)).then(|| last.metadata().event_id())
 }
 
-/// Checks the conditions that the script relies on.
-fn check_range(range: PublishRange<'_>) -> Result<(), Unpublishable> {
-    let PublishRange { mut after, through, events } = range;
-    if through < after {
-        return Err(Unpublishable::Backwards { after, through });
-    }
-    for event in events {
-        let event_id = event.metadata().event_id();
-        let position = event.position().ok_or(Unpublishable::NoPosition { event_id })?;
-        if position <= after || position > through {
-            return Err(Unpublishable::OutOfOrder { event_id, position, after, through });
-        }
-        after = position;
-    }
-    Ok(())
-}
-
 async fn resync_stream(
     bus: &BusInner,
     publisher: Publisher,
@@ -242,8 +211,7 @@ async fn publish_range_in_span(
     range: PublishRange<'_>,
     last: Option<EventId>,
 ) -> Result<RangeOutcome, PublishError> {
-    let refused = |event_id, source| PublishError::Refused { destination: bus.destination().clone(), event_id, source };
-    check_range(range).map_err(|error| refused(error.event_id(), error.into()))?;
+    check_range(bus.destination(), range)?;
     let carrier = TraceCarrier::for_span(bus, span);
     let script =
         if bus.is_partition() { &script::relay::PUBLISH_RANGE_TO_PARTITION } else { &script::relay::PUBLISH_RANGE };
@@ -253,7 +221,11 @@ async fn publish_range_in_span(
     let store = publisher.store.to_string();
     for event in range.events {
         let (event_id, position) = (event.metadata().event_id(), event.position().unwrap_or_default());
-        let refuse = |source| refused(Some(event_id), Unpublishable::Event { event_id, position, source }.into());
+        let refuse = |source| PublishError::Refused {
+            destination: bus.destination().clone(),
+            event_id: Some(event_id),
+            source: Unpublishable { event_id, position, source }.into(),
+        };
         let mut fields = publish::encode(bus, event, &carrier).map_err(refuse)?;
         fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
         publish.arg(position.get());

@@ -10,10 +10,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
-    EventId, Name, Position,
+    Name, Position,
     port::{EventBus as _, PublishError, RelayTarget},
     relay::{GroupFloors, PublishRange, PublishedPosition, Publisher, RangeOutcome, ResyncOutcome, ResyncRequest},
-    support::check_records,
+    support::{check_range, check_records},
 };
 
 use crate::{
@@ -27,34 +27,13 @@ use crate::{
     relay_log::{PendingRange, RelayStep},
 };
 
-/// An invalid range, or an event in it that cannot be published.
-#[derive(Debug, thiserror::Error)]
-enum Unpublishable {
-    #[error("event {event_id} has no place in a store, so no relay can publish it")]
-    NoPosition { event_id: EventId },
-    #[error("event {event_id} at position {position} is not between {after} and {through}, in order")]
-    OutOfOrder { event_id: EventId, position: Position, after: Position, through: Position },
-    #[error("a range from {after} cannot end at {through}")]
-    Backwards { after: Position, through: Position },
-}
-
-impl Unpublishable {
-    const fn event_id(&self) -> Option<EventId> {
-        match self {
-            Self::NoPosition { event_id } | Self::OutOfOrder { event_id, .. } => Some(*event_id),
-            Self::Backwards { .. } => None,
-        }
-    }
-}
-
 #[async_trait]
 impl RelayTarget for FileQueue {
     async fn publish_range(&self, publisher: Publisher, range: PublishRange<'_>) -> Result<RangeOutcome, PublishError> {
-        let unpublished = range_positions(range).map_err(|error| {
-            let (destination, event_id) = (self.destination().clone(), error.event_id());
-            PublishError::Refused { destination, event_id, source: error.into() }
-        })?;
+        check_range(self.destination(), range)?;
         check_records(self.destination(), range.events)?;
+        let positions = range.events.iter().map(|event| (event.position(), event.metadata().event_id()));
+        let unpublished = positions.filter_map(|(position, event_id)| Some((position?.get(), event_id))).collect();
         let (position, through) = (range.after.get(), range.through.get());
         let mut pending =
             PendingRange { publisher, position, through, unpublished, staged: VecDeque::new(), ids: Vec::new() };
@@ -105,25 +84,6 @@ impl RelayTarget for FileQueue {
                 RelayStep::WaitForGap => poll_backoff.wait().await,
             }
         }
-    }
-}
-
-/// Returns the positions of the events of a range, which must be in order.
-fn range_positions(range: PublishRange<'_>) -> Result<VecDeque<(u64, EventId)>, Unpublishable> {
-    let PublishRange { mut after, through, events } = range;
-    let mut positions = VecDeque::with_capacity(events.len());
-    for event in events {
-        let event_id = event.metadata().event_id();
-        let position = event.position().ok_or(Unpublishable::NoPosition { event_id })?;
-        if position <= after || position > through {
-            return Err(Unpublishable::OutOfOrder { event_id, position, after, through });
-        }
-        positions.push_back((position.get(), event_id));
-        after = position;
-    }
-    match after <= through {
-        true => Ok(positions),
-        false => Err(Unpublishable::Backwards { after: range.after, through }),
     }
 }
 

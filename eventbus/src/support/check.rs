@@ -2,13 +2,14 @@
 
 use crate::{
     domain::{
+        error::BoxError,
         metadata::EventId,
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::StreamId,
         validity::InvalidEvent,
     },
-    port::{AppendError, PublishError},
+    port::{AppendError, PublishError, relay::PublishRange},
 };
 
 /// Finds an event id that an append contains twice; stores refuse it before sending.
@@ -48,6 +49,36 @@ pub fn check_records(destination: &Name, events: &[RecordedEvent]) -> Result<(),
         source: Box::new(invalid),
     };
     events.iter().try_for_each(RecordedEvent::check).map_err(refused)
+}
+
+/// Checks that a range does not end before its start, and that its events lie between, in position order; buses refuse it
+/// before they publish any event.
+///
+/// # Errors
+/// [`PublishError::Refused`] with the id of the first event that is out of order or has no position.
+pub fn check_range(destination: &Name, range: PublishRange<'_>) -> Result<(), PublishError> {
+    let refused = |event_id, problem: String| {
+        let source = BoxError::from(problem);
+        Err(PublishError::Refused { destination: destination.clone(), event_id, source })
+    };
+    let PublishRange { mut after, through, events } = range;
+    if through < after {
+        return refused(None, format!("a range from {after} ends before it, at {through}"));
+    }
+    for event in events {
+        let event_id = event.metadata().event_id();
+        let Some(position) = event.position() else {
+            let problem = format!("event {event_id} has no place in a store, so no relay can publish it");
+            return refused(Some(event_id), problem);
+        };
+        if position <= after || position > through {
+            let problem =
+                format!("event {event_id} at position {position} is not between {after} and {through}, in order");
+            return refused(Some(event_id), problem);
+        }
+        after = position;
+    }
+    Ok(())
 }
 
 /// Decides whether an append of `ids` to `stream` is a repeat; `found` are the stored events with one of these ids.

@@ -11,7 +11,7 @@ mod skip;
 mod source_chain;
 
 pub use address::{is_this_machine, redacted};
-pub use check::{check_events, check_ids, check_records, first_result};
+pub use check::{check_events, check_ids, check_range, check_records, first_result};
 pub use listed_types::ListedEventTypes;
 pub use outage::Outage;
 pub use page::{PAGE_BYTES, Page, paged};
