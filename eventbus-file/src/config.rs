@@ -133,12 +133,10 @@ impl FileQueueConfig {
             ("poll_interval", self.poll_interval),
         ];
         check_times(&times)?;
-        if self.max_in_flight_bytes == 0 {
-            return Err(invalid_config("max_in_flight_bytes", "must be 1 at least".into()));
-        }
-        match self.max_in_flight {
-            0 => Err(invalid_config("max_in_flight", "must be 1 at least".into())),
-            _ => Ok(()),
+        let numbers = [("max_in_flight_bytes", self.max_in_flight_bytes), ("max_in_flight", self.max_in_flight)];
+        match numbers.into_iter().find(|(_, number)| *number == 0) {
+            Some((setting, _)) => Err(invalid_config(setting, "must be 1 at least".into())),
+            None => Ok(()),
         }
     }
 }

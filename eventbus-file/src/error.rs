@@ -128,6 +128,10 @@ impl FileQueueError {
         self
     }
 
+    pub(crate) fn invalid_name(what: &'static str, value: &str, reason: &'static str) -> Self {
+        Self::InvalidName { what, value: value.chars().take(40).collect(), reason }
+    }
+
     pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { what, path, source }

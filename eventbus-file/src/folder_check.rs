@@ -170,7 +170,8 @@ fn check_relays(queue: &QueueInner, found: &mut FolderScan) -> Result<()> {
     for store in found.list_known(&relays, parse_store_id)? {
         let folder = relays.join(store.to_string());
         for number in found.list_known(&folder, names::parse_file_name)? {
-            found.add_torn(folder.join(names::file_name(number)), queue.relays().check_record(store, number))?;
+            found
+                .add_torn(folder.join(names::file_name(number)), queue.relays().read_record(store, number).map(drop))?;
         }
     }
     Ok(())

@@ -117,16 +117,12 @@ impl GroupStore {
         Ok(names.filter_map(|name| Name::new("group", name).ok()).collect())
     }
 
-    /// Makes a group if it is missing: it begins with the oldest event, and no event is removed before it has finished
-    /// it.
-    pub(crate) fn make_group(&self, group: &Name) -> Result<()> {
-        match self.claims.load_newest(group)? {
-            None => self.make_group_at(group, 0),
-            Some(_) => Ok(()),
+    /// Makes a group if it is missing: it begins after the id `read`, and no later event is removed before it has
+    /// finished it.
+    pub(crate) fn make_group(&self, group: &Name, read: u64) -> Result<()> {
+        if self.claims.load_newest(group)?.is_some() {
+            return Ok(());
         }
-    }
-
-    fn make_group_at(&self, group: &Name, read: u64) -> Result<()> {
         let progress = Progress { read, ..self.decode_progress(None)? };
         if let Some(NewClaim { claim: now, .. }) = self.claims.create(group, progress.to_value()?, false)? {
             self.claims.release(&now)?;
@@ -158,8 +154,8 @@ impl GroupStore {
         let of = |claim: Option<&Claim>| -> Result<Progress> {
             Ok(Progress { handlers: handlers(), ..self.decode_progress(claim)? })
         };
-        if subscribers.start_now(group) && self.claims.load_newest(group)?.is_none() {
-            self.make_group_at(group, self.log.head()?)?;
+        if subscribers.start_now(group) {
+            self.make_group(group, self.log.head()?)?;
         }
         let claimed = self.claims.create_with(group, true, |before| of(before)?.to_value())?;
         let Some(NewClaim { claim: now, .. }) = claimed else {

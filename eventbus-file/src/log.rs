@@ -60,11 +60,15 @@ pub(crate) enum LogEntry {
     Torn(FileQueueError),
 }
 
-/// An event that was read, not yet in flight.
+/// Some entries of the log.
 #[derive(Debug)]
-pub(crate) enum ReadEvent {
-    Event(QueueEvent),
-    Torn(u64, FileQueueError),
+pub(crate) struct LogPage {
+    /// The id up to which the log was read.
+    pub(crate) through: u64,
+    /// The events, each with its id.
+    pub(crate) entries: Vec<(u64, LogEntry)>,
+    /// Set if there may be more after `through`.
+    pub(crate) has_more: bool,
 }
 
 /// Reaction to an id that is in use.
@@ -351,24 +355,11 @@ impl EventLog {
         }
     }
 
-    /// Returns the next events after one, the id up to which it read, and `true` if there may be more.
-    pub(crate) fn read_after(&self, after: u64, count: usize) -> Result<(u64, Vec<ReadEvent>, bool)> {
-        let (mut through, mut read, mut bytes) = (after, Vec::new(), 0);
-        while read.len() < count
-            && bytes < PAGE_BYTES
-            && let Some((id, slot)) = self.next_entry(through)?
-        {
-            through = id;
-            match slot {
-                LogEntry::Event(event) => {
-                    bytes += event.record().payload().len();
-                    read.push(ReadEvent::Event(event));
-                }
-                LogEntry::Torn(error) => read.push(ReadEvent::Torn(id, error)),
-                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => {}
-            }
-        }
-        if read.is_empty() && through == after {
+    /// Returns the next events after one, torn ones too.
+    pub(crate) fn read_after(&self, after: u64, count: usize) -> Result<LogPage> {
+        let is_wanted = |entry: &LogEntry| matches!(entry, LogEntry::Event(_) | LogEntry::Torn(_));
+        let mut page = self.read_page(after, u64::MAX, usize::MAX, count, is_wanted)?;
+        if page.entries.is_empty() && page.through == after {
             let head = self.head()?;
             if head < after {
                 tracing::warn!(
@@ -376,32 +367,47 @@ impl EventLog {
                     newest = head,
                     "events that the group read are gone, it goes on with new ones"
                 );
-                through = head;
+                page.through = head;
             }
         }
-        let has_more = read.len() == count || bytes >= PAGE_BYTES;
-        Ok((through, read, has_more))
+        Ok(page)
     }
 
-    /// Returns the next events of a range, and the id up to which it searched.
-    pub(crate) fn read_due_range(&self, due: &DueRange, count: usize) -> Result<(u64, Vec<ReadEvent>)> {
-        let (mut through, mut read, mut bytes) = (due.after, Vec::new(), 0);
-        for _ in 0..RANGE_SCAN_MAX {
-            if read.len() >= count || bytes >= PAGE_BYTES {
-                return Ok((through, read));
+    /// Returns the next events of a range.
+    pub(crate) fn read_due_range(&self, due: &DueRange, count: usize) -> Result<LogPage> {
+        let is_of_type = |event: &QueueEvent| event.record().event_type().as_str() == due.event_type;
+        let is_wanted = |entry: &LogEntry| matches!(entry, LogEntry::Event(event) if is_of_type(event));
+        let page = self.read_page(due.after, due.through, RANGE_SCAN_MAX, count, is_wanted)?;
+        Ok(if page.has_more { page } else { LogPage { through: due.through, ..page } })
+    }
+
+    /// Reads at most `scan_max` entries after an id, up to `last`, until it has `count` wanted ones or many bytes.
+    fn read_page(
+        &self,
+        after: u64,
+        last: u64,
+        scan_max: usize,
+        count: usize,
+        is_wanted: impl Fn(&LogEntry) -> bool,
+    ) -> Result<LogPage> {
+        let (mut page, mut bytes) = (LogPage { through: after, entries: Vec::new(), has_more: true }, 0);
+        for _ in 0..scan_max {
+            if page.entries.len() >= count || bytes >= PAGE_BYTES {
+                break;
             }
-            let Some((id, slot)) = self.next_entry(through)?.filter(|(id, _)| *id <= due.through) else {
-                return Ok((due.through, read));
+            let Some((id, entry)) = self.next_entry(page.through)?.filter(|(id, _)| *id <= last) else {
+                page.has_more = false;
+                break;
             };
-            through = id;
-            if let LogEntry::Event(event) = slot
-                && event.record().event_type().as_str() == due.event_type
-            {
-                bytes += event.record().payload().len();
-                read.push(ReadEvent::Event(event));
+            page.through = id;
+            if is_wanted(&entry) {
+                if let LogEntry::Event(event) = &entry {
+                    bytes += event.record().payload().len();
+                }
+                page.entries.push((id, entry));
             }
         }
-        Ok((through, read))
+        Ok(page)
     }
 
     /// Writes events to disk, without ids; all of them or none. `store` is set if its relay publishes them.

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use crate::error::{FileQueueError, Result};
 
 pub(crate) const EVENTS: &str = "events";
@@ -31,6 +33,9 @@ pub(crate) const ID_JUMP_MAX: u64 = 100 * IDS_PER_FOLDER;
 const NUMBER_MAX: u64 = u64::MAX / 2;
 /// Maximum length of a name in a file system, less the suffixes of this crate.
 const ENCODED_NAME_BYTES_MAX: usize = 200;
+
+/// The ASCII characters that become `%` and hex.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'_').remove(b'-').remove(b'.');
 
 /// Returns the name of the file of a number: `000000000012.json`.
 pub(crate) fn file_name(id: u64) -> String {
@@ -65,17 +70,13 @@ pub(crate) fn id_path(folder: &Path, id: u64) -> PathBuf {
 /// Returns a name that any file system accepts: letters, digits, `_`, `-` and inner dots stay, the rest becomes `%` and
 /// hex.
 pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
-    let invalid = |reason| FileQueueError::InvalidName { what, value: name.chars().take(40).collect(), reason };
+    let invalid = |reason| FileQueueError::invalid_name(what, name, reason);
     if name.is_empty() {
         return Err(invalid("it is empty"));
     }
-    let mut encoded = String::with_capacity(name.len());
-    for (at, byte) in name.bytes().enumerate() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(char::from(byte)),
-            b'.' if at > 0 => encoded.push('.'),
-            other => encoded.push_str(&format!("%{other:02X}")),
-        }
+    let mut encoded = utf8_percent_encode(name, ENCODED).to_string();
+    if encoded.starts_with('.') {
+        encoded.replace_range(..1, "%2E");
     }
     match encoded.len() > ENCODED_NAME_BYTES_MAX {
         true => Err(invalid("it is too long for the name of a file")),
@@ -85,17 +86,7 @@ pub(crate) fn encode(what: &'static str, name: &str) -> Result<String> {
 
 /// Returns the name that [`encode`] made this from; `None` if there is none.
 pub(crate) fn decode(name: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(name.len());
-    let mut rest = name.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let hex = [rest.next()?, rest.next()?];
-        bytes.push(u8::from_str_radix(std::str::from_utf8(&hex).ok()?, 16).ok()?);
-    }
-    let text = String::from_utf8(bytes).ok()?;
+    let text = percent_decode_str(name).decode_utf8().ok()?.into_owned();
     (encode("name", &text).ok()? == name).then_some(text)
 }
 

@@ -76,11 +76,13 @@ impl PayloadFiles {
     /// Returns the path of a payload; refuses a name that is not one of a payload, as an event may come from a foreign
     /// program.
     fn path(&self, name: &str) -> Result<PathBuf> {
-        is_payload_name(name).then(|| self.folder.join(name)).ok_or_else(|| FileQueueError::InvalidName {
-            what: "name of a payload",
-            value: name.chars().take(40).collect(),
-            reason: "it is no id with the end of such files",
-        })
+        match is_payload_name(name) {
+            true => Ok(self.folder.join(name)),
+            false => {
+                let reason = "it is no id with the end of such files";
+                Err(FileQueueError::invalid_name("name of a payload", name, reason))
+            }
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl RelayLog {
     }
 
     /// Reads a record; `None` if it does not exist, or no longer.
-    fn read_record(&self, store: Uuid, number: u64) -> Result<Option<RelayRecord>> {
+    pub(crate) fn read_record(&self, store: Uuid, number: u64) -> Result<Option<RelayRecord>> {
         let path = self.records_folder(store).join(names::file_name(number));
         match disk::read_json::<RelayRecord>(&path, "record of a relay")? {
             Some(record) if record.store != store => {
@@ -291,11 +291,6 @@ impl RelayLog {
         Ok(())
     }
 
-    /// Returns an error unless a file holds a record, for the check of the folder.
-    pub(crate) fn check_record(&self, store: Uuid, number: u64) -> Result<()> {
-        self.read_record(store, number).map(drop)
-    }
-
     /// Returns the refusal of a range if it is certain already, so that the relay stages no events in vain.
     pub(crate) fn early_refusal(&self, publisher: Publisher, position: u64) -> Result<Option<RangeOutcome>> {
         Ok(match self.load_relay_state(publisher.store)? {
@@ -377,7 +372,7 @@ impl RelayLog {
             if !is_shared && let Some(other) = self.list_relayed_stores()?.into_iter().find(|other| *other != store) {
                 return Ok(ResyncOutcome::OtherStore(other));
             }
-            groups.iter().try_for_each(|group| group_store.make_group(group))?;
+            groups.iter().try_for_each(|group| group_store.make_group(group, 0))?;
             if self.create_first_record(store, epoch, floor.get())? {
                 return Ok(ResyncOutcome::At(floor));
             }

@@ -53,11 +53,7 @@ impl Search {
         let Some(PageToken(after)) = &self.page else {
             return Ok(1);
         };
-        let invalid = |_| FileQueueError::InvalidName {
-            what: "page token",
-            value: after.chars().take(40).collect(),
-            reason: "it is none of this search",
-        };
+        let invalid = |_| FileQueueError::invalid_name("page token", after, "it is none of this search");
         Ok(after.parse::<u64>().map_err(invalid)?.saturating_add(1))
     }
 

@@ -86,14 +86,6 @@ impl RedisCoordinator {
         &self.keys
     }
 
-    pub(super) fn worker_id(&self) -> &str {
-        &self.worker_id
-    }
-
-    pub(super) fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
-
     /// Returns the token that is cancelled when this connection is lost.
     pub(super) fn lost(&self) -> CancellationToken {
         self.state.read().lost.clone()

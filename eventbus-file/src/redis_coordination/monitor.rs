@@ -26,7 +26,7 @@ pub(crate) async fn start(redis: Arc<RedisCoordinator>, queue: Arc<QueueInner>, 
     let connected = redis.connect().await;
     if connected.is_some() && redis.config().resync {
         redis
-            .broadcast(message_kind::RESYNC, vec![Map::from_iter([("resync_id".to_owned(), redis.worker_id().into())])])
+            .broadcast(message_kind::RESYNC, vec![Map::from_iter([("resync_id".to_owned(), queue.worker_id().into())])])
             .await;
     }
     tokio::spawn(async move {
@@ -46,9 +46,9 @@ async fn keep_connected(redis: &RedisCoordinator, queue: &Arc<QueueInner>, mut c
         tokio::time::sleep(backoff.next_delay()).await;
         connected = redis.connect().await;
         if connected.is_some() {
-            redis.metrics().redis_reconnections.add(1);
+            queue.metrics().redis_reconnections.add(1);
             let lasted = redis.end_outage();
-            tracing::info!(queue = redis.keys().queue(), ?lasted, "Redis is back");
+            tracing::info!(queue = queue.name().as_str(), ?lasted, "Redis is back");
             // Redis may have lost its data, and the other workers may have missed messages
             resync(redis, queue).await;
             queue.change_signal().send_replace(());
@@ -81,15 +81,15 @@ async fn handle_message(redis: &RedisCoordinator, queue: &Arc<QueueInner>, messa
         tracing::warn!(channel = message.get_channel_name(), "foreign message passed over");
         return;
     };
-    if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(redis.worker_id()) {
+    if message.data.get("worker_id").and_then(|id| id.as_str()) == Some(queue.worker_id()) {
         return;
     }
-    redis.metrics().broadcasts_received.add(1);
+    queue.metrics().broadcasts_received.add(1);
     queue.change_signal().send_replace(());
     match message.kind.as_str() {
         message_kind::RESYNC => resync(redis, queue).await,
         message_kind::STATE => match serde_json::from_value(message.data.into()) {
-            Ok(page) => compare_with_files(redis, queue, page).await,
+            Ok(page) => compare_with_files(queue, page).await,
             Err(error) => tracing::warn!(%error, "undecodable page of a state passed over"),
         },
         _ => {}

@@ -28,17 +28,17 @@ const PAGE_ITEMS_MAX: usize = 200;
 /// Restores the data in Redis and broadcasts the whole state, unless a different worker holds the resync lock.
 pub(super) async fn resync(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) {
     let (lock, lasting) = (coordinator.keys().resync_lock(), coordinator.config().resync_lock_timeout);
-    let set = set_if_missing(&lock, coordinator.worker_id(), lasting);
+    let set = set_if_missing(&lock, queue.worker_id(), lasting);
     if coordinator.query::<Option<String>>("locking", &set).await.flatten().is_none() {
         return;
     }
     // no longer than the lock lasts: a second worker may begin then
     match tokio::time::timeout(lasting, broadcast_state(coordinator, queue)).await {
-        Ok(Ok(())) => coordinator.metrics().resyncs.add(1),
+        Ok(Ok(())) => queue.metrics().resyncs.add(1),
         Ok(Err(error)) => tracing::warn!(error = error.log(), "the resync failed"),
         Err(_) => tracing::warn!("the resync took longer than `resync_lock_timeout`; the rest is not sent"),
     }
-    coordinator.run("unlocking", script::RELEASE_CLAIM.key(&lock).arg(coordinator.worker_id())).await;
+    coordinator.run("unlocking", script::RELEASE_CLAIM.key(&lock).arg(queue.worker_id())).await;
 }
 
 async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>) -> Result<()> {
@@ -49,9 +49,9 @@ async fn broadcast_state(coordinator: &RedisCoordinator, queue: &Arc<QueueInner>
     for some in queue.blocking(state::list_subscribers).await?.chunks(PAGE_ITEMS_MAX) {
         broadcast_page(coordinator, &mut page, StateContent::Subscribers(some.to_vec())).await;
     }
-    for ids in queue.blocking(state::list_open_claims).await?.chunks(PAGE_ITEMS_MAX) {
+    for ids in queue.blocking(|queue| queue.claims().list_ids()).await?.chunks(PAGE_ITEMS_MAX) {
         let ids = ids.to_vec();
-        let claims = queue.blocking(move |queue| Ok(state::load_live_claims(queue, &ids))).await?;
+        let claims = queue.blocking(move |queue| state::load_live_claims(queue, &ids)).await?;
         if !claims.is_empty() {
             put_claims(coordinator, &claims).await;
             broadcast_page(

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::coordinator::RedisCoordinator;
 use crate::{
     claim_store::{Claim, event_of_claim},
     error::Result,
@@ -77,30 +76,21 @@ pub(super) fn list_subscribers(queue: &QueueInner) -> Result<Vec<String>> {
     Ok(subscribers.into_iter().collect())
 }
 
-/// Returns the claims that may be live: that of an event with a result is not.
-pub(super) fn list_open_claims(queue: &QueueInner) -> Result<Vec<String>> {
-    let mut open = Vec::new();
-    for id in queue.claims().list_ids()? {
-        let is_done = match event_of_claim(&id) {
-            Some(event_id) => queue.results().has_result(event_id)?,
-            None => false,
-        };
-        if !is_done {
-            open.push(id);
-        }
-    }
-    Ok(open)
-}
-
-pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Vec<Claim> {
+/// Returns the live claims among these; that of an event with a result is not.
+pub(super) fn load_live_claims(queue: &QueueInner, ids: &[String]) -> Result<Vec<Claim>> {
     let mut live = Vec::new();
     for id in ids {
+        if let Some(event_id) = event_of_claim(id)
+            && queue.results().has_result(event_id)?
+        {
+            continue;
+        }
         match queue.claims().load_newest(id) {
             Ok(claim) => live.extend(claim.filter(Claim::is_live)),
             Err(error) => tracing::warn!(error = error.log(), "claim passed over"),
         }
     }
-    live
+    Ok(live)
 }
 
 /// Returns the first of the reported events that is missing here, and the number of missing events.
@@ -123,7 +113,7 @@ fn find_unseen_results(queue: &QueueInner, reported: &[IdRange]) -> Result<Optio
 }
 
 /// Checks that this folder has the files of a page that a different worker sent.
-pub(super) async fn compare_with_files(redis: &RedisCoordinator, queue: &Arc<QueueInner>, page: StatePage) {
+pub(super) async fn compare_with_files(queue: &Arc<QueueInner>, page: StatePage) {
     let (what, unseen) = match page.content {
         StateContent::Events(told) => ("events", queue.blocking(move |queue| find_unseen_events(queue, &told)).await),
         StateContent::Results(told) => {
@@ -134,7 +124,7 @@ pub(super) async fn compare_with_files(redis: &RedisCoordinator, queue: &Arc<Que
     match unseen {
         Ok(None) => {}
         Ok(Some((first, count))) => {
-            redis.metrics().files_unseen.add(count);
+            queue.metrics().files_unseen.add(count);
             tracing::error!(
                 what, first, count, root = %queue.config().root_dir.display(),
                 "a worker reports files that are missing here: it has a different folder, or new files appear late"

@@ -20,7 +20,7 @@ use eventbus::{
         StopSignal, Unhandled, handler_span, log_skipped_type, run_workers,
     },
     port::Announced,
-    support::Outage,
+    support::{Outage, source_chain},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -31,7 +31,7 @@ use crate::{
     event::message_id,
     group_store::OwnedGroup,
     inner::QueueInner,
-    log::{LogEntry, ReadEvent},
+    log::{LogEntry, LogPage},
     poll_backoff::PollBackoff,
 };
 
@@ -248,30 +248,31 @@ impl<'a> Consumer<'a> {
             open.into_iter().map(read).collect::<Result<Vec<_>>>()
         };
         for (id, slot, is_dead_letter) in self.blocking(read).await? {
-            match slot {
+            match is_dead_letter {
                 // the event became a dead letter, but the progress without it was not saved
-                _ if is_dead_letter => self.close(id),
-                LogEntry::Event(event) => self.add_received(ReadEvent::Event(event), is_redelivered),
-                LogEntry::Torn(error) => self.add_received(ReadEvent::Torn(id, error), false),
-                LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => self.close(id),
+                true => self.close(id),
+                false => self.add_received(id, slot, is_redelivered),
             }
         }
         self.progress.set_dirty(true);
         Ok(())
     }
 
-    fn add_received(&mut self, read: ReadEvent, is_redelivered: bool) {
-        match read {
-            ReadEvent::Event(event) => {
-                let attempts = self.progress.open.entry(event.id()).or_default().clone();
+    /// Adds an event that was read to the in-flight entries; closes it if it exists no more.
+    fn add_received(&mut self, id: u64, entry: LogEntry, is_redelivered: bool) {
+        match entry {
+            LogEntry::Event(event) => {
+                let attempts = self.progress.open.entry(id).or_default().clone();
                 let entry = InFlightEntry::new(event.message_id(), event.record().clone()).with_attempts(attempts);
                 self.update.added.push(if is_redelivered { entry.redelivered() } else { entry });
             }
-            ReadEvent::Torn(id, error) => {
-                let attempts = DeliveryAttempts::undecodable(error_chain(&error), &self.queue.config().clock);
+            LogEntry::Torn(error) => {
+                let causes: Vec<_> = source_chain(&error).map(ToString::to_string).collect();
+                let attempts = DeliveryAttempts::undecodable(causes.join(": "), &self.queue.config().clock);
                 self.progress.open.insert(id, attempts.clone());
                 self.update.undecodable.push((message_id(id), attempts));
             }
+            LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_) => self.close(id),
         }
     }
 
@@ -307,14 +308,13 @@ impl<'a> Consumer<'a> {
                         .resumed
                         .push(InFlightEntry::new(due.id, event.record().clone()).with_attempts(attempts));
                 }
-                RereadEvent::Log(LogEntry::Torn(error)) => {
+                RereadEvent::Log(torn_or_gone) => {
                     self.update.released.push(due.id);
-                    self.add_received(ReadEvent::Torn(id, error), false);
+                    self.add_received(id, torn_or_gone, false);
                 }
-                RereadEvent::Replay(None)
-                | RereadEvent::Log(LogEntry::Gap | LogEntry::Missing | LogEntry::Removed(_)) => {
-                    self.close(id);
+                RereadEvent::Replay(None) => {
                     self.update.released.push(due.id);
+                    self.close(id);
                 }
             }
         }
@@ -362,26 +362,27 @@ impl<'a> Consumer<'a> {
             return self.receive_skipped(due, room).await;
         }
         let after = self.progress.read;
-        let (through, read, has_more) = self.queue.blocking(move |queue| queue.log().read_after(after, room)).await?;
+        let LogPage { through, entries, has_more } =
+            self.queue.blocking(move |queue| queue.log().read_after(after, room)).await?;
         self.has_more = has_more;
         if through != after {
             self.progress.read = through;
             self.poll_backoff.reset();
         }
-        for one in read {
-            self.add_received(one, false);
+        for (id, entry) in entries {
+            self.add_received(id, entry, false);
         }
         Ok(())
     }
 
     /// Receives events of a type that the group skipped, before any new event.
     async fn receive_skipped(&mut self, due: DueRange, room: usize) -> Result<()> {
-        let (through, read) = self.queue.blocking(move |queue| queue.log().read_due_range(&due, room)).await?;
-        self.progress.types.delivered_through(through);
+        let page = self.queue.blocking(move |queue| queue.log().read_due_range(&due, room)).await?;
+        self.progress.types.delivered_through(page.through);
         self.has_more = true;
         self.poll_backoff.reset();
-        for one in read {
-            self.add_received(one, false);
+        for (id, entry) in page.entries {
+            self.add_received(id, entry, false);
         }
         Ok(())
     }
@@ -541,15 +542,4 @@ async fn wait_for_more(in_flight: &InFlight, poll_backoff: &mut PollBackoff, has
     if !has_more {
         poll_backoff.wait().await;
     }
-}
-
-/// Returns an error with its causes, as text.
-fn error_chain(error: &FileQueueError) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
