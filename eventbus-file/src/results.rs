@@ -50,23 +50,6 @@ impl EventResult {
     }
 }
 
-/// State of an id for the workers that claim events.
-///
-/// | state | event | next state |
-/// |---|---|---|
-/// | claimable | a worker creates its claim | claimed |
-/// | claimed | its claim is released or expires | claimable |
-/// | claimed | its owner writes the result | finished |
-///
-/// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
-enum EventStatus {
-    Finished,
-    /// All events up to this id were removed.
-    FinishedThrough(u64),
-    Claimed,
-    Claimable(QueueEvent),
-}
-
 /// The results of a queue, and the events that have one, as far as this worker knows.
 #[derive(Debug)]
 pub(crate) struct Results {
@@ -125,7 +108,15 @@ impl Results {
         Ok(id_shards::ids_from(self.folder.clone(), shards, from))
     }
 
-    /// Returns the first event after an id that has neither a result nor a live claim.
+    /// Returns the first claimable event after an id.
+    ///
+    /// | state | event | next state |
+    /// |---|---|---|
+    /// | claimable | a worker creates its claim | claimed |
+    /// | claimed | its claim is released or expires | claimable |
+    /// | claimed | its owner writes the result | finished |
+    ///
+    /// A gap and a torn event count as finished; a missing id, and an event whose claim is torn, count as claimed.
     pub(crate) fn find_claimable(&self, log: &EventLog, after: u64) -> Result<Option<QueueEvent>> {
         let (head, mut id) = (log.head()?, after);
         loop {
@@ -133,39 +124,29 @@ impl Results {
             if id > head {
                 return Ok(None);
             }
-            match self.event_status(log, id)? {
-                EventStatus::Finished => self.finished.lock().insert(id),
-                EventStatus::FinishedThrough(through) => self.finished.lock().insert_through(through),
-                EventStatus::Claimed => {}
-                EventStatus::Claimable(event) => return Ok(Some(event)),
+            if self.has_result(id)? {
+                self.finished.lock().insert(id);
+                continue;
             }
-        }
-    }
-
-    fn event_status(&self, log: &EventLog, id: u64) -> Result<EventStatus> {
-        if self.has_result(id)? {
-            return Ok(EventStatus::Finished);
-        }
-        match log.read(id)? {
-            LogEntry::Removed(through) => Ok(EventStatus::FinishedThrough(through)),
-            LogEntry::Gap => Ok(EventStatus::Finished),
-            LogEntry::Missing => {
-                log.fill_overdue_gap(id)?;
-                Ok(EventStatus::Claimed)
-            }
-            LogEntry::Torn(error) => {
-                tracing::error!(id, error = error.log(), "torn event passed over");
-                Ok(EventStatus::Finished)
-            }
-            LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
-                Ok(Some(claim)) if claim.is_live() => Ok(EventStatus::Claimed),
-                Ok(_) => Ok(EventStatus::Claimable(event)),
-                Err(error @ FileQueueError::Torn { .. }) => {
-                    tracing::error!(id, error = error.log(), "event with a torn claim passed over");
-                    Ok(EventStatus::Claimed)
+            match log.read(id)? {
+                LogEntry::Removed(through) => self.finished.lock().insert_through(through),
+                LogEntry::Gap => self.finished.lock().insert(id),
+                LogEntry::Missing => {
+                    log.fill_overdue_gap(id)?;
                 }
-                Err(error) => Err(error),
-            },
+                LogEntry::Torn(error) => {
+                    tracing::error!(id, error = error.log(), "torn event passed over");
+                    self.finished.lock().insert(id);
+                }
+                LogEntry::Event(event) => match self.claims.load_newest(&event_claim_id(id)) {
+                    Ok(Some(claim)) if claim.is_live() => {}
+                    Ok(_) => return Ok(Some(event)),
+                    Err(error @ FileQueueError::Torn { .. }) => {
+                        tracing::error!(id, error = error.log(), "event with a torn claim passed over");
+                    }
+                    Err(error) => return Err(error),
+                },
+            }
         }
     }
 }
