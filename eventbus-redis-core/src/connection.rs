@@ -16,12 +16,13 @@ use redis::{
 use tokio::{sync::Mutex, task::JoinSet};
 
 use crate::{
-    error::{CommandError, ConfigMistake, InvalidConfig, RedisConnectError},
+    error::{CommandError, InvalidConfig, RedisConnectError},
     hash_tag::has_hash_tag,
     reply,
     server::{Server, ServerConfig},
     tls,
     url::asks_for_tls,
+    validate::FieldMistake,
 };
 
 /// The time after which a further connect attempt starts beside those that run.
@@ -400,10 +401,10 @@ impl ConnectionState {
 ///
 /// # Errors
 /// The configuration field from which no client can be built.
-pub fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
+pub fn client(server: &Server<'_>) -> Result<Client, FieldMistake> {
     if asks_for_tls(server.url) {
         return tls::client(server);
     }
     server.warn_plaintext();
-    Client::open(server.url).map_err(|_| ConfigMistake::new("redis_url", "is no Redis URL"))
+    Client::open(server.url).map_err(|_| ("redis_url", "is no Redis URL".into()))
 }

@@ -7,7 +7,11 @@ use std::time::Duration;
 use eventbus::BoxError;
 use redis::RedisError;
 
-use crate::{reply, url::asks_for_tls, validate::FieldProblem};
+use crate::{
+    reply,
+    url::asks_for_tls,
+    validate::{FieldMistake, FieldProblem},
+};
 
 /// A configuration with mistakes; all of them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,8 +27,8 @@ pub struct InvalidConfig {
 impl InvalidConfig {
     #[doc(hidden)]
     #[must_use]
-    pub fn new(of: &'static str, mistake: ConfigMistake) -> Self {
-        Self { of, mistakes: vec![mistake] }
+    pub fn new(of: &'static str, (field, problem): FieldMistake) -> Self {
+        Self { of, mistakes: vec![ConfigMistake::new(field, problem)] }
     }
 
     /// Returns the value, unless there are mistakes.

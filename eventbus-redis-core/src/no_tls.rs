@@ -3,11 +3,11 @@
 
 use redis::{Client, RedisError};
 
-use crate::{error::ConfigMistake, server::Server};
+use crate::{server::Server, validate::FieldMistake};
 
 /// Fails: this build has no TLS.
-pub(crate) fn client(_server: &Server<'_>) -> Result<Client, ConfigMistake> {
-    Err(ConfigMistake::new("redis_url", "asks for TLS, which this build has not"))
+pub(crate) fn client(_server: &Server<'_>) -> Result<Client, FieldMistake> {
+    Err(("redis_url", "asks for TLS, which this build has not".into()))
 }
 
 /// Returns `false`: this build checks no certificate.

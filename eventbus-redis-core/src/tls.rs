@@ -8,10 +8,10 @@ use std::{error::Error, fs, io, path::Path, sync::Arc};
 use redis::{Client, ClientTlsConfig, RedisError, TlsCertificates};
 use rustls::crypto::{CryptoProvider, ring};
 
-use crate::{error::ConfigMistake, server::Server};
+use crate::{server::Server, validate::FieldMistake};
 
 /// Prepares a client that trusts the authorities of the configuration.
-pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
+pub(crate) fn client(server: &Server<'_>) -> Result<Client, FieldMistake> {
     if CryptoProvider::get_default().is_none() {
         // fails if a concurrent caller has installed a provider, which serves as well
         let _ = ring::default_provider().install_default();
@@ -29,16 +29,16 @@ pub(crate) fn client(server: &Server<'_>) -> Result<Client, ConfigMistake> {
             true => "tls_cert_file",
             false => "tls_ca_file",
         };
-        ConfigMistake::new(field, format!("cannot be used: {error}"))
+        (field, format!("cannot be used: {error}"))
     })
 }
 
 /// Reads a PEM file; fails if it has no block of the kind.
-fn pem(field: &str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>, ConfigMistake> {
+fn pem(field: &'static str, file: Option<&Path>, kind: &str) -> Result<Option<Vec<u8>>, FieldMistake> {
     let Some(file) = file else {
         return Ok(None);
     };
-    let mistake = |problem| ConfigMistake::new(field, problem);
+    let mistake = |problem| (field, problem);
     let pem =
         fs::read_to_string(file).map_err(|error| mistake(format!("({}) cannot be read: {error}", file.display())))?;
     // the algorithm of a key precedes its kind: `RSA PRIVATE KEY`

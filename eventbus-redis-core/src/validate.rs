@@ -7,6 +7,8 @@ use serde::{Deserialize, Deserializer, de};
 
 /// A field of a configuration, and its problem, if any: a verb phrase that follows the field.
 pub type FieldProblem = (&'static str, Option<String>);
+/// A field of a configuration, and its problem.
+pub type FieldMistake = (&'static str, String);
 
 /// The maximum length of a prefix: leaves room for what keys and checkpoint names append.
 const MAX_PREFIX_BYTES: usize = 200;

@@ -17,7 +17,7 @@ use crate::{
     config::consumer_name,
     connection::SharedConnection,
     dead_letter_gate::DeadLetterGate,
-    error::{CommandError, ConfigMistake, InvalidConfig, PartitionCountMismatch},
+    error::{CommandError, InvalidConfig, PartitionCountMismatch},
     keys,
     layout_state::LayoutState,
     partition_hash::partition_of,
@@ -285,6 +285,5 @@ impl BusInner {
 
 /// Parses a name that has passed the validation of the configuration.
 fn parse_name(field: &'static str, value: &str) -> Result<Name, InvalidConfig> {
-    Name::new(field, value)
-        .map_err(|error| InvalidConfig::new("bus", ConfigMistake::new(field, error.reason.to_string())))
+    Name::new(field, value).map_err(|error| InvalidConfig::new("bus", (field, error.reason.to_string())))
 }

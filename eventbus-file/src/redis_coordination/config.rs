@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eventbus_redis_core::{connection, error::ConfigMistake, server::Server, url::address};
+use eventbus_redis_core::{connection, server::Server, url::address};
 use redis::Client;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -93,15 +93,9 @@ impl RedisCoordination {
             tls_key_file: self.tls_key_file.as_deref(),
             package: env!("CARGO_PKG_NAME"),
         };
-        let problems = server.problems();
-        let settings = problems.each_ref().map(|(setting, _)| *setting);
-        if let Some((setting, problem)) = problems.into_iter().find_map(|(setting, problem)| Some((setting, problem?)))
-        {
-            return Err(invalid_config(setting, problem));
-        }
-        connection::client(&server).map_err(|ConfigMistake { field, problem, .. }| {
-            invalid_config(settings.into_iter().find(|setting| *setting == field).unwrap_or("redis_url"), problem)
-        })
+        let mistake = server.problems().into_iter().find_map(|(setting, problem)| Some((setting, problem?)));
+        let client = mistake.map_or_else(|| connection::client(&server), Err);
+        client.map_err(|(setting, problem)| invalid_config(setting, problem))
     }
 
     /// Returns the URL of a queue's server, with [`redis_db`](Self::redis_db).
