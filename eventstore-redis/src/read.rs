@@ -3,7 +3,7 @@
 use eventbus::{
     BoxError, RecordedEvent, StreamId, Version,
     port::{Direction, ReadError, RecordStream},
-    support::{PAGE_BYTES, Page, paged},
+    support::{PAGE_BYTES, Page, StreamCursor, paged},
 };
 use eventbus_redis_core::script::READ_PAGE;
 use eventbus_redis_core::{
@@ -34,9 +34,9 @@ pub(crate) fn read_stream<'s>(
         stream: stream.clone(),
         direction,
     };
-    paged((from, false), move |(from, goes_on)| {
+    paged(StreamCursor::new(from), move |cursor| {
         let reading = reading.clone();
-        async move { read_page(inner, &reading, from, goes_on).await }
+        async move { read_page(inner, &reading, cursor).await }
     })
 }
 
@@ -59,49 +59,25 @@ pub(crate) async fn stream_version(inner: &StoreInner, stream: &StreamId) -> Res
     }
 }
 
-/// Reads the events from a version on; `goes_on` is set behind a page, so that the event of this version must
-/// exist.
 async fn read_page(
     inner: &StoreInner,
     reading: &StreamRead,
-    from: Version,
-    goes_on: bool,
-) -> Result<Page<(Version, bool)>, ReadError> {
+    cursor: StreamCursor,
+) -> Result<Page<StreamCursor>, ReadError> {
     let StreamRead { key, stream, direction } = reading;
     let mut script = READ_PAGE.prepare_invoke();
     script.key(key);
     match direction {
-        Direction::Forward => script.arg("XRANGE").arg(from.get()).arg("+"),
-        Direction::Backward => script.arg("XREVRANGE").arg(from.get()).arg("-"),
+        Direction::Forward => script.arg("XRANGE").arg(cursor.start().get()).arg("+"),
+        Direction::Backward => script.arg("XREVRANGE").arg(cursor.start().get()).arg("-"),
     };
     script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
     let (reply, more): (Value, u8) =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
     let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
-    let is_last = more == 0;
-    let mut wanted = match direction {
-        Direction::Forward => Some(from.max(Version::FIRST)),
-        Direction::Backward => goes_on.then_some(from),
-    };
-    let mut events = Vec::with_capacity(entries.len());
-    for found in entries {
-        let event: RecordedEvent = entry::read(key, stream, found)?;
-        if let Some(wanted) = wanted.filter(|wanted| *wanted != event.version()) {
-            return Err(missing_event(key, wanted));
-        }
-        wanted = Some(match direction {
-            Direction::Forward => event.version().next(),
-            Direction::Backward => Version::new(event.version().get().saturating_sub(1)),
-        });
-        events.push(event);
-    }
-    match (direction, wanted) {
-        (_, None | Some(Version::NONE)) => Ok((events, None)),
-        (Direction::Backward, Some(wanted)) if is_last && (goes_on || !events.is_empty()) => {
-            Err(missing_event(key, wanted))
-        }
-        (_, Some(next)) => Ok((events, (!is_last).then_some((next, true)))),
-    }
+    let events: Vec<_> = entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
+    let next = cursor.after_page(*direction, &events, more != 0).map_err(|missing| missing_event(key, missing))?;
+    Ok((events, next))
 }
 
 fn missing_event(key: &str, version: Version) -> ReadError {

@@ -9,14 +9,16 @@ mod outage;
 mod page;
 mod skip;
 mod source_chain;
+mod stream_cursor;
 
 pub use address::{is_this_machine, redacted};
 pub use check::{check_events, check_ids, check_range, check_records, first_result};
 pub use listed_types::ListedEventTypes;
 pub use outage::Outage;
-pub use page::{PAGE_BYTES, Page, paged};
+pub use page::{PAGE_BYTES, Page, collect_page, paged};
 pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note};
 pub use source_chain::source_chain;
+pub use stream_cursor::StreamCursor;
 
 pub use crate::domain::json::{from_json, to_json};
 

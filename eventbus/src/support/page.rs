@@ -38,3 +38,31 @@ where
     .try_flatten()
     .boxed()
 }
+
+/// Collects the events of a page, at most `events_max`; `true` if there may be more.
+///
+/// The page also ends with the event that reaches [`PAGE_BYTES`], and before a row that is no event: the next page
+/// begins with that row, and fails.
+///
+/// # Errors
+/// That of the first row.
+pub fn collect_page<E>(
+    rows: impl IntoIterator<Item = Result<RecordedEvent, E>>,
+    events_max: usize,
+) -> Result<(Vec<RecordedEvent>, bool), E> {
+    let (mut events, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let event = match row {
+            Ok(event) => event,
+            Err(_) if !events.is_empty() => return Ok((events, true)),
+            Err(error) => return Err(error),
+        };
+        bytes += event.payload().len();
+        events.push(event);
+        if bytes >= PAGE_BYTES {
+            return Ok((events, true));
+        }
+    }
+    let has_more = events.len() >= events_max;
+    Ok((events, has_more))
+}
