@@ -26,7 +26,7 @@ impl AppendEvents for PgEventStore {
 
     async fn append_many(&self, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
         let mut results: Vec<AppendResult> = Vec::with_capacity(appends.len());
-        let mut request = self.inner().group_commit().new_request();
+        let mut request = self.group_commit().new_request();
         for append in appends {
             let number = results.len();
             results.push(check_append(&append).map(|()| Vec::new()));
@@ -35,11 +35,11 @@ impl AppendEvents for PgEventStore {
             }
             if !request.has_room_for(&append) {
                 // before the next ones, which may be for the same streams
-                self.inner().group_commit().append(request.take(), &mut results).await;
+                self.group_commit().append(request.take(), &mut results).await;
             }
             request.push(number, append);
         }
-        self.inner().group_commit().append(request.take(), &mut results).await;
+        self.group_commit().append(request.take(), &mut results).await;
         results
     }
 }

@@ -2,56 +2,42 @@
 
 use async_trait::async_trait;
 use eventbus::{
-    BoxError, Name, Position,
+    Name, Position,
     port::{CheckpointError, Checkpoints, Notes},
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::Row as _;
 
-use crate::store::PgEventStore;
+use crate::{record::decode_position, store::PgEventStore};
 
 #[async_trait]
 impl Checkpoints for PgEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        let query = sqlx::query(self.inner().statements().load_checkpoint.clone()).bind(name.as_str());
-        let rows = self.inner().connections().fetch_all(query).await;
-        let Some(row) = rows.map_err(|fault| fault.into_checkpoint_error(name))?.pop() else {
-            return Ok(None);
-        };
-        let position: i64 = row.try_get(0).map_err(|error| CheckpointError::new(name, error))?;
-        u64::try_from(position)
-            .map(|position| Some(Position::new(position)))
-            .map_err(|error| CheckpointError::new(name, error))
+        let query = self.inner().statements().query(include_str!("sql/load_checkpoint.sql")).bind(name.as_str());
+        Ok(self.inner().fetch_progress(name, query, |row| decode_position(row, 0)).await?.pop())
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        let query =
-            sqlx::query(self.inner().statements().save_checkpoint.clone()).bind(name.as_str()).bind(position.as_i64());
-        let saved = self.inner().connections().fetch_all(query).await;
-        saved.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
+        let query = self.inner().statements().query(include_str!("sql/save_checkpoint.sql"));
+        let query = query.bind(name.as_str()).bind(position.as_i64());
+        self.inner().fetch_progress(name, query, |_| Ok(())).await.map(drop)
     }
 }
 
 #[async_trait]
 impl Notes for PgEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        let query = sqlx::query(self.inner().statements().load_note.clone()).bind(name.as_str());
-        let rows = self.inner().connections().fetch_all(query).await;
-        let Some(row) = rows.map_err(|fault| fault.into_checkpoint_error(name))?.pop() else {
-            return Ok(None);
-        };
-        row.try_get(0).map(Some).map_err(|error| CheckpointError::new(name, error))
+        let query = self.inner().statements().query(include_str!("sql/load_note.sql")).bind(name.as_str());
+        Ok(self.inner().fetch_progress(name, query, |row| Ok(row.try_get(0)?)).await?.pop())
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.inner().statements().save_note.clone()).bind(name.as_str()).bind(text.to_owned());
-        let saved = self.inner().connections().fetch_all(query).await;
-        saved.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
+        let query = self.inner().statements().query(include_str!("sql/save_note.sql")).bind(name.as_str()).bind(text);
+        self.inner().fetch_progress(name, query, |_| Ok(())).await.map(drop)
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        let query = sqlx::query(self.inner().statements().delete_note.clone()).bind(name.as_str());
-        let forgotten = self.inner().connections().fetch_all(query).await;
-        forgotten.map(drop).map_err(|fault| fault.into_checkpoint_error(name))
+        let query = self.inner().statements().query(include_str!("sql/forget_note.sql")).bind(name.as_str());
+        self.inner().fetch_progress(name, query, |_| Ok(())).await.map(drop)
     }
 
     async fn list_note_names(
@@ -60,13 +46,11 @@ impl Notes for PgEventStore {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let query = sqlx::query(self.inner().statements().list_note_names.clone())
+        let query = self.inner().statements().query(include_str!("sql/note_names.sql"));
+        let query = query
             .bind(prefix.as_str())
             .bind(after.map_or("", Name::as_str))
             .bind(i64::try_from(limit).unwrap_or(i64::MAX));
-        let rows =
-            self.inner().connections().fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(prefix))?;
-        let name = |row: &PgRow| Ok::<_, BoxError>(Name::new("note", row.try_get::<&str, _>(0)?)?);
-        rows.iter().map(|row| name(row).map_err(|error| CheckpointError::new(prefix, error))).collect()
+        self.inner().fetch_progress(prefix, query, |row| Ok(Name::new("note", row.try_get::<&str, _>(0)?)?)).await
     }
 }

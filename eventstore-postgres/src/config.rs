@@ -1,6 +1,6 @@
 //! The configuration of a store.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{str::FromStr, time::Duration};
 
 use eventbus::{clock::SharedClock, support::redacted};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -20,7 +20,7 @@ use crate::{error::PgConnectError, url::check_parameters};
 /// assert_eq!(config.schema, "eventbus");
 /// assert!(!format!("{config:?}").contains("secret"));
 /// ```
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, derive_more::Debug)]
 pub struct PgEventStoreConfig {
     /// The database: `postgres://user:password@host:port/database`; default `postgres://localhost/postgres`.
     ///
@@ -35,6 +35,7 @@ pub struct PgEventStoreConfig {
     /// `max_prepared_statements`. PgBouncer also needs `ignore_startup_parameters = extra_float_digits, options`; the
     /// settings it ignores then, such as [`statement_timeout`](Self::statement_timeout) and `enable_seqscan = off`, are
     /// to be made on the role.
+    #[debug("{:?}", redacted(database_url))]
     pub database_url: String,
     /// The schema that holds the tables: lower-case letters, digits and underscores; default `eventbus`.
     pub schema: String,
@@ -160,23 +161,6 @@ impl PgEventStoreConfig {
 /// Returns a limit in the server's unit and range; [`PgEventStoreConfig::check`] rules out 0, which means "no limit".
 pub(crate) fn milliseconds(limit: Duration) -> i32 {
     i32::try_from(limit.as_millis()).unwrap_or(i32::MAX)
-}
-
-impl fmt::Debug for PgEventStoreConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PgEventStoreConfig")
-            .field("database_url", &self.server())
-            .field("schema", &self.schema)
-            .field("migrate", &self.migrate)
-            .field("max_connections", &self.max_connections)
-            .field("append_queue", &self.append_queue)
-            .field("connect_timeout", &self.connect_timeout)
-            .field("statement_timeout", &self.statement_timeout)
-            .field("max_transactions", &self.max_transactions)
-            .field("notify", &self.notify)
-            .field("transaction_timeout", &self.transaction_timeout)
-            .finish()
-    }
 }
 
 /// A thousand years: as good as for ever, and within the server's range.

@@ -11,7 +11,7 @@ use eventbus::{
     port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
     support::{Page, paged},
 };
-use sqlx::{Row, SqlStr, postgres::PgRow};
+use sqlx::{Decode, Postgres, Row as _, Type};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -36,7 +36,8 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn head(&self) -> Result<Position, ReadError> {
-        let head = fetch_number(self.inner(), sqlx::query(self.inner().statements().head.clone())).await?;
+        let query = self.inner().statements().query(include_str!("sql/head.sql"));
+        let head: Option<i64> = fetch_value(self.inner(), query).await?;
         Ok(head.map_or(Position::START, |head| Position::new(u64::try_from(head).unwrap_or(0))))
     }
 
@@ -44,16 +45,16 @@ impl ReadFeed for PgEventStore {
         let wanted = FilterParameters::new(filter);
         let (mut after, mut count) = (after.as_i64(), 0);
         while let Some(reach) = find_window_end(self.inner(), after, through.as_i64()).await? {
-            let query = wanted.bind_to(&self.inner().statements().count_events, after, reach);
-            let found: i64 = fetch_number(self.inner(), query).await?.unwrap_or(0);
-            count += u64::try_from(found).unwrap_or(0);
+            let query = self.inner().statements().query(include_str!("sql/count_events.sql"));
+            let found: Option<i64> = fetch_value(self.inner(), wanted.bind_to(query, after, reach)).await?;
+            count += u64::try_from(found.unwrap_or(0)).unwrap_or(0);
             after = reach;
         }
         Ok(count)
     }
 
     async fn first_recorded_after(&self, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        let query = sqlx::query(self.inner().statements().first_recorded_after.clone()).bind(after.as_i64());
+        let query = self.inner().statements().query(include_str!("sql/first_recorded_after.sql")).bind(after.as_i64());
         let rows = self.inner().connections().fetch_all(query).await?;
         let Some(row) = rows.first() else {
             return Ok(None);
@@ -64,10 +65,8 @@ impl ReadFeed for PgEventStore {
     }
 
     async fn store_id(&self) -> Result<Uuid, ReadError> {
-        let rows =
-            self.inner().connections().fetch_all(sqlx::query(self.inner().statements().store_id.clone())).await?;
-        let row = rows.first().ok_or_else(|| ReadError::Unavailable("the store has no id".into()))?;
-        row.try_get(0).map_err(unreadable_answer)
+        let query = self.inner().statements().query(include_str!("sql/store_id.sql"));
+        fetch_value(self.inner(), query).await
     }
 
     fn appended(&self) -> &AppendSignal {
@@ -77,14 +76,14 @@ impl ReadFeed for PgEventStore {
 
 /// Returns the position of the last event in the window that begins after `after` and ends at `end` at the latest.
 async fn find_window_end(inner: &StoreInner, after: i64, end: i64) -> Result<Option<i64>, ReadError> {
-    fetch_number(
-        inner,
-        sqlx::query(inner.statements().window_end.clone()).bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS),
-    )
-    .await
+    let query = inner.statements().query(include_str!("sql/reach.sql"));
+    fetch_value(inner, query.bind(after).bind(end).bind(FILTER_WINDOW_POSITIONS)).await
 }
 
-async fn fetch_number(inner: &StoreInner, query: Query<'_>) -> Result<Option<i64>, ReadError> {
+async fn fetch_value<T>(inner: &StoreInner, query: Query<'_>) -> Result<T, ReadError>
+where
+    T: for<'r> Decode<'r, Postgres> + Type<Postgres>,
+{
     let rows = inner.connections().fetch_all(query).await?;
     let row = rows.first().ok_or_else(|| ReadError::Unavailable("no answer".into()))?;
     row.try_get(0).map_err(unreadable_answer)
@@ -99,32 +98,25 @@ async fn feed_page(
     if after >= end {
         return Ok((Vec::new(), None));
     }
-    let (rows, reach) = feed_rows(inner, after, end, filter).await?;
-    let (events, is_last) = decode_page(&rows)?;
+    let (query, reach) = if filter.is_all {
+        let query = inner.statements().page(include_str!("sql/read_page.sql"), "position");
+        (query.bind(after).bind(end), end)
+    } else {
+        let reach = match end - after {
+            ..=FILTER_WINDOW_POSITIONS => end,
+            _ => find_window_end(inner, after, end).await?.unwrap_or(end),
+        };
+        let query = inner.statements().page(include_str!("sql/read_filtered.sql"), "position");
+        (filter.bind_to(query, after, reach), reach)
+    };
+    let rows = inner.connections().fetch_all(query.bind(PAGE_EVENTS_MAX)).await?;
+    let (events, has_more) = decode_page(&rows)?;
+    // `reach`: the position up to which the statement searched
     let next = match events.last().and_then(RecordedEvent::position) {
-        Some(last) if !is_last => Some(last.as_i64()),
+        Some(last) if has_more => Some(last.as_i64()),
         _ => (reach < end).then_some(reach),
     };
     Ok((events, next))
-}
-
-/// Returns the rows of the next page, and the position up to which the statement searched.
-async fn feed_rows(
-    inner: &StoreInner,
-    after: i64,
-    end: i64,
-    filter: &FilterParameters,
-) -> Result<(Vec<PgRow>, i64), ReadError> {
-    if filter.is_all {
-        let query = sqlx::query(inner.statements().read_page.clone()).bind(after).bind(end).bind(PAGE_EVENTS_MAX);
-        return Ok((inner.connections().fetch_all(query).await?, end));
-    }
-    let reach = match end - after {
-        ..=FILTER_WINDOW_POSITIONS => end,
-        _ => find_window_end(inner, after, end).await?.unwrap_or(end),
-    };
-    let query = filter.bind_to(&inner.statements().read_filtered, after, reach).bind(PAGE_EVENTS_MAX);
-    Ok((inner.connections().fetch_all(query).await?, reach))
 }
 
 /// A filter as the parameters of `wanted.sql`.
@@ -148,9 +140,9 @@ impl FilterParameters {
         }
     }
 
-    /// Returns a statement with the range and the filter bound.
-    fn bind_to<'q>(&'q self, sql: &SqlStr, after: i64, end: i64) -> Query<'q> {
-        sqlx::query(sql.clone())
+    /// Binds the range and the filter to a statement.
+    fn bind_to<'q>(&'q self, query: Query<'q>, after: i64, end: i64) -> Query<'q> {
+        query
             .bind(after)
             .bind(end)
             .bind(self.aggregate_types.as_deref())
@@ -171,7 +163,7 @@ mod tests {
         support::PAGE_BYTES,
     };
     use futures_util::TryStreamExt as _;
-    use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+    use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection};
 
     use super::*;
     use crate::PgEventStoreConfig;
@@ -240,7 +232,7 @@ mod tests {
 
     /// Drops the schema, and rolls back a transaction of `connection`.
     async fn drop_schema(store: &PgEventStore, mut connection: PgConnection) {
-        let drop = store.inner().statements().schema.fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
+        let drop = store.inner().statements().schema().fill_placeholders("ROLLBACK; DROP SCHEMA {schema} CASCADE");
         connection.execute(sqlx::raw_sql(AssertSqlSafe(drop))).await.unwrap();
     }
 
@@ -248,9 +240,9 @@ mod tests {
     #[tokio::test]
     async fn filtered_pages_are_walked_along_the_positions() {
         let (store, mut connection) = store_with_events(5_000).await;
-        let schema = store.inner().statements().schema.name();
-        let sql = store.inner().statements().read_filtered.as_str();
-        let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {sql}");
+        let schema = store.inner().statements().schema().name();
+        let sql = store.inner().statements().page(include_str!("sql/read_filtered.sql"), "position").sql();
+        let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {}", sql.as_str());
         connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare))).await.unwrap();
         for mode in ["force_custom_plan", "force_generic_plan"] {
             for wanted in ["NULL, '{Rare}', NULL", "'{Order}', NULL, gen_random_uuid()", "NULL, '{Deposited}', NULL"] {
@@ -273,7 +265,7 @@ mod tests {
         let (store, mut late) = store_with_events(10).await;
         let earlier = store.head().await.unwrap();
         let lock = "BEGIN; SELECT pg_advisory_xact_lock_shared(({namespace}::bigint << 44) | 3)";
-        let lock = store.inner().statements().schema.fill_placeholders(lock);
+        let lock = store.inner().statements().schema().fill_placeholders(lock);
         late.execute(sqlx::raw_sql(AssertSqlSafe(lock))).await.unwrap();
         assert_eq!((earlier.get(), store.head().await.unwrap().get()), (10, 3));
         for filter in [FeedFilter::all(), FeedFilter::all().event_types([DEPOSITED])] {

@@ -4,19 +4,18 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use eventbus::{
-    Name, Position,
+    BoxError, Name,
     port::{CheckpointError, Floor, Floors},
 };
-use sqlx::{Row, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{pool::Query, store::PgEventStore, store_inner::StoreInner};
+use crate::{record::decode_position, store::PgEventStore};
 
 #[async_trait]
 impl Floors for PgEventStore {
     async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        let query = sqlx::query(self.inner().statements().load_floors.clone()).bind(destination.as_str());
-        let rows = fetch_floor_rows(self.inner(), destination, query).await?;
-        rows.iter().map(|row| decode_floor(destination, row)).collect()
+        let query = self.inner().statements().query(include_str!("sql/load_floors.sql")).bind(destination.as_str());
+        self.inner().fetch_progress(destination, query, decode_floor).await
     }
 
     async fn save_floors(&self, destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> {
@@ -25,36 +24,22 @@ impl Floors for PgEventStore {
         if floors.is_empty() {
             return Ok(());
         }
-        let query = sqlx::query(self.inner().statements().save_floors.clone())
+        let query = self.inner().statements().query(include_str!("sql/save_floors.sql"));
+        let query = query
             .bind(destination.as_str())
             .bind(floors.keys().copied().collect::<Vec<_>>())
             .bind(floors.values().map(|position| position.as_i64()).collect::<Vec<_>>());
-        fetch_floor_rows(self.inner(), destination, query).await.map(drop)
+        self.inner().fetch_progress(destination, query, |_| Ok(())).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        let query =
-            sqlx::query(self.inner().statements().forget_floor.clone()).bind(destination.as_str()).bind(group.as_str());
-        fetch_floor_rows(self.inner(), destination, query).await.map(drop)
+        let query = self.inner().statements().query(include_str!("sql/forget_floor.sql"));
+        let query = query.bind(destination.as_str()).bind(group.as_str());
+        self.inner().fetch_progress(destination, query, |_| Ok(())).await.map(drop)
     }
 }
 
-async fn fetch_floor_rows(
-    inner: &StoreInner,
-    destination: &Name,
-    query: Query<'_>,
-) -> Result<Vec<PgRow>, CheckpointError> {
-    inner.connections().fetch_all(query).await.map_err(|fault| fault.into_checkpoint_error(destination))
-}
-
-fn decode_floor(destination: &Name, row: &PgRow) -> Result<Floor, CheckpointError> {
-    let unreadable = |error: sqlx::Error| CheckpointError::new(destination, error);
-    let group: &str = row.try_get(0).map_err(unreadable)?;
-    let position: i64 = row.try_get(1).map_err(unreadable)?;
-    Ok(Floor {
-        group: Name::new("consumer group", group).map_err(|error| CheckpointError::new(destination, error))?,
-        position: u64::try_from(position)
-            .map(Position::new)
-            .map_err(|error| CheckpointError::new(destination, error))?,
-    })
+fn decode_floor(row: &PgRow) -> Result<Floor, BoxError> {
+    let group = Name::new("consumer group", row.try_get::<&str, _>(0)?)?;
+    Ok(Floor { group, position: decode_position(row, 1)? })
 }

@@ -4,30 +4,32 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use eventbus::{
-    Name,
+    BoxError, Name,
     port::{Lease, LeaseError, Leases},
 };
-use sqlx::{Row, SqlStr, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{config::microseconds, pool::Query, store::PgEventStore, store_inner::StoreInner};
+use crate::{config::microseconds, store::PgEventStore, store_inner::StoreInner};
 
 #[async_trait]
 impl Leases for PgEventStore {
     async fn acquire_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> {
-        query_lease(self.inner(), &self.inner().statements().acquire_lease, role, owner, ttl).await
+        take_lease(self.inner(), include_str!("sql/acquire_lease.sql"), role, owner, ttl).await
     }
 
     async fn seize_lease(&self, role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> {
-        let lease = query_lease(self.inner(), &self.inner().statements().seize_lease, role, owner, ttl).await?;
+        let lease = take_lease(self.inner(), include_str!("sql/seize_lease.sql"), role, owner, ttl).await?;
         lease.ok_or_else(|| LeaseError::new(role, "no answer"))
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        let query = sqlx::query(self.inner().statements().renew_lease.clone())
+        let query = self.inner().statements().query(include_str!("sql/renew_lease.sql"));
+        let query = query
             .bind(lease.role.as_str())
             .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
             .bind(microseconds(ttl));
-        Ok(lease_row(self.inner(), &lease.role, query).await?.is_some())
+        let renewed = self.inner().fetch(query, |_| Ok(())).await;
+        renewed.map(|rows| !rows.is_empty()).map_err(|error| LeaseError::new(&lease.role, error))
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
@@ -35,37 +37,29 @@ impl Leases for PgEventStore {
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        let query = sqlx::query(self.inner().statements().load_lease.clone()).bind(role.as_str());
-        let Some(row) = lease_row(self.inner(), role, query).await? else {
-            return Ok(None);
+        let query = self.inner().statements().query(include_str!("sql/lease_of.sql")).bind(role.as_str());
+        let lease = |row: &PgRow| {
+            let owner = Name::new("owner", row.try_get::<&str, _>(0)?)?;
+            Ok(Lease { role: role.clone(), owner, epoch: decode_epoch(row, 1)? })
         };
-        let owner: String = row.try_get(0).map_err(|error| LeaseError::new(role, error))?;
-        let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
-        Ok(Some(Lease { role: role.clone(), owner, epoch: decode_epoch(&row, 1, role)? }))
+        let found = self.inner().fetch(query, lease).await;
+        found.map(|mut rows| rows.pop()).map_err(|error| LeaseError::new(role, error))
     }
 }
 
-async fn query_lease(
+async fn take_lease(
     inner: &StoreInner,
-    sql: &SqlStr,
+    sql: &'static str,
     role: &Name,
     owner: &Name,
     ttl: Duration,
 ) -> Result<Option<Lease>, LeaseError> {
-    let query = sqlx::query(sql.clone()).bind(role.as_str()).bind(owner.as_str()).bind(microseconds(ttl));
-    let Some(row) = lease_row(inner, role, query).await? else {
-        return Ok(None);
-    };
-    let epoch = decode_epoch(&row, 0, role)?;
-    Ok(Some(Lease { role: role.clone(), owner: owner.clone(), epoch }))
+    let query = inner.statements().query(sql).bind(role.as_str()).bind(owner.as_str()).bind(microseconds(ttl));
+    let lease = |row: &PgRow| Ok(Lease { role: role.clone(), owner: owner.clone(), epoch: decode_epoch(row, 0)? });
+    let taken = inner.fetch(query, lease).await;
+    taken.map(|mut rows| rows.pop()).map_err(|error| LeaseError::new(role, error))
 }
 
-async fn lease_row(inner: &StoreInner, role: &Name, query: Query<'_>) -> Result<Option<PgRow>, LeaseError> {
-    let rows = inner.connections().fetch_all(query).await;
-    Ok(rows.map_err(|fault| LeaseError::new(role, fault.into_source()))?.pop())
-}
-
-fn decode_epoch(row: &PgRow, column: usize, role: &Name) -> Result<u64, LeaseError> {
-    let epoch: i64 = row.try_get(column).map_err(|error| LeaseError::new(role, error))?;
-    u64::try_from(epoch).map_err(|error| LeaseError::new(role, error))
+fn decode_epoch(row: &PgRow, column: usize) -> Result<u64, BoxError> {
+    Ok(u64::try_from(row.try_get::<i64, _>(column)?)?)
 }

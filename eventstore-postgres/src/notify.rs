@@ -7,7 +7,6 @@
 //! Real time, not the given clock: a connection to PostgreSQL.
 
 use std::{
-    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -198,11 +197,5 @@ impl NotifyTask {
         if let Some(append_notifier) = self.append_notifier.upgrade() {
             append_notifier.signal.notify();
         }
-    }
-}
-
-impl fmt::Debug for NotifyTask {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NotifyTask").field("channel", &self.channel).finish_non_exhaustive()
     }
 }

@@ -25,9 +25,9 @@ pub struct PgOpenAppend {
 impl PgOpenAppend {
     /// Loads the append that has been open the longest.
     pub(crate) async fn load_oldest(store: &StoreInner) -> Result<Option<Self>, ReadError> {
-        let rows = store.connections().fetch_all(sqlx::query(store.statements().open_append.clone())).await?;
-        let open = rows.first().map(Self::decode).transpose();
-        open.map_err(|error| ReadError::Unavailable(error.into()))
+        let query = store.statements().query(include_str!("sql/open_append.sql"));
+        let open = store.fetch(query, |row| Ok(Self::decode(row)?)).await;
+        open.map(|mut open| open.pop()).map_err(ReadError::Unavailable)
     }
 
     fn decode(row: &PgRow) -> Result<Self, sqlx::Error> {
@@ -47,11 +47,8 @@ impl PgOpenAppend {
 /// Warns of the oldest open append if it has been open for long.
 pub(crate) async fn warn_of_oldest(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/open_append.sql")));
-    let Some(row) = session.fetch_optional(query).await? else {
-        return Ok(());
-    };
-    let open = PgOpenAppend::decode(&row).map_err(|error| session.unreadable_answer(error))?;
-    if open.is_overdue() {
+    let open = session.fetch_optional(query, PgOpenAppend::decode).await?;
+    if let Some(open) = open.filter(PgOpenAppend::is_overdue) {
         tracing::warn!(
             pid = open.pid,
             application_name = open.application_name,

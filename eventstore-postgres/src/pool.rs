@@ -115,7 +115,7 @@ impl ConnectionPools {
             Ok(_) => false,
             Err(StatementError::NoAnswer(_)) => true,
             // the server sends an error before it rolls back, and until then the locks of the statement bound the feed
-            Err(_) => !matches!(timeout(self.answer_timeout, checked_out.connection.ping()).await, Ok(Ok(()))),
+            Err(_) => await_rollback(&mut checked_out.connection, self.answer_timeout).await.is_err(),
         };
         answer
     }
@@ -179,7 +179,8 @@ pub(crate) async fn refuse_standby(connection: &mut sqlx::PgConnection) -> Resul
     Ok(())
 }
 
-/// Waits until the server has rolled back a dropped transaction; after `limit` the pool closes the connection.
+/// Waits until the server has rolled back a dropped transaction or a failed statement, for at most `limit`; after an
+/// error the pool closes the connection.
 async fn await_rollback(connection: &mut sqlx::PgConnection, limit: Duration) -> Result<bool, sqlx::Error> {
     match timeout(limit, connection.ping()).await {
         Ok(answer) => answer.map(|()| true),

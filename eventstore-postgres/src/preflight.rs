@@ -17,8 +17,7 @@ const SERVER_VERSION_MIN: i32 = 130_000;
 /// Checks the server, before the store creates its tables.
 pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnectOptions) -> Result<(), PgConnectError> {
     let query = sqlx::query(include_str!("sql/preflight_server.sql"));
-    let row = session.fetch_one(query).await?;
-    let server = ServerSettings::decode(&row).map_err(|error| session.unreadable_answer(error))?;
+    let server = session.fetch_one(query, ServerSettings::decode).await?;
     server.warn();
     if server.is_unencrypted_remote(options) {
         warn_of_plaintext(session.server());
@@ -29,8 +28,7 @@ pub(crate) async fn check_server(session: &mut SetupSession, options: &PgConnect
 /// Checks the sequence of positions, once the tables exist.
 pub(crate) async fn check_sequence(session: &mut SetupSession, schema: &Schema) -> Result<(), PgConnectError> {
     let query = sqlx::query(schema.statement(include_str!("sql/preflight_sequence.sql")));
-    let row = session.fetch_one(query).await?;
-    let sequence = SequenceState::decode(&row, schema).map_err(|error| session.unreadable_answer(error))?;
+    let sequence = session.fetch_one(query, |row| SequenceState::decode(row, schema)).await?;
     sequence.check().map_err(|fault| precondition_error(session, fault))
 }
 

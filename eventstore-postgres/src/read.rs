@@ -6,7 +6,7 @@ use eventbus::{
     port::{Direction, ReadError, ReadStream, RecordStream},
     support::{Page, paged},
 };
-use sqlx::Row;
+use sqlx::Row as _;
 
 use crate::{
     record::{PAGE_EVENTS_MAX, decode_page},
@@ -25,9 +25,8 @@ impl ReadStream for PgEventStore {
     }
 
     async fn stream_version(&self, stream: &StreamId) -> Result<Version, ReadError> {
-        let query = sqlx::query(self.inner().statements().stream_version.clone())
-            .bind(stream.aggregate_id().as_str())
-            .bind(stream.aggregate_type().as_str());
+        let query = self.inner().statements().query(include_str!("sql/stream_version.sql"));
+        let query = query.bind(stream.aggregate_id().as_str()).bind(stream.aggregate_type().as_str());
         let Some(row) = self.inner().connections().fetch_all(query).await?.pop() else {
             return Ok(Version::NONE);
         };
@@ -43,19 +42,19 @@ pub(crate) async fn stream_page(
     from: Version,
     direction: Direction,
 ) -> Result<Page<Version>, ReadError> {
-    let sql = match direction {
-        Direction::Forward => &inner.statements().read_forward,
-        Direction::Backward => &inner.statements().read_backward,
+    let query = match direction {
+        Direction::Forward => inner.statements().page(include_str!("sql/read_forward.sql"), "version"),
+        Direction::Backward => inner.statements().page(include_str!("sql/read_backward.sql"), "version DESC"),
     };
-    let query = sqlx::query(sql.clone())
+    let query = query
         .bind(stream.aggregate_id().as_str())
         .bind(stream.aggregate_type().as_str())
         .bind(from.as_i64())
         .bind(PAGE_EVENTS_MAX);
     let rows = inner.connections().fetch_all(query).await?;
-    let (events, is_last) = decode_page(&rows)?;
+    let (events, has_more) = decode_page(&rows)?;
     let next = match events.last().map(RecordedEvent::version) {
-        Some(last) if !is_last => match direction {
+        Some(last) if has_more => match direction {
             Direction::Forward => Some(last.next()),
             Direction::Backward => last.get().checked_sub(1).map(Version::new),
         },

@@ -4,13 +4,13 @@
 
 use eventbus::{
     BoxError, EventId, Metadata, Name, Position, RecordedEvent, StreamId, Version, event::Attributes, port::ReadError,
-    support::PAGE_BYTES,
+    support::collect_page,
 };
 use sqlx::{Decode, Postgres, Row, Type, postgres::PgRow};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The most events of a page; fewer if their payloads have more than [`PAGE_BYTES`].
+/// The most events of a page; fewer if their payloads have more than [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 pub(crate) const PAGE_EVENTS_MAX: i64 = 1_000;
 
 /// Midnight of 2000-01-01, from which the server counts, in microseconds since 1970.
@@ -34,20 +34,9 @@ pub(crate) fn decode_event(row: &PgRow, first: usize) -> Result<RecordedEvent, R
     })
 }
 
-/// Decodes the events of a page up to the first invalid row; if the first row is invalid, its error is the result.
-///
-/// The second value is `true` if this is the last page.
+/// Decodes the events of a page; `true` if there may be more.
 pub(crate) fn decode_page(rows: &[PgRow]) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    let mut events = Vec::with_capacity(rows.len());
-    for row in rows {
-        match decode_event(row, 0) {
-            Ok(event) => events.push(event),
-            Err(error) if events.is_empty() => return Err(error),
-            Err(_) => return Ok((events, false)),
-        }
-    }
-    let bytes: usize = events.iter().map(|event| event.payload().len()).sum();
-    Ok((events, rows.len() < PAGE_EVENTS_MAX as usize && bytes < PAGE_BYTES))
+    collect_page(rows.iter().map(|row| decode_event(row, 0)), PAGE_EVENTS_MAX as usize)
 }
 
 /// The columns of a row, taken one after the other in the order of `record.sql`.
@@ -107,6 +96,11 @@ impl<'r> RowColumns<'r> {
 /// Returns `true` if a valid JSON text is an object.
 fn is_object(json: &str) -> bool {
     json.trim_start_matches([' ', '\t', '\n', '\r']).starts_with('{')
+}
+
+/// Decodes a column that holds a position.
+pub(crate) fn decode_position(row: &PgRow, column: usize) -> Result<Position, BoxError> {
+    Ok(Position::new(u64::try_from(row.try_get::<i64, _>(column)?)?))
 }
 
 /// Returns a number that counts from 1; an error if it is lower.

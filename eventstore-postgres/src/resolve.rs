@@ -5,9 +5,9 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     support::first_result,
 };
-use sqlx::{Row, SqlStr, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 
-use crate::{pool::Query, record};
+use crate::{pool::Query, record, statements::Statements};
 
 /// The stored events and the stream's version of an append, in one snapshot.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub(crate) enum AppendResolution {
 }
 
 /// Returns the statement for the state of the appends; [`decode_states`] reads its rows.
-pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
+pub(crate) fn query<'a>(statements: &Statements, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
     let (mut ids, mut aggregate_ids, mut aggregate_types) = (Vec::new(), Vec::new(), Vec::new());
     for Append { stream, events, .. } in appends {
         for event in events {
@@ -39,7 +39,7 @@ pub(crate) fn query<'a>(sql: SqlStr, appends: impl Iterator<Item = &'a Append>) 
             aggregate_types.push(stream.aggregate_type().as_str());
         }
     }
-    sqlx::query(sql).bind(ids).bind(aggregate_ids).bind(aggregate_types)
+    statements.query(include_str!("sql/resolve.sql")).bind(ids).bind(aggregate_ids).bind(aggregate_types)
 }
 
 /// Decodes the state of each append; a corrupt record is the error of that append only.

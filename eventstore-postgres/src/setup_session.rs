@@ -36,14 +36,25 @@ impl SetupSession {
         &self.server
     }
 
-    pub(crate) async fn fetch_one(&mut self, query: Query<'_>) -> Result<PgRow, PgConnectError> {
-        let answer = timeout(self.answer_timeout, query.fetch_one(&mut self.connection)).await;
-        self.check_answer(answer)
+    /// Runs a statement, and decodes the row of its answer, if there is one.
+    pub(crate) async fn fetch_optional<T, E: Into<BoxError>>(
+        &mut self,
+        query: Query<'_>,
+        decode: impl FnOnce(&PgRow) -> Result<T, E>,
+    ) -> Result<Option<T>, PgConnectError> {
+        let answer = timeout(self.answer_timeout, query.fetch_optional(&mut self.connection)).await;
+        let row = self.check_answer(answer)?;
+        row.as_ref().map(decode).transpose().map_err(|error| self.refused_error(error))
     }
 
-    pub(crate) async fn fetch_optional(&mut self, query: Query<'_>) -> Result<Option<PgRow>, PgConnectError> {
-        let answer = timeout(self.answer_timeout, query.fetch_optional(&mut self.connection)).await;
-        self.check_answer(answer)
+    /// Runs a statement, and decodes the row of its answer.
+    pub(crate) async fn fetch_one<T, E: Into<BoxError>>(
+        &mut self,
+        query: Query<'_>,
+        decode: impl FnOnce(&PgRow) -> Result<T, E>,
+    ) -> Result<T, PgConnectError> {
+        let row = self.fetch_optional(query, decode).await?;
+        row.ok_or_else(|| self.refused_error("no answer"))
     }
 
     /// Runs statements without parameters, and discards their rows.
@@ -58,8 +69,7 @@ impl SetupSession {
         tracing::trace!(?closed, "closed the connection that prepared the store");
     }
 
-    /// Returns the error of an answer that cannot be decoded.
-    pub(crate) fn unreadable_answer(&self, error: impl Into<BoxError>) -> PgConnectError {
+    fn refused_error(&self, error: impl Into<BoxError>) -> PgConnectError {
         PgConnectError::Refused { server: self.server.clone(), source: error.into() }
     }
 

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use eventbus::{BoxError, Position, port::Shadow};
-use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
-use crate::{error::PgTransactionError, identifier::Identifier, transaction::PgTransaction};
+use crate::{error::PgTransactionError, identifier::Identifier, record::decode_position, transaction::PgTransaction};
 
 /// The time limit of replacing the rows of the live tables: the transaction writes all of them.
 const REPLACE_ROWS_TIMEOUT: Duration = Duration::from_secs(3_600);
@@ -29,7 +29,7 @@ pub(crate) struct ShadowTables<'a> {
 
 impl<'a> ShadowTables<'a> {
     pub(crate) fn new(transaction: &'a mut PgTransaction, shadow: &'a Shadow) -> Self {
-        let schema = format!("\"{}\"", transaction.statements().schema.shadow_name(&shadow.name));
+        let schema = format!("\"{}\"", transaction.statements().schema().shadow_name(&shadow.name));
         Self { transaction, shadow, schema }
     }
 
@@ -40,17 +40,14 @@ impl<'a> ShadowTables<'a> {
     /// Creates the copies unless they exist; returns the position up to which they are filled.
     pub(crate) async fn make(&mut self) -> Result<Position, BoxError> {
         self.lock_shadow().await?;
-        let mut pairs = Vec::new();
+        let pairs = self.find_pairs().await?;
         let mut is_there = true;
-        for table in self.tables()? {
-            let pair =
-                TablePair { live: self.find_live_table(&table).await?, copy: format!("{}.{table}", self.schema) };
-            is_there = is_there && self.has_same_shape(&pair).await?;
-            pairs.push(pair);
+        for pair in &pairs {
+            is_there = is_there && self.has_same_shape(pair).await?;
         }
         // without a position the copies are created anew: they were never filled, or their rows went live already
-        let load_checkpoint = self.transaction.statements().load_checkpoint.clone();
-        if let (true, Some(position)) = (is_there, self.query_filled_position(load_checkpoint).await?) {
+        let filled = self.query_filled_position(include_str!("sql/load_checkpoint.sql")).await?;
+        if let (true, Some(position)) = (is_there, filled) {
             return Ok(position);
         }
         self.drop_copies().await?;
@@ -83,13 +80,7 @@ impl<'a> ShadowTables<'a> {
         if self.transaction.is_in_shadow() {
             return Err(PgTransactionError::InShadow.into());
         }
-        let mut pairs = Vec::new();
-        for table in self.tables()? {
-            pairs.push(TablePair {
-                live: self.find_live_table(&table).await?,
-                copy: format!("{}.{table}", self.schema),
-            });
-        }
+        let pairs = self.find_pairs().await?;
         self.check_references(&pairs).await?;
         self.transaction.extend_deadline(REPLACE_ROWS_TIMEOUT);
         self.transaction.run(format!("SET LOCAL statement_timeout = {}", REPLACE_ROWS_TIMEOUT.as_millis())).await?;
@@ -112,7 +103,7 @@ impl<'a> ShadowTables<'a> {
     /// Deletes and returns the position up to which the copies are filled. Transactions that fill them wait for this
     /// one, and find no position if it commits.
     async fn take_filled_position(&mut self) -> Result<Option<Position>, BoxError> {
-        self.query_filled_position(self.transaction.statements().delete_checkpoint.clone()).await
+        self.query_filled_position(include_str!("sql/take_checkpoint.sql")).await
     }
 
     async fn check_references(&mut self, pairs: &[TablePair]) -> Result<(), BoxError> {
@@ -147,9 +138,14 @@ impl<'a> ShadowTables<'a> {
         self.transaction.fetch_all(query).await.map(drop)
     }
 
-    async fn find_live_table(&mut self, table: &Identifier) -> Result<String, BoxError> {
-        let found = self.transaction.find_table(table).await?;
-        Ok(found.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?)
+    async fn find_pairs(&mut self) -> Result<Vec<TablePair>, BoxError> {
+        let mut pairs = Vec::new();
+        for table in self.tables()? {
+            let live = self.transaction.find_table(&table).await?;
+            let live = live.ok_or_else(|| PgTransactionError::NoTable { table: table.name().into() })?;
+            pairs.push(TablePair { live, copy: format!("{}.{table}", self.schema) });
+        }
+        Ok(pairs)
     }
 
     async fn has_same_shape(&mut self, TablePair { live, copy }: &TablePair) -> Result<bool, BoxError> {
@@ -158,12 +154,9 @@ impl<'a> ShadowTables<'a> {
         Ok(rows.first().ok_or("no answer")?.try_get(0)?)
     }
 
-    async fn query_filled_position(&mut self, sql: SqlStr) -> Result<Option<Position>, BoxError> {
-        let query = sqlx::query(sql).bind(self.shadow.name.as_str());
-        match self.transaction.fetch_all(query).await?.first() {
-            Some(row) => Ok(Some(Position::new(u64::try_from(row.try_get::<i64, _>(0)?)?))),
-            None => Ok(None),
-        }
+    async fn query_filled_position(&mut self, sql: &'static str) -> Result<Option<Position>, BoxError> {
+        let query = self.transaction.statements().query(sql).bind(self.shadow.name.as_str());
+        self.transaction.fetch_all(query).await?.first().map(|row| decode_position(row, 0)).transpose()
     }
 
     async fn drop_copies(&mut self) -> Result<(), BoxError> {

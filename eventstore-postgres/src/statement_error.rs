@@ -3,8 +3,8 @@
 use std::{error::Error, iter, sync::Arc, time::Duration};
 
 use eventbus::{
-    BoxError, Name,
-    port::{CheckpointError, ReadError, ServerFault},
+    BoxError,
+    port::{ReadError, ServerFault},
     support::source_chain,
 };
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -124,29 +124,26 @@ impl StatementError {
         };
         sort(error.into())
     }
+}
 
-    /// Returns the error of the driver or the server.
-    pub(crate) fn into_source(self) -> BoxError {
-        match self {
-            Self::NotSent(source)
-            | Self::TransactionConflict(source)
-            | Self::LockTimeout(source)
-            | Self::DuplicateEventId(source)
-            | Self::Refused(source)
-            | Self::ServerFailure(source)
-            | Self::NoAnswer(source) => source,
+/// The error of the driver or the server.
+impl From<StatementError> for BoxError {
+    fn from(fault: StatementError) -> Self {
+        match fault {
+            StatementError::NotSent(source)
+            | StatementError::TransactionConflict(source)
+            | StatementError::LockTimeout(source)
+            | StatementError::DuplicateEventId(source)
+            | StatementError::Refused(source)
+            | StatementError::ServerFailure(source)
+            | StatementError::NoAnswer(source) => source,
         }
-    }
-
-    /// Turns this error into that of a checkpoint.
-    pub(crate) fn into_checkpoint_error(self, name: &Name) -> CheckpointError {
-        CheckpointError::new(name, self.into_source())
     }
 }
 
 impl From<StatementError> for ReadError {
     fn from(fault: StatementError) -> Self {
-        Self::Unavailable(fault.into_source())
+        Self::Unavailable(fault.into())
     }
 }
 

@@ -1,166 +1,90 @@
-//! All statements of a store, filled in for its schema once, at connect.
+//! The statements of a store, filled in for its schema.
 
-use eventbus::{ExpectedVersion, support::PAGE_BYTES};
+use std::collections::HashMap;
+
+use eventbus::{ExpectedVersion, Version, support::PAGE_BYTES};
+use parking_lot::RwLock;
 use sqlx::SqlStr;
 
-use crate::{record::PAGE_EVENTS_MAX, schema::Schema};
+use crate::{pool::Query, record::PAGE_EVENTS_MAX, schema::Schema};
 
+/// A text of `sql/`, the text that fills its gap, and whether the statement also lists the types of its events.
+type Template = (&'static str, &'static str, bool);
+
+/// The statements of a store: texts of `sql/`, each filled in when it is first used.
 #[derive(Debug)]
 pub(crate) struct Statements {
-    pub(crate) schema: Schema,
-    append: AppendStatements,
-    /// The append statements that also list the types of their events.
-    append_listing_types: AppendStatements,
-    pub(crate) resolve: SqlStr,
-    pub(crate) read_forward: SqlStr,
-    pub(crate) read_backward: SqlStr,
-    pub(crate) stream_version: SqlStr,
-    pub(crate) head: SqlStr,
-    pub(crate) read_page: SqlStr,
-    pub(crate) read_filtered: SqlStr,
-    pub(crate) window_end: SqlStr,
-    pub(crate) count_events: SqlStr,
-    pub(crate) first_recorded_after: SqlStr,
-    pub(crate) store_id: SqlStr,
-    pub(crate) load_checkpoint: SqlStr,
-    pub(crate) save_checkpoint: SqlStr,
-    pub(crate) event_types: SqlStr,
-    pub(crate) load_note: SqlStr,
-    pub(crate) save_note: SqlStr,
-    pub(crate) delete_note: SqlStr,
-    pub(crate) list_note_names: SqlStr,
-    pub(crate) acquire_lease: SqlStr,
-    pub(crate) seize_lease: SqlStr,
-    pub(crate) load_lease: SqlStr,
-    pub(crate) renew_lease: SqlStr,
-    pub(crate) load_floors: SqlStr,
-    pub(crate) save_floors: SqlStr,
-    pub(crate) forget_floor: SqlStr,
-    pub(crate) save_progress: SqlStr,
-    pub(crate) load_waiting_deliveries: SqlStr,
-    pub(crate) load_dead_positions: SqlStr,
-    pub(crate) load_dead_deliveries: SqlStr,
-    pub(crate) load_dead_delivery: SqlStr,
-    pub(crate) count_dead_deliveries: SqlStr,
-    pub(crate) requeue_dead_delivery: SqlStr,
-    pub(crate) delete_dead_delivery: SqlStr,
-    pub(crate) advance: SqlStr,
-    pub(crate) advance_first: SqlStr,
-    pub(crate) release_append_savepoint: SqlStr,
-    pub(crate) has_appended: SqlStr,
-    pub(crate) record_delivery: SqlStr,
-    pub(crate) forget_deliveries: SqlStr,
-    pub(crate) delete_checkpoint: SqlStr,
-    pub(crate) open_append: SqlStr,
+    schema: Schema,
+    /// Locked to look up or to add a statement, as all tasks share them.
+    filled: RwLock<HashMap<Template, SqlStr>>,
 }
 
 impl Statements {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        let statement = |sql: &str| {
-            let sql = without_comments(sql).replace("{record}", include_str!("sql/record.sql").trim());
-            let sql = sql.replace("{wanted}", include_str!("sql/wanted.sql").trim());
-            schema.statement(&sql.replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql"))))
-        };
-        let page = |rows: &str, order: &str| {
-            let page = without_comments(include_str!("sql/page.sql")).replace("{rows}", &without_comments(rows));
+    pub(crate) fn new(schema: Schema) -> Self {
+        Self { schema, filled: RwLock::default() }
+    }
+
+    pub(crate) const fn schema(&self) -> &Schema {
+        &self.schema
+    }
+
+    /// Returns the statement of a text of `sql/`.
+    pub(crate) fn get(&self, sql: &'static str) -> SqlStr {
+        self.get_or_fill((sql, "", false), || without_comments(sql))
+    }
+
+    /// Returns the statement of a text of `sql/`, for binding its parameters.
+    pub(crate) fn query(&self, sql: &'static str) -> Query<'static> {
+        sqlx::query(self.get(sql))
+    }
+
+    /// Returns the statement that reads a page of `rows`, a text of `sql/`.
+    pub(crate) fn page(&self, rows: &'static str, order: &'static str) -> Query<'static> {
+        sqlx::query(self.get_or_fill((rows, order, false), || {
             let stored_bytes = PAGE_BYTES + 4 * PAGE_EVENTS_MAX as usize;
-            let page = page.replace("{order}", order).replace("{page_bytes}", &PAGE_BYTES.to_string());
-            statement(&page.replace("{stored_bytes}", &stored_bytes.to_string()))
+            without_comments(include_str!("sql/page.sql"))
+                .replace("{rows}", &without_comments(rows))
+                .replace("{order}", order)
+                .replace("{page_bytes}", &PAGE_BYTES.to_string())
+                .replace("{stored_bytes}", &stored_bytes.to_string())
+        }))
+    }
+
+    /// Returns the statement that claims one stream at the expected version, and appends.
+    pub(crate) fn single_stream_append(&self, expected: ExpectedVersion, lists_types: bool) -> Query<'static> {
+        let claim = match expected {
+            ExpectedVersion::Any => include_str!("sql/claim_any.sql"),
+            ExpectedVersion::StreamExists => include_str!("sql/claim_existing.sql"),
+            ExpectedVersion::Exact(version) if version > Version::NONE => include_str!("sql/claim_exact.sql"),
+            ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => include_str!("sql/claim_new.sql"),
         };
-        Self {
-            schema: schema.clone(),
-            append: AppendStatements::new(schema, "", ""),
-            append_listing_types: AppendStatements::new(
-                schema,
-                ",\nstored AS (",
-                &format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql"))),
-            ),
-            resolve: statement(include_str!("sql/resolve.sql")),
-            read_forward: page(include_str!("sql/read_forward.sql"), "version"),
-            read_backward: page(include_str!("sql/read_backward.sql"), "version DESC"),
-            stream_version: statement(include_str!("sql/stream_version.sql")),
-            head: statement(include_str!("sql/head.sql")),
-            read_page: page(include_str!("sql/read_page.sql"), "position"),
-            read_filtered: page(include_str!("sql/read_filtered.sql"), "position"),
-            window_end: statement(include_str!("sql/reach.sql")),
-            count_events: statement(include_str!("sql/count_events.sql")),
-            first_recorded_after: statement(include_str!("sql/first_recorded_after.sql")),
-            store_id: statement(include_str!("sql/store_id.sql")),
-            load_checkpoint: statement(include_str!("sql/load_checkpoint.sql")),
-            save_checkpoint: statement(include_str!("sql/save_checkpoint.sql")),
-            event_types: statement(include_str!("sql/event_types.sql")),
-            load_note: statement(include_str!("sql/load_note.sql")),
-            save_note: statement(include_str!("sql/save_note.sql")),
-            delete_note: statement(include_str!("sql/forget_note.sql")),
-            list_note_names: statement(include_str!("sql/note_names.sql")),
-            acquire_lease: statement(include_str!("sql/acquire_lease.sql")),
-            seize_lease: statement(include_str!("sql/seize_lease.sql")),
-            load_lease: statement(include_str!("sql/lease_of.sql")),
-            renew_lease: statement(include_str!("sql/renew_lease.sql")),
-            load_floors: statement(include_str!("sql/load_floors.sql")),
-            save_floors: statement(include_str!("sql/save_floors.sql")),
-            forget_floor: statement(include_str!("sql/forget_floor.sql")),
-            save_progress: statement(include_str!("sql/save_progress.sql")),
-            load_waiting_deliveries: statement(include_str!("sql/load_waiting.sql")),
-            load_dead_positions: statement(include_str!("sql/dead_positions.sql")),
-            load_dead_deliveries: statement(include_str!("sql/load_dead.sql")),
-            load_dead_delivery: statement(include_str!("sql/load_dead_one.sql")),
-            count_dead_deliveries: statement(include_str!("sql/count_dead.sql")),
-            requeue_dead_delivery: statement(include_str!("sql/revive_dead.sql")),
-            delete_dead_delivery: statement(include_str!("sql/forget_dead.sql")),
-            advance: statement(include_str!("sql/advance.sql")),
-            advance_first: statement(include_str!("sql/advance_first.sql")),
-            release_append_savepoint: statement(
-                "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on",
-            ),
-            has_appended: statement("SELECT {appended_in}"),
-            record_delivery: statement(include_str!("sql/note_delivery.sql")),
-            forget_deliveries: statement(include_str!("sql/forget_deliveries.sql")),
-            delete_checkpoint: statement(include_str!("sql/take_checkpoint.sql")),
-            open_append: statement(include_str!("sql/open_append.sql")),
-        }
+        self.append(include_str!("sql/append.sql"), claim, lists_types)
     }
 
-    /// Returns the statements that append; those that also list the types of their events if `lists`.
-    pub(crate) const fn appends(&self, lists: bool) -> &AppendStatements {
-        if lists { &self.append_listing_types } else { &self.append }
+    /// Returns the statement that appends to any number of streams.
+    pub(crate) fn multi_stream_append(&self, lists_types: bool) -> Query<'static> {
+        self.append(include_str!("sql/append_many.sql"), "", lists_types)
     }
-}
 
-/// The statements that append.
-#[derive(Debug)]
-pub(crate) struct AppendStatements {
-    new: SqlStr,
-    exact: SqlStr,
-    existing: SqlStr,
-    any: SqlStr,
-    pub(crate) multi_stream: SqlStr,
-}
-
-impl AppendStatements {
-    fn new(schema: &Schema, stored: &str, listed: &str) -> Self {
-        let append = |sql: &str, claim: &str| {
+    fn append(&self, sql: &'static str, claim: &'static str, lists_types: bool) -> Query<'static> {
+        sqlx::query(self.get_or_fill((sql, claim, lists_types), || {
+            let list =
+                format!(", event_type, schema_version\n{}", without_comments(include_str!("sql/list_types.sql")));
+            let (stored, listed) = if lists_types { (",\nstored AS (", &*list) } else { ("", "") };
             let sql = without_comments(sql).replace("{claim}", &without_comments(claim));
-            schema.statement(&sql.replace("{stored}", stored).replace("{listed}", listed))
-        };
-        let one = |claim: &str| append(include_str!("sql/append.sql"), claim);
-        Self {
-            new: one(include_str!("sql/claim_new.sql")),
-            exact: one(include_str!("sql/claim_exact.sql")),
-            existing: one(include_str!("sql/claim_existing.sql")),
-            any: one(include_str!("sql/claim_any.sql")),
-            multi_stream: append(include_str!("sql/append_many.sql"), ""),
-        }
+            sql.replace("{stored}", stored).replace("{listed}", listed)
+        }))
     }
 
-    /// Returns the append that claims the stream at the expected version.
-    pub(crate) fn single_stream(&self, expected: ExpectedVersion) -> &SqlStr {
-        match expected {
-            ExpectedVersion::Any => &self.any,
-            ExpectedVersion::StreamExists => &self.existing,
-            ExpectedVersion::Exact(version) if version > eventbus::Version::NONE => &self.exact,
-            ExpectedVersion::NoStream | ExpectedVersion::Exact(_) => &self.new,
+    fn get_or_fill(&self, template: Template, fill: impl FnOnce() -> String) -> SqlStr {
+        if let Some(filled) = self.filled.read().get(&template) {
+            return filled.clone();
         }
+        let sql = fill()
+            .replace("{record}", include_str!("sql/record.sql").trim())
+            .replace("{wanted}", include_str!("sql/wanted.sql").trim())
+            .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
+        self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
 }
 
@@ -174,14 +98,11 @@ fn without_comments(sql: &str) -> String {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
-    use eventbus::{Name, NewEvent, StreamId};
-    use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, SqlSafeStr as _};
+    use eventbus::{Name, NewEvent};
+    use sqlx::{AssertSqlSafe, Connection as _, Execute as _, Executor as _, PgConnection, SqlSafeStr as _};
 
     use super::*;
-    use crate::{
-        PgEventStore, PgEventStoreConfig,
-        columns::{EventColumns, StreamColumns},
-    };
+    use crate::{PgEventStore, PgEventStoreConfig, columns::bind_events};
 
     async fn connection(name: &str) -> PgConnection {
         let mut connection = PgConnection::connect(test_servers::postgres_url()).await.unwrap();
@@ -207,18 +128,12 @@ mod tests {
 
     /// Appends an event to each of two streams in one statement; returns the number of stored events.
     async fn append_to_both(schema: Schema, sql: SqlStr, name: String) -> sqlx::Result<usize> {
-        let streams = ["first", "second"].map(|id| StreamId::parse("Account", id).unwrap());
-        let events = streams.clone().map(|_| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
-        let (mut stream_columns, mut event_columns) = (StreamColumns::default(), EventColumns::default());
-        for (number, (stream, event)) in streams.iter().zip(&events).enumerate() {
-            stream_columns.push(stream, ExpectedVersion::Any);
-            stream_columns.push_events(number, 1);
-            event_columns.push(event);
-        }
+        let events = [(); 2].map(|()| NewEvent::new(Name::from_static("Deposited"), 1, "{}"));
         let mut connection = connection(&name).await;
         run(&mut connection, &schema.fill_placeholders("SET search_path TO {schema}")).await;
-        let query = event_columns.bind_to(stream_columns.bind_to(sqlx::query(sql)));
-        Ok(query.fetch_all(&mut connection).await?.len())
+        let query = sqlx::query(sql).bind(vec!["first", "second"]).bind(vec!["Account"; 2]).bind(vec![-1_i64; 2]);
+        let query = query.bind(vec![1_i64; 2]).bind(vec![1_i64, 2]).bind(vec![1_i64; 2]);
+        Ok(bind_events(query, &events.iter()).fetch_all(&mut connection).await?.len())
     }
 
     /// Two statements append to the same two streams and meet half-way: the first has inserted one stream, which the
@@ -230,7 +145,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(&schema).append.multi_stream;
+        let sql = Statements::new(schema.clone()).multi_stream_append(false).sql();
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str| {

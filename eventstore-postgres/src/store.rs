@@ -1,6 +1,6 @@
 //! The store: connecting, migrating, transactions of the caller, closing.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
@@ -9,7 +9,7 @@ use eventbus::{
 use sqlx::PgConnection;
 
 use crate::{
-    append::append_in_transaction,
+    append::{GroupCommit, append_in_transaction},
     config::PgEventStoreConfig,
     error::PgConnectError,
     migrate,
@@ -22,16 +22,17 @@ use crate::{
     statements::Statements,
     store_inner::StoreInner,
     transaction::PgTransaction,
-    transactions::PgTransactions,
 };
 
 /// An event store in a PostgreSQL database. Cloning shares it.
 ///
 /// Several stores, in this or other processes, may use one schema at once. Stores of different schemas share only the
 /// server.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("PgEventStore({} schema {})", inner.config().server(), inner.config().schema)]
 pub struct PgEventStore {
     inner: Arc<StoreInner>,
+    group_commit: Arc<GroupCommit>,
 }
 
 impl PgEventStore {
@@ -75,8 +76,8 @@ impl PgEventStore {
             NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
         }
         let connections = ConnectionPools::new(&config, options);
-        let inner = StoreInner::new(config, connections, Statements::new(&schema), append_notifier);
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(StoreInner::new(config, connections, Statements::new(schema), append_notifier));
+        Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })
     }
 
     /// Creates or upgrades the tables, also if `config.migrate` is false: for deployments with a migration step.
@@ -116,7 +117,9 @@ impl PgEventStore {
     /// [`transaction_timeout`](PgEventStoreConfig::transaction_timeout). The connection of a longer one closes when its
     /// owner drops it.
     pub async fn close(&self) {
-        self.inner.close().await;
+        self.inner.append_notifier().close().await;
+        self.group_commit.close();
+        self.inner.connections().close().await;
     }
 
     /// Begins a transaction of the caller's own, outside of handlers and projections. Dropped, it is rolled back.
@@ -184,7 +187,7 @@ impl PgEventStore {
         events: Vec<NewEvent>,
     ) -> Result<Vec<RecordedEvent>, AppendError> {
         let append = Append { stream: stream.clone(), expected, events };
-        append_in_transaction(self.inner.statements(), self.inner.listed_types(), connection, append).await
+        append_in_transaction(&self.inner, connection, append).await
     }
 
     /// Returns the append of any process that has been open the longest; `None` if no append is open.
@@ -199,14 +202,18 @@ impl PgEventStore {
         PgOpenAppend::load_oldest(&self.inner).await
     }
 
-    pub(crate) fn inner(&self) -> &StoreInner {
+    pub(crate) fn inner(&self) -> &Arc<StoreInner> {
         &self.inner
+    }
+
+    pub(crate) fn group_commit(&self) -> &Arc<GroupCommit> {
+        &self.group_commit
     }
 }
 
 impl EventStore for PgEventStore {
     fn transactions(&self) -> Option<Arc<dyn Transactions>> {
-        Some(Arc::new(PgTransactions::new(Arc::clone(&self.inner))))
+        Some(Arc::new(self.clone()))
     }
 
     fn describe(&self) -> String {
@@ -227,14 +234,5 @@ impl FromTransaction<PgEventStore> for PgConnection {
 
     fn from_transaction(transaction: &mut PgTransaction) -> &mut Self {
         transaction.connection()
-    }
-}
-
-impl fmt::Debug for PgEventStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PgEventStore")
-            .field("server", &self.inner.config().server())
-            .field("schema", &self.inner.config().schema)
-            .finish_non_exhaustive()
     }
 }

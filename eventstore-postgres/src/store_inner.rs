@@ -2,21 +2,24 @@
 
 use std::sync::Arc;
 
-use eventbus::support::ListedEventTypes;
+use eventbus::{BoxError, Name, port::CheckpointError, support::ListedEventTypes};
+use sqlx::postgres::PgRow;
 
 use crate::{
-    append::GroupCommit, config::PgEventStoreConfig, notify::AppendNotifier, pool::ConnectionPools,
+    config::PgEventStoreConfig,
+    notify::AppendNotifier,
+    pool::{ConnectionPools, Query},
     statements::Statements,
 };
 
-/// The connections, statements and queue that the clones of a store share.
+/// The connections and statements that the clones of a store share.
+#[derive(Debug)]
 pub(crate) struct StoreInner {
     config: PgEventStoreConfig,
     connections: ConnectionPools,
-    statements: Arc<Statements>,
+    statements: Statements,
     append_notifier: Arc<AppendNotifier>,
-    group_commit: Arc<GroupCommit>,
-    listed_types: Arc<ListedEventTypes>,
+    listed_types: ListedEventTypes,
 }
 
 impl StoreInner {
@@ -26,16 +29,7 @@ impl StoreInner {
         statements: Statements,
         append_notifier: Arc<AppendNotifier>,
     ) -> Self {
-        let statements = Arc::new(statements);
-        let listed_types = Arc::default();
-        let group_commit = GroupCommit::new(
-            &config,
-            connections.clone(),
-            Arc::clone(&statements),
-            Arc::clone(&listed_types),
-            Arc::clone(&append_notifier),
-        );
-        Self { config, connections, statements, append_notifier, group_commit, listed_types }
+        Self { config, connections, statements, append_notifier, listed_types: ListedEventTypes::default() }
     }
 
     pub(crate) fn config(&self) -> &PgEventStoreConfig {
@@ -46,16 +40,12 @@ impl StoreInner {
         &self.connections
     }
 
-    pub(crate) fn statements(&self) -> &Arc<Statements> {
+    pub(crate) fn statements(&self) -> &Statements {
         &self.statements
     }
 
-    pub(crate) fn append_notifier(&self) -> &Arc<AppendNotifier> {
+    pub(crate) fn append_notifier(&self) -> &AppendNotifier {
         &self.append_notifier
-    }
-
-    pub(crate) fn group_commit(&self) -> &Arc<GroupCommit> {
-        &self.group_commit
     }
 
     /// Returns the event types known to be in the store's table of types.
@@ -63,10 +53,22 @@ impl StoreInner {
         &self.listed_types
     }
 
-    /// See [`PgEventStore::close`](crate::PgEventStore::close).
-    pub(crate) async fn close(&self) {
-        self.append_notifier.close().await;
-        self.group_commit.close();
-        self.connections.close().await;
+    /// Runs a statement, and decodes the rows of its answer.
+    pub(crate) async fn fetch<T>(
+        &self,
+        query: Query<'_>,
+        decode: impl Fn(&PgRow) -> Result<T, BoxError>,
+    ) -> Result<Vec<T>, BoxError> {
+        self.connections.fetch_all(query).await?.iter().map(decode).collect()
+    }
+
+    /// Runs a statement about the progress of `name`, and decodes the rows of its answer.
+    pub(crate) async fn fetch_progress<T>(
+        &self,
+        name: &Name,
+        query: Query<'_>,
+        decode: impl Fn(&PgRow) -> Result<T, BoxError>,
+    ) -> Result<Vec<T>, CheckpointError> {
+        self.fetch(query, decode).await.map_err(|error| CheckpointError::new(name, error))
     }
 }

@@ -6,26 +6,28 @@
 //!
 //! Real time, not the given clock: the replies of PostgreSQL, which ends transactions by its own clock.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use eventbus::{BoxError, Position, port::Lease};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Postgres, Row as _, SqlSafeStr as _, postgres::PgRow};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
-    config::milliseconds, error::PgTransactionError, identifier::Identifier, notify::AppendNotifier, pool::Query,
-    statements::Statements, store_inner::StoreInner,
+    config::milliseconds, error::PgTransactionError, identifier::Identifier, pool::Query, statements::Statements,
+    store_inner::StoreInner,
 };
+
+const HAS_APPENDED: &str = "SELECT {appended_in}";
 
 /// A transaction of the store's database: of a handler or projection, or begun by
 /// [`begin_transaction`](crate::PgEventStore::begin_transaction). Dropping it rolls it back.
 ///
 /// Handlers and projections take it as `connection: &mut PgConnection`.
+#[derive(derive_more::Debug)]
+#[debug("PgTransaction")]
 pub struct PgTransaction {
     inner: sqlx::Transaction<'static, Postgres>,
-    statements: Arc<Statements>,
-    append_notifier: Arc<AppendNotifier>,
-    limit: Duration,
+    store: Arc<StoreInner>,
     deadline: Instant,
     /// `Some(true)` if events were appended; `None` if the caller had the connection since the last check.
     has_appended: Option<bool>,
@@ -36,7 +38,7 @@ pub struct PgTransaction {
 }
 
 impl PgTransaction {
-    pub(crate) async fn begin(store: &StoreInner) -> Result<Self, BoxError> {
+    pub(crate) async fn begin(store: &Arc<StoreInner>) -> Result<Self, BoxError> {
         // the server ends the transaction at these limits: a paused process cannot
         let limit = store.config().transaction_timeout;
         let milliseconds = milliseconds(limit);
@@ -49,9 +51,7 @@ impl PgTransaction {
         let inner = store.connections().begin(begin).await?;
         Ok(Self {
             inner,
-            statements: Arc::clone(store.statements()),
-            append_notifier: Arc::clone(store.append_notifier()),
-            limit,
+            store: Arc::clone(store),
             deadline: Instant::now() + limit,
             has_appended: Some(false),
             is_unchecked: false,
@@ -77,45 +77,40 @@ impl PgTransaction {
             Some(has_appended) if !self.is_unchecked => has_appended,
             _ => self.load_has_appended().await?,
         };
-        let Self { inner, append_notifier, limit, deadline, .. } = self;
-        if Instant::now() >= deadline {
-            return Err(PgTransactionError::TimedOut { limit }.into());
+        let timed_out = self.timed_out();
+        if self.is_late() {
+            return Err(timed_out.into());
         }
-        let committed = timeout_at(deadline, inner.commit()).await;
+        let committed = timeout_at(self.deadline, self.inner.commit()).await;
         // also if the outcome is unknown: readers that poll for no reason do no harm
         if has_appended {
-            append_notifier.notify();
+            self.store.append_notifier().notify();
         }
-        match committed {
-            Ok(committed) => Ok(committed?),
-            Err(_) => Err(PgTransactionError::TimedOut { limit }.into()),
-        }
+        Ok(committed.map_err(|_| timed_out)??)
     }
 
     pub(crate) fn statements(&self) -> &Statements {
-        &self.statements
+        self.store.statements()
+    }
+
+    fn timed_out(&self) -> PgTransactionError {
+        PgTransactionError::TimedOut { limit: self.store.config().transaction_timeout }
     }
 
     /// Moves the deadline to `by` from now plus the usual limit: `by` for the next step, the limit for the rest.
     pub(crate) fn extend_deadline(&mut self, by: Duration) {
-        self.deadline = Instant::now() + by + self.limit;
+        self.deadline = Instant::now() + by + self.store.config().transaction_timeout;
     }
 
     pub(crate) async fn fetch_all(&mut self, query: Query<'_>) -> Result<Vec<PgRow>, BoxError> {
-        self.is_unchecked = true;
-        let rows = self.before_deadline(self.deadline, |connection| query.fetch_all(connection)).await?;
-        self.is_unchecked = false;
-        Ok(rows)
+        self.before_deadline(async |connection| query.fetch_all(connection).await).await
     }
 
     /// Runs statements without parameters, and discards their rows.
     pub(crate) async fn run(&mut self, sql: String) -> Result<(), BoxError> {
         // safe: this crate's own text, and checked names
         let sql = sqlx::raw_sql(AssertSqlSafe(sql).into_sql_str());
-        self.is_unchecked = true;
-        self.before_deadline(self.deadline, |connection| connection.execute(sql)).await?;
-        self.is_unchecked = false;
-        Ok(())
+        self.before_deadline(async |connection| connection.execute(sql).await.map(drop)).await
     }
 
     /// Returns `true` if the transaction has used up its time.
@@ -125,11 +120,11 @@ impl PgTransaction {
 
     /// Advances the checkpoint of `lease` if the lease is current. The same reply shows whether events were appended.
     pub(crate) async fn advance(&mut self, lease: &Lease, from: Position, to: Position) -> Result<bool, BoxError> {
-        let sql = match from {
-            Position::START => &self.statements.advance_first,
-            _ => &self.statements.advance,
+        let query = match from {
+            Position::START => self.statements().query(include_str!("sql/advance_first.sql")),
+            _ => self.statements().query(include_str!("sql/advance.sql")),
         };
-        let query = sqlx::query(sql.clone())
+        let query = query
             .bind(lease.role.as_str())
             .bind(i64::try_from(lease.epoch).unwrap_or(i64::MAX))
             .bind(from.as_i64())
@@ -167,27 +162,18 @@ impl PgTransaction {
 
     /// Asks the server if events were appended. In a failed transaction this is an error.
     async fn load_has_appended(&mut self) -> Result<bool, BoxError> {
-        let rows = self.fetch_all(sqlx::query(self.statements.has_appended.clone())).await?;
+        let rows = self.fetch_all(self.statements().query(HAS_APPENDED)).await?;
         rows.first().map_or(Ok(false), |row| Ok(row.try_get(0)?))
     }
 
-    async fn before_deadline<'t, T, F>(
-        &'t mut self,
-        deadline: Instant,
-        statement: impl FnOnce(&'t mut PgConnection) -> F,
-    ) -> Result<T, BoxError>
-    where
-        F: Future<Output = Result<T, sqlx::Error>>,
-    {
-        match timeout_at(deadline, statement(&mut self.inner)).await {
-            Ok(answer) => Ok(answer?),
-            Err(_) => Err(PgTransactionError::TimedOut { limit: self.limit }.into()),
-        }
-    }
-}
-
-impl fmt::Debug for PgTransaction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PgTransaction").finish_non_exhaustive()
+    async fn before_deadline<T>(
+        &mut self,
+        statement: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+    ) -> Result<T, BoxError> {
+        self.is_unchecked = true;
+        let answer = timeout_at(self.deadline, statement(&mut self.inner)).await;
+        let answer = answer.map_err(|_| self.timed_out())??;
+        self.is_unchecked = false;
+        Ok(answer)
     }
 }

@@ -1,6 +1,6 @@
 //! The ports of transactions: beginning them, and the operations of the runtime within one.
 
-use std::{any::Any, error::Error, sync::Arc, time::Duration};
+use std::{any::Any, error::Error, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -11,22 +11,14 @@ use sqlx::{AssertSqlSafe, Row as _, SqlSafeStr as _};
 
 use crate::{
     config::microseconds, error::PgTransactionError, identifier::Identifier, shadow::ShadowTables, statement_error,
-    store_inner::StoreInner, transaction::PgTransaction,
+    store::PgEventStore, transaction::PgTransaction,
 };
 
 /// The most deliveries that one statement deletes.
 const FORGET_BATCH_MAX: i64 = 10_000;
 
-pub(crate) struct PgTransactions(Arc<StoreInner>);
-
-impl PgTransactions {
-    pub(crate) fn new(store: Arc<StoreInner>) -> Self {
-        Self(store)
-    }
-}
-
 #[async_trait]
-impl Transactions for PgTransactions {
+impl Transactions for PgEventStore {
     fn transaction_type(&self) -> TypeKey {
         TypeKey::of::<PgTransaction>()
     }
@@ -36,24 +28,24 @@ impl Transactions for PgTransactions {
     }
 
     async fn begin(&self) -> Result<Box<dyn Transaction>, BoxError> {
-        Ok(Box::new(PgTransaction::begin(&self.0).await?))
+        Ok(Box::new(self.begin_transaction().await?))
     }
 
     async fn make_shadow(&self, shadow: &Shadow) -> Result<Position, BoxError> {
-        let mut transaction = PgTransaction::begin(&self.0).await?;
+        let mut transaction = self.begin_transaction().await?;
         let filled = ShadowTables::new(&mut transaction, shadow).make().await?;
         transaction.commit().await?;
         Ok(filled)
     }
 
     async fn begin_in(&self, shadow: &Shadow) -> Result<Box<dyn Transaction>, BoxError> {
-        let mut transaction = PgTransaction::begin(&self.0).await?;
+        let mut transaction = self.begin_transaction().await?;
         ShadowTables::new(&mut transaction, shadow).switch_to_copies().await?;
         Ok(Box::new(transaction))
     }
 
     async fn drop_shadow(&self, shadow: &Shadow) -> Result<(), BoxError> {
-        let mut transaction = PgTransaction::begin(&self.0).await?;
+        let mut transaction = self.begin_transaction().await?;
         ShadowTables::new(&mut transaction, shadow).drop_all().await?;
         transaction.commit().await
     }
@@ -62,10 +54,10 @@ impl Transactions for PgTransactions {
         let microseconds = microseconds(older_than);
         let mut forgotten = 0;
         loop {
-            let query =
-                sqlx::query(self.0.statements().forget_deliveries.clone()).bind(microseconds).bind(FORGET_BATCH_MAX);
-            let rows = self.0.connections().fetch_all(query).await.map_err(|fault| fault.into_source())?;
-            let batch: i64 = rows.first().ok_or("no answer")?.try_get(0)?;
+            let query = self.inner().statements().query(include_str!("sql/forget_deliveries.sql"));
+            let query = query.bind(microseconds).bind(FORGET_BATCH_MAX);
+            let counts: Vec<i64> = self.inner().fetch(query, |row| Ok(row.try_get(0)?)).await?;
+            let batch = *counts.first().ok_or("no answer")?;
             forgotten += u64::try_from(batch)?;
             if batch < FORGET_BATCH_MAX {
                 return Ok(forgotten);
@@ -89,7 +81,8 @@ impl Transaction for PgTransaction {
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
-        let query = sqlx::query(self.statements().record_delivery.clone()).bind(handler.as_str()).bind(event.as_uuid());
+        let query = self.statements().query(include_str!("sql/note_delivery.sql"));
+        let query = query.bind(handler.as_str()).bind(event.as_uuid());
         Ok(!self.fetch_all(query).await?.is_empty())
     }
 

@@ -8,13 +8,17 @@ use std::sync::Arc;
 use eventbus::{
     EventId, ExpectedVersion, NewEvent, Position, RecordedEvent, StreamId, Version,
     clock::SharedClock,
-    port::{self, AppendError},
+    port::{self, AppendError, ReadError},
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, Row};
 use time::OffsetDateTime;
 
-use crate::{connection::execute, error::is_caused_by_events, row};
+use crate::{
+    error::is_caused_by_events,
+    query::{execute, query_rows, query_value},
+    row,
+};
 
 /// An append with valid events.
 #[derive(Debug)]
@@ -98,13 +102,13 @@ impl CheckedAppend {
         if self.events.len() == 1 && !lists {
             return self.insert_events(connection, after, recorded_at, lists);
         }
-        execute(connection, "SAVEPOINT append")?;
+        execute(connection, "SAVEPOINT append", [])?;
         let inserted = self.insert_events(connection, after, recorded_at, lists);
         if inserted.is_err() && !connection.is_autocommit() {
-            execute(connection, "ROLLBACK TO append")?;
+            execute(connection, "ROLLBACK TO append", [])?;
         }
         if !connection.is_autocommit() {
-            execute(connection, "RELEASE append")?;
+            execute(connection, "RELEASE append", [])?;
         }
         inserted
     }
@@ -135,15 +139,13 @@ impl CheckedAppend {
         otherwise: impl FnOnce() -> AppendError,
     ) -> rusqlite::Result<Result<AppendOutcome, AppendError>> {
         let ids: Vec<EventId> = self.events.iter().map(NewEvent::event_id).collect();
-        let mut find = connection.prepare_cached(include_str!("sql/event_by_id.sql"))?;
+        let read = |row: &Row<'_>| -> rusqlite::Result<_> { Ok(row::read_event(row)) };
         let mut found = Vec::new();
         for id in &ids {
-            let mut rows = find.query([id.as_uuid().as_bytes()])?;
-            if let Some(row) = rows.next()? {
-                match row::read_event(row) {
-                    Ok(event) => found.push(event),
-                    Err(corrupt) => return Ok(Err(self.refused_error(corrupt))),
-                }
+            let event = query_rows(connection, include_str!("sql/event_by_id.sql"), [id.as_uuid().as_bytes()], read)?;
+            match event.into_iter().next().transpose() {
+                Ok(event) => found.extend(event),
+                Err(corrupt) => return Ok(Err(self.refused_error(ReadError::from(corrupt)))),
             }
         }
         Ok(match first_result(&self.stream, &ids, found) {
@@ -182,10 +184,7 @@ impl CheckedAppend {
 /// Returns the version of a stream, from its last event: one probe of the index.
 pub(crate) fn stream_version(connection: &Connection, stream: &StreamId) -> rusqlite::Result<Version> {
     let id = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
-    let version = connection
-        .prepare_cached(include_str!("sql/stream_version.sql"))?
-        .query_row(id, |row| row.get::<_, i64>(0))
-        .optional()?;
+    let version: Option<i64> = query_value(connection, include_str!("sql/stream_version.sql"), id)?;
     // a negative version is damage, which reading the stream reports
     Ok(version.map_or(Version::NONE, |version| Version::new(u64::try_from(version).unwrap_or_default())))
 }

@@ -3,59 +3,56 @@
 use async_trait::async_trait;
 use eventbus::{
     Name, Position,
-    port::{CheckpointError, Checkpoints, Notes, ReadError},
+    port::{CheckpointError, Checkpoints, Notes},
 };
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
-use crate::{error::read_error, row::to_position, store::SqliteEventStore};
+use crate::{
+    query::{execute, query_rows, query_value},
+    row::to_position,
+    store::SqliteEventStore,
+};
 
 #[async_trait]
 impl Checkpoints for SqliteEventStore {
     async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        let key = name.clone();
-        self.readers()
-            .read(move |connection| load_position(connection, &key))
-            .await
-            .map_err(|error| CheckpointError::new(name, error))
+        let load = |connection: &Connection, name: &Name| {
+            let position = query_value(connection, include_str!("sql/load_checkpoint.sql"), [name.as_str()])?;
+            Ok(position.map(|position| to_position(position, || format!("checkpoint `{name}`"))).transpose()?)
+        };
+        self.inner().read_progress(name, load).await
     }
 
     async fn save_checkpoint(&self, name: &Name, position: Position) -> Result<(), CheckpointError> {
-        let key = name.clone();
-        let save = move |connection: &Connection| {
-            let mut save = connection.prepare_cached(include_str!("sql/save_checkpoint.sql"))?;
-            save.execute((key.as_str(), position.as_i64())).map(drop)
+        let save = move |connection: &Connection, name: &Name| {
+            execute(connection, include_str!("sql/save_checkpoint.sql"), (name.as_str(), position.as_i64()))
         };
-        self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
+        self.inner().write_progress(name, save).await.map(drop)
     }
 }
 
 #[async_trait]
 impl Notes for SqliteEventStore {
     async fn load_note(&self, name: &Name) -> Result<Option<String>, CheckpointError> {
-        let key = name.clone();
-        let load = move |connection: &Connection| {
-            let mut load = connection.prepare_cached(include_str!("sql/load_note.sql")).map_err(read_error)?;
-            load.query_row([key.as_str()], |row| row.get(0)).optional().map_err(read_error)
+        let load = |connection: &Connection, name: &Name| {
+            Ok(query_value(connection, include_str!("sql/load_note.sql"), [name.as_str()])?)
         };
-        self.readers().read(load).await.map_err(|error| CheckpointError::new(name, error))
+        self.inner().read_progress(name, load).await
     }
 
     async fn save_note(&self, name: &Name, text: &str) -> Result<(), CheckpointError> {
-        let (key, text) = (name.clone(), text.to_owned());
-        let save = move |connection: &Connection| {
-            let mut save = connection.prepare_cached(include_str!("sql/save_note.sql"))?;
-            save.execute((key.as_str(), &text)).map(drop)
+        let text = text.to_owned();
+        let save = move |connection: &Connection, name: &Name| {
+            execute(connection, include_str!("sql/save_note.sql"), (name.as_str(), &text))
         };
-        self.writer().write(save).await.map_err(|error| CheckpointError::new(name, error))
+        self.inner().write_progress(name, save).await.map(drop)
     }
 
     async fn delete_note(&self, name: &Name) -> Result<(), CheckpointError> {
-        let key = name.clone();
-        let forget = move |connection: &Connection| {
-            let mut forget = connection.prepare_cached(include_str!("sql/forget_note.sql"))?;
-            forget.execute([key.as_str()]).map(drop)
+        let forget = |connection: &Connection, name: &Name| {
+            execute(connection, include_str!("sql/forget_note.sql"), [name.as_str()])
         };
-        self.writer().write(forget).await.map_err(|error| CheckpointError::new(name, error))
+        self.inner().write_progress(name, forget).await.map(drop)
     }
 
     async fn list_note_names(
@@ -64,26 +61,14 @@ impl Notes for SqliteEventStore {
         after: Option<&Name>,
         limit: usize,
     ) -> Result<Vec<Name>, CheckpointError> {
-        let (stem, after) = (prefix.clone(), after.map_or_else(String::new, Name::to_string));
+        let after = after.map_or_else(String::new, Name::to_string);
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let load = move |connection: &Connection| {
-            let mut load = connection.prepare_cached(include_str!("sql/note_names.sql")).map_err(read_error)?;
-            let names = load.query_map((stem.as_str(), &after, limit), |row| row.get(0)).map_err(read_error)?;
-            names.collect::<rusqlite::Result<Vec<String>>>().map_err(read_error)
+        let load = move |connection: &Connection, prefix: &Name| {
+            let parameters = (prefix.as_str(), &after, limit);
+            query_rows(connection, include_str!("sql/note_names.sql"), parameters, |row| Ok(row.get(0)?))
         };
-        let names = self.readers().read(load).await.map_err(|error| CheckpointError::new(prefix, error))?;
+        let names: Vec<String> = self.inner().read_progress(prefix, load).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
     }
-}
-
-fn load_position(connection: &Connection, name: &Name) -> Result<Option<Position>, ReadError> {
-    let position: Option<i64> = connection
-        .prepare_cached(include_str!("sql/load_checkpoint.sql"))
-        .and_then(|mut statement| {
-            let row = statement.query_row([name.as_str()], |row| row.get(0));
-            row.optional()
-        })
-        .map_err(read_error)?;
-    position.map(|position| to_position(position, || format!("checkpoint `{name}`"))).transpose()
 }

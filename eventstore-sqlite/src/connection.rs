@@ -3,7 +3,6 @@
 //! Real time, not the given clock: locks of other processes.
 
 use std::{
-    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -18,6 +17,7 @@ use crate::{
     error::{SqliteConnectError, is_busy},
     location::DatabaseLocation,
     migrate::migrate,
+    query::execute,
 };
 
 /// Capacity of the statement cache: above the number of statements, so that none is prepared twice.
@@ -87,11 +87,6 @@ pub(crate) fn open_reader(path: &std::path::Path, busy_timeout: Duration) -> rus
     Ok(connection)
 }
 
-/// Runs a statement that returns no rows.
-pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
-    connection.prepare_cached(sql)?.execute([]).map(drop)
-}
-
 /// A connection that is sealed during the transaction of a user, who must not commit.
 ///
 /// Invariant: while it is sealed, no statement commits, neither a `COMMIT` of the user nor a statement after a
@@ -105,7 +100,9 @@ pub(crate) fn execute(connection: &Connection, sql: &str) -> rusqlite::Result<()
 /// | over | the user runs a statement that writes | over: it cannot commit by itself |
 /// | sealed | [`commit`](Self::commit) | unsealed |
 /// | sealed, over | [`reset`](Self::reset) | unsealed, without a transaction |
+#[derive(derive_more::Deref)]
 pub(crate) struct GuardedConnection {
+    #[deref]
     connection: Connection,
     state: Arc<GuardState>,
 }
@@ -127,7 +124,7 @@ impl GuardedConnection {
 
     /// Begins a transaction that only [`commit`](Self::commit) can commit.
     pub(crate) fn begin(&self) -> rusqlite::Result<()> {
-        execute(&self.connection, "BEGIN IMMEDIATE")?;
+        execute(&self.connection, "BEGIN IMMEDIATE", [])?;
         self.state.is_rolled_back.store(false, Relaxed);
         self.state.is_commit_blocked.store(true, Relaxed);
         Ok(())
@@ -139,7 +136,7 @@ impl GuardedConnection {
 
     pub(crate) fn commit(&self) -> rusqlite::Result<()> {
         self.state.is_commit_blocked.store(false, Relaxed);
-        execute(&self.connection, "COMMIT")
+        execute(&self.connection, "COMMIT", []).map(drop)
     }
 
     /// Rolls back, and unseals the connection.
@@ -149,18 +146,10 @@ impl GuardedConnection {
     }
 }
 
-impl Deref for GuardedConnection {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        &self.connection
-    }
-}
-
 pub(crate) fn roll_back(connection: &Connection) {
     // if it fails, the next `BEGIN` returns the reason
     if !connection.is_autocommit() {
-        let _ = execute(connection, "ROLLBACK");
+        let _ = execute(connection, "ROLLBACK", []);
     }
 }
 

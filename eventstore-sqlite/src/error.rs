@@ -214,13 +214,6 @@ pub(crate) fn is_caused_by_events(error: &rusqlite::Error) -> bool {
         )
 }
 
-pub(crate) fn read_error(error: rusqlite::Error) -> ReadError {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ReadError::corrupt("the database file", error),
-        _ => ReadError::Unavailable(error.into()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rusqlite::ffi;

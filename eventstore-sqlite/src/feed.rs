@@ -6,15 +6,14 @@ use eventbus::{
     port::{AppendSignal, FeedFilter, ReadError, ReadFeed, RecordStream},
     support::{Page, paged},
 };
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, params};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    error::read_error,
     filter::FilterParameters,
-    readers::{PAGE_EVENTS_MAX, read_page},
-    row::{from_micros, to_position},
+    query::{QueryError, query_value},
+    row::{PAGE_EVENTS_MAX, from_micros, query_page, to_position},
     store::SqliteEventStore,
 };
 
@@ -58,11 +57,9 @@ impl ReadFeed for SqliteEventStore {
     }
 }
 
-fn load_page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, ReadError> {
-    let sql = include_str!("sql/read_feed.sql");
-    let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
-    let rows = statement.query((after.as_i64(), through.as_i64(), PAGE_EVENTS_MAX)).map_err(read_error)?;
-    let (events, more) = read_page(rows)?;
+fn load_page(connection: &Connection, after: Position, through: Position) -> Result<Page<Position>, QueryError> {
+    let parameters = (after.as_i64(), through.as_i64(), PAGE_EVENTS_MAX);
+    let (events, more) = query_page(connection, include_str!("sql/read_feed.sql"), parameters)?;
     let last = events.last().and_then(RecordedEvent::position);
     Ok((events, last.filter(|_| more)))
 }
@@ -73,23 +70,13 @@ fn load_filtered_page(
     after: Position,
     end: Position,
     filter: &FilterParameters,
-) -> Result<Page<Position>, ReadError> {
+) -> Result<Page<Position>, QueryError> {
     // there is no event to search for beyond the last one
     let end = end.min(load_head(connection)?).as_i64();
     let through = after.as_i64().saturating_add(SEARCH_POSITIONS_MAX).min(end);
-    let sql = include_str!("sql/read_feed_filtered.sql");
-    let mut statement = connection.prepare_cached(sql).map_err(read_error)?;
-    let rows = statement
-        .query(params![
-            after.as_i64(),
-            through,
-            filter.aggregate_types,
-            filter.event_types,
-            filter.tenant(),
-            PAGE_EVENTS_MAX
-        ])
-        .map_err(read_error)?;
-    let (events, more) = read_page(rows)?;
+    let FilterParameters { aggregate_types, event_types, .. } = filter;
+    let parameters = params![after.as_i64(), through, aggregate_types, event_types, filter.tenant(), PAGE_EVENTS_MAX];
+    let (events, more) = query_page(connection, include_str!("sql/read_feed_filtered.sql"), parameters)?;
     let next = match events.last().and_then(RecordedEvent::position) {
         Some(last) if more => Some(last),
         _ => (through < end).then(|| Position::new(through.unsigned_abs())),
@@ -102,40 +89,29 @@ fn count_matching(
     after: Position,
     through: Position,
     filter: &FilterParameters,
-) -> Result<u64, ReadError> {
-    let parameters =
-        params![after.as_i64(), through.as_i64(), filter.aggregate_types, filter.event_types, filter.tenant()];
-    let count: i64 = connection
-        .prepare_cached(include_str!("sql/count_events.sql"))
-        .and_then(|mut statement| statement.query_row(parameters, |row| row.get(0)))
-        .map_err(read_error)?;
-    Ok(count.unsigned_abs())
+) -> Result<u64, QueryError> {
+    let FilterParameters { aggregate_types, event_types, .. } = filter;
+    let parameters = params![after.as_i64(), through.as_i64(), aggregate_types, event_types, filter.tenant()];
+    let count: Option<i64> = query_value(connection, include_str!("sql/count_events.sql"), parameters)?;
+    Ok(count.unwrap_or(0).unsigned_abs())
 }
 
-fn load_head(connection: &Connection) -> Result<Position, ReadError> {
-    let head: i64 = connection
-        .prepare_cached(include_str!("sql/head.sql"))
-        .and_then(|mut statement| statement.query_row([], |row| row.get(0)))
-        .map_err(read_error)?;
-    to_position(head, || format!("position {head}"))
+fn load_head(connection: &Connection) -> Result<Position, QueryError> {
+    let head: i64 = query_value(connection, include_str!("sql/head.sql"), [])?.unwrap_or(0);
+    Ok(to_position(head, || format!("position {head}"))?)
 }
 
-fn load_first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-    let micros: Option<i64> = connection
-        .prepare_cached(include_str!("sql/first_recorded_after.sql"))
-        .and_then(|mut statement| statement.query_row([after.as_i64()], |row| row.get(0)).optional())
-        .map_err(read_error)?;
-    let corrupt = |error: time::error::ComponentRange| {
-        ReadError::corrupt(format!("the first event after position {after}"), error)
-    };
-    micros.map(from_micros).transpose().map_err(corrupt)
+fn load_first_recorded_after(connection: &Connection, after: Position) -> Result<Option<OffsetDateTime>, QueryError> {
+    let micros = query_value(connection, include_str!("sql/first_recorded_after.sql"), [after.as_i64()])?;
+    let recorded_at = micros.map(from_micros).transpose();
+    let corrupt = |error| ReadError::corrupt(format!("the first event after position {after}"), error);
+    Ok(recorded_at.map_err(corrupt)?)
 }
 
-fn load_store_id(connection: &Connection) -> Result<Uuid, ReadError> {
-    let id: Vec<u8> =
-        connection.query_row(include_str!("sql/store_id.sql"), [], |row| row.get(0)).map_err(read_error)?;
-    let corrupt = |error: uuid::Error| ReadError::corrupt("the store's id", error);
-    Uuid::from_slice(&id).map_err(corrupt)
+fn load_store_id(connection: &Connection) -> Result<Uuid, QueryError> {
+    let id: Option<Vec<u8>> = query_value(connection, include_str!("sql/store_id.sql"), [])?;
+    let id = Uuid::from_slice(&id.unwrap_or_default());
+    Ok(id.map_err(|error| ReadError::corrupt("the store's id", error))?)
 }
 
 #[cfg(test)]

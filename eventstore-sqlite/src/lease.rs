@@ -9,9 +9,14 @@ use eventbus::{
     Name,
     port::{Lease, LeaseError, Leases},
 };
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::Connection;
 
-use crate::{error::read_error, row::epoch_to_i64, store::SqliteEventStore, writer::Writer};
+use crate::{
+    query::{execute, query_rows, query_value},
+    row::epoch_to_i64,
+    store::SqliteEventStore,
+    writer::Writer,
+};
 
 #[async_trait]
 impl Leases for SqliteEventStore {
@@ -27,35 +32,33 @@ impl Leases for SqliteEventStore {
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
         let (role, epoch, millis) = (lease.role.clone(), epoch_to_i64(lease.epoch), ttl_millis(ttl));
         let renew = move |connection: &Connection| {
-            let mut renew = connection.prepare_cached(include_str!("sql/renew_lease.sql"))?;
-            Ok(renew.execute((role.as_str(), epoch, millis))? == 1)
+            execute(connection, include_str!("sql/renew_lease.sql"), (role.as_str(), epoch, millis))
         };
-        self.writer().write(renew).await.map_err(|error| LeaseError::new(&lease.role, error))
+        let renewed = self.writer().write(renew).await;
+        renewed.map(|rows| rows == 1).map_err(|error| LeaseError::new(&lease.role, error))
     }
 
     async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
         let (role, epoch) = (lease.role.clone(), epoch_to_i64(lease.epoch));
         let release = move |connection: &Connection| {
-            let mut release = connection.prepare_cached(include_str!("sql/release_lease.sql"))?;
-            release.execute((role.as_str(), epoch)).map(drop)
+            execute(connection, include_str!("sql/release_lease.sql"), (role.as_str(), epoch)).map(drop)
         };
         self.writer().write(release).await.map_err(|error| LeaseError::new(&lease.role, error))
     }
 
     async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
         let key = role.clone();
-        let found = self.readers().read(move |connection| load_lease(connection, &key).map_err(read_error)).await;
-        let Some((owner, epoch)) = found.map_err(|error| LeaseError::new(role, error))? else {
+        let load = move |connection: &Connection| {
+            let sql = include_str!("sql/lease_of.sql");
+            query_rows(connection, sql, [key.as_str()], |row| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?)))
+        };
+        let mut found = self.readers().read(load).await.map_err(|error| LeaseError::new(role, error))?;
+        let Some((owner, epoch)) = found.pop() else {
             return Ok(None);
         };
         let owner = Name::new("owner", owner).map_err(|error| LeaseError::new(role, error))?;
         Ok(Some(Lease { role: role.clone(), owner, epoch: epoch.cast_unsigned() }))
     }
-}
-
-fn load_lease(connection: &Connection, role: &Name) -> rusqlite::Result<Option<(String, i64)>> {
-    let mut load = connection.prepare_cached(include_str!("sql/lease_of.sql"))?;
-    load.query_row([role.as_str()], |row| Ok((row.get(0)?, row.get(1)?))).optional()
 }
 
 async fn take_lease(
@@ -68,9 +71,8 @@ async fn take_lease(
     let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
     let millis = ttl_millis(ttl);
     let take = move |connection: &Connection| {
-        let mut take = connection.prepare_cached(include_str!("sql/take_lease.sql"))?;
         let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
-        let epoch: Option<i64> = take.query_row(parameters, |row| row.get(0)).optional()?;
+        let epoch: Option<i64> = query_value(connection, include_str!("sql/take_lease.sql"), parameters)?;
         Ok(epoch.map(|epoch| Lease { epoch: epoch.cast_unsigned(), ..lease.clone() }))
     };
     writer.write(take).await.map_err(|error| LeaseError::new(role, error))

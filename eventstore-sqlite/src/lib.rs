@@ -41,6 +41,7 @@ mod floor;
 mod lease;
 mod location;
 mod migrate;
+mod query;
 mod read;
 mod readers;
 mod row;

@@ -2,15 +2,12 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use eventbus::{RecordedEvent, port::ReadError, support::PAGE_BYTES};
+use eventbus::port::ReadError;
 use parking_lot::Mutex;
-use rusqlite::{Connection, Rows};
+use rusqlite::Connection;
 use tokio::sync::Semaphore;
 
-use crate::{blocking::blocking, connection::open_reader, error::read_error, files::OpenFiles, row, writer::Writer};
-
-/// Maximum number of events on a page, which also ends after [`PAGE_BYTES`].
-pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
+use crate::{blocking::blocking, connection::open_reader, files::OpenFiles, query::QueryError, writer::Writer};
 
 /// Connections for reads.
 pub(crate) enum Readers {
@@ -42,16 +39,16 @@ impl ReaderPool {
     }
 
     /// Runs `f`, and keeps the connection only after a success: a new one may recover from the failure.
-    fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, ReadError>) -> Result<T, ReadError> {
+    fn with_connection<T>(&self, f: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
         let kept = self.idle.lock().pop();
         let check = || self.files.check().map_err(|lost| ReadError::Unavailable(lost.into()));
-        let read = || {
+        let read = || -> Result<_, QueryError> {
             let connection = match kept {
                 Some(connection) => connection,
                 None => {
                     // before opening: SQLite would make a missing write-ahead log
                     check()?;
-                    open_reader(&self.path, self.busy_timeout).map_err(read_error)?
+                    open_reader(&self.path, self.busy_timeout)?
                 }
             };
             Ok((f(&connection)?, connection))
@@ -67,9 +64,9 @@ impl ReaderPool {
 impl Readers {
     pub(crate) async fn read<T: Send + 'static>(
         &self,
-        f: impl FnOnce(&Connection) -> Result<T, ReadError> + Send + 'static,
+        f: impl FnOnce(&Connection) -> Result<T, QueryError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        match self {
+        let result = match self {
             Self::OnWriter(writer) => {
                 let result = writer.run_on_connection(f).await;
                 result.map_err(|lost| ReadError::Unavailable(lost.into()))?
@@ -85,27 +82,7 @@ impl Readers {
                 let result = result.await;
                 result.map_err(|ended| ReadError::Unavailable(ended.into()))?
             }
-        }
-    }
-}
-
-/// Reads a page; `true` if there may be more. The page ends before a row that is no event: the next page begins with
-/// that row, and fails.
-pub(crate) fn read_page(mut rows: Rows<'_>) -> Result<(Vec<RecordedEvent>, bool), ReadError> {
-    let mut events = Vec::new();
-    let mut bytes = 0;
-    while let Some(row) = rows.next().map_err(read_error)? {
-        let event = match row::read_event(row) {
-            Ok(event) => event,
-            Err(_) if !events.is_empty() => return Ok((events, true)),
-            Err(error) => return Err(error),
         };
-        bytes += event.payload().len();
-        events.push(event);
-        if bytes >= PAGE_BYTES {
-            return Ok((events, true));
-        }
+        Ok(result?)
     }
-    let full = events.len() as i64 == PAGE_EVENTS_MAX;
-    Ok((events, full))
 }

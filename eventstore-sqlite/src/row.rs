@@ -2,11 +2,16 @@
 
 use eventbus::{
     BoxError, EventId, Metadata, Name, NewEvent, Position, RecordedEvent, StreamId, Version, event::Attributes,
-    port::ReadError,
+    port::ReadError, support::collect_page,
 };
-use rusqlite::{Connection, Row, types::FromSql};
+use rusqlite::{Connection, Params, Row, types::FromSql};
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use crate::query::{QueryError, execute};
+
+/// Maximum number of events on a page, which also ends after [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
+pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
 
 /// Inserts an event and returns its position.
 pub(crate) fn insert_event(
@@ -18,22 +23,27 @@ pub(crate) fn insert_event(
 ) -> rusqlite::Result<Position> {
     let context = event.context();
     let attributes = &context.attributes;
-    connection.prepare_cached(include_str!("sql/insert_event.sql"))?.execute((
-        version.as_i64(),
-        to_micros(event.occurred_at()),
-        event.event_id().as_uuid().as_bytes(),
-        event.schema_version(),
-        stream.aggregate_type().as_str(),
-        stream.aggregate_id().as_str(),
-        event.event_type().as_str(),
-        event.payload(),
-        event.correlation_id().as_bytes(),
-        context.causation_id.as_ref().map(Uuid::as_bytes),
-        context.tenant_id.as_ref().map(Uuid::as_bytes),
-        context.actor_id.as_deref(),
-        (!attributes.is_empty()).then(|| attributes.as_json()),
-        to_micros(recorded_at),
-    ))?;
+    let sql = include_str!("sql/insert_event.sql");
+    execute(
+        connection,
+        sql,
+        (
+            version.as_i64(),
+            to_micros(event.occurred_at()),
+            event.event_id().as_uuid().as_bytes(),
+            event.schema_version(),
+            stream.aggregate_type().as_str(),
+            stream.aggregate_id().as_str(),
+            event.event_type().as_str(),
+            event.payload(),
+            event.correlation_id().as_bytes(),
+            context.causation_id.as_ref().map(Uuid::as_bytes),
+            context.tenant_id.as_ref().map(Uuid::as_bytes),
+            context.actor_id.as_deref(),
+            (!attributes.is_empty()).then(|| attributes.as_json()),
+            to_micros(recorded_at),
+        ),
+    )?;
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
 }
@@ -41,7 +51,7 @@ pub(crate) fn insert_event(
 /// Lists the type of an event, in the transaction that stored it at `position`.
 pub(crate) fn insert_type(connection: &Connection, event: &NewEvent, position: Position) -> rusqlite::Result<()> {
     let row = (event.event_type().as_str(), event.schema_version(), position.as_i64());
-    connection.prepare_cached(include_str!("sql/list_event_type.sql"))?.execute(row).map(drop)
+    execute(connection, include_str!("sql/list_event_type.sql"), row).map(drop)
 }
 
 /// Converts a time to its column; the years -9999 to 9999 fit easily into 64 bits of microseconds.
@@ -64,14 +74,25 @@ pub(crate) fn epoch_to_i64(epoch: u64) -> i64 {
     i64::try_from(epoch).unwrap_or(-1)
 }
 
+/// Runs a statement that reads a page, and returns `true` if there may be more.
+pub(crate) fn query_page(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl Params,
+) -> Result<(Vec<RecordedEvent>, bool), QueryError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    collect_page(statement.query_and_then(parameters, read_event)?, PAGE_EVENTS_MAX as usize)
+}
+
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
-pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, ReadError> {
-    let position: i64 = row.get(0).map_err(crate::error::read_error)?;
-    decode(row, position).map_err(|source| ReadError::Corrupt {
+pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
+    let position: i64 = row.get(0)?;
+    let event = decode(row, position).map_err(|source| ReadError::Corrupt {
         place: format!("position {position}"),
         position: u64::try_from(position).ok().map(Position::new),
         source,
-    })
+    });
+    Ok(event?)
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {

@@ -16,13 +16,14 @@ use std::{
 
 use eventbus::{Name, Position, port::Shadow};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, config::DbConfig};
+use rusqlite::{Connection, OpenFlags, Row, config::DbConfig};
 use uuid::Uuid;
 
 use crate::{
     connection::{GuardedConnection, READ_WRITE, roll_back},
     error::SqliteTransactionError,
     location::DatabaseLocation,
+    query::{query_rows, query_value},
     row::to_position,
     schema::{TableDefinitions, check_table},
 };
@@ -180,9 +181,9 @@ pub(crate) struct ShadowRow {
 }
 
 pub(crate) fn find_row(connection: &Connection, shadow: &Name) -> rusqlite::Result<Option<ShadowRow>> {
-    let mut find = connection.prepare_cached(include_str!("sql/shadow_file.sql"))?;
-    find.query_row([shadow.as_str()], |row| Ok(ShadowRow { file: row.get(0)?, has_replaced_live: row.get(1)? }))
-        .optional()
+    let read =
+        |row: &Row<'_>| -> rusqlite::Result<_> { Ok(ShadowRow { file: row.get(0)?, has_replaced_live: row.get(1)? }) };
+    Ok(query_rows(connection, include_str!("sql/shadow_file.sql"), [shadow.as_str()], read)?.pop())
 }
 
 /// Refuses tables that cannot have copies.
@@ -198,8 +199,7 @@ fn create_tables(
 ) -> Result<Option<Position>, SqliteTransactionError> {
     connection.execute_batch(include_str!("sql/create_shadow.sql"))?;
     let wanted = TableDefinitions::from_live_tables(connection, tables)?;
-    let found: Option<String> =
-        connection.query_row("SELECT definition FROM eventbus_shadow", [], |row| row.get(0)).optional()?;
+    let found: Option<String> = query_value(connection, "SELECT definition FROM eventbus_shadow", [])?;
     match found {
         None => {
             wanted.create(connection)?;
@@ -209,9 +209,7 @@ fn create_tables(
         Some(found) if found == wanted.as_text() => {}
         Some(_) => return Ok(None),
     }
-    let position: Option<i64> = connection
-        .query_row(include_str!("sql/shadow_position.sql"), [shadow.as_str()], |row| row.get(0))
-        .optional()?;
+    let position: Option<i64> = query_value(connection, include_str!("sql/shadow_position.sql"), [shadow.as_str()])?;
     let position = to_position(position.unwrap_or_default(), || format!("shadow `{shadow}`"))?;
     Ok(Some(position))
 }

@@ -1,6 +1,6 @@
 //! The store itself: opening it, and its transactions.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use eventbus::{
     BoxError, ExpectedVersion, NewEvent, RecordedEvent, StreamId,
@@ -32,7 +32,8 @@ use crate::{
 /// assert_eq!(store.load_checkpoint(&reader).await?, Some(7.into()));
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{_0:?}")]
 pub struct SqliteEventStore(Arc<StoreInner>);
 
 impl SqliteEventStore {
@@ -178,11 +179,5 @@ impl FromTransaction<SqliteEventStore> for SqliteTransaction {
 
     fn from_transaction(transaction: &mut Self) -> &mut Self {
         transaction
-    }
-}
-
-impl fmt::Debug for SqliteEventStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
     }
 }

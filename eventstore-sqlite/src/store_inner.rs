@@ -1,6 +1,9 @@
 //! Parts that the clones of a store share.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
+
+use eventbus::{Name, port::CheckpointError};
+use rusqlite::Connection;
 
 use crate::{
     config::SqliteEventStoreConfig,
@@ -8,12 +11,15 @@ use crate::{
     error::SqliteConnectError,
     files::OpenFiles,
     location::DatabaseLocation,
+    query::QueryError,
     readers::{ReaderPool, Readers},
     shadow_databases::ShadowDatabases,
     writer::Writer,
 };
 
 /// Parts that the clones of a store share.
+#[derive(derive_more::Debug)]
+#[debug("SqliteEventStore({:?})", location.path())]
 pub(crate) struct StoreInner {
     // dropped before the writer: the last connection that closes removes the write-ahead log, and a reader cannot
     readers: Readers,
@@ -60,6 +66,28 @@ impl StoreInner {
     pub(crate) const fn location(&self) -> &DatabaseLocation {
         &self.location
     }
+
+    /// Reads the progress of `name`.
+    pub(crate) async fn read_progress<T: Send + 'static>(
+        &self,
+        name: &Name,
+        read: impl FnOnce(&Connection, &Name) -> Result<T, QueryError> + Send + 'static,
+    ) -> Result<T, CheckpointError> {
+        let key = name.clone();
+        let found = self.readers.read(move |connection| read(connection, &key)).await;
+        found.map_err(|error| CheckpointError::new(name, error))
+    }
+
+    /// Changes the progress of `name`.
+    pub(crate) async fn write_progress<T: Send + 'static>(
+        &self,
+        name: &Name,
+        mut change: impl FnMut(&Connection, &Name) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CheckpointError> {
+        let key = name.clone();
+        let changed = self.writer.write(move |connection| change(connection, &key)).await;
+        changed.map_err(|error| CheckpointError::new(name, error))
+    }
 }
 
 fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectError> {
@@ -67,12 +95,5 @@ fn open_files(location: &DatabaseLocation) -> Result<OpenFiles, SqliteConnectErr
         DatabaseLocation::Memory(_) => Ok(OpenFiles::default()),
         DatabaseLocation::File(path) => OpenFiles::from_database(path)
             .map_err(|source| SqliteConnectError::Unavailable { path: path.clone(), source: source.into() }),
-    }
-}
-
-/// As the store, whose transactions show it too.
-impl fmt::Debug for StoreInner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SqliteEventStore").field(&self.location.path()).finish()
     }
 }

@@ -2,19 +2,20 @@
 //!
 //! Real time, not the given clock: the duration of commits.
 
-use std::{any::Any, fmt, ops::Deref, sync::Arc, time::Instant};
+use std::{any::Any, ops::Deref, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use eventbus::{
     BoxError, EventId, Name, Position, RecordedEvent,
     port::{AppendError, Lease, Shadow, Transaction},
 };
-use rusqlite::{Connection, OptionalExtension as _, Params};
+use rusqlite::{Connection, Params};
 
 use crate::{
     blocking::blocking,
     checked_append::{AppendOutcome, CheckedAppend},
     error::SqliteTransactionError,
+    query::{execute, query_value},
     row::epoch_to_i64,
     schema::{check_name, check_table, replace_rows},
     shadow_databases,
@@ -56,6 +57,8 @@ use crate::{
 /// }
 /// # fn main() {}
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("SqliteTransaction({store:?})")]
 pub struct SqliteTransaction {
     checked_out: Arc<CheckedOutConnection>,
     store: Arc<StoreInner>,
@@ -68,6 +71,8 @@ pub struct SqliteTransaction {
 ///
 /// Do not change state that outlives a transaction (pragmas, hooks, temporary tables, attached databases): the store
 /// goes on with the same connection.
+#[derive(derive_more::Debug)]
+#[debug("SqliteTransactionConnection")]
 pub struct SqliteTransactionConnection<'t>(ConnectionGuard<'t>);
 
 impl Deref for SqliteTransactionConnection<'_> {
@@ -103,7 +108,8 @@ impl SqliteTransaction {
     /// # Errors
     /// [`SqliteTransactionError`] if SQLite refuses it, or the transaction is over.
     pub fn execute(&mut self, sql: &str, parameters: impl Params) -> Result<usize, SqliteTransactionError> {
-        Ok(self.connection()?.prepare_cached(sql)?.execute(parameters)?)
+        let connection = self.connection()?;
+        Ok(execute(&connection, sql, parameters)?)
     }
 
     /// Commits a transaction of the caller's own. The store commits one that a handler or projection takes.
@@ -187,7 +193,7 @@ impl Transaction for SqliteTransaction {
             HeldConnection::Shadow { .. } => include_str!("sql/advance_shadow.sql"),
         };
         let parameters = (lease.role.as_str(), epoch_to_i64(lease.epoch), from.as_i64(), to.as_i64());
-        Ok(connection.prepare_cached(sql)?.execute(parameters)? == 1)
+        Ok(execute(&connection, sql, parameters)? == 1)
     }
 
     async fn is_first(&mut self, handler: &Name, event: EventId) -> Result<bool, BoxError> {
@@ -195,8 +201,9 @@ impl Transaction for SqliteTransaction {
         if matches!(connection.0.held(), HeldConnection::Shadow { .. }) {
             return Err(SqliteTransactionError::InShadow { what: "is_first" }.into());
         }
-        let mut note = connection.prepare_cached(include_str!("sql/note_delivery.sql"))?;
-        Ok(note.execute((handler.as_str(), event.as_uuid().as_bytes()))? == 1)
+        let event = event.as_uuid();
+        let row = (handler.as_str(), event.as_bytes());
+        Ok(execute(&connection, include_str!("sql/note_delivery.sql"), row)? == 1)
     }
 
     async fn replace_rows(&mut self, shadow: &Shadow) -> Result<Position, BoxError> {
@@ -219,8 +226,8 @@ impl Transaction for SqliteTransaction {
         check_table(table)?;
         column.map_or(Ok(()), check_name)?;
         let connection = self.connection()?;
-        let mut find = connection.prepare_cached(include_str!("sql/has_table.sql"))?;
-        Ok(find.query_row((table, column), |row| row.get(0))?)
+        let found = query_value(&connection, include_str!("sql/has_table.sql"), (table, column))?;
+        Ok(found.unwrap_or(false))
     }
 
     async fn delete_rows(&mut self, table: &str, column: &str, value: &str) -> Result<(), BoxError> {
@@ -264,7 +271,7 @@ fn replace_live_rows(
     replace_rows(&guard, &copies, &shadow.tables)?;
     guard.execute(include_str!("sql/shadow_has_served.sql"), (shadow.name.as_str(), file.as_str()))?;
     let sql = format!("SELECT position FROM {copies}.eventbus_shadow_checkpoints WHERE name = ?1");
-    let filled: Option<i64> = guard.query_row(&sql, [shadow.name.as_str()], |row| row.get(0)).optional()?;
+    let filled: Option<i64> = query_value(&guard, &sql, [shadow.name.as_str()])?;
     // a negative position is damage: begin at the start
     Ok(filled.and_then(|filled| u64::try_from(filled).ok()).map_or(Position::START, Position::new))
 }
@@ -272,17 +279,5 @@ fn replace_live_rows(
 impl Drop for SqliteTransaction {
     fn drop(&mut self) {
         self.checked_out.end(EndReason::RolledBack);
-    }
-}
-
-impl fmt::Debug for SqliteTransaction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("SqliteTransaction").field(&self.store).finish()
-    }
-}
-
-impl fmt::Debug for SqliteTransactionConnection<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("SqliteTransactionConnection")
     }
 }

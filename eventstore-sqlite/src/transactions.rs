@@ -11,8 +11,9 @@ use rusqlite::Connection;
 
 use crate::{
     blocking::blocking,
-    error::{self, SqliteTransactionError, read_error},
+    error::{self, SqliteTransactionError},
     lease::ttl_millis,
+    query::execute,
     shadow_databases::{self, ShadowRow, check_tables, missing_shadow},
     store::SqliteEventStore,
     store_inner::StoreInner,
@@ -85,7 +86,7 @@ impl Transactions for SqliteEventStore {
         // after the file, so that no file remains without a row that names it
         let name = shadow.name.clone();
         let forget = move |connection: &Connection| {
-            connection.prepare_cached(include_str!("sql/forget_shadow.sql"))?.execute((name.as_str(), file.as_str()))
+            execute(connection, include_str!("sql/forget_shadow.sql"), (name.as_str(), file.as_str()))
         };
         self.writer().write(forget).await.map(drop)
     }
@@ -93,8 +94,7 @@ impl Transactions for SqliteEventStore {
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
         let older_than = ttl_millis(older_than);
         let forget = move |connection: &Connection| {
-            let mut forget = connection.prepare_cached(include_str!("sql/forget_deliveries.sql"))?;
-            forget.execute((older_than, FORGET_BATCH_MAX))
+            execute(connection, include_str!("sql/forget_deliveries.sql"), (older_than, FORGET_BATCH_MAX))
         };
         let mut all = 0;
         loop {
@@ -124,7 +124,7 @@ async fn register_shadow(store: &StoreInner, shadow: &Name) -> Result<String, Bo
             return Ok(found.file);
         }
         let fresh = copies.new_file_name(&name);
-        connection.prepare_cached(include_str!("sql/save_shadow.sql"))?.execute((name.as_str(), fresh.as_str()))?;
+        execute(connection, include_str!("sql/save_shadow.sql"), (name.as_str(), fresh.as_str()))?;
         Ok(fresh)
     };
     store.writer().write(note).await
@@ -132,6 +132,5 @@ async fn register_shadow(store: &StoreInner, shadow: &Name) -> Result<String, Bo
 
 async fn find_shadow(store: &StoreInner, shadow: &Name) -> Result<Option<ShadowRow>, BoxError> {
     let shadow = shadow.clone();
-    let find = move |connection: &Connection| shadow_databases::find_row(connection, &shadow).map_err(read_error);
-    Ok(store.readers().read(find).await?)
+    Ok(store.readers().read(move |connection| Ok(shadow_databases::find_row(connection, &shadow)?)).await?)
 }

@@ -69,14 +69,24 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-postgres",
         &[
-            &["config", "error", "identifier", "record", "schema", "statement_error", "statements", "url"],
-            &["pool"],
+            &["config", "error", "identifier", "record", "schema", "statement_error", "url"],
+            &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
-            &["append", "migrate", "preflight"],
-            &["store_inner"],
-            &["open_append", "shadow", "transaction", "transactions"],
+            &["migrate", "preflight", "store_inner"],
+            &["append", "open_append", "transaction"],
+            &["shadow"],
             &["store"],
-            &["append_events", "checkpoint", "event_types", "feed", "floor", "lease", "read", "unfinished"],
+            &[
+                "append_events",
+                "checkpoint",
+                "event_types",
+                "feed",
+                "floor",
+                "lease",
+                "read",
+                "transactions",
+                "unfinished",
+            ],
         ],
     ),
     (
@@ -99,7 +109,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-sqlite",
         &[
-            &["blocking", "config", "error", "files", "filter", "location", "row", "schema"],
+            &["blocking", "config", "error", "files", "filter", "location", "query", "row", "schema"],
             &["connection", "migrate"],
             &["checked_append", "shadow_databases"],
             &["readers", "writer"],

@@ -57,10 +57,10 @@ const REAL: &[(&str, usize, &str)] = &[
     ("eventstore-postgres/src/append/executor.rs", 1, "the replies of PostgreSQL"),
     ("eventstore-postgres/src/notify.rs", 6, "a connection to PostgreSQL"),
     ("eventstore-postgres/src/pool.rs", 6, "the replies of PostgreSQL"),
-    ("eventstore-postgres/src/setup_session.rs", 5, "the replies of PostgreSQL"),
+    ("eventstore-postgres/src/setup_session.rs", 4, "the replies of PostgreSQL"),
     (
         "eventstore-postgres/src/transaction.rs",
-        6,
+        5,
         "the replies of PostgreSQL, which ends transactions by its own clock",
     ),
     ("eventstore-sqlite/src/writer/batch.rs", 2, "how long the disk takes"),

@@ -81,20 +81,20 @@ impl CommitEntry {
         self.complete(Ok(records));
     }
 
-    /// Completes the append as refused; in doubt, as of unknown outcome: an earlier statement may have stored it.
-    pub(super) fn complete_refused(mut self, source: BoxError) {
+    /// Completes the append as refused.
+    pub(super) fn complete_refused(self, source: BoxError) {
         let stream = self.append.stream.clone();
-        let refused = AppendError::Refused { stream, source };
-        let error = self.doubt.take().map_or(refused, AppendError::OutcomeUnknown);
-        self.complete(Err(error));
+        self.fail(AppendError::Refused { stream, source });
     }
 
-    /// Completes the append without a further attempt: unavailable, or of unknown outcome if it is in doubt.
-    pub(super) fn give_up(mut self, source: BoxError) {
-        let error = match self.doubt.take() {
-            Some(doubt) => AppendError::OutcomeUnknown(doubt),
-            None => AppendError::Unavailable(source),
-        };
+    /// Completes the append without a further attempt, as unavailable.
+    pub(super) fn give_up(self, source: BoxError) {
+        self.fail(AppendError::Unavailable(source));
+    }
+
+    /// Completes the append with an error; in doubt, as of unknown outcome: an earlier statement may have stored it.
+    fn fail(mut self, error: AppendError) {
+        let error = self.doubt.take().map_or(error, AppendError::OutcomeUnknown);
         self.complete(Err(error));
     }
 
@@ -103,11 +103,9 @@ impl CommitEntry {
     /// Its outcome is unknown if it is in doubt and the stream may still reach the expected version: the statement
     /// without an answer may then store it.
     pub(super) fn complete_conflict(mut self, actual: Version) {
-        let error = match self.doubt.take() {
-            Some(doubt) if !has_passed_expected(self.append.expected, actual) => AppendError::OutcomeUnknown(doubt),
-            _ => conflict_error(&self.append, actual),
-        };
-        self.complete(Err(error));
+        self.doubt = self.doubt.take().filter(|_| !has_passed_expected(self.append.expected, actual));
+        let conflict = conflict_error(&self.append, actual);
+        self.fail(conflict);
     }
 }
 

@@ -6,12 +6,11 @@
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 
-use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc};
 
 use eventbus::{
     BoxError, StreamId,
     port::{BoxFuture, ReadError},
-    support::ListedEventTypes,
 };
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
@@ -24,11 +23,9 @@ use super::{
     stored_at::StoredAt,
 };
 use crate::{
-    notify::AppendNotifier,
-    pool::ConnectionPools,
     resolve::{self, AppendResolution, StoredState},
     statement_error::{StatementError, error_per_append},
-    statements::{AppendStatements, Statements},
+    store_inner::StoreInner,
 };
 
 /// The server did not store an append in any attempt, though a read after each found its stream at the expected
@@ -40,20 +37,15 @@ pub(super) struct StreamContention;
 /// Sends appends, resolves those without a certain outcome, and completes each with its result.
 #[derive(Debug)]
 pub(super) struct AppendExecutor {
-    pub(super) connections: ConnectionPools,
-    pub(super) statements: Arc<Statements>,
-    pub(super) listed_types: Arc<ListedEventTypes>,
-    pub(super) append_notifier: Arc<AppendNotifier>,
+    pub(super) store: Arc<StoreInner>,
     pub(super) blocked_streams: BlockedStreams,
-    /// The retry time: the time limit of retries, from the first one. A batch that is split before that has one for
-    /// each half.
-    pub(super) retry_timeout: Duration,
 }
 
 impl AppendExecutor {
-    /// Sends the appends, with retries, until each has a certain outcome or the retry time is over.
+    /// Sends the appends, with retries, until each has a certain outcome or the retry time is over: the time to connect,
+    /// from the first retry. A batch that is split before that has one for each half.
     pub(super) async fn execute(&self, entries: Vec<CommitEntry>) {
-        let retry_budget = RetryBudget::new(self.retry_timeout);
+        let retry_budget = RetryBudget::new(self.store.config().connect_timeout);
         self.execute_batch(BatchExecution { entries, retry_budget, one_per_stream: false, blocked: None }).await;
     }
 
@@ -101,7 +93,7 @@ impl AppendExecutor {
                     continue;
                 }
                 Err(fault) => {
-                    self.give_up(entries, fault.into_source());
+                    self.give_up(entries, fault.into());
                     continue;
                 }
             }
@@ -124,10 +116,10 @@ impl AppendExecutor {
         plan: &StatementPlan,
         blocked: Option<BlockedStreamGuard>,
     ) -> Result<Vec<StoredAt>, StatementError> {
-        let statements = self.statements.appends(!self.listed_types.has_all(plan.new_events()));
+        let lists_types = !self.store.listed_types().has_all(plan.new_events());
         let rows = match plan.single_stream() {
-            Some(stream) => self.send_single_stream(plan, stream, blocked, statements).await?,
-            None => self.send_multi_stream(plan, statements).await?,
+            Some(stream) => self.send_single_stream(plan, stream, blocked, lists_types).await?,
+            None => self.send_multi_stream(plan, lists_types).await?,
         };
         // committed, but the rows cannot be decoded: resolving reads the records themselves
         rows.iter().map(StoredAt::decode).collect::<Result<_, _>>().map_err(StatementError::NoAnswer)
@@ -135,13 +127,9 @@ impl AppendExecutor {
 
     /// Sends a statement that waits at most 100 ms for a row lock, then fails with `LockTimeout`: for several streams,
     /// or for one when no long-wait permit is free.
-    async fn send_multi_stream(
-        &self,
-        plan: &StatementPlan,
-        statements: &AppendStatements,
-    ) -> Result<Vec<PgRow>, StatementError> {
-        let _permit = self.connections.short_wait_permit().await?;
-        self.connections.fetch_all(plan.multi_stream_query(statements)).await
+    async fn send_multi_stream(&self, plan: &StatementPlan, lists_types: bool) -> Result<Vec<PgRow>, StatementError> {
+        let _permit = self.store.connections().short_wait_permit().await?;
+        self.store.connections().fetch_all(plan.multi_stream_query(self.store.statements(), lists_types)).await
     }
 
     /// Sends a statement for a single stream, which waits for the row lock up to its time limit. If no long-wait
@@ -152,15 +140,16 @@ impl AppendExecutor {
         plan: &StatementPlan,
         stream: &StreamId,
         mut blocked: Option<BlockedStreamGuard>,
-        statements: &AppendStatements,
+        lists_types: bool,
     ) -> Result<Vec<PgRow>, StatementError> {
-        let _permit = match (self.connections.try_long_wait_permit(), &blocked) {
+        let connections = self.store.connections();
+        let _permit = match (connections.try_long_wait_permit(), &blocked) {
             (Some(permit), _) => permit,
-            (None, Some(_)) => self.connections.long_wait_permit().await?,
-            (None, None) => return self.send_multi_stream(plan, statements).await,
+            (None, Some(_)) => connections.long_wait_permit().await?,
+            (None, None) => return self.send_multi_stream(plan, lists_types).await,
         };
         // pinned: after the timeout the statement goes on, and its stream counts as blocked
-        let mut rows = pin!(self.connections.fetch_all(plan.single_stream_query(statements)));
+        let mut rows = pin!(connections.fetch_all(plan.single_stream_query(self.store.statements(), lists_types)));
         if let Ok(rows) = timeout(STREAM_LOCK_WAIT, &mut rows).await {
             return rows;
         }
@@ -171,7 +160,7 @@ impl AppendExecutor {
     /// Completes the appends whose events were stored; returns the rest.
     fn complete_stored(&self, entries: Vec<CommitEntry>, mut stored: &[StoredAt]) -> Vec<CommitEntry> {
         if !stored.is_empty() {
-            self.append_notifier.notify();
+            self.store.append_notifier().notify();
         }
         let mut open = Vec::new();
         for entry in entries {
@@ -179,7 +168,7 @@ impl AppendExecutor {
             match stored.split_at_checked(events.len()) {
                 Some((own, rest)) if own.iter().zip(events).all(|(place, event)| place.is_of(event)) => {
                     stored = rest;
-                    self.listed_types.add_all(events);
+                    self.store.listed_types().add_all(events);
                     entry.complete_stored(own);
                 }
                 _ => open.push(entry),
@@ -215,9 +204,8 @@ impl AppendExecutor {
     /// Loads the stored state of each append, in one snapshot.
     async fn load_stored_states(&self, open: &[CommitEntry]) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
         let appends = open.iter().map(|entry| &entry.append);
-        let query = resolve::query(self.statements.resolve.clone(), appends.clone());
-        let rows = self.connections.fetch_all(query).await.map_err(StatementError::into_source)?;
-        resolve::decode_states(&rows, appends)
+        let query = resolve::query(self.store.statements(), appends.clone());
+        resolve::decode_states(&self.store.connections().fetch_all(query).await?, appends)
     }
 
     /// Completes appends with a known outcome; returns the rest for retry.
@@ -238,7 +226,7 @@ impl AppendExecutor {
             };
             match resolution {
                 Ok(AppendResolution::Stored(records)) => {
-                    self.append_notifier.notify();
+                    self.store.append_notifier().notify();
                     entry.complete(Ok(records));
                 }
                 Err(error) => entry.complete(Err(error)),
@@ -268,7 +256,7 @@ impl AppendExecutor {
     /// Wakes readers if the append may be stored.
     fn notify_if_in_doubt(&self, entry: &CommitEntry) {
         if entry.is_in_doubt() {
-            self.append_notifier.notify();
+            self.store.append_notifier().notify();
         }
     }
 }

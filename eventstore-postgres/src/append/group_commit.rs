@@ -14,7 +14,6 @@ use std::{collections::VecDeque, mem, pin::pin, sync::Arc};
 use eventbus::{
     NewEvent,
     port::{Append, AppendError},
-    support::ListedEventTypes,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -30,7 +29,7 @@ use super::{
     entry::CommitEntry,
     executor::AppendExecutor,
 };
-use crate::{config::PgEventStoreConfig, notify::AppendNotifier, pool::ConnectionPools, statements::Statements};
+use crate::store_inner::StoreInner;
 
 /// The most appends in a statement.
 const BATCH_APPENDS_MAX: usize = 1_000;
@@ -68,15 +67,7 @@ pub(crate) struct GroupCommit {
 struct CommitQueue {
     /// Set while a leader exists; if not set, the queue is empty.
     has_leader: bool,
-    waiting: VecDeque<QueuedRequest>,
-}
-
-#[derive(Debug)]
-struct QueuedRequest {
-    entries: Vec<CommitEntry>,
-    bytes: usize,
-    /// The runtime of the caller, on which a leader can be spawned for it.
-    runtime: Handle,
+    waiting: VecDeque<Batch>,
 }
 
 /// The runtime shut down and dropped the task that executed the append.
@@ -85,23 +76,10 @@ struct QueuedRequest {
 struct RuntimeShutDown;
 
 impl GroupCommit {
-    pub(crate) fn new(
-        config: &PgEventStoreConfig,
-        connections: ConnectionPools,
-        statements: Arc<Statements>,
-        listed_types: Arc<ListedEventTypes>,
-        append_notifier: Arc<AppendNotifier>,
-    ) -> Arc<Self> {
-        let permits = config.append_queue as usize;
+    pub(crate) fn new(store: Arc<StoreInner>) -> Arc<Self> {
+        let permits = store.config().append_queue as usize;
         Arc::new(Self {
-            executor: AppendExecutor {
-                connections,
-                statements,
-                listed_types,
-                append_notifier,
-                blocked_streams: BlockedStreams::default(),
-                retry_timeout: config.connect_timeout,
-            },
+            executor: AppendExecutor { store, blocked_streams: BlockedStreams::default() },
             queue: Mutex::default(),
             permits: Arc::new(Semaphore::new(permits)),
             request_appends_max: permits.min(BATCH_APPENDS_MAX),
@@ -144,11 +122,12 @@ impl GroupCommit {
     }
 
     /// Waits for a permit for each append of the request.
-    async fn admit(&self, request: AppendRequest) -> (QueuedRequest, PendingResults) {
+    async fn admit(&self, request: AppendRequest) -> (Batch, PendingResults) {
         let number = u32::try_from(request.appends.len()).unwrap_or(u32::MAX);
         let mut permits =
             Arc::clone(&self.permits).acquire_many_owned(number).await.expect("the semaphore is never closed");
-        let mut queued = QueuedRequest { entries: Vec::new(), bytes: request.bytes, runtime: Handle::current() };
+        let runtime = Some(Handle::current());
+        let mut queued = Batch { entries: Vec::new(), bytes: request.bytes, runtime };
         let mut answers = Vec::new();
         for (number, append) in request.appends {
             let permit = permits.split(1).expect("acquired one permit for each append");
@@ -160,7 +139,7 @@ impl GroupCommit {
     }
 
     /// Becomes the leader if there is none; queues the request otherwise.
-    fn enqueue_or_lead(self: &Arc<Self>, queued: QueuedRequest) -> Option<(Leader, Vec<CommitEntry>)> {
+    fn enqueue_or_lead(self: &Arc<Self>, queued: Batch) -> Option<(Leader, Vec<CommitEntry>)> {
         // one lock for both: a leader must not resign between the check and the push
         let mut queue = self.queue.lock();
         if mem::replace(&mut queue.has_leader, true) {
@@ -180,23 +159,23 @@ impl CommitQueue {
             if !request.entries.is_empty() {
                 batch.bytes += request.bytes;
                 batch.entries.append(&mut request.entries);
-                batch.runtime = Some(request.runtime);
+                batch.runtime = request.runtime;
             }
         }
     }
 }
 
-/// The appends that the leader executes next.
+/// A request in the queue, or the requests that the leader executes next.
 #[derive(Debug, Default)]
 struct Batch {
     entries: Vec<CommitEntry>,
     bytes: usize,
-    /// The runtime of a caller that waits for the batch.
+    /// The runtime of a caller that waits for it, on which a leader can be spawned.
     runtime: Option<Handle>,
 }
 
 impl Batch {
-    fn has_room_for(&self, request: &QueuedRequest) -> bool {
+    fn has_room_for(&self, request: &Self) -> bool {
         let fits = self.entries.len() + request.entries.len() <= BATCH_APPENDS_MAX
             && self.bytes + request.bytes <= BATCH_BYTES_MAX;
         fits || self.entries.is_empty()

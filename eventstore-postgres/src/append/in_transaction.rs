@@ -6,20 +6,21 @@
 use eventbus::{
     BoxError, RecordedEvent,
     port::{Append, AppendError},
-    support::ListedEventTypes,
 };
 use sqlx::{Executor as _, PgConnection, Row as _, SqlStr, postgres::PgRow};
 
-use super::{AppendResult, check_append, entry::conflict_error, executor::StreamContention, plan, stored_at::StoredAt};
+use super::{AppendResult, check_append, entry::conflict_error, executor::StreamContention, stored_at::StoredAt};
 use crate::{
+    columns::bind_claim,
     resolve::{self, AppendResolution},
     statement_error::StatementError,
-    statements::Statements,
+    store_inner::StoreInner,
 };
 
 const SET_SAVEPOINT: &str = "SAVEPOINT eventbus_append; SELECT current_setting('synchronous_commit')";
 const ROLL_BACK_AND_RELEASE: SqlStr =
     SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append; RELEASE SAVEPOINT eventbus_append");
+const RELEASE_SAVEPOINT: &str = "RELEASE SAVEPOINT eventbus_append; SET LOCAL eventbus.appended_{namespace} = on";
 const ROLL_BACK_TO_SAVEPOINT: SqlStr = SqlStr::from_static("ROLLBACK TO SAVEPOINT eventbus_append");
 
 /// The most attempts of an append that the server does not store though its stream is at the expected version.
@@ -45,8 +46,7 @@ pub enum PgAppendInError {
 
 /// Appends in the transaction that `connection` is in.
 pub(crate) async fn append_in_transaction(
-    statements: &Statements,
-    listed_types: &ListedEventTypes,
+    store: &StoreInner,
     connection: &mut PgConnection,
     append: Append,
 ) -> AppendResult {
@@ -54,13 +54,12 @@ pub(crate) async fn append_in_transaction(
         return Ok(Vec::new());
     }
     check_append(&append)?;
-    let mut transactional = TransactionalAppend { statements, listed_types, connection, append };
+    let mut transactional = TransactionalAppend { store, connection, append };
     transactional.set_savepoint().await?;
     let result = transactional.append().await;
-    let end = if matches!(result, Ok((true, _))) {
-        statements.release_append_savepoint.clone()
-    } else {
-        ROLL_BACK_AND_RELEASE
+    let end = match result {
+        Ok((true, _)) => store.statements().get(RELEASE_SAVEPOINT),
+        _ => ROLL_BACK_AND_RELEASE,
     };
     // the error of the append comes first: if the connection broke, the end fails too
     let ended = transactional.execute(end).await;
@@ -70,8 +69,7 @@ pub(crate) async fn append_in_transaction(
 }
 
 struct TransactionalAppend<'a> {
-    statements: &'a Statements,
-    listed_types: &'a ListedEventTypes,
+    store: &'a StoreInner,
     connection: &'a mut PgConnection,
     append: Append,
 }
@@ -95,10 +93,11 @@ impl TransactionalAppend<'_> {
 
     /// Appends, and returns `true` with the records if this call stored them, `false` if they were stored before.
     async fn append(&mut self) -> Result<(bool, Vec<RecordedEvent>), AppendError> {
-        let lists_types = !self.listed_types.has_all(&self.append.events);
-        let statements = self.statements.appends(lists_types);
+        let lists_types = !self.store.listed_types().has_all(&self.append.events);
         for _ in 0..APPEND_ATTEMPTS_MAX {
-            let query = plan::single_append_query(&self.append, statements);
+            let Append { stream, expected, events } = &self.append;
+            let query = self.store.statements().single_stream_append(*expected, lists_types);
+            let query = bind_claim(query, stream, *expected, &events.iter());
             match self.connection.fetch_all(query).await.map_err(StatementError::from_driver) {
                 Ok(rows) if !rows.is_empty() => {
                     let records = self.decode_records(&rows)?;
@@ -124,7 +123,7 @@ impl TransactionalAppend<'_> {
     fn mark_types_listed(&self, rows: &[PgRow]) -> Result<(), AppendError> {
         for (row, event) in rows.iter().zip(&self.append.events) {
             if row.try_get("is_listed").map_err(|error| AppendError::Unavailable(error.into()))? {
-                self.listed_types.add(event.event_type(), event.schema_version());
+                self.store.listed_types().add(event.event_type(), event.schema_version());
             }
         }
         Ok(())
@@ -141,12 +140,9 @@ impl TransactionalAppend<'_> {
 
     async fn resolve(&mut self) -> Result<AppendResolution, AppendError> {
         let appends = std::iter::once(&self.append);
-        let query = resolve::query(self.statements.resolve.clone(), appends.clone());
-        let rows = self
-            .connection
-            .fetch_all(query)
-            .await
-            .map_err(|error| self.append_error(StatementError::from_driver(error)))?;
+        let query = resolve::query(self.store.statements(), appends.clone());
+        let rows = self.connection.fetch_all(query).await;
+        let rows = rows.map_err(|error| self.append_error(StatementError::from_driver(error)))?;
         let known = resolve::decode_states(&rows, appends).map_err(AppendError::Unavailable)?.pop();
         match known {
             Some(Ok(known)) => known.resolve(&self.append),
@@ -168,7 +164,7 @@ impl TransactionalAppend<'_> {
     fn append_error(&self, fault: StatementError) -> AppendError {
         match fault {
             StatementError::Refused(source) => self.refused_error(source),
-            fault => AppendError::Unavailable(fault.into_source()),
+            fault => AppendError::Unavailable(fault.into()),
         }
     }
 }

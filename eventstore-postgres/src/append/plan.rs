@@ -9,9 +9,9 @@ use eventbus::{EventId, ExpectedVersion, NewEvent, StreamId, Version, port::Appe
 
 use super::entry::CommitEntry;
 use crate::{
-    columns::{EventColumns, StreamColumns},
+    columns::{bind_claim, bind_events},
     pool::Query,
-    statements::AppendStatements,
+    statements::Statements,
 };
 
 /// The appends to one stream in one statement: the server stores all of them or none.
@@ -80,44 +80,48 @@ impl StatementPlan {
     }
 
     /// Returns the statement for a single stream: cheaper than that for several, and it waits for the stream's row.
-    pub(super) fn single_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
-        claim_query(&self.entries[0].append, self.event_columns(), statements)
+    pub(super) fn single_stream_query(&self, statements: &Statements, lists_types: bool) -> Query<'_> {
+        let Append { stream, expected, .. } = &self.entries[0].append;
+        let query = statements.single_stream_append(*expected, lists_types);
+        bind_claim(query, stream, *expected, &self.new_events())
     }
 
     /// Returns the statement for any number of streams, which fails soon if one of their rows is locked.
-    pub(super) fn multi_stream_query(&self, statements: &AppendStatements) -> Query<'_> {
-        let mut streams = StreamColumns::default();
-        for chain in &self.chains {
-            let Append { stream, expected, .. } = &self.entries[chain.first].append;
-            streams.push(stream, *expected);
+    pub(super) fn multi_stream_query(&self, statements: &Statements, lists_types: bool) -> Query<'_> {
+        let claims = self.chains.iter().map(|chain| &self.entries[chain.first].append);
+        let mut events_of_stream = vec![0_i64; self.chains.len()];
+        let (mut stream_of_event, mut ordinal_in_stream) = (Vec::new(), Vec::new());
+        for (entry, stream) in self.entries.iter().zip(&self.chain_of_entry) {
+            for _ in &entry.append.events {
+                events_of_stream[*stream] += 1;
+                stream_of_event.push(*stream as i64 + 1);
+                ordinal_in_stream.push(events_of_stream[*stream]);
+            }
         }
-        for (entry, chain) in self.entries.iter().zip(&self.chain_of_entry) {
-            streams.push_events(*chain, entry.append.events.len());
-        }
-        self.event_columns().bind_to(streams.bind_to(sqlx::query(statements.multi_stream.clone())))
+        let query = statements
+            .multi_stream_append(lists_types)
+            .bind(claims.clone().map(|append| append.stream.aggregate_id().as_str()).collect::<Vec<_>>())
+            .bind(claims.clone().map(|append| append.stream.aggregate_type().as_str()).collect::<Vec<_>>())
+            .bind(claims.map(|append| expected_number(append.expected)).collect::<Vec<_>>())
+            .bind(events_of_stream)
+            .bind(stream_of_event)
+            .bind(ordinal_in_stream);
+        bind_events(query, &self.new_events())
     }
 
-    fn event_columns(&self) -> EventColumns<'_> {
-        let mut events = EventColumns::default();
-        self.new_events().for_each(|event| events.push(event));
-        events
-    }
-
-    pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> {
+    pub(super) fn new_events(&self) -> impl Iterator<Item = &NewEvent> + Clone {
         self.entries.iter().flat_map(|entry| &entry.append.events)
     }
 }
 
-pub(super) fn single_append_query<'a>(append: &'a Append, statements: &AppendStatements) -> Query<'a> {
-    let mut events = EventColumns::default();
-    append.events.iter().for_each(|event| events.push(event));
-    claim_query(append, events, statements)
-}
-
-/// Returns the statement that claims the stream of `first` at its expected version, and inserts the events.
-fn claim_query<'a>(first: &'a Append, events: EventColumns<'a>, statements: &AppendStatements) -> Query<'a> {
-    let sql = statements.single_stream(first.expected).clone();
-    events.bind_claim(sqlx::query(sql), &first.stream, first.expected)
+/// Returns an expected version as `append_many.sql` reads it.
+fn expected_number(expected: ExpectedVersion) -> i64 {
+    match expected {
+        ExpectedVersion::Any => -1,
+        ExpectedVersion::StreamExists => -2,
+        ExpectedVersion::NoStream => 0,
+        ExpectedVersion::Exact(version) => version.as_i64(),
+    }
 }
 
 #[derive(Default)]

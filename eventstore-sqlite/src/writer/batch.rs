@@ -11,13 +11,8 @@ use std::{
 use eventbus::{BoxError, port::AppendError};
 use rusqlite::Connection;
 
-use super::queue::{Job, JobOutcome};
-use crate::{
-    checked_append::AppendOutcome,
-    connection::{execute, roll_back},
-    error::is_busy,
-    files::OpenFiles,
-};
+use super::queue::Job;
+use crate::{connection::roll_back, error::is_busy, files::OpenFiles, query::execute};
 
 /// Jobs that share a transaction.
 ///
@@ -62,16 +57,15 @@ impl Batch {
             self.fail_with(AppendError::Unavailable, lost);
             return BatchReport::default();
         }
-        if let Err(error) = execute(connection, "BEGIN IMMEDIATE") {
+        if let Err(error) = execute(connection, "BEGIN IMMEDIATE", []) {
             if is_busy(&error) {
                 return BatchReport { not_begun: Some((self, error)), ..BatchReport::default() };
             }
             self.fail(error);
             return BatchReport::default();
         }
-        let answers: rusqlite::Result<Vec<_>> = self.0.iter_mut().map(|job| job.run(connection)).collect();
-        match answers {
-            Ok(answers) => self.commit(connection, files, answers),
+        match self.0.iter_mut().try_for_each(|job| job.run(connection)) {
+            Ok(()) => self.commit(connection, files),
             Err(error) => {
                 roll_back(connection);
                 self.run_one_by_one(connection, files, error)
@@ -79,15 +73,11 @@ impl Batch {
         }
     }
 
-    fn commit(self, connection: &Connection, files: &OpenFiles, answers: Vec<JobOutcome>) -> BatchReport {
-        let mut report = BatchReport::default();
-        let mut wrote = false;
-        for answer in &answers {
-            report.has_appended |= matches!(answer, JobOutcome::Append(Ok(AppendOutcome::Appended { .. })));
-            wrote |= report.has_appended || matches!(answer, JobOutcome::Written);
-        }
+    fn commit(self, connection: &Connection, files: &OpenFiles) -> BatchReport {
+        let has_appended = self.0.iter().any(Job::has_appended);
+        let has_written = has_appended || self.0.iter().any(|job| matches!(job, Job::Write(_)));
         let started = Instant::now();
-        if let Err(error) = execute(connection, "COMMIT") {
+        if let Err(error) = execute(connection, "COMMIT", []) {
             roll_back(connection);
             // the write-ahead log may hold the transaction all the same, and a crash now would bring it back
             self.fail_with(AppendError::OutcomeUnknown, Arc::new(error));
@@ -98,18 +88,9 @@ impl Batch {
             self.fail_with(AppendError::OutcomeUnknown, lost);
             return BatchReport::default();
         }
-        report.commit_time = wrote.then(|| started.elapsed());
-        for (job, answer) in self.0.into_iter().zip(answers) {
-            if let (
-                Job::Append { append, .. },
-                JobOutcome::Append(Ok(AppendOutcome::Appended { has_new_types: true, .. })),
-            ) = (&job, &answer)
-            {
-                append.mark_types_listed();
-            }
-            job.answer(answer);
-        }
-        report
+        let commit_time = has_written.then(|| started.elapsed());
+        self.0.into_iter().for_each(Job::answer);
+        BatchReport { has_appended, commit_time, not_begun: None }
     }
 
     /// Runs each job in a transaction of its own, after one spoiled the shared transaction, as a full disk does.
@@ -155,7 +136,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        checked_append::CheckedAppend, config::SqliteEventStoreConfig, connection::open_writer,
+        checked_append::{AppendOutcome, CheckedAppend},
+        config::SqliteEventStoreConfig,
+        connection::open_writer,
         location::DatabaseLocation,
     };
 
@@ -175,7 +158,7 @@ mod tests {
         let append =
             CheckedAppend::check(append, &eventbus::clock::SharedClock::SYSTEM, &Arc::default()).unwrap().unwrap();
         let (done, waiting) = oneshot::channel();
-        (Job::Append { append, result_sender: done, _queue_permit: None }, waiting)
+        (Job::Append { append, outcome: None, result_sender: done, _queue_permit: None }, waiting)
     }
 
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {

@@ -76,18 +76,14 @@ impl WriterQueue {
 pub(crate) enum Job {
     Append {
         append: CheckedAppend,
+        /// `None` before the append runs.
+        outcome: Option<Result<AppendOutcome, AppendError>>,
         /// Returns the append too, so that the caller's task makes the records, and not the drainer.
         result_sender: oneshot::Sender<Result<(CheckedAppend, AppendOutcome), AppendError>>,
         /// Its permit to be queued.
         _queue_permit: Option<OwnedSemaphorePermit>,
     },
     Write(Box<dyn PendingWrite>),
-}
-
-/// Outcome of a job, if the transaction commits.
-pub(crate) enum JobOutcome {
-    Append(Result<AppendOutcome, AppendError>),
-    Written,
 }
 
 /// A change, and the sender of its result.
@@ -145,21 +141,33 @@ impl Job {
         }
     }
 
-    pub(crate) fn run(&mut self, connection: &Connection) -> rusqlite::Result<JobOutcome> {
+    /// Runs the job, and keeps its result until the transaction commits.
+    pub(crate) fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         match self {
-            Self::Append { append, .. } => append.run(connection).map(JobOutcome::Append),
-            Self::Write(write) => write.run(connection).map(|()| JobOutcome::Written),
+            Self::Append { append, outcome, .. } => *outcome = Some(append.run(connection)?),
+            Self::Write(write) => write.run(connection)?,
         }
+        Ok(())
     }
 
-    // a send fails only if the caller is gone
-    pub(crate) fn answer(self, answer: JobOutcome) {
-        match (self, answer) {
-            (Self::Append { append, result_sender: done, .. }, JobOutcome::Append(placed)) => {
-                let _ = done.send(placed.map(|placed| (append, placed)));
+    /// Returns `true` if the job has stored events.
+    pub(crate) fn has_appended(&self) -> bool {
+        matches!(self, Self::Append { outcome: Some(Ok(AppendOutcome::Appended { .. })), .. })
+    }
+
+    /// Sends the result to the caller; for after the commit.
+    pub(crate) fn answer(self) {
+        match self {
+            Self::Append { append, outcome, result_sender: done, .. } => {
+                if let Some(Ok(AppendOutcome::Appended { has_new_types: true, .. })) = &outcome {
+                    append.mark_types_listed();
+                }
+                if let Some(outcome) = outcome {
+                    // fails only if the caller is gone
+                    let _ = done.send(outcome.map(|outcome| (append, outcome)));
+                }
             }
-            (Self::Write(write), _) => write.answer(),
-            (Self::Append { .. }, JobOutcome::Written) => {}
+            Self::Write(write) => write.answer(),
         }
     }
 

@@ -65,7 +65,7 @@ pub(crate) struct CheckedOutConnection {
     interrupt: InterruptHandle,
 }
 
-/// State of a checked-out connection.
+/// State of a checked-out connection: `Open` is `Ok`, `Ended` is `Err`.
 ///
 /// | state | event | next state |
 /// |---|---|---|
@@ -75,10 +75,7 @@ pub(crate) struct CheckedOutConnection {
 /// | `Open` | the next call finds that a statement ended the transaction | `Ended(RolledBack)` |
 /// | `Open`, locked by its user | `end` or `end_and_wait` | `Open` until the interrupted user unlocks it; `Ended` |
 /// | `Ended` | any call | `Ended`; the call fails with the reason |
-enum CheckoutState {
-    Open(HeldConnection),
-    Ended(EndReason),
-}
+type CheckoutState = Result<HeldConnection, EndReason>;
 
 /// Reason why a transaction has no connection any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +89,7 @@ impl CheckedOutConnection {
         let limit = held.is_blocking_appends().then_some(limit);
         let interrupt = held.connection().get_interrupt_handle();
         let checked_out = Self {
-            state: Mutex::new(CheckoutState::Open(held)),
+            state: Mutex::new(Ok(held)),
             last_user: Mutex::new(ConnectionUser::current()),
             deadline: Mutex::default(),
             limit,
@@ -112,23 +109,15 @@ impl CheckedOutConnection {
     /// # Errors
     /// The reason of the end if the transaction has ended.
     pub(crate) fn lock_connection(&self) -> Result<ConnectionGuard<'_>, SqliteTransactionError> {
-        let guard = ConnectionGuard(self.state.lock());
-        match &*guard.0 {
-            CheckoutState::Ended(end) => Err((*end).into()),
-            CheckoutState::Open(_) => match self.end_reason(&guard) {
-                Some(end) => {
-                    guard.end(end);
-                    Err(end.into())
-                }
-                None => Ok(guard),
-            },
-        }
-    }
-
-    /// Returns the reason why the transaction cannot go on, if there is one.
-    fn end_reason(&self, guard: &ConnectionGuard<'_>) -> Option<EndReason> {
+        let state = self.state.lock();
+        let held = state.as_ref().map_err(|end| *end)?;
         let timed_out = self.expired().map(EndReason::TimedOut);
-        timed_out.or_else(|| guard.held().connection().is_transaction_over().then_some(EndReason::RolledBack))
+        let rolled_back = || held.connection().is_transaction_over().then_some(EndReason::RolledBack);
+        let end_reason = timed_out.or_else(rolled_back);
+        let guard = ConnectionGuard(state);
+        let Some(end) = end_reason else { return Ok(guard) };
+        guard.end(end);
+        Err(end.into())
     }
 
     /// Takes the connection away from the transaction.
@@ -137,10 +126,7 @@ impl CheckedOutConnection {
     /// The reason of the end if the transaction has ended.
     pub(crate) fn take(&self) -> Result<HeldConnection, SqliteTransactionError> {
         let mut guard = self.lock_connection()?;
-        match std::mem::replace(&mut *guard.0, CheckoutState::Ended(EndReason::RolledBack)) {
-            CheckoutState::Open(hold) => Ok(hold),
-            CheckoutState::Ended(end) => Err(end.into()),
-        }
+        Ok(std::mem::replace(&mut *guard.0, Err(EndReason::RolledBack))?)
     }
 
     /// Rolls back and returns the connection. If a user has it locked, a thread of the runtime interrupts that user's
@@ -176,7 +162,7 @@ impl CheckedOutConnection {
 
     fn is_open(&self) -> bool {
         // `None`: its user has it locked
-        self.state.try_lock().is_none_or(|state| matches!(*state, CheckoutState::Open(_)))
+        self.state.try_lock().is_none_or(|state| state.is_ok())
     }
 
     /// Stops the deadline during work of the store itself, which does not count.
@@ -202,23 +188,17 @@ pub(crate) struct ConnectionGuard<'l>(MutexGuard<'l, CheckoutState>);
 
 impl ConnectionGuard<'_> {
     pub(crate) fn held(&self) -> &HeldConnection {
-        match &*self.0 {
-            CheckoutState::Open(hold) => hold,
-            CheckoutState::Ended(_) => unreachable!("open when checked, and no other thread can end it"),
-        }
+        self.0.as_ref().expect("open when checked, and no other thread can end it")
     }
 
     pub(crate) fn held_mut(&mut self) -> &mut HeldConnection {
-        match &mut *self.0 {
-            CheckoutState::Open(hold) => hold,
-            CheckoutState::Ended(_) => unreachable!("open when checked, and no other thread can end it"),
-        }
+        self.0.as_mut().expect("open when checked, and no other thread can end it")
     }
 
     /// Rolls back, unless the transaction has ended before.
     fn end(mut self, end: EndReason) {
-        if matches!(*self.0, CheckoutState::Open(_)) {
-            let open = std::mem::replace(&mut *self.0, CheckoutState::Ended(end));
+        if self.0.is_ok() {
+            let open = std::mem::replace(&mut *self.0, Err(end));
             // unlock first: the drop hands the connection on, and its next user must not wait for this lock
             drop(self);
             drop(open);

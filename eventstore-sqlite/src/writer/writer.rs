@@ -154,7 +154,7 @@ impl Writer {
         let is_large = append.len() > INLINE_EVENTS_MAX;
         let permit = self.wait_for_queue_room(1).await;
         let (done, answer) = oneshot::channel();
-        self.submit(Job::Append { append, result_sender: done, _queue_permit: permit }, is_large);
+        self.submit(Job::Append { append, outcome: None, result_sender: done, _queue_permit: permit }, is_large);
         await_records(answer).await
     }
 
@@ -180,6 +180,7 @@ impl Writer {
                 answers.push(answer);
                 Job::Append {
                     append,
+                    outcome: None,
                     result_sender: done,
                     _queue_permit: permits.as_mut().and_then(|permits| permits.split(1)),
                 }
