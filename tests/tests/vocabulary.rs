@@ -13,8 +13,8 @@ use workspace_tests::{
     source::{PRODUCT, SourceFile, files, product_files, without_tests},
 };
 
-/// Private words that names of types, traits, functions, constants, modules, fields and variants no longer hold. The
-/// glossary has the field's word for each idea.
+/// Private words that names of types, traits, functions, constants, modules, fields and variants, and those in scripts,
+/// no longer hold. The glossary has the field's word for each idea.
 const RETIRED: &str = "
 adopt adopts adopted adopting adoption aside asked asking ask beat beats beating blame board breath bring bringing brought
 buried burial bury burying crowding deaths desk die differing doom doomed double effort ending endure epitaph fate
@@ -115,6 +115,25 @@ impl<'a> Visit<'a> for Names {
     }
 }
 
+/// The names that a Lua script defines: locals, functions, parameters and variables of loops.
+fn lua_names(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for line in text.lines() {
+        let code = line.split("--").next().unwrap_or_default();
+        for (keyword, end) in [("local ", '='), ("function", ')'), ("for ", '=')] {
+            for (at, _) in code.match_indices(keyword) {
+                let declared = code[at + keyword.len()..].split(end).next().unwrap_or_default();
+                let declared = declared.split(" in ").next().unwrap_or_default();
+                if !declared.starts_with("function") {
+                    let parts = declared.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+                    names.extend(parts.filter(|name| !name.is_empty()).map(str::to_owned));
+                }
+            }
+        }
+    }
+    names
+}
+
 /// Splits a name at `_` and at capitals, in lower case: `DeadLetterPage` is `dead letter page`.
 fn words(name: &str) -> Vec<String> {
     let mut words = vec![String::new()];
@@ -152,13 +171,22 @@ fn retired_word(name: &str) -> Option<String> {
 fn names_hold_no_retired_word() {
     let mut sources = product_files().unwrap();
     sources.extend(files("tests/src/fire", &[".rs"]).unwrap());
+    for package in PRODUCT {
+        sources.extend(files(&format!("{package}/src"), &[".lua"]).unwrap());
+    }
     assert!(sources.len() > 300, "{} files", sources.len());
     let mut wrong = Vec::new();
     let mut used = BTreeSet::new();
     for file in &sources {
-        let mut names = Names::default();
-        names.visit_file(&syn::parse_file(&file.text).unwrap());
-        for name in &names.0 {
+        let names = match file.path.ends_with(".lua") {
+            true => lua_names(&file.text),
+            false => {
+                let mut names = Names::default();
+                names.visit_file(&syn::parse_file(&file.text).unwrap());
+                names.0
+            }
+        };
+        for name in &names {
             let Some(word) = retired_word(name) else { continue };
             match EXCEPTIONS.iter().position(|(exempt, path, _)| exempt == name && file.path.ends_with(path)) {
                 Some(exception) => drop(used.insert(exception)),
@@ -283,6 +311,8 @@ fn the_check_itself_sees_locks_and_selects_without_a_reason() {
 fn the_check_itself_splits_names_and_sees_retired_words() {
     assert_eq!(words("DeadLetterPage"), ["dead", "letter", "page"]);
     assert_eq!(words("HAND_OFF_TO_NEWER"), ["hand", "off", "to", "newer"]);
+    let script = "local at, id = take() -- local told\nlocal function add(key)\nfor i, entry in ipairs(list) do\n";
+    assert_eq!(lua_names(script).into_iter().collect::<Vec<_>>(), ["add", "at", "entry", "i", "id", "key"]);
     for (name, word) in
         [("left_in_hand", "hand"), ("GroupHand", "hand"), ("letters_of", "letters"), ("LOOK_SOON", "look")]
     {

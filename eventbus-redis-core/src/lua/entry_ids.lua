@@ -17,7 +17,7 @@ end
 
 local LAST = '18446744073709551615'
 -- The highest id of a stream that takes no more entries.
-local SEALED = LAST .. '-' .. LAST
+local CLOSED_ID = LAST .. '-' .. LAST
 
 local function plus_one(number)
   local head, nines = string.match(number, '^(%d-)(9*)$')

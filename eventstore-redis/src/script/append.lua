@@ -22,7 +22,7 @@ note_lost_events(head, take())
 local function append(key)
   local expected, aggregate_type, aggregate_id = take(), take(), take()
   local events, by_id = take_events()
-  local known = known_places(ids, by_id)
+  local known = known_positions(ids, by_id)
   if known then return known end
   if not head then return damage end
   local version, refusal = length_of(key)
@@ -37,7 +37,7 @@ local function append(key)
     local _, foreign = checked_length_of(key)
     return foreign or { 'failed', refused }
   end
-  if add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events) then
+  if add_to_feed(feed, ids, types, aggregate_type, aggregate_id, version, head, events) then
     remove_events(key, version, events)
     return damage_of(feed, ids)
   end

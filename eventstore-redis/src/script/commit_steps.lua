@@ -42,7 +42,7 @@ function steps.events()
   note_lost_events(head, acknowledged)
   local version, refusal = length_of(key)
   if refusal then return { 'failed', key, 'XADD', refusal[2] } end
-  if version ~= before or known_places(ids, by_id) then return { 'changed', key } end
+  if version ~= before or known_positions(ids, by_id) then return { 'changed', key } end
 end
 
 -- Adds the planned events to their streams, which the checks have found unchanged.
@@ -62,7 +62,7 @@ function steps.place()
   local feed, ids, types = take_key(), take_key(), take_key()
   for _, append in ipairs(appends) do
     -- the server can refuse only the first entry
-    local refused = add_places(feed, ids, types, append.type, append.id, append.version, head, append.events)
+    local refused = add_to_feed(feed, ids, types, append.type, append.id, append.version, head, append.events)
     if refused then return undo_all(feed, 'XADD', refused) end
     head = head + #append.events
   end

@@ -48,16 +48,16 @@ local function take_events()
 end
 
 -- Returns the script's reply `known` with the position of each id or '', or `false` if the store knows none of them.
-local function known_places(ids, by_id)
-  local places, is_known = { 'known' }, false
+local function known_positions(ids, by_id)
+  local positions, is_known = { 'known' }, false
   for from = 1, #by_id, 1000 do
     local found = redis.call('HMGET', ids, unpack(by_id, from, math.min(from + 999, #by_id)))
     for _, place in ipairs(found) do
-      places[#places + 1] = place or ''
+      positions[#positions + 1] = place or ''
       is_known = is_known or place
     end
   end
-  return is_known and places
+  return is_known and positions
 end
 
 -- Adds events behind a version; returns the error if the server refuses. It can refuse only the first: if the stream
@@ -103,7 +103,7 @@ end
 
 -- Adds events to the feed and to the index by id, and lists types that may be missing; returns the error if the server
 -- refuses the first.
-local function add_places(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
+local function add_to_feed(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
     local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,
       'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)

@@ -3,17 +3,18 @@
 -- KEYS  backlog, its retry records, its members, its floors, its lease, its relay notes, the number of its retried
 --       entries by consumer, then for each stream of events its fills
 -- ARGV  group, then if the caller is a consumer of the backlog its name, and the number of its in-flight entries that
---       wait for a retry or are parked behind one
+--       wait for a retry or are blocked behind one
 -- Replies {'none', 'more' or 'finished', '1' if it comes before the stream and has an entry that need not wait for a
 -- retry, an absent member or an operator, the stores with missing events and no live process, the number of entries
 -- left, then for each type to copy the number of the stream and its name ...}.
 
--- Time in which a process with a store must start, and then fill again (ms).
-local PATIENCE, LIVELY = 10000, 30000
+-- Times after which events of a store without a live process are missing: since the backlog was opened, and since such
+-- a process last filled it (ms).
+local START_TIMEOUT, FILLER_TIMEOUT = 10000, 30000
 -- Time in which a consumer's count is valid (ms): it counts every second.
 local COUNTED = 5000
 -- Field of the cursor for removing finished entries; not a valid name of a consumer.
-local TIDIED_TO = '\n'
+local FINISHED_CURSOR = '\n'
 
 local backlog, group, now = KEYS[1], ARGV[1], now_in_ms()
 local is_first, missing_stores, is_open, waits, copies = '0', {}, false, false, {}
@@ -33,7 +34,7 @@ for p = 8, #KEYS do
     if other == group then
       waits = true
       local seen = tonumber(notes['filler ' .. store] or '0')
-      if now - seen > LIVELY and now - since > PATIENCE then missing_stores[store] = true end
+      if now - seen > FILLER_TIMEOUT and now - since > START_TIMEOUT then missing_stores[store] = true end
     end
   end
 end
@@ -41,9 +42,10 @@ local found = groups_of(backlog)[group]
 if not is_open and not found then return { 'none', '0', '', '0' } end
 -- refused by a server out of memory
 if found and ARGV[2] then redis.pcall('HSET', KEYS[7], ARGV[2], string.format('%s %.0f', ARGV[3], now)) end
-local left = tidy_backlog(backlog, group)
+local left = trim_backlog(backlog, group)
 if left > 0 and found then
-  redis.pcall('HSET', KEYS[7], TIDIED_TO, tidy_behind(backlog, group, redis.call('HGET', KEYS[7], TIDIED_TO) or '-'))
+  local from = redis.call('HGET', KEYS[7], FINISHED_CURSOR) or '-'
+  redis.pcall('HSET', KEYS[7], FINISHED_CURSOR, remove_finished(backlog, group, from))
 end
 
 -- Returns true if each entry left waits for a retry or an absent member, or stays pending with its attempts used up.

@@ -20,9 +20,9 @@ for _, found in ipairs(pending) do
     local wanted = redis.call('HGET', retry, id)
     -- an event handed off for its version is only for members with that version, not for those that handle all types
     local version = wanted and string.match(wanted, '^{"left_for":(%d+)')
-    local is_mine
-    if version then is_mine = name and versions[name .. '@' .. version] else is_mine = all or (name and names[name]) end
-    if is_mine then
+    local is_own
+    if version then is_own = name and versions[name .. '@' .. version] else is_own = all or (name and names[name]) end
+    if is_own then
       redis.call('XCLAIM', stream, group, me, 0, id, 'JUSTID')
       entries[#entries + 1] = entry
       attempts[#attempts + 1] = wanted

@@ -11,7 +11,7 @@
 -- entry 1 if the process of its consumer counts as ended: the consumer is no member, or its heartbeat is late and it
 -- has not left}.
 local stream, retry, group, me, idle = KEYS[1], KEYS[2], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local page_len, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local is_live, announced = {}, nil
 if ARGV[8] ~= '1' then
   announced = by_name(redis.call('HGETALL', KEYS[4]))
@@ -34,13 +34,13 @@ local function has_ended(name)
   return members[name]
 end
 
-local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)
+local deleted, refused = remove_gone(stream, group, me, ARGV[4], page_len)
 if refused then return refused end
 for _, id in ipairs(deleted) do redis.call('HDEL', retry, id) end
 
 local entries, attempts, ended, bytes, next = {}, {}, {}, 0, ARGV[4]
-local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', look_at)
-local is_end = #pending < look_at
+local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', page_len)
+local is_end = #pending < page_len
 for _, found in ipairs(pending) do
   if #entries >= most or bytes >= most_bytes then
     is_end = false

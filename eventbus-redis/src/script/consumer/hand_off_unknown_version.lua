@@ -10,20 +10,20 @@
 local stream, members, retry, known = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, me, my_name, id, name, version = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local attempts = ARGV[8] ~= '' and ARGV[8] or '{"attempts":0}'
-local now, who = now_in_ms(), {}
+local now, candidates = now_in_ms(), {}
 local announced = by_name(redis.call('HGETALL', members))
 local own = live_member(announced[my_name] or '', now)
 for other, text in pairs(announced) do
   local member = live_member(text, now)
   if other ~= my_name and member and not member.left and member.layout == (own and own.layout) then
     local _, _, versions = announced_types(member.types)
-    if versions[name .. '@' .. version] then who[#who + 1] = other end
+    if versions[name .. '@' .. version] then candidates[#candidates + 1] = other end
   end
 end
-table.sort(who)
+table.sort(candidates)
 local _, _, versions = known_types(known)
 local is_awaited = ARGV[7] ~= '1' and versions[name .. '@' .. version]
-if #who == 0 and not is_awaited then return 'no' end
+if #candidates == 0 and not is_awaited then return 'no' end
 if #redis.call('XPENDING', stream, group, id, id, 1, me) == 0 then return 'lost' end
 if me ~= my_name then
   redis.call('HSET', retry, id, with_field('stays', 'true', attempts))
@@ -33,7 +33,7 @@ if is_awaited then
   redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
   redis.call('HSET', retry, id, with_field('left_for', version, attempts))
 else
-  redis.call('XCLAIM', stream, group, one_of(who, id, 0), 0, id, 'JUSTID')
+  redis.call('XCLAIM', stream, group, one_of(candidates, id, 0), 0, id, 'JUSTID')
   if ARGV[8] == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, ARGV[8]) end
 end
 return 'left'

@@ -9,24 +9,24 @@
 -- A server out of memory refuses the writes, which does no harm.
 
 -- Number of entries that one command renews.
-local RENEWED_TOGETHER = 1000
+local RENEWED_MAX = 1000
 
 local stream, members, floors = KEYS[1], KEYS[2], KEYS[3]
 local group, me, types, live, instance = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local now = now_in_ms()
 
-local mine, absent, pending = 0, 0, {}
+local own_pending, absent, pending = 0, 0, {}
 for _, consumer in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
   local info = by_name(consumer)
-  if info.name == me then mine = info.pending end
+  if info.name == me then own_pending = info.pending end
   if info.name == ABSENT then absent = info.pending end
   pending[info.name] = info.pending
 end
 -- No member claims from `absent` what it does not handle. Each member renews all these entries in turn, fast enough
 -- alone.
 local renew = ARGV[8]
-for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
-  local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_TOGETHER, ABSENT)
+for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_MAX) do
+  local found = redis.call('XPENDING', stream, group, renew, '+', RENEWED_MAX, ABSENT)
   local keep = { 'XCLAIM', stream, group, ABSENT, 0 }
   for _, entry in ipairs(found) do
     if entry[3] > live / 3 then keep[#keep + 1] = entry[1] end
@@ -34,21 +34,21 @@ for _ = 1, math.ceil(absent / tonumber(ARGV[9]) / RENEWED_TOGETHER) do
   keep[#keep + 1] = 'JUSTID'
   if #keep > 6 then redis.call(unpack(keep)) end
   renew = '-'
-  if #found < RENEWED_TOGETHER then break end
+  if #found < RENEWED_MAX then break end
   renew = '(' .. found[#found][1]
 end
 
 local last = note_floor(stream, floors, group)
 
-local others, known, double = {}, false, 0
+local others, known, is_duplicate = {}, false, 0
 local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do
   local name, member = announced[i], live_member(announced[i + 1], now)
   if name == me then
-    local is_mine = member and member.instance == instance
-    known = is_mine and member.types == types and not member.left and member.at + live / 6 > now
+    local is_own = member and member.instance == instance
+    known = is_own and member.types == types and not member.left and member.at + live / 6 > now
       and (member.busy or '') == ARGV[7]
-    if member and not is_mine and not member.left and ARGV[6] == '1' then double = 1 end
+    if member and not is_own and not member.left and ARGV[6] == '1' then is_duplicate = 1 end
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.types
@@ -62,4 +62,4 @@ if not known then
   if ARGV[7] ~= '' then member.busy = ARGV[7] end
   redis.pcall('HSET', members, me, cjson.encode(member))
 end
-return { mine, double, others, absent, renew, last }
+return { own_pending, is_duplicate, others, absent, renew, last }

@@ -14,22 +14,22 @@ local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
 -- pending on a different consumer: that one writes the dead letter
 if entry and pending and pending[2] ~= me then return false end
 local own = tonumber(ARGV[4])
-local function is_same(letter)
-  local first = #letter - own
+local function is_same(dead_letter)
+  local first = #dead_letter - own
   for i = 1, own, 2 do
     local name, value = ARGV[4 + i], ARGV[5 + i]
-    local is_equal = letter[first + i + 1] == value or name == 'dlq_timestamp'
-    if letter[first + i] ~= name or not is_equal then return false end
+    local is_equal = dead_letter[first + i + 1] == value or name == 'dlq_timestamp'
+    if dead_letter[first + i] ~= name or not is_equal then return false end
   end
   return true
 end
 if not pending then
   local last = '+'
   for _ = 1, MOST_SINCE do
-    local letter = redis.call('XREVRANGE', dead, last, '-', 'COUNT', 1)[1]
-    if not letter then break end
-    if is_same(letter[2]) then return letter[1] end
-    last = '(' .. letter[1]
+    local dead_letter = redis.call('XREVRANGE', dead, last, '-', 'COUNT', 1)[1]
+    if not dead_letter then break end
+    if is_same(dead_letter[2]) then return dead_letter[1] end
+    last = '(' .. dead_letter[1]
   end
   if entry then return false end
 end

@@ -5,7 +5,7 @@ local stream, group = KEYS[1], ARGV[1]
 local info = groups_of(stream)[group]
 if not info then return redis.error_reply('NOGROUP the group is not there') end
 local last = info['last-delivered-id']
-if last == SEALED then return {} end
+if last == CLOSED_ID then return {} end
 -- a consumer cannot return an entry that it was given: so the number that fits is found first
 local fitting = read_page('XRANGE', { stream }, '(' .. last, '+', tonumber(ARGV[3]), tonumber(ARGV[4]))
 if #fitting == 0 then return {} end

@@ -54,13 +54,13 @@ end
 local acknowledged, left, stay, absent = 0, 0, {}, {}
 for i = 6, #ARGV, 5 do
   local id, name, position, attempts = ARGV[i], ARGV[i + 1], ARGV[i + 3], ARGV[i + 4]
-  local who = {}
+  local candidates = {}
   for _, other in ipairs(others) do
-    if other.all or other.names[name] then who[#who + 1] = other.name end
+    if other.all or other.names[name] then candidates[#candidates + 1] = other.name end
   end
   if #redis.call('XPENDING', stream, group, id, id, 1, me) == 1 then
     local is_known = knows_all or known_names[name]
-    if #who == 0 and not is_known and #silent == 0 then
+    if #candidates == 0 and not is_known and #silent == 0 then
       acknowledged = acknowledged + redis.call('XACK', stream, group, id)
       redis.call('HDEL', retry, id)
       note_skipped(name, is_backlog and '0-0' or id, position)
@@ -71,8 +71,8 @@ for i = 6, #ARGV, 5 do
         if is_backlog then attempts = with_field('stays', 'true', attempts ~= '' and attempts or '{"attempts":0}') end
       elseif is_known then
         redis.call('XCLAIM', stream, group, ABSENT, 0, id, 'JUSTID')
-      elseif #who > 0 then
-        redis.call('XCLAIM', stream, group, one_of(who, id, i), 0, id, 'JUSTID')
+      elseif #candidates > 0 then
+        redis.call('XCLAIM', stream, group, one_of(candidates, id, i), 0, id, 'JUSTID')
       else
         -- it claims entries that were idle for long
         local to = one_of(silent, id, i)
@@ -80,7 +80,7 @@ for i = 6, #ARGV, 5 do
         if attempts == '' then attempts = '{"attempts":0}' end
         attempts = with_field('left_to', cjson.encode(to), attempts)
       end
-      if #who == 0 and is_known then absent[name] = true end
+      if #candidates == 0 and is_known then absent[name] = true end
       if attempts == '' then redis.call('HDEL', retry, id) else redis.call('HSET', retry, id, attempts) end
       left = left + 1
     end

@@ -4,11 +4,11 @@
 -- Replies 'live', 'known' or 'unknown'.
 
 -- Time in which a process that fills backlogs counts as alive (ms).
-local LIVELY = 30000
+local FILLER_TIMEOUT = 30000
 
 local relay, fills, store = KEYS[1], KEYS[2], ARGV[1]
 local seen = tonumber(redis.call('HGET', fills, 'filler ' .. store) or '0')
-if now_in_ms() - seen < LIVELY then return 'live' end
+if now_in_ms() - seen < FILLER_TIMEOUT then return 'live' end
 local removed = redis.call('HDEL', relay, store, 'began:' .. store)
 for _, name in ipairs(redis.call('HKEYS', relay)) do
   if string.find(name, 'hole:' .. store .. ':', 1, true) == 1 then redis.call('HDEL', relay, name) end

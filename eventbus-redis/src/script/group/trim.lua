@@ -19,26 +19,26 @@ local length = redis.call('XLEN', stream)
 local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
 
 -- low-water mark of the slowest group
-local floor, why, holder
+local floor, holder_reason, holder
 for name, info in pairs(groups_of(stream)) do
   local listed = missing[name]
   if is_known(info, listed, floors) then
     local id, reason = floor_of(stream, info, first and first[1])
     -- a server out of memory refuses this, and must be trimmed all the same; an older floor is safe
     if listed and listed ~= id then redis.pcall('HSET', floors, name, id) end
-    if not floor or is_before(id, floor) then floor, why, holder = id, reason, name end
+    if not floor or is_before(id, floor) then floor, holder_reason, holder = id, reason, name end
   end
   missing[name] = nil
 end
 for name, id in pairs(by_name(redis.call('HGETALL', KEYS[4]))) do
   local next = after(string.match(id, '^%d+%-%d+') or '0-0')
-  if not floor or is_before(next, floor) then floor, why, holder = next, 'projection', name end
+  if not floor or is_before(next, floor) then floor, holder_reason, holder = next, 'projection', name end
 end
 -- entries to copy into the backlog of a group
 for name, value in pairs(by_name(redis.call('HGETALL', fills_key(floors)))) do
   local group, next_one = string.match(name, '^copy ([^\n]*)\n'), string.match(value, '^(%d+%-%d+) ')
   if group and next_one and (not floor or is_before(next_one, floor)) then
-    floor, why, holder = next_one, 'unread', group
+    floor, holder_reason, holder = next_one, 'unread', group
   end
 end
 local lost
@@ -86,4 +86,4 @@ if first_left and removed > 0 then
   redis.pcall('HSET', relay, 'trimmed_below', kept)
 end
 if not held then return {removed, more, length, now, 'none', '', ''} end
-return {removed, 0, length, now, why, holder, why == 'pending' and floor or cut}
+return {removed, 0, length, now, holder_reason, holder, holder_reason == 'pending' and floor or cut}

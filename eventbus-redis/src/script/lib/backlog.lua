@@ -11,13 +11,13 @@
 -- Maximum number of unread entries of a backlog; then filling waits for its consumers.
 local MOST_AHEAD = 2000
 -- Number of entries that one step checks to remove the finished ones.
-local TIDIED = 200
+local FINISHED_PAGE_LEN = 200
 
 local function fills_key(floors) return (string.gsub(floors, 'floors$', 'fills')) end
 
 -- Removes finished entries from the start of a group's backlog, up to the first unfinished one; returns the number of
 -- entries left.
-local function tidy_backlog(backlog, group)
+local function trim_backlog(backlog, group)
   local info = groups_of(backlog)[group]
   if not info then return redis.call('EXISTS', backlog) == 1 and redis.call('XLEN', backlog) or 0 end
   redis.call('XTRIM', backlog, 'MINID', '=', (floor_of(backlog, info)))
@@ -25,9 +25,9 @@ local function tidy_backlog(backlog, group)
 end
 
 -- Removes some finished entries behind an unfinished one. Returns the id to continue with.
-local function tidy_behind(backlog, group, from)
+local function remove_finished(backlog, group, from)
   local info = groups_of(backlog)[group]
-  local read = info and redis.call('XRANGE', backlog, from, info['last-delivered-id'], 'COUNT', TIDIED) or {}
+  local read = info and redis.call('XRANGE', backlog, from, info['last-delivered-id'], 'COUNT', FINISHED_PAGE_LEN) or {}
   if #read == 0 then return '-' end
   local last, pending, finished = read[#read][1], {}, { 'XDEL', backlog }
   for _, entry in ipairs(redis.call('XPENDING', backlog, group, read[1][1], last, #read)) do pending[entry[1]] = true end
@@ -35,7 +35,7 @@ local function tidy_behind(backlog, group, from)
     if not pending[entry[1]] then finished[#finished + 1] = entry[1] end
   end
   if #finished > 2 then redis.call(unpack(finished)) end
-  return #read == TIDIED and after(last) or '-'
+  return #read == FINISHED_PAGE_LEN and after(last) or '-'
 end
 
 -- Returns true if the consumers have as much to read as the backlog may hold.

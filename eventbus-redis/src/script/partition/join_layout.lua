@@ -14,7 +14,7 @@ end
 if wanted == '1' then return { wanted, known } end
 
 local before = newest_of(stream)
-if known == '0' and before ~= '0-0' and before ~= SEALED then return { '1', known } end
+if known == '0' and before ~= '0-0' and before ~= CLOSED_ID then return { '1', known } end
 local newest = '0-0'
 for i = 3, #KEYS do
   local id = newest_of(KEYS[i])
@@ -23,6 +23,6 @@ end
 local time = redis.call('TIME')
 local generation = known ~= '0' and known or string.format('%.0f', time[1] * 1000000 + time[2])
 -- seals the stream: a publisher that does not know of partitions must fail
-if redis.call('EXISTS', stream) == 1 then redis.call('XSETID', stream, SEALED) end
+if redis.call('EXISTS', stream) == 1 then redis.call('XSETID', stream, CLOSED_ID) end
 redis.call('HSET', layout, 'partitions', wanted, 'generation', generation, 'newest', newest)
 return { wanted, generation }

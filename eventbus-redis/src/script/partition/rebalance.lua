@@ -22,12 +22,12 @@ if recorded[1] and is_smaller(ARGV[7], recorded[1]) then
   other_layout, may_take = tonumber(recorded[2]), false
 end
 
-local others, double, alive = {}, 0, 1
+local others, is_duplicate, alive = {}, 0, 1
 local announced = redis.call('HGETALL', members)
 for i = 1, #announced, 2 do
   local name, member = announced[i], live_member(announced[i + 1], now)
   if name == me then
-    if member and member.instance ~= instance and not member.left then double = 1 end
+    if member and member.instance ~= instance and not member.left then is_duplicate = 1 end
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.types
@@ -70,4 +70,4 @@ for p = 1, count do
   if epochs[p] ~= '' then last = note_floor(KEYS[3 * p + 1], KEYS[3 * p + 2], group) end
   parts[p] = { epochs[p], last, taken[p] or 0 }
 end
-return { other_layout, share, parts, double, others, redis.call('HLEN', KEYS[#KEYS]) }
+return { other_layout, share, parts, is_duplicate, others, redis.call('HLEN', KEYS[#KEYS]) }

@@ -23,7 +23,7 @@ end
 
 local function newest_in(stream)
   local id = newest_of(stream)
-  return id == SEALED and '0-0' or id
+  return id == CLOSED_ID and '0-0' or id
 end
 
 local waits, known, newest = {}, {}, recorded[5] or '0-0'
@@ -113,7 +113,7 @@ for p = from, from + to - 1 do
     if publishers[store] == from then write_record(redis.call, relay, store, record) end
   end
 end
-if redis.call('EXISTS', home) == 1 then redis.call('XSETID', home, to == 1 and newest or SEALED) end
+if redis.call('EXISTS', home) == 1 then redis.call('XSETID', home, to == 1 and newest or CLOSED_ID) end
 local time = redis.call('TIME')
 local generation = math.max((tonumber(recorded[1]) or 0) + 1, time[1] * 1000000 + time[2])
 redis.call('HSET', layout, 'partitions', to, 'generation', string.format('%.0f', generation), 'newest', newest)

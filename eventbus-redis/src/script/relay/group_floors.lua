@@ -56,8 +56,8 @@ end
 
 local function finished_before(id)
   local position = position_before(id)
-  local is_rewound = record.rewound_at ~= '-' and not is_before(record.rewound_at, id)
-  if position and is_rewound and is_smaller(record.rewound_to, position) then return record.rewound_to end
+  local is_set_back = record.rewound_at ~= '-' and not is_before(record.rewound_at, id)
+  if position and is_set_back and is_smaller(record.rewound_to, position) then return record.rewound_to end
   return position
 end
 

@@ -5,12 +5,12 @@
 -- Replies with {id to continue at, '-' at the end; the entries; the deliveries of each; ids of entries that were
 -- deleted; the bytes of the entries}.
 local stream, group, me, idle = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
-local look_at, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
-local deleted, refused = remove_gone(stream, group, me, ARGV[4], look_at)
+local page_len, most, most_bytes = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local deleted, refused = remove_gone(stream, group, me, ARGV[4], page_len)
 if refused then return refused end
 local entries, deliveries, bytes, next = {}, {}, 0, ARGV[4]
-local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', look_at)
-local is_end = #pending < look_at
+local pending = redis.call('XPENDING', stream, group, ARGV[4], '+', page_len)
+local is_end = #pending < page_len
 for _, found in ipairs(pending) do
   if #entries >= most or bytes >= most_bytes then
     is_end = false
