@@ -40,8 +40,8 @@
 //!   [`ProjectionHandle`].
 //! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
-//! - What fewer applications need, by subject: [`app`], [`clock`], [`event`], [`follow`], [`handler`](mod@handler),
-//!   [`health`], [`projection`](mod@projection), [`relay`], [`repository`].
+//! - What fewer applications need, by subject: [`app`], [`bus`], [`clock`], [`dead_letter`], [`event`], [`follow`],
+//!   [`handler`](mod@handler), [`health`], [`projection`](mod@projection), [`relay`], [`repository`], [`store`].
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and
 //!   `eventbus-file`; to write one, [`port`], [`delivery`], [`support`] and the feature `testkit`.
 //!
@@ -119,10 +119,24 @@ pub mod app {
     };
 }
 
+/// Buses as an application uses them: the trait, its errors, and what its calls return.
+pub mod bus {
+    #[doc(inline)]
+    pub use crate::port::{
+        ConnectError, ConsumeError, EventBus, GroupProgress, MessageId, PublishError, ShutdownError, SkippedBefore,
+    };
+}
+
 /// The time that the framework reads, and that tests replace.
 pub mod clock {
     #[doc(inline)]
     pub use crate::domain::clock::{Clock, SharedClock, Sleep, SystemClock, TimedOut};
+}
+
+/// Dead letters: listing, replaying and discarding them.
+pub mod dead_letter {
+    #[doc(inline)]
+    pub use crate::port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, DeadLetters};
 }
 
 /// Parts of events: descriptors, filters, attributes, names, codecs and their errors.
@@ -149,12 +163,14 @@ pub mod follow {
     pub use crate::runtime::follow::{FollowControl, FollowStatus, Following};
 }
 
-/// Handlers of events: their definitions, parameters, deliveries and errors.
+/// Handlers of events: their definitions, parameters, subscriptions, deliveries, retries and errors.
 pub mod handler {
     #[doc(inline)]
     pub use crate::{
         port::{
+            Subscription,
             delivery::{Delivery, HandlerErrorKind},
+            retry::RetryPolicy,
             state::{Requirements, StateMap},
             subscriber::{HandlerOptions, HandlerStart},
         },
@@ -207,6 +223,15 @@ pub mod relay {
 pub mod repository {
     #[doc(inline)]
     pub use crate::runtime::repository::{Publication, UpdateFuture};
+}
+
+/// Stores as an application uses them: their traits, the filter of their feed, and their errors.
+pub mod store {
+    #[doc(inline)]
+    pub use crate::port::{
+        Append, AppendError, AppendEvents, CheckpointError, Direction, EventStore, FeedFilter, LeaseError, ReadError,
+        ReadFeed, ReadStream, RecordStream,
+    };
 }
 
 /// The names that almost every file of an application uses.

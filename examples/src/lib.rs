@@ -5,9 +5,7 @@ pub mod signal;
 use std::{path::PathBuf, sync::Arc};
 
 use eventbus::{
-    App, InMemoryEventBus, InMemoryEventStore, Result, Saved,
-    port::{EventBus, EventStore},
-    support::redacted,
+    App, InMemoryEventBus, InMemoryEventStore, Result, Saved, bus::EventBus, store::EventStore, support::redacted,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;

@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use eventbus::{
     Result, SettleError, Version,
-    port::{DeadLetterFilter, DeadLetters, EventBus, MessageId},
+    bus::{EventBus, MessageId},
+    dead_letter::{DeadLetterFilter, DeadLetters},
     prelude::*,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};

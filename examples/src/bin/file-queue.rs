@@ -15,7 +15,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
-use eventbus::{Result, port::EventBus, prelude::*};
+use eventbus::{Result, bus::EventBus, prelude::*};
 use eventbus_file::{FileQueue, FileQueueConfig, RedisCoordination, Search};
 use examples::signal::Stop;
 use serde_json::{Value, json};

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use eventbus::{Result, health::HealthThresholds, port::EventBus, prelude::*};
+use eventbus::{Result, bus::EventBus, health::HealthThresholds, prelude::*};
 use eventbus_redis::{Recovery, RedisEventBus, RedisEventBusConfig};
 use examples::signal::Stop;
 use tokio::time::{Instant, interval, interval_at};

@@ -4,7 +4,7 @@
 //! `cargo run -p examples --bin publisher -- --prefix exercise1 --count 100 --event TaskAssigned`
 
 use clap::Parser;
-use eventbus::{Name, NewEvent, Result, StreamId, Version, port::EventBus, prelude::*};
+use eventbus::{Name, NewEvent, Result, StreamId, Version, bus::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use serde_json::json;
 

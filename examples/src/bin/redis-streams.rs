@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use clap::Parser;
-use eventbus::{Result, port::MessageId};
+use eventbus::{Result, bus::MessageId};
 use eventbus_redis::{
     Trim,
     streams::{Claim, Consume, EventProjection, RedisStreams, RedisStreamsConfig, StreamEntry},

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use clap::Parser;
-use eventbus::{Never, ProjectionHandle, Result, port::EventStore, prelude::*};
+use eventbus::{Never, ProjectionHandle, Result, prelude::*, store::EventStore};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 #[derive(Parser)]

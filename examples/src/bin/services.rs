@@ -16,7 +16,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::{Parser, Subcommand};
-use eventbus::{ProjectionHandle, Result, port::EventBus, prelude::*};
+use eventbus::{ProjectionHandle, Result, bus::EventBus, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use examples::signal::Stop;
 

@@ -21,11 +21,7 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{
-    Result,
-    port::{EventBus, Subscription},
-    prelude::*,
-};
+use eventbus::{Result, bus::EventBus, handler::Subscription, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig, wire_payload};
 use examples::signal::Stop;
 use tokio::sync::Notify;

@@ -15,7 +15,7 @@ use eventbus::{
     Aggregate, AggregateId, EventId, ExpectedVersion, NewEvent, StreamId,
     delivery::RetryPolicy,
     event::EncodeEvent,
-    port::{AppendError, EventStore},
+    store::{AppendError, EventStore},
 };
 use examples::signal::Stop;
 use futures_util::{StreamExt, TryStreamExt, stream};

@@ -37,7 +37,7 @@ use std::{
 };
 
 use clap::Parser;
-use eventbus::{App, ProjectionHandle, port::EventStore, projection::Projection};
+use eventbus::{App, ProjectionHandle, projection::Projection, store::EventStore};
 use examples::signal::{INTERRUPTED, Stop};
 
 use crate::{

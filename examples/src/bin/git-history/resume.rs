@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use eventbus::{
     EventId, ExpectedVersion, Name, StreamId, Version,
-    port::{Direction, EventStore},
     prelude::*,
+    store::{Direction, EventStore},
 };
 use futures_util::TryStreamExt;
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use eventbus::{
     AggregateId, AggregateRepository, ExpectedVersion, InMemoryEventStore, NewEvent, Position, ProjectionHandle,
-    port::{AppendEvents, ReadFeed},
+    store::{AppendEvents, ReadFeed},
 };
 use examples::signal::Stop;
 use futures_util::TryStreamExt;

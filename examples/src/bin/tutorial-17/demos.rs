@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use eventbus::{
-    ProjectionHandle, Result,
-    port::{EventBus, Subscription},
-    prelude::*,
-};
+use eventbus::{ProjectionHandle, Result, bus::EventBus, handler::Subscription, prelude::*};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{

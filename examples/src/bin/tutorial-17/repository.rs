@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eventbus::{ProjectionHandle, Result, Saved, port::EventBus, prelude::*, repository::Publication};
+use eventbus::{ProjectionHandle, Result, Saved, bus::EventBus, prelude::*, repository::Publication};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 use crate::{

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eventbus::{InMemoryEventBus, Result, app::AppBuilder, port::EventBus};
+use eventbus::{InMemoryEventBus, Result, app::AppBuilder, bus::EventBus};
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_postgres::PgEventStore;
 use eventstore_sqlite::SqliteEventStore;
