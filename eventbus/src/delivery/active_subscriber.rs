@@ -1,7 +1,6 @@
 //! Subscribers that have joined a bus: their permits, their runs, and how one run is timed and logged.
 
 use std::{
-    fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -61,6 +60,8 @@ impl Default for Limits {
 }
 
 /// A subscriber of a group, with its permits and its runs.
+#[derive(derive_more::Debug)]
+#[debug("ActiveSubscriber {{ group: {group:?}, subscriber: {subscriber:?} }}")]
 pub struct ActiveSubscriber {
     group: Name,
     subscriber: Subscriber,
@@ -182,11 +183,5 @@ impl SubscriberStatus for ActiveSubscriber {
 
     fn blocking(&self) -> Vec<String> {
         self.activity.blocking()
-    }
-}
-
-impl fmt::Debug for ActiveSubscriber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ActiveSubscriber").field("group", &self.group).field("subscriber", &self.subscriber).finish()
     }
 }

@@ -1,11 +1,8 @@
 //! The subscribers of a bus, by consumer group; shared by all buses.
 
-use std::{
-    fmt,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc, Weak,
+    atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::RwLock;
@@ -23,7 +20,8 @@ use crate::{
 };
 
 /// The subscribers of a bus, by consumer group. Cloning shares them.
-#[derive(Clone)]
+#[derive(Clone, Default, derive_more::Debug)]
+#[debug("Subscribers({:?})", self.groups())]
 pub struct Subscribers {
     /// Each consumer reads them; to subscribe and to unsubscribe writes them.
     entries: Arc<RwLock<NumberedSubscribers>>,
@@ -47,13 +45,6 @@ pub trait ConsumerReport: Send + Sync {
 
 /// A group, and the report of one of its consumers.
 type GroupInFlight = (Name, Weak<dyn ConsumerReport>);
-
-impl Default for Subscribers {
-    fn default() -> Self {
-        let (entries, next_id, all_in_flight) = Default::default();
-        Self { entries, next_id, changed: watch::Sender::new(()), in_flight: all_in_flight }
-    }
-}
 
 impl Subscribers {
     /// Adds a subscriber to a group, from the next delivery on. If the group has one of that name, the new one gets a
@@ -201,10 +192,4 @@ impl Subscribers {
 /// Returns the subscribers of a group, in the order they subscribed.
 fn of_group<'e>(entries: &'e NumberedSubscribers, group: &Name) -> impl Iterator<Item = &'e Arc<ActiveSubscriber>> {
     entries.iter().map(|(_, subscriber)| subscriber).filter(move |subscriber| subscriber.group() == group)
-}
-
-impl fmt::Debug for Subscribers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Subscribers").field(&self.groups()).finish()
-    }
 }

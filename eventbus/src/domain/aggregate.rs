@@ -1,6 +1,6 @@
 //! Aggregates: state folded from events, and the root that records new ones.
 
-use std::{fmt, ops::Deref};
+use std::fmt;
 
 use super::{
     clock::SharedClock,
@@ -136,9 +136,11 @@ tuple_of_events!(A B C D F G H I);
 /// assert_eq!(counter.total, 9);
 /// assert_eq!(counter.pending().len(), 3);
 /// ```
+#[derive(Clone, derive_more::Debug, derive_more::Deref)]
 pub struct AggregateRoot<A: Aggregate> {
     id: AggregateId,
     version: Version,
+    #[deref]
     state: A,
     pending: Vec<A::Event>,
     /// The ids of the pending events: made when they are recorded, so that a repeated save never appends them twice.
@@ -214,36 +216,5 @@ impl<A: Apply> AggregateRoot<A> {
     pub(crate) fn replay(&mut self, event: &A::Event, version: Version) {
         self.state.apply(event);
         self.version = version;
-    }
-}
-
-impl<A: Aggregate> Deref for AggregateRoot<A> {
-    type Target = A;
-    fn deref(&self) -> &A {
-        &self.state
-    }
-}
-
-impl<A: Aggregate + Clone> Clone for AggregateRoot<A> {
-    fn clone(&self) -> Self {
-        Self {
-            id: self.id.clone(),
-            version: self.version,
-            state: self.state.clone(),
-            pending: self.pending.clone(),
-            pending_ids: self.pending_ids.clone(),
-            clock: self.clock.clone(),
-        }
-    }
-}
-
-impl<A: Aggregate + fmt::Debug> fmt::Debug for AggregateRoot<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AggregateRoot")
-            .field("id", &self.id)
-            .field("version", &self.version)
-            .field("state", &self.state)
-            .field("pending", &self.pending)
-            .finish()
     }
 }

@@ -1,6 +1,6 @@
 //! The free-form object that travels beside an event's own fields.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
@@ -18,7 +18,8 @@ use super::{field_error::FieldError, json::from_json};
 /// assert!(Attributes::parse("[1]").is_err());
 /// # Ok::<(), eventbus::event::InvalidAttributes>(())
 /// ```
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, derive_more::Debug)]
+#[debug("{}", self.as_json())]
 pub struct Attributes(Option<Arc<str>>);
 
 /// A text that is not a JSON object; the message does not quote it.
@@ -70,11 +71,5 @@ impl Attributes {
 impl From<Map<String, Value>> for Attributes {
     fn from(map: Map<String, Value>) -> Self {
         if map.is_empty() { Self::EMPTY } else { Self(Some(Value::Object(map).to_string().into())) }
-    }
-}
-
-impl fmt::Debug for Attributes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_json())
     }
 }

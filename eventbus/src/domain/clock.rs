@@ -83,7 +83,8 @@ impl Clock for SystemClock {
 /// assert!(clock.elapsed(began) >= Duration::from_millis(1));
 /// # }
 /// ```
-#[derive(Clone, Default)]
+#[derive(Clone, Default, derive_more::Debug)]
+#[debug("{:?}", self.inner())]
 pub struct SharedClock(ClockInner);
 
 #[derive(Clone, Default)]
@@ -104,13 +105,17 @@ impl SharedClock {
         Self(ClockInner::Custom(Arc::new(clock)))
     }
 
+    fn inner(&self) -> &dyn Clock {
+        match &self.0 {
+            ClockInner::System => &SystemClock,
+            ClockInner::Custom(clock) => &**clock,
+        }
+    }
+
     /// The time of day, UTC, in whole microseconds: what every store and the wire can keep.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
-        let now = match &self.0 {
-            ClockInner::System => SystemClock.now(),
-            ClockInner::Custom(clock) => clock.now(),
-        };
+        let now = self.inner().now();
         now.replace_nanosecond(now.nanosecond() / 1_000 * 1_000).unwrap_or(now)
     }
 
@@ -124,10 +129,7 @@ impl SharedClock {
     /// Monotonic time, to measure durations and compute deadlines.
     #[must_use]
     pub fn instant(&self) -> Instant {
-        match &self.0 {
-            ClockInner::System => SystemClock.instant(),
-            ClockInner::Custom(clock) => clock.instant(),
-        }
+        self.inner().instant()
     }
 
     /// The instant `time` from now; 30 years from now if it is longer.
@@ -179,25 +181,13 @@ impl SharedClock {
     /// Makes a new id, a UUIDv7 of the time of day.
     #[must_use]
     pub fn new_id(&self) -> Uuid {
-        match &self.0 {
-            ClockInner::System => SystemClock.new_id(),
-            ClockInner::Custom(clock) => clock.new_id(),
-        }
+        self.inner().new_id()
     }
 }
 
 impl<C: Clock> From<C> for SharedClock {
     fn from(clock: C) -> Self {
         Self::new(clock)
-    }
-}
-
-impl fmt::Debug for SharedClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            ClockInner::System => SystemClock.fmt(f),
-            ClockInner::Custom(clock) => clock.fmt(f),
-        }
     }
 }
 

@@ -32,6 +32,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// ```
 /// Where errors have to cross threads, or a different crate defines the error type, [`into_inner`](Self::into_inner)
 /// returns the error itself: `.map_err(eventbus::Error::into_inner)?`.
+#[derive(derive_more::Display, derive_more::Debug)]
+#[debug("{}", ErrorChain(&**_0))]
 pub struct Error(BoxError);
 
 impl Error {
@@ -66,18 +68,6 @@ impl<E: Into<BoxError>> From<E> for Error {
 impl From<Error> for Box<dyn StdError> {
     fn from(Error(error): Error) -> Self {
         error
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", ErrorChain(&*self.0))
     }
 }
 

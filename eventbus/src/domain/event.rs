@@ -31,7 +31,8 @@ impl EventDescriptor {
 }
 
 /// A place in the source code, for start-up messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{file}:{line}")]
 #[non_exhaustive]
 pub struct Source {
     /// The file, as the compiler saw it.
@@ -45,12 +46,6 @@ impl Source {
     #[must_use]
     pub const fn new(file: &'static str, line: u32) -> Self {
         Self { file, line }
-    }
-}
-
-impl std::fmt::Display for Source {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}", self.file, self.line)
     }
 }
 

@@ -1,7 +1,5 @@
 //! The metadata of an event: all of it but its own fields.
 
-use std::fmt;
-
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -16,7 +14,20 @@ use super::{
 /// The identity of one event: made once, the same in every retry; consumers deduplicate by it.
 ///
 /// A UUIDv7 unless one is given: an import does well with ids that follow from the imported data (UUIDv5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    derive_more::Display,
+    derive_more::From,
+)]
 #[serde(transparent)]
 pub struct EventId(Uuid);
 
@@ -40,18 +51,6 @@ impl EventId {
     #[must_use]
     pub const fn as_uuid(self) -> Uuid {
         self.0
-    }
-}
-
-impl From<Uuid> for EventId {
-    fn from(id: Uuid) -> Self {
-        Self(id)
-    }
-}
-
-impl fmt::Display for EventId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     borrow::Borrow,
-    fmt,
     hash::{Hash, Hasher},
     ops::Deref,
     sync::Arc,
@@ -24,7 +23,9 @@ pub const MAX_NAME_BYTES: usize = 255;
 /// assert!(Name::new("event type", "").is_err());
 /// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug, derive_more::Display)]
+#[debug("{:?}", self.as_str())]
+#[display("{}", self.as_str())]
 pub struct Name(Text);
 
 #[derive(Clone)]
@@ -178,18 +179,6 @@ impl Ord for Name {
 impl Hash for Name {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.as_str().hash(state);
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self)
-    }
-}
-
-impl fmt::Debug for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

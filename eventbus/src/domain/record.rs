@@ -1,6 +1,6 @@
 //! Events before append, after append and decoded, and the traits of the types that hold their fields.
 
-use std::{ops::Deref, sync::Arc};
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -301,8 +301,9 @@ impl PartialEq for RecordedEvent {
 }
 
 /// A decoded event together with its metadata; derefs to the event.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, derive_more::Deref)]
 pub struct Envelope<E> {
+    #[deref]
     event: E,
     record: RecordedEvent,
 }
@@ -329,13 +330,6 @@ impl<E> Envelope<E> {
     #[must_use]
     pub fn into_event(self) -> E {
         self.event
-    }
-}
-
-impl<E> Deref for Envelope<E> {
-    type Target = E;
-    fn deref(&self) -> &E {
-        &self.event
     }
 }
 

@@ -1,6 +1,8 @@
 //! The places of events: streams, versions, positions.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{str::FromStr, sync::Arc};
+
+use derive_more::{AsRef, Debug, Display, From};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -22,7 +24,9 @@ use super::{
 /// assert_ne!(made, natural);
 /// # Ok::<(), eventbus::event::InvalidName>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, AsRef, Debug, Display)]
+#[as_ref(str)]
+#[debug("{_0:?}")]
 #[serde(try_from = "String", into = "String")]
 pub struct AggregateId(Arc<str>);
 
@@ -76,26 +80,9 @@ impl From<AggregateId> for String {
     }
 }
 
-impl AsRef<str> for AggregateId {
-    fn as_ref(&self) -> &str {
-        self.as_str()
-    }
-}
-
-impl fmt::Display for AggregateId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl fmt::Debug for AggregateId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self.as_str(), f)
-    }
-}
-
 /// One aggregate's sequence of events: the unit of consistency and order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[display("{aggregate_type}/{aggregate_id}")]
 pub struct StreamId {
     aggregate_type: Name,
     aggregate_id: AggregateId,
@@ -129,16 +116,12 @@ impl StreamId {
     }
 }
 
-impl fmt::Display for StreamId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.aggregate_type, self.aggregate_id)
-    }
-}
-
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Display, From,
+        )]
         #[serde(transparent)]
         pub struct $name(u64);
 
@@ -162,21 +145,9 @@ macro_rules! counter {
             }
         }
 
-        impl From<u64> for $name {
-            fn from(number: u64) -> Self {
-                Self(number)
-            }
-        }
-
         impl PartialEq<u64> for $name {
             fn eq(&self, number: &u64) -> bool {
                 self.0 == *number
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                self.0.fmt(f)
             }
         }
     };
@@ -225,15 +196,19 @@ impl Position {
 }
 
 /// The condition of an append on the stream before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Display)]
 pub enum ExpectedVersion {
     /// No condition; never conflicts.
+    #[display("any version")]
     Any,
     /// The stream has no events.
+    #[display("no stream")]
     NoStream,
     /// The stream has at least one event.
+    #[display("an existing stream")]
     StreamExists,
     /// The stream is at exactly this version; `Exact(Version::NONE)` is the same as `NoStream`.
+    #[display("version {_0}")]
     Exact(Version),
 }
 
@@ -246,17 +221,6 @@ impl ExpectedVersion {
             Self::NoStream => actual == Version::NONE,
             Self::StreamExists => actual > Version::NONE,
             Self::Exact(version) => actual == version,
-        }
-    }
-}
-
-impl fmt::Display for ExpectedVersion {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("any version"),
-            Self::NoStream => f.write_str("no stream"),
-            Self::StreamExists => f.write_str("an existing stream"),
-            Self::Exact(version) => write!(f, "version {version}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Deliveries: one event, passed by a bus to the handlers of one group.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use super::{MessageId, ServerFault, TypeKey, state::StateMap};
 use crate::domain::{
@@ -106,6 +106,9 @@ impl Delivery {
 /// }
 /// assert!(parse("x").unwrap_err().is_permanent());
 /// ```
+#[derive(derive_more::Display, derive_more::Debug)]
+#[display("{}", ErrorLine(&**source))]
+#[debug("{kind:?}: {self}")]
 pub struct HandlerError {
     kind: HandlerErrorKind,
     source: BoxError,
@@ -230,17 +233,5 @@ impl From<HandlerError> for Error {
 impl<E: Into<BoxError>> From<E> for HandlerError {
     fn from(error: E) -> Self {
         Self::of(HandlerErrorKind::Retry, error.into())
-    }
-}
-
-impl fmt::Display for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        ErrorLine(&*self.source).fmt(f)
-    }
-}
-
-impl fmt::Debug for HandlerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {self}", self.kind)
     }
 }

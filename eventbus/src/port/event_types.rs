@@ -3,8 +3,6 @@
 //! Invariant: an append lists a type in the step that stores its event, so that no type is missing; a process does not
 //! list a type again that it knows to be listed, so that appends cost what they did.
 
-use std::fmt;
-
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -12,7 +10,8 @@ use super::ReadError;
 use crate::domain::{name::Name, shown, stream::Position};
 
 /// An event type that a store holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("`{event_type}` (version {schema_version}, first at position {first_position})")]
 pub struct StoredEventType {
     /// The wire name.
     #[serde(serialize_with = "shown::display")]
@@ -21,13 +20,6 @@ pub struct StoredEventType {
     pub schema_version: u32,
     /// The position of the first listed event of the type.
     pub first_position: Position,
-}
-
-impl fmt::Display for StoredEventType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { event_type, schema_version, first_position } = self;
-        write!(f, "`{event_type}` (version {schema_version}, first at position {first_position})")
-    }
 }
 
 /// The list of the event types that a store holds, for callers that do not read its events.

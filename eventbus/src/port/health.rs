@@ -1,6 +1,6 @@
 //! The health of a bus, for probes and alerts.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,7 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 /// assert_eq!(health.alerts(&HealthThresholds::default()), ["not consuming"]);
 /// # });
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct Health {
     /// Healthy: connected and consuming, the store can be read, and the relay has not stopped.
@@ -79,7 +79,12 @@ pub struct Health {
 }
 
 /// A handler or projection that has been busy with one event for at least 10 seconds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, derive_more::Display)]
+#[display(
+    "`{name}` of `{group}` {}{} `{event_type}` {event_id} for {seconds} s, since {since}",
+    consumer.as_ref().map(|consumer| format!("in `{consumer}` ")).unwrap_or_default(),
+    if *blocks_its_thread { "blocks its thread with" } else { "is busy with" }
+)]
 #[non_exhaustive]
 pub struct RunningHandler {
     /// The consumer that reports the run, if it belongs to a different process.
@@ -101,21 +106,10 @@ pub struct RunningHandler {
     pub blocks_its_thread: bool,
 }
 
-impl fmt::Display for RunningHandler {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { consumer, name, group, event_type, event_id, since, seconds, blocks_its_thread } = self;
-        let how = if *blocks_its_thread { "blocks its thread with" } else { "is busy with" };
-        write!(f, "`{name}` of `{group}` ")?;
-        if let Some(consumer) = consumer {
-            write!(f, "in `{consumer}` ")?;
-        }
-        write!(f, "{how} `{event_type}` {event_id} for {seconds} s, since {since}")
-    }
-}
-
 /// A consumer with a pending entry that has sent no heartbeat for long: it hangs or has ended, and no consumer has
 /// reclaimed the entry yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("`{consumer}` of `{group}` has entry {entry_id} and has sent no heartbeat for {seconds} s")]
 pub struct SilentConsumer {
     /// The consumer.
     pub consumer: String,
@@ -127,16 +121,14 @@ pub struct SilentConsumer {
     pub seconds: u64,
 }
 
-impl fmt::Display for SilentConsumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { consumer, group, entry_id, seconds } = self;
-        write!(f, "`{consumer}` of `{group}` has entry {entry_id} and has sent no heartbeat for {seconds} s")
-    }
-}
-
 /// Events that a group waits for and the store cannot read: their rows are damaged or gone. The bus retries them every
 /// minute; the group handles all other events.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display(
+    "`{group}` waits for {count} event{} that the store cannot read since {since}, the first at position {first}: mend its \
+     row, or skip it with `app.skip_published_event`",
+    if *count == 1 { "" } else { "s" }
+)]
 pub struct UnreadableEvents {
     /// The group.
     pub group: String,
@@ -148,21 +140,13 @@ pub struct UnreadableEvents {
     pub since: String,
 }
 
-impl fmt::Display for UnreadableEvents {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, count, first, since } = self;
-        let events = if *count == 1 { "event" } else { "events" };
-        write!(
-            f,
-            "`{group}` waits for {count} {events} that the store cannot read since {since}, the first at position {first}: \
-             mend its row, or skip it with `app.skip_published_event`"
-        )
-    }
-}
-
 /// A group that misses events which only the store holds, and cannot receive one: the store cannot read it, or the bus
 /// refuses it. The process retries twice a second; the group receives no event behind that one, and other groups go on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display(
+    "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the log. Mend \
+     an event that cannot be read or published, or skip it with `app.skip_published_event`"
+)]
 #[non_exhaustive]
 pub struct UnfilledGroup {
     /// The group.
@@ -175,19 +159,9 @@ pub struct UnfilledGroup {
     pub since: String,
 }
 
-impl fmt::Display for UnfilledGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, after, error, since } = self;
-        write!(
-            f,
-            "`{group}` does not receive the events that it misses after position {after} since {since}: {error}; see the \
-             log. Mend an event that cannot be read or published, or skip it with `app.skip_published_event`"
-        )
-    }
-}
-
 /// A handler or projection that waits because the database it writes to has a fault of its own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("`{name}` waits for its database since {since}: {fault}")]
 #[non_exhaustive]
 pub struct WaitingForServer {
     /// The handler or projection.
@@ -198,16 +172,10 @@ pub struct WaitingForServer {
     pub since: String,
 }
 
-impl fmt::Display for WaitingForServer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, fault, since } = self;
-        write!(f, "`{name}` waits for its database since {since}: {fault}")
-    }
-}
-
 /// A consumer group for which this process reads no more: too many deliveries wait for a retry, or behind one that
 /// does.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display("`{group}` reads no more events since {since}: {waiting} wait for a retry, or behind one that does")]
 #[non_exhaustive]
 pub struct CrowdedGroup {
     /// The group.
@@ -218,15 +186,15 @@ pub struct CrowdedGroup {
     pub since: String,
 }
 
-impl fmt::Display for CrowdedGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, waiting, since } = self;
-        write!(f, "`{group}` reads no more events since {since}: {waiting} wait for a retry, or behind one that does")
-    }
-}
-
 /// The delivery of a group that has been unfinished for longest: it fails again and again, or no consumer handles it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, derive_more::Display)]
+#[display(
+    "{} an event since {since}, for {seconds} s; unfinished in the group: {unfinished}",
+    match handler {
+        Some(handler) => format!("`{handler}` of `{group}` fails with"),
+        None => format!("`{group}` has not finished"),
+    }
+)]
 #[non_exhaustive]
 pub struct OldestUnfinished {
     /// The group.
@@ -267,34 +235,17 @@ impl OldestUnfinished {
     }
 }
 
-impl fmt::Display for OldestUnfinished {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { group, handler, since, seconds, unfinished } = self;
-        match handler {
-            Some(handler) => write!(f, "`{handler}` of `{group}` fails with an event since {since}, for {seconds} s")?,
-            None => write!(f, "`{group}` has not finished an event since {since}, for {seconds} s")?,
-        }
-        write!(f, "; unfinished in the group: {unfinished}")
-    }
-}
-
 /// The status of a bus.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, derive_more::Display)]
 #[serde(rename_all = "lowercase")]
 pub enum HealthStatus {
     /// The bus works: see [`Health::status`].
+    #[display("healthy")]
     Healthy,
     /// The bus does not work.
+    #[default]
+    #[display("unhealthy")]
     Unhealthy,
-}
-
-impl fmt::Display for HealthStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Healthy => "healthy",
-            Self::Unhealthy => "unhealthy",
-        })
-    }
 }
 
 /// The thresholds for alerts: a plain struct with defaults.
@@ -329,40 +280,15 @@ impl Default for HealthThresholds {
 impl Health {
     /// Creates the report of a bus that answered.
     #[must_use]
-    pub const fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
+    pub fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
         let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
-        Self {
-            status,
-            connected: true,
-            consuming,
-            pending_messages,
-            dlq_messages,
-            error: None,
-            store: None,
-            relay: None,
-            projections: Vec::new(),
-            in_flight: Vec::new(),
-            silent: Vec::new(),
-            unreadable: Vec::new(),
-            unfilled: Vec::new(),
-            waiting: Vec::new(),
-            crowded: Vec::new(),
-            unfinished: Vec::new(),
-            lag_seconds: BTreeMap::new(),
-            has_nothing_to_consume: false,
-            has_store: false,
-        }
+        Self { status, connected: true, consuming, pending_messages, dlq_messages, ..Self::default() }
     }
 
     /// Creates the report of a bus that did not answer.
     #[must_use]
     pub fn disconnected(consuming: bool, error: impl Into<String>) -> Self {
-        Self {
-            status: HealthStatus::Unhealthy,
-            connected: false,
-            error: Some(error.into()),
-            ..Self::connected(consuming, 0, 0)
-        }
+        Self { status: HealthStatus::Unhealthy, consuming, error: Some(error.into()), ..Self::default() }
     }
 
     /// Adapts the report to a process without handlers, which has nothing to consume.

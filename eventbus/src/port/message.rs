@@ -1,12 +1,14 @@
 //! The ids that a bus gives its entries.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
+
+use crate::domain::shown;
 
 /// The id of an entry on its bus; on Redis the entry id (`1795157844243-0`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct MessageId(Arc<str>);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, derive_more::Display)]
+pub struct MessageId(#[serde(serialize_with = "shown::display")] Arc<str>);
 
 impl MessageId {
     /// Wraps the bus's own id.
@@ -18,17 +20,5 @@ impl MessageId {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-impl fmt::Display for MessageId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
-}
-
-impl Serialize for MessageId {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.0)
     }
 }

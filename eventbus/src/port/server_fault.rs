@@ -1,6 +1,6 @@
 //! Faults of a database, told apart from failures of an event.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
 /// A fault of the database itself: its disk is full, a lock is held, it shuts down, the connection broke.
 ///
@@ -12,7 +12,7 @@ use std::{borrow::Cow, fmt};
 /// use eventbus::port::ServerFault;
 /// assert_eq!(ServerFault::new("SQLSTATE 53100").to_string(), "SQLSTATE 53100");
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, derive_more::Display)]
 pub struct ServerFault(Cow<'static, str>);
 
 impl ServerFault {
@@ -20,11 +20,5 @@ impl ServerFault {
     #[must_use]
     pub fn new(code: impl Into<Cow<'static, str>>) -> Self {
         Self(code.into())
-    }
-}
-
-impl fmt::Display for ServerFault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }

@@ -5,14 +5,8 @@ use tokio::sync::watch;
 /// Wakes the readers of a feed, within one process, when events were appended. Signals coalesce.
 ///
 /// It only wakes: readers get the events from the feed, and a lost signal costs one polling interval.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AppendSignal(watch::Sender<()>);
-
-impl Default for AppendSignal {
-    fn default() -> Self {
-        Self(watch::Sender::new(()))
-    }
-}
 
 impl AppendSignal {
     /// Wakes all readers that watch.

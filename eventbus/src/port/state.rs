@@ -8,7 +8,8 @@ use std::{
 };
 
 /// A type, with its name for messages.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, derive_more::Debug)]
+#[debug("{name}")]
 pub struct TypeKey {
     id: TypeId,
     name: &'static str,
@@ -35,12 +36,6 @@ impl PartialEq for TypeKey {
 }
 
 impl Eq for TypeKey {}
-
-impl fmt::Debug for TypeKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
 
 /// The values that handlers take as `State<T>`, one per type. Cloning is cheap.
 ///

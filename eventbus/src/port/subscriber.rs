@@ -1,6 +1,6 @@
 //! Subscribers as values: the events that a handler gets, its options, and how it is called.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     BoxFuture,
@@ -67,7 +67,8 @@ impl HandlerStart {
 }
 
 /// A named function that handles events: of a handler, a projection, or a closure.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Subscriber {{ name: {name:?}, events: {:?} }}", events.event_types())]
 pub struct Subscriber {
     name: Name,
     events: EventFilter,
@@ -126,12 +127,6 @@ impl Subscriber {
     }
 }
 
-impl fmt::Debug for Subscriber {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscriber").field("name", &self.name).field("events", &self.events.event_types()).finish()
-    }
-}
-
 /// A subscriber that has joined its bus, with the state of its runs.
 pub trait SubscriberStatus: Send + Sync {
     /// Returns the consumer group that it belongs to.
@@ -151,6 +146,8 @@ pub trait SubscriberStatus: Send + Sync {
 }
 
 /// The subscription of one subscriber. It outlives this value; only [`cancel`](Self::cancel) ends it.
+#[derive(derive_more::Debug)]
+#[debug("Subscription {{ group: {group:?}, .. }}")]
 pub struct Subscription {
     group: Name,
     cancel: Box<dyn Fn() -> bool + Send + Sync>,
@@ -173,11 +170,5 @@ impl Subscription {
     /// there.
     pub fn cancel(&self) -> bool {
         (self.cancel)()
-    }
-}
-
-impl fmt::Debug for Subscription {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("group", &self.group).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! Definitions of handlers and projections, written by the macros and registered at link time.
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{marker::PhantomData, time::Duration};
 
 use crate::{
     delivery::activity::DEFAULT_TIMEOUT,
@@ -236,13 +236,9 @@ inventory::collect!(HandlerRegistration);
 /// Detects whether a projection has a default, by the order of method lookup: rustc takes the impl for `Probe<P>`
 /// before the one for `&Probe<P>`, if its bound holds.
 #[doc(hidden)]
+#[derive(derive_more::Debug)]
+#[debug("Probe")]
 pub struct Probe<P>(PhantomData<P>);
-
-impl<P> fmt::Debug for Probe<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Probe")
-    }
-}
 
 impl<P> Probe<P> {
     #[must_use]

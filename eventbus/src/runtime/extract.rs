@@ -1,7 +1,5 @@
 //! The parameters a handler or projection method can take after its event, and what it can return.
 
-use std::fmt;
-
 use crate::{
     domain::{codec::DecodeError, metadata::Metadata, record::RecordedEvent},
     port::{
@@ -84,18 +82,12 @@ impl<T: Clone + Send + Sync + 'static> FromDelivery for State<T> {
 }
 
 /// The number of this delivery attempt of the event to the handler: 1 is the first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
 pub struct Attempt(pub u32);
 
 impl FromDelivery for Attempt {
     fn from_delivery(delivery: &Delivery) -> Result<Self, HandlerError> {
         Ok(Self(delivery.attempt()))
-    }
-}
-
-impl fmt::Display for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The context of handlers: what their parameters are taken from.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -11,7 +11,8 @@ use crate::{
 
 /// The states, and the store of the transactions, from which handlers take their parameters: made of `&state`, or of
 /// `(&state, &store)`.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("HandlerContext {{ state: {state:?}, .. }}")]
 pub struct HandlerContext {
     pub(crate) state: StateMap,
     /// The store's transactions, for handlers that take its connection.
@@ -32,11 +33,5 @@ impl<S: EventStore> From<(&StateMap, &S)> for HandlerContext {
     /// Creates the context of handlers that may take the connection of the store.
     fn from((state, store): (&StateMap, &S)) -> Self {
         Self { transactions: store.transactions(), ..state.into() }
-    }
-}
-
-impl fmt::Debug for HandlerContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandlerContext").field("state", &self.state).finish_non_exhaustive()
     }
 }

@@ -13,6 +13,8 @@ use crate::{
 /// The mistakes that keep an app from starting.
 ///
 /// `Display` and `Debug` both print the whole list.
+#[derive(derive_more::Debug)]
+#[debug("{self}")]
 pub struct StartError {
     mistakes: Vec<StartMistake>,
 }
@@ -43,12 +45,6 @@ impl fmt::Display for StartError {
         }
         write!(f, "the app cannot start for {} reasons:", self.mistakes.len())?;
         self.mistakes.iter().try_for_each(|mistake| write!(f, "\n  - {}", ErrorChain(mistake)))
-    }
-}
-
-impl fmt::Debug for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }
 

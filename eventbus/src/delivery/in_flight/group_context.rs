@@ -1,6 +1,6 @@
 //! The context in which the entries of one group are handled.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
@@ -37,7 +37,8 @@ pub enum RunGuard {
 }
 
 /// The handlers, limits and counters that the deliveries of one group share.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("GroupContext {{ group: {group:?}, retry: {retry:?}, .. }}")]
 pub struct GroupContext {
     /// The group.
     pub group: Name,
@@ -63,12 +64,6 @@ impl GroupContext {
     /// [`MAX_WORKERS`].
     pub(super) fn workers(&self) -> usize {
         self.subscribers.most_concurrency(&self.group).max(self.limits.concurrency).clamp(1, MAX_WORKERS)
-    }
-}
-
-impl fmt::Debug for GroupContext {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("GroupContext").field("group", &self.group).field("retry", &self.retry).finish_non_exhaustive()
     }
 }
 

@@ -38,16 +38,11 @@ pub(super) struct BusInner {
 }
 
 /// The store that keeps the groups' progress, and the position after which its feed is published.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("ResumePoint {{ fed_from: {fed_from:?}, .. }}")]
 pub(super) struct ResumePoint {
     pub(super) store: Arc<dyn EventStore>,
     pub(super) fed_from: Option<Position>,
-}
-
-impl std::fmt::Debug for ResumePoint {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ResumePoint").field("fed_from", &self.fed_from).finish_non_exhaustive()
-    }
 }
 
 impl BusInner {

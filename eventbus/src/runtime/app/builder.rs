@@ -1,6 +1,6 @@
 //! The builder of an app: collects the options, checks the plan, starts the tasks.
 
-use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     App,
@@ -34,6 +34,10 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
 ///
 /// Without `.store(..)` and `.bus(..)` both are in memory: that is the app for tests. With a bus and no store it only
 /// consumes; with a store and no handlers it only publishes.
+#[derive(derive_more::Debug)]
+#[debug(
+    "AppBuilder {{ state: {state:?}, discovery: {discovery:?}, handlers: {handlers:?}, projections: {projections:?}, .. }}"
+)]
 #[must_use = "an app does nothing before it is started"]
 pub struct AppBuilder {
     store: Option<Arc<dyn EventStore>>,
@@ -283,16 +287,5 @@ async fn try_connect(bus: &dyn EventBus) -> Result<bool, StartMistake> {
             Ok(false)
         }
         Err(refused) => Err(StartMistake::BusRefused(refused)),
-    }
-}
-
-impl fmt::Debug for AppBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppBuilder")
-            .field("state", &self.state)
-            .field("discovery", &self.discovery)
-            .field("handlers", &self.handlers)
-            .field("projections", &self.projections)
-            .finish_non_exhaustive()
     }
 }

@@ -1,6 +1,6 @@
 //! The control of a follower, and its status.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,8 @@ pub struct FollowStatus {
 }
 
 /// Pauses, resumes and stops a [`Following`](super::Following) from elsewhere. Cloning shares it.
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("FollowControl {{ status: {:?}, .. }}", self.status())]
 pub struct FollowControl(Arc<FollowInner>);
 
 struct FollowInner {
@@ -88,11 +89,5 @@ impl FollowControl {
 
     pub(super) fn update(&self, update: impl FnOnce(&mut FollowStatus)) {
         self.0.status.send_modify(update);
-    }
-}
-
-impl fmt::Debug for FollowControl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FollowControl").field("status", &self.status()).finish_non_exhaustive()
     }
 }

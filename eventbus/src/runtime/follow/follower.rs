@@ -1,7 +1,6 @@
 //! The follower and its stream.
 
 use std::{
-    fmt,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -41,7 +40,8 @@ use crate::{
 /// assert_eq!(events.try_next().await?, None);
 /// # Ok(()) }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("Follow {{ after: {after:?}, filter: {filter:?}, .. }}")]
 #[must_use = "nothing is read before `start`"]
 pub struct Follow {
     store: Arc<dyn EventStore>,
@@ -94,15 +94,11 @@ impl Follow {
     }
 }
 
-impl fmt::Debug for Follow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow").field("after", &self.after).field("filter", &self.filter).finish_non_exhaustive()
-    }
-}
-
 /// The stream of a follower. It ends when it is stopped, or after a damaged event.
 ///
 /// While the store cannot be reached the stream retries, and [`FollowControl::status`] shows the error.
+#[derive(derive_more::Debug)]
+#[debug("Following {{ status: {:?}, .. }}", control.status())]
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Following {
     events: Pin<Box<dyn Stream<Item = Result<RecordedEvent, ReadError>> + Send>>,
@@ -124,11 +120,5 @@ impl Stream for Following {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.events.as_mut().poll_next(context)
-    }
-}
-
-impl fmt::Debug for Following {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Following").field("status", &self.control.status()).finish_non_exhaustive()
     }
 }

@@ -2,7 +2,6 @@
 //! after a conflict.
 
 use std::{
-    fmt,
     marker::PhantomData,
     pin::Pin,
     sync::Arc,
@@ -68,6 +67,8 @@ const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("AggregateRepository {{ aggregate_type: {:?}, .. }}", A::AGGREGATE_TYPE)]
 pub struct AggregateRepository<A: Aggregate> {
     store: Arc<dyn EventStore>,
     publisher: SavePublisher,
@@ -391,12 +392,6 @@ impl<A: Aggregate> Clone for AggregateRepository<A> {
     }
 }
 
-impl<A: Aggregate> fmt::Debug for AggregateRepository<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AggregateRepository").field("aggregate_type", &A::AGGREGATE_TYPE).finish_non_exhaustive()
-    }
-}
-
 /// Records the events of a decision.
 fn record_events<A, D, T, X>(decide: &D, root: &mut AggregateRoot<A>) -> Result<(), X>
 where
@@ -412,6 +407,8 @@ where
 ///
 /// Its type names the closure but has no bounds on it: for a closure that does not fit, such as an `async` one, the
 /// compiler reports one error at the call, and no second one at the `.await`.
+#[derive(derive_more::Debug)]
+#[debug("UpdateFuture {{ id: {id:?}, attempt: {attempt}, .. }}")]
 #[must_use = "a decision is made when it is awaited"]
 pub struct UpdateFuture<'a, A: Apply, D, V, X, O> {
     repository: &'a AggregateRepository<A>,
@@ -503,11 +500,5 @@ impl<A: Apply, D, V, X, O> Future for UpdateFuture<'_, A, D, V, X, O> {
                 },
             }
         }
-    }
-}
-
-impl<A: Apply, D, V, X, O> fmt::Debug for UpdateFuture<'_, A, D, V, X, O> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UpdateFuture").field("id", self.id).field("attempt", &self.attempt).finish_non_exhaustive()
     }
 }
