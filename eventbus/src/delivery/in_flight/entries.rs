@@ -85,22 +85,12 @@ impl InFlight {
     /// aggregate was [unblocked](Self::unblock_streams) as often as blocked. An entry that runs or begins already is not
     /// stopped.
     pub fn block_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
-        for stream in streams {
-            state.block_stream(stream, now);
-        }
-        self.notify_waiters(state);
+        self.update(|state, now| streams.into_iter().for_each(|stream| state.block_stream(stream, now)));
     }
 
     /// Unblocks aggregates that were [blocked](Self::block_streams), each once.
     pub fn unblock_streams<'a>(&self, streams: impl IntoIterator<Item = &'a StreamId>) {
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
-        for stream in streams {
-            state.unblock_stream(stream, now);
-        }
-        self.notify_waiters(state);
+        self.update(|state, now| streams.into_iter().for_each(|stream| state.unblock_stream(stream, now)));
         self.work.notify_waiters();
     }
 
@@ -114,16 +104,24 @@ impl InFlight {
     pub fn add(&self, entries: impl IntoIterator<Item = InFlightEntry>) -> usize {
         // before the lock: the caller's iterator may call our methods
         let entries: Vec<_> = entries.into_iter().collect();
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
-        let before = state.len();
-        for entry in entries {
-            state.add(entry, now);
-        }
-        let added = state.len() - before;
-        self.notify_waiters(state);
+        let added = self.update(|state, now| {
+            let before = state.len();
+            for entry in entries {
+                state.add(entry, now);
+            }
+            state.len() - before
+        });
         self.work.notify_waiters();
         added
+    }
+
+    /// Changes the state, and wakes the tasks of the bus that this concerns.
+    fn update<T>(&self, change: impl FnOnce(&mut InFlightState, Instant) -> T) -> T {
+        let now = self.clock.instant();
+        let mut state = self.state.lock();
+        let changed = change(&mut state, now);
+        self.notify_waiters(state);
+        changed
     }
 
     /// Wakes the tasks of the bus that the changed state concerns, and logs if the waiting limit was reached or
@@ -184,33 +182,23 @@ impl InFlight {
 
     /// Resumes entries that the bus has read again, with their persisted attempts.
     pub fn resume(&self, entries: impl IntoIterator<Item = InFlightEntry>) {
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
-        for entry in entries {
-            state.resume(entry, now);
-        }
-        self.notify_waiters(state);
+        self.update(|state, now| {
+            for entry in entries {
+                state.resume(entry, now);
+            }
+        });
         self.work.notify_waiters();
     }
 
     /// Returns entries that the bus could not read again: they are still due.
     pub fn return_due<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let mut state = self.state.lock();
-        for id in ids {
-            state.return_due(id);
-        }
-        self.notify_waiters(state);
+        self.update(|state, _| ids.into_iter().for_each(|id| state.return_due(id)));
         self.work.notify_waiters();
     }
 
     /// Postpones entries that the bus cannot read again yet: they are due after `time`.
     pub fn postpone<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>, time: Duration) {
-        let until = self.clock.instant() + time;
-        let mut state = self.state.lock();
-        for id in ids {
-            state.postpone(id, until);
-        }
-        self.notify_waiters(state);
+        self.update(|state, now| ids.into_iter().for_each(|id| state.postpone(id, now + time)));
         self.work.notify_waiters();
     }
 
@@ -296,13 +284,9 @@ impl InFlight {
         }
         let (skipped, disposed): (Vec<_>, Vec<_>) = disposed.into_iter().partition(|entry| self.has_handler(entry));
         if !skipped.is_empty() {
-            let now = self.clock.instant();
-            let mut state = self.state.lock();
             // the last first: each goes to the front of its aggregate's queue
-            for skipped in skipped.into_iter().rev() {
-                state.handle_skipped(skipped, now);
-            }
-            self.notify_waiters(state);
+            let skipped = skipped.into_iter().rev();
+            self.update(|state, now| skipped.for_each(|skipped| state.handle_skipped(skipped, now)));
             self.work.notify_waiters();
         }
         disposed
@@ -325,27 +309,22 @@ impl InFlight {
 
     /// Lets suspects run: the bus has persisted that they begin.
     pub fn begin<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let mut state = self.state.lock();
-        for id in ids {
-            state.begin(id);
-        }
-        drop(state);
+        ids.into_iter().for_each(|id| self.state.lock().begin(id));
         self.work.notify_waiters();
     }
 
     /// Removes entries: their dispositions are persisted, or another consumer has taken them over. Cancels handlers
     /// that run one of them.
     pub fn release<'a>(&self, ids: impl IntoIterator<Item = &'a MessageId>) {
-        let now = self.clock.instant();
-        let mut state = self.state.lock();
-        let mut is_starting = false;
-        for id in ids {
-            is_starting |= state.is_starting(id);
-            state.release(id, now);
-        }
-        // the task of a suspect that begins keeps all other deliveries of the bus waiting
-        let has_work = is_starting || state.has_work();
-        self.notify_waiters(state);
+        let has_work = self.update(|state, now| {
+            let mut is_starting = false;
+            for id in ids {
+                is_starting |= state.is_starting(id);
+                state.release(id, now);
+            }
+            // the task of a suspect that begins keeps all other deliveries of the bus waiting
+            is_starting || state.has_work()
+        });
         self.room.notify_one();
         if has_work {
             self.work.notify_waiters();
@@ -360,9 +339,7 @@ impl InFlight {
 
     /// As [`nack_idle`](Self::nack_idle), for the entries that `which` selects.
     pub fn nack_idle_if(&self, which: impl Fn(&MessageId) -> bool) -> Vec<MessageId> {
-        let mut state = self.state.lock();
-        let nacked = state.nack_idle_if(which);
-        self.notify_waiters(state);
+        let nacked = self.update(|state, _| state.nack_idle_if(which));
         self.room.notify_one();
         self.work.notify_waiters();
         nacked
@@ -410,11 +387,10 @@ impl InFlight {
             return NextJob::Idle(None);
         }
         let workers = self.workers(context);
-        let mut state = self.state.lock();
-        let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
-        let next_job = state.next_job(worker, slot, workers, self.clock.instant(), self.bounds);
-        self.notify_waiters(state);
-        next_job
+        self.update(|state, now| {
+            let slot = if state.startable() > 0 { self.worker_slots.take(workers) } else { None };
+            state.next_job(worker, slot, workers, now, self.bounds)
+        })
     }
 
     /// Waits until an entry does not run any more, as the consumer has released it.
@@ -436,17 +412,12 @@ impl InFlight {
     }
 
     pub(super) fn record_outcome(&self, number: u64, outcome: Outcome, context: &GroupContext) {
-        let mut state = self.state.lock();
-        state.record_outcome(number, outcome, &context.retry, self.clock.instant());
-        self.notify_waiters(state);
+        self.update(|state, now| state.record_outcome(number, outcome, &context.retry, now));
     }
 
     /// Returns the next suspect that may run.
     pub(super) fn next_suspect(&self) -> NextSuspect {
-        let mut state = self.state.lock();
-        let next = state.next_suspect(self.clock.instant(), self.bounds);
-        self.notify_waiters(state);
-        next
+        self.update(|state, now| state.next_suspect(now, self.bounds))
     }
 
     /// Has the bus persist that a suspect begins. Returns `false` if it is not in flight any more.

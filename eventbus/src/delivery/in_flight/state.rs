@@ -87,6 +87,12 @@ struct EntryBody {
     is_retry: bool,
 }
 
+impl EntryBody {
+    fn new(record: RecordedEvent, attempts: DeliveryAttempts, is_retry: bool) -> Option<Box<Self>> {
+        Some(Box::new(Self { bytes: bytes_of(&record), record: Some(record), attempts, is_retry }))
+    }
+}
+
 impl StoredEntry {
     fn dispose(&self, disposition: Disposition) -> DisposedEntry {
         let record = self.body.as_ref().and_then(|body| body.record.clone());
@@ -101,12 +107,12 @@ impl StoredEntry {
         Some(self.dispose(Disposition::Retry { attempts: delivery_attempts, after: Duration::ZERO }))
     }
 
-    const fn can_be_read_later(&self) -> bool {
-        matches!(self.stage, Stage::Blocked | Stage::Waiting { .. })
-    }
-
     fn ended_alone(&self) -> u32 {
         self.body.as_ref().map_or(0, |body| body.attempts.ended_alone)
+    }
+
+    fn is_retry(&self) -> bool {
+        self.body.as_ref().is_some_and(|body| body.is_retry)
     }
 }
 
@@ -324,6 +330,50 @@ impl InFlightState {
         self.failing.first_key_value().map(|((since, _), handlers)| (*since, Arc::clone(handlers)))
     }
 
+    /// Moves an entry to another stage, and from the index of the former one to that of the new one.
+    ///
+    /// An index goes by the body, too: no other place may change the stage, and a body changes in stages without index.
+    fn set_stage(&mut self, number: u64, stage: Stage) {
+        self.index(number, false);
+        if let Some(item) = self.items.get_mut(&number) {
+            item.stage = stage;
+        }
+        self.index(number, true);
+    }
+
+    /// Adds an entry to the index of its stage, or removes it.
+    fn index(&mut self, number: u64, is_added: bool) {
+        fn set<T: Ord>(index: &mut BTreeSet<T>, key: T, is_added: bool) {
+            let _ = if is_added { index.insert(key) } else { index.remove(&key) };
+        }
+        let Some(item) = self.items.get(&number) else {
+            return;
+        };
+        match item.stage {
+            Stage::Waiting { until, .. } => set(&mut self.waiting, (until, number), is_added),
+            Stage::Due { since, .. } => set(&mut self.due, (since, number), is_added),
+            Stage::Reading { .. } => count(&mut self.reading, is_added),
+            Stage::Suspect => set(&mut self.suspects, (item.ended_alone(), number), is_added),
+            Stage::Ready if item.is_retry() => set(&mut self.ready_retries, number, is_added),
+            Stage::Ready => set(&mut self.ready, number, is_added),
+            Stage::Running { .. } => {
+                count(&mut self.running, is_added);
+                if item.is_retry() {
+                    count(&mut self.running_retries, is_added);
+                }
+            }
+            Stage::Disposed => count(&mut self.disposed_count, is_added),
+            Stage::Blocked | Stage::NotingStart { .. } | Stage::StartNoted { .. } | Stage::DeadLettering => {}
+        }
+    }
+
+    /// Makes an entry ready, alone if it is a suspect.
+    fn set_ready(&mut self, number: u64) {
+        let body = self.items.get(&number).and_then(|item| item.body.as_ref());
+        let is_suspect = body.is_some_and(|body| body.attempts.is_suspect());
+        self.set_stage(number, if is_suspect { Stage::Suspect } else { Stage::Ready });
+    }
+
     /// Records that an entry has failed and is unfinished.
     fn mark_failing(&mut self, number: u64) {
         let Some(item) = self.items.get_mut(&number) else {
@@ -486,7 +536,6 @@ impl InFlightState {
             return false;
         }
         let key = self.hasher.hash_one(record.metadata().stream());
-        let bytes = bytes_of(&record);
         if self.is_empty()
             && self.last_end.is_some_and(|end| now.saturating_duration_since(end) > READ_AHEAD_RESET_AFTER)
         {
@@ -495,7 +544,8 @@ impl InFlightState {
         let disposition = self.examine_redelivered(&mut attempts, key, is_redelivered);
         let stage =
             if matches!(disposition, Some(Disposition::DeadLetter(_))) { Stage::DeadLettering } else { Stage::Blocked };
-        let body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: false }));
+        let body = EntryBody::new(record, attempts, false);
+        let bytes = body.as_ref().map_or(0, |body| body.bytes);
         let Some(number) = self.insert(StoredEntry { id, key, stage, body, failing_since: None }) else {
             return false;
         };
@@ -505,20 +555,33 @@ impl InFlightState {
             self.outbox.push(item.dispose(disposition));
         }
         let queue = self.queues.entry(key).or_default();
-        let is_behind_waiters = queue.numbers.len() > queue.with_body;
-        queue.numbers.push_back(number);
-        queue.with_body += 1;
         queue.has_redelivered |= is_redelivered;
-        let is_first = queue.numbers.len() == 1;
-        if !queue.is_stalled {
-            self.active += 1;
-        }
-        if is_first {
+        let place = queue.numbers.len();
+        self.enqueue(key, number, place, now);
+        true
+    }
+
+    /// Puts an entry with a body into a queue, and activates it if it is the first there.
+    fn enqueue(&mut self, key: OrderingKey, number: u64, place: usize, now: Instant) {
+        let queue = self.queues.entry(key).or_default();
+        let is_behind_waiters = queue.numbers.len() > queue.with_body;
+        queue.numbers.insert(place, number);
+        self.count_body(key, true);
+        if place == 0 {
             self.activate(number, now);
         } else if is_behind_waiters {
             self.drop_body(number);
         }
-        true
+    }
+
+    /// Counts a body that an entry of a queue has got or lost.
+    fn count_body(&mut self, key: OrderingKey, is_added: bool) {
+        if let Some(queue) = self.queues.get_mut(&key) {
+            count(&mut queue.with_body, is_added);
+            if !queue.is_stalled {
+                count(&mut self.active, is_added);
+            }
+        }
     }
 
     /// Updates the attempts of an entry that is added, and returns the disposition to persist if its process has ended.
@@ -577,18 +640,17 @@ impl InFlightState {
 
     /// Activates the first entry of its ordering key: see the table of [`Stage`].
     fn activate(&mut self, number: u64, now: Instant) {
-        let Some(item) = self.items.get_mut(&number) else {
+        let Some(item) = self.items.get(&number) else {
             return;
         };
         let key = item.key;
         if self.blocked_keys.contains_key(&key) && !matches!(item.stage, Stage::DeadLettering) {
-            item.stage = Stage::Blocked;
+            self.set_stage(number, Stage::Blocked);
             self.set_stalled(key, true);
             return self.drop_bodies(key);
         }
         let Some(body) = &item.body else {
-            item.stage = Stage::Due { since: now, has_waited: false };
-            self.due.insert((now, number));
+            self.set_stage(number, Stage::Due { since: now, has_waited: false });
             return self.set_stalled(key, false);
         };
         if matches!(item.stage, Stage::DeadLettering) {
@@ -598,14 +660,7 @@ impl InFlightState {
         if !wait.is_zero() {
             return self.park_until(number, now + wait);
         }
-        if body.attempts.is_suspect() {
-            item.stage = Stage::Suspect;
-            self.suspects.insert((body.attempts.ended_alone, number));
-        } else {
-            item.stage = Stage::Ready;
-            let ready = if body.is_retry { &mut self.ready_retries } else { &mut self.ready };
-            ready.insert(number);
-        }
+        self.set_ready(number);
         self.set_stalled(key, false);
     }
 
@@ -614,10 +669,7 @@ impl InFlightState {
         let key = self.hasher.hash_one(stream);
         *self.blocked_keys.entry(key).or_default() += 1;
         if let Some(first) = self.first_of(key)
-            && let Some(item) = self.items.get(&first)
-            && (self.ready.remove(&first)
-                || self.ready_retries.remove(&first)
-                || self.suspects.remove(&(item.ended_alone(), first)))
+            && self.items.get(&first).is_some_and(|item| matches!(item.stage, Stage::Ready | Stage::Suspect))
         {
             self.activate(first, now);
         }
@@ -658,12 +710,10 @@ impl InFlightState {
 
     /// Makes the first entry of an ordering key wait; the entries behind it stay blocked meanwhile.
     fn park_until(&mut self, number: u64, until: Instant) {
-        let Some(item) = self.items.get_mut(&number) else {
+        let Some(key) = self.items.get(&number).map(|item| item.key) else {
             return;
         };
-        let key = item.key;
-        item.stage = Stage::Waiting { until, has_waited: true };
-        self.waiting.insert((until, number));
+        self.set_stage(number, Stage::Waiting { until, has_waited: true });
         self.set_stalled(key, true);
         self.drop_bodies(key);
     }
@@ -680,19 +730,13 @@ impl InFlightState {
     }
 
     fn drop_body(&mut self, number: u64) {
-        let Some(item) = self.items.get_mut(&number).filter(|item| item.can_be_read_later()) else {
-            return;
-        };
-        let Some(body) = item.body.take() else {
+        let can_be_read_later = |item: &&mut StoredEntry| matches!(item.stage, Stage::Blocked | Stage::Waiting { .. });
+        let item = self.items.get_mut(&number).filter(can_be_read_later);
+        let Some((key, body)) = item.and_then(|item| Some((item.key, item.body.take()?))) else {
             return;
         };
         self.bytes -= body.bytes;
-        if let Some(queue) = self.queues.get_mut(&item.key) {
-            queue.with_body -= 1;
-            if !queue.is_stalled {
-                self.active -= 1;
-            }
-        }
+        self.count_body(key, false);
         self.count_without_body();
     }
 
@@ -731,29 +775,27 @@ impl InFlightState {
         }
     }
 
-    /// Takes the entry that starts next; `None` if none is ready, or if a new one that the bus is about to read comes
+    /// Returns the entry that starts next; `None` if none is ready, or if a new one that the bus is about to read comes
     /// first.
     fn next_ready(&mut self, bounds: Bounds) -> Option<u64> {
         if (self.new_before_retry == 0 || !self.has_new_work(bounds))
-            && let Some(retry) = self.ready_retries.pop_first()
+            && let Some(retry) = self.ready_retries.first()
         {
             self.new_before_retry = NEW_ENTRIES_PER_RETRY;
-            return Some(retry);
+            return Some(*retry);
         }
-        let new = self.ready.pop_first()?;
+        let new = self.ready.first()?;
         self.new_before_retry = self.new_before_retry.saturating_sub(1);
-        Some(new)
+        Some(*new)
     }
 
     fn run(&mut self, number: u64, worker: &Arc<Notify>, now: Instant) -> Option<Job> {
-        let item = self.items.get_mut(&number)?;
+        let item = self.items.get(&number)?;
         let body = item.body.as_ref()?;
-        let record = body.record.clone()?;
+        let (id, record, attempts) = (item.id.clone(), body.record.clone()?, body.attempts.clone());
         let is_alone = matches!(item.stage, Stage::StartNoted { is_alone: true });
-        item.stage = Stage::Running { worker: Arc::clone(worker), since: now, is_alone };
-        self.running += 1;
-        self.running_retries += usize::from(body.is_retry);
-        Some(Job { number, id: item.id.clone(), record, attempts: body.attempts.clone() })
+        self.set_stage(number, Stage::Running { worker: Arc::clone(worker), since: now, is_alone });
+        Some(Job { number, id, record, attempts })
     }
 
     /// Returns the suspect to run next: the one with the fewest process ends alone. One with such an end waits until
@@ -772,11 +814,13 @@ impl InFlightState {
 
     /// Queues for the bus to persist that a suspect begins. Returns `false` if the entry is not in flight any more.
     pub(super) fn note_start(&mut self, number: u64, is_alone: bool) -> bool {
-        let Some(item) = self.items.get_mut(&number).filter(|item| matches!(item.stage, Stage::Suspect)) else {
+        if !self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Suspect)) {
+            return false;
+        }
+        self.set_stage(number, Stage::NotingStart { is_alone });
+        let Some(item) = self.items.get_mut(&number) else {
             return false;
         };
-        self.suspects.remove(&(item.ended_alone(), number));
-        item.stage = Stage::NotingStart { is_alone };
         let Some(body) = &mut item.body else {
             return false;
         };
@@ -801,12 +845,8 @@ impl InFlightState {
     fn expire_waits(&mut self, now: Instant) {
         while let Some((since, number)) = self.waiting.first().copied().filter(|(at, _)| *at <= now) {
             self.waiting.pop_first();
-            if let Some(item) = self.items.get_mut(&number)
-                && let Stage::Waiting { has_waited, .. } = item.stage
-            {
-                let key = item.key;
-                item.stage = Stage::Due { since, has_waited };
-                self.due.insert((since, number));
+            if let Some(&StoredEntry { key, stage: Stage::Waiting { has_waited, .. }, .. }) = self.items.get(&number) {
+                self.set_stage(number, Stage::Due { since, has_waited });
                 self.set_stalled(key, false);
             }
         }
@@ -818,12 +858,10 @@ impl InFlightState {
         let mut due_entries = Vec::new();
         for _ in 0..self.due_room(bounds) {
             let Some((_, number)) = self.due.pop_first() else { break };
-            if let Some(item) = self.items.get_mut(&number)
-                && let Stage::Due { since, has_waited } = item.stage
-            {
-                item.stage = Stage::Reading { since, has_waited };
-                self.reading += 1;
-                due_entries.push(DueEntry { id: item.id.clone(), has_waited });
+            if let Some(StoredEntry { id, stage: Stage::Due { since, has_waited }, .. }) = self.items.get(&number) {
+                let (since, has_waited) = (*since, *has_waited);
+                due_entries.push(DueEntry { id: id.clone(), has_waited });
+                self.set_stage(number, Stage::Reading { since, has_waited });
             }
         }
         due_entries
@@ -838,47 +876,35 @@ impl InFlightState {
         if has_waited {
             attempts.next_at = None; // it has waited by our clock; the clock of another consumer may differ
         }
+        self.set_stage(number, Stage::Blocked);
         let Some(item) = self.items.get_mut(&number) else {
             return false;
         };
-        let (bytes, key) = (bytes_of(&record), item.key);
-        item.stage = Stage::Blocked;
-        item.body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: true }));
+        item.body = EntryBody::new(record, attempts, true);
+        let (bytes, key) = (item.body.as_ref().map_or(0, |body| body.bytes), item.key);
         self.bytes += bytes;
-        self.reading -= 1;
         self.uncount_without_body();
         self.mark_failing(number);
         self.read_ahead.read(bytes);
-        if let Some(queue) = self.queues.get_mut(&key) {
-            queue.with_body += 1;
-            if !queue.is_stalled {
-                self.active += 1;
-            }
-        }
+        self.count_body(key, true);
         self.activate(number, now);
         true
     }
 
     /// Returns an entry that the bus could not read again: it is still due.
     pub(super) fn return_due(&mut self, id: &MessageId) {
-        if let Some((number, since, has_waited)) = self.reading(id)
-            && let Some(item) = self.items.get_mut(&number)
-        {
-            item.stage = Stage::Due { since, has_waited };
-            self.reading -= 1;
-            self.due.insert((since, number));
+        if let Some((number, since, has_waited)) = self.reading(id) {
+            self.set_stage(number, Stage::Due { since, has_waited });
         }
     }
 
     /// Postpones an entry that the bus cannot read again yet.
     pub(super) fn postpone(&mut self, id: &MessageId, until: Instant) {
         if let Some((number, _, has_waited)) = self.reading(id)
-            && let Some(item) = self.items.get_mut(&number)
+            && let Some(item) = self.items.get(&number)
         {
             let key = item.key;
-            item.stage = Stage::Waiting { until, has_waited };
-            self.reading -= 1;
-            self.waiting.insert((until, number));
+            self.set_stage(number, Stage::Waiting { until, has_waited });
             self.set_stalled(key, true);
         }
     }
@@ -894,11 +920,10 @@ impl InFlightState {
 
     /// Records that the bus has persisted that a suspect begins.
     pub(super) fn begin(&mut self, id: &MessageId) {
-        let item = self.numbers.get(id).and_then(|number| self.items.get_mut(number));
-        if let Some(item) = item
-            && let Stage::NotingStart { is_alone } = item.stage
+        if let Some(number) = self.numbers.get(id).copied()
+            && let Some(&StoredEntry { stage: Stage::NotingStart { is_alone }, .. }) = self.items.get(&number)
         {
-            item.stage = Stage::StartNoted { is_alone };
+            self.set_stage(number, Stage::StartNoted { is_alone });
         }
     }
 
@@ -916,18 +941,17 @@ impl InFlightState {
     /// Records the outcome of a run. Returns `true` if the bus must persist it; ignores it if the entry was released
     /// meanwhile.
     pub(super) fn record_outcome(&mut self, number: u64, outcome: Outcome, policy: &RetryPolicy, now: Instant) -> bool {
+        let Some(StoredEntry { stage: Stage::Running { since, is_alone, .. }, .. }) = self.items.get(&number) else {
+            return false;
+        };
+        let (since, is_alone) = (*since, *is_alone);
+        self.last_end = Some(now);
         let Some(item) = self.items.get_mut(&number) else {
             return false;
         };
-        let Stage::Running { since, is_alone, .. } = item.stage else {
-            return false;
-        };
-        self.running -= 1;
-        self.last_end = Some(now);
         let Some(body) = &mut item.body else {
             return false;
         };
-        self.running_retries -= usize::from(body.is_retry);
         let Some(disposition) = Disposition::from_outcome(outcome, &mut body.attempts, policy, &self.clock) else {
             if is_alone {
                 body.attempts.note_slow_consumer();
@@ -944,17 +968,18 @@ impl InFlightState {
                 self.park_until(number, now + after);
             }
             Disposition::DeadLetter(_) => {
-                item.stage = Stage::DeadLettering;
                 self.outbox.push(item.dispose(disposition));
+                self.set_stage(number, Stage::DeadLettering);
                 self.set_stalled(key, true);
             }
             _ => {
                 // moved, not cloned: the bus drops the record outside of our lock
                 let (record, bytes) = (body.record.take(), body.bytes);
                 self.outbox.push(DisposedEntry { id: item.id.clone(), record, disposition });
-                item.stage = Stage::Disposed;
-                self.disposed_count += 1;
-                item.body = None;
+                self.set_stage(number, Stage::Disposed);
+                if let Some(item) = self.items.get_mut(&number) {
+                    item.body = None;
+                }
                 self.bytes -= bytes;
                 self.leave_queue(key, number, true, now);
             }
@@ -968,52 +993,38 @@ impl InFlightState {
         let DisposedEntry { id, record: Some(record), disposition: Disposition::Skip(attempts) } = skipped else {
             return;
         };
-        let number = self.numbers.get(&id).copied();
-        let Some((number, item)) = number.and_then(|number| Some((number, self.items.get_mut(&number)?))) else {
+        let Some(number) = self.numbers.get(&id).copied() else {
             return;
         };
-        if !matches!(item.stage, Stage::Disposed) {
+        if !self.items.get(&number).is_some_and(|item| matches!(item.stage, Stage::Disposed)) {
             return;
         }
-        let (key, bytes) = (item.key, bytes_of(&record));
-        item.stage = Stage::Blocked;
-        item.body = Some(Box::new(EntryBody { record: Some(record), attempts, bytes, is_retry: false }));
-        self.bytes += bytes;
-        self.disposed_count -= 1;
+        self.set_stage(number, Stage::Blocked);
+        let Some(item) = self.items.get_mut(&number) else {
+            return;
+        };
+        item.body = EntryBody::new(record, attempts, false);
+        self.bytes += item.body.as_ref().map_or(0, |body| body.bytes);
+        let key = item.key;
         let is_before = self.first_of(key).is_none_or(|first| self.block_unstarted(first));
-        let queue = self.queues.entry(key).or_default();
-        let is_behind_waiters = queue.numbers.len() > queue.with_body;
-        queue.numbers.insert(usize::from(!is_before), number);
-        queue.with_body += 1;
-        if !queue.is_stalled {
-            self.active += 1;
-        }
-        if is_before {
-            self.activate(number, now);
-        } else if is_behind_waiters {
-            self.drop_body(number);
-        }
+        self.enqueue(key, number, usize::from(!is_before), now);
     }
 
     /// Blocks the first entry of an ordering key, for one that is put before it. Returns `false` if it has started.
     fn block_unstarted(&mut self, first: u64) -> bool {
-        let Some(item) = self.items.get_mut(&first) else {
-            return false;
-        };
-        match item.stage {
-            Stage::Ready => {
-                let _ = self.ready.remove(&first) || self.ready_retries.remove(&first);
+        let is_unstarted = |item: &StoredEntry| match item.stage {
+            Stage::Ready | Stage::Suspect | Stage::Blocked => true,
+            // the bus reads one that is being read once more when it is the first again
+            Stage::Due { has_waited, .. } | Stage::Reading { has_waited, .. } | Stage::Waiting { has_waited, .. } => {
+                !has_waited
             }
-            Stage::Suspect => drop(self.suspects.remove(&(item.ended_alone(), first))),
-            Stage::Due { since, has_waited: false } => drop(self.due.remove(&(since, first))),
-            // the bus reads it once more when it is the first again
-            Stage::Reading { has_waited: false, .. } => self.reading -= 1,
-            Stage::Waiting { until, has_waited: false } => drop(self.waiting.remove(&(until, first))),
-            Stage::Blocked => {}
-            _ => return false,
+            _ => false,
+        };
+        let may_block = self.items.get(&first).is_some_and(is_unstarted);
+        if may_block {
+            self.set_stage(first, Stage::Blocked);
         }
-        item.stage = Stage::Blocked;
-        true
+        may_block
     }
 
     /// Removes an entry, in any stage, and notifies a worker that runs it. Returns `false` if the entry was not there.
@@ -1021,6 +1032,7 @@ impl InFlightState {
         let Some(number) = self.numbers.remove(id) else {
             return false;
         };
+        self.index(number, false);
         let Some(item) = self.items.remove(&number) else {
             return false;
         };
@@ -1028,34 +1040,16 @@ impl InFlightState {
             self.failing.remove(&(since, number));
         }
         if matches!(item.stage, Stage::Disposed) {
-            self.disposed_count -= 1;
             return true; // it has left its queue
         }
         match &item.body {
             Some(body) => self.bytes -= body.bytes,
             None => self.uncount_without_body(),
         }
-        let (has_body, ended_alone) = (item.body.is_some(), item.ended_alone());
-        let is_retry = item.body.as_ref().is_some_and(|body| body.is_retry);
-        match item.stage {
-            Stage::Running { worker, .. } => {
-                self.running -= 1;
-                self.running_retries -= usize::from(is_retry);
-                worker.notify_one();
-            }
-            Stage::Waiting { until, .. } => drop(self.waiting.remove(&(until, number))),
-            Stage::Ready if is_retry => drop(self.ready_retries.remove(&number)),
-            Stage::Ready => drop(self.ready.remove(&number)),
-            Stage::Suspect => drop(self.suspects.remove(&(ended_alone, number))),
-            Stage::Due { since, .. } => drop(self.due.remove(&(since, number))),
-            Stage::Reading { .. } => self.reading -= 1,
-            Stage::Blocked
-            | Stage::NotingStart { .. }
-            | Stage::StartNoted { .. }
-            | Stage::DeadLettering
-            | Stage::Disposed => {}
+        if let Stage::Running { worker, .. } = item.stage {
+            worker.notify_one();
         }
-        self.leave_queue(item.key, number, has_body, now);
+        self.leave_queue(item.key, number, item.body.is_some(), now);
         true
     }
 
@@ -1099,18 +1093,21 @@ impl InFlightState {
         } else {
             return; // an entry that is no event has no aggregate
         }
+        let next = queue.numbers.front().copied();
         if has_body {
-            queue.with_body -= 1;
-            if !queue.is_stalled {
-                self.active -= 1;
-            }
+            self.count_body(key, false);
         }
-        match queue.numbers.front().copied() {
+        match next {
             None => drop(self.queues.remove(&key)),
             Some(next) if was_first => self.activate(next, now),
             Some(_) => {}
         }
     }
+}
+
+/// Counts one more, or one less.
+const fn count(counter: &mut usize, is_added: bool) {
+    if is_added { *counter += 1 } else { *counter -= 1 }
 }
 
 /// Returns the estimated memory of an event, in bytes.
