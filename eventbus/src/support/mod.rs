@@ -15,6 +15,7 @@ pub use address::{is_this_machine, redacted};
 pub use check::{check_events, check_ids, check_range, check_records, first_result};
 pub use listed_types::ListedEventTypes;
 pub use outage::Outage;
+pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, paged};
 pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note};
 pub use source_chain::source_chain;

@@ -3,7 +3,7 @@
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::{
-    domain::record::RecordedEvent,
+    domain::{record::RecordedEvent, stream::Position},
     port::{ReadError, RecordStream},
 };
 
@@ -14,6 +14,58 @@ pub const PAGE_BYTES: usize = 1024 * 1024;
 
 /// A page of events, and the cursor of the next page; `None` on the last page.
 pub type Page<C> = (Vec<RecordedEvent>, Option<C>);
+
+/// Consecutive events of a feed.
+pub(crate) struct FeedBatch {
+    pub(crate) events: Vec<RecordedEvent>,
+    pub(crate) end: BatchEnd,
+}
+
+/// Reason why a batch holds no more events.
+#[derive(Debug)]
+pub(crate) enum BatchEnd {
+    Full,
+    EndOfFeed,
+    /// The feed fails behind the events.
+    Failed(ReadError),
+}
+
+impl FeedBatch {
+    /// Reads the next events of a feed, at most `events_max`; ends with the event that reaches `bytes_max`. May search
+    /// for long until it finds one.
+    ///
+    /// # Errors
+    /// The error of the feed, if there is no event before it.
+    pub(crate) async fn read(
+        feed: &mut RecordStream<'_>,
+        events_max: usize,
+        bytes_max: usize,
+    ) -> Result<Self, ReadError> {
+        let (mut events, mut bytes): (Vec<RecordedEvent>, _) = (Vec::new(), 0);
+        while events.len() < events_max && bytes < bytes_max {
+            match feed.try_next().await {
+                Ok(Some(event)) => {
+                    bytes += event.payload().len();
+                    events.push(event);
+                }
+                Ok(None) => return Ok(Self { events, end: BatchEnd::EndOfFeed }),
+                Err(error) if events.is_empty() => return Err(error),
+                Err(error) => return Ok(Self { events, end: BatchEnd::Failed(error) }),
+            }
+        }
+        Ok(Self { events, end: BatchEnd::Full })
+    }
+
+    /// Returns the position up to which the feed, which ends at `target`, has no more events before the next batch.
+    pub(crate) fn through(&self, target: Position) -> Position {
+        match self.end {
+            BatchEnd::EndOfFeed => target,
+            BatchEnd::Full | BatchEnd::Failed(_) => {
+                self.events.last().and_then(RecordedEvent::position).unwrap_or_default()
+            }
+        }
+    }
+}
 
 /// Turns page-wise reading into a stream: reads a page when the former one is consumed, none before the first poll.
 ///

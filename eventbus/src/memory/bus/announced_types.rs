@@ -8,14 +8,14 @@
 
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::StreamExt as _;
 
 use super::store_access::checkpoint_name;
 use crate::{
     delivery::{DueRange, GroupTypes, Subscribers, Unhandled, UnhandledRange},
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{Announced, CheckpointError, EventStore, FeedFilter, ReadError, RecordStream, SkippedBefore},
-    support::{PAGE_BYTES, from_json, read_around},
+    support::{FeedBatch, PAGE_BYTES, from_json, read_around},
 };
 
 /// Most events of a range that are restored at once.
@@ -204,31 +204,19 @@ pub(super) async fn next_page(
 ) -> Result<DueEvents, BoxError> {
     let (after, through, filter) = (Position::new(due.after), Position::new(due.through), of_type(&due.event_type)?);
     let mut feed = read_around(store, after, through, &filter, skipped);
-    let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
-    while events.len() < PAGE_EVENTS && bytes < PAGE_BYTES {
-        match feed.try_next().await {
-            Ok(Some(event)) => {
-                bytes += event.payload().len();
-                events.push(event);
+    match FeedBatch::read(&mut feed, PAGE_EVENTS, PAGE_BYTES).await {
+        Ok(batch) => Ok(DueEvents { through: batch.through(through), events: batch.events, unreadable: None }),
+        Err(error @ ReadError::Corrupt { .. }) => {
+            drop(feed);
+            let read = |through| read_around(store, after, through, &filter, skipped);
+            let at = first_unreadable(read, after, through).await?;
+            match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
+                1 => Ok(DueEvents { events: Vec::new(), through: at, unreadable: Some(at) }),
+                _ => Err(error.into()),
             }
-            Ok(None) => return Ok(DueEvents { events, through, unreadable: None }),
-            Err(error @ ReadError::Corrupt { .. }) if events.is_empty() => {
-                drop(feed);
-                let read = |through| read_around(store, after, through, &filter, skipped);
-                let at = first_unreadable(read, after, through).await?;
-                // the group can pass exactly one damaged event, which gets a row
-                return match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
-                    1 => Ok(DueEvents { events, through: at, unreadable: Some(at) }),
-                    _ => Err(error.into()),
-                };
-            }
-            // the next page begins with the damaged event
-            Err(ReadError::Corrupt { .. }) => break,
-            Err(error) => return Err(error.into()),
         }
+        Err(error) => Err(error.into()),
     }
-    let through = events.last().and_then(RecordedEvent::position).unwrap_or(through);
-    Ok(DueEvents { events, through, unreadable: None })
 }
 
 /// Finds the position of the first event of a feed that cannot read it, by bisection: the error may lack the position.

@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
-    event_handling::{feed_delivery, run_watched},
+    event_handling::feed_delivery,
     inner::ProjectionInner,
     rebuild_progress::Rebuilt,
-    shadow_rebuild::writer_of_rows,
+    shadow_rebuild::transactions_for_rows,
 };
 use crate::{
     domain::{
@@ -35,12 +35,12 @@ pub(crate) async fn rebuild_aggregate<P: Projection>(
     if definition.kind != ProjectionKind::Transactional {
         return Err(RebuildError::NoKey { name });
     }
-    let (projection, transactions) = writer_of_rows(inner, context)?;
+    let transactions = transactions_for_rows::<P>(context)?;
     let key = definition.key.ok_or(RebuildError::NoKey { name })?;
     // fences the process that writes the live rows: they stand still
     let lease_request = context.command_lease_request(projection_role(name), "rebuild");
     let live_lease = lease_request.seize(stop).await.map_err(store_error::<P>)?;
-    let rebuild = AggregateRebuild { inner, context, projection, stream };
+    let rebuild = AggregateRebuild { inner, context, stream };
     let rebuilt = rebuild.replace_rows(&*transactions, key, &live_lease).await;
     live_lease.release().await;
     rebuilt
@@ -54,7 +54,6 @@ fn store_error<P: Projection>(error: impl Into<BoxError>) -> RebuildError {
 struct AggregateRebuild<'a, P> {
     inner: &'a ProjectionInner<P>,
     context: &'a RunnerContext,
-    projection: &'a P,
     stream: &'a StreamId,
 }
 
@@ -105,7 +104,7 @@ impl<P: Projection> AggregateRebuild<'_, P> {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let position = record.position().unwrap_or(Position::START);
+            let position = record.position().unwrap_or_default();
             if position > through {
                 break;
             }
@@ -118,14 +117,8 @@ impl<P: Projection> AggregateRebuild<'_, P> {
                 continue;
             }
             let delivery = feed_delivery(&definition, record, &self.context.state);
-            let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
-            let projected =
-                run_watched(&definition, self.inner.activity(), &delivery, projected, &self.context.clock).await;
-            projected.map_err(|error| RebuildError::Failed {
-                name: definition.name,
-                position,
-                error: error.to_string(),
-            })?;
+            let projected = self.inner.write_rows(&delivery, transaction).await;
+            projected.map_err(|error| RebuildError::failed(definition.name, Some(position), &error))?;
             events += 1;
         }
         Ok((events, skipped))

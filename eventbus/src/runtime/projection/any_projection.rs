@@ -2,7 +2,6 @@
 
 use std::{
     any::{Any, TypeId},
-    fmt,
     sync::Arc,
     time::Duration,
 };
@@ -22,7 +21,8 @@ use crate::{
 
 /// A type-erased projection, as an app holds it.
 #[doc(hidden)]
-#[derive(Clone)]
+#[derive(Clone, derive_more::Debug)]
+#[debug("{definition:?}")]
 pub struct AnyProjection {
     definition: ProjectionDefinition,
     type_id: TypeId,
@@ -144,11 +144,5 @@ impl AnyProjection {
     /// Returns its status for a store that ends at `head`.
     pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
         self.handle.status(head)
-    }
-}
-
-impl fmt::Debug for AnyProjection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.definition.fmt(f)
     }
 }

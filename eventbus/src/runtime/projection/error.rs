@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
-    port::ReadError,
+    port::{ReadError, delivery::HandlerError},
 };
 
 /// An error that stops a projection, or keeps it from being read.
@@ -236,6 +236,10 @@ pub enum RebuildError {
 }
 
 impl RebuildError {
+    pub(super) fn failed(name: &'static str, position: Option<Position>, error: &HandlerError) -> Self {
+        Self::Failed { name, position: position.unwrap_or_default(), error: error.to_string() }
+    }
+
     pub(super) fn store(name: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Store { name, source: source.into() }
     }

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use super::ProjectionError;
 use crate::{
     delivery::activity::{Activity, TookTooLong},
-    domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
+    domain::{clock::SharedClock, error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{
         backoff::Backoff,
         delivery::{Delivery, HandlerError, HandlerErrorKind},
@@ -16,20 +16,25 @@ use crate::{
     runtime::definition::ProjectionDefinition,
 };
 
-/// Outcome of a pass over the feed, up to the end that it had when the pass began.
-pub(super) enum FeedStep {
-    /// The projection has handled all events.
-    Advanced,
-    /// There were no events to handle.
-    CaughtUp,
-    /// Cancelled, or the position was set back, before all events were handled.
+/// Reason why a pass over the feed ends before the end that the feed had when the pass began.
+pub(super) enum FeedStop {
+    /// Cancelled, or the position was set back.
     Interrupted,
-    /// A different process may hold the lease, or moved the checkpoint.
+    /// A different process may hold the lease, or the checkpoint has moved: also by an earlier commit whose outcome was
+    /// unknown. No rows are committed.
     LeaseLost,
     /// The projection failed at this event; it has handled those before it.
     EventFailed(RecordedEvent, HandlerError),
     /// The attribute names a table or a column that the store does not have.
     MissingTable(ProjectionError),
+    /// The store failed, or cannot read an event.
+    Store(BoxError),
+}
+
+impl<E: Into<BoxError>> From<E> for FeedStop {
+    fn from(error: E) -> Self {
+        Self::Store(error.into())
+    }
 }
 
 /// Runs a projection's method under its time limit; a panic counts as an error of the event.

@@ -1,7 +1,5 @@
 //! Reading a projection.
 
-use std::{fmt, ops::Deref};
-
 use tokio::sync::RwLockReadGuard;
 
 use crate::domain::stream::Position;
@@ -10,18 +8,16 @@ use crate::domain::stream::Position;
 ///
 /// For a projection whose state is in memory it is a read lock: events wait while it is held, so drop it before the
 /// next `.await`.
+#[derive(derive_more::Debug, derive_more::Deref)]
+#[debug("{state:?}")]
 pub struct ProjectionGuard<'a, P> {
-    state: StateRef<'a, P>,
+    #[deref(forward)]
+    state: RwLockReadGuard<'a, P>,
     position: Position,
 }
 
-pub(super) enum StateRef<'a, P> {
-    Locked(RwLockReadGuard<'a, P>),
-    Unlocked(&'a P),
-}
-
 impl<'a, P> ProjectionGuard<'a, P> {
-    pub(super) const fn new(state: StateRef<'a, P>, position: Position) -> Self {
+    pub(super) const fn new(state: RwLockReadGuard<'a, P>, position: Position) -> Self {
         Self { state, position }
     }
 
@@ -29,21 +25,5 @@ impl<'a, P> ProjectionGuard<'a, P> {
     #[must_use]
     pub const fn position(&self) -> Position {
         self.position
-    }
-}
-
-impl<P> Deref for ProjectionGuard<'_, P> {
-    type Target = P;
-    fn deref(&self) -> &P {
-        match &self.state {
-            StateRef::Locked(guard) => guard,
-            StateRef::Unlocked(state) => state,
-        }
-    }
-}
-
-impl<P: fmt::Debug> fmt::Debug for ProjectionGuard<'_, P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        (**self).fmt(f)
     }
 }

@@ -181,7 +181,7 @@ mod tests {
         assert!(seen.0.progress().advance(0, Position::new(5), 0));
         let caught_up = async |_: &mut Seen, target: Position| Ok::<_, HandlerError>(target);
         let replaced = seen.0.replace_state(Seen::default(), Position::new(2), None, caught_up);
-        assert_eq!(replaced.await.unwrap(), Some(Position::new(5)));
+        assert_eq!(replaced.await.unwrap(), Position::new(5));
         assert!(!seen.0.progress().advance(0, Position::new(6), 0), "the feed is read anew");
     }
 

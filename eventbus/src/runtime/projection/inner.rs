@@ -1,6 +1,6 @@
 //! Insides of a projection's handle: the state, which events and rebuilds change, and its progress.
 
-use std::{fmt, future::Future, sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::sync::RwLock;
@@ -9,14 +9,14 @@ use super::{
     ProjectionError, RebuildProgress, Rebuilt,
     context::projection_role,
     event_handling::run_watched,
-    guard::{ProjectionGuard, StateRef},
+    guard::ProjectionGuard,
     progress::{ProgressCell, ProjectionProgress},
 };
 use crate::{
     delivery::activity::Activity,
     domain::{error::BoxError, stream::Position},
     port::{
-        EventStore, Transactions,
+        EventStore, Transaction,
         delivery::{Delivery, HandlerError},
         state::StateMap,
     },
@@ -25,8 +25,11 @@ use crate::{
 };
 
 /// A projection: its state, and all that the feeder and the readers share.
+#[derive(derive_more::Debug)]
+#[debug("ProjectionHandle {{ progress: {:?}, .. }}", *progress.borrow())]
 pub(crate) struct ProjectionInner<P> {
-    state: ProjectionState<P>,
+    /// `&mut self` methods lock it, so that an event and a reader exclude each other; `&self` methods only read it.
+    state: RwLock<P>,
     factory: Option<Box<dyn Fn() -> P + Send + Sync>>,
     /// The shared state of the app that feeds it; behind a lock, as the app starts after the handle is made.
     app_state: RwLock<StateMap>,
@@ -36,32 +39,11 @@ pub(crate) struct ProjectionInner<P> {
     skips: Mutex<Option<Arc<[Position]>>>,
 }
 
-enum ProjectionState<P> {
-    /// `&mut self` methods: an event and a reader exclude each other.
-    Locked(RwLock<P>),
-    /// `&self` methods: no lock.
-    Unlocked(P),
-}
-
-impl<P> ProjectionState<P> {
-    /// Returns `true` if an event is being handled, or waits for a guard to be dropped.
-    fn is_in_use(&self) -> bool {
-        match self {
-            Self::Locked(lock) => lock.try_read().is_err(),
-            Self::Unlocked(_) => false,
-        }
-    }
-}
-
 impl<P: Projection> ProjectionInner<P> {
     pub(super) fn new(projection: P, factory: Option<Box<dyn Fn() -> P + Send + Sync>>) -> Self {
-        let definition = P::definition();
-        let state = match definition.kind {
-            ProjectionKind::InMemory => ProjectionState::Locked(RwLock::new(projection)),
-            ProjectionKind::Transactional | ProjectionKind::AtLeastOnce => ProjectionState::Unlocked(projection),
-        };
         let (app_state, activity, skips) = Default::default();
-        Self { state, factory, app_state, progress: ProgressCell::new(definition.name), activity, skips }
+        let progress = ProgressCell::new(P::definition().name);
+        Self { state: RwLock::new(projection), factory, app_state, progress, activity, skips }
     }
 
     pub(crate) const fn progress(&self) -> &ProgressCell {
@@ -74,23 +56,11 @@ impl<P: Projection> ProjectionInner<P> {
     }
 
     pub(super) async fn read(&self) -> ProjectionGuard<'_, P> {
-        let view = match &self.state {
-            ProjectionState::Locked(lock) => StateRef::Locked(lock.read().await),
-            ProjectionState::Unlocked(state) => StateRef::Unlocked(state),
-        };
-        ProjectionGuard::new(view, self.progress.position())
+        ProjectionGuard::new(self.state.read().await, self.progress.position())
     }
 
     pub(super) fn new_instance(&self) -> Option<P> {
         self.factory.as_ref().map(|factory| factory())
-    }
-
-    /// Returns the instance, and the transactions of the store in which it writes rows.
-    pub(super) fn with_transactions(&self, store: &dyn EventStore) -> Option<(&P, Arc<dyn Transactions>)> {
-        match &self.state {
-            ProjectionState::Locked(_) => None,
-            ProjectionState::Unlocked(state) => Some((state, store.transactions()?)),
-        }
     }
 
     /// Returns the result of a rebuild with this last progress.
@@ -162,7 +132,7 @@ impl<P: Projection> ProjectionInner<P> {
             let why = now.end_reason(name).filter(|_| in_time);
             let busy = || {
                 let in_use = "an event is being handled, or a guard is held";
-                let is_in_use = inner.state.is_in_use();
+                let is_in_use = inner.state.try_read().is_err();
                 String::from(if is_in_use { in_use } else { "it is still busy" })
             };
             Err(why.unwrap_or_else(|| ProjectionError::TimedOut {
@@ -204,24 +174,36 @@ impl<P: Projection> ProjectionInner<P> {
         delivery: &Delivery,
         accepts: impl Fn(&ProjectionProgress) -> bool,
     ) -> Result<(), HandlerError> {
-        match &self.state {
-            ProjectionState::Locked(lock) => {
-                let mut state = lock.write().await;
-                if !accepts(&self.progress.borrow()) {
-                    return Ok(());
-                }
-                let handled = self.run_method(delivery, state.project_mut(delivery)).await;
-                if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
-                    // under the lock, so that a replacement of the state knows which events it includes
-                    self.progress.raise_position(position);
-                }
-                handled
+        if P::definition().kind != ProjectionKind::InMemory {
+            if !accepts(&self.progress.borrow()) {
+                return Ok(());
             }
-            ProjectionState::Unlocked(state) if accepts(&self.progress.borrow()) => {
-                self.run_method(delivery, state.project(delivery, None)).await
-            }
-            ProjectionState::Unlocked(_) => Ok(()),
+            return self.run_method(delivery, self.state.read().await.project(delivery, None)).await;
         }
+        let mut state = self.state.write().await;
+        if !accepts(&self.progress.borrow()) {
+            return Ok(());
+        }
+        let handled = self.run_method(delivery, state.project_mut(delivery)).await;
+        if let (Ok(()), Some(position)) = (&handled, delivery.record().position()) {
+            // under the lock, so that a replacement of the state knows which events it includes
+            self.progress.raise_position(position);
+        }
+        handled
+    }
+
+    /// Runs the method for an event, which writes rows in a transaction.
+    pub(super) async fn write_rows(
+        &self,
+        delivery: &Delivery,
+        transaction: &mut dyn Transaction,
+    ) -> Result<(), HandlerError> {
+        self.run_method(delivery, self.state.read().await.project(delivery, Some(transaction.as_any_mut()))).await
+    }
+
+    /// Runs the method for an event on a new instance.
+    pub(super) async fn fold(&self, fresh: &mut P, delivery: &Delivery) -> Result<(), HandlerError> {
+        self.run_method(delivery, fresh.project_mut(delivery)).await
     }
 
     async fn run_method(
@@ -240,30 +222,19 @@ impl<P: Projection> ProjectionInner<P> {
         included: Position,
         guard_timeout: Option<Duration>,
         catch_up: impl AsyncFnOnce(&mut P, Position) -> Result<Position, E>,
-    ) -> Result<Option<Position>, E> {
-        let ProjectionState::Locked(lock) = &self.state else {
-            return Ok(None);
-        };
+    ) -> Result<Position, E> {
         let mut state = match guard_timeout {
-            None => lock.write().await,
-            Some(timeout) => self
-                .progress
-                .clock()
-                .timeout(timeout, lock.write())
-                .await
-                .map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?,
+            None => self.state.write().await,
+            Some(timeout) => {
+                let locked = self.progress.clock().timeout(timeout, self.state.write()).await;
+                locked.map_err(|_| ProjectionError::Busy { name: P::definition().name, timeout })?
+            }
         };
         // the lock keeps events out, so `target` covers every event that the old state has handled
         let target = self.progress.position().max(included);
         let position = catch_up(&mut fresh, target).await?;
         *state = fresh;
         self.progress.record_replacement(position);
-        Ok(Some(position))
-    }
-}
-
-impl<P> fmt::Debug for ProjectionInner<P> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProjectionHandle").field("progress", &*self.progress.borrow()).finish_non_exhaustive()
+        Ok(position)
     }
 }

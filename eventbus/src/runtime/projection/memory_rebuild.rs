@@ -6,14 +6,13 @@ use futures_util::TryStreamExt;
 
 use super::{
     RebuildError,
-    event_handling::{feed_delivery, run_watched},
+    event_handling::feed_delivery,
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
 };
 use crate::{
-    delivery::activity::Activity,
-    domain::{clock::SharedClock, stream::Position},
-    port::{EventStore, FeedFilter, state::StateMap},
+    domain::stream::Position,
+    port::{EventStore, state::StateMap},
     runtime::definition::{Projection, ProjectionKind},
     support::read_around,
 };
@@ -32,14 +31,11 @@ pub(super) async fn replay_in_memory<P: Projection>(
         return Err(RebuildError::NotInMemory { name });
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
-    let target = store.head().await?;
-    let filter = FeedFilter::from(definition.events);
-    let events = store.count_events(Position::START, target, &filter).await?;
-    let meter = ProgressMeter::new(name, target, events, report, inner.progress().clock());
-    let (state, activity, clock) = (inner.app_state().await, inner.activity(), inner.progress().clock());
+    let meter = ProgressMeter::begin(&definition, store, report, inner.progress().clock()).await?;
+    let target = meter.progress().target;
     inner.clear_cached_skips();
     let skips = inner.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
-    let mut replay = Replay { skips, store, filter, state, activity, clock, meter };
+    let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
     replay.replay_until(&mut fresh, target).await?;
     let included = replay.meter.progress().position;
     let replaced = inner
@@ -48,42 +44,35 @@ pub(super) async fn replay_in_memory<P: Projection>(
             Ok::<_, RebuildError>(replay.meter.progress().position)
         })
         .await?;
-    replay.meter.advance(0, replaced.unwrap_or(included));
+    replay.meter.advance(0, replaced);
     Ok(inner.summary(replay.meter.progress()))
 }
 
 /// A replay of a store's feed, with its progress.
-struct Replay<'a> {
+struct Replay<'a, P> {
+    inner: &'a ProjectionInner<P>,
     store: &'a dyn EventStore,
     skips: Arc<[Position]>,
-    filter: FeedFilter,
     state: StateMap,
-    activity: &'a Arc<Activity>,
-    clock: SharedClock,
     meter: ProgressMeter<'a>,
 }
 
-impl Replay<'_> {
+impl<P: Projection> Replay<'_, P> {
     /// Replays all events up to `target`: without that limit, writers that do not pause would keep it from ever ending.
-    async fn replay_until<P: Projection>(&mut self, projection: &mut P, target: Position) -> Result<(), RebuildError> {
+    async fn replay_until(&mut self, fresh: &mut P, target: Position) -> Result<(), RebuildError> {
         const REPORT_EVERY: u64 = 256;
         let mut position = self.meter.progress().position;
         if position >= target {
             return Ok(());
         }
-        let mut feed = read_around(self.store, position, target, &self.filter, &self.skips);
+        let definition = P::definition();
+        let mut feed = read_around(self.store, position, target, &definition.events.into(), &self.skips);
         let mut events = 0;
         while let Some(record) = feed.try_next().await? {
             position = record.position().unwrap_or(position);
-            let delivery = feed_delivery(&P::definition(), record, &self.state);
-            let folded =
-                run_watched(&P::definition(), self.activity, &delivery, projection.project_mut(&delivery), &self.clock)
-                    .await;
-            folded.map_err(|error| RebuildError::Failed {
-                name: P::definition().name,
-                position,
-                error: error.to_string(),
-            })?;
+            let delivery = feed_delivery(&definition, record, &self.state);
+            let folded = self.inner.fold(fresh, &delivery).await;
+            folded.map_err(|error| RebuildError::failed(definition.name, Some(position), &error))?;
             events += 1;
             if events == REPORT_EVERY {
                 self.meter.advance(std::mem::take(&mut events), position);

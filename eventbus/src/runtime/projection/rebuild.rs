@@ -17,8 +17,6 @@ use super::{
     shadow_rebuild::ShadowRebuild,
 };
 use crate::{
-    domain::stream::Position,
-    port::FeedFilter,
     runtime::definition::{Projection, ProjectionKind},
     support::Outage,
 };
@@ -30,6 +28,8 @@ const OWNER_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const REBUILD_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A rebuild that begins when it is awaited.
+#[derive(derive_more::Debug)]
+#[debug("Rebuild")]
 #[must_use = "a rebuild begins when it is awaited"]
 pub struct Rebuild<'a, T> {
     start: StartRebuildFn<'a, T>,
@@ -48,12 +48,6 @@ impl<'a, T> Rebuild<'a, T> {
     pub fn on_progress(mut self, report: impl FnMut(RebuildProgress) + Send + 'a) -> Self {
         self.report = Box::new(report);
         self
-    }
-}
-
-impl<T> std::fmt::Debug for Rebuild<'_, T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Rebuild")
     }
 }
 
@@ -95,10 +89,8 @@ async fn replay_through_runner<P: Projection>(
 ) -> Result<Rebuilt, RebuildError> {
     let definition = P::definition();
     check_is_fed_here(definition.name, context).await?;
-    let target = context.store.head().await?;
-    let filter = FeedFilter::from(definition.events);
-    let events = context.store.count_events(Position::START, target, &filter).await?;
-    let mut meter = ProgressMeter::new(definition.name, target, events, report, context.clock.clone());
+    let mut meter = ProgressMeter::begin(&definition, &*context.store, report, context.clock.clone()).await?;
+    let target = meter.progress().target;
     inner.progress().restart();
     let mut progress = inner.progress().subscribe();
     loop {

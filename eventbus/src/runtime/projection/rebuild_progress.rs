@@ -5,7 +5,11 @@ use std::{fmt, time::Duration};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::domain::{clock::SharedClock, shown, stream::Position};
+use crate::{
+    domain::{clock::SharedClock, shown, stream::Position},
+    port::{EventStore, ReadError},
+    runtime::definition::ProjectionDefinition,
+};
 
 /// The callback that reports the progress of a rebuild.
 pub(crate) type ProgressCallback<'a> = Box<dyn FnMut(RebuildProgress) + Send + 'a>;
@@ -131,23 +135,18 @@ pub(super) struct ProgressMeter<'a> {
 }
 
 impl<'a> ProgressMeter<'a> {
-    pub(super) fn new(
-        name: &'static str,
-        target: Position,
-        of: u64,
+    /// Begins a rebuild from the first event to the head of the store.
+    pub(super) async fn begin(
+        definition: &ProjectionDefinition,
+        store: &dyn EventStore,
         report: ProgressCallback<'a>,
         clock: SharedClock,
-    ) -> Self {
-        let now = RebuildProgress {
-            name,
-            events: 0,
-            of,
-            position: Position::START,
-            target,
-            took: Duration::ZERO,
-            resumed: 0,
-        };
-        Self { report, progress: now, began: clock.instant(), clock }
+    ) -> Result<Self, ReadError> {
+        let target = store.head().await?;
+        let of = store.count_events(Position::START, target, &definition.events.into()).await?;
+        let (position, took) = (Position::START, Duration::ZERO);
+        let progress = RebuildProgress { name: definition.name, events: 0, of, position, target, took, resumed: 0 };
+        Ok(Self { report, progress, began: clock.instant(), clock })
     }
 
     pub(super) const fn progress(&self) -> &RebuildProgress {

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ProjectionError,
     context::{RunnerContext, projection_role},
-    event_handling::FeedStep,
+    event_handling::FeedStop,
     fed_types::{TypeCheck, check_types},
     inner::ProjectionInner,
     rebuild::rebuild_until_done,
@@ -147,19 +147,18 @@ impl<P: Projection> ProjectionRunner<P> {
             let feed_end = match began.await {
                 Ok((saved, skips)) => {
                     self.inner.progress().follow_checkpoint(saved);
-                    match self.inner.with_transactions(store) {
-                        Some((projection, transactions)) if P::definition().kind == ProjectionKind::Transactional => {
-                            let activity = self.inner.activity();
+                    match store.transactions() {
+                        Some(transactions) if P::definition().kind == ProjectionKind::Transactional => {
+                            let (inner, context) = (&*self.inner, &self.context);
                             let writer = TransactionalWriter::new(
-                                projection,
+                                inner,
                                 &*transactions,
                                 None,
                                 held_lease,
-                                &self.context,
-                                activity,
+                                context,
+                                skips,
                                 saved,
                             );
-                            let writer = writer.with_skips(skips);
                             self.feed_in_transactions(writer, feed, stop).await
                         }
                         _ => Some(self.feed_sequentially(Some(held_lease), saved, feed, stop).await),
@@ -200,7 +199,7 @@ impl<P: Projection> ProjectionRunner<P> {
         loop {
             let generation = self.inner.progress().borrow().generation;
             let step = self.write_available(&mut writer).await;
-            let failed = step.is_err();
+            let failed = matches!(step, Err(FeedStop::Store(_)));
             if let Some(feed_end) = self.after_step(step, generation, feed, stop).await {
                 // a failure is harmless: the next owner reads again the events that changed no rows
                 let _ = tokio::time::timeout(FINAL_SAVE_TIMEOUT, writer.save_checkpoint(true)).await;
@@ -212,25 +211,23 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    async fn write_available(&self, writer: &mut TransactionalWriter<'_, P>) -> Result<FeedStep, BoxError> {
+    /// Writes the rows of the events that the feed holds now. Returns `true` if there were any.
+    async fn write_available(&self, writer: &mut TransactionalWriter<'_, P>) -> Result<bool, FeedStop> {
         let head = self.context.store.head().await?;
-        let step = if head > writer.position() {
+        let is_behind = head > writer.position();
+        if is_behind {
             let mut report = |events, position| self.inner.progress().advance_by_owner(events, position);
-            writer.write_up_to(head, &*self.context.store, &mut report).await?
-        } else {
-            FeedStep::CaughtUp
-        };
-        Ok(match step {
-            FeedStep::Advanced | FeedStep::CaughtUp if !writer.save_checkpoint(false).await? => FeedStep::LeaseLost,
-            step => step,
-        })
+            writer.write_up_to(head, &*self.context.store, &mut report).await?;
+        }
+        writer.save_checkpoint(false).await?;
+        Ok(is_behind)
     }
 
     /// Waits for the next pass. Returns the reason if there is no next pass. A stop holds for the progress of
     /// `generation` only, the one at the beginning of the pass.
     async fn after_step(
         &self,
-        step: Result<FeedStep, BoxError>,
+        step: Result<bool, FeedStop>,
         generation: u64,
         feed: &mut FeedPoller,
         stop: &CancellationToken,
@@ -238,27 +235,27 @@ impl<P: Projection> ProjectionRunner<P> {
         let progress = self.inner.progress();
         let more = match step {
             // after an interruption, too: `stop` tells whether it was the end
-            Ok(FeedStep::Advanced | FeedStep::Interrupted) => {
+            Ok(true) | Err(FeedStop::Interrupted) => {
                 progress.set_problem(None);
                 feed.reset();
                 !stop.is_cancelled()
             }
-            Ok(FeedStep::CaughtUp) => {
+            Ok(false) => {
                 progress.set_problem(None);
                 progress.resume_if(|stopped| matches!(stopped, ProjectionError::Damaged { .. }));
                 feed.wait_idle(stop).await
             }
-            Ok(FeedStep::LeaseLost) => false,
-            Ok(FeedStep::EventFailed(record, error)) => {
+            Err(FeedStop::LeaseLost) => false,
+            Err(FeedStop::EventFailed(record, error)) => {
                 progress.stop_at(&record, &error, generation);
                 return Some(FeedEnd::Stopped);
             }
-            Ok(FeedStep::MissingTable(error)) => {
+            Err(FeedStop::MissingTable(error)) => {
                 tracing::error!(%error, "projection stopped before its first event");
                 progress.stop(error, generation);
                 return Some(FeedEnd::Stopped);
             }
-            Err(error) => return self.after_failure(&error, feed, stop).await,
+            Err(FeedStop::Store(error)) => return self.after_failure(&error, feed, stop).await,
         };
         (!more).then_some(FeedEnd::Ended)
     }

@@ -5,13 +5,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     context::RunnerContext,
-    event_handling::{EventRetry, FeedStep, feed_delivery},
+    event_handling::{EventRetry, FeedStop, feed_delivery},
     fed_types,
     inner::ProjectionInner,
 };
 use crate::{
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{FeedFilter, delivery::HandlerError},
+    port::delivery::HandlerError,
     runtime::{definition::Projection, held_lease::HeldLease},
     support::read_around,
 };
@@ -48,17 +48,17 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         self.generation
     }
 
-    /// Handles the events that the feed holds now.
+    /// Handles the events that the feed holds now. Returns `true` if there were any.
     ///
     /// Invariant: only the runner writes the checkpoint, so a checkpoint from before a rebuild cannot overtake it.
-    pub(super) async fn feed_available(&mut self) -> Result<FeedStep, BoxError> {
+    pub(super) async fn feed_available(&mut self) -> Result<bool, FeedStop> {
         let (inner, context) = (self.inner, self.context);
         let (after, generation, is_set_back) = {
             let progress = inner.progress().borrow();
             (progress.position, progress.generation, progress.must_reset_checkpoint)
         };
         if after < self.saved_checkpoint && !self.save_checkpoint().await? {
-            return Ok(FeedStep::LeaseLost);
+            return Err(FeedStop::LeaseLost);
         }
         if let Some(held_lease) = self.held_lease
             && is_set_back
@@ -69,71 +69,57 @@ impl<'a, P: Projection> SequentialFeeder<'a, P> {
         inner.progress().confirm_checkpoint_reset(generation);
         let head = context.store.head().await?;
         if head <= after {
-            return Ok(FeedStep::CaughtUp);
+            return Ok(false);
         }
-        let skips = inner.skips(&*context.store).await?;
-        let filter = FeedFilter::from(P::definition().events);
-        let mut records = read_around(&*context.store, after, head, &filter, &skips);
+        let handled = self.handle_events(after, head).await;
+        if !matches!(handled, Err(FeedStop::LeaseLost)) {
+            // also after a failure: the retry of an event must not repeat the events handled before it
+            self.save_checkpoint().await?;
+        }
+        handled.map(|()| true)
+    }
+
+    async fn handle_events(&mut self, after: Position, head: Position) -> Result<(), FeedStop> {
+        let (inner, store) = (self.inner, &*self.context.store);
+        let skips = inner.skips(store).await?;
+        let mut records = read_around(store, after, head, &P::definition().events.into(), &skips);
         let mut handled = 0_u64;
-        loop {
-            // the search for a rare event type takes long
-            let Some(next) = self.stop.run_until_cancelled(records.try_next()).await else {
-                self.save_checkpoint().await?;
-                return Ok(FeedStep::Interrupted);
-            };
-            let record = match next {
-                Ok(Some(record)) => record,
-                Ok(None) => break,
-                Err(error) => {
-                    // the retry of a damaged event must not repeat the events handled before it
-                    self.save_checkpoint().await?;
-                    return Err(error.into());
-                }
-            };
-            if self.lease_may_have_expired() {
-                return Ok(FeedStep::LeaseLost);
+        // the search for a rare event type takes long
+        while let Some(record) =
+            self.stop.run_until_cancelled(records.try_next()).await.ok_or(FeedStop::Interrupted)??
+        {
+            if self.held_lease.is_some_and(HeldLease::may_have_expired) {
+                return Err(FeedStop::LeaseLost);
             }
-            match self.handle_with_retries(&record, generation).await {
+            match self.handle_with_retries(&record).await {
                 Ok(true) => {}
-                Ok(false) => {
-                    self.save_checkpoint().await?;
-                    return Ok(FeedStep::Interrupted);
-                }
-                Err(error) => {
-                    self.save_checkpoint().await?;
-                    return Ok(FeedStep::EventFailed(record, error));
-                }
+                Ok(false) => return Err(FeedStop::Interrupted),
+                Err(error) => return Err(FeedStop::EventFailed(record, error)),
             }
             handled += 1;
             if handled.is_multiple_of(CHECKPOINT_EVENTS_MAX) {
                 self.save_checkpoint().await?;
             }
         }
-        if inner.progress().advance(0, head, generation) {
-            self.save_checkpoint().await?;
-        }
-        Ok(FeedStep::Advanced)
-    }
-
-    fn lease_may_have_expired(&self) -> bool {
-        self.held_lease.is_some_and(HeldLease::may_have_expired)
+        inner.progress().advance(0, head, self.generation);
+        Ok(())
     }
 
     /// Handles one event. Retries it only for a projection that keeps its rows itself: state in memory may be half
     /// changed.
     ///
     /// Returns `false` if the position was set back, or the feed was cancelled between two attempts.
-    async fn handle_with_retries(&self, record: &RecordedEvent, generation: u64) -> Result<bool, HandlerError> {
+    async fn handle_with_retries(&self, record: &RecordedEvent) -> Result<bool, HandlerError> {
         let definition = P::definition();
         let mut attempts = 0;
         loop {
             attempts += 1;
             let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempts);
-            let error = match self.inner.handle_from_feed(&delivery, generation).await {
+            let error = match self.inner.handle_from_feed(&delivery, self.generation).await {
                 Ok(is_next) => return Ok(is_next),
                 Err(error) => error,
             };
-            let retry = EventRetry { position: record.position().unwrap_or(Position::START), attempts, error };
+            let retry = EventRetry { position: record.position().unwrap_or_default(), attempts, error };
             if self.held_lease.is_none() || retry.is_final() {
                 return Err(retry.error);
             }
@@ -206,13 +192,13 @@ mod tests {
         let stop = CancellationToken::new();
         let held_lease = lease_request.acquire(&stop).await.unwrap().unwrap();
         let mut feeder = SequentialFeeder::new(&projected, &context, Some(&held_lease), Position::START, &stop);
-        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::Advanced));
+        assert!(matches!(feeder.feed_available().await, Ok(true)));
         assert_eq!(feeder.saved_checkpoint, 1);
 
         // no timer fires meanwhile, as in a paused process
         tokio::time::advance(TTL).await;
         projected.progress().restart();
-        assert!(matches!(feeder.feed_available().await.unwrap(), FeedStep::LeaseLost));
+        assert!(matches!(feeder.feed_available().await, Err(FeedStop::LeaseLost)));
         assert!(!projected.progress().follow_checkpoint(Position::new(1)), "the next owner handles all events again");
     }
 }

@@ -15,7 +15,7 @@ use super::{
     RebuildError,
     context::{RunnerContext, projection_role},
     error::ProjectionError,
-    event_handling::FeedStep,
+    event_handling::FeedStop,
     fed_types,
     inner::ProjectionInner,
     rebuild_progress::{ProgressCallback, ProgressMeter, Rebuilt},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name, shown::rfc3339, stream::Position},
-    port::{EventStore, FeedFilter, ReadError, Shadow, Transactions, backoff::Backoff},
+    port::{EventStore, ReadError, Shadow, Transactions, backoff::Backoff},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},
@@ -48,6 +48,8 @@ const LEASE_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const STORE_RETRIES_MAX: u32 = 5;
 const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
+const STALLED: &str = "rebuild cannot go on";
+
 /// Rebuilds a projection through copies of its tables.
 ///
 /// | State | Event | Next state |
@@ -66,7 +68,6 @@ const STORE_BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration
 /// A failed rebuild leaves the live rows unchanged, and the copies for the next one.
 pub(super) struct ShadowRebuild<'a, P> {
     inner: &'a ProjectionInner<P>,
-    projection: &'a P,
     context: &'a RunnerContext,
     transactions: Arc<dyn Transactions>,
     stop: &'a CancellationToken,
@@ -79,31 +80,30 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         context: &'a RunnerContext,
         stop: &'a CancellationToken,
     ) -> Result<Self, RebuildError> {
-        let (projection, transactions) = writer_of_rows(inner, context)?;
+        let transactions = transactions_for_rows::<P>(context)?;
         let definition = P::definition();
         let shadow = shadow_for(&definition, definition.version);
-        Ok(Self { inner, projection, context, transactions, stop, shadow })
+        Ok(Self { inner, context, transactions, stop, shadow })
     }
 
     pub(super) async fn run(self, report: ProgressCallback<'_>) -> Result<Rebuilt, RebuildError> {
         // version 1's lease covers all versions: two at a time would replace each other's rows
         let first = shadow_for(&P::definition(), 1).name;
         if first == self.shadow.name {
-            return self.run_with_role(&first, None, report).await;
+            return self.run_with_lease(None, report).await;
         }
         let all_versions_lease = self.acquire_lease(&first).await?;
-        let rebuilt = self.run_with_role(&self.shadow.name, Some(&all_versions_lease), report).await;
+        let rebuilt = self.run_with_lease(Some(&all_versions_lease), report).await;
         all_versions_lease.release().await;
         rebuilt
     }
 
-    async fn run_with_role(
+    async fn run_with_lease(
         &self,
-        role: &Name,
         all_versions_lease: Option<&HeldLease>,
         report: ProgressCallback<'_>,
     ) -> Result<Rebuilt, RebuildError> {
-        let held_lease = self.acquire_lease(role).await?;
+        let held_lease = self.acquire_lease(&self.shadow.name).await?;
         self.save_start_note().await;
         let rebuilt = self.fill_and_switch(&held_lease, all_versions_lease, report).await;
         held_lease.release().await;
@@ -163,7 +163,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         let lease_request = self.lease_request(projection_role(P::definition().name));
         let live_lease =
             self.call_with_retries(held_lease.ended(), &mut outage, || lease_request.seize(self.stop)).await?;
-        let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, outage).await;
+        let switched = self.switch_rows(held_lease, any, &live_lease, &mut progress_meter, &mut outage).await;
         if switched.is_ok()
             && let Err(error) = fed_types::record_rebuild::<P>(self.context, &live_lease).await
         {
@@ -171,6 +171,9 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         live_lease.release().await;
         let position = switched?;
+        if let Some(lasted) = outage.ends() {
+            tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
+        }
         self.inner.progress().resume_past(position);
         self.drop_copies().await;
         progress_meter.advance(0, position);
@@ -186,17 +189,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
             self.transactions.drop_shadow(&former).await.map_err(|error| self.store_error(error))?;
         }
         let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
-        let store = &self.context.store;
-        let (target, filter) = (store.head().await?, FeedFilter::from(definition.events));
-        let events = store.count_events(Position::START, target, &filter).await?;
-        let mut progress_meter =
-            ProgressMeter::new(definition.name, target, events, report, self.context.clock.clone());
+        let (store, clock) = (&*self.context.store, self.context.clock.clone());
+        let mut progress_meter = ProgressMeter::begin(&definition, store, report, clock).await?;
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,
                 "rebuild continues an interrupted one; methods that changed since then need a new `version`"
             );
-            let done = store.count_events(Position::START, position, &filter).await?;
+            let done = store.count_events(Position::START, position, &definition.events.into()).await?;
             progress_meter.resume_at(done, position);
         } else {
             progress_meter.advance(0, position);
@@ -212,72 +212,76 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         meter: &mut ProgressMeter<'_>,
         outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
+        let name = P::definition().name;
         let mut failures = 0;
         loop {
             let before = meter.progress().position;
-            let tried = self.try_fill_copies(held_lease, target, meter).await;
-            let goes_on =
-                meter.progress().position > before || matches!(tried, Ok((_, FeedStep::Advanced | FeedStep::CaughtUp)));
-            if goes_on && let Some(lasted) = outage.ends() {
-                tracing::info!(projection = P::definition().name, ?lasted, "rebuild goes on");
+            let filled = self.try_fill_copies(held_lease, target, meter).await;
+            let has_moved = meter.progress().position > before;
+            if (has_moved || filled.is_ok())
+                && let Some(lasted) = outage.ends()
+            {
+                tracing::info!(projection = name, ?lasted, "rebuild goes on");
             }
-            let error = match tried {
-                Ok((position, FeedStep::Advanced | FeedStep::CaughtUp)) => return Ok(position),
-                Ok((position, FeedStep::Interrupted)) => {
-                    return Err(if self.stop.is_cancelled() {
-                        self.shut_down_error(position)
-                    } else {
-                        self.lost_error()
-                    });
+            let error = match filled {
+                Ok(position) => return Ok(position),
+                Err(FeedStop::Interrupted) if self.stop.is_cancelled() => {
+                    let position = meter.progress().position;
+                    return Err(RebuildError::NotRunning(ProjectionError::ShutDown { name, position }));
                 }
-                Ok((_, FeedStep::LeaseLost)) => return Err(self.lost_error()),
-                Ok((_, FeedStep::MissingTable(error))) => return Err(error.into()),
-                Ok((_, FeedStep::EventFailed(record, error))) => {
-                    let position = record.position().unwrap_or(Position::START);
-                    let name = P::definition().name;
-                    return Err(RebuildError::Failed { name, position, error: error.to_string() });
+                Err(FeedStop::Interrupted | FeedStop::LeaseLost) => return Err(RebuildError::Lost { name }),
+                Err(FeedStop::MissingTable(error)) => return Err(error.into()),
+                Err(FeedStop::EventFailed(record, error)) => {
+                    return Err(RebuildError::failed(name, record.position(), &error));
                 }
-                Err(error) => error,
+                Err(FeedStop::Store(error)) => error,
             };
-            failures = if meter.progress().position > before { 1 } else { failures + 1 };
-            if failures > STORE_RETRIES_MAX {
-                return Err(self.store_error(error));
+            if has_moved {
+                failures = 0;
             }
-            if outage.begins() {
-                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
-            }
-            let pause = self.context.clock.sleep(STORE_BACKOFF.jittered(failures));
             // if cancelled, the next attempt ends at once
-            held_lease.ended().run_until_cancelled(pause).await;
+            self.pause_after(error, &mut failures, outage, held_lease.ended(), STALLED).await?;
         }
     }
 
+    /// Pauses before the next attempt; fails if the store has failed too many times in a row.
+    async fn pause_after(
+        &self,
+        error: BoxError,
+        failures: &mut u32,
+        outage: &mut Outage,
+        over: &CancellationToken,
+        what: &'static str,
+    ) -> Result<(), RebuildError> {
+        *failures += 1;
+        if *failures > STORE_RETRIES_MAX {
+            return Err(self.store_error(error));
+        }
+        if outage.begins() {
+            tracing::warn!(projection = P::definition().name, %error, "{what}, trying again");
+        }
+        over.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(*failures))).await;
+        Ok(())
+    }
+
+    /// Returns the position of the copies.
     async fn try_fill_copies(
         &self,
         held_lease: &HeldLease,
         target: Position,
         meter: &mut ProgressMeter<'_>,
-    ) -> Result<(Position, FeedStep), BoxError> {
-        let saved = self.transactions.make_shadow(&self.shadow).await?;
-        let transactions = &*self.transactions;
-        let activity = self.inner.activity();
-        let mut writer = TransactionalWriter::new(
-            self.projection,
-            transactions,
-            Some(&self.shadow),
-            held_lease,
-            self.context,
-            activity,
-            saved,
-        )
-        .with_skips(self.inner.skips(&*self.context.store).await?);
+    ) -> Result<Position, FeedStop> {
+        let (store, saved) = (&*self.context.store, self.transactions.make_shadow(&self.shadow).await?);
         if saved >= target {
-            return Ok((saved, FeedStep::CaughtUp));
+            return Ok(saved);
         }
-        let mut report = |events, position| meter.advance(events, position);
-        let written = writer.write_up_to(target, &*self.context.store, &mut report).await?;
-        let is_saved = writer.save_checkpoint(true).await?;
-        Ok((writer.position(), if is_saved { written } else { FeedStep::LeaseLost }))
+        let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
+        let skips = self.inner.skips(store).await?;
+        let mut writer =
+            TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, skips, saved);
+        writer.write_up_to(target, store, &mut |events, position| meter.advance(events, position)).await?;
+        writer.save_checkpoint(true).await?;
+        Ok(writer.position())
     }
 
     /// Calls the store, over its outages, until it answers or the work is `over`. Leaves the end of the outage to the
@@ -294,14 +298,10 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error.into(),
             };
-            failures += 1;
-            if over.is_cancelled() || failures > STORE_RETRIES_MAX {
+            if over.is_cancelled() {
                 return Err(self.store_error(error));
             }
-            if outage.begins() {
-                tracing::warn!(projection = P::definition().name, %error, "rebuild cannot go on, trying again");
-            }
-            over.run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures))).await;
+            self.pause_after(error, &mut failures, outage, over, STALLED).await?;
         }
     }
 
@@ -312,54 +312,36 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         all_versions_lease: Option<&HeldLease>,
         live_lease: &HeldLease,
         meter: &mut ProgressMeter<'_>,
-        mut outage: Outage,
+        outage: &mut Outage,
     ) -> Result<Position, RebuildError> {
-        let mut failures = 0;
-        let mut tried = None;
+        let (mut failures, mut tried) = (0, None);
         loop {
             let load = || self.context.load_checkpoint(&live_lease.lease().role);
-            let checkpoint = self.call_with_retries(live_lease.ended(), &mut outage, load).await?;
+            let checkpoint = self.call_with_retries(live_lease.ended(), outage, load).await?;
             // a process that took over the rebuild writes to the same copies
             for held_lease in [Some(held_lease), all_versions_lease].into_iter().flatten() {
                 let renew = || self.context.store.renew_lease(held_lease.lease(), self.context.lease_ttl);
-                if !self.call_with_retries(live_lease.ended(), &mut outage, renew).await? {
+                if !self.call_with_retries(live_lease.ended(), outage, renew).await? {
                     return Err(self.lost_error());
                 }
             }
             // a switch with an unknown outcome has succeeded if the copies are new: it ends the old ones
-            if let Some(position) = tried
-                && self
-                    .call_with_retries(live_lease.ended(), &mut outage, || self.transactions.make_shadow(&self.shadow))
-                    .await?
-                    < position
-            {
-                if let Some(lasted) = outage.ends() {
-                    tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
-                }
-                return Ok(position);
-            }
-            let position =
-                self.fill_copies(held_lease, checkpoint, meter, &mut Outage::new(self.context.clock.clone())).await?;
-            tried = Some(position);
-            match self.try_switch_rows(live_lease, checkpoint, position).await {
-                Ok(true) => {
-                    if let Some(lasted) = outage.ends() {
-                        tracing::info!(projection = P::definition().name, ?lasted, "rows were replaced");
-                    }
+            if let Some(position) = tried {
+                let find = || self.transactions.make_shadow(&self.shadow);
+                if self.call_with_retries(live_lease.ended(), outage, find).await? < position {
                     return Ok(position);
                 }
+            }
+            let mut fill_outage = Outage::new(self.context.clock.clone());
+            let position = self.fill_copies(held_lease, checkpoint, meter, &mut fill_outage).await?;
+            tried = Some(position);
+            match self.try_switch_rows(live_lease, checkpoint, position).await {
+                Ok(true) => return Ok(position),
                 Ok(false) => return Err(self.lost_error()),
-                Err(error) if failures < STORE_RETRIES_MAX => {
-                    failures += 1;
-                    if outage.begins() {
-                        tracing::warn!(projection = P::definition().name, %error, "rows could not be replaced, trying again");
-                    }
-                    live_lease
-                        .ended()
-                        .run_until_cancelled(self.context.clock.sleep(STORE_BACKOFF.jittered(failures)))
-                        .await;
+                Err(error) => {
+                    let what = "rows could not be replaced";
+                    self.pause_after(error, &mut failures, outage, live_lease.ended(), what).await?;
                 }
-                Err(error) => return Err(self.store_error(error)),
             }
         }
     }
@@ -395,23 +377,17 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
     fn lost_error(&self) -> RebuildError {
         RebuildError::Lost { name: P::definition().name }
     }
-
-    fn shut_down_error(&self, position: Position) -> RebuildError {
-        RebuildError::NotRunning(ProjectionError::ShutDown { name: P::definition().name, position })
-    }
 }
 
-/// Returns the instance that writes rows, and the transactions in which it does; fails if a rebuild cannot replace them.
-pub(super) fn writer_of_rows<'a, P: Projection>(
-    inner: &'a ProjectionInner<P>,
+/// Returns the transactions in which a projection writes rows; fails if a rebuild cannot replace them.
+pub(super) fn transactions_for_rows<P: Projection>(
     context: &RunnerContext,
-) -> Result<(&'a P, Arc<dyn Transactions>), RebuildError> {
+) -> Result<Arc<dyn Transactions>, RebuildError> {
     let ProjectionDefinition { name, tables, .. } = P::definition();
     if tables.is_empty() {
         return Err(RebuildError::NoTables { name });
     }
-    let writer = inner.with_transactions(&*context.store);
-    writer.ok_or_else(|| RebuildError::store(name, "the store has no transactions"))
+    context.store.transactions().ok_or_else(|| RebuildError::store(name, "the store has no transactions"))
 }
 
 /// Finds the process that rebuilds a projection through copies of its tables; `None` if no process does.

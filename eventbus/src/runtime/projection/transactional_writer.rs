@@ -6,26 +6,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
 use tokio::time::Instant;
 
 use super::{
     ProjectionError,
     context::RunnerContext,
-    event_handling::{EventRetry, FeedStep, feed_delivery, run_watched},
+    event_handling::{EventRetry, FeedStop, feed_delivery},
+    inner::ProjectionInner,
 };
 use crate::{
-    delivery::activity::Activity,
     domain::{error::BoxError, record::RecordedEvent, stream::Position},
-    port::{
-        EventStore, FeedFilter, ReadError, RecordStream, Shadow, Transaction, Transactions, delivery::HandlerError,
-    },
+    port::{EventStore, ReadError, RecordStream, Shadow, Transaction, Transactions, delivery::HandlerError},
     runtime::{
         definition::{Projection, ProjectionDefinition},
         handler_inbox::classify_error,
         held_lease::HeldLease,
     },
-    support::{PAGE_BYTES, read_around},
+    support::{BatchEnd, FeedBatch, PAGE_BYTES, read_around},
 };
 
 /// Most events of a transaction; fewer if they have [`PAGE_BYTES`].
@@ -40,13 +37,12 @@ const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Writes rows of a projection, live or to copies of its tables.
 pub(super) struct TransactionalWriter<'a, P> {
-    projection: &'a P,
+    inner: &'a ProjectionInner<P>,
     transactions: &'a dyn Transactions,
     /// `None`: the live tables.
     shadow: Option<&'a Shadow>,
     held_lease: &'a HeldLease,
     context: &'a RunnerContext,
-    activity: &'a Arc<Activity>,
     /// The positions that the projection skips.
     skips: Arc<[Position]>,
     /// The rows include all events up to this position.
@@ -58,59 +54,39 @@ pub(super) struct TransactionalWriter<'a, P> {
     has_tables: bool,
 }
 
-/// A batch of consecutive events of a feed.
-struct FeedBatch {
-    events: Vec<RecordedEvent>,
-    /// This batch and those before it hold all events of the feed up to this position.
-    through: Position,
-    is_last: bool,
-    /// The error of the feed behind them.
-    error: Option<ReadError>,
-}
-
 /// Outcome of one transaction.
 enum TransactionOutcome {
     /// The rows of so many events are committed.
     Committed(usize),
     /// No rows are committed: the event at this index could not be handled.
     EventFailed(usize, HandlerError),
-    MissingTable(ProjectionError),
-    /// A different process may hold the lease, or the checkpoint has moved: also by an earlier commit of this writer
-    /// whose outcome was unknown. No rows are committed.
-    LeaseLost,
 }
 
 impl<'a, P: Projection> TransactionalWriter<'a, P> {
     /// Makes a writer that begins at the checkpoint `saved`.
     pub(super) fn new(
-        projection: &'a P,
+        inner: &'a ProjectionInner<P>,
         transactions: &'a dyn Transactions,
         shadow: Option<&'a Shadow>,
         held_lease: &'a HeldLease,
         context: &'a RunnerContext,
-        activity: &'a Arc<Activity>,
+        skips: Arc<[Position]>,
         saved: Position,
     ) -> Self {
-        let (saved_at, has_tables, position) = (context.clock.instant(), shadow.is_some(), saved);
+        let (position, saved_checkpoint, saved_at) = (saved, saved, context.clock.instant());
+        let has_tables = shadow.is_some();
         Self {
-            projection,
+            inner,
             transactions,
             shadow,
             held_lease,
             context,
-            activity,
-            skips: Arc::default(),
+            skips,
             position,
-            saved_checkpoint: saved,
+            saved_checkpoint,
             saved_at,
             has_tables,
         }
-    }
-
-    /// Skips events at these positions.
-    pub(super) fn with_skips(mut self, skips: Arc<[Position]>) -> Self {
-        self.skips = skips;
-        self
     }
 
     /// Returns the position up to which the rows include all events.
@@ -124,27 +100,25 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         target: Position,
         store: &dyn EventStore,
         report: &mut (dyn FnMut(u64, Position) + Send),
-    ) -> Result<FeedStep, BoxError> {
+    ) -> Result<(), FeedStop> {
         let ended = self.held_lease.ended();
-        let filter = FeedFilter::from(P::definition().events);
-        let mut feed = read_around(store, self.position, target, &filter, &self.skips);
-        let Some(first) = ended.run_until_cancelled(next_batch(&mut feed, target)).await else {
-            return Ok(FeedStep::Interrupted);
-        };
-        let mut batch = first?;
+        let mut feed = read_around(store, self.position, target, &P::definition().events.into(), &self.skips);
+        let mut next = ended.run_until_cancelled(next_batch(&mut feed)).await;
         loop {
-            let is_last = batch.is_last;
+            let batch = next.ok_or(FeedStop::Interrupted)??;
             // reads the next batch while it writes this one
-            let ahead =
-                async { if is_last { None } else { ended.run_until_cancelled(next_batch(&mut feed, target)).await } };
-            let (written, next) = tokio::join!(self.write_batch(&batch, report), ahead);
-            match (written?, next.transpose()?) {
-                (FeedStep::Advanced, Some(next)) => batch = next,
-                (FeedStep::Advanced, None) if is_last => {
-                    return batch.error.map_or(Ok(FeedStep::Advanced), |error| Err(error.into()));
+            let ahead = async {
+                match batch.end {
+                    BatchEnd::Full => ended.run_until_cancelled(next_batch(&mut feed)).await,
+                    BatchEnd::EndOfFeed | BatchEnd::Failed(_) => None,
                 }
-                (FeedStep::Advanced, None) => return Ok(FeedStep::Interrupted),
-                (written, _) => return Ok(written),
+            };
+            let (written, ahead) = tokio::join!(self.write_batch(&batch, batch.through(target), report), ahead);
+            written?;
+            match batch.end {
+                BatchEnd::Full => next = ahead,
+                BatchEnd::EndOfFeed => return Ok(()),
+                BatchEnd::Failed(error) => return Err(error.into()),
             }
         }
     }
@@ -155,31 +129,32 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
     async fn write_batch(
         &mut self,
         batch: &FeedBatch,
+        batch_end: Position,
         report: &mut (dyn FnMut(u64, Position) + Send),
-    ) -> Result<FeedStep, BoxError> {
+    ) -> Result<(), FeedStop> {
         let mut rest = &*batch.events;
         let mut retry: Option<EventRetry> = None;
         while let Some(first) = rest.first() {
             if self.held_lease.ended().is_cancelled() {
-                return Ok(FeedStep::Interrupted);
+                return Err(FeedStop::Interrupted);
             }
             let due_retry = retry.take_if(|retry| Some(retry.position) == first.position());
             let (count, attempts) = match (due_retry, &retry) {
                 (Some(retry), _) if retry.is_final() => {
-                    return Ok(FeedStep::EventFailed(first.clone(), retry.error));
+                    return Err(FeedStop::EventFailed(first.clone(), retry.error));
                 }
                 (Some(retry), _) => {
                     retry.log_retry(P::definition().name);
                     let pause = self.context.clock.sleep(retry.delay());
                     if self.held_lease.ended().run_until_cancelled(pause).await.is_none() {
-                        return Ok(FeedStep::Interrupted);
+                        return Err(FeedStop::Interrupted);
                     }
                     (1, retry.attempts)
                 }
                 (None, Some(retry)) => (rest.partition_point(|event| event.position() < Some(retry.position)), 0),
                 (None, None) => (rest.len(), 0),
             };
-            let through = if count == rest.len() { batch.through } else { position_of(&rest[count - 1]) };
+            let through = if count == rest.len() { batch_end } else { position_of(&rest[count - 1]) };
             match self.try_transaction(&rest[..count], through, attempts + 1).await? {
                 TransactionOutcome::Committed(handled) => {
                     rest = &rest[handled..];
@@ -189,15 +164,13 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                     let attempts = if index == 0 { attempts + 1 } else { 1 };
                     retry = Some(EventRetry { position: position_of(&rest[index]), attempts, error });
                 }
-                TransactionOutcome::MissingTable(error) => return Ok(FeedStep::MissingTable(error)),
-                TransactionOutcome::LeaseLost => return Ok(FeedStep::LeaseLost),
             }
         }
-        if self.position < batch.through {
-            self.position = batch.through;
+        if self.position < batch_end {
+            self.position = batch_end;
             report(0, self.position);
         }
-        Ok(FeedStep::Advanced)
+        Ok(())
     }
 
     /// Handles events in one transaction, which ends early if it takes long.
@@ -206,7 +179,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         events: &[RecordedEvent],
         through: Position,
         attempt: u32,
-    ) -> Result<TransactionOutcome, BoxError> {
+    ) -> Result<TransactionOutcome, FeedStop> {
         let definition = P::definition();
         let mut transaction = self.begin_transaction().await?;
         let longest = TRANSACTION_TIME_MAX.min(self.held_lease.ttl() / TRANSACTIONS_PER_LEASE);
@@ -214,9 +187,7 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         let mut handled = 0;
         for record in events {
             let delivery = feed_delivery(&definition, record.clone(), &self.context.state).with_attempt(attempt);
-            let projected = self.projection.project(&delivery, Some(transaction.as_any_mut()));
-            if let Err(error) = run_watched(&definition, self.activity, &delivery, projected, &self.context.clock).await
-            {
+            if let Err(error) = self.inner.write_rows(&delivery, &mut *transaction).await {
                 let is_late = transaction.is_late();
                 drop(transaction);
                 return self.confirm_ownership(handled, error, is_late).await;
@@ -226,42 +197,37 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
                 break;
             }
         }
-        if let Some(error) = self.find_missing_table(&mut *transaction).await? {
-            return Ok(TransactionOutcome::MissingTable(error));
-        }
+        self.check_tables(&mut *transaction).await?;
         let to = if handled == events.len() { through } else { position_of(&events[handled - 1]) };
         let is_late = transaction.is_late();
         match self.commit_at(transaction, to).await {
-            Ok(true) => Ok(TransactionOutcome::Committed(handled)),
-            Ok(false) => Ok(TransactionOutcome::LeaseLost),
+            Ok(()) => Ok(TransactionOutcome::Committed(handled)),
             // a constraint that only the commit checks does not tell which event broke it: the writer retries the first
             // alone, then the rest
-            Err(error) => self.confirm_ownership(0, HandlerError::from(error), is_late).await,
+            Err(FeedStop::Store(error)) => self.confirm_ownership(0, HandlerError::from(error), is_late).await,
+            Err(stop) => Err(stop),
         }
     }
 
-    /// Finds a table or column that the attribute names and the store does not have. Called after methods have run, as
+    /// Checks that the store has the tables and the column that the attribute names. Called after methods have run, as
     /// they may create tables.
-    async fn find_missing_table(
-        &mut self,
-        transaction: &mut dyn Transaction,
-    ) -> Result<Option<ProjectionError>, BoxError> {
+    async fn check_tables(&mut self, transaction: &mut dyn Transaction) -> Result<(), FeedStop> {
         if self.has_tables {
-            return Ok(None);
+            return Ok(());
         }
         let ProjectionDefinition { name, tables, key, .. } = P::definition();
         for &table in tables {
             if !transaction.has_table(table, None).await? {
-                return Ok(Some(ProjectionError::NoTable { name, table }));
+                return Err(FeedStop::MissingTable(ProjectionError::NoTable { name, table }));
             }
             if let Some(column) = key
                 && !transaction.has_table(table, Some(column)).await?
             {
-                return Ok(Some(ProjectionError::NoColumn { name, table, column }));
+                return Err(FeedStop::MissingTable(ProjectionError::NoColumn { name, table, column }));
             }
         }
         self.has_tables = true;
-        Ok(None)
+        Ok(())
     }
 
     /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not. Checks
@@ -271,23 +237,23 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         index: usize,
         error: HandlerError,
         is_late: bool,
-    ) -> Result<TransactionOutcome, BoxError> {
+    ) -> Result<TransactionOutcome, FeedStop> {
         // the store ended a late transaction for its age: no fault of the server
         let error = if is_late { error } else { classify_error(error, self.transactions) };
         if error.server_fault().is_some() {
-            return Err(error.into_source());
+            return Err(FeedStop::Store(error.into_source()));
         }
         let mut transaction = self.begin_transaction().await?;
         let is_owner =
             transaction.advance(self.held_lease.lease(), self.saved_checkpoint, self.saved_checkpoint).await?;
-        Ok(if is_owner { TransactionOutcome::EventFailed(index, error) } else { TransactionOutcome::LeaseLost })
+        if is_owner { Ok(TransactionOutcome::EventFailed(index, error)) } else { Err(FeedStop::LeaseLost) }
     }
 
-    /// Saves the position if that is due, or `is_end`. Returns `false` if the lease is lost.
-    pub(super) async fn save_checkpoint(&mut self, is_end: bool) -> Result<bool, BoxError> {
+    /// Saves the position if that is due, or `is_end`.
+    pub(super) async fn save_checkpoint(&mut self, is_end: bool) -> Result<(), FeedStop> {
         let is_due = is_end || self.context.clock.elapsed(self.saved_at) >= CHECKPOINT_INTERVAL;
         if self.saved_checkpoint == self.position || !is_due {
-            return Ok(true);
+            return Ok(());
         }
         let transaction = self.begin_transaction().await?;
         self.commit_at(transaction, self.position).await
@@ -300,41 +266,24 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         }
     }
 
-    /// Moves the checkpoint and commits. Returns `false` if the lease is lost; then no rows are committed.
-    async fn commit_at(&mut self, mut transaction: Box<dyn Transaction>, to: Position) -> Result<bool, BoxError> {
+    /// Moves the checkpoint and commits; if the lease is lost, no rows are committed.
+    async fn commit_at(&mut self, mut transaction: Box<dyn Transaction>, to: Position) -> Result<(), FeedStop> {
         if !transaction.advance(self.held_lease.lease(), self.saved_checkpoint, to).await? {
-            return Ok(false);
+            return Err(FeedStop::LeaseLost);
         }
         transaction.commit().await?;
         (self.position, self.saved_checkpoint, self.saved_at) = (to, to, self.context.clock.instant());
-        Ok(true)
+        Ok(())
     }
 }
 
-/// Reads the next events of a feed that ends at `target`; may search for long until it finds one.
-async fn next_batch(feed: &mut RecordStream<'_>, target: Position) -> Result<FeedBatch, ReadError> {
-    let (mut events, mut bytes) = (Vec::new(), 0);
-    let mut through = Position::START;
-    loop {
-        let record = match feed.try_next().await {
-            Ok(Some(record)) => record,
-            Ok(None) => break,
-            Err(error) if events.is_empty() => return Err(error),
-            Err(error) => return Ok(FeedBatch { events, through, is_last: true, error: Some(error) }),
-        };
-        bytes += record.payload().len();
-        through = position_of(&record);
-        events.push(record);
-        if events.len() == TRANSACTION_EVENTS_MAX || bytes >= PAGE_BYTES {
-            return Ok(FeedBatch { events, through, is_last: false, error: None });
-        }
-    }
-    Ok(FeedBatch { events, through: target, is_last: true, error: None })
+async fn next_batch(feed: &mut RecordStream<'_>) -> Result<FeedBatch, ReadError> {
+    FeedBatch::read(feed, TRANSACTION_EVENTS_MAX, PAGE_BYTES).await
 }
 
 /// Returns the position of an event of a feed, which has one.
 fn position_of(record: &RecordedEvent) -> Position {
-    record.position().unwrap_or(Position::START)
+    record.position().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -358,9 +307,9 @@ mod tests {
         };
         let mut feed: RecordStream<'_> =
             Box::pin(futures_util::stream::iter([event(1), event(2), damaged(), damaged()]));
-        let batch = next_batch(&mut feed, Position::new(9)).await.unwrap();
-        assert_eq!((batch.events.len(), batch.through, batch.is_last), (2, Position::new(2), true));
-        assert!(batch.error.is_some(), "the writer returns it once they are written");
-        assert!(next_batch(&mut feed, Position::new(9)).await.is_err());
+        let batch = next_batch(&mut feed).await.unwrap();
+        assert_eq!((batch.events.len(), batch.through(Position::new(9))), (2, Position::new(2)));
+        assert!(matches!(batch.end, BatchEnd::Failed(_)), "the writer returns it once they are written");
+        assert!(next_batch(&mut feed).await.is_err());
     }
 }

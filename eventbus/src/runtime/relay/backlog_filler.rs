@@ -6,7 +6,6 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::TryStreamExt;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,12 +15,11 @@ use crate::{
         clock::SharedClock,
         error::{BoxError, ErrorLine},
         name::Name,
-        record::RecordedEvent,
         shown::rfc3339,
         stream::Position,
     },
     port::{BacklogFill, Backlogs, EventBus, EventStore, FeedFilter, FillOutcome, ReadError, health::UnfilledGroup},
-    support::{Outage, read_around, relay_to, skipped_positions},
+    support::{BatchEnd, FeedBatch, Outage, read_around, relay_to, skipped_positions},
 };
 
 /// Interval at which the filler asks the bus for missing backlogs.
@@ -158,29 +156,9 @@ async fn fill_group(
     };
     let mut feed = read_around(store, fill.after, fill.through, &filter, skips);
     for _ in 0..MAX_IN_A_ROW {
-        let (mut events, mut bytes): (Vec<RecordedEvent>, usize) = (Vec::new(), 0);
-        let (mut through, mut unread) = (fill.through, None);
-        loop {
-            let record = match feed.try_next().await {
-                Ok(Some(record)) => record,
-                Ok(None) => break,
-                Err(error) if events.is_empty() => return Err(error.into()),
-                Err(error) => {
-                    // the events before the error are filled first
-                    through = events.last().and_then(RecordedEvent::position).unwrap_or(fill.after);
-                    unread = Some(error);
-                    break;
-                }
-            };
-            bytes += record.payload().len();
-            let position = record.position().unwrap_or(fill.after);
-            events.push(record);
-            if events.len() >= FILL_EVENTS_MAX || bytes >= FILL_BYTES_MAX {
-                through = position;
-                break;
-            }
-        }
-        let filled = backlogs.fill(fill, through, &events).await?;
+        let batch = FeedBatch::read(&mut feed, FILL_EVENTS_MAX, FILL_BYTES_MAX).await?;
+        let through = batch.through(fill.through);
+        let filled = backlogs.fill(fill, through, &batch.events).await?;
         if filled == FillOutcome::Done && fill.after == Position::START {
             tracing::info!(
                 group = %fill.group, event_type = fill.event_type.as_ref().map(tracing::field::display),
@@ -191,7 +169,7 @@ async fn fill_group(
             FillOutcome::Full | FillOutcome::Moved => return Ok(FULL_BACKLOG_DELAY),
             FillOutcome::Done => fill.after = through,
         }
-        if let Some(error) = unread {
+        if let BatchEnd::Failed(error) = batch.end {
             return Err(error.into());
         }
         if through == fill.through {
@@ -211,7 +189,7 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            record::NewEvent,
+            record::{NewEvent, RecordedEvent},
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,

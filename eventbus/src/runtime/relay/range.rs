@@ -5,13 +5,12 @@
 
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use tokio::time::Instant;
 
 use crate::{
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
     port::{EventStore, FeedFilter, ReadError, RecordStream, relay::PublishRange},
-    support::{read_around, relay_to, skipped_positions},
+    support::{BatchEnd, FeedBatch, read_around, relay_to, skipped_positions},
 };
 
 /// Limits of what one call publishes: about a millisecond of a busy Redis.
@@ -133,28 +132,15 @@ impl<'a> RangeReader<'a> {
             Some((feed, _)) => feed,
             None => self.open(after).await?,
         };
-        let (mut range, mut bytes) = (FeedRange::empty(after), 0);
-        loop {
-            let record = match feed.records.try_next().await {
-                Ok(Some(record)) => record,
-                Err(error) if range.events.is_empty() => return Err(error),
-                Ok(None) => {
-                    range.through = range.through.max(feed.last_skipped.unwrap_or_default());
-                    break;
-                }
-                // the next read meets the error again, behind these events
-                Err(_) => break,
-            };
-            bytes += record.payload().len();
-            range.through = record.position().unwrap_or(range.through);
-            range.events.push(record);
-            if range.events.len() == RANGE_EVENTS_MAX || bytes >= RANGE_BYTES_MAX {
-                range.is_full = true;
-                self.feed = Some((feed, range.through));
-                break;
-            }
-        }
-        Ok(range)
+        let batch = FeedBatch::read(&mut feed.records, RANGE_EVENTS_MAX, RANGE_BYTES_MAX).await?;
+        let last = batch.events.last().and_then(RecordedEvent::position).unwrap_or(after);
+        let is_full = matches!(batch.end, BatchEnd::Full);
+        let through = match batch.end {
+            BatchEnd::EndOfFeed => last.max(feed.last_skipped.unwrap_or_default()),
+            BatchEnd::Full | BatchEnd::Failed(_) => last,
+        };
+        self.feed = is_full.then_some((feed, through));
+        Ok(FeedRange { after, through, events: batch.events, is_full })
     }
 }
 
