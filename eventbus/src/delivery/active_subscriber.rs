@@ -1,16 +1,14 @@
 //! Subscribers that have joined a bus: their permits, their runs, and how one run is timed and logged.
 
 use std::{
-    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use futures_util::FutureExt;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span};
 
-use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET, TookTooLong};
+use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET};
 use crate::{
     domain::{clock::SharedClock, event::EventFilter, name::Name},
     port::{
@@ -151,14 +149,9 @@ impl ActiveSubscriber {
         permit: HandlerPermit,
         clock: &SharedClock,
     ) -> Result<(), HandlerError> {
-        let running = AssertUnwindSafe(async { self.subscriber.handle(delivery).await }).catch_unwind();
+        let running = async { self.subscriber.handle(delivery).await };
         let timeout = Some(self.subscriber.options().timeout.unwrap_or(DEFAULT_TIMEOUT));
-        let result =
-            match self.activity.watch(self.subscriber.name(), delivery, timeout, Some(permit), running, clock).await {
-                Ok(Ok(result)) => result,
-                Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
-                Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
-            };
+        let result = self.activity.watch(self.name(), delivery, timeout, Some(permit), running, clock).await;
         self.activity.ended(self.subscriber.name(), delivery.record(), &result, clock);
         result
     }

@@ -9,11 +9,13 @@
 
 use std::{
     future::{Future, poll_fn},
+    panic::AssertUnwindSafe,
     pin::pin,
     sync::{Arc, Weak},
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use parking_lot::Mutex;
 use time::OffsetDateTime;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
@@ -104,24 +106,21 @@ impl HandlerPermit {
     }
 }
 
-/// The time limit that a run has exceeded.
-#[derive(Debug)]
-pub(crate) struct TookTooLong(pub(crate) Duration);
-
 impl Activity {
     /// Runs `handling` and watches it: ends it after `timeout`, not counting the time in [`without_timeout`]. The run
     /// holds `permit` until it ends or is long.
-    pub(crate) async fn watch<T>(
+    pub(crate) async fn watch(
         self: &Arc<Self>,
         handler: &Name,
         delivery: &Delivery,
         timeout: Option<Duration>,
         permit: Option<HandlerPermit>,
-        handling: impl Future<Output = T>,
+        handling: impl Future<Output = Result<(), HandlerError>>,
         clock: &SharedClock,
-    ) -> Result<T, TookTooLong> {
+    ) -> Result<(), HandlerError> {
         let running = self.begin(handler, delivery, timeout, permit, clock);
         let run = Arc::clone(&running.run);
+        let handling = AssertUnwindSafe(handling).catch_unwind();
         let mut handling = pin!(CURRENT_RUN.scope(Arc::clone(&run), handling));
         let mut polled = pin!(poll_fn(|context| {
             let _in_poll = PollGuard::new(&run);
@@ -132,13 +131,15 @@ impl Activity {
             let left = |limit: Duration| limit.saturating_sub(run.took());
             tokio::select! {
                 biased; // a run that ends at its time limit has ended
-                output = &mut polled => return Ok(output),
+                output = &mut polled => {
+                    return output.unwrap_or_else(|panic| Err(HandlerError::from_panic(&*panic)));
+                }
                 () = clock.sleep(left(timeout.unwrap_or(Duration::MAX))) => {}
                 () = clock.sleep(left(log_at)) => {}
             }
             let took = run.took();
             if let Some(timeout) = timeout.filter(|timeout| took >= *timeout) {
-                return Err(TookTooLong(timeout));
+                return Err(HandlerError::timed_out(timeout));
             }
             if took >= log_at {
                 run.log(took, "still runs");

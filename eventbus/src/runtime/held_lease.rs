@@ -87,17 +87,9 @@ impl LeaseRequest {
 
     fn start_renewal(&self, lease: Lease, sent_at: Instant, cancel: &CancellationToken) -> HeldLease {
         let ended = cancel.child_token();
-        let last_renewal =
-            Arc::new(LastRenewal { sent_at: Mutex::new(Some(sent_at)), ttl: self.ttl, clock: self.clock.clone() });
-        let renewal = LeaseRenewal {
-            store: Arc::clone(&self.store),
-            lease: lease.clone(),
-            ttl: self.ttl,
-            last_renewal: Arc::clone(&last_renewal),
-            outage: self.outage.clone(),
-        };
-        let renewal_task = tokio::spawn(renewal.run(ended.clone()));
-        HeldLease { store: Arc::clone(&self.store), lease, ended, last_renewal, renewal_task }
+        let renewal = Arc::new(LeaseRenewal { request: self.clone(), lease, sent_at: Mutex::new(Some(sent_at)) });
+        let task = tokio::spawn(Arc::clone(&renewal).run(ended.clone()));
+        HeldLease { renewal, ended, task }
     }
 }
 
@@ -113,21 +105,19 @@ impl LeaseRequest {
 /// | expired | a renewal fails or times out | ended |
 /// | any | release, drop, or the caller's `cancel` | ended |
 pub(crate) struct HeldLease {
-    store: Arc<dyn EventStore>,
-    lease: Lease,
+    renewal: Arc<LeaseRenewal>,
     ended: CancellationToken,
-    last_renewal: Arc<LastRenewal>,
-    renewal_task: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl HeldLease {
-    pub(crate) const fn lease(&self) -> &Lease {
-        &self.lease
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.renewal.lease
     }
 
     /// Returns the time until an unrenewed lease expires.
     pub(crate) fn ttl(&self) -> Duration {
-        self.last_renewal.ttl
+        self.renewal.request.ttl
     }
 
     /// Cancelled when the lease has passed to a new owner, could not be renewed in time, or the caller cancels.
@@ -138,59 +128,47 @@ impl HeldLease {
     /// Returns `true` if a new owner may have the role by now; correct also right after a pause of the process, as it
     /// needs no timer.
     pub(crate) fn may_have_expired(&self) -> bool {
-        !self.last_renewal.is_valid()
+        !self.renewal.is_valid()
     }
 
     /// Releases the lease, so that the next owner need not wait.
     pub(crate) async fn release(self) {
-        self.renewal_task.abort();
-        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, self.store.release_lease(&self.lease)).await {
-            tracing::debug!(role = %self.lease.role, %error, "lease was not released, it expires by itself");
+        self.task.abort();
+        let LeaseRenewal { request, lease, .. } = &*self.renewal;
+        if let Ok(Err(error)) = tokio::time::timeout(RELEASE_TIMEOUT, request.store.release_lease(lease)).await {
+            tracing::debug!(role = %lease.role, %error, "lease was not released, it expires by itself");
         }
     }
 }
 
 impl Drop for HeldLease {
     fn drop(&mut self) {
-        self.renewal_task.abort();
+        self.task.abort();
         self.ended.cancel();
     }
 }
 
+/// The renewal of a lease: a task renews it, and its owner reads how long it is valid.
 struct LeaseRenewal {
-    store: Arc<dyn EventStore>,
+    request: LeaseRequest,
     lease: Lease,
-    ttl: Duration,
-    last_renewal: Arc<LastRenewal>,
-    outage: LeaseOutage,
-}
-
-struct LastRenewal {
     /// Send time of the last successful renewal; `None` once the lease has passed on. Locked: the task writes it, the
     /// owner reads it.
     sent_at: Mutex<Option<Instant>>,
-    ttl: Duration,
-    clock: SharedClock,
-}
-
-impl LastRenewal {
-    fn is_valid(&self) -> bool {
-        let sent_at = *self.sent_at.lock();
-        sent_at.is_some_and(|sent_at| self.clock.elapsed(sent_at) < self.ttl)
-    }
-
-    fn record(&self, sent_at: Option<Instant>) {
-        *self.sent_at.lock() = sent_at;
-    }
 }
 
 impl LeaseRenewal {
+    fn is_valid(&self) -> bool {
+        let sent_at = *self.sent_at.lock();
+        sent_at.is_some_and(|sent_at| self.request.clock.elapsed(sent_at) < self.request.ttl)
+    }
+
     /// Renews the lease until it ends.
-    async fn run(self, ended: CancellationToken) {
-        let pause = self.ttl / 3;
+    async fn run(self: Arc<Self>, ended: CancellationToken) {
+        let pause = self.request.ttl / 3;
         loop {
             // a lease that ended needs no further renewal
-            if ended.run_until_cancelled(self.last_renewal.clock.sleep(pause)).await.is_none() {
+            if ended.run_until_cancelled(self.request.clock.sleep(pause)).await.is_none() {
                 return;
             }
             if !self.renew(pause).await {
@@ -201,23 +179,24 @@ impl LeaseRenewal {
 
     /// Renews the lease once. Returns `false` if it has passed to a new owner, or may have by now.
     async fn renew(&self, timeout: Duration) -> bool {
-        let sent_at = self.last_renewal.clock.instant();
-        match tokio::time::timeout(timeout, self.store.renew_lease(&self.lease, self.ttl)).await {
+        let LeaseRequest { store, ttl, clock, outage, .. } = &self.request;
+        let sent_at = clock.instant();
+        match tokio::time::timeout(timeout, store.renew_lease(&self.lease, *ttl)).await {
             Ok(Ok(true)) => {
-                self.last_renewal.record(Some(sent_at));
+                *self.sent_at.lock() = Some(sent_at);
                 return true;
             }
             Ok(Ok(false)) => {
                 tracing::info!(role = %self.lease.role, "the role has passed to another process");
-                self.last_renewal.record(None);
+                *self.sent_at.lock() = None;
                 return false;
             }
             Ok(Err(error)) => tracing::debug!(role = %self.lease.role, %error, "lease was not renewed, trying again"),
             Err(_) => tracing::debug!(role = %self.lease.role, "lease renewal timed out, trying again"),
         }
-        let has_time = self.last_renewal.is_valid();
+        let has_time = self.is_valid();
         if !has_time {
-            self.outage.begins(&self.lease.role);
+            outage.begins(&self.lease.role);
         }
         has_time
     }

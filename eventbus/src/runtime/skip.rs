@@ -2,17 +2,17 @@
 //!
 //! Invariant: the event stays in the store, and other readers read it. A reader's list changes only under its lease.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 use time::OffsetDateTime;
 
 use super::{
-    held_lease::{LeaseOutage, LeaseRequest},
-    projection::{ProjectionError, RebuildError},
+    held_lease::LeaseRequest,
+    projection::{ProjectionError, RebuildError, RunnerContext},
 };
 use crate::{
-    domain::{clock::SharedClock, error::BoxError, name::Name, shown, stream::Position},
+    domain::{error::BoxError, name::Name, shown, stream::Position},
     port::{CheckpointError, EventStore, LeaseError, ReadError},
     support::{Skip, SkipsError, save_skips, skips, skips_to_note},
 };
@@ -94,12 +94,6 @@ impl SkippedEvent {
         let position = Position::new(skip.position);
         Ok(Self { reader: reader.clone(), position, reason: skip.reason, by: skip.by, at })
     }
-
-    fn as_skip(&self) -> Skip {
-        let micros = self.at.unix_timestamp_nanos() / 1_000;
-        let at = i64::try_from(micros).unwrap_or(i64::MAX);
-        Skip { position: self.position.get(), reason: self.reason.clone(), by: self.by.clone(), at }
-    }
 }
 
 impl From<SkipsError> for SkipError {
@@ -118,89 +112,71 @@ pub(crate) async fn load_skipped_events(store: &dyn EventStore, reader: &Name) -
     skips.into_iter().map(|skip| SkippedEvent::from_skip(skip, reader).map_err(damaged)).collect()
 }
 
-/// The editor of the lists of skipped events.
-pub(crate) struct SkipEditor {
-    pub(crate) store: Arc<dyn EventStore>,
-    pub(crate) owner: Name,
-    pub(crate) clock: SharedClock,
+/// Has `reader` skip an event. Returns `false` if it skips the event already; the former reason stays then.
+pub(crate) async fn skip(
+    context: &RunnerContext,
+    reader: &Name,
+    position: Position,
+    reason: &str,
+) -> Result<bool, SkipError> {
+    let head = context.store.head().await?;
+    if position == Position::START || position > head {
+        return Err(SkipError::NoSuchPosition { position, head });
+    }
+    let at = i64::try_from(context.clock.now().unix_timestamp_nanos() / 1_000).unwrap_or(i64::MAX);
+    let skip = Skip { position: position.get(), reason: reason.to_owned(), by: context.owner.to_string(), at };
+    let is_new = update_skips(context, reader, |skips| {
+        let place = skips.binary_search_by_key(&skip.position, |skip| skip.position).err();
+        place.map(|place| skips.insert(place, skip)).is_some()
+    });
+    let is_new = is_new.await?;
+    if is_new {
+        tracing::warn!(%reader, %position, reason, "the reader skips an event from now on");
+    }
+    Ok(is_new)
 }
 
-impl SkipEditor {
-    /// Has `reader` skip an event. Returns `false` if it skips the event already; the former reason stays then.
-    pub(crate) async fn skip(&self, reader: &Name, position: Position, reason: &str) -> Result<bool, SkipError> {
-        let head = self.store.head().await?;
-        if position == Position::START || position > head {
-            return Err(SkipError::NoSuchPosition { position, head });
-        }
-        let (by, at) = (self.owner.to_string(), self.clock.now());
-        let event = SkippedEvent { reader: reader.clone(), position, reason: reason.to_owned(), by, at };
-        let is_new = self
-            .update_skips(reader, |skipped| match skipped.binary_search_by_key(&position, |event| event.position) {
-                Ok(_) => false,
-                Err(place) => {
-                    skipped.insert(place, event);
-                    true
-                }
-            })
-            .await?;
-        if is_new {
-            tracing::warn!(%reader, %position, reason, "the reader skips an event from now on");
-        }
-        Ok(is_new)
+/// Has `reader` take an event again. Returns `false` if it does not skip it.
+pub(crate) async fn unskip(context: &RunnerContext, reader: &Name, position: Position) -> Result<bool, SkipError> {
+    let was_skipped =
+        update_skips(context, reader, |skips| skips.extract_if(.., |skip| position == skip.position).count() > 0);
+    let was_skipped = was_skipped.await?;
+    if was_skipped {
+        tracing::warn!(%reader, %position, "the reader no longer skips an event");
     }
+    Ok(was_skipped)
+}
 
-    /// Has `reader` take an event again. Returns `false` if it does not skip it.
-    pub(crate) async fn unskip(&self, reader: &Name, position: Position) -> Result<bool, SkipError> {
-        let was_skipped = self
-            .update_skips(reader, |skipped| {
-                let before = skipped.len();
-                skipped.retain(|event| event.position != position);
-                skipped.len() < before
-            })
-            .await?;
-        if was_skipped {
-            tracing::warn!(%reader, %position, "the reader no longer skips an event");
+/// Changes the list of a reader under its lease, since an editor rewrites the whole list and would undo a concurrent
+/// change.
+async fn update_skips(
+    context: &RunnerContext,
+    reader: &Name,
+    change: impl FnOnce(&mut Vec<Skip>) -> bool,
+) -> Result<bool, SkipError> {
+    let (store, clock) = (&*context.store, &context.clock);
+    let notes = store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
+    let lease_request =
+        LeaseRequest { ttl: SKIP_LEASE_TTL, ..context.command_lease_request(skips_to_note(reader), "skip") };
+    let began = clock.instant();
+    let held_lease = loop {
+        match lease_request.acquire(&tokio_util::sync::CancellationToken::new()).await? {
+            Some(held_lease) => break held_lease,
+            None if clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
+                return Err(SkipError::Busy { reader: reader.clone() });
+            }
+            None => clock.sleep(LEASE_RETRY_INTERVAL).await,
         }
-        Ok(was_skipped)
-    }
-
-    /// Changes the list of a reader under its lease, since an editor rewrites the whole list and would undo a
-    /// concurrent change.
-    async fn update_skips(
-        &self,
-        reader: &Name,
-        change: impl FnOnce(&mut Vec<SkippedEvent>) -> bool,
-    ) -> Result<bool, SkipError> {
-        let notes = self.store.notes().ok_or_else(|| SkipError::NotesUnsupported { reader: reader.clone() })?;
-        let lease_request = LeaseRequest {
-            store: Arc::clone(&self.store),
-            role: skips_to_note(reader),
-            owner: self.owner.joined("/", &format!("skip-{:08x}", fastrand::u32(..))),
-            ttl: SKIP_LEASE_TTL,
-            clock: self.clock.clone(),
-            outage: LeaseOutage::new(&self.clock),
-        };
-        let began = self.clock.instant();
-        let held_lease = loop {
-            match lease_request.acquire(&tokio_util::sync::CancellationToken::new()).await? {
-                Some(held_lease) => break held_lease,
-                None if self.clock.elapsed(began) > 2 * SKIP_LEASE_TTL => {
-                    return Err(SkipError::Busy { reader: reader.clone() });
-                }
-                None => self.clock.sleep(LEASE_RETRY_INTERVAL).await,
-            }
-        };
-        let changed = async {
-            let mut events = load_skipped_events(&*self.store, reader).await?;
-            let has_changed = change(&mut events);
-            if has_changed {
-                let skips: Vec<_> = events.iter().map(SkippedEvent::as_skip).collect();
-                save_skips(notes, reader, &skips).await?;
-            }
-            Ok(has_changed)
-        };
-        let changed = changed.await;
-        held_lease.release().await;
-        changed
-    }
+    };
+    let changed = async {
+        let mut skips = skips(store, reader).await?;
+        let has_changed = change(&mut skips);
+        if has_changed {
+            save_skips(notes, reader, &skips).await?;
+        }
+        Ok(has_changed)
+    };
+    let changed = changed.await;
+    held_lease.release().await;
+    changed
 }

@@ -45,7 +45,7 @@ impl RunnerContext {
     /// Makes the lease request of one command of this process, such as a rebuild.
     ///
     /// Its owner is not the runner's: with the same name the runner could acquire the lease again, and feed meanwhile.
-    pub(super) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
+    pub(crate) fn command_lease_request(&self, role: Name, command: &str) -> LeaseRequest {
         let owner = self.owner.joined("/", &format!("{command}-{:08x}", fastrand::u32(..)));
         self.lease_request(role, owner, LeaseOutage::new(&self.clock))
     }

@@ -1,13 +1,10 @@
 //! Handling of one event by a projection's method, and its retries.
 
-use std::{future::Future, sync::Arc, time::Duration};
-
-use futures_util::FutureExt;
+use std::time::Duration;
 
 use super::ProjectionError;
 use crate::{
-    delivery::activity::{Activity, TookTooLong},
-    domain::{clock::SharedClock, error::BoxError, name::Name, record::RecordedEvent, stream::Position},
+    domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{
         backoff::Backoff,
         delivery::{Delivery, HandlerError, HandlerErrorKind},
@@ -34,23 +31,6 @@ pub(super) enum FeedStop {
 impl<E: Into<BoxError>> From<E> for FeedStop {
     fn from(error: E) -> Self {
         Self::Store(error.into())
-    }
-}
-
-/// Runs a projection's method under its time limit; a panic counts as an error of the event.
-pub(super) async fn run_watched(
-    definition: &ProjectionDefinition,
-    activity: &Arc<Activity>,
-    delivery: &Delivery,
-    handled: impl Future<Output = Result<(), HandlerError>>,
-    clock: &SharedClock,
-) -> Result<(), HandlerError> {
-    let name = Name::from_static(definition.name);
-    let caught = std::panic::AssertUnwindSafe(handled).catch_unwind();
-    match activity.watch(&name, delivery, definition.time_limit(), None, caught, clock).await {
-        Ok(Ok(handled)) => handled,
-        Ok(Err(panic)) => Err(HandlerError::from_panic(&*panic)),
-        Err(TookTooLong(timeout)) => Err(HandlerError::timed_out(timeout)),
     }
 }
 

@@ -8,13 +8,12 @@ use tokio::sync::RwLock;
 use super::{
     ProjectionError, RebuildProgress, Rebuilt,
     context::projection_role,
-    event_handling::run_watched,
     guard::ProjectionGuard,
     progress::{ProgressCell, ProjectionProgress},
 };
 use crate::{
     delivery::activity::Activity,
-    domain::{error::BoxError, stream::Position},
+    domain::{error::BoxError, name::Name, stream::Position},
     port::{
         EventStore, Transaction,
         delivery::{Delivery, HandlerError},
@@ -206,12 +205,15 @@ impl<P: Projection> ProjectionInner<P> {
         self.run_method(delivery, fresh.project_mut(delivery)).await
     }
 
+    /// Runs the projection's method under its time limit; a panic counts as an error of the event.
     async fn run_method(
         &self,
         delivery: &Delivery,
         handled: impl Future<Output = Result<(), HandlerError>>,
     ) -> Result<(), HandlerError> {
-        run_watched(&P::definition(), &self.activity, delivery, handled, &self.progress.clock()).await
+        let (definition, clock) = (P::definition(), self.progress.clock());
+        let name = Name::from_static(definition.name);
+        self.activity.watch(&name, delivery, definition.time_limit(), None, handled, &clock).await
     }
 
     /// Replaces the state by `fresh`, which `catch_up` brings up to date while events wait; waits at most

@@ -19,18 +19,28 @@ use crate::{
     port::{EventBus, EventStore, MessageId},
 };
 
-/// Publishes to a bus that is not durable: its groups keep their own progress in the store.
-pub(super) struct VolatileBusPublisher<'a> {
+/// Publishes to a bus that keeps no position: the store keeps it for a durable bus. The groups of any other bus keep
+/// their own progress in the store.
+pub(super) struct AtLeastOncePublisher<'a> {
+    store: &'a dyn EventStore,
     bus: &'a dyn EventBus,
     status: &'a RelayStatusCell,
     reader: RangeReader<'a>,
+    /// The checkpoint in the store, for a durable bus.
+    checkpoint: Option<Name>,
+    is_position_loaded: bool,
+    /// Published, but not yet saved in the checkpoint.
+    unsaved: Option<(FeedRange, Vec<MessageId>)>,
 }
 
-impl<'a> VolatileBusPublisher<'a> {
+impl<'a> AtLeastOncePublisher<'a> {
     pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, status: &'a RelayStatusCell) -> Self {
-        Self { bus, status, reader: RangeReader::new(store).with_skips(bus.destination(), status.clock()) }
+        let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
+        let reader = RangeReader::new(store, bus.destination(), status.clock());
+        Self { store, bus, status, reader, checkpoint, is_position_loaded: false, unsaved: None }
     }
 
+    /// Publishes without a lease, until cancelled.
     pub(super) async fn run(mut self, store: &Arc<dyn EventStore>, cancel: &CancellationToken) {
         let status = self.status;
         while let PublishEnd::Stopped(error) = publish_until(cancel, &mut self, store, status).await {
@@ -53,69 +63,21 @@ impl<'a> VolatileBusPublisher<'a> {
         }
     }
 
-    /// Publishes the next range; the caller moves the position.
-    async fn publish_next_range(&mut self) -> Result<RangePublishResult, BoxError> {
+    /// Publishes the next range; the caller moves the position. Returns the step if no range was published.
+    async fn publish_next_range(&mut self) -> Result<Result<(FeedRange, Vec<MessageId>), PublishStep>, BoxError> {
         let mut range = self.reader.read_next(self.status.position()).await?;
         if range.events.is_empty() {
             // a range of skipped events only moves the position, too
-            return Ok(if range.moves_position() {
-                RangePublishResult::Published(range, Vec::new())
-            } else {
-                RangePublishResult::CaughtUp
-            });
+            return Ok(if range.moves_position() { Ok((range, Vec::new())) } else { Err(PublishStep::CaughtUp) });
         }
         loop {
             let error = match self.bus.publish_feed(&range.events).await {
-                Ok(ids) => return Ok(RangePublishResult::Published(range, ids)),
+                Ok(ids) => return Ok(Ok((range, ids))),
                 Err(error) => relay_error_of_publish(error, &range.events)?,
             };
             if !matches!(error, RelayError::EventRefused { position, .. } if range.truncate_before(position)) {
-                return Ok(RangePublishResult::Refused(error));
+                return Ok(Err(PublishStep::Stopped(error)));
             }
-        }
-    }
-}
-
-/// Outcome of publishing the next range.
-enum RangePublishResult {
-    Published(FeedRange, Vec<MessageId>),
-    /// All events are published.
-    CaughtUp,
-    Refused(RelayError),
-}
-
-impl FeedPublisher for VolatileBusPublisher<'_> {
-    const SAVES_CHECKPOINT: bool = true;
-
-    async fn step(&mut self) -> Result<PublishStep, BoxError> {
-        match self.publish_next_range().await? {
-            RangePublishResult::Published(range, ids) => self.status.record_published(&range, ids),
-            RangePublishResult::CaughtUp => return Ok(PublishStep::CaughtUp),
-            RangePublishResult::Refused(error) => return Ok(PublishStep::Stopped(error)),
-        }
-        Ok(PublishStep::Published)
-    }
-}
-
-/// Publishes to a durable bus; the store keeps the position.
-pub(super) struct AtLeastOncePublisher<'a> {
-    store: &'a dyn EventStore,
-    checkpoint: Name,
-    is_position_loaded: bool,
-    /// Published, but not yet saved in the checkpoint.
-    unsaved: Option<(FeedRange, Vec<MessageId>)>,
-    publisher: VolatileBusPublisher<'a>,
-}
-
-impl<'a> AtLeastOncePublisher<'a> {
-    pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, status: &'a RelayStatusCell) -> Self {
-        let checkpoint = checkpoint_name(bus.destination());
-        Self {
-            store,
-            checkpoint,
-            is_position_loaded: false,
-            unsaved: None,
-            publisher: VolatileBusPublisher::new(store, bus, status),
         }
     }
 }
@@ -124,24 +86,26 @@ impl FeedPublisher for AtLeastOncePublisher<'_> {
     const SAVES_CHECKPOINT: bool = true;
 
     async fn step(&mut self) -> Result<PublishStep, BoxError> {
-        if !self.is_position_loaded {
-            let position = self.store.load_checkpoint(&self.checkpoint).await?.unwrap_or_default();
-            self.publisher.status.set_position(position);
+        if let Some(checkpoint) = &self.checkpoint
+            && !self.is_position_loaded
+        {
+            self.status.set_position(self.store.load_checkpoint(checkpoint).await?.unwrap_or_default());
             self.is_position_loaded = true;
         }
         let (range, ids) = match self.unsaved.take() {
             Some(unsaved) => unsaved,
-            None => match self.publisher.publish_next_range().await? {
-                RangePublishResult::Published(range, ids) => (range, ids),
-                RangePublishResult::CaughtUp => return Ok(PublishStep::CaughtUp),
-                RangePublishResult::Refused(error) => return Ok(PublishStep::Stopped(error)),
+            None => match self.publish_next_range().await? {
+                Ok(published) => published,
+                Err(step) => return Ok(step),
             },
         };
-        if let Err(error) = self.store.save_checkpoint(&self.checkpoint, range.through).await {
+        if let Some(checkpoint) = &self.checkpoint
+            && let Err(error) = self.store.save_checkpoint(checkpoint, range.through).await
+        {
             self.unsaved = Some((range, ids));
             return Err(error.into());
         }
-        self.publisher.status.record_published(&range, ids);
+        self.status.record_published(&range, ids);
         Ok(PublishStep::Published)
     }
 }

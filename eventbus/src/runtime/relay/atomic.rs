@@ -103,7 +103,7 @@ impl<'a> AtomicPublisher<'a> {
             epoch,
             is_stream_shared,
             publisher: None,
-            reader: RangeReader::new(store).with_skips(bus.destination(), status.clock()),
+            reader: RangeReader::new(store, bus.destination(), status.clock()),
             next_range: None,
             last_bus_answer: now,
             groups_checked_at: now,

@@ -193,8 +193,8 @@ mod tests {
             stream::{ExpectedVersion, StreamId},
         },
         memory::InMemoryEventStore,
-        port::{AppendEvents as _, PublishError},
-        runtime::skip::SkipEditor,
+        port::{AppendEvents as _, PublishError, state::StateMap},
+        runtime::{projection::RunnerContext, skip},
     };
 
     /// Groups that miss the first positions of a store, and the positions that the filler gave them.
@@ -277,8 +277,14 @@ mod tests {
     async fn a_group_is_not_given_what_an_operator_has_the_relay_skip() {
         let store = store_of(4).await;
         let (bus, owner) = (Name::from_static("bus"), Name::from_static("operator"));
-        let operator = SkipEditor { store: Arc::clone(&store), owner, clock: SharedClock::SYSTEM };
-        operator.skip(&relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
+        let operator = RunnerContext {
+            store: Arc::clone(&store),
+            state: StateMap::new(),
+            owner,
+            lease_ttl: Duration::from_secs(10),
+            clock: SharedClock::SYSTEM,
+        };
+        skip::skip(&operator, &relay_to(&bus), Position::new(2), "too large for the bus").await.unwrap();
         let missing = Missing {
             groups: &["new"],
             through: Position::new(3),

@@ -57,7 +57,7 @@ pub(super) struct RangeReader<'a> {
     store: &'a dyn EventStore,
     /// The feed, and the position up to which it was read.
     feed: Option<(OpenFeed<'a>, Position)>,
-    skips: Option<SkipList>,
+    skips: SkipList,
 }
 
 /// An open feed.
@@ -91,38 +91,29 @@ impl SkipList {
 }
 
 impl<'a> RangeReader<'a> {
-    pub(super) fn new(store: &'a dyn EventStore) -> Self {
-        Self { store, feed: None, skips: None }
-    }
-
-    /// Leaves out the events that the relay to `destination` skips.
-    pub(super) fn with_skips(mut self, destination: &Name, clock: &SharedClock) -> Self {
+    /// Makes a reader that leaves out the events that the relay to `destination` skips.
+    pub(super) fn new(store: &'a dyn EventStore, destination: &Name, clock: &SharedClock) -> Self {
         let (reader, clock) = (relay_to(destination), clock.clone());
-        self.skips = Some(SkipList { reader, clock, positions: Vec::new(), refreshed_at: None });
-        self
+        Self { store, feed: None, skips: SkipList { reader, clock, positions: Vec::new(), refreshed_at: None } }
     }
 
     /// Loads the skipped positions; returns `true` if they have changed since the last load.
     pub(super) async fn have_skips_changed(&mut self) -> Result<bool, ReadError> {
-        match &mut self.skips {
-            Some(skips) => skips.refresh(self.store).await,
-            None => Ok(false),
-        }
+        self.skips.refresh(self.store).await
     }
 
     async fn open(&mut self, after: Position) -> Result<OpenFeed<'a>, ReadError> {
-        if let Some(skips) = &mut self.skips {
-            if skips.refreshed_at.is_none_or(|at| skips.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
-                skips.refresh(self.store).await?;
-            }
-            if !skips.positions.is_empty() {
-                let head = self.store.head().await?;
-                let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
-                let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
-                return Ok(OpenFeed { records, last_skipped });
-            }
+        let skips = &mut self.skips;
+        if skips.refreshed_at.is_none_or(|at| skips.clock.elapsed(at) >= SKIPS_REFRESH_INTERVAL) {
+            skips.refresh(self.store).await?;
         }
-        Ok(OpenFeed { records: self.store.read_all(after), last_skipped: None })
+        if skips.positions.is_empty() {
+            return Ok(OpenFeed { records: self.store.read_all(after), last_skipped: None });
+        }
+        let head = self.store.head().await?;
+        let records = read_around(self.store, after, head, &FeedFilter::all(), &skips.positions);
+        let last_skipped = skips.positions.iter().copied().rfind(|position| *position <= head);
+        Ok(OpenFeed { records, last_skipped })
     }
 
     /// Reads the range after `after`; an empty one at the end of the feed.
@@ -151,7 +142,6 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            name::Name,
             record::NewEvent,
             stream::{ExpectedVersion, StreamId},
         },
@@ -169,6 +159,10 @@ mod tests {
         std::iter::repeat_n("{}".into(), events)
     }
 
+    fn reader(store: &InMemoryEventStore) -> RangeReader<'_> {
+        RangeReader::new(store, &Name::from_static("bus"), &SharedClock::SYSTEM)
+    }
+
     /// Returns where the next range begins and ends, and its number of events.
     async fn next(ranges: &mut RangeReader<'_>, after: u64) -> (u64, u64, usize) {
         let range = ranges.read_next(after.into()).await.unwrap();
@@ -179,7 +173,7 @@ mod tests {
     async fn ranges_follow_each_other_to_the_end_and_go_on_when_more_is_appended() {
         let store = InMemoryEventStore::new();
         append(&store, small(300)).await;
-        let mut ranges = RangeReader::new(&store);
+        let mut ranges = reader(&store);
         assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
         assert_eq!(next(&mut ranges, 256).await, (256, 300, 44));
         assert_eq!(next(&mut ranges, 300).await, (300, 300, 0));
@@ -191,7 +185,7 @@ mod tests {
     async fn a_range_begins_where_it_is_told_wherever_the_feed_is() {
         let store = InMemoryEventStore::new();
         append(&store, small(600)).await;
-        let mut ranges = RangeReader::new(&store);
+        let mut ranges = reader(&store);
         assert_eq!(next(&mut ranges, 0).await, (0, 256, 256));
         assert_eq!(next(&mut ranges, 10).await, (10, 266, 256));
         assert_eq!(next(&mut ranges, 590).await, (590, 600, 10));
@@ -208,7 +202,7 @@ mod tests {
         };
         let feed = store.read_all(0.into()).take(2).chain(futures_util::stream::iter([Err(damaged)]));
         let feed = OpenFeed { records: feed.boxed(), last_skipped: None };
-        let mut ranges = RangeReader { store: &store, feed: Some((feed, 0.into())), skips: None };
+        let mut ranges = RangeReader { feed: Some((feed, 0.into())), ..reader(&store) };
         assert_eq!(next(&mut ranges, 0).await, (0, 2, 2));
         assert_eq!(next(&mut ranges, 2).await, (2, 3, 1));
     }
@@ -218,6 +212,6 @@ mod tests {
         let store = InMemoryEventStore::new();
         let large = format!(r#"{{"text":"{}"}}"#, "x".repeat(100 * 1024));
         append(&store, std::iter::repeat_n(large, 5)).await;
-        assert_eq!(next(&mut RangeReader::new(&store), 0).await, (0, 3, 3));
+        assert_eq!(next(&mut reader(&store), 0).await, (0, 3, 3));
     }
 }

@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RelayView,
-    at_least_once::{AtLeastOncePublisher, VolatileBusPublisher},
+    at_least_once::AtLeastOncePublisher,
     atomic::AtomicPublisher,
     checkpoint_names::{checkpoint_name, load_halt},
     leadership::{LEASE_CHECK_INTERVAL, Leadership, LeadershipEnd, STOPPED_RETRY_INTERVAL},
@@ -109,7 +109,7 @@ impl Relay {
     pub(crate) async fn run(self, cancel: CancellationToken) {
         let RelayMode::ByLease { role, owner } = &self.mode else {
             self.status.set_owner(true);
-            VolatileBusPublisher::new(&*self.store, &*self.bus, &self.status).run(&self.store, &cancel).await;
+            AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status).run(&self.store, &cancel).await;
             return;
         };
         let (mut feed, mut standby_count) = (FeedPoller::new(&self.store, self.status.clock().clone()), 0);
