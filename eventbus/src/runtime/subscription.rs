@@ -12,7 +12,6 @@ use super::{
 };
 use crate::{
     domain::{
-        codec::DecodeError,
         name::Name,
         record::{EventSet, RecordedEvent},
     },
@@ -162,14 +161,10 @@ impl<B: EventBus + ?Sized> EventBusExt for B {}
 fn typed_subscriber<E: EventSet, H: EventHandler<E>>(handler: H) -> Subscriber {
     let handler = Arc::new(handler);
     Subscriber::new(type_name_of::<H>(), E::EVENTS, move |delivery| {
-        let event = E::decode(delivery.record()).map_err(undecodable);
+        let event = E::decode(delivery.record()).map_err(HandlerError::undecodable);
         let handler = Arc::clone(&handler);
         Box::pin(async move { handler.handle(event?).await })
     })
-}
-
-fn undecodable(error: DecodeError) -> HandlerError {
-    HandlerError::undecodable(error)
 }
 
 /// Returns the name that logs give a subscriber without a durable one: the last 255 bytes of its type's path.
@@ -201,15 +196,24 @@ fn subscribe_handlers<B: EventBus + ?Sized>(
         return Err(StartMistake::NothingDiscovered.into());
     }
     check_handlers(handlers, context)?;
+    Ok(add_handlers(bus, handlers, context))
+}
+
+/// Subscribes handlers, each in its group.
+pub(crate) fn add_handlers<B: EventBus + ?Sized>(
+    bus: &B,
+    handlers: &[HandlerDefinition],
+    context: &HandlerContext,
+) -> Vec<Subscription> {
     let subscribe = |definition: &HandlerDefinition| {
         let group = group_of(definition, bus.default_group());
         bus.add_subscriber(group.clone(), handler_subscriber(*definition, &group, context))
     };
-    Ok(handlers.iter().map(subscribe).collect())
+    handlers.iter().map(subscribe).collect()
 }
 
 /// Returns the subscriber that runs a handler in `context`.
-pub(crate) fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &HandlerContext) -> Subscriber {
+fn handler_subscriber(definition: HandlerDefinition, group: &Name, context: &HandlerContext) -> Subscriber {
     let call = definition.call;
     let inbox = HandlerInbox::for_handler(&definition, group, context).map(Arc::new);
     let state = context.state.clone();

@@ -6,9 +6,10 @@ use super::{
     App,
     inner::AppInner,
     no_store::NoStore,
+    outage_starts::OutageStarts,
     plan::{CheckedPlan, Discovery, Plan},
     stored_types,
-    tasks::{AppTasks, StoreSettings, TaskEnvironment},
+    tasks::AppTasks,
 };
 use crate::{
     domain::{clock::SharedClock, error::ErrorLine},
@@ -16,8 +17,8 @@ use crate::{
     port::{Announced, ConnectError, EventBus, EventStore, state::StateMap},
     runtime::{
         definition::{Handler, HandlerDefinition, Projection},
-        held_lease::LEASE_TTL_MIN,
-        projection::{AnyProjection, ProjectionHandle},
+        held_lease::{LEASE_TTL_MIN, new_owner},
+        projection::{AnyProjection, ProjectionHandle, RunnerContext},
         relay::{self, RelayOptions},
         start::{StartError, StartMistake},
         subscription::group_of,
@@ -29,6 +30,8 @@ const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Default timeout of [`App::run_until_signal`] for deliveries in flight.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+const PROJECTION_LEASE: Duration = Duration::from_secs(10);
+const INBOX_RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 /// Builds an app; [`start`](Self::start) checks all parts and starts them.
 ///
@@ -50,7 +53,8 @@ pub struct AppBuilder {
     relay_options: RelayOptions,
     wait_timeout: Duration,
     shutdown_timeout: Duration,
-    store_settings: StoreSettings,
+    projection_lease: Duration,
+    inbox_retention: Duration,
     clock: SharedClock,
 }
 
@@ -67,7 +71,8 @@ impl AppBuilder {
             relay_options: RelayOptions::default(),
             wait_timeout: WAIT_TIMEOUT,
             shutdown_timeout: SHUTDOWN_TIMEOUT,
-            store_settings: StoreSettings::default(),
+            projection_lease: PROJECTION_LEASE,
+            inbox_retention: INBOX_RETENTION,
             clock: SharedClock::SYSTEM,
         }
     }
@@ -161,7 +166,7 @@ impl AppBuilder {
     /// Sets the duration of a projection's lease: a standby feeds the projection that long after the last renewal by
     /// its owner; 10 s by default, at least 100 ms. Every process feeds state in memory.
     pub fn projection_lease(mut self, lease: Duration) -> Self {
-        self.store_settings.lease_ttl = lease.max(LEASE_TTL_MIN);
+        self.projection_lease = lease.max(LEASE_TTL_MIN);
         self
     }
 
@@ -170,7 +175,7 @@ impl AppBuilder {
     /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
     /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
     pub fn inbox_retention(mut self, retention: Duration) -> Self {
-        self.store_settings.inbox_retention = retention;
+        self.inbox_retention = retention;
         self
     }
 
@@ -227,19 +232,28 @@ impl AppBuilder {
             announce_types(&plan, &*bus, (!consumes_only).then_some(&*store)).await?;
         }
         let relay_options = (self.relay && !consumes_only).then_some(self.relay_options);
-        let environment = TaskEnvironment { store: &store, bus: &bus, is_connected, state: &self.state, clock: &clock };
-        let tasks =
-            AppTasks::spawn(environment, &plan, relay_options, &self.store_settings).await.map_err(unavailable)?;
+        let context = RunnerContext {
+            store: Arc::clone(&store),
+            state: self.state,
+            owner: new_owner(),
+            lease_ttl: self.projection_lease,
+            clock,
+        };
+        let tasks = AppTasks::spawn(context, &bus, is_connected, &plan, relay_options, self.inbox_retention);
+        let tasks = tasks.await.map_err(unavailable)?;
         plan.log_start((!consumes_only).then_some(&*store), &*bus, relay_options.is_some());
-        Ok(App(Arc::new(AppInner::new(
+        Ok(App(Arc::new(AppInner {
             store,
             bus,
-            !consumes_only,
-            plan,
+            has_store: !consumes_only,
+            groups: plan.groups(),
+            projections: plan.projections,
             tasks,
-            (self.wait_timeout, self.shutdown_timeout),
-            dead_letters_at_start,
-        ))))
+            wait_timeout: self.wait_timeout,
+            shutdown_timeout: self.shutdown_timeout,
+            reported_dead_letters: dead_letters_at_start.into(),
+            outage_starts: OutageStarts::default(),
+        })))
     }
 }
 

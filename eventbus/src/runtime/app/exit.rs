@@ -55,7 +55,7 @@ impl ActivitySources {
     /// Lists them; the bus forgets its handlers during a shutdown.
     pub(super) fn list(&self) -> BlockingCandidates {
         let subscribers = self.bus.upgrade().map(|bus| bus.subscribers()).unwrap_or_default();
-        let projections = self.projections.iter().map(AnyProjection::activity).collect();
+        let projections = self.projections.iter().map(|projection| projection.erased().activity()).collect();
         BlockingCandidates { subscribers, projections }
     }
 }

@@ -1,7 +1,6 @@
 //! The parts of a running app.
 
 use std::{
-    any::TypeId,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -9,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{outage_starts::OutageStarts, plan::CheckedPlan, tasks::AppTasks};
+use super::{outage_starts::OutageStarts, tasks::AppTasks};
 use crate::{
     domain::{clock::SharedClock, name::Name, stream::Position},
     port::{EventBus, EventStore},
@@ -24,84 +23,23 @@ const HEAD_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The parts that the clones of an app share.
 pub(super) struct AppInner {
-    store: Arc<dyn EventStore>,
-    bus: Arc<dyn EventBus>,
-    has_store: bool,
-    groups: Vec<Name>,
-    projections: Vec<AnyProjection>,
-    tasks: AppTasks,
-    wait_timeout: Duration,
-    shutdown_timeout: Duration,
+    pub(super) store: Arc<dyn EventStore>,
+    pub(super) bus: Arc<dyn EventBus>,
+    pub(super) has_store: bool,
+    pub(super) groups: Vec<Name>,
+    pub(super) projections: Vec<AnyProjection>,
+    pub(super) tasks: AppTasks,
+    pub(super) wait_timeout: Duration,
+    pub(super) shutdown_timeout: Duration,
     /// Dead letters of the bus that `settled` has reported, or that the start found.
-    reported_dead_letters: AtomicU64,
+    pub(super) reported_dead_letters: AtomicU64,
     /// Start times of the outages of store and bus.
-    outage_starts: OutageStarts,
+    pub(super) outage_starts: OutageStarts,
 }
 
 impl AppInner {
-    pub(super) fn new(
-        store: Arc<dyn EventStore>,
-        bus: Arc<dyn EventBus>,
-        has_store: bool,
-        plan: CheckedPlan,
-        tasks: AppTasks,
-        (wait_timeout, shutdown_timeout): (Duration, Duration),
-        reported_dead_letters: u64,
-    ) -> Self {
-        let (groups, projections) = (plan.groups(), plan.projections);
-        let reported_dead_letters = reported_dead_letters.into();
-        Self {
-            store,
-            bus,
-            has_store,
-            groups,
-            projections,
-            tasks,
-            wait_timeout,
-            shutdown_timeout,
-            reported_dead_letters,
-            outage_starts: OutageStarts::default(),
-        }
-    }
-
-    pub(super) const fn store(&self) -> &Arc<dyn EventStore> {
-        &self.store
-    }
-
-    pub(super) const fn bus(&self) -> &Arc<dyn EventBus> {
-        &self.bus
-    }
-
-    pub(super) const fn has_store(&self) -> bool {
-        self.has_store
-    }
-
-    pub(super) fn groups(&self) -> &[Name] {
-        &self.groups
-    }
-
-    pub(super) fn projections(&self) -> &[AnyProjection] {
-        &self.projections
-    }
-
-    pub(super) const fn tasks(&self) -> &AppTasks {
-        &self.tasks
-    }
-
     pub(super) const fn clock(&self) -> &SharedClock {
         &self.tasks.runner_context().clock
-    }
-
-    pub(super) const fn longest_wait(&self) -> Duration {
-        self.wait_timeout
-    }
-
-    pub(super) const fn shutdown_timeout(&self) -> Duration {
-        self.shutdown_timeout
-    }
-
-    pub(super) const fn outage_starts(&self) -> &OutageStarts {
-        &self.outage_starts
     }
 
     /// Returns the number of dead letters of the bus since the last call, or since the start.
@@ -110,19 +48,12 @@ impl AppInner {
         now.saturating_sub(self.reported_dead_letters.swap(now, Ordering::Relaxed))
     }
 
-    /// Returns the handle of a projection of the app.
+    /// Returns a projection that the app runs.
     pub(super) fn handle<P: Projection>(&self) -> Result<&ProjectionHandle<P>, ProjectionError> {
-        self.find_projection::<P>()?.downcast().ok_or_else(|| self.not_running::<P>())
-    }
-
-    pub(super) fn find_projection<P: Projection>(&self) -> Result<&AnyProjection, ProjectionError> {
-        let is_it = |projection: &&AnyProjection| projection.type_id() == TypeId::of::<P>();
-        self.projections.iter().find(is_it).ok_or_else(|| self.not_running::<P>())
-    }
-
-    fn not_running<P: Projection>(&self) -> ProjectionError {
-        let known = self.projections.iter().map(|projection| projection.definition().name).collect();
-        ProjectionError::NotRunning { name: P::definition().name, known }
+        self.projections.iter().find_map(AnyProjection::downcast).ok_or_else(|| ProjectionError::NotRunning {
+            name: P::definition().name,
+            known: self.projections.iter().map(|projection| projection.definition().name).collect(),
+        })
     }
 
     /// Describes a position that the store does not have yet.

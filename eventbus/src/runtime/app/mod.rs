@@ -30,8 +30,8 @@ use super::{
     definition::{Projection, ProjectionKind},
     follow::Follow,
     projection::{
-        AnyProjection, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus, Rebuild, RebuildError,
-        Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
+        AnyProjection, ErasedProjection as _, ProjectionError, ProjectionGuard, ProjectionHandle, ProjectionStatus,
+        Rebuild, RebuildError, Rebuilt, accept_missed_events, projection_role, rebuild_aggregate, rebuild_in_app,
     },
     relay::{RelayStatus, RepublishError},
     repository::AggregateRepository,
@@ -97,17 +97,13 @@ impl App {
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
     #[must_use]
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
-        AggregateRepository::for_app(
-            Arc::clone(self.0.store()),
-            self.0.tasks().relay().is_some(),
-            self.0.clock().clone(),
-        )
+        AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay().is_some(), self.0.clock().clone())
     }
 
     /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
-        self.0.store()
+        &self.0.store
     }
 
     /// Follows the store's feed: stored events, then new ones.
@@ -139,13 +135,13 @@ impl App {
     /// # }
     /// ```
     pub fn follow(&self) -> Follow {
-        Follow::from_shared(Arc::clone(self.0.store())).clock(self.0.clock().clone())
+        Follow::from_shared(Arc::clone(&self.0.store)).clock(self.0.clock().clone())
     }
 
     /// Returns the bus.
     #[must_use]
     pub fn bus(&self) -> &Arc<dyn EventBus> {
-        self.0.bus()
+        &self.0.bus
     }
 
     /// Returns a projection of the app: a cheap handle to read it by.
@@ -168,8 +164,8 @@ impl App {
         position: impl Into<Option<Position>>,
     ) -> Result<ProjectionGuard<'_, P>, ProjectionError> {
         let position = position.into().unwrap_or(Position::START);
-        let projection = self.0.find_projection::<P>()?;
-        let mut read = self.0.handle::<P>()?.read_at(position, self.0.longest_wait()).await;
+        let projection = self.0.handle::<P>()?;
+        let mut read = projection.read_at(position, self.0.wait_timeout).await;
         if let Err(ProjectionError::TimedOut { wanted, problem, .. }) = &mut read
             && projection.status(Position::START).trouble.is_none()
             && let Some(end) = self.0.describe_missing_position(*wanted).await
@@ -185,11 +181,11 @@ impl App {
     /// # Errors
     /// [`ReadError`] if the store cannot be read.
     pub async fn projections(&self) -> Result<Vec<ProjectionStatus>, ReadError> {
-        let store = &**self.0.store();
+        let store = &*self.0.store;
         let head = store.head().await?;
-        let mut statuses = Vec::with_capacity(self.0.projections().len());
-        for projection in self.0.projections() {
-            statuses.push(projection.load_status(store, head).await?);
+        let mut statuses = Vec::with_capacity(self.0.projections.len());
+        for projection in &self.0.projections {
+            statuses.push(projection.erased().load_status(store, head).await?);
         }
         Ok(statuses)
     }
@@ -224,9 +220,8 @@ impl App {
     pub fn rebuild<P: Projection>(&self) -> Rebuild<'_, Rebuilt> {
         Rebuild::new(move |report| {
             Box::pin(async move {
-                let (handle, tasks) = (self.0.handle::<P>()?, self.0.tasks());
-                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.longest_wait())
-                    .await
+                let (handle, tasks) = (self.0.handle::<P>()?, &self.0.tasks);
+                rebuild_in_app(handle.inner(), tasks.runner_context(), tasks.stop(), report, self.0.wait_timeout).await
             })
         })
     }
@@ -243,7 +238,7 @@ impl App {
     /// # Errors
     /// [`RebuildError`]; the rows then stay as they were.
     pub async fn rebuild_aggregate<P: Projection>(&self, stream: &StreamId) -> Result<Rebuilt, RebuildError> {
-        let tasks = self.0.tasks();
+        let tasks = &self.0.tasks;
         rebuild_aggregate(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop(), stream).await
     }
 
@@ -272,7 +267,7 @@ impl App {
     /// [`RebuildError::NotRunning`] if the app has no such projection, [`RebuildError::Store`] if the store cannot be
     /// reached.
     pub async fn accept_missed_events<P: Projection>(&self, reason: &str) -> Result<bool, RebuildError> {
-        let tasks = self.0.tasks();
+        let tasks = &self.0.tasks;
         let is_news = accept_missed_events(self.0.handle::<P>()?.inner(), tasks.runner_context(), tasks.stop()).await?;
         if is_news {
             tracing::warn!(
@@ -308,7 +303,7 @@ impl App {
     /// # #[derive(Default)] struct Accounts;
     /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
     /// # async fn example(app: &App) -> eventbus::Result<()> {
-    /// for status in app.projections().await? {
+    /// for status in &app.projections.await? {
     ///     if let Some(ProjectionError::Stopped { position, error, .. }) = status.stopped {
     ///         println!("stopped at {position}: {error}");
     ///         app.skip_event::<Accounts>(position, "imported without an owner, see the incident of May 5").await?;
@@ -320,8 +315,7 @@ impl App {
     pub async fn skip_event<P: Projection>(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
         let projection = self.0.handle::<P>()?.inner();
         let is_new =
-            skip::skip(self.0.tasks().runner_context(), &projection_role(P::definition().name), position, reason)
-                .await?;
+            skip::skip(self.0.tasks.runner_context(), &projection_role(P::definition().name), position, reason).await?;
         projection.clear_cached_skips();
         let progress = projection.progress();
         if progress.may_resume_after(position) {
@@ -342,7 +336,7 @@ impl App {
     pub async fn unskip_event<P: Projection>(&self, position: Position) -> Result<bool, SkipError> {
         let projection = self.0.handle::<P>()?.inner();
         let was_skipped =
-            skip::unskip(self.0.tasks().runner_context(), &projection_role(P::definition().name), position).await?;
+            skip::unskip(self.0.tasks.runner_context(), &projection_role(P::definition().name), position).await?;
         projection.clear_cached_skips();
         Ok(was_skipped)
     }
@@ -390,7 +384,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; the relay does not skip the event then.
     pub async fn skip_published_event(&self, position: Position, reason: &str) -> Result<bool, SkipError> {
-        skip::skip(self.0.tasks().runner_context(), &relay_to(self.0.bus().destination()), position, reason).await
+        skip::skip(self.0.tasks.runner_context(), &relay_to(self.0.bus.destination()), position, reason).await
     }
 
     /// Has the relay publish an event that it skipped, if it is not past it; [`republish`](Self::republish) sets the
@@ -399,7 +393,7 @@ impl App {
     /// # Errors
     /// [`SkipError`]; the skip stays then.
     pub async fn unskip_published_event(&self, position: Position) -> Result<bool, SkipError> {
-        skip::unskip(self.0.tasks().runner_context(), &relay_to(self.0.bus().destination()), position).await
+        skip::unskip(self.0.tasks.runner_context(), &relay_to(self.0.bus.destination()), position).await
     }
 
     /// Returns the events that projections of this app and the relay to its bus skip, with process, time and reason of
@@ -408,16 +402,12 @@ impl App {
     /// # Errors
     /// [`SkipError`] if the store cannot be read.
     pub async fn skipped_events(&self) -> Result<Vec<SkippedEvent>, SkipError> {
-        let names = self
-            .0
-            .projections()
-            .iter()
-            .map(AnyProjection::definition)
-            .map(|definition| projection_role(definition.name));
-        let readers = names.chain([relay_to(self.0.bus().destination())]);
+        let names =
+            self.0.projections.iter().map(AnyProjection::definition).map(|definition| projection_role(definition.name));
+        let readers = names.chain([relay_to(self.0.bus.destination())]);
         let mut events = Vec::new();
         for reader in readers {
-            events.extend(load_skipped_events(&**self.0.store(), &reader).await?);
+            events.extend(load_skipped_events(&*self.0.store, &reader).await?);
         }
         Ok(events)
     }
@@ -428,7 +418,7 @@ impl App {
     /// # Errors
     /// [`CheckpointError`] if the store cannot be reached.
     pub async fn forget_group(&self, group: &Name) -> Result<(), CheckpointError> {
-        self.0.store().forget_floor(self.0.bus().destination(), group).await
+        self.0.store.forget_floor(self.0.bus.destination(), group).await
     }
 
     /// Returns the health of store, bus, relay and projections of this process, for a health endpoint. It never fails,
@@ -465,13 +455,13 @@ impl App {
     /// # Errors
     /// If the process cannot listen for signals, or a task was still busy at the timeout.
     pub async fn run_until_signal(self) -> Result<()> {
-        let exit = ExitGuard::new(self.0.shutdown_timeout(), self.activity_sources())?;
+        let exit = ExitGuard::new(self.0.shutdown_timeout, self.activity_sources())?;
         let stop = shutdown_signal()?;
         tracing::info!("running until a signal");
         stop.await;
         // before the shutdown removes the handlers from the bus
         let handlers = self.activity_sources().list();
-        let stopped = self.shutdown(self.0.shutdown_timeout()).await;
+        let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
             let blocking = handlers.describe_blocking();
             if !blocking.is_empty() {
@@ -486,7 +476,7 @@ impl App {
     }
 
     fn activity_sources(&self) -> ActivitySources {
-        ActivitySources { bus: Arc::downgrade(self.0.bus()), projections: self.0.projections().to_vec() }
+        ActivitySources { bus: Arc::downgrade(&self.0.bus), projections: self.0.projections.to_vec() }
     }
 
     /// Stops all tasks of the app; deliveries in flight have until `timeout`.
@@ -498,17 +488,17 @@ impl App {
     /// # Errors
     /// [`ShutdownError`] if a task was still busy then; its events are redelivered after the next start.
     pub async fn shutdown(&self, timeout: Duration) -> Result<(), ShutdownError> {
-        self.0.tasks().shutdown(&**self.0.bus(), timeout).await
+        self.0.tasks.shutdown(&*self.0.bus, timeout).await
     }
 }
 
 impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App")
-            .field("destination", self.0.bus().destination())
-            .field("groups", &self.0.groups())
-            .field("projections", &self.0.projections())
-            .field("stopped", &self.0.tasks().is_stopped())
+            .field("destination", self.0.bus.destination())
+            .field("groups", &self.0.groups)
+            .field("projections", &self.0.projections)
+            .field("stopped", &self.0.tasks.is_stopped())
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use crate::{
     domain::{
-        error::BoxError,
         name::Name,
         record::{NewEvent, RecordedEvent},
         stream::{ExpectedVersion, Position, StreamId, Version},
@@ -24,146 +23,96 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct NoStore(AppendSignal);
 
-fn no_store_error() -> BoxError {
-    ReadError::NoStore.into()
+fn no_checkpoint(name: &Name) -> CheckpointError {
+    CheckpointError::new(name, ReadError::NoStore)
 }
 
-#[async_trait]
-impl AppendEvents for NoStore {
-    async fn append(
-        &self,
-        _stream: &StreamId,
-        _expected: ExpectedVersion,
-        _events: Vec<NewEvent>,
-    ) -> Result<Vec<RecordedEvent>, AppendError> {
-        Err(AppendError::NoStore)
-    }
+fn no_lease(role: &Name) -> LeaseError {
+    LeaseError::new(role, ReadError::NoStore)
 }
 
-#[async_trait]
-impl ReadStream for NoStore {
-    fn read_stream(&self, _stream: &StreamId, _from: Version, _direction: Direction) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
-    }
-
-    async fn stream_version(&self, _stream: &StreamId) -> Result<Version, ReadError> {
-        Err(ReadError::NoStore)
-    }
-}
-
-#[async_trait]
-impl ReadFeed for NoStore {
-    fn read_feed(&self, _after: Position, _through: Position, _filter: &FeedFilter) -> RecordStream<'_> {
-        Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
-    }
-
-    async fn head(&self) -> Result<Position, ReadError> {
-        Err(ReadError::NoStore)
-    }
-
-    async fn count_events(&self, _: Position, _: Position, _: &FeedFilter) -> Result<u64, ReadError> {
-        Err(ReadError::NoStore)
-    }
-
-    async fn first_recorded_after(&self, _: Position) -> Result<Option<OffsetDateTime>, ReadError> {
-        Err(ReadError::NoStore)
-    }
-
-    async fn store_id(&self) -> Result<Uuid, ReadError> {
-        Err(ReadError::NoStore)
-    }
-
-    fn appended(&self) -> &AppendSignal {
-        &self.0
-    }
-}
-
-#[async_trait]
-impl Checkpoints for NoStore {
-    async fn load_checkpoint(&self, name: &Name) -> Result<Option<Position>, CheckpointError> {
-        Err(CheckpointError::new(name, no_store_error()))
-    }
-
-    async fn save_checkpoint(&self, name: &Name, _position: Position) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(name, no_store_error()))
-    }
-}
-
-#[async_trait]
-impl Leases for NoStore {
-    async fn acquire_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Option<Lease>, LeaseError> {
-        Err(LeaseError::new(role, no_store_error()))
-    }
-
-    async fn seize_lease(&self, role: &Name, _: &Name, _: Duration) -> Result<Lease, LeaseError> {
-        Err(LeaseError::new(role, no_store_error()))
-    }
-
-    async fn renew_lease(&self, lease: &Lease, _: Duration) -> Result<bool, LeaseError> {
-        Err(LeaseError::new(&lease.role, no_store_error()))
-    }
-
-    async fn release_lease(&self, lease: &Lease) -> Result<(), LeaseError> {
-        Err(LeaseError::new(&lease.role, no_store_error()))
-    }
-
-    async fn lease_of(&self, role: &Name) -> Result<Option<Lease>, LeaseError> {
-        Err(LeaseError::new(role, no_store_error()))
-    }
-}
-
-#[async_trait]
-impl Floors for NoStore {
-    async fn floors(&self, destination: &Name) -> Result<Vec<Floor>, CheckpointError> {
-        Err(CheckpointError::new(destination, no_store_error()))
-    }
-
-    async fn save_floors(&self, destination: &Name, _: &[Floor]) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(destination, no_store_error()))
-    }
-
-    async fn forget_floor(&self, destination: &Name, _: &Name) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(destination, no_store_error()))
-    }
-}
-
-#[async_trait]
-impl UnfinishedDeliveries for NoStore {
-    async fn save_progress(&self, group: &Name, _: &ProgressUpdate) -> Result<(), CheckpointError> {
-        Err(CheckpointError::new(group, no_store_error()))
-    }
-
-    async fn waiting_deliveries(&self, group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> {
-        Err(CheckpointError::new(group, no_store_error()))
-    }
-
-    async fn dead_positions(&self, group: &Name, _: Position) -> Result<Vec<Position>, CheckpointError> {
-        Err(CheckpointError::new(group, no_store_error()))
-    }
-
-    async fn dead_deliveries(&self, _: Option<&DeadDelivery>, _: usize) -> Result<Vec<DeadDelivery>, CheckpointError> {
-        Err(CheckpointError::new(&DEAD_LETTERS, no_store_error()))
-    }
-
-    async fn dead_delivery(&self, group: &Name, _: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
-        Err(CheckpointError::new(group, no_store_error()))
-    }
-
-    async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        Err(CheckpointError::new(&DEAD_LETTERS, no_store_error()))
-    }
-
-    async fn end_dead_delivery(
-        &self,
-        group: &Name,
-        _: Position,
-        _: Option<&DeliveryAttempts>,
-    ) -> Result<bool, CheckpointError> {
-        Err(CheckpointError::new(group, no_store_error()))
-    }
-}
-
-/// The name in errors about the dead letters of all groups.
 static DEAD_LETTERS: Name = Name::from_static("dead letters");
+
+/// Implements a port by methods that fail with the error after the `=`, and by methods of its own.
+macro_rules! refuse {
+    ($port:ident { $($own:item)* }
+     $($method:ident($($arg:ident: $type:ty),*) -> $output:ty = $refusal:expr;)*) => {
+        #[async_trait]
+        impl $port for NoStore {
+            $($own)*
+            $(async fn $method(&self, $($arg: $type),*) -> $output {
+                let _ = ($(&$arg,)*);
+                Err($refusal)
+            })*
+        }
+    };
+}
+
+refuse! {
+    AppendEvents {}
+    append(stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>)
+        -> Result<Vec<RecordedEvent>, AppendError> = AppendError::NoStore;
+}
+
+refuse! {
+    ReadStream {
+        fn read_stream(&self, _stream: &StreamId, _from: Version, _direction: Direction) -> RecordStream<'_> {
+            Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
+        }
+    }
+    stream_version(stream: &StreamId) -> Result<Version, ReadError> = ReadError::NoStore;
+}
+
+refuse! {
+    ReadFeed {
+        fn read_feed(&self, _after: Position, _through: Position, _filter: &FeedFilter) -> RecordStream<'_> {
+            Box::pin(futures_util::stream::iter([Err(ReadError::NoStore)]))
+        }
+
+        fn appended(&self) -> &AppendSignal {
+            &self.0
+        }
+    }
+    head() -> Result<Position, ReadError> = ReadError::NoStore;
+    count_events(after: Position, through: Position, filter: &FeedFilter) -> Result<u64, ReadError> = ReadError::NoStore;
+    first_recorded_after(after: Position) -> Result<Option<OffsetDateTime>, ReadError> = ReadError::NoStore;
+    store_id() -> Result<Uuid, ReadError> = ReadError::NoStore;
+}
+
+refuse! {
+    Checkpoints {}
+    load_checkpoint(name: &Name) -> Result<Option<Position>, CheckpointError> = no_checkpoint(name);
+    save_checkpoint(name: &Name, position: Position) -> Result<(), CheckpointError> = no_checkpoint(name);
+}
+
+refuse! {
+    Leases {}
+    acquire_lease(role: &Name, owner: &Name, ttl: Duration) -> Result<Option<Lease>, LeaseError> = no_lease(role);
+    seize_lease(role: &Name, owner: &Name, ttl: Duration) -> Result<Lease, LeaseError> = no_lease(role);
+    renew_lease(lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> = no_lease(&lease.role);
+    release_lease(lease: &Lease) -> Result<(), LeaseError> = no_lease(&lease.role);
+    lease_of(role: &Name) -> Result<Option<Lease>, LeaseError> = no_lease(role);
+}
+
+refuse! {
+    Floors {}
+    floors(destination: &Name) -> Result<Vec<Floor>, CheckpointError> = no_checkpoint(destination);
+    save_floors(destination: &Name, floors: &[Floor]) -> Result<(), CheckpointError> = no_checkpoint(destination);
+    forget_floor(destination: &Name, group: &Name) -> Result<(), CheckpointError> = no_checkpoint(destination);
+}
+
+refuse! {
+    UnfinishedDeliveries {}
+    save_progress(group: &Name, update: &ProgressUpdate) -> Result<(), CheckpointError> = no_checkpoint(group);
+    waiting_deliveries(group: &Name) -> Result<Vec<UnfinishedDelivery>, CheckpointError> = no_checkpoint(group);
+    dead_positions(group: &Name, after: Position) -> Result<Vec<Position>, CheckpointError> = no_checkpoint(group);
+    dead_deliveries(after: Option<&DeadDelivery>, limit: usize)
+        -> Result<Vec<DeadDelivery>, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
+    dead_delivery(group: &Name, position: Position)
+        -> Result<Option<DeadDelivery>, CheckpointError> = no_checkpoint(group);
+    count_dead_deliveries() -> Result<u64, CheckpointError> = no_checkpoint(&DEAD_LETTERS);
+    end_dead_delivery(group: &Name, position: Position, attempts: Option<&DeliveryAttempts>)
+        -> Result<bool, CheckpointError> = no_checkpoint(group);
+}
 
 impl EventStore for NoStore {}

@@ -30,7 +30,7 @@ pub struct Published {
 
 pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Published, PublishedError> {
     let mut relay = relay_view(app).ok_or(PublishedError::NoRelay)?;
-    let timeout = app.longest_wait();
+    let timeout = app.wait_timeout;
     match app.clock().timeout(timeout, relay.wait_for_position(wanted, app.clock())).await {
         Ok(true) => {
             let message_id = relay.message_id(wanted);
@@ -61,24 +61,24 @@ pub(super) async fn relay_status(app: &AppInner) -> Option<RelayStatus> {
 }
 
 pub(super) async fn health(app: &AppInner) -> Health {
-    let stopped = app.projections().iter().filter_map(|projection| {
-        let status = projection.status(Position::START);
+    let stopped = app.projections.iter().filter_map(|projection| {
+        let status = projection.erased().status(Position::START);
         let what = status.stopped.as_ref().map(ProjectionError::to_redacted_string)?;
         Some(with_since(what, status.stopped_since))
     });
     let stopped = stopped.collect();
     let (health, store_problem, lags) = tokio::join!(bus_health(app), store_problem(app), lags(app));
     let health = with_bus_outage_start(app, health);
-    let health = if app.groups().is_empty() { health.with_nothing_to_consume() } else { health };
-    let mut health = if app.has_store() { health.with_store() } else { health };
+    let health = if app.groups.is_empty() { health.with_nothing_to_consume() } else { health };
+    let mut health = if app.has_store { health.with_store() } else { health };
     health.lag_seconds = lags;
     health.projections = stopped;
-    health.unfilled = app.tasks().unfilled().groups();
-    app.projections().iter().for_each(|projection| projection.add_to_health(&mut health));
+    health.unfilled = app.tasks.unfilled().groups();
+    app.projections.iter().for_each(|projection| projection.erased().add_to_health(&mut health));
     let mut health = match store_problem {
         Some(problem) => health.with_store_problem(with_since(problem, store_outage_start(app))),
         None => {
-            app.outage_starts().record(Dependency::Store, None);
+            app.outage_starts.record(Dependency::Store, None);
             health
         }
     };
@@ -101,11 +101,11 @@ pub(super) async fn republish(app: &AppInner, from: Position) -> Result<Position
     if let Some(error @ RelayError::OtherStore { .. }) = stopped {
         return Err(error.into());
     }
-    relay::republish(&**app.store(), &**app.bus(), from).await
+    relay::republish(&*app.store, &*app.bus, from).await
 }
 
 async fn bus_health(app: &AppInner) -> Health {
-    let bus = app.bus();
+    let bus = &app.bus;
     let health = tokio::time::timeout(ANSWER_TIMEOUT, bus.health()).await;
     health.unwrap_or_else(|_| {
         let health = Health::disconnected(bus.is_consuming(), no_answer());
@@ -116,10 +116,10 @@ async fn bus_health(app: &AppInner) -> Health {
 /// Adds the start of the bus's outage, if it is away: when this check or the relay first noticed.
 fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
     if health.connected {
-        app.outage_starts().record(Dependency::Bus, None);
+        app.outage_starts.record(Dependency::Bus, None);
     } else {
         let since = relay_view(app).and_then(|relay| relay.since());
-        let since = app.outage_starts().record(Dependency::Bus, Some(since.unwrap_or_else(|| app.clock().now())));
+        let since = app.outage_starts.record(Dependency::Bus, Some(since.unwrap_or_else(|| app.clock().now())));
         health.error = health.error.map(|error| with_since(error, since));
     }
     health
@@ -129,17 +129,17 @@ fn with_bus_outage_start(app: &AppInner, mut health: Health) -> Health {
 fn store_outage_start(app: &AppInner) -> Option<OffsetDateTime> {
     let relay = relay_view(app).and_then(|relay| relay.since());
     let projections =
-        app.projections().iter().filter_map(|projection| projection.status(Position::START).trouble_since);
+        app.projections.iter().filter_map(|projection| projection.erased().status(Position::START).trouble_since);
     let since = projections.chain(relay).min().unwrap_or_else(|| app.clock().now());
-    app.outage_starts().record(Dependency::Store, Some(since))
+    app.outage_starts.record(Dependency::Store, Some(since))
 }
 
 /// Returns the error of the store, if the app has one and it cannot be read.
 async fn store_problem(app: &AppInner) -> Option<String> {
-    if !app.has_store() {
+    if !app.has_store {
         return None;
     }
-    match tokio::time::timeout(ANSWER_TIMEOUT, app.store().head()).await {
+    match tokio::time::timeout(ANSWER_TIMEOUT, app.store.head()).await {
         Ok(answer) => answer.err().map(|error| error.to_string()),
         Err(_) => Some(no_answer()),
     }
@@ -148,7 +148,7 @@ async fn store_problem(app: &AppInner) -> Option<String> {
 /// Returns for how many seconds the oldest event has waited for the relay and for each projection, as far as the
 /// store answers.
 async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
-    if !app.has_store() {
+    if !app.has_store {
         return BTreeMap::new();
     }
     let load_lags = async {
@@ -156,11 +156,11 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
         if let Some(relay) = relay_view(app) {
             places.push(("relay".to_owned(), relay.position().await));
         }
-        let projections = app.projections().iter().map(|projection| projection.status(Position::START));
+        let projections = app.projections.iter().map(|projection| projection.erased().status(Position::START));
         places.extend(projections.map(|status| (format!("projection `{}`", status.name), status.position)));
         let mut lags = BTreeMap::new();
         for (what, position) in places {
-            if let Ok(Some(since)) = app.store().first_recorded_after(position).await {
+            if let Ok(Some(since)) = app.store.first_recorded_after(position).await {
                 let lag = (app.clock().now() - since).whole_seconds();
                 let lag = u64::try_from(lag).unwrap_or_default();
                 if lag > 0 {
@@ -174,8 +174,8 @@ async fn lags(app: &AppInner) -> BTreeMap<String, u64> {
 }
 
 fn relay_view(app: &AppInner) -> Option<RelayView> {
-    let other = || if app.has_store() { RelayView::for_bus(app.store(), &**app.bus()) } else { None };
-    app.tasks().relay().cloned().or_else(other)
+    let other = || if app.has_store { RelayView::for_bus(&app.store, &*app.bus) } else { None };
+    app.tasks.relay().cloned().or_else(other)
 }
 
 /// Appends the start time to a problem, if it is known.

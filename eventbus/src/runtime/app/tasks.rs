@@ -14,16 +14,14 @@ use crate::{
     port::{
         ConnectError, ConsumeError, EventBus, EventStore, ShutdownError, Subscription,
         backoff::{Backoff, BackoffTimer},
-        state::StateMap,
     },
     runtime::{
         definition::HandlerDefinition,
         handler_context::HandlerContext,
         handler_inbox,
-        held_lease::new_owner,
         projection::RunnerContext,
         relay::{self, Relay, RelayOptions, RelayView, Unfilled},
-        subscription::{group_of, handler_subscriber},
+        subscription::add_handlers,
     },
     support::Outage,
 };
@@ -31,19 +29,6 @@ use crate::{
 /// Timeout of the store's reply during a shutdown. Real time: it is the reply of a server.
 const STORE_ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const STATUS_POLL_INTERVAL: Duration = Duration::from_millis(50);
-
-/// Lifetimes of an app's leases and inbox notes in its store.
-pub(super) struct StoreSettings {
-    pub(super) lease_ttl: Duration,
-    pub(super) inbox_retention: Duration,
-}
-
-impl Default for StoreSettings {
-    fn default() -> Self {
-        const DAY: Duration = Duration::from_secs(24 * 3_600);
-        Self { lease_ttl: Duration::from_secs(10), inbox_retention: 30 * DAY }
-    }
-}
 
 /// The tasks of an app: relay, consumers, projections. Dropping them cancels them.
 pub(super) struct AppTasks {
@@ -60,40 +45,30 @@ pub(super) struct AppTasks {
     unfilled: Unfilled,
 }
 
-/// The parts of an app that its tasks share.
-pub(super) struct TaskEnvironment<'a> {
-    pub(super) store: &'a Arc<dyn EventStore>,
-    pub(super) bus: &'a Arc<dyn EventBus>,
-    /// Set if the bus is connected; if not, a task connects it before relay and consumers begin.
-    pub(super) is_connected: bool,
-    pub(super) state: &'a StateMap,
-    pub(super) clock: &'a SharedClock,
-}
-
 impl AppTasks {
+    /// Spawns the tasks. If the bus is not connected, a task connects it before relay and consumers begin.
     pub(super) async fn spawn(
-        environment: TaskEnvironment<'_>,
+        context: RunnerContext,
+        bus: &Arc<dyn EventBus>,
+        is_connected: bool,
         plan: &CheckedPlan,
         relay: Option<RelayOptions>,
-        settings: &StoreSettings,
+        inbox_retention: Duration,
     ) -> Result<Self, BoxError> {
-        let TaskEnvironment { store, bus, is_connected, state, clock } = environment;
+        let (store, clock) = (Arc::clone(&context.store), context.clock.clone());
         let (cancel, abort) = (CancellationToken::new(), CancellationToken::new());
-        let handler_context =
-            HandlerContext { stop: cancel.clone(), clock: clock.clone(), ..HandlerContext::from((state, store)) };
-        let subscriptions = Subscriptions::add_all(&plan.handlers, bus, &handler_context);
+        let handler_context = HandlerContext {
+            stop: cancel.clone(),
+            clock: clock.clone(),
+            ..HandlerContext::from((&context.state, &store))
+        };
+        let subscriptions = Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context));
         let mut tasks = Self {
             cancel,
             abort_store_tasks: abort.child_token(),
             abort,
             tracker: TaskTracker::new(),
-            runner_context: RunnerContext {
-                store: Arc::clone(store),
-                state: state.clone(),
-                owner: new_owner(),
-                lease_ttl: settings.lease_ttl,
-                clock: clock.clone(),
-            },
+            runner_context: context,
             relay: None,
             unfilled: Unfilled::default(),
         };
@@ -106,7 +81,7 @@ impl AppTasks {
             );
         }
         if let Some(options) = relay {
-            let relay = Relay::prepare(Arc::clone(store), Arc::clone(bus), options, clock.clone()).await?;
+            let relay = Relay::prepare(Arc::clone(&store), Arc::clone(bus), options, clock.clone()).await?;
             tasks.relay = Some(relay.view());
             tasks.spawn_store_task(run_when_connected(
                 is_connected.clone(),
@@ -115,7 +90,7 @@ impl AppTasks {
             ));
         }
         if bus.backlogs().is_some() {
-            let (store, bus) = (Arc::clone(store), Arc::clone(bus));
+            let (store, bus) = (Arc::clone(&store), Arc::clone(bus));
             tasks.spawn_store_task(relay::fill_backlogs(
                 store,
                 bus,
@@ -125,7 +100,7 @@ impl AppTasks {
             ));
         }
         if store.notes().is_some() {
-            let (store, bus, cancel) = (Arc::clone(store), Arc::clone(bus), tasks.cancel.clone());
+            let (store, bus, cancel) = (Arc::clone(&store), Arc::clone(bus), tasks.cancel.clone());
             let copying = async move {
                 if let Some(dead_letters) = bus.dead_letters() {
                     dead_letters.copy_dead_letters(store).await;
@@ -151,13 +126,13 @@ impl AppTasks {
         if let Some(transactions) = store.transactions().filter(|_| plan.handlers.iter().any(uses_transaction)) {
             tasks.spawn_store_task(handler_inbox::purge_inbox(
                 transactions,
-                settings.inbox_retention,
+                inbox_retention,
                 clock.clone(),
                 tasks.cancel.clone(),
             ));
         }
         for projection in &plan.projections {
-            tasks.spawn_store_task(projection.run(tasks.runner_context.clone(), tasks.cancel.clone()));
+            tasks.spawn_store_task(projection.erased().run(tasks.runner_context.clone(), tasks.cancel.clone()));
         }
         tasks.tracker.close();
         Ok(tasks)
@@ -246,16 +221,6 @@ impl Drop for AppTasks {
 ///
 /// Invariant: they outlive the consumer. An entry in flight for a group without handlers would stay unhandled.
 struct Subscriptions(Vec<Subscription>);
-
-impl Subscriptions {
-    fn add_all(handlers: &[HandlerDefinition], bus: &Arc<dyn EventBus>, handler_context: &HandlerContext) -> Self {
-        let subscribe = |handler: &HandlerDefinition| {
-            let group = group_of(handler, bus.default_group());
-            bus.add_subscriber(group.clone(), handler_subscriber(*handler, &group, handler_context))
-        };
-        Self(handlers.iter().map(subscribe).collect())
-    }
-}
 
 impl Drop for Subscriptions {
     fn drop(&mut self) {

@@ -32,12 +32,12 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
             }
         }
     };
-    let timeout = app.longest_wait();
+    let timeout = app.wait_timeout;
     if let Ok(settled) = tokio::time::timeout(timeout, wait_idle).await {
         return settled;
     }
     let mut waiting_for = waiting.into_inner();
-    if let Some(problem) = app.tasks().relay().and_then(RelayView::problem) {
+    if let Some(problem) = app.tasks.relay().and_then(RelayView::problem) {
         waiting_for = format!("{waiting_for} (the relay: {problem})");
     }
     for (what, describe) in [("busy", HANDLING), ("failed", LAST_FAILURE)] {
@@ -51,8 +51,8 @@ pub(super) async fn settled(app: &AppInner) -> Result<(), SettleError> {
 
 /// Returns the store's head, if the relay or a projection of this app follows it.
 async fn followed_head(app: &AppInner) -> Result<Position, ReadError> {
-    if app.tasks().relay().is_some() || !app.projections().is_empty() {
-        app.store().head().await
+    if app.tasks.relay().is_some() || !app.projections.is_empty() {
+        app.store.head().await
     } else {
         Ok(Position::START)
     }
@@ -60,19 +60,19 @@ async fn followed_head(app: &AppInner) -> Result<Position, ReadError> {
 
 async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<String>) -> Result<(), SettleError> {
     let wait_for = |what| *waiting.lock() = what;
-    if app.tasks().relay().is_some() {
+    if app.tasks.relay().is_some() {
         wait_for("the relay".into());
         relay_health::published(app, head).await?;
-        while !relay::is_published_on_bus(&**app.store(), &**app.bus(), head).await {
+        while !relay::is_published_on_bus(&*app.store, &*app.bus, head).await {
             tokio::time::sleep(IDLE_POLL_INTERVAL).await;
             relay_health::published(app, head).await?;
         }
     }
-    for projection in app.projections() {
+    for projection in &app.projections {
         wait_for(format!("projection `{}`", projection.definition().name));
-        projection.wait_for_position(head, app.longest_wait()).await?;
+        projection.erased().wait_for_position(head, app.wait_timeout).await?;
     }
-    for group in app.groups() {
+    for group in &app.groups {
         wait_group_idle(app, group, wait_for).await?;
     }
     Ok(())
@@ -81,7 +81,7 @@ async fn wait_until_handled(app: &AppInner, head: Position, waiting: &Mutex<Stri
 async fn wait_group_idle(app: &AppInner, group: &Name, wait_for: impl Fn(String)) -> Result<(), SettleError> {
     wait_for(format!("group `{group}`"));
     loop {
-        let progress = app.bus().progress(group).await?;
+        let progress = app.bus.progress(group).await?;
         if progress.is_settled() {
             return match progress.exhausted {
                 0 => Ok(()),
@@ -115,14 +115,14 @@ async fn check_new_dead_letters(app: &AppInner) -> Result<(), SettleError> {
 /// no event.
 async fn find_unhandled_dead_letter(app: &AppInner, dead: u64) -> Option<String> {
     const DEAD_LETTER_PAGE_SIZE: usize = 100;
-    let dead_letters = app.bus().dead_letters()?;
+    let dead_letters = app.bus.dead_letters()?;
     let (mut after, mut newest) = (None, VecDeque::new());
     loop {
         // the log has those that cannot be read now
         let filter = DeadLetterFilter::default();
         let page = dead_letters.list_dead_letters(&filter, after.as_ref(), DEAD_LETTER_PAGE_SIZE).await.ok()?;
         let is_ours = |dead_letter: &DeadLetter| {
-            app.groups().iter().any(|group| dead_letter.group.as_deref() == Some(group.as_str()))
+            app.groups.iter().any(|group| dead_letter.group.as_deref() == Some(group.as_str()))
         };
         newest.extend(page.letters.into_iter().filter(is_ours));
         let surplus = newest.len().saturating_sub(usize::try_from(dead).unwrap_or(usize::MAX));
@@ -145,11 +145,11 @@ pub(super) fn failures(app: &AppInner) -> Vec<String> {
 
 /// Describes the handlers of all groups.
 fn describe_handlers(app: &AppInner, describe: DescribeFn) -> Vec<String> {
-    app.groups().iter().flat_map(|group| describe_group_handlers(app, group, describe)).collect()
+    app.groups.iter().flat_map(|group| describe_group_handlers(app, group, describe)).collect()
 }
 
 /// Describes the handlers of a group.
 fn describe_group_handlers(app: &AppInner, group: &Name, describe: DescribeFn) -> Vec<String> {
-    let subscribers = app.bus().subscribers();
+    let subscribers = app.bus.subscribers();
     subscribers.iter().filter(|other| other.group() == group).filter_map(|other| describe(&**other)).collect()
 }

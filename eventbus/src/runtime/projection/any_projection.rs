@@ -1,16 +1,12 @@
 //! Type-erased projections, as an app holds them.
 
-use std::{
-    any::{Any, TypeId},
-    sync::Arc,
-    time::Duration,
-};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     ProjectionError, ProjectionStatus, context::RunnerContext, handle::ProjectionHandle, runner::ProjectionRunner,
-    shadow_rebuild::find_rebuild_owner, status::RebuildOwner,
+    shadow_rebuild::find_rebuild_owner,
 };
 use crate::{
     delivery::activity::Activity,
@@ -25,20 +21,28 @@ use crate::{
 #[debug("{definition:?}")]
 pub struct AnyProjection {
     definition: ProjectionDefinition,
-    type_id: TypeId,
     handle: Arc<dyn ErasedProjection>,
 }
 
-trait ErasedProjection: Any + Send + Sync {
+/// What an app does with a projection of any type.
+pub(crate) trait ErasedProjection: Any + Send + Sync {
     fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()>;
     fn wait_for_position(
         &self,
         position: Position,
         timeout: Duration,
     ) -> BoxFuture<'static, Result<(), ProjectionError>>;
+    /// Returns its status for a store that ends at `head`.
     fn status(&self, head: Position) -> ProjectionStatus;
-    fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>>;
+    /// Loads its status for a store that ends at `head`, with the process that rebuilds it.
+    fn load_status<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        head: Position,
+    ) -> BoxFuture<'a, Result<ProjectionStatus, ReadError>>;
+    /// Adds to a report its run of a method that takes long, and that it waits for its store.
     fn add_to_health(&self, health: &mut Health);
+    /// Returns the runs of its methods at the moment.
     fn activity(&self) -> Arc<Activity>;
 }
 
@@ -65,12 +69,17 @@ impl<P: Projection> ErasedProjection for ProjectionHandle<P> {
         )
     }
 
-    fn rebuild_owner<'a>(&self, store: &'a dyn EventStore) -> BoxFuture<'a, Result<Option<RebuildOwner>, ReadError>> {
+    fn load_status<'a>(
+        &'a self,
+        store: &'a dyn EventStore,
+        head: Position,
+    ) -> BoxFuture<'a, Result<ProjectionStatus, ReadError>> {
         Box::pin(async move {
-            match P::definition().tables {
-                [] => Ok(None),
-                _ => find_rebuild_owner(store, P::definition().name).await,
-            }
+            let rebuilding = match P::definition().tables {
+                [] => None,
+                _ => find_rebuild_owner(store, P::definition().name).await?,
+            };
+            Ok(ProjectionStatus { rebuilding, ..self.status(head) })
         })
     }
 
@@ -92,7 +101,7 @@ impl AnyProjection {
     }
 
     pub(crate) fn new<P: Projection>(handle: ProjectionHandle<P>) -> Self {
-        Self { definition: P::definition(), type_id: TypeId::of::<P>(), handle: Arc::new(handle) }
+        Self { definition: P::definition(), handle: Arc::new(handle) }
     }
 
     pub(crate) const fn definition(&self) -> &ProjectionDefinition {
@@ -105,44 +114,7 @@ impl AnyProjection {
         any.downcast_ref()
     }
 
-    pub(crate) const fn type_id(&self) -> TypeId {
-        self.type_id
-    }
-
-    pub(crate) fn run(&self, context: RunnerContext, cancel: CancellationToken) -> BoxFuture<'static, ()> {
-        self.handle.run(context, cancel)
-    }
-
-    pub(crate) fn wait_for_position(
-        &self,
-        position: Position,
-        timeout: Duration,
-    ) -> BoxFuture<'static, Result<(), ProjectionError>> {
-        self.handle.wait_for_position(position, timeout)
-    }
-
-    /// Adds to a report its run of a method that takes long, and that it waits for its store.
-    pub(crate) fn add_to_health(&self, health: &mut Health) {
-        self.handle.add_to_health(health);
-    }
-
-    /// Returns the runs of its methods at the moment.
-    pub(crate) fn activity(&self) -> Arc<Activity> {
-        self.handle.activity()
-    }
-
-    /// Loads its status for a store that ends at `head`, with the process that rebuilds it.
-    pub(crate) async fn load_status(
-        &self,
-        store: &dyn EventStore,
-        head: Position,
-    ) -> Result<ProjectionStatus, ReadError> {
-        let rebuilding = self.handle.rebuild_owner(store).await?;
-        Ok(ProjectionStatus { rebuilding, ..self.handle.status(head) })
-    }
-
-    /// Returns its status for a store that ends at `head`.
-    pub(crate) fn status(&self, head: Position) -> ProjectionStatus {
-        self.handle.status(head)
+    pub(crate) fn erased(&self) -> &dyn ErasedProjection {
+        &*self.handle
     }
 }

@@ -23,6 +23,7 @@ mod transactional_writer;
 
 pub(crate) use aggregate_rebuild::rebuild_aggregate;
 pub use any_projection::AnyProjection;
+pub(crate) use any_projection::ErasedProjection;
 pub(crate) use context::{RunnerContext, projection_role};
 pub use error::{ProjectionError, RebuildError};
 pub(crate) use fed_types::accept_missed_events;
