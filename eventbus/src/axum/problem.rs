@@ -77,9 +77,8 @@ impl Problem {
     }
 
     /// Adds the fields that are wrong, as the member `errors`.
-    pub fn with_mistakes(mut self, mistakes: Vec<Mistake>) -> Self {
-        self.mistakes = mistakes;
-        self
+    pub fn with_mistakes(self, mistakes: Vec<Mistake>) -> Self {
+        Self { mistakes, ..self }
     }
 
     /// Creates a 503 with `retry-after`, for an error that passes. The log gets the error, the client a fixed text.

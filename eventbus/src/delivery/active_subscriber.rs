@@ -10,12 +10,11 @@ use tracing::{Instrument, Span};
 
 use super::activity::{Activity, DEFAULT_TIMEOUT, HandlerPermit, LOG_TARGET};
 use crate::{
-    domain::{clock::SharedClock, event::EventFilter, name::Name},
+    domain::{clock::SharedClock, name::Name},
     port::{
         Subscriber, SubscriberStatus,
         delivery::{Delivery, HandlerError},
         health::{RunningHandler, WaitingForServer},
-        subscriber::HandlerOptions,
     },
 };
 
@@ -58,10 +57,11 @@ impl Default for Limits {
 }
 
 /// A subscriber of a group, with its permits and its runs.
-#[derive(derive_more::Debug)]
+#[derive(derive_more::Debug, derive_more::Deref)]
 #[debug("ActiveSubscriber {{ group: {group:?}, subscriber: {subscriber:?} }}")]
 pub struct ActiveSubscriber {
     group: Name,
+    #[deref]
     subscriber: Subscriber,
     activity: Arc<Activity>,
     /// One permit for each run at once; made at the first run, when the limits are known.
@@ -73,30 +73,6 @@ impl ActiveSubscriber {
     #[must_use]
     pub fn new(group: Name, subscriber: Subscriber) -> Self {
         Self { group, subscriber, activity: Arc::default(), permits: OnceLock::new() }
-    }
-
-    /// Returns the name in logs and dead letters.
-    #[must_use]
-    pub const fn name(&self) -> &Name {
-        self.subscriber.name()
-    }
-
-    /// Returns the filter for the events that it handles.
-    #[must_use]
-    pub const fn events(&self) -> EventFilter {
-        self.subscriber.events()
-    }
-
-    /// Returns the options from the handler's attribute.
-    #[must_use]
-    pub const fn options(&self) -> HandlerOptions {
-        self.subscriber.options()
-    }
-
-    /// Returns `true` if it handles every event.
-    #[must_use]
-    pub const fn is_wildcard(&self) -> bool {
-        self.subscriber.is_wildcard()
     }
 
     /// Returns its longest run, if that is long.

@@ -47,7 +47,7 @@ struct ConsumingState {
     run: Option<CancelTokens>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct CancelTokens {
     stop: CancellationToken,
     abort: CancellationToken,
@@ -159,11 +159,7 @@ impl Consuming {
         if state.run.is_some() {
             return Err(ConsumeError::AlreadyConsuming { destination });
         }
-        let tokens = CancelTokens {
-            stop: CancellationToken::new(),
-            abort: CancellationToken::new(),
-            ended: CancellationToken::new(),
-        };
+        let tokens = CancelTokens::default();
         state.run = Some(tokens.clone());
         Ok(Run { consuming: self, tokens })
     }

@@ -122,10 +122,7 @@ impl GroupTypes {
     /// Returns `true` if the group ever announced a type, in any version.
     #[must_use]
     pub fn has_announced(&self, event_type: &str) -> bool {
-        let is_of_type = |(name, _): (&String, &AnnouncedSince)| {
-            name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@')).is_some_and(is_version)
-        };
-        self.announced.contains_key(ANY_TYPE) || self.announced.iter().any(is_of_type)
+        self.announced.contains_key(ANY_TYPE) || self.announced.keys().any(|name| is_of_type(name, event_type))
     }
 
     /// Returns `true`, and logs it, if an event that failed for good waits for a newer release: the group announced its
@@ -231,10 +228,7 @@ impl GroupTypes {
             return self.announced.remove(ANY_TYPE).is_some();
         }
         let before = self.announced.len();
-        self.announced.retain(|name, _| {
-            let version = name.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
-            !version.is_some_and(is_version)
-        });
+        self.announced.retain(|name, _| !is_of_type(name, event_type));
         self.unhandled.remove(event_type);
         self.due.retain(|due| due.event_type != event_type);
         self.announced.len() < before
@@ -267,8 +261,9 @@ fn versioned(event_type: &str, schema_version: u32) -> String {
 }
 
 /// Returns `true` if this can follow the last `@`: names of types may contain one, too.
-fn is_version(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+fn is_of_type(versioned: &str, event_type: &str) -> bool {
+    let version = versioned.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
+    version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 #[cfg(test)]

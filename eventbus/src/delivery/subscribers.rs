@@ -1,8 +1,11 @@
 //! The subscribers of a bus, by consumer group; shared by all buses.
 
-use std::sync::{
-    Arc, Weak,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    iter,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::RwLock;
@@ -53,14 +56,9 @@ impl Subscribers {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let mut entries = self.entries.write();
         let is_taken = |name: &Name| entries.iter().any(|(_, other)| *other.group() == group && other.name() == name);
-        let subscriber = match is_taken(subscriber.name()) {
-            true => {
-                let mut names = (2..).map(|number| subscriber.name().numbered(number));
-                let free = names.find(|name| !is_taken(name));
-                subscriber.renamed(free)
-            }
-            false => subscriber,
-        };
+        let numbered = (2..).map(|number| subscriber.name().numbered(number));
+        let free = iter::once(subscriber.name().clone()).chain(numbered).find(|name| !is_taken(name));
+        let subscriber = subscriber.renamed(free);
         entries.push((id, Arc::new(ActiveSubscriber::new(group.clone(), subscriber))));
         // the lock is free before receivers of the change read the list
         drop(entries);
@@ -139,7 +137,6 @@ impl Subscribers {
 
     /// Adds to a report the long runs of the handlers, the database faults they wait for, and the unfinished deliveries
     /// of the consumers.
-    #[must_use]
     pub fn report(&self, mut health: Health) -> Health {
         let entries = self.entries.read();
         health.in_flight.extend(entries.iter().filter_map(|(_, subscriber)| subscriber.long_run()));

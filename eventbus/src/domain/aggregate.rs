@@ -137,6 +137,7 @@ tuple_of_events!(A B C D F G H I);
 /// assert_eq!(counter.pending().len(), 3);
 /// ```
 #[derive(Clone, derive_more::Debug, derive_more::Deref)]
+#[must_use]
 pub struct AggregateRoot<A: Aggregate> {
     id: AggregateId,
     version: Version,
@@ -151,16 +152,14 @@ pub struct AggregateRoot<A: Aggregate> {
 
 impl<A: Aggregate> AggregateRoot<A> {
     /// Begins a new aggregate: default state, version 0, no recorded events.
-    #[must_use]
     pub fn new(id: AggregateId) -> Self {
         let (version, clock) = (Version::NONE, SharedClock::SYSTEM);
         Self { id, version, state: A::default(), pending: Vec::new(), pending_ids: Vec::new(), clock }
     }
 
     /// Makes the ids of its events by this clock.
-    pub(crate) fn with_clock(mut self, clock: SharedClock) -> Self {
-        self.clock = clock;
-        self
+    pub(crate) fn with_clock(self, clock: SharedClock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The identity.

@@ -68,6 +68,12 @@ impl Attributes {
     }
 }
 
+impl AsRef<str> for Attributes {
+    fn as_ref(&self) -> &str {
+        self.as_json()
+    }
+}
+
 impl From<Map<String, Value>> for Attributes {
     fn from(map: Map<String, Value>) -> Self {
         if map.is_empty() { Self::EMPTY } else { Self(Some(Value::Object(map).to_string().into())) }

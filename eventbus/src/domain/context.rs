@@ -18,6 +18,7 @@ use super::{attributes::Attributes, metadata::Metadata};
 /// # Ok::<(), eventbus::Error>(())
 /// ```
 #[derive(Debug, Clone, Default)]
+#[must_use]
 pub struct EventContext {
     /// The conversation; each save begins a new one if it is `None`.
     pub correlation_id: Option<Uuid>,
@@ -33,7 +34,6 @@ pub struct EventContext {
 
 impl EventContext {
     /// Continues the conversation of an event that a handler handles: same correlation and tenant, caused by it.
-    #[must_use]
     pub fn caused_by(cause: &Metadata) -> Self {
         Self {
             correlation_id: Some(cause.correlation_id()),
@@ -45,37 +45,27 @@ impl EventContext {
     }
 
     /// Sets the conversation that the events belong to.
-    #[must_use]
-    pub fn with_correlation(mut self, correlation_id: Uuid) -> Self {
-        self.correlation_id = Some(correlation_id);
-        self
+    pub fn with_correlation(self, correlation_id: Uuid) -> Self {
+        Self { correlation_id: Some(correlation_id), ..self }
     }
 
     /// Sets the event that directly caused them.
-    #[must_use]
-    pub fn with_causation(mut self, causation_id: Uuid) -> Self {
-        self.causation_id = Some(causation_id);
-        self
+    pub fn with_causation(self, causation_id: Uuid) -> Self {
+        Self { causation_id: Some(causation_id), ..self }
     }
 
     /// Sets the tenant that they belong to.
-    #[must_use]
-    pub fn with_tenant(mut self, tenant_id: Uuid) -> Self {
-        self.tenant_id = Some(tenant_id);
-        self
+    pub fn with_tenant(self, tenant_id: Uuid) -> Self {
+        Self { tenant_id: Some(tenant_id), ..self }
     }
 
     /// Sets the actor that caused them.
-    #[must_use]
-    pub fn with_actor(mut self, actor_id: impl Into<String>) -> Self {
-        self.actor_id = Some(actor_id.into());
-        self
+    pub fn with_actor(self, actor_id: impl Into<String>) -> Self {
+        Self { actor_id: Some(actor_id.into()), ..self }
     }
 
     /// Attaches further data, as a JSON object.
-    #[must_use]
-    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
-        self.attributes = attributes;
-        self
+    pub fn with_attributes(self, attributes: Attributes) -> Self {
+        Self { attributes, ..self }
     }
 }

@@ -1,6 +1,6 @@
 //! The one boxed error type, and the report type for `main`.
 
-use std::{error::Error as StdError, fmt};
+use std::error::Error as StdError;
 
 /// Any error that can cross threads; the type of the sources that backends give to the errors of this crate.
 pub type BoxError = Box<dyn StdError + Send + Sync + 'static>;
@@ -72,36 +72,28 @@ impl From<Error> for Box<dyn StdError> {
 }
 
 /// Writes an error and its causes, one per line; a cause that its parent's message already ends with is left out.
+#[derive(derive_more::Display)]
+#[display("{}", join_causes(*_0, "\n  caused by: "))]
 pub(crate) struct ErrorChain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-impl fmt::Display for ErrorChain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_chain(f, self.0, "\n  caused by: ")
-    }
-}
-
 /// Writes an error and its causes in one line, for fields of the log and of statuses.
+#[derive(derive_more::Display)]
+#[display("{}", join_causes(*_0, ": "))]
 pub(crate) struct ErrorLine<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-impl fmt::Display for ErrorLine<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write_chain(f, self.0, ": ")
-    }
-}
-
-fn write_chain(f: &mut fmt::Formatter<'_>, error: &(dyn StdError + 'static), separator: &str) -> fmt::Result {
+fn join_causes(error: &(dyn StdError + 'static), separator: &str) -> String {
     let mut shown = error.to_string();
-    f.write_str(&shown)?;
+    let mut texts = vec![shown.clone()];
     let mut cause = error.source();
     while let Some(error) = cause {
         let text = error.to_string();
         if !shown.ends_with(&text) {
-            write!(f, "{separator}{text}")?;
+            texts.push(text.clone());
         }
         shown = text;
         cause = error.source();
     }
-    Ok(())
+    texts.join(separator)
 }
 
 /// The refusal of a decision that cannot refuse: `Ok::<_, Never>(event)`.

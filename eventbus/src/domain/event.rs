@@ -3,6 +3,7 @@
 /// One event type as the registry and the start-up checks see it; a constant of every event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
 pub struct EventDescriptor {
     /// The durable wire name: `OrderCreated`.
     pub event_type: &'static str,
@@ -18,7 +19,6 @@ pub struct EventDescriptor {
 
 impl EventDescriptor {
     #[doc(hidden)]
-    #[must_use]
     pub const fn new(
         event_type: &'static str,
         aggregate_type: &'static str,
@@ -34,6 +34,7 @@ impl EventDescriptor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
 #[display("{file}:{line}")]
 #[non_exhaustive]
+#[must_use]
 pub struct Source {
     /// The file, as the compiler saw it.
     pub file: &'static str,
@@ -43,7 +44,6 @@ pub struct Source {
 
 impl Source {
     #[doc(hidden)]
-    #[must_use]
     pub const fn new(file: &'static str, line: u32) -> Self {
         Self { file, line }
     }
@@ -51,6 +51,7 @@ impl Source {
 
 /// The events that a handler, a projection or a subscriber requests.
 #[derive(Debug, Clone, Copy)]
+#[must_use]
 pub enum EventFilter {
     /// Events of every type.
     All,
@@ -118,7 +119,6 @@ impl EventFilter {
 
     /// Returns the union of `filters`, whose types are `all`; [`EventFilter::All`] if one of them is.
     #[doc(hidden)]
-    #[must_use]
     pub const fn union(filters: &[Self], all: &'static [EventDescriptor]) -> Self {
         let mut i = 0;
         while i < filters.len() {

@@ -8,6 +8,7 @@ use super::{
     attributes::Attributes,
     clock::SharedClock,
     name::Name,
+    shown,
     stream::{AggregateId, Position, StreamId, Version},
 };
 
@@ -29,11 +30,11 @@ use super::{
     derive_more::From,
 )]
 #[serde(transparent)]
+#[must_use]
 pub struct EventId(Uuid);
 
 impl EventId {
     /// Makes a new id.
-    #[must_use]
     #[allow(clippy::new_without_default, reason = "each call makes another id; a default would suggest one value")]
     pub fn new() -> Self {
         Self(SharedClock::SYSTEM.new_id())
@@ -77,27 +78,33 @@ pub fn parse_uuid(what: &'static str, text: &str) -> Result<Uuid, InvalidUuid> {
 /// The metadata of an event: all of it but its own fields.
 ///
 /// Handlers and projections take it as `&Metadata`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[must_use]
 pub struct Metadata {
     event_id: EventId,
+    #[serde(serialize_with = "shown::display")]
     event_type: Name,
     schema_version: u32,
+    #[serde(flatten)]
     stream: StreamId,
     version: Version,
     position: Option<Position>,
+    #[serde(serialize_with = "shown::moment")]
     occurred_at: OffsetDateTime,
+    #[serde(skip)]
     occurred_at_as_written: Option<Box<str>>,
+    #[serde(serialize_with = "shown::time")]
     pub(super) recorded_at: Option<OffsetDateTime>,
     correlation_id: Uuid,
     causation_id: Option<Uuid>,
     tenant_id: Option<Uuid>,
     actor_id: Option<Box<str>>,
+    #[serde(rename = "metadata", serialize_with = "shown::json")]
     attributes: Attributes,
 }
 
 impl Metadata {
     /// Describes an event as a backend reads it: schema version 1, no position, its own conversation.
-    #[must_use]
     pub fn new(
         event_id: EventId,
         event_type: Name,
@@ -124,17 +131,13 @@ impl Metadata {
     }
 
     /// Sets the version of the payload's shape.
-    #[must_use]
-    pub fn with_schema_version(mut self, schema_version: u32) -> Self {
-        self.schema_version = schema_version;
-        self
+    pub fn with_schema_version(self, schema_version: u32) -> Self {
+        Self { schema_version, ..self }
     }
 
     /// Keeps the time of the event as a foreign publisher wrote it, if not in UTC; a bus passes it on in that form.
-    #[must_use]
-    pub fn with_occurred_at_as_written(mut self, text: Option<Box<str>>) -> Self {
-        self.occurred_at_as_written = text;
-        self
+    pub fn with_occurred_at_as_written(self, text: Option<Box<str>>) -> Self {
+        Self { occurred_at_as_written: text, ..self }
     }
 
     /// The time of the event as a foreign publisher wrote it: with an offset, or without a zone, which
@@ -145,56 +148,41 @@ impl Metadata {
     }
 
     /// Sets the place in the store's total order.
-    #[must_use]
-    pub fn with_position(mut self, position: Option<Position>) -> Self {
-        self.position = position;
-        self
+    pub fn with_position(self, position: Option<Position>) -> Self {
+        Self { position, ..self }
     }
 
     /// Sets when the store appended the event.
-    #[must_use]
-    pub fn with_recorded_at(mut self, recorded_at: Option<OffsetDateTime>) -> Self {
-        self.recorded_at = recorded_at;
-        self
+    pub fn with_recorded_at(self, recorded_at: Option<OffsetDateTime>) -> Self {
+        Self { recorded_at, ..self }
     }
 
     /// Sets the conversation.
-    #[must_use]
-    pub fn with_correlation_id(mut self, correlation_id: Uuid) -> Self {
-        self.correlation_id = correlation_id;
-        self
+    pub fn with_correlation_id(self, correlation_id: Uuid) -> Self {
+        Self { correlation_id, ..self }
     }
 
     /// Sets the direct cause.
-    #[must_use]
-    pub fn with_causation_id(mut self, causation_id: Option<Uuid>) -> Self {
-        self.causation_id = causation_id;
-        self
+    pub fn with_causation_id(self, causation_id: Option<Uuid>) -> Self {
+        Self { causation_id, ..self }
     }
 
     /// Sets the tenant.
-    #[must_use]
-    pub fn with_tenant_id(mut self, tenant_id: Option<Uuid>) -> Self {
-        self.tenant_id = tenant_id;
-        self
+    pub fn with_tenant_id(self, tenant_id: Option<Uuid>) -> Self {
+        Self { tenant_id, ..self }
     }
 
     /// Sets the actor that caused the event.
-    #[must_use]
-    pub fn with_actor_id(mut self, actor_id: Option<impl Into<Box<str>>>) -> Self {
-        self.actor_id = actor_id.map(Into::into);
-        self
+    pub fn with_actor_id(self, actor_id: Option<impl Into<Box<str>>>) -> Self {
+        Self { actor_id: actor_id.map(Into::into), ..self }
     }
 
     /// Sets the attached object.
-    #[must_use]
-    pub fn with_attributes(mut self, attributes: Attributes) -> Self {
-        self.attributes = attributes;
-        self
+    pub fn with_attributes(self, attributes: Attributes) -> Self {
+        Self { attributes, ..self }
     }
 
     /// The identity of the event.
-    #[must_use]
     pub const fn event_id(&self) -> EventId {
         self.event_id
     }

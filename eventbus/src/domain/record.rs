@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -12,12 +13,14 @@ use super::{
     event::{EventDescriptor, EventFilter},
     metadata::{EventId, Metadata},
     name::Name,
+    shown,
     stream::{AggregateId, Position, StreamId, Version},
     validity::{self, BackendKind, InvalidEvent, check_payload, check_version},
 };
 
 /// An event before append: encoded, with its id, without a place in a stream yet.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct NewEvent {
     event_id: EventId,
     event_type: Name,
@@ -34,7 +37,6 @@ impl NewEvent {
     ///
     /// For code that has only the wire form; [`NewEvent::from_event`] encodes typed events. Every store
     /// [checks](Self::check) the event before it appends.
-    #[must_use]
     pub fn new(event_type: Name, schema_version: u32, payload: impl Into<String>) -> Self {
         Self {
             event_id: SharedClock::SYSTEM.new_id().into(),
@@ -74,14 +76,11 @@ impl NewEvent {
     }
 
     /// Uses this id: a store recognizes a repeated append by the same ids.
-    #[must_use]
-    pub fn with_event_id(mut self, event_id: EventId) -> Self {
-        self.event_id = event_id;
-        self
+    pub fn with_event_id(self, event_id: EventId) -> Self {
+        Self { event_id, ..self }
     }
 
     /// Sets when the event happened, kept to the microsecond; within the years 1 to 9999.
-    #[must_use]
     pub fn with_occurred_at(mut self, occurred_at: OffsetDateTime) -> Self {
         // `check` refuses a time that UTC cannot express
         let utc = occurred_at.checked_to_offset(time::UtcOffset::UTC).unwrap_or(occurred_at);
@@ -90,14 +89,11 @@ impl NewEvent {
     }
 
     /// Sets on whose behalf, and because of what, the event is saved.
-    #[must_use]
-    pub fn with_context(mut self, context: EventContext) -> Self {
-        self.context = context;
-        self
+    pub fn with_context(self, context: EventContext) -> Self {
+        Self { context, ..self }
     }
 
     /// The identity of the event.
-    #[must_use]
     pub const fn event_id(&self) -> EventId {
         self.event_id
     }
@@ -186,11 +182,14 @@ impl NewEvent {
 #[derive(Debug, Clone)]
 pub struct RecordedEvent(Arc<Recorded>);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 struct Recorded {
+    #[serde(flatten)]
     metadata: Metadata,
+    #[serde(serialize_with = "shown::json")]
     payload: Box<str>,
     /// Set if the encoder has checked the payload, in this process.
+    #[serde(skip)]
     is_checked: bool,
 }
 
@@ -291,6 +290,14 @@ impl RecordedEvent {
     /// [`DecodeError::UnknownType`] if it is not one of `E`, [`DecodeError::Payload`] if its fields do not fit.
     pub fn decode<E: EventSet>(&self) -> Result<E, DecodeError> {
         E::decode(self)
+    }
+}
+
+/// Writes an event with all its metadata, payload and attributes as JSON: for operators. Stores and buses have formats
+/// of their own.
+impl Serialize for RecordedEvent {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 

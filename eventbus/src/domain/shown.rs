@@ -5,13 +5,6 @@ use std::{fmt::Display, time::Duration};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use uuid::Uuid;
-
-use super::{
-    metadata::EventId,
-    record::RecordedEvent,
-    stream::{AggregateId, Position, Version},
-};
 
 /// Serializes a value as its `Display` text.
 #[allow(clippy::ref_option, reason = "as serde calls it")]
@@ -55,64 +48,11 @@ pub(crate) fn moment<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Res
     self::time(&Some(*time), serializer)
 }
 
-/// Writes an event with all its metadata, payload and attributes as JSON: for operators. Stores and buses have formats
-/// of their own.
-impl Serialize for RecordedEvent {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let metadata = self.metadata();
-        let event = EventJson {
-            event_id: metadata.event_id(),
-            event_type: metadata.event_type().as_str(),
-            schema_version: metadata.schema_version(),
-            aggregate_type: metadata.aggregate_type().as_str(),
-            aggregate_id: metadata.aggregate_id(),
-            version: metadata.version(),
-            position: metadata.position(),
-            occurred_at: metadata.occurred_at(),
-            recorded_at: metadata.recorded_at(),
-            correlation_id: metadata.correlation_id(),
-            causation_id: metadata.causation_id(),
-            tenant_id: metadata.tenant_id(),
-            actor_id: metadata.actor_id(),
-            metadata: Json::from_text(metadata.attributes().as_json()),
-            payload: Json::from_text(self.payload()),
-        };
-        event.serialize(serializer)
-    }
-}
-
-#[derive(Serialize)]
-struct EventJson<'a> {
-    event_id: EventId,
-    event_type: &'a str,
-    schema_version: u32,
-    aggregate_type: &'a str,
-    aggregate_id: &'a AggregateId,
-    version: Version,
-    position: Option<Position>,
-    #[serde(serialize_with = "moment")]
-    occurred_at: OffsetDateTime,
-    #[serde(serialize_with = "time")]
-    recorded_at: Option<OffsetDateTime>,
-    correlation_id: Uuid,
-    causation_id: Option<Uuid>,
-    tenant_id: Option<Uuid>,
-    actor_id: Option<&'a str>,
-    metadata: Json<'a>,
-    payload: Json<'a>,
-}
-
-/// A JSON text, written as its value; as a text if it is not JSON.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Json<'a> {
-    Value(&'a RawValue),
-    Text(&'a str),
-}
-
-impl<'a> Json<'a> {
-    fn from_text(json: &'a str) -> Self {
-        serde_json::from_str(json).map_or(Self::Text(json), Self::Value)
+/// Serializes text that is JSON as the value that it holds; any other text as text.
+pub(crate) fn json<T: AsRef<str>, S: Serializer>(json: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    match serde_json::from_str::<&RawValue>(json.as_ref()) {
+        Ok(value) => value.serialize(serializer),
+        Err(_) => serializer.serialize_str(json.as_ref()),
     }
 }
 

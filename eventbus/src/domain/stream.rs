@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::{
     clock::SharedClock,
     name::{self, InvalidName, Name},
+    shown,
 };
 
 /// The identity of one aggregate: text of 1–255 bytes without control characters.
@@ -81,16 +82,17 @@ impl From<AggregateId> for String {
 }
 
 /// One aggregate's sequence of events: the unit of consistency and order.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Display)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Display, Serialize)]
 #[display("{aggregate_type}/{aggregate_id}")]
+#[must_use]
 pub struct StreamId {
+    #[serde(serialize_with = "shown::display")]
     aggregate_type: Name,
     aggregate_id: AggregateId,
 }
 
 impl StreamId {
     /// Names the stream of one aggregate.
-    #[must_use]
     pub const fn new(aggregate_type: Name, aggregate_id: AggregateId) -> Self {
         Self { aggregate_type, aggregate_id }
     }

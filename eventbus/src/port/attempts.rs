@@ -20,6 +20,7 @@ use crate::domain::{clock::SharedClock, error::BoxError, json::from_json, name::
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
+#[must_use]
 pub struct DeliveryAttempts {
     /// The number of runs in which a handler failed.
     pub attempts: u32,
@@ -138,7 +139,6 @@ fn millis(time: Duration) -> u64 {
 
 impl DeliveryAttempts {
     /// Creates the attempts of an entry that did not get as far as a handler: it can never be handled.
-    #[must_use]
     pub fn undecodable(error: String, clock: &SharedClock) -> Self {
         let now = Some(clock.unix_millis());
         let failed = HandlerFailure { error: truncate_error(error), gave_up: true, ..HandlerFailure::default() };
@@ -151,7 +151,6 @@ impl DeliveryAttempts {
     }
 
     /// Creates the attempts of a replayed entry: the handlers in `done` have handled it, the rest run again.
-    #[must_use]
     pub fn replayed(done: Vec<String>) -> Self {
         Self { done, ..Self::default() }
     }

@@ -13,6 +13,7 @@ use crate::domain::{
 
 /// One event, passed by a bus to the handlers of one group. Cloning is cheap.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct Delivery {
     record: RecordedEvent,
     group: Name,
@@ -23,30 +24,23 @@ pub struct Delivery {
 
 impl Delivery {
     /// Creates the first delivery of `record` to `group`.
-    #[must_use]
     pub fn new(record: RecordedEvent, group: Name) -> Self {
         Self { record, group, attempt: 1, message_id: None, state: StateMap::new() }
     }
 
     /// Sets the number of this attempt: 1 is the first.
-    #[must_use]
-    pub fn with_attempt(mut self, attempt: u32) -> Self {
-        self.attempt = attempt;
-        self
+    pub fn with_attempt(self, attempt: u32) -> Self {
+        Self { attempt, ..self }
     }
 
     /// Sets the id of the entry on the bus.
-    #[must_use]
-    pub fn with_message_id(mut self, message_id: MessageId) -> Self {
-        self.message_id = Some(message_id);
-        self
+    pub fn with_message_id(self, message_id: MessageId) -> Self {
+        Self { message_id: Some(message_id), ..self }
     }
 
     /// Gives the handlers their shared state.
-    #[must_use]
-    pub fn with_state(mut self, state: StateMap) -> Self {
-        self.state = state;
-        self
+    pub fn with_state(self, state: StateMap) -> Self {
+        Self { state, ..self }
     }
 
     /// The event, not decoded.

@@ -27,6 +27,7 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 /// assert!(filter.wanted_event_types().is_some_and(|types| types.iter().any(|name| name == "OrderCreated")));
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
 pub struct FeedFilter {
     aggregate_types: Option<BTreeSet<Name>>,
     event_types: Option<BTreeSet<Name>>,
@@ -35,27 +36,21 @@ pub struct FeedFilter {
 
 impl FeedFilter {
     /// Matches every event.
-    #[must_use]
     pub fn all() -> Self {
         Self::default()
     }
 
     /// Matches only events of aggregates of these types; none if there are none.
-    #[must_use]
-    pub fn aggregate_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
-        self.aggregate_types = Some(types.into_iter().collect());
-        self
+    pub fn aggregate_types(self, types: impl IntoIterator<Item = Name>) -> Self {
+        Self { aggregate_types: Some(types.into_iter().collect()), ..self }
     }
 
     /// Matches only events of these types; none if there are none.
-    #[must_use]
-    pub fn event_types(mut self, types: impl IntoIterator<Item = Name>) -> Self {
-        self.event_types = Some(types.into_iter().collect());
-        self
+    pub fn event_types(self, types: impl IntoIterator<Item = Name>) -> Self {
+        Self { event_types: Some(types.into_iter().collect()), ..self }
     }
 
     /// Matches only events of this tenant.
-    #[must_use]
     pub const fn tenant(mut self, tenant: Uuid) -> Self {
         self.tenant = Some(tenant);
         self

@@ -22,6 +22,7 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
+#[must_use]
 pub struct Health {
     /// Healthy: connected and consuming, the store can be read, and the relay has not stopped.
     pub status: HealthStatus,
@@ -279,46 +280,39 @@ impl Default for HealthThresholds {
 
 impl Health {
     /// Creates the report of a bus that answered.
-    #[must_use]
     pub fn connected(consuming: bool, pending_messages: u64, dlq_messages: u64) -> Self {
         let status = if consuming { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         Self { status, connected: true, consuming, pending_messages, dlq_messages, ..Self::default() }
     }
 
     /// Creates the report of a bus that did not answer.
-    #[must_use]
     pub fn disconnected(consuming: bool, error: impl Into<String>) -> Self {
         Self { status: HealthStatus::Unhealthy, consuming, error: Some(error.into()), ..Self::default() }
     }
 
     /// Adapts the report to a process without handlers, which has nothing to consume.
-    #[must_use]
     pub fn with_nothing_to_consume(self) -> Self {
         let status = if self.connected { HealthStatus::Healthy } else { HealthStatus::Unhealthy };
         Self { status, has_nothing_to_consume: true, ..self }
     }
 
     /// Adapts the report to a process with a store: it is ready while the store can be read.
-    #[must_use]
     pub fn with_store(self) -> Self {
         Self { has_store: true, ..self }
     }
 
     /// Adds why the store cannot be read: unhealthy.
-    #[must_use]
     pub fn with_store_problem(self, problem: String) -> Self {
         Self { status: HealthStatus::Unhealthy, store: Some(problem), has_store: true, ..self }
     }
 
     /// Adds the reason why the relay does not publish until an operator decides: unhealthy.
-    #[must_use]
     pub fn with_relay_stopped(self, reason: String) -> Self {
         Self { status: HealthStatus::Unhealthy, relay: Some(reason), ..self }
     }
 
     /// Adds the oldest unfinished deliveries of groups: for each group the oldest one counts, and is an alert if it is
     /// old.
-    #[must_use]
     pub fn with_oldest_unfinished(mut self, oldest: impl IntoIterator<Item = OldestUnfinished>) -> Self {
         for other in oldest {
             match self.unfinished.iter_mut().find(|known| known.group == other.group) {

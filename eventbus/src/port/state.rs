@@ -47,6 +47,7 @@ impl Eq for TypeKey {}
 /// assert_eq!(state.get::<i64>(), None);
 /// ```
 #[derive(Clone, Default)]
+#[must_use]
 pub struct StateMap(Arc<HashMap<TypeId, Stored>>);
 
 #[derive(Clone)]
@@ -57,13 +58,11 @@ struct Stored {
 
 impl StateMap {
     /// No values.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a value; a former one of the same type is replaced.
-    #[must_use]
     pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
         let stored = Stored { name: std::any::type_name::<T>(), value: Arc::new(value) };
         Arc::make_mut(&mut self.0).insert(TypeId::of::<T>(), stored);

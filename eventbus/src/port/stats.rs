@@ -102,7 +102,7 @@ pub struct StreamSummary {
 }
 
 /// A consumer group of a bus.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct GroupInfo {
     /// Its name.
@@ -137,19 +137,6 @@ pub struct GroupInfo {
 impl GroupInfo {
     /// Describes a group all of whose consumers send heartbeats; the rest is unknown.
     pub fn new(name: impl Into<String>, consumers: u64, pending: u64) -> Self {
-        Self {
-            name: name.into(),
-            consumers,
-            pending,
-            active_consumers: consumers,
-            last_delivered_id: None,
-            lag: None,
-            oldest_pending_id: None,
-            oldest_pending_age_ms: None,
-            in_flight: Vec::new(),
-            silent: None,
-            oldest_unfinished: None,
-            unreadable: None,
-        }
+        Self { name: name.into(), consumers, pending, active_consumers: consumers, ..Self::default() }
     }
 }

@@ -14,6 +14,7 @@ pub(crate) type HandleFn = dyn for<'a> Fn(&'a Delivery) -> BoxFuture<'a, Result<
 /// Options of a handler, from its attribute.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use]
 pub struct HandlerOptions {
     /// The number of retries of a failed delivery; the bus decides if `None`.
     pub retries: Option<u32>,
@@ -28,7 +29,6 @@ pub struct HandlerOptions {
 
 impl HandlerOptions {
     #[doc(hidden)]
-    #[must_use]
     pub const fn new(retries: Option<u32>, timeout_ms: Option<u64>, concurrency: Option<u32>) -> Self {
         let timeout = match timeout_ms {
             Some(ms) => Some(Duration::from_millis(ms)),
@@ -38,7 +38,6 @@ impl HandlerOptions {
     }
 
     /// Sets where the handler begins.
-    #[must_use]
     pub const fn starting(mut self, start: HandlerStart) -> Self {
         self.start = Some(start);
         self
@@ -87,9 +86,8 @@ impl Subscriber {
 
     /// Sets the options from the handler's attribute.
     #[must_use]
-    pub fn with_options(mut self, options: HandlerOptions) -> Self {
-        self.options = options;
-        self
+    pub fn with_options(self, options: HandlerOptions) -> Self {
+        Self { options, ..self }
     }
 
     /// Renames the subscriber, if there is a new name.
@@ -104,13 +102,11 @@ impl Subscriber {
     }
 
     /// The filter for the events that it handles.
-    #[must_use]
     pub const fn events(&self) -> EventFilter {
         self.events
     }
 
     /// The options from the handler's attribute.
-    #[must_use]
     pub const fn options(&self) -> HandlerOptions {
         self.options
     }

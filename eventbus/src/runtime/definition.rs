@@ -32,6 +32,7 @@ pub trait Handler: 'static {
 /// Name, options and events of a handler, from its annotation and signature.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
+#[must_use]
 pub struct HandlerDefinition {
     /// Its durable name.
     pub name: &'static str,
@@ -49,7 +50,6 @@ pub struct HandlerDefinition {
 
 impl HandlerDefinition {
     #[doc(hidden)]
-    #[must_use]
     pub const fn new(
         name: &'static str,
         events: EventFilter,
@@ -61,6 +61,11 @@ impl HandlerDefinition {
     }
 
     /// Returns the states and transactions that its parameters take.
+    /// Returns what tells it from others: one may be registered twice.
+    pub(crate) const fn place(&self) -> (&'static str, Source) {
+        (self.name, self.source)
+    }
+
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);
@@ -68,14 +73,12 @@ impl HandlerDefinition {
     }
 
     #[doc(hidden)]
-    #[must_use]
     pub const fn in_group(mut self, group: &'static str) -> Self {
         self.group = Some(group);
         self
     }
 
     #[doc(hidden)]
-    #[must_use]
     pub const fn with_options(mut self, options: HandlerOptions) -> Self {
         self.options = options;
         self
@@ -132,6 +135,7 @@ pub enum ProjectionKind {
 /// Name, kind and events of a projection, from its annotation and methods.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
+#[must_use]
 pub struct ProjectionDefinition {
     /// Its durable name.
     pub name: &'static str,
@@ -154,7 +158,6 @@ pub struct ProjectionDefinition {
 
 impl ProjectionDefinition {
     #[doc(hidden)]
-    #[must_use]
     pub const fn new(
         name: &'static str,
         kind: ProjectionKind,
@@ -166,7 +169,6 @@ impl ProjectionDefinition {
     }
 
     #[doc(hidden)]
-    #[must_use]
     pub const fn with_tables(mut self, tables: &'static [&'static str], key: Option<&'static str>) -> Self {
         self.tables = tables;
         self.key = key;
@@ -174,14 +176,12 @@ impl ProjectionDefinition {
     }
 
     #[doc(hidden)]
-    #[must_use]
     pub const fn with_timeout_ms(mut self, timeout_ms: u64) -> Self {
         self.timeout = Some(Duration::from_millis(timeout_ms));
         self
     }
 
     #[doc(hidden)]
-    #[must_use]
     pub const fn with_version(mut self, version: u32) -> Self {
         self.version = version;
         self
@@ -198,6 +198,11 @@ impl ProjectionDefinition {
     }
 
     /// Returns the states and transactions that its parameters take.
+    /// Returns what tells it from others: one may be registered twice.
+    pub(crate) const fn place(&self) -> (&'static str, Source) {
+        (self.name, self.source)
+    }
+
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);

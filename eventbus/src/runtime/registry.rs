@@ -22,6 +22,7 @@ use crate::domain::{event::EventDescriptor, record::DomainEvent};
 /// # Ok::<(), eventbus::event::UnknownEventType>(())
 /// ```
 #[derive(Debug, Clone, Default)]
+#[must_use]
 pub struct EventRegistry {
     events: BTreeMap<&'static str, EventDescriptor>,
     duplicates: Vec<(EventDescriptor, EventDescriptor)>,
@@ -29,7 +30,6 @@ pub struct EventRegistry {
 
 impl EventRegistry {
     /// Creates an empty registry.
-    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
@@ -37,7 +37,6 @@ impl EventRegistry {
     /// Creates a registry of all event types that are linked into the program.
     ///
     /// A crate that the binary never names is not linked and registers no types: add `use my_crate as _;`.
-    #[must_use]
     pub fn discover() -> Self {
         let mut found: Vec<_> = inventory::iter::<EventRegistration>().map(|registration| registration.0).collect();
         found.sort_unstable_by_key(|event| (event.event_type, event.source));

@@ -43,7 +43,8 @@ pub(crate) fn skips_to_note(reader: &Name) -> Name {
     Name::prefixed("skipped:", reader)
 }
 
-/// Returns the name of the relay to a bus as a reader that skips events.
+/// Returns the name of the relay to a bus: of its checkpoint, of the role of its lease, and as a reader that skips
+/// events.
 pub(crate) fn relay_to(destination: &Name) -> Name {
     Name::prefixed("relay:", destination)
 }

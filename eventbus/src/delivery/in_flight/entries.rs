@@ -29,6 +29,7 @@ use crate::{
 
 /// In-flight entries of one consumer, shared between its tasks.
 #[derive(Debug)]
+#[must_use]
 pub struct InFlight {
     /// Locked for each transition, which changes stage, queue and counts together; no transition awaits.
     state: Mutex<InFlightState>,
@@ -56,7 +57,6 @@ impl InFlight {
     ///
     /// A consumer reads ahead what its workers finish in about a tenth of a second, at the pace that was measured last,
     /// and two entries for each worker at first.
-    #[must_use]
     pub fn new(entries: usize, bytes: usize, clock: SharedClock) -> Self {
         let (work, outbox, room, due) = (Notify::new(), Notify::new(), Notify::new(), Notify::new());
         let state = Mutex::new(InFlightState::new(clock.clone(), DEFAULT_MAX_WAITING));
@@ -68,7 +68,6 @@ impl InFlight {
     /// Limits the entries that wait for a retry, or are blocked behind one that does, to `entries`, at least one; the
     /// default is [`DEFAULT_MAX_WAITING`]. At the limit the bus reads no more until a tenth of them is gone, and health
     /// has an alert.
-    #[must_use]
     pub fn with_max_waiting(self, entries: usize) -> Self {
         *self.state.lock() = InFlightState::new(self.clock.clone(), entries.max(1));
         self
@@ -76,7 +75,6 @@ impl InFlight {
 
     /// Shares `slots` with the other `InFlight`s of the same consumer and group: together they run as many entries at
     /// once as one of them would alone.
-    #[must_use]
     pub fn with_slots(self, slots: &WorkerSlots) -> Self {
         Self { worker_slots: slots.clone(), ..self }
     }

@@ -29,6 +29,7 @@ pub struct DueEntry {
 /// An entry as a consumer received it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
+#[must_use]
 pub struct InFlightEntry {
     /// The id of the entry on the bus.
     pub id: MessageId,
@@ -61,23 +62,18 @@ impl InFlightEntry {
     }
 
     /// Creates an entry without earlier attempts.
-    #[must_use]
     pub fn new(id: MessageId, record: RecordedEvent) -> Self {
         Self { id, record, attempts: DeliveryAttempts::default(), is_redelivered: false }
     }
 
     /// Sets the attempts before, as persisted.
-    #[must_use]
-    pub fn with_attempts(mut self, attempts: DeliveryAttempts) -> Self {
-        self.attempts = attempts;
-        self
+    pub fn with_attempts(self, attempts: DeliveryAttempts) -> Self {
+        Self { attempts, ..self }
     }
 
     /// Marks the entry as redelivered: its process has ended, perhaps because of it.
-    #[must_use]
-    pub fn redelivered(mut self) -> Self {
-        self.is_redelivered = true;
-        self
+    pub fn redelivered(self) -> Self {
+        Self { is_redelivered: true, ..self }
     }
 }
 

@@ -1,9 +1,6 @@
 //! The id of a dead letter of the in-process bus: the same in the log and in the store.
 
-use std::{
-    fmt,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 
@@ -13,33 +10,22 @@ use crate::{
     port::{DeadDelivery, DeadLetter, DeadLetterError, MessageId, attempts::DeliveryAttempts},
 };
 
-/// The time when an entry became a dead letter, in microseconds since 1970; unique in one log.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct DeadLetterTime(u64);
-
-impl DeadLetterTime {
-    pub(super) const fn from_micros(micros: u64) -> Self {
-        Self(micros)
-    }
-
-    pub(super) fn as_date_time(&self) -> OffsetDateTime {
-        (UNIX_EPOCH + Duration::from_micros(self.0)).into()
-    }
-}
-
 /// The location of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
 enum DeadLetterLocation {
     /// An event of the store: in a row, or on its way there.
     Stored(Position),
     /// An entry of the log that no store holds.
+    #[display("n{_0}")]
     OnlyInLog(u64),
 }
 
 /// The id of a dead letter: `1795157844243000-17-mail`, or with `n17` for an entry that no store holds.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, derive_more::Display)]
+#[display("{}-{location}-{group}", since.unix_timestamp_nanos() / 1_000)]
 pub(super) struct DeadLetterId {
-    micros: u64,
+    /// When the entry became a dead letter, in whole microseconds; unique in one log.
+    since: OffsetDateTime,
     location: DeadLetterLocation,
     group: Name,
 }
@@ -53,25 +39,26 @@ impl DeadLetterId {
                 Some(number) => DeadLetterLocation::OnlyInLog(number.parse().ok()?),
                 None => DeadLetterLocation::Stored(Position::new(location.parse().ok()?)),
             };
-            Some(Self { micros: micros.parse().ok()?, location, group: Name::new("consumer group", group).ok()? })
+            let nanos = i128::from(micros.parse::<u64>().ok()?) * 1_000;
+            let since = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok()?;
+            Some(Self { since, location, group: Name::new("consumer group", group).ok()? })
         };
         read().ok_or_else(|| DeadLetterError::InvalidId { destination: DESTINATION.clone(), id: id.clone() })
     }
 
     /// Creates the id of an entry with this number, and with this position if it came from the feed.
-    pub(super) fn of_entry(group: &Name, time: DeadLetterTime, number: u64, position: Option<Position>) -> Self {
+    pub(super) fn of_entry(group: &Name, since: OffsetDateTime, number: u64, position: Option<Position>) -> Self {
         let location = position.map_or(DeadLetterLocation::OnlyInLog(number), DeadLetterLocation::Stored);
-        Self { micros: time.0, location, group: group.clone() }
+        Self { since, location, group: group.clone() }
     }
 
     pub(super) fn from_dead_delivery(dead: &DeadDelivery) -> Self {
-        let micros = (dead.dead_since - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
-        let micros = u64::try_from(micros).unwrap_or_default();
-        Self { micros, location: DeadLetterLocation::Stored(dead.position), group: dead.group.clone() }
+        let location = DeadLetterLocation::Stored(dead.position);
+        Self { since: dead.dead_since, location, group: dead.group.clone() }
     }
 
-    pub(super) const fn micros(&self) -> u64 {
-        self.micros
+    pub(super) const fn since(&self) -> OffsetDateTime {
+        self.since
     }
 
     pub(super) const fn group(&self) -> &Name {
@@ -86,17 +73,13 @@ impl DeadLetterId {
         }
     }
 
-    fn dead_since(&self) -> OffsetDateTime {
-        DeadLetterTime(self.micros).as_date_time()
-    }
-
     /// Returns the key to list the store's dead letters after this one.
     pub(super) fn as_delivery(&self) -> DeadDelivery {
         DeadDelivery {
             group: self.group.clone(),
             position: self.position().unwrap_or(Position::START),
             attempts: DeliveryAttempts::default(),
-            dead_since: self.dead_since(),
+            dead_since: self.since,
         }
     }
 
@@ -120,17 +103,8 @@ impl DeadLetterId {
         let at = |millis: u64| OffsetDateTime::from(UNIX_EPOCH + Duration::from_millis(millis));
         dead_letter.first_failed_at = delivery_attempts.first_failed_at.map(at);
         dead_letter.last_failed_at = delivery_attempts.last_failed_at.map(at);
-        dead_letter.dead_lettered_at = Some(self.dead_since());
+        dead_letter.dead_lettered_at = Some(self.since);
         dead_letter.done_handlers.clone_from(&delivery_attempts.done);
         dead_letter
-    }
-}
-
-impl fmt::Display for DeadLetterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.location {
-            DeadLetterLocation::Stored(position) => write!(f, "{}-{position}-{}", self.micros, self.group),
-            DeadLetterLocation::OnlyInLog(number) => write!(f, "{}-n{number}-{}", self.micros, self.group),
-        }
     }
 }

@@ -7,10 +7,11 @@
 
 use async_trait::async_trait;
 use parking_lot::MutexGuard;
+use time::OffsetDateTime;
 
 use super::{
     InMemoryEventBus,
-    dead_letter_id::{DeadLetterId, DeadLetterTime},
+    dead_letter_id::DeadLetterId,
     inner::BusInner,
     log::EntryLog,
     settings::{DEFAULT_GROUP, DESTINATION},
@@ -154,28 +155,27 @@ async fn end_dead_letter(inner: &BusInner, id: &DeadLetterId, is_replay: bool) -
 }
 
 /// Returns the time of the newest dead letter; later ones are newer, also after the clock was set back.
-async fn newest_dead_letter_micros(inner: &BusInner) -> Result<u64, DeadLetterError> {
-    let mut newest = open_log(inner)?.newest_dead_letter_micros();
+async fn newest_dead_letter(inner: &BusInner) -> Result<OffsetDateTime, DeadLetterError> {
+    let mut newest = open_log(inner)?.newest_dead_letter();
     let Some(store) = inner.store() else {
         return Ok(newest);
     };
-    let time = DeadLetterTime::from_micros(newest);
-    let mut after = DeadLetterId::of_entry(&DEFAULT_GROUP, time, 0, Some(Position::START)).as_delivery();
+    let mut after = DeadLetterId::of_entry(&DEFAULT_GROUP, newest, 0, Some(Position::START)).as_delivery();
     while let Some(last) = store.dead_deliveries(Some(&after), PAGE_ROWS).await.map_err(unavailable)?.pop() {
-        newest = newest.max(DeadLetterId::from_dead_delivery(&last).micros());
+        newest = newest.max(last.dead_since);
         after = last;
     }
-    open_log(inner)?.raise_dead_letter_micros(newest);
+    open_log(inner)?.raise_dead_letter(newest);
     Ok(newest)
 }
 
 /// Replays or discards the matching dead letters that exist now; returns how many.
 async fn end_all(inner: &BusInner, filter: &DeadLetterFilter, is_replay: bool) -> Result<u64, DeadLetterError> {
-    let last = newest_dead_letter_micros(inner).await?;
+    let last = newest_dead_letter(inner).await?;
     let (mut after, mut ended) = (None, 0);
     loop {
         let (page, has_more) = list(inner, filter, after.as_ref(), PAGE_ROWS).await?;
-        for (id, _) in page.iter().filter(|(id, _)| id.micros() <= last) {
+        for (id, _) in page.iter().filter(|(id, _)| id.since() <= last) {
             ended += match end_dead_letter(inner, id, is_replay).await {
                 // a dead letter without an event does not hold up the rest
                 Err(DeadLetterError::Empty { .. }) => 0,
@@ -183,7 +183,7 @@ async fn end_all(inner: &BusInner, filter: &DeadLetterFilter, is_replay: bool) -
             };
         }
         after = page.into_iter().next_back().map(|(id, _)| id).or(after);
-        if !has_more || after.as_ref().is_some_and(|after| after.micros() > last) {
+        if !has_more || after.as_ref().is_some_and(|after| after.since() > last) {
             return Ok(ended);
         }
     }

@@ -25,9 +25,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
+use time::OffsetDateTime;
+
 use super::{
     announced_types::{AnnouncedTypes, EventLocation},
-    dead_letter_id::DeadLetterTime,
     log_entry::LogEntry,
     unreadable_events::UnreadableTracker,
 };
@@ -48,7 +49,7 @@ struct PendingEntry {
     position: Option<Position>,
     attempts: DeliveryAttempts,
     /// Set if it is a dead letter.
-    dead_letter_time: Option<DeadLetterTime>,
+    dead_letter_time: Option<OffsetDateTime>,
     row_state: RowState,
     /// Set if it may have been in flight when the former process ended, and was not taken since.
     is_redelivered: bool,
@@ -452,7 +453,7 @@ impl GroupCursor {
         &mut self,
         number: u64,
         attempts: DeliveryAttempts,
-        dead_letter_time: DeadLetterTime,
+        dead_letter_time: OffsetDateTime,
     ) -> Option<Position> {
         let pending = self.pending.get_mut(&number)?;
         let position = pending.position;
@@ -503,7 +504,7 @@ impl GroupCursor {
     /// Returns the dead letters without a row in the store, with the numbers of their entries.
     pub(super) fn dead_letters(
         &self,
-    ) -> impl Iterator<Item = (u64, DeadLetterTime, &DeliveryAttempts, Option<Position>)> {
+    ) -> impl Iterator<Item = (u64, OffsetDateTime, &DeliveryAttempts, Option<Position>)> {
         self.pending.iter().filter_map(|(number, pending)| {
             Some((*number, pending.dead_letter_time?, &pending.attempts, pending.position))
         })
@@ -641,7 +642,7 @@ impl GroupCursor {
             if pending.row_state == RowState::Missing {
                 pending.row_state = RowState::Sent;
             }
-            let dead_since = pending.dead_letter_time.as_ref().map(DeadLetterTime::as_date_time);
+            let dead_since = pending.dead_letter_time;
             Some((number, pending.changes, UnfinishedDelivery { position, attempts, dead_since }))
         };
         let rows = numbers.into_iter().filter_map(row).collect();

@@ -12,11 +12,7 @@ use std::{
 
 use time::OffsetDateTime;
 
-use super::{
-    dead_letter_id::{DeadLetterId, DeadLetterTime},
-    group_cursor::GroupCursor,
-    log_entry::LogEntry,
-};
+use super::{dead_letter_id::DeadLetterId, group_cursor::GroupCursor, log_entry::LogEntry};
 use crate::{
     delivery::{InFlightEntry, UnhandledRange},
     domain::{clock::SharedClock, name::Name, record::RecordedEvent, stream::Position},
@@ -31,7 +27,7 @@ use crate::{
 const TRIM_CREDIT_PER_CALL: usize = 64;
 
 /// The entries, numbered in the order they were published, and the cursors of the groups.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct EntryLog {
     /// The number of entries kept for groups that come later, and by which a group may lag.
     capacity: usize,
@@ -46,26 +42,14 @@ pub(super) struct EntryLog {
     /// The entries beyond the capacity that the last scan left, and how many of them the calls since have paid for.
     untrimmed_excess: usize,
     trim_credit: usize,
-    /// The time of the newest dead letter, in microseconds since 1970.
-    last_dead_letter_micros: u64,
+    /// The time of the newest dead letter.
+    last_dead_letter: Option<OffsetDateTime>,
     clock: SharedClock,
 }
 
 impl EntryLog {
     pub(super) fn new(capacity: usize, clock: SharedClock) -> Self {
-        Self {
-            capacity,
-            entries: BTreeMap::new(),
-            restored: BTreeSet::new(),
-            next: 0,
-            last_entry_id: (0, 0),
-            groups: BTreeMap::new(),
-            highest_dropped: None,
-            untrimmed_excess: 0,
-            trim_credit: 0,
-            last_dead_letter_micros: 0,
-            clock,
-        }
+        Self { capacity, clock, ..Self::default() }
     }
 
     pub(super) const fn clock(&self) -> &SharedClock {
@@ -297,8 +281,9 @@ impl EntryLog {
         let (handler, error, attempts) =
             (delivery_attempts.handlers(), delivery_attempts.errors(), delivery_attempts.most_attempts());
         // unique, also in one microsecond and after the clock was set back
-        self.last_dead_letter_micros = self.micros().max(self.last_dead_letter_micros + 1);
-        let time = DeadLetterTime::from_micros(self.last_dead_letter_micros);
+        let now = self.clock.now();
+        let time = self.last_dead_letter.map_or(now, |last| now.max(last + time::Duration::MICROSECOND));
+        self.last_dead_letter = Some(time);
         let position = self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);
         let dead_letter = DeadLetterId::of_entry(group, time, number, position);
         if let Some(entry) = self.entries.get(&number) {
@@ -311,19 +296,13 @@ impl EntryLog {
     }
 
     /// Returns the time of the newest dead letter, at least now; later ones are newer, also after the clock was set back.
-    pub(super) fn newest_dead_letter_micros(&mut self) -> u64 {
-        self.raise_dead_letter_micros(self.micros())
+    pub(super) fn newest_dead_letter(&mut self) -> OffsetDateTime {
+        self.raise_dead_letter(self.clock.now())
     }
 
-    /// Makes later dead letters newer than `micros`; returns the time of the newest one.
-    pub(super) fn raise_dead_letter_micros(&mut self, micros: u64) -> u64 {
-        self.last_dead_letter_micros = self.last_dead_letter_micros.max(micros);
-        self.last_dead_letter_micros
-    }
-
-    fn micros(&self) -> u64 {
-        let micros = (self.clock.now() - OffsetDateTime::UNIX_EPOCH).whole_microseconds();
-        u64::try_from(micros).unwrap_or_default()
+    /// Makes later dead letters newer than `time`; returns the time of the newest one.
+    pub(super) fn raise_dead_letter(&mut self, time: OffsetDateTime) -> OffsetDateTime {
+        *self.last_dead_letter.insert(self.last_dead_letter.map_or(time, |last| last.max(time)))
     }
 
     /// Returns up to `limit` dead letters in the log after `after` that match, oldest first.

@@ -38,9 +38,10 @@ impl StoredProgress {
         group: &Name,
         subscribers: &Subscribers,
     ) -> Result<Self, CheckpointError> {
+        let head = async || store.head().await.map_err(|error| CheckpointError::new(group, error));
         let mut checkpoint = store.load_checkpoint(&checkpoint_name(group)).await?;
         if checkpoint.is_none() && subscribers.start_now(group) {
-            let head = store.head().await.map_err(|error| CheckpointError::new(group, error))?;
+            let head = head().await?;
             store.save_checkpoint(&checkpoint_name(group), head).await?;
             tracing::info!(%group, position = %head, "no checkpoint yet: the group begins with the next event");
             checkpoint = Some(head);
@@ -48,13 +49,9 @@ impl StoredProgress {
             tracing::info!(%group, "no checkpoint yet: the group begins with the oldest event");
         }
         let types = announced_types::load(store, group, checkpoint).await?;
-        let read_limit =
-            store.load_checkpoint(&read_limit_name(group)).await?.filter(|read_limit| *read_limit > Position::START);
-        let in_flight_through = match read_limit {
-            // the limit is ahead of the events: those appended from now on were not in flight
-            Some(read_limit) => {
-                Some(read_limit.min(store.head().await.map_err(|error| CheckpointError::new(group, error))?))
-            }
+        let read_limit = store.load_checkpoint(&read_limit_name(group)).await?;
+        let in_flight_through = match read_limit.filter(|read_limit| *read_limit > Position::START) {
+            Some(read_limit) => Some(read_limit.min(head().await?)),
             None => None,
         };
         let end = checkpoint.unwrap_or(Position::START);

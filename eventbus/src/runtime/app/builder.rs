@@ -78,15 +78,13 @@ impl AppBuilder {
     }
 
     /// Keeps events in this store.
-    pub fn store(mut self, store: impl EventStore) -> Self {
-        self.store = Some(Arc::new(store));
-        self
+    pub fn store(self, store: impl EventStore) -> Self {
+        Self { store: Some(Arc::new(store)), ..self }
     }
 
     /// Publishes to, and consumes from, this bus.
-    pub fn bus(mut self, bus: impl EventBus) -> Self {
-        self.bus = Some(Arc::new(bus));
-        self
+    pub fn bus(self, bus: impl EventBus) -> Self {
+        Self { bus: Some(Arc::new(bus)), ..self }
     }
 
     /// Shares a value with handlers and projections, which take it as `State<T>`; one per type. Put a value without
@@ -99,15 +97,13 @@ impl AppBuilder {
     /// Runs every `#[handler]` and `#[projection]` that is linked into the program.
     ///
     /// A crate that the binary never names is not linked: add `use my_crate as _;`.
-    pub fn discover(mut self) -> Self {
-        self.discovery = Discovery::All;
-        self
+    pub fn discover(self) -> Self {
+        Self { discovery: Discovery::All, ..self }
     }
 
     /// Runs the linked handlers of these groups only; projections are the group `projections`.
-    pub fn discover_groups(mut self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        self.discovery = Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>());
-        self
+    pub fn discover_groups(self, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        Self { discovery: Discovery::Groups(groups.into_iter().map(Into::into).collect::<BTreeSet<_>>()), ..self }
     }
 
     /// Runs this handler, discovered or not. Its name is a type: `.handler::<send_receipt>()`, for the function
@@ -132,9 +128,8 @@ impl AppBuilder {
     /// Leaves publishing to other processes: this one saves, consumes and projects only.
     ///
     /// It is never needed: of all processes on a store one relays to a stream, and a standby takes over when it dies.
-    pub fn without_relay(mut self) -> Self {
-        self.relay = false;
-        self
+    pub fn without_relay(self) -> Self {
+        Self { relay: false, ..self }
     }
 
     /// Sets the duration of the relay's lease: a standby takes over that long after the last renewal by the process
@@ -152,40 +147,35 @@ impl AppBuilder {
     }
 
     /// Sets the timeout of `projected`, `published` and `settled`, and of `rebuild` for guards; 30 s by default.
-    pub fn wait_timeout(mut self, timeout: Duration) -> Self {
-        self.wait_timeout = timeout;
-        self
+    pub fn wait_timeout(self, timeout: Duration) -> Self {
+        Self { wait_timeout: timeout, ..self }
     }
 
     /// Sets the time that [`App::run_until_signal`] gives deliveries in flight after a signal; 30 s by default.
-    pub fn shutdown_timeout(mut self, timeout: Duration) -> Self {
-        self.shutdown_timeout = timeout;
-        self
+    pub fn shutdown_timeout(self, timeout: Duration) -> Self {
+        Self { shutdown_timeout: timeout, ..self }
     }
 
     /// Sets the duration of a projection's lease: a standby feeds the projection that long after the last renewal by
     /// its owner; 10 s by default, at least 100 ms. Every process feeds state in memory.
-    pub fn projection_lease(mut self, lease: Duration) -> Self {
-        self.projection_lease = lease.max(LEASE_TTL_MIN);
-        self
+    pub fn projection_lease(self, lease: Duration) -> Self {
+        Self { projection_lease: lease.max(LEASE_TTL_MIN), ..self }
     }
 
     /// Sets how long the store remembers events that took effect in handlers with its transaction; 30 days by default.
     ///
     /// An event that is redelivered later than that takes effect again. So it must be longer than an event can wait:
     /// for a group that does not consume meanwhile, for a retry, or as a dead letter that an operator replays.
-    pub fn inbox_retention(mut self, retention: Duration) -> Self {
-        self.inbox_retention = retention;
-        self
+    pub fn inbox_retention(self, retention: Duration) -> Self {
+        Self { inbox_retention: retention, ..self }
     }
 
     /// Sets the clock of the app: ids of events and when they occurred, retries, leases, timeouts; the machine's by
     /// default. Store and bus in memory use it too; other stores and buses take a clock from their own builders.
     ///
     /// With a manual clock (`testkit::ManualClock`) a test lets hours pass in an instant.
-    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
-        self.clock = clock.into();
-        self
+    pub fn clock(self, clock: impl Into<SharedClock>) -> Self {
+        Self { clock: clock.into(), ..self }
     }
 
     /// Checks all parts, then starts relay, consumers and projections.

@@ -17,11 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::signal::Signals;
-use crate::{
-    delivery::activity::Activity,
-    port::{EventBus, SubscriberStatus},
-    runtime::projection::AnyProjection,
-};
+use crate::{port::EventBus, runtime::projection::AnyProjection};
 
 /// `EX_SOFTWARE`: an error of the program itself.
 const EXIT_STATUS: i32 = 70;
@@ -52,25 +48,15 @@ pub(super) struct ActivitySources {
 }
 
 impl ActivitySources {
-    /// Lists them; the bus forgets its handlers during a shutdown.
-    pub(super) fn list(&self) -> BlockingCandidates {
+    /// Lists them, as the bus forgets its handlers during a shutdown. Returns a function that describes those that block
+    /// a thread when it is called.
+    pub(super) fn list(&self) -> impl Fn() -> Vec<String> + Send + use<> {
         let subscribers = self.bus.upgrade().map(|bus| bus.subscribers()).unwrap_or_default();
-        let projections = self.projections.iter().map(|projection| projection.erased().activity()).collect();
-        BlockingCandidates { subscribers, projections }
-    }
-}
-
-/// The handlers and projections as of one moment.
-pub(super) struct BlockingCandidates {
-    subscribers: Vec<Arc<dyn SubscriberStatus>>,
-    projections: Vec<Arc<Activity>>,
-}
-
-impl BlockingCandidates {
-    /// Describes those that block a thread now.
-    pub(super) fn describe_blocking(&self) -> Vec<String> {
-        let subscribers = self.subscribers.iter().flat_map(|subscriber| subscriber.blocking());
-        subscribers.chain(self.projections.iter().flat_map(|activity| activity.blocking())).collect()
+        let projections: Vec<_> = self.projections.iter().map(|projection| projection.erased().activity()).collect();
+        move || {
+            let blocking = subscribers.iter().flat_map(|subscriber| subscriber.blocking());
+            blocking.chain(projections.iter().flat_map(|activity| activity.blocking())).collect()
+        }
     }
 }
 
@@ -90,12 +76,12 @@ impl ExitGuard {
             let waited = runtime.block_on(cancelled.run_until_cancelled(async {
                 signals.received().await;
                 // before the shutdown removes the handlers from the bus
-                let handlers = activity_sources.list();
+                let describe_blocking = activity_sources.list();
                 tokio::time::sleep(after).await;
-                handlers
+                describe_blocking
             }));
-            if let Some(handlers) = waited {
-                let blocking = handlers.describe_blocking();
+            if let Some(describe_blocking) = waited {
+                let blocking = describe_blocking();
                 if !(blocking.is_empty() && returned.load(Ordering::SeqCst)) {
                     tracing::dispatcher::with_default(&dispatch, || exit(after, &blocking));
                 }

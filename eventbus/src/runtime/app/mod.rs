@@ -95,7 +95,6 @@ impl App {
     }
 
     /// Returns a repository of aggregates of one type; the app's relay publishes the events that it saves.
-    #[must_use]
     pub fn repository<A: Apply>(&self) -> AggregateRepository<A> {
         AggregateRepository::for_app(Arc::clone(&self.0.store), self.0.tasks.relay().is_some(), self.0.clock().clone())
     }
@@ -303,7 +302,7 @@ impl App {
     /// # #[derive(Default)] struct Accounts;
     /// # #[projection(name = "accounts")] impl Accounts { fn opened(&mut self, _event: &Opened) {} }
     /// # async fn example(app: &App) -> eventbus::Result<()> {
-    /// for status in &app.projections.await? {
+    /// for status in app.projections().await? {
     ///     if let Some(ProjectionError::Stopped { position, error, .. }) = status.stopped {
     ///         println!("stopped at {position}: {error}");
     ///         app.skip_event::<Accounts>(position, "imported without an owner, see the incident of May 5").await?;
@@ -460,10 +459,10 @@ impl App {
         tracing::info!("running until a signal");
         stop.await;
         // before the shutdown removes the handlers from the bus
-        let handlers = self.activity_sources().list();
+        let describe_blocking = self.activity_sources().list();
         let stopped = self.shutdown(self.0.shutdown_timeout).await;
         if stopped.is_err() {
-            let blocking = handlers.describe_blocking();
+            let blocking = describe_blocking();
             if !blocking.is_empty() {
                 tracing::error!(
                     "these block their threads and keep the process from ending: {}; it exits in 5 s",

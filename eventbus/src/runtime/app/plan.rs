@@ -63,9 +63,9 @@ impl Plan<'_> {
         let (duplicates, in_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
         self.discover(&mut mistakes);
-        self.handlers.sort_unstable_by_key(|handler| (handler.name, handler.source));
-        self.handlers.dedup_by_key(|handler| (handler.name, handler.source));
-        self.projections.sort_by_key(|instance| (instance.definition().name, instance.definition().source));
+        self.handlers.sort_unstable_by_key(HandlerDefinition::place);
+        self.handlers.dedup_by_key(|handler| handler.place());
+        self.projections.sort_by_key(|instance| instance.definition().place());
         mistakes.extend(duplicate_handlers(&self.handlers));
         mistakes.extend(self.duplicate_projections());
         mistakes.extend(self.unmet_requirements());
@@ -88,8 +88,7 @@ impl Plan<'_> {
         mistakes.extend(EventRegistry::discover().mistakes());
         let handlers = discovered_handlers();
         let mut projections: Vec<_> = inventory::iter::<ProjectionRegistration>().collect();
-        projections
-            .sort_unstable_by_key(|projection| ((projection.definition)().name, (projection.definition)().source));
+        projections.sort_unstable_by_key(|projection| (projection.definition)().place());
         if handlers.is_empty() && projections.is_empty() {
             mistakes.push(StartMistake::NothingDiscovered);
         }
@@ -109,17 +108,12 @@ impl Plan<'_> {
         if !matches!(self.discovery, Discovery::Off) {
             return;
         }
-        let runs = |handler: &HandlerDefinition| {
-            self.handlers.iter().any(|own| (own.name, own.source) == (handler.name, handler.source))
-        };
+        let runs = |handler: &HandlerDefinition| self.handlers.iter().any(|own| own.place() == handler.place());
         let handlers = discovered_handlers().into_iter().filter(|handler| !runs(handler));
         let handlers = handlers.map(|handler| format!("`{}` ({})", handler.name, handler.source));
         let projections = inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)());
         let is_idle = |linked: &ProjectionDefinition| {
-            let runs = |instance: &AnyProjection| {
-                (instance.definition().name, instance.definition().source) == (linked.name, linked.source)
-            };
-            !self.projections.iter().any(runs)
+            !self.projections.iter().any(|instance| instance.definition().place() == linked.place())
         };
         let projections = projections.filter(is_idle).map(|linked| format!("`{}` ({})", linked.name, linked.source));
         let mut idle: Vec<_> = handlers.chain(projections).collect();
@@ -136,10 +130,9 @@ impl Plan<'_> {
     /// Adds the default instance of a projection, unless the builder has one of its type.
     fn add_discovered(&mut self, projection: &ProjectionRegistration, mistakes: &mut Vec<StartMistake>) {
         let definition = (projection.definition)();
-        let place = |of: &ProjectionDefinition| (of.name, of.source);
-        let same = |instance: &&AnyProjection| place(instance.definition()) == place(&definition);
+        let is_there = self.projections.iter().any(|instance| instance.definition().place() == definition.place());
         match (projection.instance)() {
-            _ if self.projections.iter().any(|instance| same(&instance)) => {}
+            _ if is_there => {}
             Some(instance) => self.projections.push(instance),
             None => mistakes.push(StartMistake::ProjectionWithoutInstance {
                 name: definition.name,

@@ -67,15 +67,13 @@ impl Follow {
     }
 
     /// Yields only the events that `filter` selects.
-    pub fn filter(mut self, filter: FeedFilter) -> Self {
-        self.filter = filter;
-        self
+    pub fn filter(self, filter: FeedFilter) -> Self {
+        Self { filter, ..self }
     }
 
     /// Sets the clock of polls and of retries while the store cannot be reached; the machine's by default.
-    pub fn clock(mut self, clock: impl Into<SharedClock>) -> Self {
-        self.clock = clock.into();
-        self
+    pub fn clock(self, clock: impl Into<SharedClock>) -> Self {
+        Self { clock: clock.into(), ..self }
     }
 
     /// Starts following; the first poll of the stream reads the first page.

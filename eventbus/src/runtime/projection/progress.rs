@@ -61,13 +61,6 @@ impl ProjectionProgress {
 /// Marks a projection as fed by an app, until dropped.
 pub(super) struct FeedGuard<'a>(&'a watch::Sender<ProjectionProgress>);
 
-impl<'a> FeedGuard<'a> {
-    fn new(progress: &'a watch::Sender<ProjectionProgress>) -> Self {
-        progress.send_modify(|progress| progress.is_app_stopped = false);
-        Self(progress)
-    }
-}
-
 impl Drop for FeedGuard<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|progress| progress.is_app_stopped = true);
@@ -294,7 +287,8 @@ impl ProgressCell {
 
     /// Marks it as fed by an app, until the guard is dropped.
     pub(super) fn feed_guard(&self) -> FeedGuard<'_> {
-        FeedGuard::new(&self.progress)
+        self.progress.send_modify(|progress| progress.is_app_stopped = false);
+        FeedGuard(&self.progress)
     }
 
     /// Stops before an event that could not be handled, unless the position was set back meanwhile.

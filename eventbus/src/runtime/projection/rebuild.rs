@@ -45,9 +45,8 @@ impl<'a, T> Rebuild<'a, T> {
     }
 
     /// Calls `report` with the progress, now and then and at the end.
-    pub fn on_progress(mut self, report: impl FnMut(RebuildProgress) + Send + 'a) -> Self {
-        self.report = Box::new(report);
-        self
+    pub fn on_progress(self, report: impl FnMut(RebuildProgress) + Send + 'a) -> Self {
+        Self { report: Box::new(report), ..self }
     }
 }
 

@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     RelayError,
-    checkpoint_names::checkpoint_name,
     error::relay_error_of_publish,
     leadership::{FeedPublisher, LEASE_CHECK_INTERVAL, PublishEnd, PublishStep, STOPPED_RETRY_INTERVAL, publish_until},
     range::{FeedRange, RangeReader},
@@ -17,6 +16,7 @@ use super::{
 use crate::{
     domain::{error::BoxError, name::Name},
     port::{EventBus, EventStore, MessageId},
+    support::relay_to,
 };
 
 /// Publishes to a bus that keeps no position: the store keeps it for a durable bus. The groups of any other bus keep
@@ -35,7 +35,7 @@ pub(super) struct AtLeastOncePublisher<'a> {
 
 impl<'a> AtLeastOncePublisher<'a> {
     pub(super) fn new(store: &'a dyn EventStore, bus: &'a dyn EventBus, status: &'a RelayStatusCell) -> Self {
-        let checkpoint = bus.is_durable().then(|| checkpoint_name(bus.destination()));
+        let checkpoint = bus.is_durable().then(|| relay_to(bus.destination()));
         let reader = RangeReader::new(store, bus.destination(), status.clock());
         Self { store, bus, status, reader, checkpoint, is_position_loaded: false, unsaved: None }
     }

@@ -5,11 +5,6 @@ use crate::{
     port::{CheckpointError, EventStore},
 };
 
-/// Returns the name of the checkpoint that holds the relay's position for a destination; also the role of its lease.
-pub(crate) fn checkpoint_name(destination: &Name) -> Name {
-    Name::prefixed("relay:", destination)
-}
-
 /// Returns the name of the checkpoint by which the store remembers, until an operator decides, that it went back behind
 /// its published position.
 pub(super) fn halt_checkpoint_name(destination: &Name) -> Name {

@@ -12,7 +12,6 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::checkpoint_names::checkpoint_name;
 use crate::{
     domain::{
         clock::SharedClock,
@@ -24,7 +23,7 @@ use crate::{
         EventBus, EventStore, Floor, RelayTarget,
         relay::{GroupFloor, GroupFloors, Publisher},
     },
-    support::Outage,
+    support::{Outage, relay_to},
 };
 
 /// Time after which a group that does not advance, while it has events to finish, is logged.
@@ -166,7 +165,7 @@ pub(super) async fn plan_resync(
     let lowest = floors.iter().map(|floor| floor.position).min();
     let floor = match lowest {
         Some(floor) => floor,
-        None => store.load_checkpoint(&checkpoint_name(destination)).await?.unwrap_or_default(),
+        None => store.load_checkpoint(&relay_to(destination)).await?.unwrap_or_default(),
     };
     // a store that was restored may have floors that are ahead of it
     Ok(ResyncPlan { floor: floor.min(newest), groups, fresh })

@@ -114,28 +114,14 @@ pub(super) async fn publish_until(
 
 /// The relay's lease, and the work while this process holds it.
 pub(super) struct Leadership<'a> {
-    store: &'a dyn EventStore,
-    status: &'a RelayStatusCell,
-    lease: Lease,
-    ttl: Duration,
-    cancel: &'a CancellationToken,
+    pub(super) store: &'a dyn EventStore,
+    pub(super) status: &'a RelayStatusCell,
+    pub(super) lease: Lease,
+    pub(super) ttl: Duration,
+    pub(super) cancel: &'a CancellationToken,
 }
 
-impl<'a> Leadership<'a> {
-    pub(super) fn new(
-        store: &'a dyn EventStore,
-        relay_status: &'a RelayStatusCell,
-        lease: Lease,
-        ttl: Duration,
-        cancel: &'a CancellationToken,
-    ) -> Self {
-        Self { store, status: relay_status, lease, ttl, cancel }
-    }
-
-    pub(super) fn epoch(&self) -> u64 {
-        self.lease.epoch
-    }
-
+impl Leadership<'_> {
     /// Publishes while this process holds the lease.
     pub(super) async fn run<P: FeedPublisher>(self, mut publisher: P, store: &Arc<dyn EventStore>) -> LeadershipEnd {
         let (destination, epoch) = (self.status.destination(), self.lease.epoch);

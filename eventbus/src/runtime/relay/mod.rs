@@ -21,7 +21,6 @@ mod task;
 
 pub(crate) use self::{
     backlog_filler::{Unfilled, fill_backlogs},
-    checkpoint_names::checkpoint_name,
     group_floors::register_groups,
     republish::republish,
     status::{RelayView, is_published_on_bus},

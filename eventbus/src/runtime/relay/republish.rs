@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     RelayError, RepublishError,
-    checkpoint_names::{checkpoint_name, halt_checkpoint_name, load_halt},
+    checkpoint_names::{halt_checkpoint_name, load_halt},
 };
 use crate::{
     domain::stream::Position,
@@ -13,6 +13,7 @@ use crate::{
         relay::{Publisher, ResyncOutcome},
     },
     runtime::held_lease::new_owner,
+    support::relay_to,
 };
 
 /// Duration of the lease that keeps relays away meanwhile; they wait no longer if this process dies in between.
@@ -51,7 +52,7 @@ async fn rewind(
     let destination = bus.destination();
     let unavailable = |source| RepublishError::Unavailable { destination: destination.clone(), source };
     let own = store.store_id().await.map_err(|error| unavailable(error.into()))?;
-    let (role, owner) = (checkpoint_name(destination), new_owner());
+    let (role, owner) = (relay_to(destination), new_owner());
     for _ in 0..LEASE_ATTEMPTS_MAX {
         let lease =
             store.seize_lease(&role, &owner, REPUBLISH_LEASE_TTL).await.map_err(|error| unavailable(error.into()))?;

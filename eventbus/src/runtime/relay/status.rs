@@ -6,7 +6,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use super::{RelayError, checkpoint_names::checkpoint_name, range::FeedRange};
+use super::{RelayError, range::FeedRange};
 use crate::{
     domain::{
         clock::SharedClock,
@@ -246,7 +246,7 @@ impl RelayView {
 
     fn new(store: &Arc<dyn EventStore>, bus: &dyn EventBus, progress: Option<watch::Receiver<RelayProgress>>) -> Self {
         let (store, reader) = (Arc::clone(store), relay_to(bus.destination()));
-        Self { store, reader, checkpoint: bus.is_durable().then(|| checkpoint_name(bus.destination())), progress }
+        Self { store, reader, checkpoint: bus.is_durable().then(|| relay_to(bus.destination())), progress }
     }
 
     /// Reads the progress of the relay of this process; the default if there is none.

@@ -8,7 +8,7 @@ use super::{
     RelayView,
     at_least_once::AtLeastOncePublisher,
     atomic::AtomicPublisher,
-    checkpoint_names::{checkpoint_name, load_halt},
+    checkpoint_names::load_halt,
     leadership::{LEASE_CHECK_INTERVAL, Leadership, LeadershipEnd, STOPPED_RETRY_INTERVAL},
     status::RelayStatusCell,
 };
@@ -16,6 +16,7 @@ use crate::{
     domain::{clock::SharedClock, error::BoxError, name::Name, stream::Position},
     port::{EventBus, EventStore, Lease},
     runtime::{feed_poller::FeedPoller, held_lease::new_owner},
+    support::relay_to,
 };
 
 /// Options of a relay.
@@ -79,7 +80,7 @@ impl Relay {
     ) -> Result<Self, BoxError> {
         let resumed = bus.resume_from(Arc::clone(&store)).await?;
         let (mode, position) = if bus.is_durable() {
-            let role = checkpoint_name(bus.destination());
+            let role = relay_to(bus.destination());
             let position = match store.load_checkpoint(&role).await? {
                 Some(position) => position,
                 None => {
@@ -141,22 +142,16 @@ impl Relay {
 
     /// Publishes while this process holds the lease.
     async fn lead(&self, lease: Lease, cancel: &CancellationToken) -> LeadershipEnd {
-        let leadership = Leadership::new(&*self.store, &self.status, lease, self.options.lease, cancel);
+        let (store, bus, status) = (&*self.store, &*self.bus, &self.status);
+        let (epoch, ttl) = (lease.epoch, self.options.lease);
+        let leadership = Leadership { store, status, lease, ttl, cancel };
         match self.bus.relay_target() {
             Some(target) => {
-                let publisher = AtomicPublisher::new(
-                    &*self.store,
-                    &*self.bus,
-                    &self.status,
-                    target,
-                    leadership.epoch(),
-                    self.options.is_stream_shared,
-                );
+                let is_stream_shared = self.options.is_stream_shared;
+                let publisher = AtomicPublisher::new(store, bus, status, target, epoch, is_stream_shared);
                 leadership.run(publisher, &self.store).await
             }
-            None => {
-                leadership.run(AtLeastOncePublisher::new(&*self.store, &*self.bus, &self.status), &self.store).await
-            }
+            None => leadership.run(AtLeastOncePublisher::new(store, bus, status), &self.store).await,
         }
     }
 

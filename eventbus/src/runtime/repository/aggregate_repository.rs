@@ -69,6 +69,7 @@ const CONFLICT_RETRY: RetryPolicy = RetryPolicy {
 /// ```
 #[derive(derive_more::Debug)]
 #[debug("AggregateRepository {{ aggregate_type: {:?}, .. }}", A::AGGREGATE_TYPE)]
+#[must_use]
 pub struct AggregateRepository<A: Aggregate> {
     store: Arc<dyn EventStore>,
     publisher: SavePublisher,
@@ -105,35 +106,27 @@ impl<A: Apply> AggregateRepository<A> {
     /// A crash between saving and publishing leaves events unpublished. [`Saved::publication`] reports a failed
     /// publish, which is never a failed save. If a relay publishes the store to the same destination, the
     /// repository refuses to publish.
-    #[must_use]
-    pub fn publish_to(mut self, bus: impl EventBus) -> Self {
-        self.publisher = SavePublisher::to_bus(Arc::new(bus));
-        self
+    pub fn publish_to(self, bus: impl EventBus) -> Self {
+        Self { publisher: SavePublisher::to_bus(Arc::new(bus)), ..self }
     }
 
     /// Returns a clone that stamps its saves with `context`.
-    #[must_use]
     pub fn with_context(&self, context: EventContext) -> Self {
         Self { context, ..self.clone() }
     }
 
     /// Retries updates after a conflict as `policy` says; by default 10 times within about a second.
-    #[must_use]
-    pub fn with_conflict_retries(mut self, policy: RetryPolicy) -> Self {
-        self.conflict_retry = policy;
-        self
+    pub fn with_conflict_retries(self, policy: RetryPolicy) -> Self {
+        Self { conflict_retry: policy, ..self }
     }
 
     /// Takes the ids of events, the time at which they occurred, and the delays between retries from this clock; by
     /// default from the machine's. A repository of an app has the app's clock.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Into<SharedClock>) -> Self {
-        self.clock = clock.into();
-        self
+    pub fn with_clock(self, clock: impl Into<SharedClock>) -> Self {
+        Self { clock: clock.into(), ..self }
     }
 
     /// Creates a new aggregate; the store has no event of it before a save.
-    #[must_use]
     pub fn create(&self, id: AggregateId) -> AggregateRoot<A> {
         AggregateRoot::<A>::new(id).with_clock(self.clock.clone())
     }

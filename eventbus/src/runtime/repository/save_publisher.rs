@@ -9,7 +9,7 @@ use super::saved::Publication;
 use crate::{
     domain::record::RecordedEvent,
     port::{EventBus, EventStore, PublishError},
-    runtime::relay,
+    support::relay_to,
 };
 
 /// The publisher of a repository's saves: none, the app's relay, or the repository itself.
@@ -49,7 +49,7 @@ impl SavePublisher {
 /// Refuses if the store has the checkpoint of a relay to this destination, which publishes all events.
 async fn refuse_if_relayed(store: &Arc<dyn EventStore>, bus: &Arc<dyn EventBus>) -> Result<(), PublishError> {
     let destination = bus.destination().clone();
-    match store.load_checkpoint(&relay::checkpoint_name(&destination)).await {
+    match store.load_checkpoint(&relay_to(&destination)).await {
         Ok(None) => Ok(()),
         Ok(Some(_)) => Err(PublishError::OwnedByRelay { destination }),
         Err(error) => Err(PublishError::Unavailable { destination, source: error.into() }),
