@@ -97,17 +97,6 @@ impl HandlerFailure {
     }
 }
 
-/// The next step for an entry after its handlers ran.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum RetryDecision {
-    /// All handlers have succeeded.
-    Acknowledge,
-    /// Retry after this delay.
-    RetryAfter(Duration),
-    /// All attempts are used up.
-    DeadLetter,
-}
-
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 const fn is_zero(number: &u32) -> bool {
     *number == 0
@@ -214,13 +203,13 @@ impl DeliveryAttempts {
         self.failed.values().map(|failed| failed.attempts).max().unwrap_or_default()
     }
 
-    /// Records a run in which no handler failed.
-    pub(crate) fn succeed(&mut self, succeeded: &[Name]) -> RetryDecision {
+    /// Records a run in which no handler failed. Returns `true` if none has given up before: the entry is finished.
+    pub(crate) fn succeed(&mut self, succeeded: &[Name]) -> bool {
         if !self.has_given_up() {
-            return RetryDecision::Acknowledge;
+            return true;
         }
         self.succeeded(succeeded);
-        RetryDecision::DeadLetter
+        false
     }
 
     fn succeeded(&mut self, succeeded: &[Name]) {
@@ -231,30 +220,23 @@ impl DeliveryAttempts {
         self.done.sort();
     }
 
-    /// Records a run in which handlers failed.
+    /// Records a run in which handlers failed. Returns the delay of the next attempt; `None` if all are used up.
     pub(crate) fn fail(
         &mut self,
         failures: &[Failure],
         succeeded: &[Name],
         policy: &RetryPolicy,
         clock: &SharedClock,
-    ) -> RetryDecision {
+    ) -> Option<Duration> {
         let now = clock.unix_millis();
         self.attempts = self.attempts.saturating_add(1);
         self.reset_process_ends();
         self.first_failed_at = self.first_failed_at.or(Some(now));
         let passed = now.saturating_sub(self.last_failed_at.replace(now).unwrap_or(now));
         self.succeeded(succeeded);
-        let delays = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, passed));
-        let next = match delays.max() {
-            Some(delay) => RetryDecision::RetryAfter(delay),
-            None => RetryDecision::DeadLetter,
-        };
-        self.next_at = match next {
-            RetryDecision::RetryAfter(delay) => Some(now.saturating_add(millis(delay))),
-            _ => None,
-        };
-        next
+        let delay = failures.iter().filter_map(|failure| self.fail_one(failure, policy, now, passed)).max();
+        self.next_at = delay.map(|delay| now.saturating_add(millis(delay)));
+        delay
     }
 
     /// Records the failure of one handler. Returns its delay; `None` if it gives up. `passed` is the time since the

@@ -31,7 +31,6 @@ pub(crate) mod subscriber;
 pub(crate) mod transaction;
 mod unfinished;
 
-pub(crate) use attempts::RetryDecision;
 pub use backlog::{Announced, BacklogFill, Backlogs, FillOutcome, SkippedBefore};
 pub use bus::{EventBus, GroupProgress};
 pub use bus_error::{ConnectError, ConsumeError, PublishError, ShutdownError};

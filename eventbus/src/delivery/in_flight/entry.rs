@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::Outcome;
 use crate::{
     domain::{clock::SharedClock, record::RecordedEvent},
-    port::{MessageId, RetryDecision, attempts::DeliveryAttempts, retry::RetryPolicy},
+    port::{MessageId, attempts::DeliveryAttempts, retry::RetryPolicy},
 };
 
 /// Default limit for the events that a consumer holds, in bytes: 16 MiB.
@@ -135,21 +135,25 @@ impl Disposition {
         retry: &RetryPolicy,
         clock: &SharedClock,
     ) -> Option<Self> {
-        let next = match outcome {
+        let retry_after = match outcome {
             Outcome::Unattended => return None,
             Outcome::Skipped => {
                 delivery_attempts.reset_process_ends(); // no handler ran that could have ended the process
                 return Some(Self::Skip(delivery_attempts.clone()));
             }
-            Outcome::Handled { succeeded } => delivery_attempts.succeed(&succeeded),
+            Outcome::Handled { succeeded } => {
+                if delivery_attempts.succeed(&succeeded) {
+                    let has_attempts = *delivery_attempts != DeliveryAttempts::default();
+                    return Some(Self::Acknowledge { has_attempts });
+                }
+                None
+            }
             Outcome::Failed { failures, succeeded } => delivery_attempts.fail(&failures, &succeeded, retry, clock),
         };
-        Some(match next {
-            RetryDecision::Acknowledge => {
-                Self::Acknowledge { has_attempts: *delivery_attempts != DeliveryAttempts::default() }
-            }
-            RetryDecision::RetryAfter(after) => Self::Retry { attempts: delivery_attempts.clone(), after },
-            RetryDecision::DeadLetter => Self::DeadLetter(delivery_attempts.clone()),
+        let attempts = delivery_attempts.clone();
+        Some(match retry_after {
+            Some(after) => Self::Retry { attempts, after },
+            None => Self::DeadLetter(attempts),
         })
     }
 }

@@ -211,6 +211,7 @@ pub(super) async fn next_page(
             let read = |through| read_around(store, after, through, &filter, skipped);
             let at = first_unreadable(read, after, through).await?;
             match store.count_events(Position::new(at.get() - 1), at, &filter).await? {
+                // the group can pass exactly one damaged event, which gets a row
                 1 => Ok(DueEvents { events: Vec::new(), through: at, unreadable: Some(at) }),
                 _ => Err(error.into()),
             }

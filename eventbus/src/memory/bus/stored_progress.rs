@@ -51,6 +51,7 @@ impl StoredProgress {
         let types = announced_types::load(store, group, checkpoint).await?;
         let read_limit = store.load_checkpoint(&read_limit_name(group)).await?;
         let in_flight_through = match read_limit.filter(|read_limit| *read_limit > Position::START) {
+            // the limit is ahead of the events: those appended from now on were not in flight
             Some(read_limit) => Some(read_limit.min(head().await?)),
             None => None,
         };
