@@ -23,7 +23,6 @@ pub trait Aggregate: Default + Send + Sync + 'static {
     type Event: EventSet + EncodeEvent + Clone + fmt::Debug;
 
     /// The stream of one aggregate of this type.
-    #[must_use]
     fn stream(id: &AggregateId) -> StreamId {
         StreamId::new(Name::from_static(Self::AGGREGATE_TYPE), id.clone())
     }

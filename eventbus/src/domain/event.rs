@@ -70,7 +70,6 @@ impl EventFilter {
     }
 
     /// The requested types; empty for [`EventFilter::All`].
-    #[must_use]
     pub const fn descriptors(&self) -> &'static [EventDescriptor] {
         match self {
             Self::All => &[],
@@ -100,7 +99,6 @@ impl EventFilter {
 
     /// Returns the types that all `filters` request together; `N` is their [`count`](Self::count).
     #[doc(hidden)]
-    #[must_use]
     pub const fn collect<const N: usize>(filters: &[Self]) -> [EventDescriptor; N] {
         let mut all = [EventDescriptor::new("", "", 1, "", Source::new("", 0)); N];
         let (mut next, mut i) = (0, 0);

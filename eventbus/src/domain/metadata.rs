@@ -200,7 +200,6 @@ impl Metadata {
     }
 
     /// The stream the event belongs to.
-    #[must_use]
     pub const fn stream(&self) -> &StreamId {
         &self.stream
     }

@@ -123,7 +123,6 @@ impl NewEvent {
     }
 
     /// On whose behalf, and because of what, the event is saved.
-    #[must_use]
     pub const fn context(&self) -> &EventContext {
         &self.context
     }
@@ -232,7 +231,6 @@ impl RecordedEvent {
     }
 
     /// The metadata.
-    #[must_use]
     pub fn metadata(&self) -> &Metadata {
         &self.0.metadata
     }
@@ -328,7 +326,6 @@ impl<E> Envelope<E> {
     }
 
     /// The metadata.
-    #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.record.metadata()
     }

@@ -50,7 +50,6 @@ impl Delivery {
     }
 
     /// The metadata of the event: all but its own fields.
-    #[must_use]
     pub fn metadata(&self) -> &Metadata {
         self.record.metadata()
     }
@@ -74,7 +73,6 @@ impl Delivery {
     }
 
     /// The shared state of the handlers.
-    #[must_use]
     pub const fn state(&self) -> &StateMap {
         &self.state
     }
