@@ -9,20 +9,15 @@ use sqlx::{Row as _, postgres::PgRow};
 
 use crate::{pool::Query, record, statements::Statements};
 
-/// The stored events and the stream's version of an append, in one snapshot.
+/// The decision about an append, from what one snapshot shows of its events and its stream.
 #[derive(Debug)]
-pub(crate) struct StoredState {
-    /// The version of the stream.
-    actual: Version,
-    /// The events that are stored under one of the append's ids.
-    stored_events: Vec<RecordedEvent>,
-}
-
-/// The decision about an append, from its [`StoredState`].
-#[derive(Debug, PartialEq)]
 pub(crate) enum AppendResolution {
     /// The same append was stored before: this is its result.
     Stored(Vec<RecordedEvent>),
+    /// One of its event ids is stored, but not by the same append.
+    Taken(AppendError),
+    /// The record of one of its event ids is corrupt.
+    Corrupt(ReadError),
     /// The stream is at this version, not the expected one.
     Conflict(Version),
     /// Not stored, and the stream is at the expected version.
@@ -42,48 +37,51 @@ pub(crate) fn query<'a>(statements: &Statements, appends: impl Iterator<Item = &
     statements.query(include_str!("sql/resolve.sql")).bind(ids).bind(aggregate_ids).bind(aggregate_types)
 }
 
-/// Decodes the state of each append; a corrupt record is the error of that append only.
+/// Decides about each append, from the rows of [`query`].
 ///
 /// # Errors
 /// If the rows do not fit the statement.
-pub(crate) fn decode_states<'a>(
+pub(crate) fn decide<'a>(
     mut rows: &[PgRow],
     appends: impl Iterator<Item = &'a Append>,
-) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
+) -> Result<Vec<AppendResolution>, BoxError> {
     let mut all = Vec::new();
     for append in appends {
         let (own, rest) = rows.split_at_checked(append.events.len()).ok_or("fewer rows than asked for")?;
         rows = rest;
-        all.push(match StoredState::decode(own) {
+        all.push(match decode_state(own) {
+            Ok((actual, stored)) => AppendResolution::new(append, actual, stored),
             Err(ReadError::Unavailable(source)) => return Err(source),
-            known => known,
+            Err(corrupt) => AppendResolution::Corrupt(corrupt),
         });
     }
     Ok(all)
 }
 
-impl StoredState {
-    fn decode(rows: &[PgRow]) -> Result<Self, ReadError> {
-        let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
-        let mut known = Self { actual: Version::NONE, stored_events: Vec::new() };
-        for row in rows {
-            let actual: i64 = row.try_get(0).map_err(unreadable)?;
-            known.actual = Version::new(u64::try_from(actual).unwrap_or(0));
-            if record::read_position(row, 1).map_err(unreadable)?.is_some() {
-                known.stored_events.push(record::decode_event(row, 1)?);
-            }
+/// Returns the version of the stream, and the events that are stored under one of the append's ids.
+fn decode_state(rows: &[PgRow]) -> Result<(Version, Vec<RecordedEvent>), ReadError> {
+    let unreadable = |error: sqlx::Error| ReadError::Unavailable(error.into());
+    let (mut actual, mut stored) = (Version::NONE, Vec::new());
+    for row in rows {
+        let version: i64 = row.try_get(0).map_err(unreadable)?;
+        actual = Version::new(u64::try_from(version).unwrap_or(0));
+        if record::read_position(row, 1).map_err(unreadable)?.is_some() {
+            stored.push(record::decode_event(row, 1)?);
         }
-        Ok(known)
     }
+    Ok((actual, stored))
+}
 
+impl AppendResolution {
     /// Decides, by the event ids first: a repeated append usually finds its stream at a later version too.
-    pub(crate) fn resolve(self, append: &Append) -> Result<AppendResolution, AppendError> {
+    fn new(append: &Append, actual: Version, stored: Vec<RecordedEvent>) -> Self {
         let ids: Vec<EventId> = append.events.iter().map(NewEvent::event_id).collect();
-        Ok(match first_result(&append.stream, &ids, self.stored_events)? {
-            Some(records) => AppendResolution::Stored(records),
-            None if append.expected.matches(self.actual) => AppendResolution::Retry,
-            None => AppendResolution::Conflict(self.actual),
-        })
+        match first_result(&append.stream, &ids, stored) {
+            Err(taken) => Self::Taken(taken),
+            Ok(Some(records)) => Self::Stored(records),
+            Ok(None) if append.expected.matches(actual) => Self::Retry,
+            Ok(None) => Self::Conflict(actual),
+        }
     }
 }
 
@@ -96,9 +94,8 @@ mod tests {
         let stream = StreamId::parse("Order", "a").unwrap();
         let event = NewEvent::new(Name::from_static("Placed"), 1, "{}");
         let stored = event.clone().recorded_as(stream.clone(), 4.into(), Some(Position::new(9)));
-        let known =
-            StoredState { actual: actual.into(), stored_events: is_stored.then_some(stored).into_iter().collect() };
-        known.resolve(&Append { stream, expected, events: vec![event] }).unwrap()
+        let append = Append { stream, expected, events: vec![event] };
+        AppendResolution::new(&append, actual.into(), is_stored.then_some(stored).into_iter().collect())
     }
 
     #[test]
@@ -110,18 +107,21 @@ mod tests {
 
     #[test]
     fn an_expectation_that_holds_is_no_conflict() {
-        let conflict = |actual: u64| AppendResolution::Conflict(actual.into());
         let exact = |version: u64| ExpectedVersion::Exact(version.into());
-        for (expected, actual, resolution) in [
-            (ExpectedVersion::Any, 7, AppendResolution::Retry),
-            (exact(7), 7, AppendResolution::Retry),
-            (exact(6), 7, conflict(7)),
-            (ExpectedVersion::NoStream, 7, conflict(7)),
-            (ExpectedVersion::NoStream, 0, AppendResolution::Retry),
-            (ExpectedVersion::StreamExists, 0, conflict(0)),
-            (ExpectedVersion::StreamExists, 1, AppendResolution::Retry),
+        for (expected, actual, is_conflict) in [
+            (ExpectedVersion::Any, 7, false),
+            (exact(7), 7, false),
+            (exact(6), 7, true),
+            (ExpectedVersion::NoStream, 7, true),
+            (ExpectedVersion::NoStream, 0, false),
+            (ExpectedVersion::StreamExists, 0, true),
+            (ExpectedVersion::StreamExists, 1, false),
         ] {
-            assert_eq!(resolve(expected, actual, false), resolution, "{expected}");
+            match resolve(expected, actual, false) {
+                AppendResolution::Conflict(found) => assert!(is_conflict && found.get() == actual, "{expected}"),
+                AppendResolution::Retry => assert!(!is_conflict, "{expected}"),
+                other => panic!("{expected}: {other:?}"),
+            }
         }
     }
 }

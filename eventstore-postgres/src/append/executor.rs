@@ -8,10 +8,7 @@
 
 use std::{collections::HashSet, pin::pin, sync::Arc};
 
-use eventbus::{
-    BoxError, StreamId,
-    port::{BoxFuture, ReadError},
-};
+use eventbus::{BoxError, StreamId, port::BoxFuture};
 use sqlx::postgres::PgRow;
 use tokio::time::timeout;
 
@@ -23,7 +20,7 @@ use super::{
     stored_at::StoredAt,
 };
 use crate::{
-    resolve::{self, AppendResolution, StoredState},
+    resolve::{self, AppendResolution},
     statement_error::{StatementError, error_per_append},
     store_inner::StoreInner,
 };
@@ -182,9 +179,9 @@ impl AppendExecutor {
         if open.is_empty() {
             return;
         }
-        let known = loop {
-            match self.load_stored_states(&open).await {
-                Ok(known) => break known,
+        let resolutions = loop {
+            match self.load_resolutions(&open).await {
+                Ok(resolutions) => break resolutions,
                 Err(source) if execution.retry_budget.wait_before_retry().await => {
                     tracing::debug!(source, "cannot read the outcome of appends, retrying")
                 }
@@ -192,7 +189,7 @@ impl AppendExecutor {
             }
         };
         let unresolved = open.len();
-        let retries = self.complete_resolved(open, known);
+        let retries = self.complete_resolved(open, resolutions);
         // no delay if an append of this statement got a result: the rest may have failed only because of that append
         if retries.len() < unresolved || execution.retry_budget.wait_before_retry().await {
             execution.requeue(retries);
@@ -201,41 +198,31 @@ impl AppendExecutor {
         }
     }
 
-    /// Loads the stored state of each append, in one snapshot.
-    async fn load_stored_states(&self, open: &[CommitEntry]) -> Result<Vec<Result<StoredState, ReadError>>, BoxError> {
+    /// Decides about each append, from one snapshot.
+    async fn load_resolutions(&self, open: &[CommitEntry]) -> Result<Vec<AppendResolution>, BoxError> {
         let appends = open.iter().map(|entry| &entry.append);
         let query = resolve::query(self.store.statements(), appends.clone());
-        resolve::decode_states(&self.store.connections().fetch_all(query).await?, appends)
+        resolve::decide(&self.store.connections().fetch_all(query).await?, appends)
     }
 
     /// Completes appends with a known outcome; returns the rest for retry.
-    fn complete_resolved(
-        &self,
-        open: Vec<CommitEntry>,
-        known: Vec<Result<StoredState, ReadError>>,
-    ) -> Vec<CommitEntry> {
+    fn complete_resolved(&self, open: Vec<CommitEntry>, resolutions: Vec<AppendResolution>) -> Vec<CommitEntry> {
         let mut retries: Vec<CommitEntry> = Vec::new();
         let mut undecided: HashSet<StreamId> = HashSet::new();
-        for (entry, known) in open.into_iter().zip(known) {
-            let resolution = match known {
-                Ok(known) => known.resolve(&entry.append),
-                Err(corrupt) => {
-                    entry.complete_refused(corrupt.into());
-                    continue;
-                }
-            };
+        for (entry, resolution) in open.into_iter().zip(resolutions) {
             match resolution {
-                Ok(AppendResolution::Stored(records)) => {
+                AppendResolution::Stored(records) => {
                     self.store.append_notifier().notify();
                     entry.complete(Ok(records));
                 }
-                Err(error) => entry.complete(Err(error)),
+                AppendResolution::Taken(error) => entry.complete(Err(error)),
+                AppendResolution::Corrupt(error) => entry.complete_refused(error.into()),
                 // final only if no earlier append to the stream is retried: that one may lead to the expected version
-                Ok(AppendResolution::Conflict(actual)) if !undecided.contains(&entry.append.stream) => {
+                AppendResolution::Conflict(actual) if !undecided.contains(&entry.append.stream) => {
                     self.notify_if_in_doubt(&entry);
                     entry.complete_conflict(actual);
                 }
-                Ok(_) => {
+                AppendResolution::Conflict(_) | AppendResolution::Retry => {
                     undecided.insert(entry.append.stream.clone());
                     retries.push(entry);
                 }

@@ -112,6 +112,8 @@ impl TransactionalAppend<'_> {
             }
             match self.resolve().await? {
                 AppendResolution::Stored(records) => return Ok((false, records)),
+                AppendResolution::Taken(error) => return Err(error),
+                AppendResolution::Corrupt(error) => return Err(self.refused_error(error.into())),
                 AppendResolution::Conflict(actual) => return Err(conflict_error(&self.append, actual)),
                 AppendResolution::Retry => {}
             }
@@ -143,12 +145,8 @@ impl TransactionalAppend<'_> {
         let query = resolve::query(self.store.statements(), appends.clone());
         let rows = self.connection.fetch_all(query).await;
         let rows = rows.map_err(|error| self.append_error(StatementError::from_driver(error)))?;
-        let known = resolve::decode_states(&rows, appends).map_err(AppendError::Unavailable)?.pop();
-        match known {
-            Some(Ok(known)) => known.resolve(&self.append),
-            Some(Err(corrupt)) => Err(self.refused_error(corrupt.into())),
-            None => Ok(AppendResolution::Retry),
-        }
+        let resolution = resolve::decide(&rows, appends).map_err(AppendError::Unavailable)?.pop();
+        Ok(resolution.unwrap_or(AppendResolution::Retry))
     }
 
     async fn execute(&mut self, sql: SqlStr) -> Result<(), AppendError> {
