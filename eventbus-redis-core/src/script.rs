@@ -1,6 +1,6 @@
 //! The scripts, and the parts of scripts, that run on the server for the bus and for the store.
 
-use std::sync::LazyLock;
+use std::{ops::Deref, sync::OnceLock};
 
 use redis::Script;
 
@@ -14,14 +14,27 @@ pub const PROGRAM_STEPS: &str = include_str!("lua/program.lua");
 /// Ends a script of programs: runs the steps.
 pub const PROGRAM_RUN: &str = include_str!("lua/program_run.lua");
 
-pub static CHECK_SCRIPTING: LazyLock<Script> = LazyLock::new(|| script(&[include_str!("lua/check_scripting.lua")]));
+pub static CHECK_SCRIPTING: Lua = lua(&[include_str!("lua/check_scripting.lua")]);
 /// Runs a program that has no steps of a driver's own.
-pub static PROGRAM: LazyLock<Script> = LazyLock::new(|| script(&[PROGRAM_ARGS, PROGRAM_STEPS, PROGRAM_RUN]));
-pub static READ_PAGE: LazyLock<Script> =
-    LazyLock::new(|| script(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("lua/read_page.lua")]));
+pub static PROGRAM: Lua = lua(&[PROGRAM_ARGS, PROGRAM_STEPS, PROGRAM_RUN]);
+pub static READ_PAGE: Lua = lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("lua/read_page.lua")]);
 
-/// Returns the script whose text is these parts, one after the other.
+/// A script whose text is some parts, one after the other.
+#[derive(Debug)]
+pub struct Lua {
+    parts: &'static [&'static str],
+    script: OnceLock<Script>,
+}
+
 #[must_use]
-pub fn script(parts: &[&str]) -> Script {
-    Script::new(&parts.concat())
+pub const fn lua(parts: &'static [&'static str]) -> Lua {
+    Lua { parts, script: OnceLock::new() }
+}
+
+impl Deref for Lua {
+    type Target = Script;
+
+    fn deref(&self) -> &Script {
+        self.script.get_or_init(|| Script::new(&self.parts.concat()))
+    }
 }

@@ -1,12 +1,7 @@
 //! Scripts of plain streams.
 
-use std::sync::LazyLock;
+use super::{ENTRY_BYTES, ENTRY_IDS, GONE, Lua, PAGES, lua};
 
-use redis::Script;
-
-use super::{ENTRY_BYTES, ENTRY_IDS, GONE, PAGES, script};
-
-pub(crate) static NEXT_PROJECTION_BATCH: LazyLock<Script> =
-    LazyLock::new(|| script(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("next_projection_batch.lua")]));
-pub(crate) static CLAIM_PAGE: LazyLock<Script> =
-    LazyLock::new(|| script(&[ENTRY_BYTES, GONE, include_str!("claim_page.lua")]));
+pub(crate) static NEXT_PROJECTION_BATCH: Lua =
+    lua(&[ENTRY_IDS, ENTRY_BYTES, PAGES, include_str!("next_projection_batch.lua")]);
+pub(crate) static CLAIM_PAGE: Lua = lua(&[ENTRY_BYTES, GONE, include_str!("claim_page.lua")]);
