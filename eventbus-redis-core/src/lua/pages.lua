@@ -1,4 +1,4 @@
--- Reads several streams as one. Needs id.lua.
+-- Reads several streams as one. Needs entry_ids.lua and entry_bytes.lua.
 --
 -- Redis does not tell the size of an entry before it is read. So each read takes few: one entry of each stream first,
 -- then twice as many each time, if that many of the largest size so far would fit. At most STEP entries of each stream

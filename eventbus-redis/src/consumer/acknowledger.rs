@@ -2,7 +2,7 @@
 //!
 //! Invariant: an entry leaves the in-flight entries only after its disposition is on the server; a disposition that
 //! could not be written stays in the batch for the next write. The server refuses the failure of an entry that a
-//! different consumer has claimed or finished. It accepts each acknowledgement, because the handlers have succeeded,
+//! different consumer has reclaimed or acknowledged. It accepts each acknowledgement, because the handlers have succeeded,
 //! except from a consumer that no longer owns the partition.
 //!
 //! Invariant: only a member that handles an event acknowledges it, if the group ever announced its type. The script
@@ -58,7 +58,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// | dead letter | dead letters are disabled | kept pending as exhausted, released |
 /// | dead letter | the entry was deleted from the stream | as above, with the event from memory |
 /// | none: discarded when it was read | the server executed `XACK` | acknowledged |
-/// | any but acknowledge | a different consumer has claimed or finished the entry | released |
+/// | any but acknowledge | a different consumer has reclaimed or acknowledged the entry | released |
 /// | any | the consumer no longer owns the partition | dropped with the partition |
 /// | any | the write fails | unchanged: the next write repeats it |
 ///
@@ -134,16 +134,13 @@ impl AckBatch {
     }
 
     pub(super) fn add(&mut self, disposed: impl IntoIterator<Item = DisposedEntry>) {
-        for disposed_entry in disposed {
-            let DisposedEntry { id, record, disposition, .. } = disposed_entry;
+        for DisposedEntry { id, record, disposition, .. } in disposed {
             match disposition {
                 Disposition::Acknowledge { has_attempts: false } => self.acknowledged.push(id),
                 Disposition::Acknowledge { has_attempts: true } => self.acknowledged_with_attempts.push(id),
-                Disposition::Skip(delivery_attempts) => self.unhandled.extend(record.map(|record| UnhandledEntry {
-                    id,
-                    record,
-                    attempts: delivery_attempts,
-                })),
+                Disposition::Skip(attempts) => {
+                    self.unhandled.extend(record.map(|record| UnhandledEntry { id, record, attempts }))
+                }
                 Disposition::Retry { attempts, .. } => {
                     self.attempt_updates.push(AttemptUpdate { id, attempts, starts_run: false })
                 }
@@ -326,7 +323,9 @@ impl Acknowledger {
                     "event is a dead letter now"
                 );
             }
-            None => tracing::warn!(group = %self.inner.group(), %id, "another consumer has claimed a failed event"),
+            None => {
+                tracing::warn!(group = %self.inner.group(), %id, "another consumer has reclaimed or acknowledged a failed event")
+            }
         }
         Ok(written.is_some())
     }
@@ -359,14 +358,11 @@ impl Acknowledger {
         &self,
         DeadLetterWrite { id, attempts, .. }: &DeadLetterWrite,
     ) -> Result<bool, CommandError> {
-        let mut delivery_attempts = attempts.clone();
-        delivery_attempts.is_exhausted = true;
-        let error = delivery_attempts.errors();
-        if !self
-            .save_attempts(&[AttemptUpdate { id: id.clone(), attempts: delivery_attempts, starts_run: false }])
-            .await?
-            .is_empty()
-        {
+        let mut attempts = attempts.clone();
+        attempts.is_exhausted = true;
+        let error = attempts.errors();
+        let update = AttemptUpdate { id: id.clone(), attempts, starts_run: false };
+        if !self.save_attempts(&[update]).await?.is_empty() {
             return Ok(false);
         }
         if self.inner.entries().keep([id.clone()]) {

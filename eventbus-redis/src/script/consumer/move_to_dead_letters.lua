@@ -6,8 +6,9 @@
 -- longer pending on this consumer.
 -- Lua passes on fewer than 8000 values at once: of an entry with more names and values the dead letter keeps the first.
 local MOST = 7800
--- The newest dead letters that are searched for that of an earlier run.
-local MOST_SINCE = 1000
+-- The newest dead letters that are searched for that of an earlier run, which ended seconds ago: at most so many, and
+-- none after the one that reaches so many bytes, as the server runs no other command meanwhile.
+local MOST_SINCE, MOST_BYTES = 1000, 16 * 1024 * 1024
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]
 local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
@@ -24,11 +25,13 @@ local function is_same(dead_letter)
   return true
 end
 if not pending then
-  local last = '+'
+  local last, bytes = '+', 0
   for _ = 1, MOST_SINCE do
     local dead_letter = redis.call('XREVRANGE', dead, last, '-', 'COUNT', 1)[1]
     if not dead_letter then break end
     if is_same(dead_letter[2]) then return dead_letter[1] end
+    for _, text in ipairs(dead_letter[2]) do bytes = bytes + #text end
+    if bytes >= MOST_BYTES then break end
     last = '(' .. dead_letter[1]
   end
   if entry then return false end
