@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, ScriptInvocation,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, Pipeline, RedisError,
+    ScriptInvocation, aio::MultiplexedConnection,
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -39,8 +39,9 @@ const IDEMPOTENT_REPLY_TIMEOUT: Duration = Duration::from_millis(1_500);
 pub struct SharedConnection {
     client: Client,
     address: String,
-    /// The prefix of the keys, if it has no hash tag: then they may be on several nodes of a cluster.
-    untagged_prefix: Option<UntaggedPrefix>,
+    /// The prefix of the keys, with the configuration field that holds it, if it has no hash tag: then they may be on
+    /// several nodes of a cluster.
+    untagged_prefix: Option<(&'static str, String)>,
     connect_timeout: Duration,
     response_timeout: Duration,
     /// Locked for moments only, never across an await.
@@ -49,13 +50,6 @@ pub struct SharedConnection {
     /// [`connect`](SharedConnection::connect) and [`open`](SharedConnection::open) do not take it.
     last_failure: Mutex<Option<ConnectFailure>>,
     on_reconnect: Box<dyn Fn() + Send + Sync>,
-}
-
-/// A prefix without a hash tag, and the configuration field that holds it.
-#[derive(Debug, Clone)]
-struct UntaggedPrefix {
-    field: &'static str,
-    prefix: String,
 }
 
 /// The last known state of the connection.
@@ -98,11 +92,10 @@ impl SharedConnection {
         on_reconnect: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, InvalidConfig> {
         let ServerConfig { server, prefix: (field, prefix), .. } = config;
-        let untagged = (!has_hash_tag(prefix)).then(|| UntaggedPrefix { field, prefix: prefix.into() });
         Ok(Self {
             client: client(&server).map_err(|mistake| InvalidConfig::new(config.of, mistake))?,
             address: server.address(),
-            untagged_prefix: untagged,
+            untagged_prefix: (!has_hash_tag(prefix)).then(|| (field, prefix.into())),
             connect_timeout: config.connect_timeout,
             response_timeout: config.timeout,
             state: RwLock::default(),
@@ -155,31 +148,19 @@ impl SharedConnection {
 
     /// Connects and runs a script, both within the connect timeout.
     pub async fn connect<T: FromRedisValue>(&self, first: &ScriptInvocation<'_>) -> Result<T, RedisConnectError> {
-        let address = self.address.clone();
         let timeout = self.connect_timeout;
         let connecting = async {
-            let mut connection = self.open_without_timeout(self.response_timeout).await?;
+            let failed = |error| self.connect_error(error);
+            let mut connection = self.open_without_timeout(self.response_timeout).await.map_err(failed)?;
             // before the script, which may write keys
-            let untagged = self.untagged_prefix_on_cluster(&mut connection).await?;
-            if let Some(untagged) = untagged {
-                return Ok((connection, Err(untagged)));
-            }
-            let reply = first.invoke_async(&mut connection).await?;
-            Ok::<_, RedisError>((connection, Ok(reply)))
+            self.check_hash_tag(&mut connection).await?;
+            let reply = first.invoke_async(&mut connection).await.map_err(failed)?;
+            self.state.write().replace(connection);
+            Ok(reply)
         };
-        let connected = match tokio::time::timeout(timeout, connecting).await {
+        match tokio::time::timeout(timeout, connecting).await {
             Ok(connected) => connected,
-            Err(_) => return Err(RedisConnectError::TimedOut { address, timeout }),
-        };
-        match connected {
-            Ok((_, Err(UntaggedPrefix { field, prefix }))) => {
-                Err(RedisConnectError::NeedsHashTag { address, field, prefix })
-            }
-            Ok((connection, Ok(reply))) => {
-                self.state.write().replace(connection);
-                Ok(reply)
-            }
-            Err(error) => Err(self.connect_error(error)),
+            Err(_) => Err(RedisConnectError::TimedOut { address: self.address.clone(), timeout }),
         }
     }
 
@@ -208,19 +189,18 @@ impl SharedConnection {
         }
     }
 
-    /// Returns the untagged prefix if the server is a node of a cluster, which would spread its keys over nodes.
-    async fn untagged_prefix_on_cluster(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Option<UntaggedPrefix>, RedisError> {
-        let Some(prefix) = &self.untagged_prefix else {
-            return Ok(None);
+    /// Refuses an untagged prefix if the server is a node of a cluster, which would spread its keys over nodes.
+    async fn check_hash_tag(&self, connection: &mut MultiplexedConnection) -> Result<(), RedisConnectError> {
+        let Some((field, prefix)) = self.untagged_prefix.clone() else {
+            return Ok(());
         };
         match reply::cluster_info().query_async::<String>(connection).await {
-            Ok(info) => Ok(Some(prefix.clone()).filter(|_| reply::is_cluster_node(&info))),
-            Err(error) if reply::is_connection_lost(&error) => Err(error),
+            Ok(info) if reply::is_cluster_node(&info) => {
+                Err(RedisConnectError::NeedsHashTag { address: self.address.clone(), field, prefix })
+            }
+            Err(error) if reply::is_connection_lost(&error) => Err(self.connect_error(error)),
             // the user may lack the right to `INFO`
-            Err(_) => Ok(None),
+            Ok(_) | Err(_) => Ok(()),
         }
     }
 
@@ -347,20 +327,12 @@ impl SharedConnection {
         Ok((connection, number))
     }
 
-    /// The host, or the path of the socket, of the server.
-    pub fn host(&self) -> Option<&str> {
+    /// Returns the host and the port of the server, or the path of its socket.
+    pub fn endpoint(&self) -> (Option<&str>, Option<u16>) {
         match self.client.get_connection_info().addr() {
-            redis::ConnectionAddr::Tcp(host, _) | redis::ConnectionAddr::TcpTls { host, .. } => Some(host),
-            redis::ConnectionAddr::Unix(path) => path.to_str(),
-            _ => None,
-        }
-    }
-
-    /// The port of the server; a socket has none.
-    pub fn port(&self) -> Option<u16> {
-        match self.client.get_connection_info().addr() {
-            redis::ConnectionAddr::Tcp(_, port) | redis::ConnectionAddr::TcpTls { port, .. } => Some(*port),
-            _ => None,
+            ConnectionAddr::Tcp(host, port) | ConnectionAddr::TcpTls { host, port, .. } => (Some(host), Some(*port)),
+            ConnectionAddr::Unix(path) => (path.to_str(), None),
+            _ => (None, None),
         }
     }
 

@@ -105,47 +105,36 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
 
     /// Reads a whole number, or `true` or `false`.
     pub fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
-        let Some(value) = self.value(name) else {
-            return;
+        let kind = match std::any::type_name::<T>() {
+            "bool" => "`true` or `false`",
+            _ => "a whole number",
         };
-        match value.trim().parse() {
-            Ok(parsed) => *field = parsed,
-            Err(_) => {
-                let kind = match std::any::type_name::<T>() {
-                    "bool" => "`true` or `false`",
-                    _ => "a whole number",
-                };
-                self.push_mistake(name, &value, kind);
-            }
+        if let Some(parsed) = self.read(name, kind, |text| text.parse().ok()) {
+            *field = parsed;
         }
     }
 
     /// Reads a whole number into a field that may have none.
     pub fn optional_number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
-        let Some(value) = self.value(name) else {
-            return;
-        };
-        match value.trim().parse() {
-            Ok(parsed) => *field = Some(parsed),
-            Err(_) => self.push_mistake(name, &value, "a whole number"),
-        }
+        *field = self.read(name, "a whole number", |text| text.parse().ok());
     }
 
     pub fn seconds(&mut self, name: &'static str, field: &mut Duration) {
-        let Some(value) = self.value(name) else {
-            return;
-        };
-        let seconds = value.trim().parse().ok();
-        match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
-            Some(duration) => *field = duration,
-            None => self.push_mistake(name, &value, "a number of seconds"),
+        let parse = |text: &str| Duration::try_from_secs_f64(text.parse().ok()?).ok();
+        if let Some(duration) = self.read(name, "a number of seconds", parse) {
+            *field = duration;
         }
     }
 
-    fn push_mistake(&mut self, name: &str, value: &str, kind: &str) {
-        let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
-        let problem = format!("is `{shown}`, which is not {kind}");
-        self.mistakes.push(ConfigMistake::new(name, problem));
+    /// Returns a value; none if the variable is not set, or has a mistake.
+    fn read<T>(&mut self, name: &'static str, kind: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
+        let value = self.value(name)?;
+        let parsed = parse(value.trim());
+        if parsed.is_none() {
+            let shown: String = value.chars().take(40).flat_map(char::escape_debug).collect();
+            self.mistakes.push(ConfigMistake::new(name, format!("is `{shown}`, which is not {kind}")));
+        }
+        parsed
     }
 }
 

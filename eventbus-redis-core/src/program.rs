@@ -19,7 +19,8 @@ pub struct Effect {
 }
 
 /// The part of a key that an effect may change: the script saves it first, to undo the effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, derive_more::Display, Clone, Copy, PartialEq, Eq)]
+#[display(rename_all = "lowercase")]
 pub enum Undo {
     /// The field of a hash that its first argument names.
     Field,
@@ -34,16 +35,6 @@ pub enum Undo {
 }
 
 impl Undo {
-    const fn as_arg(self) -> &'static str {
-        match self {
-            Self::Field => "field",
-            Self::Member => "member",
-            Self::Score => "score",
-            Self::Key => "key",
-            Self::Drop => "drop",
-        }
-    }
-
     const fn needs_backup(self) -> bool {
         matches!(self, Self::Key | Self::Drop)
     }
@@ -88,7 +79,7 @@ impl AtomicProgram {
             true => backup_key.to_owned(),
             false => self.part_backup_key.get_or_insert_with(|| backup_key.to_owned()).clone(),
         };
-        self.step("do").key(stored_key).arg(undo.as_arg()).key(&backup_key).arg(command).arg_list(args);
+        self.step("do").key(stored_key).arg(undo.to_string()).key(&backup_key).arg(command).arg_list(args);
     }
 
     /// Renames a copy over a live key, or removes the live key if there is no copy.

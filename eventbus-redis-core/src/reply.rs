@@ -2,8 +2,8 @@
 //! streams have in common.
 
 use redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, ToSingleRedisArg, Value, cmd,
-    from_redis_value,
+    Cmd, ErrorKind, FromRedisValue, ParsingError, RedisError, RedisResult, ServerErrorKind, ToRedisArgs,
+    ToSingleRedisArg, Value, cmd, from_redis_value,
 };
 
 /// An entry of a stream as the server sent it; the fields are `None` if it was deleted while it was pending.
@@ -23,22 +23,23 @@ impl Entry {
     }
 }
 
-pub fn get(key: &str) -> Cmd {
-    let mut command = cmd("GET");
-    command.arg(key);
+/// Returns a command with its arguments.
+pub fn request(name: &str, arguments: impl ToRedisArgs) -> Cmd {
+    let mut command = cmd(name);
+    command.arg(arguments);
     command
+}
+
+pub fn get(key: &str) -> Cmd {
+    request("GET", key)
 }
 
 pub fn set(key: &str, value: impl ToSingleRedisArg) -> Cmd {
-    let mut command = cmd("SET");
-    command.arg(key).arg(value);
-    command
+    request("SET", (key, value))
 }
 
 pub fn cluster_info() -> Cmd {
-    let mut command = cmd("INFO");
-    command.arg("cluster");
-    command
+    request("INFO", "cluster")
 }
 
 /// Returns `true` if the reply of [`cluster_info`] comes from a node of a cluster.
@@ -79,26 +80,22 @@ pub fn parse_value<T: FromRedisValue>(value: Value) -> RedisResult<T> {
     Ok(from_redis_value(value)?)
 }
 
-/// Parses the reply of `XRANGE` and `XREVRANGE`.
-pub fn parse_range_entries(reply: Value) -> RedisResult<Vec<Entry>> {
-    parse_value::<Vec<Value>>(reply)?.into_iter().map(parse_entry).collect()
-}
-
-/// Parses one entry of a stream.
-pub fn parse_entry(value: Value) -> RedisResult<Entry> {
-    let mut parts = match value {
-        Value::Array(parts) => parts.into_iter(),
-        _ => Vec::new().into_iter(),
-    };
-    let Some(id) = parts.next() else {
-        return Err((ErrorKind::UnexpectedReturnType, "an entry without an id").into());
-    };
-    let fields = match parts.next() {
-        Some(Value::Array(flat)) => Some(parse_fields(flat)),
-        Some(Value::Nil) | None => None,
-        Some(_) => return Err((ErrorKind::UnexpectedReturnType, "an entry whose fields are no list").into()),
-    };
-    Ok(Entry { id: from_redis_value(id)?, fields })
+impl FromRedisValue for Entry {
+    fn from_redis_value(value: Value) -> Result<Self, ParsingError> {
+        let mut parts = match value {
+            Value::Array(parts) => parts.into_iter(),
+            _ => Vec::new().into_iter(),
+        };
+        let Some(id) = parts.next() else {
+            return Err("an entry without an id".into());
+        };
+        let fields = match parts.next() {
+            Some(Value::Array(flat)) => Some(parse_fields(flat)),
+            Some(Value::Nil) | None => None,
+            Some(_) => return Err("an entry whose fields are no list".into()),
+        };
+        Ok(Self { id: from_redis_value(id)?, fields })
+    }
 }
 
 fn parse_fields(flat: Vec<Value>) -> Vec<(String, Vec<u8>)> {

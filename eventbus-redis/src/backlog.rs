@@ -19,12 +19,14 @@ use tracing::Span;
 use uuid::Uuid;
 
 use crate::{
+    command,
     error::CommandError,
     inner::BusInner,
     keys::{self, field},
     partition_hash::partition_of,
     publish,
     relay::STORE_FIELD_INDEX,
+    reply::request,
     script,
     trace::TraceCarrier,
 };
@@ -108,10 +110,7 @@ pub(crate) async fn fill(
         };
         let mut fields = publish::encode(part, event, &carrier).map_err(refused)?;
         fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
-        add.arg(fields.len() * 2);
-        for (name, value) in &fields {
-            add.arg(*name).arg(&**value);
-        }
+        command::add_fields(&mut add, &fields);
     }
     let outcome: String = bus.connection().run(&add).await.map_err(|error| publish::publish_error(part, error))?;
     Ok(match outcome.as_str() {
@@ -254,8 +253,7 @@ pub(crate) async fn has_recorded_types(
     if recorded_types.is_empty() {
         return Ok(true);
     }
-    let mut command = redis::cmd("HMGET");
-    command.arg(keys::known_types(bus.base_stream(), group)).arg(recorded_types);
+    let command = request("HMGET", (keys::known_types(bus.base_stream(), group), recorded_types));
     let found: Vec<Option<String>> = bus.connection().query_idempotent(&command).await?;
     Ok(found.iter().all(Option::is_some))
 }

@@ -18,7 +18,7 @@ use crate::{
         pages::{self, EntryPage},
     },
     connection::SharedConnection,
-    reply::{self, Entry, is_connection_lost},
+    reply::{Entry, is_connection_lost},
 };
 
 /// The maximum time that one blocking read waits, so the time that a stop or a deadline may go unnoticed.
@@ -109,17 +109,13 @@ impl BlockingEntryReader {
         let wait = block.map(|block| GroupRead { count: 1, ..reader }.new_entries(Some(block)));
         let mut rest = (reader.count > 1).then(|| GroupRead { count: reader.count - 1, ..reader }.new_page());
         self.start_or_resume(link, timeout, |mut connection| async move {
-            let mut entries = reply::parse_range_entries(page.invoke_async(&mut connection).await?)?;
+            let mut entries: Vec<Entry> = page.invoke_async(&mut connection).await?;
             if let Some(wait) = wait.filter(|_| entries.is_empty()) {
                 entries = command::parse_group_entries(wait.query_async(&mut connection).await?)?;
                 let remaining_bytes = entries.first().map_or(0, |first| PAGE_BYTES.saturating_sub(first.bytes()));
                 if let Some(rest) = rest.as_mut().filter(|_| remaining_bytes > 0) {
                     // if the second read fails, the entries of the first are already pending on this consumer
-                    let more = rest
-                        .arg(remaining_bytes)
-                        .invoke_async(&mut connection)
-                        .await
-                        .and_then(reply::parse_range_entries);
+                    let more: RedisResult<Vec<Entry>> = rest.arg(remaining_bytes).invoke_async(&mut connection).await;
                     entries.extend(more.unwrap_or_default());
                 }
             }
@@ -152,7 +148,8 @@ impl BlockingPageReader {
     ) -> RedisResult<EntryPage> {
         let request = (after.map(str::to_owned), count);
         loop {
-            let wait = block.map(|block| pages::wait(streams, after, block));
+            let positions = streams.iter().map(|stream| (stream.as_ref(), after.unwrap_or("0-0")));
+            let wait = block.map(|block| command::wait_for_any(positions, block));
             let (page, answered) = (pages::page(streams, after, None, count), request.clone());
             let read = self.start_or_resume(link, timeout, |mut connection| async move {
                 let found = match wait {
@@ -161,7 +158,7 @@ impl BlockingPageReader {
                 };
                 let page = match found {
                     Value::Nil => EntryPage::default(),
-                    _ => EntryPage::parse(page.invoke_async(&mut connection).await?)?,
+                    _ => page.invoke_async(&mut connection).await?,
                 };
                 Ok(RequestedPage { request: answered, page })
             });

@@ -1,6 +1,6 @@
 //! The bus, and the port that it implements. Each method calls the function of the module that does it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -59,7 +59,8 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(derive_more::Debug, Clone)]
+#[debug("RedisEventBus({:?})", inner.config())]
 pub struct RedisEventBus {
     inner: Arc<BusInner>,
 }
@@ -303,16 +304,6 @@ impl RedisEventBus {
     }
 }
 
-impl fmt::Debug for RedisEventBus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventBus")
-            .field("config", self.inner.config())
-            .field("is_connected", &self.is_connected())
-            .field("is_consuming", &self.is_consuming())
-            .finish_non_exhaustive()
-    }
-}
-
 #[async_trait]
 impl EventBus for RedisEventBus {
     fn destination(&self) -> &Name {
@@ -349,10 +340,7 @@ impl EventBus for RedisEventBus {
         announced: &[Announced],
         _store: Option<&dyn EventStore>,
     ) -> Result<Vec<SkippedBefore>, ConsumeError> {
-        backlog::announce(&self.inner, announced).await.map_err(|error| ConsumeError::Unavailable {
-            destination: self.inner.destination().clone(),
-            source: boxed(error),
-        })
+        backlog::announce(&self.inner, announced).await.map_err(|error| self.inner.unavailable(boxed(error)))
     }
 
     async fn ensure_connected(&self) -> Result<(), ConnectError> {
@@ -378,11 +366,7 @@ impl EventBus for RedisEventBus {
     /// Creates the groups that are missing; they begin with the oldest event.
     async fn start_consuming(&self) -> Result<(), ConsumeError> {
         let bus = &self.inner;
-        let unavailable = |error: RedisConnectError| ConsumeError::Unavailable {
-            destination: bus.destination().clone(),
-            source: error.into(),
-        };
-        layout::join(bus).await.map_err(unavailable)?;
+        layout::join(bus).await.map_err(|error| bus.unavailable(error))?;
         let consume = |group, stop| consumer::consume_all(Arc::clone(bus), group, stop);
         bus.consuming().run(bus.destination(), bus.subscribers(), consume).await
     }

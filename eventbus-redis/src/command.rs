@@ -7,13 +7,11 @@ pub(crate) mod streams;
 use std::{collections::HashMap, time::Duration};
 
 use eventbus::port::MessageId;
-use redis::{
-    Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value,
-};
+use redis::{Cmd, FromRedisValue, Pipeline, RedisError, RedisResult, ScriptInvocation, Value, cmd, from_redis_value};
 
 use crate::{
     error::CommandError,
-    reply::{Entry, parse_entry, parse_value},
+    reply::{Entry, parse_value, request},
     script,
     wire::EntryFields,
 };
@@ -32,7 +30,7 @@ pub(crate) struct GroupRead<'a> {
 
 impl GroupRead<'_> {
     /// Reads entries that are new to the group, without blocking: at most `count`, up to the entry that reaches the
-    /// byte limit in the last argument, which the caller adds. The reply is [a list](parse_range_entries).
+    /// byte limit in the last argument, which the caller adds. The reply is a list.
     pub(crate) fn new_page(&self) -> ScriptInvocation<'static> {
         let mut script = script::consumer::READ_NEW.key(self.stream);
         script.arg(self.group).arg(self.consumer).arg(self.count);
@@ -41,31 +39,21 @@ impl GroupRead<'_> {
 
     /// Reads entries that are new to the group; waits for them if `block` is given.
     pub(crate) fn new_entries(&self, block: Option<Duration>) -> Cmd {
-        let mut command = cmd("XREADGROUP");
-        command.arg("GROUP").arg(self.group).arg(self.consumer);
-        command.arg("COUNT").arg(self.count);
-        if let Some(block) = block {
-            // 0 would block for ever
-            let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
-            command.arg("BLOCK").arg(ms);
-        }
-        command.arg("STREAMS").arg(self.stream).arg(">");
-        command
+        let Self { stream, group, consumer, count } = *self;
+        let block = block.map(|block| ("BLOCK", block_ms(block)));
+        request("XREADGROUP", ("GROUP", group, consumer, "COUNT", count, block, "STREAMS", stream, ">"))
     }
 }
 
-/// Waits until one of some streams has an entry after an id.
-pub(crate) fn wait_for_any(positions: &[(String, String)], block: Duration) -> Cmd {
-    let mut command = cmd("XREAD");
-    let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
-    command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
-    for (stream, _) in positions {
-        command.arg(stream);
-    }
-    for (_, after) in positions {
-        command.arg(after);
-    }
-    command
+/// Returns the time that a read may block; 0 would block for ever.
+fn block_ms(block: Duration) -> u64 {
+    u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1)
+}
+
+/// Waits until one of some streams has an entry after an id; replies with the first one.
+pub(crate) fn wait_for_any<'p>(positions: impl Iterator<Item = (&'p str, &'p str)>, block: Duration) -> Cmd {
+    let (streams, after): (Vec<_>, Vec<_>) = positions.unzip();
+    request("XREAD", ("COUNT", 1, "BLOCK", block_ms(block), "STREAMS", streams, after))
 }
 
 pub(crate) fn ping() -> Cmd {
@@ -73,21 +61,26 @@ pub(crate) fn ping() -> Cmd {
 }
 
 pub(crate) fn client_id() -> Cmd {
-    let mut command = cmd("CLIENT");
-    command.arg("ID");
-    command
+    request("CLIENT", "ID")
 }
 
 /// Ends the blocking read of a connection as if its time were up; it loses no entry.
 pub(crate) fn unblock(client: i64) -> Cmd {
-    let mut command = cmd("CLIENT");
-    command.arg("UNBLOCK").arg(client);
-    command
+    request("CLIENT", ("UNBLOCK", client))
 }
 
 /// Returns `true` if the group, or its stream, does not exist.
 pub(crate) fn is_group_missing(error: &CommandError) -> bool {
-    matches!(error, CommandError::Sent(error) if error.code() == Some("NOGROUP") || is_key_missing(error))
+    matches!(error, CommandError::Sent(error) if is_missing(error))
+}
+
+fn is_missing(error: &RedisError) -> bool {
+    error.code() == Some("NOGROUP") || is_key_missing(error)
+}
+
+/// Returns a reply that is a list: an empty one if the group, or its stream, does not exist.
+fn list_or_empty(reply: RedisResult<Value>) -> RedisResult<Value> {
+    reply.or_else(|error| if is_missing(&error) { Ok(Value::Array(Vec::new())) } else { Err(error) })
 }
 
 /// Returns `true` if a blocking read ended because the stream was deleted.
@@ -106,19 +99,13 @@ fn is_key_missing(error: &RedisError) -> bool {
 }
 
 pub(crate) fn acknowledge(stream: &str, group: &str, ids: &[MessageId]) -> Cmd {
-    let mut command = cmd("XACK");
-    command.arg(stream).arg(group);
-    for id in ids {
-        command.arg(id.as_str());
-    }
-    command
+    let ids: Vec<_> = ids.iter().map(MessageId::as_str).collect();
+    request("XACK", (stream, group, ids))
 }
 
 /// Lists the ids that are pending on a consumer, from an id (`-`, or `(id` for those after it).
 pub(crate) fn pending_of_consumer(stream: &str, group: &str, consumer: &str, from: &str, count: usize) -> Cmd {
-    let mut command = cmd("XPENDING");
-    command.arg(stream).arg(group).arg(from).arg("+").arg(count).arg(consumer);
-    command
+    request("XPENDING", (stream, group, from, "+", count, consumer))
 }
 
 /// Parses the ids in the reply of [`pending_of_consumer`].
@@ -129,9 +116,7 @@ pub(crate) fn parse_pending_ids(reply: Value) -> RedisResult<Vec<String>> {
 
 /// Counts the entries that are pending in a group.
 pub(crate) fn count_pending(stream: &str, group: &str) -> Cmd {
-    let mut command = cmd("XPENDING");
-    command.arg(stream).arg(group);
-    command
+    request("XPENDING", (stream, group))
 }
 
 /// Parses the number in the reply of [`count_pending`].
@@ -153,6 +138,14 @@ pub(crate) fn add<V: AsRef<[u8]>>(stream: &str, fields: &[(&str, V)], max_length
         command.arg(*field).arg(value.as_ref());
     }
     command
+}
+
+/// Adds the fields of an entry to the arguments of a script, after their number.
+pub(crate) fn add_fields(script: &mut ScriptInvocation<'_>, fields: &[(impl AsRef<str>, impl AsRef<[u8]>)]) {
+    script.arg(fields.len() * 2);
+    for (name, value) in fields {
+        script.arg(name.as_ref()).arg(value.as_ref());
+    }
 }
 
 /// Adds entries in one round trip, as one transaction: the server takes all of them, or for want of memory none. If it
@@ -189,9 +182,7 @@ pub(crate) fn inspect_groups(stream: &str) -> Pipeline {
 pub(crate) fn count_after(stream: &str, after: &str) -> Cmd {
     const COUNT_AFTER_LUA: &str = "local found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1], '+', 'COUNT', 1000) \
                          return {#found, #found > 0 and found[#found][1] or ARGV[1]}";
-    let mut command = cmd("EVAL");
-    command.arg(COUNT_AFTER_LUA).arg(1).arg(stream).arg(after);
-    command
+    request("EVAL", (COUNT_AFTER_LUA, 1, stream, after))
 }
 
 /// The state of a stream.
@@ -230,11 +221,7 @@ pub(crate) fn parse_stream(reply: RedisResult<Value>) -> RedisResult<StreamState
 
 /// Parses the reply of `XINFO GROUPS`; a stream that is missing has none.
 pub(crate) fn parse_groups(reply: RedisResult<Value>) -> RedisResult<Vec<GroupState>> {
-    let reply = match reply {
-        Err(error) if is_key_missing(&error) => return Ok(Vec::new()),
-        reply => reply?,
-    };
-    let groups: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
+    let groups: Vec<HashMap<String, Value>> = parse_value(list_or_empty(reply)?)?;
     let read = |mut map: HashMap<String, Value>| {
         Ok(GroupState {
             name: take_field(&mut map, "name")?,
@@ -262,22 +249,18 @@ pub(crate) fn parse_group_entries(reply: Value) -> RedisResult<Vec<Entry>> {
         Value::Map(streams) => streams.into_iter().next().map(|(_, entries)| entries),
         other => Some(other),
     };
-    match stream {
-        Some(Value::Array(entries)) => entries.into_iter().map(parse_entry).collect(),
-        Some(Value::Nil) | None => Ok(Vec::new()),
-        Some(_) => Err((ErrorKind::UnexpectedReturnType, "entries that are no list").into()),
-    }
+    stream.map_or_else(|| Ok(Vec::new()), parse_value)
 }
 
 /// Parses the reply of `XREAD`: the last id of each stream.
 pub(crate) fn parse_last_ids(reply: Value) -> RedisResult<Vec<(String, String)>> {
-    let streams: Vec<(String, Vec<Value>)> = match reply {
+    let streams: Vec<(String, Vec<Entry>)> = match reply {
         Value::Nil => return Ok(Vec::new()),
         Value::Map(streams) => parse_value(Value::Array(
             streams.into_iter().map(|(stream, entries)| Value::Array(vec![stream, entries])).collect(),
         ))?,
         reply => parse_value(reply)?,
     };
-    let last = |(stream, entries): (String, Vec<Value>)| Some((stream, entries.into_iter().next_back()?));
-    streams.into_iter().filter_map(last).map(|(stream, last)| Ok((stream, parse_entry(last)?.id))).collect()
+    let last = |(stream, entries): (String, Vec<Entry>)| Some((stream, entries.into_iter().next_back()?.id));
+    Ok(streams.into_iter().filter_map(last).collect())
 }

@@ -12,7 +12,7 @@
 //! one continues. The copier repeats an interrupted step, but puts back no dead letter whose [key](DeadLetterKey) is in
 //! Redis already.
 
-use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, str::FromStr, sync::Arc, time::Duration};
 
 use eventbus::{
     BoxError, Name,
@@ -25,7 +25,10 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use crate::{
     RedisCommandError,
-    command::pages,
+    command::{
+        self,
+        pages::{self, EntryPage},
+    },
     dead_letters::{DeadLetterFields, field_text, split_fields},
     entry_id::EntryId,
     inner::BusInner,
@@ -110,7 +113,8 @@ impl<E: Into<BoxError>> From<E> for CopyError {
 }
 
 /// The counters of the dead letters' stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, derive_more::Display, Clone, Copy, Default, PartialEq, Eq)]
+#[display("{length} {last_generated_id} {max_deleted_id} {entries_added}")]
 struct StreamCounts {
     length: u64,
     /// The newest id that the stream ever had.
@@ -146,7 +150,8 @@ impl StreamCounts {
 ///
 /// A check that begins restoring sets a new generation; every step but the last of a check raises the revision. A
 /// record that cannot be parsed counts as none.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, derive_more::Display, Clone, PartialEq, Eq)]
+#[display("{generation} {revision} {} {compared_counts}", if *is_restoring { "restoring" } else { "copied" })]
 struct CopyRecord {
     generation: String,
     revision: u64,
@@ -155,37 +160,32 @@ struct CopyRecord {
     compared_counts: StreamCounts,
 }
 
-impl fmt::Display for CopyRecord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { generation, revision, is_restoring, compared_counts: counts } = self;
-        let state = if *is_restoring { "restoring" } else { "copied" };
-        let StreamCounts { length, last_generated_id: last, max_deleted_id: max_deleted, entries_added: added } =
-            counts;
-        write!(f, "{generation} {revision} {state} {length} {last} {max_deleted} {added}")
-    }
-}
-
 impl FromStr for CopyRecord {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        let words: Vec<&str> = text.split(' ').collect();
-        let [generation, revision, state, length, last, max_deleted, added] = words[..] else {
+        let [generation, revision, state, counts] = text.splitn(4, ' ').collect::<Vec<_>>()[..] else {
             return Err(());
         };
-        let compared_counts = parse_counts(length, last, max_deleted, added).ok_or(())?;
-        let revision = revision.parse().map_err(drop)?;
+        let (revision, compared_counts) = (revision.parse().map_err(drop)?, counts.parse()?);
         Ok(Self { generation: generation.to_owned(), revision, is_restoring: state != "copied", compared_counts })
     }
 }
 
-fn parse_counts(length: &str, last: &str, max_deleted: &str, added: &str) -> Option<StreamCounts> {
-    Some(StreamCounts {
-        length: length.parse().ok()?,
-        last_generated_id: last.parse().ok()?,
-        max_deleted_id: max_deleted.parse().ok()?,
-        entries_added: added.parse().ok()?,
-    })
+impl FromStr for StreamCounts {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let [length, last_generated, max_deleted, added] = text.split(' ').collect::<Vec<_>>()[..] else {
+            return Err(());
+        };
+        Ok(Self {
+            length: length.parse().map_err(drop)?,
+            last_generated_id: last_generated.parse().map_err(drop)?,
+            max_deleted_id: max_deleted.parse().map_err(drop)?,
+            entries_added: added.parse().map_err(drop)?,
+        })
+    }
 }
 
 /// The identity of a dead letter, in Redis and in its copy: the time when it became one, in milliseconds, and a hash of
@@ -360,8 +360,7 @@ impl DeadLetterCopier {
         let (mut found, mut after) = (BTreeSet::new(), after.map(|id| id.to_string()));
         loop {
             let page = pages::page(&dead_letters, after.as_deref(), None, COPY_BATCH_MAX);
-            let reply = self.bus.run_idempotent(&page).await?;
-            let page = pages::EntryPage::parse(reply).map_err(|error| self.bus.command_error(error.into()))?;
+            let page: EntryPage = self.bus.run_idempotent(&page).await?;
             after = page.entries.last().map(|entry| entry.id.clone());
             let found_dead_letters =
                 page.entries.iter().filter_map(|entry| to_stored_dead_letter(entry.fields.as_ref()?, &self.store_id));
@@ -412,10 +411,7 @@ impl DeadLetterCopier {
         replace.key(keys::dead_letter_copies(&stream)).key(&stream);
         replace.arg(&self.store_id).arg(text).arg(next.to_string());
         for dead_letter in dead_letters {
-            replace.arg(dead_letter.len() * 2);
-            for (name, value) in dead_letter {
-                replace.arg(name).arg(value);
-            }
+            command::add_fields(&mut replace, dead_letter);
         }
         match self.bus.run::<u64>(&replace).await? {
             0 => Err(CopyError::Busy),
@@ -437,9 +433,8 @@ impl DeadLetterCopier {
         script.key(keys::dead_letter_copies(&stream)).key(&stream).arg(&self.store_id);
         let reply: (Option<String>, String, String, String, String) = self.bus.run_idempotent(&script).await?;
         let (text, length, last, max_deleted, added) = reply;
-        let counts = parse_counts(&length, &last, &max_deleted, &added);
-        let counts = counts
-            .ok_or_else(|| CopyError::from(format!("the server replied {length} {last} {max_deleted} {added}")))?;
+        let counts = format!("{length} {last} {max_deleted} {added}");
+        let counts = counts.parse().map_err(|()| CopyError::from(format!("the server replied {counts}")))?;
         Ok((text, counts))
     }
 

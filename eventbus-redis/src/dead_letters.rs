@@ -7,17 +7,19 @@ use eventbus::{
     port::{DeadLetter, DeadLetterError, DeadLetterFilter, DeadLetterPage, MessageId},
     support::PAGE_BYTES,
 };
-use redis::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     RedisCommandError,
-    command::{admin, pages},
+    command::{
+        admin,
+        pages::{self, EntryPage},
+    },
     entry_id::EntryId,
     inner::BusInner,
     keys::field,
     partition::layout,
-    reply::{self, Entry},
+    reply::Entry,
     script, wire,
 };
 
@@ -92,63 +94,45 @@ pub(crate) async fn replay(bus: &BusInner, id: &MessageId) -> Result<bool, DeadL
     }
 }
 
-/// Replays the dead letters that match and exist now; returns their number.
-pub(crate) async fn replay_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-    let mut replayed = 0;
-    let mut pages = open_dead_letter_cursor(bus).await?;
-    while let Some(ids) = next_matching_ids(bus, &mut pages, filter).await? {
-        let replies = replay_ids(bus, &ids).await?;
-        replayed += replies.iter().filter(|reply| **reply == 1).count() as u64;
-    }
-    Ok(replayed)
-}
-
 /// Discards a dead letter; returns `true` if it existed.
 pub(crate) async fn discard(bus: &BusInner, id: &MessageId) -> Result<bool, DeadLetterError> {
     let id = parse_dead_letter_id(bus, id)?.to_string();
     Ok(discard_ids(bus, &[id]).await? > 0)
 }
 
-/// Discards the dead letters that match and exist now; returns their number.
-pub(crate) async fn discard_all(bus: &BusInner, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-    let mut discarded = 0;
-    let mut pages = open_dead_letter_cursor(bus).await?;
-    while let Some(ids) = next_matching_ids(bus, &mut pages, filter).await? {
-        discarded += discard_ids(bus, &ids).await?;
-    }
-    Ok(discarded)
+/// What happens to the dead letters that match a filter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum DeadLetterAction {
+    Replay,
+    Discard,
 }
 
-/// A cursor over the dead letters that existed when it was opened.
-struct DeadLetterCursor {
-    after: EntryId,
-    /// The newest of these dead letters; `None` at the end.
-    last: Option<EntryId>,
-}
-
-async fn open_dead_letter_cursor(bus: &BusInner) -> Result<DeadLetterCursor, DeadLetterError> {
-    let newest = admin::newest(&bus.config().dlq_stream_name());
-    let newest = read_dead_letters(bus, &newest).await?.pop();
-    let last = newest.map(|dead_letter| parse_dead_letter_id(bus, &dead_letter.id)).transpose()?;
-    Ok(DeadLetterCursor { after: EntryId::ZERO, last })
-}
-
-/// Returns the ids on the next page that match, perhaps none; `None` at the end.
-async fn next_matching_ids(
+/// Replays or discards the dead letters that match and exist now; returns their number.
+pub(crate) async fn end_all(
     bus: &BusInner,
-    pages: &mut DeadLetterCursor,
     filter: &DeadLetterFilter,
-) -> Result<Option<Vec<String>>, DeadLetterError> {
-    let Some(last) = pages.last else {
-        return Ok(None);
+    action: DeadLetterAction,
+) -> Result<u64, DeadLetterError> {
+    let newest = admin::newest(&bus.config().dlq_stream_name());
+    let Some(newest) = read_dead_letters(bus, &newest).await?.pop() else {
+        return Ok(0);
     };
-    let (dead_letters, has_more) = load_dead_letter_page(bus, pages.after, Some(last), DEAD_LETTER_PAGE_MAX).await?;
-    match dead_letters.last() {
-        Some(newest) if has_more => pages.after = parse_dead_letter_id(bus, &newest.id)?,
-        _ => pages.last = None,
+    let (last, mut after, mut ended) = (parse_dead_letter_id(bus, &newest.id)?, EntryId::ZERO, 0);
+    loop {
+        let (page, has_more) = load_dead_letter_page(bus, after, Some(last), DEAD_LETTER_PAGE_MAX).await?;
+        let matching = page.iter().filter(|dead_letter| filter.matches(dead_letter));
+        let ids: Vec<_> = matching.map(|dead_letter| dead_letter.id.to_string()).collect();
+        ended += match action {
+            DeadLetterAction::Replay => {
+                replay_ids(bus, &ids).await?.into_iter().filter(|reply| *reply == 1).count() as u64
+            }
+            DeadLetterAction::Discard => discard_ids(bus, &ids).await?,
+        };
+        match page.last() {
+            Some(newest) if has_more => after = parse_dead_letter_id(bus, &newest.id)?,
+            _ => return Ok(ended),
+        }
     }
-    let matching = dead_letters.iter().filter(|dead_letter| filter.matches(dead_letter));
-    Ok(Some(matching.map(|found| found.id.to_string()).collect()))
 }
 
 /// Loads a page of the dead letters after `after`, up to `to`; returns also `true` if more follow.
@@ -160,16 +144,12 @@ async fn load_dead_letter_page(
 ) -> Result<(Vec<DeadLetter>, bool), DeadLetterError> {
     let (after, to) = (after.to_string(), to.map(|to| to.to_string()));
     let page = pages::page(&[bus.config().dlq_stream_name()], Some(&after), to.as_deref(), count);
-    let reply = bus.run_idempotent(&page).await.map_err(|error| dead_letter_error(bus, error))?;
-    let page = pages::EntryPage::parse(reply).map_err(|error| bus.command_error(error.into()));
-    let page = page.map_err(|error| dead_letter_error(bus, error))?;
+    let page: EntryPage = bus.run_idempotent(&page).await.map_err(|error| dead_letter_error(bus, error))?;
     Ok((page.entries.into_iter().map(parse_dead_letter).collect(), page.has_more))
 }
 
 async fn read_dead_letters(bus: &BusInner, range: &redis::Cmd) -> Result<Vec<DeadLetter>, DeadLetterError> {
-    let reply: Value = bus.query_idempotent(range).await.map_err(|error| dead_letter_error(bus, error))?;
-    let entries = reply::parse_range_entries(reply).map_err(|error| bus.command_error(error.into()));
-    let entries = entries.map_err(|error| dead_letter_error(bus, error))?;
+    let entries: Vec<Entry> = bus.query_idempotent(range).await.map_err(|error| dead_letter_error(bus, error))?;
     Ok(entries.into_iter().map(parse_dead_letter).collect())
 }
 

@@ -13,7 +13,9 @@ use redis::ScriptInvocation;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{RedisCommandError, command, entry_id::EntryId, error::CommandError, inner::BusInner, keys, script};
+use crate::{
+    RedisCommandError, command, entry_id::EntryId, error::CommandError, inner::BusInner, keys, reply::request, script,
+};
 
 /// Entries that one script searches for a position.
 const POSITION_SEARCH_PAGE: usize = 500;
@@ -101,25 +103,16 @@ pub enum RetireStoreError {
 
 /// Creates a group in each partition; returns `true` if it is new in one of them.
 pub(crate) async fn create_group(bus: &BusInner, group: &Name, start: GroupStart) -> Result<bool, GroupError> {
-    let start = match start {
-        GroupStart::Beginning => EntryId::ZERO.to_string(),
-        GroupStart::Now => "$".into(),
-        GroupStart::After(id) => parse_entry_id(bus, id)?.to_string(),
-        GroupStart::AtTime(at) => id_before_time(at).to_string(),
-        GroupStart::Position(position) => return create_group_at(bus, group, position).await,
-    };
     let mut is_new = false;
     for part in bus.partitions_or_self() {
-        is_new |= create_in_stream(part, group, &start).await?;
-    }
-    Ok(is_new)
-}
-
-async fn create_group_at(bus: &BusInner, group: &Name, position: Position) -> Result<bool, GroupError> {
-    let mut is_new = false;
-    for part in bus.partitions_or_self() {
-        let start = id_before_position(part, position).await?;
-        is_new |= create_in_stream(part, group, &start).await?;
+        let start = match &start {
+            GroupStart::Beginning => EntryId::ZERO.to_string(),
+            GroupStart::Now => "$".into(),
+            GroupStart::After(id) => parse_entry_id(bus, id)?.to_string(),
+            GroupStart::AtTime(at) => id_before_time(*at).to_string(),
+            GroupStart::Position(position) => id_before_position(part, *position).await?,
+        };
+        is_new |= part.run::<bool>(&create_group_script(part, group, &start, GroupCreation::Listed)).await?;
     }
     Ok(is_new)
 }
@@ -132,10 +125,11 @@ pub(crate) async fn forget_event_type(
 ) -> Result<bool, RedisCommandError> {
     let mut was_known = false;
     let backlog = keys::backlog(bus.base_stream(), group);
-    for part in bus.partitions_or_self() {
-        was_known |= forget_in_stream(bus, group, event_type, part.stream()).await?;
+    for stream in bus.partitions_or_self().into_iter().map(BusInner::stream).chain([&*backlog]) {
+        let mut forget = script::group::FORGET_TYPE.key(keys::known_types(bus.base_stream(), group));
+        forget.key(stream).arg(group.as_str()).arg(event_type);
+        was_known |= bus.run::<bool>(&forget).await?;
     }
-    was_known |= forget_in_stream(bus, group, event_type, &backlog).await?;
     Ok(was_known)
 }
 
@@ -168,8 +162,8 @@ pub(crate) async fn retire_store(bus: &BusInner, store: Uuid) -> Result<bool, Re
         }
         was_known |= outcome == "known";
     }
-    let mut forget = redis::cmd("HDEL");
-    forget.arg(keys::dead_letter_copies(&bus.config().dlq_stream_name())).arg(store.to_string());
+    let copies = keys::dead_letter_copies(&bus.config().dlq_stream_name());
+    let forget = request("HDEL", (copies, store.to_string()));
     was_known |= bus.query_idempotent::<u64>(&forget).await? > 0;
     Ok(was_known)
 }
@@ -208,10 +202,6 @@ pub(crate) fn create_group_script(
     create
 }
 
-async fn create_in_stream(bus: &BusInner, group: &Name, start: &str) -> Result<bool, RedisCommandError> {
-    bus.run(&create_group_script(bus, group, start, GroupCreation::Listed)).await
-}
-
 async fn retire_in_stream(bus: &BusInner, group: &Name) -> Result<RetiredGroup, GroupError> {
     let (stream, prefix) = (bus.stream(), &bus.config().retry_key_prefix);
     let mut retire = script::group::RETIRE_GROUP.prepare_invoke();
@@ -239,20 +229,9 @@ async fn retire_in_stream(bus: &BusInner, group: &Name) -> Result<RetiredGroup, 
     Ok(RetiredGroup { pending: count, unread })
 }
 
-async fn forget_in_stream(
-    bus: &BusInner,
-    group: &Name,
-    event_type: &str,
-    stream: &str,
-) -> Result<bool, RedisCommandError> {
-    let mut forget = script::group::FORGET_TYPE.prepare_invoke();
-    forget.key(keys::known_types(bus.base_stream(), group)).key(stream).arg(group.as_str()).arg(event_type);
-    bus.run(&forget).await
-}
-
-fn parse_entry_id(bus: &BusInner, id: MessageId) -> Result<EntryId, GroupError> {
+fn parse_entry_id(bus: &BusInner, id: &MessageId) -> Result<EntryId, GroupError> {
     let parsed = id.as_str().parse();
-    parsed.map_err(|_| GroupError::InvalidStart { stream: bus.stream().to_owned(), id })
+    parsed.map_err(|_| GroupError::InvalidStart { stream: bus.stream().to_owned(), id: id.clone() })
 }
 
 /// Returns the id before the first entry with a higher position, or the end of the stream.

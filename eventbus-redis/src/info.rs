@@ -8,7 +8,7 @@ use eventbus::{
     health::{GroupInfo, Health, OldestUnfinished, RunningHandler, SilentConsumer, StreamInfo},
     port::{ConsumeError, GroupProgress},
 };
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use serde::Deserialize;
 
 use crate::{
@@ -21,7 +21,9 @@ use crate::{
     error::{CommandError, boxed},
     group,
     inner::BusInner,
-    keys, script,
+    keys,
+    reply::parse_value,
+    script,
 };
 
 /// The record that a member of a group writes about itself.
@@ -171,7 +173,7 @@ async fn inspect_stream(bus: &BusInner) -> Result<StreamInfo, CommandError> {
     info.stream.length = stream.length;
     info.stream.first_entry_id = stream.first_id;
     info.stream.last_entry_id = stream.last_id;
-    info.dlq_messages = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+    info.dlq_messages = parse_value(next()?)?;
     info.consumer_groups = inspect_groups(bus, groups).await?;
     Ok(info)
 }
@@ -186,12 +188,12 @@ async fn inspect_groups(bus: &BusInner, groups: Vec<GroupState>) -> Result<Vec<G
     let replies: Vec<RedisResult<Value>> = bus.connection().query_all(&commands).await?;
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-    let now = admin::to_milliseconds(redis::from_redis_value(next()?).map_err(RedisError::from)?);
+    let now = admin::to_milliseconds(parse_value(next()?)?);
     let idle = Duration::from_millis(bus.config().pending_idle_ms);
     let mut described = Vec::with_capacity(groups.len());
     for group in groups {
         let mut consumers = admin::parse_consumers(next())?;
-        let members: HashMap<String, String> = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+        let members: HashMap<String, String> = parse_value(next()?)?;
         let members: HashMap<String, MemberRecord> =
             members.into_iter().filter_map(|(name, text)| Some((name, serde_json::from_str(&text).ok()?))).collect();
         let pending = admin::parse_pending(next())?;
@@ -264,10 +266,7 @@ async fn find_oldest_unfinished(
 }
 
 pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, ConsumeError> {
-    let destination = || bus.destination().clone();
-    if bus.consuming().is_closed() {
-        return Err(ConsumeError::ShutDown { destination: destination() });
-    }
+    bus.ensure_consuming()?;
     let asking = async {
         let mut all = GroupProgress::default();
         for part in bus.partitions_or_self() {
@@ -285,7 +284,7 @@ pub(crate) async fn progress(bus: &BusInner, group: &Name) -> Result<GroupProgre
     let progress = asking.await;
     // dead letters that are no longer pending are counted by now
     bus.dead_letter_gate().wait_for_writers().await;
-    progress.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+    progress.map_err(|error| bus.unavailable(boxed(error)))
 }
 
 pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupProgress, CommandError> {
@@ -294,13 +293,18 @@ pub(crate) async fn load_progress(bus: &BusInner, group: &Name) -> Result<GroupP
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
     let groups = command::parse_groups(next())?;
-    let length = redis::from_redis_value(next()?).map_err(RedisError::from)?;
+    let length = parse_value(next()?)?;
     let Some(found) = groups.into_iter().find(|found| *group == found.name.as_str()) else {
         // a group that does not exist yet begins with the oldest entry
         return Ok(GroupProgress { unread: length, ..GroupProgress::default() });
     };
+    let unread = match found.lag {
+        Some(lag) => lag,
+        // the server has lost count
+        None => group::count_after(bus, &found.last_delivered).await?,
+    };
     Ok(GroupProgress {
-        unread: count_unread(bus, &found).await?.min(length),
+        unread: unread.min(length),
         pending: found.pending,
         exhausted: count_exhausted(bus, group).await?.min(found.pending),
     })
@@ -314,14 +318,6 @@ async fn count_exhausted(bus: &BusInner, group: &Name) -> Result<u64, CommandErr
     let mut count =
         script::group::COUNT_EXHAUSTED.key(keys::retry(bus.stream(), &bus.config().retry_key_prefix, group));
     bus.connection().run_idempotent(count.key(bus.stream()).arg(group.as_str())).await
-}
-
-/// Returns the number of unread entries; counts them, a thousand at a time, if the server has lost count.
-async fn count_unread(bus: &BusInner, group: &GroupState) -> Result<u64, CommandError> {
-    match group.lag {
-        Some(lag) => Ok(lag),
-        None => group::count_after(bus, &group.last_delivered).await,
-    }
 }
 
 /// Returns the progress of a group in its backlog.

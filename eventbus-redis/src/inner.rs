@@ -6,8 +6,9 @@
 use std::sync::Arc;
 
 use eventbus::{
-    Name,
+    BoxError, Name,
     delivery::{BusCounters, Consuming, RunLock, Subscribers},
+    port::ConsumeError,
 };
 use redis::{Cmd, FromRedisValue, RedisError, ScriptInvocation};
 use tokio::sync::Mutex;
@@ -223,6 +224,19 @@ impl BusInner {
             instance: format!("{}-{number}", self.instance),
             partitions: self.partitions.iter().map(|part| Arc::new(part.for_consumer(number))).collect(),
             ..self.clone()
+        }
+    }
+
+    /// Returns the error of consuming for an error of the server.
+    pub(crate) fn unavailable(&self, source: impl Into<BoxError>) -> ConsumeError {
+        ConsumeError::Unavailable { destination: self.destination.clone(), source: source.into() }
+    }
+
+    /// Fails if the bus is disconnected or shut down.
+    pub(crate) fn ensure_consuming(&self) -> Result<(), ConsumeError> {
+        match self.consuming.is_closed() {
+            true => Err(ConsumeError::ShutDown { destination: self.destination.clone() }),
+            false => Ok(()),
         }
     }
 

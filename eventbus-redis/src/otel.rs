@@ -69,10 +69,11 @@ fn describe(span: &Span, bus: &BusInner, operation: &'static str, kind: &'static
     set(span, "messaging.operation.type", kind);
     set(span, "messaging.destination.name", bus.stream().to_owned());
     set(span, "messaging.client.id", bus.consumer_name().to_owned());
-    if let Some(host) = bus.connection().host() {
+    let (host, port) = bus.connection().endpoint();
+    if let Some(host) = host {
         set(span, "server.address", host.to_owned());
     }
-    if let Some(port) = bus.connection().port() {
+    if let Some(port) = port {
         set(span, "server.port", i64::from(port));
     }
 }

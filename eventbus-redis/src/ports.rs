@@ -13,7 +13,11 @@ use eventbus::{
 };
 use uuid::Uuid;
 
-use crate::{RedisEventBus, backlog, dead_letter_copies, dead_letters, relay};
+use crate::{
+    RedisEventBus, backlog, dead_letter_copies,
+    dead_letters::{self, DeadLetterAction},
+    relay,
+};
 
 #[async_trait]
 impl RelayTarget for RedisEventBus {
@@ -76,7 +80,7 @@ impl DeadLetters for RedisEventBus {
     }
 
     async fn replay_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        dead_letters::replay_all(self.inner(), filter).await
+        dead_letters::end_all(self.inner(), filter, DeadLetterAction::Replay).await
     }
 
     async fn discard(&self, id: &MessageId) -> Result<bool, DeadLetterError> {
@@ -84,7 +88,7 @@ impl DeadLetters for RedisEventBus {
     }
 
     async fn discard_all(&self, filter: &DeadLetterFilter) -> Result<u64, DeadLetterError> {
-        dead_letters::discard_all(self.inner(), filter).await
+        dead_letters::end_all(self.inner(), filter, DeadLetterAction::Discard).await
     }
 
     async fn copy_dead_letters(&self, store: Arc<dyn EventStore>) {

@@ -52,11 +52,7 @@ async fn publish_in_span(
     };
     let entries = events.iter().map(|event| encode(bus, event, &carrier).map_err(|source| refused(event, source)));
     let entries: Vec<_> = entries.collect::<Result<_, _>>()?;
-    let added = match bus.partitions().is_empty() {
-        true => add_entries(bus, &entries).await,
-        false => add_by_partition(bus, events, &entries).await,
-    };
-    added.map_err(|error| publish_error(bus, error))
+    add_entries(bus, events, &entries).await.map_err(|error| publish_error(bus, error))
 }
 
 pub(crate) fn ensure_publishing(bus: &BusInner) -> Result<(), PublishError> {
@@ -80,11 +76,15 @@ pub(crate) fn encode<'a>(
     Ok(fields)
 }
 
-async fn add_entries(bus: &BusInner, entries: &[wire::EntryFields<'_>]) -> Result<Vec<MessageId>, CommandError> {
+/// Adds entries to the stream, or each to the partition of its aggregate.
+async fn add_entries(
+    bus: &BusInner,
+    events: &[RecordedEvent],
+    entries: &[wire::EntryFields<'_>],
+) -> Result<Vec<MessageId>, CommandError> {
     let mut ids = Vec::with_capacity(entries.len());
-    for together in entries.chunks(PUBLISH_BATCH_MAX) {
-        let replies = add_batch(bus, together).await;
-        let refused = match replies {
+    for (events, together) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
+        let refused = match add_batch(bus, events, together).await {
             Ok(replies) => collect_ids(bus, replies, &mut ids).err().map(CommandError::Sent),
             Err(error) => Some(error),
         };
@@ -99,33 +99,18 @@ async fn add_entries(bus: &BusInner, entries: &[wire::EntryFields<'_>]) -> Resul
 
 async fn add_batch(
     bus: &BusInner,
+    events: &[RecordedEvent],
     entries: &[wire::EntryFields<'_>],
 ) -> Result<Vec<RedisResult<String>>, CommandError> {
+    if !bus.partitions().is_empty() {
+        let ids = layout::add_to_partitions::<Vec<String>>(bus, &publish_script(bus, events, entries)).await?;
+        return Ok(ids.into_iter().map(Ok).collect());
+    }
     if let [entry] = entries {
         let id = bus.connection().query(&command::add(bus.stream(), entry, None)).await?;
         return Ok(vec![Ok(id)]);
     }
     bus.connection().query_all(&command::add_all(bus.stream(), entries)).await
-}
-
-/// Adds each entry to the partition of its aggregate.
-async fn add_by_partition(
-    bus: &BusInner,
-    events: &[RecordedEvent],
-    entries: &[wire::EntryFields<'_>],
-) -> Result<Vec<MessageId>, CommandError> {
-    let mut ids = Vec::with_capacity(entries.len());
-    for (events, entries) in events.chunks(PUBLISH_BATCH_MAX).zip(entries.chunks(PUBLISH_BATCH_MAX)) {
-        match layout::add_to_partitions::<Vec<String>>(bus, &publish_script(bus, events, entries)).await {
-            Ok(added) => {
-                bus.counters().events_published(added.len() as u64);
-                ids.extend(added.into_iter().map(MessageId::new));
-            }
-            Err(error) if ids.is_empty() => return Err(error),
-            Err(error) => return Err(CommandError::Sent(partial_publish_error(ids.len(), &error))),
-        }
-    }
-    Ok(ids)
 }
 
 fn publish_script(
@@ -142,10 +127,7 @@ fn publish_script(
             adding.key(part.stream());
             next
         });
-        adding.arg(number).arg(fields.len() * 2);
-        for (name, value) in fields {
-            adding.arg(*name).arg(&**value);
-        }
+        command::add_fields(adding.arg(number), fields);
     }
     layout::add_layout_arguments(bus, &mut adding);
     adding

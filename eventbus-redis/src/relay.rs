@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use self::partitions::merge_outcomes;
 use crate::{
+    command,
     inner::BusInner,
     keys::{self, field},
     otel,
@@ -26,7 +27,6 @@ use crate::{
     publish::{self, error_type},
     script,
     trace::{self, TraceCarrier},
-    wire,
 };
 
 /// An event of a range that cannot be written to the stream.
@@ -229,7 +229,7 @@ async fn publish_range_in_span(
         let mut fields = publish::encode(bus, event, &carrier).map_err(refuse)?;
         fields.insert(STORE_FIELD_INDEX, (field::STORE, store.as_bytes().into()));
         publish.arg(position.get());
-        add_fields(&mut publish, &fields);
+        command::add_fields(&mut publish, &fields);
     }
     let reply = match bus.is_partition() {
         true => {
@@ -273,11 +273,4 @@ fn unexpected_reply(bus: &BusInner, reply: impl std::fmt::Debug) -> PublishError
 /// Splits a reply into its first word and the rest.
 fn split_reply(reply: &[String]) -> (&str, &[String]) {
     reply.split_first().map_or(("", &[]), |(word, others)| (word, others))
-}
-
-fn add_fields(script: &mut ScriptInvocation<'_>, fields: &wire::EntryFields<'_>) {
-    script.arg(fields.len() * 2);
-    for (name, value) in fields {
-        script.arg(*name).arg(&**value);
-    }
 }

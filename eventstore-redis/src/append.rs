@@ -9,7 +9,7 @@ use eventbus::{
     support::{ListedEventTypes, check_events, check_ids, first_result},
 };
 use eventbus_redis_core::reply;
-use redis::{FromRedisValue, RedisResult, ScriptInvocation, Value};
+use redis::{ScriptInvocation, Value};
 use time::OffsetDateTime;
 
 use crate::{
@@ -31,11 +31,7 @@ const APPEND_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// Appends the events of one call in one step.
 pub(crate) async fn append(inner: &StoreInner, append: Append) -> Result<Vec<RecordedEvent>, AppendError> {
-    if !check_append(&append)? {
-        return Ok(Vec::new());
-    }
-    let mut results = run_appends(inner, vec![append]).await;
-    results.pop().unwrap_or_else(|| Ok(Vec::new()))
+    append_many(inner, vec![append]).await.pop().unwrap_or_else(|| Ok(Vec::new()))
 }
 
 /// Appends in batches as large as the server should handle in one step, each of at least one append.
@@ -45,29 +41,26 @@ pub(crate) async fn append_many(
 ) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
     let mut results = Vec::with_capacity(appends.len());
     let mut batch: Vec<Append> = Vec::new();
-    let (mut events, mut size) = (0, 0);
-    // a refused or empty append has its result at once, in its place
-    let mut indexes = Vec::new();
+    let (mut count, mut bytes) = (0, 0);
     for append in appends {
-        match check_append(&append) {
+        let checked = check_append(&append);
+        let (more, more_bytes) = (append.events.len(), events_bytes(&append.events));
+        // an append without a part in a batch ends it, so that the results keep their order
+        let is_full = count + more > APPEND_BATCH_EVENTS_MAX || bytes + more_bytes > APPEND_BATCH_BYTES_MAX;
+        if is_full || !matches!(checked, Ok(true)) {
+            results.extend(run_appends(inner, std::mem::take(&mut batch)).await);
+            (count, bytes) = (0, 0);
+        }
+        match checked {
             Ok(true) => {
-                let more = events_bytes(&append.events);
-                if events > 0
-                    && (events + append.events.len() > APPEND_BATCH_EVENTS_MAX || size + more > APPEND_BATCH_BYTES_MAX)
-                {
-                    run_batch(inner, &mut results, &mut indexes, std::mem::take(&mut batch)).await;
-                    (events, size) = (0, 0);
-                }
-                (events, size) = (events + append.events.len(), size + more);
-                indexes.push(results.len());
-                results.push(Ok(Vec::new()));
+                (count, bytes) = (count + more, bytes + more_bytes);
                 batch.push(append);
             }
             Ok(false) => results.push(Ok(Vec::new())),
             Err(error) => results.push(Err(error)),
         }
     }
-    run_batch(inner, &mut results, &mut indexes, batch).await;
+    results.extend(run_appends(inner, batch).await);
     results
 }
 
@@ -92,31 +85,11 @@ fn event_bytes(event: &NewEvent) -> usize {
     event.payload().len() + event.context().attributes.as_json().len()
 }
 
-/// Reply of the script to one append.
-enum AppendReply {
-    New { after: Version, first: Position },
-    AlreadyStored(Vec<u64>),
-    Conflict(Version),
-    Corrupt(String, String),
-    Failed(String),
-}
-
-async fn run_batch(
-    inner: &StoreInner,
-    results: &mut [Result<Vec<RecordedEvent>, AppendError>],
-    indexes: &mut Vec<usize>,
-    appends: Vec<Append>,
-) {
-    if appends.is_empty() {
-        return;
-    }
-    for (index, result) in indexes.drain(..).zip(run_appends(inner, appends).await) {
-        results[index] = result;
-    }
-}
-
 /// Runs appends in one script, and returns a result for each.
 async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec<RecordedEvent>, AppendError>> {
+    if appends.is_empty() {
+        return Vec::new();
+    }
     let acknowledged = inner.acknowledged().position();
     let recorded_at = inner.config().clock.now();
     // may run twice: the event ids identify an append that has run
@@ -124,28 +97,16 @@ async fn run_appends(inner: &StoreInner, appends: Vec<Append>) -> Vec<Result<Vec
         .connection()
         .run_idempotent_or_unknown::<Vec<Value>>(&append_script(inner, &appends, acknowledged, recorded_at))
         .await;
-    let placed: Vec<_> = match reply {
-        Ok(replies) => replies.into_iter().map(parse_append_reply).collect(),
+    let mut replies = match reply {
+        Ok(replies) => replies.into_iter(),
         Err(error) => {
             return appends.iter().map(|append| Err(append_error(&append.stream, error.clone()))).collect();
         }
     };
     let mut results = Vec::with_capacity(appends.len());
-    let mut placed = placed.into_iter();
-    let mut is_new = false;
     for append in appends {
-        let placed = placed.next().unwrap_or_else(|| Ok(AppendReply::Failed("the server sent no reply".into())));
-        if let Ok(AppendReply::New { first, .. }) = &placed {
-            inner.known_event_types().add_all(&append.events);
-            // the store ended right before the first of these events
-            inner.check_head(acknowledged, Position::new(first.get().saturating_sub(1)));
-            inner.acknowledged().raise_to(Position::new(first.get() + append.events.len() as u64 - 1));
-            is_new = true;
-        }
-        results.push(resolve(inner, append, placed, recorded_at).await);
-    }
-    if is_new {
-        inner.append_signal().notify();
+        let reply = replies.next().unwrap_or(Value::Nil);
+        results.push(resolve(inner, append, reply, acknowledged, recorded_at).await);
     }
     results
 }
@@ -175,22 +136,37 @@ fn append_script(
     script
 }
 
+/// Returns the result of an append by the reply of the script to it.
 async fn resolve(
     inner: &StoreInner,
     append: Append,
-    placed: RedisResult<AppendReply>,
+    reply: Value,
+    acknowledged: Position,
     recorded_at: OffsetDateTime,
 ) -> Result<Vec<RecordedEvent>, AppendError> {
     let Append { stream, expected, events } = append;
-    match placed {
-        Ok(AppendReply::New { after, first }) => Ok(to_recorded(&stream, events, after, first, recorded_at)),
-        Ok(AppendReply::AlreadyStored(positions)) => load_first_result(inner, &stream, &events, &positions).await,
-        Ok(AppendReply::Conflict(actual)) => Err(AppendError::Conflict { stream, expected, actual }),
-        Ok(AppendReply::Corrupt(key, entry)) => {
-            Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(&key, &entry)).into() })
+    let words: Vec<String> = reply::parse_value(reply).map_err(|error| AppendError::OutcomeUnknown(error.into()))?;
+    match &words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["new", after, first] if let (Ok(after), Ok(first)) = (after.parse(), first.parse::<u64>()) => {
+            inner.known_event_types().add_all(&events);
+            // the store ended right before the first of these events
+            inner.check_head(acknowledged, Position::new(first.saturating_sub(1)));
+            inner.acknowledged().raise_to(Position::new(first + events.len() as u64 - 1));
+            inner.append_signal().notify();
+            Ok(to_recorded(&stream, events, Version::new(after), Position::new(first), recorded_at))
         }
-        Ok(AppendReply::Failed(reason)) => Err(AppendError::Refused { stream, source: reason.into() }),
-        Err(error) => Err(AppendError::OutcomeUnknown(error.into())),
+        ["known", positions @ ..] => {
+            let positions: Vec<u64> = positions.iter().filter_map(|position| position.parse().ok()).collect();
+            load_first_result(inner, &stream, &events, &positions).await
+        }
+        ["conflict", actual] if let Ok(actual) = actual.parse() => {
+            Err(AppendError::Conflict { stream, expected, actual: Version::new(actual) })
+        }
+        ["damaged", key, entry] => {
+            Err(AppendError::Refused { stream, source: ReadError::from(corrupt_last_entry(key, entry)).into() })
+        }
+        ["failed", reason] => Err(AppendError::Refused { stream, source: (*reason).into() }),
+        _ => Err(AppendError::OutcomeUnknown(format!("unexpected reply of the server: {words:?}").into())),
     }
 }
 
@@ -250,26 +226,4 @@ fn to_recorded(
         record.with_recorded_at(Some(recorded_at))
     };
     events.into_iter().enumerate().map(to_record).collect()
-}
-
-fn parse_append_reply(reply: Value) -> RedisResult<AppendReply> {
-    let mut parts = reply::parse_value::<Vec<Value>>(reply)?.into_iter();
-    let kind: String = next_value(&mut parts)?;
-    Ok(match kind.as_str() {
-        "new" => AppendReply::New {
-            after: Version::new(next_value(&mut parts)?),
-            first: Position::new(next_value(&mut parts)?),
-        },
-        "known" => {
-            let positions: Vec<String> = parts.map(reply::parse_value).collect::<RedisResult<_>>()?;
-            AppendReply::AlreadyStored(positions.iter().filter_map(|position| position.parse().ok()).collect())
-        }
-        "conflict" => AppendReply::Conflict(Version::new(next_value(&mut parts)?)),
-        "damaged" => AppendReply::Corrupt(next_value(&mut parts)?, next_value(&mut parts)?),
-        _ => AppendReply::Failed(next_value(&mut parts)?),
-    })
-}
-
-fn next_value<T: FromRedisValue>(parts: &mut impl Iterator<Item = Value>) -> RedisResult<T> {
-    reply::parse_value(parts.next().unwrap_or(Value::Nil))
 }

@@ -5,7 +5,10 @@ use eventbus::{
     BoxError, Name, Position,
     port::{CheckpointError, Checkpoints, Floor, Floors, Notes},
 };
-use eventbus_redis_core::{error::boxed, reply};
+use eventbus_redis_core::{
+    error::boxed,
+    reply::{self, request},
+};
 use redis::{Cmd, FromRedisValue, ScriptInvocation};
 
 use crate::{
@@ -58,8 +61,7 @@ impl Notes for RedisEventStore {
         };
         // UTF-8 has no byte 0xff, so this ends behind all names with the prefix
         let to = [b"(", prefix.as_bytes(), b"\xff"].concat();
-        let mut range = redis::cmd("ZRANGEBYLEX");
-        range.arg(self.inner().keys().note_names()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
+        let range = request("ZRANGEBYLEX", (self.inner().keys().note_names(), from, to, "LIMIT", 0, limit));
         let names: Vec<String> = query_for(self.inner(), prefix, &range).await?;
         let names = names.into_iter().map(|name| Name::new("note", name));
         names.collect::<Result<_, _>>().map_err(|error| CheckpointError::new(prefix, error))
@@ -84,17 +86,13 @@ impl Floors for RedisEventStore {
         if floors.is_empty() {
             return Ok(());
         }
-        let mut command = redis::cmd("HSET");
-        command.arg(self.inner().keys().floors(destination));
-        for floor in floors {
-            command.arg(floor.group.as_str()).arg(floor.position.get());
-        }
+        let fields: Vec<_> = floors.iter().map(|floor| (floor.group.as_str(), floor.position.get())).collect();
+        let command = request("HSET", (self.inner().keys().floors(destination), fields));
         query_for::<u64>(self.inner(), destination, &command).await.map(drop)
     }
 
     async fn forget_floor(&self, destination: &Name, group: &Name) -> Result<(), CheckpointError> {
-        let mut command = redis::cmd("HDEL");
-        command.arg(self.inner().keys().floors(destination)).arg(group.as_str());
+        let command = request("HDEL", (self.inner().keys().floors(destination), group.as_str()));
         query_for::<u64>(self.inner(), destination, &command).await.map(drop)
     }
 }

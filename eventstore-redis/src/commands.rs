@@ -2,26 +2,21 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, cmd};
+use eventbus_redis_core::reply::request;
+use redis::Cmd;
 
 /// Reads the entries of a stream with numbers from `from` to `through`, at most `count`.
 pub(crate) fn range(key: &str, from: u64, through: u64, count: usize) -> Cmd {
-    let mut command = cmd("XRANGE");
-    command.arg(key).arg(from).arg(through).arg("COUNT").arg(count);
-    command
+    request("XRANGE", (key, from, through, "COUNT", count))
 }
 
 /// Reads the last entry of a stream.
 pub(crate) fn last(key: &str) -> Cmd {
-    let mut command = cmd("XREVRANGE");
-    command.arg(key).arg("+").arg("-").arg("COUNT").arg(1);
-    command
+    request("XREVRANGE", (key, "+", "-", "COUNT", 1))
 }
 
 pub(crate) fn hash(key: &str) -> Cmd {
-    let mut command = cmd("HGETALL");
-    command.arg(key);
-    command
+    request("HGETALL", key)
 }
 
 /// Converts a time to milliseconds, at most a thousand years: the server can add it to its clock.

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::atomic::{AtomicU64, Ordering},
 };
 
@@ -20,12 +19,16 @@ pub struct Durability {
 }
 
 /// A way in which acknowledged events may be lost; its text says when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, derive_more::Display, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "warning", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum DurabilityWarning {
     /// Events that the server acknowledged to this process are gone: the server was restored from an older copy, or
     /// crashed before it had written them. The store gives their positions to other events.
+    #[display(
+        "the server lost acknowledged events: it had acknowledged {told}, then the store ended at {found}, and new events \
+         get the positions between; compare the store with what other systems have read from it"
+    )]
     Lost {
         /// The highest position that the server had acknowledged.
         told: Position,
@@ -33,26 +36,37 @@ pub enum DurabilityWarning {
         found: Position,
     },
     /// There is no append-only file: a crash loses all events since the last snapshot.
+    #[display("there is no append-only file: a crash loses every event since the last snapshot, acknowledged or not")]
     NoAppendOnlyFile,
     /// The server cannot write the append-only file at the moment.
+    #[display("the append-only file cannot be written: a crash loses every event since then")]
     AppendOnlyFileFails,
     /// The server syncs the append-only file once a second: a crash of the machine, or a kill at the wrong moment,
     /// loses the last events.
+    #[display("`appendfsync everysec`: a crash of the machine loses about a second of acknowledged events")]
     SyncedEverySecond,
     /// The operating system decides when to sync the append-only file.
+    #[display("`appendfsync no`: a crash of the machine loses what the system has not written, mostly 30 s")]
     SyncedByTheSystem,
     /// The server does not sync the append-only file while it rewrites it.
+    #[display(
+        "`no-appendfsync-on-rewrite yes`: a crash of the machine during a rewrite of the file loses events since"
+    )]
     NotSyncedInRewrites,
     /// A server whose memory is full removes keys of its own choice: events, also old ones.
+    #[display("`maxmemory-policy {policy}`: when memory is full the server removes events, also old ones")]
     Evicts {
         /// The policy.
         policy: String,
     },
     /// There is no replica: losing the disk loses all events.
+    #[display("there is no replica: losing the disk loses all events")]
     NoReplica,
     /// The server acknowledges writes before any replica has them: a failover loses the last ones.
+    #[display("`min-replicas-to-write 0`: a failover loses acknowledged events that no replica had received")]
     AcknowledgedAlone,
     /// The server does not show the setting; managed servers often hide it.
+    #[display("`{setting}` could not be checked: the server does not show it; ask its operator")]
     NotChecked {
         /// The setting.
         setting: &'static str,
@@ -70,43 +84,6 @@ impl DurabilityWarning {
             Self::Evicts { .. } => Some("CONFIG SET maxmemory-policy noeviction"),
             Self::AcknowledgedAlone => Some("CONFIG SET min-replicas-to-write 1"),
             Self::Lost { .. } | Self::AppendOnlyFileFails | Self::NoReplica | Self::NotChecked { .. } => None,
-        }
-    }
-}
-
-impl fmt::Display for DurabilityWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lost { told, found } => write!(
-                f,
-                "the server lost acknowledged events: it had acknowledged {told}, then the store ended at {found}, and \
-                 new events get the positions between; compare the store with what other systems have read from it"
-            ),
-            Self::NoAppendOnlyFile => f.write_str(
-                "there is no append-only file: a crash loses every event since the last snapshot, acknowledged or not",
-            ),
-            Self::AppendOnlyFileFails => {
-                f.write_str("the append-only file cannot be written: a crash loses every event since then")
-            }
-            Self::SyncedEverySecond => {
-                f.write_str("`appendfsync everysec`: a crash of the machine loses about a second of acknowledged events")
-            }
-            Self::SyncedByTheSystem => {
-                f.write_str("`appendfsync no`: a crash of the machine loses what the system has not written, mostly 30 s")
-            }
-            Self::NotSyncedInRewrites => f.write_str(
-                "`no-appendfsync-on-rewrite yes`: a crash of the machine during a rewrite of the file loses events since",
-            ),
-            Self::Evicts { policy } => {
-                write!(f, "`maxmemory-policy {policy}`: when memory is full the server removes events, also old ones")
-            }
-            Self::NoReplica => f.write_str("there is no replica: losing the disk loses all events"),
-            Self::AcknowledgedAlone => f.write_str(
-                "`min-replicas-to-write 0`: a failover loses acknowledged events that no replica had received",
-            ),
-            Self::NotChecked { setting } => {
-                write!(f, "`{setting}` could not be checked: the server does not show it; ask its operator")
-            }
         }
     }
 }

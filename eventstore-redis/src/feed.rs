@@ -5,19 +5,14 @@ use eventbus::{
     port::{FeedFilter, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, paged},
 };
-use eventbus_redis_core::{
-    error::{CommandError, boxed},
-    reply,
-};
-use redis::{RedisResult, Value};
 use time::OffsetDateTime;
 
 use crate::{
     commands,
     entry::{FeedPointer, number_of},
-    error::{CorruptEntry, corrupt_key, read_error},
+    error::CorruptEntry,
     inner::StoreInner,
-    read::{PAGE_EVENTS_MAX, load_events},
+    read::{PAGE_EVENTS_MAX, load_events, parse_entries, query_all, query_entries},
 };
 
 /// Pointers that one command scans for events that match a filter.
@@ -40,10 +35,7 @@ pub(crate) fn read_feed<'s>(
 /// Returns the position of the last event.
 pub(crate) async fn head(inner: &StoreInner) -> Result<Position, ReadError> {
     let (feed, acknowledged) = (inner.keys().feed(), inner.acknowledged().position());
-    let reply =
-        inner.connection().query_idempotent(&commands::last(&feed)).await.map_err(|error| read_error(&feed, error))?;
-    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
-    let head = match entries.into_iter().next() {
+    let head = match query_entries(inner, &feed, &commands::last(&feed)).await?.into_iter().next() {
         Some(last) => Position::new(FeedPointer::read(&feed, last)?.position),
         None => Position::START,
     };
@@ -135,9 +127,7 @@ async fn pointers(
         return Ok(Vec::new());
     };
     let feed = inner.keys().feed();
-    let command = commands::range(&feed, from, through.get(), count);
-    let reply = inner.connection().query_idempotent(&command).await.map_err(|error| read_error(&feed, error))?;
-    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))?;
+    let entries = query_entries(inner, &feed, &commands::range(&feed, from, through.get(), count)).await?;
     let mut pointers = Vec::with_capacity(entries.len());
     for (wanted, entry) in (from..).zip(entries) {
         if let Ok(found) = number_of(&entry.id)
@@ -156,17 +146,10 @@ pub(crate) async fn events_at(inner: &StoreInner, positions: &[u64]) -> Result<V
     let feed = inner.keys().feed();
     let mut events = Vec::with_capacity(positions.len());
     for positions in positions.chunks(PAGE_EVENTS_MAX) {
-        let mut pipeline = redis::Pipeline::with_capacity(positions.len());
-        pipeline.ignore_errors();
-        for &position in positions {
-            pipeline.add_command(commands::range(&feed, position, position, 1));
-        }
-        let replies: Vec<RedisResult<Value>> =
-            inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+        let commands = positions.iter().map(|&position| commands::range(&feed, position, position, 1));
         let mut pointers = Vec::with_capacity(positions.len());
-        for reply in replies {
-            let reply = reply.map_err(|error| read_error(&feed, CommandError::Sent(error)))?;
-            for entry in reply::parse_range_entries(reply).map_err(|error| corrupt_key(&feed, error))? {
+        for reply in query_all(inner, commands).await? {
+            for entry in parse_entries(&feed, reply)? {
                 pointers.push(FeedPointer::read(&feed, entry)?);
             }
         }

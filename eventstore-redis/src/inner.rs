@@ -1,6 +1,6 @@
 //! State that the clones of a store share.
 
-use std::{collections::HashSet, fmt};
+use std::collections::HashSet;
 
 use eventbus::{Position, port::AppendSignal, support::ListedEventTypes};
 use eventbus_redis_core::{connection::SharedConnection, error::RedisConnectError, url::address};
@@ -13,6 +13,8 @@ use crate::{config::RedisEventStoreConfig, durability::AcknowledgedPosition, key
 const FORMAT: u32 = 1;
 
 /// State that the clones of a store share.
+#[derive(derive_more::Debug)]
+#[debug("RedisEventStore({id}, {config:?})")]
 pub(crate) struct StoreInner {
     config: RedisEventStoreConfig,
     keys: StoreKeys,
@@ -100,11 +102,5 @@ impl StoreInner {
 
     pub(crate) fn remember_command(&self, name: &str) {
         self.checked_commands.write().insert(name.to_owned());
-    }
-}
-
-impl fmt::Debug for StoreInner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisEventStore").field("config", &self.config).field("id", &self.id).finish_non_exhaustive()
     }
 }

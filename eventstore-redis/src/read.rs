@@ -5,12 +5,12 @@ use eventbus::{
     port::{Direction, ReadError, RecordStream},
     support::{PAGE_BYTES, Page, StreamCursor, paged},
 };
-use eventbus_redis_core::script::READ_PAGE;
 use eventbus_redis_core::{
     error::{CommandError, boxed},
-    reply,
+    reply::{self, Entry},
+    script::READ_PAGE,
 };
-use redis::{RedisResult, Value};
+use redis::{Cmd, RedisResult, Value};
 
 use crate::{
     commands, entry,
@@ -74,7 +74,7 @@ async fn read_page(
     script.arg(PAGE_EVENTS_MAX).arg(PAGE_BYTES);
     let (reply, more): (Value, u8) =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
-    let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(key, error))?;
+    let entries = parse_entries(key, Ok(reply))?;
     let events: Vec<_> = entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
     let next = cursor.after_page(*direction, &events, more != 0).map_err(|missing| missing_event(key, missing))?;
     Ok((events, next))
@@ -82,6 +82,31 @@ async fn read_page(
 
 fn missing_event(key: &str, version: Version) -> ReadError {
     CorruptEntry::new(key, &format!("{version}-0"), "the event is missing: a foreign client removed it").into()
+}
+
+/// Sends a command that reads entries of a stream.
+pub(crate) async fn query_entries(inner: &StoreInner, key: &str, command: &Cmd) -> Result<Vec<Entry>, ReadError> {
+    let reply = inner.connection().query_idempotent(command).await.map_err(|error| read_error(key, error))?;
+    parse_entries(key, Ok(reply))
+}
+
+/// Sends commands in one round trip.
+pub(crate) async fn query_all(
+    inner: &StoreInner,
+    commands: impl Iterator<Item = Cmd>,
+) -> Result<Vec<RedisResult<Value>>, ReadError> {
+    let mut pipeline = redis::pipe();
+    pipeline.ignore_errors();
+    for command in commands {
+        pipeline.add_command(command);
+    }
+    inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))
+}
+
+/// Parses the entries of a stream.
+pub(crate) fn parse_entries(key: &str, reply: RedisResult<Value>) -> Result<Vec<Entry>, ReadError> {
+    let reply = reply.map_err(|error| read_error(key, CommandError::Sent(error)))?;
+    reply::parse_value(reply).map_err(|error| corrupt_key(key, error))
 }
 
 /// Loads the events of pointers, in their order. One command reads each run of consecutive versions of a stream.
@@ -100,20 +125,12 @@ pub(crate) async fn load_events(
         let stream = &run[0].stream;
         inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
     };
-    let mut pipeline = redis::Pipeline::with_capacity(runs.len());
-    pipeline.ignore_errors();
-    for run in &runs {
-        let last = run[run.len() - 1].version;
-        pipeline.add_command(commands::range(&key_of(run), run[0].version, last, run.len()));
-    }
-    let replies: Vec<RedisResult<Value>> =
-        inner.connection().query_all(&pipeline).await.map_err(|error| ReadError::Unavailable(boxed(error)))?;
+    let range = |run: &&[_]| commands::range(&key_of(run), run[0].version, run[run.len() - 1].version, run.len());
+    let replies = query_all(inner, runs.iter().map(range)).await?;
     let mut events = Vec::with_capacity(pointers.len());
     for (run, reply) in runs.into_iter().zip(replies) {
         let key = key_of(run);
-        let reply = reply.map_err(|error| read_error(&key, CommandError::Sent(error)))?;
-        let entries = reply::parse_range_entries(reply).map_err(|error| corrupt_key(&key, error))?;
-        let mut entries = entries.into_iter();
+        let mut entries = parse_entries(&key, reply)?.into_iter();
         for pointer in run {
             let version = Version::new(pointer.version);
             let found = entries.next().ok_or_else(|| missing_event(&key, version))?;

@@ -6,7 +6,7 @@
 //! Invariant: one script writes all three, and no other code does. Reads check entries against the ids: a gap, or an
 //! entry of a foreign client, is an error that names key and entry.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use eventbus::{
     ExpectedVersion, NewEvent, RecordedEvent, StreamId,
@@ -28,7 +28,8 @@ use crate::{Durability, RedisEventStoreConfig, RedisTransaction, durability, inn
 /// App::builder().store(store).discover().start().await?.run_until_signal().await
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(derive_more::Debug, Clone)]
+#[debug("{inner:?}")]
 pub struct RedisEventStore {
     inner: Arc<StoreInner>,
 }
@@ -162,11 +163,5 @@ impl EventStore for RedisEventStore {
 
     fn event_types(&self) -> Option<&dyn EventTypes> {
         Some(self)
-    }
-}
-
-impl fmt::Debug for RedisEventStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.inner.fmt(f)
     }
 }

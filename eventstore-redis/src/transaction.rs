@@ -5,7 +5,7 @@
 //! refuses to write an effect a second time; it also compares the values read and the expected versions of appends.
 //! Locks only save work that the script would refuse.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
 use eventbus::{
@@ -90,6 +90,8 @@ const COMMAND_ARGUMENTS_MAX: usize = 1_000;
 /// }
 /// # fn main() {}
 /// ```
+#[derive(derive_more::Debug)]
+#[debug("RedisTransaction({inner:?})")]
 pub struct RedisTransaction {
     inner: Arc<StoreInner>,
     shadow: Option<Shadow>,
@@ -482,14 +484,5 @@ impl Transaction for RedisTransaction {
 
     async fn commit(self: Box<Self>) -> Result<(), BoxError> {
         Ok(Self::commit(*self).await?)
-    }
-}
-
-impl fmt::Debug for RedisTransaction {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisTransaction")
-            .field("store", &self.inner)
-            .field("effects", &self.effects.len())
-            .finish_non_exhaustive()
     }
 }

@@ -6,7 +6,7 @@ use eventbus::{
     delivery::DeliveryAttempts,
     port::{CheckpointError, DeadDelivery, ProgressUpdate, UnfinishedDeliveries, UnfinishedDelivery},
 };
-use eventbus_redis_core::error::boxed;
+use eventbus_redis_core::{error::boxed, reply::request};
 use time::OffsetDateTime;
 
 use crate::{
@@ -58,8 +58,7 @@ impl UnfinishedDeliveries for RedisEventStore {
         let key = self.inner().keys().dead_letters();
         let (mut cursor, mut found) = (0_u64, Vec::new());
         loop {
-            let mut scan = redis::cmd("ZSCAN");
-            scan.arg(&key).arg(cursor).arg("COUNT").arg(1_000);
+            let scan = request("ZSCAN", (&key, cursor, "COUNT", 1_000));
             let (next, members): (u64, Vec<(String, String)>) = query_for(self.inner(), group, &scan).await?;
             for (member, _) in members {
                 let (of, position) = parse_member(&key, &member).map_err(|error| CheckpointError::new(group, error))?;
@@ -101,10 +100,8 @@ impl UnfinishedDeliveries for RedisEventStore {
 
     async fn dead_delivery(&self, group: &Name, position: Position) -> Result<Option<DeadDelivery>, CheckpointError> {
         let (keys, member) = (self.inner().keys(), dead_letter_member(group, position));
-        let mut score = redis::cmd("ZSCORE");
-        score.arg(keys.dead_letters()).arg(&member);
-        let mut attempts = redis::cmd("HGET");
-        attempts.arg(keys.dead_letter_attempts()).arg(&member);
+        let score = request("ZSCORE", (keys.dead_letters(), &member));
+        let attempts = request("HGET", (keys.dead_letter_attempts(), &member));
         let since: Option<String> = query_for(self.inner(), group, &score).await?;
         let delivery_attempts: Option<String> = query_for(self.inner(), group, &attempts).await?;
         let found = since
@@ -114,8 +111,7 @@ impl UnfinishedDeliveries for RedisEventStore {
     }
 
     async fn count_dead_deliveries(&self) -> Result<u64, CheckpointError> {
-        let mut count = redis::cmd("ZCARD");
-        count.arg(self.inner().keys().dead_letters());
+        let count = request("ZCARD", self.inner().keys().dead_letters());
         query_for(self.inner(), &DEAD_LETTERS_NAME, &count).await
     }
 
@@ -128,10 +124,8 @@ impl UnfinishedDeliveries for RedisEventStore {
         let keys = self.inner().keys();
         let mut script = END_DEAD_LETTER.prepare_invoke();
         script.key(keys.waiting(group)).key(keys.dead_letters()).key(keys.dead_letter_attempts());
-        script
-            .arg(dead_letter_member(group, position))
-            .arg(position.get())
-            .arg(again.map(DeliveryAttempts::to_json).unwrap_or_default());
+        let attempts = again.map(DeliveryAttempts::to_json).unwrap_or_default();
+        script.arg((dead_letter_member(group, position), position.get(), attempts));
         // never sent twice: a second run would find that the first has ended it
         let ended: Result<u64, _> = self.inner().connection().run(&script).await;
         ended.map(|ended| ended > 0).map_err(|error| CheckpointError::new(group, boxed(error)))

@@ -2,36 +2,31 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use redis::{Cmd, Pipeline, RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, Pipeline, RedisResult, Value};
 
-use super::{is_key_missing, take_field};
-use crate::keys;
+use super::{list_or_empty, take_field};
+use crate::{
+    keys,
+    reply::{parse_value, request},
+};
 
 /// Reads entries from an id, or after one that begins with `(`, up to an id.
 pub(crate) fn range(stream: &str, from: &str, to: &str, count: usize) -> Cmd {
-    let mut command = cmd("XRANGE");
-    command.arg(stream).arg(from).arg(to).arg("COUNT").arg(count);
-    command
+    request("XRANGE", (stream, from, to, "COUNT", count))
 }
 
 /// Reads the newest entry.
 pub(crate) fn newest(stream: &str) -> Cmd {
-    let mut command = cmd("XREVRANGE");
-    command.arg(stream).arg("+").arg("-").arg("COUNT").arg(1);
-    command
+    request("XREVRANGE", (stream, "+", "-", "COUNT", 1))
 }
 
 pub(crate) fn delete(stream: &str, ids: &[String]) -> Cmd {
-    let mut command = cmd("XDEL");
-    command.arg(stream).arg(ids);
-    command
+    request("XDEL", (stream, ids))
 }
 
 /// Trims a stream to about `max_length` entries, but not below, even if groups have not read the removed ones.
 pub(crate) fn trim(stream: &str, max_length: u64) -> Cmd {
-    let mut command = cmd("XTRIM");
-    command.arg(stream).arg("MAXLEN").arg("~").arg(max_length);
-    command
+    request("XTRIM", (stream, "MAXLEN", "~", max_length))
 }
 
 /// Converts the reply of `TIME` to milliseconds since 1970.
@@ -53,15 +48,7 @@ pub(crate) fn inspect_group(pipeline: &mut Pipeline, stream: &str, home: &str, g
     pipeline.cmd("XINFO").arg("CONSUMERS").arg(stream).arg(group);
     pipeline.cmd("HGETALL").arg(keys::members(home, group));
     pipeline.cmd("XPENDING").arg(stream).arg(group).arg("-").arg("+").arg(OLDEST_PENDING_MAX);
-    pipeline
-        .cmd("XPENDING")
-        .arg(stream)
-        .arg(group)
-        .arg("IDLE")
-        .arg(silent_ms)
-        .arg("-")
-        .arg("+")
-        .arg(SILENT_ENTRIES_MAX);
+    pipeline.cmd("XPENDING").arg((stream, group, "IDLE", silent_ms, "-", "+", SILENT_ENTRIES_MAX));
 }
 
 /// The number of oldest pending entries of which health reads the delivery attempts. Most old ones have failed.
@@ -79,11 +66,7 @@ pub(crate) struct ConsumerState {
 
 /// Parses the reply of `XINFO CONSUMERS`; a group that is gone has none.
 pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<ConsumerState>> {
-    let reply = match reply {
-        Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
-        reply => reply?,
-    };
-    let consumers: Vec<HashMap<String, Value>> = from_redis_value(reply)?;
+    let consumers: Vec<HashMap<String, Value>> = parse_value(list_or_empty(reply)?)?;
     let read = |mut map: HashMap<String, Value>| {
         let idle = take_field(&mut map, "idle")?;
         Ok(ConsumerState { name: take_field(&mut map, "name")?, idle: Duration::from_millis(idle) })
@@ -93,26 +76,12 @@ pub(crate) fn parse_consumers(reply: RedisResult<Value>) -> RedisResult<Vec<Cons
 
 /// Reads the delivery attempts that consumers saved for entries.
 pub(crate) fn load_attempts<'a>(retry: &str, ids: impl Iterator<Item = &'a str>) -> Cmd {
-    let mut command = cmd("HMGET");
-    command.arg(retry);
-    for id in ids {
-        command.arg(id);
-    }
-    command
+    request("HMGET", (retry, ids.collect::<Vec<_>>()))
 }
 
 /// Parses the reply of `XPENDING` with a range: the entries, their consumers, and the milliseconds since each claim was
 /// last renewed.
 pub(crate) fn parse_pending(reply: RedisResult<Value>) -> RedisResult<Vec<(String, String, u64)>> {
-    let reply = match reply {
-        Err(error) if is_group_missing(&error) => return Ok(Vec::new()),
-        reply => reply?,
-    };
-    let pending: Vec<(String, String, u64, u64)> = from_redis_value(reply)?;
+    let pending: Vec<(String, String, u64, u64)> = parse_value(list_or_empty(reply)?)?;
     Ok(pending.into_iter().map(|(id, consumer, idle, _)| (id, consumer, idle)).collect())
-}
-
-/// Returns `true` if a group, or its stream, does not exist.
-fn is_group_missing(error: &redis::RedisError) -> bool {
-    error.code() == Some("NOGROUP") || is_key_missing(error)
 }

@@ -1,12 +1,10 @@
 //! Reading streams without a group, in pages.
 
-use std::time::Duration;
-
 use eventbus::support::PAGE_BYTES;
 use eventbus_redis_core::script::READ_PAGE;
-use redis::{Cmd, RedisResult, ScriptInvocation, Value, cmd};
+use redis::{FromRedisValue, ParsingError, ScriptInvocation, Value, from_redis_value};
 
-use crate::reply::{Entry, parse_range_entries, parse_value};
+use crate::reply::Entry;
 
 /// A page of entries of streams, in order.
 #[derive(Debug, Default)]
@@ -16,11 +14,11 @@ pub(crate) struct EntryPage {
     pub(crate) has_more: bool,
 }
 
-impl EntryPage {
-    /// Parses the reply of [`page`] and [`newest`].
-    pub(crate) fn parse(reply: Value) -> RedisResult<Self> {
-        let (entries, has_more): (Value, bool) = parse_value(reply)?;
-        Ok(Self { entries: parse_range_entries(entries)?, has_more })
+/// The reply to [`page`] and [`newest`].
+impl FromRedisValue for EntryPage {
+    fn from_redis_value(reply: Value) -> Result<Self, ParsingError> {
+        let (entries, has_more) = from_redis_value(reply)?;
+        Ok(Self { entries, has_more })
     }
 }
 
@@ -54,21 +52,6 @@ fn range_script<S: AsRef<str>>(
     }
     script.arg(command).arg(from).arg(to).arg(count).arg(PAGE_BYTES);
     script
-}
-
-/// Waits until one of some streams has an entry after an id; replies with the first one.
-pub(crate) fn wait<S: AsRef<str>>(streams: &[S], after: Option<&str>, block: Duration) -> Cmd {
-    let mut command = cmd("XREAD");
-    // 0 would block for ever
-    let ms = u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1);
-    command.arg("COUNT").arg(1).arg("BLOCK").arg(ms).arg("STREAMS");
-    for stream in streams {
-        command.arg(stream.as_ref());
-    }
-    for _ in streams {
-        command.arg(after.unwrap_or("0-0"));
-    }
-    command
 }
 
 fn exclusive_start(after: Option<&str>) -> String {

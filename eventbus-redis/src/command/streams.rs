@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use redis::{Cmd, Pipeline, RedisResult, ScriptInvocation, Value, cmd};
+use redis::{Cmd, Pipeline, ScriptInvocation};
 
 use super::{GroupRead, SCRIPT_BATCH_MAX};
 use crate::{
-    reply::{Entry, parse_entry, parse_value},
+    reply::{Entry, request},
     script,
 };
 
@@ -20,23 +20,9 @@ pub(crate) fn claim_page(reader: GroupRead<'_>, idle: Duration, from: &str, byte
     script
 }
 
-/// The reply of [`claim_page`].
-pub(crate) struct ClaimPageReply {
-    /// The id at which the next page begins; `-` at the end.
-    pub(crate) next: String,
-    /// The entries, each with its number of deliveries.
-    pub(crate) entries: Vec<(Entry, u64)>,
-    /// Entries that were deleted while they were pending.
-    pub(crate) deleted: Vec<String>,
-    pub(crate) bytes: usize,
-}
-
-/// Parses the reply of [`claim_page`].
-pub(crate) fn parse_claim_page(reply: Value) -> RedisResult<ClaimPageReply> {
-    let (next, entries, deliveries, deleted, bytes): (_, Vec<Value>, Vec<u64>, _, _) = parse_value(reply)?;
-    let entries = entries.into_iter().zip(deliveries).map(|(value, deliveries)| Ok((parse_entry(value)?, deliveries)));
-    Ok(ClaimPageReply { next, entries: entries.collect::<RedisResult<_>>()?, deleted, bytes })
-}
+/// The reply of [`claim_page`]: the id at which the next page begins, `-` at the end; the entries, and the number of
+/// deliveries of each; entries that were deleted while they were pending; the number of bytes.
+pub(crate) type ClaimPageReply = (String, Vec<Entry>, Vec<u64>, Vec<String>, usize);
 
 /// Reads the length, first and last entry, groups and projections of a stream, in one instant.
 pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {
@@ -51,21 +37,15 @@ pub(crate) fn health(stream: &str, projections: &str) -> Pipeline {
 }
 
 pub(crate) fn length(stream: &str) -> Cmd {
-    let mut command = cmd("XLEN");
-    command.arg(stream);
-    command
+    request("XLEN", stream)
 }
 
 /// Reads the members of a set.
 pub(crate) fn members(key: &str) -> Cmd {
-    let mut command = cmd("SMEMBERS");
-    command.arg(key);
-    command
+    request("SMEMBERS", key)
 }
 
 /// Removes fields of a hash.
 pub(crate) fn delete_fields(key: &str, fields: &[&str]) -> Cmd {
-    let mut command = cmd("HDEL");
-    command.arg(key).arg(fields);
-    command
+    request("HDEL", (key, fields))
 }

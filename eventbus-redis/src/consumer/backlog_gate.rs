@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,9 @@ use parking_lot::Mutex;
 use redis::ScriptInvocation;
 
 use super::inner::{ConsumerInner, PARTITION_OWNER, RANGE_START};
-use crate::{backlog, command, entry_id::EntryId, error::CommandError, group, inner::BusInner, keys, script};
+use crate::{
+    backlog, command, entry_id::EntryId, error::CommandError, group, inner::BusInner, keys, reply::parse_value, script,
+};
 
 /// Shortest interval between two checks whether the backlog is finished.
 pub(super) const BACKLOG_POLL_INTERVAL_MIN: Duration = Duration::from_millis(50);
@@ -64,15 +66,17 @@ impl BlockedStreams {
 /// Holds entries of the stream back that the group's backlog comes before.
 pub(super) struct BacklogGate {
     inner: Arc<ConsumerInner>,
-    /// Set once the consumer has read entries of this group in this session and found no backlog that comes first.
-    has_passed: AtomicBool,
+    /// Counts the resets: of this consumer's sessions, and of groups that were created meanwhile.
+    resets: AtomicU64,
+    /// The number of resets at the last check that found no backlog that comes first.
+    passed_at: AtomicU64,
     /// Aggregates whose events wait for the group's backlog.
     blocked: Mutex<BlockedStreams>,
 }
 
 impl BacklogGate {
     pub(super) fn new(inner: Arc<ConsumerInner>) -> Self {
-        Self { inner, has_passed: AtomicBool::new(false), blocked: Mutex::default() }
+        Self { inner, resets: AtomicU64::new(1), passed_at: AtomicU64::new(0), blocked: Mutex::default() }
     }
 
     /// Creates the group of a stream if it is missing.
@@ -89,20 +93,22 @@ impl BacklogGate {
         if is_new {
             tracing::info!(group = %self.inner.group(), stream = stream.stream(), "group created");
         }
-        self.has_passed.store(false, Ordering::Release);
+        self.resets.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Returns `true` if the entries just read must wait for a backlog of the group. A group created before a store's
     /// relay has resynced the stream, as after the server lost it, may get a backlog together with the first entries.
     pub(super) async fn must_wait(&self) -> Result<bool, CommandError> {
-        if self.inner.bus().is_backlog() || self.has_passed.load(Ordering::Acquire) {
+        // read before the check: a reset during the check asks for another one
+        let resets = self.resets.load(Ordering::Acquire);
+        if self.inner.bus().is_backlog() || self.passed_at.load(Ordering::Acquire) == resets {
             return Ok(false);
         }
         let is_behind = backlog::is_backlog_first(self.inner.bus(), self.inner.group()).await?;
         if !is_behind {
             self.block_streams().await?;
+            self.passed_at.store(resets, Ordering::Release);
         }
-        self.has_passed.store(!is_behind, Ordering::Release);
         Ok(is_behind)
     }
 
@@ -125,15 +131,9 @@ impl BacklogGate {
             list.arg(&from).arg(command::SCRIPT_BATCH_MAX);
             let mut reply: Vec<redis::Value> = self.inner.bus().connection().run_idempotent(&list).await?;
             let entries = reply.split_off(1.min(reply.len()));
-            from = reply
-                .pop()
-                .map(redis::from_redis_value)
-                .transpose()
-                .map_err(redis::RedisError::from)?
-                .unwrap_or_default();
+            from = parse_value::<Option<String>>(reply.pop().unwrap_or(redis::Value::Nil))?.unwrap_or_default();
             for entry in entries {
-                let (id, aggregate_type, aggregate_id): (String, String, String) =
-                    redis::from_redis_value(entry).map_err(redis::RedisError::from)?;
+                let (id, aggregate_type, aggregate_id): (String, String, String) = parse_value(entry)?;
                 // an entry that is no event has no aggregate
                 if let (Ok(id), Ok(stream)) = (id.parse(), StreamId::parse(&aggregate_type, &aggregate_id))
                     && self.blocked.lock().add(id, stream.clone())
@@ -179,14 +179,11 @@ impl BacklogGate {
 
     /// Adds the arguments of a script on the backlog entries pending on this consumer, or on the owner of the backlog.
     fn add_backlog_arguments(&self, mut script: ScriptInvocation<'static>) -> ScriptInvocation<'static> {
-        let backlog = keys::backlog(self.inner.bus().base_stream(), self.inner.group());
-        let name = if self.inner.bus().partitions().is_empty() { self.inner.name() } else { PARTITION_OWNER };
-        script.key(&backlog).key(keys::retry(
-            &backlog,
-            &self.inner.bus().config().retry_key_prefix,
-            self.inner.group(),
-        ));
-        script.arg(self.inner.group().as_str()).arg(name);
+        let (bus, group) = (self.inner.bus(), self.inner.group());
+        let backlog = keys::backlog(bus.base_stream(), group);
+        let name = if bus.partitions().is_empty() { self.inner.name() } else { PARTITION_OWNER };
+        script.key(&backlog).key(keys::retry(&backlog, &bus.config().retry_key_prefix, group));
+        script.arg(group.as_str()).arg(name);
         script
     }
 }

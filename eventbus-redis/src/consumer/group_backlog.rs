@@ -53,15 +53,13 @@ pub(super) struct GroupBacklog {
 
 impl GroupBacklog {
     pub(super) fn new(bus: &Arc<BusInner>, group: &Name, worker_slots: WorkerSlots) -> Self {
-        let (bus, group, stream_ready) = (Arc::clone(bus), group.clone(), CancellationToken::new());
-        let (announced, recorded) = (Vec::new(), Vec::new());
         Self {
-            bus,
-            group,
+            bus: Arc::clone(bus),
+            group: group.clone(),
             worker_slots,
-            stream_ready,
-            last_announced: announced,
-            recorded_types: recorded,
+            stream_ready: CancellationToken::new(),
+            last_announced: Vec::new(),
+            recorded_types: Vec::new(),
             absent_stores: String::new(),
         }
     }

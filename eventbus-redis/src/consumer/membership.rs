@@ -117,11 +117,7 @@ impl Membership {
 
     /// Leaves entries to other consumers, and removes the consumer's name if `removes_name`: it will not come back.
     pub(super) async fn deregister(&self, ids: &[MessageId], removes_name: bool) -> Result<(), CommandError> {
-        let mut chunks = ids.chunks(command::SCRIPT_BATCH_MAX).collect::<Vec<_>>();
-        if chunks.is_empty() {
-            chunks.push(&[]);
-        }
-        for ids in chunks {
+        for ids in ids.chunks(command::SCRIPT_BATCH_MAX).chain(ids.is_empty().then_some(ids)) {
             let mut deregister = self.inner.script(&script::consumer::DEREGISTER_CONSUMER);
             deregister.key(&self.inner.keys().members);
             deregister.arg(self.inner.bus().config().pending_idle_ms);

@@ -36,7 +36,7 @@ use self::{
     parts::ConsumerParts,
     plain::PlainTasks,
     reader::{CaughtUp, StreamReader},
-    task_loop::{FailedTasks, run_tasks},
+    task_loop::{ConsumerTasks, FailedTasks, run_tasks},
 };
 use crate::inner::BusInner;
 
@@ -75,19 +75,32 @@ async fn consume_stream(bus: Arc<BusInner>, group: Name, in_flight: Arc<InFlight
     let parts = ConsumerParts::new(ConsumerInner::new(bus, group, in_flight));
     let inner = &parts.inner;
     let (gate, caught_up) = (BacklogGate::new(Arc::clone(inner)), CaughtUp::default());
-    let context = inner.group_context();
-    let ended = CancellationToken::new();
+    let mut reader = StreamReader::new(&parts, &gate, &caught_up, &stop);
+    let tasks = PlainTasks::new(&parts, &gate, &caught_up);
+    let streams = || vec![Arc::clone(inner.bus())];
+    run_consumer(inner, &gate, &stop, reader.run(), streams, tasks, "acknowledging").await;
+}
+
+/// Runs the workers and the reader of a consumer beside its other tasks until `stop`; trims the `streams` meanwhile.
+async fn run_consumer(
+    inner: &ConsumerInner,
+    gate: &BacklogGate,
+    stop: &StopSignal,
+    read: impl Future<Output = ()>,
+    streams: impl Fn() -> Vec<Arc<BusInner>>,
+    mut tasks: impl ConsumerTasks,
+    operation: &'static str,
+) {
+    let (context, ended) = (inner.group_context(), CancellationToken::new());
     let work = async {
-        let mut reader = StreamReader::new(&parts, &gate, &caught_up, &stop);
         tokio::join!(
-            run_workers(inner.in_flight(), &context, &stop),
-            reader.run(),
-            gate.unblock_streams(&stop),
-            trim::trim(inner, &stop, || vec![Arc::clone(inner.bus())])
+            run_workers(inner.in_flight(), &context, stop),
+            read,
+            gate.unblock_streams(stop),
+            trim::trim(inner, stop, streams)
         );
         ended.cancel();
     };
-    let failed = FailedTasks::new("acknowledging", inner.group().clone());
-    let mut tasks = PlainTasks::new(&parts, &gate, &caught_up);
+    let failed = FailedTasks::new(operation, inner.group().clone());
     tokio::join!(work, run_tasks(&mut tasks, failed, inner.in_flight(), &ended));
 }

@@ -19,7 +19,7 @@ use super::{
     membership::MemberLog,
     parts::ConsumerParts,
     reader::CaughtUp,
-    receiver::{HandoffCursor, ReclaimedEntries},
+    receiver::HandoffCursor,
     task_loop::{CLAIM_INTERVAL_MAX, ConsumerTasks, FailedTasks, delayed_interval},
 };
 use crate::{command, error::CommandError};
@@ -141,19 +141,11 @@ impl<'a> PlainTasks<'a> {
     /// count.
     async fn reclaim_missing(&mut self) -> Result<(), CommandError> {
         let ConsumerParts { inner, receiver, .. } = self.parts;
-        let bus = inner.bus();
         let before = std::mem::take(&mut self.missing);
         let (mut from, mut missing_twice) = (RANGE_START.to_owned(), Vec::new());
         let mut room = inner.in_flight().free();
         loop {
-            let list = command::pending_of_consumer(
-                bus.stream(),
-                inner.group(),
-                inner.name(),
-                &from,
-                command::SCRIPT_BATCH_MAX,
-            );
-            let ids = command::parse_pending_ids(bus.connection().query_idempotent(&list).await?)?;
+            let ids = receiver.list_own_pending(&from, command::SCRIPT_BATCH_MAX).await?;
             let Some(last) = ids.last() else {
                 break;
             };
@@ -167,11 +159,8 @@ impl<'a> PlainTasks<'a> {
                 }
             }
         }
-        for ids in missing_twice.chunks(bus.config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
-            if let Some(reclaim) = receiver.reclaim_own_script(ids) {
-                let (entries, attempts, deleted) = inner.run_idempotent(reclaim).await?;
-                receiver.receive_reclaimed(ReclaimedEntries::parse(entries, attempts, deleted)?);
-            }
+        for ids in missing_twice.chunks(inner.bus().config().batch_size.min(command::SCRIPT_BATCH_MAX)) {
+            receiver.receive_reclaimed(receiver.reclaim_own(ids).await?);
         }
         Ok(())
     }

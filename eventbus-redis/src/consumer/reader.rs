@@ -17,12 +17,13 @@ use tokio::sync::Notify;
 
 use super::{
     backlog_gate::BacklogGate,
+    inner::RANGE_START,
     parts::ConsumerParts,
     reader_connection::{Connector, READ_BLOCK_MAX, ReaderConnection, SINGLE_CONNECTION_POLL_INTERVAL, to_redis_error},
-    receiver::ReclaimedEntries,
 };
 use crate::{
     command::{self, GroupRead},
+    error::CommandError,
     group, reply,
 };
 
@@ -111,7 +112,7 @@ impl<'a> StreamReader<'a> {
         membership.announce(connected.connection()).await?;
         caught_up.begin();
         gate.block_streams().await.map_err(to_redis_error)?;
-        self.reclaim_own_pending(&mut connected).await?;
+        self.reclaim_own_pending().await.map_err(to_redis_error)?;
         self.predecessor_crashed = Some(false);
         caught_up.end();
         loop {
@@ -147,24 +148,18 @@ impl<'a> StreamReader<'a> {
     }
 
     /// Receives all entries that are pending on this consumer and not in flight.
-    async fn reclaim_own_pending(&self, connected: &mut ReaderConnection) -> RedisResult<()> {
+    async fn reclaim_own_pending(&self) -> Result<(), CommandError> {
         let ConsumerParts { inner, receiver, .. } = self.parts;
-        let mut from = "-".to_owned();
+        let has_ended = self.predecessor_crashed.unwrap_or(true);
+        let mut from = RANGE_START.to_owned();
         loop {
             let Some(room) = self.stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
             let room = room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
-            let list = command::pending_of_consumer(inner.bus().stream(), inner.group(), inner.name(), &from, room);
-            let ids = command::parse_pending_ids(list.query_async(connected.connection()).await?)?;
-            let Some(last) = ids.last() else {
-                return Ok(());
-            };
-            from = format!("({last}");
-            let missing = inner.entries().filter_missing(ids);
-            if let Some(reclaim) = receiver.reclaim_own_script(&missing) {
-                let (entries, attempts, deleted) = reclaim.invoke_async(connected.connection()).await?;
-                let has_ended = self.predecessor_crashed.unwrap_or(true);
-                let reclaimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
-                receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
+            let (next, reclaimed) = receiver.reclaim_own_page(&from, room).await?;
+            receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
+            match next {
+                Some(next) => from = next,
+                None => return Ok(()),
             }
         }
     }

@@ -16,16 +16,9 @@ use eventbus::{
     port::MessageId,
     support::PAGE_BYTES,
 };
-use redis::{RedisResult, ScriptInvocation, Value, from_redis_value};
 
 use super::inner::{ConsumerInner, RANGE_START};
-use crate::{
-    command,
-    error::CommandError,
-    keys::field,
-    reply::{self, Entry},
-    script, trace, wire,
-};
+use crate::{command, error::CommandError, keys::field, reply::Entry, script, trace, wire};
 
 /// Pending entries that one claim script searches for those of dead consumers.
 const PENDING_PAGE_LEN: usize = 1_000;
@@ -38,7 +31,7 @@ const UNREAD_ENTRY_DELAY: Duration = Duration::from_secs(1);
 pub(super) struct ReclaimedEntry {
     entry: Entry,
     /// The attempts on record.
-    attempts_json: Option<String>,
+    attempts: Option<DeliveryAttempts>,
     /// Set if the process of that consumer has ended.
     owner_ended: bool,
 }
@@ -52,15 +45,14 @@ pub(super) struct ReclaimedEntries {
 }
 
 impl ReclaimedEntries {
-    /// Parses three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
+    /// Takes three parts of a reply: entries, the attempts of each, and the ids of deleted ones. The processes of
     /// their consumers count as alive unless [`with_owner_ended`](Self::with_owner_ended) says otherwise.
-    pub(super) fn parse(entries: Value, attempts: Value, deleted: Value) -> RedisResult<Self> {
-        let entries: Vec<Value> = from_redis_value(entries)?;
-        let attempts: Vec<Option<String>> = from_redis_value(attempts)?;
-        let parsed = entries.into_iter().zip(attempts).map(|(entry, attempts)| {
-            Ok(ReclaimedEntry { entry: reply::parse_entry(entry)?, attempts_json: attempts, owner_ended: false })
-        });
-        Ok(Self { entries: parsed.collect::<RedisResult<_>>()?, deleted: from_redis_value(deleted)? })
+    pub(super) fn new(entries: Vec<Entry>, attempts: Vec<Option<String>>, deleted: Vec<String>) -> Self {
+        let reclaimed = |(entry, attempts): (Entry, Option<String>)| {
+            let attempts = attempts.and_then(|attempts| serde_json::from_str(&attempts).ok());
+            ReclaimedEntry { entry, attempts, owner_ended: false }
+        };
+        Self { entries: entries.into_iter().zip(attempts).map(reclaimed).collect(), deleted }
     }
 
     /// Sets, entry by entry, whether the process of its consumer has ended.
@@ -79,18 +71,12 @@ impl ReclaimedEntries {
 
 /// Where the search for handed-off entries continues: the group may have many of them, most for members other than this
 /// one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct HandoffCursor {
     /// Position in the new entries; `None` before the first run.
     new_after: Option<String>,
-    /// Position in all entries.
-    all_after: String,
-}
-
-impl Default for HandoffCursor {
-    fn default() -> Self {
-        Self { new_after: None, all_after: RANGE_START.into() }
-    }
+    /// Position in all entries; `None` at their start.
+    all_after: Option<String>,
 }
 
 /// Turns entries into in-flight ones.
@@ -127,13 +113,10 @@ impl Receiver {
         let is_in_flight = |id: &String| self.inner.in_flight().contains(&MessageId::new(id.as_str()));
         let deleted: Vec<_> = reclaimed.deleted.into_iter().filter(|id| !is_in_flight(id)).collect();
         self.log_deleted(&deleted);
-        let prepared = reclaimed.entries.into_iter().filter_map(
-            |ReclaimedEntry { entry, attempts_json: attempts, owner_ended }| {
-                let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
-                let received = self.prepare_entry(entry, attempts)?;
-                Some(if owner_ended { received.redelivered() } else { received })
-            },
-        );
+        let prepared = reclaimed.entries.into_iter().filter_map(|ReclaimedEntry { entry, attempts, owner_ended }| {
+            let received = self.prepare_entry(entry, attempts)?;
+            Some(if owner_ended { received.redelivered() } else { received })
+        });
         prepared.collect()
     }
 
@@ -153,9 +136,8 @@ impl Receiver {
         self.log_deleted(&reclaimed.deleted);
         let mut gone: Vec<_> = reclaimed.deleted.into_iter().map(MessageId::new).collect();
         let mut received = Vec::new();
-        for ReclaimedEntry { entry, attempts_json: attempts, .. } in reclaimed.entries {
+        for ReclaimedEntry { entry, attempts, .. } in reclaimed.entries {
             let id = MessageId::new(entry.id);
-            let attempts = attempts.and_then(|attempts| serde_json::from_str::<DeliveryAttempts>(&attempts).ok());
             match self.decode_or_dispose(id.clone(), entry.fields, attempts) {
                 Some(entry) => received.push(entry),
                 None => gone.push(id),
@@ -205,10 +187,8 @@ impl Receiver {
                 let counters = self.inner.bus().counters();
                 counters.events_consumed(1);
                 counters.events_processed_failed(1);
-                self.inner.in_flight().add_dead_letter(
-                    id,
-                    DeliveryAttempts::undecodable(error.to_string(), &self.inner.bus().config().clock),
-                );
+                let attempts = DeliveryAttempts::undecodable(error.to_string(), &self.inner.bus().config().clock);
+                self.inner.in_flight().add_dead_letter(id, attempts);
                 None
             }
         }
@@ -254,18 +234,16 @@ impl Receiver {
         from: &str,
         count: usize,
     ) -> Result<(Option<String>, ReclaimedEntries), CommandError> {
-        let list =
-            command::pending_of_consumer(self.inner.bus().stream(), self.inner.group(), self.inner.name(), from, count);
-        let ids = command::parse_pending_ids(self.inner.bus().connection().query_idempotent(&list).await?)?;
-        let Some(last) = ids.last() else {
-            return Ok((None, ReclaimedEntries::default()));
-        };
-        let next = format!("({last}");
-        let Some(reclaim) = self.reclaim_own_script(&self.inner.entries().filter_missing(ids)) else {
-            return Ok((Some(next), ReclaimedEntries::default()));
-        };
-        let (entries, attempts, deleted) = self.inner.run_idempotent(reclaim).await?;
-        Ok((Some(next), ReclaimedEntries::parse(entries, attempts, deleted)?))
+        let ids = self.list_own_pending(from, count).await?;
+        let next = ids.last().map(|last| format!("({last}"));
+        Ok((next, self.reclaim_own(&self.inner.entries().filter_missing(ids)).await?))
+    }
+
+    /// Lists entries from `from` on that are pending on this consumer.
+    pub(super) async fn list_own_pending(&self, from: &str, count: usize) -> Result<Vec<String>, CommandError> {
+        let (bus, group, name) = (self.inner.bus(), self.inner.group(), self.inner.name());
+        let list = command::pending_of_consumer(bus.stream(), group, name, from, count);
+        Ok(command::parse_pending_ids(bus.connection().query_idempotent(&list).await?)?)
     }
 
     /// Reads due entries again.
@@ -288,7 +266,7 @@ impl Receiver {
         let (entries, attempts, deleted, lost, unread): (_, _, _, Vec<String>, Vec<String>) =
             self.inner.run_idempotent(reread).await?;
         let ids = |ids: Vec<String>| ids.into_iter().map(MessageId::new).collect::<Vec<_>>();
-        self.resume(ReclaimedEntries::parse(entries, attempts, deleted)?);
+        self.resume(ReclaimedEntries::new(entries, attempts, deleted));
         self.inner.release_lost(&ids(lost));
         match self.inner.in_flight().is_crowded() {
             // while crowded the reader reads no entries, so postponing these until it has would never end
@@ -298,15 +276,15 @@ impl Receiver {
         Ok(())
     }
 
-    /// Prepares reading entries again that are pending on this consumer; `None` if there are none.
-    pub(super) fn reclaim_own_script(&self, ids: &[String]) -> Option<ScriptInvocation<'static>> {
+    /// Reads entries again that are pending on this consumer.
+    pub(super) async fn reclaim_own(&self, ids: &[String]) -> Result<ReclaimedEntries, CommandError> {
         if ids.is_empty() {
-            return None;
+            return Ok(ReclaimedEntries::default());
         }
         let mut reclaim = self.inner.fenced_script(&script::consumer::RECLAIM_OWN);
-        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay);
-        reclaim.arg(ids);
-        Some(reclaim)
+        reclaim.key(&self.inner.keys().retry).key(&self.inner.keys().relay).arg(ids);
+        let (entries, attempts, deleted) = self.inner.run_idempotent(reclaim).await?;
+        Ok(ReclaimedEntries::new(entries, attempts, deleted))
     }
 
     /// Reclaims up to `count` entries of one page of pending ones. Returns the next cursor, [`RANGE_START`] at the end.
@@ -322,7 +300,7 @@ impl Receiver {
         claim.arg(u8::from(self.inner.fencing_token().is_some()));
         let (cursor, entries, attempts, deleted, ended): (_, _, _, _, Vec<bool>) =
             self.inner.run_idempotent(claim).await?;
-        Ok((cursor, ReclaimedEntries::parse(entries, attempts, deleted)?.with_owner_ended(ended)))
+        Ok((cursor, ReclaimedEntries::new(entries, attempts, deleted).with_owner_ended(ended)))
     }
 
     pub(super) fn log_recovered(&self, count: usize) {
@@ -337,8 +315,9 @@ impl Receiver {
         // entries that are there at the start are not new
         let new_from = cursor.new_after.get_or_insert_with(|| format!("({last}"));
         self.claim_handed_off_after(new_from).await?;
-        if !self.claim_handed_off_after(&mut cursor.all_after).await? {
-            RANGE_START.clone_into(&mut cursor.all_after); // the next run starts over
+        let all_from = cursor.all_after.get_or_insert_with(|| RANGE_START.into());
+        if !self.claim_handed_off_after(all_from).await? {
+            cursor.all_after = None; // the next run starts over
         }
         Ok(())
     }
@@ -357,7 +336,7 @@ impl Receiver {
             claim.arg(self.inner.announced_types()).arg(&*from).arg(command::SCRIPT_BATCH_MAX).arg(room);
             let (last, entries, attempts, deleted, has_more): (String, _, _, _, bool) =
                 self.inner.run_idempotent(claim).await?;
-            let claimed = ReclaimedEntries::parse(entries, attempts, deleted)?;
+            let claimed = ReclaimedEntries::new(entries, attempts, deleted);
             pages_in_vain += usize::from(claimed.entries.is_empty());
             self.receive_reclaimed(claimed);
             *from = last;

@@ -6,7 +6,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use eventbus::{
     Name,
-    delivery::{DisposedEntry, Disposition, InFlight, InFlightEntry, RetryPolicy, dispatch},
+    delivery::{DisposedEntry, Disposition, InFlightEntry, RetryPolicy, WorkerSlots, dispatch},
     handler::Delivery,
     port::{ConsumeError, MessageId},
 };
@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::{
     acknowledger::{AckBatch, AckBatchOutcome},
     inner::{ConsumerInner, FencingToken, RANGE_START},
+    new_in_flight,
     parts::ConsumerParts,
     receiver::ReclaimedEntries,
 };
@@ -73,22 +74,20 @@ impl RecoveryStats {
 
 /// Recovers entries of the bus's own group, under a consumer name of its own.
 pub(crate) async fn recover(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, ConsumeError> {
-    let destination = || bus.destination().clone();
-    if bus.consuming().is_closed() {
-        return Err(ConsumeError::ShutDown { destination: destination() });
-    }
+    bus.ensure_consuming()?;
     // recoveries share a consumer name, under which two would count each other's entries as their own
     let _alone = bus.recovery_lock().lock().await;
     let recovered = match bus.partitions().is_empty() {
         true => recover_stream(bus, recovery).await,
         false => recover_partitions(bus, recovery).await,
     };
-    recovered.map_err(|error| ConsumeError::Unavailable { destination: destination(), source: boxed(error) })
+    recovered.map_err(|error| bus.unavailable(boxed(error)))
 }
 
 async fn recover_stream(bus: &Arc<BusInner>, recovery: Recovery) -> Result<RecoveryStats, CommandError> {
     let name = format!("{}-recovery", bus.consumer_name());
-    let inner = ConsumerInner::with_name(Arc::clone(bus), bus.default_group().clone(), name, new_in_flight(bus), None);
+    let in_flight = new_in_flight(bus, &WorkerSlots::default());
+    let inner = ConsumerInner::with_name(Arc::clone(bus), bus.default_group().clone(), name, in_flight, None);
     let (run, mut stats) = (RecoveryRun::new(inner, recovery), RecoveryStats::default());
     run.recover(recovery, &mut stats).await?;
     run.parts.membership.deregister(&[], true).await?;
@@ -109,7 +108,8 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
             continue;
         }
         let fence = FencingToken { lease_key: lease.clone(), owner: owner.clone(), epoch: epoch.clone() };
-        let inner = ConsumerInner::for_partition(part, bus.default_group(), &new_in_flight(bus), fence);
+        let in_flight = new_in_flight(bus, &WorkerSlots::default());
+        let inner = ConsumerInner::for_partition(part, bus.default_group(), &in_flight, fence);
         let claimed = stats.claimed;
         let recovery = Recovery { batch_size: Some(left), ..recovery };
         let recovered = RecoveryRun::new(inner, recovery).recover(recovery, &mut stats).await;
@@ -118,11 +118,6 @@ async fn recover_partitions(bus: &BusInner, recovery: Recovery) -> Result<Recove
         recovered?;
     }
     Ok(stats)
-}
-
-fn new_in_flight(bus: &BusInner) -> Arc<InFlight> {
-    let config = bus.config();
-    Arc::new(InFlight::new(config.in_flight_limit(), config.max_in_flight_bytes, config.clock.clone()))
 }
 
 /// Prepares taking or renewing the lease of a partition.
@@ -174,15 +169,11 @@ impl RecoveryRun {
 
     /// Renews the claim on entries, or the lease of the partition.
     async fn renew_claims_or_lease(&self, ids: &[MessageId]) -> Result<(), CommandError> {
+        let bus = self.parts.inner.bus();
         match self.parts.inner.fencing_token() {
-            Some(FencingToken { lease_key: lease, owner, .. }) => self
-                .parts
-                .inner
-                .bus()
-                .connection()
-                .run_idempotent::<String>(&lease_script(self.parts.inner.bus(), lease, owner))
-                .await
-                .map(drop),
+            Some(FencingToken { lease_key: lease, owner, .. }) => {
+                bus.connection().run_idempotent::<String>(&lease_script(bus, lease, owner)).await.map(drop)
+            }
             None => self.parts.membership.renew_claims(ids).await.map(drop),
         }
     }

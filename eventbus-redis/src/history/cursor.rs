@@ -1,6 +1,6 @@
 //! A place in the stream of a bus, and reads from there.
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use eventbus::port::MessageId;
 use redis::ScriptInvocation;
@@ -9,8 +9,9 @@ use super::{HistoryEntry, HistoryError};
 use crate::{command::pages::EntryPage, entry_id::EntryId, inner::BusInner};
 
 /// A place in the stream of a bus; at first before the oldest entry.
-#[derive(Clone)]
+#[derive(derive_more::Debug, Clone)]
 pub(super) struct Cursor {
+    #[debug("{}", bus.stream())]
     bus: Arc<BusInner>,
     after: Option<MessageId>,
 }
@@ -47,8 +48,7 @@ impl Cursor {
     /// Reads a page; the cursor stays.
     pub(super) async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<HistoryEntry>, HistoryError> {
         self.check_open()?;
-        let reply = self.bus.connection().run_idempotent(page).await;
-        let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
+        let page: Result<EntryPage, _> = self.bus.connection().run_idempotent(page).await;
         let page = page.map_err(|error| HistoryError::from_command_error(self.bus.destination(), error))?;
         Ok(page.entries.into_iter().map(HistoryEntry::from).collect())
     }
@@ -58,11 +58,5 @@ impl Cursor {
             return Err(HistoryError::ShutDown { destination: self.bus.destination().clone() });
         }
         Ok(())
-    }
-}
-
-impl fmt::Debug for Cursor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("History").field("stream", &self.bus.stream()).field("after", &self.after).finish()
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 };
 
 /// A reader of the stream that waits for new entries; made by [`History::follow`](super::History::follow).
+#[derive(derive_more::Debug)]
+#[debug("Follow {{ history: {cursor:?}, read: {}, .. }}", buffered.len())]
 pub struct Follow {
     /// Behind the entries that were read, not behind those returned.
     cursor: Cursor,
@@ -105,14 +107,5 @@ impl Follow {
         if self.outage.begins() {
             tracing::warn!(stream = self.cursor.bus().stream(), %error, "following interrupted, trying again");
         }
-    }
-}
-
-impl fmt::Debug for Follow {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follow")
-            .field("history", &self.cursor)
-            .field("read", &self.buffered.len())
-            .finish_non_exhaustive()
     }
 }

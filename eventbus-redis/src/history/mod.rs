@@ -7,7 +7,7 @@ mod cursor;
 mod error;
 mod follow;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use eventbus::{RecordedEvent, port::MessageId};
 
@@ -46,7 +46,7 @@ use crate::{command::pages, inner::BusInner, reply::Entry, wire};
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct History(Cursor);
 
 /// An entry of the stream, read without a group.
@@ -146,12 +146,6 @@ impl History {
     #[must_use]
     pub fn follow(self) -> Follow {
         Follow::new(self.0)
-    }
-}
-
-impl fmt::Debug for History {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
     }
 }
 

@@ -5,7 +5,7 @@
 //!
 //! Real time, not the given clock: consumers in other processes.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use redis::{Value, from_redis_value};
 use tokio::time::sleep;
@@ -21,7 +21,11 @@ const REPARTITION_POLL_INTERVAL: Duration = Duration::from_millis(50);
 const REPARTITION_PUBLISH_PAUSE: Duration = Duration::from_secs(2);
 
 /// Unfinished entries of a group that prevent changing the number of partitions.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, derive_more::Display, Clone, PartialEq, Eq, serde::Serialize)]
+#[display(
+    "group `{group}` in `{stream}`: {} unread, {pending} pending",
+    unread.map_or_else(|| "some".into(), |unread| unread.to_string())
+)]
 #[non_exhaustive]
 pub struct UnfinishedGroup {
     /// The stream of the partition.
@@ -32,16 +36,6 @@ pub struct UnfinishedGroup {
     pub unread: Option<u64>,
     /// Entries that it has read and not acknowledged.
     pub pending: u64,
-}
-
-impl fmt::Display for UnfinishedGroup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { stream, group, unread, pending } = self;
-        match unread {
-            Some(unread) => write!(f, "group `{group}` in `{stream}`: {unread} unread, {pending} pending"),
-            None => write!(f, "group `{group}` in `{stream}`: some unread, {pending} pending"),
-        }
-    }
 }
 
 /// Reasons why the number of partitions was not changed.
@@ -142,12 +136,7 @@ async fn try_repartition(
         change.key(&stream).key(keys::floors(&stream)).key(keys::relay(&stream));
     }
     let closed_ms = u64::try_from(publish_pause.as_millis()).unwrap_or(u64::MAX);
-    change
-        .arg(bus.layout().generation())
-        .arg(bus.config().partitions)
-        .arg(partitions)
-        .arg(bus.instance())
-        .arg(closed_ms);
+    change.arg((bus.layout().generation(), bus.config().partitions, partitions, bus.instance(), closed_ms));
     let reply: Vec<Value> = bus.run(&change).await?;
     parse_repartition_reply(bus, reply).map_err(|error| bus.command_error(error.into()))
 }

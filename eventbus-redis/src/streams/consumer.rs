@@ -3,16 +3,18 @@
 //! Invariant: a blocked read is never dropped with entries that the server may have given it, and a claim reports
 //! entries that were deleted while they were pending.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use eventbus::{port::MessageId, support::PAGE_BYTES};
-use redis::Value;
 
 use super::{RedisStreams, StreamEntry};
 use crate::{
     RedisCommandError,
     blocking_read::{BlockingEntryReader, Deadline},
-    command::{self, GroupRead, streams},
+    command::{
+        self, GroupRead,
+        streams::{self, ClaimPageReply},
+    },
     error::CommandError,
     keys, script,
 };
@@ -108,11 +110,14 @@ pub struct ClaimedEntry {
 /// }
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
 pub struct EventConsumer {
+    #[debug(skip)]
     streams: RedisStreams,
     key: String,
     group: String,
     consumer: String,
+    #[debug(skip)]
     entry_reader: BlockingEntryReader,
 }
 
@@ -190,20 +195,19 @@ impl EventConsumer {
             let reader = GroupRead { stream: &self.key, group: &self.group, consumer: &self.consumer, count };
             let claim = streams::claim_page(reader, options.min_idle, &from, PAGE_BYTES - bytes);
             // never sent twice: the entries that a first run claimed are not idle any more
-            let claimed = match self.streams.connection().run::<Value>(&claim).await {
+            let claimed: Result<ClaimPageReply, _> = self.streams.connection().run(&claim).await;
+            let (next, entries, deliveries, deleted, more) = match claimed {
                 Err(error) if command::is_group_missing(&error) => {
                     self.ensure_group().await?;
                     break;
                 }
-                reply => reply
-                    .and_then(|reply| Ok(streams::parse_claim_page(reply)?))
-                    .map_err(|error| self.command_error(error))?,
+                claimed => claimed.map_err(|error| self.command_error(error))?,
             };
-            let entries = claimed.entries.into_iter();
+            let entries = entries.into_iter().zip(deliveries);
             all.entries.extend(entries.map(|(entry, deliveries)| ClaimedEntry { entry: entry.into(), deliveries }));
-            all.deleted.extend(claimed.deleted.into_iter().map(MessageId::new));
-            bytes += claimed.bytes;
-            from = claimed.next;
+            all.deleted.extend(deleted.into_iter().map(MessageId::new));
+            bytes += more;
+            from = next;
             if from == "-" {
                 break;
             }
@@ -221,16 +225,5 @@ impl EventConsumer {
 
     fn command_error(&self, error: CommandError) -> RedisCommandError {
         RedisCommandError::from_command_error(&self.key, error)
-    }
-}
-
-impl fmt::Debug for EventConsumer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, group, consumer, .. } = self;
-        f.debug_struct("EventConsumer")
-            .field("key", key)
-            .field("group", group)
-            .field("consumer", consumer)
-            .finish_non_exhaustive()
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     command::{self, GroupState, streams as commands},
     entry_id::EntryId,
     error::CommandError,
-    keys, reply,
+    keys,
+    reply::{self, Entry},
     trim::{TrimProgress, TrimReply, trim_script},
 };
 
@@ -65,16 +66,9 @@ pub(super) async fn trim(
     is_forced: bool,
 ) -> Result<Trimmed, RedisCommandError> {
     let (trim, mut steps) = (trim_script(key, limits, is_forced), TrimProgress::default());
-    loop {
-        let reply = streams
-            .connection()
-            .run::<TrimReply>(&trim)
-            .await
-            .map_err(|error| RedisCommandError::from_command_error(key, error))?;
-        if !steps.add_step(reply.into()) {
-            return Ok(steps.total);
-        }
-    }
+    let failed = |error| RedisCommandError::from_command_error(key, error);
+    while steps.add_step(streams.connection().run::<TrimReply>(&trim).await.map_err(failed)?.into()) {}
+    Ok(steps.total)
 }
 
 /// Loads the state of the stream of a key.
@@ -88,7 +82,8 @@ pub(super) async fn health(streams: &RedisStreams, key: &str) -> Result<StreamHe
 fn parse_health(replies: Vec<RedisResult<Value>>) -> Result<StreamHealth, RedisError> {
     let mut replies = replies.into_iter();
     let mut next = || replies.next().unwrap_or(Ok(Value::Nil));
-    let one = |reply| Ok::<_, RedisError>(reply::parse_range_entries(reply)?.into_iter().next().map(StreamEntry::from));
+    let one =
+        |reply| Ok::<_, RedisError>(reply::parse_value::<Vec<Entry>>(reply)?.into_iter().next().map(StreamEntry::from));
     let length = reply::parse_value(next()?)?;
     let (first_entry, last_entry) = (one(next()?)?, one(next()?)?);
     let groups = command::parse_groups(next())?;

@@ -11,7 +11,7 @@ mod projection;
 mod publisher;
 mod reader;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use eventbus::port::MessageId;
 use eventbus_redis_core::script::CHECK_SCRIPTING;
@@ -56,11 +56,12 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct RedisStreams {
     inner: Arc<StreamsInner>,
 }
 
+#[derive(Debug)]
 struct StreamsInner {
     config: RedisStreamsConfig,
     connection: SharedConnection,
@@ -223,11 +224,5 @@ impl RedisStreams {
             .query_idempotent(command)
             .await
             .map_err(|error| RedisCommandError::from_command_error(key, error))
-    }
-}
-
-impl fmt::Debug for RedisStreams {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RedisStreams").field("config", self.config()).finish_non_exhaustive()
     }
 }

@@ -3,8 +3,6 @@
 //! Invariant: the position moves only past entries that were returned to the caller, so a failed or dropped read loses
 //! none.
 
-use std::fmt;
-
 use eventbus::port::MessageId;
 use redis::ScriptInvocation;
 
@@ -38,23 +36,21 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
+#[derive(derive_more::Debug)]
 pub struct StreamReader {
+    #[debug(skip)]
     streams: RedisStreams,
     key: String,
     after: Option<MessageId>,
     through: Option<MessageId>,
+    #[debug(skip)]
     page_reader: BlockingPageReader,
 }
 
 impl StreamReader {
     pub(super) fn new(streams: &RedisStreams, key: &str) -> Self {
-        Self {
-            streams: streams.clone(),
-            key: key.into(),
-            after: None,
-            through: None,
-            page_reader: BlockingPageReader::default(),
-        }
+        let (streams, page_reader) = (streams.clone(), BlockingPageReader::default());
+        Self { streams, key: key.into(), after: None, through: None, page_reader }
     }
 
     /// Moves behind an entry, which need not exist: reads return entries after it.
@@ -143,8 +139,7 @@ impl StreamReader {
     }
 
     async fn read(&self, page: &ScriptInvocation<'_>) -> Result<Vec<StreamEntry>, RedisCommandError> {
-        let reply = self.streams.connection().run_idempotent(page).await;
-        let page = reply.and_then(|reply| Ok(EntryPage::parse(reply)?));
+        let page: Result<EntryPage, _> = self.streams.connection().run_idempotent(page).await;
         let page = page.map_err(|error| RedisCommandError::from_command_error(&self.key, error))?;
         Ok(page.entries.into_iter().map(StreamEntry::from).collect())
     }
@@ -167,15 +162,4 @@ fn check_id<'i>(stream: &str, id: Option<&'i MessageId>) -> Result<Option<&'i st
     }
     let source = format!("`{text}` is not an id of an entry").into();
     Err(RedisCommandError::Refused { stream: stream.into(), source })
-}
-
-impl fmt::Debug for StreamReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { key, after, through, .. } = self;
-        f.debug_struct("StreamReader")
-            .field("key", key)
-            .field("after", after)
-            .field("through", through)
-            .finish_non_exhaustive()
-    }
 }

@@ -5,7 +5,7 @@ use eventbus::{
     port::{Append, AppendError, ReadError},
     support::first_result,
 };
-use eventbus_redis_core::{error::boxed, program::AtomicProgram};
+use eventbus_redis_core::{error::boxed, program::AtomicProgram, reply::request};
 use time::OffsetDateTime;
 
 use crate::{
@@ -112,11 +112,8 @@ async fn find_stored(
     stream: &StreamId,
     events: &[NewEvent],
 ) -> Result<Option<Vec<RecordedEvent>>, AppendError> {
-    let mut command = redis::cmd("HMGET");
-    command.arg(inner.keys().ids());
-    for event in events {
-        command.arg(event.event_id().as_uuid().as_bytes());
-    }
+    let ids: Vec<_> = events.iter().map(|event| *event.event_id().as_uuid().as_bytes()).collect();
+    let command = request("HMGET", (inner.keys().ids(), ids.iter().map(|id| &id[..]).collect::<Vec<_>>()));
     let found: Vec<Option<u64>> =
         inner.connection().query_idempotent(&command).await.map_err(|error| AppendError::Unavailable(boxed(error)))?;
     let positions: Vec<u64> = found.into_iter().flatten().collect();

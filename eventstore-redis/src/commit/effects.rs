@@ -30,18 +30,13 @@ impl EffectList {
         self.named_commands.insert(command);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.effects.len()
-    }
-
     /// Checks with the server that each new command writes to one key, right behind its name.
     pub(crate) async fn check_commands(&self, inner: &StoreInner) -> Result<(), RedisTransactionError> {
         let unknown: Vec<&String> = self.named_commands.iter().filter(|name| !inner.is_command_checked(name)).collect();
         if unknown.is_empty() {
             return Ok(());
         }
-        let mut command = redis::cmd("COMMAND");
-        command.arg("INFO").arg(&unknown);
+        let command = reply::request("COMMAND", ("INFO", &unknown));
         let replies: Vec<Value> =
             inner.connection().query_idempotent(&command).await.map_err(RedisTransactionError::unavailable)?;
         let mut replies = replies.into_iter();

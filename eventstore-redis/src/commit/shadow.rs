@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use eventbus::{Name, Position, port::Shadow};
-use eventbus_redis_core::program::AtomicProgram;
-use redis::FromRedisValue;
+use eventbus_redis_core::{program::AtomicProgram, reply::request};
+use redis::{Cmd, FromRedisValue};
 
 use super::tables::{Table, parse_tables, scan_pattern};
 use crate::{
@@ -75,8 +75,7 @@ pub(crate) async fn load_shadow_position(
     inner: &StoreInner,
     shadow: &Shadow,
 ) -> Result<Position, RedisTransactionError> {
-    let mut command = redis::cmd("HGET");
-    command.arg(inner.keys().shadow(&shadow.name)).arg("position");
+    let command = request("HGET", (inner.keys().shadow(&shadow.name), "position"));
     let position: Option<u64> = query_for_transaction(inner, &command).await?;
     position.map(Position::new).ok_or_else(|| missing_shadow(shadow))
 }
@@ -86,35 +85,18 @@ pub(crate) async fn list_shadow_copies(
     inner: &StoreInner,
     shadow: &Shadow,
 ) -> Result<BTreeSet<String>, RedisTransactionError> {
-    let mut copies = BTreeSet::new();
     let key = inner.keys().shadow_copies(&shadow.name);
-    let mut cursor = "0".to_owned();
-    loop {
-        let mut scan = redis::cmd("SSCAN");
-        scan.arg(&key).arg(&cursor).arg("COUNT").arg(SHADOW_BATCH_MAX);
-        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan).await?;
-        copies.extend(page);
-        cursor = next;
-        if cursor == "0" {
-            return Ok(copies);
-        }
-    }
+    scan_all(inner, |cursor| request("SSCAN", (&key, cursor, "COUNT", SHADOW_BATCH_MAX))).await
 }
 
-/// Returns the live keys that begin with `stem`, with the prefix. The projection writes none of them meanwhile: the
-/// rebuild has seized its lease, which fences it.
-async fn list_live_keys(inner: &StoreInner, stem: &str) -> Result<BTreeSet<String>, RedisTransactionError> {
-    let matching = scan_pattern(&inner.keys().live_key(stem));
-    let mut found = BTreeSet::new();
-    let mut cursor = "0".to_owned();
+/// Runs a scan from the cursor `0` to its end.
+async fn scan_all(
+    inner: &StoreInner,
+    scan: impl Fn(&str) -> Cmd + Send,
+) -> Result<BTreeSet<String>, RedisTransactionError> {
+    let (mut found, mut cursor) = (BTreeSet::new(), "0".to_owned());
     loop {
-        let mut scan = redis::cmd("SCAN");
-        scan.arg(&cursor).arg("MATCH").arg(&matching).arg("COUNT").arg(SHADOW_BATCH_MAX);
-        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan).await?;
-        if page.iter().any(|key| keys::is_store_meta(key)) {
-            let reason = "the keys of another store begin with it";
-            return Err(RedisTransactionError::InvalidKey { key: format!("{stem}*"), reason });
-        }
+        let (next, page): (String, Vec<String>) = query_for_transaction(inner, &scan(&cursor)).await?;
         found.extend(page);
         cursor = next;
         if cursor == "0" {
@@ -123,15 +105,26 @@ async fn list_live_keys(inner: &StoreInner, stem: &str) -> Result<BTreeSet<Strin
     }
 }
 
+/// Returns the live keys that begin with `stem`, with the prefix. The projection writes none of them meanwhile: the
+/// rebuild has seized its lease, which fences it.
+async fn list_live_keys(inner: &StoreInner, stem: &str) -> Result<BTreeSet<String>, RedisTransactionError> {
+    let matching = scan_pattern(&inner.keys().live_key(stem));
+    let scan = |cursor: &str| request("SCAN", (cursor, "MATCH", &matching, "COUNT", SHADOW_BATCH_MAX));
+    let found = scan_all(inner, scan).await?;
+    if found.iter().any(|key| keys::is_store_meta(key)) {
+        let reason = "the keys of another store begin with it";
+        return Err(RedisTransactionError::InvalidKey { key: format!("{stem}*"), reason });
+    }
+    Ok(found)
+}
+
 pub(crate) async fn unlink(inner: &StoreInner, keys: &[String]) -> Result<(), RedisTransactionError> {
-    let mut unlink = redis::cmd("UNLINK");
-    unlink.arg(keys);
-    query_for_transaction::<u64>(inner, &unlink).await.map(drop)
+    query_for_transaction::<u64>(inner, &request("UNLINK", keys)).await.map(drop)
 }
 
 async fn query_for_transaction<T: FromRedisValue>(
     inner: &StoreInner,
-    command: &redis::Cmd,
+    command: &Cmd,
 ) -> Result<T, RedisTransactionError> {
     inner.connection().query_idempotent(command).await.map_err(RedisTransactionError::unavailable)
 }

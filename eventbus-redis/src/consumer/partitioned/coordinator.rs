@@ -159,15 +159,16 @@ impl<'a> PartitionTasks<'a> {
         self.batches.values_mut().for_each(AckBatch::gather_no_more);
         self.write_batches().await?;
         let in_flight = self.consumer.inner.in_flight();
-        let (parts, mut due): (_, HashMap<usize, Vec<DueEntry>>) = {
-            let (owned, mut due) = (self.consumer.owned(), HashMap::<usize, Vec<DueEntry>>::new());
+        let mut due: HashMap<usize, Vec<DueEntry>> = HashMap::new();
+        let parts = {
+            let owned = self.consumer.owned();
             for one in in_flight.take_due() {
                 match owned.partition_of(&one.id) {
                     Some(number) => due.entry(number).or_default().push(one),
                     None => in_flight.release([&one.id]),
                 }
             }
-            (owned.consumers(), due)
+            owned.consumers()
         };
         let mut outcome = Ok(());
         for (number, part) in parts {
@@ -273,29 +274,24 @@ impl<'a> PartitionTasks<'a> {
 
     /// Prepares the heartbeat that also renews and takes leases.
     fn rebalance_script(&self) -> ScriptInvocation<'static> {
-        let bus = self.consumer.bus();
+        let (bus, inner) = (self.consumer.bus(), &self.consumer.inner);
         let lease_ms = bus.config().partition_lease_ms;
-        let mut share = script::partition::REBALANCE.key(&self.consumer.inner.keys().members);
+        let mut share = script::partition::REBALANCE.key(&inner.keys().members);
         share.key(keys::layout(bus.base_stream()));
         for part in bus.partitions() {
             let stream = part.stream();
-            share.key(keys::lease(stream, self.consumer.inner.group())).key(stream).key(keys::floors(stream));
+            share.key(keys::lease(stream, inner.group())).key(stream).key(keys::floors(stream));
         }
-        share.key(&self.consumer.inner.keys().known_types);
-        share
-            .arg(self.consumer.inner.group().as_str())
-            .arg(self.consumer.inner.name())
-            .arg(self.consumer.inner.announced_types());
+        share.key(&inner.keys().known_types);
+        share.arg((inner.group().as_str(), inner.name(), inner.announced_types()));
         share.arg(lease_ms.saturating_mul(2)).arg(bus.instance()).arg(lease_ms).arg(bus.layout().generation());
-        share.arg(u8::from(!self.has_layout_changed)).arg(self.consumer.inner.long_run_json());
+        share.arg(u8::from(!self.has_layout_changed)).arg(inner.long_run_json());
         let owned = self.consumer.owned();
         for number in 0..bus.partitions().len() {
             share.arg(owned.epoch(number));
         }
         drop(owned);
-        for number in shuffled(bus.partitions().len()) {
-            share.arg(number);
-        }
+        share.arg(shuffled(bus.partitions().len()));
         share
     }
 
@@ -338,11 +334,8 @@ impl<'a> PartitionTasks<'a> {
             return Ok(());
         }
         {
-            let owned = self.consumer.owned();
-            self.consumer
-                .inner
-                .in_flight()
-                .nack_idle_if(|id| owned.partition_of(id).is_some_and(|place| leaving.contains(&place)));
+            let (owned, in_flight) = (self.consumer.owned(), self.consumer.inner.in_flight());
+            in_flight.nack_idle_if(|id| owned.partition_of(id).is_some_and(|place| leaving.contains(&place)));
         }
         self.assign_to_batches();
         let mut release = script::partition::RELEASE_PARTITIONS.prepare_invoke();

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use eventbus::delivery::{InFlightEntry, StopSignal};
-use redis::{RedisError, RedisResult, Value, from_redis_value};
+use redis::{RedisResult, Value};
 
 use super::{
     consumer::PartitionedConsumer,
@@ -25,7 +25,8 @@ use crate::{
     },
     entry_id::EntryId,
     error::CommandError,
-    reply, script,
+    reply::{Entry, parse_value},
+    script,
 };
 
 /// The reader of the partitions that the consumer owns.
@@ -158,18 +159,15 @@ impl<'a> PartitionReader<'a> {
         let replies: Vec<Value> = self.consumer.bus().connection().run_with_short_timeout(&read).await?;
         for (of, reply) in readable.into_iter().zip(replies) {
             match reply {
-                Value::Array(entries) => {
-                    let entries: Vec<_> = entries.into_iter().map(reply::parse_entry).collect::<RedisResult<_>>()?;
+                entries @ Value::Array(_) => {
+                    let entries: Vec<Entry> = parse_value(entries)?;
                     let has_more = entries.len() >= count;
                     self.consumer.owned().buffer_entries(&of, entries, has_more);
                 }
-                refusal => {
-                    let refusal: String = from_redis_value(refusal).map_err(RedisError::from)?;
-                    match refusal.as_str() {
-                        "FENCED" => self.consumer.lose_partition(&of.consumer),
-                        _ => self.consumer.recreate_group(&of.consumer).await?,
-                    }
-                }
+                refusal => match parse_value::<String>(refusal)?.as_str() {
+                    "FENCED" => self.consumer.lose_partition(&of.consumer),
+                    _ => self.consumer.recreate_group(&of.consumer).await?,
+                },
             }
         }
         Ok(())
@@ -211,7 +209,8 @@ impl<'a> PartitionReader<'a> {
             drop(tokio::time::timeout(SINGLE_CONNECTION_POLL_INTERVAL.min(block), changed).await);
             return Ok(());
         }
-        let wait = command::wait_for_any(&ends, block.min(READ_BLOCK_MAX));
+        let positions = ends.iter().map(|(stream, last)| (&**stream, &**last));
+        let wait = command::wait_for_any(positions, block.min(READ_BLOCK_MAX));
         let seen = connected.read_or_unblock(&wait, changed).await?;
         for (stream, id) in command::parse_last_ids(seen)? {
             self.consumer.owned().record_last_id(&stream, id);

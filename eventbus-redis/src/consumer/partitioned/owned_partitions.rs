@@ -75,6 +75,11 @@ pub(super) struct ReadablePartition {
 }
 
 impl OwnedPartition {
+    /// Returns `true` if the consumer is to go on with the partition.
+    fn is_staying(&self) -> bool {
+        !matches!(self.stage, PartitionStage::Releasing | PartitionStage::Lost)
+    }
+
     fn restart_reading(&mut self) {
         self.stage = PartitionStage::CatchingUp("-".into());
         self.read_generation += 1;
@@ -85,13 +90,16 @@ impl OwnedPartition {
 
 impl OwnedPartitions {
     pub(super) fn add(&mut self, number: usize, consumer: ConsumerParts, owner_ended: bool, last: String) {
-        let consumer = Arc::new(consumer);
-        let stage = PartitionStage::CatchingUp("-".into());
-        let (buffered, has_more) = (VecDeque::new(), false);
-        self.partitions.insert(
-            number,
-            OwnedPartition { consumer, stage, owner_ended, read_generation: 1, buffered, has_more, last_id: last },
-        );
+        let part = OwnedPartition {
+            consumer: Arc::new(consumer),
+            stage: PartitionStage::CatchingUp("-".into()),
+            owner_ended,
+            read_generation: 1,
+            buffered: VecDeque::new(),
+            has_more: false,
+            last_id: last,
+        };
+        self.partitions.insert(number, part);
     }
 
     pub(super) fn consumers(&self) -> Vec<(usize, Arc<ConsumerParts>)> {
@@ -120,28 +128,22 @@ impl OwnedPartitions {
     }
 
     pub(super) fn list_lost(&self) -> Vec<usize> {
-        let lost = self.partitions.iter().filter(|(_, part)| part.stage == PartitionStage::Lost);
-        lost.map(|(number, _)| *number).collect()
+        self.list_in_stage(&PartitionStage::Lost)
+    }
+
+    fn list_in_stage(&self, stage: &PartitionStage) -> Vec<usize> {
+        self.partitions.iter().filter(|(_, part)| part.stage == *stage).map(|(number, _)| *number).collect()
     }
 
     /// Starts over with the pending entries of a partition.
     pub(super) fn restart_partition(&mut self, consumer: &Arc<ConsumerParts>) {
-        if let Some(part) = self
-            .find_partition(consumer)
-            .filter(|part| !matches!(part.stage, PartitionStage::Releasing | PartitionStage::Lost))
-        {
+        if let Some(part) = self.find_partition(consumer).filter(|part| part.is_staying()) {
             part.restart_reading();
         }
     }
 
     pub(super) fn restart_all(&mut self) {
-        for part in self
-            .partitions
-            .values_mut()
-            .filter(|part| !matches!(part.stage, PartitionStage::Releasing | PartitionStage::Lost))
-        {
-            part.restart_reading();
-        }
+        self.partitions.values_mut().filter(|part| part.is_staying()).for_each(OwnedPartition::restart_reading);
     }
 
     /// Lists partitions with pending entries that are not all in flight.
@@ -255,10 +257,7 @@ impl OwnedPartitions {
         for number in self.partition_by_entry.values() {
             *in_flight.entry(*number).or_default() += 1;
         }
-        let staying = self
-            .partitions
-            .iter()
-            .filter(|(_, part)| !matches!(part.stage, PartitionStage::Releasing | PartitionStage::Lost));
+        let staying = self.partitions.iter().filter(|(_, part)| part.is_staying());
         let mut staying: Vec<usize> = staying.map(|(number, _)| *number).collect();
         let leaving = count.saturating_sub(self.partitions.len() - staying.len());
         staying.sort_by_key(|number| in_flight.get(number).copied().unwrap_or_default());
@@ -271,8 +270,7 @@ impl OwnedPartitions {
     }
 
     pub(super) fn list_releasing(&self) -> Vec<usize> {
-        let leaving = self.partitions.iter().filter(|(_, part)| part.stage == PartitionStage::Releasing);
-        leaving.map(|(number, _)| *number).collect()
+        self.list_in_stage(&PartitionStage::Releasing)
     }
 
     /// Removes a partition; returns its entries.

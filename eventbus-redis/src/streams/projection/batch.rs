@@ -4,7 +4,6 @@
 //! rest must exist. One script reads checkpoint, note and stream in one instant, else they would not fit each other.
 
 use eventbus::{port::MessageId, support::PAGE_BYTES};
-use redis::{RedisError, Value};
 
 use super::{
     StreamProjectionError,
@@ -16,7 +15,8 @@ use crate::{
     RedisCommandError,
     entry_id::EntryId,
     program::{AtomicProgram, ProgramReply},
-    reply, script,
+    reply::Entry,
+    script,
     streams::StreamEntry,
 };
 
@@ -77,11 +77,8 @@ pub(super) async fn next_batch(
             }
         };
         if deleted > 0 {
-            tracing::warn!(
-                projection = runner.keys().name(),
-                deleted,
-                "entries were deleted before they were processed"
-            );
+            let projection = runner.keys().name();
+            tracing::warn!(projection, deleted, "entries were deleted before they were processed");
         }
         if batch.saved_position == Some(batch.position)
             || save_position(runner, target, &batch.checkpoint, None, batch.position).await?
@@ -145,20 +142,19 @@ async fn load_batch(
     let mut script = script::streams::NEXT_PROJECTION_BATCH.key(&keys);
     script.arg(runner.keys().progress_name(target)).arg(from).arg(PROJECTION_BATCH_MAX).arg(PAGE_BYTES);
     let reply: Result<BatchReply, _> = runner.streams().connection().run_idempotent(&script).await;
-    let failed = |error| RedisCommandError::from_command_error(runner.keys().stream(), error);
-    Ok(parse_batch(reply.map_err(failed)?, from).map_err(|error| failed(error.into()))?)
+    let reply = reply.map_err(|error| RedisCommandError::from_command_error(runner.keys().stream(), error))?;
+    Ok(parse_batch(reply, from))
 }
 
 /// Reply of the script.
-type BatchReply = (String, String, Value, Value, bool, i64, u64, String, String, String);
+type BatchReply = (String, String, Vec<Entry>, Vec<Entry>, bool, i64, u64, String, String, String);
 
-fn parse_batch(reply: BatchReply, from: &str) -> Result<ProjectionBatch, RedisError> {
+fn parse_batch(reply: BatchReply, from: &str) -> ProjectionBatch {
     let (checkpoint, note, own, entries, has_more, added, length, first, newest, highest_deleted) = reply;
     let id = |text: &str| EntryId::parse_id_or_time(text).unwrap_or(EntryId::ZERO);
     let at = id(if from.is_empty() { &checkpoint } else { from });
-    let found = |entries| Ok::<_, RedisError>(reply::parse_range_entries(entries)?.into_iter().map(StreamEntry::from));
-    let own = found(own)?.find(|entry| id(entry.id.as_str()) == at);
-    let entries: Vec<_> = found(entries)?.collect();
+    let own = own.into_iter().map(StreamEntry::from).find(|entry| id(entry.id.as_str()) == at);
+    let entries: Vec<_> = entries.into_iter().map(StreamEntry::from).collect();
     let (first, read) = (id(&first), entries.len() as u64);
     let mut stream = StreamSnapshot {
         added: u64::try_from(added).ok(),
@@ -175,5 +171,5 @@ fn parse_batch(reply: BatchReply, from: &str) -> Result<ProjectionBatch, RedisEr
     }
     let noted = note.parse::<StreamPosition>().ok().filter(|position| position.id == at && from.is_empty());
     let loss = stream.detect_loss(noted.unwrap_or(StreamPosition::at(at)));
-    Ok(ProjectionBatch { checkpoint, entries, saved_position: noted, position: stream.position_at(at, noted), loss })
+    ProjectionBatch { checkpoint, entries, saved_position: noted, position: stream.position_at(at, noted), loss }
 }

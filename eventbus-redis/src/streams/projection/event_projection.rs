@@ -2,7 +2,7 @@
 //!
 //! Real time, not the given clock: reconnecting to Redis.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 use eventbus::{
     BoxError,
@@ -66,7 +66,8 @@ use crate::{
 /// # Ok(())
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(derive_more::Debug, Clone)]
+#[debug("EventProjection({} over {})", runner.keys().name(), runner.keys().stream())]
 pub struct EventProjection {
     runner: StepRunner,
     handlers: EventHandlers,
@@ -178,7 +179,8 @@ impl EventProjection {
     }
 
     async fn run_until_error(&self, applied: &mut Applied) -> StreamProjectionError {
-        let mut coming = self.runner.streams().reader(self.runner.keys().stream());
+        let (projection, stream) = (self.runner.keys().name(), self.runner.keys().stream());
+        let mut coming = self.runner.streams().reader(stream);
         let (mut backoff, mut last_logged) = (BackoffTimer::new(RECONNECT_BACKOFF), None);
         let clock = &self.runner.streams().config().clock;
         let (mut outage, mut stop) = (Outage::new(clock.clone()), Outage::new(clock.clone()));
@@ -187,16 +189,10 @@ impl EventProjection {
                 self.apply_available(applied).await?;
                 if let Some(lasted) = stop.ends() {
                     last_logged = None;
-                    tracing::info!(
-                        projection = self.runner.keys().name(),
-                        stream = self.runner.keys().stream(),
-                        ?lasted,
-                        "projection goes on"
-                    );
+                    tracing::info!(projection, stream, ?lasted, "projection goes on");
                 }
                 if let Some(position) = &applied.position {
-                    coming = std::mem::replace(&mut coming, self.runner.streams().reader(self.runner.keys().stream()))
-                        .after(position);
+                    coming = std::mem::replace(&mut coming, self.runner.streams().reader(stream)).after(position);
                 }
                 Ok::<_, StreamProjectionError>(coming.wait(Consume { count: 1, ..Consume::default() }).await?)
             };
@@ -204,17 +200,12 @@ impl EventProjection {
                 Ok(_) => {
                     backoff.reset();
                     if let Some(lasted) = outage.ends() {
-                        tracing::info!(
-                            projection = self.runner.keys().name(),
-                            stream = self.runner.keys().stream(),
-                            ?lasted,
-                            "projection reads again"
-                        );
+                        tracing::info!(projection, stream, ?lasted, "projection reads again");
                     }
                 }
                 Err(error) if error.is_retryable() => {
                     if outage.begins() {
-                        tracing::warn!(projection = self.runner.keys().name(), %error, "projection interrupted, trying again");
+                        tracing::warn!(projection, %error, "projection interrupted, trying again");
                     }
                     tokio::time::sleep(backoff.next_jittered()).await;
                 }
@@ -226,12 +217,7 @@ impl EventProjection {
                     if last_logged != current
                         && let Some((error, cause)) = &current
                     {
-                        tracing::error!(
-                            projection = self.runner.keys().name(),
-                            error,
-                            cause,
-                            "projection stopped, trying again every minute"
-                        );
+                        tracing::error!(projection, error, cause, "projection stopped, trying again every minute");
                     }
                     last_logged = current;
                     clock.sleep(STOPPED_RETRY_DELAY).await;
@@ -291,20 +277,8 @@ impl EventProjection {
     /// # Errors
     /// [`RedisCommandError`].
     pub async fn retire(&self) -> Result<(), RedisCommandError> {
-        let delete = streams::delete_fields(
-            &self.runner.keys().notes(),
-            &[&self.runner.keys().progress_field(), &self.runner.keys().rebuild_progress_field()],
-        );
+        let keys = self.runner.keys();
+        let delete = streams::delete_fields(&keys.notes(), &[&keys.progress_field(), &keys.rebuild_progress_field()]);
         self.runner.query_idempotent::<u64>(&delete).await.map(drop)
-    }
-}
-
-impl fmt::Debug for EventProjection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventProjection")
-            .field("name", &self.runner.keys().name())
-            .field("stream", &self.runner.keys().stream())
-            .field("types", &self.handlers.event_types())
-            .finish_non_exhaustive()
     }
 }

@@ -50,11 +50,6 @@ impl EventHandlers {
         self.skip_predicates.push(Arc::new(is_skipped));
     }
 
-    /// The types that have a handler.
-    pub(super) fn event_types(&self) -> impl std::fmt::Debug {
-        self.handlers.keys()
-    }
-
     /// Returns the effects of an entry, unless its handler fails or writes a key that it may not.
     pub(super) fn prepare_entry<'e>(
         &self,

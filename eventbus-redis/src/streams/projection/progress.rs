@@ -2,9 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use eventbus::{clock::SharedClock, port::MessageId};
+use eventbus::port::MessageId;
 use serde::Serialize;
-use tokio::time::Instant;
 
 use crate::trim::in_seconds;
 
@@ -57,24 +56,5 @@ impl ProjectionProgress {
     #[must_use]
     pub fn time_left(&self) -> Option<Duration> {
         Duration::try_from_secs_f64(self.of.saturating_sub(self.done) as f64 / self.per_second()).ok()
-    }
-}
-
-/// Reports the progress of a rebuild to its callback.
-pub(super) struct ProgressReporter<F> {
-    report: F,
-    began: Instant,
-    clock: SharedClock,
-    of: u64,
-}
-
-impl<F: FnMut(ProjectionProgress)> ProgressReporter<F> {
-    pub(super) fn new(of: u64, report: F, clock: SharedClock) -> Self {
-        Self { report, began: clock.instant(), clock, of }
-    }
-
-    pub(super) fn report_progress(&mut self, done: u64) {
-        self.of = self.of.max(done);
-        (self.report)(ProjectionProgress { done, of: self.of, took: self.clock.elapsed(self.began) });
     }
 }

@@ -25,7 +25,6 @@ use super::{
     handlers::EventHandlers,
     keys::ProjectionTarget,
     position::StreamPosition,
-    progress::ProgressReporter,
     step_runner::StepRunner,
 };
 use crate::{
@@ -53,15 +52,15 @@ async fn rebuild_with_token(
     runner: &StepRunner,
     handlers: &EventHandlers,
     token: &str,
-    on_progress: impl FnMut(ProjectionProgress),
+    mut on_progress: impl FnMut(ProjectionProgress),
 ) -> Result<Applied, StreamProjectionError> {
     let target = ProjectionTarget::Rebuild(token);
     start_rebuild(runner, token).await?;
-    let mut progress = ProgressReporter::new(
-        runner.query_idempotent(&streams::length(runner.keys().stream())).await?,
-        on_progress,
-        runner.streams().config().clock.clone(),
-    );
+    let length: u64 = runner.query_idempotent(&streams::length(runner.keys().stream())).await?;
+    let clock = &runner.streams().config().clock;
+    let began = clock.instant();
+    let mut report_progress =
+        |done: u64| on_progress(ProjectionProgress { done, of: length.max(done), took: clock.elapsed(began) });
     let mut applied = Applied::default();
     loop {
         // read before the entries: if there are none and the swap finds it unchanged, the copies lack no entry that
@@ -72,7 +71,7 @@ async fn rebuild_with_token(
         if batch.entries.is_empty() {
             if swap_copies(runner, token, &batch, &live).await? {
                 applied.position = batch.checkpoint_id();
-                progress.report_progress(applied.processed);
+                report_progress(applied.processed);
                 return Ok(applied);
             }
             continue;
@@ -80,7 +79,7 @@ async fn rebuild_with_token(
         if let StepOutcome::CheckpointMoved = apply_batch(runner, handlers, &target, &batch, &mut applied).await? {
             return Err(runner.superseded_error());
         }
-        progress.report_progress(applied.processed);
+        report_progress(applied.processed);
     }
 }
 
