@@ -115,6 +115,27 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
     assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
 }
 
+/// A consumer that died was alive for two leases, and its leases end after one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() {
+    let lease = Duration::from_secs(600);
+    let config = config(test_servers::redis_url(), &test_servers::unique_name("dead"), 4, lease);
+    let bus = RedisEventBus::connect(config).await.unwrap();
+    let journal = Journal::new();
+    journal.join(&bus, Duration::from_millis(1), true);
+    let (now, _): (u64, u64) = command(&bus, "TIME", &[]).await;
+    let stream = bus.config().stream_name();
+    let generation: String = command(&bus, "HGET", &[&format!("{stream}:layout"), "generation"]).await;
+    let member = serde_json::json!({
+        "at": (now - 700) * 1_000, "live_ms": 1_200_000, "types": "*", "instance": "dead", "layout": generation,
+    });
+    let members = format!("{{{stream}}}:members:{}", bus.default_group());
+    let _: u64 = command(&bus, "HSET", &[&members, "dead", &member.to_string()]).await;
+    start(&bus).await;
+    until_shared(&bus, 1).await;
+    bus.stop_consuming().await;
+}
+
 /// What a consumer leaves that dies, and then the clock of the server is set back by an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {

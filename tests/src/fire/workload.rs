@@ -30,7 +30,6 @@ pub fn events(random: &mut Rng, number: RangeInclusive<usize>) -> Vec<NewEvent> 
 }
 
 /// Returns an event that adds `amount` to the read model.
-#[must_use]
 pub fn event(amount: i64) -> NewEvent {
     NewEvent::new(Name::from_static("Deposited"), 1, format!(r#"{{"amount":{amount}}}"#))
 }

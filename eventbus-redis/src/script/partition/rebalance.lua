@@ -31,7 +31,9 @@ for i = 1, #announced, 2 do
   elseif member then
     others[#others + 1] = name
     others[#others + 1] = member.types
-    if not member.left and member.layout == ARGV[7] then alive = alive + 1 end
+    -- its leases end with the time of one lease: from then on its share is free, too
+    local has_share = not member.left and member.layout == ARGV[7] and now - tonumber(member.at) < ttl
+    if has_share then alive = alive + 1 end
   else
     redis.call('HDEL', members, name)
   end
