@@ -413,7 +413,7 @@ fn every_status_of_every_crate_is_serialize() {
                 continue;
             }
             statuses += 1;
-            let attributes = lines[..at].iter().rev().take_while(|line| line.trim_start().starts_with('#'));
+            let attributes = lines[..at].iter().rev().take_while(|line| !line.is_empty() && !line.contains("///"));
             let derives = attributes.into_iter().any(|line| line.contains("derive(") && line.contains("Serialize"));
             assert!(derives, "`{name}` in {path} is a status and does not derive `Serialize`");
         }

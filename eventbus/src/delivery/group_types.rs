@@ -260,7 +260,7 @@ fn versioned(event_type: &str, schema_version: u32) -> String {
     format!("{event_type}@{schema_version}")
 }
 
-/// Returns `true` if this can follow the last `@`: names of types may contain one, too.
+/// Returns `true` if `versioned` is this type with a version behind the last `@`: names of types may contain one, too.
 fn is_of_type(versioned: &str, event_type: &str) -> bool {
     let version = versioned.strip_prefix(event_type).and_then(|rest| rest.strip_prefix('@'));
     version.is_some_and(|version| !version.is_empty() && version.bytes().all(|byte| byte.is_ascii_digit()))

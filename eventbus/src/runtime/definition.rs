@@ -60,12 +60,12 @@ impl HandlerDefinition {
         Self { name, group: None, options: HandlerOptions::new(None, None, None), events, source, requires, call }
     }
 
-    /// Returns the states and transactions that its parameters take.
-    /// Returns what tells it from others: one may be registered twice.
+    /// Returns its name and source, by which a second registration of it is found.
     pub(crate) const fn place(&self) -> (&'static str, Source) {
         (self.name, self.source)
     }
 
+    /// Returns the states and transactions that its parameters take.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);
@@ -197,12 +197,12 @@ impl ProjectionDefinition {
         }
     }
 
-    /// Returns the states and transactions that its parameters take.
-    /// Returns what tells it from others: one may be registered twice.
+    /// Returns its name and source, by which a second registration of it is found.
     pub(crate) const fn place(&self) -> (&'static str, Source) {
         (self.name, self.source)
     }
 
+    /// Returns the states and transactions that its parameters take.
     pub(crate) fn requirements(&self) -> Requirements {
         let mut requirements = Requirements::default();
         (self.requires)(&mut requirements);

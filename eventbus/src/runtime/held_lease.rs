@@ -1,4 +1,4 @@
-//! Held leases: acquired for a role, renewed in the background, released. Used by projections and the skip editor.
+//! Held leases: acquired for a role, renewed in the background, released. Used by projections and to edit skips.
 //!
 //! Invariant: a lease ends before the next owner's begins only by the store's clock; this process may notice later. So
 //! a write that a former owner must not make is fenced by the lease's epoch, in the transaction or script that writes.

@@ -332,7 +332,8 @@ impl InFlightState {
 
     /// Moves an entry to another stage, and from the index of the former one to that of the new one.
     ///
-    /// An index goes by the body, too: no other place may change the stage, and a body changes in stages without index.
+    /// No other place may change the stage. The index of `Suspect` goes by `ended_alone`, those of `Ready` and `Running` by
+    /// `is_retry`: both stay the same in such a stage.
     fn set_stage(&mut self, number: u64, stage: Stage) {
         self.index(number, false);
         if let Some(item) = self.items.get_mut(&number) {
@@ -367,7 +368,7 @@ impl InFlightState {
         }
     }
 
-    /// Makes an entry ready, alone if it is a suspect.
+    /// Makes an entry ready to run, or a suspect if it was in flight when its process ended.
     fn set_ready(&mut self, number: u64) {
         let body = self.items.get(&number).and_then(|item| item.body.as_ref());
         let is_suspect = body.is_some_and(|body| body.attempts.is_suspect());

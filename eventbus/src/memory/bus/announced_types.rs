@@ -15,7 +15,7 @@ use crate::{
     delivery::{DueRange, GroupTypes, Subscribers, Unhandled, UnhandledRange},
     domain::{error::BoxError, name::Name, record::RecordedEvent, stream::Position},
     port::{Announced, CheckpointError, EventStore, FeedFilter, ReadError, RecordStream, SkippedBefore},
-    support::{FeedBatch, PAGE_BYTES, from_json, read_around},
+    support::{BatchEnd, FeedBatch, PAGE_BYTES, from_json, read_around},
 };
 
 /// Most events of a range that are restored at once.
@@ -205,6 +205,10 @@ pub(super) async fn next_page(
     let (after, through, filter) = (Position::new(due.after), Position::new(due.through), of_type(&due.event_type)?);
     let mut feed = read_around(store, after, through, &filter, skipped);
     match FeedBatch::read(&mut feed, PAGE_EVENTS, PAGE_BYTES).await {
+        // events before a damaged one are delivered first; before any other error the page is read again
+        Ok(FeedBatch { end: BatchEnd::Failed(error), .. }) if !matches!(error, ReadError::Corrupt { .. }) => {
+            Err(error.into())
+        }
         Ok(batch) => Ok(DueEvents { through: batch.through(through), events: batch.events, unreadable: None }),
         Err(error @ ReadError::Corrupt { .. }) => {
             drop(feed);

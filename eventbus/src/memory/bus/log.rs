@@ -281,7 +281,8 @@ impl EntryLog {
         let (handler, error, attempts) =
             (delivery_attempts.handlers(), delivery_attempts.errors(), delivery_attempts.most_attempts());
         // unique, also in one microsecond and after the clock was set back
-        let now = self.clock.now();
+        // ids have no times before 1970
+        let now = self.clock.now().max(OffsetDateTime::UNIX_EPOCH);
         let time = self.last_dead_letter.map_or(now, |last| now.max(last + time::Duration::MICROSECOND));
         self.last_dead_letter = Some(time);
         let position = self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);

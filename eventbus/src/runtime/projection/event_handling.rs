@@ -18,7 +18,7 @@ pub(super) enum FeedStop {
     /// Cancelled, or the position was set back.
     Interrupted,
     /// A different process may hold the lease, or the checkpoint has moved: also by an earlier commit whose outcome was
-    /// unknown. No rows are committed.
+    /// unknown. A transaction commits no rows then.
     LeaseLost,
     /// The projection failed at this event; it has handled those before it.
     EventFailed(RecordedEvent, HandlerError),

@@ -272,11 +272,12 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         meter: &mut ProgressMeter<'_>,
     ) -> Result<Position, FeedStop> {
         let (store, saved) = (&*self.context.store, self.transactions.make_shadow(&self.shadow).await?);
+        // also if the copies are complete: the report of the rebuild counts the skips
+        let skips = self.inner.skips(store).await?;
         if saved >= target {
             return Ok(saved);
         }
         let (transactions, shadow) = (&*self.transactions, Some(&self.shadow));
-        let skips = self.inner.skips(store).await?;
         let mut writer =
             TransactionalWriter::new(self.inner, transactions, shadow, held_lease, self.context, skips, saved);
         writer.write_up_to(target, store, &mut |events, position| meter.advance(events, position)).await?;

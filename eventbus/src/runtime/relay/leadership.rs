@@ -38,7 +38,7 @@ pub(super) trait FeedPublisher: Send {
 /// Outcome of one step.
 #[derive(Debug)]
 pub(super) enum PublishStep {
-    /// The range is published; there may be more events.
+    /// The relay goes on at once: there may be more events to publish.
     Published,
     /// All events are published.
     CaughtUp,
