@@ -10,8 +10,9 @@ use crate::{
 };
 
 /// A server, and what a client shows and trusts there.
-#[derive(Debug, Clone, Copy)]
+#[derive(derive_more::Debug, Clone, Copy)]
 pub struct Server<'c> {
+    #[debug("{:?}", address(url))]
     pub url: &'c str,
     pub tls_ca_file: Option<&'c Path>,
     /// The certificate that the client shows to a server that asks for one.

@@ -31,7 +31,10 @@ local function try_undo(commands, backup)
   -- left by a program whose user may not remove it
   if redis.pcall('EXISTS', backup) == 1 then redis.pcall('DEL', backup) end
   local refused = error_of(redis.pcall(commands.write, backup, unpack(commands.trial)))
-    or error_of(redis.pcall(commands.remove, backup, 'part'))
+  -- The user has the right, but the server has no memory, and the script has made no write. An effect that adds fails as
+  -- well. After one that removes, the server takes every write of the script.
+  if refused and is_of_server(refused) then return end
+  refused = refused or error_of(redis.pcall(commands.remove, backup, 'part'))
   commands.is_tried = not refused
   return refused
 end

@@ -155,7 +155,9 @@ impl<'a> StreamReader<'a> {
         loop {
             let Some(room) = self.stop.run_until_stopped(inner.in_flight().room()).await else { return Ok(()) };
             let room = room.min(inner.bus().config().batch_size).min(command::SCRIPT_BATCH_MAX);
-            let (next, reclaimed) = receiver.reclaim_own_page(&from, room).await?;
+            // entries that the server assigned meanwhile stay pending on this consumer
+            let page = self.stop.run_until_stopped(receiver.reclaim_own_page(&from, room)).await;
+            let Some((next, reclaimed)) = page.transpose()? else { return Ok(()) };
             receiver.receive_reclaimed(reclaimed.with_owner_ended(std::iter::repeat(has_ended)));
             match next {
                 Some(next) => from = next,

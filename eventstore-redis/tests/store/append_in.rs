@@ -297,6 +297,26 @@ async fn an_effect_that_the_user_may_not_undo_is_refused_before_it_is_made() {
     }
 }
 
+#[tokio::test]
+async fn a_transaction_that_only_removes_is_made_on_a_server_without_memory() {
+    let (server, store) = limited("+@all").await;
+    let mut connection = crate::client(server.url()).await;
+    let mut tx = store.begin_transaction();
+    tx.hset("values", "a", "1").unwrap();
+    tx.hset("values", "b", "2").unwrap();
+    tx.commit().await.unwrap();
+    tell::<String>(&mut connection, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let mut tx = store.begin_transaction();
+    tx.hincrby("values", "a", 1).unwrap();
+    tx.hdel("values", "b").unwrap();
+    assert!(matches!(tx.commit().await.unwrap_err(), Error::Unavailable(_)));
+    let mut tx = store.begin_transaction();
+    tx.hdel("values", "a").unwrap();
+    tx.hdel("values", "c").unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(tell::<Vec<String>>(&mut connection, &["HGETALL", &key(&store, "values")]).await, ["b", "2"]);
+}
+
 /// Red if it is said that nothing was stored, since nothing could be sent again.
 #[tokio::test]
 async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {

@@ -12,7 +12,7 @@ local MOST_SINCE, MOST_BYTES = 1000, 16 * 1024 * 1024
 local stream, retry, dead, group, me, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1], ARGV[2], ARGV[3]
 local entry = redis.call('XRANGE', stream, id, id)[1]
 local pending = redis.call('XPENDING', stream, group, id, id, 1)[1]
--- pending on a different consumer: that one writes the dead letter
+-- pending on a different consumer: that one handles it
 if entry and pending and pending[2] ~= me then return false end
 local own = tonumber(ARGV[4])
 local function is_same(dead_letter)
