@@ -154,7 +154,7 @@ impl GroupStore {
         let of = |claim: Option<&Claim>| -> Result<Progress> {
             Ok(Progress { handlers: handlers(), ..self.decode_progress(claim)? })
         };
-        if subscribers.start_now(group) {
+        if subscribers.start_now(group) && self.claims.load_newest(group)?.is_none() {
             self.make_group(group, self.log.head()?)?;
         }
         let claimed = self.claims.create_with(group, true, |before| of(before)?.to_value())?;

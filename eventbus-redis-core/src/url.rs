@@ -36,14 +36,16 @@ pub fn url_problem(url: &str, has_tls: bool, package: &str) -> Option<String> {
     if asks_for_tls(url) && parsed.fragment() == Some("insecure") {
         return Some("asks for TLS with any server (`#insecure`); set an authority in `tls_ca_file` instead".into());
     }
-    if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
+    let Ok(info) = parsed.clone().into_connection_info() else {
+        return Some(INVALID_URL_PROBLEM.into());
+    };
+    // also those of a socket, which are parameters
+    let settings = info.redis_settings();
+    if settings.username().is_some() && settings.password().is_none_or(str::is_empty) {
         return Some("names a user without a password, who would be ignored".into());
     }
     let parameters = if parsed.has_host() { &TCP_PARAMETERS[..] } else { &SOCKET_PARAMETERS };
     let unknown = parsed.query_pairs().any(|(name, _)| !parameters.contains(&&*name));
-    if parsed.into_connection_info().is_err() {
-        return Some(INVALID_URL_PROBLEM.into());
-    }
     // the parameters are not shown: an unknown one may be a part of a password
     unknown.then(|| format!("has other parameters than `{}`", parameters.join("`, `")))
 }
@@ -73,6 +75,17 @@ mod tests {
         }
         assert!(is_plaintext_remote("redis://:secret@db.example:6379/1"));
         assert!(!is_plaintext_remote("rediss://:secret@db.example:6379/1"));
+    }
+
+    #[test]
+    fn a_user_without_a_password_is_refused() {
+        for url in ["redis://app@localhost", "unix:///run/redis?user=app"] {
+            let problem = url_problem(url, false, "eventbus-redis").unwrap_or_default();
+            assert!(problem.contains("user without a password"), "{url}: {problem}");
+        }
+        for url in ["redis://app:secret@localhost", "unix:///run/redis?user=app&pass=secret"] {
+            assert_eq!(url_problem(url, false, "eventbus-redis"), None);
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The connections of a store, and the time limits of statements and transactions on them.
 //!
 //! Invariant: each statement has a time limit, and no connection returns to the pool in the middle of a statement. An
-//! error of the server is returned only once the server has rolled the statement back.
+//! error of the server is returned only once the server has rolled the statement back, or its connection is closed.
 //!
 //! Real time, not the given clock: the replies of PostgreSQL.
 

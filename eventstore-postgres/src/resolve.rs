@@ -24,7 +24,7 @@ pub(crate) enum AppendResolution {
     Retry,
 }
 
-/// Returns the statement for the state of the appends; [`decode_states`] reads its rows.
+/// Returns the statement for the state of the appends; [`decide`] reads its rows.
 pub(crate) fn query<'a>(statements: &Statements, appends: impl Iterator<Item = &'a Append>) -> Query<'a> {
     let (mut ids, mut aggregate_ids, mut aggregate_types) = (Vec::new(), Vec::new(), Vec::new());
     for Append { stream, events, .. } in appends {

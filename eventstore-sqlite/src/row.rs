@@ -81,7 +81,12 @@ pub(crate) fn query_page(
     parameters: impl Params,
 ) -> Result<(Vec<RecordedEvent>, bool), QueryError> {
     let mut statement = connection.prepare_cached(sql)?;
-    collect_page(statement.query_and_then(parameters, read_event)?, PAGE_EVENTS_MAX as usize)
+    // a damaged row ends the page behind the events before it; a failed statement fails the page
+    let mut failure = None;
+    let rows = statement.query_and_then(parameters, |row| Ok::<_, rusqlite::Error>(read_event(row)))?;
+    let rows = rows.map_while(|row| row.map_err(|error| failure = Some(error)).ok());
+    let page = collect_page(rows, PAGE_EVENTS_MAX as usize)?;
+    failure.map_or(Ok(page), |error| Err(error.into()))
 }
 
 /// Reads the event of a row that has the columns of `sql/read_feed.sql`, in that order.
