@@ -103,20 +103,23 @@ impl<G: Fn(&str) -> Option<Result<String, NotUtf8>>> EnvVars<G> {
         }
     }
 
-    /// Reads a whole number, or `true` or `false`.
-    pub fn parsed<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
-        let kind = match std::any::type_name::<T>() {
-            "bool" => "`true` or `false`",
-            _ => "a whole number",
-        };
-        if let Some(parsed) = self.read(name, kind, |text| text.parse().ok()) {
-            *field = parsed;
+    pub fn flag(&mut self, name: &'static str, field: &mut bool) {
+        if let Some(flag) = self.read(name, "`true` or `false`", |text| text.parse().ok()) {
+            *field = flag;
         }
     }
 
-    /// Reads a whole number into a field that may have none.
+    pub fn number<T: FromStr>(&mut self, name: &'static str, field: &mut T) {
+        if let Some(number) = self.read(name, "a whole number", |text| text.parse().ok()) {
+            *field = number;
+        }
+    }
+
+    /// Reads a number into a field that may have none.
     pub fn optional_number<T: FromStr>(&mut self, name: &'static str, field: &mut Option<T>) {
-        *field = self.read(name, "a whole number", |text| text.parse().ok());
+        if let Some(number) = self.read(name, "a whole number", |text| text.parse().ok()) {
+            *field = Some(number);
+        }
     }
 
     pub fn seconds(&mut self, name: &'static str, field: &mut Duration) {

@@ -132,7 +132,7 @@ impl RedisEventStoreConfig {
         vars.seconds("EVENTBUS_SOCKET_TIMEOUT", &mut config.socket_timeout);
         vars.seconds("EVENTBUS_SOCKET_CONNECT_TIMEOUT", &mut config.socket_connect_timeout);
         vars.seconds("EVENTBUS_TRANSACTION_TIMEOUT", &mut config.transaction_timeout);
-        vars.parsed("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
+        vars.flag("EVENTBUS_CHECK_DURABILITY", &mut config.check_durability);
         config.tls_ca_file = vars.value("EVENTBUS_TLS_CA_FILE").map(PathBuf::from);
         config.tls_cert_file = vars.value("EVENTBUS_TLS_CERT_FILE").map(PathBuf::from);
         config.tls_key_file = vars.value("EVENTBUS_TLS_KEY_FILE").map(PathBuf::from);

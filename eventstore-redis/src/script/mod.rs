@@ -4,6 +4,7 @@
 //! write: the server does not roll back a script that fails half way.
 
 use eventbus_redis_core::script::{LEASE_IS_LIVE, Lua, PROGRAM_ARGS, PROGRAM_RUN, PROGRAM_STEPS, lua};
+
 const EVENTS: &str = include_str!("events.lua");
 const NOW: &str = include_str!("now.lua");
 

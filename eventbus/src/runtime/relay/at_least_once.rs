@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     domain::{error::BoxError, name::Name},
-    port::{EventBus, EventStore, MessageId},
+    port::{CheckpointError, EventBus, EventStore, MessageId},
     support::relay_to,
 };
 
@@ -29,7 +29,7 @@ pub(super) struct AtLeastOncePublisher<'a> {
     /// The checkpoint in the store, for a durable bus.
     checkpoint: Option<Name>,
     is_position_loaded: bool,
-    /// Published, but not yet saved in the checkpoint.
+    /// The range that is published, with its messages, and whose position is not saved yet.
     unsaved: Option<(FeedRange, Vec<MessageId>)>,
 }
 
@@ -63,22 +63,38 @@ impl<'a> AtLeastOncePublisher<'a> {
         }
     }
 
-    /// Publishes the next range; the caller moves the position. Returns the step if no range was published.
-    async fn publish_next_range(&mut self) -> Result<Result<(FeedRange, Vec<MessageId>), PublishStep>, BoxError> {
+    /// Publishes the next range; its position is still [unsaved](Self::unsaved).
+    async fn publish_next_range(&mut self) -> Result<PublishStep, BoxError> {
         let mut range = self.reader.read_next(self.status.position()).await?;
-        if range.events.is_empty() {
-            // a range of skipped events only moves the position, too
-            return Ok(if range.moves_position() { Ok((range, Vec::new())) } else { Err(PublishStep::CaughtUp) });
+        if range.events.is_empty() && !range.moves_position() {
+            return Ok(PublishStep::CaughtUp);
         }
-        loop {
+        while !range.events.is_empty() {
             let error = match self.bus.publish_feed(&range.events).await {
-                Ok(ids) => return Ok(Ok((range, ids))),
+                Ok(ids) => {
+                    self.unsaved = Some((range, ids));
+                    return Ok(PublishStep::Published);
+                }
                 Err(error) => relay_error_of_publish(error, &range.events)?,
             };
             if !matches!(error, RelayError::EventRefused { position, .. } if range.truncate_before(position)) {
-                return Ok(Err(PublishStep::Stopped(error)));
+                return Ok(PublishStep::Stopped(error));
             }
         }
+        // a range of skipped events only moves the position
+        self.unsaved = Some((range, Vec::new()));
+        Ok(PublishStep::Published)
+    }
+
+    /// Saves the position of the range that was published last.
+    async fn save_position(&mut self) -> Result<(), CheckpointError> {
+        if let (Some(checkpoint), Some((range, _))) = (&self.checkpoint, &self.unsaved) {
+            self.store.save_checkpoint(checkpoint, range.through).await?;
+        }
+        if let Some((range, ids)) = self.unsaved.take() {
+            self.status.record_published(&range, ids);
+        }
+        Ok(())
     }
 }
 
@@ -92,20 +108,13 @@ impl FeedPublisher for AtLeastOncePublisher<'_> {
             self.status.set_position(self.store.load_checkpoint(checkpoint).await?.unwrap_or_default());
             self.is_position_loaded = true;
         }
-        let (range, ids) = match self.unsaved.take() {
-            Some(unsaved) => unsaved,
-            None => match self.publish_next_range().await? {
-                Ok(published) => published,
-                Err(step) => return Ok(step),
-            },
-        };
-        if let Some(checkpoint) = &self.checkpoint
-            && let Err(error) = self.store.save_checkpoint(checkpoint, range.through).await
-        {
-            self.unsaved = Some((range, ids));
-            return Err(error.into());
+        if self.unsaved.is_none() {
+            match self.publish_next_range().await? {
+                PublishStep::Published => {}
+                step => return Ok(step),
+            }
         }
-        self.status.record_published(&range, ids);
+        self.save_position().await?;
         Ok(PublishStep::Published)
     }
 }
