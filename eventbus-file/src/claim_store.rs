@@ -25,14 +25,14 @@ use crate::{
 /// A claim: the exclusive right of one worker to a name, until it expires.
 ///
 /// Times are those of the owner's clock; the clocks of machines that share a folder must agree to within a small part
-/// of a claim's lifetime.
+/// of a claim's TTL.
 ///
 /// | state | event | next state |
 /// |---|---|---|
 /// | none | a worker creates the file of epoch 1 | live |
 /// | live | its owner renews it | live, with a later `expires_at` |
 /// | live, expired | its owner releases it | released |
-/// | live | `expires_at` passes, or the clock is set back by more than the claim's lifetime | expired |
+/// | live | `expires_at` passes, or the clock is set back by more than the claim's TTL | expired |
 /// | expired | its owner renews it | unchanged; the call fails with `ClaimLost` |
 /// | expired | the clock is set back, so that `expires_at` lies ahead again | live |
 /// | released, expired | a worker creates the file of the next epoch | live, owned by that worker |
@@ -69,7 +69,7 @@ pub struct Claim {
 
 impl Claim {
     /// Returns `true` if the claim is exclusive now: neither released nor expired. A claim that was created or renewed
-    /// in the future, by more than its lifetime, counts as expired: the clock was set back since, so its end may be
+    /// in the future, by more than its TTL, counts as expired: the clock was set back since, so its end may be
     /// arbitrarily far away.
     #[must_use]
     pub fn is_live(&self) -> bool {
@@ -212,7 +212,7 @@ impl ClaimStore {
         }
     }
 
-    /// Extends a claim by its lifetime from now on, and saves its data.
+    /// Extends a claim by its TTL from now on, and saves its data.
     pub(crate) fn renew(&self, claim: &Claim) -> Result<Claim> {
         if !claim.is_live() {
             return Err(claim.lost_error());

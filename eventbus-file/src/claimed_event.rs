@@ -146,7 +146,7 @@ async fn write_result(
 /// Delay before the retry of a failed renewal.
 const RENEW_RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Renews a claim after each third of its lifetime, until it is lost or `stop`; completes a renewal that has begun.
+/// Renews a claim after each third of its TTL, until it is lost or `stop`; completes a renewal that has begun.
 async fn renew_until_stopped(
     queue: Arc<QueueInner>,
     claim: Arc<Mutex<Claim>>,

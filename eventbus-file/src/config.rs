@@ -37,7 +37,7 @@ pub struct FileQueueConfig {
     /// Name of this worker, unique among the live workers of the queue. A worker that keeps its name over a restart
     /// resumes its consumer groups at once. Default: generated.
     pub worker_id: Option<String>,
-    /// Lifetime of a claim that its owner does not renew. Default 300 s.
+    /// TTL of a claim that its owner does not renew. Default 300 s.
     #[doc(alias = "claim_expiration_seconds")]
     pub claim_expiration: Duration,
     /// Time after which a group passes from a worker that died to one that waits. Default 10 s.

@@ -46,7 +46,7 @@ async fn has_live_claim(queue: &Arc<QueueInner>, claim_id: &str) -> Result<bool>
     Ok(newest.is_some_and(|claim| claim.is_live()))
 }
 
-/// Extends a claim by its lifetime from now on.
+/// Extends a claim by its TTL from now on.
 pub(crate) async fn renew(queue: &Arc<QueueInner>, claim: &Claim) -> Result<Claim> {
     let old = claim.clone();
     let renewed = queue.blocking(move |queue| queue.claims().renew(&old)).await;

@@ -220,7 +220,7 @@ impl FileQueue {
         self.inner.blocking(move |queue| queue.claims().load_newest(&claim_id)).await
     }
 
-    /// Extends a claim of this worker by its lifetime from now on.
+    /// Extends a claim of this worker by its TTL from now on.
     ///
     /// # Errors
     /// [`FileQueueError::ClaimLost`] if it expired or a different worker owns it; [`FileQueueError::Io`].

@@ -1,6 +1,6 @@
 -- Extends a claim, and restores it if Redis has lost it.
 -- KEYS  the claim
--- ARGV  worker, value of the claim, lifetime in milliseconds
+-- ARGV  worker, value of the claim, TTL in milliseconds
 -- Replies with 0 if a different worker owns it.
 local held = redis.call('GET', KEYS[1])
 if held then

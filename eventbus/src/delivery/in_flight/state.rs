@@ -196,8 +196,8 @@ pub(super) struct Job {
 /// The suspect that runs next, or the time to wait for one.
 #[derive(Debug)]
 pub(super) enum NextSuspect {
-    /// The suspect with this number may run: alone if all other deliveries end within this time, else beside them.
-    Now(u64, Duration),
+    /// This suspect may run: alone if all other deliveries end within `delay`, else beside them.
+    Now { number: u64, delay: Duration },
     /// No suspect may run, until this time at most.
     Later(Option<Instant>),
 }
@@ -808,7 +808,7 @@ impl InFlightState {
         let body = |number| self.items.get(number)?.body.as_ref();
         let next = self.suspects.first().filter(|(ended_alone, _)| *ended_alone == 0 || is_read);
         match next.and_then(|(_, number)| Some((*number, body(number)?))) {
-            Some((number, body)) => NextSuspect::Now(number, body.attempts.suspect_delay()),
+            Some((number, body)) => NextSuspect::Now { number, delay: body.attempts.suspect_delay() },
             None => NextSuspect::Later(self.waiting.first().map(|(at, _)| *at)),
         }
     }

@@ -85,7 +85,7 @@ impl SuspectRunner {
                 false => self.in_flight.next_suspect(),
             };
             let until = match due {
-                NextSuspect::Now(number, delay) => return Some((number, delay)),
+                NextSuspect::Now { number, delay } => return Some((number, delay)),
                 NextSuspect::Later(until) => until,
             };
             tokio::select! {

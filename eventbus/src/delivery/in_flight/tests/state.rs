@@ -314,7 +314,7 @@ fn a_skipped_entry_is_handled_before_a_later_suspect() {
     assert_eq!(table.due().len(), 1);
     let attempts = DeliveryAttempts { process_ends: 2, ..DeliveryAttempts::default() };
     assert!(table.state.resume(redelivered("a", 2, attempts), table.now));
-    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now(..)));
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now { .. }));
     table.state.handle_skipped(skipped, table.now);
     assert_eq!(table.job().id, id(1));
     assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Later(_)), "the suspect waits");
@@ -332,7 +332,7 @@ fn a_suspect_of_a_blocked_aggregate_does_not_start_before_it_is_unblocked() {
     table.state.unblock_stream(&stream, table.now);
     assert_eq!(table.due(), [DueEntry { id: id(1), has_waited: false }]);
     assert!(table.state.resume(entry("a", 1).with_attempts(ended), table.now));
-    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now(..)));
+    assert!(matches!(table.state.next_suspect(table.now, BOUNDS), NextSuspect::Now { .. }));
 }
 
 #[test]
@@ -341,7 +341,7 @@ fn a_suspect_that_was_not_attended_to_keeps_the_ends_alone_of_its_processes() {
         let now = Some(SharedClock::SYSTEM.unix_millis());
         let ended = DeliveryAttempts { process_ends: 3, ended_alone: 2, next_at: now, ..DeliveryAttempts::default() };
         let mut table = Table::with([redelivered("a", 1, ended)]);
-        let NextSuspect::Now(number, _) = table.state.next_suspect(table.now, BOUNDS) else { panic!("none") };
+        let NextSuspect::Now { number, .. } = table.state.next_suspect(table.now, BOUNDS) else { panic!("none") };
         for _ in 0..2 {
             assert!(table.state.note_start(number, is_alone));
             let begins = table.state.take_disposed();

@@ -122,7 +122,7 @@ async fn a_likely_suspect_does_not_run_before_a_less_likely_one_that_is_due_is_r
         for (number, alone) in [(1, likely), (2, 0)] {
             assert_eq!(state.take_due(now, bounds).into_iter().map(|due| due.id).collect::<Vec<_>>(), [id(number)]);
             state.resume(redelivered(&number.to_string(), number, ended(alone)), now);
-            if let NextSuspect::Now(number, _) = state.next_suspect(now, bounds) {
+            if let NextSuspect::Now { number, .. } = state.next_suspect(now, bounds) {
                 next.push(number + 1);
             }
         }
