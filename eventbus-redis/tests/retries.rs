@@ -568,33 +568,54 @@ async fn a_note_that_comes_too_late_ends_the_retries_here() {
     bus.stop_consuming().await;
 }
 
+/// Moves an entry to the dead letters by the script, as its consumer does; replies with the dead letter's id.
+async fn move_to_dead_letters(bus: &RedisEventBus, entry: &str, at: &str, failed_at: &str) -> Option<String> {
+    let script = redis::Script::new(include_str!("../src/script/consumer/move_to_dead_letters.lua"));
+    let own = [("original_message_id", entry), ("dlq_timestamp", at), ("last_failed_at", failed_at)];
+    let mut script = script.key(bus.config().stream_name());
+    script.key(retry_key(bus)).key(bus.config().dlq_stream_name());
+    script.arg(bus.default_group().as_str()).arg("stable").arg(entry).arg(own.len() * 2);
+    for (name, value) in own.into_iter().chain([("event_type", "OrderCreated")]) {
+        script.arg(name).arg(value);
+    }
+    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
+    script.invoke_async(&mut connection).await.unwrap()
+}
+
 /// Red if a script that is repeated, as its reply was lost, finds that the entry was claimed, or writes a second letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_written_once_more_is_the_one_that_is_there() {
     let bus = connect(&quick()).await;
-    let (stream, group, letters) =
-        (bus.config().stream_name(), bus.default_group().to_string(), bus.config().dlq_stream_name());
+    let (stream, letters) = (bus.config().stream_name(), bus.config().dlq_stream_name());
     let entries = publish_all(&bus, &["there", "deleted"]).await;
     read_as(&bus, "stable", 2).await;
     let _: u64 = command(&bus, "XDEL", &[&stream, &entries[1]]).await;
-    let script = redis::Script::new(include_str!("../src/script/consumer/move_to_dead_letters.lua"));
-    let mut connection = test_servers::redis_connection(&bus.config().redis_url).await;
-    let mut write = async |entry: &str, at: &str, failed_at: &str| -> Option<String> {
-        let own = [("original_message_id", entry), ("dlq_timestamp", at), ("last_failed_at", failed_at)];
-        let mut script = script.key(&stream);
-        script.key(retry_key(&bus)).key(&letters).arg(&group).arg("stable").arg(entry).arg(own.len() * 2);
-        for (name, value) in own.into_iter().chain([("event_type", "OrderCreated")]) {
-            script.arg(name).arg(value);
-        }
-        script.invoke_async(&mut connection).await.unwrap()
-    };
     for entry in &entries {
-        let letter = write(entry, "1", "1").await.unwrap();
+        let letter = move_to_dead_letters(&bus, entry, "1", "1").await.unwrap();
         let _: String = command(&bus, "XADD", &[&letters, "*", "error", "of another"]).await;
-        assert_eq!(write(entry, "2", "1").await, Some(letter));
+        assert_eq!(move_to_dead_letters(&bus, entry, "2", "1").await, Some(letter));
     }
     assert_eq!(dead_letter_count(&bus).await, 4);
-    assert_eq!(write(&entries[0], "2", "3").await, None, "the letter is of another failure");
-    assert!(write(&entries[1], "2", "3").await.is_some(), "only this consumer still has the event");
+    let other = move_to_dead_letters(&bus, &entries[0], "2", "3").await;
+    assert_eq!(other, None, "the letter is of another failure");
+    let other = move_to_dead_letters(&bus, &entries[1], "2", "3").await;
+    assert!(other.is_some(), "only this consumer still has the event");
     assert_eq!(dead_letter_count(&bus).await, 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_of_an_earlier_run_is_searched_in_the_newest_16_mib() {
+    let bus = connect(&quick()).await;
+    let letters = bus.config().dlq_stream_name();
+    let entry = publish_all(&bus, &["there"]).await.remove(0);
+    read_as(&bus, "stable", 1).await;
+    let letter = move_to_dead_letters(&bus, &entry, "1", "1").await;
+    assert!(letter.is_some());
+    // names and values count: one byte is missing
+    let large = "x".repeat((16 << 20) - "error".len() - 1);
+    let _: String = command(&bus, "XADD", &[&letters, "*", "error", &large]).await;
+    assert_eq!(move_to_dead_letters(&bus, &entry, "2", "1").await, letter);
+    let _: String = command(&bus, "XADD", &[&letters, "*", "e", ""]).await;
+    assert_eq!(move_to_dead_letters(&bus, &entry, "2", "1").await, None);
+    assert_eq!(dead_letter_count(&bus).await, 3);
 }

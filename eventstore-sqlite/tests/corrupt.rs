@@ -18,8 +18,8 @@ use eventbus::{
     BoxError, ExpectedVersion, Name, NewEvent, Position, RecordedEvent, StreamId, Version,
     health::HealthThresholds,
     port::{
-        AppendError, AppendEvents as _, Checkpoints as _, Direction, ReadError, ReadFeed as _, ReadStream as _,
-        UnfinishedDeliveries as _,
+        AppendError, AppendEvents as _, Checkpoints as _, Direction, FeedFilter, ReadError, ReadFeed as _,
+        ReadStream as _, UnfinishedDeliveries as _,
     },
     prelude::*,
     projection::ProjectionError,
@@ -376,6 +376,35 @@ async fn what_stands_before_the_damage_is_read() {
         assert_eq!(event.version(), Version::new(version));
     }
     assert_eq!(place(events.try_next().await.unwrap_err()).0, "position 1");
+}
+
+/// Red if the events before the failure are taken for all that there are.
+#[tokio::test]
+async fn a_statement_that_fails_between_two_rows_fails_the_page() {
+    let (path, stream) = (fresh_path(), fresh_stream());
+    let store = open(path.clone()).await;
+    // so large that each row has a page of the file to itself
+    let payload = |digit: &str| format!(r#"{{"text":"{}"}}"#, digit.repeat(3_000));
+    let large = ["1", "2", "3"].map(|digit| NewEvent::new(Name::from_static("Noted"), 1, payload(digit)));
+    store.append(&stream, ExpectedVersion::NoStream, large.into()).await.unwrap();
+    let raw = rusqlite::Connection::open(&path).unwrap();
+    raw.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    let page_size = raw.query_row("PRAGMA page_size", [], |row| row.get::<_, u32>(0)).unwrap();
+    let mut file = std::fs::read(&path).unwrap();
+    let mut pages = file.chunks_mut(page_size as usize);
+    let second = pages.find(|page| page.windows(3_000).any(|text| text == [b'2'; 3_000])).unwrap();
+    second[..100].fill(0xff);
+    std::fs::write(&path, file).unwrap();
+
+    let of_type = FeedFilter::all().event_types([Name::from_static("Noted")]);
+    for mut events in [
+        store.read_all(Position::START),
+        store.read_feed(Position::START, Position::new(3), &of_type),
+        store.read_stream(&stream, Version::FIRST, Direction::Forward),
+        store.read_stream(&stream, Version::MAX, Direction::Backward),
+    ] {
+        assert_eq!(place(events.try_next().await.unwrap_err()).0, "the database file");
+    }
 }
 
 #[tokio::test]

@@ -190,7 +190,18 @@ impl BacklogGate {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use eventbus::{
+        Position,
+        delivery::WorkerSlots,
+        relay::{Publisher, ResyncRequest},
+    };
+    use futures_util::poll;
+    use uuid::Uuid;
+
     use super::*;
+    use crate::{RedisEventBusConfig, consumer::new_in_flight, partition::layout, relay};
 
     fn stream(id: &str) -> StreamId {
         StreamId::parse("Order", id).unwrap()
@@ -210,5 +221,25 @@ mod tests {
         assert_eq!(blocked.remove(id(3)), Some(stream("a")));
         assert_eq!((blocked.ids_after(id(2)), blocked.ids_after(id(1))), (vec![], vec![id(2)]));
         assert!(blocked.add(id(4), stream("a")), "it is new again");
+    }
+
+    /// Red if a check that began before a reset counts for the time after it.
+    #[tokio::test]
+    async fn a_reset_during_a_check_asks_for_another_one() {
+        let (redis_url, stream_prefix) = (test_servers::redis_url().into(), test_servers::unique_name("gate"));
+        let config = RedisEventBusConfig { redis_url, stream_prefix, ..RedisEventBusConfig::default() };
+        let bus = Arc::new(BusInner::new(config).unwrap());
+        layout::join(&bus).await.unwrap();
+        let (group, in_flight) = (bus.default_group().clone(), new_in_flight(&bus, &WorkerSlots::default()));
+        let gate = BacklogGate::new(Arc::new(ConsumerInner::new(Arc::clone(&bus), group.clone(), in_flight)));
+        let mut check = pin!(gate.must_wait());
+        assert!(poll!(&mut check).is_pending(), "the server has not replied yet");
+        gate.reset(&bus, false);
+        assert!(!check.await.unwrap(), "the group has no backlog yet");
+
+        let (publisher, groups) = (Publisher { store: Uuid::now_v7(), epoch: 1 }, &[group]);
+        let request = ResyncRequest { floor: Position::new(5), groups, new_groups: groups, is_shared: false };
+        relay::resync(&bus, publisher, request).await.unwrap();
+        assert!(gate.must_wait().await.unwrap(), "the events of the store come first");
     }
 }

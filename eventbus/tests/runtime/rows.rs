@@ -20,6 +20,7 @@ use eventbus::{
 use tokio::sync::Semaphore;
 
 use crate::{
+    gated::GatedStore,
     orders::{OrderCreated, OrderShipped, OrderStatistics, created},
     wait::until,
 };
@@ -226,6 +227,21 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     assert!(app.health().await.projections.is_empty());
     assert_eq!(app.projections().await.unwrap()[0].owner, ProjectionOwner::Here);
     assert!(!app.resume_projection::<OrderRows>().unwrap());
+}
+
+/// Red if damage that is read ahead stops the projection before the events whose rows are not written.
+#[tokio::test(start_paused = true)]
+async fn a_failure_to_write_comes_before_damage_that_was_read_ahead() {
+    let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    let bad = save(&store, "bad", 0).await;
+    // the damaged event is the first of the second batch
+    let damaged = save(&store, "ada", 255).await;
+    let gated = GatedStore::over(store);
+    gated.damaged_at.store(damaged.get(), Ordering::SeqCst);
+    let app = App::builder().store(gated.clone()).state(mood).projection(OrderRows).without_relay();
+    let error = stopped(&app.start().await.unwrap(), damaged).await;
+    assert!(gated.damage_met.load(Ordering::SeqCst) > 0, "the second batch was read");
+    assert!(matches!(error, ProjectionError::Stopped { position, .. } if position == bad), "{error:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -182,6 +182,27 @@ async fn an_interrupted_rebuild_is_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_resumed_rebuild_counts_what_was_skipped_before_it() {
+    let (store, mood) = (TableStore::new(), Mood::default());
+    let last = save(&store, "ada", 9).await;
+    let app = app(&store, &mood).await;
+    drop(app.projected::<OrderRows>(last).await.unwrap());
+    app.skip_event::<OrderRows>(Position::new(2), "a test").await.unwrap();
+    // the copies are complete, and the store is away when they are to replace the rows
+    let mut is_filling = true;
+    let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
+        if now.position == last && std::mem::take(&mut is_filling) {
+            store.commits.fail_next(Fault::Unavailable, 6);
+        }
+    });
+    let refused = rebuild.await.unwrap_err();
+    assert!(matches!(refused, RebuildError::Store { .. }), "{refused:?}");
+    assert_eq!(store.load_checkpoint(&REBUILD).await.unwrap(), Some(last));
+    assert_eq!(app.rebuild::<OrderRows>().await.unwrap().skipped, 1);
+    assert_eq!(counted(&store).await, (1, 9));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rebuild_that_somebody_else_is_at_is_not_begun() {
     let (store, app) = half_slow(&Mood::default()).await;
     let somebody = Name::from_static("somebody");
