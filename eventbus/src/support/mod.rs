@@ -17,7 +17,9 @@ pub use listed_types::ListedEventTypes;
 pub use outage::Outage;
 pub(crate) use page::{BatchEnd, FeedBatch};
 pub use page::{PAGE_BYTES, Page, collect_page, paged};
-pub(crate) use skip::{Skip, SkipsError, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note};
+pub(crate) use skip::{
+    Skip, SkipsError, count_around, read_around, relay_to, save_skips, skipped_positions, skips, skips_to_note,
+};
 pub use source_chain::source_chain;
 pub use stream_cursor::StreamCursor;
 

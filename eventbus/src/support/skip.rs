@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::from_json;
 use crate::{
     domain::{error::BoxError, name::Name, stream::Position},
-    port::{CheckpointError, EventStore, FeedFilter, Notes, RecordStream},
+    port::{CheckpointError, EventStore, FeedFilter, Notes, ReadError, RecordStream},
 };
 
 /// A skipped event, as the store keeps it.
@@ -69,6 +69,21 @@ pub(crate) async fn skipped_positions(store: &dyn EventStore, reader: &Name) -> 
 pub(crate) async fn save_skips(notes: &dyn Notes, reader: &Name, skips: &[Skip]) -> Result<(), SkipsError> {
     let text = serde_json::to_string(skips).map_err(SkipsError::damaged(reader))?;
     Ok(notes.save_note(&skips_to_note(reader), &text).await?)
+}
+
+/// Counts the events up to `through` that match `filter`, without those at the `skipped` positions.
+pub(crate) async fn count_around(
+    store: &dyn EventStore,
+    through: Position,
+    filter: &FeedFilter,
+    skipped: &[Position],
+) -> Result<u64, ReadError> {
+    let mut count = store.count_events(Position::START, through, filter).await?;
+    for &position in skipped.iter().filter(|position| **position <= through) {
+        let before = Position::new(position.get() - 1);
+        count = count.saturating_sub(store.count_events(before, position, filter).await?);
+    }
+    Ok(count)
 }
 
 /// Reads the feed without the `skipped` positions, which are sorted: never queries the store for them.

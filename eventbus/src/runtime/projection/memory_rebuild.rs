@@ -31,10 +31,10 @@ pub(super) async fn replay_in_memory<P: Projection>(
         return Err(RebuildError::NotInMemory { name });
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
-    let meter = ProgressMeter::begin(&definition, store, report, inner.progress().clock()).await?;
-    let target = meter.progress().target;
     inner.clear_cached_skips();
     let skips = inner.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+    let meter = ProgressMeter::begin(&definition, store, &skips, report, inner.progress().clock()).await?;
+    let target = meter.progress().target;
     let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };
     replay.replay_until(&mut fresh, target).await?;
     let included = replay.meter.progress().position;

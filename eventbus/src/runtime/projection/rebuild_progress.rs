@@ -9,6 +9,7 @@ use crate::{
     domain::{clock::SharedClock, shown, stream::Position},
     port::{EventStore, ReadError},
     runtime::definition::ProjectionDefinition,
+    support::count_around,
 };
 
 /// The callback that reports the progress of a rebuild.
@@ -135,15 +136,16 @@ pub(super) struct ProgressMeter<'a> {
 }
 
 impl<'a> ProgressMeter<'a> {
-    /// Begins a rebuild from the first event to the head of the store.
+    /// Begins a rebuild from the first event to the head of the store, without the skipped positions.
     pub(super) async fn begin(
         definition: &ProjectionDefinition,
         store: &dyn EventStore,
+        skips: &[Position],
         report: ProgressCallback<'a>,
         clock: SharedClock,
     ) -> Result<Self, ReadError> {
         let target = store.head().await?;
-        let of = store.count_events(Position::START, target, &definition.events.into()).await?;
+        let of = count_around(store, target, &definition.events.into(), skips).await?;
         let (position, took) = (Position::START, Duration::ZERO);
         let progress = RebuildProgress { name: definition.name, events: 0, of, position, target, took, resumed: 0 };
         Ok(Self { report, progress, began: clock.instant(), clock })

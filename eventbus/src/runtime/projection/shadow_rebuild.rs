@@ -29,7 +29,7 @@ use crate::{
         definition::{Projection, ProjectionDefinition},
         held_lease::{HeldLease, LeaseRequest},
     },
-    support::Outage,
+    support::{Outage, count_around},
 };
 
 /// Number of rounds in which the copies catch up with the live rows, before these have to stand still for the last one.
@@ -190,13 +190,14 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
         let (store, clock) = (&*self.context.store, self.context.clock.clone());
-        let mut progress_meter = ProgressMeter::begin(&definition, store, report, clock).await?;
+        let skips = self.inner.skips(store).await.map_err(|error| self.store_error(error))?;
+        let mut progress_meter = ProgressMeter::begin(&definition, store, &skips, report, clock).await?;
         if position > Position::START {
             tracing::warn!(
                 projection = definition.name, %position, version = definition.version,
                 "rebuild continues an interrupted one; methods that changed since then need a new `version`"
             );
-            let done = store.count_events(Position::START, position, &definition.events.into()).await?;
+            let done = count_around(store, position, &definition.events.into(), &skips).await?;
             progress_meter.resume_at(done, position);
         } else {
             progress_meter.advance(0, position);
