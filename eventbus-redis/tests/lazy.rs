@@ -39,7 +39,8 @@ async fn count(_event: &Opened, State(opened): State<Arc<AtomicU32>>) {
 
 async fn start(config: RedisEventBusConfig, opened: &Arc<AtomicU32>) -> Result<App, StartError> {
     let bus = RedisEventBus::lazy(config).unwrap();
-    App::builder().store(InMemoryEventStore::new()).bus(bus).state(Arc::clone(opened)).handler::<count>().start().await
+    let app = App::builder().store(InMemoryEventStore::new()).bus(bus).state(Arc::clone(opened)).handler::<count>();
+    app.wait_timeout(Duration::from_millis(100)).start().await
 }
 
 #[tokio::test]
@@ -53,7 +54,10 @@ async fn an_app_starts_and_saves_while_the_server_is_away_and_goes_on_when_it_co
         redis.stop();
         let opened = Arc::default();
         let app = start(config, &opened).await.unwrap();
-        app.repository::<Account>().upsert(&"1".parse().unwrap(), |_| Ok::<_, Never>(Opened {})).await.unwrap();
+        let account = "1".parse().unwrap();
+        let saved = app.repository::<Account>().upsert(&account, |_| Ok::<_, Never>(Opened {})).await.unwrap();
+        let unpublished = app.published(saved.position).await.unwrap_err().to_string();
+        assert!(unpublished.contains("the bus is away: cannot connect to Redis"), "{unpublished}");
         let health = app.health().await;
         let alerts = health.alerts(&HealthThresholds::default());
         assert!(health.is_ready() && !health.connected, "{health:?}");

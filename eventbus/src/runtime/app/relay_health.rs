@@ -46,13 +46,22 @@ pub(super) async fn published(app: &AppInner, wanted: Position) -> Result<Publis
         Err(_) => {
             let problem = match relay.problem() {
                 Some(problem) => problem,
-                None => app.describe_missing_position(wanted).await.unwrap_or_else(|| match relay.is_owner() {
-                    true => "it is still busy".into(),
-                    false => "another process relays, or is to relay".into(),
-                }),
+                None => match (app.describe_missing_position(wanted).await, relay.is_owner()) {
+                    (Some(missing), _) => missing,
+                    (None, true) => "it is still busy".into(),
+                    (None, false) => describe_missing_lease(app).await,
+                },
             };
             Err(PublishedError::TimedOut { position: relay.position().await, wanted, timeout, problem })
         }
+    }
+}
+
+/// Describes why this process does not hold the relay's lease: it asks for it only once the bus has answered.
+async fn describe_missing_lease(app: &AppInner) -> String {
+    match bus_health(app).await.error {
+        Some(error) => format!("the bus is away: {error}"),
+        None => "another process relays, or is to relay".into(),
     }
 }
 
