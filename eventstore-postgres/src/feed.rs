@@ -167,7 +167,7 @@ mod tests {
 
     use super::*;
     use crate::PgEventStoreConfig;
-    use crate::read::stream_page;
+    use crate::{pool::PLANNER_SETTINGS, read::stream_page};
 
     const DEPOSITED: Name = Name::from_static("Deposited");
 
@@ -238,24 +238,46 @@ mod tests {
 
     /// A plan that sorts or scans all events would take longer the more events there are, also for few matches.
     #[tokio::test]
-    async fn filtered_pages_are_walked_along_the_positions() {
+    async fn pages_are_walked_along_an_index() {
         let (store, mut connection) = store_with_events(5_000).await;
-        let schema = store.inner().statements().schema().name();
-        let sql = store.inner().statements().page(include_str!("sql/read_filtered.sql"), "position").sql();
-        let prepare = format!("ANALYZE {schema}.events; PREPARE page AS {}", sql.as_str());
-        connection.execute(sqlx::raw_sql(AssertSqlSafe(prepare))).await.unwrap();
-        for mode in ["force_custom_plan", "force_generic_plan"] {
-            for wanted in ["NULL, '{Rare}', NULL", "'{Order}', NULL, gen_random_uuid()", "NULL, '{Deposited}', NULL"] {
-                let explain = format!("EXPLAIN EXECUTE page(0, 5000, {wanted}, 1000)");
-                let set = format!("SET plan_cache_mode = {mode}");
-                connection.execute(sqlx::raw_sql(AssertSqlSafe(set))).await.unwrap();
-                let plan: Vec<String> =
-                    sqlx::query_scalar(AssertSqlSafe(explain)).fetch_all(&mut connection).await.unwrap();
-                let plan = plan.join("\n");
-                assert!(plan.contains("Index Scan using events_pkey"), "{mode}, {wanted}:\n{plan}");
+        for (name, value) in PLANNER_SETTINGS {
+            run(&mut connection, format!("SET {name} = {value}")).await;
+        }
+        let statements = store.inner().statements();
+        let page = |rows, order| statements.page(rows, order).sql();
+        for (name, sql) in [
+            ("filtered", page(include_str!("sql/read_filtered.sql"), "position")),
+            ("feed", page(include_str!("sql/read_page.sql"), "position")),
+            ("forward", page(include_str!("sql/read_forward.sql"), "version")),
+            ("backward", page(include_str!("sql/read_backward.sql"), "version DESC")),
+        ] {
+            run(&mut connection, format!("PREPARE {name} AS {}", sql.as_str())).await;
+        }
+        for statistics in [String::new(), format!("ANALYZE {}.events", statements.schema().name())] {
+            run(&mut connection, statistics).await;
+            for mode in ["force_custom_plan", "force_generic_plan"] {
+                run(&mut connection, format!("SET plan_cache_mode = {mode}")).await;
+                for (call, index) in [
+                    ("filtered(0, 5000, NULL, '{Rare}', NULL, 1000)", "events_pkey"),
+                    ("filtered(0, 5000, '{Order}', NULL, gen_random_uuid(), 1000)", "events_pkey"),
+                    ("filtered(0, 5000, NULL, '{Deposited}', NULL, 1000)", "events_pkey"),
+                    ("feed(0, 5000, 1000)", "events_pkey"),
+                    ("forward('ada', 'Account', 1, 1000)", "events_stream"),
+                    ("backward('ada', 'Account', 5000, 1000)", "events_stream"),
+                ] {
+                    let explain = AssertSqlSafe(format!("EXPLAIN EXECUTE {call}"));
+                    let plan: Vec<String> = sqlx::query_scalar(explain).fetch_all(&mut connection).await.unwrap();
+                    let plan = plan.join("\n");
+                    let walks = plan.contains(&format!("using {index}")) && !plan.contains("Bitmap");
+                    assert!(walks, "{mode}, {call}:\n{plan}");
+                }
             }
         }
         drop_schema(&store, connection).await;
+    }
+
+    async fn run(connection: &mut PgConnection, sql: String) {
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.unwrap();
     }
 
     /// An append that is delayed between its read of the sequence and its lock moves the head back; readers still get

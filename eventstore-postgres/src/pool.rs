@@ -29,10 +29,12 @@ pub(crate) type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 /// The pool pings a connection that was idle for longer than this before it hands it out.
 const PING_AFTER_IDLE: Duration = Duration::from_secs(1);
 
-/// All statements of the store use an index. With `enable_seqscan`, the plan made for a table with few rows reads all
-/// of them, and the server keeps that plan while the table grows. `jit` is off so that a user's trigger that reads a
-/// whole table is not compiled for that.
-const PLANNER_SETTINGS: [(&str, &str); 2] = [("enable_seqscan", "off"), ("jit", "off")];
+/// All statements of the store walk along an index. With `enable_seqscan`, the plan made for a table with few rows
+/// reads all of them, and with `enable_bitmapscan` a page of a table without statistics reads and sorts all rows after
+/// its first one; the server keeps such a plan while the table grows. `jit` is off so that a user's trigger that reads
+/// a whole table is not compiled for that.
+pub(crate) const PLANNER_SETTINGS: [(&str, &str); 3] =
+    [("enable_seqscan", "off"), ("enable_bitmapscan", "off"), ("jit", "off")];
 
 /// The connection pools of a store, and the permits of its appends.
 #[derive(Debug, Clone)]
