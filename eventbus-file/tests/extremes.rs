@@ -1,6 +1,6 @@
 //! Every setting at the ends of its range: it works, or an error names it.
 //!
-//! Keep: settings are taken apart by name, so that a new one does not compile before it has its ends here.
+//! Invariant: the test destructures the settings, so that a new one does not compile before its ends are listed here.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -71,7 +71,7 @@ fn settings() -> Vec<(&'static str, FileQueueConfig, bool)> {
     all
 }
 
-/// Publishes, and delivers at the second try.
+/// Publishes, and delivers at the second attempt.
 async fn works(queue: &FileQueue) {
     let tries = Arc::new(AtomicUsize::new(0));
     let tried = Arc::clone(&tries);

@@ -1,4 +1,4 @@
-//! What others do to the folder of a queue: things that are no files, modes, removing it.
+//! Changes that other programs make to the folder of a queue: entries that are no files, modes, removal.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -31,7 +31,7 @@ fn make_fifo(path: &Path) {
     assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
 }
 
-/// What must not wait for anybody.
+/// Fails unless the future completes within a minute.
 async fn soon<T>(asked: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), asked).await.expect("nothing waits for ever")
 }
@@ -46,7 +46,7 @@ fn reason(error: &FileQueueError) -> String {
     said
 }
 
-/// Red if a file is opened without `O_NONBLOCK`: reading it waits for a writer that never comes.
+/// Fails if a file is opened without `O_NONBLOCK`: reading it waits for a writer that never comes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipe_in_the_place_of_any_file_makes_nobody_wait() {
     let queue = FileQueue::open(FileQueueConfig { compress_from: Some(10), ..config(folder()) }).await.unwrap();
@@ -89,7 +89,7 @@ async fn a_pipe_in_the_place_of_any_file_makes_nobody_wait() {
     soon(consuming).await.unwrap().unwrap();
 }
 
-/// Red if a file is read whole before its size is looked at.
+/// Fails if the queue reads a file whole before it checks its size.
 #[tokio::test]
 async fn a_file_that_is_too_large_is_not_read() {
     let queue = fresh().await;
@@ -103,7 +103,7 @@ async fn a_file_that_is_too_large_is_not_read() {
     assert_eq!(queue.publish(&3).await.unwrap().id(), 3);
 }
 
-/// What cannot be read is not written.
+/// The queue writes no event that it could not read.
 #[tokio::test]
 async fn an_event_that_would_be_too_large_is_refused_by_name_and_nothing_is_left() {
     let large = "x".repeat((128 << 20) + 1);
@@ -121,7 +121,7 @@ async fn an_event_that_would_be_too_large_is_refused_by_name_and_nothing_is_left
     }
 }
 
-/// Red if links are followed, of files or of folders.
+/// Fails if the queue follows links, of files or of folders.
 #[tokio::test]
 async fn symbolic_links_are_not_followed() {
     let (queue, elsewhere) = (fresh().await, tempfile::tempdir().unwrap());
@@ -134,7 +134,7 @@ async fn symbolic_links_are_not_followed() {
     assert!(matches!(torn, FileQueueError::Torn { .. }), "{torn:?}");
     assert!(reason(&torn).ends_with("it is a symbolic link, which is not followed"), "{}", reason(&torn));
 
-    // neither is anything written where a link leads
+    // nor does the queue write where a link leads
     fs::create_dir(elsewhere.path().join("task")).unwrap();
     symlink(elsewhere.path().join("task"), root.join("claims/task")).unwrap();
     let refused = queue.create_claim("task", &()).await.unwrap_err();
@@ -142,7 +142,7 @@ async fn symbolic_links_are_not_followed() {
     assert_eq!(fs::read_dir(elsewhere.path().join("task")).unwrap().count(), 0);
 }
 
-/// The modes of all that is below a folder.
+/// The modes of all files and folders below a folder.
 fn modes(folder: &Path) -> (Vec<u32>, Vec<u32>) {
     let (mut files, mut folders) = (Vec::new(), vec![fs::metadata(folder).unwrap().permissions().mode() & 0o7777]);
     for entry in fs::read_dir(folder).unwrap() {
@@ -163,7 +163,7 @@ fn modes(folder: &Path) -> (Vec<u32>, Vec<u32>) {
     (files, folders)
 }
 
-/// Red if a mode is what the process's mask leaves of it.
+/// Fails if the process's mask changes a mode.
 #[tokio::test]
 async fn a_new_folder_is_its_owners_alone_and_in_one_that_is_there_modes_follow_it() {
     let used = async |root: PathBuf| {
@@ -184,7 +184,7 @@ async fn a_new_folder_is_its_owners_alone_and_in_one_that_is_there_modes_follow_
     }
 }
 
-/// The payloads that a group gets.
+/// The payloads of the events delivered to a group.
 fn watch(queue: &FileQueue, group: &'static str) -> Arc<Mutex<Vec<String>>> {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let noted = Arc::clone(&seen);
@@ -196,7 +196,7 @@ fn watch(queue: &FileQueue, group: &'static str) -> Arc<Mutex<Vec<String>>> {
     seen
 }
 
-/// Red if what a worker remembers of a folder outlives the folder: events that are done, how far groups have come.
+/// Fails if the state that a worker keeps of a folder outlives the folder: finished events, progress of groups.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_was_removed_and_comes_back_is_used_again_without_a_restart() {
     let queue = fresh().await;
@@ -219,7 +219,7 @@ async fn a_folder_that_was_removed_and_comes_back_is_used_again_without_a_restar
     }
     counts(3).await;
 
-    // away for a while, with all that it holds
+    // the folder is away for a while, with its contents
     let away = root.with_extension("away");
     fs::rename(&root, &away).unwrap();
     let refused = queue.publish(&"d").await.unwrap_err();
@@ -232,11 +232,11 @@ async fn a_folder_that_was_removed_and_comes_back_is_used_again_without_a_restar
     assert_eq!(soon(waiting).await.unwrap(), 4, "who waited for work went on waiting");
     counts(4).await;
 
-    // removed, made anew by an administrator, by this worker's next call, or by another worker
+    // the folder is removed, then made by an administrator, by this worker's next call, or by a second worker
     for round in 0..2 {
         let before = one.lock().unwrap().len();
         while root.exists() {
-            let _ = fs::remove_dir_all(&root); // not at once, where somebody is writing
+            let _ = fs::remove_dir_all(&root); // fails while a worker is writing
         }
         match round {
             0 => fs::create_dir(&root).unwrap(),
@@ -253,8 +253,8 @@ async fn a_folder_that_was_removed_and_comes_back_is_used_again_without_a_restar
     }
 }
 
-/// A group that was further than the events are now, as of a folder of which only a part was removed, waited in silence
-/// until as many events had come again, and never got those.
+/// A group that had read more events than remain, as of a folder removed in part, waited without a log line until as
+/// many events were published again, and never got those.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_group_gets_what_comes_although_the_events_that_it_had_read_are_gone() {
     for remove_identity in [true, false] {
@@ -278,7 +278,7 @@ async fn a_group_gets_what_comes_although_the_events_that_it_had_read_are_gone()
         let seen = watch(&again, "second");
         let _consuming = consume(&again);
         if !remove_identity {
-            // nothing tells that the folder is another one but that there are fewer events than were read
+            // only the number of events, lower than those read, shows that the folder was replaced
             until("the group has looked", async || {
                 let group = again.stream_info().await.consumer_groups.into_iter().find(|group| group.name == "second");
                 group.is_some_and(|group| group.last_delivered_id.is_none())
@@ -290,7 +290,7 @@ async fn a_group_gets_what_comes_although_the_events_that_it_had_read_are_gone()
     }
 }
 
-/// Red if only the end of a claim is compared: after a clock was set back by a day, nobody has the group for a day.
+/// Fails if only the end of a claim is compared: after a clock is set back by a day, the group waits for a day.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_from_a_future_that_is_over_keeps_nobody_away() {
     let queue = fresh().await;

@@ -1,4 +1,4 @@
-//! The queue as a bus of an application, and what its consumers do with gaps, torn files and dead workers.
+//! The queue as a bus of an application, and how its consumers treat gaps, torn files and dead workers.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -117,7 +117,7 @@ async fn many_missing_ids_are_waited_for_once() {
     let queue = FileQueue::open(FileQueueConfig { gap_timeout: patience, ..config(folder()) }).await.unwrap();
     let events: Vec<_> = (1..=102).map(|number| deposited("a", number)).collect();
     EventBus::publish(&queue, &events).await.unwrap();
-    (2..=101).for_each(|id| fs::remove_file(event_path(&queue, id)).unwrap()); // their publisher died
+    (2..=101).for_each(|id| fs::remove_file(event_path(&queue, id)).unwrap()); // as if their publisher had died
     let seen = watch(&queue);
     let began = std::time::Instant::now();
     consume(&queue);

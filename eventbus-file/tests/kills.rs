@@ -1,8 +1,8 @@
-//! Workers on one folder that are killed with `kill -9`, or stopped for a while, in the midst of their work: two with
+//! Workers on one folder that are killed with `kill -9`, or stopped for a while, during their work: two with
 //! Redis, one without.
 //!
-//! The processes that die are this test binary again, told by their environment what to play. Each writes down, line by
-//! line, what the queue answered; what the queue answered must be true for ever.
+//! The killed processes are second runs of this test binary, with their role in environment variables. Each logs the
+//! answers of the queue line by line; each answer must stay true.
 //!
 //! Twenty kills in an ordinary run; `FILE_QUEUE_KILLS=100` asks for more.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test; the processes that die report by printing")]
@@ -30,7 +30,7 @@ use eventbus_file::{FileQueue, FileQueueConfig, FolderProblem, RedisCoordination
 use fast_clock::FastClock;
 use test_servers::Actor;
 
-/// What a worker that dies is told: the folder, its log, and the Redis it has, if any.
+/// The variables of a worker that dies: the folder, its log, and its Redis, if any.
 const ROOT: &str = "FILE_QUEUE_KILLED_ROOT";
 const LOG: &str = "FILE_QUEUE_KILLED_LOG";
 const REDIS: &str = "FILE_QUEUE_KILLED_REDIS";
@@ -42,12 +42,12 @@ fn config(root: &Path) -> FileQueueConfig {
         group_expiration: Duration::from_millis(500),
         gap_timeout: Duration::from_millis(300),
         poll_interval: Duration::from_millis(20),
-        sync: env::var_os("FILE_QUEUE_SYNC").is_some(), // a kill loses nothing that was written
+        sync: env::var_os("FILE_QUEUE_SYNC").is_some(), // a kill loses no written data
         ..FileQueueConfig::at(root)
     }
 }
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worker_that_dies() {
     let Ok(root) = env::var(ROOT) else {
@@ -113,7 +113,7 @@ impl Worker {
         Self { actor: Actor::play("the_worker_that_dies", &variables), redis }
     }
 
-    /// Stands still until its claims have run out and its ids have been filled, then goes on as if nothing were.
+    /// Stops the process until its claims have expired and its ids have been filled, then continues it.
     async fn pause(&self) {
         self.actor.signal("STOP");
         tokio::time::sleep(Duration::from_millis(1_300)).await;
@@ -126,7 +126,7 @@ impl Worker {
     }
 }
 
-/// What all workers wrote down, by kind.
+/// The log lines of all workers, by kind.
 fn answers(logs: &[PathBuf]) -> Vec<Vec<String>> {
     let mut lines = Vec::new();
     for log in logs {
@@ -138,11 +138,11 @@ fn answers(logs: &[PathBuf]) -> Vec<Vec<String>> {
     lines
 }
 
-/// What happens to Redis meanwhile.
+/// The fault of Redis meanwhile.
 #[derive(Clone, Copy, PartialEq)]
 enum Redis {
     Stays,
-    /// It is killed and comes back empty, or hangs for a while.
+    /// Redis is killed and comes back empty, or hangs for a while.
     Suffers,
 }
 
@@ -194,7 +194,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
         worker.kill();
     }
 
-    // those who come after find all that is left
+    // later workers find all events that are left
     let queue = FileQueue::open(config(&root)).await.unwrap();
     let redis = RedisCoordination { redis_url: server.url().into(), ..RedisCoordination::default() };
     let other = FileQueue::open_with_redis(FileQueueConfig { worker_id: None, ..config(&root) }, redis).await.unwrap();
@@ -205,7 +205,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
     let events = queue.events(&everything).await.unwrap().items;
     let is_done = async || queue.count_results(&everything).await.unwrap() == events.len() as u64;
     while !is_done().await {
-        // what somebody had claimed who died comes when the claim has run out
+        // an event claimed by a dead worker comes when the claim has expired
         common::next_work(&queue).await.succeed(&"the end").await.unwrap();
         while let Some(work) = queue.try_claim_next().await.unwrap() {
             work.succeed(&"the end").await.unwrap();
@@ -240,7 +240,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
     }
     let last = *there.keys().last().unwrap();
     let gaps: Vec<u64> = (1..=last).filter(|id| !there.contains_key(id)).collect();
-    // of each publisher that died or stood still, and of each answer that was lost, as many as it published at once
+    // at most one batch for each publisher that died or was stopped, and for each lost answer
     let causes = pauses + if fate == Redis::Stays { kills + 3 } else { 3 * kills + 3 };
     assert!(gaps.len() <= 3 * causes, "gaps from crashes only: {gaps:?}");
     let delivered: BTreeSet<u64> = of("delivered").map(|(id, _)| id).chain(watched).collect();
@@ -258,7 +258,7 @@ async fn kill_workers(kills: usize, fate: Redis) {
     assert!(there.len() > kills && finished.len() > kills / 2, "there was something to break");
 }
 
-/// Consumes what nobody has; returns which events that were.
+/// Consumes the events that no worker of the group has handled; returns their ids.
 async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
     let seen = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
     let sees = std::sync::Arc::clone(&seen);
@@ -277,7 +277,7 @@ async fn subscribe_and_settle(queue: &FileQueue) -> BTreeSet<u64> {
 
 /// The aggregate whose event ends the process that handles it.
 const KILLER: &str = "killer";
-/// The environment variable that tells a worker, which such an event ends, the folder.
+/// The environment variable with the folder of a worker that such an event ends.
 const ENDED_ROOT: &str = "FILE_QUEUE_ENDED_ROOT";
 
 fn event(id: &str) -> RecordedEvent {
@@ -285,14 +285,14 @@ fn event(id: &str) -> RecordedEvent {
     event.recorded_as(StreamId::parse("Account", id).unwrap(), Version::FIRST, None)
 }
 
-/// What a process plays that an event ends; does nothing in an ordinary run.
+/// The role of the process that the event ends; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_worker_that_an_event_ends() {
     let Ok(root) = env::var(ENDED_ROOT) else {
         return;
     };
     Actor::end_with_parent();
-    let clock = SharedClock::new(FastClock::new(20)); // the delays of suspects are half a minute together
+    let clock = SharedClock::new(FastClock::new(20)); // the delays of suspects add up to half a minute
     let config = FileQueueConfig { concurrency: 4, clock, ..config(Path::new(&root)) };
     let queue = FileQueue::open(config).await.unwrap();
     let handler = Subscriber::new(Name::from_static("work"), EventFilter::All, |delivery| {

@@ -1,4 +1,4 @@
-//! What a queue tells its callers and the log: no stored values, and each outage once when it begins and once when it ends.
+//! Errors and log lines of a queue: no stored values, and one line when an outage begins and one when it ends.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -17,7 +17,7 @@ use eventbus::{
 use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RedisCoordination, Search};
 use serde_json::{Value, json};
 
-/// What no error and no line of a log may hold: a value that is stored.
+/// A stored value, which no error and no log line may hold.
 const SECRET: &str = "secret-4711";
 
 #[derive(Debug, Deserialize)]
@@ -26,7 +26,7 @@ struct Card {
     pin: u32,
 }
 
-/// Everything that an error says.
+/// The texts of an error and of its causes.
 fn said(error: &FileQueueError) -> String {
     let causes = std::iter::successors(error.source(), |cause: &&(dyn Error + 'static)| (*cause).source());
     causes.fold(format!("{error} {error:?}"), |told, cause| format!("{told} {cause} {cause:?}"))
@@ -70,14 +70,14 @@ async fn an_error_about_a_value_names_its_field_and_never_the_value() {
     assert_eq!(queue.get_claim("other").await.unwrap(), None, "nothing was claimed");
 }
 
-/// Puts a value into a file of the queue where another type belongs.
+/// Changes the JSON of a file, so that a value has a different type than the queue expects.
 fn damage(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut json);
     fs::write(path, json.to_string()).unwrap();
 }
 
-/// Red if what `serde_json` says of a file goes into an error or the log as it is.
+/// Fails if a message of `serde_json` about a file gets into an error or the log unchanged.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     log::keep();
@@ -107,7 +107,7 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     let problems = serde_json::to_string(&reader.check().await.unwrap()).unwrap();
     assert!(problems.matches("invalid type: string").count() == 3 && !problems.contains(SECRET), "{problems}");
 
-    // what passes over the file says so in the log
+    // a reader that skips the file logs it
     assert_eq!(reader.events(&Search::default()).await.unwrap().items.len(), 1);
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
     reader.add_subscriber(Name::from_static("default"), ignore);
@@ -120,40 +120,40 @@ async fn what_a_damaged_file_holds_is_in_no_error_and_no_log() {
     assert_eq!(log::lines(&[SECRET]), [""; 0]);
 }
 
-/// Waits until the log says something about something.
+/// Waits until the log has a line with these texts.
 async fn told(texts: &[&str]) {
     until(texts[0], async || !log::lines(texts).is_empty()).await;
 }
 
-/// Red unless the log has one line that an outage of something began, and one that says how long it lasted.
+/// Fails unless the log has one line that the outage began, and one that says how long it lasted.
 fn assert_told_once(about: &str, began: &str, over: &str) {
     let (began, over) = (log::lines(&[began, about]), log::lines(&[over, about]));
     assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
     assert!(over[0].contains("lasted="), "{over:?}");
 }
 
-/// A consumer whose folder goes may find its claim gone with it, and begin anew: then it cannot take the group.
+/// A consumer whose folder disappears may lose its claim with it and start anew: then it cannot take the group.
 const INTERRUPTED: [&str; 2] = ["consuming was interrupted", "cannot consume for the group"];
 const CONSUMES_AGAIN: [&str; 2] = ["consuming goes on", "can be consumed for again"];
 
-/// The lines about a group that hold one of some texts.
+/// The lines about a group that hold one of the texts.
 fn of_group(group: &str, texts: [&str; 2]) -> Vec<String> {
     texts.iter().flat_map(|text| log::lines(&[text, &format!("group={group}")])).collect()
 }
 
-/// Waits until the log has one of some texts about a group.
+/// Waits until the log has one of the texts about a group.
 async fn told_of_group(group: &str, texts: [&str; 2]) {
     until(texts[0], async || !of_group(group, texts).is_empty()).await;
 }
 
-/// Red unless the log has one line that consuming for a group was interrupted, and one that says how long.
+/// Fails unless the log has one line that consuming for a group was interrupted, and one that says how long.
 fn assert_group_told_once(group: &str) {
     let (began, over) = (of_group(group, INTERRUPTED), of_group(group, CONSUMES_AGAIN));
     assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
     assert!(over[0].contains("lasted="), "{over:?}");
 }
 
-/// Lets a queue's workers handle nothing for a group, under a name that no other test has.
+/// Consumes for a group, whose name no other test has, with a handler that returns at once.
 fn consume(queue: &FileQueue, group: &'static str) {
     let ignore = Subscriber::new(Name::from_static("ignore"), EventFilter::All, |_| Box::pin(async { Ok(()) }));
     queue.add_subscriber(Name::from_static(group), ignore);
@@ -201,7 +201,7 @@ async fn of_a_folder_that_is_away_everyone_who_needs_it_says_so_once_and_when_it
     assert_told_once("claim=\"event-77\"", "claim not renewed", "claim is renewed again");
 }
 
-/// Red if the outage of a consumer is forgotten where the folder that comes back is another queue.
+/// Fails if a consumer forgets its outage when a different queue takes the place of the folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_a_folder_that_comes_back_as_another_queue_the_end_is_told_too() {
     log::keep();
@@ -232,7 +232,7 @@ async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_
     let queue = FileQueue::open_with_redis(config(folder()), coordination).await.unwrap();
     queue.publish(&1).await.unwrap();
     server.stop();
-    // several who ask at once, and the connection for messages: one of them tells
+    // of several concurrent publishers and the connection for messages, one logs the outage
     let publishing = (0..20).map(|number| {
         let queue = queue.clone();
         async move { queue.publish(&number).await.unwrap() }
@@ -246,7 +246,7 @@ async fn of_a_redis_that_is_away_it_is_told_once_that_it_is_and_once_that_it_is_
     assert_told_once(name, "the files decide alone", "Redis is back");
 }
 
-/// Red unless the server is warned of, once for all queues.
+/// Fails unless all queues together log one warning about the server.
 #[tokio::test]
 async fn coordination_by_a_redis_on_another_machine_without_tls_is_warned_of_once() {
     log::keep();

@@ -1,4 +1,4 @@
-//! The queue as a work queue: ids, claims, results, what is found again.
+//! The queue as a work queue: ids, claims, results, searches.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -131,7 +131,7 @@ async fn who_lost_the_claim_on_an_event_writes_no_result() {
     let (one, two) = (FileQueue::open(config(&root)).await.unwrap(), FileQueue::open(config(&root)).await.unwrap());
     one.publish(&"task").await.unwrap();
     let slow = next_work(&one).await;
-    one.release_claim(slow.claim()).await.unwrap(); // behind the back of the one who works
+    one.release_claim(slow.claim()).await.unwrap(); // while its worker still works
     let quick = next_work(&two).await;
     let refused = slow.succeed(&"slow").await.unwrap_err();
     assert!(matches!(refused, FileQueueError::ClaimLost { epoch: 1, .. }), "{refused:?}");
@@ -217,7 +217,7 @@ async fn torn_and_foreign_files_are_told_and_left_alone() {
     }
     let far = root.join("events/999999999");
     fs::create_dir(&far).unwrap();
-    fs::copy(event_path(&queue, 1), far.join("999999999999.json")).unwrap(); // as if it were an event of the far future
+    fs::copy(event_path(&queue, 1), far.join("999999999999.json")).unwrap(); // as if it were an event with a high id
     let problems = queue.check().await.unwrap();
     let named = |is_meant: fn(&FolderProblem) -> bool| {
         let meant = problems.iter().filter(|problem| is_meant(problem));
@@ -377,7 +377,7 @@ async fn publishing_that_nobody_waits_for_leaves_no_gap() {
     assert_eq!(queue.publish(&0).await.unwrap().id(), 901);
 }
 
-/// Whoever removes looks at events whose publisher does not know yet that it was the one that got their ids.
+/// The janitor finds events whose publisher does not know yet that it was the one that got their ids.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_removed_while_it_is_published_is_not_published_twice() {
     let queue = fresh().await;
@@ -445,7 +445,7 @@ async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
     let foreign = [
         root.join("events").join(std::ffi::OsStr::from_bytes(b"\xff")),
         root.join(format!("events/000000000/{}.json", u64::MAX)),
-        root.join("claims/task"), // where a folder should be
+        root.join("claims/task"), // instead of a folder
     ];
     foreign.iter().for_each(|path| fs::write(path, "").unwrap());
     let mut told: Vec<_> = queue.check().await.unwrap().iter().map(|problem| problem.path().to_owned()).collect();
@@ -464,7 +464,7 @@ async fn what_has_the_name_of_a_file_and_is_none_is_told_and_left_alone() {
     assert!(queue.try_claim_next().await.unwrap().is_none());
 }
 
-/// However many events were done since, while the oldest takes long.
+/// However many events were finished while the oldest one takes long.
 #[tokio::test]
 async fn what_is_done_is_not_looked_at_again() {
     let queue = fresh().await;

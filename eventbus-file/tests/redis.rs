@@ -1,4 +1,4 @@
-//! What Redis adds: a counter, claims that expire, workers that hear of each other; and what happens without it.
+//! The additions of Redis: a counter, claims that expire, messages between workers; and the queue without it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -57,7 +57,7 @@ fn key(queue: &FileQueue, rest: &str) -> String {
     format!("eventy:{}:{rest}", queue.name())
 }
 
-/// What is said on the queue's channel from now on.
+/// The messages on the queue's channel from now on.
 async fn listen(url: &str, queue_name: &str) -> mpsc::UnboundedReceiver<Value> {
     use futures_util::StreamExt as _;
     let mut messages = redis::Client::open(url).unwrap().get_async_pubsub().await.unwrap();
@@ -86,7 +86,7 @@ async fn heard(hears: &mut mpsc::UnboundedReceiver<Value>, kind: &str) -> Value 
     tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap_or_else(|_| panic!("no message `{kind}`"))
 }
 
-/// Waits for the whole state; returns what its pages list.
+/// Waits for the whole state; returns the lists in its pages.
 async fn heard_state(hears: &mut mpsc::UnboundedReceiver<Value>) -> BTreeMap<String, Vec<Value>> {
     let (mut state, mut page) = (BTreeMap::<String, Vec<Value>>::new(), 0);
     while !state.contains_key("end") {
@@ -153,7 +153,7 @@ async fn events_claims_results_and_subscribers_are_told_to_the_others() {
     until("all are counted", async || queue.metrics().broadcasts_sent == 5).await;
 }
 
-/// The document's second sample: worker 1 subscribes, worker 2 publishes. The folder is looked at once an hour only.
+/// The document's second sample: worker 1 subscribes, worker 2 publishes. Workers scan the folder once an hour only.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_worker_publishes_reaches_the_subscribers_of_another_at_once() {
     let hour = Duration::from_secs(3_600);
@@ -197,7 +197,7 @@ async fn a_claim_that_only_redis_has_keeps_nobody_away() {
     let claim = queue.try_claim("task_1", "one").await.unwrap().unwrap();
     let held = redis.get(key(&queue, "claim:task_1")).await.unwrap().unwrap();
     queue.release_claim(claim).await.unwrap();
-    redis.set(key(&queue, "claim:task_1"), held).await.unwrap(); // as if Redis had been away just then
+    redis.set(key(&queue, "claim:task_1"), held).await.unwrap(); // as if Redis had not answered then
     assert!(another(&queue).await.create_claim("task_1", "two").await.unwrap());
     assert!(!queue.create_claim("task_1", "one").await.unwrap());
 }
@@ -324,7 +324,7 @@ async fn a_redis_that_never_was_there_is_no_error() {
     assert_eq!(queue.publish(&1).await.unwrap().id(), 1);
 }
 
-/// Red if a refusal is told as a server that is away.
+/// Fails if the queue reports a refusal as an outage.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_refuses_the_worker_is_not_called_away() {
     let server = test_servers::private_redis();
@@ -361,7 +361,7 @@ async fn the_whole_state_is_told_under_a_lock_when_a_worker_asks() {
     let mut hears = listen(test_servers::redis_url(), queue.name()).await;
     let one = asking(&queue).await;
     heard(&mut hears, "resync").await;
-    // messages are taken in one after the other
+    // the worker handles messages one after the other
     one.publish(&3).await.unwrap();
     until("it was asked", async || queue.metrics().broadcasts_received >= 2).await;
     assert_eq!(queue.metrics().resyncs, 0, "another worker is at it");
@@ -396,7 +396,7 @@ async fn a_large_state_is_told_in_pages_and_who_hears_it_finds_it_in_the_files()
     let state = heard_state(&mut hears).await;
     assert_eq!((&state["events"], state["claims"].len()), (&vec![json!([1, 1_200])], 210));
     assert_eq!(state["results"], (1..=999).step_by(2).map(|id| json!([id, id])).collect::<Vec<_>>());
-    // messages are taken in one after the other: two pages of claims, one of events, three of results, the end
+    // the worker handles messages one after the other: two pages of claims, one of events, three of results, the end
     queue.publish(&"the last").await.unwrap();
     until("all was taken in", async || asks.metrics().broadcasts_received == 8).await;
     assert_eq!(asks.metrics().files_unseen, 0);

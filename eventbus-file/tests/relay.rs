@@ -1,4 +1,4 @@
-//! The queue as what a relay publishes to: each event of a store once, in order, whoever dies.
+//! The queue as the bus of a relay: each event of a store once, in order, whichever process dies.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -27,7 +27,7 @@ const fn publisher(epoch: u64) -> Publisher {
     Publisher { store: STORE, epoch }
 }
 
-/// What the store holds at a position, always the same.
+/// The event of the store at a position, always the same.
 fn event(position: u64) -> RecordedEvent {
     let stream = StreamId::parse("Order", &format!("order-{}", position % 7)).unwrap();
     let event = NewEvent::new(Name::from_static("OrderCreated"), 1, format!(r#"{{"n":{position}}}"#))
@@ -41,7 +41,7 @@ async fn send(queue: &FileQueue, epoch: u64, after: u64, through: u64) -> Result
     queue.publish_range(publisher(epoch), range).await
 }
 
-/// Publishes the events after a position up to another; says in a word what came of it.
+/// Publishes the events after one position through a second one; returns the outcome in a word.
 async fn publish(queue: &FileQueue, epoch: u64, after: u64, through: u64) -> String {
     match send(queue, epoch, after, through).await.unwrap() {
         RangeOutcome::Published(ids) => {
@@ -195,7 +195,7 @@ async fn a_queue_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     assert_eq!(positions(&queue).await, [1, 1]);
 }
 
-/// Handles so many events of the queue, and stops when it is written down that those up to a position are finished.
+/// Handles `count` events of the queue, and stops when the floor of the group is at `finished`.
 async fn handle(queue: &FileQueue, count: usize, finished: u64) {
     let (handled, mut handles) = tokio::sync::mpsc::unbounded_channel();
     let gate = std::sync::Arc::new(tokio::sync::Semaphore::new(count));
@@ -214,7 +214,7 @@ async fn handle(queue: &FileQueue, count: usize, finished: u64) {
         tokio::time::timeout(Duration::from_secs(20), handles.recv()).await.unwrap();
     }
     until("that is written down", async || floor(queue).await == GroupFloor::At(finished.into())).await;
-    // the next event waits at the gate, and is given back
+    // the next event waits at the gate; the worker releases it
     drop(worker.shutdown(Duration::from_millis(200)).await);
     tokio::time::timeout(Duration::from_secs(20), task).await.unwrap().unwrap().unwrap();
 }
@@ -233,7 +233,7 @@ async fn floors_tell_what_a_group_has_finished() {
     queue.publish_all(&["of somebody else"; 3]).await.unwrap();
     assert_eq!(publish(&queue, 5, 0, 5).await, "published");
     handle(&queue, 5, 2).await;
-    // what the group has to do yet begins again at 1
+    // the unfinished events of the group begin again after 1
     assert_eq!(rewind(&queue, 5, 1).await, ResyncOutcome::At(1.into()));
     assert_eq!(floor(&queue).await, GroupFloor::At(1.into()));
     assert_eq!(publish(&queue, 5, 1, 6).await, "published");
@@ -276,7 +276,7 @@ async fn records_are_written_now_and_then_and_torn_ones_are_told() {
     assert!(matches!(error, PublishError::Refused { event_id: None, .. }), "{error:?}");
 }
 
-/// Publishes up to a position, from wherever the queue is.
+/// Publishes through a position, from the queue's published position.
 async fn publish_through(queue: &FileQueue, last: u64, most: u64) -> u64 {
     let (mut position, mut moved) = (0, 0);
     while position < last {
@@ -321,7 +321,7 @@ async fn a_missing_id_is_waited_for_as_its_publisher_may_be_another_relay() {
     fs::rename(&second, &slow).unwrap();
     let publishing = tokio::spawn(async move { publish(&other, 5, 3, 4).await });
     until("the other one waits", async || {
-        // what it has staged shows that it was not refused
+        // a staged file shows that the publishing was not refused
         publishing.is_finished() || fs::read_dir(queue.config().root_dir.join("tmp")).unwrap().count() > 0
     })
     .await;
@@ -364,7 +364,7 @@ async fn a_relay_that_has_nothing_to_publish_writes_down_what_it_looked_at() {
 const ROOT: &str = "FILE_QUEUE_RELAY_ROOT";
 const LAST: &str = "FILE_QUEUE_RELAY_LAST";
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relay_that_dies() {
     if let Ok(root) = env::var(ROOT) {
@@ -412,7 +412,7 @@ impl Apply for Account {
     fn apply(&mut self, _: &AccountEvent) {}
 }
 
-/// An application that dies after publishing and before it heard of that: the next one goes on behind it.
+/// An application dies after publishing and before the answer: the next one continues behind the published events.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_application_publishes_each_event_once_over_restarts() {
     let (store, queue) = (InMemoryEventStore::new(), fresh().await);
@@ -424,7 +424,7 @@ async fn an_application_publishes_each_event_once_over_restarts() {
         }
         let last = Position::new(round * 20);
         app.published(last).await.unwrap();
-        drop(app); // as if it had crashed: nothing is said to anybody
+        drop(app); // as if it had crashed: it does not shut down
     }
     assert_eq!(positions(&queue).await, (1..=80).collect::<Vec<_>>());
 }

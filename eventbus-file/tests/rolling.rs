@@ -40,11 +40,11 @@ async fn publish(queue: &FileQueue, event_type: &'static str, schema_version: u3
     EventBus::publish(queue, &events).await.unwrap();
 }
 
-/// A worker of another release on the same folder.
+/// A worker of one release on the shared folder.
 struct Release {
     queue: FileQueue,
     consumer: JoinHandle<()>,
-    /// The ids it was given.
+    /// The ids delivered to it.
     seen: Arc<Mutex<Vec<u64>>>,
 }
 
@@ -71,13 +71,13 @@ impl Release {
         Self { queue, consumer, seen }
     }
 
-    /// Waits until so many were handled, nothing is unread and so much is pending, and ends.
+    /// Waits until `handled` events are handled, none is unread and `pending` are pending, and ends.
     async fn end_after(self, handled: usize, pending: u64) -> Vec<u64> {
         until("they are handled", async || self.seen.lock().unwrap().len() >= handled).await;
         self.end(pending).await
     }
 
-    /// Waits until nothing is unread and so much is pending, and ends.
+    /// Waits until no event is unread and `pending` are pending, and ends.
     async fn end(self, pending: u64) -> Vec<u64> {
         let group = self.queue.default_group().clone();
         until("the rest is handled", async || {
@@ -196,7 +196,7 @@ async fn a_new_group_whose_handlers_start_now_gets_nothing_from_before() {
     assert_eq!(new.end(0).await, [4]);
 }
 
-/// Adds a handler of a type that notes the ids it is given, and the attempts.
+/// Adds a handler of a type that records the ids and the attempts of its deliveries.
 fn add_late(queue: &FileQueue, events: EventFilter) -> Arc<Mutex<Vec<(u64, u32)>>> {
     let seen = Arc::<Mutex<Vec<_>>>::default();
     let sees = Arc::clone(&seen);
@@ -237,7 +237,7 @@ async fn what_failed_waits_with_its_attempts_for_a_handler_that_comes_while_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_handler_announces_that_comes_while_the_worker_consumes_is_written_at_once() {
-    // the claim, with which it would be written otherwise, is not renewed for as long as the test takes
+    // the claim, whose renewal would also write it, is not renewed during the test
     let config = FileQueueConfig { group_expiration: Duration::from_secs(3_600), ..config(folder()) };
     let queue = FileQueue::open(config).await.unwrap();
     let old = Release::start(&queue, CREATED, None, true).await;
@@ -246,7 +246,7 @@ async fn what_a_handler_announces_that_comes_while_the_worker_consumes_is_writte
     let group = queue.config().root_dir.join("subscriptions/default");
     let written = || {
         let newest = std::fs::read_dir(&group).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
-        std::fs::read_to_string(newest).unwrap_or_default() // it is replaced meanwhile
+        std::fs::read_to_string(newest).unwrap_or_default() // a worker may replace it meanwhile
     };
     until("that is written", async || written().contains("\"open\": {}")).await;
     add_late(&old.queue, SHIPPED);

@@ -1,4 +1,4 @@
-//! Coordination over TLS, with a server whose certificate an authority of the test's own has signed.
+//! Coordination over TLS, with a server whose certificate the test's own authority has signed.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
@@ -41,7 +41,7 @@ impl TlsServer {
         let (certificate, key) = (write("server.pem", certificate.pem()), write("server.key", key.serialize_pem()));
         let key_of_client = KeyPair::generate().unwrap();
         let mut client = CertificateParams::new(Vec::new()).unwrap();
-        // with the name of the authority it would be taken for one that signed itself
+        // with the authority's name, the certificate would count as self-signed
         client.distinguished_name.push(DnType::CommonName, "worker");
         write("client.pem", client.signed_by(&key_of_client, &authority).unwrap().pem());
         write("client.key", key_of_client.serialize_pem());

@@ -1,4 +1,4 @@
-//! Every form of address: passwords, users, databases, sockets; and that nobody shows a password.
+//! Every form of address: passwords, users, databases, sockets; and that no output shows a password.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -67,7 +67,7 @@ async fn a_database_that_the_server_has_not_is_refused() {
 #[tokio::test]
 async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
     let server = test_servers::private_redis();
-    // a slash, an at sign and a colon, as passwords have them
+    // a slash, an at sign and a colon, as in passwords
     let user = ["SETUSER", "app", "on", ">se/cr@t:1", "~bus*", "~{bus*"];
     let rights = ["+@stream", "+@hash", "+@connection", "+@transaction", "+@scripting", "+exists", "+del", "+time"];
     set_up(&server, "ACL", &[&user[..], &rights[..]].concat()).await;
@@ -84,7 +84,7 @@ async fn a_user_with_the_rights_that_the_bus_needs_can_do_everything() {
     assert!(!said(&error).contains("secret"), "{}", said(&error));
 }
 
-/// The line of the security page, as it stands there. Red if the bus needs a key or a command that it does not name.
+/// The line of the security page, as it stands there. Fails if the bus needs a key or a command that it does not name.
 #[tokio::test]
 async fn the_user_of_the_security_page_can_run_a_bus_and_touch_no_other_keys() {
     let page = include_str!("../../SECURITY.md");
@@ -148,7 +148,7 @@ async fn a_socket_is_as_good_as_a_port_and_takes_user_password_and_database_as_p
     assert!(said(&error).contains("redis.sock.not-there") && !said(&error).contains("secret"), "{}", said(&error));
 }
 
-/// What the log says.
+/// The lines of the log.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -1,5 +1,5 @@
-//! What a group is given for itself: everything that the store holds if it is new, and what it skipped of a type that it
-//! announces for the first time.
+//! The backlog of a group: all events of the store for a new group, and for a known group the skipped events of a type
+//! that it announces for the first time.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -101,7 +101,7 @@ async fn save(app: &App, numbers: std::ops::Range<u64>) {
     }
 }
 
-/// Each aggregate's events are in order, and all are there once.
+/// Checks that the events of each aggregate are in order, and that each event is there once.
 fn assert_all_in_order(seen: &[u64], wanted: impl IntoIterator<Item = u64>) {
     let wanted: Vec<u64> = wanted.into_iter().collect();
     for meter in 0..7 {
@@ -164,7 +164,7 @@ async fn a_new_group_gets_everything_after_the_server_lost_all_and_others_nothin
         let (mut app, seen) = app_with(&bus, &store).await;
         save(&app, ALL).await;
         app.settled().await.unwrap();
-        // how far the group is must be kept before the server loses it
+        // the store must have the floor of the group before the server loses it
         let floors = async || eventbus::port::Floors::floors(&store, bus.destination()).await.unwrap();
         let head = eventbus::port::ReadFeed::head(&store).await.unwrap();
         until("how far it is is kept", async || floors().await.iter().any(|floor| floor.position == head)).await;
@@ -202,7 +202,7 @@ async fn a_new_group_whose_handlers_start_now_gets_what_comes() {
             bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
         }
         if is_there {
-            // made by a bus that only connected: nobody has read for it
+            // made by a bus that only connected: the group has read no entry
             connect(&RedisEventBusConfig { consumer_group: "second".into(), ..config.clone() }).await;
         }
         let seen = Second::default();
@@ -293,7 +293,7 @@ async fn skipped_long_ago(bus: &RedisEventBus, hours: u64) {
     let _: u64 = command(bus, "HSET", &[&key, "Checked", &words.join(" ")]).await;
 }
 
-/// An app that skipped 10 events of a type, which the bus has trimmed, so many hours ago.
+/// An app that skipped 10 events of a type `hours` ago, which the bus has trimmed since.
 async fn after_skipping(hours: u64) -> (RedisEventBusConfig, InMemoryEventStore) {
     let config = RedisEventBusConfig { consumer_name: None, ..quick() };
     let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
@@ -401,7 +401,7 @@ async fn what_a_new_group_skipped_of_the_store_is_noted(partitions: u32) {
     save(&app, 0..200).await;
     app.settled().await.unwrap();
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
-    // it handles what the store holds of one type, and skips the other
+    // it handles one type's events from the store, and skips the other type's
     let (new, seen) = app_of_second(&connect(&config).await, &store).await;
     new.settled().await.unwrap();
     assert_all_in_order(&numbers(&seen.0), 0..200);
@@ -444,7 +444,7 @@ async fn what_was_skipped_before_the_partitions_changed_is_delivered() {
     }
 }
 
-/// A new group whose backlog has entries that wait for a member which is away reads the stream all the same.
+/// A new group reads the stream even if entries of its backlog wait for a member that is away.
 async fn a_backlog_waits_for_an_absent_member(partitions: u32) {
     let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
     let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
@@ -452,7 +452,7 @@ async fn a_backlog_waits_for_an_absent_member(partitions: u32) {
     save(&app, 0..100).await;
     app.settled().await.unwrap();
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
-    // another release of the group announced the other type, and went away
+    // a different release of the group announced the second type, and stopped
     let types = format!("{{{}}}:types:second", bus.config().stream_name());
     let _: u64 = command(&bus, "HSET", &[&types, "Checked@1", "1"]).await;
     let (new, seen) = app_of_second(&connect(&config).await, &store).await;
@@ -464,7 +464,7 @@ async fn a_backlog_waits_for_an_absent_member(partitions: u32) {
     let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(later.clone());
     let later_app = builder.handler::<second>().handler::<second_checks>().start().await.unwrap();
     if partitions > 1 {
-        new.shutdown(Duration::from_secs(10)).await.unwrap(); // an entry of a partition waits for another owner
+        new.shutdown(Duration::from_secs(10)).await.unwrap(); // an entry of a partition waits for the next owner
     }
     let checks = || {
         let mut numbers = numbers(&later.0);
@@ -517,7 +517,7 @@ async fn a_new_group_reads_the_stream_while_an_event_of_its_backlog_stays_pendin
     }
 }
 
-/// What the test has its handler do.
+/// The state of the handler that fails on demand.
 #[derive(Clone, Default)]
 struct Told {
     seen: Second,
@@ -525,7 +525,7 @@ struct Told {
     is_let: Arc<AtomicBool>,
 }
 
-/// Fails with the first event of some meters, until it is let.
+/// Fails with the first event of some meters until `is_let` is set.
 #[handler(manual, group = "second", name = "second")]
 async fn second_fails(event: &Counted, State(told): State<Told>) -> Result<(), HandlerError> {
     if event.number < 3 && !told.is_let.load(Ordering::SeqCst) {
@@ -536,13 +536,13 @@ async fn second_fails(event: &Counted, State(told): State<Told>) -> Result<(), H
     Ok(())
 }
 
-/// What of these numbers is of meters of which no event fails.
+/// The count of these numbers whose meters have no failing event.
 fn without_failing(numbers: std::ops::Range<u64>) -> usize {
     numbers.filter(|number| number % 7 > 2).count()
 }
 
-/// Saves events of seven meters, which a stream has lost when a group of so many members comes and fails with the first of
-/// three meters; then more of all of them.
+/// Saves events of seven meters, trims them from the stream, starts a group of `members` members that fails with the
+/// first event of three meters, then saves more events of all seven.
 async fn an_event_of_a_backlog_fails(partitions: u32, members: usize) {
     let config = RedisEventBusConfig { partitions, consumer_name: None, ..quick() };
     let (bus, store) = (connect(&config).await, InMemoryEventStore::new());
@@ -659,7 +659,7 @@ async fn a_consumer_that_comes_back_keeps_its_order_behind_its_backlog() {
     }
 }
 
-/// Deliveries that fail until all is read, and then run as long as they are told to.
+/// Deliveries that fail until all are read, and then run until the test releases them.
 #[derive(Clone)]
 struct Running {
     is_read: Arc<AtomicBool>,
@@ -671,7 +671,7 @@ struct Running {
 impl Running {
     async fn run(&self) -> Result<(), HandlerError> {
         if !self.is_read.load(Ordering::SeqCst) {
-            return Err("not yet".into()); // one that ran would have a place that is needed to read the others
+            return Err("not yet".into()); // a running delivery would take the slot that reading the rest needs
         }
         self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         self.gate.acquire().await.unwrap().forget();
@@ -706,7 +706,7 @@ async fn a_backlog_and_the_stream_share_the_concurrency_of_a_consumer() {
     };
     let builder = App::builder().store(store.clone()).bus(connect(&config).await).state(running.clone());
     let new = builder.handler::<second_counts>().handler::<second_checks_slowly>().start().await.unwrap();
-    // meters of which nothing waits
+    // meters without waiting events
     let meters = app.repository::<Meter>();
     for number in 100..120 {
         let mut meter = meters.create(format!("n{number}").parse().unwrap());
@@ -714,7 +714,7 @@ async fn a_backlog_and_the_stream_share_the_concurrency_of_a_consumer() {
         meters.save(&mut meter).await.unwrap();
     }
     let backlog = format!("{{{}}}:backlog:second", config.stream_name());
-    // none as long as the group is not there
+    // none before the group exists
     let pending = async |stream: &str| {
         let mut ask = redis::cmd("XPENDING");
         ask.arg(stream).arg("second");
@@ -760,7 +760,7 @@ async fn a_new_group_is_not_given_what_the_relay_skips() {
     let position = eventbus::port::ReadFeed::head(&store).await.unwrap().get() - 1;
     app.skip_published_event(eventbus::Position::new(position), "no Python").await.unwrap();
     until("what comes before it is handled", async || numbers(&seen.0) == [0]).await;
-    app.shutdown(Duration::from_secs(10)).await.unwrap(); // it would look again after a minute
+    app.shutdown(Duration::from_secs(10)).await.unwrap(); // the relay would retry after a minute
     let (app, seen) = app_with(&connect(&config).await, &store).await;
     until("it goes on", async || numbers(&seen.0) == [2]).await;
     app.settled().await.unwrap();
@@ -819,7 +819,7 @@ async fn a_group_is_not_retired_while_it_is_at_its_backlog() {
     bus.trim(Trim { max_length: Some(1), max_age: None }).await.unwrap();
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 
-    // no process is here that has what the group misses
+    // no process here has the store with the missing events
     let late = connect(&RedisEventBusConfig { consumer_group: "late".into(), ..config.clone() }).await;
     Actor::willing().join(&late);
     start(&late).await;
@@ -901,7 +901,7 @@ async fn a_new_group_waits_for_no_store_that_was_retired() {
         let seen = Second::default();
         let builder = App::builder().store(stores[0].clone()).bus(connect(&config).await).share_stream();
         let new = builder.state(seen.clone()).handler::<second>().start().await.unwrap();
-        // of the other store there is what trimming leaves of each stream
+        // trimming leaves some events of the second store in each stream
         let of_here = || {
             let mut seen = numbers(&seen.0);
             seen.retain(|number| !(50..100).contains(number));

@@ -1,4 +1,4 @@
-//! On the nodes of a Redis Cluster.
+//! The bus on the nodes of a Redis Cluster.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;

@@ -1,4 +1,4 @@
-//! The configuration: names, defaults, what is refused.
+//! The configuration: names, defaults, refused values.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Connecting, and what is said when it fails.
+//! Connecting, and the errors of failed connections.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -77,7 +77,7 @@ async fn a_server_that_never_answers_is_given_up_in_time() {
     accepting.abort();
 }
 
-/// Red if the time for connecting is named instead.
+/// Fails if the error names the time for connecting instead.
 #[tokio::test]
 async fn an_answer_that_does_not_come_in_time_names_the_time_that_was_given_for_it() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -85,7 +85,7 @@ async fn an_answer_that_does_not_come_in_time_names_the_time_that_was_given_for_
     let accepting = tokio::spawn(async move {
         let mut kept = Vec::new();
         while let Ok((mut connection, _)) = mute.accept().await {
-            // what a connection begins with: the name and the version of the client
+            // the answers to a client's first commands, with its name and version
             connection.write_all(b"+OK\r\n+OK\r\n").await.unwrap();
             kept.push(connection);
         }
@@ -156,7 +156,7 @@ async fn disconnecting_does_not_wait_for_a_connection_in_the_making_which_then_s
     let pinging = tokio::spawn(async move { connecting.ping().await.map_err(|error| error.to_string()) });
     let (socket, _) = slow.accept().await.unwrap();
     tokio::time::timeout(Duration::from_secs(20), bus.disconnect()).await.unwrap();
-    // what a connection begins with: the name and the version of the client
+    // the answers to a client's first commands, with its name and version
     socket.writable().await.unwrap();
     socket.try_write(b"+OK\r\n+OK\r\n").unwrap();
     let pinged = pinging.await.unwrap();

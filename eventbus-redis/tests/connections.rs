@@ -1,4 +1,4 @@
-//! How many connections a bus holds.
+//! The number of connections of a bus.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -17,7 +17,7 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
-/// How many clients the server has besides those who ask.
+/// The number of clients of the server, except for the one that asks.
 async fn connections(bus: &RedisEventBus) -> usize {
     let clients: String = command(bus, "CLIENT", &["LIST"]).await;
     clients.lines().filter(|client| !client.contains("cmd=client|list")).count()
@@ -25,7 +25,7 @@ async fn connections(bus: &RedisEventBus) -> usize {
 
 async fn assert_connections(bus: &RedisEventBus, expected: usize) {
     until(&format!("there are {expected} connections"), async || connections(bus).await == expected).await;
-    // and no more come with work
+    // work adds no connection
     publish(bus, "one more").await;
     assert_eq!(settled(bus).await, 0);
     assert_eq!(connections(bus).await, expected);

@@ -14,13 +14,13 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 const NAMES: [&str; 3] = ["worker-0", "worker-1", "worker-2"];
 
-/// Three, each with room for one event; what one leaves is the others' after a minute only.
+/// Three consumers, each with room for one event; entries that one leaves are reclaimed after a minute only.
 fn three() -> RedisEventBusConfig {
     let name = Some("worker".into());
     RedisEventBusConfig { consumer_name: name, consumers: 3, batch_size: 1, max_in_flight: Some(1), ..config() }
 }
 
-/// On whom events are pending, sorted.
+/// The consumers with pending events, sorted.
 async fn holders(bus: &RedisEventBus) -> Vec<String> {
     let mut holders: Vec<_> = pending(bus).await.into_iter().map(|(_, on)| on).collect();
     holders.sort();

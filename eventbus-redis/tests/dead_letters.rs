@@ -1,4 +1,4 @@
-//! What can be done with dead letters, whoever wrote them.
+//! Reading, replaying and discarding dead letters, of this library and of others.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -31,14 +31,14 @@ fn seven() -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-/// What the Python library adds.
+/// The fields that the Python library adds.
 const OF_PYTHON: [(&str, &str); 3] = [
     ("original_message_id", "1795157870693-0"),
     ("retry_count", "3"),
     ("dlq_timestamp", "2026-11-20T06:57:54.605409+00:00"),
 ];
 
-/// What ours adds to that.
+/// The fields that this library adds to those.
 const OURS: [(&str, &str); 7] = [
     ("error", "mail server said no"),
     ("handler", "send_receipt"),
@@ -63,12 +63,12 @@ async fn add(bus: &RedisEventBus, stream: &str, id: &str, fields: &Fields) -> Me
     MessageId::new(id)
 }
 
-/// Puts a dead letter in place.
+/// Adds a dead letter.
 async fn bury(bus: &RedisEventBus, parts: &[&[(&str, &str)]]) -> MessageId {
     add(bus, &bus.config().dlq_stream_name(), "*", &fields(&parts.concat())).await
 }
 
-/// What is in the stream, without the ids.
+/// The entries of the stream, without the ids.
 async fn stream(bus: &RedisEventBus) -> Vec<Fields> {
     let mut range = redis::cmd("XRANGE");
     range.arg(bus.config().stream_name()).arg("-").arg("+");
@@ -164,7 +164,7 @@ async fn what_cannot_be_decoded_is_shown_and_replayed_byte_by_byte() {
     binary.push((bytes.clone(), b"\r\n\0".to_vec()));
     add(&bus, &dead_letters, "*", &[&binary[..], &fields(&OF_PYTHON)].concat()).await;
     bury(&bus, &[&[("event_type", "Bare"), ("aggregate_id", "order-2")], &OF_PYTHON]).await;
-    // no mark of where the dead letter's own fields begin
+    // no mark that shows where the dead letter's own fields begin
     bury(&bus, &[&[("group", "mails"), ("payload", "{"), ("retry_count", "many")]]).await;
 
     let letters = all(&bus).await;
@@ -225,7 +225,7 @@ async fn what_dies_again_meanwhile_is_not_replayed_again() {
     for _ in 0..300 {
         bury(&bus, &[&seven(), &OF_PYTHON]).await;
     }
-    // whatever comes into the stream dies at once
+    // each entry of the stream becomes a dead letter at once
     let dies = tokio::spawn({
         let (bus, mut connection) = (bus.clone(), connection(&bus).await);
         async move {

@@ -1,4 +1,4 @@
-//! The server's count of deliveries: by it eventsource-py decides what is to be a dead letter, so only tries count.
+//! The server's count of deliveries: eventsource-py makes dead letters by it, so only attempts count.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -19,15 +19,15 @@ use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
 const IDLE_MS: u64 = 60;
 
-/// An entry that is pending: its id, on whom, for how long in milliseconds, and how often it was delivered.
+/// A pending entry: its id, its consumer, its idle time in milliseconds, and its number of deliveries.
 type Pending = (String, String, u64, u64);
 
 async fn pending(bus: &RedisEventBus) -> Vec<Pending> {
     command(bus, "XPENDING", &[&bus.config().stream_name(), bus.default_group(), "-", "+", "10"]).await
 }
 
-/// Lets a consumer hang with the first event while it holds the second, which is of the same aggregate, again and again,
-/// under names in turn; says how often the second has been delivered.
+/// For each name in turn, lets a consumer hang with the first event while it holds the second one of the same
+/// aggregate; returns how often the server has delivered the second one.
 async fn held_by(names: &[&str]) -> u64 {
     let config = RedisEventBusConfig { pending_idle_ms: IDLE_MS, concurrency: 2, ..config() };
     let publisher = RedisEventBus::connect(config.clone()).await.unwrap();

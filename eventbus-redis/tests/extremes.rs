@@ -1,4 +1,4 @@
-//! Settings at the edge of what is allowed.
+//! Settings at the ends of their ranges.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -13,10 +13,10 @@ use common::{
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
-/// The longest time that is allowed.
+/// The longest time that the configuration allows.
 const CENTURY: Duration = Duration::from_secs(100 * 366 * 86_400);
 
-/// Publishes, consumes, and says what came, sorted.
+/// Publishes, consumes, and returns the delivered ids, sorted.
 async fn delivered(config: RedisEventBusConfig) -> Vec<String> {
     let bus = RedisEventBus::connect(config).await.unwrap();
     let seen = Seen::default();
@@ -44,11 +44,11 @@ async fn what_no_machine_can_do_is_refused() {
     }
 }
 
-/// What a field is called, and a configuration with it at one end of its range.
+/// The name of a field, and a configuration with it at one end of its range.
 type Fields = Vec<(&'static str, RedisEventBusConfig)>;
 
-/// Every field with a range, the least or the most of it. They are taken apart by name, so that a new one does not compile
-/// before it is decided on here.
+/// Every field with a range, at its least or its most. The test destructures the configuration, so that a new field
+/// does not compile before it is listed here.
 fn ends(is_most: bool) -> Fields {
     let RedisEventBusConfig {
         redis_url: _,                // a URL

@@ -1,4 +1,4 @@
-//! What happens to consumers when the server or the group goes away, and when they stop.
+//! Consumers while the server or the group is away, and when they stop.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -86,7 +86,7 @@ async fn one_connection_does_for_everything_and_heals_too() {
     assert_eq!(settled(&bus).await, 0);
     server.stop();
     server.start();
-    // the consumer must notice by itself: nobody else uses its connection now
+    // the consumer must notice by itself: no other task uses its connection now
     let publisher = another(&bus).await;
     publish(&publisher, "after").await;
     until("the second arrived", async || seen.all() == ["before", "after"]).await;
@@ -103,7 +103,7 @@ async fn an_idle_consumer_stops_at_once_and_loses_nothing() {
         let consumer = start(&bus).await;
         publish(&bus, &round.to_string()).await;
         if round % 2 == 0 {
-            // now it waits for entries
+            // now the consumer waits for entries
             until("the event arrived", async || seen.all().len() == round).await;
             assert_eq!(settled(&bus).await, 0);
         }

@@ -1,4 +1,4 @@
-//! Where groups that are made by hand begin, and what becomes of those that are retired.
+//! The start of groups that are made by hand, and the retiring of groups.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -16,7 +16,7 @@ use time::OffsetDateTime;
 
 const GROUP: Name = Name::from_static("reports");
 
-/// An id, and fields that nobody looks at.
+/// An id, and fields that the test does not read.
 type Entry = (String, redis::Value);
 
 fn at(position: u64) -> RecordedEvent {
@@ -29,7 +29,7 @@ async fn add(bus: &RedisEventBus, id: &str, position: &str) {
     let _: String = command(bus, "XADD", &[&stream, id, "position", position]).await;
 }
 
-/// The ids that the group gets, when it is asked for all.
+/// The ids that the group gets when it reads all entries.
 async fn read(bus: &RedisEventBus, group: &Name) -> Vec<String> {
     let stream = bus.config().stream_name();
     let read = ["GROUP", group.as_str(), "reader", "STREAMS", &stream, ">"];
@@ -38,7 +38,7 @@ async fn read(bus: &RedisEventBus, group: &Name) -> Vec<String> {
     entries.map(|(id, _)| id).collect()
 }
 
-/// Makes a group, and says what it gets.
+/// Makes a group, and returns the ids that it gets.
 async fn begins(bus: &RedisEventBus, start: GroupStart) -> Vec<String> {
     let group = Name::new("group", test_servers::unique_name("group")).unwrap();
     assert!(bus.create_group(&group, start).await.unwrap());
@@ -116,7 +116,7 @@ async fn a_known_group_is_never_made_anew_at_now() {
     let _: i64 = command(&bus, "XGROUP", &["DESTROY", &stream, &GROUP]).await;
     assert!(bus.create_group(&GROUP, GroupStart::Now).await.unwrap());
     assert_eq!(read(&bus, &GROUP).await, [ids[1].as_str(), ids[2].as_str()], "it goes on where it was");
-    // the stream is lost too, and another one begins with lower ids
+    // the server also loses the stream, and a new one begins with lower ids
     let _: i64 = command(&bus, "DEL", &[&stream]).await;
     add(&bus, "1-0", "").await;
     assert!(bus.create_group(&GROUP, GroupStart::Now).await.unwrap());
@@ -140,7 +140,7 @@ async fn a_retired_group_is_forgotten_and_what_it_left_is_said() {
         let _: i64 = command(&bus, "HSET", &[&retry, ids[0].as_str(), "{}"]).await;
         let _: i64 = command(&bus, "HSET", &[&members, "gone", r#"{"at":1,"live_ms":5}"#, "odd", "no json"]).await;
         if deletes {
-            // the server cannot count what is unread any more
+            // the server can no longer count the unread entries
             let _: i64 = command(&bus, "XDEL", &[&stream, ids[2].as_str()]).await;
         }
         let retired = bus.retire_group(&GROUP).await.unwrap();

@@ -1,4 +1,4 @@
-//! What a bus says about its health, its stream and its groups.
+//! The reports of a bus about its health, its stream and its groups.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -32,14 +32,14 @@ async fn groups(bus: &RedisEventBus) -> Vec<GroupInfo> {
     bus.stream_info().await.consumer_groups
 }
 
-/// Reads one entry as a consumer of another program.
+/// Reads one entry as a consumer of a second program.
 async fn read(bus: &RedisEventBus, consumer: &str) {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let read = ["GROUP", &group, consumer, "COUNT", "1", "STREAMS", &stream, ">"];
     let _: redis::Value = command(bus, "XREADGROUP", &read).await;
 }
 
-/// Says that a member shows life.
+/// Writes the heartbeat of a member.
 async fn announce(bus: &RedisEventBus, name: &str, json: &str) {
     let members = format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group());
     let _: i64 = command(bus, "HSET", &[&members, name, json]).await;
@@ -76,7 +76,7 @@ async fn a_bus_is_healthy_while_it_is_connected_and_consumes() {
     assert!(!bus.health().await.is_healthy());
 }
 
-/// A bus of another process with the same group, which does not consume.
+/// A bus of a second process with the same group, which does not consume.
 async fn watcher_of(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig { consumer_name: None, clock: SharedClock::SYSTEM, ..bus.config().clone() };
     RedisEventBus::connect(config).await.unwrap()
@@ -101,7 +101,7 @@ async fn an_event_that_a_handler_of_another_process_is_busy_with_for_long_is_an_
         let id = event.metadata().event_id().to_string();
         let name = bus.config().consumer_name.clone().unwrap();
         let thresholds = HealthThresholds::default();
-        // not until its time limit ends it
+        // until the handler's time limit ends it
         until("it takes too long", async || {
             clock.advance(Duration::from_secs(1));
             bus.health().await.in_flight.iter().any(|run| Duration::from_secs(run.seconds) > thresholds.in_flight_age)
@@ -142,7 +142,7 @@ async fn a_consumer_that_has_an_entry_and_shows_no_life_is_an_alert() {
     until("the alert ends", async || alerts(&bus, &thresholds).await.is_empty()).await;
 }
 
-/// A handler that fails until it is told not to.
+/// A handler that fails until the test sets the flag.
 fn failing(bus: &RedisEventBus) -> Arc<AtomicBool> {
     let is_mended = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&is_mended);
@@ -200,7 +200,7 @@ async fn an_event_that_fails_for_five_minutes_is_an_alert_in_each_process_until_
     }
 }
 
-/// A time as reports show it.
+/// A time in the format of reports.
 fn shown(clock: &ManualClock) -> String {
     let now = SharedClock::from(clock.clone()).now().replace_nanosecond(0).unwrap();
     now.format(&Rfc3339).unwrap()
@@ -222,7 +222,7 @@ async fn an_event_that_waits_for_its_retry_is_neither_silent_nor_in_flight() {
     let published_at = now_in_ms();
     publish(&bus, "waits").await;
     until("it has failed", async || bus.stats().handler_errors == 1).await;
-    // any age is too old
+    // with this threshold any age is too high
     let thresholds = HealthThresholds { in_flight_age: Duration::ZERO, ..Default::default() };
     until("it has waited for longer than a consumer may be silent", async || {
         clock.advance(Duration::from_secs(1));
@@ -255,7 +255,7 @@ async fn an_event_that_no_consumer_of_ours_has_in_hand_counts_as_unfinished_sinc
     let oldest = bus.health().await.unfinished.remove(0);
     let since = OffsetDateTime::parse(&oldest.since, &Rfc3339).unwrap().unix_timestamp();
     assert!((since - published_at / 1_000).abs() <= 1, "{oldest:?} was published at {published_at}");
-    // what a live member of ours has, and no handler failed with, is about to be handled
+    // an entry of a live member, at which no handler failed, counts as about to be handled
     announce(&bus, "python", &format!(r#"{{"at":{},"live_ms":600000}}"#, now_in_ms())).await;
     assert_eq!(bus.health().await.unfinished, []);
 }
@@ -309,7 +309,7 @@ async fn members_count_as_long_as_they_show_life_and_others_as_long_as_they_are_
     assert_eq!(active(&bus).await, 2, "the one of another program was busy just now");
     let group = groups(&bus).await.remove(0);
     assert_eq!((group.consumers, group.active_consumers, group.pending), (3, 2, 3), "{group:?}");
-    // for whom nothing is idle for as short a time
+    // this bus counts a consumer as idle after 1 ms
     let impatient = RedisEventBusConfig { pending_idle_ms: 1, ..bus.config().clone() };
     let impatient = RedisEventBus::connect(impatient).await.unwrap();
     until("the other program is no longer busy", async || active(&impatient).await == 1).await;

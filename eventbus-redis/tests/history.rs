@@ -61,7 +61,7 @@ async fn pages_follow_each_other_without_a_gap_to_the_end_and_beyond() {
     assert_eq!(aggregates(&history.page(usize::MAX).await.unwrap()), ["later"]);
 }
 
-/// Pages of one stream and of several are large by their bytes, whatever is in them and in whatever order.
+/// Pages of one stream and of several are bounded by their bytes, for any contents in any order.
 #[tokio::test]
 async fn a_page_ends_with_the_entry_that_reaches_its_bytes() {
     const KIB: usize = 1_024;
@@ -110,7 +110,7 @@ async fn a_page_ends_with_the_entry_that_reaches_its_bytes() {
     }
 }
 
-/// An event with a payload of so many bytes and a few.
+/// An event with a payload of slightly more than `bytes` bytes.
 fn large(number: usize, bytes: usize) -> RecordedEvent {
     let stream = StreamId::parse("Order", &number.to_string()).unwrap();
     let payload = format!(r#"{{"text":"{}"}}"#, "x".repeat(bytes));

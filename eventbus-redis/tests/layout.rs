@@ -1,4 +1,4 @@
-//! Publishing to partitions, and the record of how many there are.
+//! Publishing to partitions, and the record of their number.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -116,7 +116,7 @@ async fn a_stream_without_partitions_leaves_no_trace_of_them_and_gets_none_in_pa
 async fn a_publisher_that_knows_nothing_of_partitions_is_refused_where_there_are_some() {
     let config = config();
     let plain = RedisEventBus::connect(config.clone()).await.unwrap();
-    // nothing was published yet, so the stream may still get partitions
+    // the stream has no entry, so it may still get partitions
     RedisEventBus::connect(RedisEventBusConfig { partitions: 4, ..config }).await.unwrap();
     for events in [vec![event("a")], vec![event("a"), event("b")]] {
         let refused = plain.publish(&events).await;

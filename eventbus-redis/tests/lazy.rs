@@ -1,4 +1,4 @@
-//! A bus that an app connects: also later, if the server is away when it starts.
+//! A bus that an app connects, also later if the server is away at the start.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;

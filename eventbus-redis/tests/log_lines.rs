@@ -1,4 +1,4 @@
-//! What a line of a handler looks like in the default format of `tracing-subscriber`, with the feature `opentelemetry`.
+//! A handler's log line in the default format of `tracing-subscriber`, with the feature `opentelemetry`.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -36,7 +36,7 @@ async fn reserve_stock(event: &OrderCreated) -> Result<(), String> {
     if event.items > 1 { Err("the shelf is empty".into()) } else { Ok(()) }
 }
 
-/// Where the message begins in the one line that says it about an aggregate, and the line.
+/// Returns the one line with this message about an aggregate, and the index of the message in it.
 fn line(message: &str, aggregate: &str) -> (usize, String) {
     let lines = log::lines(&[message, aggregate]);
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -144,7 +144,7 @@ async fn who_follows_and_projections_over_plain_streams_say_once_that_a_server_i
     }
 }
 
-/// Red unless each server on another machine is warned of once, whichever way a program comes to it.
+/// Fails unless the bus warns once about each server on a remote machine, by whichever call a program connects.
 #[tokio::test]
 async fn a_server_on_another_machine_without_tls_is_warned_of_once() {
     log::keep();

@@ -1,4 +1,4 @@
-//! Members of one group that handle different events leave each other's alone.
+//! Members of one group that handle different events leave each other's events alone.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -29,7 +29,7 @@ fn of_type(event_type: &'static str, id: &str) -> RecordedEvent {
     event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
 }
 
-/// Publishes events whose types take turns; returns the ids of the aggregates by type.
+/// Publishes events of alternating types; returns the ids of the aggregates by type.
 async fn publish_mixed(bus: &RedisEventBus, count: usize) -> (Vec<String>, Vec<String>) {
     let ids = numbered(count);
     let events: Vec<_> =
@@ -54,7 +54,7 @@ async fn announced(bus: &RedisEventBus, member: &str) -> Option<String> {
     Some(member["types"].as_str().unwrap().to_owned())
 }
 
-/// Two members of one group; `pending_idle_ms` is long, so that nothing is found by waiting.
+/// Two members of one group; `pending_idle_ms` is long, so that no member reclaims entries by their idle time.
 async fn two(pending_idle_ms: u64) -> (RedisEventBus, RedisEventBus) {
     let config = RedisEventBusConfig { pending_idle_ms, batch_size: 10, ..quick() };
     let bus = connect(&config).await;
@@ -92,10 +92,10 @@ async fn a_member_is_announced_before_it_reads_and_a_backlog_is_shared_too() {
         handles(&shipped, &shipping, ONLY_SHIPPED);
         start(&creating).await;
         until("the first has announced itself", async || announced(&creating, "stable").await.is_some()).await;
-        // of the other type, too, which is skipped until the second announces it
+        // also events of the other type, which the group skips until the second member announces it
         publish_mixed(&creating, 2).await;
         until_finished(&creating).await;
-        // the second reads at once what is published now, if it can
+        // the second member could read the next events at once
         start(&shipping).await;
         until("the second has announced itself", async || announced(&creating, "other").await.is_some()).await;
         until("what was skipped is delivered", async || shipped.done().len() == 1).await;
@@ -240,7 +240,7 @@ async fn a_member_that_unsubscribes_a_type_says_so() {
 async fn what_nobody_here_handles_is_never_acknowledged_for_somebody_else() {
     let (bus, _) = two(60_000).await;
     let waits = Actor::waiting();
-    // a first event keeps the consumer busy, while somebody takes the second from it
+    // a first event keeps the consumer busy while a different consumer claims the second one
     handles(&waits, &bus, ONLY_CREATED);
     bus.publish(&[of_type(CREATED, "one"), of_type(SHIPPED, "two")]).await.unwrap();
     start(&bus).await;
@@ -299,7 +299,7 @@ async fn what_a_dead_member_left_goes_to_one_that_handles_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_failed_at_a_dead_member_is_left_to_another_one_that_handles_it() {
-    // the one that handles it has no room, so that another one gets it first
+    // the member that handles the type has no room, so the other member reads the event first
     let bus = connect(&RedisEventBusConfig { pending_idle_ms: 150, ..quick() }).await;
     let config =
         RedisEventBusConfig { max_in_flight: Some(1), consumer_name: Some("full".into()), ..bus.config().clone() };
@@ -324,7 +324,7 @@ async fn what_failed_at_a_dead_member_is_left_to_another_one_that_handles_it() {
     full.stop_consuming().await;
 }
 
-/// What is logged on this thread.
+/// The log of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -340,14 +340,14 @@ impl Write for Log {
 }
 
 impl Log {
-    /// Takes what is logged on this thread until the result is dropped.
+    /// Captures the log of this thread until the result is dropped.
     fn capture(&self) -> tracing::subscriber::DefaultGuard {
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
         tracing::subscriber::set_default(subscriber)
     }
 
-    /// How many lines contain all the parts.
+    /// The number of lines that contain all the parts.
     fn count(&self, parts: &[&str]) -> usize {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
@@ -362,7 +362,7 @@ impl Log {
 async fn differing_members_are_reported_once_per_change() {
     let log = Log::default();
     let _logging = log.capture();
-    let (bus, other) = two(300).await; // looks 20 times a second
+    let (bus, other) = two(300).await; // each member compares 20 times a second
     let actor = Actor::willing();
     handles(&actor, &bus, ONLY_CREATED);
     handles(&actor, &other, ONLY_SHIPPED);
@@ -370,7 +370,7 @@ async fn differing_members_are_reported_once_per_change() {
     start(&other).await;
     until("the difference is reported", async || log.differences() == 1).await;
     never("it is reported again", Duration::from_millis(600), async || log.differences() > 1).await;
-    // a third member that differs not
+    // a third member without a difference
     let third = named(&bus, "third").await;
     handles(&actor, &third, ONLY_CREATED);
     start(&third).await;

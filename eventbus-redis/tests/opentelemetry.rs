@@ -1,4 +1,4 @@
-//! One trace from publisher to handler, as the SDK of OpenTelemetry sees it.
+//! One trace from publisher to handler, as exported by the SDK of OpenTelemetry.
 #![cfg(feature = "opentelemetry")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

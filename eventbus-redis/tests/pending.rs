@@ -1,4 +1,4 @@
-//! What happens to entries that were read and not finished, and to those that are no events.
+//! Entries that were read and not finished, and entries that are no events.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -34,7 +34,7 @@ async fn what_a_dead_consumer_had_in_hand_is_handled_by_the_next_of_its_name() {
     consumer.abort();
     drop(consumer.await);
 
-    // another process with the name of the dead one, and one with another name
+    // one new process with the name of the dead one, and one with a name of its own
     let heir = RedisEventBus::connect(bus.config().clone()).await.unwrap();
     let stranger = another(&bus).await;
     let (of_heir, of_stranger) = (Seen::default(), Seen::default());
@@ -64,7 +64,7 @@ async fn a_shutdown_finishes_the_delivery_in_hand_and_leaves_the_rest_to_others_
     consumer.await.unwrap();
     assert_eq!(bus.stats().events_processed_success, 1);
     assert_eq!(watcher.progress(bus.default_group()).await.unwrap().pending, 1);
-    // a minute is the time after which entries of a consumer that shows no life are taken over
+    // a minute is the idle time after which the bus reclaims entries of a dead consumer
     let seen = Seen::default();
     seen.join(&watcher);
     start(&watcher).await;
@@ -98,7 +98,7 @@ async fn an_event_in_hand_when_the_last_handler_goes_waits_for_the_next_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_handled_is_acknowledged_though_a_later_handler_hangs() {
-    // it has other things to do several times a second
+    // with this setting the consumer runs its periodic work several times a second
     let bus = RedisEventBus::connect(RedisEventBusConfig { pending_idle_ms: 1_200, ..config() }).await.unwrap();
     let ids = bus.publish(&[event("one"), event("two"), event("three")]).await.unwrap();
     let expected: Vec<_> = ids[1..].iter().map(ToString::to_string).collect();
@@ -138,7 +138,7 @@ async fn an_entry_that_went_to_a_lost_read_is_found_again() {
     start(&bus).await;
     publish(&bus, "held").await;
     until("the consumer is busy", async || seen.all() == ["held"]).await;
-    // a connection that died served the same consumer, and its reply was lost
+    // a lost connection served the same consumer, and its reply was lost
     let (stream, config) = (bus.config().stream_name(), bus.config());
     let consumer = config.consumer_name.clone().unwrap_or_default();
     let group: &str = bus.default_group();
@@ -224,7 +224,7 @@ async fn unread_entries_are_counted_where_the_server_does_not_know() {
     let events: Vec<_> = (0..2_500).map(|n| event(&n.to_string())).collect();
     let ids = bus.publish(&events).await.unwrap();
     let stream = bus.config().stream_name();
-    // after a deletion among the unread ones the server has no lag to tell
+    // after a deletion among the unread entries the server reports no lag
     let _: i64 = command(&bus, "XDEL", &[&stream, ids[1_000].as_str()]).await;
     let progress = bus.progress(bus.default_group()).await.unwrap();
     assert_eq!(progress.unread, 2_499);

@@ -1,4 +1,4 @@
-//! Recovery by hand: who has an entry, and what comes of those that nobody survives.
+//! Recovery by hand: the consumers of pending entries, and entries that end every process.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -22,7 +22,7 @@ use eventbus::{
 use eventbus_redis::{Recovery, RedisEventBus};
 use tokio::task::JoinHandle;
 
-/// A bus with events that a consumer has read which is dead by now, and their ids in the stream.
+/// A bus with events that a dead consumer has read, and their ids in the stream.
 async fn with_left(ids: &[&str]) -> (RedisEventBus, Vec<String>) {
     let bus = fresh_bus().await;
     let events: Vec<_> = ids.iter().copied().map(event).collect();
@@ -48,7 +48,7 @@ async fn an_event_that_no_recovery_survives_becomes_a_dead_letter() {
     for times in 1..=5 {
         let recovering = recover(&bus);
         until("it is begun", async || seen.all().len() == times).await;
-        recovering.abort(); // as if the process died
+        recovering.abort(); // as if the process had died
         drop(recovering.await);
     }
     let stats = recover(&bus).await.unwrap();

@@ -1,4 +1,4 @@
-//! What becomes of entries whose consumer has died, or that nobody has in hand.
+//! Entries whose consumer has died, or that no consumer has in flight.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -26,7 +26,7 @@ fn of(ids: &[String]) -> Vec<&str> {
     ids.iter().map(String::as_str).collect()
 }
 
-/// A bus on which some consumer has left `left` entries, oldest first, with a handler that does nothing but remember.
+/// A bus on which the consumer has left `left` entries, oldest first, with a handler that only records its runs.
 async fn left_by(consumer: &str, left: usize, config: &RedisEventBusConfig) -> (RedisEventBus, Actor, Vec<String>) {
     let bus = connect(config).await;
     let entries = publish_numbered(&bus, left).await;
@@ -36,7 +36,7 @@ async fn left_by(consumer: &str, left: usize, config: &RedisEventBusConfig) -> (
     (bus, actor, entries)
 }
 
-/// Has a consumer have left its group when it ended.
+/// Marks a consumer as one that left its group when it ended.
 async fn has_left(bus: &RedisEventBus, consumer: &str) {
     let at = time::OffsetDateTime::now_utc().unix_timestamp() * 1_000;
     let member = format!(r#"{{"at":{at},"live_ms":60000,"types":"\"*\"","instance":"before","left":true}}"#);
@@ -52,7 +52,7 @@ async fn stats_of(bus: &RedisEventBus, recovery: Recovery) -> [u64; 5] {
 /// A stream and the entries that were read from it.
 type Read = (String, Vec<(String, Value)>);
 
-/// Stops a bus, then lets the handlers end that are running.
+/// Stops a bus, then lets the running handlers end.
 async fn stop_in_the_midst(bus: &RedisEventBus, actor: &Actor, running: usize) {
     tokio::join!(biased; bus.stop_consuming(), async { actor.let_go(running) });
 }
@@ -75,7 +75,7 @@ async fn a_restart_under_the_same_name_begins_with_what_it_had_in_order_before_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_after_a_long_time_keeps_the_order_too() {
     for _ in 0..10 {
-        // all of them are so old that the consumer would take them over from itself
+        // all are so old that the consumer would reclaim them from itself
         let config =
             RedisEventBusConfig { batch_size: 50, max_in_flight: Some(1_000), pending_idle_ms: 130, ..quick() };
         let (bus, actor, _) = left_by("stable", 400, &config).await;
@@ -120,7 +120,7 @@ async fn what_a_dead_consumer_had_is_taken_over_page_by_page() {
     actor.join(&bus);
     start(&bus).await;
     let mine = async || pending(&bus).await.iter().filter(|(_, consumer)| consumer == "stable").count();
-    // what may have ended its process waits, and what waits takes no place in hand
+    // suspects wait, and a waiting entry takes no room
     until("all are taken over", async || mine().await == 40).await;
     actor.let_go(40);
     until_finished(&bus).await;
@@ -141,7 +141,7 @@ async fn the_cursor_walks_past_what_is_alive() {
     start(&keeper).await;
     until("the keeper holds the oldest", async || pending(&keeper).await.len() == 20).await;
     read_as(&keeper, "dead", 30).await;
-    // with so small a batch the server looks at ten entries at a time
+    // with so small a batch the server scans ten entries at a time
     let bus = connect(&RedisEventBusConfig { batch_size: 1, max_in_flight: Some(5), ..config }).await;
     let actor = Actor::willing();
     actor.join(&bus);
@@ -179,7 +179,7 @@ async fn deleted_entries_are_counted_once_and_never_looped_on() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_handler_keeps_its_claim_while_another_consumer_is_looking() {
-    // a full hand claims nothing, not even from itself
+    // a consumer without room claims no entry, not even its own
     let config = RedisEventBusConfig { max_in_flight: Some(2), pending_idle_ms: 300, ..quick() };
     let (bus, slow) = (connect(&config).await, Actor::waiting());
     slow.join(&bus);
@@ -211,7 +211,7 @@ async fn what_somebody_else_has_claimed_is_let_go_and_its_failure_writes_nothing
     until("the handler is cancelled", async || actor.cancelled() == 1).await;
     assert_eq!(pending(&bus).await, [(entry, "thief".into())], "the heartbeat took nothing back");
     assert_eq!(notes(&bus).await.len(), 0);
-    // the thief shows no life any more
+    // the consumer that took the entry shows no further sign of life
     actor.let_go(1);
     until_finished(&bus).await;
     assert_eq!((actor.begun().len(), actor.done().len()), (2, 1));
@@ -221,7 +221,7 @@ async fn what_somebody_else_has_claimed_is_let_go_and_its_failure_writes_nothing
 #[tokio::test(flavor = "multi_thread")]
 async fn a_failure_that_comes_too_late_writes_nothing() {
     for max_retries in [0, 3] {
-        // the heartbeat is too slow to notice the theft
+        // the heartbeat is too slow to notice the claim
         let config = RedisEventBusConfig { pending_idle_ms: 60_000, max_retries: Some(max_retries), ..quick() };
         let (bus, actor) = (connect(&config).await, Actor::new(|_, _| Act::WaitAndFail));
         actor.join(&bus);
@@ -231,7 +231,7 @@ async fn a_failure_that_comes_too_late_writes_nothing() {
         give(&bus, "thief", &entry).await;
         actor.let_go(1);
         until("the failure is counted", async || bus.stats().events_processed_failed == 1).await;
-        bus.stop_consuming().await; // writes down everything
+        bus.stop_consuming().await; // writes all dispositions
         assert_eq!(pending(&bus).await, [(entry, "thief".into())]);
         assert_eq!((notes(&bus).await.len(), dead_letter_count(&bus).await), (0, 0));
         assert_eq!((bus.stats().messages_sent_to_dlq, bus.stats().messages_exhausted), (0, 0));
@@ -263,7 +263,7 @@ async fn what_is_pending_on_it_without_being_in_hand_is_found() {
     start(&bus).await;
     publish_all(&bus, &["held"]).await;
     until("something is in hand", async || actor.begun().len() == 1).await;
-    // it has no room to read while the hand is full, so somebody else may read in its name
+    // the bus has no room to read while the handler runs, so the test may read in its name
     actor.let_go(1);
     until_finished(&bus).await;
     bus.stop_consuming().await;
@@ -295,7 +295,7 @@ async fn entries_left_pending_for_good_do_not_hide_those_that_are_lost() {
     start(&other).await;
     never("it is taken over from a consumer that lives", Duration::from_millis(3_000), taken).await;
     other.stop_consuming().await;
-    // now somebody takes it by hand
+    // now a different consumer claims it by hand
     give(&bus, "somebody", &bad).await;
     publish_all(&bus, &["good"]).await;
     until("the good one is done", async || actor.done() == ["good"]).await;
@@ -317,7 +317,7 @@ async fn entries_left_pending_for_good_that_are_deleted_do_not_hide_those_that_a
     let _: u64 = command(&bus, "XDEL", &[&stream, &entries[0]]).await;
     until("a heartbeat has come by", async || pending(&bus).await.is_empty()).await;
     never("anything is handled again", Duration::from_millis(1_500), async || actor.begun().len() > 2).await;
-    // a copy goes to a read of which nobody hears
+    // the reply to the read of a copy is lost
     let lose = "local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1] \
                 local id = redis.call('XADD', KEYS[1], '*', unpack(entry[2])) \
                 redis.call('XREADGROUP', 'GROUP', ARGV[2], ARGV[3], 'STREAMS', KEYS[1], '>') \
@@ -406,7 +406,7 @@ async fn an_end_of_a_process_counts_though_the_next_one_takes_long_to_read() {
     bus.stop_consuming().await;
 }
 
-/// Red if an entry that is read again after a process end, and not begun, is in flight.
+/// Fails if an entry that is read again after its process ended, and that has not started, is in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_that_was_not_begun_is_no_more_suspect_when_its_process_ends() {
     let config = RedisEventBusConfig { pending_idle_ms: 60_000, concurrency: 2, ..quick() };
@@ -431,7 +431,7 @@ async fn a_suspect_that_was_not_begun_is_no_more_suspect_when_its_process_ends()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn clean_stops_are_no_ends_of_processes() {
-    // what was in flight when a process ended is noted before it begins; stopping then must not count
+    // an entry that was in flight when its process ended is noted before it starts; a stop after that must not count
     let config = RedisEventBusConfig { pending_idle_ms: 60_000, concurrency: 2, ..quick() };
     let bus = connect(&config).await;
     publish_numbered(&bus, 6).await;
@@ -441,7 +441,7 @@ async fn clean_stops_are_no_ends_of_processes() {
         let place = slow.join(&bus);
         let consumer = start(&bus).await;
         until("one runs", async || slow.begun().len() == 1).await;
-        // it ends, and the next may begin
+        // the running one ends, and the next may start
         stop_in_the_midst(&bus, &slow, 1).await;
         consumer.await.unwrap();
         place.cancel();
@@ -543,7 +543,7 @@ async fn what_is_noted_about_entries_that_are_not_pending_is_swept_after_its_tim
     start(&bus).await;
     until("both are noted", async || notes(&bus).await.len() == 2).await;
     let began = Instant::now();
-    // a consumer of another kind acknowledges one
+    // a foreign consumer acknowledges one
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let _: u64 = command(&bus, "XACK", &[&stream, &group, &entries[0]]).await;
     until("one is swept", async || notes(&bus).await.len() == 1).await;
@@ -604,7 +604,7 @@ async fn recovery_by_hand_takes_no_more_than_it_was_told() {
     assert_eq!(stats_of(&bus, some(3)).await, [130, 3, 3, 0, 0]);
     assert_eq!(stats_of(&bus, some(120)).await, [127, 120, 120, 0, 0]);
     assert_eq!(actor.done(), numbered(130)[..123]);
-    // those that have waited long stand behind many that have not
+    // entries that have waited long stand behind many newer ones
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     publish_numbered(&bus, 130).await;
     read_as(&bus, "busy", 130).await;
@@ -675,7 +675,7 @@ async fn what_a_killed_consumer_had_is_taken_over_by_the_others() {
     other.stop_consuming().await;
 }
 
-/// Red if what others had is taken over by its number only.
+/// Fails if the bus limits reclaimed entries by their number only.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_bytes_are_taken_over_than_the_configuration_says() {
     let server = test_servers::private_redis();

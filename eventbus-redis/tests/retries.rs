@@ -1,4 +1,4 @@
-//! How often a failing handler runs, when, and what becomes of the event in the end.
+//! The number and the times of a failing handler's runs, and the final disposition of its event.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -35,12 +35,12 @@ fn options(retries: Option<u32>, timeout_ms: Option<u64>) -> HandlerOptions {
     HandlerOptions::new(retries, timeout_ms, None)
 }
 
-/// Fails for the aggregate `bad`, and for no other.
+/// Fails for the aggregate `bad` only.
 fn picky() -> Actor {
     Actor::new(|id, _| if id == "bad" { Act::Fail("told to".into()) } else { Act::Succeed })
 }
 
-/// What the dead letters hold, oldest first.
+/// The contents of the dead letters, oldest first.
 async fn letters(bus: &RedisEventBus) -> Vec<(String, Fields)> {
     command(bus, "XRANGE", &[&bus.config().dlq_stream_name(), "-", "+"]).await
 }
@@ -148,7 +148,7 @@ async fn an_asked_delay_holds_for_whoever_takes_over() {
     until_finished(&heir).await;
     let times: Vec<_> = actor.runs().into_iter().map(|run| run.began).collect();
     assert_eq!(times.len(), 2);
-    // clocks of processes are compared by milliseconds
+    // processes compare their clocks by milliseconds
     assert!(times[1] - times[0] + Duration::from_millis(5) >= delay, "{:?}", times[1] - times[0]);
     heir.stop_consuming().await;
 }
@@ -175,7 +175,7 @@ async fn delays_grow_while_other_aggregates_flow_and_the_same_one_waits() {
     let attempts: Vec<_> = bad.iter().map(|run| run.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4, 1, 2, 3, 4], "the second of its aggregate waited for the end of the first");
     for (retry, delay) in [100, 200, 400].into_iter().enumerate() {
-        // a delay is jittered down to half of what is configured
+        // jitter shortens a delay to half of the configured one at most
         let waited = bad[retry + 1].began - bad[retry].began;
         assert!(waited >= Duration::from_millis(delay), "retry {retry} after {waited:?}");
     }
@@ -221,7 +221,7 @@ async fn order_holds_over_a_retry_and_a_restart() {
     start(&next).await;
     until_finished(&next).await;
     let seen = versions.lock().unwrap().clone();
-    // what was not acknowledged when it died may come twice
+    // an event that was unacknowledged when its process died may come twice
     let after: Vec<_> = seen.iter().copied().skip_while(|version| *version == 1).collect();
     assert_eq!(after, (2..=20).collect::<Vec<_>>(), "{seen:?}");
     next.stop_consuming().await;
@@ -390,7 +390,7 @@ async fn a_dead_letter_keeps_the_event_and_says_what_happened() {
     assert_eq!(said, [id.as_str(), "2", "told to", "fails", "default", "3", r#"["fine"]"#]);
     let letter = bus.list_dead_letters(&DeadLetterFilter::default(), None, 1).await.unwrap().letters.remove(0);
     let (first, last) = (letter.first_failed_at.unwrap(), letter.last_failed_at.unwrap());
-    let earliest = began - time::Duration::milliseconds(1); // they are told to the millisecond
+    let earliest = began - time::Duration::milliseconds(1); // the dead letter has the time in milliseconds
     assert!(earliest <= first && first < last && last <= letter.dead_lettered_at.unwrap(), "{letter:?}");
     bus.stop_consuming().await;
 }
@@ -496,7 +496,7 @@ async fn without_dead_letters_an_entry_stays_pending_and_is_left_alone() {
     assert_eq!(dead_letter_count(&bus).await, 0);
     kill(consumer).await;
 
-    // neither the next of its name nor those that take over handle them again
+    // neither the next process of its name nor the one that reclaims them handles them again
     for name in ["stable", "heir"] {
         let next = named(&bus, name).await;
         actor.join(&next);
@@ -516,7 +516,7 @@ async fn without_dead_letters_an_entry_stays_pending_and_is_left_alone() {
         next.stop_consuming().await;
     }
 
-    // with dead letters they become some, still without being handled
+    // with dead letters enabled they become dead letters, still without being handled
     let with = connect(&RedisEventBusConfig { enable_dlq: true, ..bus.config().clone() }).await;
     actor.join(&with);
     start(&with).await;
@@ -531,7 +531,7 @@ async fn without_dead_letters_an_entry_stays_pending_and_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_came_of_entries_is_written_down_within_two_seconds_though_a_handler_hangs() {
-    // with the usual times other things are done every second
+    // with the default times the consumer does its periodic work every second
     let config = RedisEventBusConfig { pending_idle_ms: 60_000, block_ms: 5_000, ..quick() };
     let bus = connect(&config).await;
     let actor = Actor::new(|id, _| if id == "hangs" { Act::Wait } else { Act::Succeed });
@@ -582,7 +582,7 @@ async fn move_to_dead_letters(bus: &RedisEventBus, entry: &str, at: &str, failed
     script.invoke_async(&mut connection).await.unwrap()
 }
 
-/// Red if a script that is repeated, as its reply was lost, finds that the entry was claimed, or writes a second letter.
+/// Fails if a script repeated after a lost reply finds that the entry was claimed, or writes a second dead letter.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_written_once_more_is_the_one_that_is_there() {
     let bus = connect(&quick()).await;

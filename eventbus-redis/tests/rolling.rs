@@ -1,4 +1,4 @@
-//! Two releases of a group, of which one knows types or versions that the other does not, and members of other programs.
+//! Two releases of a group, of which one handles types or versions that the other does not, and foreign members.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -65,7 +65,7 @@ async fn a_type_that_was_announced_before_waits_for_a_member_that_handles_it() {
     let (created, both) = (Actor::willing(), Actor::willing());
     handles(&created, &old, ONLY_CREATED);
     start(&old).await;
-    // the new release runs for a moment, and is away when the first event of its type comes
+    // the new release runs for a moment, and is away when the first event of its type arrives
     let new = named(&old, "new").await;
     handles(&both, &new, BOTH);
     start(&new).await;
@@ -73,7 +73,7 @@ async fn a_type_that_was_announced_before_waits_for_a_member_that_handles_it() {
     until("the new type is announced", known).await;
     new.disconnect().await;
     let members = key(&old, "members");
-    let _: u64 = command(&old, "HDEL", &[&members, "new"]).await; // as when its time has passed
+    let _: u64 = command(&old, "HDEL", &[&members, "new"]).await; // as if its heartbeat had expired
     let ids: Vec<_> = (0..50).map(|n| format!("{n:02}")).collect();
     let events: Vec<_> = ids.iter().map(|id| shipped(id, 1)).collect();
     old.publish(&events).await.unwrap();
@@ -99,7 +99,7 @@ async fn an_event_that_one_cannot_decode_is_left_to_a_member_of_its_version() {
     let can = Actor::willing();
     handles(&cannot, &old, SHIPPED_1);
     start(&old).await;
-    // a version that nobody ever announced cannot be left to anybody
+    // no member can get a version that none has announced
     old.publish(&[shipped("early", 2)]).await.unwrap();
     until("it is a dead letter", async || dead_letter_count(&old).await == 1).await;
 
@@ -143,7 +143,7 @@ async fn an_unknown_type_is_left_to_a_member_that_announces_nothing() {
     })
     .await;
     assert_eq!((created.done().len(), bus.stats().events_skipped), (10, 0));
-    // it finds them as entries that are pending for long, as recovering does
+    // the member finds them as long-pending entries, as its recovery does
     let claim = [&stream, &group, "python", "60000", "0-0", "COUNT", "100", "JUSTID"];
     let (_, claimed, _): (String, Vec<String>, Vec<String>) = command(&bus, "XAUTOCLAIM", &claim).await;
     assert_eq!(claimed.len(), 10);
@@ -155,7 +155,7 @@ async fn what_a_member_that_announces_nothing_tried_counts_as_tried() {
     let bus = connect(&RedisEventBusConfig { pending_idle_ms: 300, max_retries: Some(3), ..quick() }).await;
     bus.publish(&[event("tried"), event("new")]).await.unwrap();
     read_as(&bus, "python", 1).await;
-    // it was given it two more times
+    // the server delivered it to that member two more times
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let id = pending(&bus).await[0].0.clone();
     for _ in 0..2 {
@@ -245,7 +245,7 @@ async fn an_event_of_an_older_version_that_fails_for_good_is_a_dead_letter() {
     let bus = old().await;
     let cannot = Actor::new(|_, _| Act::Fail(HandlerError::permanent("refused")));
     handles(&cannot, &bus, SHIPPED_2);
-    // the release before announced the older version, and is gone for good
+    // the former release announced the older version, and never comes back
     let _: u64 = command(&bus, "HSET", &[&key(&bus, "types"), "OrderShipped@1", "1"]).await;
     start(&bus).await;
     bus.publish(&[shipped("a", 1)]).await.unwrap();
@@ -299,7 +299,7 @@ async fn a_handler_that_has_succeeded_does_not_run_again_where_another_one_left_
     can.join_as(&new, "typed", SHIPPED_2, HandlerOptions::default());
     start(&new).await;
     until_finished(&old).await;
-    // and one that is there
+    // and one that is live
     old.publish(&(0..10).map(|n| shipped(&format!("b{n}"), 2)).collect::<Vec<_>>()).await.unwrap();
     until_finished(&old).await;
     assert_eq!((every.runs_of("a"), can.runs_of("a"), every.runs().len(), can.runs().len()), (1, 1, 11, 11));
@@ -341,7 +341,7 @@ async fn what_waits_in_a_partition_is_given_to_a_handler_that_comes_to_its_owner
     bus.publish(&[shipped("a", 1), event("b")]).await.unwrap();
     waits(1).await;
     bus.publish(&[event("c")]).await.unwrap();
-    waits(2).await; // the consumer writes down that it skipped the first before it acknowledges this one
+    waits(2).await; // the consumer records that it skipped the first before it acknowledges this one
     late.join_as(&bus, "late", ONLY_SHIPPED, HandlerOptions::default());
     until_finished(&bus).await;
     assert_eq!((late.done(), bus.stats().events_skipped), (vec!["a".to_owned()], 0));
@@ -379,7 +379,7 @@ async fn with_waiting(pending_idle_ms: u64, server: &test_servers::PrivateRedis,
     bus
 }
 
-/// How often the server was given a command, by scripts too.
+/// The number of calls of a command on the server, scripts included.
 async fn calls(bus: &RedisEventBus, name: &str) -> u64 {
     let stats: String = command(bus, "INFO", &["commandstats"]).await;
     let of_command = format!("cmdstat_{name}:calls=");
@@ -403,7 +403,7 @@ async fn a_look_at_what_waits_for_members_goes_through_a_part_of_it() {
     bus.stop_consuming().await;
 }
 
-/// Red if each round goes through all that is pending, or through the same part.
+/// Fails if each round scans all pending entries, or the same part of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits() {
     let server = test_servers::private_redis();
@@ -417,7 +417,7 @@ async fn what_dead_members_had_is_looked_for_part_by_part_among_much_that_waits(
     handles(&created, &bus, ONLY_CREATED);
     start(&bus).await;
     until("it is taken over from the dead one", async || created.runs_of("left") == 1).await;
-    // as many rounds as looks; a look asks for the groups and their consumers, what looks for the dead ones for the consumers
+    // as many searches as checks: a check asks for groups and consumers, a search for dead members for consumers only
     let _: String = command(&bus, "CONFIG", &["RESETSTAT"]).await;
     let looks = async || calls(&bus, "xinfo|groups").await;
     until("it has looked around", async || looks().await >= 6).await;
@@ -517,14 +517,14 @@ async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
         let _: () = command(&old, "FLUSHALL", &[]).await;
         until("it is announced again", is_known).await;
 
-        // the new release is away when the first event of its type comes
+        // the new release is away when the first event of its type arrives
         new.disconnect().await;
         old.publish(&[shipped("a", 1), event("b")]).await.unwrap();
         until("the other event is handled", async || created.runs_of("b") == 1).await;
         let again = named(&old, "again").await;
         handles(&both, &again, BOTH);
         start(&again).await;
-        // with partitions its owner keeps it for as long as it is there
+        // with partitions the entry stays with its owner until that stops
         old.stop_consuming().await;
         until_finished(&old).await;
         assert_eq!((both.runs_of("a"), old.stats().events_skipped), (1, 0), "{partitions} partitions");
@@ -543,22 +543,22 @@ fn of_type(event_type: &'static str, schema_version: u32, id: &str) -> RecordedE
     event.recorded_as(StreamId::parse("Order", id).unwrap(), Version::FIRST, None)
 }
 
-/// Red if a type that is skipped, or left to a member that handles it, is worth no line, or one for each event; or if an
-/// event that is left to who can decode it is worth none.
+/// Fails if a skipped type, or one left to a member that handles it, has no log line, or one for each event; or if an
+/// event left to a member that can decode it has none.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     log::keep();
     let old = old().await;
     handles(&Actor::willing(), &old, ONLY_CREATED);
     start(&old).await;
-    // a release that knows one more type runs for a moment
+    // a release with one more type runs for a moment
     let new = named(&old, "new").await;
     handles(&Actor::willing(), &new, LOGGED_2);
     start(&new).await;
     let known = async || command::<bool>(&old, "HEXISTS", &[&key(&old, "types"), "OrderLogged@2"]).await;
     until("the new type is announced", known).await;
     new.disconnect().await;
-    let _: u64 = command(&old, "HDEL", &[&key(&old, "members"), "new"]).await; // as when its time has passed
+    let _: u64 = command(&old, "HDEL", &[&key(&old, "members"), "new"]).await; // as if its heartbeat had expired
 
     let events = ["a", "b", "c"].map(|id| [of_type("OrderRefunded", 1, id), of_type("OrderReturned", 1, id)]);
     old.publish(&events.concat()).await.unwrap();
@@ -567,7 +567,7 @@ async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     until("they wait", async || pending(&old).await.iter().filter(|(_, on)| on == "absent").count() == 3).await;
     old.publish(&[of_type("OrderRefunded", 1, "g")]).await.unwrap();
     until("it is skipped", async || old.stats().events_skipped == 7).await;
-    // the first of a type may come in a page with others
+    // the first event of a type may come in a page with different types
     old.publish(&[of_type(LOGGED, 2, "h")]).await.unwrap();
     until("it waits", async || pending(&old).await.iter().filter(|(_, on)| on == "absent").count() == 4).await;
     let skipped = "the group has no handler for this event type";

@@ -1,4 +1,4 @@
-//! How consumers of a group share what waits for them, with the default configuration.
+//! Consumers of a group share waiting entries, with the default configuration.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which show the shares")]
 
 mod common;
@@ -22,7 +22,7 @@ use eventbus::{
 };
 use eventbus_redis::RedisEventBus;
 
-/// Counts what a bus handles, each event for some milliseconds.
+/// Counts the events that a bus handles, each of which takes `ms` milliseconds.
 fn working(bus: &RedisEventBus, ms: u64) -> Arc<AtomicUsize> {
     let handled = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&handled);

@@ -1,4 +1,4 @@
-//! Connections with TLS, to a server whose certificate an authority of the test's own has signed.
+//! Connections with TLS, to a server whose certificate the test's own authority has signed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -36,7 +36,7 @@ impl TlsServer {
         Self::start_with(host, "no")
     }
 
-    /// The same, which may ask clients for a certificate, too; there is one in its folder.
+    /// The same, with an option to ask clients for a certificate, too; there is one in its folder.
     fn start_with(host: &str, asks_clients: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut authority = CertificateParams::default();
@@ -55,7 +55,7 @@ impl TlsServer {
         let port = test_servers::closed_port();
         let client_key = KeyPair::generate().unwrap();
         let mut client = CertificateParams::new(Vec::new()).unwrap();
-        // with the name of the authority it would be taken for one that signed itself
+        // with the authority's name, the certificate would count as self-signed
         client.distinguished_name.push(DnType::CommonName, "client");
         let client = client.signed_by(&client_key, &authority_issuer).unwrap();
         write("client.pem", client.pem());
@@ -108,7 +108,7 @@ async fn a_server_of_an_unknown_authority_is_not_trusted() {
     assert!(!said(&error).contains("secret"), "{}", said(&error));
 }
 
-/// Red if an app starts without a bus that it can never connect to.
+/// Fails if an app starts although it can never connect to its bus.
 #[tokio::test]
 async fn a_fault_of_tls_is_an_error_of_the_start_of_an_app_that_connects_its_bus() {
     let (unknown, other_host) = (TlsServer::start("127.0.0.1"), TlsServer::start("redis.example"));
@@ -144,7 +144,7 @@ async fn tls_where_the_server_speaks_none_and_none_where_it_does_is_no_connectio
         let config = RedisEventBusConfig { socket_connect_timeout: std::time::Duration::from_secs(1), ..config };
         let error = RedisEventBus::connect(config).await.unwrap_err();
         if config_is_tls {
-            // a plain server may also wait for the rest of what it takes for a command
+            // a plain server may also wait for the rest of the bytes as for a command
             let expected = matches!(error, RedisConnectError::NoTls { .. } | RedisConnectError::TimedOut { .. });
             assert!(expected && error.to_string().contains("TLS"), "{error:?}");
         } else {
@@ -155,7 +155,7 @@ async fn tls_where_the_server_speaks_none_and_none_where_it_does_is_no_connectio
     }
 }
 
-/// Red if what is no TLS is taken for a connection that broke.
+/// Fails if a reply without TLS counts as a broken connection.
 #[tokio::test]
 async fn a_server_that_answers_without_tls_is_told_so() {
     let tls = TlsServer::start("127.0.0.1");

@@ -28,7 +28,7 @@ const STATE: &str = "rojo=00f067aa0ba902b7";
 
 type Fields = BTreeMap<String, String>;
 
-/// Where the spans of this test binary go when they end.
+/// The ended spans of this test binary.
 static SPANS: LazyLock<InMemorySpanExporter> = LazyLock::new(|| {
     let exporter = InMemorySpanExporter::default();
     let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
@@ -75,7 +75,7 @@ async fn entries(bus: &RedisEventBus) -> Vec<Vec<(String, String)>> {
     entries.into_iter().map(|(_, fields)| fields).collect()
 }
 
-/// Consumes all there is, and returns what the handler found attached to the events.
+/// Consumes all events, and returns the attributes that the handler found attached to them.
 async fn attached(bus: &RedisEventBus) -> Vec<Attributes> {
     let found = Arc::new(Mutex::new(Vec::new()));
     let finding = Arc::clone(&found);
@@ -94,7 +94,7 @@ async fn quiet_bus() -> RedisEventBus {
     RedisEventBus::connect(RedisEventBusConfig { enable_tracing: false, ..config() }).await.unwrap()
 }
 
-/// Writes an entry again, as another publisher would, with other fields behind it.
+/// Publishes an entry again as a foreign publisher would, with more fields at its end.
 async fn publish_again(bus: &RedisEventBus, more: &[(&str, &str)]) {
     let entry = entries(bus).await.remove(0);
     let fields: Vec<_> = entry.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();

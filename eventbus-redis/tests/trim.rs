@@ -1,4 +1,4 @@
-//! Trimming loses nothing that a known group has yet to handle.
+//! Trimming removes no entry that a known group has yet to handle.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -22,14 +22,14 @@ async fn publish(bus: &RedisEventBus, count: usize) -> Vec<MessageId> {
     bus.publish(&events).await.unwrap()
 }
 
-/// Adds entries with ids of the test's choice.
+/// Adds entries with ids that the test chooses.
 async fn add(bus: &RedisEventBus, ids: &[&str]) {
     for id in ids {
         let _: String = command(bus, "XADD", &[&bus.config().stream_name(), id, "n", id]).await;
     }
 }
 
-/// Reads as a consumer of a group that may be of another program.
+/// Reads as a consumer of a group, which may be a foreign one.
 async fn read(bus: &RedisEventBus, group: &str, count: &str) -> redis::Value {
     let stream = bus.config().stream_name();
     command(bus, "XREADGROUP", &["GROUP", group, "reader", "COUNT", count, "STREAMS", &stream, ">"]).await
@@ -43,7 +43,7 @@ async fn make(bus: &RedisEventBus, group: &str) {
     let _: String = command(bus, "XGROUP", &["CREATE", &bus.config().stream_name(), group, "0"]).await;
 }
 
-/// What the server knows of the floors.
+/// The group's floor on the server.
 async fn floor(bus: &RedisEventBus, group: &str) -> Option<String> {
     command(bus, "HGET", &[&format!("{{{}}}:floors", bus.config().stream_name()), group]).await
 }
@@ -109,7 +109,7 @@ async fn what_a_group_has_not_read_or_acknowledged_stays() {
     let held = bus.trim(NOTHING_STAYS).await.unwrap().held_by.unwrap();
     assert_eq!((held.oldest.as_str(), held.reason), ("11-0", TrimBlockReason::Unread));
     assert_eq!(left(&bus).await, ["11-0"]);
-    // of several the one furthest behind is named
+    // of several groups the report names the one furthest behind
     make(&bus, "behind").await;
     read(&bus, "behind", "1").await;
     read(&bus, "python", "1").await;
@@ -144,7 +144,7 @@ async fn the_own_group_holds_nothing_before_somebody_joins_it() {
     let held = trimmed.held_by.unwrap();
     assert_eq!((trimmed.removed, held.oldest, held.reason), (0, ids[1].clone(), TrimBlockReason::Unread));
     assert!(held.age < Duration::from_secs(600), "{:?}", held.age);
-    // its consumer goes, but it has read something
+    // its consumer is removed, but the group has read an entry
     read(&bus, "idle", "1").await;
     acknowledge(&bus, "idle", ids[1].as_str()).await;
     for consumer in ["one", "reader"] {
@@ -190,7 +190,7 @@ async fn floors_of_listed_groups_follow_what_they_do_and_no_other_is_listed() {
         assert_eq!(floor(&bus, "listed").await.as_deref(), Some(expected), "done");
     }
     assert_eq!(floor(&bus, "foreign").await, None);
-    // lower again, for a group that was set back
+    // lower again after the group was set back
     let _: String = command(&bus, "XGROUP", &["SETID", &bus.config().stream_name(), "listed", "5-0"]).await;
     bus.trim(Trim::default()).await.unwrap();
     assert_eq!(floor(&bus, "listed").await.as_deref(), Some("5-1"));
@@ -202,7 +202,7 @@ async fn what_others_removed_breaks_nothing() {
     make(&bus, "python").await;
     publish(&bus, 30).await;
     read(&bus, "python", "10").await;
-    // more than it has read, and all that it has pending
+    // more entries than it has read, with all of its pending ones
     let stream = bus.config().stream_name();
     let _: i64 = command(&bus, "XTRIM", &[&stream, "MAXLEN", "=", "5"]).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
@@ -212,7 +212,7 @@ async fn what_others_removed_breaks_nothing() {
     for id in &ids[..2] {
         acknowledge(&bus, "python", id).await;
     }
-    // one that is pending is deleted, and one that is not
+    // one pending entry is deleted, and one that is not pending
     let _: i64 = command(&bus, "XDEL", &[&stream, &ids[3], &ids[0]]).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
     let held = trimmed.held_by.unwrap();
@@ -229,7 +229,7 @@ async fn what_others_removed_breaks_nothing() {
 async fn a_group_made_by_hand_holds_what_comes_after_its_start() {
     let bus = fresh_bus().await;
     let group = Name::from_static("reports");
-    // the stream is empty: all the server says of the group is that it has read nothing
+    // the stream is empty: the server reports only that the group has read no entry
     bus.create_group(&group, GroupStart::Now).await.unwrap();
     publish(&bus, 2).await;
     let trimmed = bus.trim(NOTHING_STAYS).await.unwrap();
@@ -292,7 +292,7 @@ async fn what_is_wrong_is_said() {
     assert!(matches!(error, RedisCommandError::ShutDown { .. }), "{error:?}");
     let error = bus.trim_may_lose(1).await.unwrap_err();
     assert!(matches!(error, RedisCommandError::ShutDown { .. }), "{error:?}");
-    // a prefix with a hash tag has its keys without further braces
+    // keys of a prefix with a hash tag have no further braces
     let tagged = RedisEventBusConfig { stream_prefix: format!("{{{}}}", taken.stream_prefix), ..taken };
     let bus = RedisEventBus::connect(tagged).await.unwrap();
     bus.create_group(&Name::from_static("reports"), GroupStart::Beginning).await.unwrap();

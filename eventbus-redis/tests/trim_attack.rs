@@ -1,4 +1,4 @@
-//! Trims as fast as they come, against a publisher, three groups of which one is slow, and groups that come meanwhile.
+//! Trims without a pause, beside a publisher, three groups of which one is slow, and groups that are made meanwhile.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -17,28 +17,28 @@ use eventbus_redis::{GroupStart, RedisEventBus, Trim};
 use redis::{Value, aio::MultiplexedConnection, cmd};
 use tokio::task::yield_now;
 
-/// How many entries are published.
+/// Number of published entries.
 const ENTRIES: usize = 20_000;
-/// How many may stay.
+/// Number of entries that may stay.
 const KEPT: u64 = 50;
-/// How many may be there before the publisher waits.
+/// Number of entries in the stream at which the publisher waits.
 const AHEAD: usize = 1_000;
 const GROUPS: [&str; 3] = ["fast", "faster", "slow"];
 
-/// What a group was given: the ids, and how many of them had nothing in them any more.
+/// The ids that a group read, and the number of entries without fields among them.
 type Given = (BTreeSet<String>, usize);
-/// An entry, with its fields as long as it is there.
+/// An entry; its fields until it is removed.
 type Entry = (String, Option<Vec<Value>>);
 
-/// What came of an attack.
+/// The result of an attack.
 #[derive(Debug)]
 struct Outcome {
     removed: u64,
-    /// Entries that one of the three groups never got, or had pending when they vanished.
+    /// Entries that one of the three groups never read, or had pending when they vanished.
     lost: usize,
-    /// Groups that came meanwhile.
+    /// Groups made meanwhile.
     came: usize,
-    /// Those of them that missed an entry after the first one they got.
+    /// Groups among them that missed an entry after their first one.
     with_holes: usize,
 }
 
@@ -63,7 +63,7 @@ impl Stage {
                 add.cmd("XADD").arg(&self.stream).arg("*").arg("n").arg(n);
             }
             ids.extend(add.query_async::<Vec<String>>(&mut connection).await.unwrap());
-            // the readers stay near, so that there is always something to trim
+            // the readers stay near, so that there is always an entry to trim
             while cmd("XLEN").arg(&self.stream).query_async::<usize>(&mut connection).await.unwrap() > AHEAD {
                 yield_now().await;
             }
@@ -88,8 +88,8 @@ impl Stage {
         }
     }
 
-    /// Reads to the end. The slow group leaves some entries of each batch pending for three batches, and looks whether
-    /// they are still there before it acknowledges them.
+    /// Reads to the end. The slow group leaves some entries of each batch pending for three batches, and checks that
+    /// they still exist before it acknowledges them.
     async fn consume(&self, group: &str) -> Given {
         let mut connection = self.connection().await;
         let is_slow = group == "slow";
@@ -117,7 +117,7 @@ impl Stage {
         }
     }
 
-    /// Groups come, every second one made by us, read some batches and go; returns what each got.
+    /// Makes groups, every second one through the bus, that read some batches and go; returns the ids that each read.
     async fn come(&self) -> Vec<BTreeSet<String>> {
         let mut connection = self.connection().await;
         let mut all = Vec::new();
@@ -139,7 +139,7 @@ impl Stage {
                 given.extend(ids);
                 yield_now().await;
             }
-            // it would hold everything from here on
+            // the group would hold all later entries
             let _ = self.bus.retire_group(&Name::new("group", &group).unwrap()).await.unwrap();
             all.push(given);
         }

@@ -1,4 +1,4 @@
-//! Deliveries that wait for a retry, far more of them than a consumer has in flight: others flow, and order holds.
+//! Deliveries that wait for a retry, far more than a consumer has in flight: the rest flows, and order holds.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which show what was measured")]
 
 mod common;
@@ -27,61 +27,61 @@ use eventbus::{
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
-/// For how long events fail, by the clock of the bus.
+/// The time, by the clock of the bus, in which events fail.
 const OUTAGE: Duration = Duration::from_secs(600);
 
-/// How the clock of the bus goes while those are handled that do not fail; the rest of the outage passes afterwards.
+/// The clock of the bus while the events that do not fail are handled; the rest of the outage passes afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Clockwork {
-    /// It stands: nothing is tried again.
+    /// It stands still: no event is retried.
     Stands,
-    /// As fast as that of the machine.
+    /// It is as fast as the machine's.
     Goes,
-    /// The whole outage passes meanwhile, with all retries that fall into it.
+    /// The whole outage passes meanwhile, with all retries due in it.
     Races,
 }
 
-/// What a bus is given.
+/// The events that a bus gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
-    /// Only the nine tenths that never fail.
+    /// The nine tenths that never fail.
     NineTenths,
-    /// All, and none fails.
+    /// All events, and none fails.
     All,
-    /// All, and a tenth fails until the outage is over.
+    /// All events, and a tenth fails until the outage is over.
     AndATenthFails,
 }
 
-/// What a bus is given, and when.
+/// The events that a bus gets, and their timing.
 #[derive(Debug, Clone, Copy)]
 struct Given {
     events: usize,
     load: Load,
     time: Clockwork,
-    /// How long a handler takes, at least.
+    /// The shortest time of a handler.
     takes: Duration,
 }
 
-/// The buses that are measured, with their partitions.
+/// The measured buses, with their partitions.
 const BUSES: [(&str, u32); 3] = [("Redis", 1), ("Redis, 4 partitions", 4), ("in-process", 0)];
-/// How many handlers run at once that take some time.
+/// Number of concurrent handlers that take time.
 const AT_ONCE: usize = 16;
 
-/// What was measured.
+/// The results of a measurement.
 struct Measured {
-    /// How long the nine tenths took.
+    /// The time of the nine tenths.
     took: Duration,
-    /// How often an event failed meanwhile.
+    /// The number of failures meanwhile.
     failures: usize,
 }
 
-/// What a handler has seen.
+/// The records of a handler.
 #[derive(Default)]
 struct Seen {
-    /// How many of those were handled that never fail.
+    /// Number of handled events that never fail.
     others: AtomicUsize,
     failures: AtomicUsize,
-    /// How often each event was handled with success.
+    /// Number of successes of each event.
     times: Mutex<HashMap<String, u32>>,
 }
 
@@ -91,7 +91,7 @@ impl Seen {
     }
 }
 
-/// Whether it is one of the tenth that may fail.
+/// Returns `true` if the event is in the tenth that may fail.
 fn may_fail(aggregate: &str) -> bool {
     aggregate.ends_with('7')
 }
@@ -121,7 +121,7 @@ fn handler(bus: &impl EventBus, clock: &ManualClock, load: Load, takes: Duration
     seen
 }
 
-/// Has so many events handled, each of an aggregate of its own, and checks that each was handled once, those that failed
+/// Has the events handled, each of an aggregate of its own, and checks that each was handled once, the failing ones
 /// after the outage.
 async fn run<B: EventBus + Clone>(bus: B, clock: &ManualClock, given: Given) -> Measured {
     let Given { events, load, time, takes } = given;
@@ -192,12 +192,12 @@ async fn others_are_handled_while_far_more_wait_than_a_consumer_has_in_flight() 
     }
 }
 
-/// Red unless the claims of all that waits are renewed, however many wait.
+/// Fails unless the bus renews the claims of all waiting entries, whatever their number.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
     const WAITING: usize = 1_100;
     let claim = Duration::from_secs(6);
-    let clock = SharedClock::new(ManualClock::new()); // it stands still: nothing is tried again
+    let clock = SharedClock::new(ManualClock::new()); // it stands still: no event is retried
     let config = RedisEventBusConfig { pending_idle_ms: 6_000, clock, ..config() };
     let bus = RedisEventBus::connect(config).await.unwrap();
     let fail = |bus: &RedisEventBus| {
@@ -218,7 +218,7 @@ async fn what_waits_for_longer_than_a_claim_lasts_is_not_taken_over() {
     let began = Instant::now();
     until("their claims would have passed", async || {
         assert_eq!(second.stats().messages_recovered, 0, "after {:?}", began.elapsed());
-        // it looks for them at least once in a sixth of the time
+        // the second bus looks for expired claims at least once in a sixth of that time
         began.elapsed() > claim + claim / 3
     })
     .await;
@@ -253,7 +253,7 @@ async fn nothing_is_read_while_too_many_wait_until_a_tenth_of_them_is_gone() {
         assert!(health.alerts(&HealthThresholds::default()).contains(&crowded.to_string()));
         publish(500, '0').await;
         until("another group has them", async || of_others.all().len() == BOUND + 500).await;
-        // those of a read that waited already
+        // those of a read that already waited
         assert!(seen.times().len() <= bus.config().batch_size, "{}", seen.times().len());
 
         clock.advance(OUTAGE);
@@ -269,14 +269,14 @@ async fn nothing_is_read_while_too_many_wait_until_a_tenth_of_them_is_gone() {
     }
 }
 
-/// The middle one.
+/// Returns the median.
 fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }
 
-/// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` says how many, `ROUNDS` how
-/// often, `ON` on which buses, `MS` how long handlers take.
+/// `cargo test --release -p eventbus-redis --test waiting -- --ignored --nocapture`; `EVENTS` is the number of events,
+/// `ROUNDS` of rounds, `ON` the buses, `MS` the handlers' time.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures"]
 async fn a_tenth_that_fails_for_ten_minutes_leaves_the_others_their_throughput() {

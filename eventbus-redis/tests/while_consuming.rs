@@ -1,4 +1,4 @@
-//! What a consumer does beside consuming: it keeps the stream short, and tells of slow handlers.
+//! A consumer's periodic work: it trims the stream, and logs slow handlers.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod common;
@@ -107,7 +107,7 @@ async fn a_slow_handler_is_logged_with_its_name_and_time() {
     for (name, takes) in [(&slow, Duration::from_millis(501)), (&quick, Duration::ZERO)] {
         let handler = Subscriber::new(name.clone(), EventFilter::All, move |_| {
             Box::pin(async move {
-                tokio::time::sleep(takes).await; // what is told of is the time it takes
+                tokio::time::sleep(takes).await; // the log reports this time
                 Ok(())
             })
         });

@@ -1,4 +1,4 @@
-//! What web services are given: errors as problem details, repositories as state, probes.
+//! The parts for web services: errors as problem details, repositories as state, probes.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod lines;
@@ -254,7 +254,7 @@ async fn until(holds: impl AsyncFn() -> bool) {
     tokio::time::timeout(Duration::from_secs(60), waiting).await.unwrap();
 }
 
-/// What no report and no log may hold: a value that is stored.
+/// A stored value, which no report and no log may hold.
 const SECRET: &str = "secret-4711";
 
 #[derive(Debug, Default)]

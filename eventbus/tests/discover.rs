@@ -1,4 +1,4 @@
-//! Discovery: what is linked in runs, sorted, and is listed.
+//! Discovery: linked handlers and projections run, in sorted order, and are listed.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::sync::{Arc, Mutex};
@@ -79,7 +79,7 @@ macro_rules! counts_openings {
 
 counts_openings!(First "first", Second "second");
 
-/// A projection that nobody finds.
+/// A projection that discovery leaves out.
 #[derive(Debug, Default)]
 struct Asked(u64);
 

@@ -1,4 +1,4 @@
-//! A program that links no handlers is told so.
+//! A program that links no handlers gets an error that says so.
 
 use eventbus::{InMemoryEventBus, app::StartMistake, handler::StateMap, prelude::*};
 

@@ -1,4 +1,4 @@
-//! Linked handlers and projections that nothing runs are named in one warning at start.
+//! One warning at the start names the linked handlers and projections that no app runs.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod lines;

@@ -1,4 +1,4 @@
-//! Stored event types that no code knows, and higher schema versions than the code's, are named in one warning at start.
+//! One warning at the start names stored event types unknown to the code, and schema versions higher than the code's.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod lines;

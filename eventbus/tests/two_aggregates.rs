@@ -1,5 +1,5 @@
-//! Tests of one binary may each have an aggregate of the same type: their apps start, unless they discover what is linked.
-//! What a program does of which two aggregates have one type is in the tests of the workspace.
+//! Tests of one binary may each have an aggregate of the same type: their apps start, unless they discover items. The
+//! tests of the workspace cover a program with two aggregates of one type.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use eventbus::{app::StartMistake, prelude::*};

@@ -1,4 +1,4 @@
-//! The values: what they accept, what they refuse, and how they say so.
+//! The value types: accepted values, refused values, and their errors.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Appends in a transaction of the caller's.
+//! Appends in a transaction of the caller.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -20,7 +20,7 @@ use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
 struct Application {
     store: PgEventStore,
     connection: PgConnection,
-    // last: it goes after those who use it
+    // last, so that it is dropped after its users
     schema: TestSchema,
 }
 
@@ -38,7 +38,7 @@ impl Application {
         count.fetch_one(&mut self.schema.connection().await).await.unwrap()
     }
 
-    /// Checks that no append is open, as the feed sees it.
+    /// Checks that the feed waits for no open append.
     async fn holds_nobody_up(&self) {
         let last = add(&self.store, &stream(), 1).await;
         assert!(feed(&self.store).await.ends_with(&last));
@@ -109,7 +109,7 @@ async fn what_is_recorded_is_what_is_read() {
     assert_eq!(feed(&app.store).await, [first, second].concat());
 }
 
-/// What may go wrong with an append, and what it says.
+/// The ways in which an append may fail, and their errors.
 async fn goes_wrong(app: &mut Application, wrong: &str) {
     let (there, mine) = (stream(), stream());
     let known = add(&app.store, &there, 2).await;
@@ -132,7 +132,7 @@ async fn goes_wrong(app: &mut Application, wrong: &str) {
         _ => false,
     };
     assert!(is_that, "{wrong}");
-    // the transaction is as it was
+    // the failure leaves the transaction as it was
     let after = app.store.append_in(&mut transaction, &mine, Exact(Version::FIRST), events(1)).await.unwrap();
     run(&mut transaction, "INSERT INTO rows VALUES (2)").await;
     transaction.commit().await.unwrap();
@@ -149,7 +149,7 @@ async fn an_append_that_fails_leaves_the_transaction_as_it_was() {
     }
 }
 
-/// What appended nothing holds nobody up, however long its transaction stays open.
+/// An append that stored no event does not hold the feed, however long its transaction stays open.
 #[tokio::test]
 async fn an_append_that_fails_does_not_hold_up_the_feed() {
     let mut app = Application::new().await;
@@ -172,7 +172,7 @@ async fn a_repeat_returns_the_first_result() {
         let mut transaction = app.connection.begin().await.unwrap();
         let again = app.store.append_in(&mut transaction, &stream, expected, given.clone()).await.unwrap();
         assert_eq!(again, first);
-        // also if it was appended in the same transaction
+        // also if the first append was in the same transaction
         let mine = events(1);
         let one = app.store.append_in(&mut transaction, &stream, Any, mine.clone()).await.unwrap();
         let two = app.store.append_in(&mut transaction, &stream, Any, mine).await.unwrap();
@@ -184,7 +184,7 @@ async fn a_repeat_returns_the_first_result() {
     assert_eq!(app.rows().await, 2);
 }
 
-/// The same append in two transactions at once: the second waits for the first, and says what it says.
+/// The same append in two concurrent transactions: the second waits for the first, and returns its result.
 #[tokio::test]
 async fn repeats_at_the_same_time_are_stored_once() {
     for commit in [true, false] {
@@ -250,7 +250,7 @@ async fn what_a_transaction_lacks_is_said_with_its_repair() {
     assert_eq!(read(&app.store, &stream).await.len(), 1);
 }
 
-/// Whatever is appended while the transaction is open has a later position, and is shown after it.
+/// Events appended while the transaction is open have later positions, and readers see them after its events.
 #[tokio::test]
 async fn the_feed_waits_for_an_open_transaction() {
     for commit in [true, false] {
@@ -274,7 +274,7 @@ async fn the_feed_waits_for_an_open_transaction() {
     }
 }
 
-/// A transaction that has a stream, and waits for an append of its own process to another one, is not waited for.
+/// An append that waits for the transaction's stream does not delay appends of its process to a different stream.
 #[tokio::test]
 async fn others_append_while_a_transaction_is_open() {
     let mut app = Application::new().await;
@@ -301,7 +301,7 @@ async fn event_types_are_listed_with_the_transaction_that_stores_them_and_hold_n
     };
     let mut open = app.connection.begin().await.unwrap();
     app.store.append_in(&mut open, &stream(), NoStream, events(2)).await.unwrap();
-    // others store the first event of the type meanwhile, in this process and in another one, and wait for nobody
+    // this process and a second one store the first event of the type meanwhile, without waiting
     let first = within(add(&app.store, &stream(), 1)).await;
     let other = app.schema.store().await;
     within(add(&other, &stream(), 1)).await;
@@ -330,7 +330,7 @@ async fn a_process_that_only_appends_in_transactions_lists_each_type_once() {
     let new = |version| NewEvent::new(Name::from_static("New"), version, "{}");
     // (versions of the appends of one transaction, whether it commits, the rows afterwards)
     for (versions, commits, rows) in [
-        (&[3, 3][..], false, 0), // its second append finds the row of its first
+        (&[3, 3][..], false, 0), // the second append finds the row of the first
         (&[3, 3], true, 1),
         (&[3], true, 1),
         (&[4], true, 2),
@@ -354,7 +354,7 @@ async fn a_process_that_only_appends_in_transactions_lists_each_type_once() {
     assert_eq!(listed_rows(&mut other).await, 0, "it knows that these are listed, and looks no more");
 }
 
-/// How many rows say that a type was stored.
+/// Number of rows that list a stored type.
 async fn listed_rows(connection: &mut PgConnection) -> i64 {
     sqlx::query_scalar("SELECT count(*) FROM event_types").fetch_one(connection).await.unwrap()
 }

@@ -5,7 +5,7 @@ mod common;
 use common::{TestSchema, open};
 use eventstore_postgres::PgEventStoreConfig;
 
-// the schema is a temporary of the statement that runs the rule, and goes with it
+// the schema is a temporary of the statement that runs the rule, and is dropped with it
 eventbus::event_store_conformance!(postgres, TestSchema::new().store());
 
 eventbus::event_store_transactions_conformance!(transactions, TestSchema::new().store());

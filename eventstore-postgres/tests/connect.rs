@@ -1,4 +1,4 @@
-//! Connecting: what is refused and how it is said, making the tables, keeping schemas apart.
+//! Connecting: refusals and their errors, migrations, separate schemas.
 
 mod common;
 
@@ -132,7 +132,7 @@ async fn numbers_and_times_that_no_server_can_keep_are_refused() {
             other => panic!("{field}: {other:?}"),
         }
     }
-    // the largest that are allowed
+    // the largest values allowed
     let longest = Duration::from_millis(i32::MAX.unsigned_abs().into());
     let largest = PgEventStoreConfig {
         max_connections: 262_143,
@@ -196,7 +196,7 @@ async fn a_role_without_rights_to_create_can_use_the_tables() {
     );
     run(&mut admin, &sql).await;
     let mut config = schema.config();
-    // the role by a start option: whatever the way to log in is, it is the one of the tests
+    // a start option sets the role, so that the login stays that of the tests
     config.database_url.push_str(&format!("?options[role]={name}"));
     let store = open(config).await;
     add(&store, &stream(), 1).await;
@@ -235,7 +235,7 @@ async fn two_schemas_in_one_database_are_two_stores() {
     one.save_checkpoint(&name, Position::new(7)).await.unwrap();
     assert_eq!(two.load_checkpoint(&name).await.unwrap(), None);
 
-    // an append that is open in one schema, at a lower position, does not hold the feed of the other
+    // an open append in one schema, at a lower position, does not hold the feed of the other
     let mut holder = database.connection().await;
     run(&mut holder, "BEGIN; SELECT 1 FROM streams FOR UPDATE").await;
     let mut watcher = database.connection().await;

@@ -1,4 +1,4 @@
-//! Rows that are no events, because someone else wrote them: a typed error that names the place, after what is sound.
+//! Rows of foreign writers that are no events: a typed error that names the place, after the sound events.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -12,7 +12,7 @@ use eventbus::{
 use eventstore_postgres::PgEventStore;
 use futures_util::StreamExt as _;
 
-/// Three events at positions 1 to 3, of which the second was tampered with.
+/// Three events at positions 1 to 3, of which the second was changed by SQL.
 struct Tampered {
     store: PgEventStore,
     stream: StreamId,
@@ -54,7 +54,7 @@ async fn feed_breaks_off(set: &str) {
     assert_eq!(place, "position 2", "{set}");
     let (sound, place) = broken_off(it.store.read_all(Position::new(1))).await;
     assert_eq!((sound.len(), &*place), (0, "position 2"), "{set}");
-    // who skips it reads on
+    // a reader that skips it continues
     let mut rest = it.store.read_all(Position::new(2));
     assert_eq!(rest.next().await.unwrap().unwrap(), it.events[2], "{set}");
 }

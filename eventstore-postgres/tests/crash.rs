@@ -1,4 +1,4 @@
-//! A crash of the server: what a reader has passed holds nothing afterwards either.
+//! A crash of the server: afterwards, too, no event appears before a position that a reader has passed.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -10,17 +10,17 @@ use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use futures_util::TryStreamExt as _;
 use test_servers::PrivatePostgres;
 
-/// Nothing is written to disk before a commit asks for it: what is lost in a crash is lost every time.
+/// The server writes to disk only when a commit asks for it, so each crash loses the same data.
 const LAZY: [&str; 2] = ["-c", "wal_writer_delay=10s"];
 
-/// The server writes down the sequence every so many positions.
+/// The server logs the sequence every so many positions.
 const LOGGED_AHEAD: u64 = 33;
 
 async fn store(server: &PrivatePostgres) -> PgEventStore {
     open(PgEventStoreConfig { database_url: server.url().into(), ..Default::default() }).await
 }
 
-/// Events up to where the server writes the sequence down with the next draw, and then that draw, rolled back.
+/// Events up to the position at which the next draw makes the server log the sequence, then that draw, rolled back.
 async fn store_with_a_hole(server: &PrivatePostgres) -> PgEventStore {
     let store = store(server).await;
     add(&store, &stream(), LOGGED_AHEAD as usize).await;
@@ -40,7 +40,7 @@ fn last(events: &[RecordedEvent]) -> Position {
     events.last().and_then(RecordedEvent::position).unwrap_or_default()
 }
 
-/// Whether a position was drawn again after a crash; whoever had read before must not miss what is there now.
+/// Returns `true` if a position was drawn again after a crash; checks that earlier readers miss no event.
 async fn is_drawn_again() -> bool {
     let mut server = test_servers::private_postgres_with(&LAZY);
     let before = store_with_a_hole(&server).await;
@@ -57,7 +57,7 @@ async fn is_drawn_again() -> bool {
 
 #[tokio::test]
 async fn a_position_at_or_before_the_head_is_not_drawn_again_after_a_crash() {
-    // the server may write the sequence down by itself just before it crashes
+    // the server may log the sequence by itself just before it crashes
     for _ in 0..5 {
         if is_drawn_again().await {
             return;

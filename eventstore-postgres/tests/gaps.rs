@@ -1,4 +1,4 @@
-//! Positions that are drawn and not committed: what the feed shows meanwhile, step by step.
+//! Positions that are drawn and not committed: the feed meanwhile, step by step.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -13,7 +13,7 @@ use eventstore_postgres::PgEventStore;
 use futures_util::TryStreamExt as _;
 use sqlx::PgConnection;
 
-/// An event type whose append waits at commit, after its position is drawn, until the holder lets go.
+/// An event type whose append waits at commit, after its position is drawn, until the holder releases the lock.
 const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA));
         IF NEW.event_type = 'Doomed' THEN RAISE EXCEPTION 'doomed'; END IF;
@@ -25,7 +25,7 @@ const SLOW: &str = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $
 
 const LET_GO: &str = "SELECT pg_advisory_unlock(hashtext(current_schema()))";
 
-/// Whoever looks at the locks waits before that, until the one who holds the gate opens it.
+/// Each read of the locks waits until the holder of the gate opens it.
 const GATE: &str = "SET allow_system_table_mods = on;
     CREATE FUNCTION gated_locks() RETURNS SETOF pg_locks LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_advisory_xact_lock_shared(4711, 1);
@@ -58,7 +58,7 @@ fn of_type(event_type: &'static str) -> Vec<NewEvent> {
     vec![NewEvent::new(Name::from_static(event_type), 1, "{}")]
 }
 
-/// What the feed shows: positions.
+/// The positions in the feed.
 async fn positions(store: &PgEventStore) -> Vec<u64> {
     let feed = feed(store).await;
     feed.iter().map(|event| event.position().unwrap().get()).collect()
@@ -68,7 +68,7 @@ async fn head(store: &PgEventStore) -> u64 {
     store.head().await.unwrap().get()
 }
 
-/// Runs an append of one event that waits at commit, and another one meanwhile, which does not.
+/// Runs an append of one event that waits at commit, and meanwhile a second one that does not wait.
 async fn overtaken(event_type: &'static str, before: usize, wanted: &[u64]) {
     let mut slow = Slow::new().await;
     let first = stream();
@@ -88,7 +88,7 @@ async fn overtaken(event_type: &'static str, before: usize, wanted: &[u64]) {
         run(&mut slow.holder, LET_GO).await;
     };
     let (_, ()) = within(async { tokio::join!(append, overtake) }).await;
-    // an error arrives shortly before its transaction lets go
+    // an error arrives shortly before its transaction releases its locks
     let settled = async { while head(&slow.store).await < before as u64 + 2 {} };
     within(settled).await;
     assert_eq!(positions(&slow.store).await, wanted);
@@ -110,8 +110,8 @@ async fn a_position_that_was_rolled_back_holds_nobody_up() {
     overtaken("Doomed", 3, &[1, 2, 3, 5]).await;
 }
 
-/// An append that commits between the snapshot of a page and the look at the locks must not be stepped over: the look
-/// comes first, in a statement of its own.
+/// The feed must not skip an append that commits between the snapshot of a page and the read of the locks: it reads the
+/// locks first, in a statement of its own.
 #[tokio::test]
 async fn an_append_that_commits_while_the_bound_is_asked_for_is_not_skipped() {
     let database = TestDatabase::create("").await;
@@ -124,7 +124,7 @@ async fn an_append_that_commits_while_the_bound_is_asked_for_is_not_skipped() {
     let read = async {
         blocked_backend(&mut watcher, "eventbus").await;
         add(&store, &second, 1).await;
-        // connecting looks at the locks too
+        // connecting reads the locks too
         let reader = open(database.config()).await;
         run(&mut gate, GATE).await;
         let commit = async {
@@ -159,7 +159,7 @@ async fn no_foreign_transaction_holds_the_feed_up() {
     run(&mut foreign, "ROLLBACK").await;
 }
 
-/// Not even one that waits for its stream, which a transaction that appends nothing keeps for itself.
+/// Nor does one that waits for its stream, which a transaction without appends has locked.
 #[tokio::test]
 async fn an_append_that_waits_for_its_stream_holds_nobody_up() {
     let mut held = common::held::Held::new().await;
@@ -191,7 +191,7 @@ async fn the_head_is_an_event_and_positions_that_hold_nothing_are_passed() {
     assert_eq!(positions(&store).await, [11]);
 }
 
-/// A filter is looked for in windows of positions; a window may hold nothing.
+/// The store searches for a filter's events in windows of positions; a window may hold none.
 #[tokio::test]
 async fn filters_find_what_is_far_apart() {
     let schema = TestSchema::new();

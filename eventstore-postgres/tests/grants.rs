@@ -16,7 +16,7 @@ use eventbus::{
 use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
 use sqlx::{AssertSqlSafe, Executor as _};
 
-/// The statements of the page, as they stand there, for a schema and a role.
+/// The statements of the page for a schema and a role, unchanged.
 fn statements(schema: &str, role: &str) -> String {
     let page = include_str!("../../SECURITY.md");
     let (_, rest) = page.split_once("```sql\n").expect("the page has the statements");
@@ -27,7 +27,7 @@ fn statements(schema: &str, role: &str) -> String {
         .replace(" app;", &format!(" {role};"))
 }
 
-/// Red if the page gives a right too many, or if the store needs one more.
+/// Fails if the page grants a right too many, or if the store needs one more.
 #[tokio::test]
 async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed() {
     let schema = TestSchema::new();
@@ -37,7 +37,7 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     run(&mut admin, &format!("CREATE ROLE {name} LOGIN")).await;
     run(&mut admin, &statements(&name, &name)).await;
 
-    // the role by a start option: whatever the way to log in is, it is the one of the tests
+    // a start option sets the role, so that the login stays that of the tests
     let database_url = format!("{}?options[role]={name}", schema.config().database_url);
     let store = open(PgEventStoreConfig { database_url, migrate: false, ..schema.config() }).await;
     let order = stream();

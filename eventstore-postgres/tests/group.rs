@@ -1,4 +1,4 @@
-//! Callers that append at the same time: they share statements, and not their fate.
+//! Callers that append at the same time: they share statements, and fail alone.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -24,7 +24,7 @@ use tokio::{task::JoinSet, time::timeout};
 
 use ExpectedVersion::{Any, Exact, NoStream, StreamExists};
 
-/// How many transactions the events of a schema were stored in.
+/// The number of transactions in which the events of a schema were stored.
 async fn transactions(schema: &TestSchema) -> i64 {
     let count = sqlx::query_scalar("SELECT count(DISTINCT xmin::text) FROM events");
     count.fetch_one(&mut schema.connection().await).await.unwrap()
@@ -56,8 +56,8 @@ async fn callers_that_append_at_the_same_time_share_statements() {
     assert!(transactions < 64 * 20 / 8, "{transactions} transactions");
 }
 
-/// A server plans a statement once and keeps the plan, whatever the tables grow to: when they are empty or hold a few
-/// rows, reading them whole looks cheapest.
+/// A server plans a statement once and keeps the plan as the tables grow: while they are empty or hold a few rows, a
+/// full scan looks cheapest.
 #[tokio::test]
 async fn no_table_is_read_whole_however_small_it_was_when_statements_were_planned() {
     let schema = TestSchema::new();
@@ -80,7 +80,7 @@ async fn no_table_is_read_whole_however_small_it_was_when_statements_were_planne
     store.close().await;
     let statistics = "SELECT sum(n_tup_ins)::bigint, sum(seq_tup_read + idx_tup_fetch)::bigint
         FROM pg_stat_user_tables WHERE schemaname = current_schema() AND relname IN ('streams', 'events')";
-    // a connection reports what it has done when it ends
+    // a connection reports its statistics when it ends
     let rows_read = within(async {
         loop {
             let (inserted, read): (i64, i64) = sqlx::query_as(statistics).fetch_one(&mut server).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_call_for_many_streams_is_one_statement() {
     assert_eq!(transactions(&schema).await, 1 + 3, "at most 1,000 appends in a statement");
 }
 
-/// A timer of the runtime takes a millisecond at least; the fastest of many appends takes no longer than a commit.
+/// A timer of the runtime takes at least a millisecond; the fastest of many appends takes no longer than a commit.
 #[tokio::test]
 async fn a_lone_caller_waits_for_no_timer() {
     const APPENDS: usize = 100;
@@ -128,19 +128,19 @@ async fn a_lone_caller_waits_for_no_timer() {
     assert!(ours < hands + Duration::from_millis(1), "{ours:?} for an append, {hands:?} for a row");
 }
 
-/// A payload that is JSON, and nested more deeply than the server can follow.
+/// A payload of JSON nested more deeply than the server can parse.
 fn too_deep() -> NewEvent {
     let depth = 200_000;
     let payload = format!(r#"{{"a":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     NewEvent::new(Name::from_static("Deposited"), 1, payload)
 }
 
-/// 64 appends, of which one is refused by the server, one is in conflict, and one repeats an earlier one.
+/// 64 appends, of which the server refuses one, one is in conflict, and one repeats an earlier one.
 struct Mixed {
     store: PgEventStore,
     appends: Vec<Append>,
     first: Vec<RecordedEvent>,
-    // last: it goes after the store
+    // last, so that it is dropped after the store
     _schema: TestSchema,
 }
 
@@ -201,7 +201,7 @@ async fn a_result_per_append_of_many_callers() {
     mixed.check(results).await;
 }
 
-/// Those before it are stored, and those after it find what they left.
+/// Appends before the refused one are stored, and appends after it find their events.
 #[tokio::test]
 async fn a_refused_append_harms_no_other_to_its_stream() {
     let schema = TestSchema::new();
@@ -229,7 +229,7 @@ async fn a_stream_that_somebody_keeps_for_himself_keeps_nobody_else_waiting() {
         let store = store.clone();
         async move { store.append_many(appends).await }
     });
-    // all but one are stored, and so is what others append, while the row is held
+    // all but one are stored, and so is an append of a second caller, while the row is locked
     within(async { while feed(&store).await.len() < 1 + 39 {} }).await;
     let other = within(store.append(&stream(), NoStream, events(1))).await;
     other.unwrap();
@@ -242,7 +242,7 @@ async fn a_stream_that_somebody_keeps_for_himself_keeps_nobody_else_waiting() {
     }
 }
 
-/// Whoever would wait in a circle would give way after a while, and come back stream by stream.
+/// Calls that waited in a circle would give way after a while, and repeat stream by stream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_for_the_same_streams_in_another_order_do_not_wait_in_a_circle() {
     const CALLS: usize = 40;
@@ -263,7 +263,7 @@ async fn calls_for_the_same_streams_in_another_order_do_not_wait_in_a_circle() {
     let store = schema.store().await;
     assert_eq!(feed(&store).await.len(), 2 * CALLS * streams.len());
     let transactions = transactions(&schema).await;
-    // on a machine that is very busy somebody may give way without a circle
+    // on a very busy machine a call may give way without a circle
     assert!(transactions < 2 * CALLS as i64 + 8, "{transactions} transactions for {} calls", 2 * CALLS);
 }
 
@@ -280,7 +280,7 @@ async fn who_finds_no_room_waits() {
     let other = stream();
     let mut late = pin!(store.append(&other, Any, events(1)));
     let mut many = pin!(store.append_many((0..20).map(|_| append(&stream(), Any, events(1))).collect()));
-    // nothing is to happen, however long it is waited for
+    // no append may complete during this time
     let early = tokio::time::timeout(Duration::from_millis(500), async {
         tokio::select! {
             result = &mut late => format!("{result:?}"),
@@ -299,7 +299,7 @@ async fn who_finds_no_room_waits() {
     assert_eq!(feed(&store).await.len(), 1 + 8 + 1 + 20);
 }
 
-/// Rows of more streams are held than there are lanes, and in each round somebody appends to each of them again.
+/// The test locks rows of more streams than there are lanes, and in each round appends to each of them again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_somebody_keeps_for_himself_take_no_lane_from_the_others() {
     const HELD: usize = 8;
@@ -321,7 +321,7 @@ async fn streams_that_somebody_keeps_for_himself_take_no_lane_from_the_others() 
         let appended = timeout(Duration::from_secs(4), store.append(&other, NoStream, events(1))).await;
         appended.unwrap_or_else(|_| panic!("round {round}: it waits with the others")).unwrap();
     }
-    // and those that were made in one call with appends that wait
+    // and the appends that shared a call with waiting ones
     within(async { while feed(&store).await.len() < HELD + ROUNDS + ROUNDS * HELD / 2 {} }).await;
     held.release().await;
     for result in within(tempted.join_all()).await.into_iter().flatten() {
@@ -330,7 +330,7 @@ async fn streams_that_somebody_keeps_for_himself_take_no_lane_from_the_others() 
     assert_eq!(feed(&store).await.len(), HELD + ROUNDS + ROUNDS * HELD * 3 / 2);
 }
 
-/// However many wait for a row that somebody keeps: those who read, or renew a lease, need not wait with them.
+/// Any number of appends may wait for a locked row: reads and renewals of leases do not wait with them.
 #[tokio::test]
 async fn appends_that_wait_for_long_leave_connections_to_others() {
     let mut held = Held::new().await;
@@ -340,7 +340,7 @@ async fn appends_that_wait_for_long_leave_connections_to_others() {
         let (store, target) = (store.clone(), held.stream.clone());
         waiting.spawn(async move { store.append(&target, Any, events(1)).await });
         held.blocked().await;
-        // by now it keeps nobody from sending the next one
+        // the waiting append no longer blocks the next statement
         assert!(timeout(Duration::from_millis(500), waiting.join_next()).await.is_err());
     }
     within(store.head()).await.unwrap();
@@ -373,7 +373,7 @@ async fn closing_the_store_answers_those_who_wait() {
     assert_eq!(feed(&open(held.schema.config()).await).await.len(), 2);
 }
 
-/// Polls a future that often at most; then it is dropped.
+/// Polls a future at most so many times, then drops it.
 async fn cut<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut polled = 0;
@@ -387,7 +387,7 @@ async fn cut<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     .await
 }
 
-/// Each caller is cut off at every point at which it may wait, and repeats; the others are told nothing but success.
+/// Each caller is cut off at every point at which it may wait, and repeats; the remaining callers get only successes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_goes_away_harms_no_other() {
     const CALLERS: usize = 32;
@@ -408,7 +408,7 @@ async fn who_goes_away_harms_no_other() {
                     let target = if is_own { &own } else { &shared[(caller + number) % shared.len()] };
                     let expected = if is_own { Exact(version) } else { Any };
                     let given = events(1 + number % 3);
-                    // every fourth caller is patient
+                    // every fourth caller completes each call
                     let polls = if caller % 4 == 0 { 0..0 } else { 1..1 + (caller + number) % 4 };
                     for polls in polls {
                         let call = store.append(target, expected, given.clone());
@@ -446,11 +446,11 @@ async fn who_goes_away_harms_no_other() {
     assert!(cuts > CALLERS * APPENDS / 2, "only {cuts} were cut off");
 }
 
-/// The active backends of those who append.
+/// The active backends of the appending store.
 const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE application_name = $1 AND state = 'active'";
 
-/// Each stream has one writer, which knows where it is: whatever conflict it is told of is a lie.
+/// Each stream has one writer, which knows its version: any conflict is a wrong answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_lost_doubled_or_denied_when_backends_are_killed() {
     const CALLERS: usize = 24;
@@ -485,7 +485,7 @@ async fn nothing_is_lost_doubled_or_denied_when_backends_are_killed() {
     assert!(kills > 10, "only {kills} were killed");
 }
 
-/// Appends to three streams at a time; what is not known to be stored, or not to be, is made again.
+/// Appends to three streams at a time; repeats appends with an unknown or retryable outcome.
 async fn write(store: &PgEventStore, caller: usize, goes_on: impl Fn() -> bool) -> (usize, Vec<RecordedEvent>) {
     let streams = [stream(), stream(), stream()];
     let (mut versions, mut told, mut retries) = ([Version::NONE; 3], Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Appends of one store wake the readers of another one.
+//! Appends of one store wake the readers of a second one.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -17,7 +17,7 @@ use sqlx::{AssertSqlSafe, postgres::PgListener};
 const LISTENING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%\\_appended\\_%'";
 
-/// A database of its own, and whoever looks into it.
+/// A database of its own, and a connection that observes it.
 struct Place {
     database: TestDatabase,
     watcher: PgConnection,
@@ -38,13 +38,13 @@ impl Place {
         sqlx::query_scalar(LISTENING).fetch_one(&mut self.watcher).await.unwrap()
     }
 
-    /// The channel, once somebody listens.
+    /// The channel, once a store listens.
     async fn channel(&mut self) -> String {
         let sql = LISTENING.replace("count(*)", "split_part(query, '\"', 2)");
         sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut self.watcher).await.unwrap()
     }
 
-    /// Kills those who listen, and waits until they are gone.
+    /// Kills the listening connections, and waits until they are gone.
     async fn kill(&mut self) {
         let kill = LISTENING.replace("count(*)", "pid") + " AND pg_terminate_backend(pid)";
         let killed: Vec<i32> = sqlx::query_scalar(AssertSqlSafe(kill)).fetch_all(&mut self.watcher).await.unwrap();
@@ -55,7 +55,7 @@ impl Place {
         within(async { while alive().await > 0 {} }).await;
     }
 
-    /// Waits until that many listen.
+    /// Waits until `count` connections listen.
     async fn listen(&mut self, number: i64) {
         within(async { while self.listening().await != number {} }).await;
     }
@@ -63,17 +63,17 @@ impl Place {
 
 const LONG: Duration = Duration::from_secs(20);
 
-/// How long something is watched that must not happen.
+/// Time for which the test checks that an event does not happen.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// Whether one store is woken by an append of the other.
+/// Returns `true` if an append of one store wakes the other.
 async fn wakes(writer: &PgEventStore, reader: &PgEventStore, patience: Duration) -> bool {
     let mut watch = reader.appended().watch();
     add(writer, &stream(), 1).await;
     tokio::time::timeout(patience, watch.appended()).await.is_ok()
 }
 
-/// A transaction as handlers and projections take part in it.
+/// A transaction as handlers and projections use it.
 async fn begin(store: &PgEventStore) -> Box<dyn Transaction> {
     store.transactions().unwrap().begin().await.unwrap()
 }
@@ -151,7 +151,7 @@ async fn an_append_wakes_the_readers_of_another_store() {
     }
 }
 
-/// Two stores that hear each other do not call for ever.
+/// Two stores that receive each other's notifications do not notify for ever.
 #[tokio::test]
 async fn what_was_heard_is_not_told() {
     let mut place = Place::new().await;
@@ -193,7 +193,7 @@ async fn a_listener_that_is_killed_comes_back() {
         let mut watch = reader.appended().watch();
         place.kill().await;
         add(&writer, &stream(), 1).await;
-        // nobody heard that one, so the reader looks when it is back
+        // no connection received that notification, so the reader polls when it is back
         within(watch.appended()).await;
     }
     place.listen(2).await;
@@ -205,7 +205,7 @@ async fn a_store_that_shall_not_tell_tells_nothing_and_hears_nothing() {
     let mut place = Place::new().await;
     let (silent, reader) = (place.store(false).await, place.store(true).await);
     place.listen(1).await;
-    // it may still be woken because it began to listen
+    // the start of listening may still wake it
     within(async { while wakes(&silent, &reader, WHILE).await {} }).await;
     assert!(!wakes(&reader, &silent, WHILE).await);
 }

@@ -1,4 +1,4 @@
-//! What the log says of a server: each outage once when it begins and once when it ends, and what is not encrypted.
+//! Log lines about a server: one when an outage begins and one when it ends, and warnings about missing encryption.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -29,7 +29,7 @@ async fn save(app: &App) {
     within(app.settled()).await.unwrap();
 }
 
-/// Waits until the log says something about something.
+/// Waits until the log has a line with these texts.
 async fn told(texts: &[&str]) {
     within(async {
         while log::lines(texts).is_empty() {
@@ -39,7 +39,7 @@ async fn told(texts: &[&str]) {
     .await;
 }
 
-/// Red unless the log has one line that something began, and one that says how long it lasted.
+/// Fails unless the log has one line that the outage began, and one that says how long it lasted.
 fn assert_told_once(about: &str, began: &str, over: &str) {
     let (began, over) = (log::lines(&[began, about]), log::lines(&[over, about]));
     assert_eq!((began.len(), over.len()), (1, 1), "{began:?} {over:?}");
@@ -97,7 +97,7 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     let store = common::open(config).await;
     let mut admin = common::connect(&url).await;
     common::run(&mut admin, "CREATE TABLE rebuilt_rows (id serial)").await;
-    // more than a short round, so that another one follows
+    // more than a short round, so that a second one follows
     let stream = common::stream();
     let counted = || NewEvent::from_event(&Counted {}).unwrap();
     let append = store.append(&stream, ExpectedVersion::NoStream, (0..300).map(|_| counted()).collect());
@@ -131,12 +131,12 @@ async fn a_rebuild_waits_for_a_server_that_is_away_between_two_rounds() {
     within(app.shutdown(LONG)).await.unwrap();
 }
 
-/// Red unless the server is warned of where, and only where, another machine is on the way.
+/// Fails unless the store warns about a server on a remote machine, and only about that.
 #[tokio::test]
 async fn a_server_on_another_machine_without_tls_is_warned_of() {
     log::keep();
     let server = test_servers::private_postgres();
-    // an address of this machine that does not pass for it
+    // an address of this machine that does not count as local
     let (port, elsewhere) = (server.port(), format!("@0.0.0.0:{}", server.port()));
     let url = server.url().replace(&format!("@127.0.0.1:{port}"), &elsewhere);
     let url = url.replace(&format!("@localhost:{port}"), &elsewhere);

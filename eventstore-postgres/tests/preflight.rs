@@ -1,4 +1,4 @@
-//! A server or database that is not set up as it must be: refused by name, with the repair; each really broken.
+//! A server or database with wrong settings: the error names the setting and the repair; each fault is a real one.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -23,7 +23,7 @@ async fn fault(database: &TestDatabase) -> PgPrecondition {
     }
 }
 
-/// Breaks a sequence, then repairs it with the very text of the repair.
+/// Breaks a sequence, then repairs it with the exact text of the repair.
 async fn sequence_fault(sql: &str) -> PgPrecondition {
     let database = TestDatabase::create("").await;
     add(&open(database.config()).await, &stream(), 5).await;
@@ -106,7 +106,7 @@ async fn a_database_in_another_encoding_is_refused() {
     assert_eq!(fault(&database).await, PgPrecondition::Encoding { encoding });
 }
 
-/// The level is asked for by each connection; here a role's setting that would be used otherwise.
+/// Each connection sets the level; here the database has a setting that would otherwise apply.
 #[tokio::test]
 async fn a_database_of_another_isolation_serves_all_the_same() {
     let database = TestDatabase::create("").await;

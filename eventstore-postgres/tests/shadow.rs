@@ -41,7 +41,7 @@ impl Place {
         let set = format!("ALTER DATABASE {} SET search_path = app, public", database.name());
         run(&mut admin, &set).await;
         run(&mut admin, "SET search_path = app, public").await;
-        // one connection: what is prepared for the live tables must not stick to them
+        // one connection: statements prepared for the live tables must not be reused
         let store = open(PgEventStoreConfig { max_transactions: 1, ..database.config() }).await;
         let transactions = store.transactions().unwrap();
         let tables = ["customers", "orders"].map(Into::into).into();
@@ -83,7 +83,7 @@ impl Place {
 
 const SHADOWS: &str = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'eventbus\\_shadow\\_%'";
 
-/// What a projection does, with the same statements whichever tables they mean.
+/// Writes as a projection does, with the same statements for live and copied tables.
 async fn insert(transaction: &mut dyn Transaction, customer: i64, cents: i64) -> Result<(), BoxError> {
     let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
     sqlx::query("INSERT INTO customers VALUES ($1, 'x')").bind(customer).execute(&mut *connection).await?;

@@ -1,4 +1,4 @@
-//! An app whose store is gone ends all the same, and soon.
+//! An app whose store is gone still shuts down, and soon.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -25,7 +25,7 @@ async fn note(_event: &Counted, connection: &mut PgConnection) -> Result<(), sql
     sqlx::query("INSERT INTO notes DEFAULT VALUES").execute(connection).await.map(drop)
 }
 
-/// An app with all that asks a store for something, and events of which nothing has been handled yet.
+/// An app whose parts all use a store, and events that no handler has handled yet.
 struct Place {
     server: test_servers::PrivatePostgres,
     store: PgEventStore,
@@ -51,7 +51,7 @@ impl Place {
         Self { server, store, app }
     }
 
-    /// Stops the server, and waits until whoever asks for something gets no answer: all have asked within a second.
+    /// Stops the server, and waits until every part of the app gets no answer: each asks at least once a second.
     async fn lose_server(&mut self) {
         self.server.stop();
         within(async { while timeout(Duration::from_secs(1), self.store.head()).await.is_ok() {} }).await;

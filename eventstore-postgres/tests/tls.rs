@@ -1,4 +1,4 @@
-//! Connections with TLS, to a server whose certificate an authority of the test's own has signed.
+//! Connections with TLS, to a server whose certificate the test's own authority has signed.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -59,7 +59,7 @@ impl TlsServer {
         format!("{}?{parameters}", self.server.url())
     }
 
-    /// How many connections of stores there are, and how many of them have TLS.
+    /// The numbers of connections of stores, and of those with TLS.
     async fn connections(&self) -> (i64, i64) {
         let sql =
             "SELECT count(*), count(*) FILTER (WHERE s.ssl) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)
@@ -87,7 +87,7 @@ async fn a_store_connects_over_tls_and_knows_whom_to_trust() {
         assert!(all > 0 && all == encrypted, "{parameters}: {encrypted} of {all}");
         store.close().await;
     }
-    // nobody on this machine trusts that authority
+    // this machine does not trust that authority
     let error = PgEventStore::connect(tls.url("sslmode=verify-full")).await.unwrap_err();
     assert!(matches!(error, PgConnectError::Unreachable { .. }), "{error:?}");
 }

@@ -1,4 +1,4 @@
-//! A handler's parameter: the connection of the store's transaction; and what becomes of transactions in trouble.
+//! A handler's parameter: the connection of the store's transaction; and transactions that fail or take too long.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -50,7 +50,7 @@ impl Place {
         sqlx::query_scalar("SELECT count(*) FROM public.rows").fetch_one(&mut self.admin).await.unwrap()
     }
 
-    /// The transactions that are open in the database, apart from the one that asks.
+    /// The number of open transactions in the database, except for the one that asks.
     async fn open_transactions(&mut self) -> i64 {
         let sql = "SELECT count(*) FROM pg_stat_activity
                    WHERE datname = current_database() AND state LIKE '%in transaction%' AND pid <> pg_backend_pid()";
@@ -75,7 +75,7 @@ async fn a_handler_takes_part_in_the_transaction() {
     assert_eq!(place.rows().await, 2, "the transaction that was dropped is rolled back, the other is kept");
 }
 
-/// The server answers a commit after a failure as if all were well, and undoes everything.
+/// After a failed statement the server answers a commit with success, and rolls back.
 #[tokio::test]
 async fn statements_of_a_handler_are_planned_as_its_database_has_it() {
     let place = Place::new(HOUR).await;
@@ -97,7 +97,7 @@ async fn a_failure_that_was_swallowed_is_no_commit() {
     assert!(place.begin().await.is_first(&Name::from_static("mail"), EventId::new()).await.unwrap());
 }
 
-/// Also if it was a statement of the store's own.
+/// Also if the failed statement was the store's own.
 #[tokio::test]
 async fn a_failure_of_the_store_that_was_swallowed_is_no_commit() {
     let place = Place::new(HOUR).await;
@@ -109,7 +109,7 @@ async fn a_failure_of_the_store_that_was_swallowed_is_no_commit() {
     assert!(place.begin().await.is_first(&handler, event).await.unwrap());
 }
 
-/// Cut or rounded to fit into the column, the value would be that of another row.
+/// Cut or rounded to fit into the column, the value would match a different row.
 #[tokio::test]
 async fn a_value_that_no_row_can_have_deletes_none() {
     let mut place = Place::new(HOUR).await;
@@ -158,7 +158,7 @@ async fn a_transaction_that_takes_too_long_is_not_committed() {
     let mut place = Place::new(SHORT).await;
     let mut transaction = place.begin().await;
     let busy = async {
-        // not idle, so the server does not end it
+        // busy, so the server does not end it as idle
         let started = std::time::Instant::now();
         while started.elapsed() < SHORT + SHORT {
             run(take(&mut *transaction), "INSERT INTO rows VALUES (1) ON CONFLICT DO NOTHING").await;
@@ -184,7 +184,7 @@ async fn a_transaction_given_up_midway_leaves_a_clean_connection() {
     assert_eq!(place.rows().await, 1);
 }
 
-/// However little of it was done: the connection comes back outside of a transaction.
+/// A begin dropped at any point returns its connection outside of a transaction.
 #[tokio::test]
 async fn a_begin_that_is_given_up_leaves_no_transaction_open() {
     let mut place = Place::new(HOUR).await;
@@ -214,7 +214,7 @@ fn a_handler_demands_transactions_of_this_store() {
     assert!(<Parameter as FromTransaction<PgEventStore>>::take(Some(&mut foreign)).is_err());
 }
 
-/// The server has ended it, and its owner does not know yet.
+/// The server has ended the transaction, and its owner does not know yet.
 #[tokio::test]
 async fn closing_the_store_does_not_wait_for_a_transaction_that_somebody_keeps() {
     let place = Place::new(SHORT).await;

@@ -1,4 +1,4 @@
-//! Appends and reads while the server, the network or other transactions make trouble.
+//! Appends and reads during faults of the server, of the network or of further transactions.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -81,7 +81,7 @@ async fn a_conflict_that_may_pass_is_unknown_where_an_answer_was_lost() {
     };
     let (unknown, ()) = within(async { tokio::join!(ahead, terminate) }).await;
     assert!(matches!(unknown, Err(AppendError::OutcomeUnknown(_))), "{unknown:?}");
-    // what was overtaken stays behind for ever
+    // an append with a version that the stream has passed stays in conflict for ever
     run(&mut holder, "SELECT pg_advisory_unlock(hashtext(current_schema()))").await;
     let behind = store.append(&stream, ExpectedVersion::Exact(0.into()), events(1)).await;
     assert!(behind.unwrap_err().is_conflict());
@@ -107,7 +107,7 @@ async fn an_append_without_any_answer_is_unknown_in_time() {
     let unknown = unknown.unwrap_err();
     assert!(matches!(unknown, AppendError::OutcomeUnknown(_)) && unknown.is_retryable(), "{unknown:?}");
     assert!(begin.elapsed() < Duration::from_secs(10), "it took {:?}", begin.elapsed());
-    within(signal.appended()).await; // it may be there: readers look
+    within(signal.appended()).await; // readers poll, because the event may be stored
 
     proxy.set(Answers::Pass);
     let appended = store.append(&stream, ExpectedVersion::Any, given.clone()).await.unwrap();
@@ -144,7 +144,7 @@ async fn a_statement_that_takes_too_long_stores_nothing() {
     held.is_stored_once(&given, &appended).await;
 }
 
-/// Checks that every operation says `Unavailable`, and soon.
+/// Checks that every operation fails with `Unavailable`, and soon.
 async fn is_unavailable(store: &PgEventStore) {
     let begin = Instant::now();
     let name = Name::from_static("reader");
@@ -222,8 +222,8 @@ async fn an_append_that_ran_into_another_is_made_again() {
     assert!(matches!(given_up, Err(AppendError::Unavailable(_))), "{given_up:?}");
 }
 
-/// The first event that is stored from now on makes its transaction use a second server, which it tells of a rollback
-/// before it lets go of its locks.
+/// The first stored event from now on makes its transaction use a second server, which the rollback notifies
+/// before it releases its locks.
 const SLOW_ROLLBACK: &str = "CREATE EXTENSION postgres_fdw; CREATE TABLE near (id int); CREATE SEQUENCE stored;
     CREATE SERVER second FOREIGN DATA WRAPPER postgres_fdw OPTIONS (host '127.0.0.1', port 'PORT', dbname 'DATABASE');
     CREATE USER MAPPING FOR CURRENT_USER SERVER second OPTIONS (user 'ROLE');

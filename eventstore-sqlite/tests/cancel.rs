@@ -1,4 +1,4 @@
-//! Callers that go away in the middle harm nobody, and what they left unknown is resolved by appending again.
+//! Callers that are cancelled harm no further caller, and a repeated append settles their unknown outcomes.
 
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
@@ -11,7 +11,7 @@ use eventbus::{ExpectedVersion, RecordedEvent, port::AppendEvents as _};
 use eventstore_sqlite::SqliteEventStore;
 use tokio::task::JoinSet;
 
-/// Ends after its task was given up so many times.
+/// Completes after its task has been polled so many times.
 async fn give_up(times: usize) {
     for _ in 0..times {
         tokio::task::yield_now().await;
@@ -74,7 +74,7 @@ async fn callers_are_cut_off_in_memory() {
     callers_are_cut_off_at_random(SqliteEventStore::in_memory().await.unwrap()).await;
 }
 
-/// A runtime that ends takes its threads with it, but not the jobs of callers in another one.
+/// The end of a runtime ends its threads, but not the jobs of callers in a second one.
 #[test]
 fn a_runtime_that_ends_leaves_no_job_behind() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -84,7 +84,7 @@ fn a_runtime_that_ends_leaves_no_job_behind() {
         let ending = runtime();
         for _ in 0..8 {
             let store = store.clone();
-            // more events than a task inserts by itself: a thread of this runtime is asked to
+            // more events than a task inserts by itself: a thread of this runtime inserts them
             ending.spawn(async move { store.append(&fresh_stream(), ExpectedVersion::Any, events(200)).await });
         }
         ending.block_on(tokio::task::yield_now());

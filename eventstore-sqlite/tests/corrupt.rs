@@ -1,4 +1,4 @@
-//! Rows that someone else wrote or damaged are reported with their place, never taken for events.
+//! Damaged rows, and rows of foreign writers, are errors that name their place, never events.
 
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
@@ -130,7 +130,7 @@ impl Rows {
     }
 }
 
-/// Damage that was skipped is left out of the rows of its aggregate, and damage that was not is not.
+/// A rebuild of an aggregate's rows leaves out skipped damage, and stops at damage that is not skipped.
 #[tokio::test]
 async fn the_rows_of_an_aggregate_are_made_anew_without_the_damaged_event_that_was_skipped() {
     let (path, stream) = (fresh_path(), fresh_stream());
@@ -147,7 +147,7 @@ async fn the_rows_of_an_aggregate_are_made_anew_without_the_damaged_event_that_w
     damage("position = 2");
     let app = App::builder().store(store).projection(Rows).start().await.unwrap();
     app.skip_event::<Rows>(Position::new(2), "a torn page").await.unwrap();
-    // until the skip is noticed it stands before the damage
+    // the projection stops at the damage until it notices the skip
     let passed = async {
         while app.projected::<Rows>(Position::new(6)).await.is_err() {
             tokio::task::yield_now().await;
@@ -164,7 +164,7 @@ async fn the_rows_of_an_aggregate_are_made_anew_without_the_damaged_event_that_w
     assert_eq!((rebuilt.events, rebuilt.skipped, rebuilt.position), (4, 1, Position::new(6)));
     assert_eq!(seen(), [1, 3, 4, 5]);
 
-    // later damage: nobody said that it may be left out, though another event may
+    // later damage, which is not skipped, although a different event may be
     damage("position = 5");
     let refused = app.rebuild_aggregate::<Rows>(&stream).await.unwrap_err();
     let said = format!("{refused} {:?}", std::error::Error::source(&refused).map(ToString::to_string));
@@ -179,7 +179,7 @@ async fn the_rows_of_an_aggregate_are_made_anew_without_the_damaged_event_that_w
     assert_eq!((rebuilt.events, rebuilt.skipped), (3, 2));
     assert_eq!(seen(), [1, 3, 5]);
 
-    // a row that is gone was skipped by nobody, though as many rows beside it were
+    // no operator has skipped the removed row, only rows beside it
     raw.execute_batch("DELETE FROM eventbus_events WHERE position = 3").unwrap();
     let refused = app.rebuild_aggregate::<Rows>(&stream).await;
     assert!(refused.is_err(), "{refused:?}");
@@ -199,7 +199,7 @@ struct Shipped {
     to: String,
 }
 
-/// The positions that handlers got.
+/// The handled positions.
 #[derive(Debug, Clone, Default)]
 struct Got(Arc<Mutex<Vec<u64>>>);
 
@@ -231,7 +231,7 @@ struct Release {
 }
 
 impl Release {
-    /// One that handles `Placed`, and `Shipped` if it knows that.
+    /// A release that handles `Placed`, and `Shipped` if `knows_shipped` is set.
     async fn start(path: &Path, knows_shipped: bool) -> Self {
         let (got, clock) = (Got::default(), ManualClock::new());
         let builder = App::builder().store(open(path.to_owned()).await).clock(clock.clone()).state(got.clone());
@@ -240,7 +240,7 @@ impl Release {
         Self { app: builder.start().await.unwrap(), got, clock }
     }
 
-    /// Waits for that while time passes.
+    /// Waits until the condition holds; advances the clock meanwhile.
     async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
         let waiting = async {
             while !holds().await {
@@ -253,7 +253,7 @@ impl Release {
         });
     }
 
-    /// Waits until the group's checkpoint has passed everything that is there.
+    /// Waits until the group's checkpoint is at the head.
     async fn until_passed(&self) {
         self.until("all is passed", async || {
             let (store, group) = (self.app.store(), Name::from_static("group:default"));
@@ -271,7 +271,7 @@ impl Release {
         rows.iter().map(|row| row.position.get()).collect()
     }
 
-    /// What it handled, sorted: aggregates flow beside each other.
+    /// The handled positions, sorted: aggregates are handled concurrently.
     async fn end(self) -> Vec<u64> {
         self.app.shutdown(Duration::from_secs(30)).await.unwrap();
         let mut got = self.got.take();
@@ -280,7 +280,7 @@ impl Release {
     }
 }
 
-/// A file of which a release skipped the events 2, 3, 5 and 6 of four aggregates, and of which 3 and 5 were damaged then.
+/// A file in which a release skipped the events 2, 3, 5 and 6 of four aggregates, of which 3 and 5 were damaged then.
 async fn skipped_and_damaged() -> std::path::PathBuf {
     let path = fresh_path();
     let store = open(path.clone()).await;
@@ -319,7 +319,7 @@ async fn a_group_handles_all_but_the_damaged_rows_of_what_it_skipped_until_an_op
     assert_eq!(order_4, [6, 8]);
     assert_eq!(new.end().await, [2, 6, 8]);
 
-    // the next start finds the other one, and it is skipped there
+    // the next start finds the second one, and the operator skips it there
     let next = Release::start(&path, true).await;
     let alerts = next.alerts().await;
     assert!(alerts.contains("waits for 1 event that"), "{alerts}");
@@ -378,7 +378,7 @@ async fn what_stands_before_the_damage_is_read() {
     assert_eq!(place(events.try_next().await.unwrap_err()).0, "position 1");
 }
 
-/// Red if the events before the failure are taken for all that there are.
+/// Fails if the events before the failure count as the whole page.
 #[tokio::test]
 async fn a_statement_that_fails_between_two_rows_fails_the_page() {
     let (path, stream) = (fresh_path(), fresh_stream());

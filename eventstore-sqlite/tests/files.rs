@@ -1,4 +1,4 @@
-//! What happens to the files of a store while it has them open.
+//! Changes to the files of a store that has them open.
 #![cfg(unix)]
 
 mod common;
@@ -19,7 +19,7 @@ async fn append(store: &SqliteEventStore) -> Result<(), AppendError> {
     store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.map(drop)
 }
 
-/// What is told about a file.
+/// The file error among the causes of an error.
 fn file_error<'e>(error: &'e (dyn Error + 'static)) -> &'e SqliteFileError {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -52,11 +52,11 @@ async fn nothing_is_acknowledged_into_a_file_that_was_removed() {
         let lost = beside(&path, suffix);
         fs::remove_file(&lost).unwrap();
 
-        // the first one was committed before that was known
+        // the store noticed the loss only after this commit
         let error = append(&store).await.unwrap_err();
         assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{suffix}: {error:?}");
         is_removed(&error, &lost);
-        // of the next ones it is known that nothing was stored
+        // the store refuses the next ones without storing them
         for _ in 0..3 {
             let error = append(&store).await.unwrap_err();
             assert!(matches!(error, AppendError::Unavailable(_)), "{suffix}: {error:?}");
@@ -85,7 +85,7 @@ async fn nothing_is_acknowledged_into_a_file_that_was_replaced() {
 
     let error = append(&store).await.unwrap_err();
     assert!(matches!(file_error(&error), SqliteFileError::Replaced { path: lost } if *lost == path), "{error:?}");
-    // a connection that is opened now would read the other file
+    // a connection opened now would read the replacing file
     let error = store.head().await.unwrap_err();
     assert!(matches!(file_error(&error), SqliteFileError::Replaced { .. }), "{error:?}");
 }
@@ -115,7 +115,7 @@ async fn a_store_whose_directory_is_moved_and_comes_back_goes_on() {
 
     fs::rename(&elsewhere, &directory).unwrap();
     append(&store).await.unwrap();
-    // the one of which nobody knew is there too, the one that was refused is not
+    // the event with the unknown outcome is stored too, the refused one is not
     assert_eq!(feed(&store).await.len(), 3);
 }
 

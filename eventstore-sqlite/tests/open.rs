@@ -1,4 +1,4 @@
-//! What opening refuses, and that a refusal changes nothing.
+//! Reasons for which opening fails; a failure changes no file.
 
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
@@ -175,7 +175,7 @@ async fn configurations_without_sense_are_refused() {
     }
 }
 
-/// Red if one of them panics, as limits of the runtime and instants are smaller.
+/// Fails if one of them panics, as limits of the runtime and instants are smaller.
 #[tokio::test]
 async fn the_highest_numbers_and_times_work() {
     for config in [

@@ -189,7 +189,7 @@ async fn a_former_owner_fills_nothing() {
     }
 }
 
-/// The live lease is read as it was when the transaction began: then the epoch in the copies decides.
+/// The transaction reads the live lease as of its begin: then the epoch in the copies decides.
 #[tokio::test]
 async fn an_owner_that_was_paused_in_a_transaction_is_fenced_by_the_copies() {
     let path = fresh_path();
@@ -200,7 +200,7 @@ async fn an_owner_that_was_paused_in_a_transaction_is_fenced_by_the_copies() {
     let now = lease(&other).await;
     assert_eq!(other.make_shadow(&shadow()).await.unwrap(), Position::START);
     assert!(fill(&other, &now, "two", 0, 2).await);
-    // as if it still had it
+    // as if the former owner still had the lease
     let back = format!("UPDATE eventbus_leases SET epoch = {}", former.epoch);
     run(&store, &back).await;
     assert!(!fill(&store, &former, "one", 2, 3).await);
@@ -220,7 +220,7 @@ async fn copies_outlive_the_process_and_go_with_their_files() {
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), 3_u64);
     assert!(fill(&store, &owner, "two", 3, 4).await);
     drop(store);
-    // also without being asked for how far they are
+    // also without a call for the copies' checkpoint
     let store = open(path.clone()).await;
     let mut tx = store.begin_in(&shadow()).await.unwrap();
     assert_eq!(text(&mut *tx, ORDERS), "one:7:14 two:7:14");
@@ -234,7 +234,7 @@ async fn copies_outlive_the_process_and_go_with_their_files() {
     assert_eq!(live(&store).await[0], "one:7:14 two:7:14");
 }
 
-/// A file that was removed by hand is not missed, nor is another one taken for it.
+/// After the files of the copies are removed by hand, the store makes copies in new files.
 #[tokio::test]
 async fn lost_copies_are_made_again() {
     let path = fresh_path();
@@ -311,7 +311,7 @@ async fn a_transaction_on_copies_fills_copies_only() {
         assert!(matches!(error, SqliteTransactionError::InShadow { .. }), "{error:?}");
         if !is_memory {
             assert!(sql(&mut *tx).execute("DELETE FROM prices", ()).is_err(), "the live tables are only read");
-            // and nobody waits for it
+            // and no append waits for it
             within(store.append(&fresh_stream(), ExpectedVersion::Any, events(1))).await.unwrap();
         }
     }
@@ -346,7 +346,7 @@ async fn a_switch_is_whole_or_not_at_all() {
 const PATH: &str = "EVENTSTORE_SHADOW_PATH";
 const POINT: &str = "EVENTSTORE_SHADOW_POINT";
 
-/// This test binary again, as a process that is killed at that point.
+/// Runs this test binary as a process that is killed at that point.
 fn die_in_a_switch(path: &std::path::Path, point: &str) {
     let (ended, _) = Actor::play("switching_process", &[(PATH, path.to_str().unwrap()), (POINT, point)]).wait();
     assert!(!ended.success(), "it did not die");
@@ -367,6 +367,6 @@ async fn switching_process() {
     if point == "committed" {
         tx.commit().await.unwrap();
     }
-    // as by SIGKILL: nothing is dropped, nothing is flushed
+    // like SIGKILL: the process drops and flushes no value
     std::process::abort();
 }

@@ -1,6 +1,6 @@
 //! Several handles and several processes on one file, and a process that is killed.
 //!
-//! Processes are this test binary again, told by environment variables to be a writer.
+//! The processes are second runs of this test binary, with their role in environment variables.
 
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
@@ -33,7 +33,7 @@ fn start_writer(path: &Path, stream: &StreamId, appends: usize) -> Actor {
     Actor::play("writer_process", &variables)
 }
 
-/// Not a test by itself: the body of the processes that [`start_writer`] starts.
+/// The role of the writer process; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writer_process() {
     let Ok(path) = env::var(FILE) else {
@@ -62,14 +62,14 @@ async fn writer_process() {
     }
 }
 
-/// One line per append, written at once: what is printed was acknowledged before.
+/// Prints one line per append in one write: every printed event was acknowledged before.
 fn acknowledge(events: &[NewEvent]) {
     let ids: Vec<_> = events.iter().map(|event| event.event_id().to_string()).collect();
     let line = format!("ack {}\n", ids.join(" "));
     std::io::stdout().lock().write_all(line.as_bytes()).unwrap();
 }
 
-/// The ids of a line; none if it is another line, or was cut off by the death of its writer.
+/// The ids of a line; none for a different line, or for one cut off by the death of its writer.
 fn acknowledged(line: &str) -> Vec<String> {
     let ids = line.split_once("ack ").map(|(_, ids)| ids.split_whitespace());
     ids.into_iter().flatten().map(Into::into).collect()
@@ -88,7 +88,7 @@ async fn what_a_killed_process_acknowledged_is_there() {
         while seen.len() < 100 + 50 * round {
             seen.extend(writer.until(&["ack "]).split_whitespace().map(Into::into));
         }
-        // what it still had printed; the last line may be cut
+        // the remaining output; the last line may be cut off
         let mut rest = writer.kill();
         rest.pop();
         seen.extend(rest.iter().flat_map(|line| acknowledged(line)));
@@ -124,7 +124,7 @@ async fn three_processes_share_a_file_without_losing_or_refusing_anything() {
     assert_eq!(versions, (1..=versions.len() as u64).collect::<Vec<_>>());
 }
 
-/// Not a test by itself: a process that owns a role again and again, and prints each epoch.
+/// The role of a process that owns a lease again and again, and prints each epoch; returns at once in an ordinary run.
 #[tokio::test]
 async fn owner_process() {
     let (Ok(path), Ok(owned)) = (env::var(OWNED), env::var(APPENDS)) else {
@@ -139,7 +139,7 @@ async fn owner_process() {
             tokio::task::yield_now().await;
             continue;
         };
-        // who owns it is alone: nobody else made this file
+        // the owner is alone: no second process has made this file
         let mark = PathBuf::from(format!("{path}.owned"));
         std::fs::File::create_new(&mark).unwrap();
         assert!(store.renew_lease(&lease, Duration::from_secs(60)).await.unwrap());
@@ -195,7 +195,7 @@ async fn who_waits_long_enough_for_another_connection_is_served() {
             tokio::spawn(async move { store.append(&stream, ExpectedVersion::Any, events(2)).await })
         })
         .collect();
-    // a single-threaded runtime: had an append blocked its task, this one would not run
+    // a single-threaded runtime: this task would not run if an append blocked its thread
     tokio::task::yield_now().await;
     other.execute_batch("COMMIT").unwrap();
     for append in waiting {

@@ -1,4 +1,4 @@
-//! Transactions of the store: all or nothing, in turn with appends, never for long.
+//! Transactions of the store: atomic, in turn with appends, and limited in time.
 
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
 
@@ -122,7 +122,7 @@ async fn appends_wait_for_an_open_transaction_and_go_on_when_it_ends() {
     }
 }
 
-/// Transactions and appends without a pause: neither waits for the end of the others.
+/// Transactions and appends without a pause: neither has to wait until the last of the other kind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn transactions_and_appends_take_turns() {
     for store in both().await {
@@ -162,7 +162,7 @@ async fn one_that_is_open_for_too_long_is_rolled_back_while_others_append() {
         let mut tx = store.begin().await.unwrap();
         add(&mut *tx, "late");
         let appending = store.clone();
-        // of another task, which waits for the transaction to time out
+        // an append of a second task, which waits for the transaction to time out
         let append =
             tokio::spawn(async move { appending.append(&fresh_stream(), ExpectedVersion::Any, events(1)).await });
         within(append).await.unwrap().unwrap();
@@ -176,7 +176,7 @@ async fn one_that_is_open_for_too_long_is_rolled_back_while_others_append() {
     }
 }
 
-/// A statement that does not end by itself is interrupted, and what comes after it in the same breath is not committed.
+/// The store interrupts a statement that runs too long, and does not commit statements that follow at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_runs_too_long_is_interrupted() {
     let config = SqliteEventStoreConfig { transaction_timeout: Duration::from_millis(50), ..Default::default() };
@@ -215,7 +215,7 @@ async fn writing_beside_the_own_transaction_is_refused_at_once() {
         assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
         let error = within(store.acquire_lease(&HANDLER, &HANDLER, Duration::ZERO)).await.unwrap_err();
         assert!(matches!(reason(error.source), SqliteTransactionError::InsideTransaction));
-        // reading is another thing, also where there is one connection only
+        // reads are allowed, also with a single connection
         assert_eq!(within(store.stream_version(&stream)).await.unwrap(), Version::NONE);
         assert_eq!(within(store.head()).await.unwrap(), Position::START);
         tx.commit().await.unwrap();
@@ -224,7 +224,7 @@ async fn writing_beside_the_own_transaction_is_refused_at_once() {
     }
 }
 
-/// Who uses it counts, not who began it.
+/// The task that uses a transaction counts, not the one that began it.
 #[tokio::test]
 async fn a_transaction_may_go_to_another_task() {
     for store in both().await {
@@ -282,7 +282,7 @@ async fn a_transaction_of_another_store_is_refused() {
     assert!(matches!(refusal(error), SqliteTransactionError::OtherStore));
 }
 
-/// Whatever its user does by hand: nothing commits but all of it, by the store.
+/// Statements by hand cannot commit a part: the store commits all or none.
 #[tokio::test]
 async fn transactions_by_hand_commit_nothing() {
     let spoil = [
@@ -364,7 +364,7 @@ async fn a_fenced_owner_moves_no_checkpoint() {
         for (lease, from) in [(&former, 5), (&now, 4), (&now, 0), (&now, 6)] {
             let mut tx = store.begin().await.unwrap();
             assert!(!tx.advance(lease, from.into(), 9.into()).await.unwrap(), "{lease:?} from {from}");
-            // even if its user does not listen
+            // even if its caller commits regardless
             tx.commit().await.unwrap();
             assert_eq!(store.load_checkpoint(&role).await.unwrap(), Some(5.into()));
         }
@@ -396,7 +396,7 @@ async fn rows_are_deleted_by_plain_names_only() {
             let error = reason(tx.delete_rows(table, column, "2").await.unwrap_err());
             assert!(matches!(error, SqliteTransactionError::InvalidName { .. }), "{table} {column} {error:?}");
         }
-        // not taken for a text, which it would equal
+        // the value is not compared as a text, which would equal it
         let error = reason(tx.delete_rows("orders", "missing", "missing").await.unwrap_err());
         assert!(matches!(error, SqliteTransactionError::Sqlite(_)), "{error:?}");
         assert_eq!(listed(&mut *tx), "2");
@@ -438,7 +438,7 @@ async fn a_begin_that_is_given_up_leaves_the_connection_free() {
     }
 }
 
-/// Another process writes: a transaction waits for it, on a thread.
+/// A transaction waits on a thread for a second process that writes.
 #[tokio::test]
 async fn a_transaction_waits_for_another_connection() {
     let path = fresh_path();
@@ -489,7 +489,7 @@ async fn appends_of_one_call_succeed_and_fail_alone() {
     }
 }
 
-/// More than may be queued, of callers that come and go: all that stay are served.
+/// More appends than the queue holds, some of them cancelled: all remaining ones are stored.
 #[tokio::test]
 async fn appends_wait_for_room_in_the_queue() {
     let config = SqliteEventStoreConfig { queued_appends: 4, ..Default::default() };
@@ -545,7 +545,7 @@ async fn a_transaction_that_was_begun_for_somebody_who_never_looks_again_blocks_
     let other = rusqlite::Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let mut kept = store.begin();
-    // asked for once, and kept
+    // polled once, and kept
     assert!(tokio::time::timeout(Duration::ZERO, &mut kept).await.is_err(), "the file is locked");
     other.execute_batch("ROLLBACK").unwrap();
     within(store.append(&fresh_stream(), ExpectedVersion::Any, events(1))).await.unwrap();
@@ -585,7 +585,7 @@ async fn event_types_are_listed_with_the_transaction_that_stores_them() {
         }
         let event_type = events(1)[0].event_type().clone();
         assert_eq!(listed().await, format!("`{event_type}` (version 1, first at position 1)"));
-        // what this process knows to be listed was rolled back neither
+        // nor does a rollback affect the types that this process has listed
         store.append(&fresh_stream(), ExpectedVersion::NoStream, events(1)).await.unwrap();
         assert_eq!(listed().await, format!("`{event_type}` (version 1, first at position 1)"));
     }

@@ -1,4 +1,4 @@
-//! Dead letters from their making to their mending.
+//! Dead letters, from the failures to the replay.
 
 mod common;
 

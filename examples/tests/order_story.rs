@@ -8,7 +8,7 @@ fn story(arguments: &[&str]) -> String {
     let output = run(env!("CARGO_BIN_EXE_order-story"), arguments);
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}{errors}");
-    // the throw-away servers of the tests say of themselves that they do not sync
+    // the private servers warn that they do not sync
     let logged: Vec<_> = errors.lines().filter(|line| !line.contains("`fsync` is off")).collect();
     assert!(logged.is_empty(), "nothing else is logged at the level of warnings: {logged:?}");
     text.into_owned()

@@ -43,7 +43,7 @@ fn what_a_dead_consumer_left_is_recovered() {
     let mut stream = Stream::new();
     let publish = [&stream.arguments()[..], &["--count", "2", "--event", "Left"]].concat();
     printed(&run(env!("CARGO_BIN_EXE_publisher"), &publish));
-    // somebody reads them and is never heard of again
+    // a consumer reads them and dies
     let _: redis::Value = stream.run("XREADGROUP GROUP default dead COUNT 2 STREAMS {}:stream >");
     assert_eq!(stream.pending("default"), 2);
     let mut service = production(&stream.arguments(), &["--recover-every-ms", "50", "--recover-idle-ms", "100"]);
@@ -87,7 +87,7 @@ fn alerts_are_those_of_the_tutorial() {
         let _: String = stream.run("XADD {}:stream * event_type Unread");
     }
     let _: redis::Value = stream.run("XREADGROUP GROUP slow reader COUNT 1000 STREAMS {}:stream >");
-    // a consumer of a group of its own gets nothing of that
+    // the service's own group starts after these entries
     let _: String = stream.run("XGROUP CREATE {}:stream default $");
     let mut service = production(&stream.arguments(), &["--check-every-ms", "50"]);
     service.until(&[r#""pending_messages":1000,"dlq_messages":10,"unfinished":[{"group":"slow","#]);

@@ -10,7 +10,7 @@ fn play(url: &str) -> Vec<String> {
     printed(&run(env!("CARGO_BIN_EXE_redis-streams"), &["--redis", url])).lines().map(str::to_owned).collect()
 }
 
-/// How many orders, how much they came to in cents, and how many were shipped. The server's sums have an error, far
+/// The number of orders, their sum in cents, and the number of shipped ones. The server's sums have an error, far
 /// below a cent.
 fn stats(url: &str) -> (u64, i64, u64) {
     let mut server = redis::Client::open(url).unwrap().get_connection().unwrap();
@@ -52,7 +52,7 @@ fn events_are_billed_counted_and_kept_and_a_second_run_counts_nothing_twice() {
     assert_eq!(stats(server.url()), (4, 29_996, 2));
 }
 
-/// What the tutorial's basic sample writes, in its order.
+/// The fields that the tutorial's basic sample writes, in its order.
 const USER: [(&str, &str); 3] =
     [("user_id", "123"), ("email", "user@example.com"), ("timestamp", "2024-01-15T10:00:00")];
 
@@ -80,7 +80,7 @@ async fn entries_of_flat_fields_are_written_and_read_as_by_hand() {
     assert_eq!(entries.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), [ours.as_str(), &theirs]);
     assert!(entries.iter().all(|entry| fields(entry) == USER), "{entries:#?}");
 
-    // a group from id 0: whoever wants an event is told that this is none, and it stays pending until it is acknowledged
+    // a group from id 0: decoding this entry as an event fails, and it stays pending until it is acknowledged
     let mut worker = streams.consumer(key, "email_workers", "worker-0").await.unwrap();
     let given = worker.consume(Consume { count: 10, ..Consume::default() }).await.unwrap();
     assert_eq!(given, entries);

@@ -1,4 +1,4 @@
-//! A new projection gets the same from the stream as from the store.
+//! A new projection has the same result from the stream as from the store.
 
 mod common;
 
@@ -18,7 +18,7 @@ fn stream_and_store_tell_the_same() {
     assert_eq!(stream.payloads().len(), 30, "nothing was published twice");
 }
 
-/// Red if an example reads events of another one as its own.
+/// Fails if an example takes events of a different one as its own.
 #[test]
 fn it_shares_a_database_with_the_tutorial_and_the_order_story() {
     let (stream, database, server) = (Stream::new(), common::Database::create(), test_servers::private_redis());

@@ -1,4 +1,4 @@
-//! The tutorial prints what its page shows, line by line; identifiers, times and the split between workers apart.
+//! The tutorial prints the lines of its page, except for identifiers, times and the split between workers.
 
 mod common;
 
@@ -10,7 +10,7 @@ fn tutorial(arguments: &[&str]) -> Output {
     run(env!("CARGO_BIN_EXE_tutorial-17"), arguments)
 }
 
-/// The lines that say something, with what differs from run to run named.
+/// The non-empty lines, with placeholders for the parts that differ from run to run.
 fn normalized(output: &Output, prefix: &str) -> Vec<String> {
     let text = String::from_utf8_lossy(&output.stdout);
     text.lines().map(str::trim).filter(|line| !line.is_empty()).map(|line| normalize(line, prefix)).collect()
@@ -34,8 +34,8 @@ fn normalize(line: &str, prefix: &str) -> String {
     line.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Demo 2: each of the two workers gets its share of the six events. Both ask the server every 20 ms, so that by chance one
-/// may get all of them; that this happens five times in a row is no chance.
+/// Demo 2: each of the two workers gets its share of the six events. Both ask the server every 20 ms, so one may
+/// happen to get all of them, but not five times in a row.
 fn assert_shared(mut run: impl FnMut() -> Output) {
     let mut shares = Vec::new();
     for _ in 0..5 {

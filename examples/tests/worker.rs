@@ -73,7 +73,7 @@ fn a_worker_that_is_to_handle_nothing_ends_and_takes_nothing() {
     assert_eq!(next.stdout(), stream.payloads());
 }
 
-/// Red if the publisher gives the tutorial's types other fields, or another aggregate, than the tutorial does.
+/// Fails if the publisher gives the tutorial's types other fields, or another aggregate, than the tutorial does.
 #[test]
 fn the_publisher_publishes_the_orders_of_the_tutorial() {
     let (mut published, mut tutorial) = (Stream::new(), Stream::new());
@@ -95,7 +95,7 @@ fn the_publisher_publishes_the_orders_of_the_tutorial() {
     assert_eq!((published.len(), published), (2, tutorial));
 }
 
-/// A variable that nothing reads is no reason to stop, but it is said once with what it was probably meant to be.
+/// A variable that no program reads does not stop the worker; one warning names it and the nearest known name.
 #[test]
 fn a_mistyped_variable_is_told_once_with_the_nearest_name() {
     let stream = Stream::new();
@@ -107,8 +107,8 @@ fn a_mistyped_variable_is_told_once_with_the_nearest_name() {
     assert!(told[0].contains("EVENTBUS_BATCH_SIZE") && !told[0].contains("sEcReT"), "{told:?}");
 }
 
-/// `--bus rediss://…`, and the authority from the environment: red if the examples cannot speak TLS, or if a variable is
-/// judged before the URL is known.
+/// `--bus rediss://…`, and the authority from the environment: fails if the examples cannot speak TLS, or if a variable
+/// is checked before the URL is known.
 #[test]
 fn a_worker_and_a_publisher_speak_tls_with_the_authority_that_a_variable_names() {
     let (authority, certificate, key) = (File::new("ca.pem"), File::new("server.pem"), File::new("server.key"));

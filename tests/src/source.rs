@@ -51,6 +51,17 @@ pub fn workspace() -> PathBuf {
 /// # Errors
 /// If a file or folder cannot be read, with its path.
 pub fn files(folder: &str, endings: &[&str]) -> io::Result<Vec<SourceFile>> {
+    let is_tests = |name: &str| name == "tests" || name == "tests.rs";
+    let mut found = files_with_tests(folder, endings)?;
+    found.retain(|file| !file.path[folder.len()..].split('/').any(is_tests));
+    Ok(found)
+}
+
+/// Returns the files below a folder like [`files`], those of unit tests too.
+///
+/// # Errors
+/// As [`files`].
+pub fn files_with_tests(folder: &str, endings: &[&str]) -> io::Result<Vec<SourceFile>> {
     let mut found = Vec::new();
     collect(&workspace().join(folder), endings, &mut found)?;
     found.sort_by(|one, other| one.path.cmp(&other.path));
@@ -99,9 +110,6 @@ fn collect(folder: &Path, endings: &[&str], found: &mut Vec<SourceFile>) -> io::
         |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     for entry in fs::read_dir(folder).map_err(|error| with_path(folder, error))? {
         let path = entry.map_err(|error| with_path(folder, error))?.path();
-        if path.file_stem().is_some_and(|name| name == "tests") {
-            continue;
-        }
         if path.is_dir() {
             collect(&path, endings, found)?;
         } else if path.to_str().is_some_and(|name| endings.iter().any(|ending| name.ends_with(ending))) {

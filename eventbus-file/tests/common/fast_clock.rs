@@ -1,4 +1,4 @@
-//! A clock that runs faster than the machine's, for processes that are to wait for minutes.
+//! A clock that runs faster than the machine's, for processes that would wait for minutes.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use eventbus::clock::{Clock, Sleep, SystemClock};
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// Runs so many times as fast as the machine's clock, from now on.
+/// Runs `times` times as fast as the machine's clock, from now on.
 #[derive(Debug)]
 pub(crate) struct FastClock {
     times: u32,

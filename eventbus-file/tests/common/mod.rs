@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -18,7 +18,7 @@ pub(crate) fn folder() -> PathBuf {
     path
 }
 
-/// A configuration for a folder: nothing is synced, and little waited for.
+/// A configuration for a folder: no syncing, and short waits.
 pub(crate) fn config(root_dir: impl Into<PathBuf>) -> FileQueueConfig {
     FileQueueConfig {
         sync: false,
@@ -28,23 +28,23 @@ pub(crate) fn config(root_dir: impl Into<PathBuf>) -> FileQueueConfig {
     }
 }
 
-/// A queue in a folder of one test's own.
+/// A queue in a folder of the test's own.
 pub(crate) async fn fresh() -> FileQueue {
     FileQueue::open(config(folder())).await.unwrap()
 }
 
-/// Another worker of the same queue.
+/// A second worker of the same queue.
 pub(crate) async fn another(queue: &FileQueue) -> FileQueue {
     FileQueue::open(FileQueueConfig { worker_id: None, ..queue.config().clone() }).await.unwrap()
 }
 
-/// The next work, which must come.
+/// Claims the next event, which must come.
 pub(crate) async fn next_work(queue: &FileQueue) -> ClaimedEvent {
     let next = tokio::time::timeout(Duration::from_secs(60), queue.claim_next()).await;
     next.expect("there is work in time").unwrap()
 }
 
-/// Waits until something holds.
+/// Waits until the condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {

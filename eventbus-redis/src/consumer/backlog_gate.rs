@@ -223,7 +223,7 @@ mod tests {
         assert!(blocked.add(id(4), stream("a")), "it is new again");
     }
 
-    /// Red if a check that began before a reset counts for the time after it.
+    /// Fails if a check that began before a reset counts for the time after it.
     #[tokio::test]
     async fn a_reset_during_a_check_asks_for_another_one() {
         let (redis_url, stream_prefix) = (test_servers::redis_url().into(), test_servers::unique_name("gate"));

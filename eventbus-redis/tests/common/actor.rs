@@ -1,4 +1,4 @@
-//! A handler that does as it is told, and what tests of recovery and retries do behind a bus's back.
+//! A handler that the test controls, and changes that tests of recovery and retries make behind the bus's back.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ use super::{
     until,
 };
 
-/// What a handler is to do.
+/// The action of a handler.
 pub(crate) enum Act {
     Succeed,
     Fail(HandlerError),
@@ -35,7 +35,7 @@ pub(crate) enum Act {
     WaitAndFail,
 }
 
-/// What tells a handler.
+/// Chooses the action of a handler.
 type Told = dyn Fn(&str, u32) -> Act + Send + Sync;
 
 /// One run of a handler.
@@ -47,7 +47,7 @@ pub(crate) struct Run {
     pub(crate) began: Instant,
 }
 
-/// A handler that does as it is told, and remembers.
+/// A handler that the test controls, and that records its runs.
 #[derive(Clone)]
 pub(crate) struct Actor {
     runs: Arc<Mutex<Vec<Run>>>,
@@ -57,7 +57,7 @@ pub(crate) struct Actor {
     told: Arc<Told>,
 }
 
-/// Notices when a run is dropped before its end.
+/// Counts a run that is dropped before its end.
 struct Unfinished(Option<Arc<AtomicUsize>>);
 
 impl Drop for Unfinished {
@@ -69,7 +69,7 @@ impl Drop for Unfinished {
 }
 
 impl Actor {
-    /// Told by the id of the aggregate and the number of the attempt.
+    /// Chooses the action by the id of the aggregate and the number of the attempt.
     pub(crate) fn new(told: impl Fn(&str, u32) -> Act + Send + Sync + 'static) -> Self {
         let (runs, done, cancelled) = (Arc::default(), Arc::default(), Arc::default());
         Self { runs, done, cancelled, gate: Arc::new(Semaphore::new(0)), told: Arc::new(told) }
@@ -193,12 +193,12 @@ pub(crate) fn quick() -> RedisEventBusConfig {
     }
 }
 
-/// Another process with a configuration.
+/// Connects as a new process with a configuration.
 pub(crate) async fn connect(config: &RedisEventBusConfig) -> RedisEventBus {
     RedisEventBus::connect(config.clone()).await.unwrap()
 }
 
-/// Another process of the same group, with a name of its own.
+/// Connects as a new process of the same group, with a name of its own.
 pub(crate) async fn named(bus: &RedisEventBus, name: &str) -> RedisEventBus {
     connect(&RedisEventBusConfig { consumer_name: Some(name.into()), ..bus.config().clone() }).await
 }
@@ -219,21 +219,21 @@ pub(crate) async fn publish_numbered(bus: &RedisEventBus, count: usize) -> Vec<S
     publish_all(bus, &ids.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
-/// Reads new entries as some consumer, and leaves them pending on it.
+/// Reads new entries as a consumer of this name, and leaves them pending on it.
 pub(crate) async fn read_as(bus: &RedisEventBus, consumer: &str, count: usize) {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let read = ["GROUP", &group, consumer, "COUNT", &count.to_string(), "STREAMS", &stream, ">"];
     let _: Value = command(bus, "XREADGROUP", &read).await;
 }
 
-/// Gives an entry to some consumer, whoever has it.
+/// Claims an entry for a consumer of this name.
 pub(crate) async fn give(bus: &RedisEventBus, consumer: &str, entry: &str) {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let given: Vec<String> = command(bus, "XCLAIM", &[&stream, &group, consumer, "0", entry, "JUSTID"]).await;
     assert_eq!(given, [entry]);
 }
 
-/// What is pending, and on whom.
+/// The pending entries, each with its consumer.
 pub(crate) async fn pending(bus: &RedisEventBus) -> Vec<(String, String)> {
     let (stream, group) = (bus.config().stream_name(), bus.default_group().to_string());
     let rows: Vec<(String, String, u64, u64)> = command(bus, "XPENDING", &[&stream, &group, "-", "+", "100000"]).await;
@@ -251,7 +251,7 @@ pub(crate) async fn consumers(bus: &RedisEventBus) -> Vec<String> {
     names
 }
 
-/// The key of what is noted about entries.
+/// The key of the notes about entries.
 pub(crate) fn retry_key(bus: &RedisEventBus) -> String {
     format!("{{{}}}:retry:{}", bus.config().stream_name(), bus.default_group())
 }
@@ -260,7 +260,7 @@ pub(crate) fn members_key(bus: &RedisEventBus) -> String {
     format!("{{{}}}:members:{}", bus.config().stream_name(), bus.default_group())
 }
 
-/// What is noted about entries, by their ids.
+/// The notes about entries, by entry id.
 pub(crate) async fn notes(bus: &RedisEventBus) -> std::collections::BTreeMap<String, String> {
     command(bus, "HGETALL", &[&retry_key(bus)]).await
 }
@@ -269,13 +269,13 @@ pub(crate) async fn dead_letter_count(bus: &RedisEventBus) -> u64 {
     command(bus, "XLEN", &[&bus.config().dlq_stream_name()]).await
 }
 
-/// Kills a consumer as far as that can be done within a process: nothing is written down any more.
+/// Kills a consumer as far as a process can do that to itself: the consumer writes no more.
 pub(crate) async fn kill(consumer: tokio::task::JoinHandle<()>) {
     consumer.abort();
     drop(consumer.await);
 }
 
-/// Waits until nothing is unread or pending.
+/// Waits until no entry is unread or pending.
 pub(crate) async fn until_finished(bus: &RedisEventBus) {
     let group = bus.default_group();
     until("the group has finished everything", async || {
@@ -284,7 +284,7 @@ pub(crate) async fn until_finished(bus: &RedisEventBus) {
     .await;
 }
 
-/// Waits for some time that something does not happen; for what can only be seen by its absence.
+/// Checks for some time that the condition stays false, where only its absence can be seen.
 pub(crate) async fn never(what: &str, within: Duration, mut happens: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + within;
     while Instant::now() < end {

@@ -1,4 +1,4 @@
-//! What is told to the log.
+//! The log of this test binary.
 
 use std::{
     io,
@@ -20,13 +20,13 @@ impl io::Write for Lines {
     }
 }
 
-/// Begins to keep the log of this test binary.
+/// Begins to record the log of this test binary.
 pub(crate) fn keep() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| tracing_subscriber::fmt().with_ansi(false).with_writer(|| Lines).init());
 }
 
-/// The lines of the log that hold all of some texts.
+/// The lines of the log that hold all of the texts.
 pub(crate) fn lines(texts: &[&str]) -> Vec<String> {
     let log = String::from_utf8(LINES.lock().unwrap().clone()).unwrap();
     log.lines().filter(|line| texts.iter().all(|text| line.contains(text))).map(Into::into).collect()

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 
-/// A configuration for a stream of one test's own.
+/// A configuration for a stream of the test's own.
 pub(crate) fn config() -> RedisEventBusConfig {
     config_on(test_servers::redis_url())
 }
 
-/// The same on a server of one test's own.
+/// The same on a server of the test's own.
 pub(crate) fn config_on(url: &str) -> RedisEventBusConfig {
     RedisEventBusConfig {
         redis_url: url.into(),
@@ -25,18 +25,18 @@ pub(crate) fn config_on(url: &str) -> RedisEventBusConfig {
     }
 }
 
-/// A bus on a stream of one test's own.
+/// A bus on a stream of the test's own.
 pub(crate) async fn fresh_bus() -> RedisEventBus {
     RedisEventBus::connect(config()).await.unwrap()
 }
 
-/// Another consumer on the same stream, in the same group.
+/// A second consumer on the same stream, in the same group.
 pub(crate) async fn another(bus: &RedisEventBus) -> RedisEventBus {
     let config = RedisEventBusConfig { consumer_name: None, ..bus.config().clone() };
     RedisEventBus::connect(config).await.unwrap()
 }
 
-/// Waits until something holds.
+/// Waits until the condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -47,7 +47,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
 
-/// Everything an error says.
+/// The texts of an error and of its causes.
 pub(crate) fn said(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said = format!("{error} {error:?}");
     let mut cause = error.source();

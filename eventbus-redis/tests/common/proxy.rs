@@ -1,4 +1,4 @@
-//! A network of a test's own, between a bus and its server.
+//! A network of the test's own, between a bus and its server.
 
 use std::{
     net::SocketAddr,
@@ -14,22 +14,22 @@ use tokio::{
     sync::watch,
 };
 
-/// What becomes of connections.
+/// The fault of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Network {
-    /// They work.
+    /// Connections work.
     Works,
-    /// Those that are open work; new ones wait until this changes.
+    /// Open connections work; new ones wait until the fault changes.
     Waits,
-    /// They are closed, new ones at once.
+    /// The proxy closes open connections, and new ones at once.
     Cut,
-    /// They are reset, new ones at once.
+    /// The proxy resets open connections, and new ones at once.
     Reset,
-    /// They stay, also new ones, and nothing passes. Those stay dead when others work again.
+    /// Open and new connections stay and pass no data. They stay dead when later ones work again.
     HalfOpen,
 }
 
-/// Forwards connections to a server, as long as it is told to.
+/// Forwards connections to a server until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Proxy {
     address: SocketAddr,
@@ -57,12 +57,12 @@ impl Proxy {
         format!("redis://{}", self.address)
     }
 
-    /// How many connections were made to it so far.
+    /// The number of connections made to it so far.
     pub(crate) fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Changes what becomes of connections, those that are open included.
+    /// Changes the fault, also of open connections.
     pub(crate) fn set(&self, network: Network) {
         self.network.send_replace(network);
     }

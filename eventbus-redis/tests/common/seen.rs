@@ -1,4 +1,4 @@
-//! A handler that remembers, and what is done with a bus in tests of faults.
+//! A handler that records its deliveries, and calls to a bus in tests of faults.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ use tokio::{sync::Semaphore, task::JoinHandle};
 
 use super::until;
 
-/// A handler that notes the ids of the aggregates it gets.
+/// A handler that records the ids of the aggregates delivered to it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen(Arc<Mutex<Vec<String>>>);
 
@@ -36,7 +36,7 @@ impl Seen {
     }
 }
 
-/// A handler that waits until it is let go on.
+/// A handler that waits until the test releases it.
 #[derive(Debug, Clone)]
 pub(crate) struct Gate(Arc<Semaphore>);
 
@@ -59,7 +59,7 @@ impl Gate {
         bus.add_subscriber(bus.default_group().clone(), wait)
     }
 
-    /// Lets all deliveries go on, those to come too.
+    /// Releases all deliveries, future ones too.
     pub(crate) fn open(&self) {
         self.0.add_permits(1_000);
     }
@@ -78,12 +78,12 @@ pub(crate) async fn start(bus: &RedisEventBus) -> JoinHandle<()> {
     consumer
 }
 
-/// Publishes, as often as it takes.
+/// Publishes, and repeats until it succeeds.
 pub(crate) async fn publish(bus: &RedisEventBus, id: &str) {
     until("publishing succeeds", async || bus.publish(&[event(id)]).await.is_ok()).await;
 }
 
-/// Waits until there is nothing to do, and says how many entries were not acknowledged.
+/// Waits until the group is settled; returns the number of unacknowledged entries.
 pub(crate) async fn settled(bus: &RedisEventBus) -> u64 {
     let group = bus.default_group();
     until("the group is settled", async || bus.progress(group).await.is_ok_and(|progress| progress.is_settled())).await;

@@ -1,4 +1,4 @@
-//! The server is there, and something is not that was.
+//! The server is up, and has lost a part of its data.
 
 use eventbus::port::EventBus;
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
@@ -51,7 +51,7 @@ async fn a_group_that_was_destroyed() {
     for mut rig in [Rig::new().await, Rig::single().await] {
         let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group().to_string());
         let destroy = async |rig: &Rig| {
-            // how far the group is was noted
+            // the floor of the group was stored
             settled(&rig.bus).await;
             noted(rig).await;
             rig.command::<()>("XGROUP", &["DESTROY", &stream, &group]).await;
@@ -61,7 +61,7 @@ async fn a_group_that_was_destroyed() {
     }
 }
 
-/// Waits until everything that was handled so far is below the floor of the group.
+/// Waits until all events handled so far are below the floor of the group.
 async fn noted(rig: &Rig) {
     let floors = format!("{{{}}}:floors", rig.bus.config().stream_name());
     let (stream, group) = (rig.bus.config().stream_name(), rig.bus.default_group());
@@ -87,7 +87,7 @@ async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
     rig.bus.stop_consuming().await;
     let events: Vec<_> = (0..1_000).map(|n| event(&format!("n{n}"))).collect();
     rig.bus.publish(&events).await.unwrap();
-    // another program of the group has read 700 and finished 650
+    // a second program of the group has read 700 and finished 650
     let read = ["GROUP", &group, "other", "COUNT", "700", "STREAMS", &stream, ">"];
     let _: redis::Value = rig.command("XREADGROUP", &read).await;
     let pending: Vec<(String, String, i64, i64)> = rig.command("XPENDING", &[&stream, &group, "-", "+", "650"]).await;
@@ -99,7 +99,7 @@ async fn a_destroyed_group_goes_on_with_what_it_had_not_finished() {
     let next: Vec<(String, String, i64, i64)> = rig.command("XPENDING", &[&stream, &group, "-", "+", "1"]).await;
     let _: i64 = rig.command("HSET", &[&floors, &group, &next[0].0]).await;
     let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
-    // whoever makes it anew
+    // a connecting bus makes the group anew
     RedisEventBus::connect(rig.bus.config().clone()).await.unwrap();
     start(&rig.bus).await;
     until("the rest is handled", async || rig.seen.all().len() > 350).await;

@@ -1,4 +1,4 @@
-//! What a consumer has in hand when something happens: being handled, to be tried again, parked behind another.
+//! Faults while a consumer has entries in flight: running, waiting for a retry, blocked behind an earlier one.
 
 use std::{
     sync::{
@@ -25,7 +25,7 @@ use crate::{
     rig::{Rig, failing, outage, single},
 };
 
-/// A handler that counts its runs for one aggregate, and those that are running now.
+/// A handler that counts its runs for one aggregate, and the concurrent ones among them.
 #[derive(Debug, Clone)]
 struct Slow {
     runs: Arc<AtomicUsize>,
@@ -34,7 +34,7 @@ struct Slow {
     gate: Arc<Semaphore>,
 }
 
-/// One run less, also if it is cancelled.
+/// Counts a run as ended, also a cancelled one.
 struct Leave(Arc<AtomicUsize>);
 
 impl Drop for Leave {
@@ -89,7 +89,7 @@ fn config() -> RedisEventBusConfig {
     }
 }
 
-/// A consumer with one entry being handled, one that has failed once, and one behind each of them.
+/// A consumer with one running entry, one that has failed once, and one blocked behind each of them.
 async fn with_full_hands() -> (Rig, Slow, Arc<AtomicUsize>) {
     let rig = Rig::on(test_servers::private_redis(), config()).await;
     let (slow, fails) = (Slow::join(&rig.bus, "slow"), failing(&rig.bus, "fails"));
@@ -116,7 +116,7 @@ async fn what_is_in_flight_is_handled_though_the_server_forgets_it_and_what_wait
     rig.next().await;
     assert_eq!(settled(&rig.bus).await, 0);
     assert_eq!((slow.runs.load(Relaxed), fails.load(Relaxed), dead_letters(&rig).await), (2, 1, 0));
-    // it holds up nothing that is published again
+    // the entries given up block none that is published again
     rig.bus.publish(&[event("fails")]).await.unwrap();
     until("what fails again is a dead letter", async || dead_letters(&rig).await == 1).await;
     assert_eq!(fails.load(Relaxed), 4);
@@ -130,7 +130,7 @@ async fn nothing_runs_twice_at_once_when_its_group_is_made_anew() {
         let _: i64 = rig.command("XGROUP", &["DESTROY", &stream, &group]).await;
         rig.next().await;
     }
-    // all that is not finished is pending again
+    // all unfinished entries are pending again
     slow.is_running().await;
     let claimed = slow.runs.load(Relaxed);
     slow.let_go();
@@ -155,7 +155,7 @@ async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_agai
         rig.bus.stream_info().await.consumer_groups.iter().any(|found| found.name == group)
     })
     .await;
-    // longer than it takes to ask who has the entries
+    // longer than the consumer takes to ask for the owners of its entries
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!((slow.runs.load(Relaxed), slow.running.load(Relaxed)), (1, 1));
     slow.let_go();
@@ -167,7 +167,7 @@ async fn a_run_is_not_interrupted_by_a_group_that_has_yet_to_read_its_entry_agai
 async fn nothing_pays_with_an_attempt_for_a_server_that_loads_its_data() {
     let (mut rig, slow, fails) = with_full_hands().await;
     rig.server.restart_loading();
-    // it ends while nothing can be written down, and what has failed is due again meanwhile
+    // the handler ends while the server accepts no writes, and the failed entry is due again meanwhile
     slow.let_go();
     until("it was handled", async || slow.running.load(Relaxed) == 0).await;
     until("the consumer was refused again and again", async || rig.refused().await >= 5).await;
@@ -188,7 +188,7 @@ async fn what_somebody_else_claims_is_let_go() {
     claim.arg(&stream).arg(&group).arg("somebody").arg(0).arg(pending.iter().map(|(id, ..)| id).collect::<Vec<_>>());
     claim.arg("JUSTID");
     let mut connection = test_servers::redis_connection(rig.server.url()).await;
-    // somebody who shows life
+    // a consumer that shows signs of life
     let lives = tokio::spawn(async move {
         loop {
             let claimed: Vec<String> = claim.query_async(&mut connection).await.unwrap();
@@ -255,7 +255,7 @@ async fn what_waits_keeps_its_tries_however_often_its_group_is_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledgement_that_got_lost_is_sent_again_soon() {
     for config in [RedisEventBusConfig::default(), single()] {
-        // that long would be waited for a reply
+        // the bus would wait this long for a reply
         let config = RedisEventBusConfig { socket_timeout: Duration::from_secs(60), ..config };
         let mut rig = Rig::behind_a_proxy(config).await;
         let slow = Slow::join(&rig.bus, "slow");

@@ -19,13 +19,13 @@ use crate::common::{
     until,
 };
 
-/// Publishes and consumes all the time.
+/// Publishes and consumes continuously.
 struct Load {
     bus: RedisEventBus,
     seen: Seen,
-    /// Those whose publishing succeeded, since it was forgotten last.
+    /// The ids whose publishing succeeded since the test last cleared them.
     published: Arc<Mutex<Vec<String>>>,
-    /// Held by a publishing, so that nobody forgets meanwhile.
+    /// Held while publishing, so that the test clears no ids meanwhile.
     publishing: Arc<Lock<()>>,
     ends: Arc<AtomicBool>,
     publisher: JoinHandle<usize>,
@@ -44,7 +44,7 @@ impl Load {
         Self { bus, seen, published, publishing, ends, publisher }
     }
 
-    /// Returns after so many more were handled, and says how long the first of them took.
+    /// Returns after `count` more events were handled, with the time that the first of them took.
     async fn goes_on(&self, count: usize) -> Duration {
         let (before, began) = (self.seen.all().len(), Instant::now());
         until("the first is handled", async || self.seen.all().len() > before).await;
@@ -53,7 +53,7 @@ impl Load {
         first
     }
 
-    /// Ends it; everything that was published and not forgotten is handled. Returns how much was handled again.
+    /// Ends the load; waits until every id in `published` is handled. Returns the number of repeats.
     async fn end(self, what: &str, faults: usize, slowest: Duration) -> usize {
         self.ends.store(true, Relaxed);
         let total = self.publisher.await.unwrap();
@@ -80,7 +80,7 @@ impl Load {
     }
 }
 
-/// Publishes until it is to end; returns how many.
+/// Publishes until `ends` is set; returns the number of published events.
 async fn publish(
     bus: RedisEventBus,
     published: Arc<Mutex<Vec<String>>>,
@@ -93,7 +93,7 @@ async fn publish(
         next += 10;
         let events: Vec<_> = ids.iter().map(|id| event(id)).collect();
         let _publishing = publishing.lock().await;
-        // what is not known to be published may be lost
+        // an event whose publishing failed may be lost
         if bus.publish(&events).await.is_ok() {
             total += ids.len();
             published.lock().unwrap().extend(ids);

@@ -1,4 +1,4 @@
-//! What is said while all that happens: little.
+//! The log during all these faults: few lines.
 
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 mod lines;
 
 impl Lines {
-    /// Takes what is logged until the guard is dropped, but for what is said of handlers.
+    /// Captures the log until the guard is dropped, without the lines about handlers.
     fn capture_but_handlers(&self) -> DefaultGuard {
         self.capture("info,eventbus::handler=off,eventbus::delivery=off")
     }
@@ -28,7 +28,7 @@ impl Lines {
         self.text().lines().filter(|line| line.contains(level)).count()
     }
 
-    /// The reader and the keeper have said once that something is wrong, and then that it is over.
+    /// Reader and acknowledger have each logged one interruption, and its end.
     async fn told_once(&self, what: &str) {
         let waiting = until("it is over", async || self.count("goes on") >= self.count("was interrupted"));
         let in_time = tokio::time::timeout(Duration::from_secs(10), waiting).await;
@@ -50,7 +50,7 @@ impl Lines {
     }
 }
 
-/// A consumer with something to write down again and again.
+/// A consumer that writes dispositions continuously.
 async fn busy(proxied: bool, max_retries: u32) -> Rig {
     let config = RedisEventBusConfig {
         retry_delay_ms: 50,
@@ -134,7 +134,7 @@ async fn an_idle_consumer_says_nothing_and_asks_little() {
         settled(&rig.bus).await;
         let _: () = rig.command("CONFIG", &["RESETSTAT"]).await;
     }
-    // longer than a read waits by default, and than an answer is waited for
+    // longer than the default wait of a read, and than the wait for an answer
     tokio::time::sleep(Duration::from_millis(6_500)).await;
     for rig in &rigs {
         let stats: String = rig.command("INFO", &["commandstats"]).await;
@@ -148,7 +148,7 @@ async fn an_idle_consumer_says_nothing_and_asks_little() {
     assert_eq!(lines.text(), "");
 }
 
-/// How often commands were called, from `INFO commandstats`; those of scripts count too.
+/// The number of calls of each command, from `INFO commandstats`; calls by scripts count too.
 fn calls(stats: &str) -> Vec<(&str, usize)> {
     let call = |line: &'_ str| -> Option<usize> { line.split_once("calls=")?.1.split(',').next()?.parse().ok() };
     stats.lines().filter_map(|line| Some((line.strip_prefix("cmdstat_")?.split(':').next()?, call(line)?))).collect()

@@ -1,4 +1,4 @@
-//! Consuming goes on by itself after every fault, within two seconds of the server being back.
+//! Consuming resumes by itself after every fault, within two seconds of the server being back.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../common/mod.rs"]

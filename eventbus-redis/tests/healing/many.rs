@@ -21,10 +21,10 @@ use crate::common::{
     until,
 };
 
-/// For how long nothing may be handled.
+/// The longest time without a handled event.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// How often each event was handled in a group.
+/// The number of times that each event was handled in a group.
 struct Tally {
     group: Name,
     times: Vec<AtomicU8>,

@@ -14,14 +14,14 @@ use crate::{
     rig::{Rig, outage, single},
 };
 
-/// The connections of other clients by what they did last.
+/// The connections of the remaining clients, by their last command.
 pub(crate) async fn clients(rig: &Rig, command: &str) -> Vec<String> {
     let list: String = rig.command("CLIENT", &["LIST", "TYPE", "NORMAL"]).await;
     let of_command = list.lines().filter(|line| line.contains(&format!(" cmd={command}")));
     of_command.filter_map(|line| Some(line.split_once("id=")?.1.split_once(' ')?.0.to_owned())).collect()
 }
 
-/// Kills those that did this last; what a connection did last may be another thing a moment later.
+/// Kills the connections with this last command; the last command of a connection may change a moment later.
 async fn kill(rig: &Rig, command: &str) {
     until("such a connection is killed", async || {
         let mut killed = 0;
@@ -78,7 +78,7 @@ async fn a_network_that_fails_while_the_consumer_waits() {
 async fn an_entry_that_went_to_a_dead_connection() {
     for config in [RedisEventBusConfig::default(), single()] {
         let mut rig = Rig::behind_a_proxy(config).await;
-        // the server has the command of the reader, and nobody gets its reply
+        // the server has the reader's command, and its reply is lost
         rig.proxy.as_ref().unwrap().set(Network::HalfOpen);
         let id = rig.publish().await;
         outage().await;
@@ -100,7 +100,7 @@ async fn a_network_that_fails_while_a_command_is_under_way() {
                 let proxy = rig.proxy.as_ref().unwrap();
                 proxy.set(network);
                 let bus = rig.bus.clone();
-                // it may still pass
+                // it may still be sent
                 tokio::spawn(async move { drop(bus.publish(&[event("under way")]).await) });
                 outage().await;
                 proxy.set(Network::Works);

@@ -1,4 +1,4 @@
-//! The server is there and refuses.
+//! The server is up and refuses commands.
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -20,7 +20,7 @@ async fn a_server_that_is_a_replica_for_a_while() {
         let mut rig = Rig::on(test_servers::private_redis(), config).await;
         let mut admin = test_servers::redis_connection(other.url()).await;
         let (own, others) = (rig.server.port().to_string(), other.port().to_string());
-        // the other one has everything
+        // the second server has all data
         let _: () = redis::cmd("REPLICAOF").arg("127.0.0.1").arg(&own).query_async(&mut admin).await.unwrap();
         until("the other has everything", async || {
             let info: String = rig.command("INFO", &["replication"]).await;
@@ -74,7 +74,7 @@ async fn a_server_without_memory() {
     let config = RedisEventBusConfig { retry_delay_ms: 10, max_retries: Some(2), ..RedisEventBusConfig::default() };
     let mut rig = Rig::on(test_servers::private_redis(), config).await;
     let tries = failing(&rig.bus, "fails");
-    // what is not read yet, when there is no memory any more
+    // entries that are unread when the server runs out of memory
     rig.bus.stop_consuming().await;
     let mut published = vec!["1".to_owned()];
     for _ in 0..10 {

@@ -1,10 +1,10 @@
-//! The server goes away and comes back.
+//! The server stops and starts again.
 
 use tokio::sync::Mutex;
 
 use crate::rig::{Rig, outage};
 
-/// Something with a server that is stopped and started.
+/// Runs a fault that stops and starts the server, and checks the consumer afterwards.
 async fn after(mut rig: Rig, what: &str, fault: impl AsyncFn(&mut test_servers::PrivateRedis)) -> Rig {
     let server = std::mem::replace(&mut rig.server, test_servers::private_redis());
     let server = Mutex::new(server);

@@ -1,4 +1,4 @@
-//! A consumer on a server of its own, and the time it takes to be back after a fault.
+//! A consumer on a server of its own, and the time that it takes to resume after a fault.
 
 use std::{
     sync::{
@@ -23,18 +23,18 @@ use crate::common::{
     until,
 };
 
-/// Within which time of the server being back the next event is handled.
+/// Time limit for handling the next event once the server is back.
 const PROMISE: Duration = Duration::from_secs(2);
-/// How often a fault may be repeated: a machine may be too busy once.
+/// Number of times that a fault may be repeated: a machine may be too busy once.
 const CHANCES: usize = 3;
-/// How long a fault lasts, at least: long enough for the consumer to have become patient.
+/// The shortest duration of a fault: long enough for the consumer's delays to have grown.
 const OUTAGE: Duration = Duration::from_millis(2_000);
 
 pub(crate) struct Rig {
     pub(crate) server: PrivateRedis,
     pub(crate) proxy: Option<Proxy>,
     pub(crate) bus: RedisEventBus,
-    /// Speaks to the server directly, and consumes nothing.
+    /// Connects to the server directly, and consumes no events.
     publisher: RedisEventBus,
     pub(crate) seen: Seen,
     published: usize,
@@ -49,7 +49,7 @@ impl Rig {
         Self::on(test_servers::private_redis(), single()).await
     }
 
-    /// A consumer whose connections go through a network of ours.
+    /// A consumer whose connections go through the proxy.
     pub(crate) async fn behind_a_proxy(config: RedisEventBusConfig) -> Self {
         let server = test_servers::private_redis();
         let proxy = Proxy::before(server.port()).await;
@@ -85,7 +85,7 @@ impl Rig {
         rig
     }
 
-    /// Publishes, as often as it takes, and returns when that is handled.
+    /// Publishes, repeats until that succeeds, and returns when the event is handled.
     pub(crate) async fn next(&mut self) {
         let id = self.publish().await;
         until("the next event is handled", async || self.seen.all().contains(&id)).await;
@@ -98,7 +98,7 @@ impl Rig {
         id
     }
 
-    /// After a fault, which ends when the server is back, the next event is handled soon.
+    /// Checks that the next event is handled soon after a fault, which ends when the server is back.
     pub(crate) async fn heals(&mut self, what: &str, fault: impl AsyncFn(&Self)) {
         let mut took = Vec::new();
         for _ in 0..CHANCES {
@@ -114,7 +114,7 @@ impl Rig {
         panic!("{what}: back only after {took:?}");
     }
 
-    /// What was published with a number was handled once, and is acknowledged.
+    /// Every event published with a number was handled once, and is acknowledged.
     pub(crate) async fn lost_and_repeated_nothing(&self) {
         assert_eq!(settled(&self.bus).await, 0);
         let mut seen: Vec<usize> = self.seen.all().iter().filter_map(|id| id.parse().ok()).collect();
@@ -122,7 +122,7 @@ impl Rig {
         assert_eq!(seen, (1..=self.published).collect::<Vec<_>>());
     }
 
-    /// How many entries are not acknowledged, as the server says.
+    /// The number of unacknowledged entries on the server.
     pub(crate) async fn pending(&self) -> u64 {
         let (count, ..): (u64, redis::Value, redis::Value, redis::Value) =
             self.command("XPENDING", &[&self.bus.config().stream_name(), self.bus.default_group()]).await;
@@ -133,8 +133,8 @@ impl Rig {
         self.bus.stats().reconnections
     }
 
-    /// How many commands the server has refused since it was started, as one that loads its data does; those that only ask
-    /// how it is do not count.
+    /// The number of commands that the server has refused since its start, as it does while it loads its data; commands
+    /// that ask for its state do not count.
     pub(crate) async fn refused(&self) -> u64 {
         let stats: String = self.command("INFO", &["commandstats"]).await;
         let refused = |line: &str| line.trim().split_once("rejected_calls=")?.1.split(',').next()?.parse::<u64>().ok();
@@ -152,7 +152,7 @@ pub(crate) fn single() -> RedisEventBusConfig {
     RedisEventBusConfig { single_connection_client: true, ..RedisEventBusConfig::default() }
 }
 
-/// Has a handler fail on one aggregate, and counts its runs.
+/// Adds a handler that fails on one aggregate, and counts its runs.
 pub(crate) fn failing(bus: &RedisEventBus, id: &'static str) -> Arc<AtomicUsize> {
     let count = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&count);
@@ -165,7 +165,7 @@ pub(crate) fn failing(bus: &RedisEventBus, id: &'static str) -> Arc<AtomicUsize>
     count
 }
 
-/// Lets a fault last, so that it ends in any moment between two tries of the consumer.
+/// Waits during a fault, so that it ends at any moment between two attempts of the consumer.
 pub(crate) async fn outage() {
     static NUMBER: AtomicUsize = AtomicUsize::new(0);
     let more = NUMBER.fetch_add(1, Relaxed) * 370 % 1_000;

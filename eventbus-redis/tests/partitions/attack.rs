@@ -15,7 +15,7 @@ const AGGREGATES: usize = 200;
 const EVENTS: usize = 10_000;
 const BATCH: usize = 25;
 
-/// Numbers that look random.
+/// Pseudorandom numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -135,7 +135,7 @@ async fn nothing_is_repeated_when_consumers_come_and_go_in_peace() {
     assert_eq!(account(&lines, &load.published), Account::default());
 }
 
-/// Where much is unread, an owner that was paused would read on at once, past what the next owner has in hand.
+/// With many unread entries, a paused owner would read on at once, past the entries that the next owner has in flight.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_was_paused_overtakes_nobody() {
     let (server, prefix) = (test_servers::private_redis(), test_servers::unique_name("paused"));

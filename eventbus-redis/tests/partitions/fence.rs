@@ -1,4 +1,4 @@
-//! What the server refuses to a consumer that has lost a partition, and what becomes of what it leaves.
+//! Commands that the server refuses to a consumer that has lost a partition, and the entries that it leaves.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     process::until_finished,
 };
 
-/// One partition of several has events; nobody renews its lease for a while.
+/// One partition of several has events; its owner does not renew its lease for a while.
 fn slow() -> RedisEventBusConfig {
     RedisEventBusConfig { partitions: 2, partition_lease_ms: 60_000, block_ms: 50, max_retries: Some(0), ..config() }
 }
@@ -25,7 +25,7 @@ fn lease_key(bus: &RedisEventBus, aggregate: &str) -> String {
     format!("{{{}}}:lease:{}", bus.config().stream_of(aggregate), bus.default_group())
 }
 
-/// Has somebody else own the partition of an aggregate.
+/// Gives the partition of an aggregate to a second owner.
 async fn steal(bus: &RedisEventBus, aggregate: &str) {
     let key = lease_key(bus, aggregate);
     let _: i64 = command(bus, "HINCRBY", &[&key, "epoch", "1"]).await;
@@ -68,7 +68,7 @@ async fn a_consumer_without_its_lease_notes_no_failure_and_writes_no_dead_letter
         until("it has begun", async || actor.begun().len() == 1).await;
         steal(&bus, "a").await;
         actor.let_go(100);
-        // its reader may see first that the partition is another's
+        // its reader may notice first that the partition has a new owner
         until("it has failed", async || bus.stats().events_processed_failed == 1 || actor.cancelled() == 1).await;
         let notes = format!("{{{}}}:retry:{}", bus.config().stream_of("a"), bus.default_group());
         never("it writes", Duration::from_millis(300), async || {
@@ -80,7 +80,7 @@ async fn a_consumer_without_its_lease_notes_no_failure_and_writes_no_dead_letter
     }
 }
 
-/// Both would read on, and each begin what follows an event that the other has in hand.
+/// Both would read on, and each start events that follow one in flight at the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_does_not_know_that_it_is_none_overtakes_nobody() {
     let config = RedisEventBusConfig { partitions: 4, batch_size: 10, concurrency: 4, ..slow() };
@@ -115,7 +115,7 @@ async fn a_read_that_arrives_late_reads_nothing() {
     bus.publish(&[event("a")]).await.unwrap();
     until_finished(&bus, Duration::from_secs(60)).await;
     let lease: BTreeMap<String, String> = command(&bus, "HGETALL", &[&lease_key(&bus, "a")]).await;
-    // any other read of the same owner counts as one that was sent before
+    // the script treats every other read of the same owner as one that was sent before
     let take = include_str!("../../src/script/partition/read_partitions.lua");
     let (stream, group) = (bus.config().stream_of("a"), bus.default_group().to_string());
     let (lease_key, epoch) = (lease_key(&bus, "a"), &lease["epoch"]);
@@ -237,7 +237,7 @@ async fn a_partition_is_not_left_while_one_of_its_events_is_being_handled() {
     assert_eq!((done, willing.done()), (ids, Vec::new()));
 }
 
-/// How many consumers own partitions.
+/// The number of consumers that own partitions.
 async fn owners(bus: &RedisEventBus) -> usize {
     let all = format!("{{{}:*}}:lease:*", bus.config().stream_name());
     let keys: Vec<String> = command(bus, "KEYS", &[&all]).await;
@@ -248,7 +248,7 @@ async fn owners(bus: &RedisEventBus) -> usize {
     owners.len()
 }
 
-/// Red if the attempts of the partitions behind one that cannot be written are not written either.
+/// Fails if attempts of further partitions are not written because one partition cannot be written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_cannot_be_written_holds_up_no_writes_of_others() {
     let config = RedisEventBusConfig { max_retries: Some(5), retry_delay_ms: 20, concurrency: 2, ..slow() };

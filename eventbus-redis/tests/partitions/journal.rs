@@ -1,4 +1,4 @@
-//! What handlers begin and end, over all consumers, in one order; and what is wrong with it.
+//! A journal of the handlers' starts and ends, over all consumers, in one order; and its violations.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -15,11 +15,11 @@ use eventbus::{
 use eventbus_redis::RedisEventBus;
 use redis::aio::MultiplexedConnection;
 
-/// Where it is written down.
+/// The place of the journal.
 #[derive(Clone)]
 pub(crate) enum Journal {
     Memory(Arc<Mutex<Vec<String>>>),
-    /// A list, for several processes.
+    /// A Redis list, for several processes.
     Redis(MultiplexedConnection, String),
 }
 
@@ -58,13 +58,13 @@ impl Journal {
         }
     }
 
-    /// How many events were handled to the end.
+    /// The number of events handled to the end.
     pub(crate) async fn ended(&self) -> usize {
         self.lines().await.iter().filter(|line| line.starts_with("end ")).count()
     }
 
-    /// Handles events of the bus's group: writes down that one begins, works, fails now and then at the first attempt
-    /// if told so, and writes down that it has ended.
+    /// Handles events of the bus's group: records the start, works, fails now and then at the first attempt if `fails`
+    /// is set, and records the end.
     pub(crate) fn join(&self, bus: &RedisEventBus, work: Duration, fails: bool) {
         let journal = self.clone();
         let handler = Subscriber::new(Name::from_static("journal"), EventFilter::All, move |delivery| {
@@ -88,10 +88,10 @@ impl Journal {
     }
 }
 
-/// What is wrong.
+/// The violations in a journal.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Account {
-    /// Events that never were handled.
+    /// Events that were never handled.
     pub(crate) lost: usize,
     /// Events that were handled again.
     pub(crate) repeated: usize,
@@ -101,7 +101,7 @@ pub(crate) struct Account {
     pub(crate) late: Vec<String>,
 }
 
-/// Reads what was written down about aggregates of which so many events were published.
+/// Reads the records of aggregates, each with the number of events published for it.
 pub(crate) fn account(lines: &[String], published: &BTreeMap<String, u64>) -> Account {
     let mut account = Account::default();
     let mut done: HashMap<(&str, u64), usize> = HashMap::new();

@@ -1,4 +1,4 @@
-//! Several consumers of a group on a stream with partitions: order, and who owns what.
+//! Several consumers of a group on a stream with partitions: the order of events, and the owners of partitions.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests, which tell what they measured")]
 
 #[path = "../common/mod.rs"]

@@ -1,4 +1,4 @@
-//! Consumers that are processes of their own: this test binary again, told by its environment what to play.
+//! Consumers in processes of their own: second runs of this test binary, with their role in environment variables.
 
 use std::{
     env,
@@ -11,9 +11,9 @@ use test_servers::Actor;
 
 use crate::journal::Journal;
 
-/// Short, where consumers die.
+/// Short, for tests in which consumers die.
 pub(crate) const SHORT: Duration = Duration::from_millis(500);
-/// Long enough for a machine that is busy, where they are not to lose it.
+/// Long enough for a busy machine, for tests in which consumers must keep their leases.
 pub(crate) const LONG: Duration = Duration::from_secs(3);
 
 pub(crate) fn config(url: &str, prefix: &str, partitions: u32, lease: Duration) -> RedisEventBusConfig {
@@ -31,7 +31,7 @@ pub(crate) fn config(url: &str, prefix: &str, partitions: u32, lease: Duration) 
     }
 }
 
-/// What a process plays; does nothing in an ordinary run.
+/// The role of the process; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_consumer_that_is_a_process() {
     let Ok(prefix) = env::var("PARTITIONS_PREFIX") else {
@@ -60,7 +60,7 @@ pub(crate) fn spawn(url: &str, prefix: &str, fails: bool) -> Actor {
     working(url, prefix, fails, 1)
 }
 
-/// Its handler takes so many milliseconds.
+/// The time of its handler, in milliseconds.
 pub(crate) fn working(url: &str, prefix: &str, fails: bool, work_ms: u64) -> Actor {
     let work_ms = work_ms.to_string();
     let mut variables = vec![("PARTITIONS_PREFIX", prefix), ("PARTITIONS_URL", url), ("PARTITIONS_WORK_MS", &work_ms)];
@@ -70,13 +70,13 @@ pub(crate) fn working(url: &str, prefix: &str, fails: bool, work_ms: u64) -> Act
     Actor::play("process::the_consumer_that_is_a_process", &variables)
 }
 
-/// Tells it to stop, and waits until it has.
+/// Asks the process to stop, and waits until it has ended.
 pub(crate) fn stop(mut process: Actor) {
     process.tell();
     process.wait();
 }
 
-/// Waits until something holds, for longer than usual.
+/// Waits until the condition holds, for longer than usual.
 pub(crate) async fn until_within(what: &str, within: Duration, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + within;
     while !holds().await {
@@ -85,7 +85,7 @@ pub(crate) async fn until_within(what: &str, within: Duration, mut holds: impl A
     }
 }
 
-/// Waits until a group has nothing left to do.
+/// Waits until a group has no unfinished entry.
 pub(crate) async fn until_finished(bus: &RedisEventBus, within: Duration) {
     let group = bus.default_group();
     until_within("the group has finished everything", within, async || {

@@ -27,7 +27,7 @@ use crate::{
 
 const PUBLISHER: Publisher = Publisher { store: Uuid::from_u128(7), epoch: 3 };
 
-/// A store's events, which begin at position 1.
+/// The events of a store, which begin at position 1.
 fn store(count: usize) -> Vec<RecordedEvent> {
     let mut load = Load::over(20);
     let events = load.batch(count).into_iter();
@@ -54,7 +54,7 @@ async fn adopt(bus: &RedisEventBus, floor: u64) -> ResyncOutcome {
         .unwrap()
 }
 
-/// The positions in the stream, in the order in which they were published.
+/// The positions in the stream, in the order in which the relay published them.
 async fn positions(bus: &RedisEventBus) -> Vec<u64> {
     let (mut history, mut entries) = (bus.history(), Vec::new());
     loop {
@@ -67,7 +67,7 @@ async fn positions(bus: &RedisEventBus) -> Vec<u64> {
     entries.into_iter().filter_map(|entry| Some(entry.event.ok()?.position()?.get())).collect()
 }
 
-/// A bus whose relay has begun.
+/// A bus whose relay has started.
 async fn begun() -> RedisEventBus {
     let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
     assert!(matches!(publish(&bus, &store(0), 0, 0).await, RangeOutcome::Lost));
@@ -81,7 +81,7 @@ async fn a_range_goes_to_all_partitions_once() {
     for after in [0, 50, 100, 150] {
         let RangeOutcome::Published(ids) = publish(&bus, &events, after, after + 50).await else { panic!() };
         assert_eq!(ids.len(), 50);
-        // sent again, as its reply was lost
+        // a repeat, as if the reply had been lost
         let again = publish(&bus, &events, after, after + 50).await;
         assert!(matches!(again, RangeOutcome::Moved(moved) if moved == at(after + 50)), "{again:?}");
     }
@@ -99,7 +99,7 @@ async fn a_range_goes_to_all_partitions_once() {
 async fn a_range_that_reached_some_partitions_only_is_completed() {
     let (bus, events) = (begun().await, store(60));
     publish(&bus, &events, 0, 20).await;
-    // two partitions are further than the others: one has the next range, the other a part of it
+    // two partitions are ahead: one has the next range, the second one a part of it
     for (number, through) in [(0, 60), (2, 40)] {
         let stream = format!("{}:{number}", bus.config().stream_name());
         let is_its =
@@ -170,7 +170,7 @@ async fn a_group_that_nobody_asked_for_has_finished_nothing_where_it_has_not_beg
     };
     let partition = |number: u32| format!("{}:{number}", bus.config().stream_name());
     let make = async |number| command::<()>(&bus, "XGROUP", &["CREATE", &partition(number), "audit", "0"]).await;
-    // a consumer of another program has finished one partition, and the others are not begun or not even known
+    // a consumer of a second program has finished one partition; it has not started or does not know the remaining ones
     make(0).await;
     let read = ["GROUP", "audit", "reader", "NOACK", "COUNT", "100", "STREAMS", &partition(0), ">"];
     let _: redis::Value = command(&bus, "XREADGROUP", &read).await;
@@ -197,7 +197,7 @@ async fn a_relay_goes_on_where_it_was_when_the_number_of_partitions_changes() {
     assert_eq!(published, (1..=60).collect::<Vec<_>>());
 }
 
-/// Appends until a store holds as many events, each to one of 20 aggregates; returns what was appended.
+/// Appends until a store holds `through` events, each of one of 20 aggregates; returns the appended events.
 async fn append(store: &InMemoryEventStore, through: u64) -> Vec<RecordedEvent> {
     let mut appended = Vec::new();
     for number in store.head().await.unwrap().get()..through {
@@ -208,7 +208,7 @@ async fn append(store: &InMemoryEventStore, through: u64) -> Vec<RecordedEvent> 
     appended
 }
 
-/// A relay dies half way through a range: the last partition gets nothing of it.
+/// Publishes as a relay that dies half way through a range: the last partition gets no part of it.
 async fn publish_in_part(bus: &RedisEventBus, publisher: Publisher, range: PublishRange<'_>) {
     let relay = format!("{{{}:3}}:relay", bus.config().stream_name());
     let away = format!("{relay}:away");
@@ -223,7 +223,7 @@ async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
     let (lost, of_four) = (store(80), RedisEventBusConfig { partitions: 4, ..config() });
     let is_last = |event: &RecordedEvent| of_four.stream_of(event.metadata().aggregate_id().as_str()).ends_with(":3");
     let one = 40 + lost[40..].iter().position(is_last).unwrap();
-    // many events; one that only the partition was to get which got nothing; the first ones of all
+    // many events; one that only the unwritten partition was to get; the first ones of all
     for (copied, lost) in [(40, &lost[40..60]), (40, &lost[one..=one]), (0, &lost[..20])] {
         let bus = connect(&RedisEventBusConfig { partitions: 4, ..config() }).await;
         let store = InMemoryEventStore::new();
@@ -237,7 +237,7 @@ async fn a_store_that_went_back_is_known_by_the_partitions_that_are_ahead() {
         publish_in_part(&bus, publisher, PublishRange { after: at(copied), through, events: lost }).await;
         let before = positions(&bus).await;
 
-        // the store was restored from a copy, and goes on
+        // the store was restored from a copy, and accepts appends again
         append(&store, 80).await;
         let app = App::builder().store(store.clone()).bus(bus.clone()).start().await.unwrap();
         let error = app.published(at(80)).await.unwrap_err();

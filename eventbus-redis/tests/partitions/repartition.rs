@@ -44,14 +44,14 @@ async fn the_number_changes_under_load_and_nothing_is_lost_repeated_or_out_of_or
         let ended = journal.ended().await;
         until("some are handled", async || journal.ended().await > ended + 300).await;
         if bus.config().partitions == 1 {
-            // nobody stops publishers there but their own users
+            // there the operator has to stop the publishers
             PAUSED.store(true, std::sync::atomic::Ordering::SeqCst);
         }
         bus.repartition(partitions, SOON).await.unwrap();
         PAUSED.store(false, std::sync::atomic::Ordering::SeqCst);
         bus = RedisEventBus::connect(with(partitions, &config)).await.unwrap();
         for consumer in consumers {
-            // it notices by itself that there is nothing to do any more
+            // the consumer itself notices that its partitions are gone
             consumer.stop_consuming().await;
         }
     }
@@ -70,7 +70,7 @@ async fn the_number_changes_under_load_and_nothing_is_lost_repeated_or_out_of_or
 
 static PAUSED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 
-/// Publishes without an end, by whatever number of partitions there is.
+/// Publishes for ever, with the current number of partitions.
 async fn publish(config: RedisEventBusConfig, load: Arc<Mutex<Load>>) {
     let mut bus = RedisEventBus::connect(config.clone()).await.unwrap();
     loop {
@@ -114,7 +114,7 @@ async fn a_group_that_is_not_done_holds_the_change_and_is_named() {
     assert_eq!(waits.iter().map(|wait| wait.unread.unwrap()).sum::<u64>(), 4, "{error}");
     assert!(waits.iter().all(|wait| wait.group == "slow" && wait.stream.starts_with(&bus.config().stream_name())));
     assert!(error.to_string().contains("group `slow`"), "{error}");
-    // nothing was changed, and publishing is possible again
+    // the refusal changed no data, and publishing works again
     bus.publish(&[event("e")]).await.unwrap();
     bus.retire_group(&group).await.unwrap();
     bus.repartition(4, SOON).await.unwrap();

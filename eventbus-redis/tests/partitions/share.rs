@@ -1,4 +1,4 @@
-//! Who owns which partitions.
+//! The owners of partitions.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use crate::{
     process::{LONG, SHORT, config, until_finished, until_within},
 };
 
-/// How many partitions each owner has.
+/// The number of partitions of each owner.
 async fn owners(bus: &RedisEventBus) -> BTreeMap<String, usize> {
     let (now, _): (u64, u64) = command(bus, "TIME", &[]).await;
     let mut owners = BTreeMap::new();
@@ -100,7 +100,7 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
         bus.publish(&batch).await.unwrap();
         tokio::time::sleep(Duration::from_millis(20)).await;
         let _: String = command(bus, "FLUSHALL", &[]).await;
-        // whoever keeps the events publishes again what was not finished
+        // the publisher, which keeps its events, publishes the unfinished ones again
         let before = Instant::now();
         bus.publish(&batch).await.unwrap();
         until_within("all was handled", Duration::from_secs(60), async || {
@@ -115,7 +115,7 @@ async fn a_server_that_forgets_everything_finds_the_consumers_at_work_again() {
     assert_eq!(account, Account { repeated: account.repeated, ..Account::default() });
 }
 
-/// A consumer that died was alive for two leases, and its leases end after one.
+/// A dead consumer counts as alive for two leases, and its leases end after one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() {
     let lease = Duration::from_secs(600);
@@ -136,7 +136,7 @@ async fn the_partitions_of_a_dead_consumer_are_taken_over_when_its_leases_end() 
     bus.stop_consuming().await;
 }
 
-/// What a consumer leaves that dies, and then the clock of the server is set back by an hour.
+/// A consumer dies and leaves its leases and its member; then the server's clock is set back by an hour.
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_and_members_of_the_future_keep_nobody_from_a_partition() {
     let config = config(test_servers::redis_url(), &test_servers::unique_name("future"), 4, LONG);

@@ -40,7 +40,7 @@ async fn wherever_the_log_of_the_server_is_cut_stream_and_record_agree() {
             continue;
         };
         let recorded: u64 = record.split(' ').nth(1).unwrap().parse().unwrap();
-        // after a rewind nothing is published yet
+        // after a rewind the stream has no new entry yet
         let is_rewound = !record.ends_with("- -");
         assert!(recorded == last || (is_rewound && recorded < last), "{what}: {record}, but the last is {last}");
         assert_eq!(rig.publish(1_000, 1_001).await, format!("moved to {recorded}"), "{what}");

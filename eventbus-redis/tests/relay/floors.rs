@@ -1,4 +1,4 @@
-//! How far groups have finished.
+//! The floors of groups.
 
 use eventbus::relay::{GroupFloor, Publisher};
 use uuid::Uuid;
@@ -68,13 +68,13 @@ async fn groups_that_are_there_or_known_are_told() {
     rig.make("\u{7}not a name").await;
     rig.read("\u{7}not a name", 1).await;
     assert_eq!(rig.floors(&[]).await.len(), 2);
-    // those that are known hold what they have yet to read from then on
+    // known groups keep their unread entries from then on
     rig.run(&["XGROUP", "DESTROY", &rig.stream, "here"]).await;
     let trimmed = rig.bus.trim(eventbus_redis::Trim { max_length: Some(0), max_age: None }).await.unwrap();
     assert_eq!(trimmed.held_by.unwrap().group, "here");
 }
 
-/// 200,000 entries, five groups, 50,000 pending: what a call takes of the server's time.
+/// The server's time for a call with 200,000 entries, five groups and 50,000 pending entries.
 #[tokio::test]
 #[ignore = "takes long; for numbers"]
 async fn what_a_call_takes() {

@@ -1,4 +1,4 @@
-//! Entries that others remove before a group has finished them.
+//! Entries that foreign programs remove before a group has finished them.
 
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ async fn unread_events_that_others_removed_come_back() {
     handled.extend(rig.handle("behind", ALL).await);
     assert_eq!(handled.len(), 1_000);
     assert_eq!(rig.floor("behind").await, GroupFloor::At(at(1_000)));
-    // and it is over: what was removed then stays counted by the server, but never again by us
+    // the gap is closed: the server still counts the removed entries, the bus does not count them again
     rig.handle("done", ALL).await;
     rig.bus.trim(Trim { max_length: Some(10), max_age: None }).await.unwrap();
     for _ in 0..2 {
@@ -69,7 +69,7 @@ async fn a_hole_is_seen_though_the_group_has_read_on() {
         rig.floors(&[]).await;
         trim_plainly(&rig, 200).await;
         rig.handle("behind", read_on).await;
-        // how many it has yet to read is not known as long as they are many
+        // the number of unread entries is unknown as long as they are many
         assert_eq!(rig.floor("behind").await, expected, "{read_on}");
         rig.handle("behind", 200 - read_on).await;
         for _ in 0..2 {
@@ -91,7 +91,7 @@ async fn pending_events_that_others_removed_come_back_once() {
     trim_plainly(&rig, 800).await;
     assert_eq!(rig.floor("reports").await, GroupFloor::Gap);
     rig.rewind(100).await;
-    // what is gone stays pending until a consumer looks after it
+    // removed entries stay pending until a consumer acknowledges them
     for _ in 0..2 {
         assert_eq!(rig.floor("reports").await, GroupFloor::At(at(100)));
     }
@@ -119,7 +119,7 @@ async fn a_hole_is_mended_for_each_store_by_itself() {
     one.rewind(20).await;
     one.publish(20, 100).await;
     assert_eq!(one.floor("reports").await, GroupFloor::At(at(20)));
-    // a rewind that knew nothing of it mends nothing
+    // a rewind by a relay that does not know the gap closes no gap
     two.rewind(90).await;
     two.publish(90, 100).await;
     assert_eq!(two.floor("reports").await, GroupFloor::Gap);
@@ -170,7 +170,7 @@ async fn there_is_no_false_alarm() {
     rig.bus.trim(Trim { max_length: Some(0), max_age: None }).await.unwrap();
     expect("after our own trim", [900, 500, 200]).await;
     let ids: Vec<String> = rig.entries().await.into_iter().map(|(id, _)| id).collect();
-    // unread by some, in the middle
+    // some groups have not read these entries in the middle
     for id in &ids[400..420] {
         rig.run(&["XDEL", &rig.stream, id]).await;
     }
@@ -192,7 +192,7 @@ async fn there_is_no_false_alarm() {
     rig.handle("slow", ALL).await;
     rig.handle("idle", ALL).await;
     expect("at the end", [1_000; 3]).await;
-    // others trim what all are done with, between two looks, at the very end of what was read
+    // a foreign program trims finished entries between two checks, at the very end of the entries read
     for round in 0..5 {
         rig.publish(1_000 + round * 10, 1_010 + round * 10).await;
         for group in all {
@@ -240,7 +240,7 @@ async fn what_others_removed_while_a_group_was_gone_is_not_forgotten_by_a_look_t
     assert_eq!(rig.floor("reports").await, GroupFloor::At(at(300)));
     rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
     trim_plainly(&rig, 200).await;
-    // as an app does at its start, and the relay of another store
+    // as an app does at its start, or the relay of a second store
     assert!(rig.floors(&[]).await.is_empty());
     rig.bus.create_group(&Name::from_static("reports"), GroupStart::Now).await.unwrap();
     rig.handle("reports", ALL).await;
@@ -266,7 +266,7 @@ async fn what_others_removed_while_a_group_was_gone_comes_back() {
         rig.publish(300, 1_000).await;
         assert_eq!(rig.handle("reports", ALL).await, (301..=1_000).collect::<Vec<_>>());
         assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1_000)));
-        // one that goes on where it was, with nothing gone, is no alarm
+        // a group that resumes where it was, without removed entries, is no alarm
         rig.run(&["XGROUP", "DESTROY", &rig.stream, "reports"]).await;
         rig.bus.create_group(&reports, GroupStart::Now).await.unwrap();
         assert_eq!(rig.floor("reports").await, GroupFloor::At(at(1_000)));
@@ -281,7 +281,7 @@ async fn a_hole_is_mended_by_the_relay_that_was_told_of_it() {
     rig.handle("reports", 10).await;
     rig.floors(&[]).await;
     rig.run(&["XTRIM", &rig.stream, "MAXLEN", "40"]).await;
-    // a process that starts asks, and then an operator who knows of no hole has something published again
+    // a starting process asks, and then an operator who knows of no gap rewinds the stream
     let [starting, operator] = [0, 6].map(|epoch| rig.another(Publisher { epoch, ..rig.publisher }));
     assert_eq!(starting.floor("reports").await, GroupFloor::Gap);
     assert_eq!(rig.floor("reports").await, GroupFloor::Gap);

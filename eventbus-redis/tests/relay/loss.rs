@@ -1,4 +1,4 @@
-//! Data that the server loses, and what is done about it.
+//! Data that the server loses, and how the relay replaces it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -16,7 +16,7 @@ use crate::{
 
 const ALL: usize = 10_000;
 
-/// How data is lost.
+/// Loses data in one of these ways.
 async fn lose(rig: &Rig, how: &str) {
     let (stream, relay) = (rig.stream.clone(), rig.key("relay"));
     let last = rig.entries().await.pop().map(|(id, _)| id).unwrap_or_default();
@@ -147,7 +147,7 @@ async fn a_known_group_begins_at_the_same_place_whoever_makes_it() {
 #[tokio::test]
 async fn what_a_known_group_has_yet_to_read_is_not_trimmed_though_another_process_made_it() {
     let rig = Rig::on(config()).await;
-    // as `connect` makes the default group, which holds nothing until somebody joins it
+    // as `connect` makes the default group, which holds no entry until a consumer joins it
     let group = rig.bus.default_group().clone();
     rig.adopt(0, &[&group]).await;
     rig.publish(0, 20).await;

@@ -1,4 +1,4 @@
-//! What relays ask of the bus: a store's events in order, each once, whatever dies, races or is lost.
+//! The requirements of relays: the bus has a store's events in order, each once, despite crashes, races and losses.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 #[path = "../common/mod.rs"]

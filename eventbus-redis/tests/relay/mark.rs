@@ -1,4 +1,4 @@
-//! How far a store is published, and by which event that is known.
+//! The published position of a store, and the event that identifies it.
 
 use eventbus::relay::{PublishRange, Publisher};
 
@@ -17,7 +17,7 @@ async fn the_event_at_the_position_is_told_while_its_entry_is_there() {
     assert_eq!(rig.another(other).marks().await, []);
     rig.rewind(5).await;
     assert_eq!(told().await, [(5, None)], "what was there may be another event now");
-    // a record of before there was such a field
+    // a record of a release without this field
     rig.publish(5, 6).await;
     let record = rig.record().await.unwrap();
     let older = record.rsplit_once(' ').unwrap().0;

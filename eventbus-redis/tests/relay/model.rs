@@ -1,5 +1,5 @@
-//! Whatever happens in whatever order: a floor is never above what a group has finished, and in the end it has
-//! finished everything.
+//! In any sequence of faults a floor is never above the events that a group has finished, and at the end each group has
+//! finished all events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ enum Step {
     Look,
     Read(usize, usize),
     Acknowledge(usize, usize),
-    /// A consumer dies, and reads anew what it had in hand.
+    /// A consumer dies, and reads its entries in flight anew.
     Restart(usize),
     Trim(u64),
     Foreign(usize),
@@ -52,7 +52,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a store knows, and what the consumers of the groups have in hand and have handled.
+/// The contents of a store, and the entries that the consumers of the groups have in flight and have handled.
 struct Model {
     rig: Rig,
     newest: u64,
@@ -128,7 +128,7 @@ impl Model {
         self.handled[group].extend(some.iter().map(|(_, position)| *position));
     }
 
-    /// The relay looks before what is gone leaves the pending entries.
+    /// The relay checks before removed entries leave the pending ones.
     async fn restart(&mut self, group: usize) {
         self.look().await;
         self.in_hand[group].clear();
@@ -165,7 +165,7 @@ impl Model {
         }
     }
 
-    /// A stream that is lost and begun anew within one may have entries with the ids of the former one.
+    /// A stream that is lost and made anew within one millisecond may reuse ids of the former one.
     async fn pass_a_millisecond(&self) {
         let ms = async || {
             let (seconds, micros): (u64, u64) = self.rig.command(&["TIME"]).await;
@@ -184,7 +184,7 @@ impl Model {
         Ok(())
     }
 
-    /// Until nothing is left to do.
+    /// Handles until every group has finished.
     async fn settle(&mut self) -> TestCaseResult {
         for _ in 0..30 {
             self.look().await;

@@ -202,7 +202,7 @@ async fn a_range_whose_reply_was_lost_is_sent_again_and_published_once() {
             let publishing = rig.try_publish(position, position + 10);
             let cutting = async {
                 tokio::task::yield_now().await;
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await; // until it is sent
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await; // until the command is sent
                 proxy.set(Network::Cut);
                 proxy.set(Network::Works);
             };
@@ -242,7 +242,7 @@ async fn keys_of_other_kinds_are_refused_and_nothing_is_written() {
         rig.run(&["RENAME", &away, key]).await;
     }
     assert_eq!((rig.record().await, rig.positions().await), (record, vec![1, 2, 3]));
-    // also where nothing was published since the stream was adopted
+    // also if no event was published since the stream was adopted
     rig.run(&["DEL", &rig.stream, &relay]).await;
     rig.adopt(0, &[]).await;
     let record = rig.record().await;

@@ -20,7 +20,7 @@ async fn the_position_goes_back_and_never_forward() {
     assert_eq!(rig.positions().await, (1..=10).chain(5..=11).collect::<Vec<_>>());
 }
 
-/// The trap: positions in the stream do not ascend any more.
+/// After a rewind, positions in the stream no longer ascend.
 #[tokio::test]
 async fn floors_are_not_overstated_while_what_is_published_again_lies_ahead() {
     let rig = Rig::adopted().await;
@@ -44,7 +44,7 @@ async fn floors_are_not_overstated_while_what_is_published_again_lies_ahead() {
     assert_eq!(rig.floor("behind").await, GroupFloor::At(at(300)));
     rig.handle("behind", 100).await;
     assert_eq!(rig.floor("behind").await, GroupFloor::At(at(400)));
-    // one that was set up later has a long way too
+    // a group that is made later also reads from far behind
     rig.make("late").await;
     rig.handle("late", 10).await;
     assert_eq!(rig.floor("late").await, GroupFloor::At(at(300)));
@@ -65,7 +65,7 @@ async fn the_lower_one_of_two_rewinds_counts() {
         assert_eq!(rig.floor("reports").await, GroupFloor::At(at(floor)));
         rig.publish(second, 100).await;
         assert_eq!(rig.floor("reports").await, GroupFloor::At(at(floor)));
-        // when nothing from before it is there any more, the first one is over
+        // the first rewind is over when the stream has no entry from before it
         rig.handle("reports", 1_000).await;
         rig.bus.trim(eventbus_redis::Trim { max_length: Some(1), max_age: None }).await.unwrap();
         rig.publish(100, 102).await;

@@ -1,4 +1,4 @@
-//! A store that has as many events as one likes, and its relay.
+//! A store with any number of events, and its relay.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(crate) fn event(position: u64) -> RecordedEvent {
     event.recorded_as(stream, Version::FIRST, Some(at(position)))
 }
 
-/// The events after a position up to another.
+/// The events after one position through a second one.
 pub(crate) fn between(after: u64, through: u64) -> Vec<RecordedEvent> {
     (after + 1..=through).map(event).collect()
 }
@@ -54,7 +54,7 @@ impl Rig {
         Self { bus, publisher: Publisher { store: Uuid::now_v7(), epoch: 5 }, stream, connection }
     }
 
-    /// The relay of another store, or of another process, on the same stream.
+    /// The relay of a second store, or of a second process, on the same stream.
     pub(crate) fn another(&self, publisher: Publisher) -> Self {
         let Self { bus, stream, connection, .. } = self;
         Self { bus: bus.clone(), publisher, stream: stream.clone(), connection: connection.clone() }
@@ -70,7 +70,7 @@ impl Rig {
         self.target().publish_range(self.publisher, range).await
     }
 
-    /// Publishes the events after a position up to another; says in a word what came of it.
+    /// Publishes the events after one position through a second one; returns the outcome in a word.
     pub(crate) async fn publish(&self, after: u64, through: u64) -> String {
         match self.try_publish(after, through).await.unwrap() {
             RangeOutcome::Published(ids) => {
@@ -125,7 +125,7 @@ impl Rig {
         self.try_command(words).await.unwrap()
     }
 
-    /// Something that changes the server, whatever it replies.
+    /// Runs a command that changes the server, and ignores its reply.
     pub(crate) async fn run(&self, words: &[&str]) {
         self.command::<redis::Value>(words).await;
     }
@@ -138,7 +138,7 @@ impl Rig {
         self.run(&["XGROUP", "CREATE", &self.stream, group, "0", "MKSTREAM"]).await;
     }
 
-    /// What another publisher adds.
+    /// Adds entries as a foreign publisher.
     pub(crate) async fn add_foreign(&self, count: usize) {
         for _ in 0..count {
             self.run(&["XADD", &self.stream, "*", "event_type", "Foreign", "position", "1"]).await;
@@ -157,13 +157,13 @@ impl Rig {
         entries.iter().filter_map(|(_, fields)| position_of(fields, &store)).collect()
     }
 
-    /// Reads as a consumer of a group; returns ids and positions, 0 for what others published.
+    /// Reads as a consumer of a group; returns ids and positions, 0 for foreign entries.
     pub(crate) async fn read(&self, group: &str, count: usize) -> Vec<(String, u64)> {
         let read = self.read_from(group, count, ">").await;
         read.into_iter().map(|(id, position)| (id, position.unwrap_or(0))).collect()
     }
 
-    /// Reads what is pending on the consumer; what is gone is acknowledged.
+    /// Reads the pending entries of the consumer; acknowledges the removed ones.
     pub(crate) async fn read_again(&self, group: &str) -> Vec<(String, u64)> {
         let mut left = Vec::new();
         for (id, position) in self.read_from(group, 100_000, "0").await {
@@ -179,7 +179,7 @@ impl Rig {
         type Read = Option<Vec<(String, Vec<(String, Option<Vec<String>>)>)>>;
         let count = count.to_string();
         let words = ["XREADGROUP", "GROUP", group, "reader", "COUNT", &count, "STREAMS", &self.stream, from];
-        // the group may be gone
+        // the group may be missing
         let read = self.try_command::<Read>(&words).await.ok().flatten();
         let store = self.publisher.store.to_string();
         let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);

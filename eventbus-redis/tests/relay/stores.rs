@@ -43,7 +43,7 @@ async fn a_stream_that_is_not_to_be_shared_is_left_alone_by_another_store() {
     let after: Vec<String> = one.command(&["HGETALL", &one.key("relay")]).await;
     assert_eq!(after, before);
     assert_eq!(one.floors(&["reports"]).await["reports"], GroupFloor::Missing, "no group was made");
-    // the store that was there first is not held up by one that shares
+    // the first store does not wait for one that shares its stream
     assert_eq!(two.adopt_as(0, &[], true).await, ResyncOutcome::At(at(0)));
     assert_eq!(one.adopt(0, &[]).await, ResyncOutcome::Moved(at(5)));
 }

@@ -1,4 +1,4 @@
-//! Our own trimming beside relays.
+//! The bus's own trimming beside relays.
 
 use eventbus::{
     port::EventBus,
@@ -24,7 +24,7 @@ async fn trimming_everything_is_no_loss_to_a_relay() {
     let below: String = rig.command(&["HGET", &rig.key("relay"), "trimmed_below"]).await;
     assert_eq!(below, rig.entries().await[0].0);
     rig.add_foreign(1).await;
-    // a quiet store does not hold up the others of the stream
+    // a store without new events does not block the remaining stores of the stream
     rig.bus.trim(NOTHING_STAYS).await.unwrap();
     assert!(rig.positions().await.is_empty());
     assert_eq!(rig.entries().await.len(), 1);

@@ -1,4 +1,4 @@
-//! On a node of a Redis Cluster.
+//! Streams on a node of a Redis Cluster.
 
 use eventbus_redis::{
     RedisConnectError,
@@ -7,7 +7,7 @@ use eventbus_redis::{
 
 use crate::rig::{OrderCreated, config_on, connection, publish_orders, typed, until};
 
-/// Red without the comparison of slots: the server's words for it come instead.
+/// Fails without the comparison of slots: the error would be the server's.
 #[tokio::test]
 async fn on_a_cluster_what_is_written_together_must_share_a_hash_tag() {
     let server = test_servers::private_redis_cluster();

@@ -14,7 +14,7 @@ fn ids(entries: &[StreamEntry]) -> Vec<String> {
     entries.iter().map(|entry| entry.id.to_string()).collect()
 }
 
-/// Everything that a consumer is given until nothing comes.
+/// Reads all entries that a consumer gets.
 async fn drain(consumer: &mut EventConsumer) -> Vec<StreamEntry> {
     let mut all = Vec::new();
     loop {
@@ -33,7 +33,7 @@ async fn the_consumers_of_a_group_share_the_entries_from_the_oldest_on() {
     publish_orders(&streams, 25).await;
     let key = orders(&streams);
     let mut one = streams.consumer(&key, "billing", "billing-1").await.unwrap();
-    let mut two = streams.consumer(&key, "billing", "billing-2").await.unwrap(); // the group is there, which is fine
+    let mut two = streams.consumer(&key, "billing", "billing-2").await.unwrap(); // the group exists already
     let (first, second) = (one.consume(Consume::default()).await.unwrap(), two.consume(SOON).await.unwrap());
     assert_eq!((first.len(), second.len()), (10, 10));
     let rest = drain(&mut one).await;
@@ -44,7 +44,7 @@ async fn the_consumers_of_a_group_share_the_entries_from_the_oldest_on() {
     assert_eq!(one.acknowledge([]).await.unwrap(), 0);
 }
 
-/// Red if the group is not made anew, or begins at the end.
+/// Fails if the group is not made anew, or begins at the end.
 #[tokio::test]
 async fn a_group_that_was_lost_is_made_anew_with_the_oldest_entry() {
     let streams = streams().await;
@@ -55,7 +55,7 @@ async fn a_group_that_was_lost_is_made_anew_with_the_oldest_entry() {
     {
         let mut waiting = pin!(consumer.consume(Consume { block: Duration::from_secs(60), ..Consume::default() }));
         assert!(waits(waiting.as_mut()));
-        // all that a flush takes away
+        // the data that a flush removes
         let _: u64 = typed(&streams, &format!("DEL {key} {{{key}}}:floors")).await;
         publish_orders(&streams, 2).await;
         assert_eq!(waiting.await.unwrap().len(), 2);
@@ -66,7 +66,7 @@ async fn a_group_that_was_lost_is_made_anew_with_the_oldest_entry() {
     assert_eq!(drain(&mut consumer).await.len(), 1);
 }
 
-/// Red if the end of the wait is reckoned as a time that does not exist: it would panic.
+/// Fails if the end of the wait is computed as an instant that does not exist: it would panic.
 #[tokio::test]
 async fn waiting_may_be_without_an_end() {
     let streams = streams().await;
@@ -79,7 +79,7 @@ async fn waiting_may_be_without_an_end() {
     assert_eq!((taken.unwrap().len(), read.unwrap().len()), (1, 1));
 }
 
-/// Red with a future that reads on a connection of its own each time.
+/// Fails if the future reads on a connection of its own each time.
 #[tokio::test]
 async fn a_wait_that_is_given_up_loses_no_entry() {
     let server = test_servers::private_redis();
@@ -114,7 +114,7 @@ fn assert_bounded<'e>(page: impl IntoIterator<Item = &'e StreamEntry>) {
     assert!(before_the_last < PAGE_BYTES, "a page of {page:?} bytes");
 }
 
-/// Red if a read is bounded by a number only: all would come at once.
+/// Fails if a read is bounded by a number only: it would return all entries.
 #[tokio::test]
 async fn what_is_consumed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a_page() {
     let server = test_servers::private_redis();
@@ -124,7 +124,7 @@ async fn what_is_consumed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_
     let how = Consume { count: 100, block: Duration::from_secs(60) };
     let mut pages = Vec::new();
     {
-        // all come while it waits
+        // all arrive while it waits
         let mut waiting = pin!(consumer.consume(how));
         let blocked = async || typed::<String>(&streams, "CLIENT LIST").await.contains("flags=b");
         until("it waits", async || waits(waiting.as_mut()) && blocked().await).await;
@@ -145,7 +145,7 @@ async fn what_is_consumed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_
     assert_eq!(ids(&pages.concat()), ids(&all_entries(&streams).await));
 }
 
-/// Red if claiming is bounded by a number only: all would come at once.
+/// Fails if a claim is bounded by a number only: it would return all entries.
 #[tokio::test]
 async fn what_is_claimed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a_page() {
     let streams = streams().await;
@@ -177,7 +177,7 @@ async fn what_is_claimed_at_once_ends_with_the_entry_that_reaches_the_bytes_of_a
     assert!(entries.iter().all(|claimed| claimed.deliveries == 3), "to the dead one, by hand, to its heir");
 }
 
-/// Red if only the first page of what is pending is looked at, as in the tutorial.
+/// Fails if the claim scans only the first page of pending entries, as in the tutorial.
 #[tokio::test]
 async fn claiming_looks_at_all_that_is_pending_however_much_is_not_idle_before_it() {
     let streams = streams().await;
@@ -188,7 +188,7 @@ async fn claiming_looks_at_all_that_is_pending_however_much_is_not_idle_before_i
     let hour = Claim { min_idle: Duration::from_secs(3_600), count: 10 };
     let mut heir = streams.consumer(&key, "billing", "heir").await.unwrap();
     assert!(heir.claim_pending(hour).await.unwrap().entries.is_empty());
-    // the last two have been with the dead one for two hours
+    // the last two have been pending on the dead consumer for two hours
     for entry in &held[298..] {
         let _: redis::Value = typed(&streams, &format!("XCLAIM {key} billing dead 0 {} IDLE 7200000", entry.id)).await;
     }

@@ -1,4 +1,4 @@
-//! Crashes and rivals: nothing is repeated, nothing is lost.
+//! Crashes and concurrent runners: no entry is counted twice or lost.
 
 use std::{env, time::Duration};
 
@@ -11,9 +11,9 @@ use crate::rig::{
     streams, until,
 };
 
-/// What the statistics say, and how many orders there are up to the checkpoint: always the same.
+/// The orders in the statistics and those up to the checkpoint: always the same number.
 async fn check(streams: &RedisStreams, stats: &EventProjection) -> u64 {
-    // both in one instant
+    // both in one transaction
     let mut ask = redis::pipe();
     ask.atomic().cmd("HGET").arg(stats_key(streams)).arg("total_count");
     ask.cmd("GET").arg(projection_key(streams, &streams.config().stream_prefix, "checkpoint"));
@@ -30,7 +30,7 @@ async fn check(streams: &RedisStreams, stats: &EventProjection) -> u64 {
     up_to
 }
 
-/// The way of the tutorial: effects one after the other, and the checkpoint after the batch.
+/// As the tutorial does: the effects one after the other, and the checkpoint after the batch.
 async fn as_in_the_tutorial(streams: &RedisStreams, connection: &mut MultiplexedConnection) {
     let (stream, stats) = (orders(streams), stats_key(streams));
     let checkpoint = format!("projection:{}:naive", streams.config().stream_prefix);
@@ -51,7 +51,7 @@ async fn as_in_the_tutorial(streams: &RedisStreams, connection: &mut Multiplexed
     }
 }
 
-/// Red with effects and checkpoint in two scripts.
+/// Fails with effects and checkpoint in two scripts.
 #[tokio::test]
 async fn a_crash_at_any_moment_repeats_and_loses_nothing_where_the_tutorial_repeats() {
     let streams = streams().await;
@@ -59,7 +59,7 @@ async fn a_crash_at_any_moment_repeats_and_loses_nothing_where_the_tutorial_repe
     let stats = order_stats(&streams);
     let mut crashes = 0;
     for waits in 1.. {
-        // as of a process of its own, that has no connection yet
+        // as in a process of its own, without an open connection
         let fresh = RedisStreams::connect(streams.config().clone()).await.unwrap();
         let done = crash_after(waits, order_stats(&fresh).catch_up()).await;
         check(&streams, &stats).await;
@@ -85,7 +85,7 @@ async fn a_crash_at_any_moment_repeats_and_loses_nothing_where_the_tutorial_repe
     assert!(naive > 450, "the tutorial's projection repeats: {naive}");
 }
 
-/// Red if the script does not compare the checkpoint.
+/// Fails if the script does not compare the checkpoint.
 #[tokio::test(flavor = "multi_thread")]
 async fn runners_at_once_double_nothing() {
     let streams = streams().await;
@@ -112,7 +112,7 @@ async fn runners_at_once_double_nothing() {
     }
 }
 
-/// What a process of its own plays; does nothing in an ordinary run.
+/// The role of the process; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_runner_that_is_a_process() {
     let (Ok(redis_url), Ok(stream_prefix)) = (env::var("STREAMS_URL"), env::var("STREAMS_PREFIX")) else {

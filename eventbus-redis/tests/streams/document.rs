@@ -1,4 +1,4 @@
-//! What tutorials on event sourcing with Redis Streams show, with the same keys, fields and values.
+//! The samples of tutorials on event sourcing with Redis Streams, with the same keys, fields and values.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use test_servers::PrivateRedis;
 
 use crate::rig::{OrderCreated, OrderShipped, typed};
 
-/// The keys are those of the tutorial, so the server is one of the test's own.
+/// The keys are those of the tutorial, so the test has a server of its own.
 async fn fresh() -> (PrivateRedis, RedisStreams) {
     let server = test_servers::private_redis();
     let config = RedisStreamsConfig { redis_url: server.url().into(), ..RedisStreamsConfig::default() };
@@ -57,7 +57,7 @@ async fn reading_events() {
     assert_eq!(coming.unwrap()[0].id, added.unwrap());
 }
 
-/// Publishes what the tutorial publishes.
+/// Publishes the events of the tutorial.
 async fn publish(streams: &RedisStreams) -> [MessageId; 2] {
     let publisher = streams.publisher();
     let created = json!({

@@ -1,4 +1,4 @@
-//! What the handlers of a projection can write.
+//! The effects that handlers of a projection can write.
 
 use eventbus_redis::streams::{Effects, EventProjection, RedisStreams, StreamProjectionError};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ fn everything(streams: &RedisStreams) -> EventProjection {
     })
 }
 
-/// All that it has written.
+/// The values of all keys that it has written.
 async fn written(streams: &RedisStreams) -> Vec<Vec<String>> {
     let stem = stats_key(streams);
     let asked = ["HGETALL :hash", "GET :text", "GET :number", "EXISTS :gone", "SMEMBERS :set"];
@@ -50,7 +50,7 @@ async fn written(streams: &RedisStreams) -> Vec<Vec<String>> {
     all
 }
 
-/// Red if a command writes to the key itself in a rebuild, or is not undone with the others.
+/// Fails if a command writes to the live key in a rebuild, or is not undone with the rest.
 #[tokio::test]
 async fn every_command_writes_the_same_live_and_in_a_rebuild_and_is_undone_with_the_others() {
     let streams = streams().await;
@@ -86,7 +86,7 @@ async fn every_command_writes_the_same_live_and_in_a_rebuild_and_is_undone_with_
     assert_eq!(written(&streams).await, expected);
 }
 
-/// Red if the entries of a page are written in one script, however much they write: the server does nothing else then.
+/// Fails if one script writes all entries of a large page: the server is blocked meanwhile.
 #[tokio::test]
 async fn much_is_written_in_several_steps() {
     let server = test_servers::private_redis();
@@ -110,7 +110,7 @@ async fn much_is_written_in_several_steps() {
     assert_eq!(count, 100);
 }
 
-/// Red if the keys that a rebuild may remove are those that the projection was to write, refused or not.
+/// Fails if a rebuild may remove the keys of refused writes too.
 #[tokio::test]
 async fn a_key_that_it_was_not_let_write_is_not_its_own() {
     let streams = streams().await;

@@ -1,4 +1,4 @@
-//! Entries that are gone before a projection has processed them: it is said, and nothing goes on by itself.
+//! Entries removed before a projection has processed them: it reports them and stops.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::rig::{
 
 const TO_FIVE: Trim = Trim { max_length: Some(5), max_age: None };
 
-/// What is missing: after which entry, and how many.
+/// The missing entries: the entry before them, and their number.
 async fn missing(stats: &EventProjection) -> (String, Option<u64>) {
     match stats.catch_up().await {
         Err(StreamProjectionError::Missing { after, entries, .. }) => (after.to_string(), entries),
@@ -31,7 +31,7 @@ async fn xtrim(streams: &RedisStreams, length: u64) {
     let _: u64 = typed(streams, &format!("XTRIM {} MAXLEN {length}", orders(streams))).await;
 }
 
-/// An order under an id of the test's choice.
+/// An order under an id that the test chooses.
 async fn add_at(streams: &RedisStreams, id: &str, total: f64) {
     let mut add = redis::cmd("XADD");
     add.arg(orders(streams)).arg(id).arg("type").arg("order.created").arg("data");
@@ -39,7 +39,7 @@ async fn add_at(streams: &RedisStreams, id: &str, total: f64) {
     add.exec_async(&mut crate::rig::connection(streams).await).await.unwrap();
 }
 
-/// Red without the count beside the checkpoint.
+/// Fails without the count beside the checkpoint.
 #[tokio::test]
 async fn what_is_trimmed_past_the_checkpoint_stops_it_until_somebody_decides() {
     let streams = streams().await;
@@ -47,7 +47,7 @@ async fn what_is_trimmed_past_the_checkpoint_stops_it_until_somebody_decides() {
     publish_orders(&streams, 20).await;
     stats.catch_up().await.unwrap();
     let at = stats.checkpoint().await.unwrap().unwrap();
-    // what it has processed may go
+    // processed entries may be removed
     xtrim(&streams, 5).await;
     publish_orders(&streams, 3).await;
     xtrim(&streams, 3).await;
@@ -70,7 +70,7 @@ async fn what_is_trimmed_past_the_checkpoint_stops_it_until_somebody_decides() {
     assert_eq!(counted(&streams).await, 266);
 }
 
-/// The publisher of the tutorial: `maxlen` on a stream that a projection reads.
+/// Publishes as the tutorial does: with `maxlen` on a stream that a projection reads.
 #[tokio::test]
 async fn a_publisher_with_a_maximum_length_is_noticed_also_before_the_first_step() {
     let streams = streams().await;
@@ -82,7 +82,7 @@ async fn a_publisher_with_a_maximum_length_is_noticed_also_before_the_first_step
     let left = streams.health(&orders(&streams)).await.unwrap().length;
     assert!(left < 400);
     assert_eq!(missing(&stats).await, ("0-0".to_owned(), Some(400 - left)));
-    // a projection that is new has missed nothing
+    // a new projection has missed no entry
     let new = streams.projection(&format!("{}-new", streams.config().stream_prefix), &orders(&streams));
     assert_eq!(new.catch_up().await.unwrap().processed, left);
     stats.set_checkpoint_after(None).await.unwrap();
@@ -92,7 +92,7 @@ async fn a_publisher_with_a_maximum_length_is_noticed_also_before_the_first_step
     assert_eq!(stats.catch_up().await.unwrap().processed, 8, "only what was processed is gone");
 }
 
-/// Red if what is deleted by name is not told apart, or not noted once it was told.
+/// Fails if entries deleted by name count as trimmed, or are not recorded once they are reported.
 #[tokio::test]
 async fn what_is_deleted_by_name_is_told_once_and_stops_nothing() {
     let streams = streams().await;
@@ -103,7 +103,7 @@ async fn what_is_deleted_by_name_is_told_once_and_stops_nothing() {
         let ids: Vec<_> = numbers.iter().map(|number| all[*number].id.as_str()).collect();
         typed::<u64>(&streams, &format!("XDEL {key} {}", ids.join(" "))).await
     };
-    delete(&[3]).await; // before it is known
+    delete(&[3]).await; // before the projection has counted it
     let half =
         order_stats(&streams).try_on(
             "order.created",
@@ -122,7 +122,7 @@ async fn what_is_deleted_by_name_is_told_once_and_stops_nothing() {
         let applied = stats.catch_up().await.unwrap();
         assert_eq!((applied.processed, applied.deleted), (0, told));
     }
-    // the first that is left
+    // the first remaining entry
     streams.trim(&key, Trim { max_length: Some(0), max_age: None }).await.unwrap();
     publish_orders(&streams, 2).await;
     let first = streams.reader(&key).page(1).await.unwrap().remove(0);
@@ -131,10 +131,10 @@ async fn what_is_deleted_by_name_is_told_once_and_stops_nothing() {
     assert_eq!((applied.processed, applied.deleted), (1, 1));
 }
 
-/// Red without the comparison of counts, of the newest id, or of the entry at the checkpoint.
+/// Fails without the comparison of counts, of the newest id, or of the entry at the checkpoint.
 #[tokio::test]
 async fn a_stream_that_was_made_anew_is_noticed_whatever_its_ids_are() {
-    // ids as of the same millisecond, ids that go back, ids that go on; fewer entries, as many, more
+    // ids of the same millisecond, lower ids, higher ids; fewer entries, as many, more
     let anew: [&[&str]; 8] = [
         &[],
         &["5-0"],
@@ -179,7 +179,7 @@ async fn the_same_entries_in_a_stream_of_their_own_are_the_same_events() {
     assert_eq!(stats.catch_up().await.unwrap().processed, 1);
 }
 
-/// Red if a place of which nothing is known counts as sound.
+/// Fails if a checkpoint without a record counts as sound.
 #[tokio::test]
 async fn one_that_was_retired_says_that_it_cannot_know() {
     let streams = streams().await;
@@ -218,7 +218,7 @@ async fn a_checkpoint_can_be_set_by_hand_and_is_refused_where_it_is_no_id() {
     assert_eq!(stats.catch_up().await.unwrap().processed, 130);
 }
 
-/// Red if a rebuild does not look: it would put numbers in place that lack what was trimmed under it.
+/// Fails if a rebuild skips the check: the live numbers would lack the entries trimmed meanwhile.
 #[tokio::test]
 async fn a_rebuild_under_which_the_stream_is_trimmed_says_so_and_changes_nothing() {
     let mut said = 0;
@@ -246,7 +246,7 @@ async fn a_rebuild_under_which_the_stream_is_trimmed_says_so_and_changes_nothing
     assert!(said >= 3, "{said}");
 }
 
-/// Publishes, trims and deletes at random, stops the projection anywhere, and knows what it has not processed.
+/// Publishes, trims and deletes at random, stops the projection anywhere, and records the unprocessed entries.
 struct Model {
     streams: RedisStreams,
     stats: EventProjection,
@@ -292,7 +292,7 @@ impl Model {
         let gone = self.unprocessed.difference(&left).count() as u64;
         match self.stats.catch_up().await {
             Ok(applied) => {
-                // what one is told that dies, nobody else is
+                // entries reported to a runner that died are not reported again
                 assert!(applied.deleted == gone || dies && applied.deleted < gone, "{} of {gone}", applied.deleted);
                 self.took(applied.processed).await;
                 self.unprocessed.clear();
@@ -306,14 +306,14 @@ impl Model {
         }
     }
 
-    /// It has processed so many of those that are there.
+    /// Records that the projection has processed this number of the remaining entries.
     async fn took(&mut self, processed: u64) {
         self.counted += processed;
         assert_eq!(counted(&self.streams).await, self.counted);
         let left = self.entries().await;
         let done: Vec<_> = self.unprocessed.intersection(&left).copied().take(processed as usize).collect();
         if let Some(last) = done.last() {
-            // what is gone is told yet
+            // the missing entries are still to be reported
             self.unprocessed.retain(|id| id > last || !left.contains(id));
         }
     }

@@ -12,7 +12,7 @@ use crate::rig::{order_stats, orders, publish_orders, streams, typed};
 const NOTHING: Trim = Trim { max_length: Some(0), max_age: None };
 const ALL: Consume = Consume { count: 1_000, block: Duration::ZERO };
 
-/// Red without the projections in the script.
+/// Fails without the projections in the script.
 #[tokio::test]
 async fn what_projections_and_groups_need_stays_and_who_needs_it_is_said() {
     let streams = streams().await;
@@ -47,7 +47,7 @@ async fn what_projections_and_groups_need_stays_and_who_needs_it_is_said() {
 async fn a_projection_holds_what_it_needs_from_its_first_run_until_it_is_retired() {
     let streams = streams().await;
     let (key, stats) = (orders(&streams), order_stats(&streams));
-    stats.catch_up().await.unwrap(); // of nothing
+    stats.catch_up().await.unwrap(); // of no entries
     publish_orders(&streams, 20).await;
     let by = streams.trim(&key, NOTHING).await.unwrap().held_by.unwrap();
     assert_eq!(by.reason, TrimBlockReason::Projection);
@@ -104,7 +104,7 @@ async fn health_tells_what_is_pending_and_how_far_groups_are_behind() {
     assert_eq!(health.projections[&format!("{0}:{0}", streams.config().stream_prefix)], all[29].id);
 }
 
-/// Red with the server's own numbers.
+/// Fails with the lag that the server reports.
 #[tokio::test]
 async fn lag_counts_nothing_that_was_trimmed_away_and_says_when_it_cannot_be_known() {
     let streams = streams().await;

@@ -1,4 +1,4 @@
-//! Projections: what they write, what they skip, where they stop.
+//! Projections: effects, skipped entries, stops.
 
 use std::{
     sync::{
@@ -42,7 +42,7 @@ async fn unknown_types_are_skipped_and_counted() {
     assert_eq!(stats.catch_up().await.unwrap().processed, 0);
 }
 
-/// Red if an entry that fills a page is taken for the end, or for one that is gone.
+/// Fails if an entry that fills a page counts as the end, or as a removed one.
 #[tokio::test]
 async fn entries_larger_than_a_page_are_processed_one_after_the_other() {
     let streams = streams().await;
@@ -56,7 +56,7 @@ async fn entries_larger_than_a_page_are_processed_one_after_the_other() {
     assert_eq!(counted(&streams).await, 7);
 }
 
-/// Red if effects of entries after the failing one, or of itself, are written.
+/// Fails if effects of entries after the failing one, or of itself, are written.
 #[tokio::test]
 async fn a_handler_that_fails_stops_before_its_entry_and_goes_on_there() {
     let streams = streams().await;
@@ -100,7 +100,7 @@ async fn entries_that_cannot_be_read_stop_it_with_entry_and_field() {
     );
 }
 
-/// Red if what is skipped is read, or is not behind the checkpoint, or stops a rebuild.
+/// Fails if skipped entries are read, are not behind the checkpoint, or stop a rebuild.
 #[tokio::test]
 async fn entries_that_cannot_be_read_are_skipped_where_somebody_says_so() {
     let streams = streams().await;
@@ -125,7 +125,7 @@ async fn entries_that_cannot_be_read_are_skipped_where_somebody_says_so() {
     assert_eq!((rebuilt.processed, rebuilt.skipped, counted(&streams).await), (7, 3, 4));
 }
 
-/// Red if the script writes what is before the refused command, or if the entry is not looked for.
+/// Fails if the script writes effects before the refused command, or if the error does not name the entry.
 #[tokio::test]
 async fn an_effect_that_the_server_refuses_names_its_entry_and_undoes_what_was_with_it() {
     let streams = streams().await;
@@ -231,7 +231,7 @@ async fn it_runs_on_with_what_comes_until_it_is_stopped() {
             .await;
     }
     stop.send(()).unwrap();
-    // the last step may not have been told yet
+    // the runner may not have received the result of its last step yet
     let applied = running.await.unwrap().unwrap();
     assert!(applied.processed >= 160 && applied.unknown["order.creatd"] >= 1, "{applied:?}");
 }
@@ -281,8 +281,8 @@ async fn a_name_that_is_none_is_refused() {
     }
 }
 
-/// Red if the keys of a projection do not say its stream, or not the prefix of its program; or if colons in a name reach
-/// the keys of another projection.
+/// Fails if the keys of a projection lack its stream or the prefix of its program, or if colons in a name lead to the
+/// keys of a second projection.
 #[tokio::test]
 async fn projections_of_one_name_over_other_streams_or_prefixes_share_nothing() {
     let first = streams().await;

@@ -32,7 +32,7 @@ async fn a_maximum_length_is_kept_about() {
     assert!((100..=300).contains(&length), "{length}");
 }
 
-/// Red without `atomic` in `add_all`: batches of several publishers interleave.
+/// Fails without `atomic` in `add_all`: batches of several publishers interleave.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_seen_whole_or_not_at_all_with_nothing_between() {
     const BATCH: usize = 200;

@@ -33,7 +33,7 @@ async fn ranges_pages_and_the_last_ones() {
     }
 }
 
-/// Red if a page has as many entries as it is asked for, however large they are.
+/// Fails if a page has the requested number of entries whatever their size.
 #[tokio::test]
 async fn pages_end_with_the_entry_that_reaches_their_bytes() {
     let streams = streams().await;
@@ -54,7 +54,7 @@ async fn pages_end_with_the_entry_that_reaches_their_bytes() {
     assert_eq!(lengths(reader().last(9).await.unwrap()), sizes[7..]);
 }
 
-/// A read that was abandoned begins where the reader was then.
+/// An abandoned read leaves the reader where it was.
 #[tokio::test]
 async fn what_an_abandoned_wait_reads_is_not_read_again() {
     let streams = streams().await;
@@ -70,7 +70,7 @@ async fn what_an_abandoned_wait_reads_is_not_read_again() {
     assert_eq!(numbers(&reader.wait(Consume::default()).await.unwrap()), [2]);
 }
 
-/// Red if `$` goes to the server with each read: what comes between two reads would be missed.
+/// Fails if each read sends `$` to the server: it would miss entries between two reads.
 #[tokio::test]
 async fn new_ones_only_and_none_is_missed_between_two_reads() {
     let streams = streams().await;
@@ -80,7 +80,7 @@ async fn new_ones_only_and_none_is_missed_between_two_reads() {
     coming.skip_to_end().await.unwrap();
     let soon = Consume { block: Duration::from_millis(1), ..Consume::default() };
     assert!(coming.wait(soon).await.unwrap().is_empty());
-    publisher.publish("orders", "counted", &1).await.unwrap(); // nobody reads now
+    publisher.publish("orders", "counted", &1).await.unwrap(); // no read is open now
     assert_eq!(numbers(&coming.wait(Consume::default()).await.unwrap()), [1]);
     {
         let mut waiting = pin!(coming.wait(Consume { block: Duration::from_secs(60), ..Consume::default() }));
@@ -104,7 +104,7 @@ async fn a_stream_that_is_removed_while_it_is_waited_for_ends_no_reader() {
     let mut waiting = pin!(coming.wait(Consume { block: Duration::from_secs(60), ..Consume::default() }));
     assert!(waits(waiting.as_mut()));
     let _: u64 = typed(&streams, &format!("DEL {key}")).await;
-    // a stream that is made anew in the same millisecond gives the same id again
+    // a stream made anew in the same millisecond reuses an id
     let last = last.as_str().split('-').next().unwrap().parse::<u64>().unwrap();
     until("the clock has gone on", async || {
         let (seconds, micros): (u64, u64) = typed(&streams, "TIME").await;

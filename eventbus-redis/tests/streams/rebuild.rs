@@ -1,4 +1,4 @@
-//! Rebuilding while the old numbers are served.
+//! Rebuilding while the live numbers are served.
 
 use std::sync::Mutex;
 
@@ -13,7 +13,7 @@ use crate::rig::{
     with_rival_after,
 };
 
-/// Red if a rebuild adds to the keys that are there, as the tutorial's does, or empties them at first.
+/// Fails if a rebuild adds to the live keys, as the tutorial's does, or empties them first.
 #[tokio::test]
 async fn a_rebuild_begins_from_zero_and_serves_the_old_numbers_until_the_switch() {
     let streams = streams().await;
@@ -22,7 +22,7 @@ async fn a_rebuild_begins_from_zero_and_serves_the_old_numbers_until_the_switch(
     stats.catch_up().await.unwrap();
     publish_orders(&streams, 50).await;
     let stale = stats_key(&streams);
-    let _: u64 = typed(&streams, &format!("HINCRBY {stale} total_count 7")).await; // a mistake, to be mended
+    let _: u64 = typed(&streams, &format!("HINCRBY {stale} total_count 7")).await; // a wrong number to correct
     let (seen, served) = (Mutex::new(Vec::new()), stats_key(&streams));
     let mut client = redis::Client::open(streams.config().redis_url.as_str()).unwrap().get_connection().unwrap();
     let progress = |now: eventbus_redis::streams::ProjectionProgress| {
@@ -49,7 +49,7 @@ async fn leftovers(streams: &RedisStreams) -> Vec<String> {
     all
 }
 
-/// Red if the switch does not compare the checkpoint of what is served, or moves it back.
+/// Fails if the switch does not compare the checkpoint of the live numbers, or moves it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rebuild_beside_runners_and_publishers_ends_with_numbers_that_are_right() {
     let streams = streams().await;
@@ -95,7 +95,7 @@ async fn keys_that_the_rebuild_does_not_write_are_removed() {
     assert_eq!(fields, ["total_count", "total_value", "shipped_count"]);
 }
 
-/// Red if a rebuild goes on with what an earlier one left.
+/// Fails if a rebuild uses copies of an earlier one.
 #[tokio::test]
 async fn a_rebuild_that_dies_anywhere_changes_nothing_and_is_cleared_away_by_the_next() {
     let streams = streams().await;
@@ -121,7 +121,7 @@ async fn a_rebuild_that_dies_anywhere_changes_nothing_and_is_cleared_away_by_the
     assert_eq!((counted(&streams).await, leftovers(&streams).await), (250, Vec::new()));
 }
 
-/// Red if a rebuild that fails leaves its copies, or holds trimming ever after.
+/// Fails if a rebuild that fails leaves its copies, or holds trimming ever after.
 #[tokio::test]
 async fn a_rebuild_that_fails_leaves_nothing_and_holds_nothing() {
     let streams = streams().await;
@@ -136,7 +136,7 @@ async fn a_rebuild_that_fails_leaves_nothing_and_holds_nothing() {
     assert_eq!((trimmed.removed, trimmed.held_by), (251, None));
 }
 
-/// Red without the token in the steps of a rebuild: what the first one makes would be served.
+/// Fails without the token in the steps of a rebuild: the first one's numbers would be served.
 #[tokio::test]
 async fn of_two_rebuilds_the_one_that_began_last_wins_wherever_the_first_was() {
     let mut superseded = 0;
@@ -152,7 +152,7 @@ async fn of_two_rebuilds_the_one_that_began_last_wins_wherever_the_first_was() {
         .await;
         match first {
             Err(StreamProjectionError::Superseded { .. }) => superseded += 1,
-            // the server had been told to switch, or to take over, before the rival came
+            // the server had accepted the switch, or the takeover, before the second rebuild began
             Ok(applied) => assert_eq!(applied.processed, 150),
             Err(error) => panic!("{error:?}"),
         }
@@ -165,8 +165,8 @@ async fn of_two_rebuilds_the_one_that_began_last_wins_wherever_the_first_was() {
     assert!(superseded >= 5, "{superseded}");
 }
 
-/// Red if the switch does not compare the checkpoint of what is served: what a runner wrote meanwhile stays, and is
-/// written again.
+/// Fails if the switch does not compare the checkpoint of the live numbers: writes of a runner stay, and are made
+/// again.
 #[tokio::test]
 async fn a_runner_that_goes_on_at_any_moment_of_a_rebuild_is_not_repeated() {
     for waits in 1.. {

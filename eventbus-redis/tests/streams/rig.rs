@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 
 use std::{
     pin::{Pin, pin},
@@ -16,7 +16,7 @@ pub(crate) fn config_on(url: &str) -> RedisStreamsConfig {
     RedisStreamsConfig { redis_url: url.into(), stream_prefix, ..RedisStreamsConfig::default() }
 }
 
-/// Streams of one test's own.
+/// Streams of the test's own.
 pub(crate) async fn streams() -> RedisStreams {
     RedisStreams::connect(config_on(test_servers::redis_url())).await.unwrap()
 }
@@ -42,7 +42,7 @@ pub(crate) async fn connection(streams: &RedisStreams) -> MultiplexedConnection 
     test_servers::redis_connection(&streams.config().redis_url).await
 }
 
-/// A command as it would be typed.
+/// Runs a command given as one line.
 pub(crate) async fn typed<T: FromRedisValue>(streams: &RedisStreams, command: &str) -> T {
     let mut words = command.split(' ');
     let mut typed = redis::cmd(words.next().unwrap());
@@ -50,7 +50,7 @@ pub(crate) async fn typed<T: FromRedisValue>(streams: &RedisStreams, command: &s
     typed.query_async(&mut connection(streams).await).await.unwrap()
 }
 
-/// Publishes so many orders of 1.5 each.
+/// Publishes `count` orders of 1.5 each.
 pub(crate) async fn publish_orders(streams: &RedisStreams, count: usize) {
     let events = (0..count).map(|n| ("order.created", json!({ "order_id": n.to_string(), "total": 1.5 })));
     streams.publisher().publish_batch("orders", events).await.unwrap();
@@ -72,7 +72,7 @@ pub(crate) fn created(stats: &str) -> impl Fn(OrderCreated, &mut Effects) + Send
     }
 }
 
-/// The order statistics, called like their stream, in the hash `stats:` and its name.
+/// The statistics of orders, under the name of their stream, in the hash `stats:` and that name.
 pub(crate) fn order_stats(streams: &RedisStreams) -> EventProjection {
     let (key, stats) = (orders(streams), stats_key(streams));
     let shipped = stats.clone();
@@ -82,7 +82,7 @@ pub(crate) fn order_stats(streams: &RedisStreams) -> EventProjection {
         .on("order.shipped", move |_: OrderShipped, effects| effects.hincrby(&shipped, "shipped_count", 1))
 }
 
-/// The key of something of a projection of the stream `orders`.
+/// The key of a part of a projection of the stream `orders`.
 pub(crate) fn projection_key(streams: &RedisStreams, name: &str, what: &str) -> String {
     let prefix = &streams.config().stream_prefix;
     format!("projection:{prefix}:{prefix}%3Aorders:{name}:{what}")
@@ -92,7 +92,7 @@ pub(crate) fn stats_key(streams: &RedisStreams) -> String {
     format!("stats:{}", streams.config().stream_prefix)
 }
 
-/// How many orders the statistics know.
+/// The number of orders in the statistics.
 pub(crate) async fn counted(streams: &RedisStreams) -> u64 {
     typed::<Option<u64>>(streams, &format!("HGET {} total_count", stats_key(streams))).await.unwrap_or_default()
 }
@@ -106,7 +106,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(tokio::time::timeout(Duration::from_secs(30), waiting).await.is_ok(), "waited in vain until {what}");
 }
 
-/// Goes on with a future until it has waited so many times, and drops it there, as a crash would.
+/// Polls a future until it has waited `waits` times, then drops it, as a crash would.
 pub(crate) async fn crash_after<T>(waits: usize, future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     let mut polls = 0;
@@ -121,12 +121,12 @@ pub(crate) async fn crash_after<T>(waits: usize, future: impl Future<Output = T>
     .await
 }
 
-/// Whether a future waits for something.
+/// Returns `true` if a future is pending.
 pub(crate) fn waits<F: Future>(future: Pin<&mut F>) -> bool {
     future.poll(&mut Context::from_waker(Waker::noop())).is_pending()
 }
 
-/// Runs a future to its end, and in between another one, when the first has waited so many times. Says whether it did.
+/// Runs a future to its end, and a second one after the first has waited `waits` times. Returns `true` if it did.
 pub(crate) async fn with_rival_after<T>(
     waits: usize,
     future: impl Future<Output = T>,

@@ -1,4 +1,4 @@
-//! What is logged on one thread.
+//! The log lines of one thread.
 #![allow(clippy::unwrap_used, reason = "a helper of tests")]
 
 use std::{
@@ -24,7 +24,7 @@ impl io::Write for Lines {
 }
 
 impl Lines {
-    /// Takes what is logged on this thread until the result is dropped.
+    /// Captures the log of this thread until the result is dropped.
     pub(crate) fn capture(&self, filter: &str) -> tracing::subscriber::DefaultGuard {
         // while there is only one subscriber, threads without one may switch a log line off for it, too
         static ANOTHER: LazyLock<Dispatch> =

@@ -44,7 +44,7 @@ pub(crate) fn created(customer_id: &str) -> OrderCreated {
     OrderCreated { customer_id: customer_id.into() }
 }
 
-/// An event as a store would hand it over, of whatever wire name and payload.
+/// An event as a store returns it, with any wire name and payload.
 pub(crate) fn record(event_type: &'static str, payload: &str) -> RecordedEvent {
     let stream = StreamId::new(Name::from_static("Order"), AggregateId::new());
     NewEvent::new(Name::from_static(event_type), 1, payload).recorded_as(stream, Version::FIRST, None)

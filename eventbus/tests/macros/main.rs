@@ -1,4 +1,4 @@
-//! What the macros generate, seen from outside.
+//! The code that the macros generate, seen from outside.
 #![allow(clippy::unwrap_used, reason = "in helpers of tests, as in tests")]
 
 mod domain;

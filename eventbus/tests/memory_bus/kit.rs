@@ -1,4 +1,4 @@
-//! Checkpoints that can break, and handlers that work as they are told.
+//! Checkpoints that can break, and handlers that the test controls.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -25,18 +25,18 @@ use eventbus::{
 use futures_util::TryStreamExt as _;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-/// A store whose progress can break.
+/// A store whose saving of progress can break.
 #[derive(Debug, Default)]
 pub struct Kept {
     store: InMemoryEventStore,
     positions: Mutex<HashMap<String, Position>>,
     pub broken: AtomicBool,
-    /// Whether it saves progress and does not answer.
+    /// Set if it saves progress without an answer.
     pub mute: AtomicBool,
     pub unreadable: AtomicBool,
     pub refused: AtomicUsize,
     pub saved: AtomicUsize,
-    /// How often it was noted how far a group reads.
+    /// Number of times that the bus saved how far a group reads.
     pub reaches: AtomicUsize,
 }
 
@@ -78,7 +78,7 @@ impl Checkpoints for Kept {
 }
 
 impl Kept {
-    /// One whose feed holds the events that [`events`] makes for these aggregates, from position 1 on.
+    /// A store whose feed holds the events that [`events`] makes for these aggregates, from position 1 on.
     pub async fn with(aggregates: &[&str]) -> Arc<Self> {
         let kept = Self::default();
         for aggregate in aggregates {
@@ -111,7 +111,7 @@ impl Kept {
         self.save_progress(group, &update).await.unwrap();
     }
 
-    /// The positions of a group that wait, and of its dead letters.
+    /// The positions of a group's waiting deliveries, and of its dead letters.
     pub async fn rows(&self, group: &'static str) -> (Vec<u64>, Vec<u64>) {
         let group = Name::from_static(group);
         let waiting = self.waiting_deliveries(&group).await.unwrap();
@@ -120,11 +120,11 @@ impl Kept {
     }
 }
 
-/// A handler that notes the positions it gets, fails some, and works only as far as it is let.
+/// A handler that records its positions, fails some of them, and runs only with permits.
 #[derive(Debug, Clone)]
 pub struct Worker {
     pub got: Arc<Mutex<Vec<u64>>>,
-    /// The highest number of a try.
+    /// The highest number of an attempt.
     pub tries: Arc<AtomicU32>,
     pub failing: Arc<Mutex<HashSet<u64>>>,
     pub cannot_decode: Arc<AtomicBool>,
@@ -145,7 +145,7 @@ impl Worker {
         }
     }
 
-    /// Works only when [`let_one`](Self::let_one) says so.
+    /// Runs only with a permit of [`let_one`](Self::let_one).
     pub fn held() -> Self {
         Self { permits: Arc::new(Semaphore::new(0)), ..Self::new() }
     }
@@ -154,7 +154,7 @@ impl Worker {
         self.permits.add_permits(1);
     }
 
-    /// Lets this position be handled without a permit; say so before it comes.
+    /// Lets this position be handled without a permit; call it before the event arrives.
     pub fn let_at(&self, position: u64) {
         self.let_at.lock().unwrap().insert(position);
     }
@@ -226,16 +226,16 @@ pub async fn feed(bus: &InMemoryEventBus, events: &[RecordedEvent]) {
     bus.publish_feed(events).await.unwrap();
 }
 
-/// Tries nothing again.
+/// No retries.
 pub const NEVER: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(0),
     first_delay: Duration::from_millis(1),
     max_delay: Duration::from_millis(1),
 };
-/// Tries again soon and for ever.
+/// Retries soon and for ever.
 pub const SOON: RetryPolicy = RetryPolicy { max_retries: None, ..NEVER };
-/// Tries again when the test has ended.
+/// Retries after the end of the test.
 pub const LATER: RetryPolicy = RetryPolicy {
     retry_for: Duration::MAX,
     max_retries: Some(1),
@@ -264,7 +264,7 @@ pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
 
-/// How many entries a group has taken and is not done with.
+/// The number of unfinished entries of a group.
 pub async fn pending(bus: &InMemoryEventBus, group: &'static str) -> u64 {
     let progress = bus.progress(&Name::from_static(group)).await;
     progress.unwrap().pending

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 
 use crate::kit::{Kept, NEVER, Worker, bus, feed, pending, start, until};
 
-/// A bus that resumed, and has given up the second of three events.
+/// A bus that resumed, and has made a dead letter of the second of three events.
 async fn with_dead_letter(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker, MessageId) {
     let (bus, worker) = (bus(NEVER), Worker::new().failing(&[2]));
     worker.join(&bus, "a");
@@ -41,7 +41,7 @@ async fn three() -> Arc<Kept> {
     Kept::with(&["1", "2", "3"]).await
 }
 
-/// What a new process delivers, until its group is settled; its bus, too.
+/// The deliveries of a new process until its group is settled, with its bus.
 async fn restarted(kept: &Arc<Kept>) -> (InMemoryEventBus, Worker) {
     let (bus, worker) = (bus(NEVER), Worker::new());
     worker.join(&bus, "a");
@@ -90,8 +90,8 @@ async fn a_discarded_dead_letter_is_gone_for_ever() {
     assert_eq!(restarted(&kept).await.1.got(), Vec::<u64>::new());
 }
 
-/// After a restart the feed brings what is after the checkpoint, dead letters among it: one that is ended before it comes
-/// passes nothing that comes before it.
+/// After a restart the feed brings all events after the checkpoint, dead letters too: the end of a dead letter that the
+/// feed has not brought passes no earlier event.
 #[tokio::test]
 async fn a_dead_letter_that_is_ended_before_the_feed_brings_it_does_not_overtake_it() {
     for is_again in [true, false] {
@@ -210,7 +210,7 @@ async fn a_dead_letter_whose_event_is_lost_keeps_no_other_from_being_replayed() 
     assert_eq!(bus.discard_all(&DeadLetterFilter::default()).await.unwrap(), 1);
 }
 
-/// An event that no store holds.
+/// An event that is in no store.
 fn by_hand() -> RecordedEvent {
     let stream = StreamId::parse("Order", "by hand").unwrap();
     NewEvent::new(Name::from_static("OrderCreated"), 1, "{}").recorded_as(stream, Version::FIRST, None)
@@ -256,7 +256,7 @@ async fn what_is_replayed_is_read_back_part_by_part() {
     bus.resume_from(kept.clone()).await.unwrap();
     start(&bus).await;
     assert_eq!(bus.replay_all(&DeadLetterFilter::default()).await.unwrap(), LETTERS);
-    // one more counts as pending until what the group announced is saved
+    // one more counts as pending until the group's announcement is saved
     until("all are pending", async || pending(&bus, "a").await == LETTERS).await;
     for handled in 1..=LETTERS {
         worker.let_one();
@@ -271,7 +271,7 @@ async fn what_is_replayed_is_read_back_part_by_part() {
     assert_eq!(kept.rows("a").await, (vec![], vec![]));
 }
 
-/// A dead letter that was given up so many seconds after 1970.
+/// A dead letter made so many seconds after 1970.
 fn dead_since(position: u64, seconds: u64) -> UnfinishedDelivery {
     let dead_since = Some(OffsetDateTime::UNIX_EPOCH + Duration::from_secs(seconds));
     UnfinishedDelivery { position: Position::new(position), attempts: DeliveryAttempts::default(), dead_since }

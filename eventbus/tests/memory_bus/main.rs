@@ -1,4 +1,4 @@
-//! What is the in-process bus's alone: checkpoints, back-pressure, letting go of old entries.
+//! Properties of the in-process bus alone: checkpoints, back-pressure, dropping of old entries.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 
@@ -40,7 +40,7 @@ async fn a_restart_resumes_after_the_checkpoint() {
     consumer.await.unwrap();
     assert_eq!(kept.saved.load(Ordering::SeqCst), saved, "there is nothing new to save");
 
-    // a new process, and a feed that is published from a little too early on
+    // a new process, whose feed begins slightly too early
     let (bus, worker) = (InMemoryEventBus::new(), Worker::new());
     worker.join(&bus, "a");
     assert_eq!(bus.resume_from(kept.clone()).await.unwrap(), Some(Position::new(100)));
@@ -184,7 +184,7 @@ async fn an_event_that_nobody_attended_to_goes_to_whoever_subscribes_next() {
     bus.publish(&[event(1)]).await.unwrap();
     until("the first is handled", async || worker.got() == [1]).await;
 
-    // this thread runs, in this order: the consumer, whoever subscribes next, whoever stops idle consumers
+    // this thread runs, in this order: the consumer, the new subscriber, the task that stops idle consumers
     bus.publish(&[event(2)]).await.unwrap();
     let (next, there) = (worker.clone(), bus.clone());
     let joining = tokio::spawn(async move { next.join(&there, "a") });
@@ -236,7 +236,7 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
         })
         .await;
     }
-    late.join(&bus, "late"); // some are gone already: without checkpoint
+    late.join(&bus, "late"); // some are dropped already: without a checkpoint
     until("the late group got what is held", async || late.got().last() == Some(&8)).await;
     bus.stop_consuming().await;
     consumer.await.unwrap();
@@ -245,7 +245,7 @@ async fn a_bus_that_resumes_on_another_feed_forgets_the_former_one() {
         subscription.cancel();
     }
 
-    // the same numbers now are places in another feed, of which all but one have handled the first event
+    // now the same numbers are positions in a second feed, whose first event all groups but one have handled
     for group in ["group:failing", "group:late", "group:again"].map(Name::from_static) {
         kept.save_checkpoint(&group, Position::new(1)).await.unwrap();
     }

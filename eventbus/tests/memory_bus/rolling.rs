@@ -1,4 +1,4 @@
-//! Releases of an app one after the other, of which one handles types that the other does not: what a restart delivers.
+//! Releases of an app one after the other, of which one handles types that the other does not: deliveries at restarts.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -42,7 +42,7 @@ struct Release {
     bus: InMemoryEventBus,
     kept: Arc<Kept>,
     consumer: JoinHandle<()>,
-    /// What it handled.
+    /// The handled positions.
     worker: Worker,
 }
 
@@ -51,7 +51,7 @@ impl Release {
         InMemoryEventBus::builder().clock(clock.clone()).retry(retry).build()
     }
 
-    /// Starts as an app does, or says what it cannot decide.
+    /// Starts as an app does; returns the error if the bus cannot decide.
     async fn try_start(
         kept: &Arc<Kept>,
         clock: &SharedClock,
@@ -87,13 +87,13 @@ impl Release {
         Self::try_start(kept, clock, events, None, Worker::new()).await.unwrap()
     }
 
-    /// Ends as a process that is killed.
+    /// Ends like a killed process.
     async fn kill(self) {
         self.consumer.abort();
         assert!(self.consumer.await.is_err(), "it was consuming");
     }
 
-    /// Has everything handled, and ends.
+    /// Ends after all events are handled.
     async fn end(self) -> Vec<u64> {
         let group = Name::from_static("a");
         let end = self.kept.after(Position::START).await.last().and_then(|event| event.position());
@@ -205,7 +205,7 @@ async fn a_new_group_whose_handlers_start_now_gets_nothing_from_before() {
     assert_eq!(new.end().await, [4]);
 }
 
-/// Red if each try to read what was skipped is worth a line, or its end none.
+/// Fails if each attempt to read skipped events has a log line, or their delivery has none.
 #[tokio::test(start_paused = true)]
 async fn of_skipped_events_that_cannot_be_delivered_it_is_told_once_and_when_they_are() {
     let lines = Lines::default();
@@ -246,14 +246,14 @@ async fn what_was_brought_comes_once_though_its_process_was_killed_before_it_was
         append(&kept, "OrderShipped", 1, 1..=3).await;
         append(&kept, "OrderCreated", 1, 1..=1).await;
         assert_eq!(Release::start(&kept, &clock, CREATED).await.end().await, [4]);
-        // without an answer the rows are there, and the range is still to be brought
+        // without an answer the rows are saved, and the range is still to be read
         kept.mute.store(!answers, Ordering::SeqCst);
         let new = Release::try_start(&kept, &clock, BOTH, None, Worker::held()).await.ok().unwrap();
         until("the rows are there", async || kept.rows("a").await.0 == [1, 2, 3]).await;
         new.kill().await;
         kept.mute.store(false, Ordering::SeqCst);
         let last = Release::start(&kept, &clock, BOTH).await;
-        // what may have been in flight runs alone, after a second
+        // a suspect runs alone, after a second
         until("all are handled", async || {
             manual.advance(Duration::from_millis(100));
             last.worker.got().len() >= 3
@@ -281,7 +281,7 @@ async fn what_a_handler_announces_that_comes_while_the_bus_consumes_outlives_the
     assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [3]);
 }
 
-/// Has an event fail that waits for its retry, and the group come without a handler of its type when that is due.
+/// Lets an event fail and wait for its retry, and restarts the group without a handler of its type when that is due.
 async fn with_a_failed_event_left(kept: &Arc<Kept>, (manual, clock): (&ManualClock, &SharedClock)) -> Release {
     append(kept, "OrderShipped", 1, 1..=1).await;
     let failing = Worker::new().failing(&[1]);
@@ -324,7 +324,7 @@ async fn a_type_that_is_never_handled_again_is_forgotten_and_what_waits_is_skipp
     until("what failed is skipped", async || kept.rows("a").await.0.is_empty()).await;
     assert!(old.end().await.is_empty());
 
-    // also while nobody consumes, by a bus that does not know the group
+    // also while no consumer runs, by a bus that does not know the group
     assert_eq!(Release::start(&kept, &clock, BOTH).await.end().await, [1, 2], "the range of what was skipped");
     let bus = Release::bus(&clock, NEVER);
     bus.resume_from(kept.clone()).await.unwrap();
@@ -336,7 +336,7 @@ async fn a_type_that_is_never_handled_again_is_forgotten_and_what_waits_is_skipp
     assert_eq!(bus.stats().events_skipped, 1);
 }
 
-/// Red if a type that is skipped, or left to a release that handles it, is worth no line, or one for each event.
+/// Fails if a skipped type, or one left to a release that handles it, has no log line, or one for each event.
 #[tokio::test]
 async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
@@ -352,7 +352,7 @@ async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     let bus = old.bus.clone();
     assert_eq!(old.end().await, [10]);
     assert_eq!(bus.stats().events_skipped, 5);
-    // a release that has a handler, which does not know the version
+    // a release with a handler that does not know the version
     append(&kept, "OrderPaid", 1, 11..=11).await;
     let cannot = Worker::new();
     cannot.cannot_decode.store(true, Ordering::SeqCst);
@@ -375,7 +375,7 @@ async fn of_each_type_that_is_skipped_or_left_it_is_told_once() {
     );
 }
 
-/// Has a release start that announces payments, which were skipped, while the row of a failed shipment is left.
+/// Starts a release that announces payments, which were skipped, while the row of a failed shipment is left.
 async fn with_a_due_range_and_a_row_left(kept: &Arc<Kept>, (manual, clock): (&ManualClock, &SharedClock)) -> Release {
     append(kept, "OrderShipped", 1, 1..=1).await;
     append(kept, "OrderPaid", 1, 2..=2).await;
@@ -395,7 +395,7 @@ async fn with_a_due_range_and_a_row_left(kept: &Arc<Kept>, (manual, clock): (&Ma
     old
 }
 
-/// Red if the bus takes an event that it skipped for one that is delivered by its row.
+/// Fails if the bus takes a skipped event for one that its row delivers.
 #[tokio::test]
 async fn an_event_that_was_left_and_skipped_is_delivered_when_its_type_is_announced_again() {
     let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
@@ -408,7 +408,7 @@ async fn an_event_that_was_left_and_skipped_is_delivered_when_its_type_is_announ
     assert_eq!(old.end().await, [2]);
 }
 
-/// Red if positions of the former store count as delivered in the next one.
+/// Fails if positions of the former store count as delivered in the next one.
 #[tokio::test]
 async fn a_bus_that_resumes_from_a_different_store_delivers_what_was_skipped_there() {
     let (kept, (manual, clock)) = (Arc::new(Kept::default()), clock());
@@ -425,7 +425,7 @@ async fn a_bus_that_resumes_from_a_different_store_delivers_what_was_skipped_the
     until("both are delivered, as the bus still has the one that was left", async || late.got() == [1, 1]).await;
 }
 
-/// Red if rows count as those of a due range only if the announcement was saved.
+/// Fails if rows count as those of a due range only if the announcement was saved.
 #[tokio::test]
 async fn what_was_brought_comes_once_though_its_announcement_was_not_saved() {
     let (kept, (_, clock)) = (Arc::new(Kept::default()), clock());
@@ -442,13 +442,13 @@ async fn what_was_brought_comes_once_though_its_announcement_was_not_saved() {
         let consumer = start(&bus).await;
         Release { bus, kept: Arc::clone(&kept), consumer, worker }
     };
-    // without an answer the rows are there; as the clock stands still, the announcement is not saved
+    // without an answer the rows are saved; as the clock stands still, the announcement is not
     kept.mute.store(true, Ordering::SeqCst);
     let first = run(Worker::held()).await;
     until("the rows are there", async || kept.rows("a").await.0 == rows).await;
     first.kill().await;
     kept.mute.store(false, Ordering::SeqCst);
-    // none of them was in flight
+    // no event was in flight
     kept.save_checkpoint(&Name::from_static("reading:a"), Position::START).await.unwrap();
     let expected: Vec<u64> = rows.into_iter().chain([62]).collect();
     assert_eq!(run(Worker::new()).await.end().await, expected);

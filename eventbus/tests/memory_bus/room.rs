@@ -1,4 +1,4 @@
-//! Room: who waits for it, who is refused, and what is let go.
+//! Room: publishers that wait for it, publishers that are refused, and dropped entries.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ async fn publishing_waits_for_a_group_that_lags_and_is_refused_when_nobody_consu
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    worker.let_one(); // the delivery in hand; the next one does not begin
+    worker.let_one(); // the running delivery; the next one does not start
     stopping.await.unwrap();
     let refused = waiting.await.unwrap();
     assert!(matches!(refused, Err(PublishError::Full { .. })), "{refused:?}");
@@ -69,7 +69,7 @@ async fn without_subscribers_the_newest_events_are_held_and_publishing_goes_on()
     until("what is held was delivered", async || worker.got() == [7, 8, 9, 10]).await;
 }
 
-/// Publishes an event more than there is room for, until the bus lets it.
+/// Publishes one event more than there is room for, and waits for room.
 async fn waiting(bus: &InMemoryEventBus, position: u64) -> JoinHandle<Result<Vec<MessageId>, PublishError>> {
     let publisher = bus.clone();
     let waiting = tokio::spawn(async move { publisher.publish(&[event(position)]).await });

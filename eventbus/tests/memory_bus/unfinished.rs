@@ -1,4 +1,4 @@
-//! What is not finished when a process ends: the next one gets that, in order, and nothing else.
+//! Events unfinished at the end of a process: the next one delivers these, in order, and no further ones.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ async fn settled(bus: &InMemoryEventBus) {
     until("the group is settled", async || bus.progress(&group).await.unwrap().is_settled()).await;
 }
 
-/// Ends a process as `kill -9` does: nothing is saved any more.
+/// Ends a process as `kill -9` does: the bus saves no more.
 async fn kill(kept: &Kept, bus: InMemoryEventBus, consumer: JoinHandle<()>) {
     kept.broken.store(true, Ordering::SeqCst);
     consumer.abort();
@@ -69,7 +69,7 @@ async fn a_restart_gets_what_waits_and_what_is_parked_behind_it_in_order() {
     assert_eq!(kept.rows("a").await, (vec![], vec![]));
 }
 
-/// While an event is handled for the first time the checkpoint stays before it; what comes after has its row all the same.
+/// During the first run of an event the checkpoint stays before it; later events have their rows all the same.
 #[tokio::test]
 async fn rows_after_the_checkpoint_are_what_the_feed_brings_once_more() {
     let kept = Kept::with(&["slow", "waits", "dies", "done"]).await;
@@ -90,7 +90,7 @@ async fn rows_after_the_checkpoint_are_what_the_feed_brings_once_more() {
     kill(&kept, bus, consumer).await;
 }
 
-/// The store may have saved a row although it did not say so.
+/// The store may have saved a row without an answer.
 #[tokio::test]
 async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {
     let kept = Kept::with(&["1"]).await;
@@ -99,7 +99,7 @@ async fn a_row_that_was_saved_without_an_answer_goes_with_its_event() {
     let (bus, _) = process(&kept, SOON, &worker).await;
     until("what waits has a row", async || kept.rows("a").await == (vec![1], vec![])).await;
     worker.failing.lock().unwrap().clear();
-    // what is left is to be saved
+    // the rest is still to be saved
     until("it is handled", async || bus.stats().events_processed_success == 1 && pending(&bus, "a").await == 1).await;
     kept.mute.store(false, Ordering::SeqCst);
     settled(&bus).await;
@@ -123,7 +123,7 @@ async fn what_is_read_back_for_a_group_that_comes_late_is_not_unread_for_the_oth
     assert_eq!(worker.got().len(), 2, "it gets nothing of that");
 }
 
-/// Only what was handled when the process ended may have ended it.
+/// Only an event that ran when the process ended may have ended it.
 #[tokio::test]
 async fn what_waited_for_its_retry_is_no_suspect_and_what_ran_again_is() {
     let group = Name::from_static("a");
@@ -155,7 +155,7 @@ async fn what_waited_for_its_retry_is_no_suspect_and_what_ran_again_is() {
     kill(&kept, bus, consumer).await;
 }
 
-/// How far a group reads is noted for many events at once, and taken back when it is stopped.
+/// The bus saves how far a group reads for many events at once, and takes it back when it stops.
 #[tokio::test]
 async fn a_group_that_was_stopped_leaves_nothing_that_may_have_ended_its_process() {
     let names: Vec<String> = (0..1_000).map(|number| number.to_string()).collect();
@@ -172,11 +172,11 @@ async fn a_group_that_was_stopped_leaves_nothing_that_may_have_ended_its_process
     assert_eq!(kept.get("reading:a"), Some(Position::START));
 }
 
-/// Whenever a process is killed, and whatever cannot be saved: all events are handled in the order of their aggregate, and
-/// none again once that was saved.
+/// Processes are killed and saves fail at any moment: all events are handled in the order of their aggregate, and none
+/// again once that was saved.
 #[tokio::test]
 async fn killed_processes_lose_nothing_and_repeat_nothing_that_was_saved() {
-    // at once, as what was in flight waits a second
+    // concurrently, as each suspect waits a second
     futures_util::future::join_all((0..40).map(kill_processes)).await;
 }
 
@@ -231,7 +231,7 @@ async fn kill_processes(round: u64) {
     assert_eq!(kept.rows("a").await, (vec![], vec![]));
 }
 
-/// Numbers that look random, the same in each run.
+/// Pseudorandom numbers, the same in each run.
 fn oorandom(seed: u64) -> impl FnMut() -> u64 {
     let mut state = seed;
     move || {

@@ -99,7 +99,7 @@ async fn a_group_resumes_at_its_checkpoint() {
     assert_eq!(checkpoint, Some(Position::new(1)));
     log.lock().unwrap().clear();
 
-    // saved while nothing consumes, as if the process had died before its handlers ran
+    // saved without a consumer, as if the process had died before its handlers ran
     let publisher = App::builder().store(store.clone()).without_relay().start().await.unwrap();
     save(&publisher).await;
     let app = start().await;

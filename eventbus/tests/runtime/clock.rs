@@ -1,4 +1,4 @@
-//! An app whose time is moved by hand: hours pass in an instant.
+//! An app whose clock the test advances: hours pass in an instant.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,11 +20,11 @@ use crate::{
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Twice that is within the four hours of the default.
+/// Twice this time is within the four hours of the default.
 const LATER: Duration = Duration::from_secs(100 * 60);
 const BEGIN: OffsetDateTime = datetime!(2031-05-01 12:00 UTC);
 
-/// When the handler ran.
+/// The times of the handler's runs.
 #[derive(Clone)]
 struct Ran(ManualClock, Arc<Mutex<Vec<OffsetDateTime>>>);
 
@@ -97,7 +97,7 @@ async fn ids_and_times_of_events_are_those_of_the_clock_of_the_app() {
     assert_eq!(i64::try_from(seconds).unwrap(), (BEGIN + HOUR).unix_timestamp());
 }
 
-/// A bus that never answers when it is told what groups handle.
+/// A bus that never answers an announcement of a group's types.
 struct Mute(InMemoryEventBus);
 
 delegate!(Mute, self => self.0; EventBus {

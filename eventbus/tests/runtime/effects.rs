@@ -22,7 +22,7 @@ use crate::{
     wait::until,
 };
 
-/// How the next calls of a handler end, after it wrote.
+/// The results of the next calls of a handler, after it wrote.
 #[derive(Clone, Default)]
 struct Calls(Arc<AtomicU32>);
 

@@ -1,7 +1,7 @@
-//! Each option of the app, of the stores and buses in memory, and what is asked of health, at the ends of its range: all of
-//! them work, as the docs say what the shortest and the longest is.
+//! Each option of the app, of the in-memory stores and buses, and of health, at the ends of its range: all work, as the
+//! docs define the shortest and the longest value.
 //!
-//! Keep: a new option of a builder belongs into its list here; `every_option_is_tried` looks at the source for it.
+//! Invariant: a new option of a builder has an entry in its list here; `every_option_is_tried` reads the source for it.
 #![allow(clippy::print_stdout, reason = "which option a failure is about")]
 
 use std::{
@@ -44,7 +44,7 @@ const NONE: Duration = Duration::ZERO;
 const LEAST: Duration = Duration::from_nanos(1);
 const MOST: Duration = Duration::MAX;
 
-/// What the app is told by each of its options that has a range, and whether waiting methods have time to wait.
+/// Each option of the app with a range, and whether waiting methods have time to wait.
 fn app_options() -> Vec<(&'static str, AppBuilder, bool)> {
     let mut options = Vec::new();
     for time in [NONE, LEAST, MOST] {
@@ -77,7 +77,7 @@ fn bus_options() -> Vec<(&'static str, InMemoryEventBus)> {
     options
 }
 
-/// Saves, handles, projects, waits, looks, and shuts down.
+/// Saves, handles, projects, waits, reads the status, and shuts down.
 async fn works(builder: AppBuilder, can_wait: bool, deadline: Duration) {
     let handled = Handled::default();
     let app = builder

@@ -1,4 +1,4 @@
-//! A store that can be held up and damaged.
+//! A store that the test can hold and damage.
 
 use std::sync::{
     Arc,
@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 
 use crate::wait::until;
 
-/// A store whose checkpoints wait until they are let, and whose feed may be damaged, or search for ever.
+/// A store whose checkpoints wait for permits, and whose feed may be damaged, or search for ever.
 #[derive(Clone)]
 pub struct GatedStore {
     pub store: Arc<dyn EventStore>,
@@ -29,16 +29,16 @@ pub struct GatedStore {
     pub is_damaged: Arc<AtomicBool>,
     /// The position of an event that cannot be read; 0 for none.
     pub damaged_at: Arc<AtomicU64>,
-    /// How often that event was to be read.
+    /// Number of reads of that event.
     pub damage_met: Arc<AtomicUsize>,
     pub is_away: Arc<AtomicBool>,
-    /// At which asking for the head, from 1, an event comes just before the answer.
+    /// The number of the call for the head, from 1, before whose answer an event is appended.
     pub comes_at: Arc<AtomicU64>,
-    /// Positions at the end that hold no event.
+    /// Number of positions without an event at the end.
     pub gap: Arc<AtomicU64>,
-    /// How many events a reading of the feed finds before it searches for ever.
+    /// Number of events that a read of the feed finds before it searches for ever.
     pub finds: Arc<AtomicUsize>,
-    /// How many readings do so at the moment.
+    /// Number of reads that search at the moment.
     pub searching: Arc<AtomicUsize>,
 }
 
@@ -64,7 +64,7 @@ impl GatedStore {
         }
     }
 
-    /// A feed without an end; counted while it is there.
+    /// A feed without an end; counts itself while it lives.
     fn search(&self) -> impl futures_util::Stream<Item = Result<RecordedEvent, ReadError>> + Send + use<> {
         let searching = Arc::clone(&self.searching);
         futures_util::stream::once(async move {

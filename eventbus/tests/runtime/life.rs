@@ -1,4 +1,4 @@
-//! Settling and shutting down: what is waited for, and for how long.
+//! Settling and shutting down: the work that an app waits for, and for how long.
 
 use std::{
     sync::{
@@ -51,7 +51,7 @@ async fn ship_the_rest(
     Ok(())
 }
 
-/// Stores the next event, which the relay can publish at its second try only.
+/// Stores the next event, which the relay can publish only at its second attempt.
 async fn ship(orders: &Orders, meta: &Metadata) -> Result<(), HandlerError> {
     orders.1.publishes.fail_next(Fault::Unavailable, 1);
     let part = OrderShipped { tracking_number: "T".into() };
@@ -251,7 +251,7 @@ async fn a_shutdown_does_not_wait_until_consuming_would_be_tried_again() {
     let _other = bus.start_consuming_in_background();
     until("another one consumes", async || bus.is_consuming()).await;
     let app = App::builder().bus(bus).store(InMemoryEventStore::new()).handler::<never_end>().start().await.unwrap();
-    // long enough that the next try is a while away
+    // long enough that the next attempt is a while away
     tokio::time::sleep(Duration::from_secs(60)).await;
     let began = tokio::time::Instant::now();
     app.shutdown(Duration::from_secs(5)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What an app says in the log.
+//! The log lines of an app.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ async fn patient(_event: &OrderCreated) {}
 #[handler(manual, group = "audit")]
 async fn audit(_event: &RecordedEvent) {}
 
-/// What two saves log, if `rival` moves the checkpoint of that name before each of them.
+/// Returns the log of two saves, with `rival` moving the checkpoint of that name before each.
 async fn log_of_saves(rival: Option<&'static str>) -> String {
     let (lines, store) = (Lines::default(), InMemoryEventStore::new());
     let _here = lines.capture("eventbus=warn");
@@ -39,7 +39,7 @@ async fn log_of_saves(rival: Option<&'static str>) -> String {
     }
     app.shutdown(Duration::from_secs(5)).await.unwrap();
     let text = lines.text();
-    // this binary links handlers of other tests
+    // this binary links handlers of further tests
     text.lines().filter(|line| !line.contains("this app does not run")).collect()
 }
 

@@ -1,4 +1,4 @@
-//! What runs: repository, subscriptions, relay, projections, app; on the backends in memory.
+//! The runtime: repository, subscriptions, relay, projections, app; on the backends in memory.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![allow(unreachable_pub, reason = "modules of one test binary")]
 

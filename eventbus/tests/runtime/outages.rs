@@ -1,4 +1,4 @@
-//! What the log says of an outage: that it began, and that it is over, each once.
+//! The log lines of an outage: one when it begins, and one when it ends.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -29,7 +29,7 @@ async fn save(app: &App) {
     orders.save(&mut order).await.unwrap();
 }
 
-/// The log holds each of these lines once, the second with how long it lasted.
+/// The log holds each of these lines once, the second with the duration.
 fn assert_once(log: &str, began: &str, over: &str) {
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).map(Into::into).collect::<Vec<String>>();
     assert_eq!(lines(began).len(), 1, "`{began}` in\n{log}");

@@ -199,7 +199,7 @@ async fn a_failing_event_stops_the_projection_visibly_and_a_rebuild_frees_it() {
 struct Rows {
     handled: AtomicU64,
     failures: AtomicU32,
-    /// How often it fails.
+    /// The number of failures.
     most: u32,
 }
 
@@ -234,7 +234,7 @@ async fn a_projection_with_rows_of_its_own_retries_and_resumes_at_its_checkpoint
     until("every event is handled again", async || handled.load(Ordering::SeqCst) >= 4).await;
 }
 
-/// Moves the clock until something is so.
+/// Advances the clock until the condition holds.
 async fn moved_until(clock: &ManualClock, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     until(what, async || {
         clock.advance(Duration::from_secs(1));

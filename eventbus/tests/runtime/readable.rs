@@ -1,4 +1,4 @@
-//! Nothing is stored that would not read back.
+//! The repository stores no event that would not read back.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ struct Skipped {
     seen: u32,
 }
 
-/// Its field is written as something else than what is read.
+/// Its field is written in a different form than it is read.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Sensor)]
 struct Spelled {
@@ -97,7 +97,7 @@ fn reading(change: impl FnOnce(&mut Reading)) -> SensorEvent {
     measured(reading)
 }
 
-/// Each event that would not read back, the field it is about, and why.
+/// Each event that would not read back, its field, and the reason.
 fn unreadable() -> Vec<(SensorEvent, &'static str, &'static str)> {
     const FINITE: &str = "not a finite number";
     let number = || Words { number: 42, state: State::Other };
@@ -174,7 +174,7 @@ async fn an_event_that_would_not_read_back_is_refused_at_every_save() {
     assert_eq!(sensors.load(&id).await.unwrap().events, 1);
 }
 
-/// What has no trouble is stored as serde_json writes it.
+/// Accepted numbers are stored as serde_json writes them.
 #[test]
 fn finite_numbers_are_written_as_ever() {
     for event in [

@@ -1,4 +1,4 @@
-//! Rebuilding and stopping while something else happens to the projection.
+//! Rebuilding and stopping a projection during concurrent changes.
 
 use std::{
     sync::{
@@ -31,7 +31,7 @@ async fn save(store: &impl AppendEvents, customers: &[&str]) -> Position {
     records.last().unwrap().position().unwrap()
 }
 
-/// Keeps its rows itself; its first `bad` event fails for good once it is let, `slow` ones wait for the gate.
+/// Keeps its rows itself; its first `bad` event fails for good once `gate` opens, `slow` ones wait for the gate.
 #[derive(Clone)]
 struct Ledger {
     rows: Arc<Mutex<Vec<String>>>,
@@ -215,7 +215,7 @@ async fn what_was_handled_before_a_stop_is_not_handled_again() {
     }
 }
 
-/// While it is rebuilt, every event it handles has another one appended.
+/// Appends one more event for each event that it handles in a rebuild.
 struct Echo {
     store: InMemoryEventStore,
     handled: u64,

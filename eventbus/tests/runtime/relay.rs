@@ -1,4 +1,4 @@
-//! What is stored is published: once if nothing dies, in order, whatever fails meanwhile.
+//! Stored events are published: once if no process dies, in order, despite failures.
 
 use std::{
     sync::{Arc, Mutex},
@@ -28,7 +28,7 @@ async fn save(app: &App, shipments: usize) -> Position {
     saved.position.unwrap()
 }
 
-/// Everything the bus delivers, as positions.
+/// The positions of all events that the bus delivers.
 fn positions_of(bus: &impl EventBus) -> Arc<Mutex<Vec<u64>>> {
     let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
     let log = Arc::clone(&seen);

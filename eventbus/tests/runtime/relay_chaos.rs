@@ -1,5 +1,5 @@
-//! Relays over one store, and a bus that loses data, replies and time: what a group had not finished comes again, and
-//! nothing comes twice without a loss.
+//! Relays over one store, and a bus that loses data, replies and time: events that a group had not finished come again,
+//! and none comes twice without a loss.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -58,7 +58,7 @@ struct World {
     _apps: Vec<App>,
     copy: eventbus::testkit::LossyBusSnapshot,
     taken: [BTreeSet<u64>; 2],
-    /// How often something may come again.
+    /// Number of times that an event may come again.
     losses: usize,
 }
 
@@ -74,7 +74,7 @@ impl World {
         let copy = bus.snapshot();
         let mut world = Self { store, bus, connections, _apps: apps, copy, taken: Default::default(), losses: 0 };
         append(&world.store, 1).await;
-        // what is promised holds for groups that are known
+        // the promise holds for known groups
         world.settle().await;
         world.copy = world.bus.snapshot();
         world
@@ -100,7 +100,7 @@ impl World {
                 self.bus.restore(&self.copy);
             }
             Event::Trim(entries) => {
-                self.losses += 2; // the last one may be among them: then all is lost, and the groups have a hole
+                self.losses += 2; // the last one may be among them: then all is lost, and the groups have a gap
                 self.bus.trim(entries);
             }
             Event::Fail(relay, is_lost) => {
@@ -117,7 +117,7 @@ impl World {
         }
     }
 
-    /// Lets everything go on until nothing comes any more.
+    /// Runs until no more events come.
     async fn settle(&mut self) {
         self.connections.iter().for_each(|connection| connection.pause(false));
         let mut quiet = 0;

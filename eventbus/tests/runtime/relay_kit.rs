@@ -1,4 +1,4 @@
-//! A store, a bus that loses data, and what the tests of relays do with them.
+//! A store, a bus that loses data, and helpers of the tests of relays.
 
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub async fn app(store: &InMemoryEventStore, bus: &LossyBus) -> App {
     builder(store, bus).start().await.unwrap()
 }
 
-/// Publishes what a store holds after one position up to another, as a relay with this epoch would.
+/// Publishes the events of a store after one position through a second one, as a relay with this epoch would.
 pub async fn publish(store: &InMemoryEventStore, bus: &LossyBus, epoch: u64, after: u64, through: u64) {
     let publisher = Publisher { store: store.store_id().await.unwrap(), epoch };
     let events: Vec<_> = store.read_all(after.into()).try_collect().await.unwrap();

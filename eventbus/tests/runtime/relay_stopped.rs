@@ -1,4 +1,4 @@
-//! What a relay leaves to an operator, and what an operator can say.
+//! Stops of a relay that an operator has to resolve, and the operator's calls.
 
 use std::time::Duration;
 

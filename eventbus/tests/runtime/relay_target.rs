@@ -1,4 +1,4 @@
-//! What a relay does with each answer of a bus that keeps positions.
+//! The relay's reaction to each answer of a bus that keeps positions.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Which process relays, and what the others see of it.
+//! The leader among relays, and its status in the remaining processes.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ async fn a_relay_that_was_paused_beyond_its_lease_steps_down_and_stands_by() {
     first.published(last).await.unwrap();
     bus.pause(true);
     append(&store, 1).await;
-    // what a pause of the whole process comes to: its lease has passed on when it goes on
+    // as if the whole process were paused: its lease has a new owner when it continues
     let other = Name::from_static("other");
     let lease = store.seize_lease(&ROLE, &other, Duration::from_secs(30)).await.unwrap();
     publish(&store, &bus.connection(), lease.epoch, 1, 2).await;
@@ -97,7 +97,7 @@ async fn a_former_owner_that_ends_does_not_set_the_checkpoint_back() {
     let former = app(&store, &bus).await;
     let last = append(&store, 3).await;
     former.published(last).await.unwrap();
-    // it has not noticed yet
+    // the former leader has not noticed yet
     let other = Name::from_static("other");
     store.seize_lease(&ROLE, &other, Duration::from_secs(30)).await.unwrap();
     store.save_checkpoint(&ROLE, Position::new(7)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Two releases of a projection that share its rows, of which the newer one knows an event type more.
+//! Two releases of a projection that share its rows, of which the newer one knows one more event type.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{
     wait::until,
 };
 
-/// The rows of the projection `order-rows` as an older release keeps them: it knows nothing of shipments.
+/// The rows of the projection `order-rows` as an older release keeps them, without shipments.
 mod old {
     use eventbus::{prelude::*, testkit::Tables};
 
@@ -107,7 +107,7 @@ async fn rows_that_an_operator_accepts_go_on_without_what_was_passed_by() {
     assert_eq!(store.tables().await.rows("parcels").len(), 1, "what came since then");
     assert!(!new.accept_missed_events::<nameless::new::Rows>("again").await.unwrap());
     stop(new).await;
-    // the next start does not stop either
+    // nor does the next start stop
     let next = run(&store, nameless::new::Rows).await;
     next.projected::<nameless::new::Rows>(save(&store, 1).await).await.unwrap();
     stop(next).await;
@@ -126,7 +126,7 @@ async fn save(store: &TableStore, orders: usize) -> Position {
     last
 }
 
-/// How many events the rows count.
+/// The number of events that the rows count.
 async fn counted(store: &TableStore) -> u64 {
     let rows = store.tables().await.rows("order_rows");
     rows.iter().map(|(_, row)| row.get("events").map_or(0, |events| events.parse::<u64>().unwrap())).sum()
@@ -148,7 +148,7 @@ async fn a_newer_release_takes_over_and_makes_up_for_what_the_older_one_passed_b
     save(&store, 10).await;
     until("nothing is missing", async || counted(&store).await == 330).await;
     assert!(new.projections().await.unwrap().iter().all(|status| status.stopped.is_none()));
-    // the older one goes on running, and does not take the role back
+    // the older release continues, and does not take the lease back
     let position = save(&store, 10).await;
     new.projected::<OrderRows>(position).await.unwrap();
     tokio::time::sleep(Duration::from_secs(300)).await;
@@ -172,13 +172,13 @@ async fn a_newer_release_that_is_away_for_a_moment_is_waited_for() {
     let new = run(&store, OrderRows).await;
     new.projected::<OrderRows>(position).await.unwrap();
     assert_eq!(counted(&store).await, 60);
-    // one that does not come back is not
+    // the older release does not wait for one that stays away
     stop(new).await;
     let position = save(&store, 10).await;
     old.projected::<old::Rows>(Position::START).await.unwrap();
     until("the older release feeds it", async || counted(&store).await == 70).await;
     old.projected::<old::Rows>(position).await.unwrap();
-    // and what it passed by is made up for
+    // and a rebuild adds the events that it passed by
     let new = run(&store, OrderRows).await;
     until("nothing is missing", async || counted(&store).await == 90).await;
     stop(old).await;
@@ -220,12 +220,12 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     }
     assert!(store.tables().await.rows("parcels").is_empty());
     stop(new).await;
-    // one that names its tables is rebuilt by itself
+    // a release that names its tables rebuilds them by itself
     let named = run(&store, nameless::named::Rows).await;
     named.projected::<nameless::named::Rows>(save(&store, 1).await).await.map(drop).unwrap();
     until("nothing is missing", async || store.tables().await.rows("parcels").len() == 1).await;
     stop(named).await;
-    // a release that knows as little goes on
+    // a release with as few types continues
     let old = run(&store, nameless::old::Rows).await;
     let stream = eventbus::StreamId::new(Name::from_static("Order"), AggregateId::new());
     let news = vec![NewEvent::from_event(&crate::orders::created("bob", 1.0)).unwrap()];
@@ -237,8 +237,8 @@ async fn a_projection_that_nothing_can_rebuild_stops_and_says_what_it_misses() {
     stop(old).await;
 }
 
-/// Red if the retries of a rebuild, which fails at the same event, keep the lease: no other process could handle it, and
-/// this one would not retry it.
+/// Fails if the retries of a rebuild, which fails at the same event, keep the lease: no second process could handle it,
+/// and this one would not retry it.
 #[tokio::test(start_paused = true)]
 async fn a_projection_that_stops_while_it_is_rebuilt_releases_its_lease_and_goes_on_later() {
     let store = TableStore::new();

@@ -27,14 +27,14 @@ use crate::{
 
 pub const ROLE: Name = Name::from_static("projection:order-rows");
 
-/// How the methods behave; shared by all instances of a test.
+/// The behavior of the methods; shared by all instances of a test.
 #[derive(Clone)]
 pub struct Mood {
-    /// How often `bad` is refused yet.
+    /// The number of refusals left for `bad`.
     pub refusals: Arc<AtomicU32>,
-    /// How often `bad` was tried.
+    /// The number of attempts of `bad`.
     pub tries: Arc<AtomicU32>,
-    /// What `slow` waits for.
+    /// The gate of `slow`.
     pub gate: Arc<Semaphore>,
     pub waiting: Arc<AtomicU32>,
 }
@@ -142,7 +142,7 @@ pub async fn app(store: &TableStore, mood: &Mood) -> App {
     app.projection_lease(Duration::from_secs(1)).without_relay().start().await.unwrap()
 }
 
-/// How many events each row counted, all together, and how many rows there are.
+/// The number of events that all rows count together, and the number of rows.
 pub async fn counted(store: &TableStore) -> (usize, u64) {
     let rows = store.tables().await.rows("order_rows");
     (rows.len(), rows.iter().map(|(_, row)| row["events"].parse::<u64>().unwrap()).sum())
@@ -229,7 +229,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
     assert!(!app.resume_projection::<OrderRows>().unwrap());
 }
 
-/// Red if damage that is read ahead stops the projection before the events whose rows are not written.
+/// Fails if damage that is read ahead stops the projection before the events whose rows are not written.
 #[tokio::test(start_paused = true)]
 async fn a_failure_to_write_comes_before_damage_that_was_read_ahead() {
     let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
@@ -290,7 +290,7 @@ async fn a_store_that_is_away_does_not_stop_the_projection() {
     store.begins.fail_next(Fault::Unavailable, 1);
     let app = app(&store, &mood).await;
     until("it tried", async || mood.tries.load(Ordering::SeqCst) == 1).await;
-    // the method failed, and so does every look whether the store is there
+    // the method failed, and so does every check of the store
     store.begins.fail_next(Fault::Unavailable, 20);
     app.projected::<OrderRows>(Position::new(1)).await.unwrap();
     assert_eq!(counted(&store).await, (1, 1));
@@ -302,7 +302,7 @@ async fn an_owner_whose_lease_has_passed_on_writes_nothing() {
     let app = app(&store, &mood).await;
     let position = save(&store, "slow", 0).await;
     mood.until_waiting().await;
-    // it is paused in its transaction, while somebody else takes the role
+    // the owner is paused in its transaction while a second process takes the lease
     let other = store.seize_lease(&ROLE, &Name::from_static("other"), Duration::from_secs(60)).await.unwrap();
     mood.gate.add_permits(10);
     until("it has stepped down", async || app.projections().await.unwrap()[0].owner == ProjectionOwner::Elsewhere)
@@ -354,7 +354,7 @@ async fn one_of_several_processes_writes_and_all_know_how_far() {
                 assert_eq!(owner.replace(index), None, "one owner");
             }
         }
-        // whoever writes goes, and another one takes over
+        // the owner shuts down, and a second app takes over
         apps.remove(owner.expect("an owner")).shutdown(Duration::from_secs(5)).await.unwrap();
     }
 }
@@ -460,12 +460,12 @@ async fn state_in_memory_is_not_resumed_but_rebuilt() {
     assert_eq!((status.owner, status.lag), (ProjectionOwner::Here, 0));
 }
 
-/// Red if a method may take for ever, or another time than it says.
+/// Fails if a method has no time limit, or a different one than reported.
 #[tokio::test]
 async fn a_method_that_hangs_is_shown_then_ended_after_a_minute_and_tried_again_and_others_go_on() {
     let (store, mood, clock) = (TableStore::new(), Mood::default(), ManualClock::default());
     let app = App::builder().clock(clock.clone()).store(store.clone()).state(mood.clone()).projection(OrderRows);
-    // so that it does not lose its role while the clock is moved
+    // so that the app keeps its lease while the clock advances
     let app = app.projection_with(OrderStatistics::default).projection_lease(Duration::from_secs(86_400));
     let app = app.without_relay().start().await.unwrap();
     save(&store, "slow", 0).await;

@@ -28,7 +28,7 @@ async fn dump(store: &TableStore) -> Vec<(String, Row)> {
     store.tables().await.rows("order_rows")
 }
 
-/// Damages the live rows, as a bug that was mended since would have.
+/// Damages the live rows, as a bug that is now fixed would have.
 async fn damage(store: &TableStore) {
     let mut transaction = store.begin().await.unwrap();
     let tables: &mut Tables =
@@ -115,7 +115,7 @@ async fn the_live_rows_serve_and_go_on_until_they_are_replaced() {
     let app_of_rebuild = app.clone();
     let store_of_rebuild = store.clone();
     let rebuild = tokio::spawn(async move {
-        // as soon as the copies are begun, an event comes and is served live before the rebuild goes on
+        // as soon as the copies exist, an event arrives and is served live before the rebuild continues
         let begun = move |_| *saw.lock().unwrap() = true;
         for _ in 0..200 {
             save(&store_of_rebuild, "ada", 3).await;
@@ -168,7 +168,7 @@ async fn an_interrupted_rebuild_is_resumed() {
     app.projected::<OrderRows>(next).await.unwrap();
 
     let mut first = None;
-    // it waits until the lease of the interrupted one has run out
+    // it waits until the lease of the interrupted rebuild has expired
     let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
         first.get_or_insert(now);
     });
@@ -188,7 +188,7 @@ async fn a_resumed_rebuild_counts_what_was_skipped_before_it() {
     let app = app(&store, &mood).await;
     drop(app.projected::<OrderRows>(last).await.unwrap());
     app.skip_event::<OrderRows>(Position::new(2), "a test").await.unwrap();
-    // the copies are complete, and the store is away when they are to replace the rows
+    // the copies are complete, and the store is unavailable when they are to replace the rows
     let mut is_filling = true;
     let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
         if now.position == last && std::mem::take(&mut is_filling) {
@@ -250,7 +250,7 @@ async fn rows_are_replaced_all_or_none() {
         let (before, checkpoint) = (dump(&store).await, store.load_checkpoint(&ROLE).await.unwrap());
         damage(&store).await;
         let damaged = dump(&store).await;
-        // the first commit fills the copies, the others replace the rows
+        // the first commit fills the copies, the remaining ones replace the rows
         let mut filled = false;
         let rebuild = app.rebuild::<OrderRows>().on_progress(|now| {
             if now.events == 20 && !std::mem::replace(&mut filled, true) {
@@ -315,7 +315,7 @@ async fn a_store_that_is_away_for_a_moment_does_not_end_a_rebuild() {
     assert_eq!(dump(&store).await, before);
 }
 
-/// Red if each try is worth a line, or the end of an outage none.
+/// Fails if each attempt has a log line, or the end of an outage has none.
 #[tokio::test(start_paused = true)]
 async fn of_a_store_that_fails_while_rows_are_rebuilt_and_replaced_it_is_told_once_and_when_it_works() {
     let lines = Lines::default();
@@ -492,13 +492,13 @@ async fn the_rows_of_one_aggregate_are_made_anew() {
     let next = append(&store, &stream, news("ada", 0)).await;
     app.projected::<OrderRows>(next).await.unwrap();
     assert_eq!(row(&dump(&store).await, "one").unwrap()["events"], "7");
-    // what an operator has skipped is left out, and counted
+    // the rebuild leaves out and counts skipped events
     app.skip_event::<OrderRows>(Position::new(2), "a test").await.unwrap();
     let rebuilt = app.rebuild_aggregate::<OrderRows>(&stream).await.unwrap();
     assert_eq!((rebuilt.events, rebuilt.skipped), (6, 1));
 }
 
-/// A store that says who had the role of a projection when its note was saved.
+/// A store that records the owner of a projection's lease when its note was saved.
 struct Witness {
     store: TableStore,
     owners: Arc<Mutex<Vec<Option<Name>>>>,

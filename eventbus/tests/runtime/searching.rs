@@ -1,4 +1,4 @@
-//! Projections whose events are rare: the search for the next one is given up when there is nothing to do with it.
+//! Projections whose events are rare: they stop the search for the next one when it has no use.
 
 use std::{sync::atomic::Ordering, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One in-process bus, and more than one that uses it.
+//! One in-process bus that several apps share.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Events that an operator has skipped: a projection and the relay go on behind them.
+//! Events that an operator has skipped: a projection and the relay continue behind them.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     wait::until,
 };
 
-/// Refuses what one customer orders.
+/// Refuses the orders of one customer.
 #[derive(Default)]
 struct Rows;
 
@@ -50,7 +50,7 @@ fn by(customer: &str) -> NewEvent {
     NewEvent::from_event(&created(customer, 1.0)).unwrap()
 }
 
-/// An event of a type that is known, which cannot be decoded.
+/// An event of a known type that cannot be decoded.
 fn undecodable() -> NewEvent {
     NewEvent::new(Name::from_static("OrderCreated"), 1, "{}")
 }
@@ -94,7 +94,7 @@ async fn a_projection_skips_what_an_operator_says_and_rebuilds_leave_it_out() {
     assert_eq!((rebuilt.events, rebuilt.skipped), (2, 2));
     app.shutdown(Duration::from_secs(5)).await.unwrap();
 
-    // another process does so from the start
+    // a second process skips them from the start
     let app = App::builder().store(store.clone()).projection_with(Rows::default).start().await.unwrap();
     add(&store, "5", by("eve")).await;
     drop(app.projected::<Rows>(Position::new(5)).await.unwrap());

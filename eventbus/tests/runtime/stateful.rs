@@ -1,4 +1,4 @@
-//! Projections that take more than an event.
+//! Projections whose methods take more parameters than the event.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Waiting for a projection or the relay in vain: it ends, and says what keeps them.
+//! Waiting for a projection or the relay in vain: the wait ends with an error that names the reason.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -93,7 +93,7 @@ async fn waiting_in_vain_says_what_keeps_the_projection() {
     assert!(error.starts_with(expected) && error.ends_with("away"), "{error}");
 
     store.is_away.store(false, Ordering::SeqCst);
-    // how soon it tries again grows with every failure, and may be longer than one wait
+    // the delay grows with every failure, and may be longer than one wait
     until("it goes on", async || app.projected::<OrderStatistics>(position).await.is_ok()).await;
     let beyond = app.projected::<OrderStatistics>(Position::new(9)).await;
     let error = beyond.map(drop).unwrap_err().to_string();

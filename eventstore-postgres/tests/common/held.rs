@@ -1,17 +1,17 @@
-//! An append that waits at the server, until it is let go.
+//! An append that waits at the server until the test releases it.
 
 use eventbus::{ExpectedVersion, NewEvent, RecordedEvent, StreamId, Version, port::AppendEvents as _};
 use sqlx::PgConnection;
 
 use super::{TestSchema, add, blocked_backend, feed, open, read, run, stream};
 
-/// Streams with one event each, whose rows somebody holds: appends to it are sent, and wait at the server.
+/// Streams with one event each, whose rows the test locks: appends to them wait at the server.
 pub(crate) struct Held {
     pub(crate) stream: StreamId,
     pub(crate) streams: Vec<StreamId>,
     pub(crate) watcher: PgConnection,
     holder: PgConnection,
-    // last: it cannot go while somebody holds a row of it
+    // last: it cannot be dropped while a row in it is locked
     pub(crate) schema: TestSchema,
 }
 
@@ -41,7 +41,7 @@ impl Held {
         run(&mut self.holder, "ROLLBACK").await;
     }
 
-    /// Checks that `appended`, and nothing else, is stored after the first event, and that a repeat says so.
+    /// Checks that exactly `appended` is stored after the first event, and that a repeat returns it.
     pub(crate) async fn is_stored_once(&self, given: &[NewEvent], appended: &[RecordedEvent]) {
         let store = open(self.schema.config()).await;
         assert_eq!(read(&store, &self.stream).await[1..], *appended);

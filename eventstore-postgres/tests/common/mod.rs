@@ -1,6 +1,6 @@
-//! What the tests are written with: a schema or a database of their own, and events.
+//! Helpers of the tests: a schema or a database of a test's own, and events.
 //!
-//! Keep: schemas and databases go with the value that made them, also when a test fails.
+//! Invariant: schemas and databases are dropped with the value that made them, also when a test fails.
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "as in any test")]
@@ -41,7 +41,7 @@ impl TestSchema {
         }
     }
 
-    /// The configuration as a future, as the suites want it.
+    /// The configuration as a future, as the suites take it.
     pub(crate) fn place(&self) -> Ready<PgEventStoreConfig> {
         ready(self.config())
     }
@@ -64,7 +64,7 @@ impl Drop for TestSchema {
     }
 }
 
-/// A database of the test's own, for what is set or done per database.
+/// A database of the test's own, for settings and operations per database.
 pub(crate) struct TestDatabase(String);
 
 impl TestDatabase {
@@ -106,7 +106,7 @@ fn drop_with(sql: String) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut admin = connect(test_servers::postgres_url()).await;
-            // whoever still holds something must not turn a failure into a hang
+            // an open lock must not turn a failure into a hang
             run(&mut admin, "SET lock_timeout = '10s'").await;
             run(&mut admin, &sql).await;
         });
@@ -150,7 +150,7 @@ pub(crate) async fn waiting_backend(connection: &mut PgConnection, text: &str) -
     .await
 }
 
-/// Waits, but not for ever.
+/// Waits for at most a time limit.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     let waited = tokio::time::timeout(Duration::from_secs(60), future).await;
     waited.expect("the test hangs")
@@ -182,7 +182,7 @@ pub(crate) async fn feed(store: &PgEventStore) -> Vec<RecordedEvent> {
     store.read_all(Position::START).try_collect().await.unwrap()
 }
 
-/// How many migrations there are.
+/// Number of migrations.
 pub(crate) fn migrations() -> u32 {
     let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/migrations")).unwrap();
     u32::try_from(files.count()).unwrap()

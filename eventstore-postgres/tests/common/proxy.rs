@@ -1,4 +1,4 @@
-//! A server in front of the server, which loses what it is told to.
+//! A proxy in front of the server, which loses answers on demand.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,14 +12,14 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What happens to the answers of the server.
+/// The fate of the server's answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answers {
     /// They arrive.
     Pass,
     /// The next one is lost, and its connection with it; later ones arrive.
     LoseOne,
-    /// None arrives, and nobody hears that the connection is dead.
+    /// None arrives, and the connection stays open.
     Swallow,
     /// Each arrives after [`LATE`].
     Delay,
@@ -69,7 +69,7 @@ impl Proxy {
         self.answers.send_replace(answers);
     }
 
-    /// Waits until the answer that was to be lost is.
+    /// Waits until the answer to be lost is lost.
     pub(crate) async fn has_lost(&self) {
         let mut answers = self.answers.subscribe();
         let lost = answers.wait_for(|answers| *answers == Answers::Pass);

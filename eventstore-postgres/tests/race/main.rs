@@ -1,7 +1,7 @@
 //! The feed under fire: slow, rolled back and killed writers, a foreign writing transaction, repeats and conflicts.
 //!
-//! A follower of the feed must see every event exactly once and in order. The same run is followed by readers that are
-//! known to be wrong; they must lose events, which proves that the run can tell.
+//! A follower of the feed must see every event exactly once and in order. Beside it run readers that are
+//! known to be wrong; they must lose events, which proves that the run can detect a loss.
 
 #![allow(clippy::unwrap_used, reason = "as in any test")]
 
@@ -25,7 +25,7 @@ use readers::WrongReader;
 use sqlx::Connection as _;
 use tokio::task::JoinSet;
 
-/// Stand for processes: their writers share no statements.
+/// They stand for processes: their writers share no statements.
 const STORES: u32 = 8;
 const WRITERS: u32 = 24;
 const TIME: Duration = Duration::from_secs(6);
@@ -48,14 +48,14 @@ const SLOW_DOWN: &str = "
         FOR EACH ROW EXECUTE FUNCTION commit_late();
     CREATE TABLE foreign_rows (number integer);";
 
-/// A writer in the middle of something, or any follower.
+/// A writer in the middle of a statement, or any follower.
 const KILL: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = $1
       AND (state = 'active' OR application_name = 'follower') ORDER BY random() LIMIT 1";
 
 const FOREIGN: &str = "BEGIN; INSERT INTO foreign_rows VALUES (1); SELECT pg_sleep(0.1 + random()); COMMIT";
 
-/// What everyone in the race shares.
+/// The state that all tasks of the race share.
 #[derive(Clone)]
 struct Race(Arc<(String, AtomicBool)>);
 
@@ -72,7 +72,7 @@ impl Race {
         self.0.1.store(true, Ordering::SeqCst);
     }
 
-    /// A store whose backends go by `name`.
+    /// A store whose backends are named `name`.
     async fn store(&self, name: &str) -> PgEventStore {
         let url = format!("{}?application_name={name}", self.url());
         let config = PgEventStoreConfig { database_url: url, max_connections: WRITERS, ..Default::default() };
@@ -80,7 +80,7 @@ impl Race {
     }
 }
 
-/// Terminates a backend now and then; the numbers of writers and followers that it hit.
+/// Terminates a backend now and then; returns the numbers of terminated writers and followers.
 async fn kill(race: Race) -> [usize; 2] {
     let mut connection = connect(race.url()).await;
     let mut kills = [0, 0];

@@ -1,4 +1,4 @@
-//! Those who read along: the feed, and readers that are known to be wrong.
+//! The readers: the feed, and readers that are known to be wrong.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::{
     common::{connect, run},
 };
 
-/// How long a reader that found nothing waits before it looks again.
+/// Time that a reader waits after an empty read before it polls again.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Follows the feed, again from where it was when its backend is killed, until the race is over and nothing is left.
+/// Follows the feed, resuming when its backend is killed, until the race is over and no event remains.
 pub(crate) async fn follow(race: Race) -> Vec<RecordedEvent> {
     let store = race.store("follower").await;
     let mut seen: Vec<RecordedEvent> = Vec::new();
@@ -39,12 +39,12 @@ pub(crate) async fn follow(race: Race) -> Vec<RecordedEvent> {
     }
 }
 
-/// Ways to follow the table of events that look right.
+/// Ways to follow the table of events that look right, but are wrong.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum WrongReader {
-    /// Everything after the last position seen.
+    /// Reads all events after the last position seen.
     AfterPosition,
-    /// The same, of transactions older than all that run.
+    /// The same, but only events of transactions older than all running ones.
     BelowOldestTransaction,
     /// The safe bound and the page in one statement, hence in one snapshot, which is older than the bound.
     BoundInSnapshot,
@@ -63,7 +63,7 @@ impl WrongReader {
                  ORDER BY position"
             }
             // 341769 is the lock namespace of the schema `eventbus`. The nap stands for a backend that has to wait for
-            // a processor: without it the same happens, but not in every run.
+            // a processor: without it events are lost too, but not in every run.
             Self::BoundInSnapshot => {
                 "WITH nap AS MATERIALIZED (SELECT pg_sleep(0.01)::text AS done),
                  bound AS MATERIALIZED (
@@ -81,7 +81,7 @@ impl WrongReader {
         }
     }
 
-    /// Follows until the race is over and nothing is left, and returns how many events it saw.
+    /// Follows until the race is over and no event remains, and returns how many events it saw.
     pub(crate) async fn follow(self, race: Race) -> usize {
         let mut connection = connect(race.url()).await;
         run(&mut connection, "SET search_path TO eventbus").await;

@@ -1,4 +1,4 @@
-//! What the tables hold in the end, and whether everybody was told the truth.
+//! Checks the final tables against the answers that the writers received.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use sqlx::{PgConnection, types::Uuid};
 
 use crate::writers::Notes;
 
-/// An event as the table has it, read without the store.
+/// An event as stored, read without the store.
 pub(crate) struct Row {
     position: i64,
     stream: String,
@@ -49,7 +49,7 @@ pub(crate) fn check_streams(truth: &Truth) {
     }
 }
 
-/// What was told to be stored is there, once, at its place; what was told not to be stored is not; nothing else is.
+/// Acknowledged events are stored once, at their places; refused ones are not stored; no further event is.
 pub(crate) fn check_answers(truth: &Truth, notes: &[Notes]) {
     let by_id: HashMap<Uuid, &Row> = truth.events.iter().map(|row| (row.event_id, row)).collect();
     assert_eq!(by_id.len(), truth.events.len(), "an event is stored twice");
@@ -64,13 +64,13 @@ pub(crate) fn check_answers(truth: &Truth, notes: &[Notes]) {
         }
     }
     for id in notes.iter().flat_map(|notes| &notes.refused).copied().map(EventId::as_uuid) {
-        // a repeat may be stored although the first try was rolled back, and the other way round
+        // a repeat may be stored although the first attempt was rolled back, and the other way round
         assert!(told.contains_key(&id) || !by_id.contains_key(&id), "{id} was refused and is there");
     }
     assert_eq!(told.len(), by_id.len(), "events are stored that nobody was told of");
 }
 
-/// The follower saw exactly what is there, in position order.
+/// The follower saw exactly the stored events, in position order.
 pub(crate) fn check_follower(truth: &Truth, seen: &[RecordedEvent]) {
     let seen_at: Vec<_> = seen.iter().map(|event| event.position().map_or(0, |position| position.as_i64())).collect();
     if let Some(pair) = seen_at.windows(2).find(|pair| pair[0] >= pair[1]) {

@@ -1,4 +1,4 @@
-//! Those who append, and what they were told.
+//! The writers, and the answers that they received.
 
 use std::{
     sync::{
@@ -16,12 +16,12 @@ use eventstore_postgres::PgEventStore;
 
 use crate::common::{events, stream};
 
-/// What one writer was told.
+/// The answers to one writer.
 #[derive(Default)]
 pub(crate) struct Notes {
-    /// Told to be stored, and where.
+    /// The acknowledged events, with their places.
     pub(crate) stored: Vec<RecordedEvent>,
-    /// Told not to be stored.
+    /// The refused events.
     pub(crate) refused: Vec<EventId>,
     conflicts: usize,
     unavailable: usize,
@@ -39,10 +39,10 @@ pub(crate) async fn write(store: Arc<PgEventStore>, time: Duration) -> Notes {
             0 => (stream(), ExpectedVersion::NoStream),
             1 => (stream(), ExpectedVersion::Any),
             2..=5 => (shared(number), ExpectedVersion::Any),
-            // the version may be old by the time it is used
+            // the version may be outdated when the append uses it
             _ => match store.stream_version(&shared(number)).await {
                 Ok(version) => (shared(number), ExpectedVersion::Exact(version)),
-                Err(_) => continue, // its backend was killed
+                Err(_) => continue, // a fault killed its backend
             },
         };
         let given = events(1 + (number % 3) as usize);
@@ -56,7 +56,7 @@ pub(crate) async fn write(store: Arc<PgEventStore>, time: Duration) -> Notes {
 }
 
 impl Notes {
-    /// Appends until it is known what became of it.
+    /// Appends until the outcome is known.
     async fn append(
         &mut self,
         store: &PgEventStore,
@@ -86,7 +86,7 @@ fn shared(number: u64) -> StreamId {
     SHARED.get_or_init(|| std::array::from_fn(|_| stream()))[(number / 10 % 10) as usize].clone()
 }
 
-/// A number that looks like chance.
+/// A pseudorandom number.
 fn dice() -> u64 {
     static STATE: AtomicU64 = AtomicU64::new(1);
     let mixed = STATE.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -107,7 +107,7 @@ pub(crate) fn summary(notes: &[Notes]) -> String {
     )
 }
 
-/// Checks that what makes the race hard has happened.
+/// Checks that the faults that make the race hard have happened.
 pub(crate) fn check_variety(notes: &[Notes]) {
     assert!(sum(notes, |note| note.conflicts) > 0, "no conflicts");
     assert!(sum(notes, |note| note.unavailable) > 0, "nothing was rolled back");

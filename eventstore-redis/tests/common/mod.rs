@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers of the tests.
 #![allow(dead_code, reason = "each test file uses some of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -8,7 +8,7 @@ pub(crate) mod store;
 
 use std::time::Duration;
 
-/// Waits until something holds.
+/// Waits until the condition holds.
 pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
@@ -19,7 +19,7 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited in vain until {what}");
 }
 
-/// Everything an error says.
+/// The texts of an error and of its causes.
 pub(crate) fn said(error: &(dyn std::error::Error + 'static)) -> String {
     let mut said = format!("{error} {error:?}");
     let mut cause = error.source();

@@ -1,13 +1,13 @@
-//! Event stores of one test's own.
+//! Event stores of a test's own.
 
 use eventstore_redis::{RedisEventStore, RedisEventStoreConfig};
 
-/// A configuration for a store of one test's own.
+/// A configuration for a store of the test's own.
 pub(crate) fn config() -> RedisEventStoreConfig {
     config_on(test_servers::redis_url())
 }
 
-/// The same on a server of one test's own.
+/// The same on a server of the test's own.
 pub(crate) fn config_on(url: &str) -> RedisEventStoreConfig {
     RedisEventStoreConfig {
         redis_url: url.into(),

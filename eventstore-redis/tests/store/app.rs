@@ -1,4 +1,4 @@
-//! Everything of an application on Redis alone: aggregates, relay, handlers and projections in the store's transactions.
+//! An application on Redis alone: aggregates, relay, handlers and projections in the store's transactions.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -89,7 +89,7 @@ impl OrderRows {
     }
 }
 
-/// Notes how often it took effect for each event.
+/// Counts its effects for each event.
 #[handler(name = "note", group = "notes", concurrency = 4)]
 async fn note(event: &OrderCreated, meta: &Metadata, tx: &mut RedisTransaction) -> Result<(), RedisTransactionError> {
     tx.hincrby("notes", &meta.event_id().to_string(), 1)?;
@@ -176,7 +176,7 @@ async fn a_rebuild_under_writes_serves_the_old_numbers_until_the_switch() {
     projected(&app, &store).await;
     let mut connection = client(&store.config().redis_url).await;
     assert_eq!(stats(&mut connection, &store).await, of_orders(300));
-    // as a bug left them that was mended since
+    // as a bug that is now fixed left them
     tell::<u64>(&mut connection, &["HSET", &key(&store, "stats:orders"), "total_cents", "-1", "wrong", "1"]).await;
     let stop = CancellationToken::new();
     let writer = tokio::spawn({
@@ -197,7 +197,7 @@ async fn a_rebuild_under_writes_serves_the_old_numbers_until_the_switch() {
         last = now.events;
     });
     let watch = async {
-        // the old numbers, with the bug in them, or the new ones; never something between
+        // either the old numbers, with the error of the bug, or the new ones; never a mixture
         loop {
             let words = ["HMGET", &key(&store, "stats:orders"), "total_count", "total_cents", "wrong"];
             let (count, cents, wrong): (Option<i64>, Option<i64>, Option<u64>) = tell(&mut other, &words).await;

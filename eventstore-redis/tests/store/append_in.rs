@@ -1,4 +1,4 @@
-//! Events that a transaction appends are there with all else that it writes, or not at all.
+//! Events appended in a transaction are stored with all its effects, or not at all.
 
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ async fn events_and_effects_are_there_together() {
     assert_eq!(appended.iter().map(|event| event.version().get()).collect::<Vec<_>>(), [3, 4]);
     assert!(appended.iter().all(|event| event.position().is_none()), "the commit gives positions");
     store.append_in(&mut tx, &order("2"), NoStream, events(1)).await.unwrap();
-    // it sees its own events
+    // the transaction reads its own events
     store.append_in(&mut tx, &order("1"), Exact(4.into()), events(1)).await.unwrap();
     let conflict = store.append_in(&mut tx, &order("2"), NoStream, events(1)).await.unwrap_err();
     assert!(matches!(&conflict, AppendError::Conflict { actual, .. } if *actual == 1_u64), "{conflict:?}");
@@ -87,7 +87,7 @@ async fn whoever_appends_first_wins() {
         }
     }
     assert_eq!(places(&store).await.len(), 3);
-    // the same events, by somebody who repeats an append whose answer was lost
+    // the same events, by a caller that repeats an append whose answer was lost
     let given = events(2);
     let mut tx = store.begin_transaction();
     store.append_in(&mut tx, &order("3"), Any, given.clone()).await.unwrap();
@@ -102,7 +102,7 @@ async fn what_is_refused_undoes_events_and_effects() {
     store.append(&order("1"), NoStream, events(2)).await.unwrap();
     tell::<String>(&mut connection, &["SET", &key(&store, "text"), "old"]).await;
     let stream = key(&store, "aggregate:Order:3");
-    // a foreign entry was where the first version goes, and is removed
+    // a foreign entry was at the place of the first version, and is removed
     tell::<String>(&mut connection, &["XADD", &stream, "1-0", "a", "b"]).await;
     tell::<u64>(&mut connection, &["XDEL", &stream, "1-0"]).await;
     for (command, named) in [("HINCRBY", key(&store, "text")), ("XADD", stream)] {
@@ -124,7 +124,7 @@ async fn what_is_refused_undoes_events_and_effects() {
         let exist = ["EXISTS", &key(&store, "fresh"), &key(&store, "other"), &key(&store, "aggregate:Order:2")];
         assert_eq!(tell::<u64>(&mut connection, &exist).await, 0, "{command}");
     }
-    // as if nothing had been: their next versions are free
+    // the undo leaves no trace: their next versions are free
     store.append(&order("1"), Exact(2.into()), events(1)).await.unwrap();
     store.append(&order("2"), NoStream, events(1)).await.unwrap();
     tell::<u64>(&mut connection, &["XDEL", &key(&store, "aggregate:feed"), "1-0"]).await;
@@ -180,7 +180,7 @@ async fn transactions_of_others_take_no_events() {
     assert!(other.is_err());
 }
 
-/// A handler that decides on an event and appends another one does so once, however often it is delivered.
+/// A handler that reacts to an event by appending a further one does so once, however often the event is delivered.
 #[tokio::test]
 async fn an_event_that_follows_from_another_is_appended_once() {
     let (store, _) = fresh().await;
@@ -211,7 +211,7 @@ async fn an_append_that_is_too_large_is_refused_before_it_is_sent() {
     );
 }
 
-/// Newer servers than Redis 7.0 take no last id back, as this user may not either.
+/// Servers newer than Redis 7.0 do not lower a stream's last id, and this user may not do so either.
 #[tokio::test]
 async fn events_are_undone_where_no_last_id_is_taken_back() {
     let (server, store) = limited("-xsetid").await;
@@ -219,7 +219,7 @@ async fn events_are_undone_where_no_last_id_is_taken_back() {
     store.append(&order("1"), NoStream, events(2)).await.unwrap();
     let before = feed(&store).await;
     let feed_key = key(&store, "aggregate:feed");
-    // its next position was there, and is removed
+    // an entry was at its next position, and is removed
     tell::<String>(&mut connection, &["XADD", &feed_key, "3-0", "a", "b"]).await;
     tell::<u64>(&mut connection, &["XDEL", &feed_key, "3-0"]).await;
     let mut tx = store.begin_transaction();
@@ -237,7 +237,7 @@ async fn events_are_undone_where_no_last_id_is_taken_back() {
     store.append(&order("1"), Exact(2.into()), events(1)).await.unwrap();
 }
 
-/// Whatever an effect is refused with, and by whom.
+/// Effects that a server refuses with different errors.
 #[tokio::test]
 async fn effects_are_undone_whatever_the_server_says() {
     let (server, store) = limited("-rename").await;
@@ -317,7 +317,7 @@ async fn a_transaction_that_only_removes_is_made_on_a_server_without_memory() {
     assert_eq!(tell::<Vec<String>>(&mut connection, &["HGETALL", &key(&store, "values")]).await, ["b", "2"]);
 }
 
-/// Red if it is said that nothing was stored, since nothing could be sent again.
+/// Fails if the error says that no event was stored because no repeat could be sent.
 #[tokio::test]
 async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome() {
     let server = test_servers::private_redis();
@@ -336,7 +336,7 @@ async fn an_append_whose_answer_is_lost_with_the_server_has_an_unknown_outcome()
     assert!(matches!(error, AppendError::OutcomeUnknown(_)), "{error:?}");
 }
 
-/// A store whose user may do all but one thing.
+/// A store whose user lacks one right.
 async fn limited(but: &str) -> (test_servers::PrivateRedis, RedisEventStore) {
     let server = test_servers::private_redis();
     let mut connection = crate::client(server.url()).await;
@@ -378,7 +378,7 @@ async fn the_first_append_to_a_store_that_was_emptied_lists_its_types_anew() {
         let gone = gone.map(|name| key(&store, name));
         let removed: u64 = tell(&mut connection, &["DEL", &gone[0], &gone[1], &gone[2], &gone[3]]).await;
         assert_eq!(removed, 4);
-        // it is seen by this append that events are lost
+        // this append detects that events are lost
         if is_transaction {
             let mut transaction = store.begin_transaction();
             store.append_in(&mut transaction, &order("2"), NoStream, events(1)).await.unwrap();

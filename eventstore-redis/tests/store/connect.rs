@@ -1,4 +1,4 @@
-//! Connecting: mistakes, clusters, keys of others.
+//! Connecting: mistakes, clusters, foreign keys.
 
 use std::time::Duration;
 

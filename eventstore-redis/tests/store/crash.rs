@@ -1,4 +1,4 @@
-//! Servers and connections die while many append; what was acknowledged is there, once.
+//! Servers and connections die during concurrent appends; each acknowledged event is stored, once.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! What somebody else adds to the store's keys, or removes from them, is an error that names key and entry.
+//! Foreign writes to the store's keys, and removals, are errors that name key and entry.
 
 use eventbus::{
     ExpectedVersion, Position, RecordedEvent, Version,
@@ -10,7 +10,7 @@ use redis::aio::MultiplexedConnection;
 
 use crate::{common::said, event, events, fresh, key, order, tell};
 
-/// A store with three events of an order and one of another, and the names of its streams.
+/// A store with three events of an order and one of a second order, and the names of its streams.
 async fn filled() -> (RedisEventStore, MultiplexedConnection, String, String) {
     let (store, connection) = fresh().await;
     store.append(&order("1"), ExpectedVersion::NoStream, events(3)).await.unwrap();
@@ -65,7 +65,7 @@ async fn an_entry_of_the_tutorials_own_code_is_named_by_whoever_meets_it() {
 #[tokio::test]
 async fn a_foreign_entry_in_the_way_of_the_next_version_is_refused_before_anything_is_written() {
     let (store, mut connection, stream, feed_key) = filled().await;
-    // the fourth version was there and is removed: its id cannot be given again
+    // the fourth version was stored and is removed: the server accepts its id no more
     tell::<String>(&mut connection, &["XADD", &stream, "4-0", "a", "b"]).await;
     tell::<u64>(&mut connection, &["XDEL", &stream, "4-0"]).await;
     refused(&store, "equal or smaller").await;
@@ -82,7 +82,7 @@ async fn a_foreign_entry_in_the_way_of_the_next_version_is_refused_before_anythi
     store.append_in(&mut tx, &stream, ExpectedVersion::Any, events(2)).await.unwrap();
     assert!(tx.commit().await.is_err());
     assert!(store.append(&stream, ExpectedVersion::Any, events(2)).await.is_err());
-    // mended, it goes on where it was
+    // after the repair, the store appends again
     tell::<String>(&mut connection, &["XSETID", &feed_key, "4-0"]).await;
     store.append(&stream, ExpectedVersion::Exact(1.into()), events(2)).await.unwrap();
     assert_eq!(feed(&store).await.unwrap().len(), 6);
@@ -104,7 +104,7 @@ async fn what_was_removed_is_missed() {
     assert!(said(&error).contains("entry 1-0 is missing"), "{}", said(&error));
 }
 
-/// Whoever removes the feed must not have positions given again, nor who removes the index events stored twice.
+/// A removed feed must not lead to reused positions, nor a removed index to events stored twice.
 #[tokio::test]
 async fn a_feed_or_an_index_that_is_gone_takes_no_appends() {
     for (name, entry) in [("aggregate:feed", "eventstore:ids`, entry 4 of 0"), ("eventstore:ids", "entry 0 of 4")] {
@@ -212,7 +212,7 @@ async fn a_server_without_memory_stores_all_of_an_append_or_nothing() {
     store.append(&order("1"), ExpectedVersion::Exact((stored as u64).into()), events(1)).await.unwrap();
 }
 
-/// Its connections are given up: the name may lead to the new master by now.
+/// The store drops its connections: the name may lead to the new master by now.
 #[tokio::test]
 async fn a_server_that_is_a_replica_now_is_unavailable_and_left() {
     let server = test_servers::private_redis();

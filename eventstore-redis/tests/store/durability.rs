@@ -1,4 +1,4 @@
-//! What the server may lose is said, and what it lost is noticed.
+//! The store warns about data that the server may lose, and detects lost data.
 
 use eventbus::{
     ExpectedVersion, Position,

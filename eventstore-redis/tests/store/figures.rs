@@ -1,4 +1,4 @@
-//! What an event takes in memory, and how fast appends are beside a plain `XADD`: figures to look at, not to pass.
+//! The memory of an event, and the rate of appends beside a plain `XADD`: for information, without limits.
 #![allow(clippy::print_stdout, reason = "they are to be seen")]
 
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use crate::{
     tell,
 };
 
-/// About what an event of a shop has: 100 bytes.
+/// 100 bytes, about the size of an event of a shop.
 const DATA: &str =
     r#"{"customer_id":"cust_001","items":[{"sku":"WIDGET-01","qty":2},{"sku":"GADGET-07","qty":1}],"cents":4999}"#;
 

@@ -1,7 +1,7 @@
-//! Processes that append, handle and project are killed with `kill -9` at any moment, and others go on: nothing is lost,
-//! nothing takes effect twice, and the order holds.
+//! Processes that append, handle and project are killed with `kill -9` at any moment, and the rest continue: no event
+//! is lost, none takes effect twice, and the order holds.
 //!
-//! A process that dies is this test binary again. It prints the ids of events when it is told that they are stored.
+//! The killed processes are second runs of this test binary. They print the ids of acknowledged events.
 #![allow(clippy::print_stdout, reason = "processes that die report by printing")]
 
 use std::{
@@ -66,7 +66,7 @@ fn paid() -> NewEvent {
     NewEvent::from_event(&OrderPaid { cents: 1 }).unwrap()
 }
 
-/// Appends, and prints what is stored then.
+/// Appends, and prints the ids of the stored events.
 async fn add(store: &RedisEventStore, stream: &StreamId, expected: ExpectedVersion, events: Vec<NewEvent>) {
     match store.append(stream, expected, events).await {
         Ok(recorded) => recorded.iter().for_each(|event| println!("stored {}", event.metadata().event_id())),
@@ -75,7 +75,7 @@ async fn add(store: &RedisEventStore, stream: &StreamId, expected: ExpectedVersi
     }
 }
 
-/// What a process plays that dies; does nothing in an ordinary run.
+/// The role of the process that dies; returns at once in an ordinary run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_process_that_dies() {
     let (Ok(url), Ok(prefix)) = (env::var(URL), env::var(PREFIX)) else {
@@ -86,7 +86,7 @@ async fn the_process_that_dies() {
     let _app = app(&store, bus_of(&store).await).await;
     for number in 0_u64.. {
         tokio::time::sleep(PACE).await;
-        // of its own, and one that others write to as well
+        // a stream of its own, and one that all processes write to
         add(&store, &order(&test_servers::unique_name("own")), ExpectedVersion::NoStream, vec![created(), paid()])
             .await;
         let shared = order(&format!("shared-{}", number % SHARED));
@@ -102,7 +102,7 @@ fn spawn(store: &RedisEventStore) -> Actor {
     Actor::play("kills::the_process_that_dies", &variables)
 }
 
-/// Kills it; returns the events that it was told are stored.
+/// Kills the process; returns the events acknowledged to it.
 fn kill(actor: Actor) -> impl Iterator<Item = String> {
     actor.kill().into_iter().filter_map(|line| Some(line.split_once("stored ")?.1.to_owned()))
 }
@@ -115,7 +115,7 @@ async fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
     let mut actors = vec![spawn(&store), spawn(&store), spawn(&store)];
     let notes = key(&store, "notes");
     for _ in 0..KILLS {
-        // somewhere in what they do next
+        // somewhere in their next steps
         let head = store.head().await.unwrap().get() + fastrand::u64(10..150);
         let noted: u64 = tell(&mut connection, &["HLEN", &notes]).await;
         until("those who live go on", async || {
@@ -153,7 +153,7 @@ async fn processes_that_are_killed_lose_nothing_and_repeat_nothing() {
     }
 }
 
-/// What a process plays that dies with claims; does nothing in an ordinary run.
+/// The role of the process that dies with claims; returns at once in an ordinary run.
 #[tokio::test]
 async fn the_process_that_dies_with_claims() {
     let (Ok(url), Ok(prefix), Ok(event)) = (env::var(URL), env::var(PREFIX), env::var(CLAIMED)) else {
@@ -169,7 +169,7 @@ async fn the_process_that_dies_with_claims() {
     std::future::pending().await
 }
 
-/// Red if what a process has claimed stays claimed for the `transaction_timeout`, which is longer than the test waits.
+/// Fails if a dead process keeps its claims for the `transaction_timeout`, which is longer than the test waits.
 #[tokio::test]
 async fn what_a_dead_process_had_claimed_others_soon_go_on_with() {
     let store = open(config()).await;

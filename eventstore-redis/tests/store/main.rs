@@ -27,7 +27,7 @@ use eventbus::{
 use eventstore_redis::RedisEventStore;
 use redis::{FromRedisValue, aio::MultiplexedConnection};
 
-/// A store of one test's own, and a plain connection to its server.
+/// A store of the test's own, and a plain connection to its server.
 async fn fresh() -> (RedisEventStore, MultiplexedConnection) {
     let store = common::store::open(common::store::config()).await;
     let connection = client(&store.config().redis_url).await;

@@ -1,4 +1,4 @@
-//! What is read at once is bounded in events and in bytes.
+//! Each read has limits in events and in bytes.
 
 use eventbus::{
     ExpectedVersion, Name, NewEvent, Position, Version,
@@ -18,7 +18,7 @@ fn of_bytes(bytes: usize) -> NewEvent {
     NewEvent::new(Name::from_static("Paid"), 1, format!("{{{}}}", " ".repeat(bytes)))
 }
 
-/// The server closes the connection of whoever is to be sent more than 12 MiB at once.
+/// The server closes a connection that has to receive more than 12 MiB at once.
 #[tokio::test]
 async fn large_events_are_read_in_small_pages() {
     let server = test_servers::private_redis();

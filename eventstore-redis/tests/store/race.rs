@@ -1,4 +1,4 @@
-//! Two writers at once: the tutorial's two steps let both through, one script lets one.
+//! Two concurrent writers: the tutorial's two steps accept both, one script accepts one.
 
 use eventbus::{
     ExpectedVersion,
@@ -24,7 +24,7 @@ async fn length_then_add_lets_two_writers_through() {
     let mut ada = client(test_servers::redis_url()).await;
     let mut bob = client(test_servers::redis_url()).await;
     add(&mut ada, &stream, "OrderCreated").await;
-    // each decides on what it has loaded: version 1
+    // each writer decides on the version that it has loaded: 1
     assert!(is_expected(&mut ada, &stream, 1).await);
     assert!(is_expected(&mut bob, &stream, 1).await);
     add(&mut ada, &stream, "OrderPaid").await;
@@ -39,7 +39,7 @@ async fn of_two_writers_at_one_version_the_second_is_told_of_the_conflict() {
     let bob = common::store::open(ada.config().clone()).await;
     let stream = order("12345");
     ada.append(&stream, ExpectedVersion::NoStream, vec![event(1)]).await.unwrap();
-    // each decides on what it has loaded, as above
+    // each writer decides on the version that it has loaded
     let seen_by_ada = ada.stream_version(&stream).await.unwrap();
     let seen_by_bob = bob.stream_version(&stream).await.unwrap();
     ada.append(&stream, ExpectedVersion::Exact(seen_by_ada), vec![event(2)]).await.unwrap();

@@ -1,4 +1,4 @@
-//! Copies of keys are filled beside the live ones, then take their place.
+//! Copies of keys are filled beside the live ones, then replace them.
 
 use eventbus::{
     Name, Position,
@@ -177,7 +177,7 @@ async fn copies_of_other_tables_and_leftovers_are_removed_first() {
     assert_eq!(count_keys(&mut connection, &store, "eventstore:copy:*").await, 0);
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START);
     assert!(fill(&store, &lease, 0, 4).await);
-    // a process died while it removed them
+    // as if a process had died while it removed them
     tell::<u64>(&mut connection, &["DEL", &key(&store, &format!("eventstore:shadow:{ROLE}"))]).await;
     assert!(store.begin_in(&shadow()).await.is_err());
     assert_eq!(store.make_shadow(&shadow()).await.unwrap(), Position::START);
@@ -210,7 +210,7 @@ async fn the_row_of_an_aggregate_is_a_key_or_a_field() {
     assert_eq!(live(&mut connection, &store).await, pairs(&[("order*", "4"), ("order:kept", "2"), ("orders", "3")]));
 }
 
-/// A table `order:*` of a store without a prefix, and a bus or another store whose prefix is `order`.
+/// A table `order:*` of a store without a prefix, and a bus or a second store with the prefix `order`.
 #[tokio::test]
 async fn a_star_takes_no_events_of_others_away() {
     let (store, mut connection) = fresh().await;

@@ -84,7 +84,7 @@ async fn a_transaction_whose_time_is_up_writes_nothing() {
     counted(&store, &lease, 0, 1).await.unwrap().commit().await.unwrap();
 }
 
-/// As of a process that stood still for longer than a claim holds.
+/// As in a process that was paused for longer than a claim lasts.
 #[tokio::test]
 async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     let (store, mut connection) = fresh().await;
@@ -120,7 +120,7 @@ async fn a_claim_that_ended_is_missed_only_if_somebody_else_went_on() {
     assert!(matches!(why(third.commit().await.unwrap_err()), Error::Superseded), "the second has committed");
 }
 
-/// Red without a heart: nobody would keep the claim.
+/// Fails without the renewal: the claim would expire.
 #[tokio::test]
 async fn a_claim_is_renewed_while_its_transaction_lives() {
     let (store, mut connection) = fresh().await;
@@ -135,7 +135,7 @@ async fn a_claim_is_renewed_while_its_transaction_lives() {
     until("it is let go", async || tell::<u64>(&mut connection, &["EXISTS", &claim]).await == 0).await;
 }
 
-/// A former owner cannot commit any more, so its claim stands in nobody's way.
+/// A former owner can no longer commit, so its claim blocks no later owner.
 #[tokio::test]
 async fn a_new_owner_waits_for_no_former_one() {
     let (store, mut connection) = fresh().await;
@@ -178,7 +178,7 @@ async fn a_field_a_key_that_is_removed_and_the_key_again_are_undone() {
     assert_eq!(dump(&mut connection, &store).await, before);
 }
 
-/// What each kind of effect does to keys that are there, or not.
+/// The effect of each kind of command on existing and on missing keys.
 type Step = for<'t> fn(&'t mut RedisTransaction) -> Result<(), Error>;
 
 const STEPS: [Step; 16] = [
@@ -219,7 +219,7 @@ async fn prepare(connection: &mut MultiplexedConnection, store: &RedisEventStore
     }
 }
 
-/// Everything that is in the keys of users.
+/// The contents of all user keys.
 async fn dump(connection: &mut MultiplexedConnection, store: &RedisEventStore) -> Vec<(String, String)> {
     let mut keys: Vec<String> = tell(connection, &["KEYS", &key(store, "*")]).await;
     keys.retain(|key| !key.contains(":eventstore:meta"));
@@ -443,7 +443,7 @@ async fn what_was_dropped_while_the_server_was_away_stands_in_nobodys_way() {
     assert!(dropped.is_first(&handler, event).await.unwrap());
     server.stop();
     drop(dropped);
-    // it tells a server that is not there
+    // the release of the claim reaches no server
     assert!(store.begin().await.unwrap().is_first(&handler, EventId::new()).await.is_err());
     server.start();
     let mut other = store.begin().await.unwrap();

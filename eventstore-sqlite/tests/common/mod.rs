@@ -1,4 +1,4 @@
-//! Files for tests, in a directory of this process; directories of processes that are gone are removed.
+//! Files for tests, in a directory of this process; directories of ended processes are removed.
 
 #![allow(dead_code, reason = "each test crate uses another part of it")]
 #![allow(clippy::unwrap_used, reason = "tests only, though not all functions are marked as such")]
@@ -25,7 +25,7 @@ static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
     for left in fs::read_dir(&all).into_iter().flatten().flatten() {
         let alive = Path::new("/proc").join(left.file_name()).exists();
         if !alive {
-            // another test process may be doing the same
+            // a second test process may be removing it too
             let _ = fs::remove_dir_all(left.path());
         }
     }
@@ -34,19 +34,19 @@ static DIRECTORY: LazyLock<PathBuf> = LazyLock::new(|| {
     mine
 });
 
-/// A path where nothing is yet.
+/// A path without a file.
 pub(crate) fn fresh_path() -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     DIRECTORY.join(format!("{number}.db"))
 }
 
-/// Opens a store that must open.
+/// Opens a store, and fails the test if that fails.
 pub(crate) async fn open(path: PathBuf) -> SqliteEventStore {
     SqliteEventStore::open(path).await.unwrap()
 }
 
-/// The result of something that must not take for ever.
+/// The output of a future, which has a time limit.
 pub(crate) async fn within<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(30), future).await.expect("it takes too long")
 }
@@ -56,7 +56,7 @@ pub(crate) fn fresh_stream() -> StreamId {
     StreamId::new(Name::from_static("Account"), AggregateId::new())
 }
 
-/// That many different events.
+/// `count` different events.
 pub(crate) fn events(count: usize) -> Vec<NewEvent> {
     (0..count).map(|n| NewEvent::new(Name::from_static("Counted"), 1, format!(r#"{{"n":{n}}}"#))).collect()
 }

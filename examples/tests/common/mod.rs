@@ -1,4 +1,4 @@
-//! Running the examples as their users do.
+//! Helpers to run the examples as their users do.
 #![allow(dead_code, unused_imports, reason = "not every test uses everything")]
 
 mod process;
@@ -38,7 +38,7 @@ impl Drop for File {
     }
 }
 
-/// What a program printed that ended well.
+/// The output of a program that succeeded.
 pub fn printed(output: &Output) -> String {
     let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{text}{errors}");

@@ -1,4 +1,4 @@
-//! A program that runs while the test goes on.
+//! A program that runs while the test continues.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long something may take that is certain to come.
+/// Time limit for conditions that are certain to hold.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// A running program and what it printed so far. It is killed when this is dropped.
+/// A running program and its output so far. It is killed when this is dropped.
 pub struct Process {
     child: Child,
     stdout: Lines,
@@ -54,7 +54,7 @@ impl Process {
         assert!(status.success());
     }
 
-    /// Waits until it ends by itself, and has said everything.
+    /// Waits until it ends by itself, and reads its remaining output.
     pub fn end(&mut self) -> ExitStatus {
         let mut ended = None;
         let has_ended = || {
@@ -75,7 +75,7 @@ impl Drop for Process {
     }
 }
 
-/// Waits until something holds; false if it did not come.
+/// Waits until the condition holds; returns `false` after the time limit.
 pub fn until(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
@@ -87,7 +87,7 @@ pub fn until(mut holds: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// What came out of a pipe so far.
+/// The lines read from a pipe so far.
 struct Lines {
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,

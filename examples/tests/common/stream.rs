@@ -1,4 +1,4 @@
-//! The stream of an example, as the server sees it.
+//! The stream of an example on the server.
 
 use redis::{Commands, Connection, FromRedisValue, streams::StreamRangeReply};
 
@@ -37,7 +37,7 @@ impl Stream {
         entries.ids.iter().map(|entry| entry.get("payload").unwrap()).collect()
     }
 
-    /// How many entries of a group are pending.
+    /// The number of pending entries of a group.
     pub fn pending(&mut self, group: &str) -> u64 {
         let (pending, ..): (u64, redis::Value, redis::Value, redis::Value) =
             self.run(&format!("XPENDING {{}}:stream {group}"));

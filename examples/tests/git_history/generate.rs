@@ -1,12 +1,12 @@
-//! A repository made by `git fast-import`, with what an import of it must show.
+//! A repository made by `git fast-import`, with the expected output of its import.
 //!
-//! The generator keeps its own account, by the files it made; it knows nothing of how the example follows renames.
+//! Invariant: the generator counts by the files that it made, and shares no rule with the example's renames.
 
 use std::collections::BTreeSet;
 
 use crate::program::Repo;
 
-/// Paths that are hard to read, and how they are shown.
+/// Paths that are hard to parse, each with its displayed form.
 const ODD_PATHS: [(&[u8], &str); 9] = [
     (b"with space", "with space"),
     ("naïve/文件".as_bytes(), "naïve/文件"),
@@ -19,7 +19,7 @@ const ODD_PATHS: [(&[u8], &str); 9] = [
     (b"\x1b[31mred", r#""\033[31mred""#),
 ];
 
-/// Who commits: name, mail address, and how the name is shown.
+/// The authors: name, mail address, and displayed name.
 const AUTHORS: [(&[u8], &str, &str); 4] = [
     (b"Ada", "ada@example.org", "Ada"),
     (b"Jos\xe9", "jose@example.org", "Jos\u{fffd}"),
@@ -37,9 +37,9 @@ struct File {
     renames: u64,
     executable: bool,
     deleted: bool,
-    /// When it was deleted, in commits.
+    /// The time of deletion, in commits.
     deleted_at: u64,
-    /// Another file has taken its name over since it was deleted.
+    /// Set if a second file has taken its name since it was deleted.
     replaced: bool,
 }
 
@@ -51,7 +51,7 @@ struct Author {
     last: i64,
 }
 
-/// Writes commits and keeps account.
+/// Writes commits and counts them.
 #[derive(Debug)]
 pub struct Generator {
     stream: Vec<u8>,
@@ -83,7 +83,7 @@ impl Generator {
         }
     }
 
-    /// Commits so many times: odd things first, then whatever chance brings.
+    /// Commits until the number is reached: odd commits first, then random ones.
     pub fn commit_until(&mut self, commits: u64) -> &mut Self {
         if self.commits == 0 {
             self.odd_paths();
@@ -100,7 +100,7 @@ impl Generator {
         self
     }
 
-    /// Feeds git with what is written since the last call.
+    /// Sends the commits written since the last call to git.
     pub fn send(&mut self, repo: &Repo) -> &mut Self {
         let stream = std::mem::take(&mut self.stream);
         let marks = ["--import-marks-if-exists=.git/marks", "--export-marks=.git/marks"];
@@ -183,7 +183,7 @@ impl Generator {
         }
     }
 
-    /// A binary file, a link, an executable and a submodule; then another mode, another type, another commit.
+    /// A binary file, a link, an executable and a submodule; then a changed mode, a changed type, a changed commit.
     fn kinds_of_files(&mut self) {
         self.begin("main", self.head, None);
         let submodule = "0123456789012345678901234567890123456789";
@@ -212,7 +212,7 @@ impl Generator {
         self.write(format!("M 160000 {} sub\n", submodule.replace('0', "a")));
     }
 
-    /// Commits that HEAD does not contain: nobody may count them.
+    /// Commits that HEAD does not contain, so that no count may include them.
     fn unmerged_branch(&mut self) {
         let before = (self.files.clone(), self.authors.clone(), self.commits, self.file_events);
         self.begin("unmerged", self.head, None);
@@ -259,7 +259,7 @@ impl Generator {
         self.edit(both);
         self.begin("main", self.head, Some(side));
         self.edit(both);
-        // came with the side branch: part of the merge's tree, and no change of its own
+        // it came with the side branch: it is in the merge's tree, and no change of the merge
         self.write_file(added);
     }
 
@@ -275,7 +275,7 @@ impl Generator {
         self.write_file(file);
     }
 
-    /// Some file that was deleted before this commit, and whose name is free.
+    /// A file that was deleted before this commit, and whose name is free.
     fn gone(&self) -> Option<usize> {
         let now = self.commits;
         let gone = |file: &File| file.deleted && file.deleted_at < now && !file.replaced;

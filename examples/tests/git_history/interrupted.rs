@@ -1,4 +1,4 @@
-//! Imports that are killed, stopped, cut off or not alone.
+//! Imports that are killed, stopped, cut off or concurrent.
 
 use std::process::Stdio;
 
@@ -87,7 +87,7 @@ fn half_a_commit_is_not_taken_for_a_whole_one() {
     let format = "--format=tformat:%H%x00%P%x00%an%x00%ae%x00%ct%x00%s";
     let whole = repo.git(&[&raw[..], &["-l1000", "-c", "--combined-all-paths", format]].concat());
     let length = whole.match_indices("\0:100644").map(|(at, _)| at + 1).nth(60);
-    // what is shown for a byte that is not UTF-8 is longer than the byte
+    // the displayed form of a byte that is not UTF-8 is longer than the byte
     let shown = &whole[..length.unwrap()];
     let length = shown.len() - 2 * shown.matches('\u{fffd}').count();
     let git = bin.join("git");

@@ -12,7 +12,7 @@ use std::path::Path;
 use generate::Generator;
 use program::{Repo, Run, example, git_is_installed};
 
-/// A repository of so many generated commits, and what is to be shown of it.
+/// A repository of so many generated commits, and the expected output.
 fn generated(commits: u64) -> (Repo, Generator) {
     let repo = Repo::new();
     let mut generator = Generator::new();
@@ -129,7 +129,7 @@ fn this_repository_is_imported() {
     if !git_is_installed() {
         return;
     }
-    // a clone, since somebody may commit meanwhile
+    // a clone, because a user may commit meanwhile
     let repo = Repo::clone_of(own, &["--bare"]);
     let number = |text: String| text.parse::<u64>().unwrap();
     let commits = number(repo.git(&["rev-list", "--count", "HEAD"]));

@@ -1,4 +1,4 @@
-//! The example as a program, and git repositories to run it on: in temporary folders, whatever git's settings are here.
+//! The example as a program, and git repositories for it: in temporary folders, independent of the user's git settings.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// The only settings git has: none of the user's, and no distrust of a checkout that somebody else owns.
+/// The only settings of git: none of the user's, and checkouts of a different owner are trusted.
 const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/git_history/gitconfig");
 
 /// A folder that is removed at the end.
@@ -50,7 +50,7 @@ impl Repo {
         repo
     }
 
-    /// What `git clone` makes of another one.
+    /// A clone of `origin`, made by `git clone`.
     pub fn clone_of(origin: &Path, options: &[&str]) -> Self {
         let url = format!("file://{}", origin.display());
         Self::at(|path| {
@@ -77,7 +77,7 @@ impl Repo {
         self.git_with(arguments, b"")
     }
 
-    /// What git says to `input`, without the line end.
+    /// The output of git for `input`, without the line end.
     pub fn git_with(&self, arguments: &[&str], input: &[u8]) -> String {
         let mut child = git(&self.path).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(input).unwrap();
@@ -105,7 +105,7 @@ impl Repo {
         command
     }
 
-    /// Starts the example and waits until it has imported something, and more than before.
+    /// Starts the example, and waits until it reports the first progress of its import.
     pub fn import_until_busy(&self, store: &str) -> Busy {
         let mut command = self.importing(store, &[]);
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
@@ -137,7 +137,7 @@ impl Busy {
     }
 }
 
-/// What the example said.
+/// The output of the example.
 #[derive(Debug)]
 pub struct Run {
     pub code: Option<i32>,
@@ -154,14 +154,14 @@ impl Run {
         }
     }
 
-    /// Fails the test unless it ended well, projections compared.
+    /// Fails the test unless the example succeeded and compared its projections.
     pub fn succeeded(self) -> Self {
         let same = self.stdout.matches("same as live").count();
         assert!(self.code == Some(0) && same == 2, "{self:#?}");
         self
     }
 
-    /// How many commits and events it says it has imported.
+    /// The reported numbers of imported commits and events.
     pub fn imported(&self) -> (u64, u64) {
         let line = self.stdout.lines().find(|line| line.starts_with("imported "));
         let numbers: Vec<u64> =
@@ -169,7 +169,7 @@ impl Run {
         (numbers[0], numbers[1])
     }
 
-    /// How many commits it says were imported before.
+    /// The reported number of commits imported before.
     pub fn found(&self) -> u64 {
         let mut lines = self.stdout.lines();
         let line = lines.find(|line| line.contains("were imported before"));
@@ -220,7 +220,7 @@ fn isolated(mut command: Command) -> Command {
     command
 }
 
-/// Whether git is there; says so if it is not.
+/// Returns `true` if git is installed; prints a reason if it is not.
 pub fn git_is_installed() -> bool {
     let there = Command::new("git").arg("--version").output().is_ok();
     if !there {

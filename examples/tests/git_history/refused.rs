@@ -1,4 +1,4 @@
-//! What is not imported, and what is said then.
+//! Repositories that the example refuses, and its messages.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ fn rewritten_history_is_refused_or_imported_beside() {
     let again = repo.import("events.db", &[]).succeeded();
     assert_eq!((again.found(), again.imported()), (6, (0, 0)), "accepted once for all");
 
-    // git has forgotten what it wrote first
+    // git has removed the first objects
     repo.commit("third", "third\n");
     repo.git(&["reflog", "expire", "--expire=now", "--all"]);
     repo.git(&["gc", "--quiet", "--prune=now"]);

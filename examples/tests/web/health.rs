@@ -1,4 +1,4 @@
-//! What probes are told, and what is answered, while store or bus are away.
+//! Answers to probes and requests while store or bus are unavailable.
 
 use eventstore_sqlite::rusqlite::Connection;
 use futures_util::future::join_all;
@@ -86,7 +86,7 @@ async fn while_postgres_is_away_it_is_not_ready_and_says_so_to_who_registers() {
     web.process.until(&emails.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// The same event stops it in every process: were none of them ready, all of the service would be away for it.
+/// The event stops the projection in every process: the service must not report all of them as unready.
 #[tokio::test]
 async fn a_projection_that_stopped_is_an_alert_and_the_rest_goes_on() {
     let file = File::new("users.db");

@@ -1,4 +1,4 @@
-//! Clients that are slow, and what takes too long.
+//! Slow clients, and requests that take too long.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tokio::{
 
 use crate::web::Web;
 
-/// How long something may take that is certain to come.
+/// Time limit for conditions that are certain to hold.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is answered until the service closes the connection, which the client leaves open.
+/// The answers until the service closes the connection, which the client leaves open.
 async fn answered(web: &Web, sent: &str) -> String {
     let mut connection = TcpStream::connect(&web.address).await.unwrap();
     connection.write_all(sent.as_bytes()).await.unwrap();

@@ -19,16 +19,16 @@ use crate::{
 };
 
 const USERS: usize = 1_000;
-/// How many register at the same time.
+/// Number of users who register at the same time.
 const AT_ONCE: usize = 8;
-/// After how many further registrations the next process of workers is killed.
+/// Number of further registrations after which the next process of workers is killed.
 const KILL_EVERY: usize = 100;
 
 fn email(number: usize) -> String {
     format!("user-{number}@example.com")
 }
 
-/// Registers everybody, and counts who is; returns the last position.
+/// Registers all users, and counts them; returns the last position.
 async fn register_all(web: &Web, registered: &AtomicUsize) -> u64 {
     let register = |number: usize| async move {
         let answer = web.post(&json!({ "name": format!("User {number}"), "email": email(number) })).await;
@@ -48,7 +48,7 @@ async fn until_registered(registered: &AtomicUsize, count: usize) {
     }
 }
 
-/// Has a second process of workers die and come back, again and again, and Redis once.
+/// Kills and restarts a second process of workers again and again, and restarts Redis once.
 async fn trouble(arguments: &[&str], redis: &mut test_servers::PrivateRedis, registered: &AtomicUsize) -> Web {
     let arguments = [arguments, &["--worker", "other"]].concat();
     let mut other = block_in_place(|| Web::start(&arguments));
@@ -92,7 +92,7 @@ async fn a_thousand_users_get_one_mail_each_and_are_counted_once_though_workers_
     assert!(written == expected, "{} users, not one mail each: {wrong:?}", written.len());
 }
 
-/// How many users register in each life of an embedded service, and how many of them are answered before it is killed.
+/// Number of users who register in each life of an embedded service, and of answers after which it is killed.
 const A_LIFE: usize = 60;
 const ANSWERED: usize = 40;
 
@@ -106,7 +106,7 @@ async fn embedded_each_user_gets_one_mail_and_is_counted_once_though_the_service
         let (web, answered) = (start(), AtomicUsize::new(0));
         let (web, answered) = (&web, &answered);
         let register = |number: usize| async move {
-            // no answer: perhaps registered
+            // no answer: the user may be registered
             let answer = web.try_post(&json!({ "name": "Ada", "email": email(number) })).await.ok()?;
             assert!([201, 409].contains(&answer.status.as_u16()), "{answer:#?}");
             answered.fetch_add(1, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The example `web`, run as a program and asked over HTTP.
+//! The example `web`, run as a program and called over HTTP.
 #![cfg(unix)]
 
 #[path = "../common/mod.rs"]

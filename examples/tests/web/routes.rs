@@ -1,4 +1,4 @@
-//! Each route, and each way to be refused.
+//! Each route, and each refusal.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ async fn whoever_asks_with_the_position_of_a_registration_finds_it_counted() {
     let web = Web::start(&[]);
     assert_eq!(web.get("/analytics").await.body, json!({ "registered_users": 0, "per_day": {} }));
     for number in 1..=20 {
-        // asked for before it is there: the answer waits
+        // requested before the event exists: the answer waits
         let (path, email) = (format!("/analytics?position={number}"), format!("ada-{number}@example.com"));
         let (read, created) = tokio::join!(web.get(&path), web.register("Ada", &email));
         assert_eq!((&created.body["position"], &read.body["registered_users"]), (&json!(number), &json!(number)));

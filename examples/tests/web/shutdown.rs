@@ -1,4 +1,4 @@
-//! How it ends: first the requests in flight, then the workers.
+//! The shutdown: first the requests in flight, then the workers.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +55,7 @@ async fn ctrl_c_lets_a_request_in_flight_be_answered() {
     a_request_in_flight_is_answered("-INT").await;
 }
 
-/// Whoever waits for what is to be counted gets it, so the projection goes on until all requests are answered.
+/// The projection continues until all requests are answered, because a request may wait for its count.
 #[tokio::test]
 async fn what_requests_wait_for_goes_on_until_they_are_answered() {
     let mut web = Web::start(&[]);

@@ -1,4 +1,4 @@
-//! A running web service, and what it answers.
+//! A running web service, and its answers.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 
 use crate::common::{Database, File, Process};
 
-/// What a request was answered with.
+/// The answer to a request.
 #[derive(Debug)]
 pub struct Answer {
     pub status: StatusCode,
@@ -94,7 +94,7 @@ impl Web {
         self.until(path, |answer| answer.status.as_u16() == status).await
     }
 
-    /// Asks again until the answer is as it should be.
+    /// Repeats the request until the answer is the expected one.
     pub async fn until(&self, path: &str, is_it: impl Fn(&Answer) -> bool) -> Answer {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
         loop {
@@ -107,7 +107,7 @@ impl Web {
         }
     }
 
-    /// Ends it by a signal; whether it ended well.
+    /// Ends it by a signal; returns `true` if it succeeded.
     pub fn end(&mut self, signal: &str) -> bool {
         self.process.signal(signal);
         self.process.end().success()
@@ -118,13 +118,13 @@ pub async fn connect(database: &Database) -> PgConnection {
     <PgConnection as sqlx::Connection>::connect(&database.url).await.unwrap()
 }
 
-/// To whom so many mails were written, the first one first.
+/// The recipients in the order of their first mail, each with its number of mails.
 pub async fn mails(database: &Database) -> Vec<(String, i64)> {
     let count = "SELECT recipient, count(*) FROM welcome_mails GROUP BY recipient ORDER BY min(id)";
     sqlx::query_as(count).fetch_all(&mut connect(database).await).await.unwrap()
 }
 
-/// To whom mails were written, the first one first.
+/// The recipients of the mails, in order.
 pub fn recipients(file: &File) -> Vec<String> {
     let table = Connection::open(file.path()).unwrap();
     let mut rows = table.prepare("SELECT recipient FROM welcome_mails ORDER BY id").unwrap();

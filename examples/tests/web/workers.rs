@@ -1,4 +1,4 @@
-//! The workers as the bus and the store see them.
+//! The workers in the records of the bus and the store.
 
 use redis::streams::StreamRangeReply;
 
@@ -50,7 +50,7 @@ async fn users_who_register_before_there_are_a_group_and_workers_get_their_mail(
     early.until_status("/health/ready", 200).await;
     assert!(until(|| stream.payloads().len() == 20), "they are published");
     assert!(early.end("-TERM"), "{:#?}", early.process.stderr());
-    // connecting made the group of the configuration, which nobody joined
+    // connecting made the group of the configuration, which no consumer joined
     stream.run::<()>("XGROUP DESTROY {}:stream email_workers");
     assert_eq!(mails(&database).await, []);
 
@@ -101,7 +101,7 @@ async fn in_a_file_users_mails_and_figures_outlive_the_process() {
         assert_eq!(web.register("Ada", "ada@example.com").await.status, 409);
         assert!(web.end("-INT"));
     }
-    let mut web = Web::start(&["--store", &store]); // handles what the others left
+    let mut web = Web::start(&["--store", &store]); // handles the events that the former workers left
     assert!(until(|| recipients(&file).len() >= 2));
     assert!(web.end("-TERM"));
     assert_eq!(recipients(&file), ["ada@example.com", "grace@example.com"]);

@@ -1,4 +1,4 @@
-//! Programs of a crate that depends on `eventbus` under another name: what it writes, and what it is told without
+//! Programs of a crate that depends on `eventbus` under another name: valid ones, and the errors without
 //! `crate = ..`, see `tests/`.
 
 use eventbus2::prelude::*;
@@ -7,7 +7,7 @@ use eventbus2::prelude::*;
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account, crate = eventbus2)]
 pub struct Opened {
-    /// Who opened it.
+    /// The owner.
     pub owner: String,
 }
 
@@ -15,7 +15,7 @@ pub struct Opened {
 #[derive(Debug, Default, Aggregate)]
 #[aggregate(events(Opened), crate = eventbus2)]
 pub struct Account {
-    /// Who opened it.
+    /// The owner.
     pub owner: String,
 }
 

@@ -37,7 +37,7 @@ pub use crate::{
 /// Returns the URL of a PostgreSQL server, starting one if there is none yet.
 ///
 /// It names a superuser and the database `postgres` unless it comes from `DATABASE_URL`. The server is tuned for
-/// tests: nothing is synced to disk, though `synchronous_commit` is on.
+/// tests: the server syncs no writes, though `synchronous_commit` is on.
 ///
 /// # Panics
 /// If no server can be had; the message says what to set or to install.
@@ -90,7 +90,7 @@ pub fn unique_name(prefix: &str) -> String {
     name::unique(prefix)
 }
 
-/// Returns a port of 127.0.0.1 without a listener, which this crate gives to no other caller while this process lives.
+/// Returns a port of 127.0.0.1 without a listener, which this crate gives to no second caller while this process lives.
 ///
 /// # Panics
 /// If there is no free port.

@@ -1,4 +1,4 @@
-//! What the environment says is done, and what is missing is named.
+//! The variables of the environment take effect, and errors name a missing server.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)] // as in any test
 

@@ -1,4 +1,4 @@
-//! A private PostgreSQL does what a crash test asks of it.
+//! A private PostgreSQL fulfils the requests of crash tests.
 #![cfg(unix)]
 
 use std::{
@@ -11,7 +11,7 @@ use test_servers::PrivatePostgres;
 /// Logs in as far as the answer "authentication ok".
 fn greeting(postgres: &PrivatePostgres) -> Result<[u8; 9], Error> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, postgres.port()))?;
-    // the length of what follows and itself, version 3.0, the parameters
+    // the length of the message with itself, version 3.0, the parameters
     stream.write_all(b"\0\0\0\x29\0\x03\0\0user\0postgres\0database\0postgres\0\0")?;
     let mut answer = [0; 9];
     stream.read_exact(&mut answer).map(|()| answer)

@@ -1,4 +1,4 @@
-//! A private Redis does what a fault test asks of it.
+//! A private Redis fulfils the requests of fault tests.
 #![cfg(unix)]
 
 use std::{

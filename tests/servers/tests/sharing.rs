@@ -70,7 +70,7 @@ fn a_notice_left_from_before_a_reboot_is_not_believed() {
     let temp = TempFolder::new();
     let first = Client::ask(&temp, &["redis"]);
     let run = temp.run_folders().remove(0);
-    // as if the supervisor and the server had gone down with the machine, and the port were somebody else's now
+    // as if the machine had restarted, and a foreign program now had the port
     let (checkout, name) = (run.parent().unwrap(), "run_redis_stale");
     let stale = checkout.join(name);
     fs::create_dir_all(stale.join("clients")).unwrap();

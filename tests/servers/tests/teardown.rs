@@ -1,4 +1,4 @@
-//! However its clients go, no server stays behind.
+//! No server outlives its clients, however they end.
 #![cfg(unix)]
 
 mod common;
@@ -19,7 +19,7 @@ fn servers_go_after_their_only_client_was_killed() {
     let client = Client::ask(&temp, &["postgres", "redis", "private", "paused"]);
     let ports = [0, 1, 2, 3].map(|answer| client.port(answer));
     assert!(ports.into_iter().all(accepts));
-    // nobody reaps it before the end of this test: a zombie counts as dead
+    // the test reaps it at its end only: a zombie counts as dead
     client.kill();
     assert!(wait_until(|| !ports.into_iter().any(accepts)), "a server stayed");
     assert!(wait_until(|| temp.run_folders().is_empty()), "a folder stayed");

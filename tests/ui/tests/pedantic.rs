@@ -18,11 +18,11 @@ use eventbus::{
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order)]
 pub struct OrderCreated {
-    /// Whose order it is.
+    /// The customer.
     pub customer_id: String,
     /// In cents.
     pub total: u64,
-    /// What was ordered.
+    /// The ordered items.
     pub lines: [u64; 32],
 }
 
@@ -35,11 +35,11 @@ pub struct OrderShipped;
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Order, version = 2)]
 pub struct OrderClosed {
-    /// Whether for good.
+    /// Set if the order is closed for good.
     pub for_good: bool,
 }
 
-/// What is audited.
+/// The audited events.
 #[derive(Debug, Clone, DomainEvent)]
 pub enum Audited {
     /// An order was shipped.
@@ -118,7 +118,7 @@ impl Statistics {
     }
 }
 
-/// Keeps nothing.
+/// Stores no state.
 #[derive(Debug)]
 pub struct Rows {}
 

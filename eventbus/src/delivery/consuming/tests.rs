@@ -1,4 +1,4 @@
-//! Consumers that come, go and die.
+//! Consumers that start, stop and die.
 
 use futures_util::poll;
 
@@ -108,7 +108,7 @@ async fn stopping_does_not_wait_for_a_replacement() {
     let (consuming, subscribers) = (Consuming::default(), subscribers());
     let run = consuming.run(&HERE, &subscribers, |_, _| async { panic!("as the test wants it") });
     let (_, stopped) = tokio::join!(run, async {
-        tokio::time::sleep(Duration::from_secs(60)).await; // it is a while until the next one
+        tokio::time::sleep(Duration::from_secs(60)).await; // the next consumer starts only after a while
         let began = Instant::now();
         consuming.stop().await;
         began.elapsed()

@@ -268,7 +268,7 @@ mod tests {
         ] {
             for rule in file.split("pub async fn ").skip(1) {
                 let name = rule.split(['<', '(']).next().unwrap();
-                // a backend that can set a clock back calls it
+                // backends that can set a clock back call this rule directly
                 let is_called_directly = rule.starts_with(&format!("{name}<S: EventStore>(store: S, set_clock_back"));
                 if is_called_directly {
                     continue;

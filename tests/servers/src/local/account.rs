@@ -1,4 +1,4 @@
-//! Whose processes the servers are: ours, except that PostgreSQL refuses to run as root.
+//! The user who runs the servers: ours, except that PostgreSQL refuses to run as root.
 
 use std::{
     os::unix::{fs::chown, process::CommandExt},

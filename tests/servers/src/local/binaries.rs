@@ -1,4 +1,4 @@
-//! Where the installed servers are.
+//! The places of the installed servers.
 
 use std::{
     env, fs,

@@ -1,4 +1,4 @@
-//! A PostgreSQL server for tests: a new cluster that trusts everybody on this machine.
+//! A PostgreSQL server for tests: a new cluster that trusts every user of this machine.
 //!
 //! The shared server syncs no writes.
 //!

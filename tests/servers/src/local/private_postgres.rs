@@ -13,7 +13,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// A PostgreSQL server of the caller's own, to crash at will; gone when dropped.
 ///
 /// It keeps its port and its data for its whole life, also while it is stopped. If the test process is killed, a
-/// supervisor ends the server some seconds later. Methods panic with the reason if the server does not do as told.
+/// supervisor ends the server some seconds later. Methods panic with the reason if they fail.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     programs: PathBuf,

@@ -22,7 +22,7 @@ const LOAD_SLOWLY: [&str; 4] = ["--key-load-delay", "50000", "--loading-process-
 /// A Redis server of the caller's own, to kill, pause and empty at will; gone when dropped.
 ///
 /// It keeps its port for its whole life, also while it is stopped. If the test process is killed, a supervisor ends
-/// the server some seconds later. Methods panic with the reason if the server does not do as told.
+/// the server some seconds later. Methods panic with the reason if they fail.
 #[derive(Debug)]
 pub struct PrivateRedis {
     program: PathBuf,

@@ -110,7 +110,7 @@ impl RunFolder {
         self.path.join("data")
     }
 
-    /// Where the server's process id is.
+    /// The file with the server's process id.
     pub(crate) fn pid_file(&self) -> PathBuf {
         self.data().join("server.pid")
     }

@@ -18,7 +18,7 @@ use std::{
 
 const ASK: &str = "TEST_SERVERS_ASK";
 
-/// A temp folder with nothing in it, removed when dropped: whoever has it as TMPDIR shares no servers with others.
+/// An empty temp folder, removed when dropped: processes with it as TMPDIR share servers only with each other.
 pub(crate) struct TempFolder(pub(crate) PathBuf);
 
 impl TempFolder {
@@ -50,7 +50,7 @@ fn children(folder: &Path) -> Vec<PathBuf> {
     fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// A process that asked for servers and stays until it is told to leave, or killed.
+/// A process that asks for servers and stays until the test ends or kills it.
 pub(crate) struct Client {
     pub(crate) process: Child,
     pub(crate) answers: Vec<String>,
@@ -64,7 +64,7 @@ impl Client {
         client
     }
 
-    /// Starts a process without waiting for what it gets.
+    /// Starts a process without waiting for its answers.
     pub(crate) fn spawn(mut command: Command) -> Self {
         Self { process: command.spawn().unwrap(), answers: Vec::new() }
     }
@@ -80,7 +80,7 @@ impl Client {
         authority.split('/').next().unwrap().parse().unwrap()
     }
 
-    /// Kills it without reaping it: what is left is a zombie.
+    /// Kills it without reaping it, which leaves a zombie.
     pub(crate) fn kill(&self) {
         kill("KILL", &self.process.id().to_string());
     }
@@ -99,7 +99,7 @@ impl Drop for Client {
     }
 }
 
-/// A client process in a group of its own, with nothing in the environment that names servers.
+/// A client process in a group of its own, with no variable that names servers.
 pub(crate) fn command(temp: &TempFolder, what: &[&str]) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
     command.args(["client_process", "--exact", "--ignored", "--nocapture"]);
@@ -109,7 +109,7 @@ pub(crate) fn command(temp: &TempFolder, what: &[&str]) -> Command {
     command
 }
 
-/// What the client process does: asks, answers, stays until its input ends.
+/// The role of the client process: asks, answers, stays until its input ends.
 pub(crate) fn serve() {
     let Ok(what) = env::var(ASK) else { return };
     let mut private = Vec::new();
@@ -141,7 +141,7 @@ pub(crate) fn accepts(port: u16) -> bool {
     TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
-/// Looks until `condition` holds; returns whether it did before the deadline.
+/// Polls until `condition` holds; returns `false` if it does not before the deadline.
 pub(crate) fn wait_until(condition: impl Fn() -> bool) -> bool {
     let deadline = Instant::now() + Duration::from_secs(90);
     while Instant::now() < deadline {

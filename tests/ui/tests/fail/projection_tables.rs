@@ -1,4 +1,4 @@
-//! What a rebuild needs to know of a projection's tables.
+//! The options of a projection's tables that a rebuild needs.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Everything a handler can take.
+//! Every parameter that a handler can take.
 
 use eventbus::{handler::Handler, HandlerError, prelude::*};
 

@@ -1,4 +1,4 @@
-//! Another crate folds the streams of `Order` into something of its own.
+//! Another crate folds the streams of `Order` into a type of its own.
 
 use eventbus::prelude::*;
 

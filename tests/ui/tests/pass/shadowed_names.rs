@@ -1,4 +1,4 @@
-//! Nothing in scope matters to the generated code.
+//! Names in scope do not affect the generated code.
 #![no_implicit_prelude]
 #![allow(non_camel_case_types, dead_code)]
 

@@ -1,4 +1,4 @@
-//! What a user writes, over the modules of a small application.
+//! A user's code, over the modules of a small application.
 
 mod orders {
     use eventbus::prelude::*;

@@ -1,21 +1,21 @@
-//! A crate that allows nothing.
+//! A crate with strict lints.
 #![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
 #![deny(unused_qualifications, unused_results, single_use_lifetimes, trivial_casts, let_underscore_drop)]
 #![forbid(unsafe_code)]
 
 use eventbus::prelude::*;
 
-/// Somebody opened an account.
+/// An account was opened.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
 pub struct Opened {}
 
-/// Somebody closed an account.
+/// An account was closed.
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]
 #[deprecated = "accounts stay open now"]
 pub struct Closed {
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -32,10 +32,10 @@ impl Apply for Account {
     }
 }
 
-/// What is audited.
+/// The audited events.
 #[derive(Debug, DomainEvent)]
 pub enum Audited {
-    /// Somebody opened an account.
+    /// An account was opened.
     Opened(Opened),
 }
 

@@ -1,4 +1,4 @@
-// An aggregate for programs in which something else is the matter.
+// An aggregate for programs whose mistake lies elsewhere.
 
 #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 #[event(aggregate = Account)]

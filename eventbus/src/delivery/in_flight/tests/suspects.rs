@@ -303,7 +303,7 @@ async fn suspects_of_one_group_wait_for_the_deliveries_of_another_of_the_bus() {
     working.await.unwrap();
 }
 
-/// Red if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
+/// Fails if the task of suspects waits on for the entry, and keeps all deliveries of the bus waiting meanwhile.
 #[tokio::test(start_paused = true)]
 async fn letting_go_of_the_only_suspect_while_it_begins_lets_other_groups_go_on() {
     let willing = RecordingHandler::willing();

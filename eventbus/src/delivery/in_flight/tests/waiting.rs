@@ -30,7 +30,7 @@ async fn others_flow_though_far_more_wait_than_fit_in_hand() {
         run_ready_tasks().await;
         bench.write();
     }
-    // 250 wait; the 250 others that will fail, and all later ones, are blocked behind them
+    // 250 wait; the next 250, which would fail, and all later ones are blocked behind them
     assert_eq!((handler.begun().len(), bench.in_flight.len(), bench.in_flight.free()), (250, 1_000, 4));
     bench.add([of(1_001, 1_001)]);
     run_ready_tasks().await;
