@@ -13,7 +13,7 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 ///
 /// # Examples
 /// ```
-/// use eventbus::{InMemoryEventBus, port::EventBus, health::{HealthStatus, HealthThresholds}};
+/// use eventbus::{InMemoryEventBus, bus::EventBus, health::{HealthStatus, HealthThresholds}};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let health = InMemoryEventBus::new().health().await;
 /// assert_eq!(health.status, HealthStatus::Unhealthy);
