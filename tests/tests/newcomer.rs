@@ -1,4 +1,5 @@
-//! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do its tests.
+//! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do the
+//! program that reads its rows, and the tests.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -56,6 +57,15 @@ fn cargo(command: &str, folder: &Path) -> Command {
     cargo
 }
 
+/// Runs the command, which passes without a warning, and returns what it prints.
+fn output_of(cargo: &mut Command) -> String {
+    let output = cargo.output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{errors}");
+    assert_eq!(errors, "", "a newcomer sees no warnings");
+    text.into_owned()
+}
+
 fn temporary() -> &'static Path {
     Path::new(env!("CARGO_TARGET_TMPDIR"))
 }
@@ -67,12 +77,14 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
     let elsewhere = temporary().join(test_servers::unique_name("newcomer"));
     fs::create_dir_all(&elsewhere).unwrap();
     for balance in [120, 240] {
-        let output = cargo("run", &folder).current_dir(&elsewhere).output().unwrap();
-        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{text}{errors}");
-        assert_eq!(errors, "", "a newcomer sees no warnings");
+        let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
         assert!(text.contains(&format!("ada has {balance} cents")), "{text}");
         assert_eq!(text.matches("thank you, ada, for 120 cents").count(), 1, "{text}");
+    }
+    make_crate(&folder, &first_block_below("Effects that happen once"));
+    for _run in 0..2 {
+        let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
+        assert_eq!(text, "ada has 240 cents\n");
     }
     fs::remove_dir_all(elsewhere).unwrap();
 }
@@ -81,10 +93,7 @@ fn the_quick_start_runs_in_a_crate_of_its_own() {
 fn the_tests_of_the_readme_pass_in_a_crate_of_their_own() {
     let folder = temporary().join("newcomer-tests");
     make_crate(&folder, &(quick_start() + &first_block_below("Testing")));
-    let output = cargo("test", &folder).output().unwrap();
-    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{text}{errors}");
-    assert_eq!(errors, "", "a newcomer sees no warnings");
+    let text = output_of(&mut cargo("test", &folder));
     assert!(text.contains("4 passed"), "{text}");
 }
 
