@@ -344,7 +344,7 @@ impl FileQueue {
     /// # Examples
     /// ```no_run
     /// # async fn run(queue: &eventbus_file::FileQueue) -> eventbus::Result<()> {
-    /// use eventbus::port::EventBus as _;
+    /// use eventbus::bus::EventBus as _;
     /// queue.forget_event_type(queue.default_group(), "OrderArchived").await?;
     /// # Ok(())
     /// # }

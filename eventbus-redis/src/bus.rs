@@ -43,7 +43,7 @@ use crate::{
 ///
 /// # Examples
 /// ```no_run
-/// use eventbus::port::EventBus;
+/// use eventbus::bus::EventBus;
 /// use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 ///
 /// # async fn run() -> eventbus::Result<()> {
@@ -191,7 +191,7 @@ impl RedisEventBus {
     /// bus.forget_event_type(bus.default_group(), "OrderArchived").await?;
     /// # Ok(())
     /// # }
-    /// # use eventbus::port::EventBus;
+    /// # use eventbus::bus::EventBus;
     /// ```
     pub async fn forget_event_type(&self, group: &Name, event_type: &str) -> Result<bool, RedisCommandError> {
         group::forget_event_type(&self.inner, group, event_type).await

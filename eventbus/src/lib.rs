@@ -38,12 +38,13 @@
 //! - Loading and saving: [`AggregateRepository`]; what a save reports: [`Saved`].
 //! - Reacting: [`handler`](macro@handler) and [`projection`](macro@projection); by hand: [`EventBusExt`],
 //!   [`ProjectionHandle`].
-//! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests.
+//! - Putting it together: [`App`]. Without a store or bus it runs in memory, which is the app for tests; the feature
+//!   `testkit` adds a clock that a test moves (`testkit::ManualClock`), and stores and buses that fail on demand.
 //! - Answering HTTP requests: the module `axum`, with the feature of that name.
 //! - What fewer applications need, by subject: [`app`], [`bus`], [`clock`], [`dead_letter`], [`event`], [`follow`],
 //!   [`handler`](mod@handler), [`health`], [`projection`](mod@projection), [`relay`], [`repository`], [`store`].
 //! - Backends: crates `eventstore-sqlite`, `eventstore-postgres`, `eventstore-redis`, `eventbus-redis` and
-//!   `eventbus-file`; to write one, [`port`], [`delivery`], [`support`] and the feature `testkit`.
+//!   `eventbus-file`; to write one, [`port`], [`delivery`], [`support`] and the suites of `testkit`.
 //!
 //! # Guarantees
 //! A save that returned is durable; a conflict stores no event. The feed of a store skips, repeats and reorders no

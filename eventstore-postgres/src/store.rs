@@ -166,7 +166,7 @@ impl PgEventStore {
     ///
     /// # Examples
     /// ```no_run
-    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, port::ReadFeed};
+    /// use eventbus::{ExpectedVersion, NewEvent, StreamId, store::ReadFeed};
     /// use eventstore_postgres::PgEventStore;
     /// use sqlx::{PgPool, Postgres};
     ///

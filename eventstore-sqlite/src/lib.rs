@@ -13,7 +13,7 @@
 //! ```
 //! # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
 //! use eventbus::{ExpectedVersion, Name, NewEvent, StreamId, Version};
-//! use eventbus::port::{AppendEvents, ReadStream};
+//! use eventbus::store::{AppendEvents, ReadStream};
 //! use eventstore_sqlite::SqliteEventStore;
 //!
 //! let store = SqliteEventStore::in_memory().await?;

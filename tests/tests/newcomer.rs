@@ -1,4 +1,5 @@
-//! The README's quick start, copied into a crate of its own, becomes a running program unchanged.
+//! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do the
+//! program that reads its rows, and the tests.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -11,56 +12,89 @@ fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Returns the first block of Rust in the README.
-fn quick_start() -> String {
+/// Returns the first block of Rust below a heading of the README.
+fn first_block_below(heading: &str) -> String {
     let readme = fs::read_to_string(workspace().join("README.md")).unwrap();
-    let block = readme.split("```rust").nth(1).unwrap();
+    let section = readme.split(&format!("\n## {heading}\n")).nth(1).unwrap();
+    let block = section.split("```rust").nth(1).unwrap();
     let code = block.split_once('\n').unwrap().1.split("```").next().unwrap();
     code.to_owned()
 }
 
-/// Makes the crate, with the dependencies that the README names, and its code.
-fn make_crate(folder: &Path) {
+fn quick_start() -> String {
+    first_block_below("Quick start")
+}
+
+/// Makes a crate with this code and the dependencies that the README names.
+fn make_crate(folder: &Path, code: &str) {
     fs::create_dir_all(folder.join("src")).unwrap();
-    fs::write(folder.join("src/main.rs"), quick_start()).unwrap();
+    fs::write(folder.join("src/main.rs"), code).unwrap();
     let path = |name: &str| workspace().join(name).display().to_string();
     let manifest = format!(
         "[package]\nname = \"newcomer\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
          eventbus = {{ path = {:?} }}\neventstore-sqlite = {{ path = {:?} }}\n\
          serde = {{ version = \"1\", features = [\"derive\"] }}\n\
-         tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n\n[workspace]\n\n\
+         tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n\n\
+         [dev-dependencies]\neventbus = {{ path = {:?}, features = [\"testkit\"] }}\n\n[workspace]\n\n\
          [profile.dev]\ndebug = false\n",
         path("eventbus"),
-        path("eventstore-sqlite")
+        path("eventstore-sqlite"),
+        path("eventbus"),
     );
     fs::write(folder.join("Cargo.toml"), manifest).unwrap();
     // the versions that this machine has already
     fs::copy(workspace().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
 }
 
+/// Returns the command `cargo` with an argument, for the crate in this folder.
+fn cargo(command: &str, folder: &Path) -> Command {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args([command, "--offline", "--quiet", "--manifest-path"])
+        .arg(folder.join("Cargo.toml"))
+        .env("CARGO_TARGET_DIR", temporary().join("newcomer-target"))
+        .env_remove("RUSTFLAGS");
+    cargo
+}
+
+/// Runs the command, which passes without a warning, and returns what it prints.
+fn output_of(cargo: &mut Command) -> String {
+    let output = cargo.output().unwrap();
+    let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}{errors}");
+    assert_eq!(errors, "", "a newcomer sees no warnings");
+    text.into_owned()
+}
+
+fn temporary() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
 #[test]
 fn the_quick_start_runs_in_a_crate_of_its_own() {
-    let temporary = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let (folder, target) = (temporary.join("newcomer"), temporary.join("newcomer-target"));
-    make_crate(&folder);
-    let elsewhere = temporary.join(test_servers::unique_name("newcomer"));
+    let folder = temporary().join("newcomer");
+    make_crate(&folder, &quick_start());
+    let elsewhere = temporary().join(test_servers::unique_name("newcomer"));
     fs::create_dir_all(&elsewhere).unwrap();
     for balance in [120, 240] {
-        let output = Command::new(env!("CARGO"))
-            .args(["run", "--offline", "--quiet", "--manifest-path"])
-            .arg(folder.join("Cargo.toml"))
-            .env("CARGO_TARGET_DIR", &target)
-            .env_remove("RUSTFLAGS")
-            .current_dir(&elsewhere)
-            .output()
-            .unwrap();
-        let (text, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{text}{errors}");
-        assert_eq!(errors, "", "a newcomer sees no warnings");
+        let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
         assert!(text.contains(&format!("ada has {balance} cents")), "{text}");
         assert_eq!(text.matches("thank you, ada, for 120 cents").count(), 1, "{text}");
     }
+    make_crate(&folder, &first_block_below("Effects that happen once"));
+    for _run in 0..2 {
+        let text = output_of(cargo("run", &folder).current_dir(&elsewhere));
+        assert_eq!(text, "ada has 240 cents\n");
+    }
     fs::remove_dir_all(elsewhere).unwrap();
+}
+
+#[test]
+fn the_tests_of_the_readme_pass_in_a_crate_of_their_own() {
+    let folder = temporary().join("newcomer-tests");
+    make_crate(&folder, &(quick_start() + &first_block_below("Testing")));
+    let text = output_of(&mut cargo("test", &folder));
+    assert!(text.contains("4 passed"), "{text}");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl History {
     ///
     /// # Examples
     /// ```no_run
-    /// # use eventbus::port::MessageId;
+    /// # use eventbus::bus::MessageId;
     /// # async fn run(bus: eventbus_redis::RedisEventBus) -> eventbus::Result<()> {
     /// let seen = MessageId::new("1795157844243-0");
     /// let next = bus.history().after(&seen).page(100).await?;

@@ -6,8 +6,9 @@
 //!
 //! # Examples
 //! ```
-//! use axum::{Json, Router, extract::{Path, State, rejection::JsonRejection}, http::StatusCode, routing::get};
-//! use eventbus::{App, axum::{Problem, health_routes}, prelude::AggregateRepository};
+//! use axum::extract::{Path, State, rejection::{JsonRejection, PathRejection}};
+//! use axum::{Json, Router, http::StatusCode, routing::get};
+//! use eventbus::{AggregateId, AggregateRepository, App, axum::{Problem, health_routes}};
 //! # use eventbus::prelude::{Aggregate, Apply, Deserialize, DomainEvent, Serialize};
 //! # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 //! # #[event(aggregate = Account)]
@@ -28,11 +29,10 @@
 //!
 //! async fn open(
 //!     State(accounts): State<AggregateRepository<Account>>,
-//!     Path(id): Path<String>,
+//!     id: Result<Path<AggregateId>, PathRejection>,
 //!     owner: Result<Json<String>, JsonRejection>,
 //! ) -> Result<StatusCode, Problem> {
-//!     let Json(owner) = owner?; // 400, 413, 415 or 422
-//!     let id = id.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+//!     let (Path(id), Json(owner)) = (id?, owner?); // 400, 413, 415 or 422
 //!     let open = |account: &Account| match account.owner.as_str() {
 //!         "" => Ok(Opened { owner: owner.clone() }),
 //!         _ => Err(Taken),
@@ -43,9 +43,9 @@
 //!
 //! async fn owner(
 //!     State(accounts): State<AggregateRepository<Account>>,
-//!     Path(id): Path<String>,
+//!     id: Result<Path<AggregateId>, PathRejection>,
 //! ) -> Result<Json<String>, Problem> {
-//!     let id = id.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
+//!     let Path(id) = id?;
 //!     Ok(Json(accounts.load(&id).await?.owner.clone())) // 404 if there is none
 //! }
 //!
@@ -54,6 +54,8 @@
 //!     accounts.merge(health_routes([app.clone()])).with_state(app)
 //! }
 //! ```
+//!
+//! A refusal that a different crate declares needs a wrapper type for its `From`: see [`Problem`].
 //!
 //! Two types are called `State`: axum's, in handlers of requests, and that of `eventbus::prelude`, in handlers of
 //! events. A file with both kinds imports axum's under a new name: `use axum::extract::State as Shared;`.

@@ -20,7 +20,45 @@ use crate::{
 
 /// A refused request: problem details as in RFC 9457, `application/problem+json`.
 ///
-/// Implement `From` for the refusals of an aggregate's decisions.
+/// Implement `From` for the refusals of an aggregate's decisions. Where they are of a different crate, such as that of
+/// the domain, Rust allows this for a wrapper type only (E0117), which the decision puts around the refusal:
+///
+/// ```
+/// # mod bank {
+/// #     use eventbus::prelude::*;
+/// #     #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+/// #     #[event(aggregate = Account)]
+/// #     pub struct Opened { owner: String }
+/// #     #[derive(Debug, Default, Aggregate)]
+/// #     #[aggregate(events(Opened))]
+/// #     pub struct Account { owner: String }
+/// #     impl Apply for Account {
+/// #         fn apply(&mut self, AccountEvent::Opened(opened): &AccountEvent) { self.owner.clone_from(&opened.owner); }
+/// #     }
+/// #     #[derive(Debug, derive_more::Display)]
+/// #     #[display("the account has an owner already")]
+/// #     pub struct Taken;
+/// #     impl Account {
+/// #         pub fn open(&self, owner: &str) -> Result<Opened, Taken> {
+/// #             if self.owner.is_empty() { Ok(Opened { owner: owner.into() }) } else { Err(Taken) }
+/// #         }
+/// #     }
+/// # }
+/// use axum::http::StatusCode;
+/// use bank::{Account, Taken}; // the crate of the domain
+/// use eventbus::{AggregateId, AggregateRepository, axum::Problem};
+///
+/// struct Refusal(Taken);
+///
+/// impl From<Refusal> for Problem {
+///     fn from(Refusal(taken): Refusal) -> Self { Self::new(StatusCode::CONFLICT, taken.to_string()) }
+/// }
+///
+/// async fn open(accounts: AggregateRepository<Account>, id: AggregateId) -> Result<(), Problem> {
+///     accounts.upsert(&id, |account| account.open("Ada").map_err(Refusal)).await?;
+///     Ok(())
+/// }
+/// ```
 ///
 /// # Examples
 /// ```

@@ -42,7 +42,7 @@ const PAGE_EVENTS: usize = 256;
 /// # Examples
 /// ```
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
-/// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId, port::AppendEvents};
+/// use eventbus::{ExpectedVersion, InMemoryEventStore, Name, NewEvent, StreamId, store::AppendEvents};
 ///
 /// let store = InMemoryEventStore::new();
 /// let stream = StreamId::parse("Account", "12345")?;

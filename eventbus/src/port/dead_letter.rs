@@ -101,7 +101,7 @@ impl DeadLetter {
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::{DeadLetter, DeadLetterFilter, MessageId};
+/// use eventbus::{bus::MessageId, dead_letter::{DeadLetter, DeadLetterFilter}};
 /// let filter = DeadLetterFilter { group: Some("billing".into()), ..Default::default() };
 /// let mut dead_letter = DeadLetter::new(MessageId::new("1-0"));
 /// assert!(!filter.matches(&dead_letter));
@@ -166,7 +166,7 @@ impl DeadLetterPage {
 ///
 /// # Examples
 /// ```
-/// use eventbus::port::{DeadLetterError, DeadLetterFilter, DeadLetters};
+/// use eventbus::dead_letter::{DeadLetterError, DeadLetterFilter, DeadLetters};
 ///
 /// /// Prints and replays the dead letters of one handler.
 /// async fn after_the_fix(dead_letters: &dyn DeadLetters) -> Result<u64, DeadLetterError> {

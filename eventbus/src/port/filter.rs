@@ -10,7 +10,7 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 ///
 /// # Examples
 /// ```
-/// use eventbus::{Name, port::FeedFilter};
+/// use eventbus::{Name, store::FeedFilter};
 /// let filter = FeedFilter::all().aggregate_types([Name::new("aggregate type", "Order")?]);
 /// assert_ne!(filter, FeedFilter::all());
 /// # Ok::<(), eventbus::event::InvalidName>(())
@@ -18,7 +18,7 @@ use crate::domain::{event::EventFilter, name::Name, record::RecordedEvent};
 ///
 /// The filter of a type, an event or an enum of events:
 /// ```
-/// use eventbus::{EventSet, port::FeedFilter, prelude::*};
+/// use eventbus::{EventSet, prelude::*, store::FeedFilter};
 /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
 /// #[event(aggregate_type = "Order")]
 /// struct OrderCreated { total: u64 }

@@ -13,7 +13,7 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 ///
 /// # Examples
 /// ```
-/// use eventbus::{InMemoryEventBus, port::EventBus, health::{HealthStatus, HealthThresholds}};
+/// use eventbus::{InMemoryEventBus, bus::EventBus, health::{HealthStatus, HealthThresholds}};
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let health = InMemoryEventBus::new().health().await;
 /// assert_eq!(health.status, HealthStatus::Unhealthy);
@@ -24,7 +24,8 @@ use crate::domain::{clock::SharedClock, shown::rfc3339, stream::Position};
 #[non_exhaustive]
 #[must_use]
 pub struct Health {
-    /// Healthy: connected and consuming, the store can be read, and the relay has not stopped.
+    /// Healthy: connected and consuming, the store can be read, and the relay has not stopped. A projection that stopped
+    /// at an event changes no status: it is in `projections` and the [alerts](Self::alerts) only.
     pub status: HealthStatus,
     /// Set if the bus answered.
     pub connected: bool,

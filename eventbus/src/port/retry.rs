@@ -8,7 +8,7 @@ use super::backoff::Backoff;
 ///
 /// # Examples
 /// ```
-/// use eventbus::delivery::RetryPolicy;
+/// use eventbus::handler::RetryPolicy;
 /// use std::time::Duration;
 /// let policy = RetryPolicy { first_delay: Duration::from_millis(100), max_delay: Duration::from_secs(1), ..Default::default() };
 /// assert_eq!(policy.delay(1), Duration::from_millis(100));

@@ -68,7 +68,7 @@ pub trait AppendEvents: Send + Sync {
     ///
     /// # Examples
     /// ```
-    /// use eventbus::{ExpectedVersion, InMemoryEventStore, NewEvent, StreamId, port::{Append, AppendEvents}, prelude::*};
+    /// use eventbus::{ExpectedVersion, InMemoryEventStore, NewEvent, StreamId, prelude::*, store::{Append, AppendEvents}};
     /// #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     /// #[event(aggregate_type = "Account")]
     /// struct Opened { owner: String }

@@ -89,7 +89,7 @@ impl ReadError {
     ///
     /// # Examples
     /// ```
-    /// use eventbus::port::ReadError;
+    /// use eventbus::store::ReadError;
     /// let error = ReadError::corrupt("the store's id", "it has 3 bytes");
     /// assert_eq!(error.to_string(), "event store holds corrupt data at the store's id");
     /// ```

@@ -1,4 +1,5 @@
-//! For authors of backends and applications: conformance suites, one per port, and backends that fail on demand.
+//! For tests of applications: [`ManualClock`], [`FaultyStore`] and [`FaultyBus`]. For authors of backends: conformance
+//! suites, one per port.
 
 mod clock;
 mod delegate;

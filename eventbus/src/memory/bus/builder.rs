@@ -9,7 +9,7 @@ use crate::{domain::clock::SharedClock, port::retry::RetryPolicy};
 ///
 /// # Examples
 /// ```
-/// use eventbus::{InMemoryEventBus, delivery::RetryPolicy};
+/// use eventbus::{InMemoryEventBus, handler::RetryPolicy};
 /// use std::time::Duration;
 /// let at_once = RetryPolicy { first_delay: Duration::from_millis(1), ..Default::default() };
 /// let bus = InMemoryEventBus::builder().retry(at_once).concurrency(4).build();

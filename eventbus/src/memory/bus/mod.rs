@@ -72,7 +72,7 @@ use crate::{
 ///
 /// # Examples
 /// ```
-/// use eventbus::{event::EventFilter, InMemoryEventBus, Name, port::{EventBus, Subscriber}};
+/// use eventbus::{InMemoryEventBus, Name, bus::EventBus, event::EventFilter, port::Subscriber};
 ///
 /// let bus = InMemoryEventBus::new();
 /// let print = Subscriber::new(Name::from_static("print"), EventFilter::All, |delivery| {
@@ -130,7 +130,7 @@ impl InMemoryEventBus {
     ///
     /// # Examples
     /// ```
-    /// use eventbus::{InMemoryEventBus, port::EventBus};
+    /// use eventbus::{InMemoryEventBus, bus::EventBus};
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// let bus = InMemoryEventBus::new();
     /// let was_announced = bus.forget_event_type(bus.default_group(), "OrderArchived").await.unwrap();

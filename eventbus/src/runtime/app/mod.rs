@@ -105,11 +105,12 @@ impl App {
         &self.0.store
     }
 
-    /// Follows the store's feed: stored events, then new ones.
+    /// Follows the store's feed: stored events, then new ones. The result is a `Stream`: `try_next` below is of the crate
+    /// `futures-util`.
     ///
     /// # Examples
     /// ```standalone_crate
-    /// use eventbus::{App, EventSet, Never, port::FeedFilter, prelude::*};
+    /// use eventbus::{App, EventSet, Never, prelude::*, store::FeedFilter};
     /// use futures_util::TryStreamExt;
     /// # #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
     /// # #[event(aggregate = Account)]

@@ -24,7 +24,7 @@ use crate::{
 ///
 /// # Examples
 /// ```
-/// use eventbus::{Follow, InMemoryEventStore, Name, NewEvent, ExpectedVersion, StreamId, port::AppendEvents};
+/// use eventbus::{Follow, InMemoryEventStore, Name, NewEvent, ExpectedVersion, StreamId, store::AppendEvents};
 /// use futures_util::TryStreamExt;
 ///
 /// # #[tokio::main(flavor = "current_thread")] async fn main() -> eventbus::Result<()> {
