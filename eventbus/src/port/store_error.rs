@@ -14,7 +14,13 @@ const NO_STORE: &str = "this app only consumes: its builder has a bus and no `.s
 #[non_exhaustive]
 pub enum AppendError {
     /// A concurrent writer appended first; load the aggregate and decide again. No event was stored.
-    #[error("stream `{stream}` is at version {actual}, expected {expected}")]
+    #[error(
+        "stream `{stream}` {}",
+        match expected.matches(Version::NONE) {
+            true => format!("exists already, at version {actual}"),
+            false => format!("is at version {actual}, expected {expected}"),
+        }
+    )]
     Conflict {
         /// The stream of the append.
         stream: StreamId,
