@@ -114,9 +114,25 @@ async fn mistakes_of_projections_are_found_in_whatever_order_they_are_given() {
         matches!(
             error.mistakes(),
             [
+                StartMistake::DuplicateEventType { .. },
                 StartMistake::DuplicateProjection { name: "twin", first, second },
                 StartMistake::MissingState { name: "stateful", state: "u16", .. },
             ] if first.line < second.line
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn without_discover_the_events_that_the_app_takes_are_checked() {
+    let app = App::builder().handler::<first::on>().projection(Twin).start().await.unwrap();
+    app.shutdown(std::time::Duration::from_secs(5)).await.unwrap();
+    let error = App::builder().handler::<first::on>().projection(OtherTwin).start().await.unwrap_err();
+    assert!(
+        matches!(
+            error.mistakes(),
+            [StartMistake::DuplicateEventType { first, second }]
+                if first.rust_type.ends_with("first::Opened") && second.rust_type.ends_with("second::Opened")
         ),
         "{error}"
     );

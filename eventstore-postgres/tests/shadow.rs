@@ -4,7 +4,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use common::{TestDatabase, open, run};
 use eventbus::{
@@ -13,6 +16,7 @@ use eventbus::{
 };
 use eventstore_postgres::{PgConnection, PgEventStore, PgEventStoreConfig, PgTransactionError};
 use sqlx::AssertSqlSafe;
+use tracing::Dispatch;
 
 const TABLES: &str = "CREATE SCHEMA app;
     CREATE TABLE app.customers (id bigint PRIMARY KEY, name text NOT NULL);
@@ -151,6 +155,43 @@ async fn copies_are_filled_apart_and_their_rows_replace_the_live_ones() {
     assert_eq!(place.orders().await.len(), 9, "the live table goes on counting after what it was given");
     let references = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND conrelid = 'app.orders'::regclass";
     assert_eq!(place.count(references).await, 1, "the foreign key is gone");
+}
+
+#[derive(Clone, Default)]
+struct Notices(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Notices {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Those of a user's statements reach the log as before, on the same connection.
+#[tokio::test]
+async fn copies_are_dropped_without_a_notice_in_the_log() {
+    let notices = Notices::default();
+    // while there is only one subscriber, threads without one may switch a log line off for it, too
+    static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().finish()));
+    LazyLock::force(&ANOTHER);
+    let writer = notices.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _here = tracing::subscriber::set_default(subscriber);
+    let place = Place::new().await;
+    place.make().await;
+    place.fill(0, 7, 500).await;
+    place.transactions.drop_shadow(&place.shadow).await.unwrap();
+    place.make().await;
+    let mut transaction = place.transactions.begin().await.unwrap();
+    let connection = PgConnection::take(Some(transaction.as_any_mut())).unwrap();
+    sqlx::raw_sql("DO $$ BEGIN RAISE NOTICE 'of the user'; END $$").execute(connection).await.unwrap();
+    let log = String::from_utf8(notices.0.lock().unwrap().clone()).unwrap();
+    assert!(log.contains("of the user"), "{log}");
+    assert!(!log.contains("cascade") && !log.contains("skipping"), "{log}");
 }
 
 #[tokio::test]

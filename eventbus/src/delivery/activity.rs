@@ -40,6 +40,9 @@ pub(crate) const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 /// slot, so that events of other aggregates are handled beside it.
 const LONG_RUN_AFTER: Duration = Duration::from_secs(10);
 
+const BLOCKS: &str =
+    "blocks its thread, where no time limit can end it: what does not await belongs in `tokio::task::spawn_blocking`";
+
 tokio::task_local! {
     /// The run of the current task.
     static CURRENT_RUN: Arc<Run>;
@@ -325,15 +328,20 @@ impl Run {
         }
         drop(clock);
         if is_due {
-            let log = || self.log(blocked, "blocks its thread, where no time limit can end it");
+            let log = || self.log(blocked, BLOCKS);
             tracing::dispatcher::with_default(&self.dispatch, || self.span.in_scope(log));
         }
         is_stuck || is_long
     }
 
+    /// Logs the run; its span names handler and event, where there is one.
     fn log(&self, took: Duration, what: &str) {
         let metadata = self.record.metadata();
         let took = Duration::from_secs(took.as_secs());
+        if self.span.has_field("handler") {
+            tracing::warn!(target: LOG_TARGET, event_id = %metadata.event_id(), ?took, "handler {what}");
+            return;
+        }
         tracing::warn!(
             target: LOG_TARGET,
             handler = %self.handler, group = %self.group, event_type = %self.record.event_type(),

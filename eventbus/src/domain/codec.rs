@@ -108,7 +108,7 @@ pub enum DecodeError {
         known: Vec<&'static str>,
     },
     /// The type is right, but the fields are not.
-    #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}")]
+    #[error("payload of event `{event_type}` does not fit `{rust_type}`: {source}{}", source.remedy())]
     Payload {
         /// The wire name of the event.
         event_type: Name,

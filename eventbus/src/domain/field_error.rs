@@ -17,6 +17,9 @@ pub struct FieldError {
     reason: Cow<'static, str>,
 }
 
+/// How serde's message begins.
+const MISSING_FIELD: &str = "missing field `";
+
 /// One step of a path.
 #[derive(Debug, Clone)]
 pub(crate) enum Step<'a> {
@@ -29,6 +32,14 @@ pub(crate) enum Step<'a> {
 impl FieldError {
     pub(crate) fn new<'a>(path: impl IntoIterator<Item = Step<'a>>, reason: impl Into<Cow<'static, str>>) -> Self {
         Self { path: format_path(path), reason: reason.into() }
+    }
+
+    /// Returns what to do if a field of an event that was stored is missing; begins with a blank. Empty for other errors.
+    pub(crate) fn remedy(&self) -> &'static str {
+        match self.reason.starts_with(MISSING_FIELD) {
+            true => " (a new field needs `#[serde(default)]`, a renamed one `#[serde(alias = \"..\")]`)",
+            false => "",
+        }
     }
 
     /// Makes the error at an offset of a JSON text, in bytes.
@@ -82,7 +93,7 @@ pub(crate) fn reason_of(error: &serde_json::Error) -> String {
         return format!("unknown variant, expected {expected}");
     }
     const WITHOUT_VALUES: [&str; 7] = [
-        "missing field `",
+        MISSING_FIELD,
         "duplicate field `",
         "unknown field `",
         "invalid length ",

@@ -6,12 +6,21 @@ use crate::domain::{
     stream::{ExpectedVersion, Position, StreamId, Version},
 };
 
+const NO_STORE: &str = "this app only consumes: its builder has a bus and no `.store(..)`; in a test, add \
+    `.store(InMemoryEventStore::new())`";
+
 /// The error of an append.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
     /// A concurrent writer appended first; load the aggregate and decide again. No event was stored.
-    #[error("stream `{stream}` is at version {actual}, expected {expected}")]
+    #[error(
+        "stream `{stream}` {}",
+        match expected.matches(Version::NONE) {
+            true => format!("exists already, at version {actual}"),
+            false => format!("is at version {actual}, expected {expected}"),
+        }
+    )]
     Conflict {
         /// The stream of the append.
         stream: StreamId,
@@ -40,7 +49,7 @@ pub enum AppendError {
     #[error("event store unavailable")]
     Unavailable(#[source] BoxError),
     /// The app has no store: it only consumes. No event was stored.
-    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
+    #[error("{NO_STORE}")]
     NoStore,
     /// The connection broke after sending; the events may or may not be stored.
     #[error("append outcome unknown")]
@@ -69,7 +78,7 @@ pub enum ReadError {
     #[error("event store unavailable")]
     Unavailable(#[source] BoxError),
     /// The app has no store: it only consumes.
-    #[error("this app only consumes: its builder has a bus and no `.store(..)`")]
+    #[error("{NO_STORE}")]
     NoStore,
     /// The stored data cannot be decoded: other software wrote or damaged it.
     #[error("event store holds corrupt data at {place}")]

@@ -38,8 +38,15 @@ impl EventRegistry {
     ///
     /// A crate that the binary never names is not linked and registers no types: add `use my_crate as _;`.
     pub fn discover() -> Self {
-        let mut found: Vec<_> = inventory::iter::<EventRegistration>().map(|registration| registration.0).collect();
-        found.sort_unstable_by_key(|event| (event.event_type, event.source));
+        Self::from_events(inventory::iter::<EventRegistration>().map(|registration| registration.0))
+    }
+
+    /// Creates a registry of these event types; one that is given twice is no duplicate.
+    pub(crate) fn from_events(events: impl Iterator<Item = EventDescriptor>) -> Self {
+        let place = |event: &EventDescriptor| (event.event_type, event.source, event.rust_type);
+        let mut found: Vec<_> = events.collect();
+        found.sort_unstable_by_key(place);
+        found.dedup_by_key(|event| place(event));
         let mut registry = Self::new();
         found.into_iter().for_each(|event| registry.add(event));
         registry

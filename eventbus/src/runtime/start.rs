@@ -68,7 +68,8 @@ pub enum StartMistake {
         /// The groups there are, sorted.
         known: Vec<String>,
     },
-    /// Two event types have one wire name.
+    /// Two event types have one wire name. Without `discover()` the check covers those that the handlers and projections
+    /// of the app take.
     #[error(
         "two events have the wire type `{}`: {} ({}) and {} ({}); keep one of them if they mean \
          the same event, else set `#[event(type = \"..\")]` on one",

@@ -33,7 +33,8 @@ pub type Row = BTreeMap<String, String>;
 #[error("{0}")]
 pub struct TableFault(pub &'static str);
 
-/// Tables of rows, each row under its key; a handler or projection takes them as `&mut Tables`.
+/// Tables of rows, each row under its key; a handler or projection takes them as `&mut Tables`. The first row of a table
+/// makes it, or [`TableStore::create_table`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables(BTreeMap<String, BTreeMap<String, Row>>);
 
@@ -95,6 +96,11 @@ impl TableStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Creates a table without rows, if it is missing.
+    pub async fn create_table(&self, table: &str) {
+        self.data.lock().await.tables.0.entry(table.to_owned()).or_default();
     }
 
     /// Returns the committed tables.

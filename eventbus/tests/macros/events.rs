@@ -80,17 +80,25 @@ fn an_unknown_type_names_the_known_ones() {
 
 #[test]
 fn a_payload_that_does_not_fit_names_type_field_and_reason_and_no_value() {
-    for (error, path, reason) in [
+    const REMEDY: &str = " (a new field needs `#[serde(default)]`, a renamed one `#[serde(alias = \"..\")]`)";
+    for (error, path, reason, remedy) in [
         (
             record("OrderCreated", r#"{"customer_id":570}"#).decode::<OrderCreated>().unwrap_err(),
             "customer_id",
             "invalid type: integer, expected a string",
+            "",
         ),
-        (record("OrderCreated", "{}").decode::<OrderEvent>().map(drop).unwrap_err(), "", "missing field `customer_id`"),
+        (
+            record("OrderCreated", "{}").decode::<OrderEvent>().map(drop).unwrap_err(),
+            "",
+            "missing field `customer_id`",
+            REMEDY,
+        ),
     ] {
         let text = error.to_string();
         let named = "payload of event `OrderCreated` does not fit `macros::domain::OrderCreated`: ";
         assert!(text.starts_with(named) && !text.contains("570"), "{text}");
+        assert!(text.ends_with(&format!("{reason}{remedy}")), "{text}");
         let DecodeError::Payload { source, .. } = error else {
             panic!("{error:?}");
         };

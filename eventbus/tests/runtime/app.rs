@@ -211,9 +211,12 @@ async fn an_app_with_a_bus_and_no_store_only_consumes() {
     let mut order = orders.create(AggregateId::new());
     order.record(created("ada", 1.0));
     let error = format!("{:?}", eventbus::Error::from(orders.save(&mut order).await.unwrap_err()));
-    assert_eq!(error, "this app only consumes: its builder has a bus and no `.store(..)`");
+    let no_store = "this app only consumes: its builder has a bus and no `.store(..)`; in a test, add \
+                    `.store(InMemoryEventStore::new())`";
+    assert_eq!(error, no_store);
     let error = orders.load(order.id()).await.unwrap_err();
     assert!(matches!(error, LoadError::Read(ReadError::NoStore)), "{error:?}");
+    assert_eq!(error.to_string(), no_store);
     assert!(orders.exists(order.id()).await.is_err());
     let feed = app.store();
     assert!(feed.head().await.is_err());

@@ -228,6 +228,19 @@ async fn the_deadline_of_a_shutdown_is_for_everything_together() {
     assert!(began.elapsed() < Duration::from_millis(1_100), "took {:?}", began.elapsed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_second_shutdown_succeeds_at_once_as_the_first_one_did() {
+    let timeout = Duration::from_secs(5);
+    let app = App::builder().start().await.unwrap();
+    save(&app).await;
+    app.settled().await.unwrap();
+    let (one, other) = tokio::join!(app.shutdown(timeout), app.shutdown(timeout));
+    one.and(other).unwrap();
+    let began = tokio::time::Instant::now();
+    app.clone().shutdown(timeout).await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
 #[tokio::test]
 async fn a_shutdown_may_take_for_ever() {
     let app = App::builder().start().await.unwrap();

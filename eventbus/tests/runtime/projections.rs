@@ -349,6 +349,14 @@ async fn a_panic_stops_the_projection_not_the_app() {
     assert_eq!(error.to_string(), "projection `explosive` stopped at position 1: handler panicked: boom");
 }
 
+#[derive(Default)]
+struct Namesake;
+
+#[projection(name = "order-statistics", manual)]
+impl Namesake {
+    fn created(&mut self, _event: &OrderCreated) {}
+}
+
 #[tokio::test(start_paused = true)]
 async fn waiting_too_long_and_unknown_projections_are_typed() {
     let app = App::builder()
@@ -363,4 +371,8 @@ async fn waiting_too_long_and_unknown_projections_are_typed() {
     assert_eq!(error.to_string(), expected);
     let Err(error) = app.projected::<Picky>(None).await.map(drop) else { panic!("found") };
     assert!(error.to_string().starts_with("the app has no projection `picky` (it has: order-statistics)"), "{error}");
+    let Err(error) = app.projected::<Namesake>(None).await.map(drop) else { panic!("found") };
+    let expected = "the app runs another type as projection `order-statistics`: ask for that one, or give this one a \
+                    `name` of its own";
+    assert_eq!(error.to_string(), expected);
 }

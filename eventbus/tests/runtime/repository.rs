@@ -186,7 +186,9 @@ async fn create_with_refuses_what_exists_and_upsert_does_not() {
     let id = AggregateId::new();
     let create = |_: &Order| Ok::<_, Infallible>(created("ada", 1.0));
     assert_eq!(orders.create_with(&id, create).await.unwrap().version, Version::FIRST);
-    assert!(orders.create_with(&id, create).await.unwrap_err().is_conflict());
+    let refused = orders.create_with(&id, create).await.unwrap_err();
+    assert!(refused.is_conflict());
+    assert_eq!(refused.to_string(), format!("stream `Order/{id}` exists already, at version 1"));
     assert_eq!(orders.upsert(&id, |order| order.ship("T1")).await.unwrap().version, Version::new(2));
     let other = AggregateId::new();
     assert_eq!(orders.upsert(&other, create).await.unwrap().version, Version::FIRST);

@@ -233,6 +233,7 @@ async fn an_event_that_keeps_failing_stops_the_projection_before_it() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_to_write_comes_before_damage_that_was_read_ahead() {
     let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    store.create_table("order_rows").await;
     let bad = save(&store, "bad", 0).await;
     // the damaged event is the first of the second batch
     let damaged = save(&store, "ada", 255).await;
@@ -247,6 +248,7 @@ async fn a_failure_to_write_comes_before_damage_that_was_read_ahead() {
 #[tokio::test(start_paused = true)]
 async fn a_projection_that_stopped_tries_again_every_minute_and_says_since_when() {
     let (store, mood) = (TableStore::new(), Mood::refusing(u32::MAX));
+    store.create_table("order_rows").await;
     let bad = save(&store, "bad", 0).await;
     let app = app(&store, &mood).await;
     stopped(&app, bad).await;
@@ -271,6 +273,7 @@ async fn a_projection_that_stopped_tries_again_every_minute_and_says_since_when(
 #[tokio::test(start_paused = true)]
 async fn a_stopped_projection_goes_on_where_another_process_can_handle_the_event() {
     let (store, strict, mild) = (TableStore::new(), Mood::refusing(u32::MAX), Mood::default());
+    store.create_table("order_rows").await;
     let old = app(&store, &strict).await;
     let bad = save(&store, "bad", 0).await;
     stopped(&old, bad).await;
@@ -423,6 +426,16 @@ impl WrongKey {
     }
 }
 
+#[derive(Default)]
+struct FailsWithoutTable;
+
+#[projection(name = "fails-without-table", tables("order_row"))]
+impl FailsWithoutTable {
+    fn created(&self, _event: &OrderCreated, tables: &mut Tables) -> Result<(), &'static str> {
+        if tables.rows("order_row").is_empty() { Err("there is no such table") } else { Ok(()) }
+    }
+}
+
 async fn is_refused<P: Projection + Default>(expected: &str) {
     let store = TableStore::new();
     let app = App::builder().store(store.clone()).projection_with(P::default).without_relay().start().await.unwrap();
@@ -443,6 +456,11 @@ async fn tables_and_keys_that_are_not_there_are_told_of_before_anything_is_writt
     is_refused::<WrongTable>(
         "projection `wrong-table` names `tables(\"order_row\")`, but the store has no such table: name those that its \
          methods write, and create them before the app starts",
+    )
+    .await;
+    is_refused::<FailsWithoutTable>(
+        "projection `fails-without-table` names `tables(\"order_row\")`, but the store has no such table: name those that \
+         its methods write, and create them before the app starts",
     )
     .await;
     is_refused::<WrongKey>(

@@ -401,6 +401,7 @@ async fn an_event_that_keeps_failing_ends_the_rebuild_before_it_and_the_next_one
 #[tokio::test(start_paused = true)]
 async fn a_rebuild_frees_a_projection_that_stopped() {
     let (store, mood) = (TableStore::new(), Mood::refusing(4));
+    store.create_table("order_rows").await;
     let app = app(&store, &mood).await;
     let bad = save(&store, "bad", 1).await;
     app.projected::<OrderRows>(bad).await.map(drop).unwrap_err();

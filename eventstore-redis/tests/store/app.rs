@@ -6,6 +6,7 @@ use eventbus::{
     ExpectedVersion, InMemoryEventBus, NewEvent,
     port::{AppendEvents, EventBus, ReadFeed as _},
     prelude::*,
+    projection::ProjectionError,
 };
 use eventbus_redis::{RedisEventBus, RedisEventBusConfig};
 use eventstore_redis::{RedisEventStore, RedisTransaction, RedisTransactionError};
@@ -89,6 +90,17 @@ impl OrderRows {
     }
 }
 
+/// Names a column as if its keys were a table of SQL, and fails.
+#[derive(Default)]
+struct WrongKey;
+
+#[projection(name = "wrong-key", tables("order:*"), key = "order_id", manual)]
+impl WrongKey {
+    async fn created(&self, _event: &OrderCreated, _tx: &mut RedisTransaction) -> Result<(), &'static str> {
+        Err("it fails")
+    }
+}
+
 /// Counts its effects for each event.
 #[handler(name = "note", group = "notes", concurrency = 4)]
 async fn note(event: &OrderCreated, meta: &Metadata, tx: &mut RedisTransaction) -> Result<(), RedisTransactionError> {
@@ -163,6 +175,16 @@ async fn an_application_runs_on_redis_alone() {
     assert_eq!(notes.into_values().collect::<Vec<_>>(), [1]);
     let checkpoint: u64 = tell(&mut connection, &["GET", &key(&store, "projection:order-stats:checkpoint")]).await;
     assert_eq!(checkpoint, 2);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_have_no_such_column_are_told_of_also_if_the_methods_fail() {
+    let store = open(config()).await;
+    buy(&store, "1").await;
+    let app = App::builder().store(store.clone()).projection(WrongKey).without_relay().start().await.unwrap();
+    let error = app.projected::<WrongKey>(store.head().await.unwrap()).await.map(drop).unwrap_err();
+    assert!(matches!(&error, ProjectionError::NoColumn { column: "order_id", .. }), "{error:?}");
     app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use eventbus::{
     Name,
     port::{Checkpoints, EventStore, Leases},
+    projection::ProjectionError,
 };
 
 use crate::{
     kinds::Kind,
-    orders::{Pace, expected, pay},
+    orders::{Pace, TABLES, expected, pay},
     play::{self, Part},
 };
 
@@ -84,6 +85,23 @@ pub(crate) async fn a_paused_owner_writes_nothing_more<K: Kind>() {
         assert_eq!(kind.dump().await, expected(&store).await);
         app.shutdown(Duration::from_secs(10)).await.unwrap();
     }
+}
+
+/// The methods fail for want of a table, and no operator shall skip a good event for that.
+pub(crate) async fn a_missing_table_stops_the_projection_with_an_error_that_names_it<K: Kind>() {
+    let kind = K::open(&K::place().await).await;
+    let store = kind.store();
+    let last = pay(&*store, 1, 1).await;
+    let app = kind.app(Pace::FAST).await;
+    for (sql, missing) in TABLES.iter().zip(["order_rows", "order_lines"]) {
+        let error = app.projected::<K::Rows>(last).await.map(drop).unwrap_err();
+        assert!(matches!(&error, ProjectionError::NoTable { table, .. } if *table == missing), "{error:?}");
+        kind.tell(sql).await;
+        assert!(app.resume_projection::<K::Rows>().unwrap());
+    }
+    app.projected::<K::Rows>(last).await.map(drop).unwrap();
+    assert_eq!(kind.dump().await, expected(&store).await);
+    app.shutdown(Duration::from_secs(10)).await.unwrap();
 }
 
 /// Returns the owner of the lease, once there is one.

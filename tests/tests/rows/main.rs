@@ -37,6 +37,7 @@ on_both! {
     effects::effects_are_made_once_whatever_is_killed,
     live::rows_and_checkpoint_survive_kills_together,
     live::a_paused_owner_writes_nothing_more,
+    live::a_missing_table_stops_the_projection_with_an_error_that_names_it,
     rebuild::a_rebuild_under_live_traffic_equals_the_live_rows,
     rebuild::a_killed_rebuild_leaves_the_old_rows_and_is_resumed,
     rebuild::rows_are_replaced_all_or_none,

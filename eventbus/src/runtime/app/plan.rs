@@ -62,6 +62,7 @@ impl Plan<'_> {
         let mut mistakes = Vec::new();
         let (duplicates, in_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
+        mistakes.extend(self.events().mistakes());
         self.discover(&mut mistakes);
         self.handlers.sort_unstable_by_key(HandlerDefinition::place);
         self.handlers.dedup_by_key(|handler| handler.place());
@@ -81,11 +82,21 @@ impl Plan<'_> {
         })
     }
 
+    /// Returns the events whose types have to differ: all that are linked, or those that the handlers and projections of
+    /// an app without `discover()` take, as one binary often holds several tests.
+    fn events(&self) -> EventRegistry {
+        if !matches!(self.discovery, Discovery::Off) {
+            return EventRegistry::discover();
+        }
+        let handlers = self.handlers.iter().map(|handler| handler.events);
+        let projections = self.projections.iter().map(|instance| instance.definition().events);
+        EventRegistry::from_events(handlers.chain(projections).flat_map(|events| events.descriptors()).copied())
+    }
+
     fn discover(&mut self, mistakes: &mut Vec<StartMistake>) {
         if matches!(self.discovery, Discovery::Off) {
             return;
         }
-        mistakes.extend(EventRegistry::discover().mistakes());
         let handlers = discovered_handlers();
         let mut projections: Vec<_> = inventory::iter::<ProjectionRegistration>().collect();
         projections.sort_unstable_by_key(|projection| (projection.definition)().place());

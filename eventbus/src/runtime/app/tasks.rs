@@ -35,7 +35,7 @@ pub(super) struct AppTasks {
     cancel: CancellationToken,
     /// Aborts the tasks that did not stop in time.
     abort: CancellationToken,
-    /// Aborts the tasks that can only wait, once the store does not answer.
+    /// Aborts the tasks that can only wait; cancelled only once the store does not answer.
     abort_store_tasks: CancellationToken,
     tracker: TaskTracker,
     /// Store, states and lease settings of the projection runners.
@@ -65,7 +65,7 @@ impl AppTasks {
         let subscriptions = Subscriptions(add_handlers(&**bus, &plan.handlers, &handler_context));
         let mut tasks = Self {
             cancel,
-            abort_store_tasks: abort.child_token(),
+            abort_store_tasks: CancellationToken::new(),
             abort,
             tracker: TaskTracker::new(),
             runner_context: context,
@@ -144,7 +144,10 @@ impl AppTasks {
     }
 
     fn spawn_store_task(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.spawn_abortable(&self.abort_store_tasks, task);
+        let abort = self.abort_store_tasks.clone();
+        self.spawn_abortable(&self.abort, async move {
+            abort.run_until_cancelled(task).await;
+        });
     }
 
     pub(super) const fn runner_context(&self) -> &RunnerContext {

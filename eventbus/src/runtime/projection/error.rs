@@ -11,12 +11,8 @@ use crate::{
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProjectionError {
-    /// The app has no such projection.
-    #[error(
-        "the app has no projection `{name}` (it has: {}); give the builder `.discover()` or `.projection(..)`; a crate \
-         that the binary never names is not linked",
-        if known.is_empty() { "none".into() } else { known.join(", ") }
-    )]
+    /// The app has no such projection, or one of another type by this name.
+    #[error("{}", describe_not_running(name, known))]
     NotRunning {
         /// The requested projection.
         name: &'static str,
@@ -146,6 +142,19 @@ impl ProjectionError {
             error => error.to_string(),
         }
     }
+}
+
+fn describe_not_running(name: &'static str, known: &[&'static str]) -> String {
+    if known.contains(&name) {
+        return format!(
+            "the app runs another type as projection `{name}`: ask for that one, or give this one a `name` of its own"
+        );
+    }
+    let known = if known.is_empty() { "none".into() } else { known.join(", ") };
+    format!(
+        "the app has no projection `{name}` (it has: {known}); give the builder `.discover()` or `.projection(..)`; a crate \
+         that the binary never names is not linked"
+    )
 }
 
 /// Error of rebuilding a projection; state in memory is unchanged then.

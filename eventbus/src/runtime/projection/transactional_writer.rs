@@ -141,6 +141,10 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
             let due_retry = retry.take_if(|retry| Some(retry.position) == first.position());
             let (count, attempts) = match (due_retry, &retry) {
                 (Some(retry), _) if retry.is_final() => {
+                    // a permanent error is the event's, whatever the tables are
+                    if !retry.error.is_permanent() {
+                        self.check_tables_after_failure().await?;
+                    }
                     return Err(FeedStop::EventFailed(first.clone(), retry.error));
                 }
                 (Some(retry), _) => {
@@ -228,6 +232,16 @@ impl<'a, P: Projection> TransactionalWriter<'a, P> {
         }
         self.has_tables = true;
         Ok(())
+    }
+
+    /// Checks the tables after an event kept failing, as a missing one may be why. Its own transactions are rolled back,
+    /// and those of the events before it are committed.
+    async fn check_tables_after_failure(&mut self) -> Result<(), FeedStop> {
+        if self.has_tables {
+            return Ok(());
+        }
+        let mut transaction = self.begin_transaction().await?;
+        self.check_tables(&mut *transaction).await
     }
 
     /// Decides whether a failure is the event's: a fault of the server, or one after the lease was lost, is not. Checks
