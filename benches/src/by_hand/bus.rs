@@ -1,8 +1,3 @@
-//! The reference: minimal code on redis-rs for this one event, as a careful author would write it.
-//!
-//! All tasks publish over one connection, and a second one consumes, as in the bus. It has no retries, no reconnecting,
-//! no counters and no metadata for handlers.
-
 use std::{
     sync::{
         Arc,
@@ -18,12 +13,9 @@ use time::{OffsetDateTime, format_description::BorrowedFormatItem, macros::forma
 use uuid::Uuid;
 
 use crate::{
-    order::{Order, OrderCreated},
-    side::{Handler, Side},
+    order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded},
+    workload::{Consumer, Handler, Publisher},
 };
-
-const EVENT_TYPE: &str = "OrderCreated";
-const AGGREGATE_TYPE: &str = "Order";
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 const BLOCK_MS: u64 = 1_000;
@@ -32,8 +24,9 @@ const COUNT: usize = 100;
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]");
 
+/// All callers publish over one connection, and a second one consumes, as in our bus.
 #[derive(Clone)]
-pub struct ByHand {
+pub struct Bus {
     client: Client,
     connection: MultiplexedConnection,
     stream: String,
@@ -57,48 +50,55 @@ struct Payload<'a> {
     causation_id: Option<Uuid>,
     metadata: Metadata,
     #[serde(flatten)]
-    created: &'a OrderCreated,
+    item: &'a ItemAdded,
 }
 
 #[derive(Serialize)]
 struct Metadata {}
 
-/// Returns the command that adds an event to a stream.
-pub fn add(stream: &str, order: &Order, event_id: Uuid, at: OffsetDateTime) -> Result<Cmd> {
-    let at = at.format(TIME)?;
-    let payload = serde_json::to_vec(&Payload {
-        event_id,
-        event_type: EVENT_TYPE,
-        event_version: 1,
-        occurred_at: &format!("{at}Z"),
-        aggregate_id: order.id,
-        aggregate_type: AGGREGATE_TYPE,
-        aggregate_version: 1,
-        tenant_id: None,
-        actor_id: None,
-        correlation_id: event_id,
-        causation_id: None,
-        metadata: Metadata {},
-        created: &order.created,
-    })?;
-    let mut add = cmd("XADD");
-    add.arg(stream).arg("*");
-    add.arg("event_id").arg(event_id.to_string());
-    add.arg("event_type").arg(EVENT_TYPE);
-    add.arg("aggregate_id").arg(order.id.to_string());
-    add.arg("aggregate_type").arg(AGGREGATE_TYPE);
-    add.arg("tenant_id").arg("");
-    add.arg("occurred_at").arg(format!("{at}+00:00"));
-    add.arg("payload").arg(payload);
-    Ok(add)
-}
-
 /// Entries with their ids and fields, by stream.
 type Read = Vec<(String, Vec<(String, Vec<(String, String)>)>)>;
 
-impl ByHand {
-    fn add_now(&self, order: &Order) -> Result<Cmd> {
-        add(&self.stream, order, Uuid::now_v7(), OffsetDateTime::now_utc())
+impl Bus {
+    async fn open_group(url: &str, prefix: &str, group: &str) -> Result<Self> {
+        let client = Client::open(url)?;
+        let connection = connect(&client).await?;
+        let (stream, group) = (format!("{prefix}:stream"), group.into());
+        Ok(Self { client, connection, stream, group, is_stopped: Arc::default() })
+    }
+
+    /// Returns the command that adds an event to the stream.
+    pub fn add(&self, order: Uuid, item: &ItemAdded, event_id: Uuid, at: OffsetDateTime) -> Result<Cmd> {
+        let at = at.format(TIME)?;
+        let payload = serde_json::to_vec(&Payload {
+            event_id,
+            event_type: EVENT_TYPE,
+            event_version: 1,
+            occurred_at: &format!("{at}Z"),
+            aggregate_id: order,
+            aggregate_type: AGGREGATE_TYPE,
+            aggregate_version: 1,
+            tenant_id: None,
+            actor_id: None,
+            correlation_id: event_id,
+            causation_id: None,
+            metadata: Metadata {},
+            item,
+        })?;
+        let mut add = cmd("XADD");
+        add.arg(&self.stream).arg("*");
+        add.arg("event_id").arg(event_id.to_string());
+        add.arg("event_type").arg(EVENT_TYPE);
+        add.arg("aggregate_id").arg(order.to_string());
+        add.arg("aggregate_type").arg(AGGREGATE_TYPE);
+        add.arg("tenant_id").arg("");
+        add.arg("occurred_at").arg(format!("{at}+00:00"));
+        add.arg("payload").arg(payload);
+        Ok(add)
+    }
+
+    fn add_now(&self, order: Uuid, item: &ItemAdded) -> Result<Cmd> {
+        self.add(order, item, Uuid::now_v7(), OffsetDateTime::now_utc())
     }
 
     async fn read(&self, connection: &mut MultiplexedConnection) -> Result<Vec<(String, Vec<(String, String)>)>> {
@@ -111,7 +111,7 @@ impl ByHand {
 }
 
 /// Decodes the event of an entry.
-fn decode(fields: &[(String, String)]) -> Result<Option<OrderCreated>> {
+fn decode(fields: &[(String, String)]) -> Result<Option<ItemAdded>> {
     let field = |name| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
     if field("event_type") != Some(EVENT_TYPE) {
         return Ok(None);
@@ -124,29 +124,33 @@ async fn connect(client: &Client) -> Result<MultiplexedConnection> {
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-impl Side for ByHand {
-    async fn open(url: &str, prefix: &str, group: &str) -> Result<Self> {
-        let client = Client::open(url)?;
-        let mut connection = connect(&client).await?;
-        let stream = format!("{prefix}:stream");
-        let mut create = cmd("XGROUP");
-        create.arg("CREATE").arg(&stream).arg(group).arg("0").arg("MKSTREAM");
-        create.exec_async(&mut connection).await?;
-        Ok(Self { client, connection, stream, group: group.into(), is_stopped: Arc::default() })
+impl Publisher for Bus {
+    async fn open(url: &str, prefix: &str) -> Result<Self> {
+        Self::open_group(url, prefix, "").await
     }
 
-    async fn publish(&self, order: &Order) -> Result<()> {
-        let _id: String = self.add_now(order)?.query_async(&mut self.connection.clone()).await?;
+    async fn publish(&self, order: Uuid, item: &ItemAdded) -> Result<()> {
+        let _id: String = self.add_now(order, item)?.query_async(&mut self.connection.clone()).await?;
         Ok(())
     }
 
-    async fn publish_all(&self, orders: &[Order]) -> Result<()> {
+    async fn publish_all(&self, items: &[(Uuid, ItemAdded)]) -> Result<()> {
         let mut adds = pipe();
-        for order in orders {
-            adds.add_command(self.add_now(order)?);
+        for (order, item) in items {
+            adds.add_command(self.add_now(*order, item)?);
         }
         let _ids: Vec<String> = adds.query_async(&mut self.connection.clone()).await?;
         Ok(())
+    }
+}
+
+impl Consumer for Bus {
+    async fn open(url: &str, prefix: &str, group: &str) -> Result<Self> {
+        let bus = Self::open_group(url, prefix, group).await?;
+        let mut create = cmd("XGROUP");
+        create.arg("CREATE").arg(&bus.stream).arg(group).arg("0").arg("MKSTREAM");
+        create.exec_async(&mut bus.connection.clone()).await?;
+        Ok(bus)
     }
 
     async fn consume(&self, handler: Handler) -> Result<()> {
@@ -159,8 +163,8 @@ impl Side for ByHand {
             let mut acknowledge = cmd("XACK");
             acknowledge.arg(&self.stream).arg(&self.group);
             for (id, fields) in &entries {
-                if let Some(created) = decode(fields)? {
-                    handler(created);
+                if let Some(item) = decode(fields)? {
+                    handler(item);
                 }
                 acknowledge.arg(id);
             }

@@ -1,0 +1,120 @@
+use eventbus::Result;
+use futures_util::TryStreamExt as _;
+use sqlx::{PgPool, Row as _, postgres::PgPoolOptions, query, query_scalar};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::HeldOrder;
+use crate::{
+    order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
+    workload::Orders,
+};
+
+/// Far more than cores, as usual; a higher number is not faster.
+const CONNECTIONS: u32 = 32;
+
+/// The unique key refuses a save to an order that has newer events.
+const EVENTS: &str = "
+    CREATE TABLE events (
+        position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        event_id uuid NOT NULL UNIQUE,
+        aggregate_type text NOT NULL,
+        aggregate_id text NOT NULL,
+        version bigint NOT NULL,
+        event_type text NOT NULL,
+        schema_version integer NOT NULL,
+        occurred_at timestamptz NOT NULL,
+        correlation_id uuid NOT NULL,
+        data json NOT NULL,
+        UNIQUE (aggregate_type, aggregate_id, version))";
+
+const INSERT: &str = "
+    INSERT INTO events
+        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id, data)
+    VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8::text::json)";
+
+const INSERT_MANY: &str = "
+    INSERT INTO events
+        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id, data)
+    SELECT event_id, $2, $3, version, $5, 1, $6, $7, data::json
+    FROM unnest($1::uuid[], $4::bigint[], $8::text[]) AS event (event_id, version, data) ORDER BY version";
+
+const LOAD: &str = "
+    SELECT event_type, data::text FROM events
+    WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY version";
+
+/// A table of the total of each order.
+pub const ORDER_TOTALS: &str = "
+    CREATE TABLE order_totals (order_id text PRIMARY KEY, items bigint NOT NULL, cents bigint NOT NULL)";
+
+pub const UPSERT_TOTAL: &str = "
+    INSERT INTO order_totals AS total (order_id, items, cents) VALUES ($1, 1, $2)
+    ON CONFLICT (order_id) DO UPDATE SET items = total.items + 1, cents = total.cents + excluded.cents";
+
+pub const SUM_TOTALS: &str = "
+    SELECT count(*), coalesce(sum(items), 0)::bigint, coalesce(sum(cents), 0)::bigint FROM order_totals";
+
+/// Orders as rows of one table.
+#[derive(Clone)]
+pub struct PgOrders {
+    pub pool: PgPool,
+}
+
+impl PgOrders {
+    pub async fn open(url: &str) -> Result<Self> {
+        let pool = PgPoolOptions::new().max_connections(CONNECTIONS).test_before_acquire(false).connect(url).await?;
+        query(EVENTS).execute(&pool).await?;
+        Ok(Self { pool })
+    }
+}
+
+impl Orders for PgOrders {
+    type Held = HeldOrder;
+
+    fn create(&self) -> HeldOrder {
+        HeldOrder::create()
+    }
+
+    fn id(held: &HeldOrder) -> Uuid {
+        held.id
+    }
+
+    fn order(held: &HeldOrder) -> &Order {
+        &held.order
+    }
+
+    async fn save(&self, held: &mut HeldOrder, items: Vec<ItemAdded>) -> Result<()> {
+        let (now, correlation, id) = (OffsetDateTime::now_utc(), Uuid::now_v7(), held.id.to_string());
+        let saved = if let [item] = &items[..] {
+            let insert = query(INSERT).bind(Uuid::now_v7()).bind(AGGREGATE_TYPE).bind(id).bind(held.version + 1);
+            let insert = insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(serde_json::to_string(item)?);
+            insert.execute(&self.pool).await?
+        } else {
+            let ids: Vec<_> = items.iter().map(|_| Uuid::now_v7()).collect();
+            let versions: Vec<_> = (held.version + 1..).take(items.len()).collect();
+            let data = items.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+            let insert = query(INSERT_MANY).bind(ids).bind(AGGREGATE_TYPE).bind(id).bind(versions);
+            insert.bind(EVENT_TYPE).bind(now).bind(correlation).bind(data).execute(&self.pool).await?
+        };
+        held.version += saved.rows_affected().cast_signed();
+        items.iter().for_each(|item| held.order.add(item));
+        Ok(())
+    }
+
+    async fn load(&self, id: Uuid) -> Result<HeldOrder> {
+        let mut held = HeldOrder { id, version: 0, order: Order::default() };
+        let mut rows = query(LOAD).bind(AGGREGATE_TYPE).bind(id.to_string()).fetch(&self.pool);
+        while let Some(row) = rows.try_next().await? {
+            if row.try_get::<&str, _>(0)? == EVENT_TYPE {
+                held.order.add(&serde_json::from_str(row.try_get(1)?)?);
+            }
+            held.version += 1;
+        }
+        Ok(held)
+    }
+
+    async fn count_events(&self) -> Result<u64> {
+        let count: i64 = query_scalar("SELECT count(*) FROM events").fetch_one(&self.pool).await?;
+        Ok(count.cast_unsigned())
+    }
+}

@@ -1,0 +1,126 @@
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use eventbus::Result;
+use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query, query_as};
+
+use super::{ORDER_TOTALS, PgOrders, SUM_TOTALS, UPSERT_TOTAL};
+use crate::{
+    order::{EVENT_TYPE, ItemAdded, Order},
+    workload::Rebuilds,
+};
+
+const PAGE: i64 = 1_000;
+const READ_PAGE: &str = "
+    SELECT position, aggregate_id, data::text FROM events
+    WHERE position > $1 AND event_type = $2 ORDER BY position LIMIT $3";
+
+async fn read_page(pool: &PgPool, after: i64) -> Result<Vec<PgRow>> {
+    Ok(query(READ_PAGE).bind(after).bind(EVENT_TYPE).bind(PAGE).fetch_all(pool).await?)
+}
+
+/// Totals in memory.
+pub struct MemoryRebuilds {
+    orders: PgOrders,
+    totals: HashMap<String, Order>,
+}
+
+impl MemoryRebuilds {
+    pub fn new(orders: PgOrders) -> Self {
+        Self { orders, totals: HashMap::new() }
+    }
+}
+
+#[async_trait]
+impl Rebuilds for MemoryRebuilds {
+    type Orders = PgOrders;
+
+    fn orders(&self) -> &PgOrders {
+        &self.orders
+    }
+
+    async fn rebuild(&mut self) -> Result<()> {
+        let (mut totals, mut after) = (HashMap::<String, Order>::new(), 0);
+        loop {
+            let page = read_page(&self.orders.pool, after).await?;
+            for row in &page {
+                let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
+                totals.entry(row.try_get(1)?).or_default().add(&item);
+            }
+            match page.last() {
+                Some(last) => after = last.try_get(0)?,
+                None => break,
+            }
+        }
+        self.totals = totals;
+        Ok(())
+    }
+
+    async fn sum(&self) -> Result<(u64, Order)> {
+        let mut sum = Order::default();
+        for order in self.totals.values() {
+            sum.items += order.items;
+            sum.cents += order.cents;
+        }
+        Ok((self.totals.len() as u64, sum))
+    }
+}
+
+/// Totals in a table, which a rebuilt one replaces.
+pub struct RowRebuilds {
+    orders: PgOrders,
+}
+
+impl RowRebuilds {
+    pub fn new(orders: PgOrders) -> Self {
+        Self { orders }
+    }
+}
+
+#[async_trait]
+impl Rebuilds for RowRebuilds {
+    type Orders = PgOrders;
+
+    fn orders(&self) -> &PgOrders {
+        &self.orders
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        self.orders.pool.execute(ORDER_TOTALS).await?;
+        Ok(())
+    }
+
+    /// Fills a copy, each page in a transaction, then renames it.
+    async fn rebuild(&mut self) -> Result<()> {
+        let pool = &self.orders.pool;
+        pool.execute("CREATE TABLE new_totals (LIKE order_totals INCLUDING ALL)").await?;
+        let upsert = UPSERT_TOTAL.replace("order_totals", "new_totals");
+        let mut after = 0;
+        loop {
+            let page = read_page(pool, after).await?;
+            let mut tx = pool.begin().await?;
+            for row in &page {
+                add(&mut tx, &upsert, row).await?;
+            }
+            tx.commit().await?;
+            match page.last() {
+                Some(last) => after = last.try_get(0)?,
+                None => break,
+            }
+        }
+        pool.execute("BEGIN; DROP TABLE order_totals; ALTER TABLE new_totals RENAME TO order_totals; COMMIT").await?;
+        Ok(())
+    }
+
+    async fn sum(&self) -> Result<(u64, Order)> {
+        let (orders, items, cents): (i64, i64, i64) = query_as(SUM_TOTALS).fetch_one(&self.orders.pool).await?;
+        Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
+    }
+}
+
+async fn add(conn: &mut PgConnection, upsert: &str, row: &PgRow) -> Result<()> {
+    let item: ItemAdded = serde_json::from_str(row.try_get(2)?)?;
+    let upsert = query(sqlx::AssertSqlSafe(upsert)).bind(row.try_get::<&str, _>(1)?);
+    upsert.bind(item.cents().cast_signed()).execute(conn).await?;
+    Ok(())
+}

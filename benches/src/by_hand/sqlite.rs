@@ -1,0 +1,125 @@
+use std::{path::Path, sync::Arc};
+
+use eventbus::Result;
+use rusqlite::{Connection, Transaction, params};
+use time::OffsetDateTime;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::HeldOrder;
+use crate::{
+    order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
+    workload::Orders,
+};
+
+/// The unique key refuses a save to an order that has newer events. Commits wait for the disk.
+const OPEN: &str = "
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    CREATE TABLE events (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        event_id TEXT NOT NULL UNIQUE,
+        aggregate_type TEXT NOT NULL,
+        aggregate_id TEXT NOT NULL,
+        version INTEGER NOT NULL,
+        event_type TEXT NOT NULL,
+        schema_version INTEGER NOT NULL,
+        occurred_at INTEGER NOT NULL,
+        correlation_id TEXT NOT NULL,
+        payload TEXT NOT NULL,
+        UNIQUE (aggregate_type, aggregate_id, version));";
+
+const INSERT: &str = "
+    INSERT INTO events
+        (event_id, aggregate_type, aggregate_id, version, event_type, schema_version, occurred_at, correlation_id,
+         payload)
+    VALUES (?1, ?2, ?3, ?4, ?5, 1, ?6, ?7, ?8)";
+
+const LOAD: &str = "
+    SELECT event_type, payload FROM events WHERE aggregate_type = ?1 AND aggregate_id = ?2 ORDER BY version";
+
+/// Orders as rows of one table. All callers share one connection, which a thread for blocking work uses.
+#[derive(Clone)]
+pub struct SqliteOrders(Arc<Mutex<Connection>>);
+
+impl SqliteOrders {
+    pub fn open(path: &Path) -> Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.execute_batch(OPEN)?;
+        Ok(Self(Arc::new(Mutex::new(connection))))
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut connection = Arc::clone(&self.0).lock_owned().await;
+        tokio::task::spawn_blocking(move || work(&mut connection)).await?
+    }
+}
+
+fn insert(tx: &Transaction<'_>, id: &str, version: i64, item: &ItemAdded) -> Result<()> {
+    let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos() / 1_000)?;
+    let (event_id, correlation_id) = (Uuid::now_v7().to_string(), Uuid::now_v7().to_string());
+    let payload = serde_json::to_string(item)?;
+    let row = params![event_id, AGGREGATE_TYPE, id, version, EVENT_TYPE, now, correlation_id, payload];
+    tx.prepare_cached(INSERT)?.execute(row)?;
+    Ok(())
+}
+
+impl Orders for SqliteOrders {
+    type Held = HeldOrder;
+
+    fn create(&self) -> HeldOrder {
+        HeldOrder::create()
+    }
+
+    fn id(held: &HeldOrder) -> Uuid {
+        held.id
+    }
+
+    fn order(held: &HeldOrder) -> &Order {
+        &held.order
+    }
+
+    async fn save(&self, held: &mut HeldOrder, items: Vec<ItemAdded>) -> Result<()> {
+        let (id, version) = (held.id.to_string(), held.version);
+        let items = self
+            .run(move |connection| {
+                let tx = connection.transaction()?;
+                for (version, item) in (version + 1..).zip(&items) {
+                    insert(&tx, &id, version, item)?;
+                }
+                tx.commit()?;
+                Ok(items)
+            })
+            .await?;
+        held.version += i64::try_from(items.len())?;
+        items.iter().for_each(|item| held.order.add(item));
+        Ok(())
+    }
+
+    async fn load(&self, id: Uuid) -> Result<HeldOrder> {
+        self.run(move |connection| {
+            let mut held = HeldOrder { id, version: 0, order: Order::default() };
+            let mut load = connection.prepare_cached(LOAD)?;
+            let mut rows = load.query(params![AGGREGATE_TYPE, id.to_string()])?;
+            while let Some(row) = rows.next()? {
+                if row.get_ref(0)?.as_str()? == EVENT_TYPE {
+                    held.order.add(&serde_json::from_str(row.get_ref(1)?.as_str()?)?);
+                }
+                held.version += 1;
+            }
+            Ok(held)
+        })
+        .await
+    }
+
+    async fn count_events(&self) -> Result<u64> {
+        let count = |connection: &mut Connection| {
+            let count: i64 = connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0))?;
+            Ok(count.cast_unsigned())
+        };
+        self.run(count).await
+    }
+}

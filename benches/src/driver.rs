@@ -1,0 +1,169 @@
+//! Starts the servers and the workers, lets the workers run in turn, and collects their results.
+
+use std::{
+    env,
+    io::{BufRead as _, BufReader, Lines, Write as _},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use clap::ValueEnum as _;
+use eventbus::Result;
+use test_servers::{PrivatePostgres, PrivateRedis, private_postgres_with, private_redis_with};
+
+use crate::{
+    TableArgs,
+    bench::Implementation,
+    meter::Measured,
+    round_table::{Column, RoundTable},
+    worker::read_reply,
+    workload::{self, Workload},
+};
+
+const ROUNDS: usize = 15;
+const QUICK_ROUNDS: usize = 5;
+
+pub fn run(args: &TableArgs) -> Result<()> {
+    for name in &args.only {
+        workload::find(name)?;
+    }
+    let rounds = args.rounds.unwrap_or(if args.quick { QUICK_ROUNDS } else { ROUNDS });
+    let driver = Driver { servers: Servers::start(), quick: args.quick, rounds };
+    let contenders = contenders(args.against.as_deref())?;
+    let json = args.json.clone().unwrap_or_else(|| target_folder().join("table.json"));
+    println!("{rounds} rounds{}\n\n{}", if args.quick { ", quick" } else { "" }, RoundTable::HEADER);
+    let mut tables = Vec::new();
+    for workload in
+        workload::ALL.iter().filter(|workload| args.only.is_empty() || args.only.contains(&workload.name.into()))
+    {
+        for &callers in workload.callers {
+            let table = driver.measure(workload, callers, &contenders)?;
+            print!("{table}");
+            tables.push(table);
+        }
+    }
+    std::fs::write(&json, serde_json::to_vec_pretty(&tables)?)?;
+    println!("\nall rounds: {}", json.display());
+    Ok(())
+}
+
+pub fn target_folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target")
+}
+
+/// An implementation in a build of this program.
+struct Contender {
+    label: &'static str,
+    program: PathBuf,
+    implementation: Implementation,
+}
+
+/// Returns the implementations to compare; the first one is compared with all others.
+fn contenders(against: Option<&Path>) -> Result<Vec<Contender>> {
+    let program = env::current_exe()?;
+    let mut contenders = vec![
+        Contender { label: "ours", program: program.clone(), implementation: Implementation::Ours },
+        Contender { label: "by hand", program, implementation: Implementation::ByHand },
+    ];
+    if let Some(other) = against {
+        let other = Contender { label: "other build", program: other.into(), implementation: Implementation::Ours };
+        contenders.insert(1, other);
+    }
+    Ok(contenders)
+}
+
+/// Private servers; gone when dropped. Redis keeps its data in memory: the comparison excludes its disk.
+struct Servers {
+    postgres: PrivatePostgres,
+    redis: PrivateRedis,
+}
+
+impl Servers {
+    fn start() -> Self {
+        // autovacuum would work in some rounds and not in others
+        let postgres = private_postgres_with(&["-c", "shared_buffers=256MB", "-c", "autovacuum=off"]);
+        Self { postgres, redis: private_redis_with(&["--appendonly", "no", "--save", ""]) }
+    }
+}
+
+struct Driver {
+    servers: Servers,
+    quick: bool,
+    rounds: usize,
+}
+
+impl Driver {
+    fn measure(&self, workload: &Workload, callers: usize, contenders: &[Contender]) -> Result<RoundTable> {
+        let mut workers = Vec::new();
+        for contender in contenders {
+            workers.push(Worker::start(self.command(workload, callers, contender))?);
+        }
+        let mut results: Vec<Vec<Measured>> = vec![Vec::new(); workers.len()];
+        for round in 0..self.rounds {
+            for turn in 0..workers.len() {
+                // another one begins each round
+                let index = (round + turn) % workers.len();
+                results[index].push(workers[index].measure()?);
+            }
+        }
+        for worker in workers {
+            worker.finish()?;
+        }
+        let mut columns = Vec::new();
+        for (contender, rounds) in contenders.iter().zip(results) {
+            let allocations = self.count_allocations(workload, callers, contender)?;
+            columns.push(Column { label: contender.label.into(), rounds, allocations });
+        }
+        Ok(RoundTable { workload: workload.name.into(), operation: workload.operation.into(), callers, columns })
+    }
+
+    fn count_allocations(&self, workload: &Workload, callers: usize, contender: &Contender) -> Result<f64> {
+        let mut command = self.command(workload, callers, contender);
+        let output = command.arg("--count-allocations").stderr(Stdio::inherit()).output()?;
+        let count = read_reply(output.stdout.lines().next());
+        if output.status.success() { count } else { Err(format!("the worker ended with {}", output.status).into()) }
+    }
+
+    fn command(&self, workload: &Workload, callers: usize, contender: &Contender) -> Command {
+        let implementation = contender.implementation.to_possible_value();
+        let mut command = Command::new(&contender.program);
+        command.args(["worker", "--workload", workload.name, "--callers", &callers.to_string()]);
+        command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
+        command.args(["--postgres", self.servers.postgres.url(), "--redis", self.servers.redis.url()]);
+        if self.quick {
+            command.arg("--quick");
+        }
+        command
+    }
+}
+
+/// A process that measures one round for each line that it gets.
+struct Worker {
+    process: Child,
+    input: ChildStdin,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    fn start(mut command: Command) -> Result<Self> {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = process.stdin.take().ok_or("the worker has no input")?;
+        let output = process.stdout.take().ok_or("the worker has no output")?;
+        let mut worker = Self { process, input, output: BufReader::new(output).lines() };
+        let () = read_reply(worker.output.next())?;
+        Ok(worker)
+    }
+
+    fn measure(&mut self) -> Result<Measured> {
+        writeln!(self.input)?;
+        read_reply(self.output.next())
+    }
+
+    /// Lets the worker check its result.
+    fn finish(self) -> Result<()> {
+        let Self { mut process, input, .. } = self;
+        drop(input);
+        let status = process.wait()?;
+        if status.success() { Ok(()) } else { Err(format!("the worker ended with {status}").into()) }
+    }
+}

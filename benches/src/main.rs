@@ -1,0 +1,89 @@
+//! What the stores and buses cost, compared with code written by hand: see `benches/README.md`.
+
+mod bench;
+mod by_hand;
+mod driver;
+mod meter;
+mod order;
+mod ours;
+mod redis_server;
+mod round_table;
+mod spread;
+mod worker;
+mod workload;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use eventbus::Result;
+
+use crate::{bench::Implementation, workload::Workload};
+
+#[derive(Debug, Parser)]
+#[command(about = "What the stores and buses cost, compared with code written by hand")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures all workloads, or some, and prints a table.
+    Table(TableArgs),
+    /// Lists the workloads.
+    List,
+    /// Measures one workload in one implementation, a round for each line of its input: the driver starts it.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
+}
+
+#[derive(Debug, Args)]
+struct TableArgs {
+    /// Fewer rounds of smaller workloads: under 10 minutes.
+    #[arg(long)]
+    quick: bool,
+    /// The rounds of each workload; 15, or 5 if quick. Odd, so that a median is a measured value.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// Measures only these workloads.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Measures another build of this program, too, in the same rounds.
+    #[arg(long)]
+    against: Option<PathBuf>,
+    /// The file for all rounds as JSON; by default `table.json` in the target folder of the benches.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+struct WorkerArgs {
+    #[arg(long)]
+    workload: String,
+    #[arg(long)]
+    callers: usize,
+    #[arg(long)]
+    implementation: Implementation,
+    #[arg(long)]
+    quick: bool,
+    /// Counts allocations instead of time, in one round on one thread.
+    #[arg(long)]
+    count_allocations: bool,
+    #[arg(long)]
+    postgres: String,
+    #[arg(long)]
+    redis: String,
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Table(args) => driver::run(&args),
+        Command::List => {
+            for Workload { name, operation, .. } in workload::ALL {
+                println!("{name:16} {operation}");
+            }
+            Ok(())
+        }
+        Command::Worker(args) => worker::run(&args),
+    }
+}

@@ -1,0 +1,62 @@
+//! The rounds of a workload as lines of a table.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::{meter::Measured, spread::Spread};
+
+#[derive(Debug, Serialize)]
+pub struct RoundTable {
+    pub workload: String,
+    pub operation: String,
+    pub callers: usize,
+    /// The implementations; the first one is compared with all others.
+    pub columns: Vec<Column>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Column {
+    pub label: String,
+    pub rounds: Vec<Measured>,
+    /// Allocations per operation.
+    pub allocations: f64,
+}
+
+impl RoundTable {
+    pub const HEADER: &str = "\
+| workload | callers | | operations/s | p50 µs | p99 µs | CPU µs, client + server | allocations | ours ÷ this: operations/s | CPU |
+|---|---|---|---|---|---|---|---|---|---|";
+}
+
+/// Writes a line for each implementation. A ratio is computed for each round; the table has their median.
+impl fmt::Display for RoundTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, column) in self.columns.iter().enumerate() {
+            let spread = |value: fn(&Measured) -> Option<f64>| Spread::of(column.rounds.iter().filter_map(value));
+            let median = |value| spread(value).map_or(0.0, |spread| spread.median);
+            let (workload, callers) = (&self.workload, self.callers);
+            write!(f, "| {workload} | {callers} | {} ", column.label)?;
+            write_cell(f, spread(|round| Some(round.rate())), 0)?;
+            write_cell(f, spread(|round| round.p50), 0)?;
+            write_cell(f, spread(|round| round.p99), 0)?;
+            let (client, server) = (median(|round| Some(round.client_cpu)), median(|round| Some(round.server_cpu)));
+            write!(f, "| {client:.1} + {server:.1} | {:.1} ", column.allocations)?;
+            let others = if index == 0 { &[][..] } else { &column.rounds };
+            let ratio = |value: fn(&Measured) -> f64| {
+                Spread::of(self.columns[0].rounds.iter().zip(others).map(|(ours, other)| value(ours) / value(other)))
+            };
+            write_cell(f, ratio(Measured::rate), 2)?;
+            write_cell(f, ratio(Measured::cpu), 2)?;
+            writeln!(f, "|")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_cell(f: &mut fmt::Formatter<'_>, spread: Option<Spread>, digits: usize) -> fmt::Result {
+    match spread {
+        Some(spread) => write!(f, "| {spread:.digits$} "),
+        None => f.write_str("| "),
+    }
+}

@@ -1,0 +1,30 @@
+//! A value over several rounds.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The median of the rounds, the least and the most.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Spread {
+    pub min: f64,
+    pub median: f64,
+    pub max: f64,
+}
+
+impl Spread {
+    /// Returns `None` if there are no values.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
+        let mut values: Vec<f64> = values.into_iter().collect();
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        Some(Self { min, median: values[values.len() / 2], max })
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = f.precision().unwrap_or_default();
+        write!(f, "**{:.digits$}** ({:.digits$}–{:.digits$})", self.median, self.min, self.max)
+    }
+}

@@ -1,0 +1,96 @@
+//! Loading orders.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use eventbus::Result;
+use uuid::Uuid;
+
+use super::save::{Orders, QUICK_DIVISOR, fill};
+use crate::{
+    WorkerArgs,
+    bench::{Bench, Round, expect},
+    order::{ItemAdded, order_of},
+};
+
+const EVENTS: u64 = 100;
+const ORDERS: usize = 2_000;
+
+/// Callers that load each of their orders and save one event to it. After n rounds an order has n events more.
+pub struct LoadAndSave<O: Orders> {
+    orders: O,
+    /// The orders of each caller.
+    ids: Vec<Vec<Uuid>>,
+    rounds: u64,
+}
+
+impl<O: Orders> LoadAndSave<O> {
+    pub async fn open(orders: O, args: &WorkerArgs) -> Result<Self> {
+        let ids = fill(&orders, if args.quick { ORDERS / QUICK_DIVISOR } else { ORDERS }, EVENTS).await?;
+        let ids = ids.chunks(ids.len().div_ceil(args.callers)).map(<[_]>::to_vec).collect();
+        Ok(Self { orders, ids, rounds: 0 })
+    }
+}
+
+#[async_trait]
+impl<O: Orders> Bench for LoadAndSave<O> {
+    async fn run(&mut self) -> Result<Round> {
+        self.rounds += 1;
+        Round::of(self.ids.iter().map(|ids| load_and_save(self.orders.clone(), ids.clone()))).await
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        let orders = self.ids.iter().map(|ids| ids.len() as u64).sum::<u64>();
+        expect("events in the store", self.orders.count_events().await?, orders * (EVENTS + self.rounds))?;
+        let last = self.orders.load(self.ids[0][0]).await?;
+        expect("an order", O::order(&last), &order_of((0..EVENTS + self.rounds).map(ItemAdded::new)))
+    }
+}
+
+async fn load_and_save<O: Orders>(orders: O, ids: Vec<Uuid>) -> Result<Round> {
+    let mut round = Round::default();
+    for id in ids {
+        let start = Instant::now();
+        let mut held = orders.load(id).await?;
+        let next = ItemAdded::new(O::order(&held).items);
+        orders.save(&mut held, vec![next]).await?;
+        round.add(start.elapsed());
+    }
+    Ok(round)
+}
+
+const LONG_EVENTS: u64 = 10_000;
+const LOADS: usize = 20;
+
+/// One caller that loads one long order again and again.
+pub struct Load<O: Orders> {
+    orders: O,
+    id: Uuid,
+    loads: usize,
+}
+
+impl<O: Orders> Load<O> {
+    pub async fn open(orders: O, args: &WorkerArgs) -> Result<Self> {
+        let id = fill(&orders, 1, LONG_EVENTS).await?[0];
+        Ok(Self { orders, id, loads: if args.quick { LOADS / QUICK_DIVISOR } else { LOADS } })
+    }
+}
+
+#[async_trait]
+impl<O: Orders> Bench for Load<O> {
+    async fn run(&mut self) -> Result<Round> {
+        let mut round = Round::default();
+        for _ in 0..self.loads {
+            let start = Instant::now();
+            let held = self.orders.load(self.id).await?;
+            round.add(start.elapsed());
+            expect("items of the order", O::order(&held).items, LONG_EVENTS)?;
+        }
+        Ok(round)
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        let held = self.orders.load(self.id).await?;
+        expect("the order", O::order(&held), &order_of((0..LONG_EVENTS).map(ItemAdded::new)))
+    }
+}

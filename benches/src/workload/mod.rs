@@ -1,0 +1,220 @@
+//! The workloads. Each is written once, for both implementations.
+
+mod consume;
+mod load;
+mod publish;
+mod react;
+mod rebuild;
+mod save;
+
+use eventbus::Result;
+use eventstore_postgres::PgEventStore;
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use test_servers::unique_name;
+
+pub use self::{
+    consume::{Consumer, Handler},
+    publish::Publisher,
+    react::Reactions,
+    rebuild::Rebuilds,
+    save::Orders,
+};
+use crate::{
+    WorkerArgs,
+    bench::{Bench, Implementation},
+    by_hand, driver,
+    meter::Meter,
+    ours, redis_server,
+};
+
+/// A workload, and the numbers of concurrent callers that it is measured with.
+pub struct Workload {
+    pub name: &'static str,
+    pub operation: &'static str,
+    pub callers: &'static [usize],
+    servers: &'static [Server],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Postgres,
+    Redis,
+}
+
+use Server::{Postgres, Redis};
+
+pub const ALL: &[Workload] = &[
+    Workload {
+        name: "save-1",
+        operation: "PostgreSQL: save one event, ten saves to an order",
+        callers: &[1, 8, 32, 256],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "save-10",
+        operation: "PostgreSQL: save ten events at once, to a new order",
+        callers: &[8],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "load-100-save",
+        operation: "PostgreSQL: load an order of 100 events, and save one",
+        callers: &[8],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "load-10000",
+        operation: "PostgreSQL: load an order of 10,000 events",
+        callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "rebuild-memory",
+        operation: "PostgreSQL: an event of a projection in memory that is rebuilt",
+        callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "rebuild-rows",
+        operation: "PostgreSQL: an event of a projection with rows that is rebuilt",
+        callers: &[1],
+        servers: &[Postgres],
+    },
+    Workload {
+        name: "publish-1",
+        operation: "Redis: publish an event, and wait until the server has it",
+        callers: &[1, 32],
+        servers: &[Redis],
+    },
+    Workload {
+        name: "publish-100",
+        operation: "Redis: an event of 100 that are published at once",
+        callers: &[1],
+        servers: &[Redis],
+    },
+    Workload {
+        name: "consume",
+        operation: "Redis: an event from the stream to its acknowledgement",
+        callers: &[1],
+        servers: &[Redis],
+    },
+    Workload {
+        name: "react",
+        operation: "PostgreSQL and Redis: an event from its save to its handler, 200 a second",
+        callers: &[1],
+        servers: &[Postgres, Redis],
+    },
+    Workload {
+        name: "sqlite-save-1",
+        operation: "SQLite on disk: save one event, ten saves to an order",
+        callers: &[1, 8, 32, 256],
+        servers: &[],
+    },
+];
+
+/// Returns the workload of this name.
+pub fn find(name: &str) -> Result<&'static Workload> {
+    let names = || ALL.iter().map(|workload| workload.name).collect::<Vec<_>>().join(", ");
+    Ok(ALL
+        .iter()
+        .find(|workload| workload.name == name)
+        .ok_or_else(|| format!("no workload `{name}`; there are {}", names()))?)
+}
+
+impl Workload {
+    /// Opens the workload with data of its own: a new database, or streams with a new prefix.
+    pub async fn open(&self, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+        if !self.servers.contains(&Postgres) {
+            return self.open_on(args, "").await;
+        }
+        let database = new_database(&args.postgres).await?;
+        let bench = self.open_on(args, &database).await?;
+        // as autovacuum does some time after the tables were filled
+        PgConnection::connect(&database).await?.execute("ANALYZE").await?;
+        Ok(bench)
+    }
+
+    async fn open_on(&self, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+        match args.implementation {
+            Implementation::Ours => open_ours(self.name, args, database).await,
+            Implementation::ByHand => open_by_hand(self.name, args, database).await,
+        }
+    }
+
+    /// Returns the meter of the servers that the workload uses.
+    pub async fn meter(&self, args: &WorkerArgs) -> Result<Meter> {
+        let mut meter = Meter::default();
+        for server in self.servers {
+            match server {
+                Postgres => {
+                    let mut connection = PgConnection::connect(&args.postgres).await?;
+                    meter.add_parent_of(
+                        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut connection).await?,
+                    )?;
+                }
+                Redis => {
+                    let mut connection = redis_server::connect(&args.redis).await?;
+                    meter.add_server(redis_server::process_id(&mut connection).await?);
+                }
+            }
+        }
+        Ok(meter)
+    }
+}
+
+async fn open_ours(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+    let store = || PgEventStore::connect(database);
+    Ok(match name {
+        "publish-1" => Box::new(publish::Singles::<ours::Bus>::open(args).await?),
+        "publish-100" => Box::new(publish::Batches::<ours::Bus>::open(args).await?),
+        "consume" => Box::new(consume::Consume::<ours::Bus>::open(args).await?),
+        "sqlite-save-1" => {
+            let folder = tempfile::tempdir_in(driver::target_folder())?;
+            let store = eventstore_sqlite::SqliteEventStore::open(folder.path().join("events.db")).await?;
+            Box::new(save::Save::new(ours::StoredOrders::new(store), 1, args).with_folder(folder))
+        }
+        "react" => Box::new(react::React::open(ours::Reacting::start(store().await?, &args.redis).await?)),
+        "rebuild-memory" => Box::new(rebuild::Rebuild::open(ours::MemoryRebuilds::new(store().await?), args).await?),
+        "rebuild-rows" => Box::new(rebuild::Rebuild::open(ours::RowRebuilds::new(database).await?, args).await?),
+        _ => open_orders(name, ours::StoredOrders::new(store().await?), args).await?,
+    })
+}
+
+async fn open_by_hand(name: &str, args: &WorkerArgs, database: &str) -> Result<Box<dyn Bench>> {
+    let orders = || by_hand::PgOrders::open(database);
+    Ok(match name {
+        "publish-1" => Box::new(publish::Singles::<by_hand::Bus>::open(args).await?),
+        "publish-100" => Box::new(publish::Batches::<by_hand::Bus>::open(args).await?),
+        "consume" => Box::new(consume::Consume::<by_hand::Bus>::open(args).await?),
+        "sqlite-save-1" => {
+            let folder = tempfile::tempdir_in(driver::target_folder())?;
+            let orders = by_hand::SqliteOrders::open(&folder.path().join("events.db"))?;
+            Box::new(save::Save::new(orders, 1, args).with_folder(folder))
+        }
+        "react" => Box::new(react::React::open(by_hand::Reacting::start(orders().await?, &args.redis).await?)),
+        "rebuild-memory" => {
+            Box::new(rebuild::Rebuild::open(by_hand::MemoryRebuilds::new(orders().await?), args).await?)
+        }
+        "rebuild-rows" => Box::new(rebuild::Rebuild::open(by_hand::RowRebuilds::new(orders().await?), args).await?),
+        _ => open_orders(name, orders().await?, args).await?,
+    })
+}
+
+async fn open_orders(name: &str, orders: impl Orders, args: &WorkerArgs) -> Result<Box<dyn Bench>> {
+    Ok(match name {
+        "save-1" => Box::new(save::Save::new(orders, 1, args)),
+        "save-10" => Box::new(save::Save::new(orders, 10, args)),
+        "load-100-save" => Box::new(load::LoadAndSave::open(orders, args).await?),
+        "load-10000" => Box::new(load::Load::open(orders, args).await?),
+        _ => return Err(format!("workload `{name}` is not implemented").into()),
+    })
+}
+
+/// Creates a database, and returns its URL.
+async fn new_database(server: &str) -> Result<String> {
+    let name = unique_name("bench");
+    let mut connection = PgConnection::connect(server).await?;
+    sqlx::query(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&mut connection).await?;
+    let (server, _) = server.rsplit_once('/').ok_or("the server's URL names no database")?;
+    Ok(format!("{server}/{name}"))
+}

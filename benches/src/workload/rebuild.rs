@@ -1,0 +1,61 @@
+//! Rebuilding a projection: the total of each order.
+
+use async_trait::async_trait;
+use eventbus::Result;
+
+use super::save::{Orders, QUICK_DIVISOR, fill};
+use crate::{
+    WorkerArgs,
+    bench::{Bench, Round, expect},
+    order::{ItemAdded, Order, order_of},
+};
+
+const EVENTS: usize = 1_000_000;
+const EVENTS_PER_ORDER: usize = 100;
+
+/// A projection of orders.
+#[async_trait]
+pub trait Rebuilds: Send + Sync + 'static {
+    type Orders: Orders;
+
+    fn orders(&self) -> &Self::Orders;
+
+    /// Begins, after the orders are saved.
+    async fn start(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn rebuild(&mut self) -> Result<()>;
+
+    /// Returns the number of orders, and the sum of all totals.
+    async fn sum(&self) -> Result<(u64, Order)>;
+}
+
+pub struct Rebuild<R> {
+    projection: R,
+    orders: usize,
+}
+
+impl<R: Rebuilds> Rebuild<R> {
+    pub async fn open(mut projection: R, args: &WorkerArgs) -> Result<Self> {
+        let orders = EVENTS / EVENTS_PER_ORDER / if args.quick { 2 * QUICK_DIVISOR } else { 1 };
+        fill(projection.orders(), orders, EVENTS_PER_ORDER as u64).await?;
+        projection.start().await?;
+        Ok(Self { projection, orders })
+    }
+}
+
+#[async_trait]
+impl<R: Rebuilds> Bench for Rebuild<R> {
+    async fn run(&mut self) -> Result<Round> {
+        self.projection.rebuild().await?;
+        Ok(Round { operations: (self.orders * EVENTS_PER_ORDER) as u64, times: Vec::new() })
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        let one = order_of((0..EVENTS_PER_ORDER as u64).map(ItemAdded::new));
+        let orders = self.orders as u64;
+        let all = Order { items: one.items * orders, cents: one.cents * orders };
+        expect("the totals", self.projection.sum().await?, (orders, all))
+    }
+}

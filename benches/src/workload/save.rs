@@ -1,0 +1,117 @@
+//! Saving events to orders.
+
+use std::time::Instant;
+
+use async_trait::async_trait;
+use eventbus::Result;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::{
+    WorkerArgs,
+    bench::{Bench, Round, expect},
+    order::{ItemAdded, Order, order_of},
+};
+
+/// Events of an order.
+const EVENTS_PER_ORDER: u64 = 10;
+const SAVES_PER_ROUND: usize = 12_000;
+/// A lone caller waits for each commit.
+const LONE_SAVES_PER_ROUND: usize = 1_000;
+/// A quick round has so many times fewer operations.
+pub const QUICK_DIVISOR: usize = 4;
+
+/// Orders in a database.
+pub trait Orders: Clone + Send + Sync + 'static {
+    /// An order as its caller holds it, with the version that the next save expects.
+    type Held: Send;
+
+    fn create(&self) -> Self::Held;
+    fn id(held: &Self::Held) -> Uuid;
+    fn order(held: &Self::Held) -> &Order;
+
+    /// Saves items, unless the order has changed in the database.
+    fn save(&self, held: &mut Self::Held, items: Vec<ItemAdded>) -> impl Future<Output = Result<()>> + Send;
+    fn load(&self, id: Uuid) -> impl Future<Output = Result<Self::Held>> + Send;
+    fn count_events(&self) -> impl Future<Output = Result<u64>> + Send;
+}
+
+/// Callers that each save to one order after the other.
+pub struct Save<O: Orders> {
+    orders: O,
+    events_per_save: u64,
+    callers: usize,
+    saves_per_caller: usize,
+    saved: u64,
+    /// The folder of the database, if it is a file.
+    _folder: Option<TempDir>,
+}
+
+impl<O: Orders> Save<O> {
+    pub fn new(orders: O, events_per_save: u64, args: &WorkerArgs) -> Self {
+        let saves = if args.callers == 1 { LONE_SAVES_PER_ROUND } else { SAVES_PER_ROUND };
+        let saves = if args.quick { saves / QUICK_DIVISOR } else { saves };
+        let saves_per_caller = saves.div_ceil(args.callers);
+        Self { orders, events_per_save, callers: args.callers, saves_per_caller, saved: 0, _folder: None }
+    }
+
+    pub fn with_folder(self, folder: TempDir) -> Self {
+        Self { _folder: Some(folder), ..self }
+    }
+}
+
+#[async_trait]
+impl<O: Orders> Bench for Save<O> {
+    async fn run(&mut self) -> Result<Round> {
+        let (each, saves) = (self.events_per_save, self.saves_per_caller);
+        let round = Round::of((0..self.callers).map(|_| save(self.orders.clone(), saves, each))).await?;
+        self.saved += round.operations * each;
+        Ok(round)
+    }
+
+    async fn check(&mut self) -> Result<()> {
+        expect("events in the store", self.orders.count_events().await?, self.saved)
+    }
+}
+
+async fn save<O: Orders>(orders: O, saves: usize, each: u64) -> Result<Round> {
+    let mut round = Round::default();
+    let mut held = orders.create();
+    for _ in 0..saves {
+        if O::order(&held).items == EVENTS_PER_ORDER {
+            held = orders.create();
+        }
+        let first = O::order(&held).items;
+        let start = Instant::now();
+        orders.save(&mut held, (first..first + each).map(ItemAdded::new).collect()).await?;
+        round.add(start.elapsed());
+    }
+    let stored = orders.load(O::id(&held)).await?;
+    let due = order_of((0..O::order(&held).items).map(ItemAdded::new));
+    expect("an order", O::order(&stored), &due)?;
+    Ok(round)
+}
+
+/// Saves orders of `events` each, and returns their ids.
+pub async fn fill<O: Orders>(orders: &O, count: usize, events: u64) -> Result<Vec<Uuid>> {
+    const WRITERS: usize = 8;
+    const EVENTS_PER_SAVE: u64 = 100;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..WRITERS {
+        let (orders, count) = (orders.clone(), (count + writer) / WRITERS);
+        writers.spawn(async move {
+            let mut ids = Vec::with_capacity(count);
+            for _ in 0..count {
+                let mut held = orders.create();
+                for first in (0..events).step_by(usize::try_from(EVENTS_PER_SAVE)?) {
+                    let items = (first..events.min(first + EVENTS_PER_SAVE)).map(ItemAdded::new).collect();
+                    orders.save(&mut held, items).await?;
+                }
+                ids.push(O::id(&held));
+            }
+            Ok(ids)
+        });
+    }
+    let ids: Result<Vec<Vec<Uuid>>> = writers.join_all().await.into_iter().collect();
+    Ok(ids?.concat())
+}
