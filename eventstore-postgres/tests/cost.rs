@@ -1,0 +1,164 @@
+//! The cost of an operation on the server: statements, rows read, bytes of WAL.
+//!
+//! Each test compares the cost of many operations with that of half as many, so that connecting does not count.
+
+#![allow(clippy::unwrap_used, reason = "as in any test")]
+
+mod common;
+
+use common::{add, connect, event, events, feed, read, run, stream, within};
+use eventbus::{
+    ExpectedVersion::NoStream,
+    Position,
+    port::{Append, AppendEvents as _, FeedFilter, ReadFeed as _},
+};
+use eventstore_postgres::{PgEventStore, PgEventStoreConfig};
+use futures_util::TryStreamExt as _;
+use sqlx::PgConnection;
+use test_servers::PrivatePostgres;
+
+/// The cost of operations on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    statements: i64,
+    /// Rows and index entries that the server read in tables.
+    rows_read: i64,
+    wal_bytes: i64,
+}
+
+impl Cost {
+    /// Fails if the cost exceeds the bound, which is what was measured when it was written. The bound on WAL has room
+    /// for splits of index pages.
+    fn assert_at_most(self, bound: Self) {
+        assert!(self.statements <= bound.statements, "{self:?}, bound {bound:?}");
+        assert!(self.rows_read <= bound.rows_read + 10, "{self:?}, bound {bound:?}");
+        assert!(self.wal_bytes <= bound.wal_bytes * 21 / 20 + 4_096, "{self:?}, bound {bound:?}");
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self {
+            statements: self.statements - other.statements,
+            rows_read: self.rows_read - other.rows_read,
+            wal_bytes: self.wal_bytes - other.wal_bytes,
+        }
+    }
+}
+
+/// A server on which only the store works.
+struct QuietServer {
+    server: PrivatePostgres,
+    /// In a database of its own, whose statements do not count.
+    admin: PgConnection,
+}
+
+impl QuietServer {
+    async fn start() -> Self {
+        // nothing writes to the WAL beside the statements, and no whole pages after a checkpoint
+        let settings = ["-c", "autovacuum=off", "-c", "full_page_writes=off", "-c", "fsync=off"];
+        let server = test_servers::private_postgres_with(&settings);
+        let mut admin = connect(server.url()).await;
+        run(&mut admin, "CREATE DATABASE orders").await;
+        let server = Self { server, admin };
+        // creates the tables
+        server.store().await.close().await;
+        server
+    }
+
+    async fn store(&self) -> PgEventStore {
+        let (server, _) = self.server.url().rsplit_once('/').unwrap();
+        let database_url = format!("{server}/orders");
+        // the server counts the delivery of a notification as a transaction
+        common::open(PgEventStoreConfig { database_url, max_connections: 1, notify: false, ..Default::default() }).await
+    }
+
+    /// Returns the cost of `operations`: the difference between twice as many and as many.
+    async fn cost(&mut self, operations: usize, work: impl AsyncFn(&PgEventStore, usize)) -> Cost {
+        let once = self.cost_of_session(&work, operations).await;
+        self.cost_of_session(&work, 2 * operations).await.without(once)
+    }
+
+    async fn cost_of_session(&mut self, work: impl AsyncFn(&PgEventStore, usize), operations: usize) -> Cost {
+        let before = self.counters().await;
+        let store = self.store().await;
+        work(&store, operations).await;
+        store.close().await;
+        self.counters().await.without(before)
+    }
+
+    /// Reads the counters, once all sessions have ended: each reports what it has done when it ends.
+    async fn counters(&mut self) -> Cost {
+        const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'orders'";
+        const COUNTERS: &str = "
+            SELECT xact_commit + xact_rollback, tup_returned, (pg_current_wal_insert_lsn() - '0/0')::bigint
+            FROM pg_stat_database WHERE datname = 'orders'";
+        within(async { while sqlx::query_scalar::<_, i64>(SESSIONS).fetch_one(&mut self.admin).await.unwrap() > 0 {} })
+            .await;
+        let counters = sqlx::query_as(COUNTERS).fetch_one(&mut self.admin).await.unwrap();
+        let (statements, rows_read, wal_bytes) = counters;
+        Cost { statements, rows_read, wal_bytes }
+    }
+}
+
+const OPERATIONS: usize = 200;
+
+#[tokio::test]
+async fn an_append_is_one_statement() {
+    let mut server = QuietServer::start().await;
+    let known = stream();
+    add(&server.store().await, &known, 1).await;
+    let to_new_stream = server.cost(OPERATIONS, async |store, appends| {
+        for _ in 0..appends {
+            add(store, &stream(), 1).await;
+        }
+    });
+    to_new_stream.await.assert_at_most(Cost { statements: 200, rows_read: 0, wal_bytes: 200 * 800 });
+    let to_known_stream = server.cost(OPERATIONS, async |store, appends| {
+        for _ in 0..appends {
+            add(store, &known, 1).await;
+        }
+    });
+    to_known_stream.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 200 * 740 });
+    let of_ten = server.cost(OPERATIONS, async |store, appends| {
+        for _ in 0..appends {
+            add(store, &known, 10).await;
+        }
+    });
+    of_ten.await.assert_at_most(Cost { statements: 200, rows_read: 200, wal_bytes: 2_000 * 546 });
+    let to_many_streams = server.cost(40, async |store, calls| {
+        for _ in 0..calls {
+            let append = || Append { stream: stream(), expected: NoStream, events: events(1) };
+            let appended = store.append_many((0..100).map(|_| append()).collect()).await;
+            assert!(appended.iter().all(Result::is_ok));
+        }
+    });
+    to_many_streams.await.assert_at_most(Cost { statements: 40, rows_read: 0, wal_bytes: 4_000 * 738 });
+}
+
+#[tokio::test]
+async fn a_page_is_one_statement_and_reads_its_rows_once() {
+    let mut server = QuietServer::start().await;
+    let (long, store) = (stream(), server.store().await);
+    add(&store, &long, 10_000).await;
+    store.close().await;
+    let load = server.cost(2, async |store, loads| {
+        for _ in 0..loads {
+            assert_eq!(read(store, &long).await.len(), 10_000);
+        }
+    });
+    load.await.assert_at_most(Cost { statements: 22, rows_read: 20_000, wal_bytes: 0 });
+    let walk = server.cost(2, async |store, walks| {
+        for _ in 0..walks {
+            assert_eq!(feed(store).await.len(), 10_000);
+        }
+    });
+    walk.await.assert_at_most(Cost { statements: 22, rows_read: 20_000, wal_bytes: 0 });
+    let filter = FeedFilter::all().event_types([event().event_type().clone()]);
+    let filtered = server.cost(2, async |store, walks| {
+        for _ in 0..walks {
+            let head = store.head().await.unwrap();
+            let found: Vec<_> = store.read_feed(Position::START, head, &filter).try_collect().await.unwrap();
+            assert_eq!(found.len(), 10_000);
+        }
+    });
+    filtered.await.assert_at_most(Cost { statements: 22, rows_read: 20_000, wal_bytes: 0 });
+}
