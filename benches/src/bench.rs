@@ -22,6 +22,11 @@ pub trait Bench: Send {
     /// Does the work of a round.
     async fn run(&mut self) -> Result<Round>;
 
+    /// Cleans up after a round; its time does not count.
+    async fn clean_up(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     /// Compares the result of all rounds with the one that is due.
     async fn check(&mut self) -> Result<()>;
 }

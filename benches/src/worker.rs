@@ -19,10 +19,13 @@ pub fn run(args: &WorkerArgs) -> Result<()> {
     let meter = runtime.block_on(workload.meter(args))?;
     let mut bench = runtime.block_on(workload.open(args))?;
     runtime.block_on(bench.run())?;
+    runtime.block_on(bench.clean_up())?;
     reply(&())?;
     for line in io::stdin().lock().lines() {
         line?;
-        reply(&runtime.block_on(meter.measure(bench.run()))?)?;
+        let measured = runtime.block_on(meter.measure(bench.run()))?;
+        runtime.block_on(bench.clean_up())?;
+        reply(&measured)?;
     }
     runtime.block_on(bench.check())
 }
@@ -32,8 +35,10 @@ fn count_allocations(workload: &workload::Workload, args: &WorkerArgs) -> Result
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let mut bench = runtime.block_on(workload.open(args))?;
     runtime.block_on(bench.run())?;
+    runtime.block_on(bench.clean_up())?;
     let mut round: Result<Round> = Err("no round was run".into());
     let counted = allocation_counter::measure(|| round = runtime.block_on(bench.run()));
+    runtime.block_on(bench.clean_up())?;
     runtime.block_on(bench.check())?;
     reply(&(counted.count_total as f64 / round?.operations as f64))
 }

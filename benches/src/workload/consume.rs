@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use eventbus::Result;
 use redis::cmd;
 use test_servers::unique_name;
-use tokio::{sync::Notify, task::JoinSet};
+use tokio::{sync::Notify, task::JoinHandle};
 
 use super::{
     publish::{Publisher, items},
@@ -48,7 +48,15 @@ pub struct Consume<C> {
     events: usize,
     /// The sum of the events.
     due: Order,
-    client: std::marker::PhantomData<fn() -> C>,
+    /// The consumer of the last round.
+    consumer: Option<(C, JoinHandle<Result<()>>)>,
+}
+
+/// The sum of the events that a handler has seen.
+struct Handled {
+    items: AtomicU64,
+    cents: AtomicU64,
+    all: Notify,
 }
 
 impl<C: Consumer> Consume<C> {
@@ -60,49 +68,50 @@ impl<C: Consumer> Consume<C> {
             publisher.publish_all(&items(EVENTS_PER_PUBLISH)).await?;
         }
         let due = order_of((0..events).map(|number| ItemAdded::new((number % EVENTS_PER_PUBLISH) as u64)));
-        Ok(Self { url, prefix, events, due, client: std::marker::PhantomData })
+        Ok(Self { url, prefix, events, due, consumer: None })
     }
 
     fn stream(&self) -> String {
         format!("{}:stream", self.prefix)
-    }
-
-    /// Returns the sum of the items that the handler has seen.
-    async fn consume(&self) -> Result<Order> {
-        let group = unique_name("group");
-        let client = C::open(&self.url, &self.prefix, &group).await?;
-        let (count, cents, all) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
-        let due = self.events as u64;
-        let handler: Handler = {
-            let (count, cents, all) = (Arc::clone(&count), Arc::clone(&cents), Arc::clone(&all));
-            Arc::new(move |item| {
-                cents.fetch_add(item.cents(), Ordering::Relaxed);
-                if count.fetch_add(1, Ordering::Relaxed) + 1 == due {
-                    all.notify_one();
-                }
-            })
-        };
-        let mut consumers = JoinSet::new();
-        let consumer = client.clone();
-        consumers.spawn(async move { consumer.consume(handler).await });
-        let mut redis = redis_server::connect(&self.url).await?;
-        // a consumer that fails ends the measurement, which would otherwise wait for ever
-        tokio::select! {
-            () = all.notified() => redis_server::acknowledged(&mut redis, &self.stream(), &group).await,
-            Some(ended) = consumers.join_next() => ended?.and(Err("it ended before all were handled".into())),
-        }?;
-        client.stop().await?;
-        consumers.join_all().await.into_iter().collect::<Result<()>>()?;
-        cmd("XGROUP").arg("DESTROY").arg(self.stream()).arg(group).exec_async(&mut redis).await?;
-        Ok(Order { items: count.load(Ordering::Relaxed), cents: cents.load(Ordering::Relaxed) })
     }
 }
 
 #[async_trait]
 impl<C: Consumer> Bench for Consume<C> {
     async fn run(&mut self) -> Result<Round> {
-        expect("the handled events", &self.consume().await?, &self.due)?;
+        let group = unique_name("group");
+        let client = C::open(&self.url, &self.prefix, &group).await?;
+        let handled = Arc::new(Handled { items: AtomicU64::new(0), cents: AtomicU64::new(0), all: Notify::new() });
+        let handler: Handler = {
+            let (handled, due) = (Arc::clone(&handled), self.due.items);
+            Arc::new(move |item| {
+                handled.cents.fetch_add(item.cents(), Ordering::Relaxed);
+                if handled.items.fetch_add(1, Ordering::Relaxed) + 1 == due {
+                    handled.all.notify_one();
+                }
+            })
+        };
+        let consumer = client.clone();
+        let mut consuming = tokio::spawn(async move { consumer.consume(handler).await });
+        // a consumer that fails ends the measurement, which would otherwise wait for ever
+        tokio::select! {
+            () = handled.all.notified() => {}
+            ended = &mut consuming => return ended?.and(Err("it ended before all were handled".into())),
+        }
+        let mut redis = redis_server::connect(&self.url).await?;
+        redis_server::acknowledged(&mut redis, &self.stream(), &group).await?;
+        self.consumer = Some((client, consuming));
+        let (items, cents) = (handled.items.load(Ordering::Relaxed), handled.cents.load(Ordering::Relaxed));
+        expect("the handled events", &Order { items, cents }, &self.due)?;
         Ok(Round { operations: self.events as u64, times: Vec::new() })
+    }
+
+    async fn clean_up(&mut self) -> Result<()> {
+        if let Some((client, consuming)) = self.consumer.take() {
+            client.stop().await?;
+            consuming.await??;
+        }
+        Ok(())
     }
 
     async fn check(&mut self) -> Result<()> {

@@ -16,9 +16,9 @@ use crate::{
     redis_server,
 };
 
-const EVENTS_PER_ROUND: usize = 16_000;
-const LONE_EVENTS_PER_ROUND: usize = 4_000;
-const BATCHES_PER_ROUND: usize = 200;
+const EVENTS_PER_ROUND: usize = 64_000;
+const LONE_EVENTS_PER_ROUND: usize = 40_000;
+const BATCHES_PER_ROUND: usize = 800;
 pub const BATCH: usize = 100;
 
 /// A client of the bus that publishes.
