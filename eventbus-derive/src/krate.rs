@@ -2,7 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
-use syn::{Ident, Path, parse_quote, parse_str};
+use syn::{Path, parse_quote, parse_str};
 
 use crate::{
     mistakes::Mistakes,
@@ -31,7 +31,9 @@ pub(crate) fn path(options: &Options, mistakes: &mut Mistakes) -> Path {
     path
 }
 
-/// Writes the source place of `ident`, for start-up messages.
-pub(crate) fn source(krate: &Path, ident: &Ident) -> TokenStream {
-    quote_spanned!(ident.span()=> #krate::__private::Source::new(::core::file!(), ::core::line!()))
+/// Writes the source place of the code at `span`, for start-up messages.
+pub(crate) fn source(krate: &Path, span: Span) -> TokenStream {
+    quote_spanned! {span=>
+        #krate::__private::Source::new(::core::file!(), ::core::line!(), ::core::module_path!())
+    }
 }

@@ -22,7 +22,7 @@ use eventbus_file::{FileQueue, FileQueueConfig, FileQueueError, RemovalCondition
 use tokio::{sync::Semaphore, task::JoinHandle};
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
-    EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!()))
+    EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!(), module_path!()))
 }
 
 const CREATED: EventFilter = EventFilter::Only(&[only("OrderCreated", 1)]);

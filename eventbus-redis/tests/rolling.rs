@@ -22,10 +22,20 @@ use eventbus::{
 };
 use eventbus_redis::{GroupStart, RedisEventBus, RedisEventBusConfig, Trim, TrimBlockReason};
 
-const SHIPPED_2: EventFilter =
-    EventFilter::Only(&[EventDescriptor::new(SHIPPED, "Order", 2, SHIPPED, Source::new(file!(), line!()))]);
-const SHIPPED_1: EventFilter =
-    EventFilter::Only(&[EventDescriptor::new(SHIPPED, "Order", 1, SHIPPED, Source::new(file!(), line!()))]);
+const SHIPPED_2: EventFilter = EventFilter::Only(&[EventDescriptor::new(
+    SHIPPED,
+    "Order",
+    2,
+    SHIPPED,
+    Source::new(file!(), line!(), module_path!()),
+)]);
+const SHIPPED_1: EventFilter = EventFilter::Only(&[EventDescriptor::new(
+    SHIPPED,
+    "Order",
+    1,
+    SHIPPED,
+    Source::new(file!(), line!(), module_path!()),
+)]);
 
 fn shipped(id: &str, schema_version: u32) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(SHIPPED), schema_version, "{}");
@@ -533,10 +543,20 @@ async fn what_a_group_handles_is_announced_again_after_the_server_lost_it() {
 }
 
 const LOGGED: &str = "OrderLogged";
-const LOGGED_1: EventFilter =
-    EventFilter::Only(&[EventDescriptor::new(LOGGED, "Order", 1, LOGGED, Source::new(file!(), line!()))]);
-const LOGGED_2: EventFilter =
-    EventFilter::Only(&[EventDescriptor::new(LOGGED, "Order", 2, LOGGED, Source::new(file!(), line!()))]);
+const LOGGED_1: EventFilter = EventFilter::Only(&[EventDescriptor::new(
+    LOGGED,
+    "Order",
+    1,
+    LOGGED,
+    Source::new(file!(), line!(), module_path!()),
+)]);
+const LOGGED_2: EventFilter = EventFilter::Only(&[EventDescriptor::new(
+    LOGGED,
+    "Order",
+    2,
+    LOGGED,
+    Source::new(file!(), line!(), module_path!()),
+)]);
 
 fn of_type(event_type: &'static str, schema_version: u32, id: &str) -> RecordedEvent {
     let event = NewEvent::new(Name::from_static(event_type), schema_version, "{}");

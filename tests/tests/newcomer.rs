@@ -1,5 +1,5 @@
 //! The README's quick start, copied into a crate of its own, becomes a running program unchanged; so do the
-//! program that reads its rows, and the tests.
+//! program that reads its rows, and the tests. Beside it: a binary of several crates.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::{
@@ -95,6 +95,46 @@ fn the_tests_of_the_readme_pass_in_a_crate_of_their_own() {
     make_crate(&folder, &(quick_start() + &first_block_below("Testing")));
     let text = output_of(&mut cargo("test", &folder));
     assert!(text.contains("4 passed"), "{text}");
+}
+
+/// The binary of three crates, of which it names some.
+#[test]
+fn a_crate_that_the_binary_does_not_name_is_missed_at_the_start() {
+    let folder = temporary().join("newcomer-crates");
+    let library = |name: &str, code: &str| {
+        let library = folder.join(name);
+        make_crate(&library, "");
+        fs::rename(library.join("src/main.rs"), library.join("src/lib.rs")).unwrap();
+        fs::write(library.join("src/lib.rs"), code).unwrap();
+        rename_crate(&library, name, &[]);
+    };
+    let event = "use eventbus::prelude::*;\n#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]\n\
+         #[event(aggregate_type = \"Order\")]\npub struct OrderCreated {}\n";
+    let handler = "#[eventbus::handler]\nasync fn log(_event: &eventbus::RecordedEvent) {}\n";
+    library("my-orders", event);
+    library("billing", handler);
+    for (named, missed) in [("my_orders billing", ""), ("billing", "my_orders"), ("my_orders", "billing")] {
+        let uses: String = named.split(' ').map(|name| format!("use {name} as _;\n")).collect();
+        let main = "#[tokio::main]\nasync fn main() {\n    let app = eventbus::App::builder().discover();\n    \
+            match app.expect_crates([\"my-orders\", \"billing\"]).start().await {\n        \
+            Ok(_) => println!(\"started\"),\n        Err(error) => println!(\"{error}\"),\n    }\n}\n";
+        make_crate(&folder.join("shop"), &(uses + main));
+        rename_crate(&folder.join("shop"), "shop", &["my-orders", "billing"]);
+        let text = output_of(&mut cargo("run", &folder.join("shop")));
+        match missed {
+            "" => assert_eq!(text, "started\n"),
+            missed => assert!(text.contains(&format!("add `use {missed} as _;` to main.rs")), "{text}"),
+        }
+    }
+}
+
+/// Gives a crate its name, and dependencies that are its neighbours.
+fn rename_crate(folder: &Path, name: &str, neighbours: &[&str]) {
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
+    let neighbours: String = neighbours.iter().map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).collect();
+    let manifest = manifest.replace("name = \"newcomer\"", &format!("name = \"{name}\""));
+    let manifest = manifest.replace("[dependencies]\n", &format!("[dependencies]\n{neighbours}"));
+    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
 }
 
 #[test]

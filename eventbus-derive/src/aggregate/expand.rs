@@ -150,7 +150,7 @@ fn expand_recording(model: &Model) -> TokenStream {
 /// Registers the aggregate, so that an app finds two aggregates of one type when it starts.
 fn expand_registration(model: &Model) -> TokenStream {
     let Model { krate, ident, aggregate_type, .. } = model;
-    let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident));
+    let (rust_name, source) = (text::name_of(ident), crate::krate::source(krate, ident.span()));
     quote! {
         #krate::__private::inventory::submit! {
             #krate::__private::AggregateRegistration {

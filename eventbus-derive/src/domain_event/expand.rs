@@ -33,7 +33,7 @@ fn expand_event(model: &Model, event: &Event, complete: bool) -> TokenStream {
     let codec = if *is_unit { quote!(UNIT) } else { quote!(JSON) };
     let codec = quote_spanned!(ident.span()=> <#ident as #krate::__private::Payload>::#codec);
     let rust_name = text::name_of(ident);
-    let source = crate::krate::source(krate, ident);
+    let source = crate::krate::source(krate, ident.span());
     let submit = complete.then(|| {
         quote! {
             #krate::__private::inventory::submit! {

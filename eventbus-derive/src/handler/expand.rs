@@ -15,7 +15,7 @@ pub(super) fn expand(model: &Model) -> TokenStream {
     let Model { twin: Twin { krate, ident, .. }, name, parameters, manual, .. } = model;
     let twin = expand_twin(&model.twin);
     let filter = parameters.event.filter(krate);
-    let source = krate::source(krate, ident);
+    let source = krate::source(krate, ident.span());
     let requires = expand_requires(model);
     let call = expand_call(model);
     let options = expand_options(model);

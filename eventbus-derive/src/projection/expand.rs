@@ -6,6 +6,7 @@ use syn::{Ident, spanned::Spanned};
 
 use super::model::{Kind, Method, Model};
 use crate::{
+    krate,
     parameters::{local, outcome},
     text,
 };
@@ -80,7 +81,7 @@ fn expand_definition(model: &Model) -> TokenStream {
     });
     let requires = expand_requires(model);
     let rebuild = expand_rebuild(model);
-    let source = quote_spanned!(*span=> #krate::__private::Source::new(::core::file!(), ::core::line!()));
+    let source = krate::source(krate, *span);
     quote! {
         fn definition() -> #krate::__private::ProjectionDefinition {
             const FILTERS: &[#krate::__private::EventFilter] = &[#(#filters),*];

@@ -174,7 +174,7 @@ pub(crate) const CREATED: &str = "OrderCreated";
 pub(crate) const SHIPPED: &str = "OrderShipped";
 
 const fn described(event_type: &'static str) -> EventDescriptor {
-    EventDescriptor::new(event_type, "Order", 1, event_type, Source::new(file!(), line!()))
+    EventDescriptor::new(event_type, "Order", 1, event_type, Source::new(file!(), line!(), module_path!()))
 }
 
 pub(crate) const ONLY_CREATED: EventFilter = EventFilter::Only(&[described(CREATED)]);

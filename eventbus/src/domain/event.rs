@@ -40,12 +40,20 @@ pub struct Source {
     pub file: &'static str,
     /// The line, from 1.
     pub line: u32,
+    /// The path of the module; its first part is the crate.
+    pub module: &'static str,
 }
 
 impl Source {
     #[doc(hidden)]
-    pub const fn new(file: &'static str, line: u32) -> Self {
-        Self { file, line }
+    pub const fn new(file: &'static str, line: u32, module: &'static str) -> Self {
+        Self { file, line, module }
+    }
+
+    /// The name of the crate, as code writes it: `my_orders`.
+    #[must_use]
+    pub fn crate_name(&self) -> &'static str {
+        self.module.split("::").next().unwrap_or_default()
     }
 }
 
@@ -100,7 +108,7 @@ impl EventFilter {
     /// Returns the types that all `filters` request together; `N` is their [`count`](Self::count).
     #[doc(hidden)]
     pub const fn collect<const N: usize>(filters: &[Self]) -> [EventDescriptor; N] {
-        let mut all = [EventDescriptor::new("", "", 1, "", Source::new("", 0)); N];
+        let mut all = [EventDescriptor::new("", "", 1, "", Source::new("", 0, "")); N];
         let (mut next, mut i) = (0, 0);
         while i < filters.len() {
             let events = filters[i].descriptors();

@@ -60,6 +60,19 @@ pub enum StartMistake {
          add `use my_crate as _;` to main.rs"
     )]
     NothingDiscovered,
+    /// A crate that [`expect_crates`](crate::app::AppBuilder::expect_crates) names has no linked event, aggregate,
+    /// handler or projection.
+    #[error(
+        "crate `{name}` has no linked event, aggregate, handler or projection (linked crates: {}): a crate that the \
+         binary never names is not linked; add `use {name} as _;` to main.rs",
+        if linked.is_empty() { "none".into() } else { linked.join(", ") }
+    )]
+    CrateNotLinked {
+        /// The crate.
+        name: String,
+        /// The crates that are linked, sorted.
+        linked: Vec<&'static str>,
+    },
     /// `discover_groups` names a group without handlers and projections.
     #[error("no handler belongs to group `{group}` (groups: {})", known.join(", "))]
     UnknownGroup {

@@ -281,7 +281,7 @@ mod tests {
         let mut requirements = Requirements::default();
         requirements.transaction::<u8>();
         let found =
-            unmet_requirements("reserve", Source::new("src/x.rs", 58), &requirements, &StateMap::new(), offered);
+            unmet_requirements("reserve", Source::new("src/x.rs", 58, "x"), &requirements, &StateMap::new(), offered);
         found.iter().map(ToString::to_string).collect()
     }
 

@@ -20,7 +20,7 @@ use super::kit::{Kept, LATER, NEVER, Worker, feed, start, until};
 use super::lines::Lines;
 
 const fn only(event_type: &'static str, schema_version: u32) -> EventDescriptor {
-    EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!()))
+    EventDescriptor::new(event_type, "Order", schema_version, event_type, Source::new(file!(), line!(), module_path!()))
 }
 
 const CREATED: EventFilter = EventFilter::Only(&[only("OrderCreated", 1)]);

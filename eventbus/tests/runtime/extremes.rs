@@ -155,12 +155,13 @@ fn methods(source: &str) -> BTreeSet<String> {
 #[test]
 fn every_option_is_tried() {
     /// These have no range.
-    const OTHERS: [&str; 12] = [
+    const OTHERS: [&str; 13] = [
         "store",
         "bus",
         "state",
         "discover",
         "discover_groups",
+        "expect_crates",
         "handler",
         "projection",
         "projection_with",

@@ -47,6 +47,7 @@ pub struct AppBuilder {
     bus: Option<Arc<dyn EventBus>>,
     state: StateMap,
     discovery: Discovery,
+    expected_crates: BTreeSet<String>,
     handlers: Vec<HandlerDefinition>,
     projections: Vec<AnyProjection>,
     relay: bool,
@@ -65,6 +66,7 @@ impl AppBuilder {
             bus: None,
             state: StateMap::new(),
             discovery: Discovery::Off,
+            expected_crates: BTreeSet::new(),
             handlers: Vec::new(),
             projections: Vec::new(),
             relay: true,
@@ -96,9 +98,28 @@ impl AppBuilder {
 
     /// Runs every `#[handler]` and `#[projection]` that is linked into the program.
     ///
-    /// A crate that the binary never names is not linked: add `use my_crate as _;`.
+    /// A crate that the binary never names is not linked: add `use my_crate as _;`, and let
+    /// [`expect_crates`](Self::expect_crates) find a forgotten one.
     pub fn discover(self) -> Self {
         Self { discovery: Discovery::All, ..self }
+    }
+
+    /// Refuses to start unless each of these crates is linked: has an event, an aggregate, a handler or a projection in
+    /// this program. Without it, an app that lacks one of several crates starts without that crate's handlers.
+    ///
+    /// # Examples
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// use eventbus::App;
+    ///
+    /// let error = App::builder().expect_crates(["my-orders"]).start().await.unwrap_err().to_string();
+    /// assert!(error.contains("add `use my_orders as _;` to main.rs"));
+    /// # }
+    /// ```
+    pub fn expect_crates(self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        let expected_crates = names.into_iter().map(|name| name.into().replace('-', "_")).collect();
+        Self { expected_crates, ..self }
     }
 
     /// Runs the linked handlers of these groups only; projections are the group `projections`.
@@ -198,6 +219,7 @@ impl AppBuilder {
         let bus = self.bus.unwrap_or_else(|| in_memory());
         let plan = Plan {
             discovery: self.discovery,
+            expected_crates: self.expected_crates,
             handlers: self.handlers,
             projections: self.projections,
             state: &self.state,

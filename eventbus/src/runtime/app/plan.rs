@@ -9,7 +9,7 @@ use crate::{
         state::{Requirements, StateMap},
     },
     runtime::{
-        definition::{AggregateRegistration, HandlerDefinition, ProjectionDefinition},
+        definition::{AggregateRegistration, EventRegistration, HandlerDefinition, ProjectionDefinition},
         projection::{AnyProjection, ProjectionRegistration},
         registry::EventRegistry,
         start::{StartError, StartMistake},
@@ -41,6 +41,7 @@ impl Discovery {
 /// The builder's input.
 pub(super) struct Plan<'a> {
     pub(super) discovery: Discovery,
+    pub(super) expected_crates: BTreeSet<String>,
     pub(super) handlers: Vec<HandlerDefinition>,
     pub(super) projections: Vec<AnyProjection>,
     pub(super) state: &'a StateMap,
@@ -59,7 +60,7 @@ pub(super) struct CheckedPlan {
 impl Plan<'_> {
     /// Adds the discovered handlers and projections, and reports every mistake at once.
     pub(super) fn check(mut self) -> Result<CheckedPlan, StartError> {
-        let mut mistakes = Vec::new();
+        let mut mistakes = self.missing_crates();
         let (duplicates, in_tests) = self.duplicate_aggregates();
         mistakes.extend(duplicates);
         mistakes.extend(self.events().mistakes());
@@ -80,6 +81,18 @@ impl Plan<'_> {
             projections: self.projections,
             default_group: self.default_group.clone(),
         })
+    }
+
+    fn missing_crates(&self) -> Vec<StartMistake> {
+        let events = inventory::iter::<EventRegistration>().map(|event| event.0.source);
+        let aggregates = inventory::iter::<AggregateRegistration>().map(|aggregate| aggregate.source);
+        let handlers = discovered_handlers().into_iter().map(|handler| handler.source);
+        let projections = inventory::iter::<ProjectionRegistration>().map(|linked| (linked.definition)().source);
+        let sources = events.chain(aggregates).chain(handlers).chain(projections);
+        let linked: BTreeSet<_> = sources.map(|source| source.crate_name()).collect();
+        let missing = self.expected_crates.iter().filter(|name| !linked.contains(name.as_str()));
+        let linked: Vec<_> = linked.iter().copied().collect();
+        missing.map(|name| StartMistake::CrateNotLinked { name: name.clone(), linked: linked.clone() }).collect()
     }
 
     /// Returns the events whose types have to differ: all that are linked, or those that the handlers and projections of

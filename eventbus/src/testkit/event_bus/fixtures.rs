@@ -36,7 +36,7 @@ static ONLY_CREATED: [EventDescriptor; 1] = [descriptor(CREATED)];
 static ONLY_SHIPPED: [EventDescriptor; 1] = [descriptor(SHIPPED)];
 
 const fn descriptor(event_type: &'static str) -> EventDescriptor {
-    let source = Source::new(file!(), line!());
+    let source = Source::new(file!(), line!(), module_path!());
     EventDescriptor::new(event_type, "Order", 1, event_type, source)
 }
 
