@@ -62,6 +62,6 @@ impl Round {
 }
 
 /// Fails unless a result is the one that is due.
-pub fn expect<T: PartialEq + std::fmt::Debug>(what: &str, result: T, due: T) -> Result<()> {
+pub fn expect<T: PartialEq + std::fmt::Debug>(what: &str, result: &T, due: &T) -> Result<()> {
     if result == due { Ok(()) } else { Err(format!("{what}: {result:?} instead of {due:?}").into()) }
 }

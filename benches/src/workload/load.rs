@@ -41,7 +41,7 @@ impl<O: Orders> Bench for LoadAndSave<O> {
 
     async fn check(&mut self) -> Result<()> {
         let orders = self.ids.iter().map(|ids| ids.len() as u64).sum::<u64>();
-        expect("events in the store", self.orders.count_events().await?, orders * (EVENTS + self.rounds))?;
+        expect("events in the store", &self.orders.count_events().await?, &(orders * (EVENTS + self.rounds)))?;
         let last = self.orders.load(self.ids[0][0]).await?;
         expect("an order", O::order(&last), &order_of((0..EVENTS + self.rounds).map(ItemAdded::new)))
     }
@@ -84,7 +84,7 @@ impl<O: Orders> Bench for Load<O> {
             let start = Instant::now();
             let held = self.orders.load(self.id).await?;
             round.add(start.elapsed());
-            expect("items of the order", O::order(&held).items, LONG_EVENTS)?;
+            expect("items of the order", &O::order(&held).items, &LONG_EVENTS)?;
         }
         Ok(round)
     }

@@ -52,7 +52,7 @@ impl Stream {
     /// Checks the stream, and deletes it: later workloads should find an empty server.
     async fn check(&self) -> Result<()> {
         let (mut redis, stream) = (redis_server::connect(&self.url).await?, format!("{}:stream", self.prefix));
-        expect("entries", cmd("XLEN").arg(&stream).query_async(&mut redis).await?, self.published)?;
+        expect("entries", &cmd("XLEN").arg(&stream).query_async(&mut redis).await?, &self.published)?;
         Ok(cmd("DEL").arg(stream).exec_async(&mut redis).await?)
     }
 }

@@ -50,7 +50,7 @@ impl<R: Reactions> Bench for React<R> {
             let start = Instant::now();
             self.reactions.save(self.next).await?;
             let (number, handled_at) = self.reactions.handled().recv().await.ok_or("the consumer ended")?;
-            expect("the handled event", number, self.next)?;
+            expect("the handled event", &number, &self.next)?;
             round.add(handled_at.duration_since(start));
             self.next += 1;
         }

@@ -56,6 +56,6 @@ impl<R: Rebuilds> Bench for Rebuild<R> {
         let one = order_of((0..EVENTS_PER_ORDER as u64).map(ItemAdded::new));
         let orders = self.orders as u64;
         let all = Order { items: one.items * orders, cents: one.cents * orders };
-        expect("the totals", self.projection.sum().await?, (orders, all))
+        expect("the totals", &self.projection.sum().await?, &(orders, all))
     }
 }

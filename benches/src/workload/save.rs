@@ -15,9 +15,9 @@ use crate::{
 
 /// Events of an order.
 const EVENTS_PER_ORDER: u64 = 10;
-const SAVES_PER_ROUND: usize = 12_000;
+const SAVES_PER_ROUND: usize = 32_000;
 /// A lone caller waits for each commit.
-const LONE_SAVES_PER_ROUND: usize = 1_000;
+const LONE_SAVES_PER_ROUND: usize = 4_000;
 /// A quick round has so many times fewer operations.
 pub const QUICK_DIVISOR: usize = 4;
 
@@ -70,7 +70,7 @@ impl<O: Orders> Bench for Save<O> {
     }
 
     async fn check(&mut self) -> Result<()> {
-        expect("events in the store", self.orders.count_events().await?, self.saved)
+        expect("events in the store", &self.orders.count_events().await?, &self.saved)
     }
 }
 
