@@ -280,9 +280,9 @@ impl EntryLog {
     pub(super) fn move_to_dead_letters(&mut self, group: &Name, number: u64, delivery_attempts: DeliveryAttempts) {
         let (handler, error, attempts) =
             (delivery_attempts.handlers(), delivery_attempts.errors(), delivery_attempts.most_attempts());
-        // unique, also in one microsecond and after the clock was set back
         // ids have no times before 1970
         let now = self.clock.now().max(OffsetDateTime::UNIX_EPOCH);
+        // unique, also in one microsecond and after the clock was set back
         let time = self.last_dead_letter.map_or(now, |last| now.max(last + time::Duration::MICROSECOND));
         self.last_dead_letter = Some(time);
         let position = self.cursor(group).move_to_dead_letters(number, delivery_attempts, time);

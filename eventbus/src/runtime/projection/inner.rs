@@ -86,6 +86,12 @@ impl<P: Projection> ProjectionInner<P> {
         Ok(positions)
     }
 
+    /// Loads the positions that it skips anew, as an operator may have changed them.
+    pub(super) async fn reload_skips(&self, store: &dyn EventStore) -> Result<Arc<[Position]>, BoxError> {
+        self.clear_cached_skips();
+        self.skips(store).await
+    }
+
     /// Returns the positions that it skips, if loaded.
     fn cached_skips(&self) -> Option<Arc<[Position]>> {
         self.skips.lock().clone()
@@ -105,8 +111,7 @@ impl<P: Projection> ProjectionInner<P> {
     /// Resumes it if an operator has skipped the event at which it stopped.
     pub(super) async fn resume_if_skipped(&self, store: &dyn EventStore) {
         let known = self.cached_skips().unwrap_or_default();
-        self.clear_cached_skips();
-        let skips = self.skips(store).await.unwrap_or_default();
+        let skips = self.reload_skips(store).await.unwrap_or_default();
         if skips.iter().any(|position| !known.contains(position) && self.progress.may_resume_after(*position)) {
             self.progress.resume();
         }

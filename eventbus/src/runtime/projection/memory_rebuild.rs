@@ -31,8 +31,7 @@ pub(super) async fn replay_in_memory<P: Projection>(
         return Err(RebuildError::NotInMemory { name });
     }
     let mut fresh = inner.new_instance().ok_or(RebuildError::NoFactory { name })?;
-    inner.clear_cached_skips();
-    let skips = inner.skips(store).await.map_err(|error| RebuildError::store(name, error))?;
+    let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(name, error))?;
     let meter = ProgressMeter::begin(&definition, store, &skips, report, inner.progress().clock()).await?;
     let target = meter.progress().target;
     let mut replay = Replay { inner, skips, store, state: inner.app_state().await, meter };

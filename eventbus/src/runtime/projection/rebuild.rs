@@ -89,8 +89,7 @@ async fn replay_through_runner<P: Projection>(
     let definition = P::definition();
     check_is_fed_here(definition.name, context).await?;
     let store = &*context.store;
-    inner.clear_cached_skips();
-    let skips = inner.skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
+    let skips = inner.reload_skips(store).await.map_err(|error| RebuildError::store(definition.name, error))?;
     let mut meter = ProgressMeter::begin(&definition, store, &skips, report, context.clock.clone()).await?;
     let target = meter.progress().target;
     inner.progress().restart();

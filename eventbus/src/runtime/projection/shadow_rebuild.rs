@@ -182,7 +182,6 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
 
     /// Makes the copies, or finds those of an interrupted rebuild, and counts the events to handle.
     async fn prepare_copies<'r>(&self, report: ProgressCallback<'r>) -> Result<ProgressMeter<'r>, RebuildError> {
-        self.inner.clear_cached_skips();
         let definition = P::definition();
         for version in definition.version.saturating_sub(FORMER_VERSIONS_DROPPED).max(1)..definition.version {
             let former = shadow_for(&definition, version);
@@ -190,7 +189,7 @@ impl<'a, P: Projection> ShadowRebuild<'a, P> {
         }
         let position = self.transactions.make_shadow(&self.shadow).await.map_err(|error| self.store_error(error))?;
         let (store, clock) = (&*self.context.store, self.context.clock.clone());
-        let skips = self.inner.skips(store).await.map_err(|error| self.store_error(error))?;
+        let skips = self.inner.reload_skips(store).await.map_err(|error| self.store_error(error))?;
         let mut progress_meter = ProgressMeter::begin(&definition, store, &skips, report, clock).await?;
         if position > Position::START {
             tracing::warn!(
