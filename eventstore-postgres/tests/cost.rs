@@ -27,10 +27,11 @@ struct Cost {
 }
 
 impl Cost {
-    /// Fails if the cost exceeds the bound, which is what was measured when it was written. The bound on WAL has room
-    /// for splits of index pages.
+    /// Fails if the cost exceeds the bound, which is what was measured when it was written. The bound on statements has
+    /// room for two pings, which the store sends if a busy machine delays it for a second; the bound on WAL for splits
+    /// of index pages.
     fn assert_at_most(self, bound: Self) {
-        assert!(self.statements <= bound.statements, "{self:?}, bound {bound:?}");
+        assert!(self.statements <= bound.statements + 2, "{self:?}, bound {bound:?}");
         assert!(self.rows_read <= bound.rows_read + 10, "{self:?}, bound {bound:?}");
         assert!(self.wal_bytes <= bound.wal_bytes * 21 / 20 + 4_096, "{self:?}, bound {bound:?}");
     }
