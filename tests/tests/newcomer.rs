@@ -25,16 +25,22 @@ fn quick_start() -> String {
     first_block_below("Quick start")
 }
 
-/// Makes a crate with this code and the dependencies that the README names.
+/// Makes a program with this code and the dependencies that the README names.
 fn make_crate(folder: &Path, code: &str) {
+    make_crate_beside(folder, "newcomer", "main.rs", code, &[]);
+}
+
+/// Makes a crate of this name, with this code in a file of `src`, that depends on crates in folders beside its own.
+fn make_crate_beside(folder: &Path, name: &str, file: &str, code: &str, neighbours: &[&str]) {
     fs::create_dir_all(folder.join("src")).unwrap();
-    fs::write(folder.join("src/main.rs"), code).unwrap();
+    fs::write(folder.join("src").join(file), code).unwrap();
     let path = |name: &str| workspace().join(name).display().to_string();
+    let neighbours: String = neighbours.iter().map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).collect();
     let manifest = format!(
-        "[package]\nname = \"newcomer\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
+        "[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[dependencies]\n\
          eventbus = {{ path = {:?} }}\neventstore-sqlite = {{ path = {:?} }}\n\
          serde = {{ version = \"1\", features = [\"derive\"] }}\n\
-         tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n\n\
+         tokio = {{ version = \"1\", features = [\"macros\", \"rt-multi-thread\"] }}\n{neighbours}\n\
          [dev-dependencies]\neventbus = {{ path = {:?}, features = [\"testkit\"] }}\n\n[workspace]\n\n\
          [profile.dev]\ndebug = false\n",
         path("eventbus"),
@@ -97,44 +103,42 @@ fn the_tests_of_the_readme_pass_in_a_crate_of_their_own() {
     assert!(text.contains("4 passed"), "{text}");
 }
 
-/// The binary of three crates, of which it names some.
 #[test]
 fn a_crate_that_the_binary_does_not_name_is_missed_at_the_start() {
+    const EVENT: &str = r#"
+        use eventbus::prelude::*;
+        #[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]
+        #[event(aggregate_type = "Order")]
+        pub struct OrderCreated {}
+    "#;
+    const HANDLER: &str = "
+        #[eventbus::handler]
+        async fn log(_event: &eventbus::RecordedEvent) {}
+    ";
+    const MAIN: &str = r#"
+        #[tokio::main]
+        async fn main() {
+            let app = eventbus::App::builder().discover().expect_crates(["my-orders", "billing"]);
+            match app.start().await {
+                Ok(_) => println!("started"),
+                Err(error) => println!("{error}"),
+            }
+        }
+    "#;
     let folder = temporary().join("newcomer-crates");
-    let library = |name: &str, code: &str| {
-        let library = folder.join(name);
-        make_crate(&library, "");
-        fs::rename(library.join("src/main.rs"), library.join("src/lib.rs")).unwrap();
-        fs::write(library.join("src/lib.rs"), code).unwrap();
-        rename_crate(&library, name, &[]);
-    };
-    let event = "use eventbus::prelude::*;\n#[derive(Debug, Clone, Serialize, Deserialize, DomainEvent)]\n\
-         #[event(aggregate_type = \"Order\")]\npub struct OrderCreated {}\n";
-    let handler = "#[eventbus::handler]\nasync fn log(_event: &eventbus::RecordedEvent) {}\n";
-    library("my-orders", event);
-    library("billing", handler);
-    for (named, missed) in [("my_orders billing", ""), ("billing", "my_orders"), ("my_orders", "billing")] {
+    make_crate_beside(&folder.join("my-orders"), "my-orders", "lib.rs", EVENT, &[]);
+    make_crate_beside(&folder.join("billing"), "billing", "lib.rs", HANDLER, &[]);
+    let shop = folder.join("shop");
+    for (named, missed) in [("my_orders billing", None), ("billing", Some("my_orders")), ("my_orders", Some("billing"))]
+    {
         let uses: String = named.split(' ').map(|name| format!("use {name} as _;\n")).collect();
-        let main = "#[tokio::main]\nasync fn main() {\n    let app = eventbus::App::builder().discover();\n    \
-            match app.expect_crates([\"my-orders\", \"billing\"]).start().await {\n        \
-            Ok(_) => println!(\"started\"),\n        Err(error) => println!(\"{error}\"),\n    }\n}\n";
-        make_crate(&folder.join("shop"), &(uses + main));
-        rename_crate(&folder.join("shop"), "shop", &["my-orders", "billing"]);
-        let text = output_of(&mut cargo("run", &folder.join("shop")));
+        make_crate_beside(&shop, "shop", "main.rs", &(uses + MAIN), &["my-orders", "billing"]);
+        let text = output_of(&mut cargo("run", &shop));
         match missed {
-            "" => assert_eq!(text, "started\n"),
-            missed => assert!(text.contains(&format!("add `use {missed} as _;` to main.rs")), "{text}"),
+            None => assert_eq!(text, "started\n"),
+            Some(missed) => assert!(text.contains(&format!("add `use {missed} as _;` to main.rs")), "{text}"),
         }
     }
-}
-
-/// Gives a crate its name, and dependencies that are its neighbours.
-fn rename_crate(folder: &Path, name: &str, neighbours: &[&str]) {
-    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap();
-    let neighbours: String = neighbours.iter().map(|name| format!("{name} = {{ path = \"../{name}\" }}\n")).collect();
-    let manifest = manifest.replace("name = \"newcomer\"", &format!("name = \"{name}\""));
-    let manifest = manifest.replace("[dependencies]\n", &format!("[dependencies]\n{neighbours}"));
-    fs::write(folder.join("Cargo.toml"), manifest).unwrap();
 }
 
 #[test]
