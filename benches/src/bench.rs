@@ -5,10 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use clap::ValueEnum;
 use eventbus::Result;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Implementation {
     /// This project, as an application uses it.
     Ours,

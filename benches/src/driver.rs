@@ -1,7 +1,7 @@
 //! Starts the servers and the workers, lets the workers run in turn, and collects their results.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead as _, BufReader, Lines, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -29,6 +29,8 @@ pub fn run(args: &TableArgs) -> Result<()> {
     }
     let rounds = args.rounds.unwrap_or(if args.quick { QUICK_ROUNDS } else { ROUNDS });
     let driver = Driver { servers: Servers::start(), quick: args.quick, rounds };
+    // another target folder may have been chosen for the build
+    fs::create_dir_all(target_folder())?;
     let contenders = contenders(args.against.as_deref())?;
     let json = args.json.clone().unwrap_or_else(|| target_folder().join("table.json"));
     println!("{rounds} rounds{}\n\n{}", if args.quick { ", quick" } else { "" }, RoundTable::HEADER);
@@ -42,7 +44,7 @@ pub fn run(args: &TableArgs) -> Result<()> {
             tables.push(table);
         }
     }
-    std::fs::write(&json, serde_json::to_vec_pretty(&tables)?)?;
+    fs::write(&json, serde_json::to_vec_pretty(&tables)?)?;
     println!("\nall rounds: {}", json.display());
     Ok(())
 }
@@ -96,7 +98,7 @@ impl Driver {
     fn measure(&self, workload: &Workload, callers: usize, contenders: &[Contender]) -> Result<RoundTable> {
         let mut workers = Vec::new();
         for contender in contenders {
-            workers.push(Worker::start(self.command(workload, callers, contender))?);
+            workers.push(Worker::start(self.command(workload, callers, contender, self.quick))?);
         }
         let mut results: Vec<Vec<Measured>> = vec![Vec::new(); workers.len()];
         for round in 0..self.rounds {
@@ -118,19 +120,20 @@ impl Driver {
     }
 
     fn count_allocations(&self, workload: &Workload, callers: usize, contender: &Contender) -> Result<f64> {
-        let mut command = self.command(workload, callers, contender);
+        // the number per operation does not depend on the size
+        let mut command = self.command(workload, callers, contender, true);
         let output = command.arg("--count-allocations").stderr(Stdio::inherit()).output()?;
         let count = read_reply(output.stdout.lines().next());
         if output.status.success() { count } else { Err(format!("the worker ended with {}", output.status).into()) }
     }
 
-    fn command(&self, workload: &Workload, callers: usize, contender: &Contender) -> Command {
+    fn command(&self, workload: &Workload, callers: usize, contender: &Contender, quick: bool) -> Command {
         let implementation = contender.implementation.to_possible_value();
         let mut command = Command::new(&contender.program);
         command.args(["worker", "--workload", workload.name, "--callers", &callers.to_string()]);
         command.args(["--implementation", implementation.as_ref().map_or("", |value| value.get_name())]);
         command.args(["--postgres", self.servers.postgres.url(), "--redis", self.servers.redis.url()]);
-        if self.quick {
+        if quick {
             command.arg("--quick");
         }
         command

@@ -1,5 +1,7 @@
 //! The event and the aggregate of all workloads: an order whose items have about 300 bytes of fields.
 
+use std::iter::Sum;
+
 use eventbus::prelude::*;
 
 pub const EVENT_TYPE: &str = "ItemAdded";
@@ -61,6 +63,13 @@ impl Order {
 impl Apply for Order {
     fn apply(&mut self, OrderEvent::ItemAdded(item): &OrderEvent) {
         self.add(item);
+    }
+}
+
+impl<'a> Sum<&'a Order> for Order {
+    fn sum<I: Iterator<Item = &'a Order>>(orders: I) -> Self {
+        orders
+            .fold(Self::default(), |sum, order| Self { items: sum.items + order.items, cents: sum.cents + order.cents })
     }
 }
 

@@ -9,27 +9,37 @@ mod reacting;
 mod rebuilds;
 mod sqlite;
 
+use uuid::Uuid;
+
 pub use self::{
     bus::Bus,
-    postgres::{ORDER_TOTALS, PgOrders, SUM_TOTALS, UPSERT_TOTAL},
+    postgres::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, sum_totals},
     reacting::Reacting,
     rebuilds::{MemoryRebuilds, RowRebuilds},
     sqlite::SqliteOrders,
 };
-use crate::order::Order;
-use uuid::Uuid;
+use crate::{order::Order, workload::HeldOrder};
 
 /// An order as its caller holds it.
-#[derive(Debug)]
-pub struct HeldOrder {
-    pub id: Uuid,
+pub struct StoredOrder {
+    id: Uuid,
     /// The number of its stored events.
-    pub version: i64,
-    pub order: Order,
+    version: i64,
+    order: Order,
 }
 
-impl HeldOrder {
+impl StoredOrder {
     fn create() -> Self {
         Self { id: Uuid::now_v7(), version: 0, order: Order::default() }
+    }
+}
+
+impl HeldOrder for StoredOrder {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn order(&self) -> &Order {
+        &self.order
     }
 }

@@ -1,10 +1,10 @@
 use eventbus::Result;
 use futures_util::TryStreamExt as _;
-use sqlx::{PgPool, Row as _, postgres::PgPoolOptions, query, query_scalar};
+use sqlx::{PgExecutor, PgPool, Row as _, postgres::PgPoolOptions, query, query_as, query_scalar};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::HeldOrder;
+use super::StoredOrder;
 use crate::{
     order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
     workload::Orders,
@@ -51,8 +51,14 @@ pub const UPSERT_TOTAL: &str = "
     INSERT INTO order_totals AS total (order_id, items, cents) VALUES ($1, 1, $2)
     ON CONFLICT (order_id) DO UPDATE SET items = total.items + 1, cents = total.cents + excluded.cents";
 
-pub const SUM_TOTALS: &str = "
+const SUM_TOTALS: &str = "
     SELECT count(*), coalesce(sum(items), 0)::bigint, coalesce(sum(cents), 0)::bigint FROM order_totals";
+
+/// Returns the number of rows in the table of totals, and their sum.
+pub async fn sum_totals(executor: impl PgExecutor<'_>) -> Result<(u64, Order)> {
+    let (orders, items, cents): (i64, i64, i64) = query_as(SUM_TOTALS).fetch_one(executor).await?;
+    Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
+}
 
 /// Orders as rows of one table.
 #[derive(Clone)]
@@ -69,21 +75,13 @@ impl PgOrders {
 }
 
 impl Orders for PgOrders {
-    type Held = HeldOrder;
+    type Held = StoredOrder;
 
-    fn create(&self) -> HeldOrder {
-        HeldOrder::create()
+    fn create(&self) -> StoredOrder {
+        StoredOrder::create()
     }
 
-    fn id(held: &HeldOrder) -> Uuid {
-        held.id
-    }
-
-    fn order(held: &HeldOrder) -> &Order {
-        &held.order
-    }
-
-    async fn save(&self, held: &mut HeldOrder, items: Vec<ItemAdded>) -> Result<()> {
+    async fn save(&self, held: &mut StoredOrder, items: Vec<ItemAdded>) -> Result<()> {
         let (now, correlation, id) = (OffsetDateTime::now_utc(), Uuid::now_v7(), held.id.to_string());
         let saved = if let [item] = &items[..] {
             let insert = query(INSERT).bind(Uuid::now_v7()).bind(AGGREGATE_TYPE).bind(id).bind(held.version + 1);
@@ -101,8 +99,8 @@ impl Orders for PgOrders {
         Ok(())
     }
 
-    async fn load(&self, id: Uuid) -> Result<HeldOrder> {
-        let mut held = HeldOrder { id, version: 0, order: Order::default() };
+    async fn load(&self, id: Uuid) -> Result<StoredOrder> {
+        let mut held = StoredOrder { id, version: 0, order: Order::default() };
         let mut rows = query(LOAD).bind(AGGREGATE_TYPE).bind(id.to_string()).fetch(&self.pool);
         while let Some(row) = rows.try_next().await? {
             if row.try_get::<&str, _>(0)? == EVENT_TYPE {

@@ -2,9 +2,9 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use eventbus::Result;
-use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query, query_as};
+use sqlx::{Executor as _, PgConnection, PgPool, Row as _, postgres::PgRow, query};
 
-use super::{ORDER_TOTALS, PgOrders, SUM_TOTALS, UPSERT_TOTAL};
+use super::{ORDER_TOTALS, PgOrders, UPSERT_TOTAL, sum_totals};
 use crate::{
     order::{EVENT_TYPE, ItemAdded, Order},
     workload::Rebuilds,
@@ -57,12 +57,7 @@ impl Rebuilds for MemoryRebuilds {
     }
 
     async fn sum(&self) -> Result<(u64, Order)> {
-        let mut sum = Order::default();
-        for order in self.totals.values() {
-            sum.items += order.items;
-            sum.cents += order.cents;
-        }
-        Ok((self.totals.len() as u64, sum))
+        Ok((self.totals.len() as u64, self.totals.values().sum()))
     }
 }
 
@@ -113,8 +108,7 @@ impl Rebuilds for RowRebuilds {
     }
 
     async fn sum(&self) -> Result<(u64, Order)> {
-        let (orders, items, cents): (i64, i64, i64) = query_as(SUM_TOTALS).fetch_one(&self.orders.pool).await?;
-        Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
+        sum_totals(&self.orders.pool).await
     }
 }
 

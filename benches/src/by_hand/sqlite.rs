@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::HeldOrder;
+use super::StoredOrder;
 use crate::{
     order::{AGGREGATE_TYPE, EVENT_TYPE, ItemAdded, Order},
     workload::Orders,
@@ -68,21 +68,13 @@ fn insert(tx: &Transaction<'_>, id: &str, version: i64, item: &ItemAdded) -> Res
 }
 
 impl Orders for SqliteOrders {
-    type Held = HeldOrder;
+    type Held = StoredOrder;
 
-    fn create(&self) -> HeldOrder {
-        HeldOrder::create()
+    fn create(&self) -> StoredOrder {
+        StoredOrder::create()
     }
 
-    fn id(held: &HeldOrder) -> Uuid {
-        held.id
-    }
-
-    fn order(held: &HeldOrder) -> &Order {
-        &held.order
-    }
-
-    async fn save(&self, held: &mut HeldOrder, items: Vec<ItemAdded>) -> Result<()> {
+    async fn save(&self, held: &mut StoredOrder, items: Vec<ItemAdded>) -> Result<()> {
         let (id, version) = (held.id.to_string(), held.version);
         let items = self
             .run(move |connection| {
@@ -99,9 +91,9 @@ impl Orders for SqliteOrders {
         Ok(())
     }
 
-    async fn load(&self, id: Uuid) -> Result<HeldOrder> {
+    async fn load(&self, id: Uuid) -> Result<StoredOrder> {
         self.run(move |connection| {
-            let mut held = HeldOrder { id, version: 0, order: Order::default() };
+            let mut held = StoredOrder { id, version: 0, order: Order::default() };
             let mut load = connection.prepare_cached(LOAD)?;
             let mut rows = load.query(params![AGGREGATE_TYPE, id.to_string()])?;
             while let Some(row) = rows.next()? {

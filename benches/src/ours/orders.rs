@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{
     order::{ItemAdded, Order},
-    workload::Orders,
+    workload::{HeldOrder, Orders},
 };
 
 /// Orders in an event store.
@@ -30,30 +30,37 @@ impl<S> Clone for StoredOrders<S> {
     }
 }
 
+pub struct StoredOrder {
+    id: Uuid,
+    root: AggregateRoot<Order>,
+}
+
+impl HeldOrder for StoredOrder {
+    fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn order(&self) -> &Order {
+        self.root.state()
+    }
+}
+
 impl<S: EventStore> Orders for StoredOrders<S> {
-    type Held = (Uuid, AggregateRoot<Order>);
+    type Held = StoredOrder;
 
-    fn create(&self) -> Self::Held {
+    fn create(&self) -> StoredOrder {
         let id = Uuid::now_v7();
-        (id, self.repository.create(id.into()))
+        StoredOrder { id, root: self.repository.create(id.into()) }
     }
 
-    fn id((id, _): &Self::Held) -> Uuid {
-        *id
-    }
-
-    fn order((_, root): &Self::Held) -> &Order {
-        root.state()
-    }
-
-    async fn save(&self, (_, root): &mut Self::Held, items: Vec<ItemAdded>) -> Result<()> {
+    async fn save(&self, StoredOrder { root, .. }: &mut StoredOrder, items: Vec<ItemAdded>) -> Result<()> {
         root.record(items);
         self.repository.save(root).await?;
         Ok(())
     }
 
-    async fn load(&self, id: Uuid) -> Result<Self::Held> {
-        Ok((id, self.repository.load(&id.into()).await?))
+    async fn load(&self, id: Uuid) -> Result<StoredOrder> {
+        Ok(StoredOrder { id, root: self.repository.load(&id.into()).await? })
     }
 
     async fn count_events(&self) -> Result<u64> {

@@ -3,11 +3,11 @@ use std::{collections::HashMap, time::Duration};
 use async_trait::async_trait;
 use eventbus::{port::ReadFeed as _, prelude::*, *};
 use eventstore_postgres::{PgConnection, PgEventStore};
-use sqlx::{Connection as _, Executor as _, query, query_as};
+use sqlx::{Connection as _, Executor as _, query};
 
 use super::StoredOrders;
 use crate::{
-    by_hand::{ORDER_TOTALS, SUM_TOTALS, UPSERT_TOTAL},
+    by_hand::{ORDER_TOTALS, UPSERT_TOTAL, sum_totals},
     order::{ItemAdded, Order},
     workload::Rebuilds,
 };
@@ -49,12 +49,7 @@ impl Rebuilds for MemoryRebuilds {
 
     async fn sum(&self) -> Result<(u64, Order)> {
         let totals = self.totals.read().await;
-        let mut sum = Order::default();
-        for order in totals.0.values() {
-            sum.items += order.items;
-            sum.cents += order.cents;
-        }
-        Ok((totals.0.len() as u64, sum))
+        Ok((totals.0.len() as u64, totals.0.values().sum()))
     }
 }
 
@@ -112,8 +107,6 @@ impl Rebuilds for RowRebuilds {
     }
 
     async fn sum(&self) -> Result<(u64, Order)> {
-        let mut connection = PgConnection::connect(&self.url).await?;
-        let (orders, items, cents): (i64, i64, i64) = query_as(SUM_TOTALS).fetch_one(&mut connection).await?;
-        Ok((orders.cast_unsigned(), Order { items: items.cast_unsigned(), cents: cents.cast_unsigned() }))
+        sum_totals(&mut PgConnection::connect(&self.url).await?).await
     }
 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eventbus::Result;
 use uuid::Uuid;
 
-use super::save::{Orders, QUICK_DIVISOR, fill};
+use super::save::{HeldOrder as _, Orders, QUICK_DIVISOR, fill};
 use crate::{
     WorkerArgs,
     bench::{Bench, Round, expect},
@@ -43,7 +43,7 @@ impl<O: Orders> Bench for LoadAndSave<O> {
         let orders = self.ids.iter().map(|ids| ids.len() as u64).sum::<u64>();
         expect("events in the store", &self.orders.count_events().await?, &(orders * (EVENTS + self.rounds)))?;
         let last = self.orders.load(self.ids[0][0]).await?;
-        expect("an order", O::order(&last), &order_of((0..EVENTS + self.rounds).map(ItemAdded::new)))
+        expect("an order", last.order(), &order_of((0..EVENTS + self.rounds).map(ItemAdded::new)))
     }
 }
 
@@ -52,7 +52,7 @@ async fn load_and_save<O: Orders>(orders: O, ids: Vec<Uuid>) -> Result<Round> {
     for id in ids {
         let start = Instant::now();
         let mut held = orders.load(id).await?;
-        let next = ItemAdded::new(O::order(&held).items);
+        let next = ItemAdded::new(held.order().items);
         orders.save(&mut held, vec![next]).await?;
         round.add(start.elapsed());
     }
@@ -84,13 +84,13 @@ impl<O: Orders> Bench for Load<O> {
             let start = Instant::now();
             let held = self.orders.load(self.id).await?;
             round.add(start.elapsed());
-            expect("items of the order", &O::order(&held).items, &LONG_EVENTS)?;
+            expect("items of the order", &held.order().items, &LONG_EVENTS)?;
         }
         Ok(round)
     }
 
     async fn check(&mut self) -> Result<()> {
         let held = self.orders.load(self.id).await?;
-        expect("the order", O::order(&held), &order_of((0..LONG_EVENTS).map(ItemAdded::new)))
+        expect("the order", held.order(), &order_of((0..LONG_EVENTS).map(ItemAdded::new)))
     }
 }

@@ -17,7 +17,7 @@ pub use self::{
     publish::Publisher,
     react::Reactions,
     rebuild::Rebuilds,
-    save::Orders,
+    save::{HeldOrder, Orders},
 };
 use crate::{
     WorkerArgs,

@@ -21,14 +21,17 @@ const LONE_SAVES_PER_ROUND: usize = 4_000;
 /// A quick round has so many times fewer operations.
 pub const QUICK_DIVISOR: usize = 4;
 
+/// An order as its caller holds it, with the version that the next save expects.
+pub trait HeldOrder: Send {
+    fn id(&self) -> Uuid;
+    fn order(&self) -> &Order;
+}
+
 /// Orders in a database.
 pub trait Orders: Clone + Send + Sync + 'static {
-    /// An order as its caller holds it, with the version that the next save expects.
-    type Held: Send;
+    type Held: HeldOrder;
 
     fn create(&self) -> Self::Held;
-    fn id(held: &Self::Held) -> Uuid;
-    fn order(held: &Self::Held) -> &Order;
 
     /// Saves items, unless the order has changed in the database.
     fn save(&self, held: &mut Self::Held, items: Vec<ItemAdded>) -> impl Future<Output = Result<()>> + Send;
@@ -78,17 +81,17 @@ async fn save<O: Orders>(orders: O, saves: usize, each: u64) -> Result<Round> {
     let mut round = Round::default();
     let mut held = orders.create();
     for _ in 0..saves {
-        if O::order(&held).items == EVENTS_PER_ORDER {
+        if held.order().items == EVENTS_PER_ORDER {
             held = orders.create();
         }
-        let first = O::order(&held).items;
+        let first = held.order().items;
         let start = Instant::now();
         orders.save(&mut held, (first..first + each).map(ItemAdded::new).collect()).await?;
         round.add(start.elapsed());
     }
-    let stored = orders.load(O::id(&held)).await?;
-    let due = order_of((0..O::order(&held).items).map(ItemAdded::new));
-    expect("an order", O::order(&stored), &due)?;
+    let stored = orders.load(held.id()).await?;
+    let due = order_of((0..held.order().items).map(ItemAdded::new));
+    expect("an order", stored.order(), &due)?;
     Ok(round)
 }
 
@@ -107,7 +110,7 @@ pub async fn fill<O: Orders>(orders: &O, count: usize, events: u64) -> Result<Ve
                     let items = (first..events.min(first + EVENTS_PER_SAVE)).map(ItemAdded::new).collect();
                     orders.save(&mut held, items).await?;
                 }
-                ids.push(O::id(&held));
+                ids.push(held.id());
             }
             Ok(ids)
         });
