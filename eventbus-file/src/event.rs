@@ -193,7 +193,7 @@ impl WrittenRecord {
 
     /// Returns the event, with `payload` if that came from a file.
     pub(crate) fn into_record(self, payload: Option<String>) -> Result<RecordedEvent, BoxError> {
-        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?;
+        let stream = StreamId::parse(&self.aggregate_type, &self.aggregate_id)?.with_tenant_id(self.tenant_id);
         let event_type = Name::new("event type", &self.event_type)?;
         let utc = self.occurred_at.checked_to_offset(time::UtcOffset::UTC);
         let occurred_at = utc.ok_or("`occurred_at` is outside of the years 1 to 9999 (UTC)")?;
@@ -202,7 +202,6 @@ impl WrittenRecord {
             .with_position(self.position.map(Position::new))
             .with_correlation_id(self.correlation_id)
             .with_causation_id(self.causation_id)
-            .with_tenant_id(self.tenant_id)
             .with_actor_id(self.actor_id);
         if let Some(attributes) = self.metadata {
             metadata = metadata.with_attributes(Attributes::parse(attributes.get())?);

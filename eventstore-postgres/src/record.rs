@@ -73,7 +73,7 @@ impl<'r> RowColumns<'r> {
             return Err("its payload is not a JSON object".into());
         }
         let causation_id = self.take()?;
-        let tenant_id = self.take()?;
+        let stream = stream.with_tenant_id(self.take()?);
         let actor_id: Option<&str> = self.take()?;
         let attributes = match self.take_raw::<Option<&str>>()? {
             Some(json) => Attributes::parse(json)?,
@@ -86,7 +86,6 @@ impl<'r> RowColumns<'r> {
             .with_position(Some(position))
             .with_correlation_id(correlation_id)
             .with_causation_id(causation_id)
-            .with_tenant_id(tenant_id)
             .with_actor_id(actor_id)
             .with_attributes(attributes);
         Ok(RecordedEvent::new(metadata, payload))

@@ -29,11 +29,7 @@ pub(crate) fn read_stream<'s>(
     from: Version,
     direction: Direction,
 ) -> RecordStream<'s> {
-    let reading = StreamRead {
-        key: inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str()),
-        stream: stream.clone(),
-        direction,
-    };
+    let reading = StreamRead { key: inner.keys().stream(stream), stream: stream.clone(), direction };
     paged(StreamCursor::new(from), move |cursor| {
         let reading = reading.clone();
         async move { read_page(inner, &reading, cursor).await }
@@ -48,7 +44,7 @@ struct StreamRead {
 }
 
 pub(crate) async fn stream_version(inner: &StoreInner, stream: &StreamId) -> Result<Version, ReadError> {
-    let key = inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str());
+    let key = inner.keys().stream(stream);
     let mut script = STREAM_VERSION.prepare_invoke();
     script.key(&key);
     let found: Vec<String> =
@@ -121,10 +117,7 @@ pub(crate) async fn load_events(
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let key_of = |run: &[entry::FeedPointer]| {
-        let stream = &run[0].stream;
-        inner.keys().stream(stream.aggregate_type(), stream.aggregate_id().as_str())
-    };
+    let key_of = |run: &[entry::FeedPointer]| inner.keys().stream(&run[0].stream);
     let range = |run: &&[_]| commands::range(&key_of(run), run[0].version, run[run.len() - 1].version, run.len());
     let replies = query_all(inner, runs.iter().map(range)).await?;
     let mut events = Vec::with_capacity(pointers.len());

@@ -101,7 +101,8 @@ pub(crate) fn read_event(row: &Row<'_>) -> Result<RecordedEvent, QueryError> {
 }
 
 fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
-    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?;
+    let stream = StreamId::parse(&get_column::<String>(row, 5)?, &get_column::<String>(row, 6)?)?
+        .with_tenant_id(get_uuid(row, 11)?);
     let version = Version::new(get_counter(row, 1)?);
     if version == Version::NONE {
         return Err("the version is 0, versions start at 1".into());
@@ -118,7 +119,6 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     .with_recorded_at(get_column::<Option<i64>>(row, 14)?.map(from_micros).transpose()?)
     .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
     .with_causation_id(get_uuid(row, 10)?)
-    .with_tenant_id(get_uuid(row, 11)?)
     .with_actor_id(get_column::<Option<String>>(row, 12)?)
     .with_attributes(match get_column::<Option<String>>(row, 13)? {
         Some(json) => Attributes::parse(&json)?,
