@@ -71,8 +71,9 @@ async fn read_page(
     let (reply, more): (Value, u8) =
         inner.connection().run_idempotent(&script).await.map_err(|error| read_error(key, error))?;
     let entries = parse_entries(key, Ok(reply))?;
-    let events: Vec<_> = entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
-    let next = cursor.after_page(*direction, &events, more != 0).map_err(|missing| missing_event(key, missing))?;
+    let mut events: Vec<_> =
+        entries.into_iter().map(|found| entry::read(key, stream, found)).collect::<Result<_, _>>()?;
+    let next = cursor.after_page(*direction, &mut events, more != 0).map_err(|missing| missing_event(key, missing))?;
     Ok((events, next))
 }
 

@@ -42,8 +42,8 @@ fn load_page(
         Direction::Backward => include_str!("sql/read_backward.sql"),
     };
     let (id, of_type) = (stream.aggregate_id().as_str(), stream.aggregate_type().as_str());
-    let (events, has_more) = query_page(connection, sql, (id, of_type, cursor.start().as_i64(), PAGE_EVENTS_MAX))?;
-    let next = cursor.after_page(direction, &events, has_more).map_err(|missing| {
+    let (mut events, has_more) = query_page(connection, sql, (id, of_type, cursor.start().as_i64(), PAGE_EVENTS_MAX))?;
+    let next = cursor.after_page(direction, &mut events, has_more).map_err(|missing| {
         ReadError::corrupt(format!("stream `{stream}`, version {missing}"), "the event is missing")
     })?;
     Ok((events, next))
