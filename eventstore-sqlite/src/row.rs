@@ -13,10 +13,10 @@ use crate::query::{QueryError, execute};
 /// Maximum number of events on a page, which also ends after [`PAGE_BYTES`](eventbus::support::PAGE_BYTES).
 pub(crate) const PAGE_EVENTS_MAX: i64 = 256;
 
-/// Inserts an event and returns its position.
+/// Inserts an event of the stream with a number, and returns its position.
 pub(crate) fn insert_event(
     connection: &Connection,
-    stream: &StreamId,
+    stream_no: i64,
     version: Version,
     event: &NewEvent,
     recorded_at: OffsetDateTime,
@@ -28,24 +28,28 @@ pub(crate) fn insert_event(
         connection,
         sql,
         (
+            stream_no,
             version.as_i64(),
             to_micros(event.occurred_at()),
+            to_micros(recorded_at),
             event.event_id().as_uuid().as_bytes(),
+            event.correlation_id().as_bytes(),
             event.schema_version(),
-            stream.aggregate_type().as_str(),
-            stream.aggregate_id().as_str(),
             event.event_type().as_str(),
             event.payload(),
-            event.correlation_id().as_bytes(),
             context.causation_id.as_ref().map(Uuid::as_bytes),
-            context.tenant_id.as_ref().map(Uuid::as_bytes),
             context.actor_id.as_deref(),
             (!attributes.is_empty()).then(|| attributes.as_json()),
-            to_micros(recorded_at),
         ),
     )?;
     // negative only after 2^63 events
     Ok(Position::new(connection.last_insert_rowid().cast_unsigned()))
+}
+
+/// Returns the columns that name a stream: aggregate id, aggregate type and tenant, which is the nil UUID for none.
+pub(crate) fn stream_columns(stream: &StreamId) -> (&str, &str, [u8; 16]) {
+    let tenant = stream.tenant_id().unwrap_or_default().into_bytes();
+    (stream.aggregate_id().as_str(), stream.aggregate_type().as_str(), tenant)
 }
 
 /// Lists the type of an event, in the transaction that stored it at `position`.
