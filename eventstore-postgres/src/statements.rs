@@ -21,13 +21,15 @@ fn template(sql: &'static str, gap: &'static str, lists_types: bool) -> Template
 #[derive(Debug)]
 pub(crate) struct Statements {
     schema: Schema,
+    /// Set if the table of events is partitioned.
+    is_partitioned: bool,
     /// Locked to look up or to add a statement, as all tasks share them.
     filled: RwLock<HashMap<Template, SqlStr>>,
 }
 
 impl Statements {
-    pub(crate) fn new(schema: Schema) -> Self {
-        Self { schema, filled: RwLock::default() }
+    pub(crate) fn new(schema: Schema, is_partitioned: bool) -> Self {
+        Self { schema, is_partitioned, filled: RwLock::default() }
     }
 
     pub(crate) const fn schema(&self) -> &Schema {
@@ -104,11 +106,15 @@ impl Statements {
         if let Some(filled) = self.filled.read().get(&template) {
             return filled.clone();
         }
+        // one table has a key that spans all event ids; a look-up would double the time of planning an append
+        let is_repeat = if self.is_partitioned { include_str!("sql/is_repeat.sql").trim() } else { "false" };
+        let is_stored = if self.is_partitioned { include_str!("sql/is_stored.sql").trim() } else { "false" };
         let sql = fill()
             .replace("{record}", include_str!("sql/record.sql").trim())
             .replace("{wanted}", include_str!("sql/wanted.sql").trim())
             .replace("{is_stream}", include_str!("sql/is_stream.sql").trim())
-            .replace("{is_repeat}", include_str!("sql/is_repeat.sql").trim())
+            .replace("{is_repeat}", is_repeat)
+            .replace("{is_stored}", is_stored)
             .replace("{appended_in}", &without_comments(include_str!("sql/appended_in.sql")));
         self.filled.write().entry(template).or_insert(self.schema.statement(&sql)).clone()
     }
@@ -174,7 +180,7 @@ mod tests {
         let database_url = test_servers::postgres_url().to_owned();
         let config = PgEventStoreConfig { database_url, schema: schema.name().into(), ..Default::default() };
         drop(PgEventStore::connect_with(config).await.unwrap());
-        let sql = Statements::new(schema.clone()).multi_stream_append(false).sql();
+        let sql = Statements::new(schema.clone(), false).multi_stream_append(false).sql();
         assert!(sql.as_str().contains("'100ms'"));
         let sql: Arc<str> = edit(&sql.as_str().replace("'100ms'", "'0'")).into();
         let start = |name: &str| {

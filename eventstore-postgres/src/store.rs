@@ -68,7 +68,7 @@ impl PgEventStore {
         } else {
             migrate::check(&mut session, &schema).await?;
         }
-        preflight::check_sequence(&mut session, &schema).await?;
+        let is_partitioned = preflight::check_tables(&mut session, &schema).await?;
         open_append::warn_of_oldest(&mut session, &schema).await?;
         session.close().await;
         let append_notifier = Arc::default();
@@ -76,7 +76,8 @@ impl PgEventStore {
             NotifyTask::new(&config, &options, &schema, &append_notifier).spawn();
         }
         let connections = ConnectionPools::new(&config, options);
-        let inner = Arc::new(StoreInner::new(config, connections, Statements::new(schema), append_notifier));
+        let statements = Statements::new(schema, is_partitioned);
+        let inner = Arc::new(StoreInner::new(config, connections, statements, append_notifier));
         Ok(Self { group_commit: GroupCommit::new(Arc::clone(&inner)), inner })
     }
 
