@@ -13,6 +13,8 @@ mod floor;
 mod identifier;
 mod lease;
 mod migrate;
+mod migration_lock;
+mod migration_step;
 mod notify;
 mod open_append;
 mod pool;

@@ -69,10 +69,10 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     (
         "eventstore-postgres",
         &[
-            &["config", "error", "identifier", "record", "schema", "statement_error", "url"],
+            &["config", "error", "identifier", "migration_step", "record", "schema", "statement_error", "url"],
             &["pool", "statements"],
             &["columns", "notify", "resolve", "setup_session"],
-            &["migrate", "preflight", "store_inner"],
+            &["migrate", "migration_lock", "preflight", "store_inner"],
             &["append", "open_append", "transaction"],
             &["shadow"],
             &["store"],
