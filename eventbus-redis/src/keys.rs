@@ -130,6 +130,12 @@ pub(crate) mod field {
     pub(crate) const STORE: &str = "store";
     /// The position in the store's total order; ours.
     pub(crate) const POSITION: &str = "position";
+    /// The time at which the store recorded it; ours, absent if none did.
+    pub(crate) const RECORDED_AT: &str = "recorded_at";
+    /// The time at which another store recorded it, if it was imported from there; ours.
+    pub(crate) const ORIGINAL_RECORDED_AT: &str = "original_recorded_at";
+    /// `1` if some fields of the payload are sealed; ours, absent otherwise.
+    pub(crate) const HAS_SEALED_FIELDS: &str = "has_sealed_fields";
     /// The trace that the event is part of, in the W3C's format; ours.
     pub(crate) const TRACEPARENT: &str = "traceparent";
     /// The additions of tracing systems to the trace; ours.

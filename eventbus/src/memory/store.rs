@@ -160,11 +160,13 @@ impl StoreLog {
         let index = self.events.len();
         let position = Position::new(index as u64 + 1);
         self.by_id.insert(event.event_id(), index);
-        self.streams.entry(stream.clone()).or_default().push(index);
         let (highest, _) = self.types.entry(event.event_type().clone()).or_insert((0, position));
         *highest = event.schema_version().max(*highest);
-        let recorded_at = Some(self.clock.now());
+        // the clock may have been set back since the stream's previous event
+        let previous = self.indexes(stream).last().and_then(|&index| self.events[index].metadata().recorded_at());
+        let recorded_at = Some(self.clock.now()).max(previous);
         let recorded = event.recorded_as(stream.clone(), version, Some(position)).with_recorded_at(recorded_at);
+        self.streams.entry(stream.clone()).or_default().push(index);
         self.events.push(recorded.clone());
         recorded
     }
