@@ -11,17 +11,11 @@ use sqlx::{Row as _, postgres::PgRow};
 use crate::{error::PgConnectError, schema::Schema, setup_session::SetupSession};
 
 /// Name and text of each migration of this release, oldest first; the first has version 1.
-const MIGRATIONS: [(&str, &str); NEWEST_VERSION as usize] = [
-    ("events", include_str!("../migrations/0001_events.sql")),
-    ("delivery", include_str!("../migrations/0002_delivery.sql")),
-    ("lease renewals", include_str!("../migrations/0003_lease_renewals.sql")),
-    ("notes", include_str!("../migrations/0004_notes.sql")),
-    ("unfinished_deliveries", include_str!("../migrations/0005_unfinished_deliveries.sql")),
-    ("event types", include_str!("../migrations/0006_event_types.sql")),
-];
+const MIGRATIONS: [(&str, &str); NEWEST_VERSION as usize] =
+    [("initial", include_str!("../migrations/0001_initial.sql"))];
 
 /// The migration that this release needs.
-const NEWEST_VERSION: u32 = 6;
+const NEWEST_VERSION: u32 = 1;
 
 /// Its two-number key never meets the locks of the feed, which have one-number keys.
 const MIGRATION_LOCK: &str = "SELECT pg_advisory_xact_lock(1702260324, {namespace})";

@@ -89,8 +89,9 @@ async fn numbers_and_times_out_of_range_are_corrupt() {
 }
 
 #[tokio::test]
-async fn payloads_and_metadata_that_are_no_objects_are_corrupt() {
-    for set in ["data = '[1]'", "data = 'null'", "data = ' \"{}\"'", "metadata = '[1]'", "metadata = '7'"] {
+async fn payloads_and_attributes_that_are_no_objects_are_corrupt() {
+    for set in ["payload = '[1]'", "payload = 'null'", "payload = ' \"{}\"'", "attributes = '[1]'", "attributes = '7'"]
+    {
         feed_breaks_off(set).await;
     }
 }
@@ -120,7 +121,7 @@ async fn what_is_sound_on_a_long_page_is_read_first() {
     let schema = TestSchema::new();
     let (store, stream) = (open(schema.config()).await, stream());
     add(&store, &stream, 2_500).await;
-    let sql = "UPDATE events SET data = '1' WHERE position = 1700";
+    let sql = "UPDATE events SET payload = '1' WHERE position = 1700";
     run(&mut schema.connection().await, sql).await;
     let (sound, place) = broken_off(store.read_all(Position::START)).await;
     assert_eq!((sound.len(), &*place), (1_699, "position 1700"));
@@ -132,7 +133,7 @@ async fn what_is_sound_on_a_long_page_is_read_first() {
 
 #[tokio::test]
 async fn a_stream_at_a_version_below_zero_is_corrupt() {
-    let it = tampered("data = '{}'").await;
+    let it = tampered("payload = '{}'").await;
     run(&mut it._schema.connection().await, "UPDATE streams SET version = -1").await;
     match it.store.stream_version(&it.stream).await {
         Err(ReadError::Corrupt { place, .. }) => {
@@ -152,7 +153,7 @@ async fn a_repeat_of_a_corrupt_event_is_refused() {
 
 #[tokio::test]
 async fn an_append_to_a_stream_that_lost_its_row_is_refused() {
-    let it = tampered("data = '{}'").await;
+    let it = tampered("payload = '{}'").await;
     run(&mut it._schema.connection().await, "DELETE FROM streams").await;
     let appended = it.store.append(&it.stream, ExpectedVersion::Any, vec![event()]).await;
     assert!(matches!(appended, Err(AppendError::Refused { .. })), "{appended:?}");

@@ -63,12 +63,12 @@ async fn with_the_grants_of_the_security_page_events_are_added_and_never_changed
     let mut app = schema.connection().await;
     run(&mut app, &format!("SET ROLE {name}")).await;
     for statement in [
-        "UPDATE events SET data = '{}'",
+        "UPDATE events SET payload = '{}'",
         "UPDATE events SET version = version + 1 WHERE false",
         "DELETE FROM events WHERE false",
         "TRUNCATE events",
         "DELETE FROM streams WHERE false",
-        "UPDATE event_types SET position = 1",
+        "UPDATE event_types SET first_position = 1",
         "DELETE FROM event_types WHERE false",
         "TRUNCATE streams CASCADE",
         "ALTER TABLE events DROP COLUMN actor_id",

@@ -127,9 +127,10 @@ mod tests {
     fn database() -> Connection {
         let connection = open_writer(&DatabaseLocation::new_memory(), &SqliteEventStoreConfig::default()).unwrap();
         let events = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000)
-            INSERT INTO eventbus_events SELECT CASE WHEN i > 25000 THEN i + 1000000 ELSE i END, 1, 0, randomblob(16), 1,
-                'Account', i, CASE WHEN i IN (20000, 24999, 30000) THEN 'Rare' ELSE 'Common' END, '{}', zeroblob(16),
-                NULL, NULL, NULL, NULL, NULL
+            INSERT INTO eventbus_events (position, version, occurred_at, recorded_at, event_id, correlation_id,
+                schema_version, aggregate_id, aggregate_type, event_type, payload)
+            SELECT CASE WHEN i > 25000 THEN i + 1000000 ELSE i END, 1, 0, 0, randomblob(16), zeroblob(16), 1, i,
+                'Account', CASE WHEN i IN (20000, 24999, 30000) THEN 'Rare' ELSE 'Common' END, '{}'
             FROM n";
         connection.execute(events, []).unwrap();
         connection

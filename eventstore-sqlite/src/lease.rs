@@ -30,9 +30,9 @@ impl Leases for SqliteEventStore {
     }
 
     async fn renew_lease(&self, lease: &Lease, ttl: Duration) -> Result<bool, LeaseError> {
-        let (role, epoch, millis) = (lease.role.clone(), epoch_to_i64(lease.epoch), ttl_millis(ttl));
+        let (role, epoch, micros) = (lease.role.clone(), epoch_to_i64(lease.epoch), ttl_micros(ttl));
         let renew = move |connection: &Connection| {
-            execute(connection, include_str!("sql/renew_lease.sql"), (role.as_str(), epoch, millis))
+            execute(connection, include_str!("sql/renew_lease.sql"), (role.as_str(), epoch, micros))
         };
         let renewed = self.writer().write(renew).await;
         renewed.map(|rows| rows == 1).map_err(|error| LeaseError::new(&lease.role, error))
@@ -69,16 +69,16 @@ async fn take_lease(
     seize: bool,
 ) -> Result<Option<Lease>, LeaseError> {
     let lease = Lease { role: role.clone(), owner: owner.clone(), epoch: 0 };
-    let millis = ttl_millis(ttl);
+    let micros = ttl_micros(ttl);
     let take = move |connection: &Connection| {
-        let parameters = (lease.role.as_str(), lease.owner.as_str(), millis, seize);
+        let parameters = (lease.role.as_str(), lease.owner.as_str(), micros, seize);
         let epoch: Option<i64> = query_value(connection, include_str!("sql/take_lease.sql"), parameters)?;
         Ok(epoch.map(|epoch| Lease { epoch: epoch.cast_unsigned(), ..lease.clone() }))
     };
     writer.write(take).await.map_err(|error| LeaseError::new(role, error))
 }
 
-/// Returns a time to live in milliseconds, at most the longest that fits after the present time.
-pub(crate) fn ttl_millis(ttl: Duration) -> i64 {
-    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX).min(i64::MAX / 2)
+/// Returns a time to live in microseconds, at most the longest that fits after the present time.
+pub(crate) fn ttl_micros(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 2)
 }

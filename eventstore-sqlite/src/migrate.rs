@@ -9,16 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use crate::{config::SqliteEventStoreConfig, error::SqliteConnectError};
 
 /// In order; the first has version 1.
-const MIGRATIONS: &[(&str, &str)] = &[
-    ("0001_events", include_str!("../migrations/0001_events.sql")),
-    ("0002_roles", include_str!("../migrations/0002_roles.sql")),
-    ("0003_served_shadows", include_str!("../migrations/0003_served_shadows.sql")),
-    ("0004_recorded_at", include_str!("../migrations/0004_recorded_at.sql")),
-    ("0005_lease_renewals", include_str!("../migrations/0005_lease_renewals.sql")),
-    ("0006_notes", include_str!("../migrations/0006_notes.sql")),
-    ("0007_unfinished_deliveries", include_str!("../migrations/0007_unfinished_deliveries.sql")),
-    ("0008_event_types", include_str!("../migrations/0008_event_types.sql")),
-];
+const MIGRATIONS: &[(&str, &str)] = &[("initial", include_str!("../migrations/0001_initial.sql"))];
 
 /// Checks that the database is one for this store, runs `before_writing`, then the missing migrations.
 ///

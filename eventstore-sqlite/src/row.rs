@@ -115,7 +115,7 @@ fn decode(row: &Row<'_>, position: i64) -> Result<RecordedEvent, BoxError> {
     )
     .with_schema_version(u32::try_from(get_column::<i64>(row, 4)?)?)
     .with_position(Some(Position::new(u64::try_from(position)?)))
-    .with_recorded_at(get_column::<Option<i64>>(row, 14)?.map(from_micros).transpose()?)
+    .with_recorded_at(Some(from_micros(get_column(row, 14)?)?))
     .with_correlation_id(get_uuid(row, 9)?.ok_or("the correlation id is null")?)
     .with_causation_id(get_uuid(row, 10)?)
     .with_tenant_id(get_uuid(row, 11)?)

@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use crate::{
     blocking::blocking,
     error::{self, SqliteTransactionError},
-    lease::ttl_millis,
+    lease::ttl_micros,
     query::execute,
     shadow_databases::{self, ShadowRow, check_tables, missing_shadow},
     store::SqliteEventStore,
@@ -92,7 +92,7 @@ impl Transactions for SqliteEventStore {
     }
 
     async fn forget_deliveries(&self, older_than: Duration) -> Result<u64, BoxError> {
-        let older_than = ttl_millis(older_than);
+        let older_than = ttl_micros(older_than);
         let forget = move |connection: &Connection| {
             execute(connection, include_str!("sql/forget_deliveries.sql"), (older_than, FORGET_BATCH_MAX))
         };

@@ -457,7 +457,7 @@ async fn a_repeat_of_a_damaged_event_is_refused() {
 #[tokio::test]
 async fn a_damaged_checkpoint_is_not_a_position() {
     let reader = Name::from_static("reader");
-    let (store, ..) = damaged("INSERT INTO eventbus_checkpoints VALUES ('reader', -1)").await;
+    let (store, ..) = damaged("INSERT INTO eventbus_checkpoints VALUES ('reader', -1, 0)").await;
     let error = store.load_checkpoint(&reader).await.unwrap_err();
     assert!(matches!(place_of(error), Some(place) if place == "checkpoint `reader`"));
 }

@@ -13,8 +13,8 @@ async fn a_lease_is_free_when_the_clock_was_set_back() {
     let store = open(path.clone()).await;
     let set_back = async |time: Duration| {
         let mut tx = open(path.clone()).await.begin_transaction().await.unwrap();
-        let sql = "UPDATE eventbus_leases SET renewed_at = renewed_at + ?1, ends_at = ends_at + ?1";
-        tx.execute(sql, [i64::try_from(time.as_millis()).unwrap()]).unwrap();
+        let sql = "UPDATE eventbus_leases SET renewed_at = renewed_at + ?1, expires_at = expires_at + ?1";
+        tx.execute(sql, [i64::try_from(time.as_micros()).unwrap()]).unwrap();
         tx.commit().await.unwrap();
     };
     lease_of_the_future_is_free(store.clone(), set_back).await;

@@ -8,8 +8,8 @@ use std::{fs, path::Path, time::Duration};
 
 use common::{events, feed, fresh_path, fresh_stream, open, within};
 use eventbus::{
-    ExpectedVersion, Position,
-    port::{AppendEvents as _, ReadFeed as _, Transactions as _},
+    ExpectedVersion,
+    port::{AppendEvents as _, Transactions as _},
 };
 use eventstore_sqlite::{SqliteConnectError, SqliteEventStore, SqliteEventStoreConfig};
 use rusqlite::Connection;
@@ -76,36 +76,13 @@ async fn a_newer_schema_is_refused() {
 }
 
 #[tokio::test]
-async fn events_of_a_former_release_have_no_recorded_time() {
-    let (path, stream) = (fresh_path(), fresh_stream());
-    let store = open(path.clone()).await;
-    store.append(&stream, ExpectedVersion::Any, events(1)).await.unwrap();
-    drop(store);
-    let former = "ALTER TABLE eventbus_events DROP COLUMN recorded_at;
-        ALTER TABLE eventbus_leases DROP COLUMN renewed_at;
-        DROP TABLE eventbus_notes;
-        DROP TABLE eventbus_unfinished_deliveries;
-        DROP TABLE eventbus_event_types;
-        DELETE FROM eventbus_migrations WHERE version >= 4";
-    Connection::open(&path).unwrap().execute_batch(former).unwrap();
-
-    let store = open(path).await;
-    let new = store.append(&stream, ExpectedVersion::Any, events(1)).await.unwrap();
-    let all = feed(&store).await;
-    let times: Vec<_> = all.iter().map(|event| event.metadata().recorded_at()).collect();
-    assert_eq!(times, [None, new[0].metadata().recorded_at()]);
-    let first = store.first_recorded_after(Position::START).await.unwrap();
-    assert_eq!(first, Some(all[0].metadata().occurred_at()), "what stands in for it");
-}
-
-#[tokio::test]
 async fn a_table_in_the_way_leaves_the_database_as_it_was() {
     let path = fresh_path();
     let foreign = Connection::open(&path).unwrap();
     foreign.execute_batch("CREATE TABLE eventbus_checkpoints (other TEXT)").unwrap();
     let share = SqliteEventStoreConfig { share_database: true, ..Default::default() };
     let error = SqliteEventStore::open_with(&path, share).await.unwrap_err();
-    assert!(matches!(&error, SqliteConnectError::Migration { migration: "0001_events", .. }), "{error:?}");
+    assert!(matches!(&error, SqliteConnectError::Migration { migration: "initial", .. }), "{error:?}");
     let tables = "SELECT group_concat(name) FROM sqlite_schema WHERE type = 'table'";
     let tables: String = foreign.query_row(tables, [], |row| row.get(0)).unwrap();
     assert_eq!(tables, "eventbus_checkpoints");

@@ -215,6 +215,49 @@ fn names_hold_no_retired_word() {
     assert!(unused.is_empty(), "exceptions that no name needs any more: {unused:?}");
 }
 
+/// Tables and columns that one of the SQL stores alone needs: its package, the name, and the reason.
+const SQL_ONLY: &[(&str, &str, &str)] = &[
+    ("eventstore-postgres", "streams", "the row that writers of a stream lock; SQLite has one writer"),
+    ("eventstore-sqlite", "shadows", "rebuilds fill a file; PostgreSQL has a schema for them"),
+];
+
+/// Returns the tables that the migrations of a package create, each with its columns.
+fn sql_tables(package: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut tables = BTreeMap::new();
+    for file in files(&format!("{package}/migrations"), &[".sql"]).unwrap() {
+        let mut lines = file.text.lines();
+        while let Some(line) = lines.next() {
+            let Some(table) = line.strip_prefix("CREATE TABLE ") else { continue };
+            let table = table.trim_start_matches("IF NOT EXISTS ").trim_start_matches("{schema}.");
+            let table = table.trim_start_matches("eventbus_").split(' ').next().unwrap();
+            let parts = lines.by_ref().take_while(|line| !line.starts_with(')'));
+            let names = parts.map(|part| part.split_whitespace().next().unwrap());
+            let columns = names.filter(|name| *name == name.to_lowercase() && *name != "--").map(str::to_owned);
+            tables.insert(table.to_owned(), columns.collect());
+        }
+    }
+    tables
+}
+
+#[test]
+fn both_sql_stores_have_one_word_per_idea() {
+    let packages = ["eventstore-postgres", "eventstore-sqlite"];
+    let stores = packages.map(|package| {
+        let mut tables = sql_tables(package);
+        for (_, name, _) in SQL_ONLY.iter().filter(|(only, ..)| *only == package) {
+            let found = match name.split_once('.') {
+                Some((table, column)) => tables.get_mut(table).is_some_and(|columns| columns.remove(column)),
+                None => tables.remove(*name).is_some(),
+            };
+            assert!(found, "{package} has no `{name}` any more");
+        }
+        tables
+    });
+    assert!(stores[0].len() > 7 && stores[0]["events"].len() > 15, "{stores:?}");
+    let [postgres, sqlite] = stores;
+    assert_eq!(postgres, sqlite, "the same table or column has two names, or is missing in one store");
+}
+
 /// The words of a file's comments, without tables and examples.
 fn comment_words(file: &SourceFile) -> Vec<(usize, String)> {
     let mark = if file.path.ends_with(".rs") { "//" } else { "--" };

@@ -17,16 +17,16 @@ bound AS MATERIALIZED (
 ){stored}
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
-    event_type, data, causation_id, tenant_id, actor_id, metadata)
+    event_type, payload, causation_id, tenant_id, actor_id, attributes)
 SELECT
     nextval('{schema}.events_position_seq'), bound.base + e.ordinal, e.occurred_at, e.event_id, e.correlation_id,
-    e.schema_version, $1::text, $2::text, e.event_type, e.data::json, e.causation_id, e.tenant_id, e.actor_id,
-    e.metadata::json
+    e.schema_version, $1::text, $2::text, e.event_type, e.payload::json, e.causation_id, e.tenant_id, e.actor_id,
+    e.attributes::json
 FROM bound, unnest(
         $3::uuid[], $4::text[], $5::integer[], $6::timestamptz[], $7::text[], $8::uuid[], $9::uuid[], $10::uuid[],
         $11::text[], $12::text[])
     WITH ORDINALITY e(
-        event_id, event_type, schema_version, occurred_at, data, correlation_id, causation_id, tenant_id,
-        actor_id, metadata, ordinal)
+        event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id, tenant_id,
+        actor_id, attributes, ordinal)
 ORDER BY e.ordinal
 RETURNING event_id, version, position, recorded_at{listed}

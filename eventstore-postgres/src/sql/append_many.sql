@@ -64,17 +64,17 @@ bound AS MATERIALIZED (
 ){stored}
 INSERT INTO {schema}.events (
     position, version, occurred_at, event_id, correlation_id, schema_version, aggregate_id, aggregate_type,
-    event_type, data, causation_id, tenant_id, actor_id, metadata)
+    event_type, payload, causation_id, tenant_id, actor_id, attributes)
 SELECT
     nextval('{schema}.events_position_seq'), c.base + e.place, e.occurred_at, e.event_id, e.correlation_id,
-    e.schema_version, c.aggregate_id, c.aggregate_type, e.event_type, e.data::json, e.causation_id, e.tenant_id,
-    e.actor_id, e.metadata::json
+    e.schema_version, c.aggregate_id, c.aggregate_type, e.event_type, e.payload::json, e.causation_id, e.tenant_id,
+    e.actor_id, e.attributes::json
 FROM bound, unnest(
         $5::bigint[], $6::bigint[], $7::uuid[], $8::text[], $9::integer[], $10::timestamptz[], $11::text[],
         $12::uuid[], $13::uuid[], $14::uuid[], $15::text[], $16::text[])
     WITH ORDINALITY e(
-        stream, place, event_id, event_type, schema_version, occurred_at, data, correlation_id, causation_id,
-        tenant_id, actor_id, metadata, ordinal)
+        stream, place, event_id, event_type, schema_version, occurred_at, payload, correlation_id, causation_id,
+        tenant_id, actor_id, attributes, ordinal)
 JOIN claimed c ON c.number = e.stream
 ORDER BY e.ordinal
 RETURNING event_id, version, position, recorded_at{listed}

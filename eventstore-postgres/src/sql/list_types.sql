@@ -4,10 +4,10 @@
 -- transaction listed itself, also in a savepoint, has an id not below its own, and vanishes if it is rolled back.
 ),
 listed AS (
-    INSERT INTO {schema}.event_types (event_type, schema_version, position)
-    SELECT found.event_type, found.schema_version, found.position
+    INSERT INTO {schema}.event_types (event_type, schema_version, first_position)
+    SELECT found.event_type, found.schema_version, found.first_position
     FROM (
-        SELECT s.event_type, max(s.schema_version) AS schema_version, min(s.position) AS position
+        SELECT s.event_type, max(s.schema_version) AS schema_version, min(s.position) AS first_position
         FROM stored s
         GROUP BY s.event_type
     ) found

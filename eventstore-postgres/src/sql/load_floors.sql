@@ -1,5 +1,5 @@
 -- The floors of a bus.
-SELECT f."group", f.position
+SELECT f.consumer_group, f.position
 FROM {schema}.floors f
 WHERE f.destination = $1::text
-ORDER BY f."group"
+ORDER BY f.consumer_group

@@ -4,10 +4,10 @@
 -- page of compressed payloads. A stored size is at most 4 bytes larger than the payload, so the inner sum ends no page.
 SELECT {record}
 FROM (
-    SELECT s.*, sum(octet_length(s.data::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+    SELECT s.*, sum(octet_length(s.payload::text)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
         AS bytes_before
     FROM (
-        SELECT r.*, sum(pg_column_size(r.data)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+        SELECT r.*, sum(pg_column_size(r.payload)) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
             AS stored_before
         FROM (
 {rows}

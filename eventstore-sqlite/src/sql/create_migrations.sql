@@ -1,5 +1,5 @@
 CREATE TABLE IF NOT EXISTS eventbus_migrations (
     version    INTEGER PRIMARY KEY,
     name       TEXT NOT NULL,
-    applied_at INTEGER NOT NULL DEFAULT (unixepoch())
+    applied_at INTEGER NOT NULL DEFAULT (CAST(round(unixepoch('subsec') * 1e6) AS INTEGER))
 ) STRICT

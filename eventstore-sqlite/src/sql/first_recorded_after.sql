@@ -1,3 +1,3 @@
-SELECT coalesce(recorded_at, occurred_at) FROM eventbus_events
+SELECT recorded_at FROM eventbus_events
 WHERE position > ?1
 ORDER BY position LIMIT 1

@@ -1,5 +1,5 @@
 DELETE FROM eventbus_deliveries WHERE (handler, event_id) IN (
     SELECT handler, event_id FROM eventbus_deliveries
-    WHERE handled_at <= CAST(unixepoch('subsec') * 1000 AS INTEGER) - ?1
+    WHERE handled_at <= CAST(round(unixepoch('subsec') * 1e6) AS INTEGER) - ?1
     ORDER BY handled_at LIMIT ?2
 )

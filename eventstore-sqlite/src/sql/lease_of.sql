@@ -1,2 +1,2 @@
 SELECT owner, epoch FROM eventbus_leases
-WHERE role = ?1 AND CAST(unixepoch('subsec') * 1000 AS INTEGER) BETWEEN renewed_at AND ends_at - 1
+WHERE role = ?1 AND CAST(round(unixepoch('subsec') * 1e6) AS INTEGER) BETWEEN renewed_at AND expires_at - 1

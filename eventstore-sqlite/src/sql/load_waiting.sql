@@ -1,3 +1,3 @@
-SELECT position, tries FROM eventbus_unfinished_deliveries
+SELECT position, attempts FROM eventbus_unfinished_deliveries
 WHERE consumer_group = ?1 AND dead_since IS NULL
 ORDER BY position

@@ -1,3 +1,3 @@
 INSERT INTO eventbus_deliveries (handler, event_id, handled_at)
-VALUES (?1, ?2, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+VALUES (?1, ?2, CAST(round(unixepoch('subsec') * 1e6) AS INTEGER))
 ON CONFLICT DO NOTHING

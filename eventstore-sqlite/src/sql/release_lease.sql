@@ -1,1 +1,1 @@
-UPDATE eventbus_leases SET ends_at = 0 WHERE role = ?1 AND epoch = ?2
+UPDATE eventbus_leases SET expires_at = 0 WHERE role = ?1 AND epoch = ?2

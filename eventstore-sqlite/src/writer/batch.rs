@@ -164,7 +164,7 @@ mod tests {
     fn checkpoint() -> (Job, oneshot::Receiver<Result<(), BoxError>>) {
         let (done, waiting) = oneshot::channel();
         let save = |connection: &Connection| {
-            connection.execute("INSERT INTO eventbus_checkpoints VALUES ('reader', 7)", []).map(drop)
+            connection.execute("INSERT INTO eventbus_checkpoints VALUES ('reader', 7, 0)", []).map(drop)
         };
         (Job::new_write(save, done), waiting)
     }
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn what_a_panic_left_open_is_rolled_back() {
         let connection = database();
-        let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1)";
+        let left = "BEGIN IMMEDIATE; INSERT INTO eventbus_checkpoints VALUES ('left', 1, 0)";
         connection.execute_batch(left).unwrap();
         let (job, mut waits) = append("a", ExpectedVersion::NoStream, 10);
         Batch::from_jobs(vec![job]).unwrap().run(&connection, &OpenFiles::default());

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection, postgres
 use super::{HarnessError, evidence::Stored, history::StoredAt};
 
 const STORED_SQL: &str = "
-    SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (data ->> 'amount')::bigint
+    SELECT position, version, event_id, aggregate_type || '/' || aggregate_id, (payload ->> 'amount')::bigint
     FROM events ORDER BY position";
 
 /// Time limit for opening a session while the server refuses or terminates it.
