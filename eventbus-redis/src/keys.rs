@@ -1,6 +1,11 @@
 //! The names of all keys, and of all fields of entries; no other module spells one.
 
+use eventbus_redis_core::format::KeyFormat;
+
 use crate::hash_tag::has_hash_tag;
+
+/// The format of keys and entries that this release writes, beside the fields of the wire format that Python shares.
+pub(crate) const FORMAT: KeyFormat = KeyFormat { format: 1, min_reader: 1 };
 
 /// The consumer name of entries left for an absent member: the first member that handles their type claims them.
 pub(crate) const ABSENT_CONSUMER: &str = "absent";
@@ -23,6 +28,11 @@ pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
 /// Names the stream of one partition.
 pub(crate) fn partition(stream: &str, number: u32) -> String {
     format!("{stream}:{number}")
+}
+
+/// Names the hash with the format of a bus's keys and entries.
+pub(crate) fn meta(bus_stream: &str) -> String {
+    same_slot_key(bus_stream, "meta")
 }
 
 /// Names the hash with the number of partitions.
