@@ -22,7 +22,7 @@ pub(crate) fn dead_letters(prefix: &str, suffix: &str) -> String {
 
 /// Names the hash with the records of the stores' copies of dead letters, by store.
 pub(crate) fn dead_letter_copies(dead_letters: &str) -> String {
-    same_slot_key(dead_letters, "copies")
+    same_slot_key(dead_letters, "dead_letter_copies")
 }
 
 /// Names the stream of one partition.
@@ -57,7 +57,7 @@ pub(crate) fn members(stream: &str, group: &str) -> String {
 
 /// Names the hash with every type that a group ever announced, as `type@version`.
 pub(crate) fn known_types(stream: &str, group: &str) -> String {
-    same_slot_key(stream, &format!("types:{group}"))
+    same_slot_key(stream, &format!("event_types:{group}"))
 }
 
 /// Names the hash with the entries that a group skipped, by event type.
@@ -77,7 +77,7 @@ pub(crate) fn backlog(stream: &str, group: &str) -> String {
 
 /// Names the hash with the number of entries that wait for a retry in a backlog, by consumer.
 pub(crate) fn retried(backlog: &str) -> String {
-    same_slot_key(backlog, "retried")
+    same_slot_key(backlog, "waiting")
 }
 
 /// Names the hash with the low-water mark of each group: the group has finished all entries below it.

@@ -32,17 +32,16 @@ mod field {
     pub(crate) const CAUSATION_ID: &str = "causation_id";
     pub(crate) const TENANT_ID: &str = "tenant_id";
     pub(crate) const ACTOR_ID: &str = "actor_id";
-    pub(crate) const METADATA: &str = "metadata";
+    pub(crate) const ATTRIBUTES: &str = "attributes";
     /// Time of the append in microseconds since 1970; the script that judges it adds this field.
     pub(crate) const RECORDED_AT: &str = "recorded_at";
     /// The script that assigns the position adds this field.
     pub(crate) const POSITION: &str = "position";
 
     /// Fields of a pointer, beside `type`.
-    pub(crate) const AGGREGATE: &str = "aggregate";
-    pub(crate) const ID: &str = "id";
+    pub(crate) const AGGREGATE_TYPE: &str = "aggregate_type";
+    pub(crate) const AGGREGATE_ID: &str = "aggregate_id";
     pub(crate) const VERSION: &str = "version";
-    pub(crate) const TENANT: &str = "tenant";
     /// Bytes of the event, approximately.
     pub(crate) const BYTES: &str = "bytes";
 }
@@ -80,7 +79,7 @@ pub(crate) fn write_fields(event: &NewEvent, mut add: impl FnMut(&[u8])) -> usiz
         put(field::ACTOR_ID, actor);
     }
     if !context.attributes.is_empty() {
-        put(field::METADATA, context.attributes.as_json());
+        put(field::ATTRIBUTES, context.attributes.as_json());
     }
     count
 }
@@ -123,7 +122,7 @@ fn decode(stream: &StreamId, entry: Entry) -> Result<RecordedEvent, BoxError> {
         .with_causation_id(fields.uuid(field::CAUSATION_ID)?)
         .with_tenant_id(fields.uuid(field::TENANT_ID)?)
         .with_actor_id(fields.optional(field::ACTOR_ID)?)
-        .with_attributes(match fields.optional(field::METADATA)? {
+        .with_attributes(match fields.optional(field::ATTRIBUTES)? {
             Some(json) => Attributes::parse(&json)?,
             None => Attributes::EMPTY,
         });
@@ -159,9 +158,9 @@ impl FeedPointer {
         Ok(Self {
             position,
             event_type: Name::new("event type", fields.text(field::TYPE)?)?,
-            stream: StreamId::parse(&fields.text(field::AGGREGATE)?, &fields.text(field::ID)?)?,
+            stream: StreamId::parse(&fields.text(field::AGGREGATE_TYPE)?, &fields.text(field::AGGREGATE_ID)?)?,
             version: fields.parsed(field::VERSION)?,
-            tenant: Some(fields.text(field::TENANT)?)
+            tenant: Some(fields.text(field::TENANT_ID)?)
                 .filter(|id| !id.is_empty())
                 .map(|id| Uuid::try_parse(&id))
                 .transpose()?,

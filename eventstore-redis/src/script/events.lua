@@ -132,8 +132,8 @@ end
 -- refuses the first.
 local function add_to_feed(feed, ids, types, aggregate_type, aggregate_id, version, head, events)
   for i, event in ipairs(events) do
-    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate', aggregate_type,
-      'id', aggregate_id, 'version', version + i, 'tenant', event.tenant, 'bytes', event.bytes)
+    local added = redis.pcall('XADD', feed, head + i .. '-0', 'type', event.type, 'aggregate_type',
+      aggregate_type, 'aggregate_id', aggregate_id, 'version', version + i, 'tenant_id', event.tenant, 'bytes', event.bytes)
     if error_of(added) then return added.err end
     redis.call('HSET', ids, event.id, head + i)
     list_type(types, event, head + i)

@@ -65,7 +65,7 @@ async fn without_a_prefix_the_keys_are_the_tutorials() {
     let wanted = [
         "aggregate:Order:12345",
         "aggregate:feed",
-        "eventstore:event-types",
+        "eventstore:event_types",
         "eventstore:ids",
         "eventstore:meta",
         "projection:order-stats:checkpoint",
@@ -100,7 +100,7 @@ async fn keys_of_somebody_else_and_a_newer_format_are_refused() {
     for (name, words) in [
         ("aggregate:feed", ["SET", "x"].as_slice()),
         ("eventstore:ids", &["SADD", "x"]),
-        ("eventstore:event-types", &["SADD", "x"]),
+        ("eventstore:event_types", &["SADD", "x"]),
         ("eventstore:meta", &["RPUSH", "x"]),
         ("eventstore:meta", &["HSET", "format", "two", "id", "x"]),
         ("eventstore:meta", &["HSET", "format", "1", "id", "x"]),
